@@ -1,0 +1,1 @@
+"""Multimodal privileged knowledge distillation: one training run of an image-only ViT student."""

@@ -1,0 +1,118 @@
+"""Names become objects here, through the visible dictionaries; needs are held against provides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmpkd.cohort.facts import Facts
+from mmpkd.config import ObjectiveConfig, Strict, TrialConfig, near, validate
+from mmpkd.fit import seeded
+from mmpkd.objectives import OBJECTIVES, Objective
+from mmpkd.saliency import MAPS
+from mmpkd.student import Student, build_student
+from mmpkd.teachers import TEACHERS
+from mmpkd.types import ConfigError, Mistake
+
+
+def goals(facts: Facts) -> tuple[str, ...]:
+    """What a sweep on this cohort can maximise: without ROIs there is nothing to localise."""
+    return ("val/auroc", "val/pointing") if facts.roi_labels else ("val/auroc",)
+
+
+def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
+    """Everything wrong with a configuration that can be known without training, all at once."""
+    mistakes: list[Mistake] = []
+    try:
+        student = _student(config, facts, empty=True)
+    except ConfigError as error:
+        student = None
+        mistakes += error.mistakes
+    if config.evaluation.map not in MAPS:
+        mistakes.append(
+            Mistake("evaluation.map", f"unknown map {config.evaluation.map!r}{near(config.evaluation.map, MAPS)}")
+        )
+    for name, teacher in config.teachers.items():
+        where = f"teachers.{name}"
+        if teacher.kind not in TEACHERS:
+            mistakes.append(Mistake(f"{where}.kind", f"unknown teacher {teacher.kind!r}{near(teacher.kind, TEACHERS)}"))
+            continue
+        kind = TEACHERS[teacher.kind]
+        try:
+            params = validate(kind.Params, teacher.params, f"{where}.params")
+        except ConfigError as error:
+            mistakes += error.mistakes
+        else:
+            mistakes += [Mistake(f"{where}.params.{path}", problem) for path, problem in kind.check(params, facts)]
+    for label, objective in config.active_objectives().items():
+        mistakes += _check_objective(label, objective, config, student)
+    return mistakes
+
+
+def _check_objective(
+    label: str, objective: ObjectiveConfig, config: TrialConfig, student: Student | None
+) -> list[Mistake]:
+    where = f"objectives.{label}"
+    assert objective.kind is not None
+    if objective.kind not in OBJECTIVES:
+        return [Mistake(f"{where}.kind", f"unknown objective {objective.kind!r}{near(objective.kind, OBJECTIVES)}")]
+    kind = OBJECTIVES[objective.kind]
+    try:
+        params = validate(kind.Params, objective.params, f"{where}.params")
+    except ConfigError as error:
+        return list(error.mistakes)
+    mistakes = []
+    with torch.device("meta"):
+        needs = kind(params, (), 1, 1).needs
+    if objective.teacher is None:
+        known = ", ".join(config.teachers) or "none"
+        mistakes.append(Mistake(f"{where}.teacher", f"needs a teacher; the configuration has: {known}"))
+    elif objective.teacher not in config.teachers:
+        hint = near(objective.teacher, config.teachers)
+        mistakes.append(Mistake(f"{where}.teacher", f"no teacher is named {objective.teacher!r}{hint}"))
+    else:
+        teacher = TEACHERS.get(config.teachers[objective.teacher].kind)
+        lacking = needs.teacher - teacher.provides if teacher else frozenset()
+        if lacking:
+            mistakes.append(
+                Mistake(f"{where}.teacher", f"{objective.teacher!r} does not provide {', '.join(sorted(lacking))}")
+            )
+    beyond = sorted(layer for layer in needs.student_layers if student and layer >= student.depth)
+    if student and beyond:
+        last = student.depth - 1
+        mistakes.append(Mistake(f"{where}.params.layer", f"the student's blocks are 0 to {last}, got {beyond[0]}"))
+    return mistakes
+
+
+def _student(config: TrialConfig, facts: Facts, *, empty: bool = False) -> Student:
+    num_logits = facts.tasks[-1].columns.stop
+    return build_student(config.student, facts.image_size, facts.channels, num_logits, empty=empty)
+
+
+def build(config: TrialConfig, facts: Facts, teacher_dims: Mapping[str, int]) -> tuple[Student, nn.ModuleDict]:
+    """The student and its objectives by label, initialised from the configuration's seed.
+
+    The student is drawn before and apart from the objectives, so that the same seed gives every
+    arm of a comparison the same student.
+
+    Args:
+        teacher_dims: width of each active teacher's embedding.
+
+    Raises:
+        ConfigError: whatever `check` finds.
+    """
+    if mistakes := check(config, facts):
+        raise ConfigError(mistakes)
+    with seeded(config.seed, "student"):
+        student = _student(config, facts)
+    objectives: dict[str, Objective] = {}
+    for label, one in config.active_objectives().items():
+        assert one.kind is not None and one.teacher is not None
+        kind: Any = OBJECTIVES[one.kind]
+        params: Strict = validate(kind.Params, one.params, f"objectives.{label}.params")
+        with seeded(config.seed, "objective", label):
+            objectives[label] = kind(params, facts.tasks, student.dim, teacher_dims[one.teacher])
+    return student, nn.ModuleDict(objectives)

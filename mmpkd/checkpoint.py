@@ -1,0 +1,84 @@
+"""What a training leaves on disk after each epoch, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from mmpkd.types import ConfigError, EpochReport
+
+NAME = "last.pt"
+
+
+def save(
+    folder: Path,
+    student: nn.Module,
+    objectives: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: list[EpochReport],
+    fingerprint: str,
+) -> Path:
+    """Writes `folder/last.pt` beside and renames it, so that a kill leaves the old one or the new one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    state = {
+        "fingerprint": fingerprint,
+        "history": [asdict(replace(report, checkpoint=None)) for report in history],
+        "student": student.state_dict(),
+        "objectives": objectives.state_dict(),
+        "optimizer": optimizer.state_dict(),
+    }
+    beside = path.with_suffix(".partial")
+    with beside.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(beside, path)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint's content, on the CPU; nothing is unpickled but tensors and plain values.
+
+    Raises:
+        ConfigError: no such file, or not a checkpoint of ours.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise ConfigError.one(str(path), f"is not a readable checkpoint ({type(error).__name__})") from None
+    if not isinstance(state, dict) or "fingerprint" not in state:
+        raise ConfigError.one(str(path), "is not a checkpoint of mmpkd.train")
+    return state
+
+
+def restore(
+    path: Path, student: nn.Module, objectives: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+) -> list[EpochReport]:
+    """Loads a checkpoint into the three and returns the epochs it has behind it.
+
+    Raises:
+        ConfigError: the checkpoint belongs to another configuration.
+    """
+    state = read(path)
+    if state["fingerprint"] != fingerprint:
+        raise ConfigError.one(str(path), "belongs to another configuration; remove it, or restore that configuration")
+    student.load_state_dict(state["student"])
+    objectives.load_state_dict(state["objectives"])
+    optimizer.load_state_dict(state["optimizer"])
+    return _reports(state)
+
+
+def history(path: Path) -> list[EpochReport]:
+    """The epochs that a checkpoint has behind it."""
+    return _reports(read(path))
+
+
+def _reports(state: dict[str, Any]) -> list[EpochReport]:
+    return [EpochReport(**report) for report in state["history"]]

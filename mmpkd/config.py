@@ -1,0 +1,238 @@
+"""TrialConfig: everything that decides one training run. Frozen, strict, fingerprinted.
+
+It knows an objective's or teacher's `kind` and `params`, not what each kind's parameters are:
+`build.py` resolves kinds through the dictionaries, so that nobody edits this file to add one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mmpkd.types import ConfigError, Mistake
+
+Positive = Annotated[int, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Model = TypeVar("Model", bound="Strict")
+
+
+class Strict(BaseModel):
+    """Base of every configuration: immutable, unknown keys and non-finite numbers refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class CohortConfig(Strict):
+    """Which images. `params` belong to the reader (see its class in `mmpkd/cohort/`)."""
+
+    reader: str
+    root: Path | None = None  # the raw data set; `synthetic` needs none
+    image_size: Positive = 224  # longest side, pixels; letterboxed, never cropped
+    fold: Annotated[int, Field(ge=0, le=3)] = 0  # the validation fold; 4 is sealed as test
+    max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
+    params: dict[str, Any] = {}
+
+
+class StudentConfig(Strict):
+    """A timm ViT by name; sizes left out are the named model's own."""
+
+    model: str = "vit_small_patch16_224"
+    pretrained: bool = False
+    weights: Path | None = None  # a local file for `pretrained`; else the Hugging Face cache is read
+    patch_size: Positive | None = None
+    embed_dim: Positive | None = None
+    depth: Positive | None = None
+    num_heads: Positive | None = None
+    drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class TeacherConfig(Strict):
+    """`control: shuffled` deals the teacher's answers anew among training samples of the same label."""
+
+    kind: str
+    control: Literal["shuffled"] | None = None
+    params: dict[str, Any] = {}
+
+
+class ObjectiveConfig(Strict):
+    """weight x schedule(epoch) x term. A weight of 0 is never built, so zero equals absent."""
+
+    kind: str | None = None  # its label by default
+    teacher: str | None = None  # the only one by default
+    weight: Annotated[float, Field(ge=0)] = 1.0
+    schedule: Literal["constant", "warmup", "cosine"] = "constant"
+    params: dict[str, Any] = {}
+
+
+class OptimizerConfig(Strict):
+    """AdamW. `clip_norm` bounds the global gradient norm (0: no clipping)."""
+
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    batch_size: Positive = 32
+    clip_norm: Annotated[float, Field(ge=0)] = 1.0
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class ScheduleConfig(Strict):
+    """Linear warm-up, then cosine decay; both as shares, of all steps and of the learning rate."""
+
+    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    final: Fraction = 0.01
+
+
+class AugmentationConfig(Strict):
+    """Random shift by up to `shift` of the side, and flips; drawn per image."""
+
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    flip_horizontal: bool = True
+    flip_vertical: bool = False
+
+
+class EvaluationConfig(Strict):
+    map: str = "cls_attention"
+    batch_size: Positive = 64
+
+
+class TrialConfig(Strict):
+    """One training run, complete: the same file on the same machine gives the same numbers."""
+
+    cohort: CohortConfig
+    student: StudentConfig = StudentConfig()
+    teachers: dict[str, TeacherConfig] = {}
+    objectives: dict[str, ObjectiveConfig] = {}
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = ScheduleConfig()
+    augmentation: AugmentationConfig = AugmentationConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    epochs: Positive = 27
+    threads: Positive = 1
+    seed: Annotated[int, Field(ge=0)] = 0
+
+    def active_objectives(self) -> dict[str, ObjectiveConfig]:
+        """The objectives that are built (weight above 0), with kind and teacher filled in.
+
+        A teacher that is not named is the only one; where there are several it stays None.
+        """
+        only = next(iter(self.teachers)) if len(self.teachers) == 1 else None
+        return {
+            label: one.model_copy(update={"kind": one.kind or label, "teacher": one.teacher or only})
+            for label, one in self.objectives.items()
+            if one.weight > 0
+        }
+
+    def active_teachers(self) -> list[str]:
+        """Names of the teachers that an active objective listens to, each once; others are not fitted."""
+        return list(dict.fromkeys(one.teacher for one in self.active_objectives().values() if one.teacher))
+
+    def fingerprint(self) -> str:
+        """Content hash of everything but where the data lie, as 16 hex digits."""
+        content = self.model_dump(mode="json", exclude={"cohort": {"root"}})
+        return fingerprint(content)
+
+
+def fingerprint(content: object) -> str:
+    """Short content hash of anything JSON can say, independent of the order of keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' if a known name is close, else the list of them if it is short."""
+    names = sorted(known)
+    close = get_close_matches(name, names, n=3, cutoff=0.6)
+    if close:
+        return f" (did you mean {' or '.join(repr(one) for one in close)}?)"
+    return f" (known: {', '.join(names)})" if 0 < len(names) <= 20 else ""
+
+
+def validate(model: type[Model], content: Any, path: str = "") -> Model:
+    """`content` as a `model`, or a ConfigError with every mistake under its dotted path.
+
+    Raises:
+        ConfigError: unknown keys (with near names), missing keys and values out of range.
+    """
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError([_mistake(model, one, path) for one in error.errors()]) from None
+
+
+def _mistake(model: type[BaseModel], error: Mapping[str, Any], path: str) -> Mistake:
+    location = tuple(str(part) for part in error["loc"])
+    where = ".".join([*([path] if path else []), *location])
+    if error["type"] == "extra_forbidden":
+        known = _keys_at(model, location[:-1])
+        return Mistake(where, f"unknown key{near(location[-1], known)}")
+    if error["type"] == "missing":
+        return Mistake(where, "missing")
+    message = error["msg"][0].lower() + error["msg"][1:]
+    return Mistake(where, f"{message}, got {error['input']!r}")
+
+
+def _keys_at(model: type[BaseModel], location: tuple[str, ...]) -> list[str]:
+    """The keys allowed at a place inside a model; steps through mappings by name."""
+    current: Any = model
+    for part in location:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            current = current.model_fields[part].annotation if part in current.model_fields else None
+        elif getattr(current, "__origin__", None) is dict:
+            current = current.__args__[1]
+    found = isinstance(current, type) and issubclass(current, BaseModel)
+    return list(current.model_fields) if found else []
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from disk, its interpolations unresolved.
+
+    Raises:
+        ConfigError: no such file, not YAML, or not a mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError.one(str(path), f"cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError.one(str(path), f"is not YAML: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError.one(str(path), f"must be a mapping, got {type(content).__name__}")
+    return content
+
+
+def overridden(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`content` with `dotted.key=value` overrides laid over it and ${...} references resolved.
+
+    Raises:
+        ConfigError: an override without '=', or a reference to what is not there.
+    """
+    words = list(overrides)
+    wrong = [Mistake(word, "expected key=value") for word in words if "=" not in word]
+    if wrong:
+        raise ConfigError(wrong)
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(dict(content)), OmegaConf.from_dotlist(words))
+        resolved = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        where = str(getattr(error, "full_key", "") or "")
+        raise ConfigError.one(where, str(error).splitlines()[0]) from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def load_trial(path: Path, overrides: Iterable[str] = ()) -> TrialConfig:
+    """A TrialConfig from a YAML file and overrides."""
+    return validate(TrialConfig, overridden(read_yaml(path), overrides))
+
+
+def dump_trial(config: TrialConfig) -> str:
+    """The YAML that `load_trial` reads back as an equal configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -1,0 +1,153 @@
+"""What every training has in common: the task loss, optimiser, schedule, precision, finite check."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmpkd.types import DivergedError, Task
+
+
+def task_loss(
+    logits_BK: Tensor, target_BK: Tensor, known_BK: Tensor, tasks: Sequence[Task], smoothing: float = 0.0
+) -> Tensor:
+    """Mean over tasks of the cross-entropy over known labels; a task with none known adds 0.
+
+    Multi-class: softmax cross-entropy, mean over known samples. Binary and multi-label: sigmoid
+    cross-entropy, mean over known labels. `smoothing` mixes the target with the uniform one.
+    """
+    logits_BK = logits_BK.float()
+    total = logits_BK.new_zeros(())
+    for task in tasks:
+        logits, target, known = (x[:, task.columns] for x in (logits_BK, target_BK, known_BK))
+        if task.kind == "multiclass":
+            target = target * (1 - smoothing) + smoothing / task.num_logits
+            each = -(target * logits.log_softmax(dim=1)).sum(dim=1)
+            known = known[:, 0]
+        else:
+            target = target * (1 - smoothing) + smoothing / 2
+            each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        total = total + torch.where(known, each, 0.0).sum() / known.sum().clamp(min=1)
+    return total / len(tasks)
+
+
+def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW over student and objectives; vectors (biases, norms) and position tables do not decay."""
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for name, parameter in [*student.named_parameters(), *objectives.named_parameters()]:
+        table = name.rsplit(".", 1)[-1] in {"pos_embed", "cls_token", "reg_token"}
+        (kept if parameter.ndim <= 1 or table else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr)
+
+
+def learning_rate(step: int, num_steps: int, peak: float, warmup: float, final: float) -> float:
+    """Linear warm-up over the first `warmup` share of steps, then cosine to `final` x peak.
+
+    A function of the step alone, so that a resumed run needs no scheduler state.
+    """
+    num_warmup = round(warmup * num_steps)
+    if step < num_warmup:
+        return peak * (step + 1) / num_warmup
+    progress = (step - num_warmup) / max(1, num_steps - num_warmup)
+    return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress)))
+
+
+def objective_factor(schedule: str, epoch: int, epochs: int) -> float:
+    """Factor on an objective's weight in epoch 0, 1, ...: `constant`; `warmup`, linear over the
+    first tenth (DKD's min(e/warm, 1)); `cosine`, from 1 towards 0, so that hard labels finish."""
+    if schedule == "warmup":
+        return min(1.0, (epoch + 1) / max(1, round(0.1 * epochs)))
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * epoch / epochs))
+    return 1.0
+
+
+def gradient_shares(weighted_terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
+    """`gradient_share/<term>`: each weighted term's share of the summed gradient norms.
+
+    Says which term steers the student, which its value does not. One backward pass per term, so it
+    is taken once an epoch.
+    """
+    norms = {}
+    for name, term in weighted_terms.items():
+        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        norms[name] = torch.stack([g.norm() for g in gradients if g is not None]).norm()
+    total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
+    return {f"gradient_share/{name}": (norm / total).item() for name, norm in norms.items()}
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device has it (CUDA); plain float32 on a CPU. bfloat16 needs no loss scaling."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
+
+
+def derived_seed(seed: int, *purpose: object) -> int:
+    """A seed for one purpose, so that no two draws share a stream and none depends on the order of others."""
+    digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
+    return int.from_bytes(digest[:7], "big")
+
+
+def generator_for(seed: int, *purpose: object) -> torch.Generator:
+    return torch.Generator().manual_seed(derived_seed(seed, *purpose))
+
+
+@contextmanager
+def seeded(seed: int, *purpose: object) -> Iterator[None]:
+    """The global generators forked and seeded, for libraries (timm, dropout) that draw from them."""
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(derived_seed(seed, *purpose))
+        yield
+
+
+class TermLog:
+    """Unweighted loss terms of an epoch: their means, and the proof that each was finite.
+
+    Terms stay on the device and are read every `period` steps, because reading one makes the host
+    wait for the device.
+    """
+
+    def __init__(self, first_step: int, period: int = 50) -> None:
+        self.step = first_step
+        self.period = period
+        self.pending: list[dict[str, Tensor]] = []
+        self.sums: dict[str, float] = {}
+        self.count = 0
+
+    def add(self, terms: Mapping[str, Tensor]) -> None:
+        """
+        Raises:
+            DivergedError: a term of one of the last `period` steps is NaN or infinite.
+        """
+        self.pending.append({name: term.detach() for name, term in terms.items()})
+        if len(self.pending) == self.period:
+            self._read()
+
+    def means(self) -> dict[str, float]:
+        """Mean of each term over the epoch so far; raises as `add` does."""
+        self._read()
+        return {name: total / self.count for name, total in self.sums.items()}
+
+    def _read(self) -> None:
+        if not self.pending:
+            return
+        names = list(self.pending[0])
+        values = torch.stack([torch.stack([terms[name].float() for name in names]) for terms in self.pending]).cpu()
+        for offset, name_index in (~values.isfinite()).nonzero().tolist()[:1]:
+            raise DivergedError(
+                f"loss term '{names[name_index]}' became {values[offset, name_index].item()} at step "
+                f"{self.step + offset}: lower optimizer.lr or the term's weight, or set optimizer.clip_norm"
+            )
+        for index, name in enumerate(names):
+            self.sums[name] = self.sums.get(name, 0.0) + values[:, index].double().sum().item()
+        self.count += len(self.pending)
+        self.step += len(self.pending)
+        self.pending = []

@@ -1,0 +1,30 @@
+"""What every term of the loss is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from mmpkd.config import Strict
+from mmpkd.types import Batch, Needs, StudentOutput, Task, TeacherOutput
+
+
+class Objective(nn.Module):
+    """A term of the loss. Its own parameters join the optimiser and leave at export.
+
+    `needs` may be set on the class or, where it depends on the parameters, in `__init__`; it is
+    read when the plan is made, from an instance on the meta device.
+    """
+
+    Params: ClassVar[type[Strict]]
+    needs: Needs
+
+    def __init__(self, params: Any, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:
+        """`params` is a `Params` of this objective; the dims are the widths of both embeddings."""
+        super().__init__()
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> Tensor:
+        """The unweighted term: a scalar >= 0, least where the student matches the teacher."""
+        raise NotImplementedError

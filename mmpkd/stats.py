@@ -1,0 +1,112 @@
+"""How far a score can be trusted: patient bootstrap with shared replicates, and a paired interval.
+
+Replicates are drawn once per validation set as weights (how often each sample counts) and given to
+every score of it, so that scores are compared on the same replicates and nothing is recomputed by
+resampling arrays. Legend beside the one in `types.py`: R replicates, L columns of scores.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtrit
+
+Floats = NDArray[np.float64]
+
+MIN_REPLICATES = 20  # fewer usable replicates say nothing of a spread
+
+
+class Interval(NamedTuple):
+    mean: float
+    low: float
+    high: float
+
+
+def patient_weights(patient_N: NDArray[Any], replicates: int = 200, seed: int = 0) -> Floats:
+    """How often each sample counts in each replicate of a patient (cluster) bootstrap.
+
+    As many patients as there are, drawn with replacement; a patient's samples come or stay together.
+
+    Returns:
+        weight_RN: non-negative whole numbers.
+    """
+    _, code_N = np.unique(patient_N, return_inverse=True)
+    num_patients = int(code_N.max()) + 1
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(num_patients, np.full(num_patients, 1 / num_patients), size=replicates)
+    return drawn[:, code_N].astype(np.float64)
+
+
+def weighted_auroc(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArray[Any], weight_RN: Floats) -> Floats:
+    """Area under the ROC curve of each column under each replicate's weights, ties counted half.
+
+    The share of (positive, negative) pairs in the right order, each pair weighing the product of its
+    two weights; weights of one give the ordinary AUROC.
+
+    Returns:
+        auroc_RL: NaN where a replicate has no positive or no negative.
+    """
+    weight_NR = np.ascontiguousarray(weight_RN.T)
+    auroc_RL = np.full((weight_RN.shape[0], score_NL.shape[1]), np.nan)
+    for column in range(score_NL.shape[1]):
+        known = np.flatnonzero(known_NL[:, column])
+        if not known.size:
+            continue
+        order = known[np.argsort(score_NL[known, column], kind="stable")]
+        score = score_NL[order, column]
+        ties = np.flatnonzero(np.r_[True, score[1:] != score[:-1]])  # where each run of equal scores starts
+        weight = weight_NR[order]
+        positive = weight * (positive_NL[order, column] > 0)[:, None]
+        positives = np.add.reduceat(positive, ties, axis=0)
+        negatives = np.add.reduceat(weight - positive, ties, axis=0)
+        below = np.cumsum(negatives, axis=0)
+        pairs = below[-1] * positives.sum(axis=0)
+        ordered = np.einsum("gr,gr->r", positives, below - negatives / 2)
+        auroc_RL[:, column] = np.divide(ordered, pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
+    return auroc_RL
+
+
+def weighted_mean(value_NL: Floats, weight_RN: Floats) -> Floats:
+    """Mean of each column under each replicate's weights, NaN values left out.
+
+    Returns:
+        mean_RL: NaN where a replicate holds no value of a column.
+    """
+    known_NL = np.isfinite(value_NL)
+    total_RL = weight_RN @ np.where(known_NL, value_NL, 0.0)
+    count_RL = weight_RN @ known_NL.astype(np.float64)
+    return np.divide(total_RL, count_RL, out=np.full_like(total_RL, np.nan), where=count_RL > 0)
+
+
+def macro(value_RL: Floats) -> Floats:
+    """Unweighted mean over the columns of each row; NaN if any is, or if there is none.
+
+    A mean over whichever labels happen to be defined would compare different questions, so the
+    caller fixes the columns first and a row that lacks one of them is NaN.
+    """
+    return value_RL.mean(axis=1) if value_RL.shape[1] else np.full(value_RL.shape[0], np.nan)
+
+
+def standard_error(replicate_R: Floats) -> float:
+    """Bootstrap standard error: the standard deviation over replicates, undefined ones left out.
+
+    NaN with fewer than `MIN_REPLICATES` defined replicates.
+    """
+    defined = replicate_R[np.isfinite(replicate_R)]
+    return float(defined.std(ddof=1)) if defined.size >= MIN_REPLICATES else float("nan")
+
+
+def paired_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
+    """Mean of a few paired differences (one per seed) with Student's t interval.
+
+    Raises:
+        ValueError: fewer than two differences, or one that is not finite.
+    """
+    values = np.asarray(differences, dtype=np.float64).ravel()
+    if values.size < 2 or not np.isfinite(values).all():
+        raise ValueError(f"a paired interval needs at least two finite differences, got {values.tolist()}")
+    mean = float(values.mean())
+    half = float(stdtrit(values.size - 1, 0.5 + level / 2) * values.std(ddof=1) / np.sqrt(values.size))
+    return Interval(mean, mean - half, mean + half)

@@ -1,0 +1,203 @@
+"""The student: a timm ViT that hands out the layers it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+from torch import Tensor, nn
+
+from mmpkd.config import StudentConfig, near
+from mmpkd.types import ConfigError, StudentOutput
+
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+class Student(nn.Module):
+    """Images in, logits out; images are all it ever sees.
+
+    Normalisation is part of the model, so that an exported student takes plain images.
+
+    Args:
+        model: a timm ViT classified by its CLS token (`global_pool='token'`).
+        mean, std: of the pixels in [0, 1], one each, applied to every channel alike or per channel.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    @property
+    def depth(self) -> int:
+        return len(self.model.blocks)
+
+    @property
+    def dim(self) -> int:
+        return int(self.model.num_features)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches per column and row of an image of the size it was built for."""
+        rows, columns = self.model.patch_embed.grid_size
+        return rows, columns
+
+    def forward(
+        self, image_BCHW: Tensor, layers: Collection[int] = (), attention_layers: Collection[int] = ()
+    ) -> StudentOutput:
+        """Logits, and the hidden tokens and CLS attention rows of the blocks asked for.
+
+        Args:
+            image_BCHW: pixels in [0, 1].
+            layers: blocks whose output tokens are wanted, 0 is the first.
+            attention_layers: blocks whose CLS query row is wanted. These run unfused, which is the
+                only way timm shows attention; every other block keeps its fused kernel.
+        """
+        x_BCHW = (image_BCHW - self.mean) / self.std
+        with attention_rows(self.model, attention_layers) as rows:
+            if layers:
+                x_BND, taken = self.model.forward_intermediates(
+                    x_BCHW, indices=sorted(layers), output_fmt="NLC", return_prefix_tokens=True
+                )
+                hidden = {
+                    layer: torch.cat([prefix, patches], dim=1)
+                    for layer, (patches, prefix) in zip(sorted(layers), taken, strict=True)
+                }
+            else:
+                x_BND, hidden = self.model.forward_features(x_BCHW), {}
+        embedding_BD = self.model.forward_head(x_BND, pre_logits=True)
+        return StudentOutput(
+            logits_BK=self.model.get_classifier()(embedding_BD),
+            embedding_BD=embedding_BD,
+            hidden_BND=hidden,
+            query_attention_BAN=rows,
+            grid=self.grid,
+            num_prefix=int(self.model.num_prefix_tokens),
+        )
+
+
+@contextmanager
+def attention_rows(model: Any, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
+    """Collects softmax(q k / sqrt(d)) of the CLS query, shape BAN, from the named blocks of a timm ViT.
+
+    timm's fused kernel never calls `attn_drop`, so a hook there catches nothing unless the block is
+    unfused first; `fused_attn` is read at every forward, so it can be flipped for these blocks alone.
+    The hook takes the module's input: its output is after dropout.
+    """
+    rows: dict[int, Tensor] = {}
+    handles = []
+    fused = {layer: model.blocks[layer].attn.fused_attn for layer in layers}
+
+    def catch(layer: int) -> Any:
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            rows[layer] = inputs[0][:, :, 0]
+
+        return hook
+
+    try:
+        for layer in layers:
+            attention = model.blocks[layer].attn
+            attention.fused_attn = False
+            handles.append(attention.attn_drop.register_forward_pre_hook(catch(layer)))
+        yield rows
+    finally:
+        for handle in handles:
+            handle.remove()
+        for layer, value in fused.items():
+            model.blocks[layer].attn.fused_attn = value
+
+
+def build_student(
+    config: StudentConfig, image_size: int, channels: int, num_logits: int, *, empty: bool = False
+) -> Student:
+    """The student that a configuration names.
+
+    Args:
+        empty: build on the meta device, to look at its shape without its memory or weights.
+
+    Raises:
+        ConfigError: not a timm ViT with a CLS token, sizes that do not fit, weights not on disk.
+    """
+    known = timm.list_models()
+    if config.model.partition(".")[0] not in known:  # a tag behind the dot names one set of weights
+        raise ConfigError.one("student.model", f"timm has no model {config.model!r}{near(config.model, known)}")
+    weights = weights_of(config)
+    sizes = config.model_dump(include={"patch_size", "embed_dim", "depth", "num_heads", "drop_path_rate"})
+    options = {key: value for key, value in sizes.items() if value is not None}
+    if weights is not None and not empty:
+        options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
+    try:
+        with torch.device("meta" if empty else "cpu"):
+            model: Any = timm.create_model(
+                config.model,
+                img_size=image_size,
+                in_chans=channels,
+                num_classes=num_logits,
+                global_pool="token",  # a pooled student gets no label signal in its CLS attention
+                **options,
+            )
+    except (AssertionError, TypeError, RuntimeError, ValueError, KeyError) as error:
+        reason = (str(error) or "its class token or sizes do not fit").splitlines()[0]
+        sizes_given = ", ".join(f"{key}={value}" for key, value in options.items()) or "its own sizes"
+        raise ConfigError.one("student", f"{config.model!r} with {sizes_given} cannot be built: {reason}") from None
+    _require_fit(model, config, image_size)
+    statistics = model.pretrained_cfg if weights is not None else {"mean": (0.5,), "std": (0.25,)}
+    mean, std = statistics["mean"], statistics["std"]
+    if len(mean) != channels:  # grey images into RGB weights: timm sums the filters, so the mean of the three
+        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
+    return Student(model, tuple(mean), tuple(std))
+
+
+def _require_fit(model: Any, config: StudentConfig, image_size: int) -> None:
+    attention = getattr(model.blocks[0], "attn", None) if hasattr(model, "blocks") else None
+    if not hasattr(attention, "fused_attn") or not hasattr(attention, "attn_drop"):
+        raise ConfigError.one("student.model", f"{config.model!r} is not a ViT whose attention timm can show")
+    if not getattr(model, "has_class_token", True) or model.num_prefix_tokens < 1:
+        raise ConfigError.one("student.model", f"{config.model!r} has no CLS token, whose attention is the map")
+    patch = model.patch_embed.patch_size[0]
+    if image_size % patch:
+        nearest = max(patch, round(image_size / patch) * patch)
+        raise ConfigError.one(
+            "cohort.image_size", f"{image_size} is not a multiple of the student's patch of {patch}; try {nearest}"
+        )
+
+
+def weights_of(config: StudentConfig) -> Path | None:
+    """The file that holds the pretrained weights; None where the student starts from scratch.
+
+    Looks at `student.weights`, else in the Hugging Face cache. Nothing is ever downloaded.
+
+    Raises:
+        ConfigError: the weights are not on this machine.
+    """
+    if not config.pretrained:
+        if config.weights is not None:
+            raise ConfigError.one("student.weights", "is given but student.pretrained is false")
+        return None
+    if config.weights is not None:
+        if not config.weights.is_file():
+            raise ConfigError.one("student.weights", f"no file {config.weights}")
+        return config.weights
+    known = timm.get_pretrained_cfg(config.model)
+    if known is None or not known.hf_hub_id:
+        raise ConfigError.one("student.pretrained", f"timm names no pretrained weights for {config.model!r}")
+    for name in WEIGHT_FILES:
+        found = try_to_load_from_cache(known.hf_hub_id, name)
+        if isinstance(found, str):
+            return Path(found)
+    raise ConfigError.one(
+        "student.pretrained",
+        f"the weights of {config.model!r} are not on this machine (looked for {known.hf_hub_id} in {HF_HUB_CACHE}); "
+        f"where there is a network run `hf download {known.hf_hub_id}`, "
+        "or set student.weights=FILE.safetensors, or student.pretrained=false",
+    )

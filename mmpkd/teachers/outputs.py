@@ -1,0 +1,196 @@
+"""What the teachers say of the training samples: fitted once, cached by content, shared by all trials.
+
+Logits of training samples are out of fold (five patient-grouped folds), because in-sample logits are
+overconfident; embeddings come from one model fitted on all training patients, because the latent
+spaces of fold models are unrelated. Test samples are never shown to a teacher.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+from numpy.typing import NDArray
+from sklearn.model_selection import StratifiedGroupKFold
+from torch import Tensor
+
+from mmpkd import classify
+from mmpkd.cohort.store import Store
+from mmpkd.config import TeacherConfig, TrialConfig, fingerprint, validate
+from mmpkd.fit import derived_seed
+from mmpkd.teachers import TEACHERS, Teacher
+from mmpkd.types import TeacherError, TeacherOutput
+
+NUM_FOLDS = 5
+
+
+@dataclass(frozen=True)
+class CachedOutputs:
+    """A teacher's outputs (`logits`: NK, `embedding`: ND) by position in the store; NaN for samples
+    it was not asked about."""
+
+    arrays: Mapping[str, Tensor]
+    quality: Mapping[str, float]
+    seconds: float  # what fitting cost, reported apart from the trials
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the embedding; 0 where there is none."""
+        return self.arrays["embedding"].shape[1] if "embedding" in self.arrays else 0
+
+    def at(self, rows_B: Tensor) -> TeacherOutput:
+        taken = {name: values[rows_B] for name, values in self.arrays.items()}
+        return TeacherOutput(logits_BK=taken.get("logits"), embedding_BD=taken.get("embedding"))
+
+    def to(self, device: torch.device) -> CachedOutputs:
+        return self.map(lambda values: values.to(device))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> CachedOutputs:
+        return replace(self, arrays={name: function(values) for name, values in self.arrays.items()})
+
+
+def teach(config: TrialConfig, store: Store, cache: Path) -> dict[str, CachedOutputs]:
+    """The outputs of every teacher that an objective of this configuration uses."""
+    outputs = {}
+    for name in config.active_teachers():
+        teacher = config.teachers[name]
+        outputs[name] = cached_outputs(teacher, store, config.cohort.fold, cache)
+        if teacher.control == "shuffled":
+            outputs[name] = shuffled_within_label(outputs[name], store, config.cohort.fold, config.seed)
+    return outputs
+
+
+def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path) -> CachedOutputs:
+    """A teacher's outputs from the cache, fitted first if need be; one process fits, others wait.
+
+    The address is a content hash of the teacher's kind, version and parameters, the cohort, and the
+    training samples, so a stale answer cannot be found.
+
+    Raises:
+        TeacherError: the teacher cannot be fitted to these samples.
+    """
+    kind = TEACHERS[config.kind]
+    params = validate(kind.Params, config.params)
+    train, val = store.rows("train", fold), store.rows("val", fold)
+    identity = {
+        "kind": config.kind,
+        "version": kind.VERSION,
+        "params": params.model_dump(mode="json"),
+        "cohort": store.fingerprint,
+        "train": fingerprint(store.sample_ids[train].tolist()),
+    }
+    folder = cache / "teachers" / f"{config.kind}-{fingerprint(identity)}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "manifest.json").exists():
+            started = time.perf_counter()
+            arrays = _fit_and_ask(kind(params, store.facts), store, train, val, params.seed)
+            quality = _quality(arrays["logits"], store, train, val)
+            manifest = {**identity, "quality": quality, "seconds": time.perf_counter() - started}
+            _write(folder, arrays, manifest)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
+    tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
+    return CachedOutputs(tensors, manifest["quality"], manifest["seconds"])
+
+
+def out_of_fold_logits(teacher: Teacher, store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
+    """Logits (n, K) of the samples at `rows`, each from a model that saw none of its patient's.
+
+    Raises:
+        TeacherError: fewer than five patients, or a fold with a single class.
+    """
+    patients = store.patient_N[rows]
+    if len(np.unique(patients)) < NUM_FOLDS:
+        raise TeacherError(f"{len(np.unique(patients))} training patients; out-of-fold logits need {NUM_FOLDS}")
+    _, stratum = np.unique(store.target_NK[rows], axis=0, return_inverse=True)
+    logits_NK = np.empty((len(rows), store.target_NK.shape[1]), np.float32)
+    splitter = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=derived_seed(seed, "folds") % 2**32)
+    for fit, ask in splitter.split(rows, stratum, patients):
+        teacher.fit(store, rows[fit])
+        logits_NK[ask] = _arrays(teacher.outputs(store, rows[ask]))["logits"]
+    return logits_NK
+
+
+def _fit_and_ask(
+    teacher: Teacher, store: Store, train: NDArray[np.int64], val: NDArray[np.int64], seed: int
+) -> dict[str, NDArray[np.float32]]:
+    out_of_fold = out_of_fold_logits(teacher, store, train, seed)
+    teacher.fit(store, train)
+    asked = np.concatenate([train, val])
+    arrays = {}
+    for name, values in _arrays(teacher.outputs(store, asked)).items():
+        arrays[name] = np.full((len(store.sample_ids), values.shape[1]), np.nan, np.float32)
+        arrays[name][asked] = values
+    arrays["logits"][train] = out_of_fold
+    return arrays
+
+
+def _arrays(output: TeacherOutput) -> dict[str, NDArray[np.float32]]:
+    fields = {"logits": output.logits_BK, "embedding": output.embedding_BD}
+    return {name: values.numpy() for name, values in fields.items() if values is not None}
+
+
+def _quality(
+    logits_NK: NDArray[np.float32], store: Store, train: NDArray[np.int64], val: NDArray[np.int64]
+) -> dict[str, float]:
+    """How good the teacher is, out of fold on its training patients and on the validation patients;
+    how sure (mean entropy, nats) and how often it agrees with the hard label."""
+    tasks = store.facts.tasks
+    scores = {
+        part: classify.score(logits_NK[rows], store.target_NK[rows], store.known_NK[rows], tasks)
+        for part, rows in (("", train), ("val_", val))
+    }
+    probabilities = classify.probabilities(logits_NK[train], tasks)
+    entropies, agreements = [], []
+    for task in tasks:
+        p, target = probabilities[:, task.columns], store.target_NK[train][:, task.columns]
+        known = store.known_NK[train][:, task.columns]
+        if task.kind == "multiclass":
+            entropies.append(-(p * np.log(p.clip(1e-12))).sum(axis=1).mean())
+            agreements.append((p.argmax(axis=1) == target.argmax(axis=1))[known[:, 0]].mean())
+        else:
+            q = np.stack([p, 1 - p]).clip(1e-12)
+            entropies.append(-(q * np.log(q)).sum(axis=0).mean())
+            agreements.append(((p > 0.5) == (target > 0.5))[known].mean())
+    return {
+        "auroc": scores[""]["auroc"],
+        "val_auroc": scores["val_"]["auroc"],
+        "entropy": float(np.mean(entropies)),
+        "agreement": float(np.mean(agreements)),
+    }
+
+
+def _write(folder: Path, arrays: Mapping[str, NDArray[np.float32]], manifest: Mapping[str, Any]) -> None:
+    """All files beside, the manifest last, then one rename: a folder that is there is whole."""
+    beside = folder.with_name(f"{folder.name}.partial")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    for name, values in arrays.items():
+        np.save(beside / f"{name}.npy", values)
+    (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
+    os.replace(beside, folder)
+
+
+def shuffled_within_label(outputs: CachedOutputs, store: Store, fold: int, seed: int) -> CachedOutputs:
+    """Negative control: the teacher's answers about training samples, dealt anew among samples of the
+    same label. What is left of a gain under this control is not knowledge about the sample."""
+    train = store.rows("train", fold)
+    labels = np.where(store.known_NK[train], store.target_NK[train], -1)
+    _, stratum = np.unique(labels, axis=0, return_inverse=True)
+    generator = np.random.default_rng(derived_seed(seed, "shuffled-control"))
+    source = np.arange(len(store.sample_ids))
+    for label in np.unique(stratum):
+        members = train[stratum == label]
+        source[members] = generator.permutation(members)
+    order = torch.from_numpy(source)
+    return outputs.map(lambda values: values[order])

@@ -1,0 +1,47 @@
+"""What every teacher is."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from mmpkd.cohort.facts import Facts
+from mmpkd.cohort.store import Store
+from mmpkd.config import Strict
+from mmpkd.types import Mistake, TeacherOutput
+
+
+class TeacherParams(Strict):
+    seed: Annotated[int, Field(ge=0)] = 0  # of folds and fitting; not the trial's, so that trials share the answers
+
+
+class Teacher(Protocol):
+    """Learns a cohort's labels from a privileged modality, then answers about samples.
+
+    `outputs.py` decides which samples it may learn from, and caches its answers.
+    """
+
+    Params: ClassVar[type[TeacherParams]]
+    VERSION: ClassVar[int]  # raise it when the same parameters come to give other numbers
+    provides: ClassVar[frozenset[str]]  # fields of TeacherOutput
+    sees_view: ClassVar[bool]  # whether its input depends on the augmented image; then it cannot be cached
+
+    def __init__(self, params: Any, facts: Facts) -> None:
+        """`params` is a `Params` of this teacher."""
+
+    @staticmethod
+    def check(params: Any, facts: Facts) -> list[Mistake]:
+        """What is wrong with these parameters on this cohort, under paths relative to `params`."""
+
+    def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
+        """Forget everything and learn from the samples at `rows`.
+
+        Raises:
+            TeacherError: these samples cannot teach.
+        """
+
+    def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
+        """Answers about the samples at `rows`, float32 on the CPU; the same ones each time."""

@@ -1,0 +1,247 @@
+"""The story of one training run.
+
+A student ViT learns from labels and, through objectives, from the cached answers of teachers that
+saw a privileged modality; after each epoch it is scored on the validation patients and saved.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from torch import Tensor, nn
+
+from mmpkd import checkpoint, command
+from mmpkd.augment import draw_views, look
+from mmpkd.build import build
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
+from mmpkd.config import TrialConfig, dump_trial, load_trial
+from mmpkd.evaluate import Evaluator
+from mmpkd.fit import (
+    TermLog,
+    autocast,
+    generator_for,
+    gradient_shares,
+    learning_rate,
+    objective_factor,
+    optimizer_for,
+    seeded,
+    task_loss,
+)
+from mmpkd.objectives import Objective
+from mmpkd.student import Student
+from mmpkd.teachers.outputs import CachedOutputs, teach
+from mmpkd.types import Batch, ConfigError, EpochReport
+
+HELP = """\
+python -m mmpkd.train config=FILE [key=value ...]
+
+Trains one student, as a TrialConfig says, and scores it on the validation patients after each epoch.
+
+  config=FILE   a TrialConfig in YAML, such as the runs/<name>/best.yaml of a sweep
+  out=DIR       where checkpoint, configuration and metrics go    [runs/train]
+  cache=DIR     stores and teacher outputs, shared with sweeps    [cache]
+  key=value     any leaf of the configuration, e.g. optimizer.lr=3e-4 epochs=5 cohort.root=DIR
+
+The same command continues an interrupted run. The same configuration on the same kind of device
+with the same thread count gives the same numbers.
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything that one training holds in its hands."""
+
+    config: TrialConfig
+    store: Store
+    rows: NDArray[np.int64]  # of the training samples, in the store
+    student: Student
+    objectives: nn.ModuleDict
+    teachers: dict[str, CachedOutputs]
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+
+
+def train(
+    config: TrialConfig,
+    cache: Path,
+    folder: Path | None = None,
+    resume: Path | None = None,
+    report: Callable[[EpochReport], None] = lambda _: None,
+) -> list[EpochReport]:
+    """Trains one student from the beginning, or from a checkpoint, to the end.
+
+    The same configuration on the same kind of device with the same thread count gives the same
+    numbers, resumed or not: every random draw comes from the seed and the epoch alone.
+
+    Args:
+        cache: where stores and teacher outputs live, shared by all trainings.
+        folder: where `last.pt` goes after each epoch; None keeps nothing.
+        resume: a `last.pt` to continue from.
+        report: called after each new epoch, once its checkpoint is on disk.
+
+    Returns:
+        The reports of all epochs, those before a resumption included.
+
+    Raises:
+        ConfigError, CohortError, TeacherError: the user's mistakes, before training starts.
+        DivergedError: a loss term is no longer finite.
+    """
+    torch.set_num_threads(config.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    store = prepare(config.cohort, cache)
+    teachers = {name: outputs.to(device) for name, outputs in teach(config, store, cache).items()}
+    student, objectives = build(config, store.facts, {name: one.width for name, one in teachers.items()})
+    student.to(device)
+    objectives.to(device)
+    optimizer = optimizer_for(student, objectives, config.optimizer.lr, config.optimizer.weight_decay)
+    rows = store.rows("train", config.cohort.fold)
+    run = Run(config, store, rows, student, objectives, teachers, optimizer, device)
+    evaluate = Evaluator(store, store.rows("val", config.cohort.fold), config.evaluation, student.grid, device)
+    quality = {f"teacher/{name}/{key}": value for name, one in teachers.items() for key, value in one.quality.items()}
+
+    history: list[EpochReport] = []
+    if resume is not None:
+        history = checkpoint.restore(resume, student, objectives, optimizer, config.fingerprint())
+    for epoch in range(len(history), config.epochs):
+        started = time.perf_counter()
+        terms, step = train_epoch(run, epoch)
+        metrics = evaluate(student) | quality
+        history.append(EpochReport(epoch + 1, step, time.perf_counter() - started, terms, metrics))
+        if folder is not None:
+            checkpoint.save(folder, student, objectives, optimizer, history, config.fingerprint())
+        report(history[-1])
+    return history
+
+
+def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
+    """One pass over the training samples.
+
+    Returns:
+        The unweighted mean of each loss term with `gradient_share/<term>` of the first step, and
+        the number of steps since the beginning of the run.
+
+    Raises:
+        DivergedError: a loss term is no longer finite.
+    """
+    config, student, tasks = run.config, run.student, run.store.facts.tasks
+    active = config.active_objectives()
+    weights = {name: one.weight * objective_factor(one.schedule, epoch, config.epochs) for name, one in active.items()}
+    objectives = {name: cast(Objective, module) for name, module in run.objectives.items()}
+    layers = {layer for objective in objectives.values() for layer in objective.needs.student_layers}
+    parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
+    steps_per_epoch = -(-len(run.rows) // config.optimizer.batch_size)
+    step = epoch * steps_per_epoch
+    log = TermLog(first_step=step)
+    shares: dict[str, float] = {}
+
+    student.train()
+    with seeded(config.seed, "epoch", epoch):  # dropout and drop path draw from the global generator
+        for batch in batches(run, epoch):
+            with autocast(run.device):
+                output = student(batch.image_BCHW, layers)
+                smoothing = config.optimizer.label_smoothing
+                terms = {"task": task_loss(output.logits_BK, batch.target_BK, batch.known_BK, tasks, smoothing)}
+                for name, objective in objectives.items():
+                    teacher = run.teachers[active[name].teacher or ""].at(batch.rows_B)
+                    terms[name] = objective(output, teacher, batch)
+            log.add(terms)
+            weighted = {name: weights.get(name, 1.0) * term for name, term in terms.items()}
+            if objectives and not shares:
+                shares = gradient_shares(weighted, parameters)
+
+            run.optimizer.zero_grad()
+            torch.stack(list(weighted.values())).sum().backward()
+            if config.optimizer.clip_norm:
+                nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
+            for group in run.optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    step,
+                    config.epochs * steps_per_epoch,
+                    config.optimizer.lr,
+                    config.schedule.warmup,
+                    config.schedule.final,
+                )
+            run.optimizer.step()
+            step += 1
+    return log.means() | shares, step
+
+
+def batches(run: Run, epoch: int) -> Iterator[Batch]:
+    """The training samples in this epoch's order and views; both are functions of seed and epoch."""
+    config, store, device = run.config, run.store, run.device
+    order = torch.randperm(len(run.rows), generator=generator_for(config.seed, "order", epoch))
+    draws = generator_for(config.seed, "views", epoch)
+    for chosen in order.split(config.optimizer.batch_size):
+        rows = run.rows[chosen.numpy()]
+        view = draw_views(len(rows), store.facts.image_size, config.augmentation, draws)
+        yield Batch(
+            sample_ids=tuple(store.sample_ids[rows]),
+            patient_B=on(device, store.patient_N[rows]),
+            image_BCHW=look(on(device, store.image_NCHW[rows]), view).float() / 255,
+            target_BK=on(device, store.target_NK[rows]),
+            known_BK=on(device, store.known_NK[rows]),
+            rows_B=on(device, rows),
+        )
+
+
+def on(device: torch.device, values: NDArray[np.generic]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)
+
+
+def main(words: Sequence[str]) -> None:
+    """The command line; see HELP."""
+    if not words or {"-h", "--help"} & set(words):
+        print(HELP)
+        return
+    own, overrides = {"config": "", "out": "runs/train", "cache": "cache"}, []
+    for word in words:
+        key, _, value = word.partition("=")
+        if key in own:
+            own[key] = value
+        else:
+            overrides.append(word)
+    if not own["config"]:
+        raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
+    config = load_trial(Path(own["config"]), overrides)
+    folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(dump_trial(config))
+    last = folder / checkpoint.NAME
+    console = Console()
+
+    def show(report: EpochReport) -> None:
+        scores = "  ".join(
+            f"{goal} {report.metrics[goal]:.4f} ±{report.metrics[f'{goal}_se']:.4f}"
+            for goal in ("val/auroc", "val/pointing")
+            if goal in report.metrics
+        )
+        loss = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name)
+        console.print(
+            f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {loss}  {scores}", highlight=False
+        )
+
+    if last.exists():
+        console.print(f"continuing {folder}")
+    history = train(config, Path(own["cache"]), folder, last if last.exists() else None, show)
+    metrics = folder / "metrics.json"
+    beside = metrics.with_suffix(".partial")
+    beside.write_text(json.dumps([asdict(report) for report in history], indent=1, default=str))
+    os.replace(beside, metrics)
+    for metric, score in history[-1].metrics.items():
+        console.print(f"{metric:32} {score!r}", highlight=False)
+    console.print(f"every epoch is in {metrics}")
+
+
+if __name__ == "__main__":
+    command.run(main)
