@@ -48,6 +48,10 @@ def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_d
     return torch.optim.AdamW(groups, lr=lr)
 
 
+def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
 def learning_rate(step: int, num_steps: int, peak: float, warmup: float, final: float) -> float:
     """Linear warm-up over the first `warmup` share of steps, then cosine to `final` x peak.
 

@@ -128,7 +128,8 @@ def summarize(scores: Mapping[str, Floats], weight_RN: Floats | None = None) -> 
         defined = np.isfinite(value_NR)
         value_NL = value_NR[:, defined.any(axis=0)]
         summary[name] = float(macro(weighted_mean(value_NL, np.ones((1, len(value_NL)))))[0])
-        summary[f"{name}_undefined"] = float((~defined).sum())
+        if name in SCORES:  # a baseline lacks the same pairs
+            summary[f"{name}_undefined"] = float((~defined).sum())
         if weight_RN is not None:
             summary[f"{name}_se"] = standard_error(macro(weighted_mean(value_NL, weight_RN)))
     return summary

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import cast
@@ -35,6 +35,7 @@ from mmpkd.fit import (
     learning_rate,
     objective_factor,
     optimizer_for,
+    parameters_of,
     seeded,
     task_loss,
 )
@@ -134,47 +135,55 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
     Raises:
         DivergedError: a loss term is no longer finite.
     """
-    config, student, tasks = run.config, run.student, run.store.facts.tasks
-    active = config.active_objectives()
-    weights = {name: one.weight * objective_factor(one.schedule, epoch, config.epochs) for name, one in active.items()}
-    objectives = {name: cast(Objective, module) for name, module in run.objectives.items()}
-    layers = {layer for objective in objectives.values() for layer in objective.needs.student_layers}
-    parameters = [parameter for group in run.optimizer.param_groups for parameter in group["params"]]
+    config = run.config
+    weights = {
+        name: one.weight * objective_factor(one.schedule, epoch, config.epochs)
+        for name, one in config.active_objectives().items()
+    }
     steps_per_epoch = -(-len(run.rows) // config.optimizer.batch_size)
     step = epoch * steps_per_epoch
     log = TermLog(first_step=step)
     shares: dict[str, float] = {}
 
-    student.train()
+    run.student.train()
     with seeded(config.seed, "epoch", epoch):  # dropout and drop path draw from the global generator
         for batch in batches(run, epoch):
-            with autocast(run.device):
-                output = student(batch.image_BCHW, layers)
-                smoothing = config.optimizer.label_smoothing
-                terms = {"task": task_loss(output.logits_BK, batch.target_BK, batch.known_BK, tasks, smoothing)}
-                for name, objective in objectives.items():
-                    teacher = run.teachers[active[name].teacher or ""].at(batch.rows_B)
-                    terms[name] = objective(output, teacher, batch)
+            terms = loss_terms(run, batch)
             log.add(terms)
             weighted = {name: weights.get(name, 1.0) * term for name, term in terms.items()}
-            if objectives and not shares:
-                shares = gradient_shares(weighted, parameters)
-
-            run.optimizer.zero_grad()
-            torch.stack(list(weighted.values())).sum().backward()
-            if config.optimizer.clip_norm:
-                nn.utils.clip_grad_norm_(parameters, config.optimizer.clip_norm)
-            for group in run.optimizer.param_groups:
-                group["lr"] = learning_rate(
-                    step,
-                    config.epochs * steps_per_epoch,
-                    config.optimizer.lr,
-                    config.schedule.warmup,
-                    config.schedule.final,
-                )
-            run.optimizer.step()
+            if weights and not shares:
+                shares = gradient_shares(weighted, parameters_of(run.optimizer))
+            descend(run, weighted, step, config.epochs * steps_per_epoch)
             step += 1
     return log.means() | shares, step
+
+
+def loss_terms(run: Run, batch: Batch) -> dict[str, Tensor]:
+    """The unweighted terms of one batch: `task`, and each objective under its label."""
+    active = run.config.active_objectives()
+    objectives = {name: cast(Objective, module) for name, module in run.objectives.items()}
+    layers = {layer for objective in objectives.values() for layer in objective.needs.student_layers}
+    smoothing = run.config.optimizer.label_smoothing
+    with autocast(run.device):
+        output = run.student(batch.image_BCHW, layers)
+        terms = {"task": task_loss(output.logits_BK, batch.target_BK, batch.known_BK, run.store.facts.tasks, smoothing)}
+        for name, objective in objectives.items():
+            teacher = run.teachers[active[name].teacher or ""]
+            terms[name] = objective(output, teacher.at(batch.rows_B), batch)
+    return terms
+
+
+def descend(run: Run, weighted_terms: Mapping[str, Tensor], step: int, num_steps: int) -> None:
+    """One step of the optimiser down the sum of the weighted terms."""
+    config = run.config
+    run.optimizer.zero_grad()
+    torch.stack(list(weighted_terms.values())).sum().backward()
+    if config.optimizer.clip_norm:
+        nn.utils.clip_grad_norm_(parameters_of(run.optimizer), config.optimizer.clip_norm)
+    rate = learning_rate(step, num_steps, config.optimizer.lr, config.schedule.warmup, config.schedule.final)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.step()
 
 
 def batches(run: Run, epoch: int) -> Iterator[Batch]:

@@ -1,0 +1,60 @@
+"""Raw data sets on disk, and the readers that know them."""
+
+from __future__ import annotations
+
+from mmpkd.cohort.breast_lesions_usg import BreastLesionsUsg
+from mmpkd.cohort.facts import Facts, Reader
+from mmpkd.cohort.source import missing_files, refuse_bad
+from mmpkd.cohort.splits import check_classes
+from mmpkd.cohort.synthetic import Synthetic
+from mmpkd.cohort.table import Table
+from mmpkd.config import CohortConfig, near, validate
+from mmpkd.types import ConfigError
+
+READERS: dict[str, type[Reader]] = {
+    "synthetic": Synthetic,
+    "table": Table,
+    "breast_lesions_usg": BreastLesionsUsg,
+}
+
+
+def reader_for(config: CohortConfig) -> Reader:
+    """The reader a configuration names, with its options.
+
+    Raises:
+        ConfigError: `cohort.reader`, `cohort.root` and `cohort.params`, all at once where possible.
+    """
+    if config.reader not in READERS:
+        raise ConfigError.one("cohort.reader", f"unknown reader {config.reader!r}{near(config.reader, READERS)}")
+    reader = READERS[config.reader]
+    mistakes = []
+    root = config.root
+    if not reader.needs_root and root is not None:
+        mistakes.append(ConfigError.one("cohort.root", f"reader {config.reader!r} generates its data; leave it out"))
+    if reader.needs_root and root is None:
+        wanted = f"missing: reader {config.reader!r} reads a data set on disk; say where with cohort.root=DIR"
+        mistakes.append(ConfigError.one("cohort.root", wanted))
+    if reader.needs_root and root is not None and not root.is_dir():
+        what = "is not a folder" if root.exists() else "no such folder"
+        mistakes.append(ConfigError.one("cohort.root", f"{what}: {root.absolute()}; say where with cohort.root=DIR"))
+    try:
+        params = validate(reader.Params, config.params, "cohort.params")
+    except ConfigError as error:
+        mistakes.append(error)
+    if mistakes:
+        raise ConfigError([one for mistake in mistakes for one in mistake.mistakes])
+    return reader(root, params)
+
+
+def facts(config: CohortConfig) -> Facts:
+    """A cohort in outline, from its tables alone; files are looked for, not read.
+
+    Raises:
+        ConfigError: unknown reader, no root, options that do not fit.
+        CohortError: tables not as published, missing files, a task with one class.
+    """
+    reader = reader_for(config)
+    scan = reader.scan()
+    refuse_bad(missing_files(config.root, scan), config, reader, scan)
+    check_classes("the whole cohort", scan.labels, scan.tasks)
+    return scan.facts(config.image_size, reader.credentialed)

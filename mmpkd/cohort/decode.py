@@ -1,0 +1,142 @@
+"""One sample: files to pixels, pixels to the square the store keeps. Runs in several threads at once."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mmpkd.cohort.facts import BadSample, RawImage
+from mmpkd.frames import Letterbox, run_lengths
+
+Window = tuple[float, float]  # pixel values that become 0 and 255
+
+
+@dataclass(frozen=True)
+class Roi:
+    """One region of one label, as run lengths (see `mmpkd.frames.run_lengths`)."""
+
+    label: str
+    runs: np.ndarray  # at original resolution
+    store_runs: np.ndarray  # in the stored square
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A sample as it is stored: the image, then its views in the order asked for."""
+
+    pixels_VCHW: np.ndarray
+    height: int  # original
+    width: int
+    rois: tuple[Roi, ...]
+    num_empty: int  # masks without a pixel, which count as no ROI
+
+
+def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], window: Window | None) -> Decoded:
+    """Letterbox an image, its views and its masks; `window` (16-bit cohorts) maps their values to 8 bits.
+
+    Raises:
+        BadSample: the image's depth is not the cohort's.
+    """
+    assert set(raw.views) == set(views), f"views {sorted(raw.views)}, declared {sorted(views)}"
+    pixels = [_square(one, size, channels, window) for one in (raw.image, *(raw.views[name] for name in views))]
+    height, width = raw.image.shape[:2]
+    letterbox = Letterbox(height, width, size)
+    full = [(label, mask) for label, mask in raw.rois if mask.any()]
+    rois = tuple(Roi(label, run_lengths(mask), run_lengths(letterbox.store_mask(mask))) for label, mask in full)
+    return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full))
+
+
+def _square(image: np.ndarray, size: int, channels: int, window: Window | None) -> np.ndarray:
+    """C x size x size uint8."""
+    if image.dtype != (np.uint8 if window is None else np.uint16):
+        raise BadSample("", f"has {image.dtype.itemsize * 8}-bit pixels, the cohort's first image has not")
+    letterbox = Letterbox(image.shape[0], image.shape[1], size)
+    stored = letterbox.store_image(_with_channels(image if window is None else to_8_bit(image, window), channels))
+    return stored[None] if channels == 1 else stored.transpose(2, 0, 1)
+
+
+def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Grey as H x W (ITU-R 601 luma of a colour image), or colour as H x W x 3."""
+    mode = "L" if channels == 1 else "RGB"
+    return np.asarray(Image.fromarray(image).convert(mode))
+
+
+def to_8_bit(image: np.ndarray, window: Window) -> np.ndarray:
+    """Values from `window` spread over 0 to 255, those outside clipped."""
+    low, high = window
+    scaled = (image.astype(np.float32) - low) * (255 / (high - low))
+    grey: np.ndarray = np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    return grey
+
+
+def find_window(images: Sequence[np.ndarray]) -> Window | None:
+    """The window of a 16-bit cohort: percentiles 0.5 and 99.5 of these images' pixels; None for 8-bit ones.
+
+    One window serves the whole cohort, so that brightness still means the same in every image.
+    """
+    if not images or images[0].dtype == np.uint8:
+        return None
+    # every image weighs the same, whatever its size
+    pixels = np.concatenate([image.ravel()[:: max(1, image.size // 100_000)] for image in images])
+    low, high = (float(value) for value in np.percentile(pixels, [0.5, 99.5]))
+    return low, max(high, low + 1)
+
+
+def read_image(root: Path, file: str) -> np.ndarray:
+    """H x W or H x W x 3, uint8 or uint16, by Pillow; transparent pixels become black, as a viewer shows them.
+
+    Raises:
+        BadSample: missing, unreadable, truncated, or of a pixel type that is not handled.
+    """
+    try:
+        with Image.open(root / file) as image:
+            image.load()
+            if image.mode in ("L", "RGB"):
+                return np.asarray(image)
+            if image.mode == "1":
+                return np.asarray(image.convert("L"))
+            if image.mode.startswith("I"):
+                return _16_bit(np.asarray(image), file)
+            if image.mode == "F":
+                raise BadSample(file, "has floating-point pixels; 8 or 16 bits are wanted")
+            if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+                rgba = image.convert("RGBA")
+                black = Image.new("RGBA", rgba.size, "black")
+                return np.asarray(Image.alpha_composite(black, rgba).convert("RGB"))
+            return np.asarray(image.convert("RGB"))
+    except UnidentifiedImageError:
+        raise BadSample(file, "is not an image that Pillow knows") from None
+    except OSError as error:
+        raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
+    except (SyntaxError, ValueError, EOFError, zlib.error, struct.error, Image.DecompressionBombError) as error:
+        raise BadSample(file, f"does not decode: {error}") from None
+
+
+def _16_bit(pixels: np.ndarray, file: str) -> np.ndarray:
+    if pixels.dtype != np.uint16 and (pixels.min() < 0 or pixels.max() > 65535):
+        raise BadSample(file, f"has pixels from {pixels.min()} to {pixels.max()}; 16 bits hold 0 to 65535")
+    return pixels.astype(np.uint16)
+
+
+def read_mask(root: Path, file: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A two-valued mask as H x W bool: above half of its largest value, so that lossy files do.
+
+    Raises:
+        BadSample: it does not decode, is not two-valued, or `shape`, its image's, is another.
+    """
+    mask = read_image(root, file)
+    if mask.shape[:2] != tuple(shape[:2]):
+        sizes = [f"{width} x {height}" for height, width in (mask.shape[:2], shape[:2])]
+        raise BadSample(file, f"the mask is {sizes[0]} pixels, its image {sizes[1]}")
+    grey = mask if mask.ndim == 2 else np.asarray(Image.fromarray(mask).convert("L"))
+    largest = int(grey.max())
+    if 1 < largest < 32 and len(values := np.unique(grey)) > 2:  # a map of numbered regions
+        raise BadSample(file, f"the mask holds the values {', '.join(map(str, values))}; two are wanted")
+    mask_HW: np.ndarray = grey > largest / 2
+    return mask_HW

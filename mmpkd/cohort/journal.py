@@ -1,0 +1,112 @@
+"""Decoding a cohort, in parallel and so that it can be continued.
+
+Pixels go straight to their places in the preallocated arrays. After each block of samples the
+arrays are flushed, then a line per sample is appended to `journal.jsonl`: a sample with a line is done.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from mmpkd.cohort.decode import Decoded, Roi, Window, decode
+from mmpkd.cohort.facts import BadSample, Reader, Scan
+
+BLOCK = 64  # samples decoded between two flushes
+JOURNAL = "journal.jsonl"
+QUIET_SECONDS = 1.0  # a preparation shorter than this shows no bar
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What is known of a decoded sample besides its pixels."""
+
+    height: int
+    width: int
+    rois: tuple[Roi, ...]
+    num_empty: int
+
+
+def read_journal(partial: Path) -> dict[str, Entry]:
+    """The samples that are done; a last line that was cut off is not."""
+    path = partial / JOURNAL
+    if not path.exists():
+        return {}
+    entries = {}
+    for line in path.read_text().split("\n")[:-1]:
+        sample, height, width, num_empty, rois = json.loads(line)
+        read = tuple(Roi(label, np.array(runs, np.int32), np.array(stored, np.int32)) for label, runs, stored in rois)
+        entries[sample] = Entry(height, width, read, num_empty)
+    return entries
+
+
+def decode_all(
+    reader: Reader, scan: Scan, partial: Path, arrays: Sequence[np.memmap], size: int, window: Window | None
+) -> dict[str, BadSample]:
+    """Decode what the journal of `partial` lacks into `arrays` (images, then each view; all N x C x H x W).
+
+    Threads, not processes: Pillow and zlib let go of the interpreter while they decode.
+
+    Returns:
+        The samples that cannot be used.
+    """
+
+    def one(sample: str) -> Decoded | BadSample:
+        try:
+            raw = reader.load(sample)
+            assert {label for label, _ in raw.rois} <= set(scan.roi_labels), "an ROI label that the scan does not list"
+            return decode(raw, size, scan.channels, scan.views, window)
+        except BadSample as bad:
+            return BadSample(bad.file or next(iter(scan.files.get(sample, ())), ""), bad.reason)
+
+    ids = [str(sample) for sample in scan.samples.index]
+    done = read_journal(partial)
+    todo = [(row, sample) for row, sample in enumerate(ids) if sample not in done]
+    bad: dict[str, BadSample] = {}
+    columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar = progress.add_task("", total=len(ids), completed=len(done))
+    started = time.monotonic()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
+            for start in range(0, len(todo), BLOCK):
+                block = todo[start : start + BLOCK]
+                entries: dict[str, Entry] = {}
+                for (row, sample), decoded in zip(block, pool.map(one, (name for _, name in block)), strict=True):
+                    if isinstance(decoded, BadSample):
+                        bad[sample] = decoded
+                    else:
+                        for array, pixels_CHW in zip(arrays, decoded.pixels_VCHW, strict=True):
+                            array[row] = pixels_CHW
+                        entries[sample] = Entry(decoded.height, decoded.width, decoded.rois, decoded.num_empty)
+                    progress.advance(bar)
+                    if time.monotonic() - started > QUIET_SECONDS:
+                        progress.start()
+                for array in arrays:
+                    array.flush()
+                _append(partial / JOURNAL, entries)
+        finally:
+            progress.stop()
+            pool.shutdown(cancel_futures=True)
+    return bad
+
+
+def _append(path: Path, entries: dict[str, Entry]) -> None:
+    with path.open("a+b") as file:
+        written = path.read_bytes()
+        file.truncate(written.rfind(b"\n") + 1)  # a line cut off by an interruption must not run into the next
+        for sample, entry in entries.items():
+            rois = [(roi.label, roi.runs.tolist(), roi.store_runs.tolist()) for roi in entry.rois]
+            file.write(json.dumps((sample, entry.height, entry.width, entry.num_empty, rois)).encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,232 @@
+"""Raw data set to store: decode once, train ten thousand times.
+
+Work goes on in `<store>.partial`, which is renamed when it is whole. What is decoded is noted in a
+journal there, so that an interrupted preparation continues; a file lock lets one process prepare
+while others wait.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from rich.console import Console
+
+from mmpkd import leakage
+from mmpkd.cohort import READERS, reader_for, splits
+from mmpkd.cohort.decode import Window, find_window
+from mmpkd.cohort.disk import allocate, told_if_full
+from mmpkd.cohort.facts import ADMITTED, BadSample, Reader, Scan
+from mmpkd.cohort.journal import Entry, decode_all, read_journal
+from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, source_fingerprint
+from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, Store
+from mmpkd.config import CohortConfig, fingerprint, validate
+from mmpkd.frames import Letterbox
+from mmpkd.types import CohortError
+
+WINDOW_SAMPLES = 32  # images, evenly spaced, from which a 16-bit cohort's window is taken
+TABLES_BYTES = 4096  # rough room per sample for tables and journal
+
+
+def prepare(config: CohortConfig, cache: Path) -> Store:
+    """The store of a cohort under `cache/stores`, prepared first if it is not there.
+
+    Raises:
+        ConfigError: unknown reader, no root, options that do not fit.
+        CohortError: bad samples beyond `cohort.max_bad`, a task with one class, a full disk ...
+    """
+    reader = reader_for(config)
+    scan = reader.scan()
+    identity = {
+        "schema": SCHEMA,
+        "reader": config.reader,
+        "reader_version": reader.VERSION,
+        "params": validate(READERS[config.reader].Params, config.params).model_dump(mode="json"),
+        "image_size": config.image_size,
+        "source": source_fingerprint(config.root, scan),
+    }
+    mark = fingerprint(identity)
+    target = cache / "stores" / f"{config.reader}-{mark}"
+    if not (target / MANIFEST).exists():
+        with _alone(target):
+            if not (target / MANIFEST).exists():
+                _build(config, reader, scan, target, {**identity, "fingerprint": mark})
+    store = Store.open(target)
+    bad = {sample: BadSample(*why) for sample, why in store.manifest["left_out"].items()}
+    refuse_bad(bad, config, reader, scan)  # prepared when more was allowed
+    return store
+
+
+@contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Holds the lock of a store; one process prepares, others wait here and then find it done."""
+    lock = FileLock(target.with_name(f"{target.name}.lock"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        where = target.parent.absolute()
+        mend = "put the cache elsewhere with cache=DIR"
+        raise CohortError(f"cannot write to {where}: {error.strerror}; {mend}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, identity: Mapping[str, Any]) -> None:
+    split = splits.assign(scan)
+    splits.check(split, scan.samples["patient"], scan.labels, scan.tasks)
+    refuse_bad(missing_files(config.root, scan), config, reader, scan)
+    size, ids = config.image_size, [str(sample) for sample in scan.samples.index]
+    partial = target.with_name(f"{target.name}.partial")
+    shape = (len(ids), scan.channels, size, size)
+    names = ["images.npy", *(f"views/{view}.npy" for view in scan.views)]
+    with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
+        partial.mkdir(exist_ok=True)
+        arrays = [allocate(partial / name, shape) for name in names]
+        window = _window(reader, ids)
+        bad = decode_all(reader, scan, partial, arrays, size, window)
+        try:
+            refuse_bad(bad, config, reader, scan)
+            good = np.array([sample not in bad for sample in ids])
+            splits.check(split[good], scan.samples["patient"][good], scan.labels[good], scan.tasks)
+        except CohortError:
+            shutil.rmtree(partial)  # the source must change, and so will the store's name
+            raise
+        entries = read_journal(partial)
+        if bad:
+            for name, array in zip(names, arrays, strict=True):
+                _keep(partial / name, array, np.flatnonzero(good))
+        kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
+        _write_tables(partial, scan, split, [entries[sample] for sample in kept], kept, size)
+        probed = _probe(scan, split, kept)
+        facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
+        manifest = {
+            **identity,
+            "facts": asdict(facts),
+            "counts": _counts(scan, split, kept, sum(entry.num_empty for entry in entries.values())),
+            "bit_depth": 8 if window is None else 16,
+            "window": window,
+            "left_out": {sample: (one.file, one.reason) for sample, one in bad.items()},
+            "notes": scan.notes,
+            "probe": probed,
+            "files": {
+                file.relative_to(partial).as_posix(): file.stat().st_size
+                for file in sorted(partial.rglob("*"))
+                if file.suffix in (".npy", ".parquet")
+            },
+        }
+        (partial / "journal.jsonl").unlink()
+        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        os.replace(partial, target)
+    _tell(config, reader, scan, manifest, bad)
+
+
+def _window(reader: Reader, ids: list[str]) -> Window | None:
+    images = []
+    for position in np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)):
+        try:
+            images.append(reader.load(ids[position]).image)
+        except BadSample:
+            continue  # listed with the others when its turn comes
+        if images[0].dtype == np.uint8:
+            break
+    return find_window([image for image in images if image.dtype == images[0].dtype])
+
+
+def _keep(path: Path, array: np.memmap, rows: np.ndarray) -> None:
+    """Write `path` again without the rows of samples that were left out."""
+    kept = allocate(path.with_name(f"kept-{path.name}"), (len(rows), *array.shape[1:]))
+    for new, old in enumerate(rows):
+        kept[new] = array[old]
+    kept.flush()
+    os.replace(path.with_name(f"kept-{path.name}"), path)
+
+
+def _write_tables(
+    partial: Path, scan: Scan, split: pd.Series, entries: list[Entry], kept: list[str], size: int
+) -> None:
+    boxes = [Letterbox(entry.height, entry.width, size).content for entry in entries]
+    geometry = pd.DataFrame(
+        [(entry.height, entry.width, *box) for entry, box in zip(entries, boxes, strict=True)],
+        index=kept,
+        columns=["height", "width", *BOX],
+    )
+    samples = scan.samples.loc[kept].assign(split=split[kept], patient=scan.samples["patient"].astype(str)[kept])
+    labels, privileged = scan.labels.loc[kept], scan.privileged.loc[kept]
+    stored = {one.name for one in scan.columns.values() if one.role in (*ADMITTED, "near_label")}
+    forbidden = set(privileged) - stored
+    assert not forbidden, f"the reader handed over columns that must not be stored: {forbidden}"
+    table = pd.concat([samples, geometry, labels.add_prefix(LABEL), privileged.add_prefix(PRIVILEGED)], axis=1)
+    _write_parquet(partial / "samples.parquet", table.rename_axis("sample").reset_index())
+    if scan.text is not None:
+        _write_parquet(partial / "text.parquet", scan.text.loc[kept].rename_axis("sample").reset_index())
+    if scan.roi_labels:
+        rois = [
+            (sample, roi.label, entry.height, entry.width, roi.runs, roi.store_runs)
+            for sample, entry in zip(kept, entries, strict=True)
+            for roi in entry.rois
+        ]
+        columns = ["sample", "label", "height", "width", "runs", "store_runs"]
+        _write_parquet(partial / "rois.parquet", pd.DataFrame(rois, columns=columns))
+
+
+def _write_parquet(path: Path, table: pd.DataFrame) -> None:
+    """By way of memory, so that a full disk is an OSError with its number."""
+    buffer = BytesIO()
+    table.to_parquet(buffer, index=False)
+    path.write_bytes(buffer.getvalue())
+
+
+def _probe(scan: Scan, split: pd.Series, kept: list[str]) -> dict[str, dict[str, float]]:
+    """Single-column AUROCs over everyone but the sealed test patients."""
+    seen = [sample for sample in kept if split[sample] != "test"]
+    separators = {column.name: column.separator for column in scan.columns.values()}
+    return leakage.probe(
+        scan.privileged.loc[seen], separators, scan.labels.loc[seen], scan.samples["patient"].loc[seen]
+    )
+
+
+def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> dict[str, Any]:
+    labels = scan.labels.loc[kept]
+    return {
+        "samples": len(kept),
+        "patients": int(scan.samples["patient"].loc[kept].nunique()),
+        "parts": split[kept].value_counts().sort_index().to_dict(),
+        "positive": {name: int(count) for name, count in labels.sum().items()},
+        "unknown": {name: int(count) for name, count in labels.isna().sum().items()},
+        "empty_masks": num_empty,
+    }
+
+
+def _tell(
+    config: CohortConfig, reader: Reader, scan: Scan, manifest: Mapping[str, Any], bad: Mapping[str, BadSample]
+) -> None:
+    """What the user should know of a store, once, on stderr."""
+    counts = manifest["counts"]
+    lines = [f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients", *scan.notes]
+    if scan.unlisted:
+        lines.append(f"columns without a role, not stored: {', '.join(scan.unlisted)}")
+    if counts["empty_masks"]:
+        lines.append(f"{counts['empty_masks']} masks are empty and count as no ROI")
+    lines += [f"left out: {line}" for line in descriptions(bad, config, reader, scan)]
+    for name, scores in manifest["probe"].items():
+        for label, auroc in scores.items():
+            if auroc >= leakage.ALARM and scan.columns[name].role in ADMITTED:
+                told = f"column {name!r} alone tells {label} with AUROC {auroc:.2f}"
+                lines.append(f"warning: {told}; if it states the label, give it the role near_label or forbidden")
+    console = Console(file=sys.stderr, soft_wrap=True)
+    for line in lines:
+        console.print(line, markup=False, highlight=False)

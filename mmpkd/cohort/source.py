@@ -1,0 +1,77 @@
+"""The raw files: which there are, what identifies them, and what to say when some cannot be used."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from mmpkd.cohort.facts import BadSample, Reader, Scan
+from mmpkd.config import CohortConfig, fingerprint
+from mmpkd.types import CohortError
+
+NUM_SHOWN = 10  # bad samples named in a message
+
+
+def source_fingerprint(root: Path | None, scan: Scan) -> str:
+    """Hash of relative paths and sizes, and of the contents of tables; where the root lies does not count."""
+    assert root is not None or not (scan.files or scan.tables), "a generated cohort has no files"
+    if root is None:
+        return fingerprint({})
+    sizes = {file: _size(root / file) for files in scan.files.values() for file in files}
+    tables = {table: hashlib.sha256((root / table).read_bytes()).hexdigest() for table in scan.tables}
+    return fingerprint({"sizes": sizes, "tables": tables})
+
+
+def missing_files(root: Path | None, scan: Scan) -> dict[str, BadSample]:
+    """Samples that lack a file."""
+    lacking = {}
+    for sample, files in scan.files.items():
+        for file in files:
+            assert root is not None
+            if not (root / file).is_file():
+                lacking[sample] = BadSample(file, "no such file")
+                break
+    return lacking
+
+
+def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> None:
+    """Refuse a cohort of which more than `cohort.max_bad` cannot be used.
+
+    Raises:
+        CohortError: lists the first of them, and the mend.
+    """
+    share = len(bad) / max(1, len(scan.samples))
+    if share <= config.max_bad:
+        return
+    lines = [f"  {line}" for line in descriptions(bad, config, reader, scan)[:NUM_SHOWN]]
+    if len(bad) > NUM_SHOWN:
+        lines.append(f"  and {len(bad) - NUM_SHOWN} more")
+    enough = min(1.0, math.ceil(share * 1000) / 1000)
+    raise CohortError(
+        f"cohort {config.reader}: {len(bad)} of {len(scan.samples)} samples cannot be used "
+        f"(cohort.max_bad={config.max_bad:g} allows {int(config.max_bad * len(scan.samples))})\n"
+        + "\n".join(lines)
+        + f"\nMend these files or take their rows out of the source, or leave them out with cohort.max_bad={enough:g}"
+    )
+
+
+def descriptions(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> list[str]:
+    """One line each, in the order of the samples: the file, or of a credentialed cohort the row; and why."""
+    lines = []
+    for position, sample in enumerate(scan.samples.index):
+        if sample in bad:
+            one = bad[sample]
+            row = scan.samples["row"].iloc[position] if "row" in scan.samples else position + 1
+            place = f"row {row}" if reader.credentialed else str((config.root or Path()) / (one.file or sample))
+            lines.append(f"{place}: {one.reason}")
+    return lines
+
+
+def _size(path: Path) -> int | None:
+    """Bytes; None if it is not there, which is for `missing_files` to tell."""
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

@@ -1,0 +1,108 @@
+"""Who trains, who validates, who is sealed away: always whole patients."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold
+
+from mmpkd.cohort.facts import Scan, label_columns
+from mmpkd.types import CohortError, Task
+
+FOLDS = ("fold0", "fold1", "fold2", "fold3")
+SPLIT_SEED = 0  # of the folds; part of what a store is, so never an option
+
+
+def assign(scan: Scan) -> pd.Series:
+    """The split of each sample: train, val or test where official, else fold0 to fold3 and test.
+
+    Without an official split, five patient-stratified folds, the fifth sealed as test. With an
+    official test but no validation part, four folds over the training patients.
+
+    Raises:
+        CohortError: a patient in two official parts, unknown part names, too few patients.
+    """
+    if "split" not in scan.samples:
+        folds = _folds(scan, np.ones(len(scan.samples), bool), 5)
+        return folds.replace({"fold4": "test"})
+    split = scan.samples["split"].astype(str)
+    unknown = sorted(set(split) - {"train", "val", "test"})
+    if unknown:
+        raise CohortError(f"official split: the parts are train, val and test, got {', '.join(map(repr, unknown))}")
+    if "train" not in set(split):
+        raise CohortError("official split: no sample is in part train")
+    if "val" in set(split):
+        return split
+    training = (split == "train").to_numpy()
+    folds = _folds(scan, training, len(FOLDS))
+    return folds.where(training, split)
+
+
+def check(split: pd.Series, patients: pd.Series, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> None:
+    """Refuse parts that share a patient, or in which a task has nothing to tell apart.
+
+    Raises:
+        CohortError: names the task, the part and its counts.
+    """
+    check_patients(split, patients)
+    check_classes("the whole cohort", labels, tasks)
+    for part in sorted(set(split)):
+        check_classes(f"part {part}", labels[split == part], tasks)
+
+
+def check_patients(split: pd.Series, patients: pd.Series) -> None:
+    """Refuse a patient in two parts; patients are counted, not named."""
+    shared = int((split.groupby(patients).nunique() > 1).sum())
+    if shared:
+        raise CohortError(
+            f"{shared} of {patients.nunique()} patients are in more than one part of the official split; "
+            "leave the split out, so that patients are dealt into folds, or mend it in the source"
+        )
+
+
+def check_classes(part: str, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> None:
+    """Refuse a part in which a task has a single class; a multi-label task needs one label with two."""
+    for task in tasks:
+        known = labels[label_columns([task])].dropna(how="all")
+        counts = known.sum().astype(int).set_axis(task.logit_names)
+        if task.kind == "binary":
+            counts = pd.Series([len(known) - counts.iloc[0], counts.iloc[0]], index=task.labels)
+        two_sided = (counts > 0).sum() > 1 if task.kind != "multilabel" else (known.nunique() > 1).any()
+        if not two_sided:
+            listed = ", ".join(f"{label} {count}" for label, count in counts.items())
+            raise CohortError(
+                f"task {task.name} has one class in {part}: {listed} ({len(known)} of {len(labels)} samples labelled); "
+                "nothing can be learnt or scored there: label more patients, or drop the task from the cohort"
+            )
+
+
+def _folds(scan: Scan, chosen: np.ndarray, count: int) -> pd.Series:
+    """fold0 ... of the chosen samples, whole patients, stratified by all tasks; NaN elsewhere."""
+    patients = scan.samples["patient"].to_numpy(dtype=object)[chosen]
+    strata = np.stack([_stratum(task, scan.labels) for task in scan.tasks], axis=1)[chosen]
+    _, stratum = np.unique(strata, axis=0, return_inverse=True)
+    if len(set(patients)) < count:
+        raise CohortError(f"{len(set(patients))} patients cannot be dealt into {count} parts; each part needs a few")
+    if np.bincount(stratum).max() < count:  # more combinations of labels than can be dealt evenly
+        stratum = np.zeros_like(stratum)
+    dealt = np.empty(len(patients), object)
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=SPLIT_SEED)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a stratum smaller than the number of folds
+        for fold, (_, rows) in enumerate(splitter.split(stratum, stratum, patients)):
+            dealt[rows] = f"fold{fold}"
+    folds = pd.Series(np.nan, index=scan.samples.index, dtype=object)
+    folds[chosen] = dealt
+    return folds
+
+
+def _stratum(task: Task, labels: pd.DataFrame) -> np.ndarray:
+    """A class per sample: its class, or its rarest label; -1 where there is none or it is unknown."""
+    one_hot = labels[label_columns([task])].fillna(-1).to_numpy()
+    if task.kind == "binary":
+        return one_hot[:, 0].astype(int)
+    rarest_first = np.argsort((one_hot > 0).sum(axis=0), kind="stable")
+    position = (one_hot[:, rarest_first] > 0).argmax(axis=1)
+    return np.where((one_hot > 0).any(axis=1), rarest_first[position], -1)

@@ -1,0 +1,140 @@
+"""A prepared cohort on disk, opened read-only. `prepare.py` writes it.
+
+    images.npy        N x C x H x W uint8, letterboxed
+    views/<name>.npy  the same of each further image
+    samples.parquet   sample, patient, split, row, height, width (original), top, left, bottom, right (where the
+                      image lies in its square), label/<task>/<label> (NaN: unknown), privileged/<column>
+    text.parquet      sample and one column per section
+    rois.parquet      sample, label, height, width, runs, store_runs: run lengths at original and at stored size
+    manifest.json     written last: without it there is no store
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mmpkd.cohort import splits
+from mmpkd.cohort.facts import Column, Facts, label_columns
+from mmpkd.frames import from_run_lengths
+from mmpkd.types import CohortError, Task
+
+SCHEMA = 1  # raise it when a store is laid out or filled differently
+MANIFEST = "manifest.json"
+BOX = ("top", "left", "bottom", "right")
+LABEL, PRIVILEGED = "label/", "privileged/"
+Part = Literal["train", "val", "test"]
+
+
+class Store:
+    """Everything a training reads of its cohort.
+
+    Attributes:
+        fingerprint: changes when the data or the options change; not when the data move.
+        sample_ids: N strings.
+        patient_N: integer codes.
+        image_NCHW: uint8, memory-mapped.
+        target_NK: multi-hot over the logits of all tasks; 0 where unknown.
+        known_NK: whether the label is known (all of a multi-class task's columns, or none).
+        content_box_N4: top, left, bottom, right of the image in its square; half-open, pixels.
+    """
+
+    def __init__(self, path: Path, manifest: Mapping[str, Any]):
+        self.path = path
+        self.manifest = manifest
+        self.facts = read_facts(manifest["facts"])
+        self.fingerprint: str = manifest["fingerprint"]
+        samples = pd.read_parquet(path / "samples.parquet").set_index("sample")
+        labels = samples[[LABEL + name for name in label_columns(self.facts.tasks)]].to_numpy(np.float32)
+        self._samples = samples
+        self.sample_ids: NDArray[np.str_] = samples.index.to_numpy(dtype=str)
+        self.patient_N: NDArray[np.int64] = np.unique(samples["patient"], return_inverse=True)[1].astype(np.int64)
+        self.image_NCHW: NDArray[np.uint8] = np.load(path / "images.npy", mmap_mode="r")
+        self.known_NK: NDArray[np.bool_] = ~np.isnan(labels)
+        self.target_NK: NDArray[np.float32] = np.nan_to_num(labels, nan=0.0)
+        self.content_box_N4: NDArray[np.int64] = samples[list(BOX)].to_numpy(np.int64)
+        self._runs = self._read_rois()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open a store and hold it against its manifest.
+
+        Raises:
+            CohortError: not a whole store, or a patient is in two parts.
+        """
+        try:
+            manifest = json.loads((path / MANIFEST).read_text())
+        except (OSError, ValueError) as error:
+            raise CohortError(f"{path} is not a prepared cohort ({type(error).__name__} reading {MANIFEST})") from None
+        mend = f"delete it (rm -r {path}) and it is prepared again"
+        if manifest["schema"] != SCHEMA:
+            raise CohortError(f"{path} has store schema {manifest['schema']}, this program reads {SCHEMA}: {mend}")
+        for name, size in manifest["files"].items():
+            found = (path / name).stat().st_size if (path / name).is_file() else None
+            if found != size:
+                has = "is missing" if found is None else f"has {found} bytes, its manifest says {size}"
+                raise CohortError(f"{path / name} {has}: {mend}")
+        store = cls(path, manifest)
+        splits.check_patients(store._samples["split"], store._samples["patient"])
+        return store
+
+    def rows(self, part: Part, fold: int = 0) -> NDArray[np.int64]:
+        """Positions of a part's samples, ascending. `fold`, 0 to 3, is the one that validates.
+
+        Raises:
+            CohortError: a fold is asked for where the validation part is official.
+        """
+        split = self._samples["split"].to_numpy(dtype=str)
+        if "val" in split and fold:
+            raise CohortError(f"cohort.fold={fold}: the cohort has an official validation part; leave cohort.fold at 0")
+        if "val" in split or part == "test":
+            chosen = split == part
+        elif part == "val":
+            chosen = split == splits.FOLDS[fold]
+        else:
+            chosen = np.isin(split, [name for name in splits.FOLDS if name != splits.FOLDS[fold]])
+        return np.flatnonzero(chosen).astype(np.int64)
+
+    def privileged(self, names: Sequence[str]) -> pd.DataFrame:
+        """Privileged columns in the order of the store, index = sample id; missing is NaN."""
+        return self._samples[[PRIVILEGED + name for name in names]].set_axis(list(names), axis=1)
+
+    def roi_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """n x R x H x W in the stored square: the union of each label's regions; all False where it has none."""
+        size = self.facts.image_size
+        mask = np.zeros((len(rows), len(self.facts.roi_labels), size, size), bool)
+        for position, row in enumerate(rows):
+            for index in range(len(self.facts.roi_labels)):
+                for runs in self._runs.get((int(row), index), ()):
+                    mask[position, index] |= from_run_lengths(runs, (size, size))
+        return mask
+
+    def has_roi(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """n x R."""
+        labels = range(len(self.facts.roi_labels))
+        found = [[(int(row), index) in self._runs for index in labels] for row in rows]
+        return np.array(found, bool).reshape(len(rows), len(labels))
+
+    def _read_rois(self) -> dict[tuple[int, int], list[NDArray[np.int32]]]:
+        """Run lengths in the stored square by (row, label)."""
+        runs: dict[tuple[int, int], list[NDArray[np.int32]]] = {}
+        if self.facts.roi_labels:
+            rois = pd.read_parquet(self.path / "rois.parquet", columns=["sample", "label", "store_runs"])
+            rows = self._samples.index.get_indexer(pd.Index(rois["sample"]))
+            for row, label, one in zip(rows, rois["label"], rois["store_runs"], strict=True):
+                runs.setdefault((int(row), self.facts.roi_labels.index(label)), []).append(one)
+        return runs
+
+
+def read_facts(content: Mapping[str, Any]) -> Facts:
+    """Facts from a manifest, where `asdict` put them."""
+    tuples = {name: tuple(content[name]) for name in ("unlisted", "roi_labels", "views")}
+    tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
+    columns = {name: Column(**column) for name, column in content["columns"].items()}
+    return Facts(**{**content, **tuples, "tasks": tasks, "columns": columns})

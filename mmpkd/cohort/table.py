@@ -1,0 +1,276 @@
+"""Any CSV or Parquet table with a column map: how to bring your own data.
+
+```yaml
+cohort:
+  reader: table
+  root: /data/my-study                    # everything below is relative to it
+  params:
+    file: cases.csv
+    image: image_file                     # column: path of each image, under image_root
+    image_root: images
+    patient: patient_id                   # column; splits go by patient
+    split: part                           # optional column: train, val, test
+    tasks:
+      malignant: {kind: binary, column: pathology, labels: [benign, malignant]}     # the second is positive
+      findings: {kind: multilabel, labels: [edema, effusion]}                       # columns of 0, 1 or missing
+    masks: {lesion: mask_file}            # ROI label: column of mask paths, empty where there is none
+    columns:                              # privileged columns; a column without a role is not stored
+      shape: {role: descriptor}
+      signs: {role: descriptor, separator: "|"}
+      age: {role: context, kind: numeric}
+      birads: {role: near_label}
+      biopsy: {role: forbidden}
+    missing: ["", "n/a"]
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import pandas as pd
+from pydantic import Field, model_validator
+
+from mmpkd.cohort.decode import read_image, read_mask
+from mmpkd.cohort.facts import (
+    ADMITTED,
+    Column,
+    ColumnKind,
+    RawImage,
+    Reader,
+    Role,
+    Scan,
+    encode,
+    label_columns,
+    same_name,
+)
+from mmpkd.config import Strict, near
+from mmpkd.types import ConfigError, Mistake, Task, TaskKind, lay_out
+
+PARAMS = "cohort.params"
+FIRST_ROW = 2  # of the data, as a spreadsheet numbers them: the header is row 1
+NUM_SHOWN = 5
+
+
+class TaskParams(Strict):
+    """`column` holds one of `labels` per cell; of a multilabel task, `labels` are themselves columns of 0 and 1."""
+
+    kind: TaskKind
+    column: str | None = None
+    labels: tuple[str | int, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.kind == "multilabel") == (self.column is not None):
+            raise ValueError("a binary or multiclass task has a `column`; the labels of a multilabel task are columns")
+        least = {"binary": 2, "multiclass": 3, "multilabel": 1}[self.kind]
+        if len(set(self.names)) != len(self.labels) or len(self.labels) < least:
+            raise ValueError(f"a {self.kind} task has at least {least} different labels")
+        if self.kind == "binary" and len(self.labels) > 2:
+            raise ValueError("a binary task has two labels, the second is positive")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(str(label) for label in self.labels)
+
+
+class ColumnParams(Strict):
+    role: Role
+    kind: Literal["categorical", "numeric"] = "categorical"
+    separator: str | None = None  # joins the values of a multivalued cell
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.separator is not None and (self.kind == "numeric" or not self.separator):
+            raise ValueError("a separator splits categorical cells, and is at least one character")
+        return self
+
+    def named(self, name: str) -> Column:
+        kind: ColumnKind = "multivalued" if self.separator else self.kind
+        return Column(name, self.role, kind, self.separator)
+
+
+class TableParams(Strict):
+    file: str
+    image: str
+    patient: str
+    tasks: dict[str, TaskParams]
+    image_root: str = "."
+    split: str | None = None
+    masks: dict[str, str] = Field({})
+    columns: dict[str, ColumnParams] = Field({})
+    missing: tuple[str, ...] = ("",)
+    channels: Literal[1, 3] = 1
+    # True: messages name rows, not files, and pictures stay in the store; False for public data
+    credentialed: bool = True
+
+
+class Table(Reader):
+    """One row a sample, one image a row."""
+
+    Params = TableParams
+    VERSION: ClassVar[int] = 1
+    needs_root: ClassVar[bool] = True
+
+    def __init__(self, root: Path | None, params: TableParams) -> None:
+        assert root is not None
+        self.root = root
+        self.params = params
+        self._rows: dict[str, dict[str, str]] = {}  # paths by sample, from the last scan
+
+    @property
+    def credentialed(self) -> bool:
+        return self.params.credentialed
+
+    def scan(self) -> Scan:
+        params = self.params
+        table = self._read()
+        columns = self._columns()
+        self._check_header(table, columns)
+        tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])
+        cells = table.mask(table.isin(params.missing))
+        mistakes = self._check_cells(cells, tasks)
+        numeric = {name: pd.to_numeric(cells[name], errors="coerce") for name in self._numeric()}
+        for name, numbers in numeric.items():
+            mistakes += self._told(f"columns.{name}", "not a number", cells[name], numbers.isna() & cells[name].notna())
+        if mistakes:
+            raise ConfigError(mistakes)
+        cells = cells.set_index(cells[params.image].rename("sample"))
+        samples = pd.DataFrame({"patient": cells[params.patient], "row": range(FIRST_ROW, len(cells) + FIRST_ROW)})
+        if params.split is not None:
+            samples["split"] = cells[params.split]
+        admitted = [one.name for one in columns.values() if one.role in (*ADMITTED, "near_label")]
+        privileged = cells[admitted].assign(**{name: one.to_numpy() for name, one in numeric.items()})
+        paths = {params.image: params.image_root} | dict.fromkeys(params.masks.values(), ".")
+        self._rows = {
+            str(sample): {
+                column: (Path(folder) / str(row[column])).as_posix()
+                for column, folder in paths.items()
+                if isinstance(row[column], str)
+            }
+            for sample, row in cells[list(paths)].iterrows()
+        }
+        return Scan(
+            tasks=tasks,
+            samples=samples,
+            labels=pd.concat([self._labels(task, cells) for task in tasks], axis=1),
+            privileged=privileged,
+            columns=columns,
+            unlisted=tuple(name for name in table.columns if name not in columns),
+            channels=params.channels,
+            roi_labels=tuple(params.masks),
+            files={sample: list(files.values()) for sample, files in self._rows.items()},
+            tables=[params.file],
+        )
+
+    def load(self, sample_id: str) -> RawImage:
+        if not self._rows:
+            self.scan()
+        files = self._rows[sample_id]
+        image = read_image(self.root, files[self.params.image])
+        masks = [(label, files[column]) for label, column in self.params.masks.items() if column in files]
+        return RawImage(image, rois=[(label, read_mask(self.root, file, image.shape)) for label, file in masks])
+
+    def _read(self) -> pd.DataFrame:
+        """All cells as stripped strings; empty where missing."""
+        path = self.root / self.params.file
+        if Path(self.params.file).is_absolute():
+            raise ConfigError.one(f"{PARAMS}.file", f"must be relative to cohort.root, got {self.params.file}")
+        try:
+            if path.suffix == ".parquet":  # 2.0 in a column of whole numbers and gaps is read as 2
+                table = pd.read_parquet(path).convert_dtypes().astype("string").fillna("")
+            else:
+                table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        except FileNotFoundError:
+            raise ConfigError.one(f"{PARAMS}.file", f"no such file: {path.absolute()}") from None
+        except (OSError, ValueError) as error:
+            kind = "Parquet" if path.suffix == ".parquet" else "CSV"
+            raise ConfigError.one(f"{PARAMS}.file", f"{path.absolute()} is not {kind}: {error}") from None
+        stripped: pd.DataFrame = table.apply(lambda column: column.str.strip())
+        return stripped
+
+    def _columns(self) -> dict[str, Column]:
+        """Every column with a role: those given one, and those that are labels or name things."""
+        params = self.params
+        named = [params.image, params.patient, *([params.split] if params.split else []), *params.masks.values()]
+        labels = [name for task in params.tasks.values() for name in ([task.column] if task.column else task.names)]
+        columns = {name: one.named(name) for name, one in params.columns.items()}
+        columns |= {name: Column(name, "id") for name in named}
+        return columns | {name: Column(name, "forbidden") for name in labels}
+
+    def _numeric(self) -> list[str]:
+        admitted = (*ADMITTED, "near_label")
+        return [name for name, one in self.params.columns.items() if one.kind == "numeric" and one.role in admitted]
+
+    def _check_header(self, table: pd.DataFrame, columns: dict[str, Column]) -> None:
+        params = self.params
+        asked: list[tuple[str, str]] = [("image", params.image), ("patient", params.patient)]
+        asked += [("split", params.split)] if params.split else []
+        asked += [(f"masks.{label}", name) for label, name in params.masks.items()]
+        asked += [(f"columns.{name}", name) for name in params.columns]
+        for task, one in params.tasks.items():
+            names = [("column", one.column)] if one.column else [("labels", name) for name in one.names]
+            asked += [(f"tasks.{task}.{key}", name) for key, name in names]
+        headers = list(table.columns)
+        mistakes = [
+            Mistake(f"{PARAMS}.{where}", f"{params.file} has no column {name!r}{near(name, headers)}")
+            for where, name in asked
+            if name not in headers
+        ]
+        mistakes += [
+            Mistake(f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}")
+            for name, one in params.columns.items()
+            if one.role != columns[name].role
+        ]
+        if not params.tasks:
+            mistakes.append(Mistake(f"{PARAMS}.tasks", "at least one task is needed"))
+        same = {same_name(name): name for name in headers}
+        mistakes += [
+            Mistake(f"{PARAMS}.file", f"columns {name!r} and {same[same_name(name)]!r} differ in case or spaces only")
+            for name in headers
+            if same[same_name(name)] != name
+        ]
+        if mistakes:
+            raise ConfigError(mistakes)
+
+    def _check_cells(self, cells: pd.DataFrame, tasks: Sequence[Task]) -> list[Mistake]:
+        params = self.params
+        mistakes = self._told("image", "missing", cells[params.image], cells[params.image].isna())
+        twice = cells[params.image].dropna().duplicated()
+        mistakes += self._told("image", "listed before (one row, one image)", cells[params.image], twice)
+        mistakes += self._told("patient", "missing", cells[params.patient], cells[params.patient].isna())
+        paths = {"image": params.image} | {f"masks.{label}": name for label, name in params.masks.items()}
+        for where, column in paths.items():
+            absolute = cells[column].str.startswith("/").fillna(False)
+            mistakes += self._told(where, "absolute; paths are relative to cohort.root", cells[column], absolute)
+        if params.split is not None:
+            parts = cells[params.split]
+            mistakes += self._told("split", "not train, val or test", parts, ~parts.isin(("train", "val", "test")))
+        for task in tasks:
+            source = params.tasks[task.name].column
+            allowed = task.labels if source else ("0", "1", "0.0", "1.0")
+            for name in [source] if source else task.labels:
+                wrong = cells[name].notna() & ~cells[name].isin(allowed)
+                wanted = f"not one of {', '.join(allowed)}, nor listed under `missing`"
+                mistakes += self._told(f"tasks.{task.name}", f"in column {name!r} {wanted}", cells[name], wrong)
+        return mistakes
+
+    def _told(self, where: str, problem: str, column: pd.Series, wrong: Any) -> list[Mistake]:
+        """One mistake for all wrong cells of a column: their rows, and for public data their values."""
+        wrong = wrong.reindex(column.index, fill_value=False).to_numpy(bool)
+        if not wrong.any():
+            return []
+        rows = [str(position + FIRST_ROW) for position in wrong.nonzero()[0]]
+        shown = ", ".join(rows[:NUM_SHOWN]) + (f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else "")
+        values = sorted({repr(value) for value in column[wrong].dropna()})[:NUM_SHOWN]
+        got = f", got {', '.join(values)}" if values and not self.credentialed else ""
+        return [Mistake(f"{PARAMS}.{where}", f"{len(rows)} cells are {problem}: {self.params.file} row {shown}{got}")]
+
+    def _labels(self, task: Task, cells: pd.DataFrame) -> pd.DataFrame:
+        source = self.params.tasks[task.name].column
+        if source is not None:
+            return encode(task, cells[source])
+        return cells[list(task.labels)].astype(float).set_axis(label_columns([task]), axis=1)

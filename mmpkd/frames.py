@@ -1,0 +1,97 @@
+"""Geometry of the letterbox: from an original image to the square the store keeps, and back.
+
+The longest side is scaled to the store's side and the rest is padded evenly, black; nothing is
+cropped. Everything follows from three integers (height, width, size), so nothing else is remembered.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+
+class Box(NamedTuple):
+    """Half-open: rows top to bottom - 1, columns left to right - 1; pixels."""
+
+    top: int
+    left: int
+    bottom: int
+    right: int
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """An original image of `height` x `width` pixels inside a square of `size` pixels."""
+
+    height: int
+    width: int
+    size: int
+
+    @property
+    def scale(self) -> float:
+        """Store pixels per original pixel, before rounding to whole pixels."""
+        return self.size / max(self.height, self.width)
+
+    @cached_property
+    def content(self) -> Box:
+        """Where the image lies in the square; the odd row or column of padding is at the bottom or right."""
+        height, width = (max(1, round(side * self.scale)) for side in (self.height, self.width))
+        top, left = (self.size - height) // 2, (self.size - width) // 2
+        return Box(top, left, top + height, left + width)
+
+    def store_image(self, image: np.ndarray) -> np.ndarray:
+        """H x W or H x W x 3 uint8 to size x size (x 3) uint8: bilinear, antialiased when shrinking."""
+        self._check(image)
+        box = self.content
+        square = np.zeros((self.size, self.size, *image.shape[2:]), np.uint8)
+        square[box.top : box.bottom, box.left : box.right] = _resize(image, box, Image.Resampling.BILINEAR)
+        return square
+
+    def store_mask(self, mask: np.ndarray) -> np.ndarray:
+        """H x W bool to size x size bool: pixels at least half covered by the region.
+
+        A region too small to half-cover any pixel keeps the pixels it covers most, so that it is
+        never lost; half coverage keeps areas, which set the chance level of the pointing score.
+        """
+        self._check(mask)
+        box = self.content
+        covered = _resize(mask.astype(np.float32), box, Image.Resampling.BOX)
+        threshold = min(0.5, float(covered.max())) * 0.9999  # float32 sums of a half may end a hair below it
+        square = np.zeros((self.size, self.size), bool)
+        square[box.top : box.bottom, box.left : box.right] = (covered >= threshold) & bool(mask.any())
+        return square
+
+    def original_map(self, map_HW: np.ndarray) -> np.ndarray:
+        """A size x size float map back on the original pixels, H x W float32; padding is cut off.
+
+        Values are interpolated (bilinear), not rescaled, so a map is no longer a distribution.
+        """
+        assert map_HW.shape == (self.size, self.size), f"{map_HW.shape} is not a map of side {self.size}"
+        box = self.content
+        inside = map_HW[box.top : box.bottom, box.left : box.right].astype(np.float32)
+        back = Box(0, 0, self.height, self.width)
+        return _resize(inside, back, Image.Resampling.BILINEAR)
+
+    def _check(self, array: np.ndarray) -> None:
+        assert array.shape[:2] == (self.height, self.width), f"{array.shape[:2]} in a letterbox of {self}"
+
+
+def _resize(array: np.ndarray, box: Box, how: Image.Resampling) -> np.ndarray:
+    size = (box.right - box.left, box.bottom - box.top)
+    return np.asarray(Image.fromarray(array).resize(size, how))
+
+
+def run_lengths(mask: np.ndarray) -> np.ndarray:
+    """Lengths of alternating runs over a bool mask row by row, the first one of False (int32; may be 0)."""
+    flat = np.concatenate([[False], mask.ravel(), [not mask.flat[-1]]])
+    ends = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff(ends, prepend=0).astype(np.int32)
+
+
+def from_run_lengths(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """The bool mask that `run_lengths` was given."""
+    return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape)

@@ -1,0 +1,53 @@
+"""Does one privileged column, alone, give the label away? (Roles are checked by `cohort.facts.check_columns`.)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import pandas as pd
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+ALARM = 0.9  # AUROC from which a single column is suspected of stating the label
+NUM_FOLDS = 5
+NUM_BINS = 10
+
+
+def probe(
+    columns: pd.DataFrame, separators: Mapping[str, str | None], labels: pd.DataFrame, patients: pd.Series
+) -> dict[str, dict[str, float]]:
+    """Out-of-fold AUROC of each column alone against each label (1, 0, NaN: unknown); all frames share rows.
+
+    Patient-grouped folds and a logistic regression on indicators: one per value (text; cells split
+    at `separators[column]`), per decile (numbers), and one for missing. A label with fewer than
+    five patients on either side is left out.
+    """
+    scores: dict[str, dict[str, float]] = {str(name): {} for name in columns}
+    for label in labels:
+        known = labels[label].notna().to_numpy()
+        target, group = labels[label].to_numpy()[known].astype(int), patients.to_numpy(dtype=object)[known]
+        if any(len(set(group[target == side])) < NUM_FOLDS for side in (0, 1)):
+            continue
+        folds = list(StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=0).split(target, target, group))
+        if any(len(set(target[train])) < 2 for train, _ in folds):
+            continue
+        for name in scores:
+            inputs = _indicators(columns[name], separators.get(name))[known]
+            model = LogisticRegression(max_iter=1000)
+            probability = cross_val_predict(model, inputs, target, cv=folds, method="predict_proba")[:, 1]
+            scores[name][str(label)] = round(float(roc_auc_score(target, probability)), 4)
+    return scores
+
+
+def _indicators(column: pd.Series, separator: str | None) -> np.ndarray:
+    """N x F, 0 or 1. Uses no label, so it may look at all rows."""
+    missing = column.isna().to_numpy(dtype=float)[:, None]
+    if pd.api.types.is_numeric_dtype(column):
+        values = pd.get_dummies(pd.qcut(column, NUM_BINS, labels=False, duplicates="drop"))
+    elif separator is not None:
+        values = column.fillna("").str.get_dummies(separator)
+    else:
+        values = pd.get_dummies(column)
+    return np.hstack([values.to_numpy(dtype=float), missing])

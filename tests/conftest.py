@@ -1,0 +1,52 @@
+"""What the tests share: a tiny known-answer cohort and a student that trains on it in a second."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpkd.config import CohortConfig, TrialConfig
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_cohort() -> CohortConfig:
+    return CohortConfig(reader="synthetic", image_size=32, params={"side": 32, "train": 60, "val": 30, "test": 12})
+
+
+@pytest.fixture(scope="session")
+def tiny_trial(tiny_cohort: CohortConfig) -> TrialConfig:
+    """Two teachers' objectives on a two-block student; three epochs take about a second."""
+    content: dict[str, Any] = {
+        "cohort": tiny_cohort,
+        "student": {
+            "model": "vit_tiny_patch16_224",
+            "patch_size": 8,
+            "embed_dim": 24,
+            "depth": 2,
+            "num_heads": 2,
+            "drop_path_rate": 0.1,
+        },
+        "teachers": {"findings": {"kind": "tabular"}},
+        "objectives": {"logits": {}, "features": {"params": {"layer": 1}}},
+        "optimizer": {"batch_size": 16},
+        "epochs": 3,
+    }
+    return TrialConfig.model_validate(content)
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache of stores and teacher outputs for the whole test session, as users share theirs."""
+    return tmp_path_factory.mktemp("cache")
+
+
+def real_data(name: str) -> Path:
+    """A folder of ../shared/data, or a skip that says what is missing."""
+    path = REAL_DATA / name
+    if not path.is_dir():
+        pytest.skip(f"real data are not here: {path}")
+    return path

@@ -1,0 +1,99 @@
+"""What is wrong with a configuration is known before a device is used, every mistake at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from mmpkd.build import build, check, goals
+from mmpkd.cohort import facts as facts_of
+from mmpkd.cohort.facts import Facts
+from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.types import ConfigError
+
+
+@pytest.fixture(scope="module")
+def facts(tiny_cohort: CohortConfig) -> Facts:
+    return facts_of(tiny_cohort)
+
+
+def found(config: TrialConfig, facts: Facts, **changes: Any) -> dict[str, str]:
+    changed = TrialConfig.model_validate(config.model_dump() | changes)
+    return {one.path: one.problem for one in check(changed, facts)}
+
+
+def test_a_good_configuration_has_no_mistakes(tiny_trial: TrialConfig, facts: Facts) -> None:
+    assert found(tiny_trial, facts) == {}
+    assert goals(facts) == ("val/auroc", "val/pointing")
+
+
+def test_all_mistakes_at_once(tiny_trial: TrialConfig, facts: Facts) -> None:
+    mistakes = found(
+        tiny_trial,
+        facts,
+        teachers={"findings": {"kind": "tabluar"}, "text": {"kind": "tabular", "params": {"modle": "mlp"}}},
+        objectives={
+            "logits": {"teacher": "findngs"},
+            "features": {"teacher": "text", "params": {"layer": 2}},
+            "hint": {"teacher": "text"},
+            "soft": {"kind": "logits", "params": {"temperature": 0}},
+        },
+        evaluation={"map": "cls_atention"},
+    )
+    assert mistakes == {
+        "evaluation.map": "unknown map 'cls_atention' (did you mean 'cls_attention'?)",
+        "teachers.findings.kind": "unknown teacher 'tabluar' (did you mean 'tabular'?)",
+        "teachers.text.params.modle": "unknown key (did you mean 'model'?)",
+        "objectives.logits.teacher": "no teacher is named 'findngs' (did you mean 'findings'?)",
+        "objectives.features.params.layer": "the student's blocks are 0 to 1, got 2",
+        "objectives.hint.kind": "unknown objective 'hint' (known: features, logits)",
+        "objectives.soft.params.temperature": "input should be greater than 0, got 0",
+    }
+
+
+def test_an_objective_needs_a_teacher(tiny_trial: TrialConfig, facts: Facts) -> None:
+    assert "has: none" in found(tiny_trial, facts, teachers={}, objectives={"logits": {}})["objectives.logits.teacher"]
+    two = {"a": {"kind": "tabular"}, "b": {"kind": "tabular"}}
+    assert "has: a, b" in found(tiny_trial, facts, teachers=two, objectives={"logits": {}})["objectives.logits.teacher"]
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"columns": ["pathology"]}, "forbidden"),
+        ({"columns": ["assessment"]}, "list it under `near_label:`"),
+        ({"columns": ["scanner"]}, "has no role"),
+        ({"columns": ["margn"]}, "did you mean 'margin'"),
+        ({"columns": ["patient"]}, "only names things"),
+    ],
+)
+def test_columns_a_teacher_must_not_have(
+    tiny_trial: TrialConfig, facts: Facts, params: dict[str, Any], words: str
+) -> None:
+    teachers = {"findings": {"kind": "tabular", "params": params}}
+    assert words in found(tiny_trial, facts, teachers=teachers)["teachers.findings.params.columns"]
+
+
+def test_a_near_label_column_asked_for_by_name_is_admitted(tiny_trial: TrialConfig, facts: Facts) -> None:
+    teachers = {"findings": {"kind": "tabular", "params": {"near_label": ["assessment"]}}}
+    assert found(tiny_trial, facts, teachers=teachers) == {}
+
+
+def test_students_mistakes_stand_under_the_students_keys(tiny_trial: TrialConfig, facts: Facts) -> None:
+    mistakes = found(tiny_trial, facts, student={"model": "vit_tiny_patch16_224", "patch_size": 7})
+    assert set(mistakes) == {"cohort.image_size"}
+
+
+def test_build_refuses_what_check_finds(tiny_trial: TrialConfig, facts: Facts) -> None:
+    broken = tiny_trial.model_copy(update={"teachers": {}})
+    with pytest.raises(ConfigError) as caught:
+        build(broken, facts, {})
+    assert caught.value.mistakes == tuple(check(broken, facts))
+
+
+def test_the_student_does_not_depend_on_the_objectives(tiny_trial: TrialConfig, facts: Facts) -> None:
+    alone, _ = build(tiny_trial.model_copy(update={"objectives": {}}), facts, {})
+    taught, objectives = build(tiny_trial, facts, {"findings": 5})
+    assert all((a == b).all() for a, b in zip(alone.parameters(), taught.parameters(), strict=True))
+    assert set(objectives) == {"logits", "features"}

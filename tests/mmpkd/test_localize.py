@@ -1,0 +1,214 @@
+"""Localisation scores worked by hand, and against sklearn on the same 8-bit map."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import average_precision_score
+
+from mmpkd import localize
+from mmpkd.localize import SCORES, Regions, baselines, centre_prior, pixel_ap, score, summarize
+from mmpkd.stats import patient_weights
+
+GRID = (4, 4)  # of 4 px patches in a 16 px frame
+WHOLE = (0, 0, 16, 16)
+
+
+def regions_of(*images, box=WHOLE, grid=GRID):
+    """Each image is a list of masks, one per label; a mask is a list of (top, left, bottom, right)."""
+    side = 16
+    roi = torch.zeros(len(images), len(images[0]), side, side, dtype=torch.bool)
+    for image, masks in enumerate(images):
+        for label, rectangles in enumerate(masks):
+            for top, left, bottom, right in rectangles:
+                roi[image, label, top:bottom, left:right] = True
+    return Regions.of(roi, torch.tensor([box] * len(images)), grid)
+
+
+def peak(*cells, value=1.0, rest=0.0):
+    map_1hw = torch.full((1, *GRID), rest)
+    for row, column in cells:
+        map_1hw[0, row, column] = value
+    return map_1hw
+
+
+def one(scores):
+    """The values of the only image and label."""
+    return {name: values[0, 0] for name, values in scores.items()}
+
+
+def test_a_map_on_the_roi_and_its_inverse():
+    regions = regions_of([[(4, 4, 8, 8)]])  # exactly cell (1, 1)
+    right = one(score(peak((1, 1)), regions))
+    assert right["pointing"] == right["mass"] == 1
+    inverse = one(score(1 - peak((1, 1)), regions))
+    assert inverse["pointing"] == inverse["mass"] == 0
+    assert inverse["pixel_ap"] < 1 / 16 < right["pixel_ap"]
+    # Bilinear upsampling spreads the peak by half a patch, symmetrically: the highest 16 pixels are the patch's.
+    assert right["pixel_ap"] == pytest.approx(1)
+
+
+def test_a_shifted_map_scores_by_what_it_still_covers():
+    regions = regions_of([[(4, 4, 8, 8)]])
+    shifted = one(score(peak((1, 2)), regions))
+    assert shifted["pointing"] == shifted["mass"] == 0
+    half = one(score(peak((1, 1), (1, 2)), regions))  # a tie: half of the point falls in the ROI
+    assert half["pointing"] == half["mass"] == 0.5
+    unequal = peak((1, 2), value=3.0) + peak((1, 1))
+    assert one(score(unequal, regions))["pointing"] == 0
+    assert one(score(unequal, regions))["mass"] == 0.25
+
+
+def test_a_cell_partly_covered_counts_by_area():
+    # 2 x 4 of cell (0, 0)'s 16 pixels, and 2 x 2 of cell (1, 0)'s below a second rectangle.
+    regions = regions_of([[(0, 0, 2, 4), (6, 0, 8, 2)]])
+    np.testing.assert_allclose(regions.cells_Phw[0, :, 0], [0.5, 0.25, 0, 0])
+    assert one(score(peak((0, 0)), regions))["pointing"] == 0.5
+    assert one(score(peak((0, 0), (1, 0)), regions))["pointing"] == pytest.approx(0.375)
+    weighted = peak((0, 0), value=1.0) + peak((1, 0), value=3.0)
+    assert one(score(weighted, regions))["mass"] == pytest.approx((0.5 + 3 * 0.25) / 4)
+
+
+def test_two_rois_of_a_label_are_their_union():
+    regions = regions_of([[(0, 0, 4, 4), (12, 12, 16, 16)]])
+    for cell in ((0, 0), (3, 3)):
+        assert one(score(peak(cell), regions))["pointing"] == 1
+    assert one(score(peak((0, 0), (3, 3)), regions))["mass"] == 1
+    assert one(baselines(regions))["pointing_chance"] == 2 / 16
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1 / 196, 7e5])
+def test_a_flat_map_scores_chance(value):
+    regions = regions_of([[(1, 2, 9, 7)]], [[(3, 3, 5, 5), (10, 1, 12, 16)]])
+    area = regions.roi_PHW.sum(dim=(1, 2)).double() / 256
+    flat = score(torch.full((2, *GRID), value), regions)
+    np.testing.assert_allclose(flat["pointing"][:, 0], area, rtol=1e-6)
+    np.testing.assert_allclose(flat["pixel_ap"][:, 0], area, rtol=1e-12)
+    np.testing.assert_allclose(flat["mass"][:, 0], area if value else [np.nan, np.nan], rtol=1e-6)
+
+
+def test_padding_is_outside_for_pointing_and_mass_and_left_out_of_pixel_ap():
+    box = (4, 0, 12, 16)  # a wide image: 4 px of letterbox above and below
+    regions = regions_of([[(4, 4, 8, 8)]], box=box)
+    chance = one(baselines(regions))
+    assert chance["pointing_chance"] == chance["mass_chance"] == 16 / 256
+    assert chance["pixel_ap_chance"] == 16 / 128
+    on_padding = one(score(peak((0, 1)), regions))
+    assert on_padding["pointing"] == on_padding["mass"] == 0
+    # The same content under another padding: nothing changes in the AP.
+    some = torch.rand(1, *GRID, generator=torch.Generator().manual_seed(0))
+    assert one(score(some, regions))["pixel_ap"] == pytest.approx(reference_ap(some[0], regions, box))
+
+
+def test_an_roi_mask_drawn_over_the_padding_does_not_count_there():
+    regions = regions_of([[(0, 0, 8, 16)]], box=(4, 0, 12, 16))
+    assert one(score(peak((0, 0)), regions))["pointing"] == 0
+    assert one(baselines(regions))["pixel_ap_chance"] == 0.5
+
+
+def reference_ap(map_hw, regions, box):
+    """sklearn on the 8-bit map, upsampled by torch on its own."""
+    up = F.interpolate(map_hw[None, None].double(), regions.roi_PHW.shape[1:], mode="bilinear")[0, 0].numpy()
+    top, left, bottom, right = box
+    content = up[top:bottom, left:right]
+    level = np.round(255 * (content - content.min()) / (content.max() - content.min()))
+    roi = regions.roi_PHW[0, top:bottom, left:right].numpy()
+    return average_precision_score(roi.ravel(), level.ravel())
+
+
+def test_pixel_ap_agrees_with_sklearn():
+    generator = np.random.default_rng(0)
+    for _ in range(40):
+        top, left = generator.integers(0, 4, size=2)
+        bottom, right = generator.integers(10, 17, size=2)
+        box = (int(top), int(left), int(bottom), int(right))
+        row, column = generator.integers(4, 9, size=2)
+        regions = regions_of([[(row, column, row + 2, column + 4)]], box=box)
+        # Multiples of 1/256, so that both sides round the same float to the same level.
+        map_1hw = torch.tensor(generator.integers(0, 256, size=(1, *GRID)) / 256).float()
+        expected = reference_ap(map_1hw[0], regions, box)
+        assert one(score(map_1hw, regions))["pixel_ap"] == pytest.approx(expected, rel=1e-9)
+
+
+def test_pixel_ap_by_hand():
+    # One pixel a patch: no upsampling. Values 4 > 3 > 2 > 1; the ROI holds the 4 and the 2.
+    map_122, roi_122 = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]]), torch.tensor([[[True, False], [True, False]]])
+    assert float(pixel_ap(map_122, roi_122, torch.tensor([[0, 0, 2, 2]]))) == pytest.approx((1 + 2 / 3) / 2)
+    # Without the first row the 2 comes first of two.
+    roi_122[0, 0] = False
+    assert float(pixel_ap(map_122, roi_122, torch.tensor([[1, 0, 2, 2]]))) == 1
+
+
+def test_scores_do_not_depend_on_the_scale_of_the_map():
+    regions = regions_of([[(3, 2, 9, 9)]])
+    some = torch.rand(1, *GRID, generator=torch.Generator().manual_seed(3))
+    plain, scaled = one(score(some, regions)), one(score(some * 0.125, regions))
+    assert scaled == pytest.approx(plain, rel=1e-6)
+
+
+def test_the_order_and_company_of_images_do_not_matter(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    roi = torch.rand(9, 3, 16, 16, generator=generator) < 0.2
+    roi[::2, 1] = False
+    box = torch.tensor([[0, 0, 16, 16], [4, 0, 12, 16], [0, 2, 16, 14]] * 3)
+    maps = torch.rand(9, *GRID, generator=generator)
+    together = score(maps, Regions.of(roi, box, GRID))
+    monkeypatch.setattr(localize, "CHUNK_PIXELS", 600)  # two pairs at a time
+    chunked = score(maps, Regions.of(roi, box, GRID))
+    for name in SCORES:
+        alone = [score(maps[n : n + 1], Regions.of(roi[n : n + 1], box[n : n + 1], GRID))[name] for n in range(9)]
+        np.testing.assert_allclose(together[name], np.concatenate(alone), rtol=1e-6)
+        np.testing.assert_array_equal(together[name], chunked[name])
+
+
+def test_no_roi_is_nan_and_counted():
+    regions = regions_of([[(4, 4, 8, 8)], []], [[], []])
+    scores = score(torch.ones(2, *GRID), regions)
+    for name in SCORES:
+        assert scores[name].dtype == np.float64  # NaN written into a boolean array would read True
+        assert np.isfinite(scores[name]).tolist() == [[True, False], [False, False]]
+    summary = summarize(scores, patient_weights(np.array([0, 1])))
+    assert summary["pointing_undefined"] == 3
+    assert summary["pointing"] == 1 / 16
+
+
+def test_without_any_roi_there_is_no_mean():
+    summary = summarize(score(torch.ones(2, *GRID), regions_of([[]], [[]])))
+    assert np.isnan(summary["pointing"]) and summary["pointing_undefined"] == 2
+
+
+def test_the_mean_is_over_labels_of_means_over_images():
+    nan = np.nan
+    values = {"pointing": np.array([[1.0, nan, nan], [0.0, nan, nan], [0.5, 1.0, nan]])}
+    assert summarize(values) == {"pointing": 0.75, "pointing_undefined": 5}
+    generator = np.random.default_rng(0)
+    value_N1 = generator.random((300, 1))
+    summary = summarize({"mass": value_N1}, patient_weights(np.arange(300), 3000))
+    assert summary["mass_se"] == pytest.approx(value_N1.std() / np.sqrt(300), rel=0.05)
+
+
+def test_centre_prior_sits_in_the_content():
+    regions = regions_of([[(4, 4, 12, 12)]])  # the four cells in the middle, equally far from it
+    centre = one(baselines(regions))
+    assert centre["pointing_centre"] == 1
+    assert centre["mass_centre"] > centre["mass_chance"] == 0.25
+    low = centre_prior(torch.tensor([[8, 0, 16, 16], [0, 0, 16, 16]]), (16, 16), GRID)
+    assert (low[0] == low[0].max()).nonzero().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
+    assert (low[1] == low[1].max()).nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
+    # Patch centres lie 2 and 6 px from the middle, one sd is 4 px.
+    assert float(low[1, 0, 1]) == pytest.approx(np.exp(-(1.5**2 + 0.5**2) / 2))
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
+def test_a_map_that_is_no_map_is_refused(value):
+    with pytest.raises(ValueError, match="negative or not finite"):
+        score(peak((0, 0), value=value), regions_of([[(4, 4, 8, 8)]]))
+
+
+def test_a_map_of_another_grid_is_refused():
+    with pytest.raises(ValueError, match="wanted"):
+        score(torch.ones(1, 2, 2), regions_of([[(4, 4, 8, 8)]]))
+    with pytest.raises(ValueError, match="does not divide"):
+        regions_of([[(4, 4, 8, 8)]], grid=(3, 4))

@@ -1,0 +1,175 @@
+"""The training loop: deterministic, exactly resumable, deaf to what it must not hear."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmpkd import checkpoint
+from mmpkd.cohort.prepare import prepare
+from mmpkd.config import TrialConfig, dump_trial, load_trial
+from mmpkd.train import main, train
+from mmpkd.types import ConfigError, DivergedError, EpochReport
+
+
+def numbers(history: list[EpochReport]) -> list[tuple[dict[str, float], dict[str, float]]]:
+    return [(dict(one.terms), dict(one.metrics)) for one in history]
+
+
+def changed(config: TrialConfig, **changes: Any) -> TrialConfig:
+    return TrialConfig.model_validate(config.model_dump() | changes)
+
+
+@pytest.fixture(scope="module")
+def whole(
+    tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[EpochReport]]:
+    """An uninterrupted run, with the checkpoint of each epoch kept."""
+    folder = tmp_path_factory.mktemp("whole")
+    history = train(
+        tiny_trial, cache, folder, report=lambda r: shutil.copy(folder / "last.pt", folder / f"{r.epoch}.pt") and None
+    )
+    return folder, history
+
+
+def test_the_same_configuration_gives_the_same_numbers(
+    tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]]
+) -> None:
+    torch.manual_seed(99)  # what happened before in the process plays no part
+    assert numbers(train(tiny_trial, cache)) == numbers(whole[1])
+    other = train(changed(tiny_trial, seed=1), cache)
+    assert numbers(other) != numbers(whole[1])
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_resumed_equals_uninterrupted(
+    epoch: int, tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]], tmp_path: Path
+) -> None:
+    folder, history = whole
+    reported: list[int] = []
+    resumed = train(tiny_trial, cache, tmp_path, folder / f"{epoch}.pt", lambda one: reported.append(one.epoch))
+    assert numbers(resumed) == numbers(history)
+    assert reported == list(range(epoch + 1, 4))
+    ours, theirs = (checkpoint.read(path / "last.pt") for path in (tmp_path, folder))
+    for part in ("student", "objectives"):
+        assert all(torch.equal(ours[part][name], theirs[part][name]) for name in theirs[part])
+
+
+def test_a_finished_checkpoint_needs_no_more_epochs(
+    tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]]
+) -> None:
+    folder, history = whole
+    again = train(tiny_trial, cache, None, folder / "last.pt", lambda _: pytest.fail("trained again"))
+    assert numbers(again) == numbers(history) == numbers(checkpoint.history(folder / "last.pt"))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(
+    tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]]
+) -> None:
+    with pytest.raises(ConfigError, match="belongs to another configuration"):
+        train(changed(tiny_trial, seed=5), cache, None, whole[0] / "last.pt")
+
+
+def test_weight_zero_equals_absent_bit_for_bit(tiny_trial: TrialConfig, cache: Path) -> None:
+    absent = changed(tiny_trial, objectives={}, teachers={}, epochs=1)
+    zero = changed(tiny_trial, objectives={"logits": {"weight": 0.0}}, epochs=1)
+    assert numbers(train(absent, cache)) == numbers(train(zero, cache))
+
+
+def test_arms_share_the_student_they_start_from(tiny_trial: TrialConfig, cache: Path) -> None:
+    """Before a weight matters, the first loss of two arms with one seed is the same student's."""
+    still = {"lr": 1e-30, "weight_decay": 0.0, "batch_size": 16}
+    with_teacher = train(changed(tiny_trial, optimizer=still, epochs=1), cache)
+    without = train(changed(tiny_trial, optimizer=still, epochs=1, objectives={}), cache)
+    assert with_teacher[0].terms["task"] == without[0].terms["task"]
+
+
+def test_reports_hold_every_term_share_and_score(whole: tuple[Path, list[EpochReport]]) -> None:
+    last = whole[1][-1]
+    shares = {name: value for name, value in last.terms.items() if name.startswith("gradient_share/")}
+    assert set(last.terms) - set(shares) == {"task", "logits", "features"}
+    assert sum(shares.values()) == pytest.approx(1)
+    expected = {"val/auroc", "val/auroc_se", "val/pointing", "val/pointing_se", "val/mass", "val/pixel_ap", "val/brier"}
+    expected |= {"val/ece", "val/ap", "val/pointing_chance", "val/pointing_centre", "teacher/findings/auroc"}
+    assert expected <= set(last.metrics)
+    assert all(math.isfinite(last.metrics[name]) for name in expected)
+    assert last.step == 3 * math.ceil(60 / 16)
+
+
+def test_loss_that_diverges_names_the_term_and_the_step(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
+    wild = changed(tiny_trial, optimizer={"lr": 1e30, "clip_norm": 0, "batch_size": 16}, objectives={})
+    with pytest.raises(DivergedError, match=r"'task' became (nan|inf) at step [1-4]\b"):
+        train(wild, cache, tmp_path)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_predictions_do_not_hear_privileged_columns_or_rois(
+    tiny_trial: TrialConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a teacher, privileged columns cannot be read and ROIs change no classification score."""
+    config = changed(tiny_trial, objectives={}, epochs=1)
+    before = train(config, cache)[0].metrics
+    monkeypatch.setattr("mmpkd.cohort.store.Store.privileged", lambda *_: pytest.fail("privileged columns were read"))
+    roi_mask = type(prepare(config.cohort, cache)).roi_mask
+    monkeypatch.setattr(
+        "mmpkd.cohort.store.Store.roi_mask", lambda self, rows: roi_mask(self, rows)[..., ::-1, :].copy()
+    )
+    after = train(config, cache)[0].metrics
+    assert after["val/pointing"] != before["val/pointing"]
+    assert {k: v for k, v in after.items() if "auroc" in k} == {k: v for k, v in before.items() if "auroc" in k}
+
+
+def test_test_samples_are_never_touched(tiny_trial: TrialConfig, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = prepare(tiny_trial.cohort, cache)
+    sealed = set(store.rows("test"))
+    touched: set[int] = set()
+
+    class Watched:
+        def __init__(self, images: np.ndarray) -> None:
+            self.images = images
+
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            touched.update(np.atleast_1d(rows).tolist())
+            return self.images[rows]
+
+    store.image_NCHW = Watched(store.image_NCHW)  # type: ignore[assignment]
+    monkeypatch.setattr("mmpkd.train.prepare", lambda *_: store)
+    train(changed(tiny_trial, epochs=1), cache)
+    assert touched and not touched & sealed
+
+
+def test_two_trainings_in_one_process_do_not_touch_each_other(tiny_trial: TrialConfig, cache: Path) -> None:
+    first = train(changed(tiny_trial, epochs=1), cache)
+    train(changed(tiny_trial, epochs=1, seed=3, threads=2), cache)
+    assert numbers(train(changed(tiny_trial, epochs=1), cache)) == numbers(first)
+
+
+def test_command_line_writes_metrics_and_continues(
+    tiny_trial: TrialConfig, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "best.yaml"
+    path.write_text(dump_trial(tiny_trial))
+    assert load_trial(path) == tiny_trial
+    words = [f"config={path}", f"cache={cache}", f"out={tmp_path / 'out'}", "epochs=1"]
+    main(words)
+    assert "epoch   1/1" in capsys.readouterr().out
+    (folder,) = (tmp_path / "out").iterdir()
+    assert {"config.yaml", "last.pt", "metrics.json"} == {one.name for one in folder.iterdir()}
+    assert load_trial(folder / "config.yaml") == tiny_trial.model_copy(update={"epochs": 1})
+    main(words)
+    assert "epoch   1/1" not in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, whole: tuple[Path, list[EpochReport]]) -> None:
+    damaged = tmp_path / "last.pt"
+    damaged.write_bytes((whole[0] / "last.pt").read_bytes()[:1000])
+    with pytest.raises(ConfigError, match="not a readable checkpoint"):
+        checkpoint.history(damaged)
+    assert replace(whole[1][0], checkpoint=None) == checkpoint.history(whole[0] / "1.pt")[0]

@@ -1,0 +1,67 @@
+"""A training of trivial arithmetic, and spaces for it: the engine is tested without torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from mmpkd.config import TrialConfig
+from mmpkd.types import DivergedError, EpochReport
+from sweep.trial import TrialWorker
+
+SPACE = """
+cohort: {reader: synthetic}
+optimizer: {lr: {log_uniform: [1e-4, 1e-1]}, weight_decay: {uniform: [0, 1]}}
+epochs: 4
+arms:
+  none: {}
+  tabular:
+    teachers: {findings: {kind: tabular}}
+    objectives:
+      one_of:
+        soft: {logits: {weight: {log_uniform: [0.1, 10]}, params: {temperature: {log_uniform: [1, 10]}}}}
+        near: {features: {weight: {log_uniform: [0.1, 10]}}}
+search: {maximize: [val/auroc, val/pointing], trials: 8, early_stopping: false}
+"""
+
+
+def metrics_of(config: TrialConfig, epoch: int) -> dict[str, float]:
+    """Two goals that pull apart over lr, and grow with the epochs."""
+    share = epoch / config.epochs
+    auroc = 0.5 + 0.4 * share * (1 - config.optimizer.lr)
+    pointing = 0.1 + share * config.optimizer.lr + 0.01 * len(config.objectives)
+    return {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.03}
+
+
+class FakeWorker(TrialWorker):
+    """Waits `FAKE_SECONDS` per epoch. A weight decay below 0.05 diverges in epoch 2 if `FAKE_TROUBLE` is set,
+    below 0.1 raises a bug in epoch 2, below 0.2 kills its process the first time."""
+
+    @staticmethod
+    def run_training(
+        config: TrialConfig, cache: Path, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]
+    ) -> None:
+        history = [] if resume is None else FakeWorker.read_history(resume)
+        decay = config.optimizer.weight_decay if os.environ.get("FAKE_TROUBLE") else 1.0
+        for epoch in range(len(history) + 1, config.epochs + 1):
+            time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+            if epoch == 2 and decay < 0.05:
+                raise DivergedError("term task is nan at step 7")
+            if epoch == 2 and decay < 0.1:
+                raise ValueError("a bug")
+            if epoch == 2 and decay < 0.2 and folder.name == "attempt-1":
+                os._exit(1)
+            history.append(EpochReport(epoch, epoch * 10, 0.5, {"task": 1 / epoch}, metrics_of(config, epoch)))
+            beside = folder / "last.partial"
+            beside.write_text(json.dumps([[one.epoch, one.step, one.seconds, one.terms, one.metrics] for one in history]))
+            os.replace(beside, folder / "last.pt")
+            with (folder.parents[2] / "trained.txt").open("a") as log:  # what really was trained, for the tests
+                log.write(f"{folder.parent.name} {folder.name} {epoch}\n")
+            report(history[-1])
+
+    @staticmethod
+    def read_history(checkpoint: Path) -> list[EpochReport]:
+        return [EpochReport(*one) for one in json.loads(checkpoint.read_text())]

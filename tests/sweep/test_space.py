@@ -1,0 +1,213 @@
+"""A space file as arms and a search: what is read, what is refused, and under which path."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mmpkd.types import Mistake
+from sweep.draw import Walk, draw
+from sweep.grammar import Range
+from sweep.show import tree
+from sweep.source import shipped
+from sweep.space import EarlyStopping, SearchConfig, Space, dump_space, load_space
+
+SPACE = """
+cohort: {reader: synthetic, image_size: 48}
+optimizer: {lr: {log_uniform: [1e-5, 1e-3]}, batch_size: 16}
+epochs: 9
+arms:
+  tabular:
+    teachers: {findings: {kind: tabular, params: {columns: [shape, age]}}}
+    objectives:
+      one_of:
+        soft: {logits: {weight: {log_uniform: [0.05, 20]}}}
+        deep: {features: {maybe: {weight: 1, params: {layer: {int: [1, 3]}}}}}
+search: {trials: 8}
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(SPACE)
+    return path
+
+
+def load(file: Path, *overrides: str) -> Space:
+    space, mistakes = load_space(str(file), overrides)
+    assert mistakes == []
+    assert space is not None
+    return space
+
+
+def first(space: Space, arm: str = "tabular", step: int = 0, **labels: str) -> dict[str, Any]:
+    chosen = {f"{arm}/{name}": label for name, label in labels.items()}
+    return draw(space.arms[arm], Walk(chosen, step), arm).config
+
+
+def refused(file: Path, *overrides: str) -> list[Mistake]:
+    return load_space(str(file), overrides)[1]
+
+
+def test_a_file_becomes_arms_and_none_is_always_there(file: Path):
+    space = load(file)
+    assert space.name == "mine"
+    assert list(space.arms) == ["none", "tabular"]
+    assert first(space, "none") == {
+        "cohort": {"reader": "synthetic", "image_size": 48},
+        "optimizer": {"lr": 1e-5, "batch_size": 16},
+        "epochs": 9,
+    }
+    assert first(space, step=1, objectives="soft")["objectives"] == {"logits": {"weight": 20.0}}
+
+
+def test_numbers_without_a_point_are_numbers(file: Path):
+    lr = first(load(file), "none")["optimizer"]["lr"]
+    assert isinstance(lr, float) and lr == 0.00001  # PyYAML would have read a string
+    assert first(load(file, "optimizer.lr=3e-4"))["optimizer"]["lr"] == 0.0003
+    range_ = {"log_uniform": [0.0001, 0.01]}
+    assert load(file, "optimizer.lr={log_uniform: [1e-4, 1e-2]}").raw["optimizer"]["lr"] == range_
+
+
+def test_a_key_that_stands_twice_is_refused(file: Path):
+    file.write_text("epochs: 3\nepochs: 4\n")
+    (mistake,) = refused(file)
+    assert mistake.path == "space" and "duplicate key epochs" in mistake.problem
+
+
+@pytest.mark.parametrize("content", ["- 1\n", "3\n", "a: [\n"])
+def test_what_is_no_mapping_is_refused(file: Path, content: str):
+    file.write_text(content)
+    space, mistakes = load_space(str(file))
+    assert space is None
+    assert [mistake.path for mistake in mistakes] == ["space"]
+
+
+def test_an_unknown_space_names_its_near_ones():
+    space, mistakes = load_space("dmeo")
+    assert space is None
+    assert str(mistakes[0]).startswith("space: 'dmeo' is no space (did you mean 'demo'?)")
+    assert "'./nothing.yaml' is no file" in load_space("./nothing.yaml")[1][0].problem
+
+
+def test_every_shipped_space_is_read_and_drawn():
+    assert {"demo", "breast"} <= set(shipped())
+    for name in shipped():
+        space, mistakes = load_space(name, ["cohort.root=/data"])
+        assert space is not None and mistakes == []
+        assert {"none", "tabular"} <= set(space.arms)
+
+
+@pytest.mark.parametrize("key", ["cohort.image_size", "epochs", "evaluation.batch_size", "threads", "seed"])
+def test_what_all_trials_share_is_never_sampled(file: Path, key: str):
+    (mistake,) = refused(file, f"{key}={{int: [1, 3]}}")
+    assert mistake == (key, "is the same for every trial of a sweep: give one value, no distribution")
+    arms = refused(file, f"arms.tabular.{key}=3")
+    problem = "is the same for every trial of a sweep: set it at the top of the file, not in an arm"
+    assert arms == [(f"arms.tabular.{key.partition('.')[0]}", problem)]
+
+
+def test_unknown_keys_and_search_keys_name_their_near_ones(file: Path):
+    assert refused(file, "optimzer.lr=1", "search.trails=3", "arm.none={}") == [
+        ("search.trails", "unknown key (did you mean 'trials'?)"),
+        ("optimzer", "unknown key (did you mean 'optimizer'?)"),
+        ("arm", "unknown key (did you mean 'arms'?)"),
+    ]
+
+
+NOT_AMONG = "val/auroc is not among the goals of search.maximize: val/pointing"
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("maximize=[val/auroc, val/pointng]", "no score 'val/pointng' to maximise (did you mean 'val/pointing'?)"),
+        ("maximize=[]", "tuple should have at least 1 item"),
+        ("select=val/point", "no score 'val/point' (did you mean 'val/pointing'?)"),
+        ("maximize=[val/pointing]", NOT_AMONG),
+        ("trials=0", "input should be greater than 0, got 0"),
+        ("gpus=2", "input should be less than or equal to 1, got 2"),
+        ("early_stopping.reduction=1", "input should be greater than or equal to 2"),
+    ],
+)
+def test_each_mistake_of_the_search_is_said_once(file: Path, override: str, problem: str):
+    space, (found,) = load_space(str(file), [f"search.{override}"])
+    assert found.path == f"search.{'select' if problem == NOT_AMONG else override.partition('=')[0]}"
+    assert found.problem.startswith(problem)
+    assert space is not None  # with a stand-in, so that the plan can go on
+
+
+def test_a_search_that_is_no_mapping_is_a_mistake(file: Path):
+    (found,) = refused(file, "search=3")
+    assert str(found).startswith("search: input should be a valid dictionary")
+
+
+def test_mistakes_are_gathered_and_the_rest_still_stands(file: Path):
+    overrides = ["optimizer.lr={log_uniform: [0, 1]}", "arms.tabular.objectives.soft.logits.weight={uniform: [2, 1]}"]
+    space, mistakes = load_space(str(file), [*overrides, "trials=no"])
+    assert [mistake.path for mistake in mistakes] == [
+        "search.trials",
+        "optimizer.lr",
+        "arms.tabular.objectives.soft.logits.weight",
+    ]
+    assert space is not None
+    assert first(space)["optimizer"]["lr"] == 1
+
+
+def test_defaults_of_the_search_are_explicit():
+    assert SearchConfig().model_dump() == {
+        "maximize": None,
+        "select": "val/auroc",
+        "trials": 32,
+        "early_stopping": {"grace": 3, "reduction": 3},
+        "cpus": None,
+        "gpus": 0.0,
+        "max_failures": 3,
+    }
+    assert SearchConfig.model_validate({"early_stopping": {}}).early_stopping == EarlyStopping()
+
+
+def test_a_space_is_written_as_resolved_and_read_back_equal(file: Path, tmp_path: Path):
+    space = load(file, "arms.none=false", "cohort.root=/data", "arms.tabular.optimizer={lr: {uniform: [1e-7, 1]}}")
+    copy = tmp_path / "copy" / "mine.yaml"
+    copy.parent.mkdir()
+    copy.write_text(dump_space(space))
+    assert load(copy) == space
+    assert isinstance(space.arms["tabular"], type(space.base))
+    assert Range("arms.tabular.optimizer.lr", 1e-7, 1, log=False, integer=False) in _leaves(load(copy))
+
+
+def _leaves(space: Space) -> list[object]:
+    optimizer = space.arms["tabular"].children["optimizer"]  # type: ignore[union-attr]
+    return list(optimizer.children.values())
+
+
+def test_show_has_every_distribution_and_branch(file: Path):
+    console = Console(width=200, record=True, file=io.StringIO())
+    console.print(tree(load(file)))
+    text = console.export_text()
+    for part in (
+        "every arm",
+        "batch_size=16",
+        "lr  log_uniform 1e-05 to 0.001",
+        "arms.none  free dimensions: 1",
+        "arms.tabular  free dimensions: soft 2, deep/absent 1, deep/present 2",
+        'teachers.findings.params.columns=["shape", "age"]',
+        "objectives  one_of",
+        "features  maybe",
+        "layer  int 1 to 3",
+    ):
+        assert part in text, f"{part!r} is not in\n{text}"
+
+
+def test_reading_a_space_loads_none_of_the_heavy_packages():
+    code = "import sys, sweep.space; print({'ray', 'torch', 'optuna', 'mlflow'} & set(sys.modules) or '{}')"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "{}"
