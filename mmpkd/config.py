@@ -198,14 +198,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ConfigError: no such file, not YAML, or not a mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = OmegaConf.to_container(OmegaConf.load(path))  # PyYAML alone takes 1e-3 for a word
     except OSError as error:
         raise ConfigError.one(str(path), f"cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError.one(str(path), f"is not YAML: {error}") from None
+        where = " ".join(str(error).split())
+        raise ConfigError.one(str(path), f"is not YAML: {where}") from None
     if not isinstance(content, dict):
         raise ConfigError.one(str(path), f"must be a mapping, got {type(content).__name__}")
-    return content
+    return {str(key): value for key, value in content.items()}
 
 
 def overridden(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:

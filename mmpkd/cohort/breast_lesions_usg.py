@@ -131,5 +131,7 @@ def _privileged(table: pd.DataFrame) -> pd.DataFrame:
     cells = table[[column.name for column in admitted]]
     cells = cells.mask(cells.isin(MISSING))
     cells["Margin"] = cells["Margin"].str.removeprefix(NOT_CIRCUMSCRIBED)
-    numeric = {column.name: pd.to_numeric(cells[column.name]) for column in admitted if column.kind == "numeric"}
+    numeric = {
+        column.name: pd.to_numeric(cells[column.name]).astype(float) for column in admitted if column.kind == "numeric"
+    }
     return cells.assign(**numeric)

@@ -202,7 +202,8 @@ def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Fact
     `columns` are descriptors and context; a near-label column is listed in `near_label` instead.
     """
     problems = [_problem(name, near_label, facts) for name in dict.fromkeys((*columns, *near_label))]
-    problems += [f"column {name!r} is listed twice" for name, count in Counter((*columns, *near_label)).items() if count > 1]
+    counts = Counter((*columns, *near_label))
+    problems += [f"column {name!r} is listed twice" for name, count in counts.items() if count > 1]
     return [problem for problem in problems if problem]
 
 
@@ -222,7 +223,8 @@ def _problem(name: str, near_label: Sequence[str], facts: Facts) -> str:
     if meant != name:
         return f"no column {name!r}; write it as the source does: {meant!r}"
     if role == "near_label" and name not in near_label:
-        return f"column {name!r} nearly states the label; to teach from it all the same, list it under `near_label:` instead"
+        mend = "to teach from it all the same, list it under `near_label:` instead"
+        return f"column {name!r} nearly states the label (role near_label); {mend}"
     if role != "near_label" and name in near_label:
         return f"column {name!r} has role {role}, not near_label; list it under `columns:`"
     return ""

@@ -37,12 +37,10 @@ class Entry:
 
 
 def read_journal(partial: Path) -> dict[str, Entry]:
-    """The samples that are done; a last line that was cut off is not."""
+    """The samples that are done."""
     path = partial / JOURNAL
-    if not path.exists():
-        return {}
     entries = {}
-    for line in path.read_text().split("\n")[:-1]:
+    for line in path.read_text().splitlines() if path.exists() else ():
         sample, height, width, num_empty, rois = json.loads(line)
         read = tuple(Roi(label, np.array(runs, np.int32), np.array(stored, np.int32)) for label, runs, stored in rois)
         entries[sample] = Entry(height, width, read, num_empty)
@@ -69,6 +67,7 @@ def decode_all(
             return BadSample(bad.file or next(iter(scan.files.get(sample, ())), ""), bad.reason)
 
     ids = [str(sample) for sample in scan.samples.index]
+    _mend(partial / JOURNAL)
     done = read_journal(partial)
     todo = [(row, sample) for row, sample in enumerate(ids) if sample not in done]
     bad: dict[str, BadSample] = {}
@@ -101,12 +100,17 @@ def decode_all(
     return bad
 
 
+def _mend(path: Path) -> None:
+    """Cut off a last line that an interruption left without an end: it must not run into the next one."""
+    if path.exists():
+        with path.open("r+b") as file:
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def _append(path: Path, entries: dict[str, Entry]) -> None:
-    with path.open("a+b") as file:
-        written = path.read_bytes()
-        file.truncate(written.rfind(b"\n") + 1)  # a line cut off by an interruption must not run into the next
+    with path.open("a") as file:
         for sample, entry in entries.items():
             rois = [(roi.label, roi.runs.tolist(), roi.store_runs.tolist()) for roi in entry.rois]
-            file.write(json.dumps((sample, entry.height, entry.width, entry.num_empty, rois)).encode() + b"\n")
+            file.write(json.dumps((sample, entry.height, entry.width, entry.num_empty, rois)) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -58,9 +58,9 @@ def prepare(config: CohortConfig, cache: Path) -> Store:
     }
     mark = fingerprint(identity)
     target = cache / "stores" / f"{config.reader}-{mark}"
-    if not (target / MANIFEST).exists():
+    if not target.exists():
         with _alone(target):
-            if not (target / MANIFEST).exists():
+            if not target.exists():
                 _build(config, reader, scan, target, {**identity, "fingerprint": mark})
     store = Store.open(target)
     bad = {sample: BadSample(*why) for sample, why in store.manifest["left_out"].items()}
@@ -220,7 +220,7 @@ def _tell(
     if scan.unlisted:
         lines.append(f"columns without a role, not stored: {', '.join(scan.unlisted)}")
     if counts["empty_masks"]:
-        lines.append(f"{counts['empty_masks']} masks are empty and count as no ROI")
+        lines.append(f"empty masks, which count as no ROI: {counts['empty_masks']}")
     lines += [f"left out: {line}" for line in descriptions(bad, config, reader, scan)]
     for name, scores in manifest["probe"].items():
         for label, auroc in scores.items():

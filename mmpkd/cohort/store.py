@@ -1,12 +1,12 @@
 """A prepared cohort on disk, opened read-only. `prepare.py` writes it.
 
-    images.npy        N x C x H x W uint8, letterboxed
-    views/<name>.npy  the same of each further image
-    samples.parquet   sample, patient, split, row, height, width (original), top, left, bottom, right (where the
-                      image lies in its square), label/<task>/<label> (NaN: unknown), privileged/<column>
-    text.parquet      sample and one column per section
-    rois.parquet      sample, label, height, width, runs, store_runs: run lengths at original and at stored size
-    manifest.json     written last: without it there is no store
+images.npy        N x C x H x W uint8, letterboxed
+views/<name>.npy  the same of each further image
+samples.parquet   sample, patient, split, row, height, width (original), top, left, bottom, right (where the
+                  image lies in its square), label/<task>/<label> (NaN: unknown), privileged/<column>
+text.parquet      sample and one column per section
+rois.parquet      sample, label, height, width, runs, store_runs: run lengths at original and at stored size
+manifest.json     written last: without it there is no store
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Store:
         try:
             manifest = json.loads((path / MANIFEST).read_text())
         except (OSError, ValueError) as error:
-            raise CohortError(f"{path} is not a prepared cohort ({type(error).__name__} reading {MANIFEST})") from None
+            why = f"{type(error).__name__} reading {MANIFEST}"
+            raise CohortError(f"{path} is not a prepared cohort ({why}); delete it (rm -r {path})") from None
         mend = f"delete it (rm -r {path}) and it is prepared again"
         if manifest["schema"] != SCHEMA:
             raise CohortError(f"{path} has store schema {manifest['schema']}, this program reads {SCHEMA}: {mend}")

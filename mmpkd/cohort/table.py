@@ -133,7 +133,7 @@ class Table(Reader):
         tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])
         cells = table.mask(table.isin(params.missing))
         mistakes = self._check_cells(cells, tasks)
-        numeric = {name: pd.to_numeric(cells[name], errors="coerce") for name in self._numeric()}
+        numeric = {name: pd.to_numeric(cells[name], errors="coerce").astype(float) for name in self._numeric()}
         for name, numbers in numeric.items():
             mistakes += self._told(f"columns.{name}", "not a number", cells[name], numbers.isna() & cells[name].notna())
         if mistakes:
@@ -221,7 +221,9 @@ class Table(Reader):
             if name not in headers
         ]
         mistakes += [
-            Mistake(f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}")
+            Mistake(
+                f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}"
+            )
             for name, one in params.columns.items()
             if one.role != columns[name].role
         ]
@@ -251,11 +253,12 @@ class Table(Reader):
             mistakes += self._told("split", "not train, val or test", parts, ~parts.isin(("train", "val", "test")))
         for task in tasks:
             source = params.tasks[task.name].column
-            allowed = task.labels if source else ("0", "1", "0.0", "1.0")
+            allowed = task.labels if source else ("0", "1", "0.0", "1.0")  # pandas writes gaps beside numbers as 1.0
             for name in [source] if source else task.labels:
                 wrong = cells[name].notna() & ~cells[name].isin(allowed)
-                wanted = f"not one of {', '.join(allowed)}, nor listed under `missing`"
-                mistakes += self._told(f"tasks.{task.name}", f"in column {name!r} {wanted}", cells[name], wrong)
+                words = ", ".join(allowed[: len(task.labels) if source else 2])
+                wanted = f"neither one of {words} nor listed under `missing`, in column {name!r}"
+                mistakes += self._told(f"tasks.{task.name}", wanted, cells[name], wrong)
         return mistakes
 
     def _told(self, where: str, problem: str, column: pd.Series, wrong: Any) -> list[Mistake]:
@@ -267,7 +270,8 @@ class Table(Reader):
         shown = ", ".join(rows[:NUM_SHOWN]) + (f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else "")
         values = sorted({repr(value) for value in column[wrong].dropna()})[:NUM_SHOWN]
         got = f", got {', '.join(values)}" if values and not self.credentialed else ""
-        return [Mistake(f"{PARAMS}.{where}", f"{len(rows)} cells are {problem}: {self.params.file} row {shown}{got}")]
+        cells = "1 cell is" if len(rows) == 1 else f"{len(rows)} cells are"
+        return [Mistake(f"{PARAMS}.{where}", f"{cells} {problem}: {self.params.file} row {shown}{got}")]
 
     def _labels(self, task: Task, cells: pd.DataFrame) -> pd.DataFrame:
         source = self.params.tasks[task.name].column

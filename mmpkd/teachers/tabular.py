@@ -17,6 +17,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from mmpkd.cohort.facts import Column, Facts, check_columns
@@ -149,7 +150,8 @@ def _fit_linear(
             known = known_NK[:, group[0]]
             target = target_NK[known][:, group]
             label = target.argmax(axis=1) if len(group) > 1 else target[:, 0]
-            model = LogisticRegression(C=1 / params.l2, max_iter=10_000).fit(encoded_ND[known], label)
+            with threadpool_limits(1, "blas"):  # the same numbers on any number of cores
+                model = LogisticRegression(C=1 / params.l2, max_iter=10_000).fit(encoded_ND[known], label)
             if len(group) == 2:  # scikit-learn gives two classes one logit: the second against the first
                 weight[group[1]], bias[group[1]] = model.coef_[0], model.intercept_[0]
             else:

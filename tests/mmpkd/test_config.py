@@ -91,6 +91,11 @@ def test_objectives_and_teachers_that_play_a_part() -> None:
     assert config.active_teachers() == ["findings"]
 
 
+def test_numbers_in_files_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("cohort: {reader: x, params: {a: 1e-3}}\n")
+    assert load_trial(tmp_path / "c.yaml").cohort.params == {"a": 0.001}
+
+
 def test_near_names() -> None:
     assert near("cbsi", ["cbis", "breast"]) == " (did you mean 'cbis'?)"
     assert near("zzz", ["b", "a"]) == " (known: a, b)"

@@ -58,6 +58,7 @@ def test_auroc_by_hand():
     )
     known[3] = False  # 0.4 beats 0.1 and ties with 0.4
     assert weighted_auroc(score, positive, known, weight_RN[:1])[0, 0] == 1.5 / 2
+    assert np.isnan(weighted_auroc(score, positive, np.zeros((4, 1), bool), weight_RN)).all()
 
 
 def test_auroc_of_replicates_equals_a_loop_that_resamples():

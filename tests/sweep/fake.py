@@ -23,7 +23,7 @@ arms:
     objectives:
       one_of:
         soft: {logits: {weight: {log_uniform: [0.1, 10]}, params: {temperature: {log_uniform: [1, 10]}}}}
-        near: {features: {weight: {log_uniform: [0.1, 10]}}}
+        near: {features: {weight: {log_uniform: [0.1, 10]}, params: {layer: 1}}}
 search: {maximize: [val/auroc, val/pointing], trials: 8, early_stopping: false}
 """
 
@@ -56,7 +56,9 @@ class FakeWorker(TrialWorker):
                 os._exit(1)
             history.append(EpochReport(epoch, epoch * 10, 0.5, {"task": 1 / epoch}, metrics_of(config, epoch)))
             beside = folder / "last.partial"
-            beside.write_text(json.dumps([[one.epoch, one.step, one.seconds, one.terms, one.metrics] for one in history]))
+            beside.write_text(
+                json.dumps([[one.epoch, one.step, one.seconds, one.terms, one.metrics] for one in history])
+            )
             os.replace(beside, folder / "last.pt")
             with (folder.parents[2] / "trained.txt").open("a") as log:  # what really was trained, for the tests
                 log.write(f"{folder.parent.name} {folder.name} {epoch}\n")

@@ -1,0 +1,117 @@
+"""Ray: a cluster to run on, and Ray Tune's loop around the search."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+# Read by Ray when it is imported.
+os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the display is ours
+os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # a trial that reserves no GPU sees none
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # a folder of logs per trial, which nobody reads
+os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # told in one line each, see `trial.error_file`
+os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
+
+import ray
+from ray import tune
+
+from mmpkd.types import ConfigError
+from sweep.halving import ArmHalving
+from sweep.search import Search
+from sweep.trial import TrialWorker
+
+
+@contextmanager
+def cluster() -> Iterator[None]:
+    """The cluster at RAY_ADDRESS, or one of this machine's cores for as long as the sweep runs."""
+    if ray.is_initialized():  # the tests share one
+        yield
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(logging_level=logging.ERROR, log_to_driver=False)
+    else:
+        # Trials share nothing through the object store; its default would take a third of the memory.
+        ray.init(
+            include_dashboard=False,
+            object_store_memory=128 * 2**20,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+        )
+        with suppress(OSError):  # Ray leaves it readable by everyone on the machine (2.60)
+            (Path.home() / ".ray" / "auth_token").chmod(0o600)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def slots(cpus: float, gpus: float) -> int:
+    """How many trials run at a time.
+
+    Raises:
+        ConfigError: not even one fits.
+    """
+    have = ray.cluster_resources()
+    fitting = [int(have.get(name, 0.0) / wanted + 1e-9) for name, wanted in (("CPU", cpus), ("GPU", gpus)) if wanted]
+    if min(fitting) == 0 and not os.environ.get("RAY_ADDRESS"):  # a cluster may grow
+        short = "search.cpus" if fitting[0] == 0 else "search.gpus"
+        wanted = f"{cpus:g} CPUs" if fitting[0] == 0 else f"{gpus:g} GPUs"
+        found = f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
+        raise ConfigError.one(short, f"a trial wants {wanted}, this machine has {found}; set {short}=...")
+    return max(min(fitting), 1)
+
+
+def idle_gpus() -> int:
+    """GPUs that Ray has seen."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+class Heartbeat(tune.Callback):
+    """Lets the display move while nothing happens."""
+
+    def __init__(self, search: Search):
+        self._search = search
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        self._search.changed()
+
+
+def drive(
+    search: Search, worker: type[TrialWorker], halving: ArmHalving | None, cpus: float, gpus: float, folder: Path
+) -> None:
+    """Runs trials until the search has none left, or until Ctrl-C.
+
+    Tune wants a folder for snapshots, which we never restore from; it goes with the end of the run.
+    """
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    scratch = folder / "ray"
+    shutil.rmtree(scratch, ignore_errors=True)
+    tuner = tune.Tuner(
+        tune.with_resources(worker, {"cpu": cpus, "gpu": gpus}),
+        tune_config=tune.TuneConfig(
+            search_alg=search,
+            scheduler=halving,
+            num_samples=-1,  # until the search says that it is finished
+            reuse_actors=True,
+            trial_name_creator=lambda trial: f"trial-{trial.config['number']}",
+            trial_dirname_creator=lambda trial: f"trial-{trial.config['number']}-{trial.trial_id}",
+        ),
+        run_config=tune.RunConfig(
+            name=scratch.name,
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=[Heartbeat(search)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+            failure_config=tune.FailureConfig(max_failures=0),  # the search hands a lost trial out again
+        ),
+    )
+    try:
+        tuner.fit()
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

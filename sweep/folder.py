@@ -1,0 +1,95 @@
+"""A sweep's folder: one driver at a time, one space for ever."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from mmpkd.types import UserError
+from sweep.space import Space, dump_space
+
+# How much is run, and how many at a time, changes no trial.
+MAY_CHANGE: Final = ("search.trials", "search.cpus", "search.gpus", "search.max_failures")
+MOST_SHOWN: Final = 12
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """The folder, made if need be, with this process as its only driver.
+
+    The kernel lets go of the lock when the process ends, however it ends. A folder that nothing
+    was written to goes again, so that a start that fails leaves no trace.
+
+    Raises:
+        UserError: another driver is at it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "driver.lock"
+    with path.open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise UserError(
+                f"{folder}: another driver runs this sweep ({holder})\n"
+                "  wait for it, stop it there with Ctrl-C, or start a sweep of your own with name=..."
+            ) from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            if set(folder.iterdir()) == {path}:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def refuse_other_space(folder: Path, space: Space) -> None:
+    """Trials of different spaces do not belong in one table.
+
+    Raises:
+        UserError: the folder holds the sweep of a different space.
+    """
+    path = folder / "space.yaml"
+    if not path.exists():
+        return
+    before, now = _leaves(yaml.safe_load(path.read_text())), _leaves(yaml.safe_load(dump_space(space)))
+    changed = [key for key in sorted({**before, **now}) if before.get(key) != now.get(key) and key not in MAY_CHANGE]
+    if not changed:
+        return
+    lines = [f"  {key}: was {_shown(before, key)}, is now {_shown(now, key)}" for key in changed[:MOST_SHOWN]]
+    if len(changed) > MOST_SHOWN:
+        lines.append(f"  and {len(changed) - MOST_SHOWN} more")
+    raise UserError(
+        "\n".join(
+            [
+                f"{folder}: this name already belongs to a sweep of a different space",
+                *lines,
+                f"  add name={folder.name}-2 (or any new name) to start another sweep, or undo the change to continue;",
+                f"  only {', '.join(MAY_CHANGE)} may change",
+            ]
+        )
+    )
+
+
+def _leaves(content: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(content, Mapping) or not content:
+        return {path: content}
+    return {
+        name: leaf
+        for key, value in content.items()
+        for name, leaf in _leaves(value, f"{path}.{key}" if path else str(key)).items()
+    }
+
+
+def _shown(leaves: Mapping[str, Any], key: str) -> str:
+    return repr(leaves[key]) if key in leaves else "absent"

@@ -1,0 +1,215 @@
+"""The grammar of a search space: a trial's configuration whose leaves may be distributions.
+
+    {uniform: [low, high]}    {log_uniform: [low, high]}    a number, high included
+    {int: [low, high]}        {log_int: [low, high]}        a whole number, high included
+    {choice: [a, b, ...]}                                   one of these values
+    {one_of: {label: subtree, ...}}                         one of these branches takes the node's place
+    {maybe: value or subtree}                               it, or the key is not there
+
+A mapping with exactly one key, and that a grammar word, is a distribution; a grammar word beside
+siblings is a mistake. Paths leave the words out and keep the labels of branches: in
+`objectives: {one_of: {soft: {logits: {weight: {uniform: [0, 1]}}}}}` the weight is at
+`objectives.soft.logits.weight`, and in a drawn configuration at `objectives.logits.weight`.
+`draw.py` draws from the nodes made here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+from mmpkd.types import Mistake
+
+RANGES: Final = {"uniform": (False, False), "log_uniform": (True, False), "int": (False, True), "log_int": (True, True)}
+WORDS: Final = (*RANGES, "choice", "one_of", "maybe")
+_LABEL = re.compile(r"[A-Za-z0-9_-]+")
+
+
+@dataclass(frozen=True)
+class Fixed:
+    path: str  # where it stands in the space file, grammar words left out; so in every node
+    value: Any
+
+
+@dataclass(frozen=True)
+class Range:
+    path: str
+    low: float
+    high: float  # included
+    log: bool
+    integer: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    path: str
+    values: Mapping[str, Any]  # by the label under which the searcher knows them
+
+
+@dataclass(frozen=True)
+class OneOf:
+    path: str
+    branches: Mapping[str, Node]
+
+
+@dataclass(frozen=True)
+class Maybe:
+    path: str
+    child: Node
+
+
+@dataclass(frozen=True)
+class Tree:
+    path: str
+    children: Mapping[Any, Node]
+
+
+Node: TypeAlias = Fixed | Range | Choice | OneOf | Maybe | Tree
+
+
+def join(path: str, key: object) -> str:
+    """A dotted path, one step further."""
+    return f"{path}.{key}" if path else str(key)
+
+
+def lone_word(value: object) -> str | None:
+    """The grammar word of a distribution; None for anything else."""
+    if isinstance(value, dict) and len(value) == 1:
+        (key,) = value
+        return key if key in WORDS else None
+    return None
+
+
+def has_word(value: object) -> bool:
+    """Whether a grammar word stands anywhere inside a value."""
+    if isinstance(value, dict):
+        return any(key in WORDS or has_word(inner) for key, inner in value.items())
+    return isinstance(value, list) and any(has_word(inner) for inner in value)
+
+
+def parse(value: Any, path: str, mistakes: list[Mistake]) -> Node | None:
+    """A YAML value as a node. Whatever is wrong joins `mistakes`, and a stand-in takes its place.
+
+    Returns:
+        None where there is no sensible stand-in; the key is then left out.
+    """
+    if isinstance(value, list):
+        inside = [index for index, item in enumerate(value) if has_word(item)]
+        if inside:
+            mistakes.append(Mistake(path, "a distribution cannot stand inside a list; use a choice of whole lists"))
+            return None
+        return Fixed(path, value)
+    if not isinstance(value, dict):
+        return Fixed(path, value)
+    word = lone_word(value)
+    if word in RANGES:
+        return _parse_range(word, value[word], path, mistakes)
+    if word == "choice":
+        return _parse_choice(value[word], path, mistakes)
+    if word == "one_of":
+        return _parse_one_of(value[word], path, mistakes)
+    if word == "maybe":
+        if lone_word(value[word]) == "maybe":
+            mistakes.append(Mistake(path, "maybe directly inside maybe says the same twice"))
+            return parse(value[word], path, mistakes)
+        child = parse(value[word], path, mistakes)
+        return child and Maybe(path, child)
+    for key in value:
+        if key in WORDS:
+            others = ", ".join(repr(str(other)) for other in value if other != key)
+            mistakes.append(Mistake(join(path, key), f"a grammar word must stand alone, here it is beside {others}"))
+    parsed = {key: parse(inner, join(path, key), mistakes) for key, inner in value.items() if key not in WORDS}
+    return Tree(path, {key: node for key, node in parsed.items() if node is not None})
+
+
+def _parse_range(word: str, bounds: Any, path: str, mistakes: list[Mistake]) -> Node | None:
+    log, integer = RANGES[word]
+    given = bounds if isinstance(bounds, list) else [bounds]
+    numbers = [bound for bound in given if _is_number(bound)]
+    problem = ""
+    if not isinstance(bounds, list) or len(bounds) != 2:
+        problem = f"{word} wants two bounds, [low, high], got {bounds!r}"
+    elif len(numbers) < 2:
+        wrong = next(bound for bound in given if not _is_number(bound))
+        problem = f"the bounds of {word} must be finite numbers, got {wrong!r}"
+    elif integer and any(number != int(number) for number in numbers):
+        problem = f"the bounds of {word} must be whole numbers, got {bounds!r}"
+    elif log and min(numbers) <= 0:
+        plain = word.removeprefix("log_")
+        problem = f"the low end of {word} must be above 0, got {min(numbers)!r}; raise it, or use {plain}"
+    elif bounds[0] > bounds[1]:
+        problem = f"low {bounds[0]!r} is above high {bounds[1]!r}; write {{{word}: [{bounds[1]!r}, {bounds[0]!r}]}}"
+    if problem:
+        mistakes.append(Mistake(path, problem))
+        return Fixed(path, max(numbers)) if numbers else None
+    kind = int if integer else float
+    return Range(path, kind(bounds[0]), kind(bounds[1]), log, integer)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _parse_choice(values: Any, path: str, mistakes: list[Mistake]) -> Node | None:
+    if not isinstance(values, list) or not values:
+        mistakes.append(Mistake(path, f"choice wants a list of at least one value, got {values!r}"))
+        return None
+    if any(has_word(value) for value in values):
+        mistakes.append(Mistake(path, "a choice takes plain values; for distributions inside use one_of"))
+        return None
+    labelled: dict[str, Any] = {}
+    for value in values:
+        label = value if isinstance(value, str) else json.dumps(value)
+        if label in labelled:
+            mistakes.append(Mistake(path, f"choice has the value {label} twice"))
+        labelled[label] = value
+    return Choice(path, labelled)
+
+
+def _parse_one_of(branches: Any, path: str, mistakes: list[Mistake]) -> Node | None:
+    if not isinstance(branches, dict) or not branches:
+        hint = "; for plain values use choice" if isinstance(branches, list) else ""
+        mistakes.append(Mistake(path, f"one_of wants a mapping of labels to branches, got {branches!r}{hint}"))
+        return None
+    parsed: dict[str, Node] = {}
+    for label, branch in branches.items():
+        if label in WORDS or not _LABEL.fullmatch(str(label)):
+            problem = "a label is letters, digits, - and _, and no grammar word"
+            mistakes.append(Mistake(join(path, label), problem))
+        node = parse(branch, join(path, label), mistakes)
+        if node is not None:
+            parsed[str(label)] = node
+    return OneOf(path, parsed) if parsed else None
+
+
+def lay_over(base: Node, over: Node) -> Node:
+    """`over` merged deep over `base`: drawing and merging give the same in either order.
+
+    Mappings merge, key by key; below a one_of or a maybe of `over` too, so that a branch adds to
+    what the base says there. All else, lists and distributions of the base among it, is replaced.
+    """
+    if not isinstance(base, Tree):
+        return over
+    if isinstance(over, OneOf):
+        return OneOf(over.path, {label: lay_over(base, branch) for label, branch in over.branches.items()})
+    if isinstance(over, Maybe):
+        return Maybe(over.path, lay_over(base, over.child))
+    if not isinstance(over, Tree):
+        return over
+    children = dict(base.children)
+    for key, child in over.children.items():
+        children[key] = lay_over(children[key], child) if key in children else child
+    return Tree(over.path, children)
+
+
+def distributions(node: Node) -> Iterator[Range | Choice | OneOf | Maybe]:
+    """The outermost distributions at or below a node."""
+    if isinstance(node, Tree):
+        for child in node.children.values():
+            yield from distributions(child)
+    elif not isinstance(node, Fixed):
+        yield node

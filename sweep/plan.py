@@ -1,0 +1,269 @@
+"""The plan: every branch of every arm built and checked before a device is used (no price yet)."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, Final
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from mmpkd.build import check, goals
+from mmpkd.cohort import facts as read_facts
+from mmpkd.cohort.facts import Facts
+from mmpkd.config import CohortConfig, TrialConfig, validate
+from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
+from sweep.draw import Drawn, branches, count_branches
+from sweep.grammar import WORDS, Maybe, Node, OneOf, Tree
+from sweep.space import SCORES, SearchConfig, Space
+
+MOST_BRANCHES: Final = 64  # of one arm; beyond that each label is checked at least once, and the plan says so
+
+
+@dataclass(frozen=True)
+class BranchPlan:
+    arm: str
+    labels: Mapping[str, str]  # the decisions that lead here, by leaf name
+    free: tuple[str, ...]  # leaf names of what is sampled besides
+    checked: int  # configurations built, at every bound and value
+
+
+@dataclass(frozen=True)
+class Plan:
+    space: str
+    trials: int
+    goals: tuple[str, ...]
+    branches: tuple[BranchPlan, ...]
+    mistakes: tuple[Mistake, ...]  # of the space and of the plan; none may be left before anything starts
+    warnings: tuple[str, ...]
+    facts: Facts | None  # None: the cohort could not be read, which is among the mistakes
+    example: TrialConfig | None  # a trial; cohort, evaluation, epochs, threads and seed are those of all
+
+    @property
+    def checked(self) -> int:
+        return sum(branch.checked for branch in self.branches)
+
+
+def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
+    """Builds every branch at every bound and gathers what is wrong, under the paths of the space file.
+
+    Args:
+        mistakes: what `load_space` found; they lead the plan's own, and nothing is said twice.
+    """
+    found = _Findings(space, mistakes)
+    facts = _facts(space, found)
+    warnings: list[str] = []
+    plans: list[BranchPlan] = []
+    examples: list[TrialConfig] = []
+    seen: set[str] = set()
+    for arm, node in space.arms.items():
+        warnings += _size_warnings(arm, node, space)
+        for branch in branches(node, arm, MOST_BRANCHES):
+            plans.append(BranchPlan(arm, branch.labels, branch.free, len(branch.drawn)))
+            for drawn in branch.drawn:
+                config: TrialConfig | None
+                wrong: list[str] = []
+                try:
+                    config = validate(TrialConfig, drawn.config)
+                    examples.append(config)
+                except ConfigError as error:
+                    found.add(error.mistakes, drawn, arm)
+                    wrong = [mistake.path for mistake in error.mistakes]
+                    config = _without(drawn.config, wrong)
+                if config is not None and config.fingerprint() not in seen:
+                    seen.add(config.fingerprint())
+                    found.add(_check(config, facts, wrong), drawn, arm)
+    chosen = _goals(space.search, facts, found)
+    if space.search.trials < len(space.arms):
+        found.say("search.trials", f"{space.search.trials} for {len(space.arms)} arms; each arm needs at least one")
+    example = examples[0] if examples else None
+    stopping = space.search.early_stopping
+    if example and stopping and stopping.grace >= example.epochs:
+        grace = f"its grace of {stopping.grace} epochs is not below epochs={example.epochs}"
+        warnings.append(f"search.early_stopping never acts: {grace}")
+    return Plan(
+        space.name,
+        space.search.trials,
+        chosen,
+        tuple(plans),
+        tuple(found.mistakes),
+        tuple(warnings),
+        facts,
+        example,
+    )
+
+
+class _Findings:
+    """Mistakes without repetition: none below a leaf that is known to be broken, each once."""
+
+    def __init__(self, space: Space, mistakes: Sequence[Mistake]):
+        self.mistakes = list(mistakes)
+        self._broken = tuple(mistake.path for mistake in mistakes if mistake.path)
+        self._misspelt = {path: word for node in (space.base, *space.own.values()) for path, word in _misspelt(node)}
+        self._said: set[tuple[str, str]] = set()
+
+    def add(self, mistakes: Iterable[Mistake], drawn: Drawn, arm: str) -> None:
+        """Mistakes of a drawn configuration, told under the space file's own paths."""
+        for path, problem in mistakes:
+            self.say(_traced(path, drawn.origins) or f"arms.{arm}", problem)
+
+    def say(self, path: str, problem: str) -> None:
+        # The bounds of one leaf differ in their numbers only; the first says it.
+        known = (path, re.sub(r"-?\d+(\.\d+)?(e[+-]?\d+)?", "#", problem))
+        if known in self._said or any(_within(path, broken) for broken in self._broken):
+            return
+        self._said.add(known)
+        words = [word for start, word in self._misspelt.items() if _within(path, start)]
+        self.mistakes.append(Mistake(path, problem + (f" (did you mean {words[0]!r}?)" if words else "")))
+
+
+def _within(path: str, start: str) -> bool:
+    return path == start or path.startswith(f"{start}.")
+
+
+def _traced(path: str, origins: Mapping[str, str]) -> str:
+    """Where in the space file a path of a drawn configuration comes from."""
+    parts = path.split(".") if path else []
+    for length in range(len(parts), -1, -1):
+        known = ".".join(parts[:length])
+        if known and known in origins:
+            return ".".join([origins[known], *parts[length:]])
+    return path
+
+
+def _misspelt(node: Node) -> list[tuple[str, str]]:
+    """Mappings with one key that is nearly a grammar word: a hint for whatever goes wrong there."""
+    match node:
+        case Tree(path=path, children=children):
+            close = get_close_matches(str(next(iter(children))), WORDS, n=1, cutoff=0.75) if len(children) == 1 else []
+            return [(path, word) for word in close] + [pair for child in children.values() for pair in _misspelt(child)]
+        case OneOf(branches=branches):
+            return [pair for branch in branches.values() for pair in _misspelt(branch)]
+        case Maybe(child=child):
+            return _misspelt(child)
+    return []
+
+
+def _facts(space: Space, found: _Findings) -> Facts | None:
+    """The cohort's facts, if it can be read. All trials share one cohort."""
+    content = space.raw.get("cohort")
+    if content is None or any(_within(mistake.path, "cohort") for mistake in found.mistakes):
+        return None  # said already, or by each TrialConfig
+    try:
+        return read_facts(validate(CohortConfig, content, "cohort"))
+    except ConfigError as error:
+        for mistake in error.mistakes:
+            found.say(*mistake)
+    except CohortError as error:
+        found.say("cohort", str(error))
+    return None
+
+
+def _without(content: Mapping[str, Any], wrong: Sequence[str]) -> TrialConfig | None:
+    """The configuration less its wrong keys, so that its other sections can still be checked.
+
+    None where that says little: what the objectives may ask for hangs on the student and the cohort.
+    """
+    less = copy.deepcopy(dict(content))
+    for path in wrong:
+        *parents, key = path.split(".")
+        if path.partition(".")[0] in ("cohort", "student"):
+            return None
+        inner: Any = less
+        for parent in parents:
+            inner = inner.get(parent) if isinstance(inner, dict) else None
+        if isinstance(inner, dict):
+            inner.pop(key, None)
+    try:
+        return validate(TrialConfig, less)
+    except ConfigError:
+        return None
+
+
+def _check(config: TrialConfig, facts: Facts | None, wrong: Sequence[str]) -> list[Mistake]:
+    """What the core says: nothing of mappings that lack a wrong key, nor of teachers without a cohort."""
+    doubtful = [path.rpartition(".")[0] or path for path in wrong] + ([] if facts else ["teachers"])
+    found = check(config, facts or _stand_in(config))
+    return [mistake for mistake in found if not any(_within(mistake.path, start) for start in doubtful)]
+
+
+def _stand_in(config: TrialConfig) -> Facts:
+    """Facts to go on with where the cohort cannot be read."""
+    return Facts(
+        tasks=lay_out([("unknown", "binary", ("no", "yes"))]),
+        columns={},
+        unlisted=(),
+        channels=1,
+        image_size=config.cohort.image_size,
+        roi_labels=(),
+        views=(),
+        has_text=False,
+        credentialed=False,
+        num_samples=0,
+    )
+
+
+def _goals(search: SearchConfig, facts: Facts | None, found: _Findings) -> tuple[str, ...]:
+    """What to maximise: as asked, or all that the cohort can score."""
+    if facts is None:
+        return search.maximize or (search.select,)
+    if search.maximize is not None:
+        for goal in search.maximize:
+            if SCORES.get(goal) and not facts.roi_labels:
+                found.say("search.maximize", f"{goal} needs ROIs and the cohort has none; it can score val/auroc")
+        return search.maximize
+    possible = goals(facts)
+    if search.select not in possible:
+        wanted = ", ".join(possible)
+        found.say("search.select", f"{search.select} is not among the goals of this cohort: {wanted}")
+    return possible
+
+
+def _size_warnings(arm: str, node: Node, space: Space) -> list[str]:
+    """What is odd about the size of an arm's space."""
+    count = count_branches(node)
+    if count > MOST_BRANCHES:
+        return [f"arm {arm} has {count} branches: not every combination is checked, but each label at least once"]
+    nothing = count == 1 and not next(branches(node, arm, 1)).free
+    if nothing and space.search.trials > len(space.arms):
+        return [f"arm {arm} has nothing to sample, so all its trials will be the same"]
+    return []
+
+
+def as_json(plan: Plan) -> dict[str, Any]:
+    """What plan.json holds."""
+    return {
+        "space": plan.space,
+        "trials": plan.trials,
+        "goals": list(plan.goals),
+        "branches": [
+            {"arm": one.arm, "labels": dict(one.labels), "free": list(one.free), "checked": one.checked}
+            for one in plan.branches
+        ],
+        "checked": plan.checked,
+        "samples": plan.facts.num_samples if plan.facts else None,
+        "warnings": list(plan.warnings),
+        "mistakes": [{"path": path, "problem": problem} for path, problem in plan.mistakes],
+    }
+
+
+def render(plan: Plan) -> Group:
+    """The plan as a table with its warnings, for a console."""
+    table = Table("arm", "branch", "free dimensions", "checked", title=f"Plan of {plan.space}", title_justify="left")
+    table.columns[3].justify = "right"
+    for one in plan.branches:
+        labels = [f"{_short(name, one.arm)}: {label}" for name, label in one.labels.items()]
+        free = [_short(name, one.arm) for name in one.free]
+        table.add_row(one.arm, "\n".join(labels), f"{len(free)}: {', '.join(free)}" if free else "0", str(one.checked))
+    lines = [f"{plan.trials} trials, maximise {', '.join(plan.goals)}; {plan.checked} configurations checked"]
+    lines += [f"warning: {warning}" for warning in plan.warnings]
+    return Group(table, *(Text(line) for line in lines))
+
+
+def _short(name: str, arm: str) -> str:
+    return name.removeprefix(f"{arm}/")

@@ -1,0 +1,181 @@
+"""A search space file and the command line's overrides, as arms to draw from (grammar in `grammar.py`).
+
+A file is a TrialConfig whose leaves may be distributions, and beside that two keys:
+
+    arms     the treatments to compare, each merged deep over the rest of the file. `none: {}` is
+             always there; `none: false` (or `arms.none=false`) switches it off, as it does any arm.
+    search   how to search; see `SearchConfig`.
+
+Overrides are `dotted.key=value`; the dotted key leaves the words one_of and maybe out and names the
+label of a branch: `arms.tabular.objectives.logits.logits.weight=1`. A value may be a distribution:
+`optimizer.lr={log_uniform: [1e-4, 1e-2]}`. Overrides come first, `${...}` is resolved after.
+Neither ray nor torch nor optuna is needed to read a space.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from omegaconf import OmegaConf
+from pydantic import BeforeValidator, Field
+
+from mmpkd.config import Positive, Strict, TrialConfig, near, validate
+from mmpkd.types import ConfigError, Mistake
+from sweep.draw import Walk, draw
+from sweep.grammar import Fixed, Node, OneOf, Tree, distributions, lay_over, lone_word, parse
+from sweep.source import override, read, resolved
+
+# Scores a sweep can maximise, all of them better when higher; True: needs an ROI.
+SCORES: Final = {"val/auroc": False, "val/pointing": True, "val/mass": True, "val/pixel_ap": True}
+# The same for every trial: arms are compared on the same images, scores, budget and machine.
+SHARED: Final = ("cohort", "evaluation", "epochs", "threads", "seed")
+
+
+class EarlyStopping(Strict):
+    """Asynchronous halving on the `select` goal: at epochs grace x reduction^k the best 1/reduction go on."""
+
+    grace: Positive = 3  # epochs that every trial gets
+    reduction: Annotated[int, Field(ge=2)] = 3
+
+
+def _off(value: object) -> object:
+    return None if value is False else value
+
+
+class SearchConfig(Strict):
+    """How to search. The sampler's seed is the trials' `seed`."""
+
+    maximize: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # val/auroc, with ROIs val/pointing too
+    select: str = "val/auroc"  # the goal that picks best.yaml from the front and that early stopping looks at
+    trials: Positive = 32  # configurations started, over all arms
+    early_stopping: Annotated[EarlyStopping | None, BeforeValidator(_off)] = EarlyStopping()  # false or null: off
+    cpus: Annotated[float, Field(gt=0)] | None = None  # cores reserved for a trial; `threads` of them by default
+    gpus: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a device reserved for a trial
+    max_failures: Annotated[int, Field(ge=0)] = 3  # times that a trial whose worker died is tried again
+
+
+@dataclass(frozen=True)
+class Space:
+    name: str
+    base: Tree  # what all arms share
+    own: Mapping[str, Node]  # what each arm lays over it
+    arms: Mapping[str, Node]  # both, merged: what to draw from
+    search: SearchConfig
+    raw: Mapping[str, Any]  # the file with overrides and references resolved; `dump_space` writes it
+
+    @property
+    def seed(self) -> int:
+        """The trials' seed, which is the sampler's as well."""
+        return int(self.raw.get("seed", TrialConfig.model_fields["seed"].default))
+
+
+def load_space(word: str, overrides: Sequence[str] = ()) -> tuple[Space | None, list[Mistake]]:
+    """A space by name or file, with `key=value` overrides laid over it.
+
+    Every mistake is returned, under its path in the file; what is broken has a stand-in in the
+    space, so that `plan` can look for further ones. The space is None where there is no file to read.
+    """
+    mistakes: list[Mistake] = []
+    try:
+        content = read(word)
+    except ConfigError as error:
+        return None, list(error.mistakes)
+    for assignment in overrides:
+        override(content, assignment, mistakes)
+    raw = resolved(OmegaConf.create(content), "", mistakes)
+    _make_absolute(raw)
+    search = _search(raw.get("search"), mistakes)
+    known = (*TrialConfig.model_fields, "arms", "search")
+    mistakes += [Mistake(str(key), f"unknown key{near(str(key), known)}") for key in raw if key not in known]
+    base = _base({key: value for key, value in raw.items() if key in TrialConfig.model_fields}, mistakes)
+    own = dict(_arms(raw.get("arms"), mistakes))
+    arms = {name: lay_over(base, node) for name, node in own.items()}
+    raw["search"] = search.model_dump(mode="json")
+    return Space(Path(word).stem, base, own, arms, search, raw), mistakes
+
+
+def dump_space(space: Space) -> str:
+    """The YAML that `load_space` reads back as an equal space, on any machine."""
+    return OmegaConf.to_yaml(OmegaConf.create(dict(space.raw)))
+
+
+def _make_absolute(raw: Mapping[str, Any]) -> None:
+    """Workers stand in other folders than the command did."""
+    cohort = raw.get("cohort")
+    if isinstance(cohort, dict) and isinstance(cohort.get("root"), str):
+        cohort["root"] = os.path.abspath(os.path.expanduser(cohort["root"]))
+
+
+def _search(content: Any, mistakes: list[Mistake]) -> SearchConfig:
+    content = {} if content is None else content
+    try:
+        search = validate(SearchConfig, content, "search")
+    except ConfigError as error:
+        mistakes += error.mistakes
+        wrong = {mistake.path.split(".")[1] for mistake in error.mistakes if "." in mistake.path}
+        sound = isinstance(content, dict) and wrong
+        search = SearchConfig(**{key: value for key, value in content.items() if key not in wrong} if sound else {})
+    unknown = [goal for goal in search.maximize or () if goal not in SCORES]
+    mistakes += [Mistake("search.maximize", f"no score {goal!r} to maximise{near(goal, SCORES)}") for goal in unknown]
+    if search.select not in SCORES:
+        mistakes.append(Mistake("search.select", f"no score {search.select!r}{near(search.select, SCORES)}"))
+    elif search.maximize and not unknown and search.select not in search.maximize:
+        goals = ", ".join(search.maximize)
+        mistakes.append(Mistake("search.select", f"{search.select} is not among the goals of search.maximize: {goals}"))
+    return search
+
+
+def _base(content: Mapping[Any, Any], mistakes: list[Mistake]) -> Tree:
+    children: dict[Any, Node] = {}
+    for key, value in content.items():
+        node = parse(value, str(key), mistakes)
+        if node is None:
+            continue
+        drawn = list(distributions(node)) if key in SHARED else []
+        if drawn:
+            problem = "is the same for every trial of a sweep: give one value, no distribution"
+            mistakes += [Mistake(one.path, problem) for one in drawn]
+            node = Fixed(str(key), draw(Tree("", {key: node}), Walk({}), "").config.get(key))
+        children[key] = node
+    return Tree("", children)
+
+
+def _arms(arms: Any, mistakes: list[Mistake]) -> Iterator[tuple[str, Node]]:
+    if arms is None:
+        return  # a reference that leads nowhere, already said
+    if not isinstance(arms, dict) or lone_word(arms):
+        mistakes.append(Mistake("arms", f"must be a mapping of names to arms, got {arms!r}"))
+        return
+    if all(arm is False for arm in arms.values()):
+        mistakes.append(Mistake("arms", "every arm is switched off; leave at least one on"))
+    for key, content in arms.items():
+        path = f"arms.{key}"
+        if content is False:
+            continue
+        content = {} if content is None else content
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(key)):
+            mistakes.append(Mistake(path, "an arm's name is letters, digits, - and _"))
+        elif not isinstance(content, dict) or lone_word(content) not in (None, "one_of"):
+            mistakes.append(Mistake(path, f"an arm is a mapping (or false: switched off), got {content!r}"))
+        else:
+            node = parse(content, path, mistakes)
+            if node is not None:
+                yield str(key), _without_shared(node, mistakes)
+
+
+def _without_shared(node: Node, mistakes: list[Mistake]) -> Node:
+    """An arm less the keys that it may not set."""
+    match node:
+        case OneOf(path=path, branches=branches):
+            return OneOf(path, {label: _without_shared(branch, mistakes) for label, branch in branches.items()})
+        case Tree(path=path, children=children):
+            problem = "is the same for every trial of a sweep: set it at the top of the file, not in an arm"
+            mistakes += [Mistake(child.path, problem) for key, child in children.items() if key in SHARED]
+            return Tree(path, {key: child for key, child in children.items() if key not in SHARED})
+    mistakes.append(Mistake(node.path, "a branch of an arm must be a mapping"))
+    return Tree(node.path, {})

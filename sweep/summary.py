@@ -1,0 +1,88 @@
+"""The end of a sweep on a console: who is on the front, and how far the ranking can be trusted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from sweep.records import Record, best_of, front_of
+
+
+def print_summary(console: Console, records: Sequence[Record], goals: Sequence[str], select: str, folder: Path) -> None:
+    """What a sweep came to: counts, failures, the front with its resolution, and where the files are."""
+    states = Counter(record.state for record in records)
+    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    console.print(f"\n{len(records)} trials: {told or 'none finished'}", highlight=False)
+    for record in [one for one in records if one.state == "failed"][:3]:
+        story = folder / "errors" / f"{record.number}.txt"
+        where = f" ({story})" if story.exists() else ""
+        console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
+    if states["complete"]:
+        console.print(front_table(records, goals, select))
+        for warning in resolution(records, goals):
+            console.print(f"warning: {warning}", highlight=False)
+    names = ("report.html", "best.yaml", "trials.parquet", "epochs.parquet")
+    console.print(f"files in {folder}: {', '.join(name for name in names if (folder / name).exists())}", soft_wrap=True)
+
+
+def front_table(records: Sequence[Record], goals: Sequence[str], select: str) -> Table:
+    """The front, best by `select` first; each goal with its standard error."""
+    table = Table("trial", "arm", *goals, "sampled", title="Front", title_justify="left")
+    order = [select, *(goal for goal in goals if goal != select)]
+    for record in sorted(front_of(records, goals), key=lambda one: one.values(order), reverse=True):
+        table.add_row(str(record.number), record.arm, *(with_error(record, goal) for goal in goals), sampled(record))
+    return table
+
+
+def with_error(record: Record, goal: str) -> str:
+    """'0.912 ± 0.031', the standard error over validation patients."""
+    error = record.metrics.get(f"{goal}_se")
+    return f"{record.metrics[goal]:.3f}" + ("" if error is None else f" ± {error:.3f}")
+
+
+def sampled(record: Record) -> str:
+    """What was drawn, under the shortest names that tell it apart."""
+    paths = {name: name.removeprefix(f"{record.arm}/") for name in record.sampled}
+    short = shortest(list(paths.values()))
+    return ", ".join(f"{short[path]}={shown(record.sampled[name])}" for name, path in paths.items())
+
+
+def shown(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def shortest(paths: Sequence[str]) -> Mapping[str, str]:
+    """Each dotted path cut to the fewest last steps that no other path ends in."""
+    cut: dict[str, str] = {}
+    for path in paths:
+        steps = path.split(".")
+        for count in range(1, len(steps) + 1):
+            tail = steps[-count:]
+            if sum(other.split(".")[-count:] == tail for other in paths) == 1:
+                break
+        cut[path] = ".".join(tail)
+    return cut
+
+
+def resolution(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
+    """One warning per goal on which the best cannot be told from others by the validation set."""
+    complete = [record for record in records if record.state == "complete"]
+    warnings = []
+    for goal in goals:
+        best = best_of(complete, goal, goals)
+        error = best.metrics.get(f"{goal}_se") if best else None
+        if best is None or not error:
+            continue
+        close = sum(best.metrics[goal] - one.metrics[goal] < error for one in complete) - 1
+        if close:
+            others = f"{close} of the {len(complete) - 1} other complete trials"
+            warnings.append(
+                f"on {goal} {others} lie within one standard error ({error:.3f}) of the best: "
+                "the validation set does not tell them apart"
+            )
+    return warnings

@@ -1,0 +1,242 @@
+"""What a Ray worker does: one training after another, an epoch at a time, leaving nothing behind.
+
+`mmpkd.train.train` is a loop with a callback, and Ray Tune asks for one epoch per call. So the
+loop runs in a thread of its own that waits inside the callback until the next epoch is asked for:
+a trial that is stopped unwinds there, and the process serves the next one.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import math
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypedDict
+
+from ray import tune
+
+from mmpkd.config import TrialConfig
+from mmpkd.types import DivergedError, EpochReport, UserError
+
+
+class Job(TypedDict):
+    """A trial as the driver hands it out; plain values, so that Ray resolves nothing in it."""
+
+    number: int
+    arm: str
+    trial: str  # TrialConfig as JSON
+    goals: list[str]
+    folder: str  # the sweep's, seen by driver and workers alike
+    cache: str
+
+
+class TrialWorker(tune.Trainable):
+    """Serves trials until Ray takes the process down. Tests replace the two static methods."""
+
+    @staticmethod
+    def run_training(
+        config: TrialConfig, cache: Path, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]
+    ) -> None:
+        from mmpkd.train import train  # torch and timm: only where training happens
+
+        train(config, cache, folder=folder, resume=resume, report=report)
+
+    @staticmethod
+    def read_history(checkpoint: Path) -> list[EpochReport]:
+        from mmpkd.checkpoint import history
+
+        return history(checkpoint)
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._training: Training | None = None
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self._leave()
+        return True  # False would lose the new trial: Tune marks it failed and tells no searcher (2.60)
+
+    def cleanup(self) -> None:
+        self._leave()
+
+    def step(self) -> dict[str, Any]:
+        """The next epoch; of a resumed trial first everything its checkpoint already says.
+
+        A mistake of the user's ends the trial and keeps the process. Anything else may have spoilt
+        the process (CUDA), so it is raised and Ray starts a new one. Either way the story is in
+        `errors/<number>.txt`; an error without that file means that the process itself died.
+        """
+        number, folder = self.config["number"], Path(self.config["folder"])
+        try:
+            reports = self._next_reports()
+        except Exception as error:
+            message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            path = error_file(folder, number)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"{message.strip() or type(error).__name__}\n\n{traceback.format_exc()}")
+            if not isinstance(error, UserError):
+                raise
+            return {"done": True, "error": True, "reports": []}
+        last = reports[-1]
+        final = last.epoch >= self._epochs
+        goals = {goal: last.metrics[goal] for goal in self.config["goals"]}
+        return {"epoch": last.epoch, "done": final, "reports": [_plain(report) for report in reports], **goals}
+
+    def _next_reports(self) -> Sequence[EpochReport]:
+        reports: Sequence[EpochReport] = () if self._training else self._start()
+        assert self._training is not None
+        if not reports:
+            reports = [self._training.advance()]
+        _check_goals(reports[-1], self.config["goals"])
+        if reports[-1].epoch >= self._epochs:
+            self._training.finish()
+        return reports
+
+    def _start(self) -> Sequence[EpochReport]:
+        """Begins in a folder of its own, from the newest sound checkpoint of earlier attempts."""
+        job = self.config
+        config = TrialConfig.model_validate_json(job["trial"])
+        self._epochs = config.epochs
+        resume, reports = self._newest(attempts_of(Path(job["folder"]), job["number"]))
+        own = _claim(Path(job["folder"]), job["number"])
+
+        def run(report: Callable[[EpochReport], None]) -> None:
+            self.run_training(config, Path(job["cache"]), own, resume, report)
+
+        self._training = Training(run)
+        return reports
+
+    def _newest(self, attempts: Sequence[Path]) -> tuple[Path | None, list[EpochReport]]:
+        best: tuple[Path | None, list[EpochReport]] = (None, [])
+        for attempt in attempts:
+            checkpoint = attempt / "last.pt"
+            try:
+                reports = self.read_history(checkpoint) if checkpoint.exists() else []
+            except Exception:  # torn by a full disk or a dying node: an older one will do
+                continue
+            if len(reports) >= max(len(best[1]), 1):
+                best = (checkpoint, reports)
+        return best
+
+    def _leave(self) -> None:
+        if self._training is not None:
+            self._training.stop()
+            self._training = None
+        gc.collect()
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+
+
+class Training:
+    """A training in a thread, advanced an epoch at a time.
+
+    Args:
+        run: is given the callback that it must call after every epoch.
+    """
+
+    def __init__(self, run: Callable[[Callable[[EpochReport], None]], None]):
+        self._run = run
+        self._said: queue.SimpleQueue[EpochReport | BaseException | None] = queue.SimpleQueue()
+        self._go = threading.Semaphore(0)
+        self._stopped = False
+        self._thread = threading.Thread(target=self._work, name="training", daemon=True)
+
+    def advance(self) -> EpochReport:
+        """The next epoch's report.
+
+        Raises:
+            Exception: whatever the training raised.
+            RuntimeError: it ended without a further epoch.
+        """
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._go.release()
+        said = self._said.get()
+        if isinstance(said, BaseException):
+            raise said
+        if said is None:
+            raise RuntimeError("training ended before its last epoch")
+        return said
+
+    def finish(self) -> None:
+        """Lets a training that has reported its last epoch come to its end."""
+        if self._thread.ident is None:
+            return
+        self._go.release()
+        said = self._said.get()
+        self._thread.join()
+        if isinstance(said, BaseException):
+            raise said
+
+    def stop(self) -> None:
+        """Unwinds a training that waits between two epochs; nothing to do when it has ended."""
+        if self._thread.ident is not None:
+            self._stopped = True
+            self._go.release()
+            self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            self._run(self._report)
+            self._said.put(None)
+        except _Stopped:
+            pass
+        except BaseException as error:
+            self._said.put(error)
+
+    def _report(self, report: EpochReport) -> None:
+        self._said.put(report)
+        self._go.acquire()
+        if self._stopped:
+            raise _Stopped
+
+
+class _Stopped(BaseException):
+    """Not an Exception, so that no handler in a training swallows it."""
+
+
+def checkpoints_of(folder: Path, number: int) -> Path:
+    return folder / "checkpoints" / str(number)
+
+
+def attempts_of(folder: Path, number: int) -> list[Path]:
+    """The attempts made at a trial, oldest first."""
+    found = checkpoints_of(folder, number).glob("attempt-*")
+    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+
+
+def _claim(folder: Path, number: int) -> Path:
+    """A new attempt's folder. Nobody else writes there and earlier ones are only read, so an
+    orphaned worker of a dead driver cannot write over its successor."""
+    attempts = attempts_of(folder, number)
+    taken = int(attempts[-1].name.partition("-")[2]) if attempts else 0
+    for attempt in itertools.count(taken + 1):
+        own = checkpoints_of(folder, number) / f"attempt-{attempt}"
+        try:
+            own.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return own
+    raise AssertionError("unreachable")
+
+
+def error_file(folder: Path, number: int) -> Path:
+    return folder / "errors" / f"{number}.txt"
+
+
+def _check_goals(report: EpochReport, goals: Sequence[str]) -> None:
+    for goal in goals:
+        value = report.metrics.get(goal)
+        if value is None or not math.isfinite(value):
+            got = "was not reported" if value is None else f"is {value}"
+            raise DivergedError(f"goal {goal} {got} after epoch {report.epoch}")
+
+
+def _plain(report: EpochReport) -> dict[str, Any]:
+    return {**asdict(report), "checkpoint": None}

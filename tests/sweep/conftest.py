@@ -1,0 +1,29 @@
+"""One Ray for all tests of the engine: it takes seconds to start."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sweep.space import Space, load_space
+from tests.sweep.fake import SPACE
+
+
+@pytest.fixture(scope="session")
+def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    from sweep.driver import cluster
+
+    with cluster():
+        yield
+
+
+@pytest.fixture
+def fake_space(tmp_path: Path) -> Space:
+    """Two arms of a training of trivial arithmetic."""
+    path = tmp_path / "fake.yaml"
+    path.write_text(SPACE)
+    space, mistakes = load_space(str(path))
+    assert space is not None and not mistakes
+    return space

@@ -1,0 +1,191 @@
+"""MLflow behind the spool: once, whole, and although the server is away or the driver is killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+
+from mmpkd.types import ConfigError
+from sweep.records import Spool, cut_torn_line
+from sweep.tracking import Tracker, check_address, without_password
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+def tell_of(spool: Spool, number: int, state: str, epochs: int = 2) -> None:
+    spool.append("start", number=number, arm="none", params={"none/optimizer.lr": 0.1, "optimizer.lr": 0.1})
+    for epoch in range(1, epochs + 1):
+        metrics = {"val/auroc": 0.5 + epoch / 10, "val/auroc/dx/ä (b)": 0.25, "val/pixel_ap": math.nan}
+        said = {"epoch": epoch, "seconds": 1.5, "metrics": metrics, "terms": {"task": 2.0}}
+        spool.append("epoch", number=number, arm="none", **said)
+    if state != "running":
+        spool.append("end", number=number, state=state, error="a bug" if state == "failed" else "")
+
+
+def runs(address: str, name: str) -> dict[int, Any]:
+    """Nested runs by number; -1 is the parent."""
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    numbers = [int(run.data.tags.get("sweep.number", -1)) for run in found]
+    assert len(numbers) == len(set(numbers))
+    return dict(zip(numbers, found, strict=True))
+
+
+def drain(address: str, name: str, spool: Spool, seconds: float = 60) -> Tracker:
+    tracker = Tracker(address, name, f"id of {name}", spool, spool.path.parent / "mlartifacts")
+    tracker.start()
+    tracker.left = tracker.close(seconds)  # type: ignore[attr-defined]
+    return tracker
+
+
+def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    for number, state in enumerate(("complete", "pruned", "failed")):
+        tell_of(spool, number, state)
+    (tmp_path / "report.html").write_text("hello")
+    spool.append("files", paths=[str(tmp_path / "report.html"), str(tmp_path / "absent")])
+    spool.append("close", status="FINISHED")
+
+    tracker = drain(address, "whole", spool)
+
+    assert (tracker.left, tracker.trouble, tracker.refused) == (0, "", [])  # type: ignore[attr-defined]
+    found = runs(address, "whole")
+    parent = found.pop(-1)
+    assert parent.info.status == "FINISHED"
+    assert [(run.info.status, run.data.tags["outcome"]) for _, run in sorted(found.items())] == [
+        ("FINISHED", "complete"),
+        ("KILLED", "pruned"),
+        ("FAILED", "failed"),
+    ]
+    assert found[2].data.tags["error"] == "a bug"
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
+    assert found[0].data.params == {"none/optimizer.lr": "0.1", "optimizer.lr": "0.1"}
+    # NaN ('no such case') is left out; a name that MLflow does not take is bent, not dropped.
+    last = {"val/auroc": 0.7, "val/auroc/dx/ä _b_": 0.25, "loss/task": 2.0, "seconds": 1.5}
+    assert found[0].data.metrics == pytest.approx(last)
+    history = MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")
+    assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.7)]
+    assert [file.path for file in MlflowClient(address).list_artifacts(parent.info.run_id)] == ["report.html"]
+
+
+def test_saying_it_all_again_changes_nothing(tmp_path: Path, address: str) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "complete")
+    drain(address, "twice", spool)
+    (tmp_path / "spool.sent").unlink()  # killed before it could note how far it had come
+    tracker = drain(address, "twice", spool)
+    assert not tracker.refused
+    found = runs(address, "twice")
+    assert sorted(found) == [-1, 0]
+    assert len(MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")) == 2
+
+
+def test_the_next_driver_goes_on_where_the_last_one_stopped(tmp_path: Path, address: str) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "running")
+    drain(address, "next", spool)
+    sent = int((tmp_path / "spool.sent").read_text())
+    assert sent == (tmp_path / "spool.jsonl").stat().st_size
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("end", number=0, state="complete", error="")
+    tell_of(spool, 1, "complete")
+    drain(address, "next", spool)
+    assert {number: run.info.status for number, run in runs(address, "next").items() if number >= 0} == {
+        0: "FINISHED",
+        1: "FINISHED",
+    }
+
+
+def test_a_server_that_comes_back_misses_nothing(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    down = True
+    create_run = MlflowClient.create_run
+
+    def create_run_or_not(self: MlflowClient, *args: Any, **options: Any) -> Any:
+        if down:
+            raise ConnectionError("nobody there")
+        return create_run(self, *args, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_run_or_not)
+    tracker = Tracker(address, "away", "id", spool, tmp_path)
+    tracker.start()
+    tell_of(spool, 0, "complete", epochs=5)
+    end = time.monotonic() + 30
+    while not tracker.trouble and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "nobody there" in tracker.trouble
+    assert not (tmp_path / "spool.sent").exists()
+    down = False
+    assert tracker.close(60) == 0
+    run = runs(address, "away")[0]
+    assert len(MlflowClient(address).get_metric_history(run.info.run_id, "val/auroc")) == 5
+
+
+def test_what_a_server_did_not_get_stays_and_is_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "complete", epochs=1)
+    tracker = drain("http://127.0.0.1:9", "none", spool, seconds=4)
+    assert tracker.left == 4  # type: ignore[attr-defined]
+    assert tracker.trouble
+
+
+def test_a_run_deleted_by_hand_holds_nothing_up(tmp_path: Path, address: str) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "running")
+    drain(address, "deleted", spool)
+    MlflowClient(address).delete_run(runs(address, "deleted")[0].info.run_id)
+    spool.append("end", number=0, state="complete", error="")
+    tell_of(spool, 1, "complete")
+    tracker = Tracker(address, "deleted", "id of deleted", spool, tmp_path)
+    tracker._runs[0] = "0" * 32  # as a driver remembers it that began before the deletion
+    tracker.start()
+    assert tracker.close(60) == 0
+    assert runs(address, "deleted")[1].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "/tmp/mlruns", "ftp://host"])
+def test_an_address_that_mlflow_does_not_know(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"tracking: .* write (sqlite|http)"):
+        check_address(uri)
+
+
+def test_a_sqlite_file_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check_address("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert check_address("http://host:5000") == "http://host:5000"
+
+
+def test_passwords_are_not_shown() -> None:
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert without_password("http://host:5000") == "http://host:5000"
+
+
+def test_a_torn_line_goes_and_whole_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "spool.jsonl"
+    spool = Spool(path)
+    spool.append("sweep", id="x")
+    with path.open("ab") as file:
+        file.write(b'{"event": "st')
+    assert len(list(Spool(path).read())) == 1
+    Spool(path).append("close", status="FINISHED")
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["sweep", "close"]
+    cut_torn_line(tmp_path / "absent")

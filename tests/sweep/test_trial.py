@@ -1,0 +1,170 @@
+"""The worker, without Ray: epochs on demand, resumption, fencing, errors, and nothing left behind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpkd.config import TrialConfig
+from mmpkd.types import DivergedError, EpochReport
+from sweep.trial import Training, TrialWorker, attempts_of, checkpoints_of, error_file
+from tests.sweep.fake import FakeWorker
+
+GOALS = ["val/auroc", "val/pointing"]
+
+
+def job(folder: Path, number: int = 0, epochs: int = 3, decay: float = 0.5) -> dict[str, Any]:
+    trial = {"cohort": {"reader": "synthetic"}, "epochs": epochs, "optimizer": {"weight_decay": decay}}
+    config = TrialConfig.model_validate(trial).model_dump_json()
+    return {
+        "number": number,
+        "arm": "none",
+        "trial": config,
+        "goals": GOALS,
+        "folder": str(folder),
+        "cache": str(folder / "cache"),
+    }
+
+
+def worker_for(job: dict[str, Any], kind: type[TrialWorker] = FakeWorker) -> TrialWorker:
+    worker = kind.__new__(kind)  # Tune's own constructor wants a running Ray
+    worker.config = job
+    worker.setup(job)
+    return worker
+
+
+def epochs_of(result: dict[str, Any]) -> list[int]:
+    return [report["epoch"] for report in result["reports"]]
+
+
+def training_threads() -> int:
+    return sum(thread.name == "training" for thread in threading.enumerate())
+
+
+def test_a_step_is_an_epoch_and_the_last_one_says_so(tmp_path: Path) -> None:
+    worker = worker_for(job(tmp_path))
+    results = [worker.step() for _ in range(3)]
+    assert [result["epoch"] for result in results] == [1, 2, 3]
+    assert [result["done"] for result in results] == [False, False, True]
+    assert [epochs_of(result) for result in results] == [[1], [2], [3]]
+    assert set(GOALS) <= set(results[0])
+    assert training_threads() == 0, "a training that has said its last word has ended"
+
+
+def test_no_epoch_is_trained_before_it_is_asked_for(tmp_path: Path) -> None:
+    worker = worker_for(job(tmp_path))
+    worker.step()
+    assert (tmp_path / "trained.txt").read_text() == "0 attempt-1 1\n"
+    worker.cleanup()
+    assert (tmp_path / "trained.txt").read_text() == "0 attempt-1 1\n"
+
+
+def test_a_stopped_trial_leaves_no_thread_and_the_next_starts_clean(tmp_path: Path) -> None:
+    worker = worker_for(job(tmp_path, number=0))
+    worker.step()
+    assert training_threads() == 1
+    worker.config = job(tmp_path, number=1)
+    assert worker.reset_config(worker.config)
+    assert training_threads() == 0
+    assert worker.step()["epoch"] == 1
+    worker.cleanup()
+
+
+def test_a_resumed_trial_first_says_what_its_checkpoint_knows(tmp_path: Path) -> None:
+    first = worker_for(job(tmp_path))
+    first.step()
+    first.step()
+    first.cleanup()  # the driver is dead: nobody heard of the second epoch
+    second = worker_for(job(tmp_path))
+    assert epochs_of(second.step()) == [1, 2]
+    assert epochs_of(second.step()) == [3]
+    assert (tmp_path / "trained.txt").read_text().splitlines() == ["0 attempt-1 1", "0 attempt-1 2", "0 attempt-2 3"]
+
+
+def test_a_trial_that_had_finished_is_reported_and_not_trained_again(tmp_path: Path) -> None:
+    first = worker_for(job(tmp_path))
+    for _ in range(3):
+        first.step()
+    again = worker_for(job(tmp_path)).step()
+    assert epochs_of(again) == [1, 2, 3]
+    assert again["done"]
+    assert len((tmp_path / "trained.txt").read_text().splitlines()) == 3
+
+
+def test_an_attempt_writes_only_its_own_folder(tmp_path: Path) -> None:
+    orphan = worker_for(job(tmp_path))
+    orphan.step()
+    successor = worker_for(job(tmp_path))
+    successor.step()
+    before = (tmp_path / "checkpoints/0/attempt-2/last.pt").read_bytes() if successor.step() else b""
+    orphan.step()  # has not yet noticed that its driver is gone
+    orphan.step()
+    assert (tmp_path / "checkpoints/0/attempt-2/last.pt").read_bytes() == before
+    assert [path.name for path in attempts_of(tmp_path, 0)] == ["attempt-1", "attempt-2"]
+    orphan.cleanup()
+    successor.cleanup()
+
+
+def test_the_newest_sound_checkpoint_counts(tmp_path: Path) -> None:
+    first = worker_for(job(tmp_path))
+    first.step()
+    first.cleanup()
+    torn = checkpoints_of(tmp_path, 0) / "attempt-2"
+    torn.mkdir()
+    (torn / "last.pt").write_text("[[1, 1")
+    third = worker_for(job(tmp_path))
+    assert epochs_of(third.step()) == [1]
+    assert [path.name for path in attempts_of(tmp_path, 0)][-1] == "attempt-3"
+    third.cleanup()
+
+
+def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_TROUBLE", "1")
+    worker = worker_for(job(tmp_path, number=4, decay=0.01))
+    worker.step()
+    result = worker.step()
+    assert result["done"] and result["error"]
+    story = error_file(tmp_path, 4).read_text()
+    assert story.startswith("term task is nan at step 7\n\nTraceback")
+    assert worker.reset_config(job(tmp_path, number=5))
+
+
+def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FAKE_TROUBLE", "1")
+    worker = worker_for(job(tmp_path, decay=0.07))
+    worker.step()
+    with pytest.raises(ValueError, match="a bug"):
+        worker.step()
+    assert error_file(tmp_path, 0).read_text().startswith("ValueError: a bug\n\n")
+
+
+@pytest.mark.parametrize("metrics", [{"val/auroc": float("nan"), "val/pointing": 0.5}, {"val/auroc": 0.5}])
+def test_a_goal_that_is_no_number_fails_the_trial(tmp_path: Path, metrics: dict[str, float]) -> None:
+    class Odd(FakeWorker):
+        @staticmethod
+        def run_training(
+            config: TrialConfig, cache: Path, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]
+        ) -> None:
+            report(EpochReport(1, 1, 0.1, {}, metrics))
+
+    worker = worker_for(job(tmp_path), Odd)
+    assert worker.step()["error"]
+    assert "goal val/" in error_file(tmp_path, 0).read_text().splitlines()[0]
+    worker.cleanup()
+
+
+def test_a_training_passes_on_what_it_raises() -> None:
+    def diverges(report: Callable[[EpochReport], None]) -> None:
+        raise DivergedError("term task is nan")
+
+    with pytest.raises(DivergedError, match="nan"):
+        Training(diverges).advance()
+
+
+def test_a_training_that_ends_early_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="before its last epoch"):
+        Training(lambda report: None).advance()
