@@ -148,7 +148,7 @@ def epochs_table(spool: Spool) -> pd.DataFrame:
 
 def _one_type_per_column(table: pd.DataFrame) -> pd.DataFrame:
     """A choice may mix numbers and words, a parquet column may not: then all of it is text."""
-    for name in table.select_dtypes(object).columns:
+    for name in filter(lambda name: pd.api.types.is_object_dtype(table[name]), table.columns):
         if len({type(value) for value in table[name].dropna()}) > 1:
             table[name] = [None if pd.isna(value) else str(value) for value in table[name]]
     return table

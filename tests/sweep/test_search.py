@@ -1,0 +1,303 @@
+"""Ask and tell, without Ray: the tests play Tune's part, and kill drivers between any two lines."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from mmpkd.config import TrialConfig
+from sweep import studies as studies_module
+from sweep.records import Spool, admit, best_of, epochs_table, front_of, trials_table
+from sweep.search import Search
+from sweep.space import Space, load_space
+from sweep.studies import Studies
+from sweep.trial import checkpoints_of, error_file
+from tests.sweep.fake import SPACE, metrics_of
+
+GOALS = ("val/auroc", "val/pointing")
+Opened = Callable[..., Search]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    """A driver's search on the folder of this test; call it again for the next driver."""
+
+    def open_search(*overrides: str) -> Search:
+        (tmp_path / "fake.yaml").write_text(SPACE)
+        space, mistakes = load_space(str(tmp_path / "fake.yaml"), overrides)
+        assert space is not None and not mistakes
+        spool = Spool(tmp_path / "spool.jsonl")
+        return Search(space, GOALS, Studies(tmp_path / "journal.log", space, GOALS), spool, tmp_path, tmp_path / "cache")
+
+    return open_search
+
+
+def report(job: dict[str, Any], epoch: int, seconds: float = 0.5) -> dict[str, Any]:
+    metrics = metrics_of(TrialConfig.model_validate_json(job["trial"]), epoch)
+    return {"epoch": epoch, "step": epoch, "seconds": seconds, "terms": {"task": 1.0}, "metrics": metrics}
+
+
+def play(search: Search, trial_id: str, job: dict[str, Any], epochs: int = 4, seconds: float = 0.5) -> None:
+    """Tune's part: results while the trial goes on, completion with the last one."""
+    folder = checkpoints_of(Path(job["folder"]), job["number"]) / "attempt-1"
+    folder.mkdir(parents=True, exist_ok=True)
+    for epoch in range(1, epochs):
+        search.on_trial_result(trial_id, {"reports": [report(job, epoch, seconds)]})
+    search.on_trial_complete(trial_id, {"reports": [report(job, epochs, seconds)]})
+
+
+def play_all(search: Search, **options: Any) -> list[dict[str, Any]]:
+    jobs = []
+    while isinstance(job := search.suggest(f"id-{search._next}-{len(jobs)}"), dict):
+        (trial_id,) = search.live
+        play(search, trial_id, job, **options)
+        jobs.append(job)
+    assert job == Search.FINISHED
+    return jobs
+
+
+def counted(tmp_path: Path, event: str) -> Counter[int]:
+    return Counter(one["number"] for _, one in Spool(tmp_path / "spool.jsonl").read() if one["event"] == event)
+
+
+def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=6")
+    jobs = play_all(search)
+    assert [job["number"] for job in jobs] == list(range(6))
+    assert [record.state for record in search.records()] == ["complete"] * 6
+    assert Counter(record.arm for record in search.records()) == {"none": 3, "tabular": 3}
+    assert counted(tmp_path, "start") == counted(tmp_path, "end") == Counter(range(6))
+    assert counted(tmp_path, "epoch") == Counter(dict.fromkeys(range(6), 4))
+    record = search.records()[0]
+    assert (record.epochs, record.seconds) == (4, 2.0)
+    config = TrialConfig.model_validate_json(record.config)
+    assert record.metrics == metrics_of(config, 4)
+    assert record.sampled["none/optimizer.lr"] == config.optimizer.lr
+
+
+def test_states_are_told_as_what_they_are(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=3", "arms.tabular=false")
+    play(search, "a", search.suggest("a"), epochs=4)
+    play(search, "b", search.suggest("b"), epochs=2)  # stopped by the scheduler
+    search.suggest("c")
+    error_file(tmp_path, 2).parent.mkdir()
+    error_file(tmp_path, 2).write_text("term task is nan\n\nTraceback ...")
+    search.on_trial_complete("c", {"error": True, "done": True, "reports": []})
+    assert [(one.state, one.epochs, one.error) for one in search.records()] == [
+        ("complete", 4, ""),
+        ("pruned", 2, ""),
+        ("failed", 0, "term task is nan"),
+    ]
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
+    trials = optuna.load_study(study_name="none", storage=storage).trials
+    assert [one.state.name for one in trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert trials[0].values == [search.records()[0].metrics[goal] for goal in GOALS]
+
+
+def test_a_dead_drivers_trials_come_first_under_their_own_numbers(opened: Opened, tmp_path: Path) -> None:
+    dead = opened("trials=5")
+    play(dead, "a", dead.suggest("a"))
+    before = [dead.suggest("b"), dead.suggest("c")]
+    dead.on_trial_result("b", {"reports": [report(before[0], 1)]})
+    del dead
+
+    search = opened("trials=5")
+    after = [search.suggest("d"), search.suggest("e")]
+    assert after == before
+    # The worker says the whole history of its checkpoint; what was heard is not told twice.
+    search.on_trial_result("d", {"reports": [report(before[0], epoch) for epoch in (1, 2)]})
+    search.on_trial_result("d", {"reports": [report(before[0], 3)]})
+    search.on_trial_complete("d", {"reports": [report(before[0], 4)]})
+    play(search, "e", after[1])
+    assert [job["number"] for job in play_all(search)] == [3, 4]
+    assert counted(tmp_path, "start") == counted(tmp_path, "end") == Counter(range(5))
+    assert counted(tmp_path, "epoch") == Counter(dict.fromkeys(range(5), 4))
+    assert search.records()[1].seconds == 2.0
+
+
+def test_an_interrupted_sweep_asks_what_an_uninterrupted_one_asks(opened: Opened, tmp_path: Path) -> None:
+    def sampled(search: Search) -> list[Any]:
+        return [dict(record.sampled) for record in search.records()]
+
+    whole = opened("trials=28")  # enough for TPE to model both arms
+    play_all(whole)
+    (tmp_path / "journal.log").unlink()
+    (tmp_path / "spool.jsonl").unlink()
+    for trials in (3, 13, 28):
+        search = opened(f"trials={trials}")
+        play_all(search)
+    assert sampled(search) == sampled(whole)
+    assert len({str(one) for one in sampled(whole)}) == 28
+
+
+def test_a_driver_killed_between_asking_and_drawing(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed_after_one(node: Any, chooser: Any, arm: str) -> Any:
+        chooser.uniform(f"{arm}/optimizer.lr", 1e-4, 1e-1, True)
+        raise Killed
+
+    search = opened("trials=2")
+    play(search, "a", search.suggest("a"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(studies_module, "draw", killed_after_one)
+        search.suggest("b")
+    jobs = play_all(opened("trials=2"))
+    assert [job["number"] for job in jobs] == [1]
+    assert counted(tmp_path, "start") == counted(tmp_path, "end") == Counter(range(2))
+
+
+def test_a_driver_killed_between_asking_and_numbering(opened: Opened) -> None:
+    search = opened("trials=2")
+    play(search, "a", search.suggest("a"))
+    search.studies._of["tabular"].ask()
+    jobs = play_all(opened("trials=2"))
+    assert [(job["number"], job["arm"]) for job in jobs] == [(1, "tabular")]
+
+
+def test_a_driver_killed_between_telling_and_the_spool(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = opened("trials=1")
+    job = search.suggest("a")
+    monkeypatch.setattr(search, "_say_end", lambda record: None)
+    play(search, "a", job)
+    assert not counted(tmp_path, "end")
+    assert opened("trials=1").left == 0
+    assert counted(tmp_path, "end") == {0: 1}
+    assert opened("trials=1").left == 0
+    assert counted(tmp_path, "end") == {0: 1}
+
+
+def test_a_journal_with_half_a_line_and_a_lock_left_behind(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=1")
+    play(search, "a", search.suggest("a"))
+    with (tmp_path / "journal.log").open("ab") as file:
+        file.write(b'{"op_code":4,"wor')
+    os.symlink(tmp_path / "journal.log", tmp_path / "journal.log.lock")
+    assert [job["number"] for job in play_all(opened("trials=3"))] == [1, 2]
+    assert len(opened("trials=3").records()) == 3
+
+
+def test_a_trial_whose_worker_died_is_tried_again_and_not_for_ever(opened: Opened) -> None:
+    search = opened("trials=1", "search.max_failures=2")
+    first = search.suggest("a")
+    search.on_trial_result("a", {"reports": [report(first, 1)]})
+    for trial_id in ("a", "b"):
+        search.on_trial_complete(trial_id, error=True)
+        assert search.suggest(chr(ord(trial_id) + 1)) == first
+    assert search.suggest("x") is None, "more may come as long as one is in flight"
+    search.on_trial_complete("c", error=True)
+    assert search.suggest("y") == Search.FINISHED
+    (record,) = search.records()
+    assert (record.state, record.error) == ("failed", "its worker process died 3 times (out of memory?)")
+
+
+def test_arms_get_equal_shares_of_device_seconds(opened: Opened) -> None:
+    search = opened("trials=24")
+    running: list[tuple[str, Any]] = []
+    for index in range(24):
+        running.append((f"id{index}", search.suggest(f"id{index}")))
+        if len(running) == 3:
+            trial_id, job = running.pop(0)
+            play(search, trial_id, job, seconds=4.0 if job["arm"] == "tabular" else 1.0)
+    for trial_id, job in running:
+        play(search, trial_id, job, seconds=4.0 if job["arm"] == "tabular" else 1.0)
+    spent = {arm: sum(one.seconds for one in search.records() if one.arm == arm) for arm in ("none", "tabular")}
+    assert abs(spent["none"] - spent["tabular"]) <= 3 * 16, "at most one trial per running slot apart"
+    assert Counter(one.arm for one in search.records())["none"] > 15
+
+
+def test_an_arm_whose_trials_fail_at_once_does_not_get_all_the_rest(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=12")
+    error_file(tmp_path, 0).parent.mkdir()
+    for index in range(12):
+        job = search.suggest(f"id{index}")
+        if job["arm"] == "tabular":
+            error_file(tmp_path, job["number"]).write_text("no such column\n\n...")
+            search.on_trial_complete(f"id{index}", {"error": True, "reports": []})
+        else:
+            play(search, f"id{index}", job)
+    assert Counter(one.arm for one in search.records()) == {"none": 6, "tabular": 6}
+
+
+def test_a_sweep_in_which_everything_fails_stops(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=12")
+    error_file(tmp_path, 0).parent.mkdir()
+    for index in range(3):
+        job = search.suggest(f"id{index}")
+        error_file(tmp_path, job["number"]).write_text("disk full\n\n...")
+        search.on_trial_complete(f"id{index}", {"error": True, "reports": []})
+    assert search.suggest("next") == Search.FINISHED
+    assert search.hopeless and search.left == 9
+    assert not opened("trials=12").hopeless, "the next driver gives it another try"
+
+
+def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=10")
+    play_all(search)
+    on_front = {str(record.number) for record in front_of(search.records(), GOALS)}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == on_front
+    assert 0 < len(on_front) < 10
+
+
+def test_a_storage_that_fails_stops_the_sweep(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = opened("trials=3")
+    job = search.suggest("a")
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(search.studies, "close", full)
+    play(search, "a", job)  # Tune would swallow what is raised here
+    with pytest.raises(OSError, match="no space"):
+        search.suggest("b")
+
+
+def test_a_lower_target_runs_nothing_and_a_higher_one_adds(opened: Opened) -> None:
+    play_all(opened("trials=4"))
+    assert opened("trials=2").left == 0
+    assert [job["number"] for job in play_all(opened("trials=6"))] == [4, 5]
+
+
+def test_the_front_by_hand() -> None:
+    front: dict[int, Any] = {}
+    assert admit(front, 0, (0.5, 0.5)) == []
+    assert admit(front, 1, (0.4, 0.6)) == []
+    assert admit(front, 2, (0.4, 0.5)) == [2]  # worse than both
+    assert admit(front, 3, (0.5, 0.5)) == []  # a twin dominates nobody
+    assert admit(front, 4, (0.5, 0.6)) == [0, 1, 3]
+    assert list(front) == [4]
+
+
+def test_tables(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=4")
+    play_all(search)
+    records = search.records()
+    trials, epochs = trials_table(records), epochs_table(Spool(tmp_path / "spool.jsonl"))
+    assert trials["number"].tolist() == [0, 1, 2, 3]
+    for column in ("arm", "state", "epochs", "seconds", "val/auroc_se", "none/optimizer.lr", "tabular/objectives"):
+        assert column in trials
+    assert trials.loc[1, "none/optimizer.lr"] != trials.loc[1, "none/optimizer.lr"], "not sampled there: NaN"
+    assert epochs[["number", "epoch"]].values.tolist() == [[n, e] for n in range(4) for e in range(1, 5)]
+    assert epochs["loss/task"].tolist() == [1.0] * 16
+    best = best_of(records, "val/auroc", GOALS)
+    assert best is not None and best.metrics["val/auroc"] == trials["val/auroc"].max()
+    trials.to_parquet(tmp_path / "t.parquet")
+
+
+def test_a_choice_of_numbers_and_words_fits_a_table(opened: Opened, fake_space: Space, tmp_path: Path) -> None:
+    search = opened("trials=10", "optimizer.weight_decay={choice: [0, 0.5]}", "student.model={choice: [a, b]}")
+    play_all(search)
+    trials_table(search.records()).to_parquet(tmp_path / "t.parquet")
