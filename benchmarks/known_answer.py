@@ -56,17 +56,16 @@ SHARED: dict[str, Any] = {
     "optimizer": {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 32},
     "augmentation": {"shift": 0.1, "flip_horizontal": True, "flip_vertical": True},
 }
-ARMS: dict[str, tuple[bool, dict[str, Any]]] = {}  # name: (is the marker on?, what teaches beside the label)
 
 
 def taught(control: str | None = None) -> dict[str, Any]:
     return {
         "teachers": {"findings": {"kind": "tabular", "control": control}},
-        "objectives": {"logits": {"weight": 4.0, "params": {"temperature": 2.0}}},
+        "objectives": {"logits": {"weight": 10.0, "params": {"temperature": 2.0}}},
     }
 
 
-ARMS |= {
+ARMS: dict[str, tuple[bool, dict[str, Any]]] = {  # name: (is the marker on?, what teaches beside the label)
     "none": (True, {}),
     "distilled": (True, taught()),
     "shuffled": (True, taught("shuffled")),
@@ -96,7 +95,7 @@ class Design:
         )
 
 
-QUICK = Design(seeds=(0, 1), epochs=8, arms=("none", "distilled", "shuffled"), params=(("texture", 0.16),))
+QUICK = Design(seeds=(0, 1), epochs=8, arms=("none", "distilled", "shuffled"), params=(("texture", 0.2),))
 
 Scores = dict[str, dict[int, dict[str, float]]]  # arm, seed, metric
 

@@ -64,7 +64,7 @@ class SyntheticParams(Strict):
     val: Positive = 300
     test: Positive = 300
     side: Annotated[int, Field(ge=32)] = 48  # of the square image: give `cohort.image_size` the same
-    texture: Fraction = 0.12  # amplitude of the lesion's texture; the grain of the image is 0.06
+    texture: Fraction = 0.16  # amplitude of the lesion's texture; the grain of the image is 0.06
     label_noise: Fraction = 0.3  # share of training images that carry one of the other two labels
     marker: bool = True  # False paints none and leaves every other pixel as it was
     accuracy: Fraction = 0.75  # how often a categorical descriptor, or a typical sign, tells the truth

@@ -14,7 +14,7 @@ from sweep.trial import TrialWorker
 
 SPACE = """
 cohort: {reader: synthetic}
-optimizer: {lr: {log_uniform: [1e-4, 1e-1]}, weight_decay: {uniform: [0, 1]}}
+optimizer: {lr: {log_uniform: [1e-4, 1e-1]}, weight_decay: {uniform: [0.2, 1]}}
 epochs: 4
 arms:
   none: {}
@@ -37,15 +37,15 @@ def metrics_of(config: TrialConfig, epoch: int) -> dict[str, float]:
 
 
 class FakeWorker(TrialWorker):
-    """Waits `FAKE_SECONDS` per epoch. A weight decay below 0.05 diverges in epoch 2 if `FAKE_TROUBLE` is set,
-    below 0.1 raises a bug in epoch 2, below 0.2 kills its process the first time."""
+    """Waits `FAKE_SECONDS` per epoch. In epoch 2 a weight decay below 0.05 diverges, one below 0.1 hits
+    a bug, and one below 0.2 takes its process down, the first time."""
 
     @staticmethod
     def run_training(
         config: TrialConfig, cache: Path, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]
     ) -> None:
         history = [] if resume is None else FakeWorker.read_history(resume)
-        decay = config.optimizer.weight_decay if os.environ.get("FAKE_TROUBLE") else 1.0
+        decay = config.optimizer.weight_decay
         for epoch in range(len(history) + 1, config.epochs + 1):
             time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
             if epoch == 2 and decay < 0.05:

@@ -122,8 +122,7 @@ def test_the_newest_sound_checkpoint_counts(tmp_path: Path) -> None:
     third.cleanup()
 
 
-def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_TROUBLE", "1")
+def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path) -> None:
     worker = worker_for(job(tmp_path, number=4, decay=0.01))
     worker.step()
     result = worker.step()
@@ -133,8 +132,7 @@ def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path, mo
     assert worker.reset_config(job(tmp_path, number=5))
 
 
-def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FAKE_TROUBLE", "1")
+def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> None:
     worker = worker_for(job(tmp_path, decay=0.07))
     worker.step()
     with pytest.raises(ValueError, match="a bug"):

@@ -1,0 +1,102 @@
+"""What a person sees at the end."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from sweep.progress import clock
+from sweep.records import Record
+from sweep.report import write_report
+from sweep.summary import front_table, print_summary, resolution, sampled, shortest
+
+GOALS = ("val/auroc", "val/pointing")
+
+
+def record(number: int, auroc: float, pointing: float, arm: str = "none", state: Any = "complete") -> Record:
+    metrics = {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.05}
+    values = {f"{arm}/optimizer.lr": 10.0**-number, f"{arm}/objectives": "soft <b>"}
+    return Record(number, arm, state, 4, 2.0, values, metrics, "{}", "a bug" if state == "failed" else "")
+
+
+RECORDS = [
+    record(1, 0.90, 0.20),
+    record(2, 0.89, 0.30, "tabular"),
+    record(3, 0.80, 0.24),
+    record(4, 0.95, 0.90, "tabular", "pruned"),
+    record(5, 0.95, 0.90, "tabular", "failed"),
+]
+
+
+def said(*shown: Any) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(*shown)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def test_the_front_has_only_complete_trials_with_their_errors() -> None:
+    text = said(front_table(RECORDS, GOALS, "val/auroc"))
+    assert "0.900 ± 0.020" in text and "0.300 ± 0.050" in text
+    assert "0.950" not in text and "0.800" not in text
+    assert text.index("0.900") < text.index("0.890"), "best by the selecting goal first"
+    text = said(front_table(RECORDS, GOALS, "val/pointing"))
+    assert text.index("0.890") < text.index("0.900")
+
+
+def test_the_resolution_of_the_validation_set() -> None:
+    rest = "lie within one standard error ({}) of the best: the validation set does not tell them apart"
+    assert resolution(RECORDS, GOALS) == [
+        "on val/auroc 1 of the 2 other complete trials " + rest.format("0.020"),
+    ]
+    assert resolution([record(1, 0.9, 0.2), record(2, 0.5, 0.9)], GOALS) == []
+
+
+def test_short_names_tell_apart() -> None:
+    paths = ["optimizer.lr", "objectives.soft.logits.weight", "objectives.soft.features.weight"]
+    assert list(shortest(paths).values()) == ["lr", "logits.weight", "features.weight"]
+    assert shortest(["a.b", "b"]) == {"a.b": "a.b", "b": "b"}
+    assert sampled(record(3, 0.5, 0.5)) == "lr=0.001, objectives=soft <b>"
+
+
+def test_the_summary_names_failures_and_files(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    (tmp_path / "errors").mkdir()
+    (tmp_path / "errors" / "5.txt").write_text("a bug\n\nTraceback")
+    (tmp_path / "best.yaml").write_text("x")
+    print_summary(console, RECORDS, GOALS, "val/auroc", tmp_path)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "5 trials: 3 complete, 1 failed, 1 pruned" in text
+    assert f"trial 5 failed: a bug ({tmp_path}/errors/5.txt)" in text
+    assert f"files in {tmp_path}: best.yaml" in text
+
+
+@pytest.mark.parametrize("goals", [GOALS, GOALS[:1]])
+def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tuple[str, ...]) -> None:
+    epochs = [
+        {"number": one.number, "arm": one.arm, "epoch": epoch, **one.metrics} for one in RECORDS for epoch in range(4)
+    ]
+    pd.DataFrame(epochs).to_parquet(tmp_path / "epochs.parquet")
+    write_report(tmp_path / "report.html", "my & sweep", RECORDS, goals, "val/auroc")
+    page = (tmp_path / "report.html").read_text()
+    assert "<title>my &amp; sweep</title>" in page and "soft &lt;b&gt;" in page
+    assert "best val/auroc (best.yaml)" in page
+    assert ("best val/pointing" in page) == (len(goals) == 2)
+    assert "Learning curves" in page and "Parameters of none" in page
+    assert "src=" not in page.partition("</script>")[2], "nothing is fetched"
+    assert 'src="http' not in page
+
+
+def test_a_report_of_nothing(tmp_path: Path) -> None:
+    pd.DataFrame(columns=["number", "arm", "epoch", "seconds"]).to_parquet(tmp_path / "epochs.parquet")
+    write_report(tmp_path / "report.html", "empty", [], GOALS, "val/auroc")
+    assert "0 complete" in (tmp_path / "report.html").read_text()
+
+
+def test_clock() -> None:
+    assert [clock(seconds) for seconds in (9.4, 61, 7265)] == ["9 s", "1 min 01 s", "2 h 01 min"]

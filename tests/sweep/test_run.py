@@ -1,0 +1,197 @@
+"""The command: what it says, what it refuses, and a whole sweep with a training of trivial arithmetic."""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+from rich.console import Console
+
+from benchmarks.interrupted import disagreements
+from mmpkd.config import TrialConfig, load_trial
+from mmpkd.types import ConfigError, UserError
+from sweep.folder import held, refuse_other_space
+from sweep.plan import plan
+from sweep.run import Words, main, read_words, sweep
+from sweep.space import Space, dump_space, load_space
+from tests.sweep.fake import SPACE, FakeWorker
+
+
+def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, Words]:
+    (tmp_path / "fake.yaml").write_text(SPACE)
+    said, mistakes = read_words([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", *overrides])
+    space, found = load_space(said.space, said.overrides)
+    assert space is not None and not mistakes and not found
+    return space, said
+
+
+def ran(tmp_path: Path, *overrides: str) -> tuple[int, str]:
+    """A sweep with the fake worker: exit status and what the console said."""
+    space, said = loaded(tmp_path, *overrides)
+    console = Console(file=io.StringIO(), width=160)
+    status = sweep(space, plan(space), said, console, FakeWorker)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return status, text
+
+
+# --- words ---
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], ["show=true"]])
+def test_teaching_and_showing_load_no_engine(words: list[str]) -> None:
+    code = f"""if True:
+        import sys
+        from sweep.run import main
+        main({words!r})
+        loaded = {{"ray", "torch", "optuna", "mlflow", "timm"}} & set(sys.modules)
+        assert not loaded, loaded
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "demo" in done.stdout or "tabular" in done.stdout
+
+
+def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    text = capsys.readouterr().out
+    for word in ("usage:", "demo, ", "trials=N", "cohort.root", "plan=true", "best.yaml", "examples"):
+        assert word in text
+    assert len(text.splitlines()) <= 45, "one screen"
+    assert max(map(len, text.splitlines())) <= 110
+
+
+def test_an_unknown_space_is_one_screen_and_status_2() -> None:
+    done = subprocess.run([sys.executable, "-m", "sweep.run", "space=dmeo"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "did you mean 'demo'" in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) < 10
+
+
+def test_mistakes_of_the_command_and_of_the_space_are_shown_together(tmp_path: Path) -> None:
+    words = ["space=demo", "name=a/b", "tracking=mlruns", "plan=yes", "optimizer.lrr=1", "show", f"storage={tmp_path}"]
+    with pytest.raises(ConfigError) as error:
+        main(words)
+    text = str(error.value)
+    for path in ("name:", "tracking:", "plan:", "optimizer.lrr:", "show:"):
+        assert re.search(rf"^{re.escape(path)}", text, re.MULTILINE), (path, text)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    said, mistakes = read_words(["space=dir/mine.yaml", "trials=3", "optimizer.lr=1"])
+    assert (said.name, said.overrides, mistakes) == ("mine", ("trials=3", "optimizer.lr=1"), [])
+    assert said.address == f"sqlite:///{Path.cwd()}/runs/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
+    assert read_words([])[0].address == "http://there:5000"
+    assert read_words(["tracking=http://here"])[0].address == "http://here"
+    assert read_words(["name=other"])[0].folder == Path.cwd() / "runs" / "other"
+
+
+# --- refusals ---
+
+
+def test_a_second_driver_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "fake.yaml").write_text(SPACE)
+    with held(tmp_path / "fake"), pytest.raises(UserError, match=r"another driver .*\(process \d+ on .+\)"):
+        main([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", f"cache={tmp_path / 'cache'}"])
+    with held(tmp_path / "fake"):
+        pass  # let go of
+
+
+def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(UserError), held(tmp_path / "new"):
+        raise UserError("an image does not decode")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_name_of_a_different_space_is_refused(tmp_path: Path) -> None:
+    space, _ = loaded(tmp_path)
+    (tmp_path / "space.yaml").write_text(dump_space(space))
+    refuse_other_space(tmp_path, loaded(tmp_path, "trials=99", "search.cpus=0.5")[0])
+    changed, _ = loaded(tmp_path, "optimizer.lr=0.01", "epochs=5", "arms.none=false")
+    with pytest.raises(UserError) as error:
+        refuse_other_space(tmp_path, changed)
+    text = str(error.value)
+    assert "epochs: was 4, is now 5" in text
+    assert "arms.none: was" in text and "optimizer.lr: was absent, is now 0.01" in text
+    assert "name=" in text and len(text.splitlines()) < 20
+
+
+# --- a whole sweep ---
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_sweep_from_start_to_report_and_on(tmp_path: Path) -> None:
+    status, text = ran(tmp_path, "trials=6")
+    folder, tracking = tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert status == 0
+    assert "Front" in text and "±" in text and "tabular" in text and "6/6 done (6 complete), 0 running" in text
+    assert "lie within one standard error" in text
+    assert f"mlflow ui --backend-store-uri {tracking}" in text
+    assert not disagreements(folder, tracking, trials=6)
+    left = {path.name for path in folder.iterdir()}
+    assert {"space.yaml", "plan.json", "trials.parquet", "epochs.parquet", "best.yaml", "report.html"} <= left
+    assert "ray" not in left
+
+    table = pd.read_parquet(folder / "trials.parquet")
+    best = table.loc[table["val/auroc"].idxmax()]
+    config = load_trial(folder / "best.yaml")
+    assert config.optimizer.lr == best[f"{best['arm']}/optimizer.lr"]
+    assert isinstance(config, TrialConfig) and yaml.safe_load((folder / "best.yaml").read_text())["threads"] == 1
+
+    before = (folder / "trained.txt").read_text()
+    assert ran(tmp_path, "trials=6")[0] == 0
+    assert "all 6 trials are done" in ran(tmp_path, "trials=6")[1]
+    assert (folder / "trained.txt").read_text() == before
+    pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), table)
+
+    assert ran(tmp_path, "trials=8")[0] == 0
+    assert not disagreements(folder, tracking, trials=8)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_sweep_through_stops_bugs_and_dying_workers(tmp_path: Path) -> None:
+    decays = "optimizer.weight_decay={choice: [0.01, 0.07, 0.15, 0.5, 0.6, 0.7]}"
+    status, text = ran(tmp_path, "trials=12", decays, "search.early_stopping={grace: 1, reduction: 2}")
+    table = pd.read_parquet(tmp_path / "fake" / "trials.parquet")
+    decay = table["none/optimizer.weight_decay"].fillna(table["tabular/optimizer.weight_decay"])
+    assert status == 0
+    assert set(table["state"]) == {"complete", "pruned", "failed"}, "the draws of this seed have all of them"
+    failed = table[table["state"] == "failed"]
+    assert {0.01: "term task is nan at step 7", 0.07: "ValueError: a bug"}.items() >= dict(
+        zip(decay[failed.index], failed["error"], strict=True)
+    ).items()
+    assert (table.loc[table["state"] == "complete", "epochs"] == 4).all()
+    assert (table.loc[table["state"] == "pruned", "epochs"] < 4).all()
+    assert (table.loc[decay == 0.15, "state"] != "failed").all(), "a dead worker's trial is tried again"
+    assert not disagreements(tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}", trials=12)
+    assert f"trial {failed['number'].iloc[0]} failed: " in text
+    trained = [line.split() for line in (tmp_path / "fake" / "trained.txt").read_text().splitlines()]
+    assert len({(number, epoch) for number, _, epoch in trained}) == len(trained), "no epoch is trained twice"
+
+
+def test_credentialed_cohorts_keep_their_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import replace
+
+    from sweep import run
+    from sweep.records import Spool
+
+    space, said = loaded(tmp_path, "trials=1")
+    planned = plan(space)
+    assert planned.facts is not None
+    planned = replace(planned, facts=replace(planned.facts, credentialed=True))
+    monkeypatch.setattr(run, "run_trials", lambda *args: None)
+    said_paths: list[Any] = []
+    sweep(space, planned, said, Console(file=io.StringIO()), FakeWorker)
+    for _, event in Spool(said.folder / "spool.jsonl").read():
+        if event["event"] == "files":
+            said_paths += [Path(path).name for path in event["paths"]]
+    assert said_paths == ["space.yaml", "plan.json", "best.yaml"]
