@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -73,10 +74,19 @@ def idle_gpus() -> int:
 
 
 class Heartbeat(tune.Callback):
-    """Lets the display move while nothing happens."""
+    """Lets the display move while nothing happens, and the search follow a cluster that grows."""
 
-    def __init__(self, search: Search):
-        self._search = search
+    def __init__(self, search: Search, cpus: float, gpus: float):
+        self._search, self._cpus, self._gpus = search, cpus, gpus
+        self._next_look = 0.0
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # as the search: pickled by Tune, and never wanted back
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if time.monotonic() > self._next_look:
+            self._next_look = time.monotonic() + 10
+            self._search.most_live = slots(self._cpus, self._gpus) + 1
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._search.changed()
@@ -90,6 +100,8 @@ def drive(
     Tune wants a folder for snapshots, which we never restore from; it goes with the end of the run.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    # Tune would start one worker after the other; how far ahead to ask is the search's to say.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots(cpus, gpus))
     scratch = folder / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
@@ -106,7 +118,7 @@ def drive(
             name=scratch.name,
             storage_path=str(folder),
             verbose=0,
-            callbacks=[Heartbeat(search)],
+            callbacks=[Heartbeat(search, cpus, gpus)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),  # the search hands a lost trial out again
         ),

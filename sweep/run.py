@@ -7,11 +7,11 @@ import re
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake
@@ -102,7 +102,7 @@ def main(words: Sequence[str]) -> None:
         if mistakes:
             raise ConfigError(mistakes)
         return
-    from sweep.plan import plan, render
+    from sweep.plan import as_json, plan, render
 
     planned = plan(space, mistakes)
     if planned.mistakes:
@@ -112,7 +112,7 @@ def main(words: Sequence[str]) -> None:
         return
     for warning in planned.warnings:
         console.print(f"warning: {warning}", highlight=False)
-    raise SystemExit(sweep(space, planned, said, console))
+    raise SystemExit(sweep(space, planned, as_json(planned), said, console))
 
 
 def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
@@ -139,10 +139,16 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
 OWN = ("space", "name", "storage", "cache", "tracking", "show", "plan")
 
 
-def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None = None) -> int:
+def sweep(
+    space: Space,
+    planned: Plan,
+    plan_json: Mapping[str, Any],
+    said: Words,
+    console: Console,
+    worker: type[TrialWorker] | None = None,
+) -> int:
     """One driver's part of a sweep, from its lock to its report; the exit status."""
     from sweep.folder import held, refuse_other_space
-    from sweep.plan import as_json
     from sweep.records import Spool, write_json, write_whole
     from sweep.search import Search
     from sweep.studies import Studies
@@ -157,7 +163,7 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
 
             prepare(planned.example.cohort, cache)  # here, so that its progress and its troubles are seen
         write_whole(folder / "space.yaml", dump_space(space))
-        write_json(folder / "plan.json", as_json(planned))
+        write_json(folder / "plan.json", plan_json)
         spool = Spool(folder / "spool.jsonl")
         sweep_id = next((event["id"] for _, event in spool.read() if event["event"] == "sweep"), uuid.uuid4().hex)
         spool.append("sweep", id=sweep_id)
@@ -166,10 +172,9 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
         )
         address = check_address(said.address)
         tracker = Tracker(address, said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
-        tracker.start()
         if search.left:
             console.print(_greeting(search, said), highlight=False)
-            run_trials(search, planned, worker, folder, spool, console)
+            run_trials(search, planned, worker, folder, spool, tracker, console)
         else:
             console.print(
                 f"{said.name}: all {len(search.finished)} trials are done; trials=N with a higher N adds more"
@@ -178,7 +183,13 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
 
 
 def run_trials(
-    search: Search, planned: Plan, worker: type[TrialWorker] | None, folder: Path, spool: Spool, console: Console
+    search: Search,
+    planned: Plan,
+    worker: type[TrialWorker] | None,
+    folder: Path,
+    spool: Spool,
+    tracker: Tracker,
+    console: Console,
 ) -> None:
     """Ray from start to end; comes back when no trial is left, or after Ctrl-C."""
     from sweep.driver import cluster, drive, idle_gpus, slots
@@ -198,6 +209,7 @@ def run_trials(
     # 'running' in the storage, to be continued.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with cluster():
+        tracker.start()  # its imports run while the workers start, not while Ray does
         if not config.gpus and (count := idle_gpus()):
             hint = "search.gpus=1 gives each trial one, 0.25 runs four trials to each"
             console.print(f"warning: {count} GPUs are here and trials use none; {hint}", highlight=False)
@@ -226,6 +238,7 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     spool.append("close", status=status)
 
     print_summary(console, records, planned.goals, select, folder)
+    tracker.start()
     left = tracker.close(seconds=60)
     _tell_tracking(left, tracker, said, console)
     again = "python -m sweep.run " + " ".join(quote(word) for word in sys.argv[1:])

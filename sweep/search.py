@@ -64,6 +64,7 @@ class Search(Searcher):
         self.space, self.goals, self.studies = space, tuple(goals), studies
         self._spool, self._folder, self._cache = spool, folder, cache
         self.changed = changed
+        self.most_live = 1  # the driver says how many trials run at a time, and one more to wait for a place
         self.live: dict[str, Live] = {}
         self.finished: dict[int, Record] = {}
         self._orphans: list[Record] = []
@@ -116,6 +117,8 @@ class Search(Searcher):
     def suggest(self, trial_id: str) -> Any:
         if self._broken is not None:
             raise self._broken
+        if len(self.live) >= self.most_live:
+            return None
         if self._orphans and not self.hopeless:
             record = self._orphans.pop(0)
             number, arm = record.number, record.arm

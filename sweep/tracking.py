@@ -79,7 +79,8 @@ class Tracker:
         self.refused: list[str] = []  # what the server will never take
 
     def start(self) -> None:
-        self._thread.start()
+        if self._thread.ident is None:
+            self._thread.start()
 
     def close(self, seconds: float) -> int:
         """Sends what is left, for at most so long.

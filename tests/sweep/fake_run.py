@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 from rich.console import Console
 
 from mmpkd.command import run as command
-from mmpkd.types import ConfigError
-from sweep.plan import plan
+from mmpkd.config import TrialConfig
 from sweep.run import read_words, sweep
 from sweep.space import load_space
 from tests.sweep.fake import FakeWorker
 
 
-def main(words: list[str]) -> None:
+def main(words: Sequence[str]) -> None:
     said, mistakes = read_words(words)
     space, found = load_space(said.space, said.overrides)
-    if space is None or mistakes + found:
-        raise ConfigError(mistakes + found)
-    planned = plan(space)
-    if planned.mistakes:
-        raise ConfigError(planned.mistakes)
-    sys.exit(sweep(space, planned, said, Console(), FakeWorker))
+    assert space is not None and not mistakes and not found
+    assert space.search.maximize is not None
+    example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
+    # Not planned, which would load torch for nothing.
+    planned: Any = SimpleNamespace(goals=space.search.maximize, facts=None, example=example)
+    sys.exit(sweep(space, planned, {}, said, Console(), FakeWorker))
 
 
 if __name__ == "__main__":

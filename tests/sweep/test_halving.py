@@ -14,7 +14,9 @@ GOAL = "val/auroc"
 
 
 def result(epochs: list[int], values: list[float]) -> dict[str, Any]:
-    return {"reports": [{"epoch": epoch, "metrics": {GOAL: value}} for epoch, value in zip(epochs, values, strict=True)]}
+    return {
+        "reports": [{"epoch": epoch, "metrics": {GOAL: value}} for epoch, value in zip(epochs, values, strict=True)]
+    }
 
 
 def trial(number: int, arm: str = "none") -> Any:
@@ -64,10 +66,14 @@ def test_a_restarted_driver_is_as_strict_as_the_first() -> None:
     first = ArmHalving(["none"], GOAL, 9, 1, 3)
     last = decisions(first, "none")
     values = curves(12, 9)
-    heard = [(number, "none", epoch, values[number][epoch - 1]) for number in last for epoch in range(1, last[number] + 1)]
+    heard = [
+        (number, "none", epoch, values[number][epoch - 1]) for number in last for epoch in range(1, last[number] + 1)
+    ]
     second = ArmHalving(["none"], GOAL, 9, 1, 3, heard)
     for value in (0.1, 0.5, 0.9, 0.99):
-        both = [one.on_trial_result(None, trial(50 + int(value * 100)), result([1], [value])) for one in (first, second)]
+        both = [
+            one.on_trial_result(None, trial(50 + int(value * 100)), result([1], [value])) for one in (first, second)
+        ]
         assert both[0] == both[1]
 
 

@@ -35,7 +35,10 @@ def opened(tmp_path: Path) -> Opened:
         space, mistakes = load_space(str(tmp_path / "fake.yaml"), overrides)
         assert space is not None and not mistakes
         spool = Spool(tmp_path / "spool.jsonl")
-        return Search(space, GOALS, Studies(tmp_path / "journal.log", space, GOALS), spool, tmp_path, tmp_path / "cache")
+        studies = Studies(tmp_path / "journal.log", space, GOALS)
+        search = Search(space, GOALS, studies, spool, tmp_path, tmp_path / "cache")
+        search.most_live = 3
+        return search
 
     return open_search
 
@@ -250,6 +253,14 @@ def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) ->
     on_front = {str(record.number) for record in front_of(search.records(), GOALS)}
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == on_front
     assert 0 < len(on_front) < 10
+
+
+def test_no_more_are_asked_for_than_can_run_and_one(opened: Opened) -> None:
+    search = opened("trials=9")
+    assert all(isinstance(search.suggest(trial_id), dict) for trial_id in "abc")
+    assert search.suggest("d") is None
+    search.most_live = 4
+    assert isinstance(search.suggest("d"), dict)
 
 
 def test_a_storage_that_fails_stops_the_sweep(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:

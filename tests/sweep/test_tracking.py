@@ -110,9 +110,7 @@ def test_the_next_driver_goes_on_where_the_last_one_stopped(tmp_path: Path, addr
     }
 
 
-def test_a_server_that_comes_back_misses_nothing(
-    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path / "spool.jsonl")
     spool.append("sweep", id="x")
     down = True
