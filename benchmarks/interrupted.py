@@ -49,10 +49,13 @@ def interrupt(command: Sequence[str], folder: Path, trials: int, moments: Sequen
     """Runs `command`, killed at each moment and started again, until it ends by itself."""
     kills = []
     for moment in moments:
-        driver = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        log = folder.with_suffix(".log")
+        with log.open("w") as file:
+            driver = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
         while True:
             if driver.poll() is not None:
-                raise SystemExit(f"the driver ended by itself ({driver.returncode}) before {moment:.0%} were done")
+                raise SystemExit(f"the driver ended by itself before {moment:.0%} were done:\n{log.read_text()}")
             done, in_flight = _state(folder)
             if done >= moment * trials and in_flight:
                 break

@@ -205,16 +205,17 @@ def run_trials(
         events = (event for _, event in spool.read() if event["event"] == "epoch")
         heard = ((one["number"], one["arm"], one["epoch"], one["metrics"][config.select]) for one in events)
         halving = ArmHalving(list(search.space.arms), config.select, epochs, stopping.grace, stopping.reduction, heard)
-    # A batch system's polite end is our Ctrl-C. Ray Tune stops at that, and running trials stay
-    # 'running' in the storage, to be continued.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with cluster():
+        # A batch system's polite end is our Ctrl-C (Ray has just set a handler of its own). Ray Tune stops
+        # at that, and running trials stay 'running' in the storage, to be continued.
+        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         tracker.start()  # its imports run while the workers start, not while Ray does
         if not config.gpus and (count := idle_gpus()):
             hint = "search.gpus=1 gives each trial one, 0.25 runs four trials to each"
             console.print(f"warning: {count} GPUs are here and trials use none; {hint}", highlight=False)
         with Progress(search, slots(cpus, config.gpus), console):
             drive(search, worker or TrialWorker, halving, cpus, config.gpus, folder)
+        signal.signal(signal.SIGTERM, before)
 
 
 def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tracker, console: Console) -> int:
