@@ -56,6 +56,8 @@ def _check_objective(
     label: str, objective: ObjectiveConfig, config: TrialConfig, student: Student | None
 ) -> list[Mistake]:
     where = f"objectives.{label}"
+    if label == "task" or "." in label or hasattr(nn.ModuleDict(), label):
+        return [Mistake(where, "this name is taken; call the objective something else")]
     assert objective.kind is not None
     if objective.kind not in OBJECTIVES:
         return [Mistake(f"{where}.kind", f"unknown objective {objective.kind!r}{near(objective.kind, OBJECTIVES)}")]
@@ -101,11 +103,8 @@ def build(config: TrialConfig, facts: Facts, teacher_dims: Mapping[str, int]) ->
     Args:
         teacher_dims: width of each active teacher's embedding.
 
-    Raises:
-        ConfigError: whatever `check` finds.
+    The configuration has passed `check`.
     """
-    if mistakes := check(config, facts):
-        raise ConfigError(mistakes)
     with seeded(config.seed, "student"):
         student = _student(config, facts)
     objectives: dict[str, Objective] = {}

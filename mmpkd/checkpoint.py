@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-import pickle
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 from mmpkd.types import ConfigError, EpochReport
 
 NAME = "last.pt"
+KEYS = {"fingerprint", "history", "student", "objectives", "optimizer"}
 
 
 def save(
@@ -29,7 +29,7 @@ def save(
     path = folder / NAME
     state = {
         "fingerprint": fingerprint,
-        "history": [asdict(replace(report, checkpoint=None)) for report in history],
+        "history": [asdict(report) for report in history],
         "student": student.state_dict(),
         "objectives": objectives.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -51,9 +51,9 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch raises whatever the bytes led it to
         raise ConfigError.one(str(path), f"is not a readable checkpoint ({type(error).__name__})") from None
-    if not isinstance(state, dict) or "fingerprint" not in state:
+    if not isinstance(state, dict) or set(state) != KEYS:
         raise ConfigError.one(str(path), "is not a checkpoint of mmpkd.train")
     return state
 
@@ -68,7 +68,7 @@ def restore(
     """
     state = read(path)
     if state["fingerprint"] != fingerprint:
-        raise ConfigError.one(str(path), "belongs to another configuration; remove it, or restore that configuration")
+        raise ConfigError.one(str(path), "belongs to another configuration or other data; remove it, or restore those")
     student.load_state_dict(state["student"])
     objectives.load_state_dict(state["objectives"])
     optimizer.load_state_dict(state["optimizer"])

@@ -220,7 +220,11 @@ def overridden(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str
     if wrong:
         raise ConfigError(wrong)
     try:
-        merged = OmegaConf.merge(OmegaConf.create(dict(content)), OmegaConf.from_dotlist(words))
+        laid_over = OmegaConf.from_dotlist(words)
+    except (yaml.YAMLError, OmegaConfBaseException, IndexError):
+        raise ConfigError.one("", f"an override is not YAML: {' '.join(words)}") from None
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(dict(content)), laid_over)
         resolved = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         where = str(getattr(error, "full_key", "") or "")

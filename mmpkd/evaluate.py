@@ -13,7 +13,7 @@ from mmpkd.config import EvaluationConfig
 from mmpkd.fit import autocast
 from mmpkd.saliency import MAPS
 from mmpkd.student import Student
-from mmpkd.types import CohortError
+from mmpkd.types import CohortError, DivergedError
 
 
 class Evaluator:
@@ -50,10 +50,17 @@ class Evaluator:
             self.fixed = _prefixed(localize.summarize(localize.baselines(self.regions)))
 
     def __call__(self, student: Student) -> dict[str, float]:
-        """Metrics under `val/`: scores, their standard errors over patients, and what chance scores."""
+        """Metrics under `val/`: scores, their standard errors over patients, and what chance scores.
+
+        Raises:
+            DivergedError: the last step left weights that give no finite logits.
+        """
         logits_NK, map_Nhw = self.look(student)
         if not np.isfinite(logits_NK).all():
-            return dict.fromkeys(("val/auroc", "val/pointing"), float("nan"))
+            raise DivergedError(
+                "the student's logits are no longer finite after an epoch: "
+                "lower optimizer.lr, or set optimizer.clip_norm"
+            )
         metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, self.weight_RN))
         if self.regions is not None:
             metrics |= _prefixed(localize.summarize(localize.score(map_Nhw, self.regions), self.weight_RN))

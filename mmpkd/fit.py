@@ -77,8 +77,8 @@ def objective_factor(schedule: str, epoch: int, epochs: int) -> float:
 def gradient_shares(weighted_terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
     """`gradient_share/<term>`: each weighted term's share of the summed gradient norms.
 
-    Says which term steers the student, which its value does not. One backward pass per term, so it
-    is taken once an epoch.
+    With the student's parameters it says which term steers the student, which a term's value does
+    not. It costs one backward pass per term.
     """
     norms = {}
     for name, term in weighted_terms.items():
@@ -106,7 +106,7 @@ def generator_for(seed: int, *purpose: object) -> torch.Generator:
 @contextmanager
 def seeded(seed: int, *purpose: object) -> Iterator[None]:
     """The global generators forked and seeded, for libraries (timm, dropout) that draw from them."""
-    devices = range(torch.cuda.device_count())
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derived_seed(seed, *purpose))
         yield

@@ -1,4 +1,4 @@
-"""Geometry of the letterbox: from an original image to the square the store keeps, and back.
+"""Geometry of the letterbox: from an original image to the square the store keeps.
 
 The longest side is scaled to the store's side and the rest is padded evenly, black; nothing is
 cropped. Everything follows from three integers (height, width, size), so nothing else is remembered.
@@ -64,17 +64,6 @@ class Letterbox:
         square = np.zeros((self.size, self.size), bool)
         square[box.top : box.bottom, box.left : box.right] = (covered >= threshold) & bool(mask.any())
         return square
-
-    def original_map(self, map_HW: np.ndarray) -> np.ndarray:
-        """A size x size float map back on the original pixels, H x W float32; padding is cut off.
-
-        Values are interpolated (bilinear), not rescaled, so a map is no longer a distribution.
-        """
-        assert map_HW.shape == (self.size, self.size), f"{map_HW.shape} is not a map of side {self.size}"
-        box = self.content
-        inside = map_HW[box.top : box.bottom, box.left : box.right].astype(np.float32)
-        back = Box(0, 0, self.height, self.width)
-        return _resize(inside, back, Image.Resampling.BILINEAR)
 
     def _check(self, array: np.ndarray) -> None:
         assert array.shape[:2] == (self.height, self.width), f"{array.shape[:2]} in a letterbox of {self}"

@@ -17,7 +17,7 @@ def cls_attention(output: StudentOutput) -> Tensor:
     """
     row_BAN = output.query_attention_BAN[max(output.query_attention_BAN)]
     map_BP = row_BAN[:, :, output.num_prefix :].float().mean(dim=1)
-    map_BP = map_BP / map_BP.sum(dim=1, keepdim=True)
+    map_BP = map_BP / map_BP.sum(dim=1, keepdim=True).clamp(min=1e-30)  # CLS may look at itself alone
     return map_BP.view(len(map_BP), *output.grid)
 
 

@@ -76,8 +76,10 @@ class Student(nn.Module):
             else:
                 x_BND, hidden = self.model.forward_features(x_BCHW), {}
         embedding_BD = self.model.forward_head(x_BND, pre_logits=True)
+        with torch.autocast(image_BCHW.device.type, enabled=False):  # bfloat16 logits tie, and ties cost AUROC
+            logits_BK = self.model.get_classifier()(embedding_BD.to(self.model.get_classifier().weight.dtype))
         return StudentOutput(
-            logits_BK=self.model.get_classifier()(embedding_BD),
+            logits_BK=logits_BK,
             embedding_BD=embedding_BD,
             hidden_BND=hidden,
             query_attention_BAN=rows,
@@ -146,11 +148,14 @@ def build_student(
                 global_pool="token",  # a pooled student gets no label signal in its CLS attention
                 **options,
             )
-    except (AssertionError, TypeError, RuntimeError, ValueError, KeyError) as error:
+    except Exception as error:  # timm and its models raise whatever sizes or weights led them to
         reason = (str(error) or "its class token or sizes do not fit").splitlines()[0]
-        sizes_given = ", ".join(f"{key}={value}" for key, value in options.items()) or "its own sizes"
-        raise ConfigError.one("student", f"{config.model!r} with {sizes_given} cannot be built: {reason}") from None
+        given = ", ".join(f"{key}={value}" for key, value in options.items() if key in sizes) or "its own sizes"
+        source = f" and weights {weights}" if "pretrained" in options else ""
+        raise ConfigError.one("student", f"{config.model!r} with {given}{source} cannot be built: {reason}") from None
     _require_fit(model, config, image_size)
+    if "pretrained" in options:
+        _require_weights(model, config, weights)
     statistics = model.pretrained_cfg if weights is not None else {"mean": (0.5,), "std": (0.25,)}
     mean, std = statistics["mean"], statistics["std"]
     if len(mean) != channels:  # grey images into RGB weights: timm sums the filters, so the mean of the three
@@ -162,6 +167,8 @@ def _require_fit(model: Any, config: StudentConfig, image_size: int) -> None:
     attention = getattr(model.blocks[0], "attn", None) if hasattr(model, "blocks") else None
     if not hasattr(attention, "fused_attn") or not hasattr(attention, "attn_drop"):
         raise ConfigError.one("student.model", f"{config.model!r} is not a ViT whose attention timm can show")
+    if not isinstance(model.get_classifier(), nn.Linear) or not isinstance(model.patch_embed.patch_size, tuple):
+        raise ConfigError.one("student.model", f"{config.model!r} is not a plain ViT with one linear classifier")
     if not getattr(model, "has_class_token", True) or model.num_prefix_tokens < 1:
         raise ConfigError.one("student.model", f"{config.model!r} has no CLS token, whose attention is the map")
     patch = model.patch_embed.patch_size[0]
@@ -170,6 +177,17 @@ def _require_fit(model: Any, config: StudentConfig, image_size: int) -> None:
         raise ConfigError.one(
             "cohort.image_size", f"{image_size} is not a multiple of the student's patch of {patch}; try {nearest}"
         )
+
+
+def _require_weights(model: Any, config: StudentConfig, weights: Path | None) -> None:
+    """timm loads what fits and says nothing of the rest, so look whether every block was there."""
+    assert weights is not None
+    if weights.suffix == ".npz":  # of the original JAX releases, loaded block by block by timm itself
+        return
+    names = list(timm.models.load_state_dict(str(weights)))
+    for block in range(len(model.blocks)):
+        if not any(f"blocks.{block}." in name for name in names):
+            raise ConfigError.one("student.weights", f"{weights} holds nothing for block {block} of {config.model!r}")
 
 
 def weights_of(config: StudentConfig) -> Path | None:

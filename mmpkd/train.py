@@ -22,10 +22,11 @@ from torch import Tensor, nn
 
 from mmpkd import checkpoint, command
 from mmpkd.augment import draw_views, look
-from mmpkd.build import build
+from mmpkd.build import build, check
+from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import TrialConfig, dump_trial, load_trial
+from mmpkd.config import TrialConfig, dump_trial, fingerprint, load_trial
 from mmpkd.evaluate import Evaluator
 from mmpkd.fit import (
     TermLog,
@@ -54,9 +55,12 @@ Trains one student, as a TrialConfig says, and scores it on the validation patie
   cache=DIR     stores and teacher outputs, shared with sweeps    [cache]
   key=value     any leaf of the configuration, e.g. optimizer.lr=3e-4 epochs=5 cohort.root=DIR
 
-The same command continues an interrupted run. The same configuration on the same kind of device
-with the same thread count gives the same numbers.
+The same command continues an interrupted run. On a CPU with the same thread count the same
+configuration gives the same numbers, to the last digit.
 """
+
+
+SHARES_EVERY = 5  # epochs: a share costs a backward pass for each term
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,20 @@ def train(
     folder: Path | None = None,
     resume: Path | None = None,
     report: Callable[[EpochReport], None] = lambda _: None,
+    store: Store | None = None,
 ) -> list[EpochReport]:
     """Trains one student from the beginning, or from a checkpoint, to the end.
 
-    The same configuration on the same kind of device with the same thread count gives the same
-    numbers, resumed or not: every random draw comes from the seed and the epoch alone.
+    Every random draw comes from the seed and the epoch alone, so the same configuration gives the
+    same numbers, resumed or not: to the bit on a CPU with the same thread count; on CUDA up to the
+    order in which its kernels add.
 
     Args:
         cache: where stores and teacher outputs live, shared by all trainings.
         folder: where `last.pt` goes after each epoch; None keeps nothing.
         resume: a `last.pt` to continue from.
         report: called after each new epoch, once its checkpoint is on disk.
+        store: the prepared cohort, if the caller has it open; else it is found or prepared.
 
     Returns:
         The reports of all epochs, those before a resumption included.
@@ -100,7 +107,9 @@ def train(
     """
     torch.set_num_threads(config.threads)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    store = prepare(config.cohort, cache)
+    if mistakes := check(config, store.facts if store else facts(config.cohort)):
+        raise ConfigError(mistakes)
+    store = store or prepare(config.cohort, cache)
     teachers = {name: outputs.to(device) for name, outputs in teach(config, store, cache).items()}
     student, objectives = build(config, store.facts, {name: one.width for name, one in teachers.items()})
     student.to(device)
@@ -111,16 +120,17 @@ def train(
     evaluate = Evaluator(store, store.rows("val", config.cohort.fold), config.evaluation, student.grid, device)
     quality = {f"teacher/{name}/{key}": value for name, one in teachers.items() for key, value in one.quality.items()}
 
+    identity = fingerprint([config.fingerprint(), store.fingerprint, store.sample_ids.tolist()])
     history: list[EpochReport] = []
     if resume is not None:
-        history = checkpoint.restore(resume, student, objectives, optimizer, config.fingerprint())
+        history = checkpoint.restore(resume, student, objectives, optimizer, identity)
     for epoch in range(len(history), config.epochs):
         started = time.perf_counter()
         terms, step = train_epoch(run, epoch)
         metrics = evaluate(student) | quality
         history.append(EpochReport(epoch + 1, step, time.perf_counter() - started, terms, metrics))
         if folder is not None:
-            checkpoint.save(folder, student, objectives, optimizer, history, config.fingerprint())
+            checkpoint.save(folder, student, objectives, optimizer, history, identity)
         report(history[-1])
     return history
 
@@ -129,8 +139,8 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
     """One pass over the training samples.
 
     Returns:
-        The unweighted mean of each loss term with `gradient_share/<term>` of the first step, and
-        the number of steps since the beginning of the run.
+        The unweighted mean of each loss term, every SHARES_EVERY epochs with the
+        `gradient_share/<term>` of the first step, and the number of steps since the run began.
 
     Raises:
         DivergedError: a loss term is no longer finite.
@@ -151,8 +161,8 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
             terms = loss_terms(run, batch)
             log.add(terms)
             weighted = {name: weights.get(name, 1.0) * term for name, term in terms.items()}
-            if weights and not shares:
-                shares = gradient_shares(weighted, parameters_of(run.optimizer))
+            if weights and not shares and epoch % SHARES_EVERY == 0:
+                shares = gradient_shares(weighted, list(run.student.parameters()))
             descend(run, weighted, step, config.epochs * steps_per_epoch)
             step += 1
     return log.means() | shares, step
@@ -205,7 +215,13 @@ def batches(run: Run, epoch: int) -> Iterator[Batch]:
 
 
 def on(device: torch.device, values: NDArray[np.generic]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True)
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
+def write_whole(path: Path, text: str) -> None:
+    beside = path.with_name(f"{path.name}.partial")
+    beside.write_text(text)
+    os.replace(beside, path)
 
 
 def main(words: Sequence[str]) -> None:
@@ -224,12 +240,11 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
     config = load_trial(Path(own["config"]), overrides)
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(dump_trial(config))
     last = folder / checkpoint.NAME
     console = Console()
 
     def show(report: EpochReport) -> None:
+        write_whole(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
             f"{goal} {report.metrics[goal]:.4f} ±{report.metrics[f'{goal}_se']:.4f}"
             for goal in ("val/auroc", "val/pointing")
@@ -244,9 +259,7 @@ def main(words: Sequence[str]) -> None:
         console.print(f"continuing {folder}")
     history = train(config, Path(own["cache"]), folder, last if last.exists() else None, show)
     metrics = folder / "metrics.json"
-    beside = metrics.with_suffix(".partial")
-    beside.write_text(json.dumps([asdict(report) for report in history], indent=1, default=str))
-    os.replace(beside, metrics)
+    write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}", highlight=False)
     console.print(f"every epoch is in {metrics}")

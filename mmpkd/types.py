@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 if TYPE_CHECKING:  # named only: the space of a sweep is read without loading torch
@@ -107,7 +106,6 @@ class EpochReport:
     seconds: float  # wall time of this epoch, validation included
     terms: Mapping[str, float]  # unweighted mean of each loss term over the epoch
     metrics: Mapping[str, float]
-    checkpoint: Path | None = None
 
 
 class Mistake(NamedTuple):

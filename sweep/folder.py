@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import shutil
 import socket
@@ -16,8 +17,9 @@ import yaml
 from mmpkd.types import UserError
 from sweep.space import Space, dump_space
 
-# How much is run, and how many at a time, changes no trial.
-MAY_CHANGE: Final = ("search.trials", "search.cpus", "search.gpus", "search.max_failures")
+# How much is run, how many at a time, and where the data lie changes no trial. That it is the same data at
+# another root is for `refuse_other_data` to see.
+MAY_CHANGE: Final = ("cohort.root", "search.trials", "search.cpus", "search.gpus", "search.max_failures")
 MOST_SHOWN: Final = 12
 
 
@@ -79,6 +81,27 @@ def refuse_other_space(folder: Path, space: Space) -> None:
             ]
         )
     )
+
+
+def refuse_other_data(folder: Path, fingerprint: str, root: Path | None) -> None:
+    """Nor do trials of different data, though the space be the same.
+
+    Args:
+        fingerprint: of the prepared cohort; `plan.json` holds the one that the sweep began with.
+
+    Raises:
+        UserError: it began with another.
+    """
+    path = folder / "plan.json"
+    began = json.loads(path.read_text())["store"] if path.exists() else fingerprint
+    if began != fingerprint:
+        raise UserError(
+            f"{folder}: this sweep began with other data\n"
+            f"  prepared cohort: was {began}, is now {fingerprint}: "
+            f"the files under cohort.root ({root}), or the program's reader, have changed\n"
+            f"  give the folder with the old files as cohort.root=DIR (it may have moved), or add "
+            f"name={folder.name}-2 (or any new name) to start another sweep"
+        )
 
 
 def _leaves(content: Any, path: str = "") -> dict[str, Any]:

@@ -48,6 +48,22 @@ class Plan:
     def checked(self) -> int:
         return sum(branch.checked for branch in self.branches)
 
+    def as_json(self) -> dict[str, Any]:
+        """What plan.json holds."""
+        return {
+            "space": self.space,
+            "trials": self.trials,
+            "goals": list(self.goals),
+            "branches": [
+                {"arm": one.arm, "labels": dict(one.labels), "free": list(one.free), "checked": one.checked}
+                for one in self.branches
+            ],
+            "checked": self.checked,
+            "samples": self.facts.num_samples if self.facts else None,
+            "warnings": list(self.warnings),
+            "mistakes": [{"path": path, "problem": problem} for path, problem in self.mistakes],
+        }
+
 
 def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     """Builds every branch at every bound and gathers what is wrong, under the paths of the space file.
@@ -83,7 +99,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
         found.say("search.trials", f"{space.search.trials} for {len(space.arms)} arms; each arm needs at least one")
     example = examples[0] if examples else None
     stopping = space.search.early_stopping
-    if example and stopping and stopping.grace >= example.epochs:
+    if example and stopping and stopping.grace and stopping.grace >= example.epochs:
         grace = f"its grace of {stopping.grace} epochs is not below epochs={example.epochs}"
         warnings.append(f"search.early_stopping never acts: {grace}")
     return Plan(
@@ -233,23 +249,6 @@ def _size_warnings(arm: str, node: Node, space: Space) -> list[str]:
     if nothing and space.search.trials > len(space.arms):
         return [f"arm {arm} has nothing to sample, so all its trials will be the same"]
     return []
-
-
-def as_json(plan: Plan) -> dict[str, Any]:
-    """What plan.json holds."""
-    return {
-        "space": plan.space,
-        "trials": plan.trials,
-        "goals": list(plan.goals),
-        "branches": [
-            {"arm": one.arm, "labels": dict(one.labels), "free": list(one.free), "checked": one.checked}
-            for one in plan.branches
-        ],
-        "checked": plan.checked,
-        "samples": plan.facts.num_samples if plan.facts else None,
-        "warnings": list(plan.warnings),
-        "mistakes": [{"path": path, "problem": problem} for path, problem in plan.mistakes],
-    }
 
 
 def render(plan: Plan) -> Group:

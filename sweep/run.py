@@ -173,7 +173,7 @@ def sweep(
         address = check_address(said.address)
         tracker = Tracker(address, said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
         if search.left:
-            console.print(_greeting(search, said), highlight=False)
+            console.print(_greeting(search, said), highlight=False, soft_wrap=True)
             run_trials(search, planned, worker, folder, spool, tracker, console)
         else:
             console.print(

@@ -47,6 +47,8 @@ class Search(Searcher):
 
     Args:
         folder: the sweep's.
+        cache: where workers find, or leave, teachers' outputs.
+        store: the prepared cohort.
         changed: called after every event, for the display.
     """
 
@@ -58,11 +60,12 @@ class Search(Searcher):
         spool: Spool,
         folder: Path,
         cache: Path,
+        store: Path,
         changed: Callable[[], None] = lambda: None,
     ):
         super().__init__()
         self.space, self.goals, self.studies = space, tuple(goals), studies
-        self._spool, self._folder, self._cache = spool, folder, cache
+        self._spool, self._folder, self._cache, self._store = spool, folder, cache, store
         self.changed = changed
         self.most_live = 1  # the driver says how many trials run at a time, and one more to wait for a place
         self.live: dict[str, Live] = {}
@@ -135,7 +138,7 @@ class Search(Searcher):
         error_file(self._folder, number).unlink(missing_ok=True)
         if number not in self._announced:
             self._announced.add(number)
-            self._spool.append("start", number=number, arm=arm, params=resolved(drawn))
+            self._spool.append("start", number=number, arm=arm, params=resolved(drawn), tags=_tags(config))
         self.changed()
         return Job(  # or FINISHED, or None for 'not now'
             number=number,
@@ -144,6 +147,7 @@ class Search(Searcher):
             goals=list(self.goals),
             folder=str(self._folder),
             cache=str(self._cache),
+            store=str(self._store),
         )
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
@@ -250,3 +254,9 @@ class Search(Searcher):
                 spent[record.arm].append(record.seconds)
         overall = statistics.fmean([one for seconds in spent.values() for one in seconds] or [1.0])
         return {arm: statistics.fmean(spent[arm]) if spent[arm] else overall for arm in self.space.arms}
+
+
+def _tags(config: TrialConfig) -> dict[str, str]:
+    """What a run is marked with in the tracking: the names of columns that nearly state the label, if taught from."""
+    columns = {name for one in config.active_teachers() for name in config.teachers[one].params.get("near_label", ())}
+    return {"near_label": ", ".join(sorted(columns))} if columns else {}

@@ -14,6 +14,7 @@ Neither ray nor torch nor optuna is needed to read a space.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,13 +35,23 @@ from sweep.source import override, read, resolved
 SCORES: Final = {"val/auroc": False, "val/pointing": True, "val/mass": True, "val/pixel_ap": True}
 # The same for every trial: arms are compared on the same images, scores, budget and machine.
 SHARED: Final = ("cohort", "evaluation", "epochs", "threads", "seed")
+PATHS: Final = (("cohort", "root"), ("student", "weights"))  # in a TrialConfig
 
 
 class EarlyStopping(Strict):
-    """Asynchronous halving on the `select` goal: at epochs grace x reduction^k the best 1/reduction go on."""
+    """Asynchronous halving on the `select` goal: at epochs grace x reduction^k the best 1/reduction go on.
 
-    grace: Positive = 3  # epochs that every trial gets
+    `grace` is by default epochs / reduction, so trials are ranked once, and with the same share of
+    their learning rate's schedule behind them whatever `epochs` is. A fixed grace of a few epochs
+    ranks by who warms up fastest in long sweeps, and ranks again just before the end in short ones;
+    either leaves few complete trials, of which alone the front is made.
+    """
+
+    grace: Positive | None = None  # epochs that every trial gets
     reduction: Annotated[int, Field(ge=2)] = 3
+
+    def first_rung(self, epochs: int) -> int:
+        return self.grace or math.ceil(epochs / self.reduction)
 
 
 def _off(value: object) -> object:
@@ -106,9 +117,28 @@ def dump_space(space: Space) -> str:
 
 def _make_absolute(raw: Mapping[str, Any]) -> None:
     """Workers stand in other folders than the command did."""
-    cohort = raw.get("cohort")
-    if isinstance(cohort, dict) and isinstance(cohort.get("root"), str):
-        cohort["root"] = os.path.abspath(os.path.expanduser(cohort["root"]))
+    arms = raw.get("arms")
+    shared = {key: value for key, value in raw.items() if key != "arms"}
+    for content in (shared, *(arms.values() if isinstance(arms, dict) else ())):
+        for section, key in PATHS:
+            _make_absolute_below(content, section, key, inside=False)
+
+
+def _make_absolute_below(node: Any, section: str, key: str, inside: bool) -> None:
+    """Turns the paths at `section.key`, through grammar words and labels of branches, into absolute ones."""
+    for name, value in node.items() if isinstance(node, dict) else ():
+        if inside and name == key:
+            node[name] = _absolute(value)
+        elif inside or name == section or name not in TrialConfig.model_fields:
+            _make_absolute_below(value, section, key, inside or name == section)
+
+
+def _absolute(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {word: _absolute(inner) for word, inner in value.items()}
+    if isinstance(value, list):
+        return [_absolute(inner) for inner in value]
+    return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) else value
 
 
 def _search(content: Any, mistakes: list[Mistake]) -> SearchConfig:

@@ -146,6 +146,8 @@ class Tracker:
         elif kind == "start":
             run = self._run(event["number"], event["arm"], milliseconds)
             self._params(run, event["params"])
+            for key, value in event["tags"].items():
+                self._tag(run, key, value)
         elif kind == "end":
             run = self._run(event["number"])
             self._tag(run, "outcome", event["state"])

@@ -34,6 +34,7 @@ class Job(TypedDict):
     goals: list[str]
     folder: str  # the sweep's, seen by driver and workers alike
     cache: str
+    store: str  # the prepared cohort: a worker needs no raw data, and reads none
 
 
 class TrialWorker(tune.Trainable):
@@ -41,11 +42,17 @@ class TrialWorker(tune.Trainable):
 
     @staticmethod
     def run_training(
-        config: TrialConfig, cache: Path, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]
+        config: TrialConfig,
+        cache: Path,
+        store: Path,
+        folder: Path,
+        resume: Path | None,
+        report: Callable[[EpochReport], None],
     ) -> None:
+        from mmpkd.cohort.store import Store
         from mmpkd.train import train  # torch and timm: only where training happens
 
-        train(config, cache, folder=folder, resume=resume, report=report)
+        train(config, cache, folder=folder, resume=resume, report=report, store=Store.open(store))
 
     @staticmethod
     def read_history(checkpoint: Path) -> list[EpochReport]:
@@ -105,7 +112,7 @@ class TrialWorker(tune.Trainable):
         own = _claim(Path(job["folder"]), job["number"])
 
         def run(report: Callable[[EpochReport], None]) -> None:
-            self.run_training(config, Path(job["cache"]), own, resume, report)
+            self.run_training(config, Path(job["cache"]), Path(job["store"]), own, resume, report)
 
         self._training = Training(run)
         return reports

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from mmpkd.config import Strict, near
-from mmpkd.types import Task
+from mmpkd.types import Mistake, Task
 
 Role = Literal["descriptor", "context", "near_label", "forbidden", "id"]
 ColumnKind = Literal["categorical", "multivalued", "numeric"]
@@ -68,7 +68,7 @@ class Scan:
         1, 0, or NaN for unknown. One-hot for a multi-class task, all NaN where its class is unknown.
         `encode` makes these columns from class names.
     privileged: the columns of role descriptor, context and near_label, as text (categorical,
-        multivalued: joined) or floats (numeric); missing is NaN. Never a forbidden one.
+        multivalued: joined, no blanks around the separator) or floats (numeric); missing is NaN. Never a forbidden one.
     text: one string column per section of a report, NaN where missing; or None.
     files: per sample, its files relative to the root (POSIX). Empty for a generated cohort.
     tables: source tables relative to the root; their contents are hashed into the fingerprint.
@@ -196,15 +196,17 @@ def same_name(name: str) -> str:
     return name.strip().lower()
 
 
-def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Facts) -> list[str]:
-    """What is wrong with teaching from these columns, one sentence each; empty if nothing is.
+def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Facts) -> list[Mistake]:
+    """What is wrong with teaching from these columns, under the path `columns` or `near_label`; empty if nothing is.
 
     `columns` are descriptors and context; a near-label column is listed in `near_label` instead.
     """
-    problems = [_problem(name, near_label, facts) for name in dict.fromkeys((*columns, *near_label))]
     counts = Counter((*columns, *near_label))
-    problems += [f"column {name!r} is listed twice" for name, count in counts.items() if count > 1]
-    return [problem for problem in problems if problem]
+    problems = [(name, _problem(name, near_label, facts)) for name in counts]
+    problems += [(name, f"column {name!r} is listed twice") for name, count in counts.items() if count > 1]
+    return [
+        Mistake("near_label" if name in near_label else "columns", problem) for name, problem in problems if problem
+    ]
 
 
 def _problem(name: str, near_label: Sequence[str], facts: Facts) -> str:

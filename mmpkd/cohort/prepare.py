@@ -28,14 +28,14 @@ from mmpkd.cohort import READERS, reader_for, splits
 from mmpkd.cohort.decode import Window, find_window
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Reader, Scan
-from mmpkd.cohort.journal import Entry, decode_all, read_journal
+from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
 from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, Store
 from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
 from mmpkd.types import CohortError
 
-WINDOW_SAMPLES = 32  # images, evenly spaced, from which a 16-bit cohort's window is taken
+WINDOW_SAMPLES = 32  # images, evenly spaced and none of the sealed test's, that give a 16-bit cohort's window
 TABLES_BYTES = 4096  # rough room per sample for tables and journal
 
 
@@ -93,10 +93,12 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
     partial = target.with_name(f"{target.name}.partial")
     shape = (len(ids), scan.channels, size, size)
     names = ["images.npy", *(f"views/{view}.npy" for view in scan.views)]
+    if not (partial / JOURNAL).exists():
+        shutil.rmtree(partial, ignore_errors=True)  # pixels that no journal vouches for
     with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
-        window = _window(reader, ids)
+        window = _window(reader, [sample for sample in ids if split[sample] != "test"])
         bad = decode_all(reader, scan, partial, arrays, size, window)
         try:
             refuse_bad(bad, config, reader, scan)
@@ -106,12 +108,13 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
             shutil.rmtree(partial)  # the source must change, and so will the store's name
             raise
         entries = read_journal(partial)
-        if bad:
-            for name, array in zip(names, arrays, strict=True):
-                _keep(partial / name, array, np.flatnonzero(good))
         kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
         _write_tables(partial, scan, split, [entries[sample] for sample in kept], kept, size)
         probed = _probe(scan, split, kept)
+        (partial / JOURNAL).unlink()  # rows move now, so the journal's claims end: a kill from here decodes anew
+        if bad:
+            for name, array in zip(names, arrays, strict=True):
+                _keep(partial / name, array, np.flatnonzero(good))
         facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
         manifest = {
             **identity,
@@ -128,7 +131,6 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
                 if file.suffix in (".npy", ".parquet")
             },
         }
-        (partial / "journal.jsonl").unlink()
         (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
         os.replace(partial, target)
     _tell(config, reader, scan, manifest, bad)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os.path
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,7 +31,7 @@ def missing_files(root: Path | None, scan: Scan) -> dict[str, BadSample]:
     for sample, files in scan.files.items():
         for file in files:
             assert root is not None
-            if not (root / file).is_file():
+            if not os.path.isfile(root / file):  # Path.is_file raises, with the path, at a name too long
                 lacking[sample] = BadSample(file, "no such file")
                 break
     return lacking
@@ -73,5 +74,5 @@ def _size(path: Path) -> int | None:
     """Bytes; None if it is not there, which is for `missing_files` to tell."""
     try:
         return path.stat().st_size
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a null character
         return None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
 from mmpkd.cohort.facts import Scan, label_columns
@@ -78,23 +80,42 @@ def check_classes(part: str, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> N
             )
 
 
+def dealt(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int, seed: int) -> NDArray[np.int64]:
+    """The fold of each sample, 0 to num_folds - 1: whole patients, each fold with its share of every stratum.
+
+    Strata smaller than the number of folds reach as many folds as they can; where all are that
+    small, patients are dealt without regard to them. `seed` is 0 to 2**32 - 1.
+
+    Args:
+        stratum_N: a class per sample, integers.
+        patient_N: whose each sample is, integers or names.
+        num_folds: 2 or more.
+        seed: the same folds for the same seed.
+
+    Raises:
+        CohortError: fewer patients than folds.
+    """
+    num_patients = len(np.unique(patient_N))
+    if num_patients < num_folds:
+        raise CohortError(f"{num_patients} patients cannot be dealt into {num_folds} parts; each part needs a few")
+    if np.unique(stratum_N, return_counts=True)[1].max() < num_folds:  # scikit-learn would refuse
+        stratum_N = np.zeros_like(stratum_N)
+    fold_N = np.empty(len(patient_N), np.int64)
+    splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a stratum smaller than the number of folds
+        for fold, (_, rows) in enumerate(splitter.split(stratum_N, stratum_N, patient_N)):
+            fold_N[rows] = fold
+    return fold_N
+
+
 def _folds(scan: Scan, chosen: np.ndarray, count: int) -> pd.Series:
     """fold0 ... of the chosen samples, whole patients, stratified by all tasks; NaN elsewhere."""
     patients = scan.samples["patient"].to_numpy(dtype=object)[chosen]
     strata = np.stack([_stratum(task, scan.labels) for task in scan.tasks], axis=1)[chosen]
     _, stratum = np.unique(strata, axis=0, return_inverse=True)
-    if len(set(patients)) < count:
-        raise CohortError(f"{len(set(patients))} patients cannot be dealt into {count} parts; each part needs a few")
-    if np.bincount(stratum).max() < count:  # more combinations of labels than can be dealt evenly
-        stratum = np.zeros_like(stratum)
-    dealt = np.empty(len(patients), object)
-    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=SPLIT_SEED)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a stratum smaller than the number of folds
-        for fold, (_, rows) in enumerate(splitter.split(stratum, stratum, patients)):
-            dealt[rows] = f"fold{fold}"
     folds = pd.Series(np.nan, index=scan.samples.index, dtype=object)
-    folds[chosen] = dealt
+    folds[chosen] = np.array([f"fold{fold}" for fold in dealt(stratum, patients, count, SPLIT_SEED)], object)
     return folds
 
 

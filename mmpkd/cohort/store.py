@@ -116,12 +116,6 @@ class Store:
                     mask[position, index] |= from_run_lengths(runs, (size, size))
         return mask
 
-    def has_roi(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """n x R."""
-        labels = range(len(self.facts.roi_labels))
-        found = [[(int(row), index) in self._runs for index in labels] for row in rows]
-        return np.array(found, bool).reshape(len(rows), len(labels))
-
     def _read_rois(self) -> dict[tuple[int, int], list[NDArray[np.int32]]]:
         """Run lengths in the stored square by (row, label)."""
         runs: dict[tuple[int, int], list[NDArray[np.int32]]] = {}

@@ -20,16 +20,18 @@ cohort:
       age: {role: context, kind: numeric}
       birads: {role: near_label}
       biopsy: {role: forbidden}
-    missing: ["", "n/a"]
+    missing: ["n/a"]                      # besides blank cells
 ```
 """
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
+import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
@@ -102,7 +104,7 @@ class TableParams(Strict):
     split: str | None = None
     masks: dict[str, str] = Field({})
     columns: dict[str, ColumnParams] = Field({})
-    missing: tuple[str, ...] = ("",)
+    missing: tuple[str, ...] = ()  # besides blank cells
     channels: Literal[1, 3] = 1
     # True: messages name rows, not files, and pictures stay in the store; False for public data
     credentialed: bool = True
@@ -112,7 +114,7 @@ class Table(Reader):
     """One row a sample, one image a row."""
 
     Params = TableParams
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     needs_root: ClassVar[bool] = True
 
     def __init__(self, root: Path | None, params: TableParams) -> None:
@@ -131,11 +133,12 @@ class Table(Reader):
         columns = self._columns()
         self._check_header(table, columns)
         tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])
-        cells = table.mask(table.isin(params.missing))
+        cells = table.mask(table.isin(["", *params.missing]))
         mistakes = self._check_cells(cells, tasks)
         numeric = {name: pd.to_numeric(cells[name], errors="coerce").astype(float) for name in self._numeric()}
         for name, numbers in numeric.items():
-            mistakes += self._told(f"columns.{name}", "not a number", cells[name], numbers.isna() & cells[name].notna())
+            wrong = ~np.isfinite(numbers) & cells[name].notna()
+            mistakes += self._told(f"columns.{name}", "not a finite number", cells[name], wrong)
         if mistakes:
             raise ConfigError(mistakes)
         cells = cells.set_index(cells[params.image].rename("sample"))
@@ -144,6 +147,9 @@ class Table(Reader):
             samples["split"] = cells[params.split]
         admitted = [one.name for one in columns.values() if one.role in (*ADMITTED, "near_label")]
         privileged = cells[admitted].assign(**{name: one.to_numpy() for name, one in numeric.items()})
+        for name in admitted:
+            if (separator := columns[name].separator) is not None:
+                privileged[name] = _tidy(cells[name], separator)
         paths = {params.image: params.image_root} | dict.fromkeys(params.masks.values(), ".")
         self._rows = {
             str(sample): {
@@ -241,7 +247,7 @@ class Table(Reader):
     def _check_cells(self, cells: pd.DataFrame, tasks: Sequence[Task]) -> list[Mistake]:
         params = self.params
         mistakes = self._told("image", "missing", cells[params.image], cells[params.image].isna())
-        twice = cells[params.image].dropna().duplicated()
+        twice = cells[params.image].dropna().map(posixpath.normpath).duplicated()  # ./a.png is a.png
         mistakes += self._told("image", "listed before (one row, one image)", cells[params.image], twice)
         mistakes += self._told("patient", "missing", cells[params.patient], cells[params.patient].isna())
         paths = {"image": params.image} | {f"masks.{label}": name for label, name in params.masks.items()}
@@ -278,3 +284,9 @@ class Table(Reader):
         if source is not None:
             return encode(task, cells[source])
         return cells[list(task.labels)].astype(float).set_axis(label_columns([task]), axis=1)
+
+
+def _tidy(cells: pd.Series, separator: str) -> pd.Series:
+    """Multivalued cells without blanks around their values: 'a | b|' is 'a|b', and '|' is missing."""
+    joined = cells.dropna().map(lambda cell: separator.join(filter(None, map(str.strip, cell.split(separator)))))
+    return joined[joined != ""].reindex(cells.index)

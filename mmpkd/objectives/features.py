@@ -41,7 +41,7 @@ class Features(Objective):
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> Tensor:
         assert teacher.embedding_BD is not None
-        target_BD = teacher.embedding_BD.float()
+        target_BD = teacher.embedding_BD.detach().float()
         predicted_BD = self.projection(student.hidden_BND[self.layer][:, 0]).float()
         known_B = target_BD.isfinite().all(dim=1)
         if self.distance == "cosine":

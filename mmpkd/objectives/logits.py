@@ -43,7 +43,7 @@ class Logits(Objective):
         assert teacher.logits_BK is not None
         known_B = teacher.logits_BK.isfinite().all(dim=1)
         student_BK = student.logits_BK.float() / self.temperature
-        teacher_BK = teacher.logits_BK.float().nan_to_num() / self.temperature
+        teacher_BK = teacher.logits_BK.detach().float().nan_to_num() / self.temperature
         total_B = torch.zeros_like(student_BK[:, 0])
         for task in self.tasks:
             divergence = softmax_kl if task.kind == "multiclass" else bernoulli_kl

@@ -20,15 +20,15 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 from torch import Tensor
 
 from mmpkd import classify
+from mmpkd.cohort.splits import dealt
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, TrialConfig, fingerprint, validate
 from mmpkd.fit import derived_seed
 from mmpkd.teachers import TEACHERS, Teacher
-from mmpkd.types import TeacherError, TeacherOutput
+from mmpkd.types import TeacherOutput
 
 NUM_FOLDS = 5
 
@@ -86,17 +86,20 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path) 
         "version": kind.VERSION,
         "params": params.model_dump(mode="json"),
         "cohort": store.fingerprint,
+        "samples": fingerprint(store.sample_ids.tolist()),  # the answers stand in this order
         "train": fingerprint(store.sample_ids[train].tolist()),
     }
     folder = cache / "teachers" / f"{config.kind}-{fingerprint(identity)}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        if not (folder / "manifest.json").exists():
-            started = time.perf_counter()
-            arrays = _fit_and_ask(kind(params, store.facts), store, train, val, params.seed)
-            quality = _quality(arrays["logits"], store, train, val)
-            manifest = {**identity, "quality": quality, "seconds": time.perf_counter() - started}
-            _write(folder, arrays, manifest)
+    assert not kind.sees_view, "what depends on the augmented image cannot be cached"
+    if not (folder / "manifest.json").exists():  # a finished cache may be read-only, so no lock before this
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            if not (folder / "manifest.json").exists():
+                started = time.perf_counter()
+                arrays = _fit_and_ask(kind(params, store.facts), store, train, val, params.seed)
+                quality = _quality(arrays["logits"], store, train, val)
+                manifest = {**identity, "quality": quality, "seconds": time.perf_counter() - started}
+                _write(folder, arrays, manifest)
     manifest = json.loads((folder / "manifest.json").read_text())
     # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
     tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
@@ -107,18 +110,21 @@ def out_of_fold_logits(teacher: Teacher, store: Store, rows: NDArray[np.int64], 
     """Logits (n, K) of the samples at `rows`, each from a model that saw none of its patient's.
 
     Raises:
-        TeacherError: fewer than five patients, or a fold with a single class.
+        CohortError: fewer than five patients.
+        TeacherError: a fold with a single class.
     """
-    patients = store.patient_N[rows]
-    if len(np.unique(patients)) < NUM_FOLDS:
-        raise TeacherError(f"{len(np.unique(patients))} training patients; out-of-fold logits need {NUM_FOLDS}")
-    _, stratum = np.unique(store.target_NK[rows], axis=0, return_inverse=True)
+    fold_N = dealt(_stratum(store, rows), store.patient_N[rows], NUM_FOLDS, derived_seed(seed, "folds") % 2**32)
     logits_NK = np.empty((len(rows), store.target_NK.shape[1]), np.float32)
-    splitter = StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=derived_seed(seed, "folds") % 2**32)
-    for fit, ask in splitter.split(rows, stratum, patients):
-        teacher.fit(store, rows[fit])
-        logits_NK[ask] = _arrays(teacher.outputs(store, rows[ask]))["logits"]
+    for fold in range(NUM_FOLDS):
+        teacher.fit(store, rows[fold_N != fold])
+        logits_NK[fold_N == fold] = _arrays(teacher.outputs(store, rows[fold_N == fold]))["logits"]
     return logits_NK
+
+
+def _stratum(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """A number per combination of labels, unknown ones counting as a value of their own."""
+    labels = np.where(store.known_NK[rows], store.target_NK[rows], -1)
+    return np.unique(labels, axis=0, return_inverse=True)[1].astype(np.int64)
 
 
 def _fit_and_ask(
@@ -185,8 +191,7 @@ def shuffled_within_label(outputs: CachedOutputs, store: Store, fold: int, seed:
     """Negative control: the teacher's answers about training samples, dealt anew among samples of the
     same label. What is left of a gain under this control is not knowledge about the sample."""
     train = store.rows("train", fold)
-    labels = np.where(store.known_NK[train], store.target_NK[train], -1)
-    _, stratum = np.unique(labels, axis=0, return_inverse=True)
+    stratum = _stratum(store, train)
     generator = np.random.default_rng(derived_seed(seed, "shuffled-control"))
     source = np.arange(len(store.sample_ids))
     for label in np.unique(stratum):

@@ -60,10 +60,10 @@ class Tabular(Teacher):
     @staticmethod
     def check(params: TabularParams, facts: Facts) -> list[Mistake]:
         """What is wrong with the columns asked for, under paths relative to `params`."""
-        problems = check_columns(params.columns or (), params.near_label, facts)
-        if not problems and not chosen_columns(params, facts):
-            problems = ["the cohort offers no descriptor or context column: name some"]
-        return [Mistake("columns", problem) for problem in problems]
+        mistakes = check_columns(params.columns or (), params.near_label, facts)
+        if not mistakes and not chosen_columns(params, facts):
+            mistakes = [Mistake("columns", "the cohort offers no descriptor or context column: name some")]
+        return mistakes
 
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
         """Fit to the samples at `rows`.
@@ -169,7 +169,12 @@ def _fit_mlp(
     tasks: Sequence[Task],
     params: TabularParams,
 ) -> nn.Sequential:
-    """One hidden layer, full-batch Adam; the penalty is l2 / N, as scikit-learn scales it."""
+    """One hidden layer, full-batch Adam; the penalty is l2 / N, as scikit-learn scales it.
+
+    On one thread: the answers are cached for every thread count, and so small a model gains from none.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     encoded, target, known = map(torch.from_numpy, (encoded_ND, target_NK, known_NK))
     with seeded(params.seed, "tabular-mlp"):
         hidden = nn.Sequential(nn.Linear(encoded.shape[1], params.hidden), nn.GELU())
@@ -181,4 +186,5 @@ def _fit_mlp(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+    torch.set_num_threads(threads)
     return model

@@ -25,7 +25,7 @@ PARAMS: dict[str, Any] = {
         "birads": {"role": "near_label"},
         "biopsy": {"role": "forbidden"},
     },
-    "missing": ["", "n/a"],
+    "missing": ["n/a"],
     "credentialed": False,
 }
 

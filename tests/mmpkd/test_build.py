@@ -10,7 +10,6 @@ from mmpkd.build import build, check, goals
 from mmpkd.cohort import facts as facts_of
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import CohortConfig, TrialConfig
-from mmpkd.types import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -85,11 +84,9 @@ def test_students_mistakes_stand_under_the_students_keys(tiny_trial: TrialConfig
     assert set(mistakes) == {"cohort.image_size"}
 
 
-def test_build_refuses_what_check_finds(tiny_trial: TrialConfig, facts: Facts) -> None:
-    broken = tiny_trial.model_copy(update={"teachers": {}})
-    with pytest.raises(ConfigError) as caught:
-        build(broken, facts, {})
-    assert caught.value.mistakes == tuple(check(broken, facts))
+@pytest.mark.parametrize("name", ["task", "a.b", "items"])
+def test_names_that_the_loss_needs_are_not_an_objectives(tiny_trial: TrialConfig, facts: Facts, name: str) -> None:
+    assert "this name is taken" in found(tiny_trial, facts, objectives={name: {"kind": "logits"}})[f"objectives.{name}"]
 
 
 def test_the_student_does_not_depend_on_the_objectives(tiny_trial: TrialConfig, facts: Facts) -> None:

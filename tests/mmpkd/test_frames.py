@@ -80,25 +80,6 @@ def test_stored_area_is_faithful() -> None:
     assert share == pytest.approx(disc.mean(), rel=0.03)
 
 
-def test_map_back_on_the_original_cuts_padding_off() -> None:
-    letterbox = Letterbox(40, 20, 8)  # content in columns 2 to 5
-    map_HW = np.full((8, 8), 9.0)
-    map_HW[:, 2:6] = 2.0
-    original = letterbox.original_map(map_HW)
-    assert original.shape == (40, 20)
-    assert (original == 2.0).all()
-
-
-def test_map_back_points_where_the_region_was() -> None:
-    mask = np.zeros((120, 90), bool)
-    mask[80:100, 10:30] = True
-    letterbox = Letterbox(120, 90, 24)
-    original = letterbox.original_map(letterbox.store_mask(mask).astype(np.float64))
-    assert mask[np.unravel_index(original.argmax(), original.shape)]
-    assert np.average(np.nonzero(original > 0.5)[0]) == pytest.approx(89.5, abs=2)
-    assert np.average(np.nonzero(original > 0.5)[1]) == pytest.approx(19.5, abs=2)
-
-
 def test_run_lengths_by_hand() -> None:
     mask = np.array([[0, 0, 1], [1, 0, 1]], bool)
     assert run_lengths(mask).tolist() == [2, 2, 1, 1]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +91,9 @@ def test_arms_share_the_student_they_start_from(tiny_trial: TrialConfig, cache: 
 
 
 def test_reports_hold_every_term_share_and_score(whole: tuple[Path, list[EpochReport]]) -> None:
-    last = whole[1][-1]
-    shares = {name: value for name, value in last.terms.items() if name.startswith("gradient_share/")}
-    assert set(last.terms) - set(shares) == {"task", "logits", "features"}
+    first, last = whole[1][0], whole[1][-1]
+    shares = {name: value for name, value in first.terms.items() if name.startswith("gradient_share/")}
+    assert set(first.terms) - set(shares) == set(last.terms) == {"task", "logits", "features"}
     assert sum(shares.values()) == pytest.approx(1)
     expected = {"val/auroc", "val/auroc_se", "val/pointing", "val/pointing_se", "val/mass", "val/pixel_ap", "val/brier"}
     expected |= {"val/ece", "val/ap", "val/pointing_chance", "val/pointing_centre", "teacher/findings/auroc"}
@@ -106,6 +105,16 @@ def test_reports_hold_every_term_share_and_score(whole: tuple[Path, list[EpochRe
 def test_loss_that_diverges_names_the_term_and_the_step(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
     wild = changed(tiny_trial, optimizer={"lr": 1e30, "clip_norm": 0, "batch_size": 16}, objectives={})
     with pytest.raises(DivergedError, match=r"'task' became (nan|inf) at step [1-4]\b"):
+        train(wild, cache, tmp_path)
+    assert not (tmp_path / "last.pt").exists()
+
+
+def test_weights_that_the_last_step_of_an_epoch_spoilt_are_not_kept(
+    tiny_trial: TrialConfig, cache: Path, tmp_path: Path
+) -> None:
+    """One step an epoch: its loss was finite, what it left is not."""
+    wild = changed(tiny_trial, optimizer={"lr": 1e35, "clip_norm": 0, "batch_size": 60}, objectives={})
+    with pytest.raises(DivergedError, match="logits are no longer finite after an epoch"):
         train(wild, cache, tmp_path)
     assert not (tmp_path / "last.pt").exists()
 
@@ -172,4 +181,8 @@ def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, whole: tuple[Path, l
     damaged.write_bytes((whole[0] / "last.pt").read_bytes()[:1000])
     with pytest.raises(ConfigError, match="not a readable checkpoint"):
         checkpoint.history(damaged)
-    assert replace(whole[1][0], checkpoint=None) == checkpoint.history(whole[0] / "1.pt")[0]
+    for text in (b"words", b""):
+        damaged.write_bytes(text)
+        with pytest.raises(ConfigError, match="not a readable checkpoint"):
+            checkpoint.history(damaged)
+    assert whole[1][:1] == checkpoint.history(whole[0] / "1.pt")

@@ -15,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
 from sweep import studies as studies_module
-from sweep.records import Record, Spool, admit, best_of, epochs_table, front_of, trials_table
+from sweep.records import Spool, best_of, epochs_table, front_of, trials_table
 from sweep.search import Search
 from sweep.space import load_space
 from sweep.studies import Studies
@@ -282,16 +282,6 @@ def test_a_lower_target_runs_nothing_and_a_higher_one_adds(opened: Opened) -> No
     assert [job["number"] for job in play_all(opened("trials=6"))] == [4, 5]
 
 
-def test_the_front_by_hand() -> None:
-    front: dict[int, Any] = {}
-    assert admit(front, 0, (0.5, 0.5)) == []
-    assert admit(front, 1, (0.4, 0.6)) == []
-    assert admit(front, 2, (0.4, 0.5)) == [2]  # worse than both
-    assert admit(front, 3, (0.5, 0.5)) == []  # a twin dominates nobody
-    assert admit(front, 4, (0.5, 0.6)) == [0, 1, 3]
-    assert list(front) == [4]
-
-
 def test_tables(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=4")
     play_all(search)
@@ -306,13 +296,3 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
     best = best_of(records, "val/auroc", GOALS)
     assert best is not None and best.metrics["val/auroc"] == trials["val/auroc"].max()
     trials.to_parquet(tmp_path / "t.parquet")
-
-
-def test_a_choice_of_numbers_and_words_fits_a_table(tmp_path: Path) -> None:
-    records = [
-        Record(index, "none", "complete", 1, 1.0, {"none/layers": value}, {"val/auroc": 0.5}, "{}")
-        for index, value in enumerate((3, "last", None, 0.5))
-    ]
-    table = trials_table(records)
-    table.to_parquet(tmp_path / "t.parquet")
-    assert table["none/layers"].tolist()[:2] == ["3", "last"]

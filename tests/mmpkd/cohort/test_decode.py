@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from mmpkd.cohort.decode import decode, find_window, read_image, read_mask, to_8_bit
 from mmpkd.cohort.facts import BadSample, RawImage
@@ -25,6 +26,24 @@ def test_transparent_pixels_become_black(tmp_path: Path) -> None:
     palette.putpalette([9, 8, 7, 200, 200, 200])
     palette.save(tmp_path / "p.png", transparency=1)
     assert read_image(tmp_path, "p.png").tolist() == [[[9, 8, 7], [0, 0, 0]]]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "transparent", "read"),
+    [
+        (np.array([[10, 200]], np.uint8), 200, [[10, 0]]),
+        (np.array([[True, False, True]]), 255, [[0, 0, 0]]),
+        (np.array([[10, 3000]], np.uint16), 3000, [[10, 0]]),
+        (np.array([[[1, 2, 3], [200, 200, 201]]], np.uint8), (200, 200, 201), [[[1, 2, 3], [0, 0, 0]]]),
+    ],
+)
+def test_a_transparent_value_becomes_black(
+    tmp_path: Path, pixels: np.ndarray, transparent: int | tuple[int, ...], read: list[object]
+) -> None:
+    """A PNG without an alpha channel may name one grey or colour that is transparent."""
+    Image.fromarray(pixels).save(tmp_path / "it.png", transparency=transparent)
+    found = read_image(tmp_path, "it.png")
+    assert (found if np.ndim(read) == found.ndim else found[..., 0]).tolist() == read
 
 
 def test_grey_one_bit_and_sixteen_bit(tmp_path: Path) -> None:
@@ -52,6 +71,21 @@ def test_what_cannot_be_read_says_why_without_naming_a_file(tmp_path: Path) -> N
         with pytest.raises(BadSample) as caught:
             read_image(tmp_path, file)
         assert (caught.value.file, caught.value.reason) == (file, reason)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("Failed to decode"), IndexError(), MemoryError()])
+def test_whatever_a_decoder_raises_is_a_bad_sample(
+    tmp_path: Path, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = saved(tmp_path, Image.new("L", (2, 2)))
+
+    def damaged(self: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr(PngImageFile, "load", damaged)
+    with pytest.raises(BadSample) as caught:
+        read_image(tmp_path, file)
+    assert caught.value.reason == f"does not decode: {str(error) or type(error).__name__}"
 
 
 def test_masks_are_true_above_half_of_their_maximum(tmp_path: Path) -> None:

@@ -62,13 +62,15 @@ def test_descriptors_and_context_may_be_used_near_label_when_asked_for() -> None
     ],
 )
 def test_wrong_columns(columns: list[str], near_label: list[str], said: list[str]) -> None:
-    (problem,) = check_columns(columns, near_label, FACTS)
+    ((path, problem),) = check_columns(columns, near_label, FACTS)
+    assert path == ("near_label" if near_label else "columns")
     for words in said:
         assert words in problem
 
 
 def test_all_wrong_columns_are_told_at_once() -> None:
-    assert len(check_columns(["pathology", "subtlety", "age", "assessment"], ["zzz"], FACTS)) == 4
+    mistakes = check_columns(["pathology", "subtlety", "age", "assessment"], ["zzz"], FACTS)
+    assert [mistake.path for mistake in mistakes] == ["columns"] * 3 + ["near_label"]
 
 
 def test_encode_by_hand() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +13,10 @@ import pytest
 from PIL import Image
 
 from mmpkd.cohort import facts, journal, reader_for
+from mmpkd.cohort import prepare as preparation
 from mmpkd.cohort.facts import RawImage
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
 from mmpkd.cohort.table import Table
 from mmpkd.config import CohortConfig
 from mmpkd.frames import from_run_lengths
@@ -66,7 +70,7 @@ def test_store_holds_what_was_written(root: Path, fresh: Path) -> None:
 
 def test_regions_of_interest(root: Path, fresh: Path) -> None:
     store = prepare(config(root), fresh)
-    assert store.has_roi(np.array([0, 1, 2])).tolist() == [[True], [False], [True]]
+    assert store.roi_mask(np.arange(3)).any(axis=(2, 3)).tolist() == [[True], [False], [True]]
     mask = store.roi_mask(np.array([4, 1]))
     expected = np.zeros((15, 15), bool)
     expected[4:7, 5:10] = True  # rows 5-9 halved are 2.5-4.5: rows 2 (half covered), 3 and 4, below 2 of padding
@@ -154,10 +158,63 @@ def test_an_interrupted_preparation_continues(
         assert (store.path / name).read_bytes() == (whole.path / name).read_bytes(), name
 
 
+@pytest.mark.parametrize("step", ["_write_tables", "_keep", "_counts"])
+def test_killed_after_decoding_with_a_sample_left_out(
+    root: Path, fresh: Path, tmp_path: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before, while and after the arrays lose the rows of bad samples."""
+    (root / "images" / "case7.png").write_bytes(b"not a picture")
+    asked = config(root, max_bad=0.034)
+    done = getattr(preparation, step)
+
+    def killed(*args: Any) -> None:
+        done(*args)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(preparation, step, killed)
+        prepare(asked, fresh)
+    store = prepare(asked, fresh)
+    whole = prepare(asked, tmp_path / "uninterrupted")
+    names = sorted(file.name for file in whole.path.iterdir())
+    assert sorted(file.name for file in store.path.iterdir()) == names
+    for name in names:
+        assert (store.path / name).read_bytes() == (whole.path / name).read_bytes(), name
+
+
+def test_what_lies_about_without_a_journal_is_swept(
+    root: Path, fresh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed while rows were moved; then the bad file can be read after all, and as many bytes long."""
+    file = root / "images" / "case7.png"
+    good = file.read_bytes()
+    file.write_bytes(bytes(len(good)))
+    asked = config(root, max_bad=0.034)
+
+    def killed(path: Path, *args: Any) -> None:
+        path.with_name("kept-images.npy").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+        context.setattr(preparation, "_keep", killed)
+        prepare(asked, fresh)
+    file.write_bytes(good)
+    store = prepare(asked, fresh)
+    assert store.facts.num_samples == 60 and not list(store.path.glob("kept-*"))
+
+
+def test_a_store_outlives_its_source(root: Path, fresh: Path) -> None:
+    store = prepare(config(root), fresh)
+    shutil.rmtree(root)
+    opened = Store.open(store.path)
+    assert (opened.image_NCHW[59, 0, 2:12] == 118).all() and opened.roi_mask(np.array([58])).any()
+    assert opened.facts == store.facts and len(opened.privileged(["age"]).dropna()) == 60
+
+
 def test_empty_masks_count_as_no_region(root: Path, fresh: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(root / "masks" / "case4.png")
     store = prepare(config(root), fresh)
-    assert not store.has_roi(np.array([4]))[0, 0] and store.manifest["counts"]["empty_masks"] == 1
+    assert not store.roi_mask(np.array([4])).any() and store.manifest["counts"]["empty_masks"] == 1
     assert "empty masks, which count as no ROI: 1" in capsys.readouterr().err
 
 
@@ -168,6 +225,14 @@ def test_sixteen_bits_share_one_window(tmp_path: Path, fresh: Path) -> None:
     assert store.manifest["bit_depth"] == 16 and 0 <= low < 300 and 11500 < high <= 11800
     expected = np.clip((200 * np.arange(60) - low) / (high - low), 0, 1) * 255
     assert np.abs(store.image_NCHW[:, 0, 6, 6] - expected).max() <= 0.5
+
+
+def test_the_window_does_not_look_at_the_sealed_test(tmp_path: Path, fresh: Path) -> None:
+    table = cases().assign(part=["train"] * 30 + ["val"] * 12 + ["test"] * 18)
+    write_cohort(tmp_path / "raw", table, depth=16)
+    store = prepare(config(tmp_path / "raw", split="part"), fresh)
+    low, high = store.manifest["window"]
+    assert high <= 41 * 200 and (store.image_NCHW[42:, 0, 6, 6] == 255).all()
 
 
 def test_views_and_text_are_stored_in_order(tiny_cohort: CohortConfig, cache: Path) -> None:

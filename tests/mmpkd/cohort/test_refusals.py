@@ -62,7 +62,7 @@ def test_bad_samples_within_the_share_are_left_out(root: Path, fresh: Path, caps
     assert "case7.png" not in store.sample_ids
     assert (store.image_NCHW[[6, 7, 58], 0, 5, 5] == [12, 16, 118]).all()  # the rest moved up with their labels
     assert store.target_NK[7, 0] == (cases()["pathology"][8] == "malignant")
-    assert store.has_roi(np.array([7]))[0, 0]
+    assert store.roi_mask(np.array([7])).any()
     assert "left out: " in capsys.readouterr().err and "case7.png" in store.manifest["left_out"]
     assert left_behind(fresh) == ["images.npy", "manifest.json", "rois.parquet", "samples.parquet"]
     with pytest.raises(CohortError, match="1 of 60 samples"):  # the store is there, but less is allowed now
@@ -98,6 +98,18 @@ def test_a_credentialed_cohort_names_the_row_not_the_file(root: Path, fresh: Pat
         prepare(config(root, credentialed=True), fresh)
     assert "row 9: is not an image" in str(caught.value)  # the header is row 1
     assert "case7" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["case7" * 60 + ".png", "case7\0.png"])
+def test_a_name_no_file_can_have_is_missing_and_unnamed(tmp_path: Path, fresh: Path, name: str) -> None:
+    table = write_cohort(tmp_path / "raw")
+    table.loc[7, "image"] = name
+    table.to_csv(tmp_path / "raw" / "cases.csv", index=False)
+    private = config(tmp_path / "raw", credentialed=True)
+    for call in (lambda: prepare(private, fresh), lambda: facts(private)):
+        with pytest.raises(CohortError, match="row 9: no such file") as caught:
+            call()
+        assert "case7" not in str(caught.value)
 
 
 def test_one_image_of_another_depth_is_bad(tmp_path: Path, fresh: Path) -> None:

@@ -115,3 +115,20 @@ def test_rare_labels_are_dealt_first() -> None:
     tasks, labels = one_task("multilabel", ("common", "rare"), [common.astype(float), rare.astype(float)])
     split = splits.assign(scan_of(range(100), labels, tasks=tasks)).to_numpy()
     assert [rare[split == part].sum() for part in sorted(set(split))] == [2] * 5
+
+
+def test_dealt_keeps_patients_whole_and_strata_even() -> None:
+    patient = np.repeat(np.arange(50), 2)
+    stratum = (patient % 5 == 0).astype(int)  # 10 of 50 patients
+    fold = splits.dealt(stratum, patient, 5, seed=7)
+    assert fold.dtype == np.int64 and all(len(set(fold[patient == one])) == 1 for one in range(50))
+    assert [int(stratum[fold == part].sum()) for part in range(5)] == [4] * 5
+    assert (fold == splits.dealt(stratum, patient, 5, seed=7)).all()
+    assert (fold != splits.dealt(stratum, patient, 5, seed=8)).any()
+
+
+def test_dealt_goes_on_where_every_stratum_is_smaller_than_the_folds() -> None:
+    fold = splits.dealt(np.arange(12), np.arange(12), 4, seed=0)
+    assert np.bincount(fold).tolist() == [3] * 4
+    with pytest.raises(CohortError, match="3 patients cannot be dealt into 4 parts"):
+        splits.dealt(np.zeros(6, int), np.repeat([1, 2, 3], 2), 4, seed=0)

@@ -100,7 +100,8 @@ def test_all_cell_mistakes_at_once(tmp_path: Path) -> None:
     table.loc[3, "patient"] = ""
     table.loc[[4, 5], "pathology"] = "unclear"
     table.loc[6, "age"] = "old"
-    table.loc[8, "image"] = "case9.png"
+    table.loc[7, "age"] = "inf"
+    table.loc[8, "image"] = "./case9.png"
     table.loc[10, "mask"] = "/masks/case10.png"
     write_cohort(tmp_path)
     table.to_csv(tmp_path / "cases.csv", index=False)
@@ -113,10 +114,27 @@ def test_all_cell_mistakes_at_once(tmp_path: Path) -> None:
         "split": "1 cell is not train, val or test: cases.csv row 2, got 'dev'",
         "tasks.malignant": "2 cells are neither one of benign, malignant nor listed under `missing`, "
         "in column 'pathology': cases.csv row 6, 7, got 'unclear'",
-        "columns.age": "1 cell is not a number: cases.csv row 8, got 'old'",
+        "columns.age": "2 cells are not a finite number: cases.csv row 8, 9, got 'inf', 'old'",
     }
     private = problems(tmp_path, split="part", credentialed=True)
-    assert private["cohort.params.columns.age"] == "1 cell is not a number: cases.csv row 8"
+    assert private["cohort.params.columns.age"] == "2 cells are not a finite number: cases.csv row 8, 9"
+
+
+def test_blanks_are_missing_whatever_else_is(tmp_path: Path) -> None:
+    table = cases()
+    table["shape"] = np.resize(["oval", "", " ", "unclear"], 60)
+    write_cohort(tmp_path / "raw", table)
+    store = prepare(config(tmp_path / "raw", missing=["unclear"]), tmp_path / "cache")
+    assert store.privileged(["shape"])["shape"].fillna("-").tolist() == ["oval", "-", "-", "-"] * 15
+
+
+def test_values_of_a_cell_lose_the_blanks_around_them(tmp_path: Path) -> None:
+    table = cases()
+    table["signs"] = np.resize(["halo | shadow", "halo|shadow", " shadow |", "|", "n/a", "big halo"], 60)
+    write_cohort(tmp_path / "raw", table)
+    store = prepare(config(tmp_path / "raw"), tmp_path / "cache")
+    found = store.privileged(["signs"])["signs"].fillna("-").tolist()
+    assert found == ["halo|shadow", "halo|shadow", "shadow", "-", "-", "big halo"] * 10
 
 
 def test_missing_may_cover_a_label(tmp_path: Path) -> None:

@@ -1,0 +1,179 @@
+"""What a careless change would break in silence: each test here fails if the named guard is removed.
+
+A folded cohort with unknown labels, where official splits and full labels would hide the mistake.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
+from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
+from mmpkd.evaluate import Evaluator
+from mmpkd.fit import optimizer_for
+from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits, teach
+from mmpkd.teachers.tabular import Tabular, TabularParams
+from mmpkd.train import Run, batches, loss_terms, train
+
+
+class Folded(Store):
+    """The tiny cohort as if it had no official split: patients dealt into four folds and a test part."""
+
+    def rows(self, part: Any, fold: int = 0) -> np.ndarray:
+        own = self.patient_N % 5
+        inside = {"test": own == 4, "val": own == fold, "train": (own != fold) & (own != 4)}
+        return np.flatnonzero(inside[part])
+
+
+@pytest.fixture
+def folded(tiny_cohort: CohortConfig, cache: Path) -> Store:
+    store = Folded.open(prepare(tiny_cohort, cache).path)
+    store.known_NK = store.known_NK.copy()
+    store.known_NK[::7] = False
+    store.target_NK = np.where(store.known_NK, store.target_NK, 0).astype(np.float32)
+    return store
+
+
+def changed(config: TrialConfig, **changes: Any) -> TrialConfig:
+    return TrialConfig.model_validate(config.model_dump() | changes)
+
+
+def test_each_fold_has_its_own_teacher(folded: Store, tmp_path: Path) -> None:
+    """A teacher of fold 0 has learnt from fold 1's validation patients: its answers must not be found there."""
+    teacher = TeacherConfig(kind="tabular")
+    first, second = (cached_outputs(teacher, folded, fold, tmp_path) for fold in (0, 1))
+    assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
+    fresh = Tabular(TabularParams(), folded.facts)
+    fresh.fit(folded, folded.rows("train", 1))
+    val = folded.rows("val", 1)
+    expected = fresh.outputs(folded, val).logits_BK
+    torch.testing.assert_close(second.arrays["logits"][val], expected)
+    assert not torch.allclose(first.arrays["logits"][val], expected)  # type: ignore[arg-type]
+
+
+def test_the_cache_holds_the_out_of_fold_logits(folded: Store, tmp_path: Path) -> None:
+    rows = folded.rows("train")
+    cached = cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path).arrays["logits"][rows]
+    fresh = out_of_fold_logits(Tabular(TabularParams(), folded.facts), folded, rows, 0)
+    np.testing.assert_allclose(cached.numpy(), fresh, rtol=1e-4, atol=1e-4)
+
+
+def test_a_new_version_of_a_teacher_has_a_new_address(
+    folded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    monkeypatch.setattr(Tabular, "VERSION", Tabular.VERSION + 1)
+    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
+
+
+def test_answers_stand_in_the_order_of_the_samples_they_were_made_for(folded: Store, tmp_path: Path) -> None:
+    """The same fingerprint and training patients, but another row order: not the same cache."""
+    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    folded.sample_ids = np.roll(folded.sample_ids, 1)
+    folded.sample_ids[folded.rows("train")] = np.sort(folded.sample_ids[folded.rows("train")])
+    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
+
+
+def test_a_shuffled_teacher_is_shuffled(folded: Store, tiny_trial: TrialConfig, tmp_path: Path) -> None:
+    told = {}
+    for control in (None, "shuffled"):
+        config = changed(tiny_trial, teachers={"findings": {"kind": "tabular", "control": control}})
+        told[control] = teach(config, folded, tmp_path)["findings"].arrays["logits"][folded.rows("train")]
+    assert (told[None] != told["shuffled"]).any(dim=1).float().mean() > 0.5
+
+
+def test_validation_scores_are_those_of_the_validation_patients(
+    folded: Store, tiny_trial: TrialConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[int]] = []
+    make = Evaluator.__init__
+    monkeypatch.setattr(
+        Evaluator,
+        "__init__",
+        lambda self, store, rows, *rest: (asked.append(rows.tolist()), make(self, store, rows, *rest))[1],
+    )
+    config = changed(tiny_trial, epochs=1, objectives={}, cohort={**tiny_trial.cohort.model_dump(), "fold": 2})
+    train(config, cache, store=folded)
+    assert asked == [folded.rows("val", 2).tolist()]
+
+
+def run_of(store: Store, config: TrialConfig, cache: Path) -> Run:
+    from mmpkd.build import build
+
+    teachers = teach(config, store, cache)
+    student, objectives = build(config, store.facts, {name: one.width for name, one in teachers.items()})
+    optimizer = optimizer_for(student, objectives, 1e-3, 0.0)
+    return Run(config, store, store.rows("train"), student, objectives, teachers, optimizer, torch.device("cpu"))
+
+
+def test_unknown_labels_teach_nothing(folded: Store, tiny_trial: TrialConfig, cache: Path) -> None:
+    run = run_of(folded, changed(tiny_trial, objectives={}), cache)
+    batch = next(batches(run, 0))
+    run.student.eval()
+    unknown = ~batch.known_BK[:, 0]
+    assert unknown.any() and not unknown.all()
+    other = replace(batch, target_BK=torch.where(batch.known_BK, batch.target_BK, 1.0))
+    assert loss_terms(run, batch)["task"] == loss_terms(run, other)["task"]
+    assert (batch.known_BK.numpy() == folded.known_NK[batch.rows_B.numpy()]).all()
+
+
+def test_label_smoothing_and_schedules_change_what_is_learnt(
+    folded: Store, tiny_trial: TrialConfig, cache: Path
+) -> None:
+    def after(**changes: Any) -> dict[str, float]:
+        config = changed(tiny_trial, epochs=2, **changes)
+        return dict(train(config, cache, store=folded)[-1].metrics)
+
+    plain = after(objectives={})
+    optimizer = {"batch_size": 16}
+    assert after(objectives={}, optimizer=optimizer | {"label_smoothing": 0.3}) != plain
+    assert after(objectives={}, optimizer=optimizer | {"clip_norm": 0.01}) != plain
+    constant, cosine = (after(objectives={"logits": {"schedule": kind}}) for kind in ("constant", "cosine"))
+    assert constant != cosine
+
+
+def test_threads_are_those_of_the_configuration(folded: Store, tiny_trial: TrialConfig, cache: Path) -> None:
+    seen: list[int] = []
+    train(
+        changed(tiny_trial, epochs=1, threads=2, objectives={}),
+        cache,
+        store=folded,
+        report=lambda _: seen.append(torch.get_num_threads()),
+    )
+    train(
+        changed(tiny_trial, epochs=1, threads=1, objectives={}),
+        cache,
+        store=folded,
+        report=lambda _: seen.append(torch.get_num_threads()),
+    )
+    assert seen == [2, 1]
+
+
+def test_a_checkpoint_belongs_to_its_data(folded: Store, tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
+    from mmpkd.types import ConfigError
+
+    config = changed(tiny_trial, epochs=1, objectives={})
+    train(config, cache, tmp_path, store=folded)
+    folded.fingerprint = "labels-corrected"
+    with pytest.raises(ConfigError, match="or other data"):
+        train(config, cache, None, tmp_path / "last.pt", store=folded)
+
+
+def test_nothing_is_fitted_or_prepared_for_a_configuration_that_is_wrong(
+    tiny_trial: TrialConfig, tmp_path: Path
+) -> None:
+    from mmpkd.types import ConfigError
+
+    wrong = changed(tiny_trial, teachers={"findings": {"kind": "tabular", "params": {"columns": ["assessment"]}}})
+    with pytest.raises(ConfigError, match=r"teachers\.findings\.params\.columns: .*near_label"):
+        train(wrong, tmp_path / "cache", tmp_path / "out")
+    assert not list(tmp_path.iterdir())
