@@ -39,6 +39,7 @@ def cluster() -> Iterator[None]:
     else:
         # Trials share nothing through the object store; its default would take a third of the memory.
         ray.init(
+            address="local",  # not one that someone else has started on this machine
             include_dashboard=False,
             object_store_memory=128 * 2**20,
             logging_level=logging.ERROR,

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sweep.records import Record, best_of, front_of, write_whole
-from sweep.summary import resolution, sampled, shortest, with_error
+from sweep.summary import off_front, resolution, sampled, shortest, with_error, without_complete, yardsticks
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -28,9 +28,10 @@ th, td {{ text-align: left; padding: .3em .8em .3em 0; border-bottom: 1px solid 
 """
 
 
-def write_report(path: Path, name: str, records: Sequence[Record], goals: Sequence[str], select: str) -> None:
+def write_report(
+    path: Path, name: str, records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str
+) -> None:
     """Writes the page; `epochs.parquet` lies beside it already."""
-    arms = list(dict.fromkeys(record.arm for record in records))
     colours = {arm: COLOURS[index % len(COLOURS)] for index, arm in enumerate(arms)}
     complete = [record for record in records if record.state == "complete"]
     counts = ", ".join(
@@ -38,8 +39,10 @@ def write_report(path: Path, name: str, records: Sequence[Record], goals: Sequen
     )
     parts = [f'<p class="note">{counts}. Bars and ± are standard errors over validation patients.</p>']
     if complete:
-        parts += [f"<h2>Best by each goal</h2>{_best_table(records, goals, select)}"]
-        parts += [f'<p class="note">{escape(one)}.</p>' for one in resolution(records, goals)]
+        parts += [f"<h2>Best by each goal</h2>{_best_table(records, arms, goals, select)}"]
+    notes = [*yardsticks(records, goals), *without_complete(records, arms), *resolution(records, goals)]
+    parts += [f'<p class="note">{escape(note)}.</p>' for note in notes]
+    if complete:
         parts += ["<h2>Front</h2>", _front_figure(complete, goals, colours)]
     epochs = pd.read_parquet(path.with_name("epochs.parquet"))
     if len(epochs):
@@ -65,14 +68,14 @@ def _html(figure: go.Figure) -> str:
     return text
 
 
-def _best_table(records: Sequence[Record], goals: Sequence[str], select: str) -> str:
+def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> str:
+    best = [(f"best {goal}{' (best.yaml)' if goal == select else ''}", best_of(records, goal, goals)) for goal in goals]
+    best += [(f"best of {one.arm}, not on the front", one) for one in off_front(records, arms, goals, select)]
     rows = []
-    for goal in goals:
-        best = best_of(records, goal, goals)
-        assert best is not None
-        cells = [f"best {goal}", str(best.number), best.arm, *(with_error(best, one) for one in goals), sampled(best)]
-        chosen = " (best.yaml)" if goal == select else ""
-        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in [cells[0] + chosen, *cells[1:]]))
+    for label, one in best:
+        assert one is not None
+        cells = [label, str(one.number), one.arm, *(with_error(one, goal) for goal in goals), sampled(one)]
+        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
     head = "".join(f"<th>{escape(cell)}</th>" for cell in ["", "trial", "arm", *goals, "sampled"])
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
@@ -105,6 +108,12 @@ def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Map
         xs, ys = zip(*front, strict=True)
         line = {"color": "#999", "dash": "dot", "shape": "vh"}
         figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="front", hoverinfo="skip")
+    chance = {goal: complete[0].metrics.get(f"{goal}_chance") for goal in goals}
+    line = {"color": "#999", "dash": "dot", "width": 1}
+    if across and chance[across] is not None:
+        figure.add_vline(chance[across], line=line, annotation_text=f"{across} by chance")
+    if chance[up] is not None:
+        figure.add_hline(chance[up], line=line, annotation_text=f"{up} by chance")
     figure.update_layout(xaxis_title=across or "trial", yaxis_title=up, height=520)
     return figure
 

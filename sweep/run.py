@@ -7,11 +7,11 @@ import re
 import signal
 import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake
@@ -102,7 +102,7 @@ def main(words: Sequence[str]) -> None:
         if mistakes:
             raise ConfigError(mistakes)
         return
-    from sweep.plan import as_json, plan, render
+    from sweep.plan import plan, render
 
     planned = plan(space, mistakes)
     if planned.mistakes:
@@ -112,7 +112,7 @@ def main(words: Sequence[str]) -> None:
         return
     for warning in planned.warnings:
         console.print(f"warning: {warning}", highlight=False)
-    raise SystemExit(sweep(space, planned, as_json(planned), said, console))
+    raise SystemExit(sweep(space, planned, said, console))
 
 
 def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
@@ -139,37 +139,29 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
 OWN = ("space", "name", "storage", "cache", "tracking", "show", "plan")
 
 
-def sweep(
-    space: Space,
-    planned: Plan,
-    plan_json: Mapping[str, Any],
-    said: Words,
-    console: Console,
-    worker: type[TrialWorker] | None = None,
-) -> int:
+def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None = None) -> int:
     """One driver's part of a sweep, from its lock to its report; the exit status."""
-    from sweep.folder import held, refuse_other_space
+    from sweep.folder import held, refuse_other_data, refuse_other_space
     from sweep.records import Spool, write_json, write_whole
     from sweep.search import Search
     from sweep.studies import Studies
     from sweep.tracking import Tracker, check_address
+    from sweep.trial import TrialWorker
 
     assert planned.example is not None
+    cohort, worker = planned.example.cohort, worker or TrialWorker
     folder, cache = said.folder, Path(said.cache).absolute()
     with held(folder):
         refuse_other_space(folder, space)
-        if worker is None:
-            from mmpkd.cohort.prepare import prepare
-
-            prepare(planned.example.cohort, cache)  # here, so that its progress and its troubles are seen
+        store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
+        refuse_other_data(folder, store.fingerprint, cohort.root)
         write_whole(folder / "space.yaml", dump_space(space))
-        write_json(folder / "plan.json", plan_json)
+        write_json(folder / "plan.json", planned.as_json() | {"store": store.fingerprint})
         spool = Spool(folder / "spool.jsonl")
         sweep_id = next((event["id"] for _, event in spool.read() if event["event"] == "sweep"), uuid.uuid4().hex)
         spool.append("sweep", id=sweep_id)
-        search = Search(
-            space, planned.goals, Studies(folder / "journal.log", space, planned.goals), spool, folder, cache
-        )
+        studies = Studies(folder / "journal.log", space, planned.goals)
+        search = Search(space, planned.goals, studies, spool, folder, cache, store.path)
         address = check_address(said.address)
         tracker = Tracker(address, said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
         if search.left:
@@ -185,7 +177,7 @@ def sweep(
 def run_trials(
     search: Search,
     planned: Plan,
-    worker: type[TrialWorker] | None,
+    worker: type[TrialWorker],
     folder: Path,
     spool: Spool,
     tracker: Tracker,
@@ -195,16 +187,15 @@ def run_trials(
     from sweep.driver import cluster, drive, idle_gpus, slots
     from sweep.halving import ArmHalving
     from sweep.progress import Progress
-    from sweep.trial import TrialWorker
 
     assert planned.example is not None
     config, stopping = search.space.search, search.space.search.early_stopping
     cpus, epochs = config.cpus or float(planned.example.threads), planned.example.epochs
     halving = None
-    if stopping and stopping.grace < epochs:
+    if stopping and (grace := stopping.first_rung(epochs)) < epochs:
         events = (event for _, event in spool.read() if event["event"] == "epoch")
         heard = ((one["number"], one["arm"], one["epoch"], one["metrics"][config.select]) for one in events)
-        halving = ArmHalving(list(search.space.arms), config.select, epochs, stopping.grace, stopping.reduction, heard)
+        halving = ArmHalving(list(search.space.arms), config.select, epochs, grace, stopping.reduction, heard)
     with cluster():
         # A batch system's polite end is our Ctrl-C (Ray has just set a handler of its own). Ray Tune stops
         # at that, and running trials stay 'running' in the storage, to be continued.
@@ -214,7 +205,7 @@ def run_trials(
             hint = "search.gpus=1 gives each trial one, 0.25 runs four trials to each"
             console.print(f"warning: {count} GPUs are here and trials use none; {hint}", highlight=False)
         with Progress(search, slots(cpus, config.gpus), console):
-            drive(search, worker or TrialWorker, halving, cpus, config.gpus, folder)
+            drive(search, worker, halving, cpus, config.gpus, folder)
         signal.signal(signal.SIGTERM, before)
 
 
@@ -225,12 +216,16 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     from sweep.report import write_report
     from sweep.summary import print_summary
 
+    assert planned.example is not None
     records, select, folder = search.records(), search.space.search.select, said.folder
     write_tables(folder, records, spool)
     best = best_of(records, select, planned.goals)
     if best:
-        write_whole(folder / "best.yaml", dump_trial(TrialConfig.model_validate_json(best.config)))
-    write_report(folder / "report.html", said.name, records, planned.goals, select)
+        here = {"cohort": planned.example.cohort}  # the data may have moved since
+        config = TrialConfig.model_validate_json(best.config).model_copy(update=here)
+        write_whole(folder / "best.yaml", dump_trial(config))
+    arms = list(search.space.arms)
+    write_report(folder / "report.html", said.name, records, arms, planned.goals, select)
     status = "FINISHED" if not search.left else "FAILED" if search.hopeless else "KILLED"
     kept = ["space.yaml", "plan.json", "best.yaml"]
     if planned.facts is not None and not planned.facts.credentialed:
@@ -238,7 +233,7 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     spool.append("files", paths=[str(folder / name) for name in kept])
     spool.append("close", status=status)
 
-    print_summary(console, records, planned.goals, select, folder)
+    print_summary(console, records, arms, planned.goals, select, folder)
     tracker.start()
     left = tracker.close(seconds=60)
     _tell_tracking(left, tracker, said, console)

@@ -13,7 +13,9 @@ from rich.table import Table
 from sweep.records import Record, best_of, front_of
 
 
-def print_summary(console: Console, records: Sequence[Record], goals: Sequence[str], select: str, folder: Path) -> None:
+def print_summary(
+    console: Console, records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str, folder: Path
+) -> None:
     """What a sweep came to: counts, failures, the front with its resolution, and where the files are."""
     states = Counter(record.state for record in records)
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -23,20 +25,50 @@ def print_summary(console: Console, records: Sequence[Record], goals: Sequence[s
         where = f" ({story})" if story.exists() else ""
         console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
     if states["complete"]:
-        console.print(front_table(records, goals, select))
-        for warning in resolution(records, goals):
-            console.print(f"warning: {warning}", highlight=False)
+        console.print(front_table(records, arms, goals, select))
+    for line in yardsticks(records, goals):
+        console.print(line, highlight=False)
+    for warning in [*without_complete(records, arms), *resolution(records, goals)]:
+        console.print(f"warning: {warning}", highlight=False)
     names = ("report.html", "best.yaml", "trials.parquet", "epochs.parquet")
     console.print(f"files in {folder}: {', '.join(name for name in names if (folder / name).exists())}", soft_wrap=True)
 
 
-def front_table(records: Sequence[Record], goals: Sequence[str], select: str) -> Table:
-    """The front, best by `select` first; each goal with its standard error."""
+def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:
+    """The front, best by `select` first, then the best of each arm that is not on it; with standard errors."""
     table = Table("trial", "arm", *goals, "sampled", title="Front", title_justify="left")
     order = [select, *(goal for goal in goals if goal != select)]
     for record in sorted(front_of(records, goals), key=lambda one: one.values(order), reverse=True):
         table.add_row(str(record.number), record.arm, *(with_error(record, goal) for goal in goals), sampled(record))
+    table.add_section()
+    for record in off_front(records, arms, goals, select):
+        marked = f"(best of {record.arm}, not on the front) {sampled(record)}"
+        table.add_row(str(record.number), record.arm, *(with_error(record, goal) for goal in goals), marked)
     return table
+
+
+def off_front(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> list[Record]:
+    """Of each arm that has no trial on the front its best complete one by `select`: what the front is held against."""
+    there = {record.arm for record in front_of(records, goals)}
+    best = [best_of([one for one in records if one.arm == arm], select, goals) for arm in arms if arm not in there]
+    return [record for record in best if record]
+
+
+def without_complete(records: Sequence[Record], arms: Sequence[str]) -> list[str]:
+    """One line per arm of which nothing can be compared."""
+    there = {record.arm for record in records if record.state == "complete"}
+    return [f"arm {arm} has no complete trial, so nothing can be compared with it" for arm in arms if arm not in there]
+
+
+def yardsticks(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
+    """One line per goal of localisation: what maps that ignore the image score on the same validation set."""
+    found = {goal: best_of(records, goal, goals) for goal in goals}
+    return [
+        f"{goal} without looking: {best.metrics[f'{goal}_chance']:.3f} by chance, "
+        f"{best.metrics[f'{goal}_centre']:.3f} by pointing at the centre"
+        for goal, best in found.items()
+        if best and f"{goal}_chance" in best.metrics
+    ]
 
 
 def with_error(record: Record, goal: str) -> str:

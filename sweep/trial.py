@@ -17,12 +17,15 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from ray import tune
 
-from mmpkd.config import TrialConfig
+from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.types import DivergedError, EpochReport, UserError
+
+if TYPE_CHECKING:
+    from mmpkd.cohort.store import Store
 
 
 class Job(TypedDict):
@@ -38,7 +41,14 @@ class Job(TypedDict):
 
 
 class TrialWorker(tune.Trainable):
-    """Serves trials until Ray takes the process down. Tests replace the two static methods."""
+    """Serves trials until Ray takes the process down. Tests replace the static methods."""
+
+    @staticmethod
+    def prepare(config: CohortConfig, cache: Path) -> Store:
+        """What the driver does once, before the first trial."""
+        from mmpkd.cohort.prepare import prepare
+
+        return prepare(config, cache)
 
     @staticmethod
     def run_training(

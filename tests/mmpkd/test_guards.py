@@ -96,11 +96,12 @@ def test_validation_scores_are_those_of_the_validation_patients(
 ) -> None:
     asked: list[list[int]] = []
     make = Evaluator.__init__
-    monkeypatch.setattr(
-        Evaluator,
-        "__init__",
-        lambda self, store, rows, *rest: (asked.append(rows.tolist()), make(self, store, rows, *rest))[1],
-    )
+
+    def watched(self: Evaluator, store: Store, rows: np.ndarray, *rest: Any) -> None:
+        asked.append(rows.tolist())
+        make(self, store, rows, *rest)
+
+    monkeypatch.setattr(Evaluator, "__init__", watched)
     config = changed(tiny_trial, epochs=1, objectives={}, cohort={**tiny_trial.cohort.model_dump(), "fold": 2})
     train(config, cache, store=folded)
     assert asked == [folded.rows("val", 2).tolist()]

@@ -79,6 +79,8 @@ def test_classifies_by_the_cls_token_even_where_timm_would_not() -> None:
     [
         (StudentConfig(model="vit_tny_patch16_224"), 224, "student.model", "did you mean 'vit_tiny_patch16_224'"),
         (StudentConfig(model="resnet18"), 224, "student", "resnet18"),
+        (StudentConfig(model="xcit_nano_12_p16_224"), 224, "student", "xcit_nano_12_p16_224"),
+        (StudentConfig(model="deit_tiny_distilled_patch16_224"), 224, "student.model", "one linear classifier"),
         (StudentConfig(model="vit_wee_patch16_reg1_gap_256"), 256, "student", "class token"),
         (
             StudentConfig(model="vit_tiny_patch16_224"),
@@ -107,6 +109,19 @@ def test_absent_pretrained_weights_are_an_error_that_says_how_to_get_them(monkey
     monkeypatch.setattr("mmpkd.student.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(ConfigError, match=r"not on this machine.*hf download timm/vit_tiny_patch16_224"):
         build_student(StudentConfig(model="vit_tiny_patch16_224", pretrained=True), 224, 1, 2, empty=True)
+
+
+def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
+    """timm would load what fits, say nothing, and hand over a random student."""
+    sizes = {"patch_size": 8, "embed_dim": 24, "num_heads": 3}
+    shallow = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32, **sizes)
+    save_file(shallow.state_dict(), tmp_path / "shallow.safetensors")
+    (tmp_path / "broken.safetensors").write_bytes(b"not weights")
+    for name, words in (("shallow", "holds nothing for block 1"), ("broken", "cannot be built")):
+        path = tmp_path / f"{name}.safetensors"
+        config = StudentConfig(model="vit_tiny_patch16_224", pretrained=True, weights=path, depth=2, **sizes)
+        with pytest.raises(ConfigError, match=words):
+            build_student(config, 32, 1, 2)
 
 
 def test_pretrained_weights_load_from_a_local_file(tmp_path: Path) -> None:
