@@ -109,11 +109,11 @@ def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Map
         line = {"color": "#999", "dash": "dot", "shape": "vh"}
         figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="front", hoverinfo="skip")
     chance = {goal: complete[0].metrics.get(f"{goal}_chance") for goal in goals}
-    line = {"color": "#999", "dash": "dot", "width": 1}
+    thin: dict[str, Any] = {"color": "#999", "dash": "dot", "width": 1}
     if across and chance[across] is not None:
-        figure.add_vline(chance[across], line=line, annotation_text=f"{across} by chance")
+        figure.add_vline(chance[across], line=thin, annotation_text=f"{across} by chance")
     if chance[up] is not None:
-        figure.add_hline(chance[up], line=line, annotation_text=f"{up} by chance")
+        figure.add_hline(chance[up], line=thin, annotation_text=f"{up} by chance")
     figure.update_layout(xaxis_title=across or "trial", yaxis_title=up, height=520)
     return figure
 

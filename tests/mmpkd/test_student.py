@@ -79,7 +79,7 @@ def test_classifies_by_the_cls_token_even_where_timm_would_not() -> None:
     [
         (StudentConfig(model="vit_tny_patch16_224"), 224, "student.model", "did you mean 'vit_tiny_patch16_224'"),
         (StudentConfig(model="resnet18"), 224, "student", "resnet18"),
-        (StudentConfig(model="xcit_nano_12_p16_224"), 224, "student", "xcit_nano_12_p16_224"),
+        (StudentConfig(model="xcit_nano_12_p16_224"), 224, "student.model", "xcit_nano_12_p16_224"),
         (StudentConfig(model="deit_tiny_distilled_patch16_224"), 224, "student.model", "one linear classifier"),
         (StudentConfig(model="vit_wee_patch16_reg1_gap_256"), 256, "student", "class token"),
         (

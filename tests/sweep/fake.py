@@ -7,8 +7,10 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
-from mmpkd.config import TrialConfig
+from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.types import DivergedError, EpochReport
 from sweep.trial import TrialWorker
 
@@ -33,17 +35,30 @@ def metrics_of(config: TrialConfig, epoch: int) -> dict[str, float]:
     share = epoch / config.epochs
     auroc = 0.5 + 0.4 * share * (1 - config.optimizer.lr)
     pointing = 0.1 + share * config.optimizer.lr + 0.01 * len(config.objectives)
-    return {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.03}
+    known = {"val/pointing_chance": 0.0625, "val/pointing_centre": 0.125}
+    return {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.03, **known}
 
 
 class FakeWorker(TrialWorker):
     """Waits `FAKE_SECONDS` per epoch. In epoch 2 a weight decay below 0.05 diverges, one below 0.1 hits
     a bug, and one below 0.2 takes its process down, the first time."""
 
+    fingerprint = "as prepared"
+
+    @classmethod
+    def prepare(cls, config: CohortConfig, cache: Path) -> Any:
+        return SimpleNamespace(path=cache / "store", fingerprint=cls.fingerprint)
+
     @staticmethod
     def run_training(
-        config: TrialConfig, cache: Path, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]
+        config: TrialConfig,
+        cache: Path,
+        store: Path,
+        folder: Path,
+        resume: Path | None,
+        report: Callable[[EpochReport], None],
     ) -> None:
+        assert store == cache / "store", "where the driver has prepared it"
         history = [] if resume is None else FakeWorker.read_history(resume)
         decay = config.optimizer.weight_decay
         for epoch in range(len(history) + 1, config.epochs + 1):

@@ -23,8 +23,8 @@ def main(words: Sequence[str]) -> None:
     assert space.search.maximize is not None
     example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
     # Not planned, which would load torch for nothing.
-    planned: Any = SimpleNamespace(goals=space.search.maximize, facts=None, example=example)
-    sys.exit(sweep(space, planned, {}, said, Console(), FakeWorker))
+    planned: Any = SimpleNamespace(goals=space.search.maximize, facts=None, example=example, as_json=dict)
+    sys.exit(sweep(space, planned, said, Console(), FakeWorker))
 
 
 if __name__ == "__main__":

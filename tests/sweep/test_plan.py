@@ -12,7 +12,7 @@ from mmpkd.cohort.facts import Column, Facts
 from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError, ConfigError, lay_out
 from sweep import plan as planning
-from sweep.plan import Plan, as_json, plan, render
+from sweep.plan import Plan, plan, render
 from sweep.source import shipped
 from sweep.space import load_space
 
@@ -231,7 +231,7 @@ def test_what_is_odd_is_a_warning(file: Path, monkeypatch: pytest.MonkeyPatch):
     assert planned(file, "optimizer.lr=1e-4").warnings == (
         "arm none has nothing to sample, so all its trials will be the same",
     )
-    assert planned(file, "epochs=3").warnings == (
+    assert planned(file, "epochs=3", "search.early_stopping.grace=3").warnings == (
         "search.early_stopping never acts: its grace of 3 epochs is not below epochs=3",
     )
     monkeypatch.setattr(planning, "MOST_BRANCHES", 2)
@@ -255,7 +255,7 @@ def test_the_plan_is_shown_and_written(file: Path):
         "warning: arm none has nothing",
     ):
         assert part in text
-    content = json.loads(json.dumps(as_json(found)))
+    content = json.loads(json.dumps(found.as_json()))
     assert content["checked"] == found.checked
     assert content["branches"][1] == {
         "arm": "tabular",

@@ -16,6 +16,7 @@ from sweep.report import write_report
 from sweep.summary import front_table, print_summary, resolution, sampled, shortest
 
 GOALS = ("val/auroc", "val/pointing")
+ARMS = ("none", "tabular")
 
 
 def record(number: int, auroc: float, pointing: float, arm: str = "none", state: Any = "complete") -> Record:
@@ -41,11 +42,11 @@ def said(*shown: Any) -> str:
 
 
 def test_the_front_has_only_complete_trials_with_their_errors() -> None:
-    text = said(front_table(RECORDS, GOALS, "val/auroc"))
+    text = said(front_table(RECORDS, ARMS, GOALS, "val/auroc"))
     assert "0.900 ± 0.020" in text and "0.300 ± 0.050" in text
     assert "0.950" not in text and "0.800" not in text
     assert text.index("0.900") < text.index("0.890"), "best by the selecting goal first"
-    text = said(front_table(RECORDS, GOALS, "val/pointing"))
+    text = said(front_table(RECORDS, ARMS, GOALS, "val/pointing"))
     assert text.index("0.890") < text.index("0.900")
 
 
@@ -69,7 +70,7 @@ def test_the_summary_names_failures_and_files(tmp_path: Path) -> None:
     (tmp_path / "errors").mkdir()
     (tmp_path / "errors" / "5.txt").write_text("a bug\n\nTraceback")
     (tmp_path / "best.yaml").write_text("x")
-    print_summary(console, RECORDS, GOALS, "val/auroc", tmp_path)
+    print_summary(console, RECORDS, ARMS, GOALS, "val/auroc", tmp_path)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     assert "5 trials: 3 complete, 1 failed, 1 pruned" in text
     assert f"trial 5 failed: a bug ({tmp_path}/errors/5.txt)" in text
@@ -82,7 +83,7 @@ def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tupl
         {"number": one.number, "arm": one.arm, "epoch": epoch, **one.metrics} for one in RECORDS for epoch in range(4)
     ]
     pd.DataFrame(epochs).to_parquet(tmp_path / "epochs.parquet")
-    write_report(tmp_path / "report.html", "my & sweep", RECORDS, goals, "val/auroc")
+    write_report(tmp_path / "report.html", "my & sweep", RECORDS, ARMS, goals, "val/auroc")
     page = (tmp_path / "report.html").read_text()
     assert "<title>my &amp; sweep</title>" in page and "soft &lt;b&gt;" in page
     assert "best val/auroc (best.yaml)" in page
@@ -94,7 +95,7 @@ def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tupl
 
 def test_a_report_of_nothing(tmp_path: Path) -> None:
     pd.DataFrame(columns=["number", "arm", "epoch", "seconds"]).to_parquet(tmp_path / "epochs.parquet")
-    write_report(tmp_path / "report.html", "empty", [], GOALS, "val/auroc")
+    write_report(tmp_path / "report.html", "empty", [], ARMS, GOALS, "val/auroc")
     assert "0 complete" in (tmp_path / "report.html").read_text()
 
 

@@ -18,7 +18,7 @@ from benchmarks.interrupted import disagreements
 from mmpkd.config import TrialConfig, load_trial
 from mmpkd.types import ConfigError, UserError
 from sweep.folder import held, refuse_other_space
-from sweep.plan import as_json, plan
+from sweep.plan import plan
 from sweep.run import Words, main, read_words, sweep
 from sweep.space import Space, dump_space, load_space
 from tests.sweep.fake import SPACE, FakeWorker
@@ -36,7 +36,7 @@ def ran(tmp_path: Path, *overrides: str) -> tuple[int, str]:
     """A sweep with the fake worker: exit status and what the console said."""
     space, said = loaded(tmp_path, *overrides)
     console, planned = Console(file=io.StringIO(), width=160), plan(space)
-    status = sweep(space, planned, as_json(planned), said, console, FakeWorker)
+    status = sweep(space, planned, said, console, FakeWorker)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return status, text
 
@@ -189,7 +189,7 @@ def test_credentialed_cohorts_keep_their_tables(tmp_path: Path, monkeypatch: pyt
     planned = replace(planned, facts=replace(planned.facts, credentialed=True))
     monkeypatch.setattr(run, "run_trials", lambda *args: None)
     said_paths: list[Any] = []
-    sweep(space, planned, as_json(planned), said, Console(file=io.StringIO()), FakeWorker)
+    sweep(space, planned, said, Console(file=io.StringIO()), FakeWorker)
     for _, event in Spool(said.folder / "spool.jsonl").read():
         if event["event"] == "files":
             said_paths += [Path(path).name for path in event["paths"]]

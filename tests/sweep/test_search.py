@@ -36,7 +36,7 @@ def opened(tmp_path: Path) -> Opened:
         assert space is not None and not mistakes
         spool = Spool(tmp_path / "spool.jsonl")
         studies = Studies(tmp_path / "journal.log", space, GOALS)
-        search = Search(space, GOALS, studies, spool, tmp_path, tmp_path / "cache")
+        search = Search(space, GOALS, studies, spool, tmp_path, tmp_path / "cache", tmp_path / "store")
         search.most_live = 3
         return search
 

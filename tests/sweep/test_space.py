@@ -166,7 +166,7 @@ def test_defaults_of_the_search_are_explicit():
         "maximize": None,
         "select": "val/auroc",
         "trials": 32,
-        "early_stopping": {"grace": 3, "reduction": 3},
+        "early_stopping": {"grace": None, "reduction": 3},
         "cpus": None,
         "gpus": 0.0,
         "max_failures": 3,

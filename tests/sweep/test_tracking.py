@@ -22,7 +22,8 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def tell_of(spool: Spool, number: int, state: str, epochs: int = 2) -> None:
-    spool.append("start", number=number, arm="none", params={"none/optimizer.lr": 0.1, "optimizer.lr": 0.1})
+    params, tags = {"none/optimizer.lr": 0.1, "optimizer.lr": 0.1}, {"near_label": "BIRADS"} if number == 1 else {}
+    spool.append("start", number=number, arm="none", params=params, tags=tags)
     for epoch in range(1, epochs + 1):
         metrics = {"val/auroc": 0.5 + epoch / 10, "val/auroc/dx/ä (b)": 0.25, "val/pixel_ap": math.nan}
         said = {"epoch": epoch, "seconds": 1.5, "metrics": metrics, "terms": {"task": 2.0}}
@@ -70,6 +71,7 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
         ("FAILED", "failed"),
     ]
     assert found[2].data.tags["error"] == "a bug"
+    assert [run.data.tags.get("near_label") for _, run in sorted(found.items())] == [None, "BIRADS", None]
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert found[0].data.params == {"none/optimizer.lr": "0.1", "optimizer.lr": "0.1"}
     # NaN ('no such case') is left out; a name that MLflow does not take is bent, not dropped.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ def job(folder: Path, number: int = 0, epochs: int = 3, decay: float = 0.5) -> d
         "goals": GOALS,
         "folder": str(folder),
         "cache": str(folder / "cache"),
+        "store": str(folder / "cache" / "store"),
     }
 
 
@@ -144,10 +144,8 @@ def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> No
 def test_a_goal_that_is_no_number_fails_the_trial(tmp_path: Path, metrics: dict[str, float]) -> None:
     class Odd(FakeWorker):
         @staticmethod
-        def run_training(
-            config: TrialConfig, cache: Path, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]
-        ) -> None:
-            report(EpochReport(1, 1, 0.1, {}, metrics))
+        def run_training(*args: Any) -> None:
+            args[-1](EpochReport(1, 1, 0.1, {}, metrics))
 
     worker = worker_for(job(tmp_path), Odd)
     assert worker.step()["error"]
