@@ -47,25 +47,28 @@ class Kill:
 
 def interrupt(command: Sequence[str], folder: Path, trials: int, moments: Sequence[float] = MOMENTS) -> list[Kill]:
     """Runs `command`, killed at each moment and started again, until it ends by itself."""
-    kills = []
-    for moment in moments:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        log = folder.with_suffix(".log")
-        with log.open("w") as file:
-            driver = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-        while True:
-            if driver.poll() is not None:
-                raise SystemExit(f"the driver ended by itself before {moment:.0%} were done:\n{log.read_text()}")
-            done, in_flight = _state(folder)
-            if done >= moment * trials and in_flight:
-                break
-            time.sleep(0.02)
-        family = list(_descendants(driver.pid))
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-        kills.append(Kill(done, in_flight, _outliving(family, seconds=30)))
+    kills = [kill(command, folder, moment * trials) for moment in moments]
     subprocess.run(command, check=True)
     return kills
+
+
+def kill(command: Sequence[str], folder: Path, wanted: float) -> Kill:
+    """Starts a driver, and kills it once `wanted` trials are done and others are in flight."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    log = folder.with_suffix(".log")
+    with log.open("w") as file:
+        driver = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
+    while True:
+        if driver.poll() is not None:
+            raise SystemExit(f"the driver ended by itself before {wanted:g} trials were done:\n{log.read_text()}")
+        done, in_flight = _state(folder)
+        if done >= wanted and in_flight:
+            break
+        time.sleep(0.02)
+    family = list(_descendants(driver.pid))
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    return Kill(done, in_flight, _outliving(family, seconds=30))
 
 
 def _state(folder: Path) -> tuple[int, int]:

@@ -31,28 +31,41 @@ def held(folder: Path) -> Iterator[None]:
     was written to goes again, so that a start that fails leaves no trace.
 
     Raises:
-        UserError: another driver is at it.
+        UserError: another driver is at it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / "driver.lock"
-    with path.open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("a+")
+    except OSError as error:
+        raise _unwritable(folder, error) from None
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise UserError(
                 f"{folder}: another driver runs this sweep ({holder})\n"
                 "  wait for it, stop it there with Ctrl-C, or start a sweep of your own with name=..."
             ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-        file.flush()
+        except OSError as error:  # a file system without locks
+            raise _unwritable(folder, error) from None
         try:
+            try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
+            except OSError as error:
+                raise _unwritable(folder, error) from None
             yield
         finally:
             if set(folder.iterdir()) == {path}:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR")
 
 
 def refuse_other_space(folder: Path, space: Space) -> None:

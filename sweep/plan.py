@@ -19,7 +19,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.config import CohortConfig, TrialConfig, validate
 from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
 from sweep.draw import Drawn, branches, count_branches
-from sweep.grammar import WORDS, Maybe, Node, OneOf, Tree
+from sweep.grammar import WORDS, Fixed, Maybe, Node, OneOf, Tree
 from sweep.space import SCORES, SearchConfig, Space
 
 MOST_BRANCHES: Final = 64  # of one arm; beyond that each label is checked at least once, and the plan says so
@@ -156,8 +156,12 @@ def _misspelt(node: Node) -> list[tuple[str, str]]:
     """Mappings with one key that is nearly a grammar word: a hint for whatever goes wrong there."""
     match node:
         case Tree(path=path, children=children):
-            close = get_close_matches(str(next(iter(children))), WORDS, n=1, cutoff=0.75) if len(children) == 1 else []
-            return [(path, word) for word in close] + [pair for child in children.values() for pair in _misspelt(child)]
+            key, child = next(iter(children.items()), ("", None))
+            close = get_close_matches(str(key), WORDS, n=1, cutoff=0.8) if len(children) == 1 else []
+            # Ranges and choices hold lists; an objective that is called 'hint' is not a misspelt 'int'.
+            holds_list = isinstance(child, Fixed) and isinstance(child.value, list)
+            hints = [(path, word) for word in close if holds_list or word in ("one_of", "maybe")]
+            return hints + [pair for child in children.values() for pair in _misspelt(child)]
         case OneOf(branches=branches):
             return [pair for branch in branches.values() for pair in _misspelt(branch)]
         case Maybe(child=child):
@@ -171,7 +175,14 @@ def _facts(space: Space, found: _Findings) -> Facts | None:
     if content is None or any(_within(mistake.path, "cohort") for mistake in found.mistakes):
         return None  # said already, or by each TrialConfig
     try:
-        return read_facts(validate(CohortConfig, content, "cohort"))
+        try:
+            config = validate(CohortConfig, content, "cohort")
+        except ConfigError as error:  # say it, and go on without the wrong keys: columns can still be checked
+            for mistake in error.mistakes:
+                found.say(*mistake)
+            less = _less({"cohort": content}, [mistake.path for mistake in error.mistakes])
+            config = validate(CohortConfig, less["cohort"], "cohort")
+        return read_facts(config)
     except ConfigError as error:
         for mistake in error.mistakes:
             found.say(*mistake)
@@ -181,29 +192,31 @@ def _facts(space: Space, found: _Findings) -> Facts | None:
 
 
 def _without(content: Mapping[str, Any], wrong: Sequence[str]) -> TrialConfig | None:
-    """The configuration less its wrong keys, so that its other sections can still be checked.
+    """The configuration less its wrong keys, so that the rest can still be checked; None if it needs them."""
+    try:
+        return validate(TrialConfig, _less(content, wrong))
+    except ConfigError:
+        return None
 
-    None where that says little: what the objectives may ask for hangs on the student and the cohort.
-    """
+
+def _less(content: Mapping[str, Any], wrong: Sequence[str]) -> dict[str, Any]:
     less = copy.deepcopy(dict(content))
     for path in wrong:
         *parents, key = path.split(".")
-        if path.partition(".")[0] in ("cohort", "student"):
-            return None
         inner: Any = less
         for parent in parents:
             inner = inner.get(parent) if isinstance(inner, dict) else None
         if isinstance(inner, dict):
             inner.pop(key, None)
-    try:
-        return validate(TrialConfig, less)
-    except ConfigError:
-        return None
+    return less
 
 
 def _check(config: TrialConfig, facts: Facts | None, wrong: Sequence[str]) -> list[Mistake]:
-    """What the core says: nothing of mappings that lack a wrong key, nor of teachers without a cohort."""
+    """What the core says: nothing of mappings that lack a wrong key, nor of teachers without a cohort,
+    nor of what hangs on a student or a cohort that lacks one."""
     doubtful = [path.rpartition(".")[0] or path for path in wrong] + ([] if facts else ["teachers"])
+    if any(path.partition(".")[0] in ("student", "cohort") for path in wrong):
+        doubtful += ["student", "cohort", "objectives"]
     found = check(config, facts or _stand_in(config))
     return [mistake for mistake in found if not any(_within(mistake.path, start) for start in doubtful)]
 
@@ -254,14 +267,29 @@ def _size_warnings(arm: str, node: Node, space: Space) -> list[str]:
 def render(plan: Plan) -> Group:
     """The plan as a table with its warnings, for a console."""
     table = Table("arm", "branch", "free dimensions", "checked", title=f"Plan of {plan.space}", title_justify="left")
+    table.columns[2].overflow = "fold"  # the names that an override wants, so whole
     table.columns[3].justify = "right"
     for one in plan.branches:
         labels = [f"{_short(name, one.arm)}: {label}" for name, label in one.labels.items()]
         free = [_short(name, one.arm) for name in one.free]
-        table.add_row(one.arm, "\n".join(labels), f"{len(free)}: {', '.join(free)}" if free else "0", str(one.checked))
+        table.add_row(
+            one.arm, "\n".join(labels), f"{len(free)}:\n" + "\n".join(free) if free else "0", str(one.checked)
+        )
     lines = [f"{plan.trials} trials, maximise {', '.join(plan.goals)}; {plan.checked} configurations checked"]
+    if plan.facts is not None:
+        lines += _understood(plan.facts)
     lines += [f"warning: {warning}" for warning in plan.warnings]
     return Group(table, *(Text(line) for line in lines))
+
+
+def _understood(facts: Facts) -> list[str]:
+    """What the tables of the cohort say; images are opened when it is prepared."""
+    tasks = "; ".join(f"{task.name} ({task.kind}: {', '.join(task.labels)})" for task in facts.tasks)
+    lines = [f"cohort: {facts.num_samples} samples; {tasks}; ROI: {', '.join(facts.roi_labels) or 'none'}"]
+    for role in ("descriptor", "context", "near_label", "forbidden"):
+        if names := [column.name for column in facts.columns.values() if column.role == role]:
+            lines.append(f"  {role}: {', '.join(names)}")
+    return lines + ([f"  without a role, not stored: {', '.join(facts.unlisted)}"] if facts.unlisted else [])
 
 
 def _short(name: str, arm: str) -> str:

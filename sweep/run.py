@@ -215,6 +215,7 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     from sweep.records import best_of, write_tables, write_whole
     from sweep.report import write_report
     from sweep.summary import print_summary
+    from sweep.tracking import without_password
 
     assert planned.example is not None
     records, select, folder = search.records(), search.space.search.select, said.folder
@@ -237,7 +238,7 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     tracker.start()
     left = tracker.close(seconds=60)
     _tell_tracking(left, tracker, said, console)
-    again = "python -m sweep.run " + " ".join(quote(word) for word in sys.argv[1:])
+    again = "python -m sweep.run " + " ".join(quote(without_password(word)) for word in sys.argv[1:])
     if search.hopeless:
         console.print("stopped: every trial failed so far; mend that, then run the same command again", highlight=False)
     elif search.left:

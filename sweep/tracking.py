@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from mmpkd.config import fingerprint
 from mmpkd.types import ConfigError
 from sweep.records import Spool, write_whole
 
@@ -53,8 +54,9 @@ def check_address(uri: str) -> str:
     return uri
 
 
-def without_password(uri: str) -> str:
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", uri)
+def without_password(text: str) -> str:
+    """The text with the password of every address in it struck out."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", text)
 
 
 class Tracker:
@@ -70,13 +72,21 @@ class Tracker:
         self._uri, self._name, self._id = uri, name, sweep_id
         self._spool, self._artifacts = spool, artifacts
         self._offset_file = spool.path.with_suffix(".sent")
-        self._sent = int(self._offset_file.read_text()) if self._offset_file.exists() else 0
+        self._sent = self._read_offset()
         self._runs: dict[int, str] = {}
         self._client: MlflowClient | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self.trouble = ""  # the last thing that went wrong, empty when all is well
         self.refused: list[str] = []  # what the server will never take
+
+    def _read_offset(self) -> int:
+        """How far into the spool this server was told; another server is told everything."""
+        try:
+            reached, server = self._offset_file.read_text().split()
+            return int(reached) if server == fingerprint(self._uri) else 0
+        except (FileNotFoundError, ValueError):
+            return 0  # sending twice does no harm: same run, same timestamps
 
     def start(self) -> None:
         if self._thread.ident is None:
@@ -100,7 +110,8 @@ class Tracker:
                 caught_up = self._send()
                 self.trouble, pause = "", 0.5
             except Exception as error:
-                self.trouble = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+                told = str(error).partition("\n")[0]
+                self.trouble = without_password(f"{type(error).__name__}: {told}")
                 caught_up, pause = False, min(pause * 2, PATIENCE)
             if ending and caught_up:
                 return
@@ -135,7 +146,7 @@ class Tracker:
         if reached == self._sent:
             return True
         self._sent = reached
-        write_whole(self._offset_file, str(reached))
+        write_whole(self._offset_file, f"{reached} {fingerprint(self._uri)}\n")
         return False
 
     def _tell(self, event: Mapping[str, Any]) -> None:

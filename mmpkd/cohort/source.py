@@ -50,11 +50,14 @@ def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reade
     if len(bad) > NUM_SHOWN:
         lines.append(f"  and {len(bad) - NUM_SHOWN} more")
     enough = min(1.0, math.ceil(share * 1000) / 1000)
+    mend = f"Mend these files or take their rows out of the source, or leave them out with cohort.max_bad={enough:g}"
+    if share == 1:
+        mend = f"Not one can be used: are cohort.root={config.root} and the folders and columns in cohort.params right?"
     raise CohortError(
         f"cohort {config.reader}: {len(bad)} of {len(scan.samples)} samples cannot be used "
         f"(cohort.max_bad={config.max_bad:g} allows {int(config.max_bad * len(scan.samples))})\n"
         + "\n".join(lines)
-        + f"\nMend these files or take their rows out of the source, or leave them out with cohort.max_bad={enough:g}"
+        + f"\n{mend}"
     )
 
 

@@ -67,7 +67,7 @@ def reordered(
 
 
 def test_every_objective_has_a_case_here() -> None:
-    assert set(PARAMS) == set(OBJECTIVES)
+    assert set(PARAMS) == set(OBJECTIVES), "give your objective its parameters in PARAMS, above"
 
 
 @pytest.mark.parametrize(("kind", "params"), CASES)

@@ -8,11 +8,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.types import DivergedError, EpochReport
-from sweep.trial import TrialWorker
+from sweep.trial import TrialWorker, checkpoints_of
+
+if TYPE_CHECKING:
+    from sweep.search import Search
 
 SPACE = """
 cohort: {reader: synthetic}
@@ -82,3 +85,30 @@ class FakeWorker(TrialWorker):
     @staticmethod
     def read_history(checkpoint: Path) -> list[EpochReport]:
         return [EpochReport(*one) for one in json.loads(checkpoint.read_text())]
+
+
+# --- Ray Tune's part, for tests without it ---
+
+
+def report(job: dict[str, Any], epoch: int, seconds: float = 0.5) -> dict[str, Any]:
+    metrics = metrics_of(TrialConfig.model_validate_json(job["trial"]), epoch)
+    return {"epoch": epoch, "step": epoch, "seconds": seconds, "terms": {"task": 1.0}, "metrics": metrics}
+
+
+def play(search: Search, trial_id: str, job: dict[str, Any], epochs: int = 4, seconds: float = 0.5) -> None:
+    """Tune's part: results while the trial goes on, completion with the last one."""
+    folder = checkpoints_of(Path(job["folder"]), job["number"]) / "attempt-1"
+    folder.mkdir(parents=True, exist_ok=True)
+    for epoch in range(1, epochs):
+        search.on_trial_result(trial_id, {"reports": [report(job, epoch, seconds)]})
+    search.on_trial_complete(trial_id, {"reports": [report(job, epochs, seconds)]})
+
+
+def play_all(search: Search, **options: Any) -> list[dict[str, Any]]:
+    jobs = []
+    while isinstance(job := search.suggest(f"id-{search._next}-{len(jobs)}"), dict):
+        (trial_id,) = search.live
+        play(search, trial_id, job, **options)
+        jobs.append(job)
+    assert job == "FINISHED"
+    return jobs

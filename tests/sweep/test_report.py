@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from rich.console import Console
 from sweep.progress import clock
 from sweep.records import Record
 from sweep.report import write_report
-from sweep.summary import front_table, print_summary, resolution, sampled, shortest
+from sweep.summary import front_table, print_summary, resolution, sampled, shortest, yardsticks
 
 GOALS = ("val/auroc", "val/pointing")
 ARMS = ("none", "tabular")
@@ -21,6 +23,7 @@ ARMS = ("none", "tabular")
 
 def record(number: int, auroc: float, pointing: float, arm: str = "none", state: Any = "complete") -> Record:
     metrics = {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.05}
+    metrics |= {"val/pointing_chance": 0.0625, "val/pointing_centre": 0.125}
     values = {f"{arm}/optimizer.lr": 10.0**-number, f"{arm}/objectives": "soft <b>"}
     return Record(number, arm, state, 4, 2.0, values, metrics, "{}", "a bug" if state == "failed" else "")
 
@@ -32,6 +35,23 @@ RECORDS = [
     record(4, 0.95, 0.90, "tabular", "pruned"),
     record(5, 0.95, 0.90, "tabular", "failed"),
 ]
+
+
+def reported(folder: Path, records: Sequence[Record], arms: Sequence[str], goals: Sequence[str] = GOALS) -> str:
+    epochs = [
+        {"number": one.number, "arm": one.arm, "epoch": epoch, **one.metrics} for one in records for epoch in range(4)
+    ]
+    columns = None if epochs else ["number", "arm", "epoch", "seconds"]
+    pd.DataFrame(epochs, columns=columns).to_parquet(folder / "epochs.parquet")
+    write_report(folder / "report.html", "my & sweep", records, arms, goals, "val/auroc")
+    return (folder / "report.html").read_text()
+
+
+def summed_up(folder: Path, records: Sequence[Record], arms: Sequence[str]) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(console, records, arms, GOALS, "val/auroc", folder)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
 
 
 def said(*shown: Any) -> str:
@@ -50,6 +70,31 @@ def test_the_front_has_only_complete_trials_with_their_errors() -> None:
     assert text.index("0.890") < text.index("0.900")
 
 
+def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) -> None:
+    records = [record(1, 0.9, 0.5, "tabular"), record(2, 0.7, 0.3), record(3, 0.8, 0.2), record(4, 0.6, 0.4)]
+    rows = [line for line in said(front_table(records, ARMS, GOALS, "val/auroc")).splitlines() if "±" in line]
+    assert len(rows) == 2 and "0.900" in rows[0]
+    assert re.match(r"\W+3 \W+none .*0\.800 ± 0\.020.*\(best of none, not on the front\) lr=0\.001", rows[1])
+    assert "0.600" in said(front_table(records, ARMS, GOALS, "val/pointing")), "by the selecting goal"
+    assert "not on the front" not in said(front_table(RECORDS, ARMS, GOALS, "val/auroc"))
+
+    page = reported(tmp_path, records, (*ARMS, "text"))
+    assert re.search(r"best of none, not on the front</td><td>3</td><td>none</td><td>0\.800", page)
+    line = "arm text has no complete trial, so nothing can be compared with it"
+    assert line in page and line in summed_up(tmp_path, records, (*ARMS, "text"))
+    assert "has no complete trial" not in summed_up(tmp_path, records, ARMS)
+
+
+def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
+    line = "val/pointing without looking: 0.062 by chance, 0.125 by pointing at the centre"
+    assert yardsticks(RECORDS, GOALS) == [line]
+    assert yardsticks(RECORDS, GOALS[:1]) == [] == yardsticks([], GOALS)
+    assert line in summed_up(tmp_path, RECORDS, ARMS)
+    page = reported(tmp_path, RECORDS, ARMS)
+    assert page.index("Best by each goal") < page.index(line) < page.index("<h2>Front")
+    assert "val\\u002fpointing by chance" in page and "val\\u002fauroc by chance" not in page
+
+
 def test_the_resolution_of_the_validation_set() -> None:
     rest = "lie within one standard error ({}) of the best: the validation set does not tell them apart"
     assert resolution(RECORDS, GOALS) == [
@@ -66,12 +111,10 @@ def test_short_names_tell_apart() -> None:
 
 
 def test_the_summary_names_failures_and_files(tmp_path: Path) -> None:
-    console = Console(file=io.StringIO(), width=200)
     (tmp_path / "errors").mkdir()
     (tmp_path / "errors" / "5.txt").write_text("a bug\n\nTraceback")
     (tmp_path / "best.yaml").write_text("x")
-    print_summary(console, RECORDS, ARMS, GOALS, "val/auroc", tmp_path)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    text = summed_up(tmp_path, RECORDS, ARMS)
     assert "5 trials: 3 complete, 1 failed, 1 pruned" in text
     assert f"trial 5 failed: a bug ({tmp_path}/errors/5.txt)" in text
     assert f"files in {tmp_path}: best.yaml" in text
@@ -79,12 +122,7 @@ def test_the_summary_names_failures_and_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("goals", [GOALS, GOALS[:1]])
 def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tuple[str, ...]) -> None:
-    epochs = [
-        {"number": one.number, "arm": one.arm, "epoch": epoch, **one.metrics} for one in RECORDS for epoch in range(4)
-    ]
-    pd.DataFrame(epochs).to_parquet(tmp_path / "epochs.parquet")
-    write_report(tmp_path / "report.html", "my & sweep", RECORDS, ARMS, goals, "val/auroc")
-    page = (tmp_path / "report.html").read_text()
+    page = reported(tmp_path, RECORDS, ARMS, goals)
     assert "<title>my &amp; sweep</title>" in page and "soft &lt;b&gt;" in page
     assert "best val/auroc (best.yaml)" in page
     assert ("best val/pointing" in page) == (len(goals) == 2)
@@ -94,9 +132,7 @@ def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tupl
 
 
 def test_a_report_of_nothing(tmp_path: Path) -> None:
-    pd.DataFrame(columns=["number", "arm", "epoch", "seconds"]).to_parquet(tmp_path / "epochs.parquet")
-    write_report(tmp_path / "report.html", "empty", [], ARMS, GOALS, "val/auroc")
-    assert "0 complete" in (tmp_path / "report.html").read_text()
+    assert "0 complete" in reported(tmp_path, [], ARMS)
 
 
 def test_clock() -> None:

@@ -6,6 +6,8 @@ import io
 import re
 import subprocess
 import sys
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +16,16 @@ import pytest
 import yaml
 from rich.console import Console
 
-from benchmarks.interrupted import disagreements
-from mmpkd.config import TrialConfig, load_trial
+from benchmarks.interrupted import disagreements, kill
+from mmpkd.config import CohortConfig, TrialConfig, load_trial
 from mmpkd.types import ConfigError, UserError
+from sweep import run
 from sweep.folder import held, refuse_other_space
 from sweep.plan import plan
+from sweep.records import Spool
 from sweep.run import Words, main, read_words, sweep
 from sweep.space import Space, dump_space, load_space
-from tests.sweep.fake import SPACE, FakeWorker
+from tests.sweep.fake import SPACE, FakeWorker, play_all
 
 
 def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, Words]:
@@ -44,18 +48,18 @@ def ran(tmp_path: Path, *overrides: str) -> tuple[int, str]:
 # --- words ---
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], ["show=true"]])
-def test_teaching_and_showing_load_no_engine(words: list[str]) -> None:
-    code = f"""if True:
+def test_teaching_and_showing_load_no_engine() -> None:
+    code = """if True:
         import sys
         from sweep.run import main
-        main({words!r})
-        loaded = {{"ray", "torch", "optuna", "mlflow", "timm"}} & set(sys.modules)
+        for word in ("--help", "-h", "show=true"):
+            main([word])
+        loaded = {"ray", "torch", "optuna", "mlflow", "timm"} & set(sys.modules)
         assert not loaded, loaded
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert "demo" in done.stdout or "tabular" in done.stdout
+    assert done.stdout.count("usage:") == 2 and "arms.tabular" in done.stdout
 
 
 def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +119,7 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_name_of_a_different_space_is_refused(tmp_path: Path) -> None:
     space, _ = loaded(tmp_path)
     (tmp_path / "space.yaml").write_text(dump_space(space))
-    refuse_other_space(tmp_path, loaded(tmp_path, "trials=99", "search.cpus=0.5")[0])
+    refuse_other_space(tmp_path, loaded(tmp_path, "trials=99", "search.cpus=0.5", "cohort.root=/moved")[0])
     changed, _ = loaded(tmp_path, "optimizer.lr=0.01", "epochs=5", "arms.none=false")
     with pytest.raises(UserError) as error:
         refuse_other_space(tmp_path, changed)
@@ -125,11 +129,32 @@ def test_a_name_of_a_different_space_is_refused(tmp_path: Path) -> None:
     assert "name=" in text and len(text.splitlines()) < 20
 
 
+def test_data_may_move_but_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "run_trials", lambda search, *rest: play_all(search))
+
+    def sweep_at(root: str) -> int:
+        space, said = loaded(tmp_path, "trials=2", f"cohort.root={root}")
+        planned = plan(loaded(tmp_path)[0])  # of the generated cohort, which has no root
+        assert planned.example is not None
+        example = planned.example.model_copy(update={"cohort": CohortConfig(reader="synthetic", root=Path(root))})
+        return sweep(space, replace(planned, example=example), said, Console(file=io.StringIO()), FakeWorker)
+
+    assert sweep_at("/before") == 0
+    assert sweep_at("/moved") == 0
+    assert load_trial(tmp_path / "fake" / "best.yaml").cohort.root == Path("/moved"), "though trained at /before"
+
+    monkeypatch.setattr(FakeWorker, "fingerprint", "with one image more")
+    before = {path: path.read_bytes() for path in (tmp_path / "fake").glob("*.*") if path.name != "driver.lock"}
+    with pytest.raises(UserError, match=r"(?s)began with other data.*was as prepared, is now with one.*name=fake-2"):
+        sweep_at("/moved")
+    assert {path: path.read_bytes() for path in before} == before
+
+
 # --- a whole sweep ---
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_sweep_from_start_to_report_and_on(tmp_path: Path) -> None:
+def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
     status, text = ran(tmp_path, "trials=6")
     folder, tracking = tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert status == 0
@@ -148,41 +173,54 @@ def test_a_sweep_from_start_to_report_and_on(tmp_path: Path) -> None:
     assert isinstance(config, TrialConfig) and yaml.safe_load((folder / "best.yaml").read_text())["threads"] == 1
 
     before = (folder / "trained.txt").read_text()
-    assert ran(tmp_path, "trials=6")[0] == 0
-    assert "all 6 trials are done" in ran(tmp_path, "trials=6")[1]
+    status, text = ran(tmp_path, "trials=6")
+    assert status == 0 and "all 6 trials are done" in text
     assert (folder / "trained.txt").read_text() == before
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "trials.parquet"), table)
 
-    assert ran(tmp_path, "trials=8")[0] == 0
-    assert not disagreements(folder, tracking, trials=8)
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`benchmarks/interrupted.py` does it for real, and more than once."""
+    monkeypatch.setenv("FAKE_SECONDS", "0.15")
+    _, said = loaded(tmp_path)
+    words = [f"space={said.space}", f"storage={tmp_path}", "search.early_stopping={reduction: 2}"]
+
+    killed = kill([sys.executable, "-m", "tests.sweep.fake_run", *words, "trials=6"], tmp_path / "fake", 3)
+    assert not killed.survivors
+    assert ran(tmp_path, words[-1], "trials=9")[0] == 0
+
+    table = pd.read_parquet(tmp_path / "fake" / "trials.parquet")
+    assert set(table["state"]) == {"complete", "pruned"}
+    assert (table["epochs"] == table["state"].map({"complete": 4, "pruned": 2})).all()
+    assert not disagreements(tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}", trials=9)
+    trained = [line.split() for line in (tmp_path / "fake" / "trained.txt").read_text().splitlines()]
+    assert max(Counter(number for number, _, epoch in trained if epoch == "4").values()) == 1
+    # At most the epoch in the making is lost of each of the two trials that were in flight.
+    assert len(trained) <= 9 * 4 + 2
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_sweep_through_stops_bugs_and_dying_workers(tmp_path: Path) -> None:
-    decays = "optimizer.weight_decay={choice: [0.01, 0.07, 0.15, 0.5, 0.6]}"
-    status, text = ran(tmp_path, "trials=9", decays, "search.early_stopping={grace: 2, reduction: 2}")
+def test_a_sweep_through_bugs_and_dying_workers(tmp_path: Path) -> None:
+    decays = {"diverges": 0.01, "bug": 0.07, "dies": 0.15}
+    arms = [f"arms.{arm}={{optimizer: {{weight_decay: {decay}}}}}" for arm, decay in decays.items()]
+    status, text = ran(tmp_path, "trials=5", "arms.tabular=false", *arms)
     table = pd.read_parquet(tmp_path / "fake" / "trials.parquet")
-    decay = table["none/optimizer.weight_decay"].fillna(table["tabular/optimizer.weight_decay"])
     assert status == 0
-    assert set(table["state"]) == {"complete", "pruned", "failed"}, "the draws of this seed have all of them"
+    ends = {"none": "complete", "diverges": "failed", "bug": "failed", "dies": "complete"}  # tried again
+    assert set(zip(table["arm"], table["state"], strict=True)) == set(ends.items())
     failed = table[table["state"] == "failed"]
-    stories = {0.01: "term task is nan at step 7", 0.07: "ValueError: a bug"}
-    assert failed["error"].tolist() == [stories[value] for value in decay[failed.index]]
+    stories = {"diverges": "term task is nan at step 7", "bug": "ValueError: a bug"}
+    assert failed["error"].tolist() == [stories[arm] for arm in failed["arm"]]
     assert (table.loc[table["state"] == "complete", "epochs"] == 4).all()
-    assert (table.loc[table["state"] == "pruned", "epochs"] < 4).all()
-    assert (table.loc[decay == 0.15, "state"] != "failed").all(), "a dead worker's trial is tried again"
-    assert not disagreements(tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}", trials=9)
     assert f"trial {failed['number'].iloc[0]} failed: " in text
+    assert "arm bug has no complete trial" in text
+    assert not disagreements(tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}", trials=5)
     trained = [line.split() for line in (tmp_path / "fake" / "trained.txt").read_text().splitlines()]
     assert len({(number, epoch) for number, _, epoch in trained}) == len(trained), "no epoch is trained twice"
 
 
 def test_credentialed_cohorts_keep_their_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dataclasses import replace
-
-    from sweep import run
-    from sweep.records import Spool
-
     space, said = loaded(tmp_path, "trials=1")
     planned = plan(space)
     assert planned.facts is not None

@@ -19,8 +19,8 @@ from sweep.records import Spool, best_of, epochs_table, front_of, trials_table
 from sweep.search import Search
 from sweep.space import load_space
 from sweep.studies import Studies
-from sweep.trial import checkpoints_of, error_file
-from tests.sweep.fake import SPACE, metrics_of
+from sweep.trial import error_file
+from tests.sweep.fake import SPACE, metrics_of, play, play_all, report
 
 GOALS = ("val/auroc", "val/pointing")
 Opened = Callable[..., Search]
@@ -43,30 +43,6 @@ def opened(tmp_path: Path) -> Opened:
     return open_search
 
 
-def report(job: dict[str, Any], epoch: int, seconds: float = 0.5) -> dict[str, Any]:
-    metrics = metrics_of(TrialConfig.model_validate_json(job["trial"]), epoch)
-    return {"epoch": epoch, "step": epoch, "seconds": seconds, "terms": {"task": 1.0}, "metrics": metrics}
-
-
-def play(search: Search, trial_id: str, job: dict[str, Any], epochs: int = 4, seconds: float = 0.5) -> None:
-    """Tune's part: results while the trial goes on, completion with the last one."""
-    folder = checkpoints_of(Path(job["folder"]), job["number"]) / "attempt-1"
-    folder.mkdir(parents=True, exist_ok=True)
-    for epoch in range(1, epochs):
-        search.on_trial_result(trial_id, {"reports": [report(job, epoch, seconds)]})
-    search.on_trial_complete(trial_id, {"reports": [report(job, epochs, seconds)]})
-
-
-def play_all(search: Search, **options: Any) -> list[dict[str, Any]]:
-    jobs = []
-    while isinstance(job := search.suggest(f"id-{search._next}-{len(jobs)}"), dict):
-        (trial_id,) = search.live
-        play(search, trial_id, job, **options)
-        jobs.append(job)
-    assert job == Search.FINISHED
-    return jobs
-
-
 def counted(tmp_path: Path, event: str) -> Counter[int]:
     return Counter(one["number"] for _, one in Spool(tmp_path / "spool.jsonl").read() if one["event"] == event)
 
@@ -84,6 +60,16 @@ def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path
     config = TrialConfig.model_validate_json(record.config)
     assert record.metrics == metrics_of(config, 4)
     assert record.sampled["none/optimizer.lr"] == config.optimizer.lr
+
+
+def test_teaching_from_columns_that_nearly_state_the_label_is_tagged(opened: Opened, tmp_path: Path) -> None:
+    near = "arms.tabular.teachers.findings.params.near_label=[pathology, BIRADS]"
+    jobs = play_all(opened("trials=4", near))
+    assert {job["store"] for job in jobs} == {str(tmp_path / "store")}
+    starts = [event for _, event in Spool(tmp_path / "spool.jsonl").read() if event["event"] == "start"]
+    tags = {"none": {}, "tabular": {"near_label": "BIRADS, pathology"}}
+    assert [event["tags"] for event in starts] == [tags[event["arm"]] for event in starts]
+    assert {event["arm"] for event in starts} == {"none", "tabular"}
 
 
 def test_states_are_told_as_what_they_are(opened: Opened, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +160,34 @@ def test_mistakes_are_gathered_and_the_rest_still_stands(file: Path):
     ]
     assert space is not None
     assert first(space)["optimizer"]["lr"] == 1
+
+
+def test_trials_are_ranked_at_a_share_of_the_epochs_unless_an_epoch_is_named(file: Path):
+    def first_rung(epochs: int, *overrides: str) -> int:
+        stopping = load(file, *(f"search.early_stopping.{one}" for one in overrides)).search.early_stopping
+        assert stopping is not None
+        return stopping.first_rung(epochs)
+
+    assert [first_rung(epochs) for epochs in (27, 10, 8, 1)] == [9, 4, 3, 1]
+    assert first_rung(10, "reduction=2") == 5
+    assert first_rung(27, "grace=3") == 3
+
+
+def test_relative_paths_are_made_absolute_wherever_they_stand(file: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(file.parent)
+    here = str(file.parent)
+    space = load(
+        file,
+        "cohort.root=data",
+        "student={one_of: {own: {weights: {choice: [a.pt, /b.pt]}}, none: {depth: 2}}}",
+        "arms.big={student: {weights: {maybe: c.pt}}, teachers: {t: {kind: tabular, params: {weights: as said}}}}",
+    )
+    assert space.raw["cohort"]["root"] == f"{here}/data"
+    assert space.raw["student"]["one_of"]["own"]["weights"] == {"choice": [f"{here}/a.pt", "/b.pt"]}
+    assert space.raw["arms"]["big"]["student"]["weights"] == {"maybe": f"{here}/c.pt"}
+    assert space.raw["arms"]["big"]["teachers"]["t"]["params"]["weights"] == "as said"
+    assert load(file, "student.weights=~/w.pt").raw["student"]["weights"] == os.path.expanduser("~/w.pt")
+    assert load(file, "student.weights=null").raw["student"]["weights"] is None
 
 
 def test_defaults_of_the_search_are_explicit():

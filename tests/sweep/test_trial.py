@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,21 @@ def epochs_of(result: dict[str, Any]) -> list[int]:
 
 def training_threads() -> int:
     return sum(thread.name == "training" for thread in threading.enumerate())
+
+
+def test_a_worker_trains_on_the_prepared_store_and_never_looks_at_raw_data(
+    tmp_path: Path, cache: Path, tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TrialWorker.prepare(tiny_trial.cohort, cache)
+
+    def scan(*args: Any) -> None:
+        raise AssertionError("the raw data were read")
+
+    monkeypatch.setattr("mmpkd.train.prepare", scan)
+    reports: list[EpochReport] = []
+    config = tiny_trial.model_copy(update={"epochs": 1, "teachers": {}, "objectives": {}})
+    TrialWorker.run_training(config, cache, store.path, tmp_path, None, reports.append)
+    assert [report.epoch for report in reports] == [1]
 
 
 def test_a_step_is_an_epoch_and_the_last_one_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,187 @@
+"""What a person gets wrong: through the command itself, one screen, status 2, nothing half-written.
+
+The cases are those of the project's list; how each is found is tested where it is found.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mmpkd import command
+from sweep.run import main as sweep
+from tests.mmpkd.cohort_fixtures import PARAMS, cases, write_cohort, write_mask
+
+STUDENT = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+LOGITS = "arms.tabular.objectives.logits"
+
+
+def space_file(folder: Path) -> Path:
+    """A small sound space on a small sound cohort; each case spoils one of them."""
+    write_cohort(folder / "raw")
+    content = {
+        "cohort": {"reader": "table", "root": str(folder / "raw"), "image_size": 16, "params": PARAMS},
+        "student": STUDENT,
+        "optimizer": {"lr": {"log_uniform": [1e-4, 1e-3]}},
+        "epochs": 1,
+        "arms": {"tabular": {"teachers": {"t": {"kind": "tabular"}}, "objectives": {"logits": {}}}},
+        "search": {"trials": 2},
+    }
+    path = folder / "spoilt.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def damaged_image(folder: Path) -> None:
+    image = folder / "raw" / "images" / "case3.png"
+    image.write_bytes(image.read_bytes()[:40])
+
+
+def one_class(folder: Path) -> None:
+    table = cases()
+    table["pathology"] = "benign"
+    write_cohort(folder / "raw", table)
+
+
+def other_space(folder: Path) -> None:
+    (folder / "runs" / "spoilt").mkdir(parents=True)
+    (folder / "runs" / "spoilt" / "space.yaml").write_text("epochs: 7\n")
+
+
+CASES: dict[str, tuple[Callable[[Path], object] | None, list[str], list[str]]] = {
+    "unknown space": (None, ["space=braest"], ["'braest' is no space", "did you mean 'breast'"]),
+    "misspelt key at depth": (
+        None,
+        [f"{LOGITS}.params.temprature=2"],
+        [f"{LOGITS}.params.temprature: unknown key", "'temperature'"],
+    ),
+    "one in the space, one in the plan": (
+        None,
+        ["optimizer.lr={log_uniform: [1, 0.1]}", f"{LOGITS}.kind=logit"],
+        ["2 mistakes", "optimizer.lr", f"{LOGITS}.kind: unknown objective 'logit'"],
+    ),
+    "a wrong key hides nothing": (
+        None,
+        ["student.dpeth=3", "cohort.imgae_size=9", "arms.tabular.teachers.t.params.columns=[biopsy]"],
+        ["3 mistakes", "'depth'", "'image_size'", "'biopsy' is forbidden"],
+    ),
+    "low above high": (None, ["optimizer.lr={uniform: [1, 0.1]}"], ["optimizer.lr", "low 1 is above high 0.1"]),
+    "log range touching 0": (None, ["optimizer.lr={log_uniform: [0, 1]}"], ["optimizer.lr", "above 0"]),
+    "word beside siblings": (
+        None,
+        ["optimizer={lr: {uniform: [0, 1], base: 10}}"],
+        ["optimizer.lr", "uniform", "base"],
+    ),
+    "layer beyond depth": (
+        None,
+        ["arms.tabular.objectives={features: {params: {layer: {int: [1, 2]}}}}"],
+        ["arms.tabular.objectives.features.params.layer: the student's blocks are 0 to 1, got 2"],
+    ),
+    "forbidden column": (None, ["arms.tabular.teachers.t.params.columns=[biopsy]"], ["'biopsy' is forbidden"]),
+    "near-label column": (None, ["arms.tabular.teachers.t.params.columns=[birads]"], ["'birads'", "near_label:"]),
+    "unlisted column": (None, ["arms.tabular.teachers.t.params.columns=[scanner]"], ["'scanner' has no role"]),
+    "missing root": (None, ["cohort.root=/no/such/place"], ["/no/such/place", "cohort.root=DIR"]),
+    "image that does not decode": (damaged_image, [], ["case3.png", "cohort.max_bad="]),
+    "mask of another size": (
+        lambda folder: write_mask(folder / "raw" / "masks" / "case4.png", (9, 9)),
+        [],
+        ["case4.png", "9", "30", "cohort.max_bad="],
+    ),
+    "task with one class": (one_class, [], ["malignant", "one class"]),
+    "weights not on disk": (
+        None,
+        ["student={model: vit_small_patch16_224, pretrained: true}", "cohort.image_size=224"],
+        ["student.pretrained", "not on this machine", "hf download"],
+    ),
+    "name of another space": (other_space, [], ["a sweep of a different space", "absent", "name="]),
+}
+
+
+def files(folder: Path) -> list[str]:
+    """Everything below that holds something; empty lock files are no results."""
+    found = (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and not (path.suffix == ".lock" and not path.stat().st_size)
+    )
+    return sorted(f"{path.relative_to(folder)} {path.stat().st_size}" for path in found)
+
+
+def told(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command prints to stderr on its way to status 2."""
+    monkeypatch.setattr(sys, "argv", ["sweep.run", *words])
+    monkeypatch.setenv("HF_HUB_CACHE", "/no/such/cache")
+    with pytest.raises(SystemExit) as stopped:
+        command.run(sweep)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2, said
+    assert "Traceback" not in said and len(said.splitlines()) < 25
+    return said
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_screen_status_2_and_nothing_left(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil, words, expected = CASES[case]
+    where = [f"space={space_file(tmp_path)}", f"storage={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
+    if spoil:
+        spoil(tmp_path)
+    before = files(tmp_path)
+    said = told([*where, *words], monkeypatch, capsys)
+    for one in expected:
+        assert one in said, said
+    left = [one for one in files(tmp_path) if one not in before and "driver.lock" not in one]
+    assert left == []
+
+
+def test_a_second_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    space = space_file(tmp_path)
+    folder = tmp_path / "runs" / "spoilt"
+    folder.mkdir(parents=True)
+    with (folder / "driver.lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write("process 1 on elsewhere\n")
+        held.flush()
+        said = told(
+            [f"space={space}", f"storage={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"], monkeypatch, capsys
+        )
+    assert "another driver runs this sweep (process 1 on elsewhere)" in said
+
+
+@pytest.mark.parametrize("place", ["a file", "read-only"])
+def test_storage_that_cannot_be_written(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    storage = tmp_path / "file" if place == "a file" else Path("/proc/nothing")
+    said = told(
+        [f"space={space_file(tmp_path)}", f"storage={storage}", f"cache={tmp_path / 'cache'}"], monkeypatch, capsys
+    )
+    assert "cannot be kept there" in said and "storage=DIR" in said
+
+
+def test_a_disk_that_fills_up(tmp_path: Path) -> None:
+    """The kernel refuses every file beyond 10 kB, as a full disk would; in a process of its own."""
+    space = space_file(tmp_path)
+    words = [f"space={space}", f"storage={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "sweep.run", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000)),
+    )
+    assert done.returncode == 2, done.stderr
+    assert "does not fit on the disk" in done.stderr and "cache=DIR" in done.stderr and "Traceback" not in done.stderr
+    assert not [one for one in files(tmp_path) if one.startswith(("cache", "runs"))]
