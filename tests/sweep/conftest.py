@@ -21,11 +21,14 @@ def frozen() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def ray_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def ray_session() -> Iterator[None]:
     from sweep.driver import cluster
 
-    with cluster():
-        yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FAKE_SECONDS", "0.1")  # workers have their environment from this Ray's start
+        with cluster():
+            patch.undo()
+            yield
 
 
 @pytest.fixture
