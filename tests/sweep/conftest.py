@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-
-from sweep.space import Space, load_space
-from tests.sweep.fake import SPACE
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -29,13 +25,3 @@ def ray_session() -> Iterator[None]:
         with cluster():
             patch.undo()
             yield
-
-
-@pytest.fixture
-def fake_space(tmp_path: Path) -> Space:
-    """Two arms of a training of trivial arithmetic."""
-    path = tmp_path / "fake.yaml"
-    path.write_text(SPACE)
-    space, mistakes = load_space(str(path))
-    assert space is not None and not mistakes
-    return space
