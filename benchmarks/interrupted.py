@@ -201,8 +201,8 @@ def main() -> int:
     wrong = disagreements(folder, f"sqlite:///{storage / 'mlflow.db'}", options.trials)
     same = uninterrupted(folder, storage / "cache")
     table = Table("kill", "trials done", "in flight", "processes left")
-    for index, kill in enumerate(kills, start=1):
-        table.add_row(str(index), str(kill.done), str(kill.in_flight), "\n".join(kill.survivors) or "none")
+    for index, one in enumerate(kills, start=1):
+        table.add_row(str(index), str(one.done), str(one.in_flight), "\n".join(one.survivors) or "none")
     console = Console()
     console.print(table)
     states = Counter(pd.read_parquet(folder / "trials.parquet")["state"])
@@ -215,7 +215,7 @@ def main() -> int:
     if options.json:
         figures = {
             "command": command,
-            "kills": [vars(kill) for kill in kills],
+            "kills": [vars(one) for one in kills],
             "states": dict(states),
             "disagreements": wrong,
             "same_without_interruption": same,
