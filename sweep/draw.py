@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from itertools import product
 from typing import Any, Final, Protocol
 
-from sweep.grammar import Choice, Fixed, Maybe, Node, OneOf, Range, Tree, join
+from sweep.grammar import Choice, Fixed, Maybe, Node, OneOf, Range, Same, Tree, join
 
 PRESENCE: Final = ("absent", "present")
 _ABSENT: Final = object()
@@ -49,51 +49,78 @@ def leaf_name(arm: str, path: str) -> str:
 
 def draw(node: Node, chooser: Chooser, arm: str) -> Drawn:
     """One configuration of an arm; only leaves that exist in the drawn branches are asked for."""
-    drawn = Drawn({})
-    config = _draw(node, chooser, arm, "", "", drawn)
+    drawing = _Drawing(chooser, arm)
+    config = drawing.node(node, "", "")
     assert isinstance(config, dict), "an arm is a mapping"
-    drawn.config.update(config)
-    return drawn
+    drawing.settle()
+    drawing.drawn.config.update(config)
+    return drawing.drawn
 
 
-def _draw(node: Node, chooser: Chooser, arm: str, path: str, place: str, drawn: Drawn) -> Any:
-    """`path` keeps the labels of branches, `place` leaves them out."""
-    name = leaf_name(arm, path)
-    drawn.origins[place] = node.path
+@dataclass(frozen=True)
+class _Later:
+    """The same as what is drawn at `place`, which may come after."""
 
-    def record(name: str, value: object) -> None:
-        drawn.values[name] = value
-        drawn.places[name] = place
+    place: str
 
-    match node:
-        case Fixed(value=value):
-            return copy.deepcopy(value)
-        case Range(low=low, high=high, log=log, integer=integer):
-            if integer:
-                number: float = chooser.integer(name, int(low), int(high), log)
-            else:
-                number = chooser.uniform(name, low, high, log)
-            record(name, number)
-            return number
-        case Choice(values=values):
-            label = chooser.category(name, tuple(values))
-            record(name, label if isinstance(values[label], list | dict) else values[label])
-            return copy.deepcopy(values[label])
-        case OneOf(branches=branches):
-            label = chooser.category(name, tuple(branches))
-            record(name, label)
-            return _draw(branches[label], chooser, arm, join(path, label), place, drawn)
-        case Maybe(child=child):
-            presence = chooser.category(f"{name}.maybe", PRESENCE)
-            record(f"{name}.maybe", presence)
-            return _draw(child, chooser, arm, path, place, drawn) if presence == "present" else _ABSENT
-        case Tree(children=children):
-            result = {}
-            for key, child in children.items():
-                value = _draw(child, chooser, arm, join(path, key), join(place, key), drawn)
-                if value is not _ABSENT:
-                    result[key] = value
-            return result
+
+class _Drawing:
+    def __init__(self, chooser: Chooser, arm: str):
+        self.drawn = Drawn({})
+        self._chooser, self._arm = chooser, arm
+        self._at: dict[str, Any] = {}  # what was drawn, by place
+        self._later: list[tuple[dict[Any, Any], Any]] = []  # where a _Later is still to be answered
+
+    def node(self, node: Node, path: str, place: str) -> Any:
+        """`path` keeps the labels of branches, `place` leaves them out."""
+        name = leaf_name(self._arm, path)
+        self.drawn.origins[place] = node.path
+
+        def record(name: str, value: object) -> None:
+            self.drawn.values[name] = value
+            self.drawn.places[name] = place
+
+        match node:
+            case Fixed(value=value):
+                return copy.deepcopy(value)
+            case Same(target=target):
+                return _Later(target)
+            case Range(low=low, high=high, log=log, integer=integer):
+                if integer:
+                    number: float = self._chooser.integer(name, int(low), int(high), log)
+                else:
+                    number = self._chooser.uniform(name, low, high, log)
+                record(name, number)
+                return number
+            case Choice(values=values):
+                label = self._chooser.category(name, tuple(values))
+                record(name, label if isinstance(values[label], list | dict) else values[label])
+                return copy.deepcopy(values[label])
+            case OneOf(branches=branches):
+                label = self._chooser.category(name, tuple(branches))
+                record(name, label)
+                return self.node(branches[label], join(path, label), place)
+            case Maybe(child=child):
+                presence = self._chooser.category(f"{name}.maybe", PRESENCE)
+                record(f"{name}.maybe", presence)
+                return self.node(child, path, place) if presence == "present" else _ABSENT
+            case Tree(children=children):
+                result: dict[Any, Any] = {}
+                for key, child in children.items():
+                    value = self.node(child, join(path, key), join(place, key))
+                    if value is not _ABSENT:
+                        result[key] = self._at[join(place, key)] = value
+                    if isinstance(value, _Later):
+                        self._later.append((result, key))
+                return result
+
+    def settle(self) -> None:
+        """Answers what refers to other leaves; `same.bind` has seen to it that they are drawn."""
+        for mapping, key in self._later:
+            value = mapping[key]
+            while isinstance(value, _Later):
+                value = self._at[value.place]
+            mapping[key] = copy.deepcopy(value)
 
 
 @dataclass(frozen=True)
@@ -115,6 +142,28 @@ def count_branches(node: Node) -> int:
         case Tree(children=children):
             return math.prod(count_branches(child) for child in children.values())
     return 1
+
+
+def count_configurations(node: Node) -> int | None:
+    """How many different configurations can be drawn; None: endlessly many, some number is continuous."""
+    below: list[int | None]
+    match node:
+        case Range(low=low, high=high, integer=integer):
+            return int(high - low) + 1 if integer else 1 if low == high else None
+        case Choice(values=values):
+            return len(values)
+        case OneOf(branches=branches):
+            below = [count_configurations(branch) for branch in branches.values()]
+        case Maybe(child=child):
+            below = [1, count_configurations(child)]
+        case Tree(children=children):
+            below = [count_configurations(child) for child in children.values()]
+        case _:
+            return 1
+    finite = [count for count in below if count is not None]
+    if len(finite) < len(below):
+        return None
+    return math.prod(finite) if isinstance(node, Tree) else sum(finite)
 
 
 def branches(node: Node, arm: str, most: int) -> Iterator[Branch]:

@@ -6,10 +6,11 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 # Read by Ray when it is imported.
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the display is ours
@@ -24,8 +25,11 @@ from ray import tune
 
 from mmpkd.types import ConfigError
 from sweep.halving import ArmHalving
-from sweep.search import Search
+from sweep.search import Halt, Search
+from sweep.space import SearchConfig
 from sweep.trial import TrialWorker
+
+STOP_FILE: Final = "stop"  # in a sweep's folder: `python -m sweep.stop` puts it there
 
 
 @contextmanager
@@ -53,17 +57,52 @@ def cluster() -> Iterator[None]:
         ray.shutdown()
 
 
-def slots(cpus: float, gpus: float) -> int:
+@dataclass(frozen=True)
+class Share:
+    """What of a cluster one trial reserves."""
+
+    cpus: float
+    gpus: float
+
+    @property
+    def devices(self) -> float:
+        """What a second of the trial costs in device-seconds."""
+        return self.gpus or self.cpus
+
+    def doubled(self) -> Share | None:
+        """Half as many trials to a device; None if it has only one."""
+        if self.gpus:
+            return replace(self, gpus=min(2 * self.gpus, 1.0)) if self.gpus < 1 else None
+        cores = cores_of_a_machine()
+        return replace(self, cpus=min(2 * self.cpus, cores)) if self.cpus < cores else None
+
+
+def share_of(search: SearchConfig, threads: int, per_device: int | None) -> Share:
+    """What a trial reserves; `per_device` trials share a GPU or, where there is none, a machine's cores."""
+    if per_device is None:
+        return Share(search.cpus or float(threads), search.gpus)
+    if idle_gpus():
+        return Share(float(threads), 1 / per_device)
+    return Share(cores_of_a_machine() / per_device, 0.0)
+
+
+def cores_of_a_machine() -> float:
+    """Of the largest in the cluster."""
+    return max((float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
+
+
+def slots(share: Share) -> int:
     """How many trials run at a time.
 
     Raises:
         ConfigError: not even one fits.
     """
     have = ray.cluster_resources()
-    fitting = [int(have.get(name, 0.0) / wanted + 1e-9) for name, wanted in (("CPU", cpus), ("GPU", gpus)) if wanted]
+    needs = [("CPU", share.cpus), ("GPU", share.gpus)]
+    fitting = [int(have.get(name, 0.0) / wanted + 1e-9) for name, wanted in needs if wanted]
     if min(fitting) == 0 and not os.environ.get("RAY_ADDRESS"):  # a cluster may grow
         short = "search.cpus" if fitting[0] == 0 else "search.gpus"
-        wanted = f"{cpus:g} CPUs" if fitting[0] == 0 else f"{gpus:g} GPUs"
+        wanted = f"{share.cpus:g} CPUs" if fitting[0] == 0 else f"{share.gpus:g} GPUs"
         found = f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
         raise ConfigError.one(short, f"a trial wants {wanted}, this machine has {found}; set {short}=...")
     return max(min(fitting), 1)
@@ -75,38 +114,60 @@ def idle_gpus() -> int:
 
 
 class Heartbeat(tune.Callback):
-    """Lets the display move while nothing happens, and the search follow a cluster that grows."""
+    """Lets the display move while nothing happens, and the search see clock, stop file and a growing cluster."""
 
-    def __init__(self, search: Search, cpus: float, gpus: float):
-        self._search, self._cpus, self._gpus = search, cpus, gpus
+    def __init__(self, search: Search, share: Share, stop_file: Path):
+        self._search, self._share, self._stop_file = search, share, stop_file
         self._next_look = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as the search: pickled by Tune, and never wanted back
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if time.monotonic() > self._next_look:
-            self._next_look = time.monotonic() + 10
-            self._search.most_live = slots(self._cpus, self._gpus) + 1
+        if time.monotonic() < self._next_look:
+            return
+        self._next_look = time.monotonic() + 1
+        self._search.most_live = slots(self._share) + 1
+        self._search.look()
+        if self._stop_file.exists() and self._search.halt is None:
+            self._search.halt = Halt("asked", "asked to stop by sweep.stop")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._search.changed()
 
 
-def drive(
-    search: Search, worker: type[TrialWorker], halving: ArmHalving | None, cpus: float, gpus: float, folder: Path
-) -> None:
-    """Runs trials until the search has none left, or until Ctrl-C.
+class Halted(tune.Stopper):
+    """Ends Tune's loop when the search has halted. Tune tells the search nothing of the trials that it
+    stops then, so they stay running in the storage (2.60)."""
+
+    def __init__(self, search: Search):
+        self._search = search
+
+    def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._search.halt is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+def drive(search: Search, worker: type[TrialWorker], halving: ArmHalving | None, share: Share, folder: Path) -> None:
+    """Runs trials until the search has none left or halts, or until Ctrl-C.
 
     Tune wants a folder for snapshots, which we never restore from; it goes with the end of the run.
+
+    Raises:
+        Exception: what broke the search.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # Tune would start one worker after the other; how far ahead to ask is the search's to say.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots(cpus, gpus))
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots(share))
     scratch = folder / "ray"
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
-        tune.with_resources(worker, {"cpu": cpus, "gpu": gpus}),
+        tune.with_resources(worker, {"cpu": share.cpus, "gpu": share.gpus}),
         tune_config=tune.TuneConfig(
             search_alg=search,
             scheduler=halving,
@@ -119,7 +180,8 @@ def drive(
             name=scratch.name,
             storage_path=str(folder),
             verbose=0,
-            callbacks=[Heartbeat(search, cpus, gpus)],
+            callbacks=[Heartbeat(search, share, folder / STOP_FILE)],
+            stop=Halted(search),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),  # the search hands a lost trial out again
         ),
@@ -127,4 +189,7 @@ def drive(
     try:
         tuner.fit()
     finally:
+        search.release()
         shutil.rmtree(scratch, ignore_errors=True)
+        if search.broken is not None:
+            raise search.broken

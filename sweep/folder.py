@@ -19,7 +19,11 @@ from sweep.space import Space, dump_space
 
 # How much is run, how many at a time, and where the data lie changes no trial. That it is the same data at
 # another root is for `refuse_other_data` to see.
-MAY_CHANGE: Final = ("cohort.root", "search.trials", "search.cpus", "search.gpus", "search.max_failures")
+MAY_CHANGE: Final = (
+    "cohort.root",
+    *(f"search.{name}" for name in ("trials", "budget_device_hours", "deadline", "plateau")),
+    *(f"search.{name}" for name in ("cpus", "gpus", "trials_per_device", "max_failures")),
+)
 MOST_SHOWN: Final = 12
 
 
@@ -38,7 +42,7 @@ def held(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
-        raise _unwritable(folder, error) from None
+        raise unwritable(folder, error) from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -50,22 +54,31 @@ def held(folder: Path) -> Iterator[None]:
                 "  wait for it, stop it there with Ctrl-C, or start a sweep of your own with name=..."
             ) from None
         except OSError as error:  # a file system without locks
-            raise _unwritable(folder, error) from None
+            raise unwritable(folder, error) from None
         try:
             try:
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
                 file.flush()
             except OSError as error:
-                raise _unwritable(folder, error) from None
+                raise unwritable(folder, error) from None
             yield
         finally:
             if set(folder.iterdir()) == {path}:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR")
+def unwritable(folder: Path, error: OSError, command: str = "") -> UserError:
+    """A start, or, if the command that goes on is given, a sweep in its middle, that cannot be written."""
+    where = error.filename or folder
+    if not command:
+        return UserError(
+            f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR"
+        )
+    return UserError(
+        f"{where}: cannot be written any more ({error.strerror}); the sweep stopped\n"
+        f"  what was written before is whole; once there is room, and leave to write, this goes on:\n  {command}"
+    )
 
 
 def refuse_other_space(folder: Path, space: Space) -> None:

@@ -5,6 +5,7 @@
     {choice: [a, b, ...]}                                   one of these values
     {one_of: {label: subtree, ...}}                         one of these branches takes the node's place
     {maybe: value or subtree}                               it, or the key is not there
+    ${path of a leaf}                                       the same as is drawn there (`same.py`)
 
 A mapping with exactly one key, and that a grammar word, is a distribution; a grammar word beside
 siblings is a mistake. Paths leave the words out and keep the labels of branches: in
@@ -26,6 +27,7 @@ from mmpkd.types import Mistake
 
 RANGES: Final = {"uniform": (False, False), "log_uniform": (True, False), "int": (False, True), "log_int": (True, True)}
 WORDS: Final = (*RANGES, "choice", "one_of", "maybe")
+REFERENCE: Final = re.compile(r"\$\{\s*([^\s{}:\[\]]+)\s*\}")  # a text that is one reference and nothing else
 _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -63,12 +65,18 @@ class Maybe:
 
 
 @dataclass(frozen=True)
+class Same:
+    path: str
+    target: str  # a path in the space file; once `same.bind` has looked for it, the place in a configuration
+
+
+@dataclass(frozen=True)
 class Tree:
     path: str
     children: Mapping[Any, Node]
 
 
-Node: TypeAlias = Fixed | Range | Choice | OneOf | Maybe | Tree
+Node: TypeAlias = Fixed | Range | Choice | OneOf | Maybe | Same | Tree
 
 
 def join(path: str, key: object) -> str:
@@ -104,7 +112,8 @@ def parse(value: Any, path: str, mistakes: list[Mistake]) -> Node | None:
             return None
         return Fixed(path, value)
     if not isinstance(value, dict):
-        return Fixed(path, value)
+        reference = REFERENCE.fullmatch(value) if isinstance(value, str) else None
+        return Same(path, reference[1]) if reference else Fixed(path, value)
     word = lone_word(value)
     if word in RANGES:
         return _parse_range(word, value[word], path, mistakes)
@@ -176,9 +185,16 @@ def _parse_one_of(branches: Any, path: str, mistakes: list[Mistake]) -> Node | N
         mistakes.append(Mistake(path, f"one_of wants a mapping of labels to branches, got {branches!r}{hint}"))
         return None
     parsed: dict[str, Node] = {}
+    texts: dict[str, str] = {}
     for label, branch in branches.items():
         if label in WORDS or not _LABEL.fullmatch(str(label)):
             problem = "a label is letters, digits, - and _, and no grammar word"
+            mistakes.append(Mistake(join(path, label), problem))
+        if str(label) in parsed:
+            mistakes.append(Mistake(join(path, label), "two branches have this label"))
+        twin = texts.setdefault(json.dumps(branch, sort_keys=True, default=str), str(label))
+        if twin != str(label):
+            problem = f"says the same as branch {twin}, so one thing would be drawn under two labels; leave one out"
             mistakes.append(Mistake(join(path, label), problem))
         node = parse(branch, join(path, label), mistakes)
         if node is not None:
@@ -211,5 +227,30 @@ def distributions(node: Node) -> Iterator[Range | Choice | OneOf | Maybe]:
     if isinstance(node, Tree):
         for child in node.children.values():
             yield from distributions(child)
-    elif not isinstance(node, Fixed):
+    elif not isinstance(node, Fixed | Same):
         yield node
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A node where it stands in an arm: below which labels, and where in a drawn configuration."""
+
+    path: str  # with the labels of branches
+    place: str  # without
+    node: Node
+    decisions: Mapping[str, str]  # that draw it: labels by path of a one_of, 'present' by path of a maybe + `.maybe`
+
+
+def spots(node: Node, path: str = "", place: str = "", decisions: Mapping[str, str] | None = None) -> Iterator[Spot]:
+    """Every node at and below this one."""
+    decisions = decisions or {}
+    yield Spot(path, place, node, decisions)
+    match node:
+        case Tree(children=children):
+            for key, child in children.items():
+                yield from spots(child, join(path, key), join(place, key), decisions)
+        case OneOf(branches=branches):
+            for label, branch in branches.items():
+                yield from spots(branch, join(path, label), place, {**decisions, path: label})
+        case Maybe(child=child):
+            yield from spots(child, path, place, {**decisions, f"{path}.maybe": "present"})

@@ -18,7 +18,7 @@ from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import CohortConfig, TrialConfig, validate
 from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
-from sweep.draw import Drawn, branches, count_branches
+from sweep.draw import Drawn, branches, count_branches, count_configurations
 from sweep.grammar import WORDS, Fixed, Maybe, Node, OneOf, Tree
 from sweep.space import SCORES, SearchConfig, Space
 
@@ -78,7 +78,10 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     examples: list[TrialConfig] = []
     seen: set[str] = set()
     for arm, node in space.arms.items():
-        warnings += _size_warnings(arm, node, space)
+        if (count := count_branches(node)) > MOST_BRANCHES:
+            warnings.append(
+                f"arm {arm} has {count} branches: not every combination is checked, but each label at least once"
+            )
         for branch in branches(node, arm, MOST_BRANCHES):
             plans.append(BranchPlan(arm, branch.labels, branch.free, len(branch.drawn)))
             for drawn in branch.drawn:
@@ -97,6 +100,9 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     chosen = _goals(space.search, facts, found)
     if space.search.trials < len(space.arms):
         found.say("search.trials", f"{space.search.trials} for {len(space.arms)} arms; each arm needs at least one")
+    if not found.mistakes and space.search.trials > len(space.arms):
+        for arm in [arm for arm, node in space.arms.items() if count_configurations(node) == 1]:
+            found.say(*_still(arm, space))
     example = examples[0] if examples else None
     stopping = space.search.early_stopping
     if example and stopping and stopping.grace and stopping.grace >= example.epochs:
@@ -253,15 +259,11 @@ def _goals(search: SearchConfig, facts: Facts | None, found: _Findings) -> tuple
     return possible
 
 
-def _size_warnings(arm: str, node: Node, space: Space) -> list[str]:
-    """What is odd about the size of an arm's space."""
-    count = count_branches(node)
-    if count > MOST_BRANCHES:
-        return [f"arm {arm} has {count} branches: not every combination is checked, but each label at least once"]
-    nothing = count == 1 and not next(branches(node, arm, 1)).free
-    if nothing and space.search.trials > len(space.arms):
-        return [f"arm {arm} has nothing to sample, so all its trials will be the same"]
-    return []
+def _still(arm: str, space: Space) -> Mistake:
+    """That an arm has nothing to sample."""
+    mend = f"give a leaf a distribution, or switch the arm off (arms.{arm}=false)"
+    mend += f", or ask for one trial an arm (trials={len(space.arms)}; search.repeats=N runs it on N seeds)"
+    return Mistake(f"arms.{arm}", f"has nothing to sample, so all its trials would be the same: {mend}")
 
 
 def render(plan: Plan) -> Group:

@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sweep.records import best_of
+from sweep.records import best_of, over_seeds
 from sweep.search import Search
 
 LINE_SECONDS = 10.0  # between two lines where there is no terminal
@@ -66,22 +66,24 @@ class Progress:
     def _counts(self) -> str:
         search = self._search
         states = Counter(record.state for record in search.finished.values())
-        total = max(search.space.search.trials, len(search.finished))
+        total = len(search.finished) + search.left
         running = min(len(search.live), self._slots)
         told = ", ".join(f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state])
         return f"{len(search.finished)}/{total} done{f' ({told})' if told else ''}, {running} running"
 
     def _best(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {}
-        for arm in self._search.space.arms:
-            records = [one for one in self._search.finished.values() if one.arm == arm]
-            best = {goal: best_of(records, goal, self._search.goals) for goal in self._search.goals}
+        search = self._search
+        done = over_seeds(list(search.finished.values()), search.space.search.repeats)
+        for arm in search.space.arms:
+            records = [one for one in done if one.arm == arm]
+            best = {goal: best_of(records, goal, search.goals) for goal in search.goals}
             found[arm] = [f"{goal} {one.metrics[goal]:.3f}" for goal, one in best.items() if one]
         return found
 
     def _left(self) -> str:
         here = len(self._search.finished) - self._before
-        started = sum(live.epoch / live.epochs for live in list(self._search.live.values()))
+        started = sum(live.epoch / live.config.epochs for live in list(self._search.live.values()))
         if here + started < 0.5:
             return "time left: not known yet"
         seconds = (time.monotonic() - self._since) / (here + started) * max(self._search.left - started, 0)

@@ -7,21 +7,29 @@ time, one JSON line each; the tracking server is told from it, and `epochs.parqu
 from __future__ import annotations
 
 import json
+import math
 import os
+import statistics
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import pandas as pd
 
+from sweep.front import Values, admit, dominates
+
 State = Literal["running", "complete", "pruned", "failed"]
+TRIAL_COLUMNS: Final = ("number", "arm", "state", "repeat_of", "epochs", "seconds")
 
 
 @dataclass(frozen=True)
 class Record:
-    """A trial as the storage knows it. `metrics` are those of its last epoch, `seconds` of all."""
+    """A trial as the storage knows it. `metrics` are those of its last epoch, `seconds` of all.
+
+    `device_seconds` are seconds times the share of a GPU that it held, or the cores where it held none.
+    """
 
     number: int
     arm: str
@@ -30,8 +38,12 @@ class Record:
     seconds: float  # training and validation; starting workers and fitting teachers are not in it
     sampled: Mapping[str, Any]  # by leaf name
     metrics: Mapping[str, float]
-    config: str  # TrialConfig as JSON; empty if the driver died before it was drawn
+    config: str  # TrialConfig as JSON
     error: str = ""
+    cause: str = ""  # of a failure, in one word: diverged, memory, worker, error
+    device_seconds: float = 0.0
+    repeat_of: int | None = None  # the trial whose configuration this one runs on a further seed
+    turn: int = 0  # which of the further seeds, from 1
 
     def values(self, goals: Sequence[str]) -> tuple[float, ...]:
         return tuple(self.metrics[goal] for goal in goals)
@@ -81,28 +93,57 @@ def write_json(path: Path, content: object) -> None:
     write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
-def admit(front: dict[int, Sequence[float]], number: int, values: Sequence[float]) -> list[int]:
-    """Adds a trial to a front if none there dominates it (as good everywhere, better somewhere).
+def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
+    """Configurations that completed on `repeats` seeds, as their first trial with metrics averaged.
 
-    Returns:
-        Whoever is not on the front after all: trials that it dominates, or itself.
+    A metric's standard error over the seeds is beside it as `<metric>_seed_se`. It holds no sampling
+    error of the validation images unless the seeds have different ones.
     """
+    complete = [one for one in records if one.state == "complete"]
+    if repeats == 1:
+        return complete
+    runs: dict[int, list[Record]] = {}
+    for one in complete:
+        runs.setdefault(one.number if one.repeat_of is None else one.repeat_of, []).append(one)
+    return [_averaged(min(found, key=lambda one: one.turn), found) for found in runs.values() if len(found) >= repeats]
 
-    def dominates(one: Sequence[float], other: Sequence[float]) -> bool:
-        return all(mine >= theirs for mine, theirs in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
-    if any(dominates(other, values) for other in front.values()):
-        return [number]
-    leaving = [other for other in front if dominates(values, front[other])]
-    for other in leaving:
-        del front[other]
-    front[number] = values
-    return leaving
+def judged(records: Sequence[Record], goals: Sequence[str], repeats: int) -> list[Record]:
+    """Configurations as they may be compared: on the front means over seeds, behind it single runs.
+
+    One that has not had all of its seeds is left out unless another of its arm dominates it anyway.
+    """
+    if repeats == 1:
+        return list(records)
+    means = {one.number: one for one in over_seeds(records, repeats)}
+    behind = [
+        one
+        for one in records
+        if one.repeat_of is None
+        and one.number not in means
+        and (one.state != "complete" or _dominated(one, means.values(), goals))
+    ]
+    return sorted([*behind, *means.values()], key=lambda one: one.number)
+
+
+def _dominated(record: Record, others: Iterable[Record], goals: Sequence[str]) -> bool:
+    values = record.values(goals)
+    return any(one.arm == record.arm and dominates(one.values(goals), values) for one in others)
+
+
+def _averaged(first: Record, runs: Sequence[Record]) -> Record:
+    metrics = {}
+    for name in first.metrics:
+        values = [run.metrics[name] for run in runs if name in run.metrics]
+        metrics[name] = statistics.fmean(values)
+        if len(values) > 1:
+            metrics[f"{name}_seed_se"] = statistics.stdev(values) / math.sqrt(len(values))
+    return replace(first, metrics=metrics)
 
 
 def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
     """The front among complete trials (only equal budgets are compared), best by the first goal first."""
-    front: dict[int, Sequence[float]] = {}
+    front: dict[int, Values] = {}
     for record in records:
         if record.state == "complete":
             admit(front, record.number, record.values(goals))
@@ -118,19 +159,23 @@ def best_of(records: Sequence[Record], goal: str, goals: Sequence[str]) -> Recor
 
 
 def trials_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a finished trial: number, arm, state, epochs, seconds, every sampled value, every metric."""
+    """One row a finished trial: what it was, what it cost, every sampled value, every metric.
+
+    `repeat_of` is the number of the trial whose configuration it ran on a further seed, or missing.
+    """
     rows = [
         {
-            **{"number": one.number, "arm": one.arm, "state": one.state, "epochs": one.epochs, "seconds": one.seconds},
+            **{name: getattr(one, name) for name in TRIAL_COLUMNS},
+            "device_hours": one.device_seconds / 3600,
             **one.sampled,
             **one.metrics,
-            "error": one.error,
+            **{"cause": one.cause, "error": one.error},
         }
         for one in records
         if one.state != "running"
     ]
-    table = pd.DataFrame(rows, columns=None if rows else ["number", "arm", "state", "epochs", "seconds", "error"])
-    return _one_type_per_column(table)
+    table = pd.DataFrame(rows, columns=None if rows else [*TRIAL_COLUMNS, "device_hours", "cause", "error"])
+    return _one_type_per_column(table).astype({"repeat_of": "Int64"})
 
 
 def epochs_table(spool: Spool) -> pd.DataFrame:

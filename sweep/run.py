@@ -22,7 +22,6 @@ if TYPE_CHECKING:  # ray, torch and optuna are loaded once the space is known to
     from rich.console import Console
 
     from sweep.plan import Plan
-    from sweep.records import Spool
     from sweep.search import Search
     from sweep.tracking import Tracker
     from sweep.trial import TrialWorker
@@ -140,8 +139,25 @@ OWN = ("space", "name", "storage", "cache", "tracking", "show", "plan")
 
 
 def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None = None) -> int:
-    """One driver's part of a sweep, from its lock to its report; the exit status."""
-    from sweep.folder import held, refuse_other_data, refuse_other_space
+    """One driver's part of a sweep, from its lock to its report; the exit status.
+
+    Raises:
+        UserError: the folder is another sweep's, or cannot be written any more.
+    """
+    from sweep.folder import held, unwritable
+
+    with held(said.folder):
+        (said.folder / "stop").unlink(missing_ok=True)
+        try:
+            return _sweep(space, planned, said, console, worker)
+        except OSError as error:
+            raise unwritable(said.folder, error, again(said)) from None
+
+
+def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None) -> int:
+    from sweep.books import Books
+    from sweep.closing import finish
+    from sweep.folder import refuse_other_data, refuse_other_space
     from sweep.records import Spool, write_json, write_whole
     from sweep.search import Search
     from sweep.studies import Studies
@@ -151,103 +167,63 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
     assert planned.example is not None
     cohort, worker = planned.example.cohort, worker or TrialWorker
     folder, cache = said.folder, Path(said.cache).absolute()
-    with held(folder):
-        refuse_other_space(folder, space)
-        store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
-        refuse_other_data(folder, store.fingerprint, cohort.root)
-        write_whole(folder / "space.yaml", dump_space(space))
-        write_json(folder / "plan.json", planned.as_json() | {"store": store.fingerprint})
-        spool = Spool(folder / "spool.jsonl")
-        sweep_id = next((event["id"] for _, event in spool.read() if event["event"] == "sweep"), uuid.uuid4().hex)
-        spool.append("sweep", id=sweep_id)
-        studies = Studies(folder / "journal.log", space, planned.goals)
-        search = Search(space, planned.goals, studies, spool, folder, cache, store.path)
-        address = check_address(said.address)
-        tracker = Tracker(address, said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
-        if search.left:
-            console.print(_greeting(search, said), highlight=False, soft_wrap=True)
-            run_trials(search, planned, worker, folder, spool, tracker, console)
-        else:
-            console.print(
-                f"{said.name}: all {len(search.finished)} trials are done; trials=N with a higher N adds more"
-            )
-        return finish(search, planned, said, spool, tracker, console)
+    refuse_other_space(folder, space)
+    store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
+    refuse_other_data(folder, store.fingerprint, cohort.root)
+    write_whole(folder / "space.yaml", dump_space(space))
+    write_json(folder / "plan.json", planned.as_json() | {"store": store.fingerprint})
+    spool = Spool(folder / "spool.jsonl")
+    sweep_id = next((event["id"] for _, event in spool.read() if event["event"] == "sweep"), uuid.uuid4().hex)
+    spool.append("sweep", id=sweep_id, words=shown_words())
+    studies = Studies(folder / "journal.log", space, planned.goals)
+    books = Books(space, planned.goals, studies, spool, folder)
+    search = Search(space, books, folder, cache, store.path, store.num_folds)
+    tracker = Tracker(check_address(said.address), said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
+    if search.left and search.halt is None:
+        console.print(_greeting(search, said), highlight=False, soft_wrap=True)
+        run_trials(search, planned, worker, folder, tracker, console)
+    elif not search.left:
+        console.print(f"{said.name}: all {len(books.finished)} trials are done; trials=N with a higher N adds more")
+    return finish(search, planned, said, spool, tracker, console)
 
 
 def run_trials(
-    search: Search,
-    planned: Plan,
-    worker: type[TrialWorker],
-    folder: Path,
-    spool: Spool,
-    tracker: Tracker,
-    console: Console,
+    search: Search, planned: Plan, worker: type[TrialWorker], folder: Path, tracker: Tracker, console: Console
 ) -> None:
-    """Ray from start to end; comes back when no trial is left, or after Ctrl-C."""
-    from sweep.driver import cluster, drive, idle_gpus, slots
+    """Ray from start to end; comes back when no trial is left, when it is enough, or after Ctrl-C."""
+    from sweep.driver import cluster, drive, idle_gpus, share_of, slots
     from sweep.halving import ArmHalving
     from sweep.progress import Progress
 
     assert planned.example is not None
-    config, stopping = search.space.search, search.space.search.early_stopping
-    cpus, epochs = config.cpus or float(planned.example.threads), planned.example.epochs
-    halving = None
-    if stopping and (grace := stopping.first_rung(epochs)) < epochs:
-        events = (event for _, event in spool.read() if event["event"] == "epoch")
-        heard = ((one["number"], one["arm"], one["epoch"], one["metrics"][config.select]) for one in events)
-        halving = ArmHalving(list(search.space.arms), config.select, epochs, grace, stopping.reduction, heard)
+    config, epochs = search.space.search, planned.example.epochs
     with cluster():
         # A batch system's polite end is our Ctrl-C (Ray has just set a handler of its own). Ray Tune stops
         # at that, and running trials stay 'running' in the storage, to be continued.
         before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         tracker.start()  # its imports run while the workers start, not while Ray does
-        if not config.gpus and (count := idle_gpus()):
-            hint = "search.gpus=1 gives each trial one, 0.25 runs four trials to each"
+        per_device = config.trials_per_device
+        assert per_device != "auto"
+        if not (config.gpus or per_device) and (count := idle_gpus()):
+            hint = "search.gpus=1 gives each trial one, search.trials_per_device=4 runs four to each"
             console.print(f"warning: {count} GPUs are here and trials use none; {hint}", highlight=False)
-        with Progress(search, slots(cpus, config.gpus), console):
-            drive(search, worker, halving, cpus, config.gpus, folder)
+        share = share_of(config, planned.example.threads, per_device)
+        while True:
+            halving, stopping, studies = None, config.early_stopping, search.books.studies
+            if stopping and (grace := stopping.first_rung(epochs)) < epochs:
+                arms, past = list(search.space.arms), studies.arrivals()
+                halving = ArmHalving(arms, search.goals, epochs, grace, stopping.reduction, past, studies.reach)
+            fewer = share.doubled()
+            search.devices, search.can_halve = share.devices, fewer is not None
+            with Progress(search, slots(share), console):
+                drive(search, worker, halving, share, folder)
+            if search.halt is None or search.halt.kind != "memory" or fewer is None:
+                break
+            console.print(
+                f"{search.halt.why}\nout of memory: goes on with half as many trials to a device", highlight=False
+            )
+            share, search.halt = fewer, None
         signal.signal(signal.SIGTERM, before)
-
-
-def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tracker, console: Console) -> int:
-    """Tables, report and tracking, whatever the trials came to; the exit status."""
-    from mmpkd.config import TrialConfig, dump_trial
-    from sweep.records import best_of, write_tables, write_whole
-    from sweep.report import write_report
-    from sweep.summary import print_summary
-    from sweep.tracking import without_password
-
-    assert planned.example is not None
-    records, select, folder = search.records(), search.space.search.select, said.folder
-    write_tables(folder, records, spool)
-    best = best_of(records, select, planned.goals)
-    if best:
-        here = {"cohort": planned.example.cohort}  # the data may have moved since
-        config = TrialConfig.model_validate_json(best.config).model_copy(update=here)
-        write_whole(folder / "best.yaml", dump_trial(config))
-    arms = list(search.space.arms)
-    write_report(folder / "report.html", said.name, records, arms, planned.goals, select)
-    status = "FINISHED" if not search.left else "FAILED" if search.hopeless else "KILLED"
-    kept = ["space.yaml", "plan.json", "best.yaml"]
-    if planned.facts is not None and not planned.facts.credentialed:
-        kept += ["trials.parquet", "report.html"]  # of a credentialed cohort nothing but settings leaves the store
-    spool.append("files", paths=[str(folder / name) for name in kept])
-    spool.append("close", status=status)
-
-    print_summary(console, records, arms, planned.goals, select, folder)
-    tracker.start()
-    left = tracker.close(seconds=60)
-    _tell_tracking(left, tracker, said, console)
-    again = "python -m sweep.run " + " ".join(quote(without_password(word)) for word in sys.argv[1:])
-    if search.hopeless:
-        console.print("stopped: every trial failed so far; mend that, then run the same command again", highlight=False)
-    elif search.left:
-        console.print(
-            f"{search.left} trials to go; this continues from their checkpoints:\n  {again}",
-            highlight=False,
-            soft_wrap=True,
-        )
-    return 0 if best and not search.left else 1 if search.hopeless or not search.left else 130
 
 
 def _greeting(search: Search, said: Words) -> str:
@@ -256,29 +232,16 @@ def _greeting(search: Search, said: Words) -> str:
     return f"{said.name}: {target} trials over {', '.join(search.space.arms)}{so_far}; files in {said.folder}"
 
 
-def _tell_tracking(left: int, tracker: Tracker, said: Words, console: Console) -> None:
-    from sweep.tracking import check_address, without_password
+def shown_words() -> list[str]:
+    """What this was started with, fit for a record."""
+    from sweep.tracking import without_password
 
-    address = without_password(check_address(said.address))
-    if left:
-        why = f" ({tracker.trouble})" if tracker.trouble else ""
-        console.print(
-            f"warning: {left} records have not reached {address}{why}; they wait in "
-            f"{said.folder / 'spool.jsonl'}, and the same command sends them",
-            highlight=False,
-            soft_wrap=True,
-        )
-    if tracker.refused:
-        told = f"{len(tracker.refused)} records, the first: {tracker.refused[0]}"
-        console.print(f"warning: MLflow refused {told}", highlight=False, soft_wrap=True)
-    if address.startswith("http"):
-        console.print(f"runs in MLflow: {address}", highlight=False, soft_wrap=True)
-    else:
-        console.print(
-            f"runs in MLflow, experiment {said.name}:\n  mlflow ui --backend-store-uri {quote(address)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+    return [without_password(word) for word in sys.argv[1:]]
+
+
+def again(said: Words) -> str:
+    """The command that goes on with the sweep."""
+    return "python -m sweep.run " + " ".join(quote(word) for word in shown_words())
 
 
 if __name__ == "__main__":

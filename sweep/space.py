@@ -8,7 +8,8 @@ A file is a TrialConfig whose leaves may be distributions, and beside that two k
 
 Overrides are `dotted.key=value`; the dotted key leaves the words one_of and maybe out and names the
 label of a branch: `arms.tabular.objectives.logits.logits.weight=1`. A value may be a distribution:
-`optimizer.lr={log_uniform: [1e-4, 1e-2]}`. Overrides come first, `${...}` is resolved after.
+`optimizer.lr={log_uniform: [1e-4, 1e-2]}`. Overrides come first, `${...}` is resolved after
+(`source.py`); a reference to what is drawn is bound arm by arm (`same.py`).
 Neither ray nor torch nor optuna is needed to read a space.
 """
 
@@ -19,16 +20,19 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from omegaconf import OmegaConf
 from pydantic import BeforeValidator, Field
 
 from mmpkd.config import Positive, Strict, TrialConfig, near, validate
 from mmpkd.types import ConfigError, Mistake
-from sweep.draw import Walk, draw
-from sweep.grammar import Fixed, Node, OneOf, Tree, distributions, lay_over, lone_word, parse
+from sweep.draw import Walk, draw, leaf_name
+from sweep.grammar import REFERENCE, Fixed, Node, OneOf, Tree, distributions, lay_over, lone_word, parse
+from sweep.points import enqueued
+from sweep.same import bind
 from sweep.source import override, read, resolved
 
 # Scores a sweep can maximise, all of them better when higher; True: needs an ROI.
@@ -39,7 +43,7 @@ PATHS: Final = (("cohort", "root"), ("student", "weights"))  # in a TrialConfig
 
 
 class EarlyStopping(Strict):
-    """Asynchronous halving on the `select` goal: at epochs grace x reduction^k the best 1/reduction go on.
+    """Asynchronous halving on all goals: at epochs grace x reduction^k the best 1/reduction of an arm go on.
 
     `grace` is by default epochs / reduction, so trials are ranked once, and with the same share of
     their learning rate's schedule behind them whatever `epochs` is. A fixed grace of a few epochs
@@ -58,15 +62,29 @@ def _off(value: object) -> object:
     return None if value is False else value
 
 
+Share = Annotated[float, Field(gt=0, le=1)]
+PerDevice = Annotated[int, Field(ge=1)] | Literal["auto"]
+Sampler = Literal["tpe", "nsga2", "gp", "qmc", "random"]
+Point = Mapping[str, Any]
+
+
 class SearchConfig(Strict):
     """How to search. The sampler's seed is the trials' `seed`."""
 
     maximize: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # val/auroc, with ROIs val/pointing too
-    select: str = "val/auroc"  # the goal that picks best.yaml from the front and that early stopping looks at
+    select: str = "val/auroc"  # the goal that picks best.yaml from the front
     trials: Positive = 32  # configurations started, over all arms
+    budget_device_hours: Annotated[float, Field(gt=0)] | None = None  # wall time x GPUs (else cores) of all trials
+    deadline: datetime | None = None  # nothing runs later; local time unless it names a zone
+    plateau: Annotated[int, Field(ge=2)] | None = None  # complete trials of an arm without 1 % more hypervolume: enough
+    shares: Mapping[str, Share] = {}  # of device-hours, by arm; arms not named share the rest equally
+    sampler: Sampler = "tpe"
+    points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}, what is left out is sampled
+    repeats: Positive = 1  # seeds that a complete trial needs before it may enter the front
     early_stopping: Annotated[EarlyStopping | None, BeforeValidator(_off)] = EarlyStopping()  # false or null: off
+    trials_per_device: PerDevice | None = None  # a number or 'auto'; a device is a GPU, or else all cores of a machine
     cpus: Annotated[float, Field(gt=0)] | None = None  # cores reserved for a trial; `threads` of them by default
-    gpus: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a device reserved for a trial
+    gpus: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a GPU reserved for a trial
     max_failures: Annotated[int, Field(ge=0)] = 3  # times that a trial whose worker died is tried again
 
 
@@ -84,6 +102,20 @@ class Space:
         """The trials' seed, which is the sampler's as well."""
         return int(self.raw.get("seed", TrialConfig.model_fields["seed"].default))
 
+    @property
+    def shares(self) -> dict[str, float]:
+        """Of the device-hours, by arm: as named, and the rest in equal parts."""
+        named = {arm: share for arm, share in self.search.shares.items() if arm in self.arms}
+        others = [arm for arm in self.arms if arm not in named]
+        rest = max(1 - sum(named.values()), 0.0)
+        return {arm: named[arm] if arm in named else rest / len(others) for arm in self.arms}
+
+    def points_of(self, arm: str) -> list[dict[str, Any]]:
+        """What is to be tried first in an arm, by leaf name."""
+        points = [one for one in self.search.points if one["arm"] == arm]
+        chosen = [enqueued(one, self.arms[arm], "search.points", []) for one in points]
+        return [{leaf_name(arm, path): value for path, value in one.items()} for one in chosen]
+
 
 def load_space(word: str, overrides: Sequence[str] = ()) -> tuple[Space | None, list[Mistake]]:
     """A space by name or file, with `key=value` overrides laid over it.
@@ -98,14 +130,15 @@ def load_space(word: str, overrides: Sequence[str] = ()) -> tuple[Space | None, 
         return None, list(error.mistakes)
     for assignment in overrides:
         override(content, assignment, mistakes)
-    raw = resolved(OmegaConf.create(content), "", mistakes)
+    raw = resolved(content, (*SHARED, "search"), mistakes)
     _make_absolute(raw)
     search = _search(raw.get("search"), mistakes)
     known = (*TrialConfig.model_fields, "arms", "search")
     mistakes += [Mistake(str(key), f"unknown key{near(str(key), known)}") for key in raw if key not in known]
     base = _base({key: value for key, value in raw.items() if key in TrialConfig.model_fields}, mistakes)
     own = dict(_arms(raw.get("arms"), mistakes))
-    arms = {name: lay_over(base, node) for name, node in own.items()}
+    arms = {name: bind(lay_over(base, node), name, mistakes) for name, node in own.items()}
+    mistakes += _misfits(search, arms)
     raw["search"] = search.model_dump(mode="json")
     return Space(Path(word).stem, base, own, arms, search, raw), mistakes
 
@@ -138,7 +171,8 @@ def _absolute(value: Any) -> Any:
         return {word: _absolute(inner) for word, inner in value.items()}
     if isinstance(value, list):
         return [_absolute(inner) for inner in value]
-    return os.path.abspath(os.path.expanduser(value)) if isinstance(value, str) else value
+    is_path = isinstance(value, str) and not REFERENCE.fullmatch(value)
+    return os.path.abspath(os.path.expanduser(value)) if is_path else value
 
 
 def _search(content: Any, mistakes: list[Mistake]) -> SearchConfig:
@@ -209,3 +243,28 @@ def _without_shared(node: Node, mistakes: list[Mistake]) -> Node:
             return Tree(path, {key: child for key, child in children.items() if key not in SHARED})
     mistakes.append(Mistake(node.path, "a branch of an arm must be a mapping"))
     return Tree(node.path, {})
+
+
+def _misfits(search: SearchConfig, arms: Mapping[str, Node]) -> list[Mistake]:
+    """What the search says of arms, and the arms do not bear out."""
+    mistakes: list[Mistake] = []
+    mistakes += [
+        Mistake(f"search.shares.{arm}", f"no such arm{near(arm, arms)}") for arm in search.shares if arm not in arms
+    ]
+    total = sum(search.shares.values())
+    unnamed = [arm for arm in arms if arm not in search.shares]
+    if total > 1 + 1e-9:
+        mistakes.append(Mistake("search.shares", f"add up to {total:g}, and there is only 1 to share"))
+    elif unnamed and total > 1 - 1e-9:
+        left = ", ".join(unnamed)
+        mistakes.append(Mistake("search.shares", f"add up to {total:g}, which leaves nothing for {left}; lower them"))
+    elif not unnamed and arms and not mistakes and total < 1 - 1e-9:
+        mistakes.append(Mistake("search.shares", f"add up to {total:g}; where every arm is named they make up 1"))
+    for index, point in enumerate(search.points):
+        where = f"search.points.{index}"
+        if point.get("arm") not in arms:
+            said = f"no such arm {point['arm']!r}{near(str(point['arm']), arms)}" if "arm" in point else "missing"
+            mistakes.append(Mistake(f"{where}.arm", said))
+        else:
+            enqueued(point, arms[point["arm"]], where, mistakes)
+    return mistakes

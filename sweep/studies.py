@@ -1,161 +1,194 @@
-"""The sweep's Optuna storage, the only truth about its trials: one study per arm."""
+"""The sweep's Optuna storage, the only truth about its trials: one study per arm.
+
+The storage is written by one driver and asked by nobody: who comes next is proposed by
+`sampling.py`, from memory. So what lies here is what happened, and a trial is one line when it
+starts, one for each rung that it reaches, and two when it ends.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import optuna
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import TPESampler
+from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from mmpkd.config import TrialConfig, fingerprint, validate
+from mmpkd.config import TrialConfig, validate
 from sweep.draw import Drawn, draw
+from sweep.front import Values
+from sweep.halving import Arrival
 from sweep.records import Record, State, cut_torn_line
+from sweep.sampling import Proposal, Replay
 from sweep.space import Space
 
-STATES: Mapping[TrialState, State] = {
+STATES: Final[Mapping[TrialState, State]] = {
     TrialState.RUNNING: "running",
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
+TOLD: Final[Mapping[State, TrialState]] = {state: told for told, state in STATES.items()}
+RUNG: Final = "rung "  # + epoch: the user attribute that holds what a rung saw
 
-STARTUP = 10  # trials of an arm drawn at random before TPE models it
+
+@dataclass(frozen=True)
+class Ending:
+    """What became of a trial.
+
+    Attributes:
+        learned: what the sampler is told instead of the trial's values; None: nothing.
+    """
+
+    state: State
+    epochs: int
+    seconds: float
+    device_seconds: float
+    metrics: Mapping[str, float]
+    error: str = ""
+    cause: str = ""
+    learned: Values | None = None
 
 
 class Studies:
-    """Asks for configurations and keeps what became of them.
-
-    Each trial carries user attributes: its number in the sweep (Optuna counts within an arm), its
-    sampled values, its TrialConfig as JSON, and, set before it is told, what its last epoch said.
+    """Keeps every trial under its number in the sweep (Optuna counts within an arm).
 
     Args:
         journal: the file; whoever opens it holds the sweep's lock.
+        generation: how often the sweep's space was extended; each extension has studies of its own.
     """
 
-    def __init__(self, journal: Path, space: Space, goals: Sequence[str]):
+    def __init__(self, journal: Path, space: Space, goals: Sequence[str], generation: int = 0):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         cut_torn_line(journal)  # a killed driver's half line would spoil the next one
         with contextlib.suppress(FileNotFoundError):
             Path(f"{journal}.lock").unlink()  # and its lock would be waited for
-        storage = JournalStorage(JournalFileBackend(str(journal)))
-        self._space = space
-        self._goals = tuple(goals)
-        directions = [StudyDirection.MAXIMIZE] * len(self._goals)
-        self._of = {
-            arm: optuna.create_study(storage=storage, study_name=arm, directions=directions, load_if_exists=True)
-            for arm in space.arms
-        }
+        self._storage = JournalStorage(JournalFileBackend(str(journal)))
+        self._space, self._goals = space, tuple(goals)
+        self._of = {arm: self._study(study_name(arm, generation)) for arm in space.arms}
+        self._trials: dict[int, tuple[str, FrozenTrial]] = {}
+        for arm, study in self._of.items():
+            for frozen in study.get_trials(deepcopy=False):
+                self._trials[frozen.user_attrs["number"]] = arm, frozen
 
-    def ask(self, arm: str, number: int) -> tuple[Trial, Drawn]:
-        """A new configuration of an arm, recorded as running under `number`."""
+    @property
+    def next_number(self) -> int:
+        """Above all numbers that this sweep has given, in earlier generations too."""
+        studies = [self._study(name) for name in optuna.get_all_study_names(self._storage)]
+        said = [one.user_attrs for study in studies for one in study.get_trials(deepcopy=False)]
+        return max((attributes.get("number", -1) for attributes in said), default=-1) + 1
+
+    def start(
+        self, number: int, proposal: Proposal, config: TrialConfig, repeat_of: int | None = None, turn: int = 0
+    ) -> None:
+        """Records a trial as running, in one line, so that no kill leaves half of one."""
+        said = {"number": number, "sampled": proposal.drawn.values, "config": config.model_dump_json()}
+        if repeat_of is not None:
+            said |= {"repeat_of": repeat_of, "turn": turn}
+        self._add(number, proposal.arm, proposal, said)
+
+    def _add(self, number: int, arm: str, proposal: Proposal, said: Mapping[str, Any]) -> None:
         study = self._of[arm]
-        study.sampler = self._sampler(arm, number)
-        trial = study.ask()
-        trial.set_user_attr("number", number)
-        return trial, self._drawn(arm, trial)
+        study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=dict(proposal.params),
+                distributions=dict(proposal.distributions),
+                user_attrs=dict(said),
+                system_attrs=dict(proposal.internal),
+            )
+        )
+        self._trials[number] = arm, study.get_trials(deepcopy=False)[-1]
 
-    def adopt(self, record: Record) -> tuple[Trial, Drawn]:
-        """A trial that a dead driver left running; suggestions it had not yet got are made now."""
-        study = self._of[record.arm]
-        study.sampler = self._sampler(record.arm, record.number)
-        trial = Trial(study, self._frozen(record.arm, record.number)._trial_id)
-        return trial, self._drawn(record.arm, trial)
+    def reach(self, arrival: Arrival) -> None:
+        """Records what a rung saw, before anyone acts on the decision."""
+        self._set(arrival.number, f"{RUNG}{arrival.rung}", [*arrival.values, arrival.goes_on])
 
-    def close(self, arm: str, trial: Trial, state: State, last: Mapping[str, Any], error: str = "") -> None:
-        """Tells what became of a trial.
+    def close(self, number: int, ending: Ending) -> None:
+        """Records what became of a trial. Killed between the lines: it is running, and ends again."""
+        arm, frozen = self._trials[number]
+        state, said = ending.state, {name: value for name, value in vars(ending).items() if name != "state"}
+        self._set(number, "ending", said)
+        values = [ending.metrics[goal] for goal in self._goals] if state == "complete" else None
+        self._of[arm].tell(frozen.number, values, state=TOLD[state])
+        self._refresh(number)
 
-        Args:
-            last: `epochs`, `seconds`, and the `metrics` of its last epoch.
-        """
-        trial.set_user_attr("last", dict(last))
-        if error:
-            trial.set_user_attr("error", error)
-        if state == "complete":
-            self._of[arm].tell(trial, [last["metrics"][goal] for goal in self._goals])
-        else:
-            self._of[arm].tell(trial, state=TrialState.PRUNED if state == "pruned" else TrialState.FAIL)
+    def arrivals(self) -> Iterator[Arrival]:
+        """What all rungs have seen so far."""
+        for number, (arm, _) in sorted(self._trials.items()):
+            for rung, (*values, goes_on) in self._rungs(number).items():
+                yield Arrival(number, arm, rung, tuple(values), goes_on)
+
+    def reached(self, number: int) -> dict[int, Values]:
+        """A trial's values at the rungs that it has reached."""
+        return {rung: tuple(values) for rung, (*values, _) in self._rungs(number).items()}
 
     def records(self) -> list[Record]:
-        """Every trial of the sweep by number; one that was never given a number gets the next."""
-        found = [(arm, one) for arm, study in self._of.items() for one in study.get_trials(deepcopy=False)]
-        for arm, one in found:
-            if "number" not in one.user_attrs:  # the driver died between asking and numbering
-                taken = [other.user_attrs.get("number", -1) for _, other in found]
-                Trial(self._of[arm], one._trial_id).set_user_attr("number", max(taken) + 1)
-                return self.records()
-        return sorted((_record(arm, one) for arm, one in found), key=lambda record: record.number)
+        """Every trial of the sweep, by number."""
+        return [self.record(number) for number in sorted(self._trials)]
 
-    def record(self, arm: str, number: int) -> Record:
-        return _record(arm, self._frozen(arm, number))
+    def record(self, number: int) -> Record:
+        arm, frozen = self._trials[number]
+        said = frozen.user_attrs
+        ending = dict(said.get("ending") or {}) if frozen.state.is_finished() else {}
+        ending.pop("learned", None)
+        return Record(
+            number=number,
+            arm=arm,
+            state=STATES[frozen.state],
+            sampled=said["sampled"],
+            config=said["config"],
+            repeat_of=said.get("repeat_of"),
+            turn=said.get("turn", 0),
+            **{"epochs": 0, "seconds": 0.0, "metrics": {}, **ending},
+        )
 
-    def _frozen(self, arm: str, number: int) -> FrozenTrial:
-        trials = self._of[arm].get_trials(deepcopy=False)
-        return next(one for one in trials if one.user_attrs.get("number") == number)
+    def learned(self, number: int) -> Values | None:
+        """What the sampler was told of a finished trial."""
+        learned = self._trials[number][1].user_attrs["ending"]["learned"]
+        return None if learned is None else tuple(learned)
 
-    def _drawn(self, arm: str, trial: Trial) -> Drawn:
-        drawn = draw(self._space.arms[arm], _Chooser(trial), arm)
+    def proposal(self, number: int) -> Proposal:
+        """What a trial was, drawn again: the data may have moved since."""
+        arm, frozen = self._trials[number]
+        replay = Replay(frozen.params)
+        drawn = draw(self._space.arms[arm], replay, arm)
         config = validate(TrialConfig, drawn.config)
-        trial.set_user_attr("sampled", drawn.values)
-        trial.set_user_attr("config", config.model_dump_json())
-        return drawn
+        return Proposal(arm, drawn, config, frozen.params, replay.distributions, frozen.system_attrs)
 
-    def _sampler(self, arm: str, number: int) -> TPESampler:
-        """A sampler for one question. Its seed holds the number, so that a restarted driver neither
-        repeats the draws of its predecessor nor departs from what an uninterrupted one would ask."""
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return TPESampler(
-                n_startup_trials=STARTUP,
-                n_ei_candidates=24,
-                multivariate=True,
-                group=True,
-                constant_liar=True,
-                seed=int(fingerprint([self._space.seed, arm, number])[:8], 16),
-            )
+    def _study(self, name: str) -> Study:
+        directions = [StudyDirection.MAXIMIZE] * len(self._goals)
+        return optuna.create_study(
+            storage=self._storage,
+            study_name=name,
+            directions=directions,
+            sampler=RandomSampler(),  # never asked
+            load_if_exists=True,
+        )
 
+    def _rungs(self, number: int) -> dict[int, list[Any]]:
+        said = self._trials[number][1].user_attrs
+        return {int(name.removeprefix(RUNG)): seen for name, seen in said.items() if name.startswith(RUNG)}
 
-class _Chooser:
-    """The grammar's questions put to an Optuna trial."""
+    def _set(self, number: int, name: str, value: Any) -> None:
+        arm, frozen = self._trials[number]
+        Trial(self._of[arm], frozen._trial_id).set_user_attr(name, value)
+        self._refresh(number)
 
-    def __init__(self, trial: Trial):
-        self._trial = trial
-
-    def uniform(self, name: str, low: float, high: float, log: bool) -> float:
-        return self._trial.suggest_float(name, low, high, log=log)
-
-    def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        return self._trial.suggest_int(name, low, high, log=log)
-
-    def category(self, name: str, labels: Sequence[str]) -> str:
-        chosen = self._trial.suggest_categorical(name, labels)
-        assert isinstance(chosen, str)
-        return chosen
+    def _refresh(self, number: int) -> None:
+        arm, frozen = self._trials[number]
+        self._trials[number] = arm, self._storage.get_trial(frozen._trial_id)
 
 
-def _record(arm: str, trial: FrozenTrial) -> Record:
-    said = trial.user_attrs
-    last = said.get("last", {"epochs": 0, "seconds": 0.0, "metrics": {}})
-    return Record(
-        number=said["number"],
-        arm=arm,
-        state=STATES[trial.state],
-        epochs=last["epochs"],
-        seconds=last["seconds"],
-        sampled=said.get("sampled", {}),
-        metrics=last["metrics"],
-        config=said.get("config", ""),
-        error=said.get("error", ""),
-    )
+def study_name(arm: str, generation: int) -> str:
+    return f"{arm} {generation}" if generation else arm
 
 
 def resolved(drawn: Drawn) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -23,6 +24,7 @@ from ray import tune
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.types import DivergedError, EpochReport, UserError
+from sweep.trouble import GoalError, cause_of, error_file, message_of
 
 if TYPE_CHECKING:
     from mmpkd.cohort.store import Store
@@ -33,6 +35,7 @@ class Job(TypedDict):
 
     number: int
     arm: str
+    repeat_of: int | None  # the trial whose configuration this one runs on a further seed
     trial: str  # TrialConfig as JSON
     goals: list[str]
     folder: str  # the sweep's, seen by driver and workers alike
@@ -83,21 +86,22 @@ class TrialWorker(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """The next epoch; of a resumed trial first everything its checkpoint already says.
 
-        A mistake of the user's ends the trial and keeps the process. Anything else may have spoilt
-        the process (CUDA), so it is raised and Ray starts a new one. Either way the story is in
-        `errors/<number>.txt`; an error without that file means that the process itself died.
+        A mistake of the user's, or want of memory or disk, ends the trial and keeps the process.
+        Anything else may have spoilt the process (CUDA), so it is raised and Ray starts a new one; its
+        story is in `errors/<number>.txt`. An error without a story: the process itself died.
         """
         number, folder = self.config["number"], Path(self.config["folder"])
         try:
             reports = self._next_reports()
         except Exception as error:
-            message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            path = error_file(folder, number)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{message.strip() or type(error).__name__}\n\n{traceback.format_exc()}")
-            if not isinstance(error, UserError):
+            cause, message = cause_of(error), message_of(error)
+            with suppress(OSError):  # the disk may be the trouble
+                path = error_file(folder, number)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
+            if cause == "error" and not isinstance(error, UserError):
                 raise
-            return {"done": True, "error": True, "reports": []}
+            return {"done": True, "error": message, "cause": cause, "reports": []}
         last = reports[-1]
         final = last.epoch >= self._epochs
         goals = {goal: last.metrics[goal] for goal in self.config["goals"]}
@@ -243,16 +247,14 @@ def _claim(folder: Path, number: int) -> Path:
     raise AssertionError("unreachable")
 
 
-def error_file(folder: Path, number: int) -> Path:
-    return folder / "errors" / f"{number}.txt"
-
-
 def _check_goals(report: EpochReport, goals: Sequence[str]) -> None:
     for goal in goals:
         value = report.metrics.get(goal)
-        if value is None or not math.isfinite(value):
-            got = "was not reported" if value is None else f"is {value}"
-            raise DivergedError(f"goal {goal} {got} after epoch {report.epoch}")
+        if value is None:
+            reported = ", ".join(sorted(report.metrics))
+            raise GoalError(f"search.maximize: trainings do not report {goal}; they report {reported}")
+        if not math.isfinite(value):
+            raise DivergedError(f"goal {goal} is {value} after epoch {report.epoch}")
 
 
 def _plain(report: EpochReport) -> dict[str, Any]:

@@ -102,6 +102,11 @@ class Store:
             chosen = np.isin(split, [name for name in splits.FOLDS if name != splits.FOLDS[fold]])
         return np.flatnonzero(chosen).astype(np.int64)
 
+    @property
+    def num_folds(self) -> int:
+        """Values that `cohort.fold` can take: 1 where the validation part is official."""
+        return 1 if "val" in self._samples["split"].to_numpy(dtype=str) else len(splits.FOLDS)
+
     def privileged(self, names: Sequence[str]) -> pd.DataFrame:
         """Privileged columns in the order of the store, index = sample id; missing is NaN."""
         return self._samples[[PRIVILEGED + name for name in names]].set_axis(list(names), axis=1)

@@ -50,7 +50,7 @@ class FakeWorker(TrialWorker):
 
     @classmethod
     def prepare(cls, config: CohortConfig, cache: Path) -> Any:
-        return SimpleNamespace(path=cache / "store", fingerprint=cls.fingerprint)
+        return SimpleNamespace(path=cache / "store", fingerprint=cls.fingerprint, num_folds=4)
 
     @staticmethod
     def run_training(
@@ -106,7 +106,7 @@ def play(search: Search, trial_id: str, job: dict[str, Any], epochs: int = 4, se
 
 def play_all(search: Search, **options: Any) -> list[dict[str, Any]]:
     jobs = []
-    while isinstance(job := search.suggest(f"id-{search._next}-{len(jobs)}"), dict):
+    while isinstance(job := search.suggest(f"id-{search.books.next_number}-{len(jobs)}"), dict):
         (trial_id,) = search.live
         play(search, trial_id, job, **options)
         jobs.append(job)

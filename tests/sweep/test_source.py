@@ -139,7 +139,9 @@ def test_a_relative_root_is_made_absolute(file: Path):
     ("override", "path", "problem"),
     [
         ("student.depth=${nowhere}", "student.depth", "Interpolation key 'nowhere' not found"),
-        ("student.depth=${optimizer.lr}", "student.depth", "a reference must lead to a single fixed value"),
+        ("epochs=${optimizer.lr}", "epochs", "a reference must lead to a single fixed value"),
+        ("student.model=vit_${optimizer.lr}", "student.model", "a reference inside a text must lead to a single fixed"),
+        ("student.depth=${optimizer}", "student.depth", "a reference must lead to a single leaf, this is a mapping"),
         ("student.depth=???", "student.depth", "has no value yet; add student.depth=... to the command"),
         ("optimizer.lr={uniform: ['${nowhere}', 1]}", "optimizer.lr", "Interpolation key 'nowhere' not found"),
     ],

@@ -195,6 +195,14 @@ def test_defaults_of_the_search_are_explicit():
         "maximize": None,
         "select": "val/auroc",
         "trials": 32,
+        "budget_device_hours": None,
+        "deadline": None,
+        "plateau": None,
+        "shares": {},
+        "sampler": "tpe",
+        "points": (),
+        "repeats": 1,
+        "trials_per_device": None,
         "early_stopping": {"grace": None, "reduction": 3},
         "cpus": None,
         "gpus": 0.0,
@@ -240,3 +248,96 @@ def test_reading_a_space_loads_none_of_the_heavy_packages():
     code = "import sys, sweep.space; print({'ray', 'torch', 'optuna', 'mlflow'} & set(sys.modules) or '{}')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "{}"
+
+
+def test_shares_are_as_named_and_the_rest_equal(file: Path):
+    assert load(file).shares == {"none": 0.5, "tabular": 0.5}
+    three = ["arms.b={optimizer: {lr: {uniform: [1, 2]}}}"]
+    assert load(file, *three, "search.shares={tabular: 0.6}").shares == {"none": 0.2, "tabular": 0.6, "b": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("shares", "path", "problem"),
+    [
+        ("{tabular: 0.7, none: 0.4}", "search.shares", "add up to 1.1, and there is only 1 to share"),
+        ("{tabular: 1}", "search.shares", "add up to 1, which leaves nothing for none; lower them"),
+        ("{tabular: 0.5, none: 0.4}", "search.shares", "add up to 0.9; where every arm is named they make up 1"),
+        ("{tabluar: 0.5}", "search.shares.tabluar", "no such arm (did you mean 'tabular'?)"),
+    ],
+)
+def test_shares_that_cannot_be_kept_are_refused(file: Path, shares: str, path: str, problem: str):
+    assert refused(file, f"search.shares={shares}") == [(path, problem)]
+
+
+def test_a_point_implies_its_branches(file: Path):
+    point = "{arm: tabular, objectives.soft.logits.weight: 4, optimizer.lr: 3e-4}"
+    other = "{arm: tabular, objectives.features.params.layer: 2}"
+    assert load(file, f"search.points=[{point}, {other}]").points_of("tabular") == [
+        {
+            "tabular/objectives": "soft",
+            "tabular/objectives.soft.logits.weight": 4.0,
+            "tabular/optimizer.lr": 0.0003,
+        },
+        {
+            "tabular/objectives": "deep",
+            "tabular/objectives.deep.features.maybe": "present",
+            "tabular/objectives.deep.features.params.layer": 2,
+        },
+    ]
+
+
+@pytest.mark.parametrize(
+    ("point", "path", "problem"),
+    [
+        ("{optimizer.lr: 1e-4}", "0.arm", "missing"),
+        ("{arm: tabluar}", "0.arm", "no such arm 'tabluar' (did you mean 'tabular'?)"),
+        ("{arm: none, optimizer.rl: 1}", "0.optimizer.rl", "nothing is sampled there (did you mean 'optimizer.lr'?)"),
+        ("{arm: none, optimizer.lr: 1}", "0.optimizer.lr", "1 is not in [1e-05, 0.001]"),
+        (
+            "{arm: tabular, objectives: deep, objectives.soft.logits.weight: 1}",
+            "0.objectives.soft.logits.weight",
+            "is drawn only where objectives is soft, and the point has it deep",
+        ),
+    ],
+)
+def test_a_point_that_the_space_does_not_hold_is_refused(file: Path, point: str, path: str, problem: str):
+    assert refused(file, f"search.points=[{point}]") == [(f"search.points.{path}", problem)]
+
+
+def test_a_file_extends_another_and_wins(file: Path):
+    child = file.with_name("child.yaml")
+    child.write_text("extends: mine.yaml\nepochs: 5\narms: {tabular: {optimizer: {lr: 1e-4}}, none: false}\n")
+    space = load(child)
+    assert (space.name, list(space.arms)) == ("child", ["tabular"])
+    assert first(space, objectives="soft")["optimizer"] == {"lr": 1e-4, "batch_size": 16}
+    assert first(space)["epochs"] == 5
+    copy = file.with_name("copy.yaml")
+    copy.write_text(dump_space(space))
+    assert load(copy).arms == space.arms
+    child.write_text("extends: chld.yaml\n")
+    assert "'chld.yaml' is no file" in refused(child)[0].problem
+    child.write_text("extends: child.yaml\n")
+    assert refused(child) == [("extends", "goes in a circle: child.yaml -> child.yaml")]
+
+
+def test_a_value_may_be_the_same_as_what_is_drawn_elsewhere(file: Path):
+    space = load(file, "optimizer.weight_decay=${optimizer.lr}", "seed=3", "optimizer.batch_size=${seed}")
+    for step in (0, 1):
+        drawn = first(space, "none", step)["optimizer"]
+        assert drawn["weight_decay"] == drawn["lr"] == (1e-5, 1e-3)[step]
+        assert drawn["batch_size"] == 3
+    copy = file.with_name("copy.yaml")
+    copy.write_text(dump_space(space))
+    assert load(copy).arms == space.arms
+
+
+def test_a_reference_into_another_branch_is_refused(file: Path):
+    other = "arms.tabular.objectives.deep.features.weight=${arms.tabular.objectives.soft.logits.weight}"
+    (mistake,) = refused(file, other)
+    assert mistake.path == "arms.tabular.objectives.deep.features.weight"
+    assert "which is drawn only where objectives is soft; put the reference into the same branch" in mistake.problem
+
+
+def test_two_branches_that_say_the_same_are_refused(file: Path):
+    (mistake,) = refused(file, "optimizer.clip_norm={one_of: {a: {choice: [1, 2]}, b: {choice: [1, 2]}}}")
+    assert mistake.path == "optimizer.clip_norm.b" and "says the same as branch a" in mistake.problem

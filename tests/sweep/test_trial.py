@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import DivergedError, EpochReport
-from sweep.trial import Training, TrialWorker, attempts_of, checkpoints_of, error_file
+from sweep.trial import Training, TrialWorker, attempts_of, checkpoints_of
+from sweep.trouble import error_file, told_error
 from tests.sweep.fake import FakeWorker
 
 GOALS = ["val/auroc", "val/pointing"]
@@ -142,9 +145,10 @@ def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path) ->
     worker = worker_for(job(tmp_path, number=4, decay=0.01))
     worker.step()
     result = worker.step()
-    assert result["done"] and result["error"]
+    assert (result["done"], result["error"], result["cause"]) == (True, "term task is nan at step 7", "diverged")
     story = error_file(tmp_path, 4).read_text()
-    assert story.startswith("term task is nan at step 7\n\nTraceback")
+    assert story.startswith("diverged: term task is nan at step 7\n\nTraceback")
+    assert told_error(tmp_path, 4, result) == ("diverged", "term task is nan at step 7")
     assert worker.reset_config(job(tmp_path, number=5))
 
 
@@ -153,19 +157,48 @@ def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> No
     worker.step()
     with pytest.raises(ValueError, match="a bug"):
         worker.step()
-    assert error_file(tmp_path, 0).read_text().startswith("ValueError: a bug\n\n")
+    assert told_error(tmp_path, 0, {}) == ("error", "ValueError: a bug")
+    assert told_error(tmp_path, 1, {}) == ("", ""), "no story: its process died"
 
 
-@pytest.mark.parametrize("metrics", [{"val/auroc": float("nan"), "val/pointing": 0.5}, {"val/auroc": 0.5}])
-def test_a_goal_that_is_no_number_fails_the_trial(tmp_path: Path, metrics: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("error", "cause", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory", "CUDA out of memory"),
+        (MemoryError("Unable to allocate 2 GiB"), "memory", "Unable to allocate"),
+        (OSError(errno.ENOSPC, "No space left", "/runs/last.pt"), "storage", "/runs/last.pt: a worker cannot"),
+    ],
+)
+def test_want_of_memory_or_disk_is_told_as_that(tmp_path: Path, error: Exception, cause: str, said: str) -> None:
+    class Wanting(FakeWorker):
+        @staticmethod
+        def run_training(*args: Any) -> None:
+            raise error
+
+    worker = worker_for(job(tmp_path), Wanting)
+    result = worker.step()
+    assert result["cause"] == cause and said in result["error"] and result["done"]
+    worker.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("metrics", "cause", "said"),
+    [
+        ({"val/auroc": float("nan"), "val/pointing": 0.5}, "diverged", "goal val/auroc is nan after epoch 1"),
+        ({"val/auroc": 0.5}, "goal", "trainings do not report val/pointing; they report val/auroc"),
+    ],
+)
+def test_a_goal_that_is_no_number_ends_the_trial(
+    tmp_path: Path, metrics: dict[str, float], cause: str, said: str
+) -> None:
     class Odd(FakeWorker):
         @staticmethod
         def run_training(*args: Any) -> None:
             args[-1](EpochReport(1, 1, 0.1, {}, metrics))
 
     worker = worker_for(job(tmp_path), Odd)
-    assert worker.step()["error"]
-    assert "goal val/" in error_file(tmp_path, 0).read_text().splitlines()[0]
+    result = worker.step()
+    assert result["cause"] == cause and said in result["error"]
     worker.cleanup()
 
 

@@ -1,0 +1,223 @@
+"""What a training costs on this machine, measured before there is a prepared cohort.
+
+Tables are read, no image is decoded: images and ROIs are random, and so are the teachers' answers, of
+the right shape. The steps and validations that are timed are those of `train.py` and `evaluate.py`.
+"""
+
+from __future__ import annotations
+
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+
+from mmpkd import checkpoint
+from mmpkd.build import build
+from mmpkd.cohort import reader_for, splits
+from mmpkd.cohort.facts import Facts
+from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
+from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
+from mmpkd.evaluate import Evaluator
+from mmpkd.fit import optimizer_for
+from mmpkd.teachers import TEACHERS
+from mmpkd.teachers.outputs import CachedOutputs, out_of_fold_logits
+from mmpkd.train import Run, batches, descend, loss_terms
+
+MOST_VALIDATED = 512  # images that a validation is timed on; the rest is extrapolated
+MOST_TAUGHT = 5000  # samples that a teacher's fit is timed on; likewise
+
+
+class StandIn(Store):
+    """A cohort as its tables have it, with random pixels and a random ROI for every image and label.
+
+    Args:
+        samples: as in a store's samples.parquet, less the geometry.
+        images: False leaves the pixels out, for whoever reads tables only.
+    """
+
+    def __init__(self, facts: Facts, samples: pd.DataFrame, images: bool = True):
+        self.facts = facts
+        self._samples = samples
+        labels = samples[[name for name in samples if str(name).startswith(LABEL)]].to_numpy(np.float32)
+        self.sample_ids: NDArray[np.str_] = samples.index.to_numpy(dtype=str)
+        self.patient_N: NDArray[np.int64] = np.unique(samples["patient"], return_inverse=True)[1].astype(np.int64)
+        self.known_NK: NDArray[np.bool_] = ~np.isnan(labels)
+        self.target_NK: NDArray[np.float32] = np.nan_to_num(labels, nan=0.0)
+        size = facts.image_size
+        self.content_box_N4: NDArray[np.int64] = np.tile([0, 0, size, size], (len(samples), 1)).astype(np.int64)
+        shape = (len(samples) if images else 0, facts.channels, size, size)
+        self.image_NCHW: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+    def thinned(self, most_train: int, most_val: int, fold: int) -> pd.DataFrame:
+        """The table of at most so many samples of each part, evenly spaced, and of no privileged column."""
+        parts = ((self.rows("train", fold), most_train), (self.rows("val", fold), most_val))
+        kept = np.sort(np.concatenate([evenly(rows, most) for rows, most in parts]))
+        return self._samples[[name for name in self._samples if not str(name).startswith(PRIVILEGED)]].iloc[kept]
+
+    def roi_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+        size = self.facts.image_size
+        mask = np.zeros((len(rows), len(self.facts.roi_labels), size, size), bool)
+        for one, (top, left) in zip(
+            mask, np.random.default_rng(0).integers(0, size * 2 // 3, (len(rows), 2)), strict=True
+        ):
+            one[:, top : top + size // 4, left : left + size // 4] = True
+        return mask
+
+
+def stand_in(config: CohortConfig) -> StandIn:
+    """Reads the tables of a cohort and deals its patients as `prepare` will; without pixels.
+
+    Raises:
+        ConfigError, CohortError: what `prepare` would say of the tables.
+    """
+    reader = reader_for(config)
+    scan = reader.scan()
+    samples = scan.samples.assign(split=splits.assign(scan), patient=scan.samples["patient"].astype(str))
+    table = pd.concat([samples, scan.labels.add_prefix(LABEL), scan.privileged.add_prefix(PRIVILEGED)], axis=1)
+    return StandIn(scan.facts(config.image_size, reader.credentialed), table, images=False)
+
+
+def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one configuration costs. Seconds are wall time, while whatever else runs on the machine runs."""
+
+    step_seconds: float  # one step of the optimiser on a whole batch
+    batch_size: int  # of those steps
+    validation_seconds: float  # of one image, maps and scores included
+    setup_seconds: float  # building student, objectives and evaluator
+    save_seconds: float  # one checkpoint, which no epoch's `seconds` hold
+    checkpoint_bytes: int
+    memory_bytes: int  # peak: reserved on the GPU, else of the whole process
+    idle_bytes: int  # of the process before it built anything; 0 on a GPU
+    device_bytes: int  # memory of the GPU; 0 where there is none
+    num_steps: int  # that were timed
+
+
+class Probe:
+    """One configuration, built and warm, ready to be timed."""
+
+    def __init__(self, config: TrialConfig, store: Store, widths: Mapping[str, int]):
+        """`widths`: dimensions of each active teacher's embedding, 0 for none."""
+        self.idle_bytes = process_bytes()
+        torch.set_num_threads(config.threads)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        started = self._now()
+        student, objectives = build(config, store.facts, widths)
+        student.to(self.device)
+        objectives.to(self.device)
+        optimizer = optimizer_for(student, objectives, config.optimizer.lr, config.optimizer.weight_decay)
+        answers = {name: random_outputs(store, width).to(self.device) for name, width in widths.items()}
+        train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
+        self.run = Run(config, store, train, student, objectives, answers, optimizer, self.device)
+        evaluation, grid = config.evaluation, student.grid
+        self.evaluate = Evaluator(store, val, evaluation, grid, self.device)
+        self.setup_seconds = self._now() - started
+        self._steps(0.0, least=2)  # allocates the optimiser's state; chooses kernels
+        self.evaluate(student)
+        self.num_val = len(val)
+
+    def cost(self, seconds: float) -> Cost:
+        """Times steps for two thirds of `seconds` and validations for the rest, at least one of each.
+
+        The mean over steps, not their median: an epoch is their sum, hiccups included.
+        """
+        num_steps, spent = self._steps(seconds * 2 / 3, least=1)
+        num_validations, started = 0, self._now()
+        while not num_validations or self._now() - started < seconds / 3:
+            self.evaluate(self.run.student)
+            num_validations += 1
+        validated = (self._now() - started) / num_validations
+        save_seconds, checkpoint_bytes = self._save()
+        cuda = self.device.type == "cuda"
+        return Cost(
+            step_seconds=spent / num_steps,
+            batch_size=min(self.run.config.optimizer.batch_size, len(self.run.rows)),
+            validation_seconds=validated / self.num_val,
+            setup_seconds=self.setup_seconds,
+            save_seconds=save_seconds,
+            checkpoint_bytes=checkpoint_bytes,
+            memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
+            idle_bytes=0 if cuda else self.idle_bytes,
+            device_bytes=torch.cuda.get_device_properties(self.device).total_memory if cuda else 0,
+            num_steps=num_steps,
+        )
+
+    def _steps(self, seconds: float, least: int) -> tuple[int, float]:
+        run, count, started = self.run, 0, self._now()
+        run.student.train()
+        for epoch in range(sys.maxsize):
+            for batch in batches(run, epoch):
+                if count >= least and self._now() - started >= seconds:
+                    return count, self._now() - started
+                descend(run, loss_terms(run, batch), 0, 1000)
+                count += 1
+        raise AssertionError("unreachable")
+
+    def _save(self) -> tuple[float, int]:
+        run = self.run
+        with tempfile.TemporaryDirectory() as folder:
+            started = self._now()
+            path = checkpoint.save(Path(folder), run.student, run.objectives, run.optimizer, [], "probe")
+            return self._now() - started, path.stat().st_size
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+def random_outputs(store: Store, width: int) -> CachedOutputs:
+    """What a teacher with an embedding of this width might have said."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"logits": store.target_NK.shape[1], "embedding": width}
+    arrays = {
+        name: torch.randn(len(store.sample_ids), columns, generator=generator)
+        for name, columns in shapes.items()
+        if columns
+    }
+    return CachedOutputs(arrays, {}, 0.0)
+
+
+def time_teacher(config: TeacherConfig, store: StandIn, fold: int) -> tuple[float, int]:
+    """Seconds to fit a teacher and to ask it, out of fold and in all; and its embedding's width.
+
+    Raises:
+        TeacherError, CohortError: it cannot be fitted to these samples.
+    """
+    kind = TEACHERS[config.kind]
+    params = validate(kind.Params, config.params)
+    teacher: Any = kind(params, store.facts)
+    train, val = store.rows("train", fold), store.rows("val", fold)
+    few = evenly(train, MOST_TAUGHT)
+    started = time.perf_counter()
+    out_of_fold_logits(teacher, store, few, params.seed)
+    teacher.fit(store, few)
+    fitted = time.perf_counter() - started
+    asked = np.concatenate([few, val[:MOST_TAUGHT]])
+    embedding = teacher.outputs(store, asked).embedding_BD
+    answered = (time.perf_counter() - started - fitted) / len(asked)
+    return fitted * len(train) / len(few) + answered * (
+        len(train) + len(val)
+    ), 0 if embedding is None else embedding.shape[1]
+
+
+def process_bytes() -> int:
+    """The most memory that this process has held so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

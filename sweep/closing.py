@@ -1,0 +1,94 @@
+"""The end of a driver's part: tables, report and tracking, whatever the trials came to."""
+
+from __future__ import annotations
+
+from shlex import quote
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from mmpkd.config import TrialConfig, dump_trial
+from sweep.plan import Plan
+from sweep.records import Spool, best_of, judged, write_tables, write_whole
+from sweep.report import write_report
+from sweep.search import Search
+from sweep.summary import print_summary
+from sweep.tracking import Tracker, check_address, without_password
+
+if TYPE_CHECKING:
+    from sweep.run import Words
+
+
+def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tracker, console: Console) -> int:
+    """Leaves the sweep's files, sends what the tracking has not had, and says how it stands; the exit status."""
+    from sweep.run import again
+
+    assert planned.example is not None
+    config, folder, goals = search.space.search, said.folder, planned.goals
+    records = search.records()
+    write_tables(folder, records, spool)
+    shown = judged(records, goals, config.repeats)
+    best = best_of(shown, config.select, goals)
+    if best:
+        here = {"cohort": planned.example.cohort}  # the data may have moved since
+        write_whole(
+            folder / "best.yaml", dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=here))
+        )
+    arms = list(search.space.arms)
+    write_report(folder / "report.html", said.name, shown, arms, goals, config.select)
+    done = not search.left or (search.halt is not None and search.halt.kind == "limit")
+    kept = ["space.yaml", "plan.json", "best.yaml"]
+    if planned.facts is not None and not planned.facts.credentialed:
+        kept += ["trials.parquet", "report.html"]  # of a credentialed cohort nothing but settings leaves the store
+    spool.append("files", paths=[str(folder / name) for name in kept])
+    spool.append("close", status="FINISHED" if done else "FAILED" if search.hopeless else "KILLED")
+
+    print_summary(console, shown, arms, goals, config.select, folder)
+    if further := len(records) - len(shown):
+        console.print(f"{further} further runs, of promising configurations on other seeds", highlight=False)
+    tracker.start()
+    _tell_tracking(tracker.close(seconds=60), tracker, said, console)
+    for line in _why(search, again(said)):
+        console.print(line, highlight=False, soft_wrap=True)
+    return 0 if best and done else 1 if search.hopeless or done else 130
+
+
+def _why(search: Search, command: str) -> list[str]:
+    """Why it ended, where that is not plain to see, and how it goes on."""
+    config = search.space.search
+    lines = [f"stopped: {search.halt.why}"] if search.halt and search.halt.why else []
+    if search.hopeless:
+        lines += ["stopped: every trial failed so far; mend that, then run the same command again"]
+    elif search.left:
+        lines += [f"{search.left} trials to go; this continues from their checkpoints:", f"  {command}"]
+    elif search.books.plateau.reached:
+        lines += [
+            f"stopped: the last {config.plateau} configurations of each arm added less than 1 % to its hypervolume; "
+            "search.plateau=null goes on"
+        ]
+    for arm in sorted(search.exhausted):
+        lines += [f"arm {arm}: nothing was left to try that no trial has had"]
+    return lines
+
+
+def _tell_tracking(left: int, tracker: Tracker, said: Words, console: Console) -> None:
+    address = without_password(check_address(said.address))
+    if left:
+        why = f" ({tracker.trouble})" if tracker.trouble else ""
+        console.print(
+            f"warning: {left} records have not reached {address}{why}; they wait in "
+            f"{said.folder / 'spool.jsonl'}, and the same command sends them",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if tracker.refused:
+        told = f"{len(tracker.refused)} records, the first: {tracker.refused[0]}"
+        console.print(f"warning: MLflow refused {told}", highlight=False, soft_wrap=True)
+    if address.startswith("http"):
+        console.print(f"runs in MLflow: {address}", highlight=False, soft_wrap=True)
+    else:
+        console.print(
+            f"runs in MLflow, experiment {said.name}:\n  mlflow ui --backend-store-uri {quote(address)}",
+            highlight=False,
+            soft_wrap=True,
+        )

@@ -1,0 +1,80 @@
+"""Folders such as sweeps leave them, and locks such as drivers hold."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import yaml
+
+from sweep.outside import is_held
+from sweep.records import Spool
+
+GOALS = ["val/auroc", "val/pointing"]
+
+
+def make(folder: Path, store: str = "aa11", repeats: int = 1, words: Sequence[str] | None = None) -> Spool:
+    """A sweep that was begun and is not running: its folder, with nothing in the spool but its first line."""
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "driver.lock").write_text("process 7 on a-machine\n")
+    (folder / "plan.json").write_text(json.dumps({"space": "breast", "trials": 8, "goals": GOALS, "store": store}))
+    (folder / "space.yaml").write_text(yaml.safe_dump({"search": {"trials": 8, "repeats": repeats}}))
+    spool = Spool(folder / "spool.jsonl")
+    spool.append("sweep", id="x", **({} if words is None else {"words": list(words)}))
+    return spool
+
+
+def add(
+    spool: Spool, number: int, state: str, auroc: float, pointing: float, arm: str = "none", of: int | None = None
+) -> None:
+    """A trial of two epochs of 900 s on half a device, with checkpoints; state 'open' has no end."""
+    tags = {} if of is None else {"repeat_of": str(of)}
+    spool.append("start", number=number, arm=arm, params={}, tags=tags, devices=0.5)
+    for epoch in (1, 2):
+        metrics = {"val/auroc": auroc * epoch / 2, "val/pointing": pointing * epoch / 2}
+        spool.append("epoch", number=number, arm=arm, epoch=epoch, seconds=900.0, metrics=metrics, terms={})
+    if state != "open":
+        spool.append("end", number=number, state=state, error="", cause="")
+    attempt = spool.path.parent / "checkpoints" / str(number) / "attempt-1"
+    attempt.mkdir(parents=True)
+    (attempt / "last.pt").write_bytes(b"x" * 100)
+
+
+@contextmanager
+def driven(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that holds the sweep's lock as its driver would, and lets go when `stop` appears."""
+    code = f"""if True:
+        import time
+        from pathlib import Path
+        from sweep.folder import held
+        folder = Path({str(folder)!r})
+        with held(folder):
+            while not (folder / "stop").exists():
+                time.sleep(0.02)
+    """
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        while not is_held(folder / "driver.lock"):
+            assert process.poll() is None
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    with path.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def files(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

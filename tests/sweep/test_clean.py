@@ -1,0 +1,109 @@
+"""sweep.clean, on folders such as sweeps leave them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from mmpkd.types import ConfigError, UserError
+from sweep import clean
+from sweep.outside import read_sweep
+from tests.sweep.folders import add, driven, files, locked, make
+
+
+def swept(tmp_path: Path) -> Path:
+    """A sweep that a kill left: two trials on the front, one dominated, one pruned, one open."""
+    spool = make(tmp_path / "breast")
+    add(spool, 0, "complete", 0.8, 0.4)
+    add(spool, 1, "complete", 0.9, 0.2)
+    add(spool, 2, "complete", 0.79, 0.4)
+    add(spool, 3, "pruned", 0.99, 0.99)
+    add(spool, 4, "open", 0.1, 0.1)
+    folder = tmp_path / "breast"
+    (folder / "checkpoints" / "77" / "attempt-1").mkdir(parents=True)  # begun, and not in the spool yet
+    (folder / "checkpoints" / "77" / "attempt-1" / "last.pt").touch()
+    (folder / "checkpoints" / "4" / "attempt-1" / "last.partial").write_bytes(b"x" * 7)
+    (folder / "checkpoints" / "3" / "attempt-1" / "last.partial").write_bytes(b"x" * 7)
+    (folder / ".best.yaml.partial").write_bytes(b"x" * 5)
+    for name in ("best.yaml", "journal.log", "trials.parquet", "report.html"):
+        (folder / name).touch()
+    return folder
+
+
+def test_clean_lists_first_and_deletes_only_when_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = swept(tmp_path)
+    before = files(tmp_path)
+    clean.main([f"storage={tmp_path}"])
+    told = capsys.readouterr().out
+    assert files(tmp_path) == before
+    assert re.findall(r"checkpoints/(\d+)  \(", told) == ["2", "3"]
+    assert f"{100 + 107 + 7 + 5} bytes in 4 places could go" in told and "delete=true" in told
+    clean.main(["breast", f"storage={tmp_path}", "delete=true"])
+    assert "deleted 219 bytes in 4 places" in capsys.readouterr().out
+    assert before - files(tmp_path) == {
+        "breast/checkpoints/2/attempt-1/last.pt",
+        "breast/checkpoints/3/attempt-1/last.pt",
+        "breast/checkpoints/3/attempt-1/last.partial",
+        "breast/checkpoints/4/attempt-1/last.partial",
+        "breast/.best.yaml.partial",
+    }
+    assert not (folder / "checkpoints" / "2").exists()
+    clean.main([f"storage={tmp_path}", "delete=true"])
+    assert "nothing to clean" in capsys.readouterr().out
+
+
+def test_a_running_sweep_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    swept(tmp_path)
+    before = files(tmp_path)
+    with driven(tmp_path / "breast"):
+        clean.main([f"storage={tmp_path}", "delete=true"])
+    assert "breast is running, and left alone" in capsys.readouterr().out
+    assert files(tmp_path) == before
+
+
+def test_what_waits_for_its_seeds_may_come_to_the_front(tmp_path: Path) -> None:
+    spool = make(tmp_path / "breast", repeats=2)
+    add(spool, 0, "complete", 0.9, 0.9)
+    add(spool, 1, "complete", 0.9, 0.9, of=0)
+    add(spool, 2, "complete", 0.5, 0.5)  # its further seed is not there yet
+    assert clean.settled(read_sweep(tmp_path / "breast")) == [1]
+
+
+def cached(cache: Path, kind: str, name: str, **manifest: str) -> None:
+    (cache / kind / name).mkdir(parents=True)
+    (cache / kind / name / "manifest.json").write_text(json.dumps(manifest))
+    (cache / kind / f"{name.removesuffix('.partial')}.lock").touch()
+
+
+def test_the_cache_keeps_what_a_plan_refers_to_and_what_is_being_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    storage, cache = tmp_path / "runs", tmp_path / "cache"
+    make(storage / "breast", store="aa11")
+    for store in ("aa11", "bb22", "cc33.partial", "dd44.partial"):
+        cached(cache, "stores", f"table-{store}")
+    cached(cache, "teachers", "tabular-1", cohort="aa11")
+    cached(cache, "teachers", "tabular-2", cohort="bb22")
+    clean.main([f"storage={storage}", "delete=true"])
+    assert (cache / "stores" / "table-bb22").exists(), "only if asked for"
+    with locked(cache / "stores" / "table-dd44.lock"):
+        clean.main([f"storage={storage}", f"cache={cache}", "unused=true", "delete=true"])
+    left = {path.name for path in cache.glob("*/*") if path.is_dir()}
+    assert left == {"table-aa11", "table-dd44.partial", "tabular-1"}
+
+
+def test_the_cache_is_not_judged_while_a_sweep_has_not_said_what_it_uses(tmp_path: Path) -> None:
+    storage, cache = tmp_path / "runs", tmp_path / "cache"
+    make(storage / "breast")
+    cached(cache, "stores", "table-bb22")
+    (storage / "new").mkdir()
+    words = [f"storage={storage}", f"cache={cache}", "unused=true", "delete=true"]
+    with locked(storage / "new" / "driver.lock"), pytest.raises(UserError, match="try again later"):
+        clean.main(words)
+    assert (cache / "stores" / "table-bb22").exists()
+    with pytest.raises(ConfigError, match="nothing says what is needed"):
+        clean.main([f"storage={tmp_path / 'typo'}", *words[1:]])
+    assert (cache / "stores" / "table-bb22").exists()
