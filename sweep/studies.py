@@ -22,11 +22,12 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mmpkd.config import TrialConfig, validate
+from sweep.choosers import Replay
 from sweep.draw import Drawn, draw
 from sweep.front import Values
 from sweep.halving import Arrival
 from sweep.records import Record, State, cut_torn_line
-from sweep.sampling import Proposal, Replay
+from sweep.sampling import Proposal
 from sweep.space import Space
 
 STATES: Final[Mapping[TrialState, State]] = {
