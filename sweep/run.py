@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -40,6 +41,7 @@ finished trial; a higher trials= adds to it.
   cache=cache       folder of prepared images and teachers' answers, shared by all sweeps
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
   show=true         print the space as a tree, and stop
+  schema=true       print a JSON schema of space files, for editors, and stop
   plan=true         check every branch of the space, and stop; nothing is trained
   any.other=value   replaces that leaf of the space: epochs=8  seed=1  cohort.root=DIR
                     optimizer.lr=3e-4  arms.none=false  'optimizer.lr={{log_uniform: [1e-4, 1e-2]}}'
@@ -68,6 +70,7 @@ class Words:
     cache: str = "cache"
     tracking: str = ""
     show: str = "false"
+    schema: str = "false"
     plan: str = "false"
     overrides: tuple[str, ...] = ()
 
@@ -87,6 +90,11 @@ def main(words: Sequence[str]) -> None:
         print(HELP.format(spaces=", ".join(shipped())), end="")
         return
     said, mistakes = read_words(words)
+    if said.schema == "true" and not mistakes:
+        from sweep.schema import schema
+
+        print(json.dumps(schema(), indent=2))
+        return
     space, found = load_space(said.space, said.overrides)
     mistakes += found
     if space is None:
@@ -123,7 +131,7 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
     mistakes = []
     if not re.fullmatch(r"\w[\w.-]*", said.name, re.ASCII):
         mistakes.append(Mistake("name", f"letters, digits, '-', '_' and '.' only, got {said.name!r}"))
-    for key in ("show", "plan"):
+    for key in ("show", "schema", "plan"):
         if getattr(said, key) not in ("true", "false"):
             mistakes.append(Mistake(key, f"true or false, got {getattr(said, key)!r}"))
     from sweep.tracking import check_address
@@ -135,7 +143,7 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
     return said, mistakes
 
 
-OWN = ("space", "name", "storage", "cache", "tracking", "show", "plan")
+OWN = ("space", "name", "storage", "cache", "tracking", "show", "schema", "plan")
 
 
 def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None = None) -> int:
