@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 from pydantic.json_schema import GenerateJsonSchema, models_json_schema
-from pydantic_core.core_schema import BeforeValidatorFunctionSchema
 
 from mmpkd.cohort import READERS
 from mmpkd.config import CohortConfig, EvaluationConfig, ObjectiveConfig, Strict, TeacherConfig, TrialConfig
@@ -46,7 +45,7 @@ def schema() -> Json:
 
 
 class _Generator(GenerateJsonSchema):
-    def function_before_schema(self, schema: BeforeValidatorFunctionSchema) -> Json:
+    def function_before_schema(self, schema: Any) -> Json:
         """Pydantic cannot know what a validator of ours lets through."""
         known = super().function_before_schema(schema)
         return {"anyOf": [known, {"const": False}]} if schema["function"]["function"] is _off else known
