@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from rich.markup import escape
 from rich.tree import Tree as Drawing
 
-from sweep.draw import branches, count_branches
-from sweep.grammar import Choice, Fixed, Maybe, Node, OneOf, Range, Tree
+from sweep.draw import Branch, branches, count_branches
+from sweep.grammar import Choice, Fixed, Maybe, Node, OneOf, Range, Same, Tree
 from sweep.space import Space
 
-_LISTED: Final = 12  # branches of an arm whose free dimensions are counted one by one
+_LISTED: Final = 12  # branches of an arm that are listed one by one; a cover of them beyond
 
 
 def tree(space: Space) -> Drawing:
@@ -21,30 +22,54 @@ def tree(space: Space) -> Drawing:
     root = Drawing(f"[bold]{escape(space.name)}[/]  {space.search.trials} trials, maximise {goals}")
     _grow(root.add("[bold]every arm[/]"), space.base)
     for name, own in space.own.items():
-        below = root.add(f"[bold]arms.{escape(name)}[/]  {_dimensions(name, space.arms[name])}")
+        found = list(branches(space.arms[name], name, _LISTED))
+        count = count_branches(space.arms[name])
+        below = root.add(f"[bold]arms.{escape(name)}[/]  {_counts(found, count)}")
         _grow(below, own)
+        _list(below, name, found, count)
     return root
 
 
-def _dimensions(arm: str, node: Node) -> str:
-    """Free dimensions, branch by branch."""
-    count = count_branches(node)
-    if count > _LISTED:
+def _counts(found: Sequence[Branch], count: int) -> str:
+    if count > len(found):
         return f"{count} branches"
-    found = [(branch.labels.values(), len(branch.free)) for branch in branches(node, arm, _LISTED)]
-    each = [f"{'/'.join(labels)} {free}".strip() for labels, free in found]
+    each = [f"{'/'.join(branch.labels.values())} {len(branch.free)}".strip() for branch in found]
     return f"free dimensions: {', '.join(each)}"
 
 
+def _list(drawing: Drawing, arm: str, found: Sequence[Branch], count: int) -> None:
+    """Adds the free dimensions by name: those that every branch has, then what each has besides."""
+    shared = [name for name in found[0].free if all(name in branch.free for branch in found)]
+    some = f"  (of {count} branches these, which have each label at least once)" if count > len(found) else ""
+    below = drawing.add(f"[bold]free dimensions[/]{some}")
+    if len(found) == 1:
+        below.add(_names(arm, shared) or "none")
+        return
+    if shared:
+        below.add(f"every branch: {_names(arm, shared)}")
+    for branch in found:
+        labels = [f"{_path(arm, name).removesuffix('.maybe')}={label}" for name, label in branch.labels.items()]
+        own = [name for name in branch.free if name not in shared]
+        below.add(f"{escape(', '.join(labels))}: {_names(arm, own) or 'no others'}")
+
+
+def _names(arm: str, names: Sequence[str]) -> str:
+    return f"[cyan]{escape(', '.join(_path(arm, name) for name in names))}[/]" if names else ""
+
+
+def _path(arm: str, name: str) -> str:
+    return name.removeprefix(f"{arm}/")
+
+
 def _grow(drawing: Drawing, node: Node) -> None:
-    """Adds what stands below a node: fixed values on one line, distributions each on their own."""
+    """Adds what stands below a node: fixed values on one line, distributions and references each on their own."""
     match node:
         case Tree(children=children):
             fixed = _flat(node)
             if fixed:
                 drawing.add(f"[dim]{escape(', '.join(fixed))}[/]", guide_style="dim")
             for key, child in children.items():
-                if not isinstance(child, Fixed) and not (isinstance(child, Tree) and not _free(child)):
+                if not isinstance(child, Fixed) and not (isinstance(child, Tree) and not _varies(child)):
                     _grow(drawing.add(f"{escape(str(key))}{_title(child)}"), child)
         case OneOf(branches=branches):
             for label, branch in branches.items():
@@ -64,14 +89,16 @@ def _title(node: Node) -> str:
             return "  [cyan]one_of[/]"
         case Maybe(child=child):
             return f"  [cyan]maybe[/]{_title(child)}"
+        case Same(target=target):
+            return f"  same as [cyan]{escape(target)}[/]"
         case Fixed(value=value):
             return f"  {escape(_plain(value))}"
     return ""
 
 
-def _free(node: Node) -> bool:
+def _varies(node: Node) -> bool:
     return not isinstance(node, Fixed) and (
-        not isinstance(node, Tree) or any(_free(child) for child in node.children.values())
+        not isinstance(node, Tree) or any(_varies(child) for child in node.children.values())
     )
 
 
@@ -81,7 +108,7 @@ def _flat(node: Tree, prefix: str = "") -> list[str]:
     for key, child in node.children.items():
         if isinstance(child, Fixed):
             found.append(f"{prefix}{key}={_plain(child.value)}")
-        elif isinstance(child, Tree) and not _free(child):
+        elif isinstance(child, Tree) and not _varies(child):
             found += _flat(child, f"{prefix}{key}.")
     return found
 
