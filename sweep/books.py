@@ -8,7 +8,7 @@ this one be killed between two lines.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,9 +46,20 @@ class Books:
         orphans: numbers of those that were running, to be started again.
         started: configurations.
         waiting: complete configurations whose further seeds are not all in, as they were proposed.
+
+    Args:
+        known: another sweep's results, for the samplers only.
     """
 
-    def __init__(self, space: Space, goals: Sequence[str], studies: Studies, spool: Spool, folder: Path):
+    def __init__(
+        self,
+        space: Space,
+        goals: Sequence[str],
+        studies: Studies,
+        spool: Spool,
+        folder: Path,
+        known: Iterable[tuple[Proposal, Values]] = (),
+    ):
         arms = list(space.arms)
         self.goals, self.studies, self._spool, self._folder = tuple(goals), studies, spool, folder
         self.ledger = Ledger(space.shares)
@@ -62,6 +73,8 @@ class Books:
         self._front: dict[int, Values] = {}
         self._heard: dict[int, tuple[int, float]] = {}  # number -> last epoch in the spool, device-seconds
         self._announced: set[int] = set()
+        for proposal, values in known:  # before our own, as they were when the sweep began
+            self.sampling.recall(proposal, values)
         self._catch_up()
 
     def _catch_up(self) -> None:
@@ -77,6 +90,12 @@ class Books:
                 ended.append(event["number"])
         records = {record.number: record for record in self.studies.records()}
         said = set(ended)
+        for record in self.studies.settle_earlier():
+            if record.number in self._announced - said:
+                self._say_end(record)
+            if record.state != "complete":  # it might return with another extension, to the front
+                shutil.rmtree(checkpoints_of(self._folder, record.number), ignore_errors=True)
+        self.ledger.before = sum(spent for number, (_, spent) in self._heard.items() if number not in records)
         unsaid = [number for number, record in records.items() if record.state != "running" and number not in said]
         settled: dict[int, Values | None] = {}
         for number in [*(number for number in ended if number in records), *unsaid]:
@@ -166,7 +185,9 @@ class Books:
         told: dict[int, Values | None] = {}
         if record.state == "complete" and first == number:
             self._outcomes.complete(arm, self.studies.reached(number), record.values(self.goals))
-        if record.state == "complete" or first != number:
+        if first != number and first not in self.seeds.waited_for:
+            told = {}  # an extension has brought back what is better than its configuration
+        elif record.state == "complete" or first != number:
             told = dict([settled]) if (settled := self.seeds.finish(record)) else {}
             for settled_first, means in told.items():
                 self.plateau.add(arm, settled_first, means)

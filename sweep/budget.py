@@ -29,16 +29,20 @@ class Ledger:
 
     Args:
         shares: of the device-seconds, by arm.
+
+    Attributes:
+        before: what the sweep spent on trials that its space no longer holds; no arm is charged with it.
     """
 
     def __init__(self, shares: Mapping[str, float]):
         self.shares = dict(shares)
         self.spent = dict.fromkeys(shares, 0.0)
+        self.before = 0.0
         self._costs = {arm: Costs() for arm in shares}
 
     @property
     def total(self) -> float:
-        return sum(self.spent.values())
+        return self.before + sum(self.spent.values())
 
     def spend(self, arm: str, device_seconds: float) -> None:
         self.spent[arm] += device_seconds

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
 from sweep.plan import Plan
-from sweep.records import Spool, best_of, judged, write_tables, write_whole
+from sweep.records import Spool, best_of, epochs_table, judged, write_tables, write_whole
 from sweep.report import write_report
 from sweep.search import Search
 from sweep.summary import print_summary
@@ -27,6 +27,9 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     config, folder, goals = search.space.search, said.folder, planned.goals
     records = search.records()
     write_tables(folder, records, spool)
+    if left := search.books.studies.left_behind:  # by an extension; the spool has their epochs
+        epochs = epochs_table(spool)
+        write_whole(folder / "epochs.parquet", epochs[~epochs["number"].isin(left)].to_parquet(index=False))
     shown = judged(records, goals, config.repeats)
     best = best_of(shown, config.select, goals)
     if best:
@@ -34,6 +37,8 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
         write_whole(
             folder / "best.yaml", dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=here))
         )
+    else:
+        (folder / "best.yaml").unlink(missing_ok=True)  # of a trial that an extension left behind
     arms = list(search.space.arms)
     write_report(folder / "report.html", said.name, shown, arms, goals, config.select)
     done = not search.left or (search.halt is not None and search.halt.kind == "limit")

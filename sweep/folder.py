@@ -1,4 +1,4 @@
-"""A sweep's folder: one driver at a time, one space for ever."""
+"""A sweep's folder: one driver at a time, one space, or one after the other."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ MAY_CHANGE: Final = (
     *(f"search.{name}" for name in ("trials", "budget_device_hours", "deadline", "plateau")),
     *(f"search.{name}" for name in ("cpus", "gpus", "trials_per_device", "max_failures")),
 )
+# Trials with another of these are no more comparable than those of another cohort.
+NEVER: Final = ("epochs", "search.maximize")
 MOST_SHOWN: Final = 12
 
 
@@ -81,22 +83,33 @@ def unwritable(folder: Path, error: OSError, command: str = "") -> UserError:
     )
 
 
-def refuse_other_space(folder: Path, space: Space) -> None:
+def refuse_other_space(folder: Path, space: Space, extend: bool = False) -> bool:
     """Trials of different spaces do not belong in one table.
+
+    Args:
+        extend: unless one of them is the next step of the other.
+
+    Returns:
+        Whether the space is another than before.
 
     Raises:
         UserError: the folder holds the sweep of a different space.
     """
-    path = folder / "space.yaml"
-    if not path.exists():
-        return
-    before, now = _leaves(yaml.safe_load(path.read_text())), _leaves(yaml.safe_load(dump_space(space)))
+    path, plan = folder / "space.yaml", read_plan(folder)
+    if not (path.exists() or plan):
+        return False
+    before, now = plan.get("leaves") or leaves_of(path.read_text()), leaves_of(dump_space(space))
     changed = [key for key in sorted({**before, **now}) if before.get(key) != now.get(key) and key not in MAY_CHANGE]
-    if not changed:
-        return
+    never = [key for key in changed if key in NEVER or key.partition(".")[0] == "cohort"]
+    if not changed or (extend and not never):
+        return bool(changed)
     lines = [f"  {key}: was {_shown(before, key)}, is now {_shown(now, key)}" for key in changed[:MOST_SHOWN]]
     if len(changed) > MOST_SHOWN:
         lines.append(f"  and {len(changed) - MOST_SHOWN} more")
+    if never:
+        lines.append(f"  another {' or '.join(never)} is another sweep, and extend=true cannot make it this one")
+    else:
+        lines.append("  extend=true goes on in the new space, with the earlier trials that lie in it")
     raise UserError(
         "\n".join(
             [
@@ -118,8 +131,7 @@ def refuse_other_data(folder: Path, fingerprint: str, root: Path | None) -> None
     Raises:
         UserError: it began with another.
     """
-    path = folder / "plan.json"
-    began = json.loads(path.read_text())["store"] if path.exists() else fingerprint
+    began = read_plan(folder).get("store", fingerprint)
     if began != fingerprint:
         raise UserError(
             f"{folder}: this sweep began with other data\n"
@@ -128,6 +140,19 @@ def refuse_other_data(folder: Path, fingerprint: str, root: Path | None) -> None
             f"  give the folder with the old files as cohort.root=DIR (it may have moved), or add "
             f"name={folder.name}-2 (or any new name) to start another sweep"
         )
+
+
+def read_plan(folder: Path) -> dict[str, Any]:
+    """What plan.json says: by which space and store a sweep goes, and its generation. Empty before its first start."""
+    path = folder / "plan.json"
+    said: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return said
+
+
+def leaves_of(dumped: str) -> dict[str, Any]:
+    """A space by the path of each leaf, as JSON has it."""
+    leaves: dict[str, Any] = json.loads(json.dumps(_leaves(yaml.safe_load(dumped)), default=str))
+    return leaves
 
 
 def _leaves(content: Any, path: str = "") -> dict[str, Any]:

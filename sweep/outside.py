@@ -47,6 +47,7 @@ class Sweep:
     search: Mapping[str, Any]  # of space.yaml
     words: list[str] | None = None  # that its driver was last started with
     trials: dict[int, Trial] = field(default_factory=dict)
+    left: dict[int, Trial] = field(default_factory=dict)  # of an earlier space, which today's does not hold
     closed: str = ""  # how the last driver left it: FINISHED, KILLED, FAILED
     heard: float | None = None  # time of the last event, seconds since 1970
 
@@ -165,6 +166,8 @@ def read_sweep(folder: Path) -> Sweep:
         sweep = Sweep(folder, running, plan, space.get("search") or {})
         for event in _events(folder / "spool.jsonl"):
             _take_in(sweep, event)
+        known = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
+        sweep.left = {number: sweep.trials.pop(number) for number in known}
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise UserError(f"{folder}: cannot be read ({type(error).__name__}: {error})") from None
     return sweep

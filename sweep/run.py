@@ -40,6 +40,8 @@ finished trial; a higher trials= adds to it.
   storage=runs      folder of all sweeps
   cache=cache       folder of prepared images and teachers' answers, shared by all sweeps
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
+  warm_start=SWEEP  begin with what another sweep of the same cohort, by name or folder, has learned
+  extend=true       go on though the space has changed, with the earlier trials that lie in the new one
   show=true         print the space as a tree, and stop
   schema=true       print a JSON schema of space files, for editors, and stop
   plan=true         check every branch of the space, and stop; nothing is trained
@@ -72,6 +74,7 @@ class Words:
     show: str = "false"
     schema: str = "false"
     plan: str = "false"
+    extend: str = "false"
     overrides: tuple[str, ...] = ()
 
     @property
@@ -131,7 +134,7 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
     mistakes = []
     if not re.fullmatch(r"\w[\w.-]*", said.name, re.ASCII):
         mistakes.append(Mistake("name", f"letters, digits, '-', '_' and '.' only, got {said.name!r}"))
-    for key in ("show", "schema", "plan"):
+    for key in ("show", "schema", "plan", "extend"):
         if getattr(said, key) not in ("true", "false"):
             mistakes.append(Mistake(key, f"true or false, got {getattr(said, key)!r}"))
     from sweep.tracking import check_address
@@ -143,7 +146,7 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
     return said, mistakes
 
 
-OWN = ("space", "name", "storage", "cache", "tracking", "show", "schema", "plan")
+OWN = ("space", "name", "storage", "cache", "tracking", "show", "schema", "plan", "extend")
 
 
 def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None = None) -> int:
@@ -165,26 +168,33 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
 def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None) -> int:
     from sweep.books import Books
     from sweep.closing import finish
-    from sweep.folder import refuse_other_data, refuse_other_space
+    from sweep.folder import leaves_of, read_plan, refuse_other_data, refuse_other_space
     from sweep.records import Spool, write_json, write_whole
     from sweep.search import Search
     from sweep.studies import Studies
     from sweep.tracking import Tracker, check_address
     from sweep.trial import TrialWorker
+    from sweep.warm import warm_results
 
     assert planned.example is not None
     cohort, worker = planned.example.cohort, worker or TrialWorker
     folder, cache = said.folder, Path(said.cache).absolute()
-    refuse_other_space(folder, space)
+    extended = refuse_other_space(folder, space, said.extend == "true")
     store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
     refuse_other_data(folder, store.fingerprint, cohort.root)
-    write_whole(folder / "space.yaml", dump_space(space))
-    write_json(folder / "plan.json", planned.as_json() | {"store": store.fingerprint})
+    known, told = warm_results(space, planned.goals, folder, Path(said.storage), store.fingerprint)
     spool = Spool(folder / "spool.jsonl")
     sweep_id = next((event["id"] for _, event in spool.read() if event["event"] == "sweep"), uuid.uuid4().hex)
     spool.append("sweep", id=sweep_id, words=shown_words())
-    studies = Studies(folder / "journal.log", space, planned.goals)
-    books = Books(space, planned.goals, studies, spool, folder)
+    generation = read_plan(folder).get("generation", 0) + extended
+    studies = Studies(folder / "journal.log", space, planned.goals, generation, anew=extended)
+    for line in filter(None, (studies.take_over() if extended else "", told)):
+        console.print(line, highlight=False, soft_wrap=True)
+    # The plan decides which space the sweep is in: killed before it is written, the old one; after it, this one.
+    began = {"store": store.fingerprint, "generation": generation, "left_behind": studies.left_behind}
+    write_json(folder / "plan.json", planned.as_json() | began | {"leaves": leaves_of(dump_space(space))})
+    write_whole(folder / "space.yaml", dump_space(space))
+    books = Books(space, planned.goals, studies, spool, folder, known)
     search = Search(space, books, folder, cache, store.path, store.num_folds)
     tracker = Tracker(check_address(said.address), said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
     if search.left and search.halt is None:

@@ -22,7 +22,7 @@ from mmpkd.types import ConfigError, Mistake
 from sweep.grammar import REFERENCE, join, lone_word
 
 FOLDER: Final = Path(__file__).resolve().parent.parent / "search_spaces"
-SHORTCUTS: Final = ("trials", "budget_device_hours", "deadline")  # of the command line, for search.KEY
+SHORTCUTS: Final = ("trials", "budget_device_hours", "deadline", "warm_start")  # of the command line, for search.KEY
 
 
 def shipped() -> list[str]:

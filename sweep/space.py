@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 from omegaconf import OmegaConf
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mmpkd.config import Positive, Strict, TrialConfig, near, validate
 from mmpkd.types import ConfigError, Mistake
@@ -62,10 +62,16 @@ def _off(value: object) -> object:
     return None if value is False else value
 
 
+def _folder(value: str | None) -> str | None:
+    """A sweep's name as it is, a path absolute: the next driver may stand in another folder."""
+    return os.path.abspath(os.path.expanduser(value)) if value and os.sep in value else value
+
+
 Share = Annotated[float, Field(gt=0, le=1)]
 PerDevice = Annotated[int, Field(ge=1)] | Literal["auto"]
 Sampler = Literal["tpe", "nsga2", "gp", "qmc", "random"]
 Point = Mapping[str, Any]
+WarmStart = Annotated[str | None, AfterValidator(_folder)]
 
 
 class SearchConfig(Strict):
@@ -79,6 +85,7 @@ class SearchConfig(Strict):
     plateau: Annotated[int, Field(ge=2)] | None = None  # complete trials of an arm without 1 % more hypervolume: enough
     shares: Mapping[str, Share] = {}  # of device-hours, by arm; arms not named share the rest equally
     sampler: Sampler = "tpe"
+    warm_start: WarmStart = None  # a sweep of the same cohort, by name or folder, whose results the samplers begin with
     points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}, what is left out is sampled
     repeats: Positive = 1  # seeds that a complete trial needs before it may enter the front
     early_stopping: Annotated[EarlyStopping | None, BeforeValidator(_off)] = EarlyStopping()  # false or null: off

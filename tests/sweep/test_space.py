@@ -200,6 +200,7 @@ def test_defaults_of_the_search_are_explicit():
         "plateau": None,
         "shares": {},
         "sampler": "tpe",
+        "warm_start": None,
         "points": (),
         "repeats": 1,
         "trials_per_device": None,
