@@ -44,7 +44,8 @@ what the columns say
                  that continues it goes on from its checkpoints. starting: it has no plan yet
   trials         by how they ended; open: begun and not ended, so they run now or wait to be
                  continued. Those on further seeds (search.repeats) come on top of the number planned
-  device hours   wall time of epochs x the share of a GPU held, or cores where there is no GPU
+  device hours   wall time of epochs x the share of a GPU held, or cores where there is no GPU; of the
+                 sweep with, of its arms without trials that extend=true has left behind
   best           over complete trials; with search.repeats the mean over a configuration's seeds
 
 examples
@@ -104,15 +105,17 @@ def best(sweep: Sweep, numbers: Sequence[int]) -> dict[str, float]:
 def as_json(sweep: Sweep) -> dict[str, Any]:
     """Everything that is known of a sweep, in plain values."""
     arms = {arm: [number for number, trial in sweep.trials.items() if trial.arm == arm] for arm in sweep.arms}
-    numbers = list(sweep.trials)
     return {
         "name": sweep.folder.name,
         "folder": str(sweep.folder.absolute()),
         "space": sweep.plan.get("space"),
         "state": sweep.state,
-        **counted([sweep.trials[number] for number in numbers]),
+        **counted(list(sweep.trials.values())),
+        # Hours of the whole sweep, as search.budget_device_hours counts them.
+        "device_hours": counted([*sweep.trials.values(), *sweep.left.values()])["device_hours"],
+        "left_behind": len(sweep.left),
         "planned": sweep.search.get("trials"),
-        "best": best(sweep, numbers),
+        "best": best(sweep, list(sweep.trials)),
         "arms": {
             arm: {**counted([sweep.trials[number] for number in own]), "best": best(sweep, own)}
             for arm, own in arms.items()
