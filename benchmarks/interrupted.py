@@ -1,116 +1,144 @@
-"""A driver killed three times in mid-sweep: nothing lost, nothing twice.
+"""A driver killed at 30 random moments: nothing lost, nothing twice.
 
-    python benchmarks/interrupted.py [--folder DIR] [--trials 16] [--json FILE]
+    python benchmarks/interrupted.py [--kills 30] [--trials 60] [--seed 0] [--folder DIR] [--json FILE]
 
-Starts the demo sweep (short trainings), kills its driver with `kill -9` when a tenth, a third and
-two thirds of the trials are done and others are in flight, each time runs the same command again,
-and lets the last one end. Then the Optuna studies, MLflow and trials.parquet must tell the same
-number, state and goal values of every trial, and none may have been finished twice. The last
-trial of all is checked against an uninterrupted training of its configuration.
+The demo space on a small cohort, really trained, two trials at a time. Its driver is killed with
+`kill -9` a random 0 to `--longest` seconds after it has told of a new epoch, and the same command is
+run again at once, orphans or not; the last one comes to its end. Then
+
+  - Optuna, MLflow and trials.parquet tell the same number, state and goals of every trial, and the
+    journal gives each exactly one final state;
+  - no finished trial was trained again, every trial in flight went on at the epoch after its last
+    checkpoint, and an epoch was begun twice at most once per kill and trial in flight;
+  - no attempt's folder changed after its successor had begun, and no process of a killed driver was
+    left half a minute later;
+  - best.yaml, trained from beginning to end, gives the goals that the sweep recorded.
+
+What was trained is known from lines that the workers write, not from the driver (`witness.py`).
+Drivers are forked off this process, which has loaded torch and Ray but started neither: that spares
+each of them a quarter of a minute of imports.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import math
 import os
 import platform
+import random
 import shutil
 import signal
-import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import pandas as pd
 from rich.console import Console
+from rich.progress import track
 from rich.table import Table
 
-COMMAND = (sys.executable, "-m", "sweep.run", "space=demo", "name=interrupted")
-SHORT = ("cohort.params.train=120", "cohort.params.val=60", "cohort.params.test=12", "epochs=6")
-MOMENTS = (0.1, 0.35, 0.7)  # shares of the trials done when the driver is killed
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
+from benchmarks.witness import Kill, Watch, descendants, events_of, extra_epochs, faults, lines_of, logged
+
+SPACE = ("space=demo", "name=interrupted", "epochs=8")
+COHORT = ("cohort.params.train=400", "cohort.params.val=100", "cohort.params.test=12")
+LOADED = ("mmpkd.train", "sweep.plan", "sweep.closing", "sweep.driver")  # by every driver
 FINAL = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+TELLS_STATE, FINISHED = 6, (1, 2, 3)  # in Optuna's journal: the operation, and complete, pruned, failed
 
 
-@dataclass
-class Kill:
-    done: int  # trials finished at that moment
-    in_flight: int  # trials with an epoch behind them and more to come
-    survivors: list[str] = field(default_factory=list)  # of the driver's processes, half a minute later
+class Driver(Protocol):
+    """A process that runs a sweep, as `subprocess.Popen` shows it."""
+
+    pid: int
+
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
 
 
-def interrupt(command: Sequence[str], folder: Path, trials: int, moments: Sequence[float] = MOMENTS) -> list[Kill]:
-    """Runs `command`, killed at each moment and started again, until it ends by itself."""
-    kills = [kill(command, folder, moment * trials) for moment in moments]
-    subprocess.run(command, check=True)
-    return kills
+class Forked:
+    """`python -m sweep.run WORDS` with the logging worker, forked off this process."""
+
+    def __init__(self, words: Sequence[str], log: Path):
+        sys.stdout.flush()
+        self._status: int | None = None
+        self.pid = os.fork()
+        if not self.pid:
+            with log.open("w") as file:
+                os.dup2(file.fileno(), 1)
+                os.dup2(file.fileno(), 2)
+            try:
+                os._exit(drive(words))
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+                os._exit(1)
+
+    def poll(self) -> int | None:
+        if self._status is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self._status = os.waitstatus_to_exitcode(status) if pid else None
+        return self._status
+
+    def wait(self) -> int:
+        while (status := self.poll()) is None:
+            time.sleep(0.01)
+        return status
 
 
-def kill(command: Sequence[str], folder: Path, wanted: float) -> Kill:
-    """Starts a driver, and kills it once `wanted` trials are done and others are in flight."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    log = folder.with_suffix(".log")
-    with log.open("w") as file:
-        driver = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT)
-    while True:
+def drive(words: Sequence[str]) -> int:
+    from sweep.plan import plan
+    from sweep.run import read_words, sweep
+    from sweep.space import load_space
+    from sweep.trial import TrialWorker
+
+    sys.argv = ["sweep.run", *words]
+    said, mistakes = read_words(words)
+    space, found = load_space(said.space, said.overrides)
+    assert space is not None
+    planned = plan(space, mistakes + found)
+    assert not planned.mistakes, planned.mistakes
+    status = sweep(space, planned, said, Console(width=160), logged(TrialWorker))
+    sys.stdout.flush()
+    return status
+
+
+def interrupt(start: Callable[[], Driver], folder: Path, waits: Iterable[float]) -> Watch:
+    """Starts a driver and kills it so many seconds after its first new epoch, and again, for every wait."""
+    watch = Watch(folder)
+    for wait in waits:
+        kill(start(), folder, wait, watch)
+    return watch
+
+
+def kill(driver: Driver, folder: Path, wait: float, watch: Watch) -> None:
+    spool, started = folder / "spool.jsonl", time.time()
+    began, first = spool.stat().st_size if spool.exists() else 0, None
+    while first is None or time.monotonic() - first < wait:
         if driver.poll() is not None:
-            raise SystemExit(f"the driver ended by itself before {wanted:g} trials were done:\n{log.read_text()}")
-        done, in_flight = _state(folder)
-        if done >= wanted and in_flight:
-            break
+            raise SystemExit(f"the driver ended by itself before it was killed; more trials= would last: {folder}")
+        watch.look()
+        if first is None and any(event["event"] == "epoch" for event in events_of(folder, began)):
+            first = time.monotonic()
         time.sleep(0.02)
-    family = list(_descendants(driver.pid))
+    family = dict(descendants(driver.pid))
     os.kill(driver.pid, signal.SIGKILL)
+    at = time.time()
     driver.wait()
-    return Kill(done, in_flight, _outliving(family, seconds=30))
-
-
-def _state(folder: Path) -> tuple[int, int]:
-    ended, epochs = set(), set()
-    for event in _events(folder):
-        if event["event"] == "end":
-            ended.add(event["number"])
-        elif event["event"] == "epoch":
-            epochs.add(event["number"])
-    return len(ended), len(epochs - ended)
-
-
-def _events(folder: Path) -> list[dict[str, Any]]:
-    spool = folder / "spool.jsonl"
-    lines = spool.read_bytes().splitlines(keepends=True) if spool.exists() else []
-    return [json.loads(line) for line in lines if line.endswith(b"\n")]
-
-
-def _descendants(pid: int) -> Iterator[tuple[int, str]]:
-    """Less Ray's two agents: they train nothing, and end by themselves a minute after their node."""
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in children.read_text().split():
-            command = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
-            if not command.endswith("Agent"):
-                yield int(child), command[-60:]
-            yield from _descendants(int(child))
-
-
-def _outliving(family: Sequence[tuple[int, str]], seconds: float) -> list[str]:
-    end = time.monotonic() + seconds
-    while True:
-        left = [(pid, command) for pid, command in family if _alive(pid)]
-        if not left or time.monotonic() > end:
-            return [f"{pid} {command}" for pid, command in left]
-        time.sleep(0.2)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    done = {event["number"] for event in events_of(folder) if event["event"] == "end"}
+    new = sum(event["event"] == "epoch" for event in events_of(folder, began))
+    lines = [line for line in lines_of(folder) if line.time > started]
+    family |= {line.pid: "a worker" for line in lines}  # of a Ray that outlives its drivers
+    in_flight = tuple(sorted({line.number for line in lines} - done))
+    watch.kills.append(Kill(new, wait, len(done), in_flight, at, family))
 
 
 def disagreements(folder: Path, tracking: str, trials: int) -> list[str]:
@@ -133,8 +161,10 @@ def disagreements(folder: Path, tracking: str, trials: int) -> list[str]:
             for goal, value in zip(goals, values, strict=False):
                 if not math.isclose(value, row[goal], rel_tol=1e-9):
                     wrong.append(f"trial {number}: {name} says {goal} {value}, the table {row[goal]}")
-    ends = Counter(event["number"] for event in _events(folder) if event["event"] == "end")
+    ends = Counter(event["number"] for event in events_of(folder) if event["event"] == "end")
     wrong += [f"trial {number} ended {count} times" for number, count in ends.items() if count > 1]
+    final = _final_states(folder / "journal.log")
+    wrong += [f"the journal gives {count} trials {times} final states" for times, count in final.items() if times != 1]
     epochs = pd.read_parquet(folder / "epochs.parquet").groupby("number")["epoch"].agg(list)
     for number, row in table.iterrows():
         if epochs.get(number, []) != list(range(1, row["epochs"] + 1)):
@@ -142,8 +172,14 @@ def disagreements(folder: Path, tracking: str, trials: int) -> list[str]:
     return wrong
 
 
+def _final_states(journal: Path) -> Counter[int]:
+    """How many trials were told how many final states, by the lines of the journal itself."""
+    lines = [json.loads(line) for line in journal.read_text().splitlines()]
+    told = [one for one in lines if one["op_code"] == TELLS_STATE and one["state"] in FINISHED]
+    return Counter(Counter(one["trial_id"] for one in told).values())
+
+
 def _from_optuna(folder: Path) -> list[tuple[int, str, list[float]]]:
-    """Also counts how often a trial was given a final state, in the journal itself."""
     import optuna
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend
@@ -180,8 +216,7 @@ def uninterrupted(folder: Path, cache: Path) -> bool:
     from mmpkd.train import train
 
     table = pd.read_parquet(folder / "trials.parquet")
-    complete = table[table["state"] == "complete"].sort_values(["val/auroc", "val/pointing"])
-    best = complete.iloc[-1]
+    best = table[table["state"] == "complete"].sort_values(["val/auroc", "val/pointing"]).iloc[-1]
     metrics = train(load_trial(folder / "best.yaml"), cache)[-1].metrics
     return all(metrics[goal] == best[goal] for goal in ("val/auroc", "val/pointing"))
 
@@ -189,43 +224,71 @@ def uninterrupted(folder: Path, cache: Path) -> bool:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path)
-    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--trials", type=int, default=60)
+    parser.add_argument("--longest", type=float, default=2.5)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     storage = options.folder or Path(tempfile.mkdtemp(prefix="interrupted-"))
-    places = (f"storage={storage}", f"cache={storage / 'cache'}", f"tracking=sqlite:///{storage / 'mlflow.db'}")
-    command = [*COMMAND, *SHORT, f"trials={options.trials}", *places]
-    folder = storage / "interrupted"
-    started = time.monotonic()
-    kills = interrupt(command, folder, options.trials)
-    wrong = disagreements(folder, f"sqlite:///{storage / 'mlflow.db'}", options.trials)
-    same = uninterrupted(folder, storage / "cache")
-    table = Table("kill", "trials done", "in flight", "processes left")
-    for index, one in enumerate(kills, start=1):
-        table.add_row(str(index), str(one.done), str(one.in_flight), "\n".join(one.survivors) or "none")
-    console = Console()
-    console.print(table)
-    states = Counter(pd.read_parquet(folder / "trials.parquet")["state"])
-    console.print(f"{sum(states.values())} trials finished: {dict(states)}; {time.monotonic() - started:.0f} s in all")
+    storage.mkdir(parents=True, exist_ok=True)
+    tracking, cache, folder = f"sqlite:///{storage / 'mlflow.db'}", storage / "cache", storage / "interrupted"
+    places = {"trials": options.trials, "storage": storage, "cache": cache, "tracking": tracking}
+    words = [*SPACE, *COHORT, *(f"{key}={value}" for key, value in places.items())]
+    chance = random.Random(options.seed)
+    waits = [chance.uniform(0, options.longest) for _ in range(options.kills)]
+    for module in LOADED:
+        importlib.import_module(module)
+    console, started = Console(width=120), time.monotonic()
+    log = storage / "driver.log"
+    watch = interrupt(lambda: Forked(words, log), folder, track(waits, "kills", console=Console(stderr=True)))
+    last = Forked(words, log)
+    while last.poll() is None:
+        watch.look()
+        time.sleep(0.02)
+    late = watch.settle()
+    seconds = time.monotonic() - started
+    table, lines = pd.read_parquet(folder / "trials.parquet"), lines_of(folder)
+    wrong = disagreements(folder, tracking, options.trials) + watch.written + late
+    wrong += [f"the last driver ended with status {last.wait()}, see {log}"] if last.wait() else []
+    wrong += faults(folder, lines, watch.kills, dict(zip(table["number"], table["epochs"], strict=True)))
+    same = uninterrupted(folder, cache)
+    report(console, watch.kills)
+    flying = sum(len(one.in_flight) for one in watch.kills)
+    resumed = sum(line.word == "found" and line.epoch > 0 for line in lines)
+    extra, states = extra_epochs(lines).total(), Counter(table["state"])
+    figures = {
+        "trials finished": f"{len(table)}: {dict(states)}; {seconds:.0f} s in all",
+        "epochs trained": int(table["epochs"].sum()),
+        "times that a trial went on from a checkpoint": resumed,
+        "epochs begun a second time": f"{extra}, at most {flying} (kills x trials in flight)",
+        "processes left after 30 s": len(late),
+        "best.yaml trained without interruption gives the same goals": "yes" if same else "NO",
+    }
+    for name, value in figures.items():
+        console.print(f"{name}: {value}", highlight=False)
     for one in wrong:
-        console.print(f"disagreement: {one}")
-    console.print(f"best.yaml trained without interruption gives the same goals: {'yes' if same else 'NO'}")
-    passed = not wrong and same and sum(states.values()) == options.trials
+        console.print(f"disagreement: {one}", highlight=False)
+    passed = not wrong and same and extra <= flying
     console.print(f"verdict: {'pass' if passed else 'FAIL'}")
     if options.json:
-        figures = {
-            "command": command,
-            "kills": [vars(one) for one in kills],
-            "states": dict(states),
-            "disagreements": wrong,
-            "same_without_interruption": same,
-            "passed": passed,
-            "python": platform.python_version(),
-        }
-        options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    if not options.folder:
+        versions = {name: version(name) for name in ("ray", "optuna", "mlflow", "torch")}
+        kills = [{**vars(one), "family": len(one.family)} for one in watch.kills]
+        content = {"command": sys.argv, "words": words, "seed": options.seed, "versions": versions, "kills": kills}
+        content |= {"python": platform.python_version(), "figures": figures, "wrong": wrong, "passed": passed}
+        options.json.write_text(json.dumps(content, indent=1) + "\n")
+    if not options.folder and passed:
         shutil.rmtree(storage)
     return 0 if passed else 1
+
+
+def report(console: Console, kills: Sequence[Kill]) -> None:
+    table = Table("kill", "new epochs", "s after the first", "trials done", "in flight", "orphans gone after, s")
+    for index, one in enumerate(kills, start=1):
+        flying = ", ".join(map(str, one.in_flight))
+        gone = f"{one.gone_after:.1f}" if not one.family else f"never: {one.family}"
+        table.add_row(str(index), str(one.new_epochs), f"{one.waited:.1f}", str(one.done), flying, gone)
+    console.print(table)
 
 
 if __name__ == "__main__":

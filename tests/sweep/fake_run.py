@@ -1,4 +1,4 @@
-"""`python -m tests.sweep.fake_run`: sweep.run with the fake worker, for tests that kill a whole driver."""
+"""`python -m tests.sweep.fake_run`: sweep.run with the fake worker and its log, for tests that kill a whole driver."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
+from benchmarks.witness import logged
 from mmpkd.command import run as command
 from mmpkd.config import TrialConfig
 from sweep.run import read_words, sweep
@@ -24,7 +25,7 @@ def main(words: Sequence[str]) -> None:
     example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
     # Not planned, which would load torch for nothing.
     planned: Any = SimpleNamespace(goals=space.search.maximize, facts=None, example=example, as_json=dict)
-    sys.exit(sweep(space, planned, said, Console(), FakeWorker))
+    sys.exit(sweep(space, planned, said, Console(), logged(FakeWorker)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import io
 import re
 import subprocess
 import sys
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,8 @@ import ray
 import yaml
 from rich.console import Console
 
-from benchmarks.interrupted import disagreements, kill
+from benchmarks.interrupted import disagreements, interrupt
+from benchmarks.witness import extra_epochs, faults, lines_of, logged
 from mmpkd.config import CohortConfig, TrialConfig, load_trial
 from mmpkd.types import ConfigError, UserError
 from sweep import run
@@ -26,6 +26,7 @@ from sweep.plan import plan
 from sweep.records import Spool
 from sweep.run import Words, main, read_words, sweep
 from sweep.space import Space, dump_space, load_space
+from sweep.trial import TrialWorker
 from tests.sweep.fake import SPACE, FakeWorker, play_all
 
 
@@ -37,11 +38,11 @@ def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, Words]:
     return space, said
 
 
-def ran(tmp_path: Path, *overrides: str) -> tuple[int, str]:
+def ran(tmp_path: Path, *overrides: str, worker: type[TrialWorker] = FakeWorker) -> tuple[int, str]:
     """A sweep with the fake worker: exit status and what the console said."""
     space, said = loaded(tmp_path, *overrides)
     console, planned = Console(file=io.StringIO(), width=160), plan(space)
-    status = sweep(space, planned, said, console, FakeWorker)
+    status = sweep(space, planned, said, console, worker)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return status, text
 
@@ -187,18 +188,19 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
     _, said = loaded(tmp_path)
     words = [f"space={said.space}", f"storage={tmp_path}", "search.early_stopping={reduction: 2}"]
 
-    killed = kill([sys.executable, "-m", "tests.sweep.fake_run", *words, "trials=6"], tmp_path / "fake", 3)
-    assert not killed.survivors
-    assert ran(tmp_path, words[-1], "trials=9")[0] == 0
+    command = [sys.executable, "-m", "tests.sweep.fake_run", *words, "trials=9"]
+    watch = interrupt(lambda: subprocess.Popen(command), tmp_path / "fake", waits=(0, 0.1))
+    assert ran(tmp_path, words[-1], "trials=9", worker=logged(FakeWorker))[0] == 0
 
-    table = pd.read_parquet(tmp_path / "fake" / "trials.parquet")
+    folder = tmp_path / "fake"
+    table, lines = pd.read_parquet(folder / "trials.parquet"), lines_of(folder)
     assert set(table["state"]) == {"complete", "pruned"}
     assert (table["epochs"] == table["state"].map({"complete": 4, "pruned": 2})).all()
-    assert not disagreements(tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}", trials=9)
-    trained = [line.split() for line in (tmp_path / "fake" / "trained.txt").read_text().splitlines()]
-    assert max(Counter(number for number, _, epoch in trained if epoch == "4").values()) == 1
-    # At most the epoch in the making is lost of each of the two trials that were in flight.
-    assert len(trained) <= 9 * 4 + 2
+    assert not disagreements(folder, f"sqlite:///{tmp_path / 'mlflow.db'}", trials=9)
+    assert not faults(folder, lines, watch.kills, dict(zip(table["number"], table["epochs"], strict=True)))
+    assert any(line.word == "found" and line.epoch > 0 for line in lines), "a trial went on from a checkpoint"
+    assert extra_epochs(lines).total() <= 2 * 2, "kills x trials at a time"
+    assert not watch.written and not watch.settle()
 
 
 @pytest.mark.usefixtures("ray_session")

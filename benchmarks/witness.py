@@ -1,0 +1,225 @@
+"""What happened to a sweep whose driver was killed, by witnesses that do not rely on the driver's own books.
+
+A worker that writes down every epoch as it begins and ends (`logged`), an observer of the checkpoint
+folders and of the killed drivers' processes (`Watch`), and what must be true of what they saw (`faults`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+from mmpkd.config import TrialConfig
+from mmpkd.types import EpochReport
+from sweep.trial import TrialWorker, attempts_of
+
+LOG: Final = "trained.log"  # in the sweep's folder, appended to by workers only
+PATIENCE: Final = 30.0  # seconds after a kill by which every process of the driver must have gone
+
+
+class Line(NamedTuple):
+    time: float
+    word: str  # found: the last epoch in any earlier attempt's checkpoint; begins, ends: an epoch
+    number: int
+    attempt: int
+    epoch: int
+    pid: int
+
+
+def logged(worker: type[TrialWorker]) -> type[TrialWorker]:
+    """The worker, appending one line when an attempt finds its checkpoints, and when an epoch begins or ends."""
+
+    class Logged(worker):  # type: ignore[misc, valid-type]
+        @staticmethod
+        def run_training(
+            config: TrialConfig,
+            cache: Path,
+            store: Path,
+            folder: Path,
+            resume: Path | None,
+            report: Callable[[EpochReport], None],
+        ) -> None:
+            number, attempt = folder.parent.name, folder.name.partition("-")[2]
+
+            def say(word: str, epoch: int) -> None:
+                with (folder.parents[2] / LOG).open("a") as file:  # one short write in append mode: never torn
+                    file.write(f"{time.time()} {word} {number} {attempt} {epoch} {os.getpid()}\n")
+
+            def heard(one: EpochReport) -> None:
+                say("ends", one.epoch)
+                report(one)  # comes back when the next epoch is asked for, never if the trial is stopped
+                if one.epoch < config.epochs:
+                    say("begins", one.epoch + 1)
+
+            earlier = attempts_of(folder.parents[2], int(number))
+            say("found", max((_epochs_in(worker, one) for one in earlier if one != folder), default=0))
+            say("begins", (0 if resume is None else len(worker.read_history(resume))) + 1)
+            worker.run_training(config, cache, store, folder, resume, heard)
+
+    return Logged
+
+
+def _epochs_in(worker: type[TrialWorker], attempt: Path) -> int:
+    with suppress(Exception):  # none there, or torn
+        return len(worker.read_history(attempt / "last.pt"))
+    return 0
+
+
+def lines_of(folder: Path) -> list[Line]:
+    path = folder / LOG
+    rows = [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+    return [Line(float(row[0]), row[1], *map(int, row[2:])) for row in rows]
+
+
+def events_of(folder: Path, start: int = 0) -> list[dict[str, Any]]:
+    """What the driver has told so far; `start` in bytes."""
+    spool = folder / "spool.jsonl"
+    lines = spool.read_bytes()[start:].splitlines(keepends=True) if spool.exists() else []
+    return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+# --- what is watched while it happens ---
+
+
+@dataclass
+class Kill:
+    new_epochs: int  # that the driver had told since its start
+    waited: float  # seconds after the first of them
+    done: int  # trials finished at that moment
+    in_flight: tuple[int, ...]  # numbers of the trials that its workers had begun and that were not finished
+    at: float  # time.time()
+    family: dict[int, str] = field(default_factory=dict)  # pid -> command, of those still alive
+    gone_after: float = 0.0  # seconds until the last of them was seen no more
+
+
+class Watch:
+    """Looks at the folders and at the killed drivers' processes, as often as it is called.
+
+    Attributes:
+        written: files of an attempt that changed after its successor was there.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._kept: dict[Path, Mapping[str, tuple[int, int]]] = {}
+        self.kills: list[Kill] = []
+        self.written: list[str] = []
+
+    def look(self) -> None:
+        now = time.time()
+        for kill in self.kills:
+            if kill.family:
+                kill.family = {pid: command for pid, command in kill.family.items() if _alive(pid)}
+                kill.gone_after = now - kill.at
+        with suppress(FileNotFoundError):
+            for trial in (self._folder / "checkpoints").iterdir():
+                for attempt in attempts_of(self._folder, int(trial.name))[:-1]:
+                    self._compare(attempt)
+
+    def _compare(self, attempt: Path) -> None:
+        try:
+            now = {path.name: ((stat := path.stat()).st_mtime_ns, stat.st_size) for path in attempt.iterdir()}
+        except FileNotFoundError:
+            return  # the trial is finished, and its checkpoints go
+        before = self._kept.setdefault(attempt, now)
+        if now != before and set(now) >= set(before):
+            self.written.append(f"{attempt.parent.name}/{attempt.name} changed after its successor was there")
+            self._kept[attempt] = now
+
+    def settle(self) -> list[str]:
+        """Waits until nothing is left of the killed drivers, or too long.
+
+        Returns:
+            What is left.
+        """
+        while any(kill.family and time.time() - kill.at < PATIENCE for kill in self.kills):
+            self.look()
+            time.sleep(0.1)
+        late = [kill for kill in self.kills if kill.family or kill.gone_after > PATIENCE]
+        return [f"{kill.family or 'some'} outlived the driver by {kill.gone_after:.0f} s" for kill in late]
+
+
+def descendants(pid: int) -> Iterator[tuple[int, str]]:
+    """Less Ray's two agents: they train nothing, and end by themselves a minute after their node."""
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            for child in children.read_text().split():
+                command = Path(f"/proc/{child}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip()
+                if not command.endswith("Agent"):
+                    yield int(child), command[-60:]
+                yield from descendants(int(child))
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+# --- what must be true of it ---
+
+
+def extra_epochs(lines: Sequence[Line]) -> Counter[int]:
+    """How often an epoch was begun that had been begun before, by trial."""
+    begun = Counter((line.number, line.epoch) for line in lines if line.word == "begins")
+    again: Counter[int] = Counter()
+    for (number, _), times in begun.items():
+        again[number] += times - 1
+    return +again
+
+
+def faults(folder: Path, lines: Sequence[Line], kills: Sequence[Kill], epochs: Mapping[int, int]) -> list[str]:
+    """Whatever was lost, trained twice, resumed from the wrong place, or written by an orphan.
+
+    Args:
+        epochs: that each trial has, by its number, as trials.parquet says.
+    """
+    wrong = []
+    told = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
+    wrong += [f"trial {number}: epoch {epoch} was told {n} times" for (number, epoch), n in told.items() if n > 1]
+    ended_at = {one["number"]: one["time"] for one in events_of(folder) if one["event"] == "end"}
+    by_trial: dict[int, list[Line]] = defaultdict(list)
+    for line in sorted(lines):
+        by_trial[line.number].append(line)
+    for number, count in epochs.items():
+        trained = {line.epoch for line in by_trial[number] if line.word == "ends"}
+        if trained != set(range(1, count + 1)):
+            wrong.append(f"trial {number}: epochs {sorted(trained)} were trained, the table says {count}")
+    for number, own in by_trial.items():
+        wrong += [
+            f"trial {number}: epoch {line.epoch} {line.word} after the trial was finished"
+            for line in own
+            if line.time > ended_at.get(number, float("inf"))
+        ]
+        wrong += _faults_of_attempts(number, own)
+    for number, extra in extra_epochs(lines).items():
+        most = sum(number in kill.in_flight for kill in kills)
+        if extra > most:
+            wrong.append(f"trial {number}: {extra} epochs begun twice in {most} kills")
+    return wrong
+
+
+def _faults_of_attempts(number: int, own: Sequence[Line]) -> Iterator[str]:
+    attempts: dict[int, list[Line]] = defaultdict(list)
+    for line in own:
+        attempts[line.attempt].append(line)
+    for attempt in sorted(attempts):
+        first, *rest = attempts[attempt]
+        earlier = [line for line in own if line.attempt < attempt]
+        for line in earlier:
+            if line.time > first.time:
+                yield f"trial {number}: attempt {line.attempt} {line.word} epoch {line.epoch} after {attempt} had begun"
+        saved = max((line.epoch for line in earlier if line.word == "ends"), default=0)
+        begun = [line.epoch for line in rest if line.word == "begins"]
+        if first.word != "found" or first.epoch < saved:
+            yield f"trial {number}: attempt {attempt} found epoch {first.epoch}, {saved} were saved"
+        if begun != list(range(first.epoch + 1, first.epoch + 1 + len(begun))):
+            yield f"trial {number}: attempt {attempt} found epoch {first.epoch} and trained {begun}"
