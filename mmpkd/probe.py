@@ -6,6 +6,7 @@ the right shape. The steps and validations that are timed are those of `train.py
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
 from mmpkd.evaluate import Evaluator
 from mmpkd.fit import optimizer_for
+from mmpkd.student import build_student
 from mmpkd.teachers import TEACHERS
 from mmpkd.teachers.outputs import CachedOutputs, out_of_fold_logits
 from mmpkd.train import Run, batches, descend, loss_terms
@@ -102,7 +104,7 @@ class Cost:
     checkpoint_bytes: int
     memory_bytes: int  # peak: reserved on the GPU, else of the whole process
     idle_bytes: int  # of the process before it built anything; 0 on a GPU
-    device_bytes: int  # memory of the GPU; 0 where there is none
+    device_bytes: int  # memory of the GPU, or of the machine where there is none
     num_steps: int  # that were timed
 
 
@@ -154,7 +156,7 @@ class Probe:
             checkpoint_bytes=checkpoint_bytes,
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
             idle_bytes=0 if cuda else self.idle_bytes,
-            device_bytes=torch.cuda.get_device_properties(self.device).total_memory if cuda else 0,
+            device_bytes=torch.cuda.get_device_properties(self.device).total_memory if cuda else machine_bytes(),
             num_steps=num_steps,
         )
 
@@ -221,3 +223,18 @@ def process_bytes() -> int:
     """The most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine_bytes() -> int:
+    """Memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
+    """What orders configurations by their likely cost before any is timed: multiplications of a forward
+    pass, then objectives, then small batches (which keep a device less busy)."""
+    num_logits = facts.tasks[-1].columns.stop
+    student = build_student(config.student, facts.image_size, facts.channels, num_logits, empty=True)
+    tokens = student.grid[0] * student.grid[1] + 1
+    size = sum(parameter.numel() for parameter in student.parameters())
+    return float(size * tokens), len(config.active_objectives()), -config.optimizer.batch_size

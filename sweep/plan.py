@@ -42,7 +42,12 @@ class Plan:
     mistakes: tuple[Mistake, ...]  # of the space and of the plan; none may be left before anything starts
     warnings: tuple[str, ...]
     facts: Facts | None  # None: the cohort could not be read, which is among the mistakes
-    example: TrialConfig | None  # a trial; cohort, evaluation, epochs, threads and seed are those of all
+    configs: Mapping[str, Sequence[TrialConfig]]  # by arm, all that were built
+
+    @property
+    def example(self) -> TrialConfig | None:
+        """A trial; cohort, evaluation, epochs, threads and seed are those of all."""
+        return next((config for configs in self.configs.values() for config in configs), None)
 
     @property
     def checked(self) -> int:
@@ -75,7 +80,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     facts = _facts(space, found)
     warnings: list[str] = []
     plans: list[BranchPlan] = []
-    examples: list[TrialConfig] = []
+    configs: dict[str, list[TrialConfig]] = {arm: [] for arm in space.arms}
     seen: set[str] = set()
     for arm, node in space.arms.items():
         if (count := count_branches(node)) > MOST_BRANCHES:
@@ -89,7 +94,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
                 wrong: list[str] = []
                 try:
                     config = validate(TrialConfig, drawn.config)
-                    examples.append(config)
+                    configs[arm].append(config)
                 except ConfigError as error:
                     found.add(error.mistakes, drawn, arm)
                     wrong = [mistake.path for mistake in error.mistakes]
@@ -103,7 +108,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     if not found.mistakes and space.search.trials > len(space.arms):
         for arm in [arm for arm, node in space.arms.items() if count_configurations(node) == 1]:
             found.say(*_still(arm, space))
-    example = examples[0] if examples else None
+    example = next((config for several in configs.values() for config in several), None)
     stopping = space.search.early_stopping
     if example and stopping and stopping.grace and stopping.grace >= example.epochs:
         grace = f"its grace of {stopping.grace} epochs is not below epochs={example.epochs}"
@@ -116,7 +121,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
         tuple(found.mistakes),
         tuple(warnings),
         facts,
-        example,
+        configs,
     )
 
 

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from mmpkd.command import run as command
-from mmpkd.types import ConfigError, Mistake
+from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.source import shipped
 from sweep.space import Space, dump_space, load_space
 
@@ -44,7 +44,7 @@ finished trial; a higher trials= adds to it.
   extend=true       go on though the space has changed, with the earlier trials that lie in the new one
   show=true         print the space as a tree, and stop
   schema=true       print a JSON schema of space files, for editors, and stop
-  plan=true         check every branch of the space, and stop; nothing is trained
+  plan=true         check every branch of the space, time some steps, put a price on the sweep, and stop
   any.other=value   replaces that leaf of the space: epochs=8  seed=1  cohort.root=DIR
                     optimizer.lr=3e-4  arms.none=false  'optimizer.lr={{log_uniform: [1e-4, 1e-2]}}'
 
@@ -119,6 +119,13 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError(planned.mistakes)
     if said.plan == "true":
         console.print(render(planned))
+        from sweep.driver import cluster
+        from sweep.trial import TrialWorker
+
+        with cluster(), console.status("timing") as status:
+            price = TrialWorker.price(space, planned, LONG, status.update)
+        assert price is not None
+        console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
         return
     for warning in planned.warnings:
         console.print(f"warning: {warning}", highlight=False)
@@ -146,6 +153,7 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
     return said, mistakes
 
 
+LONG, SHORT = 6.0, 2.0  # seconds that each configuration is timed: for `plan=true`, and before a sweep
 OWN = ("space", "name", "storage", "cache", "tracking", "show", "schema", "plan", "extend")
 
 
@@ -192,6 +200,8 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
         console.print(line, highlight=False, soft_wrap=True)
     # The plan decides which space the sweep is in: killed before it is written, the old one; after it, this one.
     began = {"store": store.fingerprint, "generation": generation, "left_behind": studies.left_behind}
+    if (price := read_plan(folder).get("price")) and not extended:
+        began["price"] = price
     write_json(folder / "plan.json", planned.as_json() | began | {"leaves": leaves_of(dump_space(space))})
     write_whole(folder / "space.yaml", dump_space(space))
     books = Books(space, planned.goals, studies, spool, folder, known)
@@ -220,8 +230,7 @@ def run_trials(
         # at that, and running trials stay 'running' in the storage, to be continued.
         before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         tracker.start()  # its imports run while the workers start, not while Ray does
-        per_device = config.trials_per_device
-        assert per_device != "auto"
+        per_device = _priced(search.space, planned, worker, folder, console)
         if not (config.gpus or per_device) and (count := idle_gpus()):
             hint = "search.gpus=1 gives each trial one, search.trials_per_device=4 runs four to each"
             console.print(f"warning: {count} GPUs are here and trials use none; {hint}", highlight=False)
@@ -242,6 +251,27 @@ def run_trials(
             )
             share, search.halt = fewer, None
         signal.signal(signal.SIGTERM, before)
+
+
+def _priced(space: Space, planned: Plan, worker: type[TrialWorker], folder: Path, console: Console) -> int | None:
+    """Says what the sweep will cost, unless an earlier driver has; returns trials to a device, None: as reserved."""
+    from sweep.folder import read_plan
+    from sweep.records import write_json
+
+    wanted, known = space.search.trials_per_device, read_plan(folder).get("price")
+    found: int | None = known and known["per_device"]
+    if known is None or (wanted == "auto" and found is None):
+        try:
+            with console.status("timing") as status:
+                price = worker.price(space, planned, SHORT, status.update)
+        except UserError as error:
+            console.print(f"warning: no price: {error}", highlight=False, soft_wrap=True)
+            return 1 if wanted == "auto" else wanted
+        if price is not None:
+            console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
+            write_json(folder / "plan.json", read_plan(folder) | {"price": price.as_json()})
+            found = price.per_device
+    return found if wanted == "auto" else wanted
 
 
 def _greeting(search: Search, said: Words) -> str:

@@ -28,6 +28,9 @@ from sweep.trouble import GoalError, cause_of, error_file, message_of
 
 if TYPE_CHECKING:
     from mmpkd.cohort.store import Store
+    from sweep.plan import Plan
+    from sweep.price import Price
+    from sweep.space import Space
 
 
 class Job(TypedDict):
@@ -52,6 +55,13 @@ class TrialWorker(tune.Trainable):
         from mmpkd.cohort.prepare import prepare
 
         return prepare(config, cache)
+
+    @staticmethod
+    def price(space: Space, planned: Plan, seconds: float, say: Callable[[str], None]) -> Price | None:
+        """What the sweep will cost, timed on the cluster that runs; see `timing.priced`."""
+        from sweep.timing import priced
+
+        return priced(space, planned, seconds, say)
 
     @staticmethod
     def run_training(

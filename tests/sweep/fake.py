@@ -53,6 +53,10 @@ class FakeWorker(TrialWorker):
         return SimpleNamespace(path=cache / "store", fingerprint=cls.fingerprint, num_folds=4)
 
     @staticmethod
+    def price(*_: Any) -> None:
+        """Trivial arithmetic has no price."""
+
+    @staticmethod
     def run_training(
         config: TrialConfig,
         cache: Path,
