@@ -74,7 +74,7 @@ class Studies:
     Args:
         journal: the file; whoever opens it holds the sweep's lock.
         generation: how often the sweep's space was extended.
-        anew: this generation begins; what an extension that was cut off left of it goes.
+        anew: whether this generation begins now.
     """
 
     def __init__(self, journal: Path, space: Space, goals: Sequence[str], generation: int = 0, anew: bool = False):
@@ -84,8 +84,9 @@ class Studies:
             Path(f"{journal}.lock").unlink()  # and its lock would be waited for
         self._storage = JournalStorage(JournalFileBackend(str(journal)))
         self._space, self._goals, self._generation = space, tuple(goals), generation
-        for study in self._all() if anew else ():
-            if arm_and_generation(study.study_name)[1] >= generation:
+        for study in self._all():
+            its = arm_and_generation(study.study_name)[1]
+            if its > generation or (anew and its == generation):  # left by an extension that was cut off
                 optuna.delete_study(study_name=study.study_name, storage=self._storage)
         self._of = {arm: self._study(study_name(arm, generation)) for arm in space.arms}
         self._trials: dict[int, tuple[str, FrozenTrial]] = {}
