@@ -2,9 +2,10 @@
 
     python benchmarks/interrupted.py [--kills 30] [--trials 60] [--seed 0] [--folder DIR] [--json FILE]
 
-The demo space on a small cohort, really trained, two trials at a time. Its driver is killed with
-`kill -9` a random 0 to `--longest` seconds after it has told of a new epoch, and the same command is
-run again at once, orphans or not; the last one comes to its end. Then
+The demo space on a small cohort, really trained, two trials at a time. The kills are due at random
+points of its progress; each falls a random 0 to `--longest` seconds after the driver has told of a new
+epoch. It is `kill -9`, and the same command is run again at once, orphans or not; the last one comes
+to its end. Then
 
   - Optuna, MLflow and trials.parquet tell the same number, state and goals of every trial, and the
     journal gives each exactly one final state;
@@ -46,12 +47,13 @@ from rich.progress import track
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
-from benchmarks.witness import Kill, Watch, descendants, events_of, extra_epochs, faults, lines_of, logged
+from benchmarks.witness import Kill, Watch, descendants, events_of, extra_epochs, faults, lines_of, logged, told
 
 SPACE = ("space=demo", "name=interrupted", "epochs=8")
 COHORT = ("cohort.params.train=400", "cohort.params.val=100", "cohort.params.test=12")
 LOADED = ("mmpkd.train", "sweep.plan", "sweep.closing", "sweep.driver")  # by every driver
 FINAL = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+SHARE = 0.8  # of the trials, by which all kills are due: the last ones must find something to kill
 TELLS_STATE, FINISHED = 6, (1, 2, 3)  # in Optuna's journal: the operation, and complete, pruned, failed
 
 
@@ -111,22 +113,25 @@ def drive(words: Sequence[str]) -> int:
     return status
 
 
-def interrupt(start: Callable[[], Driver], folder: Path, waits: Iterable[float]) -> Watch:
-    """Starts a driver and kills it so many seconds after its first new epoch, and again, for every wait."""
+def interrupt(start: Callable[[], Driver], folder: Path, moments: Iterable[tuple[float, float]]) -> Watch:
+    """Starts a driver and kills it, and again, for every moment.
+
+    Args:
+        moments: how many trials must be finished, and seconds from then on; if later, from its first new epoch on.
+    """
     watch = Watch(folder)
-    for wait in waits:
-        kill(start(), folder, wait, watch)
+    for due, wait in moments:
+        kill(start(), folder, due, wait, watch)
     return watch
 
 
-def kill(driver: Driver, folder: Path, wait: float, watch: Watch) -> None:
-    spool, started = folder / "spool.jsonl", time.time()
-    began, first = spool.stat().st_size if spool.exists() else 0, None
+def kill(driver: Driver, folder: Path, due: float, wait: float, watch: Watch) -> None:
+    started, before, first = time.time(), told(folder)["epoch"], None
     while first is None or time.monotonic() - first < wait:
         if driver.poll() is not None:
             raise SystemExit(f"the driver ended by itself before it was killed; more trials= would last: {folder}")
         watch.look()
-        if first is None and any(event["event"] == "epoch" for event in events_of(folder, began)):
+        if first is None and (now := told(folder))["epoch"] > before and now["end"] >= due:
             first = time.monotonic()
         time.sleep(0.02)
     family = dict(descendants(driver.pid))
@@ -134,11 +139,10 @@ def kill(driver: Driver, folder: Path, wait: float, watch: Watch) -> None:
     at = time.time()
     driver.wait()
     done = {event["number"] for event in events_of(folder) if event["event"] == "end"}
-    new = sum(event["event"] == "epoch" for event in events_of(folder, began))
     lines = [line for line in lines_of(folder) if line.time > started]
     family |= {line.pid: "a worker" for line in lines}  # of a Ray that outlives its drivers
     in_flight = tuple(sorted({line.number for line in lines} - done))
-    watch.kills.append(Kill(new, wait, len(done), in_flight, at, family))
+    watch.kills.append(Kill(told(folder)["epoch"] - before, wait, len(done), in_flight, at, family))
 
 
 def disagreements(folder: Path, tracking: str, trials: int) -> list[str]:
@@ -236,12 +240,13 @@ def main() -> int:
     places = {"trials": options.trials, "storage": storage, "cache": cache, "tracking": tracking}
     words = [*SPACE, *COHORT, *(f"{key}={value}" for key, value in places.items())]
     chance = random.Random(options.seed)
-    waits = [chance.uniform(0, options.longest) for _ in range(options.kills)]
+    due = sorted(chance.uniform(0, SHARE * options.trials) for _ in range(options.kills))
+    moments = [(trials, chance.uniform(0, options.longest)) for trials in due]
     for module in LOADED:
         importlib.import_module(module)
     console, started = Console(width=120), time.monotonic()
     log = storage / "driver.log"
-    watch = interrupt(lambda: Forked(words, log), folder, track(waits, "kills", console=Console(stderr=True)))
+    watch = interrupt(lambda: Forked(words, log), folder, track(moments, "kills", console=Console(stderr=True)))
     last = Forked(words, log)
     while last.poll() is None:
         watch.look()
@@ -265,10 +270,8 @@ def main() -> int:
         "processes left after 30 s": len(late),
         "best.yaml trained without interruption gives the same goals": "yes" if same else "NO",
     }
-    for name, value in figures.items():
-        console.print(f"{name}: {value}", highlight=False)
-    for one in wrong:
-        console.print(f"disagreement: {one}", highlight=False)
+    for line in [*(f"{name}: {value}" for name, value in figures.items()), *(f"disagreement: {one}" for one in wrong)]:
+        console.print(line, highlight=False)
     passed = not wrong and same and extra <= flying
     console.print(f"verdict: {'pass' if passed else 'FAIL'}")
     if options.json:
@@ -283,7 +286,7 @@ def main() -> int:
 
 
 def report(console: Console, kills: Sequence[Kill]) -> None:
-    table = Table("kill", "new epochs", "s after the first", "trials done", "in flight", "orphans gone after, s")
+    table = Table("kill", "new epochs", "waited, s", "trials done", "in flight", "orphans gone after, s")
     for index, one in enumerate(kills, start=1):
         flying = ", ".join(map(str, one.in_flight))
         gone = f"{one.gone_after:.1f}" if not one.family else f"never: {one.family}"

@@ -78,11 +78,16 @@ def lines_of(folder: Path) -> list[Line]:
     return [Line(float(row[0]), row[1], *map(int, row[2:])) for row in rows]
 
 
-def events_of(folder: Path, start: int = 0) -> list[dict[str, Any]]:
-    """What the driver has told so far; `start` in bytes."""
+def events_of(folder: Path) -> list[dict[str, Any]]:
+    """What the drivers have told so far."""
     spool = folder / "spool.jsonl"
-    lines = spool.read_bytes()[start:].splitlines(keepends=True) if spool.exists() else []
+    lines = spool.read_bytes().splitlines(keepends=True) if spool.exists() else []
     return [json.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def told(folder: Path) -> Counter[str]:
+    """How many events of each kind the drivers have told."""
+    return Counter(event["event"] for event in events_of(folder))
 
 
 # --- what is watched while it happens ---
@@ -91,7 +96,7 @@ def events_of(folder: Path, start: int = 0) -> list[dict[str, Any]]:
 @dataclass
 class Kill:
     new_epochs: int  # that the driver had told since its start
-    waited: float  # seconds after the first of them
+    waited: float  # seconds since it was due
     done: int  # trials finished at that moment
     in_flight: tuple[int, ...]  # numbers of the trials that its workers had begun and that were not finished
     at: float  # time.time()

@@ -13,7 +13,7 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -181,6 +181,7 @@ class Tracker:
             return self._client
         from mlflow.tracking import MlflowClient  # six seconds of imports, beside the first trials
 
+        self._make_file(MlflowClient)
         client = MlflowClient(tracking_uri=self._uri)
         experiment = client.get_experiment_by_name(self._name)
         if experiment is None:
@@ -209,6 +210,26 @@ class Tracker:
         self._parent: str = parent
         self._client = client
         return client
+
+    def _make_file(self, connect: Callable[[str], object]) -> None:
+        """A new SQLite file, made beside and put there whole.
+
+        MLflow makes one in dozens of steps, and one that a kill left halfway it never opens again (3.17).
+        """
+        path = Path(self._uri.removeprefix("sqlite:///"))
+        if urlsplit(self._uri).scheme != "sqlite" or path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.{self._name}.partial")
+        beside.unlink(missing_ok=True)
+        connect(f"sqlite:///{beside}")
+        try:
+            os.link(beside, path)
+        except FileExistsError:
+            pass  # another sweep was quicker
+        except OSError:  # a file system without links
+            os.replace(beside, path)
+        beside.unlink(missing_ok=True)
 
     def _run(self, number: int, arm: str = "", milliseconds: int | None = None) -> str:
         client = self._open()

@@ -50,6 +50,20 @@ def drain(address: str, name: str, spool: Spool, seconds: float = 60) -> Tracker
     return tracker
 
 
+def test_a_database_that_a_kill_left_half_made_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow alone never opens one again: 'duplicate column name'."""
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    half = tmp_path / ".mlflow.db.half.partial"
+    half.write_bytes(b"SQLite format 3")
+    assert drain(f"sqlite:///{tmp_path / 'mlflow.db'}", "half", spool).left == 0  # type: ignore[attr-defined]
+    assert (tmp_path / "mlflow.db").exists() and not half.exists()
+
+    monkeypatch.setattr("os.link", lambda *_: pytest.fail("it is there already"))
+    spool.append("close", status="FINISHED")
+    assert drain(f"sqlite:///{tmp_path / 'mlflow.db'}", "half", spool).left == 0  # type: ignore[attr-defined]
+
+
 def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
     spool = Spool(tmp_path / "spool.jsonl")
     spool.append("sweep", id="x")
