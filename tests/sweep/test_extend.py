@@ -224,6 +224,17 @@ def test_arms_come_and_go(tmp_path: Path) -> None:
     assert [one.number for one in search.records()] == [0, 1, 2, 3]
 
 
+def test_the_way_back_brings_back_what_was_left_behind(dead: tuple[Path, float], tmp_path: Path) -> None:
+    folder, low = dead
+    (cut,) = (number for number, lr in drawn(folder).items() if number > 5 and lr < low)
+    swept(tmp_path, "trials=9", from_lr(low), "extend=true")
+    count = len(drawn(folder))
+    search, text = swept(tmp_path, f"trials={count - 1}", "extend=true")
+    assert f"extended: {count - 1} of {count} earlier trials" in text and "; 1 does not and is kept" in text
+    assert numbers(folder) == sorted({*range(count)} - {cut}), "but for the one that was cut off, and never ended"
+    assert {one.state for one in search.records()} == {"complete"} and search.books.studies.left_behind == [cut]
+
+
 def test_without_a_complete_trial_there_is_no_best(tmp_path: Path) -> None:
     swept(tmp_path, "trials=2")
     assert (tmp_path / "runs" / "fake" / "best.yaml").exists()
@@ -247,6 +258,8 @@ def test_further_seeds_go_with_their_first_trial(tmp_path: Path) -> None:
     assert Counter(one.repeat_of for one in after.records()) == {None: 3, **dict.fromkeys(stay, 2)}
     fewer, _ = swept(tmp_path, "trials=3", "search.repeats=2", from_lr(low), "extend=true")
     assert Counter(one.turn for one in fewer.records()) == {0: 3, 1: 3}, "a space of two seeds has no third"
+    _, text = swept(tmp_path, "trials=2", "search.repeats=2", from_lr(low), "optimizer.clip_norm=2", "extend=true")
+    assert "extended: 0 of 18" in text, "their parameters fit, and the rest of them does not"
 
 
 def test_seeds_of_what_is_dominated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
