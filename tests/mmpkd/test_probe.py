@@ -1,0 +1,70 @@
+"""What a training costs, measured before there is a prepared cohort."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmpkd.cohort.prepare import prepare
+from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.probe import Probe, StandIn, burden, evenly, stand_in, time_teacher
+
+
+def test_the_stand_in_is_dealt_as_the_prepared_cohort_will_be(tiny_cohort: CohortConfig, cache: Path) -> None:
+    table, store = stand_in(tiny_cohort), prepare(tiny_cohort, cache)
+    for part in ("train", "val"):
+        assert np.array_equal(table.rows(part, 0), store.rows(part, 0))
+    assert np.array_equal(table.target_NK, store.target_NK) and np.array_equal(table.known_NK, store.known_NK)
+    assert len(np.unique(table.patient_N)) == len(np.unique(store.patient_N))
+    assert table.image_NCHW.size == 0, "no pixel before a worker wants some"
+
+
+def test_thinned_samples_are_of_both_parts_and_carry_no_privileged_column(tiny_cohort: CohortConfig) -> None:
+    table = stand_in(tiny_cohort)
+    thin = table.thinned(most_train=16, most_val=10, fold=0)
+    assert not [name for name in thin if str(name).startswith("privileged")]
+    some = StandIn(table.facts, thin)
+    assert (len(some.rows("train", 0)), len(some.rows("val", 0))) == (16, 10)
+    assert some.image_NCHW.shape == (26, 1, 32, 32)
+    roi = some.roi_mask(some.rows("val", 0))
+    assert roi.shape == (10, 1, 32, 32) and roi.any(axis=(1, 2, 3)).all()
+
+
+def test_evenly_keeps_the_ends() -> None:
+    assert evenly(np.arange(10), 4).tolist() == [0, 3, 6, 9]
+    assert evenly(np.arange(3), 4).tolist() == [0, 1, 2]
+
+
+def test_real_steps_are_timed(tiny_trial: TrialConfig) -> None:
+    table = stand_in(tiny_trial.cohort)
+    seconds, width = time_teacher(tiny_trial.teachers["findings"], table, 0)
+    assert seconds > 0 and width > 0
+    probe = Probe(tiny_trial, StandIn(table.facts, table.thinned(32, 10, 0)), {"findings": width})
+    before = {name: value.clone() for name, value in probe.run.student.state_dict().items()}
+    cost = probe.cost(0.2)
+    after = probe.run.student.state_dict()
+    assert any(not np.array_equal(value, after[name]) for name, value in before.items()), "no step was taken"
+    assert cost.num_steps >= 1 and cost.batch_size == 16
+    assert min(cost.step_seconds, cost.validation_seconds, cost.setup_seconds, cost.save_seconds) > 0
+    assert cost.checkpoint_bytes > 10_000 and cost.device_bytes > cost.memory_bytes > 50 * 2**20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"student": {"depth": 3}},
+        {"student": {"embed_dim": 48}},
+        {"student": {"patch_size": 4}},
+        {"optimizer": {"batch_size": 8}},
+    ],
+)
+def test_what_is_dearer_has_the_greater_burden(tiny_trial: TrialConfig, change: dict[str, dict[str, int]]) -> None:
+    facts = stand_in(tiny_trial.cohort).facts
+    dearer = tiny_trial.model_dump()
+    for section, values in change.items():
+        dearer[section] |= values
+    assert burden(TrialConfig.model_validate(dearer), facts) > burden(tiny_trial, facts)
+    fewer = tiny_trial.model_copy(update={"objectives": {}})
+    assert burden(fewer, facts) < burden(tiny_trial, facts)
