@@ -127,7 +127,10 @@ class Sight:
 
     def recall(self, proposal: Proposal, learned: Values | None = None, running: bool = False) -> None:
         """A trial of an earlier driver or, if its arm is another sweep's, of that sweep."""
-        self._points = [point for point in self._points if not point.items() <= proposal.params.items()]
+        if not proposal.foreign:  # each of ours has tried one point, though it may fit a vaguer one as well
+            fitting = [point for point in self._points if point.items() <= proposal.params.items()]
+            for tried in fitting[:1]:
+                self._points.remove(tried)
         state = TrialState.RUNNING if running else TrialState.FAIL if learned is None else TrialState.COMPLETE
         self._study.add_trial(
             create_trial(
