@@ -28,6 +28,25 @@ def test_hypervolume_by_hand() -> None:
     assert hypervolume([(0.7,), (0.9,)], (0.5,)) == pytest.approx(0.4)
 
 
+def test_hypervolume_above_a_floor_by_hand() -> None:
+    # 0.25 x 0.25 of the first, 0.125 x 0.25 of the second above it.
+    points = [(0.75, 0.25), (0.625, 0.5)]
+    assert hypervolume(points, (0.5, 0.0)) == 0.0625 + 0.03125
+    # Neither a twin, nor what is behind, nor what is on the floor of one goal, adds to it.
+    assert hypervolume([*points, (0.75, 0.25), (0.6, 0.25), (0.5, 0.9), (0.9, 0.0)], (0.5, 0.0)) == 0.09375
+    assert hypervolume([], (0.5, 0.0)) == 0.0
+
+
+def test_hypervolume_of_three_goals_by_hand() -> None:
+    # Three bars of 3 x 1 x 1, crossing in one unit cube.
+    bars = [(3.0, 1.0, 1.0), (1.0, 3.0, 1.0), (1.0, 1.0, 3.0)]
+    assert hypervolume(bars, (0.0, 0.0, 0.0)) == 3 * 3 - 2
+    assert hypervolume([tuple(value + 0.5 for value in bar) for bar in bars], (0.5, 0.5, 0.5)) == 7
+    # A block of 2 x 2 x 2 takes the cube and three of the six further ones: 8 + 3.
+    assert hypervolume([*bars, (2.0, 2.0, 2.0)], (0.0, 0.0, 0.0)) == 11
+    assert hypervolume(bars, (0.0, 0.0, 2.0)) == 1, "what of the upright bar is above 2"
+
+
 @pytest.mark.parametrize("goals", [1, 2, 3, 4])
 def test_hypervolume_is_optunas(goals: int) -> None:
     points = np.random.default_rng(goals).random((25, goals))

@@ -5,7 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sweep.records import Record, admit, trials_table
+import pytest
+
+from sweep.records import Record, State, admit, best_of, front_of, judged, over_seeds, trials_table
+
+GOALS = ("val/auroc", "val/pointing")
+
+
+def ended(
+    number: int,
+    auroc: float,
+    pointing: float,
+    state: State = "complete",
+    repeat_of: int | None = None,
+    turn: int = 0,
+    arm: str = "a",
+) -> Record:
+    metrics = dict(zip(GOALS, (auroc, pointing), strict=True))
+    return Record(number, arm, state, 1, 1.0, {}, metrics, "{}", repeat_of=repeat_of, turn=turn)
 
 
 def test_the_front_by_hand() -> None:
@@ -26,3 +43,41 @@ def test_a_choice_of_numbers_and_words_fits_a_table(tmp_path: Path) -> None:
     table = trials_table(records)
     table.to_parquet(tmp_path / "t.parquet")
     assert table["none/layers"].tolist()[:2] == ["3", "last"]
+
+
+def test_over_seeds_are_means_and_their_standard_errors() -> None:
+    runs = [
+        ended(0, 0.75, 0.5),
+        ended(1, 0.9, 0.9),  # has had one seed only
+        ended(2, 0.5, 0.5, repeat_of=0, turn=2),
+        ended(3, 1.0, 0.5, repeat_of=0, turn=1),
+        ended(4, 0.1, 0.1, "failed", repeat_of=1, turn=1),
+    ]
+    (one,) = over_seeds(runs, 3)
+    assert (one.number, one.repeat_of, one.turn) == (0, None, 0)
+    # 0.75, 0.5 and 1: standard deviation 1/4, over the root of 3.
+    expected = {"val/auroc": 0.75, "val/auroc_seed_se": 0.25 / 3**0.5, "val/pointing": 0.5, "val/pointing_seed_se": 0.0}
+    assert one.metrics == pytest.approx(expected)
+    assert over_seeds(runs, 4) == []
+    assert [run.number for run in over_seeds(runs, 1)] == [0, 1, 2, 3], "with one seed each, complete ones as they are"
+
+
+def test_what_may_be_compared_over_seeds() -> None:
+    runs = [
+        ended(0, 0.75, 0.5),  # means: 0.625, 0.5
+        ended(1, 0.5, 0.5, repeat_of=0, turn=1),
+        ended(2, 0.625, 0.25),  # one run, behind the means of 0
+        ended(3, 0.7, 0.25),  # one run, not behind them, though behind the first run of 0
+        ended(4, 0.5, 0.25, arm="b"),  # behind another arm's
+        ended(5, 0.9, 0.9, "pruned"),
+        ended(6, 0.625, 0.5),  # their equal, and a seed of it failed
+        ended(7, 0.9, 0.9, "failed", repeat_of=6, turn=1),
+        ended(8, 0.0, 0.0, "running"),
+    ]
+    found = judged(list(reversed(runs)), GOALS, 2)
+    assert [one.number for one in found] == [0, 2, 5, 8]
+    assert [found[0].metrics[goal] for goal in GOALS] == [0.625, 0.5]
+    assert found[1] is runs[2]
+    assert judged(runs, GOALS, 1) == runs
+    assert [one.number for one in front_of(found, GOALS)] == [0]
+    assert best_of(found, "val/auroc", GOALS) is found[0], "2 has as much, and less of the other"
