@@ -1,154 +1,39 @@
-"""A sweep whose space changes: which trials stay, what becomes of the others, and drivers killed in between."""
+"""A sweep whose space changes: which trials stay, and what becomes of the others."""
 
 from __future__ import annotations
 
-import io
 import json
-import os
-import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import optuna
 import pandas as pd
 import pytest
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from rich.console import Console
 
-from mmpkd.config import TrialConfig
-from mmpkd.types import UserError
-from sweep import closing, run
 from sweep.clean import of_sweep
 from sweep.halving import Arrival
 from sweep.outside import how_to_continue, read_sweep
-from sweep.records import Spool
-from sweep.run import read_words
 from sweep.search import Search
-from sweep.space import load_space
 from sweep.status import as_json
-from sweep.tracking import Tracker
 from tests.sweep import fake
-from tests.sweep.fake import SPACE, FakeWorker, play, play_all, report
+from tests.sweep.fake import play, play_all
+from tests.sweep.swept import (
+    GOALS,
+    dead,
+    drawn,
+    events,
+    from_lr,
+    further,
+    left,
+    numbers,
+    refused,
+    states,
+    swept,
+    untracked,
+)
 
-GOALS = ("val/auroc", "val/pointing")
-
-
-class Killed(BaseException):
-    """What happens to a driver between two lines."""
-
-
-@pytest.fixture(autouse=True)
-def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow takes seconds to load, and what it would be told is in the spool; a report takes half of each sweep."""
-    monkeypatch.setattr(closing, "write_report", lambda *args: None)
-    monkeypatch.setattr(os, "fsync", lambda file: None)
-    monkeypatch.setattr(Tracker, "start", lambda self: None)
-    monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)
-
-
-def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all) -> tuple[Search, str]:
-    """One driver's part: its search, and what the console said. On Ray where nothing plays Tune's part."""
-    (tmp_path / "fake.yaml").write_text(SPACE)
-    said, wrong = read_words([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
-    space, mistakes = load_space(said.space, said.overrides)
-    assert space is not None and not wrong and not mistakes
-    example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
-    goals = space.search.maximize or GOALS
-    planned: Any = SimpleNamespace(goals=goals, facts=None, example=example, as_json=lambda: {"goals": list(goals)})
-    searches: list[Search] = []
-
-    def without_ray(search: Search, *rest: Any) -> None:
-        search.most_live, search._wait = 3, True
-        assert play
-        play(search)
-
-    def finish(search: Search, *rest: Any) -> int:
-        searches.append(search)
-        return finishing(search, *rest)
-
-    console, finishing = Console(file=io.StringIO(), width=200), closing.finish
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "run_trials", without_ray if play else run.run_trials)
-        patch.setattr(closing, "finish", finish)
-        run.sweep(space, planned, said, console, FakeWorker)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return searches[0], text
-
-
-def dies(search: Search) -> None:
-    """Six trials, then two in flight that have had an epoch, then the end."""
-    for index in range(6):
-        play(search, str(index), search.suggest(str(index)))
-    for index in (6, 7):
-        search.on_trial_result(str(index), {"reports": [report(search.suggest(str(index)), 1)]})
-    raise Killed
-
-
-def refused(tmp_path: Path, *words: str) -> str:
-    """Why a start is, and that it left everything as it was."""
-
-    def content() -> dict[Path, bytes]:
-        there = (path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.name != "driver.lock")
-        return {path: path.read_bytes() for path in there}
-
-    before = content()
-    with pytest.raises(UserError) as error:
-        swept(tmp_path, *words)
-    assert content() == before
-    return str(error.value)
-
-
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for _, event in Spool(folder / "spool.jsonl").read() if event["event"] == kind]
-
-
-def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:
-    """What every trial that was ever started has there, by number."""
-    return {event["number"]: event["params"][leaf] for event in events(folder, "start")}
-
-
-def from_lr(low: float) -> str:
-    return f"optimizer.lr={{log_uniform: [{low!r}, 1e-1]}}"
-
-
-def further(folder: Path, low: float) -> float:
-    """An lr that two trials less are above."""
-    return sorted(lr for lr in drawn(folder).values() if lr >= low)[2]
-
-
-def states(folder: Path) -> dict[str, Counter[str]]:
-    """Of every study in the storage."""
-    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
-    studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
-    return {study.study_name: Counter(one.state.name for one in study.trials) for study in studies}
-
-
-def numbers(folder: Path) -> list[int]:
-    found: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
-    return found
-
-
-@pytest.fixture(scope="module")
-def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """What a killed driver left, and an lr that one of the two trials in flight is above, the other below."""
-    tmp_path = tmp_path_factory.mktemp("dead")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Tracker, "start", lambda self: None)
-        swept(tmp_path, "trials=8", play=dies)
-    lrs = drawn(tmp_path / "runs" / "fake")
-    return tmp_path / "runs", 1.01 * min(lrs[6], lrs[7])
-
-
-@pytest.fixture
-def dead(left: tuple[Path, float], tmp_path: Path) -> tuple[Path, float]:
-    """A copy of that for a test to go on with."""
-    shutil.copytree(left[0], tmp_path / "runs")
-    return tmp_path / "runs" / "fake", left[1]
+__all__ = ["dead", "left", "untracked"]  # fixtures
 
 
 # --- who stays ---
@@ -345,100 +230,6 @@ def test_status_and_clean_count_what_stayed(dead: tuple[Path, float], tmp_path: 
     assert "10 trials have ended" in how_to_continue(sweep)[0] or sweep.closed == "FINISHED"
     could_go = {waste.path.name for waste in of_sweep(sweep)}
     assert not could_go & set(map(str, sweep.left)), "another extension may bring them back"
-
-
-# --- killed in between ---
-
-
-class Killer:
-    """Counts what is written, and kills before one of it."""
-
-    def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None):
-        self.count, self._at = 0, at
-        for owner, name in ((JournalFileBackend, "append_logs"), (Spool, "append"), (os, "replace")):
-            patch.setattr(owner, name, self._counted(getattr(owner, name)))
-
-    def _counted(self, write: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*args: Any, **options: Any) -> Any:
-            self.count += 1
-            if self.count == self._at:
-                raise Killed
-            return write(*args, **options)
-
-        return counted
-
-
-def killed(tmp_path: Path, at: int | None, *words: str) -> int:
-    """A driver killed before its `at`-th write, or else before its first trial; how often it wrote."""
-
-    def dead(search: Search) -> None:
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        killer = Killer(patch, at)
-        swept(tmp_path, *words, play=dead)
-    return killer.count
-
-
-def outcome(folder: Path) -> tuple[Any, ...]:
-    """What must not depend on kills."""
-    table = pd.read_parquet(folder / "trials.parquet").drop(columns=["seconds", "device_hours"])
-    told = sorted((event["number"], event["state"], event["cause"]) for event in events(folder, "end"))
-    running = [name for name, found in states(folder).items() if found["RUNNING"]]
-    return table.to_json(), told, running, read_sweep(folder).plan["left_behind"]
-
-
-def test_a_kill_before_any_write_is_mended_by_the_same_command(dead: tuple[Path, float], tmp_path: Path) -> None:
-    """And until the plan is written the old command goes on as if nothing had been; after it, it is refused."""
-    folder, low = dead
-    old, new = ("trials=9",), ("trials=9", from_lr(low))
-    saved = tmp_path / "saved"
-    shutil.copytree(folder, saved)
-
-    def afresh(source: Path = saved) -> None:
-        shutil.rmtree(folder)
-        shutil.copytree(source, folder)
-
-    swept(tmp_path, *old)
-    unextended = outcome(folder)
-    afresh()
-    swept(tmp_path, *new, "extend=true")
-    extended = outcome(folder)
-    assert extended[2] == [] and extended[3]
-    afresh()
-    writes = killed(tmp_path, None, *new, "extend=true")
-    assert writes > 12, "the copies, plan and space, and the ends of what was running"
-    committed = []
-    for at in range(1, writes + 1):
-        afresh()
-        killed(tmp_path, at, *new, "extend=true")
-        shutil.rmtree(tmp_path / "killed", ignore_errors=True)
-        shutil.copytree(folder, tmp_path / "killed")
-        committed.append(read_sweep(folder).plan["generation"] == 1)
-        if committed[-1]:
-            assert "optimizer.lr.log_uniform: was" in refused(tmp_path, *old)
-        else:
-            assert "extend=true goes on" in refused(tmp_path, *new)
-            swept(tmp_path, *old)
-            assert outcome(folder) == unextended, at
-        afresh(tmp_path / "killed")
-        swept(tmp_path, *new, "extend=true")
-        assert outcome(folder) == extended, at
-    assert True in committed and False in committed
-
-
-def test_what_a_cut_off_extension_left_is_no_part_of_another(dead: tuple[Path, float], tmp_path: Path) -> None:
-    folder, low = dead
-    shutil.copytree(folder, tmp_path / "saved")
-    other = ("trials=9", from_lr(further(folder, low)), "extend=true")
-    swept(tmp_path, *other)
-    expected = outcome(folder)
-    shutil.rmtree(folder)
-    shutil.copytree(tmp_path / "saved", folder)
-    killed(tmp_path, 8, "trials=9", from_lr(low), "extend=true")
-    assert sum(sum(found.values()) for name, found in states(folder).items() if " 1" in name) > 3
-    swept(tmp_path, *other)
-    assert outcome(folder) == expected
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -14,7 +14,7 @@ from sweep.folder import held
 from sweep.search import Search
 from tests.sweep import fake
 from tests.sweep.fake import FakeWorker, play
-from tests.sweep.test_extend import GOALS, Killed, dies, drawn, from_lr, numbers, refused, swept, untracked
+from tests.sweep.swept import GOALS, Killed, dies, drawn, from_lr, numbers, refused, swept, untracked
 
 __all__ = ["untracked"]  # a fixture of every test here
 NONE = "arms.tabular=false"

@@ -1,0 +1,144 @@
+"""One driver's part of a sweep after the other, without Ray or MLflow, and what each left."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from rich.console import Console
+
+from mmpkd.config import TrialConfig
+from mmpkd.types import UserError
+from sweep import closing, run
+from sweep.records import Spool
+from sweep.run import read_words
+from sweep.search import Search
+from sweep.space import load_space
+from sweep.tracking import Tracker
+from tests.sweep.fake import SPACE, FakeWorker, play, play_all, report
+
+GOALS = ("val/auroc", "val/pointing")
+
+
+class Killed(BaseException):
+    """What happens to a driver between two lines."""
+
+
+@pytest.fixture(autouse=True)
+def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow takes seconds to load, and what it would be told is in the spool; a report takes half of each sweep."""
+    monkeypatch.setattr(closing, "write_report", lambda *args: None)
+    monkeypatch.setattr(os, "fsync", lambda file: None)
+    monkeypatch.setattr(Tracker, "start", lambda self: None)
+    monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)
+
+
+def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all) -> tuple[Search, str]:
+    """One driver's part: its search, and what the console said. On Ray where nothing plays Tune's part."""
+    (tmp_path / "fake.yaml").write_text(SPACE)
+    said, wrong = read_words([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
+    space, mistakes = load_space(said.space, said.overrides)
+    assert space is not None and not wrong and not mistakes
+    example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
+    goals = space.search.maximize or GOALS
+    planned: Any = SimpleNamespace(goals=goals, facts=None, example=example, as_json=lambda: {"goals": list(goals)})
+    searches: list[Search] = []
+
+    def without_ray(search: Search, *rest: Any) -> None:
+        search.most_live, search._wait = 3, True
+        assert play
+        play(search)
+
+    def finish(search: Search, *rest: Any) -> int:
+        searches.append(search)
+        return finishing(search, *rest)
+
+    console, finishing = Console(file=io.StringIO(), width=200), closing.finish
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "run_trials", without_ray if play else run.run_trials)
+        patch.setattr(closing, "finish", finish)
+        run.sweep(space, planned, said, console, FakeWorker)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return searches[0], text
+
+
+def dies(search: Search) -> None:
+    """Six trials, then two in flight that have had an epoch, then the end."""
+    for index in range(6):
+        play(search, str(index), search.suggest(str(index)))
+    for index in (6, 7):
+        search.on_trial_result(str(index), {"reports": [report(search.suggest(str(index)), 1)]})
+    raise Killed
+
+
+def refused(tmp_path: Path, *words: str) -> str:
+    """Why a start is, and that it left everything as it was."""
+
+    def content() -> dict[Path, bytes]:
+        there = (path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.name != "driver.lock")
+        return {path: path.read_bytes() for path in there}
+
+    before = content()
+    with pytest.raises(UserError) as error:
+        swept(tmp_path, *words)
+    assert content() == before
+    return str(error.value)
+
+
+def events(folder: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for _, event in Spool(folder / "spool.jsonl").read() if event["event"] == kind]
+
+
+def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:
+    """What every trial that was ever started has there, by number."""
+    return {event["number"]: event["params"][leaf] for event in events(folder, "start")}
+
+
+def from_lr(low: float) -> str:
+    return f"optimizer.lr={{log_uniform: [{low!r}, 1e-1]}}"
+
+
+def further(folder: Path, low: float) -> float:
+    """An lr that two trials less are above."""
+    return sorted(lr for lr in drawn(folder).values() if lr >= low)[2]
+
+
+def states(folder: Path) -> dict[str, Counter[str]]:
+    """Of every study in the storage."""
+    storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
+    studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+    return {study.study_name: Counter(one.state.name for one in study.trials) for study in studies}
+
+
+def numbers(folder: Path) -> list[int]:
+    found: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
+    return found
+
+
+@pytest.fixture(scope="module")
+def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """What a killed driver left, and an lr that one of the two trials in flight is above, the other below."""
+    tmp_path = tmp_path_factory.mktemp("dead")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Tracker, "start", lambda self: None)
+        swept(tmp_path, "trials=8", play=dies)
+    lrs = drawn(tmp_path / "runs" / "fake")
+    return tmp_path / "runs", 1.01 * min(lrs[6], lrs[7])
+
+
+@pytest.fixture
+def dead(left: tuple[Path, float], tmp_path: Path) -> tuple[Path, float]:
+    """A copy of that for a test to go on with."""
+    shutil.copytree(left[0], tmp_path / "runs")
+    return tmp_path / "runs" / "fake", left[1]
