@@ -9,7 +9,7 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
 from sweep.plan import Plan
-from sweep.records import Spool, best_of, epochs_table, judged, write_tables, write_whole
+from sweep.records import Spool, best_of, judged, write_tables, write_whole
 from sweep.report import write_report
 from sweep.search import Search
 from sweep.summary import print_summary
@@ -26,10 +26,7 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     assert planned.example is not None
     config, folder, goals = search.space.search, said.folder, planned.goals
     records = search.records()
-    write_tables(folder, records, spool)
-    if left := search.books.studies.left_behind:  # by an extension; the spool has their epochs
-        epochs = epochs_table(spool)
-        write_whole(folder / "epochs.parquet", epochs[~epochs["number"].isin(left)].to_parquet(index=False))
+    write_tables(folder, records, spool, search.books.studies.left_behind)
     shown = judged(records, goals, config.repeats)
     best = best_of(shown, config.select, goals)
     if best:

@@ -84,9 +84,8 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     seen: set[str] = set()
     for arm, node in space.arms.items():
         if (count := count_branches(node)) > MOST_BRANCHES:
-            warnings.append(
-                f"arm {arm} has {count} branches: not every combination is checked, but each label at least once"
-            )
+            unchecked = "not every combination is checked, but each label at least once"
+            warnings.append(f"arm {arm} has {count} branches: {unchecked}")
         for branch in branches(node, arm, MOST_BRANCHES):
             plans.append(BranchPlan(arm, branch.labels, branch.free, len(branch.drawn)))
             for drawn in branch.drawn:
@@ -113,16 +112,8 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     if example and stopping and stopping.grace and stopping.grace >= example.epochs:
         grace = f"its grace of {stopping.grace} epochs is not below epochs={example.epochs}"
         warnings.append(f"search.early_stopping never acts: {grace}")
-    return Plan(
-        space.name,
-        space.search.trials,
-        chosen,
-        tuple(plans),
-        tuple(found.mistakes),
-        tuple(warnings),
-        facts,
-        configs,
-    )
+    said = tuple(plans), tuple(found.mistakes), tuple(warnings)
+    return Plan(space.name, space.search.trials, chosen, *said, facts, configs)
 
 
 class _Findings:

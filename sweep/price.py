@@ -183,7 +183,7 @@ def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
 
 
 def auroc_error(store: StandIn, fold: int) -> float:
-    """Standard error of a validation AUROC of 0.75, the mean over labels, counting patients (Hanley & McNeil 1982, eq. 1)."""
+    """Standard error of a validation AUROC of 0.75, over labels, counting patients (Hanley & McNeil 1982, eq. 1)."""
     rows = store.rows("val", fold)
     area, errors = 0.75, []
     first, second = area / (2 - area), 2 * area**2 / (1 + area)

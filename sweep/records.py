@@ -11,7 +11,7 @@ import math
 import os
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -199,6 +199,9 @@ def _one_type_per_column(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def write_tables(folder: Path, records: Sequence[Record], spool: Spool) -> None:
+def write_tables(folder: Path, records: Sequence[Record], spool: Spool, left_behind: Collection[int] = ()) -> None:
+    """`left_behind`: trials that an extension of the space left out; the spool has their epochs too."""
     write_whole(folder / "trials.parquet", trials_table(records).to_parquet(index=False))
-    write_whole(folder / "epochs.parquet", epochs_table(spool).to_parquet(index=False))
+    epochs = epochs_table(spool)
+    epochs = epochs[~epochs["number"].isin(left_behind)]
+    write_whole(folder / "epochs.parquet", epochs.to_parquet(index=False))

@@ -99,6 +99,7 @@ class Sight:
         directions = [StudyDirection.MAXIMIZE] * len(goals)
         self._study = optuna.create_study(directions=directions, sampler=RandomSampler())
         self._taken: dict[str, int] = {}  # fingerprint of a configuration -> its number in the sight
+        self._num_foreign = 0  # trials of another sweep, from which a model can be made at once
 
     def propose(self, number: int) -> Proposal | None:
         """A configuration that no trial of the arm has had; None if none was found.
@@ -141,7 +142,9 @@ class Sight:
                 system_attrs=dict(proposal.internal),
             )
         )
-        if not proposal.foreign:
+        if proposal.foreign:
+            self._num_foreign += 1
+        else:
             self._taken[proposal.config.fingerprint()] = len(self._study.get_trials(deepcopy=False)) - 1
 
     def learn(self, mark: str, values: Values | None) -> None:
@@ -154,7 +157,7 @@ class Sight:
     def _is_even(self, turn: int) -> bool:
         """Whether the arm's proposal of this turn is one of the even sequence."""
         every = SAMPLERS[self._name][1]
-        return every > 0 and (turn < STARTUP or turn % every == 0)
+        return every > 0 and (turn + self._num_foreign < STARTUP or turn % every == 0)
 
     def _sampler(self, number: int, attempt: int) -> BaseSampler:
         make = SAMPLERS[self._name][0] if attempt < TRIES else _random

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic.json_schema import models_json_schema
 
 from mmpkd.cohort import READERS
 from mmpkd.config import CohortConfig, EvaluationConfig, ObjectiveConfig, Strict, TeacherConfig, TrialConfig
@@ -23,7 +23,7 @@ from mmpkd.teachers import TEACHERS
 from sweep import grammar
 from sweep.grammar import RANGES, WORDS
 from sweep.source import shipped
-from sweep.space import SCORES, SHARED, SearchConfig, _off
+from sweep.space import SCORES, SHARED, SearchConfig
 
 Json: TypeAlias = dict[str, Any]
 
@@ -44,13 +44,6 @@ def schema() -> Json:
     return _Assembly().file()
 
 
-class _Generator(GenerateJsonSchema):
-    def function_before_schema(self, schema: Any) -> Json:
-        """Pydantic cannot know what a validator of ours lets through."""
-        known = super().function_before_schema(schema)
-        return {"anyOf": [known, {"const": False}]} if schema["function"]["function"] is _off else known
-
-
 class _Assembly:
     """Pydantic's schema of each model, made into what a space file may say in its place.
 
@@ -66,9 +59,7 @@ class _Assembly:
             *(model for model, _, _ in KINDS),
             *dict.fromkeys(params),
         ]
-        references, whole = models_json_schema(
-            [(model, "validation") for model in models], ref_template="{model}", schema_generator=_Generator
-        )
+        references, whole = models_json_schema([(model, "validation") for model in models], ref_template="{model}")
         self._names = {model: str(references[model, "validation"]["$ref"]) for model in models}
         self._models: dict[str, Json] = whole["$defs"]
         self._definitions: dict[str, Json] = {}

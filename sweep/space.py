@@ -67,6 +67,7 @@ def _folder(value: str | None) -> str | None:
     return os.path.abspath(os.path.expanduser(value)) if value and os.sep in value else value
 
 
+Off = BeforeValidator(_off, json_schema_input_type=EarlyStopping | Literal[False] | None)
 Share = Annotated[float, Field(gt=0, le=1)]
 PerDevice = Annotated[int, Field(ge=1)] | Literal["auto"]
 Sampler = Literal["tpe", "nsga2", "gp", "qmc", "random"]
@@ -88,7 +89,7 @@ class SearchConfig(Strict):
     warm_start: WarmStart = None  # a sweep of the same cohort, by name or folder, whose results the samplers begin with
     points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}, what is left out is sampled
     repeats: Positive = 1  # seeds that a complete trial needs before it may enter the front
-    early_stopping: Annotated[EarlyStopping | None, BeforeValidator(_off)] = EarlyStopping()  # false or null: off
+    early_stopping: Annotated[EarlyStopping | None, Off] = EarlyStopping()  # false or null: off
     trials_per_device: PerDevice | None = None  # a number or 'auto'; a device is a GPU, or else all cores of a machine
     cpus: Annotated[float, Field(gt=0)] | None = None  # cores reserved for a trial; `threads` of them by default
     gpus: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a GPU reserved for a trial

@@ -24,7 +24,7 @@ LAYERS = (
     {"teachers"},
     {"build", "checkpoint", "evaluate"},
     {"train"},
-    {"predict"},
+    {"predict", "probe"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never needs

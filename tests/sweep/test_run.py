@@ -139,7 +139,9 @@ def test_data_may_move_but_not_change(tmp_path: Path, monkeypatch: pytest.Monkey
         planned = plan(loaded(tmp_path)[0])  # of the generated cohort, which has no root
         assert planned.example is not None
         example = planned.example.model_copy(update={"cohort": CohortConfig(reader="synthetic", root=Path(root))})
-        return sweep(space, replace(planned, example=example), said, Console(file=io.StringIO()), FakeWorker)
+        return sweep(
+            space, replace(planned, configs={"none": [example]}), said, Console(file=io.StringIO()), FakeWorker
+        )
 
     assert sweep_at("/before") == 0
     assert sweep_at("/moved") == 0
