@@ -1,0 +1,156 @@
+"""What ends a sweep before its trials are done, and that nothing is lost by it."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from mmpkd.config import TrialConfig
+from mmpkd.types import EpochReport, UserError
+from sweep.records import Spool
+from tests.sweep.fake import FakeWorker
+from tests.sweep.test_run import ran
+
+pytestmark = pytest.mark.usefixtures("ray_session")
+
+
+def table_of(tmp_path: Path) -> pd.DataFrame:
+    return pd.read_parquet(tmp_path / "fake" / "trials.parquet")
+
+
+def trained_once(tmp_path: Path) -> bool:
+    """No epoch of a trial was trained twice but such as were cut off in their middle."""
+    lines = [line.split() for line in (tmp_path / "fake" / "trained.txt").read_text().splitlines()]
+    return max(Counter((number, epoch) for number, _, epoch in lines).values()) == 1
+
+
+def states(tmp_path: Path) -> Counter[str]:
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "fake" / "journal.log")))
+    names = optuna.get_all_study_names(storage)
+    trials = [one for name in names for one in optuna.load_study(study_name=name, storage=storage).get_trials()]
+    return Counter(one.state.name for one in trials)
+
+
+def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_path: Path) -> None:
+    hours = 6.2 / 3600  # the fake worker's epochs are half a second, on one core
+    status, text = ran(tmp_path, "trials=8", f"budget_device_hours={hours!r}")
+    spent = sum(
+        event["seconds"] * event["devices"]
+        for _, event in Spool(tmp_path / "fake" / "spool.jsonl").read()
+        if event["event"] == "epoch"
+    )
+    assert 6.2 <= spent <= 6.2 + 2 * 0.5, "an epoch of each of the two that run"
+    assert status == 0 and "stopped: the budget of" in text and "continues from their checkpoints" in text
+    assert states(tmp_path)["RUNNING"] >= 1 and set(table_of(tmp_path)["state"]) == {"complete"}
+    _, text = ran(tmp_path, "trials=8", f"budget_device_hours={hours!r}")
+    assert "the budget of" in text and len(table_of(tmp_path)) < 8, "it is counted over restarts"
+    assert ran(tmp_path, "trials=8", "budget_device_hours=1")[0] == 0
+    assert states(tmp_path) == {"COMPLETE": 8} and len(table_of(tmp_path)) == 8
+    assert trained_once(tmp_path)
+
+
+def test_a_deadline_that_has_passed_runs_nothing(tmp_path: Path) -> None:
+    status, text = ran(tmp_path, "deadline=2020-01-01T00:00")
+    assert status == 1 and "the deadline (2020-01-01 00:00) has come; deadline=... with a later one continues" in text
+    assert not (tmp_path / "fake" / "trained.txt").exists()
+
+
+def test_a_request_to_stop_is_heard(tmp_path: Path) -> None:
+    asked = threading.Timer(0, lambda: None)
+
+    def ask() -> None:
+        while not (tmp_path / "fake" / "trained.txt").exists():
+            time.sleep(0.05)
+        (tmp_path / "fake" / "stop").touch()
+
+    asked = threading.Timer(0, ask)
+    asked.start()
+    status, text = ran(tmp_path, "trials=40")
+    asked.join()
+    assert status == 130 and "stopped: asked to stop by sweep.stop" in text and "trials to go" in text
+    assert ran(tmp_path, "trials=8")[0] == 0
+    assert states(tmp_path)["RUNNING"] == 0 and trained_once(tmp_path)
+
+
+def test_a_plateau_of_every_arm_ends_a_sweep(tmp_path: Path) -> None:
+    flat = ["arms.none.optimizer={lr: {uniform: [0.01, 0.0100001]}}", "arms.tabular.optimizer.lr=0.01"]
+    _, text = ran(tmp_path, "trials=60", "search.plateau=3", *flat)
+    assert "the last 3 configurations of each arm added less than 1 % to its hypervolume" in text
+    assert len(table_of(tmp_path)) < 30
+
+
+def test_a_goal_that_trainings_never_report_stops_the_sweep_and_fails_no_trial(tmp_path: Path) -> None:
+    class Silent(FakeWorker):
+        @staticmethod
+        def run_training(*args: Any) -> None:
+            args[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc": 0.5, "val/auroc_se": 0.1}))
+
+    with pytest.raises(UserError, match=r"search.maximize: trainings do not report val/pointing; they report val/auro"):
+        ran(tmp_path, "trials=4", worker=Silent)
+    assert set(states(tmp_path)) == {"RUNNING"}
+    assert ran(tmp_path, "trials=4")[0] == 0, "once it is mended"
+    assert states(tmp_path) == {"COMPLETE": 4}
+
+
+def test_a_storage_that_goes_read_only_stops_the_sweep_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = Spool.append
+
+    def fails(self: Spool, event: str, **content: Any) -> None:
+        if event == "end" and content["number"] == 3:
+            raise OSError(errno.EROFS, "Read-only file system", str(self.path))
+        append(self, event, **content)
+
+    monkeypatch.setattr(Spool, "append", fails)
+    with pytest.raises(UserError) as error:
+        ran(tmp_path, "trials=6")
+    text = str(error.value)
+    assert "spool.jsonl: cannot be written any more (Read-only file system); the sweep stopped" in text
+    assert "python -m sweep.run" in text.splitlines()[-1]
+    monkeypatch.undo()
+    assert ran(tmp_path, "trials=6")[0] == 0
+    assert states(tmp_path) == {"COMPLETE": 6} and trained_once(tmp_path)
+    assert sorted(table_of(tmp_path)["number"]) == list(range(6))
+
+
+def failing_once(error: Callable[[], Exception]) -> type[FakeWorker]:
+    class Failing(FakeWorker):
+        @staticmethod
+        def run_training(config: TrialConfig, cache: Path, store: Path, folder: Path, *rest: Any) -> None:
+            if folder.parent.name == "2" and folder.name == "attempt-1":
+                raise error()
+            FakeWorker.run_training(config, cache, store, folder, *rest)
+
+    return Failing
+
+
+def test_a_worker_that_cannot_write_stops_the_sweep_and_fails_no_trial(tmp_path: Path) -> None:
+    full = failing_once(lambda: OSError(errno.ENOSPC, "No space left on device", "last.pt"))
+    with pytest.raises(UserError, match=r"last\.pt: a worker cannot write there"):
+        ran(tmp_path, "trials=6", worker=full)
+    assert ran(tmp_path, "trials=6", worker=full)[0] == 0
+    assert states(tmp_path) == {"COMPLETE": 6}
+
+
+def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path) -> None:
+    status, text = ran(tmp_path, "trials=6", worker=failing_once(lambda: MemoryError("Unable to allocate 2 GiB")))
+    assert status == 0 and "out of memory: goes on with half as many trials to a device" in text
+    assert states(tmp_path) == {"COMPLETE": 6}
+    devices = [
+        event["devices"]
+        for _, event in Spool(tmp_path / "fake" / "spool.jsonl").read()
+        if event["event"] == "epoch" and event["number"] == 5
+    ]
+    assert set(devices) == {2.0}, "both cores for one trial"
