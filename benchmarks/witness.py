@@ -98,7 +98,7 @@ class Kill:
     new_epochs: int  # that the driver had told since its start
     waited: float  # seconds since it was due
     done: int  # trials finished at that moment
-    in_flight: tuple[int, ...]  # numbers of the trials that its workers had begun and that were not finished
+    in_flight: tuple[int, ...]  # numbers of the trials that a worker had begun and that were not finished
     at: float  # time.time()
     family: dict[int, str] = field(default_factory=dict)  # pid -> command, of those still alive
     gone_after: float = 0.0  # seconds until the last of them was seen no more
@@ -190,6 +190,7 @@ def faults(folder: Path, lines: Sequence[Line], kills: Sequence[Kill], epochs: M
     wrong = []
     told = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
     wrong += [f"trial {number}: epoch {epoch} was told {n} times" for (number, epoch), n in told.items() if n > 1]
+    opened_at = {one["number"]: one["time"] for one in events_of(folder) if one["event"] == "start"}
     ended_at = {one["number"]: one["time"] for one in events_of(folder) if one["event"] == "end"}
     by_trial: dict[int, list[Line]] = defaultdict(list)
     for line in sorted(lines):
@@ -206,7 +207,7 @@ def faults(folder: Path, lines: Sequence[Line], kills: Sequence[Kill], epochs: M
         ]
         wrong += _faults_of_attempts(number, own)
     for number, extra in extra_epochs(lines).items():
-        most = sum(number in kill.in_flight for kill in kills)
+        most = sum(opened_at[number] < kill.at < ended_at.get(number, float("inf")) for kill in kills)
         if extra > most:
             wrong.append(f"trial {number}: {extra} epochs begun twice in {most} kills")
     return wrong

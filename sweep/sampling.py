@@ -9,6 +9,7 @@ that the results of running trials never wait for a suggestion.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,10 +35,17 @@ TRIES: Final = 16  # proposals of the sampler that were all there before; then
 LAST_TRIES: Final = 500  # random draws; were these there too, the arm has nothing else to offer
 
 
+def _good(count: int) -> int:
+    """How many of so many trials are modelled as good. Optuna's tenth is two or three trials of an arm for most of a
+    sweep, and the model falls in on them: on recorded curves 40 proposals met 5 different rows of 80."""
+    return math.ceil(0.3 * count)
+
+
 def _tpe(seed: int) -> BaseSampler:
     return TPESampler(
         n_startup_trials=STARTUP,
-        n_ei_candidates=24,
+        n_ei_candidates=4,  # Optuna's 24 are as greedy as its tenth
+        gamma=_good,  # to go with Optuna 6, which has no other word for it yet
         multivariate=True,  # parameters are modelled together
         group=True,  # branch by branch
         constant_liar=True,  # trials in flight count as poor, so that parallel ones spread
@@ -62,7 +70,7 @@ def _random(seed: int) -> BaseSampler:
 # By name: a sampler, and every how many proposals one is of the Sobol sequence instead, so that a lucky
 # trial cannot capture the search for good (Falkner et al. 2018, BOHB, draw a third at random).
 SAMPLERS: Final[Mapping[Sampler, tuple[Callable[[int], BaseSampler], int]]] = {
-    "tpe": (_tpe, 2),
+    "tpe": (_tpe, 3),
     "gp": (_gp, 2),
     "qmc": (_random, 1),
     "nsga2": (_nsga2, 0),
@@ -113,7 +121,7 @@ class Sight:
             if self._points:
                 self._study.enqueue_trial(dict(self._points.pop(0)))
             elif not attempt and self._is_even(turn := len(self._taken)):
-                self._study.enqueue_trial(self._even.point(turn))
+                self._study.enqueue_trial(self._even.point(sum(map(self._is_even, range(turn)))))
             trial = self._study.ask()
             drawn = draw(self._node, Asked(trial), self._arm)
             config = validate(TrialConfig, drawn.config)
@@ -155,7 +163,7 @@ class Sight:
             self._study.tell(self._taken[mark], list(values))
 
     def _is_even(self, turn: int) -> bool:
-        """Whether the arm's proposal of this turn is one of the even sequence."""
+        """Whether the arm's proposal of this turn is the next of the even sequence."""
         every = SAMPLERS[self._name][1]
         return every > 0 and (turn + self._num_foreign < STARTUP or turn % every == 0)
 
@@ -163,6 +171,7 @@ class Sight:
         make = SAMPLERS[self._name][0] if attempt < TRIES else _random
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.simplefilter("ignore", FutureWarning)  # of `gamma`
             return make(int(fingerprint([self._seed, self._arm, number, attempt])[:8], 16))
 
 

@@ -231,10 +231,10 @@ def test_a_pruned_trial_informs_by_what_it_would_have_reached(tmp_path: Path, le
     for seed in range(5):
         space = space_of(tmp_path, SINGLE, f"seed={seed}")
         sight = sight_of(space, "none", num_goals=1)
-        for index in range(21):  # evenly from 1e-4 to 1e-2; those below 1e-3 were pruned
-            lr = 10 ** (-4 + index / 10)
-            sight.recall(made(space, optimizer__lr=lr), (learned if index < 10 else 0.7,))
-        (proposal,) = run(sight, [21], told=0)  # the 22nd: the sampler's own, not of the even sequence
+        for index in range(22):  # evenly from 1e-4 to 1e-2; those below 1e-3 were pruned
+            lr = 10 ** (-4 + index / 10.5)
+            sight.recall(made(space, optimizer__lr=lr), (learned if lr < 1e-3 else 0.7,))
+        (proposal,) = run(sight, [22], told=0)  # the 23rd: the sampler's own, not of the even sequence
         below += proposal.config.optimizer.lr < 1e-3
     assert below >= 4 if learned > 0.7 else below <= 1
 
@@ -244,11 +244,11 @@ def test_a_trial_that_says_nothing_leaves_the_sampler_as_it_was(tmp_path: Path) 
     proposals = []
     for lost in (False, True):
         sight = sight_of(space, "none", num_goals=1)
-        for index in range(21):
-            sight.recall(made(space, optimizer__lr=10 ** (-4 + index / 10)), (0.5 + index / 100,))
-        for lr in (2e-3, 3e-3) if lost else ():  # a lost worker's; two, so that the turn is the sampler's as before
+        for index in range(22):
+            sight.recall(made(space, optimizer__lr=10 ** (-4 + index / 10.5)), (0.5 + index / 100,))
+        for lr in (2e-3, 3e-3, 4e-3) if lost else ():  # a lost worker's; three, so that it is the sampler's turn still
             sight.recall(made(space, optimizer__lr=lr))
-        proposals += run(sight, [21], told=0)
+        proposals += run(sight, [22], told=0)
     assert proposals[0].params == proposals[1].params
 
 
