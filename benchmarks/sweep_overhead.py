@@ -5,11 +5,15 @@
 Trivial trials (two epochs of twelve numbers, no waiting) on two cores, after so many finished ones.
 The sweep is the real one: driver, halving, TPE beside the loop, journal, spool, MLflow on SQLite, live
 display. Beside it stands what one would write in a page: Ray Tune with its OptunaSearch (TPE, the study
-in memory, which is its cheapest), ASHA on the first goal and MLflowLoggerCallback, workers reused. Both
+in memory, which is its cheapest), ASHA on the first goal and MLflowLoggerCallback, workers reused, none
+of Tune's own log files. Both
 draw from the same two arms of about eight conditional parameters; each run is a process of its own.
 
 Earlier trials are written into the sweep's journal and spool, half of them pruned, and into the plain
 study. MLflow does not get them: its runs are looked up once, at the start, and never again.
+
+Ray Tune keeps one worker busy with trials as short as these: a freed one takes the next before a second
+has started. So seconds per trial are seconds per trial of one worker.
 
 Times are taken between the end of the 10th trial and of the last. A result's *delay* is from the
 worker's clock at the end of an epoch until the searcher has heard of it. A *wait* is how long the
