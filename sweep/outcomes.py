@@ -19,24 +19,29 @@ Curve = tuple[Mapping[int, Values], Values]  # values by rung, and at the end
 def expected(reached: Mapping[int, Values], curves: Sequence[Curve]) -> Values:
     """What a stopped trial would have come to.
 
-    Its values at its last rung, plus the median gain from that rung to the end among complete
-    trials of its arm; before there are any, what it had.
+    Goal by goal its value at its last rung, plus the median gain from that rung to the end among
+    complete trials of its arm. But gains of those that went on flatter who did not, and near a
+    ceiling nobody gains: it is told as no better than the worst end among those that were at least
+    as good at that rung, nor than the best end of all. Before any trial is complete, what it had.
 
     Args:
         reached: its values by rung.
         curves: of complete trials, their values by rung and at the end.
     """
     rung = max(reached)
-    values = reached[rung]
-    gains = [
-        [end - here for end, here in zip(final, by_rung[rung], strict=True)]
-        for by_rung, final in curves
-        if rung in by_rung
-    ]
-    if not gains:
-        return tuple(values)
-    median = [statistics.median(column) for column in zip(*gains, strict=True)]
-    return tuple(value + gain for value, gain in zip(values, median, strict=True))
+    there = [(by_rung[rung], final) for by_rung, final in curves if rung in by_rung]
+    return tuple(
+        _end_of(value, [(here[goal], final[goal]) for here, final in there]) for goal, value in enumerate(reached[rung])
+    )
+
+
+def _end_of(value: float, others: Sequence[tuple[float, float]]) -> float:
+    if not others:
+        return value
+    gain = statistics.median(end - here for here, end in others)
+    above = [end for here, end in others if here >= value]
+    most = min(above) if above else max(end for _, end in others)
+    return min(value + gain, max(value, most))
 
 
 class Outcomes:
