@@ -6,8 +6,8 @@ Trivial trials (two epochs of twelve numbers, no waiting) on two cores, after so
 The sweep is the real one: driver, halving, TPE beside the loop, journal, spool, MLflow on SQLite, live
 display. Beside it stands what one would write in a page: Ray Tune with its OptunaSearch (TPE, the study
 in memory, which is its cheapest), ASHA on the first goal and MLflowLoggerCallback, workers reused, none
-of Tune's own log files. Both
-draw from the same two arms of about eight conditional parameters; each run is a process of its own.
+of Tune's own log files. Both draw from the same two arms of about eight conditional parameters; each
+run is a process of its own.
 
 Earlier trials are written into the sweep's journal and spool, half of them pruned, and into the plain
 study. MLflow does not get them: its runs are looked up once, at the start, and never again.
