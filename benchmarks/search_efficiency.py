@@ -332,6 +332,7 @@ def main(words: Sequence[str]) -> None:
         found: dict[str, list[Reached]] = {}
         for way, run in chosen.items():
             found[way] = [run(seed) for seed in range(seeds)]
+            print(f"{name}: {way} done", file=sys.stderr, flush=True)
         hours = sum(row.seconds_E.sum() for row in curves.rows) / 3600
         console.print(
             f"\n{name}: {len(curves.rows)} curves of {EPOCHS} epochs, {hours:.2f} device-hours; "
