@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
@@ -17,6 +18,8 @@ from sweep.tracking import Tracker, check_address, without_password
 
 if TYPE_CHECKING:
     from sweep.run import Words
+
+LIMITS: Final = ("budget_device_hours=", "deadline=")
 
 
 def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tracker, console: Console) -> int:
@@ -43,14 +46,14 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     if planned.facts is not None and not planned.facts.credentialed:
         kept += ["trials.parquet", "report.html"]  # of a credentialed cohort nothing but settings leaves the store
     spool.append("files", paths=[str(folder / name) for name in kept])
-    spool.append("close", status="FINISHED" if done else "FAILED" if search.hopeless else "KILLED")
+    spool.append("close", status="FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED")
 
     print_summary(console, shown, arms, goals, config.select, folder)
     if further := len(records) - len(shown):
         console.print(f"{further} further runs, of promising configurations on other seeds", highlight=False)
     tracker.start()
     _tell_tracking(tracker.close(seconds=60), tracker, said, console)
-    for line in _why(search, again(said)):
+    for line in _why(search, _with_more(again(said), search)):
         console.print(line, highlight=False, soft_wrap=True)
     return 0 if best and done else 1 if search.hopeless or done else 130
 
@@ -71,6 +74,17 @@ def _why(search: Search, command: str) -> list[str]:
     for arm in sorted(search.exhausted):
         lines += [f"arm {arm}: nothing was left to try that no trial has had"]
     return lines
+
+
+def _with_more(command: str, search: Search) -> str:
+    """The command; where a limit has ended the sweep, without it and with twice the budget."""
+    if search.halt is None or search.halt.kind != "limit":
+        return command
+    config = search.space.search
+    words = [word for word in shlex.split(command) if not word.removeprefix("search.").startswith(LIMITS)]
+    words += [f"budget_device_hours={2 * config.budget_device_hours:g}"] if config.budget_device_hours else []
+    words += ["deadline=null"] if config.deadline else []
+    return shlex.join(words)
 
 
 def _tell_tracking(left: int, tracker: Tracker, said: Words, console: Console) -> None:

@@ -37,6 +37,7 @@ finished trial; a higher trials= adds to it.
   space=demo        a file of search_spaces/ ({spaces}), or the path of a .yaml file
   name=SPACE        the sweep's name; its files go to STORAGE/NAME
   trials=N          configurations to start, over all arms (search.trials of the space)
+  budget_device_hours=H, deadline=WHEN   stop there; more of either goes on
   storage=runs      folder of all sweeps
   cache=cache       folder of prepared images and teachers' answers, shared by all sweeps
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
@@ -123,7 +124,8 @@ def main(words: Sequence[str]) -> None:
         from sweep.trial import TrialWorker
 
         with cluster(), console.status("timing") as status:
-            price = TrialWorker.price(space, planned, LONG, status.update)
+            say = status.update if console.is_terminal else console.print
+            price = TrialWorker.price(space, planned, LONG, say)
         assert price is not None
         console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
         return
@@ -263,7 +265,8 @@ def _priced(space: Space, planned: Plan, worker: type[TrialWorker], folder: Path
     if known is None or (wanted == "auto" and found is None):
         try:
             with console.status("timing") as status:
-                price = worker.price(space, planned, SHORT, status.update)
+                say = status.update if console.is_terminal else console.print
+                price = worker.price(space, planned, SHORT, say)
         except UserError as error:
             console.print(f"warning: no price: {error}", highlight=False, soft_wrap=True)
             return 1 if wanted == "auto" else wanted

@@ -107,7 +107,7 @@ class Sight:
         directions = [StudyDirection.MAXIMIZE] * len(goals)
         self._study = optuna.create_study(directions=directions, sampler=RandomSampler())
         self._taken: dict[str, int] = {}  # fingerprint of a configuration -> its number in the sight
-        self._num_foreign = 0  # trials of another sweep, from which a model can be made at once
+        self._num_foreign = 0  # trials of another sweep: its even sequence goes on here, its model is there at once
 
     def propose(self, number: int) -> Proposal | None:
         """A configuration that no trial of the arm has had; None if none was found.
@@ -120,7 +120,7 @@ class Sight:
             self._study.sampler = self._sampler(number, attempt)
             if self._points:
                 self._study.enqueue_trial(dict(self._points.pop(0)))
-            elif not attempt and self._is_even(turn := len(self._taken)):
+            elif not attempt and self._is_even(turn := len(self._taken) + self._num_foreign):
                 self._study.enqueue_trial(self._even.point(sum(map(self._is_even, range(turn)))))
             trial = self._study.ask()
             drawn = draw(self._node, Asked(trial), self._arm)
@@ -165,7 +165,7 @@ class Sight:
     def _is_even(self, turn: int) -> bool:
         """Whether the arm's proposal of this turn is the next of the even sequence."""
         every = SAMPLERS[self._name][1]
-        return every > 0 and (turn + self._num_foreign < STARTUP or turn % every == 0)
+        return every > 0 and (turn < STARTUP or turn % every == 0)
 
     def _sampler(self, number: int, attempt: int) -> BaseSampler:
         make = SAMPLERS[self._name][0] if attempt < TRIES else _random

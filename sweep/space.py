@@ -69,7 +69,18 @@ def _folder(value: str | None) -> str | None:
 
 Off = BeforeValidator(_off, json_schema_input_type=EarlyStopping | Literal[False] | None)
 Share = Annotated[float, Field(gt=0, le=1)]
-PerDevice = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+
+def _per_device(value: object) -> object:
+    if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise ValueError("wants a whole number above 0, or auto")
+
+
+PerDevice = Annotated[
+    int | Literal["auto"] | None,
+    BeforeValidator(_per_device, json_schema_input_type=Annotated[int, Field(ge=1)] | Literal["auto"] | None),
+]
 Sampler = Literal["tpe", "nsga2", "gp", "qmc", "random"]
 Point = Mapping[str, Any]
 WarmStart = Annotated[str | None, AfterValidator(_folder)]
@@ -90,7 +101,7 @@ class SearchConfig(Strict):
     points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}, what is left out is sampled
     repeats: Positive = 1  # seeds that a complete trial needs before it may enter the front
     early_stopping: Annotated[EarlyStopping | None, Off] = EarlyStopping()  # false or null: off
-    trials_per_device: PerDevice | None = None  # a number or 'auto'; a device is a GPU, or else all cores of a machine
+    trials_per_device: PerDevice = None  # a number or 'auto'; a device is a GPU, or else all cores of a machine
     cpus: Annotated[float, Field(gt=0)] | None = None  # cores reserved for a trial; `threads` of them by default
     gpus: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a GPU reserved for a trial
     max_failures: Annotated[int, Field(ge=0)] = 3  # times that a trial whose worker died is tried again

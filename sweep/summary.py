@@ -79,9 +79,11 @@ def with_error(record: Record, goal: str) -> str:
 
 def sampled(record: Record) -> str:
     """What was drawn, under the shortest names that tell it apart."""
-    paths = {name: name.removeprefix(f"{record.arm}/") for name in record.sampled}
+    # That a maybe is there is plain from what it holds; that it is not is said under the leaf's own name.
+    told = {name.removesuffix(".maybe"): value for name, value in record.sampled.items() if value != "present"}
+    paths = {name: name.removeprefix(f"{record.arm}/") for name in told}
     short = shortest(list(paths.values()))
-    return ", ".join(f"{short[path]}={shown(record.sampled[name])}" for name, path in paths.items())
+    return ", ".join(f"{short[path]}={shown(told[name])}" for name, path in paths.items())
 
 
 def shown(value: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import sys
 import threading
 import time
 from collections import Counter
@@ -18,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
+from sweep.outside import read_sweep
 from sweep.records import Spool
 from tests.sweep.fake import FakeWorker
 from tests.sweep.test_run import ran
@@ -154,3 +156,14 @@ def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path)
         if event["event"] == "epoch" and event["number"] == 5
     ]
     assert set(devices) == {2.0}, "both cores for one trial"
+
+
+def test_a_sweep_that_a_limit_ended_says_how_it_goes_on_and_is_not_called_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["space=my space.yaml", "trials=8", "search.budget_device_hours=0.001", "deadline=2099-01-01"]
+    monkeypatch.setattr(sys, "argv", ["sweep.run", *words])
+    _, text = ran(tmp_path, "trials=8", "budget_device_hours=0.001", "deadline=2099-01-01")
+    command = "python -m sweep.run 'space=my space.yaml' trials=8 budget_device_hours=0.002 deadline=null"
+    assert command in text.splitlines()[-1]
+    assert read_sweep(tmp_path / "fake").state == "stopped"

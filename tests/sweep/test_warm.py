@@ -48,8 +48,8 @@ def test_anothers_results_are_known_and_are_no_trials(tmp_path: Path) -> None:
         assert [one.params[f"{arm}/optimizer.lr"] for one in known] == [
             one.sampled[f"{arm}/optimizer.lr"] for one in theirs
         ]
-    # The even sequence gives both sweeps the same first configurations, and they are run here all the same.
-    assert [one.sampled for one in search.records()] == [one.sampled for one in other.records()][:4]
+    # With the same seed the even sequence goes on here where theirs ended, so their first trials are not run again.
+    assert not [one for one in search.records() if one.sampled in [known.sampled for known in other.records()]]
 
 
 def test_the_sampler_goes_by_them(tmp_path: Path) -> None:
