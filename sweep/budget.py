@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -101,9 +101,10 @@ class Plateau:
             if volume > GROWTH * self._best[arm]:
                 self._best[arm], self._since[arm] = volume, 0
 
-    @property
-    def reached(self) -> bool:
-        return self._patience is not None and all(since >= self._patience for since in self._since.values())
+    def reached(self, exhausted: Collection[str] = ()) -> bool:
+        """Args: exhausted: arms that have nothing left to try, and so come to no plateau."""
+        going = [since for arm, since in self._since.items() if arm not in exhausted]
+        return self._patience is not None and bool(going) and min(going) >= self._patience
 
 
 def limit(search: SearchConfig, ledger: Ledger) -> str:

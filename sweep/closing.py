@@ -66,7 +66,7 @@ def _why(search: Search, command: str) -> list[str]:
         lines += ["stopped: every trial failed so far; mend that, then run the same command again"]
     elif search.left:
         lines += [f"{search.left} trials to go; this continues from their checkpoints:", f"  {command}"]
-    elif search.books.plateau.reached:
+    elif search.books.plateau.reached(search.exhausted):
         lines += [
             f"stopped: the last {config.plateau} configurations of each arm added less than 1 % to its hypervolume; "
             "search.plateau=null goes on"

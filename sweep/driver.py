@@ -72,9 +72,11 @@ class Share:
     def doubled(self) -> Share | None:
         """Half as many trials to a device; None if it has only one."""
         if self.gpus:
-            return replace(self, gpus=min(2 * self.gpus, 1.0)) if self.gpus < 1 else None
+            at_a_time = int(1 / self.gpus + 1e-9)
+            return replace(self, gpus=1 / (at_a_time // 2)) if at_a_time > 1 else None
         cores = cores_of_a_machine()
-        return replace(self, cpus=min(2 * self.cpus, cores)) if self.cpus < cores else None
+        at_a_time = int(cores / self.cpus + 1e-9)
+        return replace(self, cpus=cores / (at_a_time // 2)) if at_a_time > 1 else None
 
 
 def share_of(search: SearchConfig, threads: int, per_device: int | None) -> Share:
@@ -82,7 +84,7 @@ def share_of(search: SearchConfig, threads: int, per_device: int | None) -> Shar
     if per_device is None:
         return Share(search.cpus or float(threads), search.gpus)
     if idle_gpus():
-        return Share(float(threads), 1 / per_device)
+        return Share(search.cpus or float(threads), 1 / per_device)
     return Share(cores_of_a_machine() / per_device, 0.0)
 
 

@@ -63,7 +63,7 @@ def _asked(node: Node, value: Any) -> Any:
         case Choice(values=values):
             return next((label for label, one in values.items() if one == value and type(one) is type(value)), None)
         case OneOf(branches=branches):
-            return value if value in branches else None
+            return value if isinstance(value, str) and value in branches else None
     return None
 
 

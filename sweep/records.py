@@ -137,7 +137,9 @@ def _averaged(first: Record, runs: Sequence[Record]) -> Record:
         values = [run.metrics[name] for run in runs if name in run.metrics]
         metrics[name] = statistics.fmean(values)
         if len(values) > 1:
-            metrics[f"{name}_seed_se"] = statistics.stdev(values) / math.sqrt(len(values))
+            # A label without both classes in a validation part scores NaN, which stdev does not take.
+            finite = all(map(math.isfinite, values))
+            metrics[f"{name}_seed_se"] = statistics.stdev(values) / math.sqrt(len(values)) if finite else math.nan
     return replace(first, metrics=metrics)
 
 

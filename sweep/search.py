@@ -91,7 +91,7 @@ class Search(Searcher):
     @property
     def fresh(self) -> int:
         """Configurations not yet started."""
-        if self.books.plateau.reached or self.exhausted >= set(self.space.arms):
+        if self.books.plateau.reached(self.exhausted) or self.exhausted >= set(self.space.arms):
             return 0
         return max(self.space.search.trials - self.books.started, 0)
 
@@ -124,7 +124,8 @@ class Search(Searcher):
             chosen = None if self.hopeless else self._choose()
             if chosen is None:
                 # While any is in flight its worker may die, and it will be handed out again.
-                return None if self.live or self.books.sampling.asked else str(self.FINISHED)
+                waiting = self.live or (self.books.sampling.asked and not self.hopeless)
+                return None if waiting else str(self.FINISHED)
             return self._hand_out(trial_id, *chosen)
         return str(self.FINISHED)  # or a Job, or None for 'not now'
 

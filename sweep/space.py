@@ -281,7 +281,7 @@ def _misfits(search: SearchConfig, arms: Mapping[str, Node]) -> list[Mistake]:
         mistakes.append(Mistake("search.shares", f"add up to {total:g}; where every arm is named they make up 1"))
     for index, point in enumerate(search.points):
         where = f"search.points.{index}"
-        if point.get("arm") not in arms:
+        if not isinstance(point.get("arm"), str) or point["arm"] not in arms:
             said = f"no such arm {point['arm']!r}{near(str(point['arm']), arms)}" if "arm" in point else "missing"
             mistakes.append(Mistake(f"{where}.arm", said))
         else:

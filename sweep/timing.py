@@ -123,13 +123,13 @@ class Timing:
         Raises:
             UserError: the workers cannot be started.
         """
-        timed = []
+        timed: list[Timed] = []
         with _probers(count, share) as probers:
             for index, config in enumerate(configs, start=1):
                 self._say(f"timing configuration {index} of {len(configs)}, {count} at a time")
-                timed.append(self._trial(config, probers))
-                if timed[-1].cost is None:
-                    break  # the worker may be gone; the dearest come last
+                failed = bool(timed) and timed[-1].cost is None  # the worker may be gone; the dearest come last
+                skipped = Timed(config, None, count, "not timed, since a cheaper one could not be")
+                timed.append(skipped if failed else self._trial(config, probers))
         return timed
 
     def _trial(self, config: TrialConfig, probers: Sequence[Any]) -> Timed:
@@ -202,8 +202,8 @@ def _got(references: Any) -> Any:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, UserError):
             raise cause from None
-        told = str(cause).strip().splitlines() or [type(cause).__name__]
-        raise UserError(f"could not be timed: {type(cause).__name__}: {told[-1]}") from None
+        # Its text may quote a table, and what is said here reaches plan.json and MLflow.
+        raise UserError(f"could not be timed: {type(cause).__name__}") from None
 
 
 def _mean(costs: Sequence[Cost]) -> Cost:

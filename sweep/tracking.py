@@ -163,7 +163,9 @@ class Tracker:
             run = self._run(event["number"])
             self._tag(run, "outcome", event["state"])
             if event["error"]:
-                self._tag(run, "error", event["error"])
+                # Of a bug only its kind: the text of any exception may quote a table. It is in errors/, with the rest.
+                bug = event.get("cause") == "error" and ": " in event["error"]
+                self._tag(run, "error", event["error"].partition(": ")[0] if bug else event["error"])
             self._set(run, STATUS[event["state"]], milliseconds)
         elif kind == "files":
             for path in map(Path, event["paths"]):

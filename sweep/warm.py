@@ -23,7 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from mmpkd.config import TrialConfig, near, validate
+from mmpkd.config import EvaluationConfig, TrialConfig, near, validate
 from mmpkd.types import ConfigError
 from sweep.choosers import Replay, Unfit
 from sweep.draw import draw, leaf_name
@@ -109,6 +109,8 @@ def warm_results(
         write_json(path, kept)
     known: list[tuple[Proposal, Values]] = []
     for arm, params, config, metrics in kept["results"]:
+        if not _judged_alike(config, space):
+            continue
         proposal = fitted(space, arm, params, config, FIRST_GENERATION)
         if proposal and all(math.isfinite(metrics.get(goal, math.nan)) for goal in goals):
             known.append((replace(proposal, foreign=True), tuple(metrics[goal] for goal in goals)))
@@ -118,6 +120,15 @@ def warm_results(
         known,
         f"warm start: {len(known)} of {len(kept['results'])} results of {other.name} fit this space ({by_arm})",
     )
+
+
+def _judged_alike(config: str, space: Space) -> bool:
+    """Whether a configuration was trained as long, and scored in the same way, as this sweep's are."""
+    theirs = TrialConfig.model_validate_json(config)
+    ours = {name: space.raw.get(name) for name in ("epochs", "evaluation")}
+    defaults = {name: TrialConfig.model_fields[name].default for name in ours}
+    evaluation = EvaluationConfig.model_validate(ours["evaluation"] or defaults["evaluation"])
+    return theirs.epochs == (ours["epochs"] or defaults["epochs"]) and theirs.evaluation == evaluation
 
 
 def _refuse(other: Path, word: str, folder: Path, storage: Path) -> None:

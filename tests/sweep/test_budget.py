@@ -83,31 +83,31 @@ def test_what_the_space_no_longer_holds_is_spent_but_charged_to_none() -> None:
 
 def test_a_plateau_is_when_no_arm_has_grown_by_a_hundredth() -> None:
     plateau = Plateau(("a", "b"), GOALS, patience=2)
-    assert not plateau.reached
+    assert not plateau.reached()
     plateau.add("a", 0, (0.7, 0.2))  # (0.7 - 0.5) x 0.2 = 0.04
     plateau.add("a", 1, (0.6, 0.1))  # behind the front
     plateau.add("a", 2, (0.701, 0.2))  # 0.0402: half a hundredth more
-    assert not plateau.reached, "the other arm has had none"
+    assert not plateau.reached(), "the other arm has had none"
     plateau.add("b", 3, (0.6, 0.1))
     plateau.add("b", 4, (0.6, 0.1))
-    assert not plateau.reached
+    assert not plateau.reached()
     plateau.add("b", 5, None)  # a seed of it failed
-    assert plateau.reached
+    assert plateau.reached()
     plateau.add("a", 6, (0.7021, 0.2))  # 0.04042: small steps add up to more than a hundredth
-    assert not plateau.reached
+    assert not plateau.reached()
     plateau.add("a", 7, (0.5, 0.9))  # no better than guessing: no achievement, whatever it localises
-    assert not plateau.reached
+    assert not plateau.reached()
     plateau.add("a", 8, (0.6, 0.2))
-    assert plateau.reached
+    assert plateau.reached()
     plateau.add("b", 9, (0.55, 0.3))  # 0.1 x 0.1 + 0.05 x 0.2 = 0.02: twice the volume
-    assert not plateau.reached
+    assert not plateau.reached()
 
 
 def test_without_patience_there_is_no_plateau() -> None:
     plateau = Plateau(("a",), GOALS, patience=None)
     for number in range(50):
         plateau.add("a", number, (0.6, 0.1))
-    assert not plateau.reached
+    assert not plateau.reached()
 
 
 def test_a_budget_is_spent_when_its_seconds_are() -> None:
@@ -135,3 +135,12 @@ def test_a_deadline_comes_in_its_own_time_or_in_local_time(
     monkeypatch.setattr("time.time", lambda: when)
     told = limit(search, Ledger({"a": 1.0}))
     assert told == "the deadline (2030-01-02 12:30) has come; deadline=... with a later one continues"
+
+
+def test_an_arm_with_nothing_left_to_try_holds_up_no_plateau() -> None:
+    plateau = Plateau(("a", "b"), GOALS, 2)
+    for number in range(3):
+        plateau.add("b", number, (0.7, 0.2))
+    assert not plateau.reached()
+    assert plateau.reached({"a"})
+    assert not plateau.reached({"a", "b"}), "then it is at its end, which is no plateau"

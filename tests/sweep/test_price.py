@@ -194,3 +194,9 @@ def test_a_sweep_is_timed_in_workers(file: Path) -> None:
     assert found.num_steps > 4 and found.hours > found.hours_halving > 0
     assert found.teacher_seconds > 0 and found.per_device == 2 and found.slots == 2
     assert said[0] == "timing the teachers" and said[1].startswith("timing configuration 1 of 4, 2 at a time")
+
+
+@pytest.mark.parametrize(("gpus", "doubled"), [(0.25, 0.5), (0.6, None), (0.3, 1.0), (1.0, None)])
+def test_doubling_a_share_runs_half_as_many(gpus: float, doubled: float | None) -> None:
+    found = Share(1.0, gpus).doubled()
+    assert (found and found.gpus) == doubled

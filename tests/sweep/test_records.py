@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +83,14 @@ def test_what_may_be_compared_over_seeds() -> None:
     assert judged(runs, GOALS, 1) == runs
     assert [one.number for one in front_of(found, GOALS)] == [0]
     assert best_of(found, "val/auroc", GOALS) is found[0], "2 has as much, and less of the other"
+
+
+def test_a_metric_that_is_not_defined_on_a_seed_has_no_standard_error() -> None:
+    runs = [ended(0, 0.75, 0.5), ended(1, 0.5, 0.5, repeat_of=0, turn=1)]
+    runs = [
+        replace(run, metrics={**run.metrics, "val/rare": value})
+        for run, value in zip(runs, (float("nan"), 1.0), strict=True)
+    ]
+    (one,) = over_seeds(runs, 2)
+    assert math.isnan(one.metrics["val/rare"]) and math.isnan(one.metrics["val/rare_seed_se"])
+    assert one.metrics["val/auroc"] == 0.625

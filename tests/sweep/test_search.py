@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,8 @@ from optuna.storages.journal import JournalFileBackend
 from mmpkd.config import TrialConfig
 from sweep.books import Books
 from sweep.records import Spool, best_of, epochs_table, front_of, trials_table
-from sweep.search import Search
+from sweep.sampling import Sight
+from sweep.search import HOPELESS, Search
 from sweep.space import load_space
 from sweep.studies import Studies
 from sweep.trouble import error_file
@@ -254,3 +257,25 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
     best = best_of(records, "val/auroc", GOALS)
     assert best is not None and best.metrics["val/auroc"] == trials["val/auroc"].max()
     trials.to_parquet(tmp_path / "t.parquet")
+
+
+def test_a_hopeless_sweep_ends_while_a_proposal_is_made(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = opened("trials=20")
+    search._wait, search.most_live = False, 4
+    thinking = threading.Event()
+    propose = Sight.propose
+
+    def slow(self: Sight, number: int) -> Any:
+        if number >= HOPELESS:
+            thinking.wait(5)
+        return propose(self, number)
+
+    monkeypatch.setattr(Sight, "propose", slow)
+    for index in range(HOPELESS):
+        while not isinstance(search.suggest(f"t{index}"), dict):
+            time.sleep(0.01)
+    assert search.suggest("next") is None, "it is being thought about"
+    for index in range(HOPELESS):
+        search.on_trial_complete(f"t{index}", {"error": "bad", "cause": "diverged", "reports": []})
+    assert search.hopeless and search.suggest("next") == "FINISHED"
+    thinking.set()

@@ -292,6 +292,8 @@ def test_a_point_implies_its_branches(file: Path):
     [
         ("{optimizer.lr: 1e-4}", "0.arm", "missing"),
         ("{arm: tabluar}", "0.arm", "no such arm 'tabluar' (did you mean 'tabular'?)"),
+        ("{arm: [1]}", "0.arm", "no such arm [1] (known: none, tabular)"),
+        ("{arm: tabular, objectives: [soft]}", "0.objectives", "['soft'] is not in the branches soft, deep"),
         ("{arm: none, optimizer.rl: 1}", "0.optimizer.rl", "nothing is sampled there (did you mean 'optimizer.lr'?)"),
         ("{arm: none, optimizer.lr: 1}", "0.optimizer.lr", "1 is not in [1e-05, 0.001]"),
         (

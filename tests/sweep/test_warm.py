@@ -204,3 +204,10 @@ def test_what_is_no_sweep_to_begin_with(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(FakeWorker, "fingerprint", "other images")
     with pytest.raises(ConfigError, match="breast was run on another cohort"):
         swept(tmp_path, "trials=1", "warm_start=breast")
+
+
+def test_results_of_shorter_trainings_say_nothing_here(tmp_path: Path) -> None:
+    swept(tmp_path, "name=short", "trials=4", "epochs=2")
+    search, text = swept(tmp_path, "trials=2", "warm_start=short")
+    assert "warm start: 0 of 4 results of short fit this space" in text
+    assert not [one for arm in ("none", "tabular") for one in seen(search, arm)[2:]]
