@@ -44,6 +44,7 @@ from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks.record_curves import EPOCHS, FOLDER, GOALS
 from sweep.books import Books
 from sweep.choosers import Asked
