@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mmpkd.cohort.breast_lesions_usg import BreastLesionsUsg
+from mmpkd.cohort.cbis_ddsm import CbisDdsm
 from mmpkd.cohort.facts import Facts, Reader
 from mmpkd.cohort.source import missing_files, refuse_bad
 from mmpkd.cohort.splits import check_classes
@@ -15,6 +16,7 @@ READERS: dict[str, type[Reader]] = {
     "synthetic": Synthetic,
     "table": Table,
     "breast_lesions_usg": BreastLesionsUsg,
+    "cbis_ddsm": CbisDdsm,
 }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -12,7 +13,12 @@ from PIL import Image, UnidentifiedImageError
 from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.frames import Letterbox, run_lengths
 
-Window = tuple[float, float]  # pixel values that become 0 and 255
+
+class Depth(NamedTuple):
+    """How the pixel values of a cohort become 8 bits: alike in all images, so that brightness keeps its meaning."""
+
+    bits: int = 8  # of the originals, 8 or 16
+    window: tuple[float, float] | None = None  # values that become 0 and 255; None: kept as they are
 
 
 @dataclass(frozen=True)
@@ -35,14 +41,14 @@ class Decoded:
     num_empty: int  # masks without a pixel, which count as no ROI
 
 
-def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], window: Window | None) -> Decoded:
-    """Letterbox an image, its views and its masks; `window` (16-bit cohorts) maps their values to 8 bits.
+def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depth: Depth) -> Decoded:
+    """Letterbox an image, its views and its masks, at 8 bits.
 
     Raises:
         BadSample: the image's depth is not the cohort's.
     """
     assert set(raw.views) == set(views), f"views {sorted(raw.views)}, declared {sorted(views)}"
-    pixels = [_square(one, size, channels, window) for one in (raw.image, *(raw.views[name] for name in views))]
+    pixels = [_square(one, size, channels, depth) for one in (raw.image, *(raw.views[name] for name in views))]
     height, width = raw.image.shape[:2]
     letterbox = Letterbox(height, width, size)
     full = [(label, mask) for label, mask in raw.rois if mask.any()]
@@ -50,12 +56,12 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], window
     return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full))
 
 
-def _square(image: np.ndarray, size: int, channels: int, window: Window | None) -> np.ndarray:
+def _square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
     """C x size x size uint8."""
-    if image.dtype != (np.uint8 if window is None else np.uint16):
+    if image.dtype.itemsize * 8 != depth.bits:
         raise BadSample("", f"has {image.dtype.itemsize * 8}-bit pixels, the cohort's first image has not")
     letterbox = Letterbox(image.shape[0], image.shape[1], size)
-    stored = letterbox.store_image(_with_channels(image if window is None else to_8_bit(image, window), channels))
+    stored = letterbox.store_image(_with_channels(to_8_bit(image, depth), channels))
     return stored[None] if channels == 1 else stored.transpose(2, 0, 1)
 
 
@@ -65,25 +71,30 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     return np.asarray(Image.fromarray(image).convert(mode))
 
 
-def to_8_bit(image: np.ndarray, window: Window) -> np.ndarray:
-    """Values from `window` spread over 0 to 255, those outside clipped."""
-    low, high = window
+def to_8_bit(image: np.ndarray, depth: Depth) -> np.ndarray:
+    """Values from the window spread over 0 to 255, those outside clipped."""
+    if depth.window is None:
+        return image
+    low, high = depth.window
     scaled = (image.astype(np.float32) - low) * (255 / (high - low))
     grey: np.ndarray = np.rint(scaled.clip(0, 255)).astype(np.uint8)
     return grey
 
 
-def find_window(images: Sequence[np.ndarray]) -> Window | None:
-    """The window of a 16-bit cohort: percentiles 0.5 and 99.5 of these images' pixels; None for 8-bit ones.
-
-    One window serves the whole cohort, so that brightness still means the same in every image.
-    """
-    if not images or images[0].dtype == np.uint8:
-        return None
-    # every image weighs the same, whatever its size
-    pixels = np.concatenate([image.ravel()[:: max(1, image.size // 100_000)] for image in images])
-    low, high = (float(value) for value in np.percentile(pixels, [0.5, 99.5]))
-    return low, max(high, low + 1)
+def find_depth(images: Iterable[np.ndarray], windowed: bool) -> Depth:
+    """Of a cohort, from some of its images: the bits of the first and, of 16-bit or `windowed` ones, a window
+    from percentile 0.5 to 99.5 of their pixels. Of each image it keeps 100,000 of them at most."""
+    bits, parts = 0, []
+    for image in images:
+        bits = bits or image.dtype.itemsize * 8
+        if bits == 8 and not windowed:
+            break
+        if image.dtype.itemsize * 8 == bits:  # every image weighs the same, whatever its size
+            parts.append(image.ravel()[:: max(1, image.size // 100_000)].copy())
+    if not parts:
+        return Depth(bits or 8)
+    low, high = (float(value) for value in np.percentile(np.concatenate(parts), [0.5, 99.5]))
+    return Depth(bits, (low, max(high, low + 1)))
 
 
 def read_image(root: Path, file: str) -> np.ndarray:
@@ -111,6 +122,23 @@ def read_image(root: Path, file: str) -> np.ndarray:
     except OSError as error:
         raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged file: every format's decoder raises its own kind
+        raise BadSample(file, f"does not decode: {str(error) or type(error).__name__}") from None
+
+
+def image_size(root: Path, file: str) -> tuple[int, int]:
+    """Height and width, from the header alone.
+
+    Raises:
+        BadSample: missing, or not an image that Pillow knows.
+    """
+    try:
+        with Image.open(root / file) as image:
+            return image.height, image.width
+    except UnidentifiedImageError:
+        raise BadSample(file, "is not an image that Pillow knows") from None
+    except OSError as error:
+        raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
+    except Exception as error:
         raise BadSample(file, f"does not decode: {str(error) or type(error).__name__}") from None
 
 

@@ -142,6 +142,7 @@ class Reader(ABC):
     Params: ClassVar[type[Strict]]
     VERSION: ClassVar[int]  # raise it when the same files and options come to be read differently
     needs_root: ClassVar[bool]  # False: generated, `cohort.root` must be left out
+    windowed: ClassVar[bool] = False  # 8-bit images get a window from the data, as 16-bit ones always do
 
     @abstractmethod
     def __init__(self, root: Path | None, params: Any) -> None:

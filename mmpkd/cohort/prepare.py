@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
@@ -25,7 +25,7 @@ from rich.console import Console
 
 from mmpkd import leakage
 from mmpkd.cohort import READERS, reader_for, splits
-from mmpkd.cohort.decode import Window, find_window
+from mmpkd.cohort.decode import Depth, find_depth
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Reader, Scan
 from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
@@ -35,7 +35,7 @@ from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
 from mmpkd.types import CohortError
 
-WINDOW_SAMPLES = 32  # images, evenly spaced and none of the sealed test's, that give a 16-bit cohort's window
+WINDOW_SAMPLES = 32  # images, evenly spaced and none of the sealed test's, that give a cohort's window
 TABLES_BYTES = 4096  # rough room per sample for tables and journal
 
 
@@ -98,8 +98,8 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
     with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
-        window = _window(reader, [sample for sample in ids if split[sample] != "test"])
-        bad = decode_all(reader, scan, partial, arrays, size, window)
+        depth = _depth(reader, [sample for sample in ids if split[sample] != "test"])
+        bad = decode_all(reader, scan, partial, arrays, size, depth)
         try:
             refuse_bad(bad, config, reader, scan)
             good = np.array([sample not in bad for sample in ids])
@@ -120,8 +120,8 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
             **identity,
             "facts": asdict(facts),
             "counts": _counts(scan, split, kept, sum(entry.num_empty for entry in entries.values())),
-            "bit_depth": 8 if window is None else 16,
-            "window": window,
+            "bit_depth": depth.bits,
+            "window": depth.window,
             "left_out": {sample: (one.file, one.reason) for sample, one in bad.items()},
             "notes": scan.notes,
             "probe": probed,
@@ -136,16 +136,13 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
     _tell(config, reader, scan, manifest, bad)
 
 
-def _window(reader: Reader, ids: list[str]) -> Window | None:
-    images = []
-    for position in np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)):
-        try:
-            images.append(reader.load(ids[position]).image)
-        except BadSample:
-            continue  # listed with the others when its turn comes
-        if images[0].dtype == np.uint8:
-            break
-    return find_window([image for image in images if image.dtype == images[0].dtype])
+def _depth(reader: Reader, ids: list[str]) -> Depth:
+    def some() -> Iterator[np.ndarray]:
+        for position in np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)):
+            with suppress(BadSample):  # listed with the others when its turn comes
+                yield reader.load(ids[position]).image
+
+    return find_depth(some(), reader.windowed)
 
 
 def _keep(path: Path, array: np.memmap, rows: np.ndarray) -> None:

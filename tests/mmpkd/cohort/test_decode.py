@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from mmpkd.cohort.decode import decode, find_window, read_image, read_mask, to_8_bit
+from mmpkd.cohort.decode import Depth, decode, find_depth, read_image, read_mask, to_8_bit
 from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.frames import from_run_lengths
 
@@ -97,19 +97,22 @@ def test_masks_are_true_above_half_of_their_maximum(tmp_path: Path) -> None:
 
 
 def test_window_by_hand() -> None:
-    assert to_8_bit(np.array([[0, 100, 150, 200, 300]], np.uint16), (100, 200)).tolist() == [[0, 0, 128, 255, 255]]
+    values = np.array([[0, 100, 150, 200, 300]], np.uint16)
+    assert to_8_bit(values, Depth(16, (100, 200))).tolist() == [[0, 0, 128, 255, 255]]
     ramp = np.arange(1001, dtype=np.uint16)[None]
-    assert find_window([ramp]) == (5.0, 995.0)
-    assert find_window([np.zeros((2, 2), np.uint8)]) is None
-    low, high = find_window([np.full((2, 2), 7, np.uint16)]) or (0, 0)
-    assert high > low  # a flat cohort does not divide by zero
+    assert find_depth([ramp], windowed=False) == (16, (5.0, 995.0))
+    assert find_depth([np.zeros((2, 2), np.uint8)], windowed=False) == find_depth([], windowed=False) == (8, None)
+    grey = np.arange(201, dtype=np.uint8)[None]
+    assert find_depth([grey], windowed=True) == (8, (1.0, 199.0))
+    flat = find_depth([np.full((2, 2), 7, np.uint16)], windowed=False).window
+    assert flat is not None and flat[1] > flat[0]  # does not divide by zero
 
 
 def test_colour_becomes_luma_and_grey_becomes_colour() -> None:
     red = np.zeros((4, 4, 3), np.uint8)
     red[..., 0] = 255
-    assert (decode(RawImage(red), 4, 1, (), None).pixels_VCHW == 76).all()  # 0.299 x 255
-    grey = decode(RawImage(np.full((4, 4), 9, np.uint8)), 4, 3, (), None).pixels_VCHW
+    assert (decode(RawImage(red), 4, 1, (), Depth()).pixels_VCHW == 76).all()  # 0.299 x 255
+    grey = decode(RawImage(np.full((4, 4), 9, np.uint8)), 4, 3, (), Depth()).pixels_VCHW
     assert grey.shape == (1, 3, 4, 4) and (grey == 9).all()
 
 
@@ -118,7 +121,7 @@ def test_views_follow_the_order_asked_for_and_keep_their_own_shape() -> None:
         np.full((4, 4), 1, np.uint8),
         {"a": np.full((4, 8), 2, np.uint8), "b": np.full((2, 2), 3, np.uint8)},
     )
-    pixels = decode(raw, 4, 1, ("b", "a"), None).pixels_VCHW[:, 0]
+    pixels = decode(raw, 4, 1, ("b", "a"), Depth()).pixels_VCHW[:, 0]
     assert (pixels[0] == 1).all() and (pixels[1] == 3).all()
     assert pixels[2].tolist() == [[0] * 4, [2] * 4, [2] * 4, [0] * 4]
 
@@ -127,7 +130,7 @@ def test_regions_keep_their_label_and_resolution() -> None:
     mask = np.zeros((8, 8), bool)
     mask[4:, :4] = True
     raw = RawImage(np.zeros((8, 8), np.uint8), rois=[("x", mask), ("y", ~mask), ("x", np.zeros((8, 8), bool))])
-    decoded = decode(raw, 4, 1, (), None)
+    decoded = decode(raw, 4, 1, (), Depth())
     assert [roi.label for roi in decoded.rois] == ["x", "y"] and decoded.num_empty == 1
     assert (from_run_lengths(decoded.rois[0].runs, (8, 8)) == mask).all()
     assert (from_run_lengths(decoded.rois[1].store_runs, (4, 4)) == ~mask[::2, ::2]).all()

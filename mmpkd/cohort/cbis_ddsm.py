@@ -1,0 +1,264 @@
+"""CBIS-DDSM, digitised film mammograms (TCIA, doi 10.7937/K9/TCIA.2016.7O02S9CY; Lee et al., Sci Data
+4:170177, 2017; CC BY 3.0): the four case descriptions, and images in any layout of `cbis_files`.
+
+3,103 images of 1,566 patients, with 3,568 abnormalities; binary task `malignant` (the two BENIGN are not).
+
+- Two official splits, of masses and of calcifications: 31 patients are in the training part of one and in
+  the test part of the other, and 29 of the 71 views that are stored twice cross that line. Read together,
+  those patients leave the training part (64 images). The other 42 views stay twice, both in one part.
+- An image shows up to seven abnormalities (293 show several, of which 17 both malignant and benign ones). By
+  default a sample is an image: malignant if any is, its descriptors the union, its region the union of masks.
+- `assessment` (BI-RADS) nearly states the label. `subtlety` and `breast_density` 0 are missing.
+- Descriptors join several values by hyphens, in any order and some twice. LUCENT_CENTERED is LUCENT_CENTER.
+- A crop and its mask are told apart by what they hold, whatever their names and columns say: the mask has the
+  size of the mammogram and two values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from pydantic import Field
+
+from mmpkd.cohort.cbis_files import Files
+from mmpkd.cohort.decode import image_size, read_image
+from mmpkd.cohort.dicom import read_dicom, read_size
+from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode, same_name
+from mmpkd.config import Strict
+from mmpkd.types import CohortError, lay_out
+
+Kind = Literal["mass", "calc"]
+KINDS: tuple[Kind, ...] = ("mass", "calc")
+MISSING = ("", "N/A", "NA")
+PATHOLOGY = {"MALIGNANT": "malignant", "BENIGN": "benign", "BENIGN_WITHOUT_CALLBACK": "benign"}
+SAME_ATOM = {"LUCENT_CENTERED": "LUCENT_CENTER"}
+MAX_RATIO = 1.25  # of a mask's sides to its image's; beyond it, another image's
+LESION = "lesion"
+MAX_GREY = 0.02  # share of a mask's pixels that are neither dark nor bright; lossy edges are few
+IMAGE, CROP, MASK = "image_file_path", "cropped_image_file_path", "roi_mask_file_path"
+
+SHARED = (
+    Column("patient_id", "id"),
+    Column("abnormality_id", "id"),
+    Column(IMAGE, "id"),
+    Column(CROP, "id"),
+    Column(MASK, "id"),
+    Column("left_or_right_breast", "context"),
+    Column("image_view", "context"),
+    Column("breast_density", "descriptor"),
+    Column("abnormality_type", "descriptor", "multivalued", "-"),
+    Column("subtlety", "descriptor"),
+    Column("assessment", "near_label"),
+    Column("pathology", "forbidden"),
+)
+OF_KIND: dict[Kind, tuple[Column, ...]] = {
+    "mass": (
+        Column("mass_shape", "descriptor", "multivalued", "-"),
+        Column("mass_margins", "descriptor", "multivalued", "-"),
+    ),
+    "calc": (
+        Column("calc_type", "descriptor", "multivalued", "-"),
+        Column("calc_distribution", "descriptor", "multivalued", "-"),
+    ),
+}
+
+
+class CbisDdsmParams(Strict):
+    kinds: tuple[Kind, ...] = Field(KINDS, min_length=1)
+    rows: Literal["image", "abnormality"] = "image"  # what a sample is; an abnormality has its own region and label
+    mixed: Literal["malignant", "left_out"] = "malignant"  # an image with malignant and benign abnormalities
+
+
+class CbisDdsm(Reader):
+    """A copy of CBIS-DDSM with its description files."""
+
+    Params = CbisDdsmParams
+    VERSION: ClassVar[int] = 1
+    needs_root: ClassVar[bool] = True
+    credentialed: ClassVar[bool] = False
+    windowed: ClassVar[bool] = True  # the JPEG re-release is 8-bit of the same 16-bit films
+
+    def __init__(self, root: Path | None, params: CbisDdsmParams) -> None:
+        assert root is not None
+        self.root = root
+        self.params = params
+        self._files: dict[str, tuple[str, list[list[str]]]] = {}  # by sample: its image, and what may be each mask
+
+    def scan(self) -> Scan:
+        kinds = [kind for kind in KINDS if kind in self.params.kinds]
+        columns = {one.name: one for one in (*SHARED, *(one for kind in kinds for one in OF_KIND[kind]))}
+        paths = {(kind, part): self._description(kind, part) for kind in kinds for part in ("train", "test")}
+        table = pd.concat([_read(path, *which) for which, path in paths.items()], ignore_index=True)
+        table, notes = _without_shared_patients(table)
+        table["sample"] = table[IMAGE].str.split("/").str[0]
+        if self.params.rows == "abnormality":
+            table["sample"] += "_" + table["abnormality_id"]
+        groups = table.groupby("sample", sort=False)
+        mixed = groups["pathology"].transform("nunique") > 1
+        if num_mixed := table.loc[mixed, "sample"].nunique():
+            notes.append(f"{num_mixed} images with malignant and benign abnormalities: {self.params.mixed}")
+        if self.params.mixed == "left_out":
+            table = table[~mixed]
+            groups = table.groupby("sample", sort=False)
+        files = Files(self.root)
+        self._files = {}
+        for sample, image, crop, mask in table[["sample", IMAGE, CROP, MASK]].itertuples(index=False):
+            _, masks = self._files.setdefault(sample, (files.of(image)[0], []))
+            masks.append(files.of(crop, mask))
+        (task,) = lay_out([("malignant", "binary", ("benign", "malignant"))])
+        admitted = [one for one in columns.values() if one.role in (*ADMITTED, "near_label")]
+        first = groups[["patient_id", "part"]].first()
+        return Scan(
+            tasks=(task,),
+            samples=first.set_axis(["patient", "split"], axis=1),
+            labels=encode(task, groups["pathology"].max()),  # malignant comes after benign
+            privileged=pd.DataFrame({one.name: _joined(table, one) for one in admitted}),
+            columns=columns,
+            unlisted=tuple(name for name in table.columns if name not in columns and name not in ("part", "sample")),
+            channels=1,
+            roi_labels=(LESION,),
+            files={
+                sample: [image, *(file for one in masks for file in one)]
+                for sample, (image, masks) in self._files.items()
+            },
+            tables=[*(path.relative_to(self.root).as_posix() for path in paths.values()), *files.tables],
+            notes=tuple(notes),
+        )
+
+    def load(self, sample_id: str) -> RawImage:
+        if not self._files:
+            self.scan()
+        file, masks = self._files[sample_id]
+        image = _pixels(self.root, file)
+        if image.ndim != 2:
+            raise BadSample(file, "is in colour; a mammogram is grey")
+        return RawImage(image, rois=[(LESION, _mask(self.root, files, image.shape)) for files in masks])
+
+    def _description(self, kind: Kind, part: str) -> Path:
+        name = f"{kind}_case_description_{part}_set.csv"
+        for folder in (self.root, self.root / "csv"):
+            if (folder / name).is_file():
+                return folder / name
+        other = "calc" if kind == "mass" else "mass"
+        mend = f"put the four description files there, or read one kind alone with cohort.params.kinds=[{other}]"
+        raise CohortError(f"no {name} in {self.root.absolute()} or its folder csv: {mend}")
+
+
+def _read(path: Path, kind: Kind, part: str) -> pd.DataFrame:
+    """A description file: stripped strings, missing as NaN, names with underscores, pathology as the task's labels."""
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except ValueError as error:  # UnicodeDecodeError and ParserError are such
+        raise CohortError(f"{path} is not a CSV file: {type(error).__name__}") from None
+    table = table.set_axis([same_name(str(name)).replace(" ", "_") for name in table.columns], axis=1)
+    wanted = [one.name for one in (*SHARED, *OF_KIND[kind])]
+    if lacking := [name for name in wanted if name not in table]:
+        raise CohortError(f"{path}: no column {', '.join(lacking)}; is it the description file as published?")
+    table = table.apply(lambda column: column.str.strip())
+    table = table.mask(table.isin(MISSING))
+    if not len(table):
+        raise CohortError(f"{path}: no row")
+    _refuse(
+        path,
+        table[["patient_id", "abnormality_id", "pathology"]].isna().any(axis=1),
+        "no patient, abnormality or pathology",
+    )
+    _refuse(path, ~table["pathology"].isin(PATHOLOGY), f"a pathology that is none of {', '.join(PATHOLOGY)}")
+    for column in (IMAGE, CROP, MASK):
+        parts = table[column].fillna("").str.split("/")
+        wrong = (parts.str.len() != 4) | parts.map(lambda each: bool({"", ".", ".."} & set(each)))
+        _refuse(path, wrong, f"a {column} that is not folder/StudyUID/SeriesUID/file, as published")
+    _refuse(path, table.duplicated([IMAGE, "abnormality_id"]), "an abnormality that is listed before")
+    table["pathology"] = table["pathology"].map(PATHOLOGY)
+    for column in ("breast_density", "subtlety"):
+        table[column] = table[column].mask(table[column] == "0")
+    read: pd.DataFrame = table.assign(part=part)
+    return read
+
+
+def _refuse(path: Path, wrong: pd.Series, what: str) -> None:
+    rows = [str(position + 2) for position in np.flatnonzero(wrong.to_numpy())]
+    if rows:
+        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
+        raise CohortError(f"{path}: {what}, in row {', '.join(rows[:5])}{more} (the header is row 1)")
+
+
+def _without_shared_patients(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Without the training rows of patients who are in the test part too; and what to say of it."""
+    shared = table.groupby("patient_id")["part"].transform("nunique") > 1
+    leaving = shared & (table["part"] == "train")
+    kept = table[~leaving]
+    notes = []
+    if leaving.any():
+        notes.append(
+            f"{table.loc[shared, 'patient_id'].nunique()} patients are in the training part of one kind and in the "
+            f"test part of the other: their {table.loc[leaving, IMAGE].nunique()} training images are left out"
+        )
+    views = kept.groupby(["patient_id", "left_or_right_breast", "image_view"])["abnormality_type"].nunique()
+    if twice := int((views > 1).sum()):
+        notes.append(f"{twice} views are stored once for each kind, both in one part")
+    return kept, notes
+
+
+def _joined(table: pd.DataFrame, column: Column) -> pd.Series:
+    """One cell a sample: the union of its abnormalities' values, or the highest grade; NaN where none is known."""
+    cells = table[["sample", column.name]].dropna()
+    if column.kind == "multivalued":
+        cells[column.name] = cells[column.name].str.split("-")
+        cells = cells.explode(column.name).replace(SAME_ATOM).drop_duplicates().sort_values(column.name)
+        joined = cells.groupby("sample")[column.name].agg("-".join)
+    else:
+        joined = cells.groupby("sample")[column.name].max()
+    return joined.reindex(table["sample"].unique()).rename_axis("sample")
+
+
+def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    """The one file that is two-valued and of the image's size, give or take `MAX_RATIO`; resized where it differs.
+
+    Raises:
+        BadSample: none, or several that fit alike.
+    """
+    sizes = {file: _size(root, file) for file in files}
+    fits = [file for file, size in sizes.items() if _ratio(size, shape) <= MAX_RATIO]
+    if not fits:
+        found = ", ".join(f"{width} x {height}" for height, width in sizes.values())
+        raise BadSample(files[0], f"no mask: its region's files are {found} pixels, the image {shape[1]} x {shape[0]}")
+    rasters = {file: _two_valued(_pixels(root, file)) for file in fits}
+    masks = {file: mask for file, mask in rasters.items() if mask is not None}
+    if not masks:
+        raise BadSample(fits[0], "no mask: its region's files of the image's size hold more than two values")
+    closest = min(_ratio(sizes[file], shape) for file in masks)
+    best = [mask for file, mask in masks.items() if _ratio(sizes[file], shape) == closest]
+    if len(best) > 1 and any(not np.array_equal(best[0], mask) for mask in best[1:]):
+        raise BadSample(next(iter(masks)), f"{len(best)} different masks of one region")
+    if best[0].shape == shape:
+        return best[0]
+    return np.asarray(Image.fromarray(best[0]).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+
+
+def _ratio(size: tuple[int, int], shape: tuple[int, ...]) -> float:
+    """How far two frames are apart: the larger ratio of their sides, 1 or more."""
+    return max(max(one, other) / max(1, min(one, other)) for one, other in zip(size, shape, strict=False))
+
+
+def _two_valued(pixels: np.ndarray) -> np.ndarray | None:
+    """H x W bool, above half of the largest value; None for a picture, or for a raster that is bright all over."""
+    if pixels.ndim != 2:
+        return None
+    share_HW = pixels / max(1, int(pixels.max()))
+    grey = ((share_HW > 0.125) & (share_HW < 0.875)).mean()
+    mask_HW: np.ndarray = share_HW > 0.5
+    return None if grey > MAX_GREY or mask_HW.all() else mask_HW
+
+
+def _size(root: Path, file: str) -> tuple[int, int]:
+    return read_size(root, file) if file.endswith(".dcm") else image_size(root, file)
+
+
+def _pixels(root: Path, file: str) -> np.ndarray:
+    return read_dicom(root, file) if file.endswith(".dcm") else read_image(root, file)

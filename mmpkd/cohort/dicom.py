@@ -1,0 +1,86 @@
+"""One DICOM file to pixels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from pydicom import Dataset, dcmread
+from pydicom.pixels.processing import apply_rescale, convert_color_space
+
+from mmpkd.cohort.facts import BadSample
+
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow draws the line for its own formats
+GREY = ("MONOCHROME1", "MONOCHROME2")
+
+
+def read_size(root: Path, file: str) -> tuple[int, int]:
+    """Height and width, from the header alone.
+
+    Raises:
+        BadSample: missing, or not a DICOM file with an image.
+    """
+    return _size(_read(root, file, stop_before_pixels=True), file)
+
+
+def read_dicom(root: Path, file: str) -> np.ndarray:
+    """H x W, or H x W x 3 where in colour; uint8 or uint16, brighter is more.
+
+    MONOCHROME1, where 0 is white, is turned round over the values that its bits can hold. A rescale slope and
+    intercept are applied where they keep whole numbers of 16 bits; windows for display are not.
+
+    Raises:
+        BadSample: missing, truncated, several frames, a photometric interpretation or depth that is not handled.
+    """
+    data = _read(root, file)
+    height, width = _size(data, file)
+    photometric = str(data.get("PhotometricInterpretation", ""))
+    try:
+        pixels = np.asarray(data.pixel_array)
+        if photometric.startswith("YBR"):
+            pixels = convert_color_space(pixels, photometric, "RGB")
+        elif photometric in GREY:
+            pixels = apply_rescale(pixels, data)
+    except Exception as error:  # each decoder raises its own kind; its text may quote the file's elements
+        raise BadSample(file, f"its pixels do not decode ({type(error).__name__})") from None
+    if photometric not in GREY and photometric != "RGB" and not photometric.startswith("YBR"):
+        raise BadSample(file, f"photometric interpretation {photometric or 'missing'!s} is not handled")
+    colours = () if photometric in GREY else (3,)
+    if pixels.shape != (height, width, *colours):
+        wanted = " x ".join(map(str, (height, width, *colours)))
+        raise BadSample(file, f"its pixels are {' x '.join(map(str, pixels.shape))}, its header says {wanted}")
+    return _unsigned(pixels, photometric, int(data.BitsStored), file)
+
+
+def _read(root: Path, file: str, stop_before_pixels: bool = False) -> Dataset:
+    try:
+        return dcmread(root / file, stop_before_pixels=stop_before_pixels)
+    except OSError as error:
+        raise BadSample(file, f"cannot be read: {error.strerror or type(error).__name__}") from None
+    except Exception as error:
+        raise BadSample(file, f"is not a DICOM file ({type(error).__name__})") from None
+
+
+def _size(data: Dataset, file: str) -> tuple[int, int]:
+    try:
+        height, width, frames = int(data.Rows), int(data.Columns), int(data.get("NumberOfFrames") or 1)
+    except (AttributeError, TypeError, ValueError):
+        raise BadSample(file, "is a DICOM file without an image") from None
+    if height * width > MAX_PIXELS:
+        raise BadSample(file, f"has {height * width:,} pixels; {MAX_PIXELS:,} at most are decoded")
+    if frames != 1:
+        raise BadSample(file, f"has {frames} frames; one is wanted")
+    return height, width
+
+
+def _unsigned(pixels: np.ndarray, photometric: str, bits: int, file: str) -> np.ndarray:
+    if bits > 16 or (pixels.dtype.kind == "f" and not np.array_equal(pixels, np.rint(pixels))):
+        raise BadSample(file, f"has {bits}-bit pixels of type {pixels.dtype}; whole numbers of 8 or 16 bits are wanted")
+    low, high = int(pixels.min()), int(pixels.max())
+    largest = 255 if bits <= 8 else 65535
+    if low < 0 or high > largest:
+        raise BadSample(file, f"has pixels from {low} to {high}; {largest.bit_length()} bits hold 0 to {largest}")
+    if photometric == "MONOCHROME1":
+        pixels = (1 << bits) - 1 - pixels.astype(np.int64)
+    return pixels.astype(np.uint8 if bits <= 8 else np.uint16)
