@@ -1,12 +1,13 @@
 """Learning curves of random configurations of a space, for `search_efficiency.py` to replay.
 
-    python benchmarks/record_curves.py space=demo [count=160] [cache=cache] [key=value ...]
+    python benchmarks/record_curves.py space=demo [count=160] [repeat=0] [cache=cache] [key=value ...]
     python benchmarks/record_curves.py space=breast cohort.root=DIR cohort.image_size=64
 
 Draws `count` configurations, the arms in turn, trains each for 27 epochs on one thread and writes
-`benchmarks/curves/<space>.csv`: a row a configuration with what was drawn and, epoch by epoch, both
-goals and the CPU-seconds spent. A row is written when its training ends, and the same command goes
-on from the rows that are there; configuration i is the same in every run.
+`benchmarks/curves/<space>.csv`: a row a training with what was drawn and, epoch by epoch, both goals and
+the CPU-seconds spent. A row is written when its training ends, and the same command goes on from the
+rows that are there; configuration i is the same in every run. `repeat=1` and on train the same
+configurations with another seed and, where the cohort has folds, another fold to validate on.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ from sweep.space import Space, load_space
 FOLDER: Final = Path(__file__).resolve().parent / "curves"
 EPOCHS: Final = 27
 GOALS: Final = ("val/auroc", "val/pointing")
-COLUMNS: Final = ("number", "arm", "sampled", *GOALS, "seconds")
-OWN: Final = ("space", "count", "cache", "from", "to")
+COLUMNS: Final = ("number", "repeat", "arm", "sampled", *GOALS, "seconds")
+OWN: Final = ("space", "count", "cache", "from", "to", "repeat")
 
 
 class Draws:
@@ -61,13 +62,13 @@ def configuration(space: Space, number: int) -> tuple[str, Drawn]:
     return arm, draw(space.arms[arm], Draws([20261123, number]), arm)
 
 
-def record(space: Space, numbers: range, cache: Path, path: Path) -> None:
+def record(space: Space, numbers: range, repeat: int, cache: Path, path: Path) -> None:
     """Trains what is not yet in the table."""
     path.parent.mkdir(exist_ok=True)
     done = set()
     if path.exists():
         with path.open() as file:
-            done = {int(row["number"]) for row in csv.DictReader(file)}
+            done = {int(row["number"]) for row in csv.DictReader(file) if int(row["repeat"]) == repeat}
     else:
         path.write_text(",".join(COLUMNS) + "\n")
     store = None
@@ -77,6 +78,8 @@ def record(space: Space, numbers: range, cache: Path, path: Path) -> None:
         arm, drawn = configuration(space, number)
         config = validate(TrialConfig, drawn.config)
         store = store or prepare(config.cohort, cache)
+        cohort = config.cohort.model_copy(update={"fold": repeat if store.num_folds > 1 else 0})
+        config = config.model_copy(update={"seed": config.seed + repeat, "cohort": cohort})
         spent = [time.process_time()]
 
         def report(one: EpochReport, spent: list[float] = spent) -> None:
@@ -87,9 +90,11 @@ def record(space: Space, numbers: range, cache: Path, path: Path) -> None:
         seconds = json.dumps([round(float(each), 3) for each in np.diff(spent)])
         sampled = {name: round(value, 6) if isinstance(value, float) else value for name, value in drawn.values.items()}
         with path.open("a", newline="") as file:
-            csv.writer(file).writerow([number, arm, json.dumps(sampled), *curves, seconds])
+            csv.writer(file).writerow([number, repeat, arm, json.dumps(sampled), *curves, seconds])
         last = ", ".join(f"{goal} {history[-1].metrics[goal]:.3f}" for goal in GOALS)
-        Console().print(f"{number} {arm}: {last}, {spent[-1] - spent[0]:.0f} CPU-seconds", highlight=False)
+        Console().print(
+            f"{number} repeat {repeat} {arm}: {last}, {spent[-1] - spent[0]:.0f} CPU-seconds", highlight=False
+        )
 
 
 def main(words: Sequence[str]) -> None:
@@ -101,7 +106,7 @@ def main(words: Sequence[str]) -> None:
     if space is None or mistakes:
         raise ConfigError(mistakes)
     numbers = range(int(own.get("from", 0)), int(own.get("to", own.get("count", 160))))
-    record(space, numbers, Path(own.get("cache", "cache")), FOLDER / f"{space.name}.csv")
+    record(space, numbers, int(own.get("repeat", 0)), Path(own.get("cache", "cache")), FOLDER / f"{space.name}.csv")
 
 
 if __name__ == "__main__":
