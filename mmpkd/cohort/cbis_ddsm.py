@@ -17,6 +17,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -90,6 +92,17 @@ class CbisDdsm(Reader):
         self._files: dict[str, tuple[str, list[list[str]]]] = {}  # by sample: its image, and what may be each mask
 
     def scan(self) -> Scan:
+        scan, stated = self.describe()
+        files = Files(self.root)
+        self._files = {}
+        for sample, image, crop, mask in stated.itertuples():
+            _, masks = self._files.setdefault(str(sample), (files.of(image)[0], []))
+            masks.append(files.of(crop, mask))
+        listed = {sample: [image, *chain.from_iterable(masks)] for sample, (image, masks) in self._files.items()}
+        return replace(scan, files=listed, tables=[*scan.tables, *files.tables])
+
+    def describe(self) -> tuple[Scan, pd.DataFrame]:
+        """What the description files alone say; and the paths they state, a row an abnormality, index = sample."""
         kinds = [kind for kind in KINDS if kind in self.params.kinds]
         columns = {one.name: one for one in (*SHARED, *(one for kind in kinds for one in OF_KIND[kind]))}
         paths = {(kind, part): self._description(kind, part) for kind in kinds for part in ("train", "test")}
@@ -105,15 +118,10 @@ class CbisDdsm(Reader):
         if self.params.mixed == "left_out":
             table = table[~mixed]
             groups = table.groupby("sample", sort=False)
-        files = Files(self.root)
-        self._files = {}
-        for sample, image, crop, mask in table[["sample", IMAGE, CROP, MASK]].itertuples(index=False):
-            _, masks = self._files.setdefault(sample, (files.of(image)[0], []))
-            masks.append(files.of(crop, mask))
         (task,) = lay_out([("malignant", "binary", ("benign", "malignant"))])
         admitted = [one for one in columns.values() if one.role in (*ADMITTED, "near_label")]
         first = groups[["patient_id", "part"]].first()
-        return Scan(
+        scan = Scan(
             tasks=(task,),
             samples=first.set_axis(["patient", "split"], axis=1),
             labels=encode(task, groups["pathology"].max()),  # malignant comes after benign
@@ -122,13 +130,10 @@ class CbisDdsm(Reader):
             unlisted=tuple(name for name in table.columns if name not in columns and name not in ("part", "sample")),
             channels=1,
             roi_labels=(LESION,),
-            files={
-                sample: [image, *(file for one in masks for file in one)]
-                for sample, (image, masks) in self._files.items()
-            },
-            tables=[*(path.relative_to(self.root).as_posix() for path in paths.values()), *files.tables],
+            tables=[path.relative_to(self.root).as_posix() for path in paths.values()],
             notes=tuple(notes),
         )
+        return scan, table.set_index("sample")[[IMAGE, CROP, MASK]]
 
     def load(self, sample_id: str) -> RawImage:
         if not self._files:

@@ -162,6 +162,10 @@ class Reader(ABC):
             CohortError: tables that are missing or not as published.
         """
 
+    def deviations(self, scan: Scan) -> list[str]:
+        """How this copy differs from the data set as published, a sentence each; for `python -m mmpkd.cohort check`."""
+        return []
+
     @abstractmethod
     def load(self, sample_id: str) -> RawImage:
         """Decode one sample.

@@ -48,6 +48,20 @@ def prepare(config: CohortConfig, cache: Path) -> Store:
     """
     reader = reader_for(config)
     scan = reader.scan()
+    identity = identify(config, reader, scan)
+    target = place(cache, identity)
+    if not target.exists():
+        with _alone(target):
+            if not target.exists():
+                _build(config, reader, scan, target, identity)
+    store = Store.open(target)
+    bad = {sample: BadSample(*why) for sample, why in store.manifest["left_out"].items()}
+    refuse_bad(bad, config, reader, scan)  # prepared when more was allowed
+    return store
+
+
+def identify(config: CohortConfig, reader: Reader, scan: Scan) -> dict[str, Any]:
+    """What makes a store this one and no other, with its fingerprint."""
     identity = {
         "schema": SCHEMA,
         "reader": config.reader,
@@ -56,16 +70,12 @@ def prepare(config: CohortConfig, cache: Path) -> Store:
         "image_size": config.image_size,
         "source": source_fingerprint(config.root, scan),
     }
-    mark = fingerprint(identity)
-    target = cache / "stores" / f"{config.reader}-{mark}"
-    if not target.exists():
-        with _alone(target):
-            if not target.exists():
-                _build(config, reader, scan, target, {**identity, "fingerprint": mark})
-    store = Store.open(target)
-    bad = {sample: BadSample(*why) for sample, why in store.manifest["left_out"].items()}
-    refuse_bad(bad, config, reader, scan)  # prepared when more was allowed
-    return store
+    return {**identity, "fingerprint": fingerprint(identity)}
+
+
+def place(cache: Path, identity: Mapping[str, Any]) -> Path:
+    """Where the store of this identity lies, or will."""
+    return cache / "stores" / f"{identity['reader']}-{identity['fingerprint']}"
 
 
 @contextmanager

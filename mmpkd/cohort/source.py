@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 import os.path
@@ -26,14 +27,21 @@ def source_fingerprint(root: Path | None, scan: Scan) -> str:
 
 
 def missing_files(root: Path | None, scan: Scan) -> dict[str, BadSample]:
-    """Samples that lack a file."""
-    lacking = {}
+    """Samples that lack a file, or one of whose files lies outside the root, by `..` or by a link."""
+    lacking: dict[str, BadSample] = {}
+    if root is None:
+        return lacking
+    inside = functools.cache(lambda folder: Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)))
     for sample, files in scan.files.items():
         for file in files:
-            assert root is not None
-            if not os.path.isfile(root / file):  # Path.is_file raises, with the path, at a name too long
+            path = root / file
+            if not os.path.isfile(path):  # Path.is_file raises, with the path, at a name too long
                 lacking[sample] = BadSample(file, "no such file")
-                break
+            elif not inside(path.parent) or (os.path.islink(path) and not inside(path)):
+                lacking[sample] = BadSample(file, "leads out of cohort.root")
+            else:
+                continue
+            break
     return lacking
 
 

@@ -121,6 +121,11 @@ class Store:
                     mask[position, index] |= from_run_lengths(runs, (size, size))
         return mask
 
+    def rois(self, row: int) -> list[tuple[int, NDArray[np.int32]]]:
+        """Regions of one sample: label's position and run lengths in the stored square, in the order of the labels."""
+        labels = range(len(self.facts.roi_labels))
+        return [(index, runs) for index in labels for runs in self._runs.get((row, index), ())]
+
     def _read_rois(self) -> dict[tuple[int, int], list[NDArray[np.int32]]]:
         """Run lengths in the stored square by (row, label)."""
         runs: dict[tuple[int, int], list[NDArray[np.int32]]] = {}

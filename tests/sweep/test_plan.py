@@ -15,6 +15,7 @@ from sweep import plan as planning
 from sweep.plan import Plan, plan, render
 from sweep.source import shipped
 from sweep.space import load_space
+from tests.mmpkd.cohort.cbis_trees import write_some
 
 SPACE = """
 cohort: {reader: x, image_size: 32}
@@ -268,11 +269,15 @@ def test_the_plan_is_shown_and_written(file: Path):
 
 
 @pytest.mark.parametrize("name", shipped())
-def test_every_shipped_space_plans_without_a_mistake(name: str):
-    root = Path(__file__).parents[3] / "shared" / "data" / "breast_lesions_usg"
-    if name == "breast" and not root.is_dir():
-        pytest.skip(f"real data are not here: {root}")
-    overrides = [f"cohort.root={root}"] if name == "breast" else []
+def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
+    data = Path(__file__).parents[3] / "shared" / "data"
+    folder = {"breast": data / "breast_lesions_usg", "cbis": data / "cbis_csv"}.get(name)
+    if folder and not folder.is_dir():
+        pytest.skip(f"real data are not here: {folder}")
+    overrides = [f"cohort.root={folder}"] if folder else []
+    if name == "cbis":
+        write_some(tmp_path, folder, "classic")
+        overrides = [f"cohort.root={tmp_path}", "student.pretrained=false"]
     space, found = load_space(name, overrides)
     assert space is not None
     result = plan(space, found)

@@ -99,7 +99,7 @@ def test_an_unknown_space_names_its_near_ones():
 
 
 def test_every_shipped_space_is_read_and_drawn():
-    assert {"demo", "breast"} <= set(shipped())
+    assert {"demo", "breast", "cbis"} <= set(shipped())
     for name in shipped():
         space, mistakes = load_space(name, ["cohort.root=/data"])
         assert space is not None and mistakes == []

@@ -95,6 +95,14 @@ def write_tree(root: Path, rows: Iterable[Mapping[str, str]], layout: str) -> No
             writer.writerows(info)
 
 
+def write_some(root: Path, descriptions: Path, layout: str) -> None:
+    """The first three rows of each description file, and their images."""
+    rows = {name: read_rows(descriptions, [name])[:3] for name in NAMES}
+    for name, some in rows.items():
+        write_rows(root / name, some)
+    write_tree(root, [row for some in rows.values() for row in some], layout)
+
+
 def place(path: str, layout: str, what: str) -> Path:
     """Where a stated path lies in a layout."""
     folder, study, series, name = path.split("/")

@@ -25,8 +25,7 @@ from tests.mmpkd.cohort.cbis_trees import (
     read_rows,
     region,
     write_dicom,
-    write_rows,
-    write_tree,
+    write_some,
 )
 from tests.mmpkd.cohort.test_cbis_ddsm import CSV
 
@@ -39,12 +38,7 @@ Row = dict[str, str]
 def copy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first three rows of each description file and their images."""
     root = tmp_path_factory.mktemp(request.param)
-    for name in NAMES:
-        rows = read_rows(CSV, [name])[:3]
-        write_rows(root / name, rows)
-        write_tree(root, rows, request.param)
-    if request.param == "jpeg":  # each call above wrote its own
-        (root / "csv" / "dicom_info.csv").unlink()
+    write_some(root, CSV, request.param)
     return root
 
 

@@ -16,9 +16,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpkd.cohort import disk, facts
+from mmpkd.cohort import disk, facts, reader_for
 from mmpkd.cohort.facts import RawImage
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.source import missing_files
 from mmpkd.cohort.store import Store
 from mmpkd.cohort.table import Table
 from mmpkd.types import CohortError
@@ -182,3 +183,18 @@ def test_a_cache_that_cannot_be_written(root: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CohortError, match=r"cannot write to .*cache=DIR"):
         prepare(config(root), tmp_path / "file")
+
+
+def test_files_outside_the_root(root: Path, tmp_path: Path) -> None:
+    images, outside = root / "images", tmp_path / "outside.png"
+    (images / "case0.png").rename(outside)
+    (images / "case0.png").symlink_to(outside)  # a link out
+    (images / "case2.png").rename(root / "case2.png")
+    (images / "case2.png").symlink_to(root / "case2.png")  # a link within
+    table = cases()
+    table.loc[1, "image"] = "../../outside.png"
+    table.to_csv(root / "cases.csv", index=False)
+    lacking = missing_files(root, reader_for(config(root)).scan())
+    assert {sample: bad.reason for sample, bad in lacking.items()} == dict.fromkeys(
+        ("case0.png", "../../outside.png"), "leads out of cohort.root"
+    )

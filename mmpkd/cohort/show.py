@@ -1,0 +1,149 @@
+"""What a prepared cohort holds: tables to read, and one picture to look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from mmpkd import leakage
+from mmpkd.cohort.facts import label_columns
+from mmpkd.cohort.store import Store
+from mmpkd.types import Task
+
+SHEET = "contact_sheet.png"
+COLUMNS, ROWS = 6, 4  # of the contact sheet
+COLOURS = matplotlib.color_sequences["tab10"]
+
+
+def show(store: Store, console: Console) -> Path:
+    """Prints counts, label balance, missingness, roles and probe, and draws the contact sheet.
+
+    Of privileged columns only counts are shown, never a value. The picture stays in the store's folder, because
+    images of credentialed cohorts must not leave it; the sealed test images are not on it.
+
+    Returns:
+        Where the contact sheet is.
+    """
+    manifest, facts = store.manifest, store.facts
+    counts, window = manifest["counts"], manifest["window"]
+    depth = f"{manifest['bit_depth']} bits" + (f", {window[0]:g} to {window[1]:g} made 0 to 255" if window else "")
+    told = f"{counts['samples']} samples of {counts['patients']} patients, {facts.channels} x {facts.image_size} x "
+    console.print(f"{manifest['reader']}: {told}{facts.image_size} from {depth}\nstore: {store.path}", highlight=False)
+    for note in manifest["notes"]:
+        console.print(f"- {note}", highlight=False, markup=False)
+    if manifest["left_out"]:
+        reasons = pd.Series([reason for _, reason in manifest["left_out"].values()]).value_counts()
+        for reason, count in reasons.items():
+            console.print(f"- left out: {count} ({reason})", highlight=False, markup=False)
+    for task in facts.tasks:
+        console.print(_balance(store, task))
+    if facts.roi_labels:
+        console.print(_regions(store))
+    if facts.columns:
+        console.print(_columns(store))
+    if facts.unlisted:
+        console.print(f"columns without a role, not stored: {', '.join(facts.unlisted)}", markup=False)
+    path = store.path / SHEET
+    _sheet(store).savefig(path)
+    console.print(f"contact sheet: {path}", highlight=False)
+    return path
+
+
+def _parts(store: Store) -> dict[str, NDArray[np.int64]]:
+    names = [f"fold {fold}" for fold in range(store.num_folds)] if store.num_folds > 1 else ["train", "val"]
+    rows = [store.rows("val", fold) for fold in range(store.num_folds)]
+    if store.num_folds == 1:
+        rows = [store.rows("train"), store.rows("val")]
+    parts = {**dict(zip(names, rows, strict=True)), "test (sealed)": store.rows("test")}
+    return {name: each for name, each in parts.items() if len(each)}
+
+
+def _balance(store: Store, task: Task) -> Table:
+    """Samples by part and label. Every label of a task is known or none, unless the task is multi-label."""
+    labels = task.labels if task.kind == "binary" else task.logit_names
+    table = Table("part", "samples", "patients", "unknown", *labels, title=f"task {task.name} ({task.kind})")
+    columns = task.columns
+    for name, rows in _parts(store).items():
+        target, known = store.target_NK[rows, columns], store.known_NK[rows, columns]
+        positive = target.sum(axis=0).astype(int)
+        if task.kind == "multilabel":
+            cells = [f"{one} of {of}" for one, of in zip(positive, known.sum(axis=0), strict=True)]
+        else:
+            counts = [int(known[:, 0].sum()) - positive[0], positive[0]] if task.kind == "binary" else positive
+            cells = [str(count) for count in counts]
+        patients = len(np.unique(store.patient_N[rows]))
+        table.add_row(name, str(len(rows)), str(patients), str(int((~known).all(axis=1).sum())), *cells)
+    return table
+
+
+def _regions(store: Store) -> Table:
+    table = Table("part", *store.facts.roi_labels, title="samples with a region; mean share of the square it covers")
+    for name, rows in _parts(store).items():
+        share_RN = store.roi_mask(rows).mean(axis=(2, 3)).T
+        cells = (f"{(one > 0).sum()}; {one[one > 0].mean():.1%}" if one.any() else "0" for one in share_RN)
+        table.add_row(name, *cells)
+    return table
+
+
+def _columns(store: Store) -> Table:
+    probed, names = store.manifest["probe"], label_columns(store.facts.tasks)
+    told = f"out-of-fold AUROC of this column by itself, for the label that it tells best; ! from {leakage.ALARM}"
+    table = Table(title="privileged columns", caption=f"alone: {told}")
+    table.add_column("column", overflow="fold")
+    for heading in ("role", "kind", "missing", "values", "alone"):
+        table.add_column(heading)
+    for name, column in store.facts.columns.items():
+        if name not in probed:
+            table.add_row(name, column.role, "", "", "", "not stored")
+            continue
+        cells = store.privileged([name])[name]
+        values = cells.dropna().str.split(column.separator).explode() if column.separator else cells.dropna()
+        scores = {label: probed[name][label] for label in names if label in probed[name]}
+        best = max(scores, key=lambda label: scores[label], default="")
+        alone = f"{scores[best]:.2f}{' !' if scores[best] >= leakage.ALARM else ''}" if best else "too few patients"
+        alone += f" {best}" if best and len(names) > 1 else ""
+        table.add_row(name, column.role, column.kind, f"{cells.isna().mean():.0%}", str(values.nunique()), alone)
+    return table
+
+
+def _sheet(store: Store) -> Figure:
+    """Images of the training and validation parts, evenly spaced, with the outlines of their regions."""
+    unsealed = np.setdiff1d(np.arange(len(store.sample_ids)), store.rows("test"))
+    some = unsealed[np.unique(np.linspace(0, len(unsealed) - 1, COLUMNS * ROWS).astype(int))]
+    figure = Figure(figsize=(2 * COLUMNS, 2.3 * ROWS), layout="constrained")
+    axes = figure.subplots(ROWS, COLUMNS).ravel()
+    masks = store.roi_mask(some)
+    for axis in axes:
+        axis.axis("off")
+    for axis, row, mask_RHW in zip(axes, some, masks, strict=False):
+        pixels = store.image_NCHW[row]
+        axis.imshow(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+        for index, mask_HW in enumerate(mask_RHW):
+            if mask_HW.any():
+                axis.contour(mask_HW, [0.5], colors=[COLOURS[index % len(COLOURS)]], linewidths=1)
+        axis.set_title(_caption(store, int(row)), fontsize=7)
+    if store.facts.roi_labels:
+        named = ", ".join(store.facts.roi_labels)
+        figure.supxlabel(f"outlined: {named}", fontsize=8)
+    return figure
+
+
+def _caption(store: Store, row: int) -> str:
+    """The labels, in words; no sample is named, for names may carry patients' identities."""
+    words = []
+    for task in store.facts.tasks:
+        target, known = store.target_NK[row, task.columns], store.known_NK[row, task.columns]
+        if not known.any():
+            words.append("?")
+        elif task.kind == "binary":
+            words.append(task.labels[int(target[0])])
+        else:
+            words += [name for name, one in zip(task.logit_names, target, strict=True) if one]
+    return ", ".join(words[:3]) + (" ..." if len(words) > 3 else "")
