@@ -29,7 +29,6 @@ from pydantic import Field
 
 from mmpkd.cohort.cbis_files import Files
 from mmpkd.cohort.decode import image_size, read_image
-from mmpkd.cohort.dicom import read_dicom, read_size
 from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode, same_name
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out
@@ -139,7 +138,7 @@ class CbisDdsm(Reader):
         if not self._files:
             self.scan()
         file, masks = self._files[sample_id]
-        image = _pixels(self.root, file)
+        image = read_image(self.root, file)
         if image.ndim != 2:
             raise BadSample(file, "is in colour; a mammogram is grey")
         return RawImage(image, rois=[(LESION, _mask(self.root, files, image.shape)) for files in masks])
@@ -228,12 +227,12 @@ def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarra
     Raises:
         BadSample: none, or several that fit alike.
     """
-    sizes = {file: _size(root, file) for file in files}
+    sizes = {file: image_size(root, file) for file in files}
     fits = [file for file, size in sizes.items() if _ratio(size, shape) <= MAX_RATIO]
     if not fits:
         found = ", ".join(f"{width} x {height}" for height, width in sizes.values())
         raise BadSample(files[0], f"no mask: its region's files are {found} pixels, the image {shape[1]} x {shape[0]}")
-    rasters = {file: _two_valued(_pixels(root, file)) for file in fits}
+    rasters = {file: _two_valued(read_image(root, file)) for file in fits}
     masks = {file: mask for file, mask in rasters.items() if mask is not None}
     if not masks:
         raise BadSample(fits[0], "no mask: its region's files of the image's size hold more than two values")
@@ -259,11 +258,3 @@ def _two_valued(pixels: np.ndarray) -> np.ndarray | None:
     grey = ((share_HW > 0.125) & (share_HW < 0.875)).mean()
     mask_HW: np.ndarray = share_HW > 0.5
     return None if grey > MAX_GREY or mask_HW.all() else mask_HW
-
-
-def _size(root: Path, file: str) -> tuple[int, int]:
-    return read_size(root, file) if file.endswith(".dcm") else image_size(root, file)
-
-
-def _pixels(root: Path, file: str) -> np.ndarray:
-    return read_dicom(root, file) if file.endswith(".dcm") else read_image(root, file)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from mmpkd.cohort.dicom import is_dicom, read_dicom, read_size
 from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.frames import Letterbox, run_lengths
 
@@ -98,11 +99,13 @@ def find_depth(images: Iterable[np.ndarray], windowed: bool) -> Depth:
 
 
 def read_image(root: Path, file: str) -> np.ndarray:
-    """H x W or H x W x 3, uint8 or uint16, by Pillow; transparent pixels become black, as a viewer shows them.
+    """H x W or H x W x 3, uint8 or uint16, by pydicom or Pillow; transparent pixels become black, as viewers show them.
 
     Raises:
         BadSample: missing, unreadable, truncated, or of a pixel type that is not handled.
     """
+    if is_dicom(root, file):
+        return read_dicom(root, file)
     try:
         with Image.open(root / file) as image:
             image.load()
@@ -118,7 +121,7 @@ def read_image(root: Path, file: str) -> np.ndarray:
     except BadSample:
         raise
     except UnidentifiedImageError:
-        raise BadSample(file, "is not an image that Pillow knows") from None
+        raise BadSample(file, "is not an image that Pillow or pydicom knows") from None
     except OSError as error:
         raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
     except Exception as error:  # a damaged file: every format's decoder raises its own kind
@@ -129,13 +132,15 @@ def image_size(root: Path, file: str) -> tuple[int, int]:
     """Height and width, from the header alone.
 
     Raises:
-        BadSample: missing, or not an image that Pillow knows.
+        BadSample: missing, or not an image.
     """
+    if is_dicom(root, file):
+        return read_size(root, file)
     try:
         with Image.open(root / file) as image:
             return image.height, image.width
     except UnidentifiedImageError:
-        raise BadSample(file, "is not an image that Pillow knows") from None
+        raise BadSample(file, "is not an image that Pillow or pydicom knows") from None
     except OSError as error:
         raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
     except Exception as error:

@@ -15,6 +15,17 @@ MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow draws the line fo
 GREY = ("MONOCHROME1", "MONOCHROME2")
 
 
+def is_dicom(root: Path, file: str) -> bool:
+    """By the suffix, or the mark that stands after the preamble: many archives name their files without one."""
+    if file.lower().endswith((".dcm", ".dicom")):
+        return True
+    try:
+        with (root / file).open("rb") as opened:
+            return opened.read(132)[128:] == b"DICM"
+    except (OSError, ValueError):
+        return False  # for the one who reads it to tell
+
+
 def read_size(root: Path, file: str) -> tuple[int, int]:
     """Height and width, from the header alone.
 

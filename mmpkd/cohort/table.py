@@ -1,4 +1,4 @@
-"""Any CSV or Parquet table with a column map: how to bring your own data.
+"""Any CSV or Parquet table with a column map: how to bring your own data. Images: what Pillow or pydicom read.
 
 ```yaml
 cohort:
@@ -14,6 +14,10 @@ cohort:
       malignant: {kind: binary, column: pathology, labels: [benign, malignant]}     # the second is positive
       findings: {kind: multilabel, labels: [edema, effusion]}                       # columns of 0, 1 or missing
     masks: {lesion: mask_file}            # ROI label: column of mask paths, empty where there is none
+    boxes: {node: [x, y, w, h]}           # ROI label: columns of left, top, width and height, pixels of the image
+    polygons: {duct: outline}             # ROI label: column of corners, "[[x, y], ...]"
+    views: {mri: mri_file}                # further images of each sample: a better scan that a teacher may see
+    text: {findings: report}              # section of a report: column of its text
     columns:                              # privileged columns; a column without a role is not stored
       shape: {role: descriptor}
       signs: {role: descriptor, separator: "|"}
@@ -27,101 +31,40 @@ cohort:
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
-from pydantic import Field, model_validator
 
 from mmpkd.cohort.decode import read_image, read_mask
-from mmpkd.cohort.facts import (
-    ADMITTED,
-    Column,
-    ColumnKind,
-    RawImage,
-    Reader,
-    Role,
-    Scan,
-    encode,
-    label_columns,
-    same_name,
-)
-from mmpkd.config import Strict, near
-from mmpkd.types import ConfigError, Mistake, Task, TaskKind, lay_out
+from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode, label_columns, same_name
+from mmpkd.cohort.regions import box_mask, polygon_mask, read_polygons
+from mmpkd.cohort.table_params import TableParams
+from mmpkd.config import near
+from mmpkd.types import ConfigError, Mistake, Task, lay_out
 
 PARAMS = "cohort.params"
 FIRST_ROW = 2  # of the data, as a spreadsheet numbers them: the header is row 1
 NUM_SHOWN = 5
-
-
-class TaskParams(Strict):
-    """`column` holds one of `labels` per cell; of a multilabel task, `labels` are themselves columns of 0 and 1."""
-
-    kind: TaskKind
-    column: str | None = None
-    labels: tuple[str | int, ...]
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if (self.kind == "multilabel") == (self.column is not None):
-            raise ValueError("a binary or multiclass task has a `column`; the labels of a multilabel task are columns")
-        least = {"binary": 2, "multiclass": 3, "multilabel": 1}[self.kind]
-        if len(set(self.names)) != len(self.labels) or len(self.labels) < least:
-            raise ValueError(f"a {self.kind} task has at least {least} different labels")
-        if self.kind == "binary" and len(self.labels) > 2:
-            raise ValueError("a binary task has two labels, the second is positive")
-        return self
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(str(label) for label in self.labels)
-
-
-class ColumnParams(Strict):
-    role: Role
-    kind: Literal["categorical", "numeric"] = "categorical"
-    separator: str | None = None  # joins the values of a multivalued cell
-
-    @model_validator(mode="after")
-    def _fits(self) -> Self:
-        if self.separator is not None and (self.kind == "numeric" or not self.separator):
-            raise ValueError("a separator splits categorical cells, and is at least one character")
-        return self
-
-    def named(self, name: str) -> Column:
-        kind: ColumnKind = "multivalued" if self.separator else self.kind
-        return Column(name, self.role, kind, self.separator)
-
-
-class TableParams(Strict):
-    file: str
-    image: str
-    patient: str
-    tasks: dict[str, TaskParams]
-    image_root: str = "."
-    split: str | None = None
-    masks: dict[str, str] = Field({})
-    columns: dict[str, ColumnParams] = Field({})
-    missing: tuple[str, ...] = ()  # besides blank cells
-    channels: Literal[1, 3] = 1
-    # True: messages name rows, not files, and pictures stay in the store; False for public data
-    credentialed: bool = True
+Drawn = Callable[[tuple[int, ...], str], np.ndarray]  # a mask of this shape; the file is for a message
 
 
 class Table(Reader):
     """One row a sample, one image a row."""
 
     Params = TableParams
-    VERSION: ClassVar[int] = 2
+    VERSION: ClassVar[int] = 3
     needs_root: ClassVar[bool] = True
 
     def __init__(self, root: Path | None, params: TableParams) -> None:
         assert root is not None
         self.root = root
         self.params = params
-        self._rows: dict[str, dict[str, str]] = {}  # paths by sample, from the last scan
+        self._rows: dict[str, dict[str, str]] = {}  # from the last scan, by sample: paths by column
+        self._drawn: dict[str, list[tuple[str, Drawn]]] = {}  # and regions that are numbers, by label
 
     @property
     def credentialed(self) -> bool:
@@ -150,14 +93,14 @@ class Table(Reader):
         for name in admitted:
             if (separator := columns[name].separator) is not None:
                 privileged[name] = _tidy(cells[name], separator)
-        paths = {params.image: params.image_root} | dict.fromkeys(params.masks.values(), ".")
+        self._drawn = self._regions(cells)
         self._rows = {
             str(sample): {
                 column: (Path(folder) / str(row[column])).as_posix()
-                for column, folder in paths.items()
+                for column, folder in params.paths.items()
                 if isinstance(row[column], str)
             }
-            for sample, row in cells[list(paths)].iterrows()
+            for sample, row in cells[list(params.paths)].iterrows()
         }
         return Scan(
             tasks=tasks,
@@ -165,9 +108,11 @@ class Table(Reader):
             labels=pd.concat([self._labels(task, cells) for task in tasks], axis=1),
             privileged=privileged,
             columns=columns,
-            unlisted=tuple(name for name in table.columns if name not in columns),
+            unlisted=tuple(name for name in table.columns if name not in columns and name not in params.text.values()),
             channels=params.channels,
-            roi_labels=tuple(params.masks),
+            roi_labels=(*params.masks, *params.boxes, *params.polygons),
+            views=tuple(params.views),
+            text=pd.DataFrame({name: cells[column] for name, column in params.text.items()}) if params.text else None,
             files={sample: list(files.values()) for sample, files in self._rows.items()},
             tables=[params.file],
         )
@@ -176,9 +121,13 @@ class Table(Reader):
         if not self._rows:
             self.scan()
         files = self._rows[sample_id]
-        image = read_image(self.root, files[self.params.image])
-        masks = [(label, files[column]) for label, column in self.params.masks.items() if column in files]
-        return RawImage(image, rois=[(label, read_mask(self.root, file, image.shape)) for label, file in masks])
+        params, file = self.params, files[self.params.image]
+        image = read_image(self.root, file)
+        masks = [(label, files[column]) for label, column in params.masks.items() if column in files]
+        rois = [(label, read_mask(self.root, mask, image.shape)) for label, mask in masks]
+        rois += [(label, drawn(image.shape, file)) for label, drawn in self._drawn.get(sample_id, ())]
+        views = {name: read_image(self.root, files[column]) for name, column in params.views.items()}
+        return RawImage(image, views, rois)
 
     def _read(self) -> pd.DataFrame:
         """All cells as stripped strings; empty where missing."""
@@ -201,7 +150,7 @@ class Table(Reader):
     def _columns(self) -> dict[str, Column]:
         """Every column with a role: those given one, and those that are labels or name things."""
         params = self.params
-        named = [params.image, params.patient, *([params.split] if params.split else []), *params.masks.values()]
+        named = [column for where, column in params.read if not where.startswith(("tasks", "columns", "text"))]
         labels = [name for task in params.tasks.values() for name in ([task.column] if task.column else task.names)]
         columns = {name: one.named(name) for name, one in params.columns.items()}
         columns |= {name: Column(name, "id") for name in named}
@@ -213,17 +162,10 @@ class Table(Reader):
 
     def _check_header(self, table: pd.DataFrame, columns: dict[str, Column]) -> None:
         params = self.params
-        asked: list[tuple[str, str]] = [("image", params.image), ("patient", params.patient)]
-        asked += [("split", params.split)] if params.split else []
-        asked += [(f"masks.{label}", name) for label, name in params.masks.items()]
-        asked += [(f"columns.{name}", name) for name in params.columns]
-        for task, one in params.tasks.items():
-            names = [("column", one.column)] if one.column else [("labels", name) for name in one.names]
-            asked += [(f"tasks.{task}.{key}", name) for key, name in names]
         headers = list(table.columns)
         mistakes = [
             Mistake(f"{PARAMS}.{where}", f"{params.file} has no column {name!r}{near(name, headers)}")
-            for where, name in asked
+            for where, name in params.read
             if name not in headers
         ]
         mistakes += [
@@ -250,10 +192,13 @@ class Table(Reader):
         twice = cells[params.image].dropna().map(posixpath.normpath).duplicated()  # ./a.png is a.png
         mistakes += self._told("image", "listed before (one row, one image)", cells[params.image], twice)
         mistakes += self._told("patient", "missing", cells[params.patient], cells[params.patient].isna())
-        paths = {"image": params.image} | {f"masks.{label}": name for label, name in params.masks.items()}
-        for where, column in paths.items():
-            absolute = cells[column].str.startswith("/").fillna(False)
-            mistakes += self._told(where, "absolute; paths are relative to cohort.root", cells[column], absolute)
+        for name, column in params.views.items():
+            mistakes += self._told(f"views.{name}", "missing", cells[column], cells[column].isna())
+        for where, column in params.read:
+            if column in params.paths:
+                absolute = cells[column].str.startswith("/").fillna(False)
+                mistakes += self._told(where, "absolute; paths are relative to cohort.root", cells[column], absolute)
+        mistakes += self._check_regions(cells)
         if params.split is not None:
             parts = cells[params.split]
             mistakes += self._told("split", "not train, val or test", parts, ~parts.isin(("train", "val", "test")))
@@ -266,6 +211,30 @@ class Table(Reader):
                 wanted = f"neither one of {words} nor listed under `missing`, in column {name!r}"
                 mistakes += self._told(f"tasks.{task.name}", wanted, cells[name], wrong)
         return mistakes
+
+    def _check_regions(self, cells: pd.DataFrame) -> list[Mistake]:
+        mistakes = []
+        for label, names in self.params.boxes.items():
+            numbers = cells[list(names)].apply(pd.to_numeric, errors="coerce").astype(float)
+            wrong = ~np.isfinite(numbers).all(axis=1) | (numbers[[names[2], names[3]]] <= 0).any(axis=1)
+            wrong &= cells[list(names)].notna().any(axis=1)
+            wanted = "no box: four numbers are wanted, of which width and height above 0, or four blanks"
+            mistakes += self._told(f"boxes.{label}", wanted, cells[names[0]], wrong)
+        for label, name in self.params.polygons.items():
+            wrong = cells[name].dropna().map(_is_no_polygon).astype(bool)
+            mistakes += self._told(f"polygons.{label}", "no polygon; [[x, y], ...] is wanted", cells[name], wrong)
+        return mistakes
+
+    def _regions(self, cells: pd.DataFrame) -> dict[str, list[tuple[str, Drawn]]]:
+        """Boxes and polygons by sample, ready to be drawn into a mask of the image's shape."""
+        found: dict[str, list[tuple[str, Drawn]]] = {}
+        for label, names in self.params.boxes.items():
+            for sample, *box in cells[list(names)].dropna().astype(float).itertuples():
+                found.setdefault(str(sample), []).append((label, partial(box_mask, tuple(box))))
+        for label, name in self.params.polygons.items():
+            for sample, cell in cells[name].dropna().items():
+                found.setdefault(str(sample), []).append((label, partial(polygon_mask, read_polygons(cell))))
+        return found
 
     def _told(self, where: str, problem: str, column: pd.Series, wrong: Any) -> list[Mistake]:
         """One mistake for all wrong cells of a column: their rows, and for public data their values."""
@@ -290,3 +259,11 @@ def _tidy(cells: pd.Series, separator: str) -> pd.Series:
     """Multivalued cells without blanks around their values: 'a | b|' is 'a|b', and '|' is missing."""
     joined = cells.dropna().map(lambda cell: separator.join(filter(None, map(str.strip, cell.split(separator)))))
     return joined[joined != ""].reindex(cells.index)
+
+
+def _is_no_polygon(cell: str) -> bool:
+    try:
+        read_polygons(cell)
+    except (ValueError, TypeError, IndexError, RecursionError):
+        return True
+    return False

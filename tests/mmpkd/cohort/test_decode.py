@@ -65,7 +65,7 @@ def test_what_cannot_be_read_says_why_without_naming_a_file(tmp_path: Path) -> N
     saved(tmp_path, Image.fromarray(np.zeros((2, 2), np.float32)), "float.tif")
     for file, reason in {
         "nowhere.png": "cannot be read: No such file or directory",
-        "empty.png": "is not an image that Pillow knows",
+        "empty.png": "is not an image that Pillow or pydicom knows",
         "float.tif": "has floating-point pixels; 8 or 16 bits are wanted",
     }.items():
         with pytest.raises(BadSample) as caught:

@@ -1,0 +1,64 @@
+"""Regions that a table states by numbers: boxes and polygons, in pixels of the original image."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from mmpkd.cohort.facts import BadSample
+
+Box = tuple[float, float, float, float]  # left, top, width, height
+Polygon = list[tuple[float, float]]  # corners as (x, y)
+SLACK = 1.0  # pixels that rounding may put a corner outside its image
+
+
+def read_polygons(cell: str) -> list[Polygon]:
+    """[[x, y], ...], or a list of several such polygons.
+
+    Raises:
+        ValueError: not JSON, fewer than three corners, or a corner that is not two finite numbers.
+    """
+    content = json.loads(cell)
+    nested = isinstance(content, list) and content and isinstance(content[0], list) and content[0]
+    several = content if nested and isinstance(content[0][0], list) else [content]
+    polygons = [[(float(x), float(y)) for x, y in corners] for corners in several]
+    if any(len(corners) < 3 for corners in polygons) or not np.isfinite(np.concatenate(polygons)).all():
+        raise ValueError("a polygon has three corners or more, of two finite numbers each")
+    return polygons
+
+
+def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
+    """H x W bool: the pixels whose centres the box covers, one at least.
+
+    Raises:
+        BadSample: the box reaches out of the image, as corners taken for sizes do.
+    """
+    left, top, width, height = box
+    _require_inside([(left, top), (left + width, top + height)], shape, file)
+    mask = np.zeros(shape[:2], bool)
+    row, column = min(round(top), shape[0] - 1), min(round(left), shape[1] - 1)
+    mask[row : max(round(top + height), row + 1), column : max(round(left + width), column + 1)] = True
+    return mask
+
+
+def polygon_mask(polygons: Sequence[Polygon], shape: tuple[int, ...], file: str) -> np.ndarray:
+    """H x W bool: the union of filled polygons, their outlines included.
+
+    Raises:
+        BadSample: a corner lies out of the image.
+    """
+    canvas = Image.new("1", (shape[1], shape[0]))
+    for corners in polygons:
+        _require_inside(corners, shape, file)
+        ImageDraw.Draw(canvas).polygon(corners, fill=1)
+    return np.asarray(canvas)
+
+
+def _require_inside(corners: Sequence[tuple[float, float]], shape: tuple[int, ...], file: str) -> None:
+    for x, y in corners:
+        if not (-SLACK <= x <= shape[1] + SLACK and -SLACK <= y <= shape[0] + SLACK):
+            where = f"({x:g}, {y:g}) in an image of {shape[1]} x {shape[0]} pixels (width x height)"
+            raise BadSample(file, f"a region reaches out of the image: {where}")

@@ -1,0 +1,95 @@
+"""The column map of the `table` reader: what a configuration's `cohort.params` may say."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from mmpkd.cohort.facts import Column, ColumnKind, Role
+from mmpkd.config import Strict
+from mmpkd.types import TaskKind
+
+
+class TaskParams(Strict):
+    """`column` holds one of `labels` per cell; of a multilabel task, `labels` are themselves columns of 0 and 1."""
+
+    kind: TaskKind
+    column: str | None = None
+    labels: tuple[str | int, ...]
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.kind == "multilabel") == (self.column is not None):
+            raise ValueError("a binary or multiclass task has a `column`; the labels of a multilabel task are columns")
+        least = {"binary": 2, "multiclass": 3, "multilabel": 1}[self.kind]
+        if len(set(self.names)) != len(self.labels) or len(self.labels) < least:
+            raise ValueError(f"a {self.kind} task has at least {least} different labels")
+        if self.kind == "binary" and len(self.labels) > 2:
+            raise ValueError("a binary task has two labels, the second is positive")
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(str(label) for label in self.labels)
+
+
+class ColumnParams(Strict):
+    role: Role
+    kind: Literal["categorical", "numeric"] = "categorical"
+    separator: str | None = None  # joins the values of a multivalued cell
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.separator is not None and (self.kind == "numeric" or not self.separator):
+            raise ValueError("a separator splits categorical cells, and is at least one character")
+        return self
+
+    def named(self, name: str) -> Column:
+        kind: ColumnKind = "multivalued" if self.separator else self.kind
+        return Column(name, self.role, kind, self.separator)
+
+
+class TableParams(Strict):
+    file: str
+    image: str
+    patient: str
+    tasks: dict[str, TaskParams]
+    image_root: str = "."
+    split: str | None = None
+    views: dict[str, str] = Field({})  # further images of each sample: name, column of paths
+    masks: dict[str, str] = Field({})  # ROI label, column of paths
+    boxes: dict[str, tuple[str, str, str, str]] = Field({})  # ROI label, columns of left, top, width, height
+    polygons: dict[str, str] = Field({})  # ROI label, column of [[x, y], ...]
+    text: dict[str, str] = Field({})  # section of a report, column
+    columns: dict[str, ColumnParams] = Field({})
+    missing: tuple[str, ...] = ()  # besides blank cells
+    channels: Literal[1, 3] = 1
+    # True: messages name rows, not files, and pictures stay in the store; False for public data
+    credentialed: bool = True
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """Columns of files, each with the folder that they are relative to."""
+        return {self.image: self.image_root} | dict.fromkeys([*self.views.values(), *self.masks.values()], ".")
+
+    @property
+    def read(self) -> list[tuple[str, str]]:
+        """Every column that is asked for, with the dotted path that asks."""
+        asked = [("image", self.image), ("patient", self.patient)]
+        asked += [("split", self.split)] if self.split else []
+        for key, columns in (("views", self.views), ("masks", self.masks), ("polygons", self.polygons)):
+            asked += [(f"{key}.{name}", column) for name, column in columns.items()]
+        asked += [(f"boxes.{label}", column) for label, columns in self.boxes.items() for column in columns]
+        asked += [(f"text.{name}", column) for name, column in self.text.items()]
+        for name, task in self.tasks.items():
+            asked += [(f"tasks.{name}.column", task.column)] if task.column else []
+            asked += [] if task.column else [(f"tasks.{name}.labels", label) for label in task.names]
+        return [*asked, *((f"columns.{name}", name) for name in self.columns)]
+
+    @model_validator(mode="after")
+    def _regions_once(self) -> Self:
+        labels = [*self.masks, *self.boxes, *self.polygons]
+        if twice := sorted({label for label in labels if labels.count(label) > 1}):
+            raise ValueError(f"a region is a mask, a box or a polygon; given twice: {', '.join(twice)}")
+        return self

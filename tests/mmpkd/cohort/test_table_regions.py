@@ -1,0 +1,124 @@
+"""Regions by numbers, second images, report text and DICOM files in one's own table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from mmpkd.cohort import facts, reader_for
+from mmpkd.cohort.facts import BadSample
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.regions import box_mask, polygon_mask, read_polygons
+from mmpkd.types import ConfigError
+from tests.mmpkd.cohort.cbis_trees import write_dicom
+from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
+
+BOXES: dict[str, Any] = {"boxes": {"node": ["x", "y", "w", "h"]}}
+
+
+def written(root: Path, **columns: Any) -> pd.DataFrame:
+    """The cohort of `write_cohort` with further columns, whose cells repeat."""
+    table = cases().assign(**{name: np.resize(np.array(cells, object), 60) for name, cells in columns.items()})
+    return write_cohort(root, table)
+
+
+def problems(root: Path, **params: Any) -> dict[str, str]:
+    with pytest.raises(ConfigError) as caught:
+        facts(config(root, **params))
+    return dict(caught.value.mistakes)
+
+
+def test_boxes_by_hand(tmp_path: Path) -> None:
+    written(tmp_path, x=["4", ""], y=["2", ""], w=["3", ""], h=["5.0", ""])
+    reader = reader_for(config(tmp_path, masks={}, **BOXES))
+    assert reader.scan().roi_labels == ("node",)
+    ((label, mask),) = reader.load("case0.png").rois
+    wanted = np.zeros((20, 30), bool)
+    wanted[2:7, 4:7] = True  # left 4, top 2, width 3, height 5
+    assert label == "node" and np.array_equal(mask, wanted)
+    assert reader.load("case1.png").rois == []
+
+
+def test_polygons_by_hand(tmp_path: Path) -> None:
+    square, two = "[[2, 3], [6, 3], [6, 5], [2, 5]]", "[[[0, 0], [1, 0], [0, 1]], [[10, 10], [12, 10], [12, 12]]]"
+    written(tmp_path, outline=[square, two])
+    reader = reader_for(config(tmp_path, polygons={"duct": "outline"}))
+    assert reader.scan().roi_labels == ("lesion", "duct")
+    rois = dict(reader.load("case0.png").rois)
+    wanted = np.zeros((20, 30), bool)
+    wanted[3:6, 2:7] = True  # Pillow draws the outline too
+    assert np.array_equal(rois["duct"], wanted) and rois["lesion"].sum() == 50
+    ((_, both),) = reader.load("case1.png").rois
+    assert both[0, 0] and both[10, 12] and not both[5, 5]
+
+
+def test_what_is_no_box_and_no_polygon(tmp_path: Path) -> None:
+    outline = ["[[1, 2], [3, 4]]"]
+    written(tmp_path, x=["1", "a", "1", "1", ""], y=["1"], w=["2", "2", "0", "", ""], h=["2"], outline=outline)
+    found = problems(tmp_path, polygons={"duct": "outline"}, **BOXES)
+    assert found["cohort.params.boxes.node"].startswith("48 cells are no box: four numbers are wanted")
+    assert "cases.csv row 3, 4, 5, 6, 8 and 43 more" in found["cohort.params.boxes.node"]
+    assert found["cohort.params.polygons.duct"].startswith("60 cells are no polygon; [[x, y], ...] is wanted")
+    for cell in ("", "ring", "{}", "[]", "[[1, 2], [3, 4], [5]]", "[[1, 2], [3, NaN], [5, 6]]", '[["a", 1]]', "[7]"):
+        with pytest.raises((ValueError, TypeError)):
+            read_polygons(cell)
+
+
+def test_a_region_out_of_its_image() -> None:
+    for box in ((25.0, 2.0, 10.0, 3.0), (2.0, 15.0, 3.0, 10.0), (-5.0, 2.0, 3.0, 3.0)):
+        with pytest.raises(BadSample, match="reaches out of the image") as raised:
+            box_mask(box, (20, 30), "a.png")
+        assert "30 x 20" in raised.value.reason
+    with pytest.raises(BadSample, match="reaches out"):
+        polygon_mask([[(0, 0), (40, 0), (0, 5)]], (20, 30), "a.png")
+    assert box_mask((29.6, 19.6, 0.2, 0.2), (20, 30), "a.png").sum() == 1  # never lost
+    assert box_mask((0, 0, 30, 20), (20, 30), "a.png").all()
+
+
+def test_a_label_is_one_kind_of_region(tmp_path: Path) -> None:
+    write_cohort(tmp_path)
+    (found,) = problems(tmp_path, boxes={"lesion": ["age", "age", "age", "age"]}).values()
+    assert "given twice: lesion" in found
+
+
+def test_second_images_and_text_reach_the_store(tmp_path: Path) -> None:
+    written(tmp_path / "raw", scan=[f"scans/{index}.png" for index in range(60)], report=["clear", "a mass", ""])
+    (tmp_path / "raw" / "scans").mkdir()
+    for index in range(60):
+        Image.fromarray(np.full((10, 10), index, np.uint8)).save(tmp_path / "raw" / "scans" / f"{index}.png")
+    asked = config(tmp_path / "raw", views={"mri": "scan"}, text={"findings": "report"})
+    known = facts(asked)
+    assert known.views == ("mri",) and known.has_text and known.unlisted == ("scanner",)
+    store = prepare(asked, tmp_path / "cache")
+    view = np.load(store.path / "views" / "mri.npy")
+    assert view[:, 0, 7, 7].tolist() == list(range(60))
+    text = pd.read_parquet(store.path / "text.parquet")
+    assert list(text.columns) == ["sample", "findings"] and text["findings"].isna().sum() == 20
+    assert "report" not in pd.read_parquet(store.path / "samples.parquet").to_string()
+
+
+def test_a_second_image_must_be_there(tmp_path: Path) -> None:
+    written(tmp_path, scan=["a.png", "", "b.png"])
+    found = problems(tmp_path, views={"mri": "scan"})
+    assert found == {"cohort.params.views.mri": "20 cells are missing: cases.csv row 3, 6, 9, 12, 15 and 15 more"}
+    written(tmp_path, scan=["/a.png"])
+    assert "60 cells are absolute" in problems(tmp_path, views={"mri": "scan"})["cohort.params.views.mri"]
+
+
+def test_dicom_by_its_suffix_or_its_mark(tmp_path: Path) -> None:
+    table = cases()
+    table["image"] = [f"scan{index}" + (".dcm" if index % 2 else "") for index in range(60)]
+    (tmp_path / "raw" / "images").mkdir(parents=True)
+    for index, name in enumerate(table["image"]):
+        write_dicom(tmp_path / "raw" / "images" / name, np.full((20, 30), 100 * index, np.uint16))
+    table["mask"] = ""
+    table.to_csv(tmp_path / "raw" / "cases.csv", index=False)
+    store = prepare(config(tmp_path / "raw"), tmp_path / "cache")
+    assert store.manifest["bit_depth"] == 16 and store.manifest["left_out"] == {}
+    centre = store.image_NCHW[:, 0, 7, 7].astype(int)
+    assert (np.diff(centre) >= 0).all() and centre[0] == 0 and centre[-1] == 255
