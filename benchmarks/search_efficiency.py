@@ -4,7 +4,9 @@
 
 Replays `benchmarks/curves/<space>.csv` (see `record_curves.py`) on a simulated clock, `slots` trials at
 a time; a suggestion that is not in the table gets the curve of its nearest row in the same arm and
-branches. Four ways to search, each on the same seeds:
+branches. A row's curve is the mean of the repeats that every configuration has, lest a draw of noise be
+what there is to find; how much of the rows' spread is noise is printed first, from those with repeats.
+Four ways to search, each on the same seeds:
 
   random      uniform draws, nothing stopped
   TPE         Optuna's TPESampler on both goals, nothing stopped
@@ -19,9 +21,7 @@ arms cannot be compared. Only trials that ran to the end count. Intervals: 95 %,
 
 from __future__ import annotations
 
-import csv
 import heapq
-import json
 import logging
 import os
 import sys
@@ -30,212 +30,29 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Final, Protocol
+from typing import Final
 
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.optuna import OptunaSearch
 from rich.console import Console
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks.record_curves import EPOCHS, FOLDER, GOALS
-from sweep.books import Books
-from sweep.choosers import Asked
-from sweep.draw import draw
+from benchmarks.recorded import FLOOR, Curves, spread
+from benchmarks.searches import Documented, Free, Ours, Trial, Way
 from sweep.front import Values, admit, hypervolume
-from sweep.halving import ArmHalving
-from sweep.records import Spool
-from sweep.search import Search
 from sweep.space import Space, load_space
-from sweep.studies import Studies
 
-SHARE: Final = 0.95
-FLOOR: Final = (0.5, 0.0)
 # Times the whole table's device-hours; a search that has not found it by then counts with that. The two that
 # Optuna leads fall in on a few rows and seldom find it; a low limit flatters them, and saves hours.
 MOST: Final = {"random": 10.0, "TPE": 0.5, "documented": 0.5, "ours": 4.0}
 # Stopping as the sweep does by default; the demo's own halving is for a front worth a look after 16 trials.
 STOPPING: Final = "search.early_stopping={reduction: 3}"
 OVERRIDES: Final = {"demo": (STOPPING,), "breast": (STOPPING, "cohort.image_size=64", "cohort.root=unread")}
-
-
-@dataclass(frozen=True)
-class Row:
-    arm: str
-    labels: Mapping[str, str]
-    numbers: Mapping[str, float]
-    values_ET: NDArray[np.float64]  # goals by epoch
-    seconds_E: NDArray[np.float64]
-
-
-class Curves:
-    """The table, and what it says of a configuration."""
-
-    def __init__(self, path: Path):
-        self.rows: list[Row] = []
-        with path.open() as file:
-            for row in csv.DictReader(file):
-                sampled = json.loads(row["sampled"])
-                labels = {name: value for name, value in sampled.items() if isinstance(value, str)}
-                numbers = {name: float(value) for name, value in sampled.items() if not isinstance(value, str)}
-                values = np.array([json.loads(row[goal]) for goal in GOALS]).T
-                seconds = np.array(json.loads(row["seconds"]))
-                self.rows.append(Row(row["arm"], labels, numbers, values, seconds))
-        self.arms = sorted({row.arm for row in self.rows})
-        finals = {arm: [tuple(row.values_ET[-1]) for row in self.rows if row.arm == arm] for arm in self.arms}
-        self.target = {arm: SHARE * hypervolume(points, FLOOR) for arm, points in finals.items()}
-        self.target_of_all = SHARE * hypervolume([point for points in finals.values() for point in points], FLOOR)
-
-    def nearest(self, arm: str, sampled: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Row:
-        """Distance in units of each leaf's range, on the scale that it is drawn on."""
-        labels = {name: value for name, value in sampled.items() if isinstance(value, str)}
-        candidates = [row for row in self.rows if row.arm == arm]
-        unlike = [sum(row.labels.get(name) != label for name, label in labels.items()) for row in candidates]
-        candidates = [row for row, count in zip(candidates, unlike, strict=True) if count == min(unlike)]
-
-        def distance(row: Row) -> float:
-            total = 0.0
-            for name, value in sampled.items():
-                known = distributions.get(name)
-                if name in row.numbers and isinstance(known, FloatDistribution | IntDistribution):
-                    scale = np.log if known.log else float
-                    span = scale(known.high) - scale(known.low) or 1.0
-                    total += ((scale(value) - scale(row.numbers[name])) / span) ** 2
-            return total
-
-        return min(candidates, key=distance)
-
-
-@dataclass
-class Trial:
-    key: str
-    row: Row
-    epoch: int = 0
-    job: Any = None
-
-    @property
-    def values(self) -> tuple[float, ...]:
-        return tuple(float(value) for value in self.row.values_ET[self.epoch - 1])
-
-
-class Way(Protocol):
-    """A search: what runs next, and whether it goes on after an epoch."""
-
-    def next(self, key: str) -> Trial | None: ...
-    def goes_on(self, trial: Trial) -> bool: ...
-    def ended(self, trial: Trial) -> None: ...
-
-
-class Free:
-    """Optuna alone, nothing stopped."""
-
-    def __init__(self, space: Space, curves: Curves, sampler: optuna.samplers.BaseSampler):
-        self._space, self._curves = space, curves
-        self._study = optuna.create_study(directions=["maximize"] * len(GOALS), sampler=sampler)
-
-    def next(self, key: str) -> Trial:
-        trial = self._study.ask()
-        arm, sampled = _drawn(self._space, trial)
-        return Trial(key, self._curves.nearest(arm, sampled, trial.distributions), job=trial)
-
-    def goes_on(self, trial: Trial) -> bool:
-        return True
-
-    def ended(self, trial: Trial) -> None:
-        self._study.tell(trial.job, trial.values)
-
-
-def _drawn(space: Space, trial: Any) -> tuple[str, Mapping[str, Any]]:
-    arm = trial.suggest_categorical("arm", list(space.arms))
-    return arm, draw(space.arms[arm], Asked(trial), arm).values
-
-
-class Documented:
-    """OptunaSearch and ASHAScheduler with their defaults, on one number: the mean of the goals' ranks."""
-
-    def __init__(self, space: Space, curves: Curves, seed: int):
-        self._curves = curves
-        self._drawn: dict[str, tuple[str, Mapping[str, Any], Mapping[str, BaseDistribution]]] = {}
-        self._key = ""
-
-        def define(trial: Any) -> dict[str, Any]:
-            arm, sampled = _drawn(space, trial)
-            self._drawn[self._key] = arm, sampled, trial.distributions
-            return {}
-
-        self._search = OptunaSearch(space=define, metric="score", mode="max", seed=seed)
-        self._asha = ASHAScheduler(time_attr="epoch", metric="score", mode="max", max_t=EPOCHS)
-        self._seen: dict[int, list[tuple[float, ...]]] = {}
-        self._scores: dict[str, dict[str, Any]] = {}
-
-    def next(self, key: str) -> Trial:
-        self._key = key
-        self._search.suggest(key)
-        trial = Trial(key, self._curves.nearest(*self._drawn.pop(key)), job=SimpleNamespace(trial_id=key))
-        self._asha.on_trial_add(None, trial.job)  # type: ignore[arg-type]
-        return trial
-
-    def goes_on(self, trial: Trial) -> bool:
-        seen = self._seen.setdefault(trial.epoch, [])
-        seen.append(trial.values)
-        ranks = [np.mean([one[goal] <= mine for one in seen]) for goal, mine in enumerate(trial.values)]
-        result = {"epoch": trial.epoch, "training_iteration": trial.epoch, "score": float(np.mean(ranks))}
-        self._scores[trial.key] = result
-        going = self._asha.on_trial_result(None, trial.job, result) == "CONTINUE"  # type: ignore[arg-type]
-        if going and trial.epoch < EPOCHS:
-            self._search.on_trial_result(trial.key, result)
-        return going
-
-    def ended(self, trial: Trial) -> None:
-        self._search.on_trial_complete(trial.key, self._scores.pop(trial.key))
-
-
-class Ours:
-    """The sweep's own searcher, storage and scheduler; only Ray's clock is simulated."""
-
-    def __init__(self, space: Space, curves: Curves, slots: int, folder: Path):
-        self._curves = curves
-        books = Books(
-            space, GOALS, Studies(folder / "journal.log", space, GOALS), Spool(folder / "spool.jsonl"), folder
-        )
-        self.search = Search(space, books, folder, folder, folder, wait=True)
-        self.search.most_live = slots
-        stopping = space.search.early_stopping
-        assert stopping is not None
-        grace = stopping.first_rung(EPOCHS)
-        self._halving = ArmHalving(list(space.arms), GOALS, EPOCHS, grace, stopping.reduction, keep=books.studies.reach)
-
-    def next(self, key: str) -> Trial | None:
-        job = self.search.suggest(key)
-        if self.search.broken:
-            raise self.search.broken
-        if not isinstance(job, dict):
-            return None
-        proposal = self.search.live[key].proposal
-        row = self._curves.nearest(proposal.arm, proposal.drawn.values, proposal.distributions)
-        return Trial(key, row, job=SimpleNamespace(config=job))
-
-    def goes_on(self, trial: Trial) -> bool:
-        result = self._result(trial)
-        going = self._halving.on_trial_result(None, trial.job, result) == self._halving.CONTINUE
-        if going and trial.epoch < EPOCHS:
-            self.search.on_trial_result(trial.key, result)
-        return going
-
-    def ended(self, trial: Trial) -> None:
-        self.search.on_trial_complete(trial.key, self._result(trial))
-
-    def _result(self, trial: Trial) -> dict[str, Any]:
-        metrics = dict(zip(GOALS, trial.values, strict=True))
-        seconds = float(trial.row.seconds_E[trial.epoch - 1])
-        return {"reports": [{"epoch": trial.epoch, "seconds": seconds, "metrics": metrics, "terms": {}}]}
 
 
 @dataclass
@@ -339,8 +156,19 @@ def main(words: Sequence[str]) -> None:
             f"\n{name}: {len(curves.rows)} curves of {EPOCHS} epochs, {hours:.2f} device-hours; "
             f"{seeds} seeds, {slots} slots"
         )
+        if curves.repeated:
+            console.print(_spread(curves))
         for measure in ("any arm", "every arm"):
             console.print(_table(measure, found))
+
+
+def _spread(curves: Curves) -> Table:
+    columns = [f"{goal}, {what}" for goal in GOALS for what in ("configurations", "noise")]
+    title = f"standard deviations at the end, from {len(curves.repeated)} configurations with repeats"
+    table = Table("arm", *columns, title=title)
+    for arm in curves.arms:
+        table.add_row(arm, *(f"{value:.3f}" for pair in spread(curves, arm) for value in pair))
+    return table
 
 
 def _table(measure: str, found: Mapping[str, Sequence[Reached]]) -> Table:
