@@ -81,6 +81,7 @@ class OptimizerConfig(Strict):
     batch_size: Positive = 32
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    class_weights: Literal["equal", "balanced"] = "equal"  # balanced: of the task loss, by how rare a class is
 
 
 class ScheduleConfig(Strict):

@@ -7,34 +7,67 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmpkd.types import DivergedError, Task
 
+TINY = 1e-12  # a divisor where nothing is known
+
 
 def task_loss(
-    logits_BK: Tensor, target_BK: Tensor, known_BK: Tensor, tasks: Sequence[Task], smoothing: float = 0.0
+    logits_BK: Tensor,
+    target_BK: Tensor,
+    known_BK: Tensor,
+    tasks: Sequence[Task],
+    smoothing: float = 0.0,
+    weight_2K: Tensor | None = None,
 ) -> Tensor:
     """Mean over tasks of the cross-entropy over known labels; a task with none known adds 0.
 
     Multi-class: softmax cross-entropy, mean over known samples. Binary and multi-label: sigmoid
-    cross-entropy, mean over known labels. `smoothing` mixes the target with the uniform one.
+    cross-entropy, mean over known labels. `smoothing` mixes the target with the uniform one. With
+    `weight_2K` (see `balanced_weights`) the means are weighted, as torch's `cross_entropy(weight=)` is.
     """
     logits_BK = logits_BK.float()
+    weight_2K = logits_BK.new_ones(2, logits_BK.shape[1]) if weight_2K is None else weight_2K
+    weight_BK = torch.where(target_BK > 0.5, weight_2K[1], weight_2K[0])
     total = logits_BK.new_zeros(())
     for task in tasks:
         logits, target, known = (x[:, task.columns] for x in (logits_BK, target_BK, known_BK))
+        weight = weight_BK[:, task.columns]
         if task.kind == "multiclass":
+            weight = (weight * target).sum(dim=1)
             target = target * (1 - smoothing) + smoothing / task.num_logits
             each = -(target * logits.log_softmax(dim=1)).sum(dim=1)
             known = known[:, 0]
         else:
             target = target * (1 - smoothing) + smoothing / 2
             each = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
-        total = total + torch.where(known, each, 0.0).sum() / known.sum().clamp(min=1)
+        weight = torch.where(known, weight, 0.0)
+        total = total + torch.where(known, weight * each, 0.0).sum() / weight.sum().clamp(min=TINY)
     return total / len(tasks)
+
+
+def balanced_weights(
+    target_NK: NDArray[np.float32], known_NK: NDArray[np.bool_], tasks: Sequence[Task]
+) -> NDArray[np.float32]:
+    """Weights (2, K) of a label that is absent and one that is present, so that classes weigh alike in the loss.
+
+    known / (classes x count), scikit-learn's `balanced`: of the C classes of a multi-class task, whose absent labels
+    weigh nothing by themselves; of the two sides of each other logit. A class that never occurs weighs 0.
+    """
+    positive_K = (target_NK * known_NK).sum(axis=0)
+    count_2K = np.stack([known_NK.sum(axis=0) - positive_K, positive_K])
+    classes_K = np.full(target_NK.shape[1], 2.0)
+    for task in tasks:
+        if task.kind == "multiclass":
+            classes_K[task.columns] = task.num_logits
+    weight_2K = known_NK.sum(axis=0) / (classes_K * np.maximum(count_2K, 1))
+    return np.where(count_2K > 0, weight_2K, 0.0).astype(np.float32)
 
 
 def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:

@@ -31,6 +31,7 @@ from mmpkd.evaluate import Evaluator
 from mmpkd.fit import (
     TermLog,
     autocast,
+    balanced_weights,
     generator_for,
     gradient_shares,
     learning_rate,
@@ -75,6 +76,7 @@ class Run:
     teachers: dict[str, CachedOutputs]
     optimizer: torch.optim.Optimizer
     device: torch.device
+    weight_2K: Tensor | None = None  # of the task loss; None: all alike
 
 
 def train(
@@ -116,7 +118,10 @@ def train(
     objectives.to(device)
     optimizer = optimizer_for(student, objectives, config.optimizer.lr, config.optimizer.weight_decay)
     rows = store.rows("train", config.cohort.fold)
-    run = Run(config, store, rows, student, objectives, teachers, optimizer, device)
+    weight_2K = None
+    if config.optimizer.class_weights == "balanced":
+        weight_2K = on(device, balanced_weights(store.target_NK[rows], store.known_NK[rows], store.facts.tasks))
+    run = Run(config, store, rows, student, objectives, teachers, optimizer, device, weight_2K)
     evaluate = Evaluator(store, store.rows("val", config.cohort.fold), config.evaluation, student.grid, device)
     quality = {f"teacher/{name}/{key}": value for name, one in teachers.items() for key, value in one.quality.items()}
 
@@ -173,10 +178,11 @@ def loss_terms(run: Run, batch: Batch) -> dict[str, Tensor]:
     active = run.config.active_objectives()
     objectives = {name: cast(Objective, module) for name, module in run.objectives.items()}
     layers = {layer for objective in objectives.values() for layer in objective.needs.student_layers}
-    smoothing = run.config.optimizer.label_smoothing
+    smoothing, tasks = run.config.optimizer.label_smoothing, run.store.facts.tasks
     with autocast(run.device):
         output = run.student(batch.image_BCHW, layers)
-        terms = {"task": task_loss(output.logits_BK, batch.target_BK, batch.known_BK, run.store.facts.tasks, smoothing)}
+        task = task_loss(output.logits_BK, batch.target_BK, batch.known_BK, tasks, smoothing, run.weight_2K)
+        terms = {"task": task}
         for name, objective in objectives.items():
             teacher = run.teachers[active[name].teacher or ""]
             terms[name] = objective(output, teacher.at(batch.rows_B), batch)

@@ -2,10 +2,21 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 
-from mmpkd.fit import TermLog, gradient_shares, learning_rate, objective_factor, optimizer_for, seeded, task_loss
+from mmpkd.fit import (
+    TermLog,
+    balanced_weights,
+    gradient_shares,
+    learning_rate,
+    objective_factor,
+    optimizer_for,
+    seeded,
+    task_loss,
+)
 from mmpkd.types import DivergedError, lay_out
 
 TASKS = lay_out([("stage", "multiclass", ["a", "b", "c"]), ("ill", "binary", ["no", "yes"])])
@@ -28,6 +39,36 @@ def test_task_loss_matches_torch_where_everything_is_known() -> None:
     for smoothing in (0.0, 0.1):
         ours = task_loss(logits, target, known, tasks, smoothing)
         torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, label, label_smoothing=smoothing))
+
+
+def test_balanced_weights_are_scikit_learns_and_weigh_as_torch_does() -> None:
+    label = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
+    ill = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
+    target = np.hstack([np.eye(3)[label], ill[:, None]]).astype(np.float32)
+    known = np.ones((10, 4), bool)
+    weights = balanced_weights(target, known, TASKS)
+    np.testing.assert_allclose(
+        weights[1, :3], compute_class_weight("balanced", classes=np.arange(3), y=label), rtol=1e-6
+    )
+    np.testing.assert_allclose(weights[:, 3], compute_class_weight("balanced", classes=np.arange(2), y=ill), rtol=1e-6)
+
+    logits = torch.randn(10, 4, generator=torch.Generator().manual_seed(0))
+    ours = task_loss(logits, torch.from_numpy(target), torch.from_numpy(known), TASKS, 0.0, torch.from_numpy(weights))
+    softmax = torch.nn.functional.cross_entropy(
+        logits[:, :3], torch.from_numpy(label), torch.from_numpy(weights[1, :3])
+    )
+    each = torch.nn.functional.binary_cross_entropy_with_logits(
+        logits[:, 3], torch.tensor(ill).float(), reduction="none"
+    )
+    weight = torch.from_numpy(weights[:, 3])[ill]
+    torch.testing.assert_close(ours, (softmax + (weight * each).sum() / weight.sum()) / 2)
+
+
+def test_balanced_weights_leave_unknown_labels_and_absent_classes_out() -> None:
+    target = np.array([[1, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float32)
+    known = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], bool)
+    by_hand = [[3 / (3 * 1), 3 / (3 * 2), 3 / (3 * 3), 2 / (2 * 1)], [3 / (3 * 2), 3 / (3 * 1), 0, 2 / (2 * 1)]]
+    np.testing.assert_allclose(balanced_weights(target, known, TASKS), by_hand, rtol=1e-6)
 
 
 def test_a_batch_without_known_labels_costs_nothing_and_has_gradients() -> None:
