@@ -101,6 +101,7 @@ class AugmentationConfig(Strict):
 
 class EvaluationConfig(Strict):
     map: str = "cls_attention"
+    within: Literal["content", "foreground"] = "content"  # foreground: the breast on its film
     batch_size: Positive = 64
 
 

@@ -46,7 +46,8 @@ class Evaluator:
         self.regions: localize.Regions | None = None
         self.fixed: dict[str, float] = {}
         if store.facts.roi_labels:
-            self.regions = localize.Regions.of(store.roi_mask(rows), store.content_box_N4[rows], grid, device)
+            lit = localize.foreground(store.image_NCHW[rows].max(axis=1)) if config.within == "foreground" else None
+            self.regions = localize.Regions.of(store.roi_mask(rows), store.content_box_N4[rows], grid, device, lit)
             self.fixed = _prefixed(localize.summarize(localize.baselines(self.regions)))
 
     def __call__(self, student: Student) -> dict[str, float]:

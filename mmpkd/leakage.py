@@ -13,6 +13,7 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 ALARM = 0.9  # AUROC from which a single column is suspected of stating the label
 NUM_FOLDS = 5
 NUM_BINS = 10
+MAX_SAMPLES = 5_000  # probed; a standard error of 0.01, while a logistic regression on 245,000 takes half a minute
 
 
 def probe(
@@ -22,8 +23,13 @@ def probe(
 
     Patient-grouped folds and a logistic regression on indicators: one per value (text; cells split
     at `separators[column]`), per decile (numbers), and one for missing. A label with fewer than
-    five patients on either side is left out.
+    five patients on either side is left out. Of a large cohort some patients are probed, `MAX_SAMPLES` or so.
     """
+    if len(patients) > MAX_SAMPLES:
+        order = np.random.default_rng(0).permutation(np.unique(patients.to_numpy(dtype=str)))
+        some = set(order[: max(1, len(order) * MAX_SAMPLES // len(patients))])
+        chosen = patients.astype(str).isin(some).to_numpy()
+        columns, labels, patients = columns[chosen], labels[chosen], patients[chosen]
     scores: dict[str, dict[str, float]] = {str(name): {} for name in columns}
     for label in labels:
         known = labels[label].notna().to_numpy()

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from mmpkd.cohort.breast_lesions_usg import BreastLesionsUsg
 from mmpkd.cohort.cbis_ddsm import CbisDdsm
+from mmpkd.cohort.derm7pt import Derm7pt
 from mmpkd.cohort.facts import Facts, Reader
+from mmpkd.cohort.mimic_cxr import MimicCxr
+from mmpkd.cohort.radpath import RadPath
 from mmpkd.cohort.source import missing_files, refuse_bad
 from mmpkd.cohort.splits import check_classes
 from mmpkd.cohort.synthetic import Synthetic
@@ -17,6 +20,9 @@ READERS: dict[str, type[Reader]] = {
     "table": Table,
     "breast_lesions_usg": BreastLesionsUsg,
     "cbis_ddsm": CbisDdsm,
+    "mimic_cxr": MimicCxr,
+    "derm7pt": Derm7pt,
+    "radpath": RadPath,
 }
 
 

@@ -135,10 +135,42 @@ def test_pixel_ap_agrees_with_sklearn():
 def test_pixel_ap_by_hand():
     # One pixel a patch: no upsampling. Values 4 > 3 > 2 > 1; the ROI holds the 4 and the 2.
     map_122, roi_122 = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]]), torch.tensor([[[True, False], [True, False]]])
-    assert float(pixel_ap(map_122, roi_122, torch.tensor([[0, 0, 2, 2]]))) == pytest.approx((1 + 2 / 3) / 2)
+    assert float(pixel_ap(map_122, roi_122, torch.ones(1, 2, 2, dtype=torch.bool))) == pytest.approx((1 + 2 / 3) / 2)
     # Without the first row the 2 comes first of two.
     roi_122[0, 0] = False
-    assert float(pixel_ap(map_122, roi_122, torch.tensor([[1, 0, 2, 2]]))) == 1
+    assert float(pixel_ap(map_122, roi_122, torch.tensor([[[False, False], [True, True]]]))) == 1
+
+
+def test_within_the_foreground_by_hand():
+    """The left half is breast, but for its last two columns of pixels, which cut the second column of cells in two."""
+    lit = np.zeros((1, 16, 16), bool)
+    lit[:, :, :6] = True
+    roi = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
+    roi[:, :, :4, 4:8] = True  # half of it on black film
+    regions = Regions.of(roi, torch.tensor([WHOLE]), GRID, foreground_NHW=lit)
+    chance = one(baselines(regions))
+    for name in SCORES:
+        assert chance[f"{name}_chance"] == pytest.approx(8 / 96)
+    outside = one(score(peak((0, 3), (0, 1), value=0.5) + peak((0, 3)), regions))
+    assert outside["pointing"] == 1  # the peak on black film does not count; of cell (0, 1) what is lit is ROI
+    assert outside["mass"] == pytest.approx(1)
+    spread = one(score(peak((0, 0), (0, 1)), regions))
+    assert spread["pointing"] == pytest.approx(8 / (16 + 8)) and spread["mass"] == pytest.approx(8 / (16 + 8))
+    away = torch.zeros_like(roi)
+    away[:, :, :4, 8:12] = True
+    assert len(Regions.of(away, torch.tensor([WHOLE]), GRID, foreground_NHW=lit).image_P) == 0
+
+
+def test_foreground_is_the_largest_bright_region_with_its_holes():
+    film = np.full((2, 16, 16), 5, np.uint8)
+    film[0, 2:12, :6] = 200
+    film[0, 6, 3] = 5  # a hole
+    film[0, 1:3, 13:15] = 255  # a label
+    breast = np.zeros((16, 16), bool)
+    breast[2:12, :6] = True
+    found = localize.foreground(film)
+    assert np.array_equal(found[0], breast)
+    assert found[1].all()  # without contrast
 
 
 def test_scores_do_not_depend_on_the_scale_of_the_map():
