@@ -224,7 +224,7 @@ def inside(box_N4: Tensor, frame: tuple[int, ...]) -> Tensor:
 
 
 def foreground(image_NHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The largest bright region of each image, holes filled: the breast on its film, without labels and borders.
+    """The largest bright region of each image, holes filled: the breast on its film, without labels.
 
     Bright is above `DARK` between the image's 1st and 99th percentiles. An image without contrast is all foreground.
     """

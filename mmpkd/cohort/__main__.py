@@ -54,7 +54,7 @@ def main(words: Sequence[str]) -> None:
     if unknown := [key for key in content if key != "cohort"]:
         raise ConfigError.one(unknown[0], f"not of a cohort; keys begin with cohort.{near(unknown[0], own)}")
     config = validate(CohortConfig, content["cohort"], "cohort")
-    if own["samples"] != "all" and not own["samples"].isdigit():
+    if own["samples"] != "all" and not own["samples"].isdecimal():
         raise ConfigError.one("samples", f"a number or all, got {own['samples']!r}")
     console, cache = Console(soft_wrap=True), Path(own["cache"])
     if verb == "check":
@@ -64,7 +64,7 @@ def main(words: Sequence[str]) -> None:
     if verb == "show":
         show(store, console)
     else:
-        console.print(f"store: {store.path}", highlight=False)
+        console.print(f"store: {store.path}", highlight=False, markup=False)
 
 
 if __name__ == "__main__":

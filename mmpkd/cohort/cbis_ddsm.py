@@ -28,7 +28,7 @@ from PIL import Image
 from pydantic import Field
 
 from mmpkd.cohort.cbis_files import Files
-from mmpkd.cohort.decode import image_size, read_image
+from mmpkd.cohort.decode import MAX_GREY, image_size, read_image
 from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode, same_name
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out
@@ -40,7 +40,6 @@ PATHOLOGY = {"MALIGNANT": "malignant", "BENIGN": "benign", "BENIGN_WITHOUT_CALLB
 SAME_ATOM = {"LUCENT_CENTERED": "LUCENT_CENTER"}
 MAX_RATIO = 1.25  # of a mask's sides to its image's; beyond it, another image's
 LESION = "lesion"
-MAX_GREY = 0.02  # share of a mask's pixels that are neither dark nor bright; lossy edges are few
 IMAGE, CROP, MASK = "image_file_path", "cropped_image_file_path", "roi_mask_file_path"
 
 SHARED = (
@@ -161,6 +160,8 @@ def _read(path: Path, kind: Kind, part: str) -> pd.DataFrame:
         raise CohortError(f"{path} is not a CSV file: {type(error).__name__}") from None
     table = table.set_axis([same_name(str(name)).replace(" ", "_") for name in table.columns], axis=1)
     wanted = [one.name for one in (*SHARED, *OF_KIND[kind])]
+    if twice := sorted(set(table.columns[table.columns.duplicated()])):
+        raise CohortError(f"{path}: several columns {', '.join(twice)}; is it the description file as published?")
     if lacking := [name for name in wanted if name not in table]:
         raise CohortError(f"{path}: no column {', '.join(lacking)}; is it the description file as published?")
     table = table.apply(lambda column: column.str.strip())
@@ -178,6 +179,12 @@ def _read(path: Path, kind: Kind, part: str) -> pd.DataFrame:
         wrong = (parts.str.len() != 4) | parts.map(lambda each: bool({"", ".", ".."} & set(each)))
         _refuse(path, wrong, f"a {column} that is not folder/StudyUID/SeriesUID/file, as published")
     _refuse(path, table.duplicated([IMAGE, "abnormality_id"]), "an abnormality that is listed before")
+    place = "Training" if part == "train" else "Test"
+    own = table[["patient_id", "left_or_right_breast", "image_view"]].fillna("").agg("_".join, axis=1)
+    stated = table[IMAGE].str.split("/").str[0]
+    _refuse(
+        path, stated != f"{kind.title()}-{place}_" + own, f"an {IMAGE} of another kind, part, patient, side or view"
+    )
     table["pathology"] = table["pathology"].map(PATHOLOGY)
     for column in ("breast_density", "subtlety"):
         table[column] = table[column].mask(table[column] == "0")

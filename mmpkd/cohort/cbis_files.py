@@ -14,9 +14,10 @@ apart by what they hold.
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 from typing import Literal
+
+import pandas as pd
 
 from mmpkd.types import CohortError
 
@@ -55,10 +56,9 @@ class Files:
         found: list[str] = []
         for one in dict.fromkeys(path.rsplit("/", 1)[0] for path in stated):
             series = self._series(one)
-            files = sorted(path for path in series.iterdir() if path.is_file()) if series else []
-            found += [path.relative_to(self.root).as_posix() for path in files if path.suffix in (".dcm", ".jpg")]
-            if not files:
-                found.append((self.base / one).relative_to(self.root).as_posix())
+            files = sorted(path for path in series.iterdir() if _is_image(path)) if series else []
+            missing = self.base / (one.rsplit("/", 1)[1] if self.is_jpeg else one)
+            found += [path.relative_to(self.root).as_posix() for path in files or [missing]]
         return found
 
     def _series(self, stated: str) -> Path | None:
@@ -72,6 +72,11 @@ class Files:
         studies = _ending(self.base / folder, study)
         found = [path for each in studies for path in _ending(each, series)]
         return found[0] if len(found) == 1 else None
+
+
+def _is_image(path: Path) -> bool:
+    """Not what macOS leaves beside a file on other disks, `._1-1.dcm`."""
+    return path.suffix.lower() in (".dcm", ".jpg", ".jpeg", ".png") and not path.name.startswith("._")
 
 
 def _ending(folder: Path, uid: str) -> list[Path]:
@@ -96,9 +101,11 @@ def _base(root: Path) -> tuple[Path, bool]:
 
 def _patient_ids(info: Path) -> dict[str, str]:
     """DICOM PatientID, which is a folder name, by series UID."""
-    with info.open(newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file)
-        lacking = {"SeriesInstanceUID", "PatientID"} - set(rows.fieldnames or ())
-        if lacking:
-            raise CohortError(f"{info}: no column {', '.join(sorted(lacking))}; is it the re-release's dicom_info.csv?")
-        return {row["SeriesInstanceUID"]: row["PatientID"] for row in rows if row["PatientID"]}
+    wanted = ["SeriesInstanceUID", "PatientID"]
+    try:
+        table = pd.read_csv(info, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except ValueError as error:  # UnicodeDecodeError, ParserError and EmptyDataError are such
+        raise CohortError(f"{info} is not a CSV file: {type(error).__name__}") from None
+    if lacking := sorted(set(wanted) - set(table)):
+        raise CohortError(f"{info}: no column {', '.join(lacking)}; is it the re-release's dicom_info.csv?")
+    return {series: patient for series, patient in table[wanted].itertuples(index=False) if patient}

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
@@ -13,7 +17,7 @@ from mmpkd.cohort.decode import Depth, decode
 from mmpkd.cohort.facts import BadSample, Reader
 from mmpkd.cohort.prepare import identify, place
 from mmpkd.cohort.source import NUM_SHOWN, missing_files
-from mmpkd.cohort.store import Store
+from mmpkd.cohort.store import MANIFEST, Store
 from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError
 
@@ -26,20 +30,27 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
     """
     reader = reader_for(config)
     scan = reader.scan()
-    target = place(cache, identify(config, reader, scan))
+    identity = identify(config, reader, scan)
+    target = place(cache, identity)
     if not target.exists():
-        others = sorted(path.name for path in target.parent.glob(f"{config.reader}-*") if path.is_dir())
-        why = f"; there are {', '.join(others)}, of other files, tables or options" if others else ""
-        raise CohortError(f"no store of these sources and options in {target.parent.absolute()}{why}: prepare it first")
+        why = "".join(f"\n  {path.name} differs in {_apart(path, identity)}" for path in _others(target))
+        mend = "prepare it first: python -m mmpkd.cohort prepare, with the same words"
+        raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {mend}{why}")
     store = Store.open(target)
     problems = [f"{len(missing)} samples lack a file" for missing in (missing_files(config.root, scan),) if missing]
+    if scan.text is not None:
+        stored = pd.read_parquet(store.path / "text.parquet").set_index("sample")
+        apart = (stored.fillna("") != scan.text.astype(object).loc[stored.index].fillna("")).any(axis=1)
+        problems += [f"the report texts of {int(apart.sum())} samples are others now"] if apart.any() else []
+    views = [np.load(store.path / "views" / f"{name}.npy", mmap_mode="r") for name in store.facts.views]
     rows = np.arange(len(store.sample_ids))
     if count is not None:
         rows = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))
-    depth = Depth(store.manifest["bit_depth"], store.manifest["window"] and tuple(store.manifest["window"]))
+    stated = [(store.manifest["bit_depth"], store.manifest["window"]), *store.manifest["view_depths"].values()]
+    depths = [Depth(bits, window and (window[0], window[1])) for bits, window in stated]
     for row in track(rows, "decoding again", console=console, transient=True, disable=not console.is_terminal):
-        if problem := _compared(store, reader, int(row), depth):
-            problems.append(f"row {row + 1} of the store: {problem}")
+        if problem := _compared(store, reader, int(row), views, depths):
+            problems.append(f"sample {row + 1} of the store: {problem}")
     if problems:
         shown = problems[:NUM_SHOWN] + [f"and {len(problems) - NUM_SHOWN} more"] * (len(problems) > NUM_SHOWN)
         mend = f"delete the store (rm -r {target}) and prepare it again"
@@ -50,15 +61,33 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
     console.print(told, highlight=False, markup=False)
 
 
-def _compared(store: Store, reader: Reader, row: int, depth: Depth) -> str:
+def _others(target: Path) -> list[Path]:
+    """Whole stores of the same reader."""
+    reader = target.name.rsplit("-", 1)[0]
+    return sorted(path.parent for path in target.parent.glob(f"{reader}-*/{MANIFEST}") if path.parent.suffix == "")
+
+
+def _apart(path: Path, identity: Mapping[str, Any]) -> str:
+    """In what another store was made otherwise."""
+    other = json.loads((path / MANIFEST).read_text())
+    words = {"source": "the files or tables", "params": "cohort.params", "image_size": "cohort.image_size"}
+    names = [words.get(name, "the program's version") for name in identity if name != "fingerprint"]
+    differs = [other.get(name) != value for name, value in identity.items() if name != "fingerprint"]
+    return ", ".join(dict.fromkeys(name for name, one in zip(names, differs, strict=True) if one))
+
+
+def _compared(store: Store, reader: Reader, row: int, views: Sequence[np.ndarray], depths: Sequence[Depth]) -> str:
     """What differs; empty if nothing does."""
     facts = store.facts
     try:
-        decoded = decode(reader.load(str(store.sample_ids[row])), facts.image_size, facts.channels, facts.views, depth)
+        decoded = decode(reader.load(str(store.sample_ids[row])), facts.image_size, facts.channels, facts.views, depths)
     except BadSample as bad:
         return bad.reason
     if not np.array_equal(decoded.pixels_VCHW[0], store.image_NCHW[row]):
         return "the image has other pixels"
+    for name, view, pixels in zip(facts.views, views, decoded.pixels_VCHW[1:], strict=True):
+        if not np.array_equal(pixels, view[row]):
+            return f"the view {name} has other pixels"
     stored = store.rois(row)
     found = [(facts.roi_labels.index(roi.label), roi.store_runs) for roi in decoded.rois]
     found.sort(key=lambda one: one[0])

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from mmpkd.cohort.dicom import is_dicom, read_dicom, read_size
 from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.frames import Letterbox, run_lengths
+
+MAX_GREY = 0.02  # share of a mask's pixels that are neither dark nor bright; lossy edges are few
 
 
 class Depth(NamedTuple):
@@ -42,14 +44,15 @@ class Decoded:
     num_empty: int  # masks without a pixel, which count as no ROI
 
 
-def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depth: Depth) -> Decoded:
-    """Letterbox an image, its views and its masks, at 8 bits.
+def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths: Sequence[Depth]) -> Decoded:
+    """Letterbox an image, its views and its masks, at 8 bits; `depths` are the image's and then each view's.
 
     Raises:
         BadSample: the image's depth is not the cohort's.
     """
     assert set(raw.views) == set(views), f"views {sorted(raw.views)}, declared {sorted(views)}"
-    pixels = [_square(one, size, channels, depth) for one in (raw.image, *(raw.views[name] for name in views))]
+    images = (raw.image, *(raw.views[name] for name in views))
+    pixels = [_square(one, size, channels, depth) for one, depth in zip(images, depths, strict=True)]
     height, width = raw.image.shape[:2]
     letterbox = Letterbox(height, width, size)
     full = [(label, mask) for label, mask in raw.rois if mask.any()]
@@ -60,7 +63,8 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depth:
 def _square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
     """C x size x size uint8."""
     if image.dtype.itemsize * 8 != depth.bits:
-        raise BadSample("", f"has {image.dtype.itemsize * 8}-bit pixels, the cohort's first image has not")
+        found = f"has {image.dtype.itemsize * 8}-bit pixels where the first one of the cohort has {depth.bits}-bit ones"
+        raise BadSample("", f"{found}; bring all images (or all of one view) to the same depth")
     letterbox = Letterbox(image.shape[0], image.shape[1], size)
     stored = letterbox.store_image(_with_channels(to_8_bit(image, depth), channels))
     return stored[None] if channels == 1 else stored.transpose(2, 0, 1)
@@ -107,8 +111,9 @@ def read_image(root: Path, file: str) -> np.ndarray:
     if is_dicom(root, file):
         return read_dicom(root, file)
     try:
-        with Image.open(root / file) as image:
-            image.load()
+        with Image.open(root / file) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)  # as a viewer shows it, and as it was drawn on
             if image.mode.startswith("I"):
                 return _16_bit(np.asarray(image), image.info.get("transparency"), file)
             if image.mode == "F":
@@ -170,4 +175,8 @@ def read_mask(root: Path, file: str, shape: tuple[int, ...]) -> np.ndarray:
     if 1 < largest < 32 and len(values := np.unique(grey)) > 2:  # a map of numbered regions
         raise BadSample(file, f"the mask holds the values {', '.join(map(str, values))}; two are wanted")
     mask_HW: np.ndarray = grey > largest / 2
+    if mask_HW.all():
+        raise BadSample(file, "the mask is bright all over")
+    if ((grey > largest / 8) & (grey < largest * 7 / 8)).mean() > MAX_GREY:
+        raise BadSample(file, "the mask holds shades of grey; two values are wanted")
     return mask_HW

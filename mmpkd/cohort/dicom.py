@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from pydicom import Dataset, dcmread
-from pydicom.pixels.processing import apply_rescale, convert_color_space
+from pydicom.filereader import read_file_meta_info
+from pydicom.pixels.processing import apply_rescale
+from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mmpkd.cohort.facts import BadSample
 
@@ -44,29 +46,42 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
     Raises:
         BadSample: missing, truncated, several frames, a photometric interpretation or depth that is not handled.
     """
+    height, width = read_size(root, file)  # before the pixels, which may be many
     data = _read(root, file)
-    height, width = _size(data, file)
-    photometric = str(data.get("PhotometricInterpretation", ""))
     try:
-        pixels = np.asarray(data.pixel_array)
-        if photometric.startswith("YBR"):
-            pixels = convert_color_space(pixels, photometric, "RGB")
-        elif photometric in GREY:
+        photometric, bits = str(data.PhotometricInterpretation), int(data.BitsStored)
+        is_grey, is_signed = photometric in GREY, bool(data.get("PixelRepresentation", 0))
+        if not (is_grey or photometric == "RGB" or photometric.startswith("YBR")):
+            raise BadSample(file, f"photometric interpretation {photometric} is not handled")
+        if int(data.get("HighBit", bits - 1)) != bits - 1:
+            raise BadSample(file, f"its {bits} bits are not the lowest of each pixel; that is not handled")
+        pixels = np.asarray(data.pixel_array)  # of YBR already RGB
+        if photometric == "MONOCHROME1":
+            pixels = (-1 if is_signed else (1 << bits) - 1) - pixels.astype(np.int64)
+        if is_grey:
             pixels = apply_rescale(pixels, data)
+    except BadSample:
+        raise
     except Exception as error:  # each decoder raises its own kind; its text may quote the file's elements
-        raise BadSample(file, f"its pixels do not decode ({type(error).__name__})") from None
-    if photometric not in GREY and photometric != "RGB" and not photometric.startswith("YBR"):
-        raise BadSample(file, f"photometric interpretation {photometric or 'missing'!s} is not handled")
-    colours = () if photometric in GREY else (3,)
+        what = f"its pixels do not decode ({type(error).__name__})"
+        raise BadSample(file, f"{what}: {_syntax(data)}") from None
+    colours = () if is_grey else (3,)
     if pixels.shape != (height, width, *colours):
         wanted = " x ".join(map(str, (height, width, *colours)))
         raise BadSample(file, f"its pixels are {' x '.join(map(str, pixels.shape))}, its header says {wanted}")
-    return _unsigned(pixels, photometric, int(data.BitsStored), file)
+    return _unsigned(pixels, bits, file)
 
 
 def _read(root: Path, file: str, stop_before_pixels: bool = False) -> Dataset:
     try:
+        with (root / file).open("rb") as opened:
+            if opened.read(132)[128:] == b"DICM":
+                meta = read_file_meta_info(root / file)
+                if meta.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+                    raise BadSample(file, "is deflated as a whole, and may inflate to anything; that is not handled")
         return dcmread(root / file, stop_before_pixels=stop_before_pixels)
+    except BadSample:
+        raise
     except OSError as error:
         raise BadSample(file, f"cannot be read: {error.strerror or type(error).__name__}") from None
     except Exception as error:
@@ -76,7 +91,7 @@ def _read(root: Path, file: str, stop_before_pixels: bool = False) -> Dataset:
 def _size(data: Dataset, file: str) -> tuple[int, int]:
     try:
         height, width, frames = int(data.Rows), int(data.Columns), int(data.get("NumberOfFrames") or 1)
-    except (AttributeError, TypeError, ValueError):
+    except Exception:  # elements are decoded when they are asked for, and a damaged one raises anything
         raise BadSample(file, "is a DICOM file without an image") from None
     if height * width > MAX_PIXELS:
         raise BadSample(file, f"has {height * width:,} pixels; {MAX_PIXELS:,} at most are decoded")
@@ -85,13 +100,20 @@ def _size(data: Dataset, file: str) -> tuple[int, int]:
     return height, width
 
 
-def _unsigned(pixels: np.ndarray, photometric: str, bits: int, file: str) -> np.ndarray:
+def _syntax(data: Dataset) -> str:
+    """How the pixels are compressed, in words; some need a package that decodes them."""
+    try:
+        syntax = data.file_meta.TransferSyntaxUID
+        return f"{syntax.name}{'; pip install pylibjpeg[all] may decode it' if syntax.is_compressed else ''}"
+    except Exception:
+        return "unknown transfer syntax"
+
+
+def _unsigned(pixels: np.ndarray, bits: int, file: str) -> np.ndarray:
     if bits > 16 or (pixels.dtype.kind == "f" and not np.array_equal(pixels, np.rint(pixels))):
         raise BadSample(file, f"has {bits}-bit pixels of type {pixels.dtype}; whole numbers of 8 or 16 bits are wanted")
     low, high = int(pixels.min()), int(pixels.max())
     largest = 255 if bits <= 8 else 65535
     if low < 0 or high > largest:
         raise BadSample(file, f"has pixels from {low} to {high}; {largest.bit_length()} bits hold 0 to {largest}")
-    if photometric == "MONOCHROME1":
-        pixels = (1 << bits) - 1 - pixels.astype(np.int64)
     return pixels.astype(np.uint8 if bits <= 8 else np.uint16)

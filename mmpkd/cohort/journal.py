@@ -48,7 +48,7 @@ def read_journal(partial: Path) -> dict[str, Entry]:
 
 
 def decode_all(
-    reader: Reader, scan: Scan, partial: Path, arrays: Sequence[np.memmap], size: int, depth: Depth
+    reader: Reader, scan: Scan, partial: Path, arrays: Sequence[np.memmap], size: int, depths: Sequence[Depth]
 ) -> dict[str, BadSample]:
     """Decode what the journal of `partial` lacks into `arrays` (images, then each view; all N x C x H x W).
 
@@ -62,7 +62,7 @@ def decode_all(
         try:
             raw = reader.load(sample)
             assert {label for label, _ in raw.rois} <= set(scan.roi_labels), "an ROI label that the scan does not list"
-            return decode(raw, size, scan.channels, scan.views, depth)
+            return decode(raw, size, scan.channels, scan.views, depths)
         except BadSample as bad:
             return BadSample(bad.file or next(iter(scan.files.get(sample, ())), ""), bad.reason)
 

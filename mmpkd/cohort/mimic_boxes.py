@@ -127,14 +127,13 @@ def draw(boxes: Sequence[Box], height: int, width: int, file: str) -> list[tuple
     for one in boxes:
         if (one.image_width, one.image_height) != (width, height):
             stated = f"{one.image_width:g} x {one.image_height:g}"
-            raise BadSample(file, f"is {width} x {height} pixels, a box of {one.finding} is of an image of {stated}")
-        told = f"a box of {one.finding}, {one.width:g} x {one.height:g} pixels at {one.x:g}, {one.y:g},"
+            raise BadSample(file, f"is {width} x {height} pixels, a box on it is of an image of {stated}")
         if one.width <= 0 or one.height <= 0:
-            raise BadSample(file, f"{told} has no area")
+            raise BadSample(file, "a box on it has no area")
         right, bottom = one.x + one.width, one.y + one.height
         if one.x < -SLACK or one.y < -SLACK or right > width + SLACK or bottom > height + SLACK:
             wanted = "x, y, width and height are wanted, not corners"
-            raise BadSample(file, f"{told} reaches out of the image of {width} x {height}; {wanted}")
+            raise BadSample(file, f"a box reaches out of the image of {width} x {height}; {wanted}")
         mask = masks.setdefault(one.finding, np.zeros((height, width), bool))
         top, left = max(0, math.floor(one.y)), max(0, math.floor(one.x))
         mask[top : math.ceil(bottom), left : math.ceil(right)] = True

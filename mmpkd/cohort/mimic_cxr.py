@@ -206,7 +206,11 @@ class MimicCxr(Reader):
         if subject.isna().all():
             raise CohortError(f"{path}: none of its images is in {METADATA}; are both of the same data set?")
         # An image that a part copy leaves out still tells its patient, whose other images may be here.
-        patients = set(subject.fillna(boxes["path"].str.extract(r"\bp([0-9]{8})\b")[0]).dropna())
+        subjects = subject.fillna(boxes["path"].str.extract(r"\bp([0-9]{8})\b")[0])
+        if unknown := int(subjects.isna().sum()):
+            what = f"{unknown} boxes are of images that {METADATA} lacks, and state no path that tells their patient"
+            raise CohortError(f"{path}: {what}, who would stay in training; take them out, or read the whole metadata")
+        patients = set(subjects)
         part = {patient: held_out(patient) for patient in patients & set(table["subject_id"])}
         table["part"] = table["subject_id"].map(part).fillna(table["part"])
         self._boxes = by_image(boxes)

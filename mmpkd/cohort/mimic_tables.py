@@ -75,6 +75,8 @@ def read_table(path: Path, wanted: Sequence[str], key: str, also_named: dict[str
         kind = "gzipped CSV" if path.suffix == ".gz" else "CSV"
         raise CohortError(f"{path} is not a {kind} file: {type(error).__name__}; download it again") from None
     table = table.set_axis([str(name).strip() for name in table.columns], axis=1)
+    if twice := [name for name in wanted if f"{name}.1" in table]:  # as pandas tells equal ones apart
+        raise CohortError(f"{path}: several columns {', '.join(twice)}; is it the table as published?")
     table = table.rename(columns={old: new for old, new in (also_named or {}).items() if new not in table})
     if lacking := [name for name in wanted if name not in table]:
         found = ", ".join(name for name in wanted if name in table) or "none of them"

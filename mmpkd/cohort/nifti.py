@@ -30,6 +30,8 @@ def read_nifti(root: Path, file: str) -> np.ndarray:
         sides = image.shape
         if len(sides) < 3 or any(side > 1 for side in sides[3:]) or min(sides) < 1:
             raise BadSample(file, f"has the sides {', '.join(map(str, sides))}; a volume has three")
+        if image.get_data_dtype().kind not in "iuf":  # type: ignore[no-untyped-call]
+            raise BadSample(file, "has voxels that are no real numbers")
         if math.prod(sides) > MAX_VOXELS:
             raise BadSample(file, f"has {math.prod(sides):,} voxels; {MAX_VOXELS:,} are allowed")
         if not image.header["qform_code"] and not image.header["sform_code"]:
@@ -45,7 +47,7 @@ def read_nifti(root: Path, file: str) -> np.ndarray:
         raise BadSample(file, "is truncated or damaged") from None
     except OSError as error:  # BadGzipFile is one, and nibabel's for too few bytes
         raise BadSample(file, f"cannot be read: {error.strerror or 'is truncated or damaged'}") from None
-    except (ValueError, OverflowError, MemoryError) as error:  # a damaged header
+    except (ValueError, TypeError, OverflowError, MemoryError) as error:  # a damaged header
         raise BadSample(file, f"does not decode ({type(error).__name__})") from None
     if not np.isfinite(voxels).all():
         raise BadSample(file, "holds values that are not finite numbers")

@@ -35,6 +35,7 @@ from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
 from mmpkd.types import CohortError
 
+DEPTHS = "depths.json"  # of a partial store
 WINDOW_SAMPLES = 32  # images, evenly spaced and none of the sealed test's, that give a cohort's window
 TABLES_BYTES = 4096  # rough room per sample for tables and journal
 
@@ -56,8 +57,22 @@ def prepare(config: CohortConfig, cache: Path) -> Store:
                 _build(config, reader, scan, target, identity)
     store = Store.open(target)
     bad = {sample: BadSample(*why) for sample, why in store.manifest["left_out"].items()}
-    refuse_bad(bad, config, reader, scan)  # prepared when more was allowed
+    try:
+        refuse_bad(bad, config, reader, scan)  # prepared when more was allowed
+    except CohortError as error:
+        if mended := sum(_is_readable(reader, sample) for sample in bad):
+            what = f"{mended} of the samples that were left out of {target} can be read now"
+            raise CohortError(f"{what}: delete it (rm -r {target}) and it is prepared again\n{error}") from None
+        raise
     return store
+
+
+def _is_readable(reader: Reader, sample: str) -> bool:
+    try:
+        reader.load(sample)
+    except BadSample:
+        return False
+    return True
 
 
 def identify(config: CohortConfig, reader: Reader, scan: Scan) -> dict[str, Any]:
@@ -103,16 +118,18 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
     partial = target.with_name(f"{target.name}.partial")
     shape = (len(ids), scan.channels, size, size)
     names = ["images.npy", *(f"views/{view}.npy" for view in scan.views)]
-    if not (partial / JOURNAL).exists():
-        shutil.rmtree(partial, ignore_errors=True)  # pixels that no journal vouches for
+    if not _can_continue(partial, names, shape):
+        shutil.rmtree(partial, ignore_errors=True)  # pixels that no journal vouches for, or a journal without them
     with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
-        depth = _depth(reader, [sample for sample in ids if split[sample] != "test"])
-        bad = decode_all(reader, scan, partial, arrays, size, depth)
+        depths = _depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"])
+        bad = decode_all(reader, scan, partial, arrays, size, depths)
         try:
             refuse_bad(bad, config, reader, scan)
             good = np.array([sample not in bad for sample in ids])
+            if lost := sorted(set(split) - set(split[good])):
+                raise CohortError(f"not one sample of part {', '.join(lost)} can be used; mend its files")
             splits.check(split[good], scan.samples["patient"][good], scan.labels[good], scan.tasks)
         except CohortError:
             shutil.rmtree(partial)  # the source must change, and so will the store's name
@@ -121,6 +138,7 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
         kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
         _write_tables(partial, scan, split, [entries[sample] for sample in kept], kept, size)
         probed = _probe(scan, split, kept)
+        (partial / DEPTHS).unlink()
         (partial / JOURNAL).unlink()  # rows move now, so the journal's claims end: a kill from here decodes anew
         if bad:
             for name, array in zip(names, arrays, strict=True):
@@ -130,8 +148,9 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
             **identity,
             "facts": asdict(facts),
             "counts": _counts(scan, split, kept, sum(entry.num_empty for entry in entries.values())),
-            "bit_depth": depth.bits,
-            "window": depth.window,
+            "bit_depth": depths[0].bits,
+            "window": depths[0].window,
+            "view_depths": dict(zip(scan.views, depths[1:], strict=True)),
             "left_out": {sample: (one.file, one.reason) for sample, one in bad.items()},
             "notes": scan.notes,
             "probe": probed,
@@ -146,13 +165,28 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
     _tell(config, reader, scan, manifest, bad)
 
 
-def _depth(reader: Reader, ids: list[str]) -> Depth:
-    def some() -> Iterator[np.ndarray]:
+def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bool:
+    """Whether an interrupted preparation left all that it noted as done: scratch disks are purged file by file."""
+    least = int(np.prod(shape))
+    kept = [partial / name for name in names]
+    return (partial / DEPTHS).exists() and all(file.exists() and file.stat().st_size > least for file in kept)
+
+
+def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str]) -> list[Depth]:
+    """Of the image and of each view; found once, so that a preparation that goes on keeps its window."""
+
+    def some(view: str | None) -> Iterator[np.ndarray]:
         for position in np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)):
             with suppress(BadSample):  # listed with the others when its turn comes
-                yield reader.load(ids[position]).image
+                raw = reader.load(ids[position])
+                yield raw.image if view is None else raw.views[view]
 
-    return find_depth(some(), reader.windowed)
+    path = partial / DEPTHS
+    if path.exists():
+        return [Depth(bits, window and (window[0], window[1])) for bits, window in json.loads(path.read_text())]
+    depths = [find_depth(some(view), reader.windowed) for view in (None, *views)]
+    path.write_text(json.dumps(depths))
+    return depths
 
 
 def _keep(path: Path, array: np.memmap, rows: np.ndarray) -> None:

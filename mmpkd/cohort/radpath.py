@@ -83,6 +83,8 @@ class RadPath(Reader):
         notes = [f"three axial slices at {', '.join(f'{share:g}' for share in params.slices)} of the brain's height"]
         if params.features is not None:
             features = _features(self.root / params.features)
+            if not cases.index.isin(features.index).any():
+                raise CohortError(f"{self.root / params.features}: none of its {ID} is one of the label files'")
             columns += [Column(str(name), "descriptor", "numeric") for name in features]
             if without := int((~cases.index.isin(features.index)).sum()):
                 notes.append(f"patients without slide features: {without}")
@@ -154,8 +156,11 @@ def _features(path: Path) -> pd.DataFrame:
     if ID not in table or table.shape[1] < 2:
         raise CohortError(f"{path}: wanted the column {ID} and a column for each feature")
     rows = pd.Series([f"{position + 2} of {path.name}" for position in range(len(table))])
+    table[ID] = table[ID].str.strip()
     if table[ID].duplicated().any():
         raise CohortError(f"{path}: a patient that is listed before, in {_some(rows[table[ID].duplicated()])}")
+    if stated := [name for name in (CLASS, AGE) if name in table]:
+        raise CohortError(f"{path}: the column {', '.join(stated)} is no feature of a slide; take it out")
     names = [name for name in table if name != ID]
     numbers = table[names].apply(pd.to_numeric, errors="coerce").astype(float)
     if (wrong := ~np.isfinite(numbers).all(axis=1)).any():

@@ -12,6 +12,7 @@ from mmpkd.cohort.facts import BadSample
 
 Box = tuple[float, float, float, float]  # left, top, width, height
 Polygon = list[tuple[float, float]]  # corners as (x, y)
+BOX_WANTED = "a box is left, top, width and height in its pixels, not two corners"
 SLACK = 1.0  # pixels that rounding may put a corner outside its image
 
 
@@ -37,9 +38,9 @@ def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
         BadSample: the box reaches out of the image, as corners taken for sizes do.
     """
     left, top, width, height = box
-    _require_inside([(left, top), (left + width, top + height)], shape, file)
+    _require_inside([(left, top), (left + width, top + height)], shape, file, BOX_WANTED)
     mask = np.zeros(shape[:2], bool)
-    row, column = min(round(top), shape[0] - 1), min(round(left), shape[1] - 1)
+    row, column = (min(max(round(low), 0), side - 1) for low, side in zip((top, left), shape, strict=False))
     mask[row : max(round(top + height), row + 1), column : max(round(left + width), column + 1)] = True
     return mask
 
@@ -52,13 +53,13 @@ def polygon_mask(polygons: Sequence[Polygon], shape: tuple[int, ...], file: str)
     """
     canvas = Image.new("1", (shape[1], shape[0]))
     for corners in polygons:
-        _require_inside(corners, shape, file)
+        _require_inside(corners, shape, file, "corners are (x, y) in its pixels")
         ImageDraw.Draw(canvas).polygon(corners, fill=1)
     return np.asarray(canvas)
 
 
-def _require_inside(corners: Sequence[tuple[float, float]], shape: tuple[int, ...], file: str) -> None:
-    for x, y in corners:
-        if not (-SLACK <= x <= shape[1] + SLACK and -SLACK <= y <= shape[0] + SLACK):
-            where = f"({x:g}, {y:g}) in an image of {shape[1]} x {shape[0]} pixels (width x height)"
-            raise BadSample(file, f"a region reaches out of the image: {where}")
+def _require_inside(corners: Sequence[tuple[float, float]], shape: tuple[int, ...], file: str, wanted: str) -> None:
+    """Says where the image ends, not where the region is, which of a credentialed cohort is not to be told."""
+    if any(not (-SLACK <= x <= shape[1] + SLACK and -SLACK <= y <= shape[0] + SLACK) for x, y in corners):
+        size = f"{shape[1]} x {shape[0]} pixels (width x height)"
+        raise BadSample(file, f"a region reaches out of its image of {size}; {wanted}")

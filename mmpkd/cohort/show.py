@@ -8,8 +8,10 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from mmpkd import leakage
@@ -35,7 +37,11 @@ def show(store: Store, console: Console) -> Path:
     counts, window = manifest["counts"], manifest["window"]
     depth = f"{manifest['bit_depth']} bits" + (f", {window[0]:g} to {window[1]:g} made 0 to 255" if window else "")
     told = f"{counts['samples']} samples of {counts['patients']} patients, {facts.channels} x {facts.image_size} x "
-    console.print(f"{manifest['reader']}: {told}{facts.image_size} from {depth}\nstore: {store.path}", highlight=False)
+    console.print(
+        f"{manifest['reader']}: {told}{facts.image_size} from {depth}\nstore: {store.path}",
+        highlight=False,
+        markup=False,
+    )
     for note in manifest["notes"]:
         console.print(f"- {note}", highlight=False, markup=False)
     if manifest["left_out"]:
@@ -48,11 +54,17 @@ def show(store: Store, console: Console) -> Path:
         console.print(_regions(store))
     if facts.columns:
         console.print(_columns(store))
+    if facts.views:
+        console.print(f"further images of each sample: {', '.join(facts.views)}", highlight=False, markup=False)
+    if facts.has_text:
+        text = pd.read_parquet(store.path / "text.parquet").drop(columns="sample")
+        shares = ", ".join(f"{name} (missing {share:.0%})" for name, share in text.isna().mean().items())
+        console.print(f"sections of reports: {shares}", highlight=False, markup=False)
     if facts.unlisted:
         console.print(f"columns without a role, not stored: {', '.join(facts.unlisted)}", markup=False)
     path = store.path / SHEET
     _sheet(store).savefig(path)
-    console.print(f"contact sheet: {path}", highlight=False)
+    console.print(f"contact sheet: {path}", highlight=False, markup=False)
     return path
 
 
@@ -68,7 +80,9 @@ def _parts(store: Store) -> dict[str, NDArray[np.int64]]:
 def _balance(store: Store, task: Task) -> Table:
     """Samples by part and label. Every label of a task is known or none, unless the task is multi-label."""
     labels = task.labels if task.kind == "binary" else task.logit_names
-    table = Table("part", "samples", "patients", "unknown", *labels, title=f"task {task.name} ({task.kind})")
+    table = Table(
+        "part", "samples", "patients", "unknown", *map(escape, labels), title=escape(f"task {task.name} ({task.kind})")
+    )
     columns = task.columns
     for name, rows in _parts(store).items():
         target, known = store.target_NK[rows, columns], store.known_NK[rows, columns]
@@ -84,7 +98,9 @@ def _balance(store: Store, task: Task) -> Table:
 
 
 def _regions(store: Store) -> Table:
-    table = Table("part", *store.facts.roi_labels, title="samples with a region; mean share of the square it covers")
+    table = Table(
+        "part", *map(escape, store.facts.roi_labels), title="samples with a region; mean share of the square it covers"
+    )
     for name, rows in _parts(store).items():
         share_RN = store.roi_mask(rows).mean(axis=(2, 3)).T
         cells = (f"{(one > 0).sum()}; {one[one > 0].mean():.1%}" if one.any() else "0" for one in share_RN)
@@ -101,7 +117,7 @@ def _columns(store: Store) -> Table:
         table.add_column(heading)
     for name, column in store.facts.columns.items():
         if name not in probed:
-            table.add_row(name, column.role, "", "", "", "not stored")
+            table.add_row(escape(name), column.role, "", "", "", "not stored")
             continue
         cells = store.privileged([name])[name]
         values = cells.dropna().str.split(column.separator).explode() if column.separator else cells.dropna()
@@ -109,7 +125,9 @@ def _columns(store: Store) -> Table:
         best = max(scores, key=lambda label: scores[label], default="")
         alone = f"{scores[best]:.2f}{' !' if scores[best] >= leakage.ALARM else ''}" if best else "too few patients"
         alone += f" {best}" if best and len(names) > 1 else ""
-        table.add_row(name, column.role, column.kind, f"{cells.isna().mean():.0%}", str(values.nunique()), alone)
+        table.add_row(
+            escape(name), column.role, column.kind, f"{cells.isna().mean():.0%}", str(values.nunique()), escape(alone)
+        )
     return table
 
 
@@ -128,10 +146,11 @@ def _sheet(store: Store) -> Figure:
         for index, mask_HW in enumerate(mask_RHW):
             if mask_HW.any():
                 axis.contour(mask_HW, [0.5], colors=[COLOURS[index % len(COLOURS)]], linewidths=1)
-        axis.set_title(_caption(store, int(row)), fontsize=7)
+        axis.set_title(_caption(store, int(row)), fontsize=7, parse_math=False)
     if store.facts.roi_labels:
-        named = ", ".join(store.facts.roi_labels)
-        figure.supxlabel(f"outlined: {named}", fontsize=8)
+        colours = zip(store.facts.roi_labels, COLOURS * len(store.facts.roi_labels), strict=False)
+        lines = [Line2D([], [], color=colour, label=label) for label, colour in colours]
+        figure.legend(handles=lines, loc="outside lower center", ncols=len(lines))
     return figure
 
 

@@ -110,7 +110,7 @@ class Table(Reader):
             columns=columns,
             unlisted=tuple(name for name in table.columns if name not in columns and name not in params.text.values()),
             channels=params.channels,
-            roi_labels=(*params.masks, *params.boxes, *params.polygons),
+            roi_labels=tuple(dict.fromkeys((*params.masks, *params.boxes, *params.polygons))),
             views=tuple(params.views),
             text=pd.DataFrame({name: cells[column] for name, column in params.text.items()}) if params.text else None,
             files={sample: list(files.values()) for sample, files in self._rows.items()},
@@ -147,6 +147,15 @@ class Table(Reader):
         stripped: pd.DataFrame = table.apply(lambda column: column.str.strip())
         return stripped
 
+    def _twice(self) -> list[str]:
+        """Names that the header holds more than once, which pandas makes different."""
+        path = self.root / self.params.file
+        if path.suffix == ".parquet":
+            return []
+        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+        names = header.iloc[0].str.strip()
+        return sorted(set(names[names.duplicated() & (names != "")]))
+
     def _columns(self) -> dict[str, Column]:
         """Every column with a role: those given one, and those that are labels or name things."""
         params = self.params
@@ -175,9 +184,15 @@ class Table(Reader):
             for name, one in params.columns.items()
             if one.role != columns[name].role
         ]
+        mistakes += [
+            Mistake(f"{PARAMS}.text.{section}", f"column {name!r} has role {columns[name].role}; it is no report")
+            for section, name in params.text.items()
+            if name in columns and columns[name].role in ("forbidden", "id", "near_label")
+        ]
         if not params.tasks:
             mistakes.append(Mistake(f"{PARAMS}.tasks", "at least one task is needed"))
         same = {same_name(name): name for name in headers}
+        mistakes += [Mistake(f"{PARAMS}.file", f"column {name!r} stands in it twice") for name in self._twice()]
         mistakes += [
             Mistake(f"{PARAMS}.file", f"columns {name!r} and {same[same_name(name)]!r} differ in case or spaces only")
             for name in headers
@@ -264,6 +279,6 @@ def _tidy(cells: pd.Series, separator: str) -> pd.Series:
 def _is_no_polygon(cell: str) -> bool:
     try:
         read_polygons(cell)
-    except (ValueError, TypeError, IndexError, RecursionError):
+    except (ValueError, TypeError, IndexError, RecursionError, OverflowError):
         return True
     return False

@@ -88,8 +88,8 @@ class TableParams(Strict):
         return [*asked, *((f"columns.{name}", name) for name in self.columns)]
 
     @model_validator(mode="after")
-    def _regions_once(self) -> Self:
-        labels = [*self.masks, *self.boxes, *self.polygons]
-        if twice := sorted({label for label in labels if labels.count(label) > 1}):
-            raise ValueError(f"a region is a mask, a box or a polygon; given twice: {', '.join(twice)}")
+    def _plain_names(self) -> Self:
+        for name in (*self.views, *self.text):
+            if not name.isidentifier() or name == "sample":  # they name files and columns of the store
+                raise ValueError(f"views and sections have names of letters, digits and underscores, got {name!r}")
         return self

@@ -68,7 +68,7 @@ def test_a_credentialed_cohort_is_shown_without_a_value(root: Path, capsys: pyte
 
 
 def test_check(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CohortError, match=r"no store of these sources and options .*: prepare it first"):
+    with pytest.raises(CohortError, match=r"no store of these sources and options .*; prepare it first: python -m"):
         main(["check", *words(root)])
     main(["prepare", *words(root)])
     main(["check", *words(root), "samples=all"])
@@ -83,20 +83,20 @@ def test_check_sees_pixels_regions_and_tables_that_changed(root: Path) -> None:
     size = image.stat().st_size
     Image.fromarray(np.full((20, 30), 9, np.uint8)).save(image)  # of the same size in bytes, as it happens
     assert image.stat().st_size == size
-    with pytest.raises(CohortError, match=r"row 5 of the store: the image has other pixels\n.*prepare it again"):
+    with pytest.raises(CohortError, match=r"sample 5 of the store: the image has other pixels\n.*prepare it again"):
         main(["check", *words(root), "samples=all"])
     write_cohort(root)
     before = mask.read_bytes()
     Image.open(mask).transpose(Image.Transpose.FLIP_TOP_BOTTOM).save(mask)
     mask.write_bytes(mask.read_bytes().ljust(len(before), b"\0"))
     assert mask.stat().st_size == len(before)
-    with pytest.raises(CohortError, match="row 7 of the store: it has other regions"):
+    with pytest.raises(CohortError, match="sample 7 of the store: it has other regions"):
         main(["check", *words(root), "samples=all"])
     write_mask(mask, (20, 30))
     table = pd.read_csv(root / "cases.csv", dtype=str)
     table.loc[0, "age"] = "31"
     table.to_csv(root / "cases.csv", index=False)
-    with pytest.raises(CohortError, match="of other files, tables or options: prepare it first"):
+    with pytest.raises(CohortError, match=r"prepare it first.*\n.*table-.* differs in the files or tables$"):
         main(["check", *words(root)])
 
 

@@ -111,8 +111,8 @@ def test_window_by_hand() -> None:
 def test_colour_becomes_luma_and_grey_becomes_colour() -> None:
     red = np.zeros((4, 4, 3), np.uint8)
     red[..., 0] = 255
-    assert (decode(RawImage(red), 4, 1, (), Depth()).pixels_VCHW == 76).all()  # 0.299 x 255
-    grey = decode(RawImage(np.full((4, 4), 9, np.uint8)), 4, 3, (), Depth()).pixels_VCHW
+    assert (decode(RawImage(red), 4, 1, (), [Depth()]).pixels_VCHW == 76).all()  # 0.299 x 255
+    grey = decode(RawImage(np.full((4, 4), 9, np.uint8)), 4, 3, (), [Depth()]).pixels_VCHW
     assert grey.shape == (1, 3, 4, 4) and (grey == 9).all()
 
 
@@ -121,7 +121,7 @@ def test_views_follow_the_order_asked_for_and_keep_their_own_shape() -> None:
         np.full((4, 4), 1, np.uint8),
         {"a": np.full((4, 8), 2, np.uint8), "b": np.full((2, 2), 3, np.uint8)},
     )
-    pixels = decode(raw, 4, 1, ("b", "a"), Depth()).pixels_VCHW[:, 0]
+    pixels = decode(raw, 4, 1, ("b", "a"), [Depth()] * 3).pixels_VCHW[:, 0]
     assert (pixels[0] == 1).all() and (pixels[1] == 3).all()
     assert pixels[2].tolist() == [[0] * 4, [2] * 4, [2] * 4, [0] * 4]
 
@@ -130,7 +130,7 @@ def test_regions_keep_their_label_and_resolution() -> None:
     mask = np.zeros((8, 8), bool)
     mask[4:, :4] = True
     raw = RawImage(np.zeros((8, 8), np.uint8), rois=[("x", mask), ("y", ~mask), ("x", np.zeros((8, 8), bool))])
-    decoded = decode(raw, 4, 1, (), Depth())
+    decoded = decode(raw, 4, 1, (), [Depth()])
     assert [roi.label for roi in decoded.rois] == ["x", "y"] and decoded.num_empty == 1
     assert (from_run_lengths(decoded.rois[0].runs, (8, 8)) == mask).all()
     assert (from_run_lengths(decoded.rois[1].store_runs, (4, 4)) == ~mask[::2, ::2]).all()

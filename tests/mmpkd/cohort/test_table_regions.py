@@ -71,19 +71,22 @@ def test_what_is_no_box_and_no_polygon(tmp_path: Path) -> None:
 
 def test_a_region_out_of_its_image() -> None:
     for box in ((25.0, 2.0, 10.0, 3.0), (2.0, 15.0, 3.0, 10.0), (-5.0, 2.0, 3.0, 3.0)):
-        with pytest.raises(BadSample, match="reaches out of the image") as raised:
+        with pytest.raises(BadSample, match="reaches out of its image") as raised:
             box_mask(box, (20, 30), "a.png")
         assert "30 x 20" in raised.value.reason
     with pytest.raises(BadSample, match="reaches out"):
         polygon_mask([[(0, 0), (40, 0), (0, 5)]], (20, 30), "a.png")
     assert box_mask((29.6, 19.6, 0.2, 0.2), (20, 30), "a.png").sum() == 1  # never lost
+    assert box_mask((-1, 5, 10, 10), (20, 30), "a.png").sum() == 9 * 10  # rounding put it a pixel outside
+    assert box_mask((-0.6, -0.6, 31, 21), (20, 30), "a.png").all()
     assert box_mask((0, 0, 30, 20), (20, 30), "a.png").all()
 
 
-def test_a_label_is_one_kind_of_region(tmp_path: Path) -> None:
-    write_cohort(tmp_path)
-    (found,) = problems(tmp_path, boxes={"lesion": ["age", "age", "age", "age"]}).values()
-    assert "given twice: lesion" in found
+def test_a_label_may_be_a_mask_here_and_a_box_there(tmp_path: Path) -> None:
+    written(tmp_path, x=["", "4"], y=["", "2"], w=["", "3"], h=["", "5"])
+    reader = reader_for(config(tmp_path, boxes={"lesion": ["x", "y", "w", "h"]}))
+    assert reader.scan().roi_labels == ("lesion",)
+    assert [mask.sum() for _, mask in (*reader.load("case0.png").rois, *reader.load("case1.png").rois)] == [50, 15]
 
 
 def test_second_images_and_text_reach_the_store(tmp_path: Path) -> None:
