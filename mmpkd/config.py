@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from mmpkd.types import ConfigError, Mistake
 
@@ -40,6 +40,11 @@ class CohortConfig(Strict):
     fold: Annotated[int, Field(ge=0, le=3)] = 0  # the validation fold; 4 is sealed as test
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
     params: dict[str, Any] = {}
+
+    @field_validator("root")
+    @classmethod
+    def _at_home(cls, root: Path | None) -> Path | None:
+        return root and root.expanduser()
 
 
 class StudentConfig(Strict):

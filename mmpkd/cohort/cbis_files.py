@@ -96,7 +96,7 @@ def _base(root: Path) -> tuple[Path, bool]:
             if any(name.name.startswith(PREFIXES) for name in folder.iterdir()):
                 return folder, False
         level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir()]
-    raise CohortError(f"{root.absolute()} is not a copy of CBIS-DDSM: wanted {WANTED}")
+    raise CohortError(f"{root.absolute()} has the description files of CBIS-DDSM but no images: wanted {WANTED}")
 
 
 def _patient_ids(info: Path) -> dict[str, str]:

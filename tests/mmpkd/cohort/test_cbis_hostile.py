@@ -239,5 +239,5 @@ def test_missing_tables_and_folders(broken: Path, tmp_path: Path) -> None:
     (tmp_path / "bare").mkdir()
     for name in NAMES:
         shutil.copyfile(CSV / name, tmp_path / "bare" / name)
-    with pytest.raises(CohortError, match="is not a copy of CBIS-DDSM: wanted a folder of Mass-Training_"):
+    with pytest.raises(CohortError, match="CBIS-DDSM but no images: wanted a folder of Mass-Training_"):
         reader_for(CohortConfig(reader="cbis_ddsm", root=tmp_path / "bare")).scan()
