@@ -25,7 +25,7 @@ from mmpkd.cohort.facts import Column, Facts, label_columns
 from mmpkd.frames import from_run_lengths
 from mmpkd.types import CohortError, Task
 
-SCHEMA = 1  # raise it when a store is laid out or filled differently
+SCHEMA = 2  # raise it when a store is laid out or filled differently
 MANIFEST = "manifest.json"
 BOX = ("top", "left", "bottom", "right")
 LABEL, PRIVILEGED = "label/", "privileged/"
