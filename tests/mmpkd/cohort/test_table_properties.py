@@ -35,7 +35,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("raw")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(CELL, min_size=15, max_size=15), max_size=4), st.sampled_from(["utf-8", "utf-8-sig"]))
 @example([GOOD, ["b.png", *GOOD[1:]]], "utf-8")
 @example([GOOD, GOOD], "utf-8")
@@ -60,7 +60,7 @@ def test_any_cells(root: Path, rows: list[list[str]], encoding: str) -> None:
     assert parts.notna().all()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.sampled_from(["cases.csv", "cases.parquet"]))
 @example(b'"', "cases.csv")
 @example(b"\xff\xfe\x00", "cases.csv")
