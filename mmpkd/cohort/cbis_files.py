@@ -15,13 +15,11 @@ apart by what they hold.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import pandas as pd
 
 from mmpkd.types import CohortError
 
-Layout = Literal["descriptive", "classic", "jpeg"]
 DIGITS = 5  # of a UID, that end a descriptive name
 INFO = "dicom_info.csv"
 PREFIXES = ("Mass-Training_", "Mass-Test_", "Calc-Training_", "Calc-Test_")

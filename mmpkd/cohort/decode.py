@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -110,27 +111,18 @@ def read_image(root: Path, file: str) -> np.ndarray:
     """
     if is_dicom(root, file):
         return read_dicom(root, file)
-    try:
-        with Image.open(root / file) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)  # as a viewer shows it, and as it was drawn on
-            if image.mode.startswith("I"):
-                return _16_bit(np.asarray(image), image.info.get("transparency"), file)
-            if image.mode == "F":
-                raise BadSample(file, "has floating-point pixels; 8 or 16 bits are wanted")
-            if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
-                rgba = image.convert("RGBA")
-                black = Image.new("RGBA", rgba.size, "black")
-                return np.asarray(Image.alpha_composite(black, rgba).convert("RGB"))
-            return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
-    except BadSample:
-        raise
-    except UnidentifiedImageError:
-        raise BadSample(file, "is not an image that Pillow or pydicom knows") from None
-    except OSError as error:
-        raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # a damaged file: every format's decoder raises its own kind
-        raise BadSample(file, f"does not decode: {str(error) or type(error).__name__}") from None
+    with _opened(root, file) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened)  # as a viewer shows it, and as it was drawn on
+        if image.mode.startswith("I"):
+            return _16_bit(np.asarray(image), image.info.get("transparency"), file)
+        if image.mode == "F":
+            raise BadSample(file, "has floating-point pixels; 8 or 16 bits are wanted")
+        if image.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            black = Image.new("RGBA", rgba.size, "black")
+            return np.asarray(Image.alpha_composite(black, rgba).convert("RGB"))
+        return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
 def image_size(root: Path, file: str) -> tuple[int, int]:
@@ -141,14 +133,26 @@ def image_size(root: Path, file: str) -> tuple[int, int]:
     """
     if is_dicom(root, file):
         return read_size(root, file)
+    with _opened(root, file) as image:
+        return image.height, image.width
+
+
+@contextmanager
+def _opened(root: Path, file: str) -> Iterator[Image.Image]:
+    """
+    Raises:
+        BadSample: whatever Pillow raises, on opening or while the image is used.
+    """
     try:
         with Image.open(root / file) as image:
-            return image.height, image.width
+            yield image
+    except BadSample:
+        raise
     except UnidentifiedImageError:
         raise BadSample(file, "is not an image that Pillow or pydicom knows") from None
     except OSError as error:
         raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
-    except Exception as error:
+    except Exception as error:  # a damaged file: every format's decoder raises its own kind
         raise BadSample(file, f"does not decode: {str(error) or type(error).__name__}") from None
 
 

@@ -102,7 +102,8 @@ def _regions(store: Store) -> Table:
         "part", *map(escape, store.facts.roi_labels), title="samples with a region; mean share of the square it covers"
     )
     for name, rows in _parts(store).items():
-        share_RN = store.roi_mask(rows).mean(axis=(2, 3)).T
+        # A sample at a time: the masks of a large cohort do not fit in memory.
+        share_RN = np.array([store.roi_mask(rows[at : at + 1])[0].mean(axis=(1, 2)) for at in range(len(rows))]).T
         cells = (f"{(one > 0).sum()}; {one[one > 0].mean():.1%}" if one.any() else "0" for one in share_RN)
         table.add_row(name, *cells)
     return table
