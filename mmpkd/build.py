@@ -15,7 +15,7 @@ from mmpkd.objectives import OBJECTIVES, Objective
 from mmpkd.saliency import MAPS
 from mmpkd.student import Student, build_student
 from mmpkd.teachers import TEACHERS
-from mmpkd.types import ConfigError, Mistake
+from mmpkd.types import ConfigError, Mistake, Offer
 
 
 def goals(facts: Facts) -> tuple[str, ...]:
@@ -35,6 +35,7 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
         mistakes.append(
             Mistake("evaluation.map", f"unknown map {config.evaluation.map!r}{near(config.evaluation.map, MAPS)}")
         )
+    offers: dict[str, Offer] = {}
     for name, teacher in config.teachers.items():
         where = f"teachers.{name}"
         if teacher.kind not in TEACHERS:
@@ -46,14 +47,22 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
         except ConfigError as error:
             mistakes += error.mistakes
         else:
-            mistakes += [Mistake(f"{where}.params.{path}", problem) for path, problem in kind.check(params, facts)]
+            wrong = [Mistake(f"{where}.params.{path}", problem) for path, problem in kind.check(params, facts)]
+            mistakes += wrong
+            if not wrong:
+                offers[name] = kind.offers(params, facts)
     for label, objective in config.active_objectives().items():
-        mistakes += _check_objective(label, objective, config, student)
+        mistakes += _check_objective(label, objective, config, facts, student, offers)
     return mistakes
 
 
 def _check_objective(
-    label: str, objective: ObjectiveConfig, config: TrialConfig, student: Student | None
+    label: str,
+    objective: ObjectiveConfig,
+    config: TrialConfig,
+    facts: Facts,
+    student: Student | None,
+    offers: Mapping[str, Offer],
 ) -> list[Mistake]:
     where = f"objectives.{label}"
     if label == "task" or "." in label or hasattr(nn.ModuleDict(), label):
@@ -66,23 +75,26 @@ def _check_objective(
         params = validate(kind.Params, objective.params, f"{where}.params")
     except ConfigError as error:
         return list(error.mistakes)
-    mistakes = []
+    wrong = kind.check(params, facts.tasks)
+    mistakes = [Mistake(f"{where}.{path}" if path else where, problem) for path, problem in wrong]
     with torch.device("meta"):
-        needs = kind(params, (), 1, 1).needs
+        needs = kind(params, facts.tasks, 1, 1).needs
     if objective.teacher is None:
         known = ", ".join(config.teachers) or "none"
         mistakes.append(Mistake(f"{where}.teacher", f"needs a teacher; the configuration has: {known}"))
     elif objective.teacher not in config.teachers:
         hint = near(objective.teacher, config.teachers)
         mistakes.append(Mistake(f"{where}.teacher", f"no teacher is named {objective.teacher!r}{hint}"))
-    else:
-        teacher = TEACHERS.get(config.teachers[objective.teacher].kind)
-        lacking = needs.teacher - teacher.provides if teacher else frozenset()
-        if lacking:
+    elif offer := offers.get(objective.teacher):
+        if lacking := needs.teacher - offer.fields:
             mistakes.append(
                 Mistake(f"{where}.teacher", f"{objective.teacher!r} does not provide {', '.join(sorted(lacking))}")
             )
-    beyond = sorted(layer for layer in needs.student_layers if student and layer >= student.depth)
+        elif unknown := sorted(layer for layer in needs.teacher_layers if layer >= offer.layers):
+            known = f"{objective.teacher!r} has hidden layers 0 to {offer.layers - 1}, got {unknown[0]}"
+            mistakes.append(Mistake(f"{where}.params.teacher_layer", known))
+    read = needs.student_layers | needs.student_attention
+    beyond = sorted(layer for layer in read if student and layer >= student.depth)
     if student and beyond:
         last = student.depth - 1
         mistakes.append(Mistake(f"{where}.params.layer", f"the student's blocks are 0 to {last}, got {beyond[0]}"))

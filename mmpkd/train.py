@@ -178,9 +178,10 @@ def loss_terms(run: Run, batch: Batch) -> dict[str, Tensor]:
     active = run.config.active_objectives()
     objectives = {name: cast(Objective, module) for name, module in run.objectives.items()}
     layers = {layer for objective in objectives.values() for layer in objective.needs.student_layers}
+    attended = {layer for objective in objectives.values() for layer in objective.needs.student_attention}
     smoothing, tasks = run.config.optimizer.label_smoothing, run.store.facts.tasks
     with autocast(run.device):
-        output = run.student(batch.image_BCHW, layers)
+        output = run.student(batch.image_BCHW, layers, attended)
         task = task_loss(output.logits_BK, batch.target_BK, batch.known_BK, tasks, smoothing, run.weight_2K)
         terms = {"task": task}
         for name, objective in objectives.items():

@@ -72,11 +72,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What a teacher says of some samples; `hidden` is BD or BND per layer, as it declares."""
+    """What a teacher says of some samples; a sample of which it has nothing to say is NaN.
+
+    `hidden_BD` is pooled, by layer (0 is the first), and as wide as the embedding. `map_Bhw` is where
+    the teacher looks, on its own grid: not negative, each map sums to 1, moved as the batch's images are.
+    """
 
     logits_BK: Tensor | None = None
     embedding_BD: Tensor | None = None
-    hidden: Mapping[str, Tensor] = field(default_factory=dict)
+    hidden_BD: Mapping[int, Tensor] = field(default_factory=dict)
+    map_Bhw: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,18 @@ class StudentOutput:
 class Needs:
     """What an objective reads: blocks of the student, fields of its teacher's output."""
 
-    student_layers: frozenset[int] = frozenset()
-    teacher: frozenset[str] = frozenset()
+    student_layers: frozenset[int] = frozenset()  # whose tokens
+    teacher: frozenset[str] = frozenset()  # of logits, embedding, hidden, map
+    student_attention: frozenset[int] = frozenset()  # blocks whose CLS rows
+    teacher_layers: frozenset[int] = frozenset()  # of hidden
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What a teacher provides: fields of its output (logits, embedding, hidden, map), and how many hidden layers."""
+
+    fields: frozenset[str]
+    layers: int = 0
 
 
 @dataclass(frozen=True)

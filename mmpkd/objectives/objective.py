@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from mmpkd.config import Strict
-from mmpkd.types import Batch, Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutput
 
 
 class Objective(nn.Module):
@@ -24,6 +24,11 @@ class Objective(nn.Module):
     def __init__(self, params: Any, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:
         """`params` is a `Params` of this objective; the dims are the widths of both embeddings."""
         super().__init__()
+
+    @classmethod
+    def check(cls, params: Any, tasks: Sequence[Task]) -> list[Mistake]:
+        """What is wrong with this term on these tasks, under paths relative to the objective ('' for itself)."""
+        return []
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> Tensor:
         """The unweighted term: a scalar >= 0, least where the student matches the teacher."""

@@ -31,12 +31,13 @@ from mmpkd.teachers import TEACHERS, Teacher
 from mmpkd.types import TeacherOutput
 
 NUM_FOLDS = 5
+HIDDEN = "hidden-"  # and the layer: names of arrays
 
 
 @dataclass(frozen=True)
 class CachedOutputs:
-    """A teacher's outputs (`logits`: NK, `embedding`: ND) by position in the store; NaN for samples
-    it was not asked about."""
+    """A teacher's outputs by position in the store (`logits`: NK, `embedding` and `hidden-<layer>`: ND,
+    `map`: Nhw); NaN for samples it was not asked about."""
 
     arrays: Mapping[str, Tensor]
     quality: Mapping[str, float]
@@ -49,7 +50,8 @@ class CachedOutputs:
 
     def at(self, rows_B: Tensor) -> TeacherOutput:
         taken = {name: values[rows_B] for name, values in self.arrays.items()}
-        return TeacherOutput(logits_BK=taken.get("logits"), embedding_BD=taken.get("embedding"))
+        hidden = {int(name.removeprefix(HIDDEN)): each for name, each in taken.items() if name.startswith(HIDDEN)}
+        return TeacherOutput(taken.get("logits"), taken.get("embedding"), hidden, taken.get("map"))
 
     def to(self, device: torch.device) -> CachedOutputs:
         return self.map(lambda values: values.to(device))
@@ -135,14 +137,15 @@ def _fit_and_ask(
     asked = np.concatenate([train, val])
     arrays = {}
     for name, values in _arrays(teacher.outputs(store, asked)).items():
-        arrays[name] = np.full((len(store.sample_ids), values.shape[1]), np.nan, np.float32)
+        arrays[name] = np.full((len(store.sample_ids), *values.shape[1:]), np.nan, np.float32)
         arrays[name][asked] = values
     arrays["logits"][train] = out_of_fold
     return arrays
 
 
 def _arrays(output: TeacherOutput) -> dict[str, NDArray[np.float32]]:
-    fields = {"logits": output.logits_BK, "embedding": output.embedding_BD}
+    fields = {"logits": output.logits_BK, "embedding": output.embedding_BD, "map": output.map_Bhw}
+    fields |= {f"{HIDDEN}{layer}": values for layer, values in output.hidden_BD.items()}
     return {name: values.numpy() for name, values in fields.items() if values is not None}
 
 

@@ -24,7 +24,7 @@ from mmpkd.cohort.facts import Column, Facts, check_columns
 from mmpkd.cohort.store import Store
 from mmpkd.fit import seeded, task_loss
 from mmpkd.teachers.teacher import Teacher, TeacherParams
-from mmpkd.types import Mistake, Task, TeacherError, TeacherOutput
+from mmpkd.types import Mistake, Offer, Task, TeacherError, TeacherOutput
 
 MISSING = "missing"
 
@@ -49,7 +49,6 @@ class Tabular(Teacher):
 
     Params = TabularParams
     VERSION = 1  # raise it when the numbers change: it is part of the cache's address
-    provides = frozenset({"logits", "embedding"})
     sees_view = False
 
     def __init__(self, params: TabularParams, facts: Facts) -> None:
@@ -64,6 +63,10 @@ class Tabular(Teacher):
         if not mistakes and not chosen_columns(params, facts):
             mistakes = [Mistake("columns", "the cohort offers no descriptor or context column: name some")]
         return mistakes
+
+    @staticmethod
+    def offers(params: TabularParams, facts: Facts) -> Offer:
+        return Offer(frozenset({"logits", "embedding"}))
 
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
         """Fit to the samples at `rows`.

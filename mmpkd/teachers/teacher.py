@@ -11,7 +11,7 @@ from pydantic import Field
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import Strict
-from mmpkd.types import Mistake, TeacherOutput
+from mmpkd.types import Mistake, Offer, TeacherOutput
 
 
 class TeacherParams(Strict):
@@ -26,7 +26,6 @@ class Teacher(Protocol):
 
     Params: ClassVar[type[TeacherParams]]
     VERSION: ClassVar[int]  # raise it when the same parameters come to give other numbers
-    provides: ClassVar[frozenset[str]]  # fields of TeacherOutput
     sees_view: ClassVar[bool]  # whether its input depends on the augmented image; then it cannot be cached
 
     def __init__(self, params: Any, facts: Facts) -> None:
@@ -35,6 +34,10 @@ class Teacher(Protocol):
     @staticmethod
     def check(params: Any, facts: Facts) -> list[Mistake]:
         """What is wrong with these parameters on this cohort, under paths relative to `params`."""
+
+    @staticmethod
+    def offers(params: Any, facts: Facts) -> Offer:
+        """What it provides with these parameters, which have passed `check`."""
 
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
         """Forget everything and learn from the samples at `rows`.

@@ -87,7 +87,7 @@ def test_fitting_twice_gives_the_same_numbers(store: Store, config: TeacherConfi
 def test_declared_provides_is_what_comes_back(store: Store, tmp_path: Path) -> None:
     for kind in TEACHERS:
         outputs = cached_outputs(TeacherConfig(kind=kind), store, 0, tmp_path)
-        assert set(outputs.arrays) == TEACHERS[kind].provides
+        assert set(outputs.arrays) == TEACHERS[kind].offers(TEACHERS[kind].Params(), store.facts).fields
 
 
 def test_logits_are_read_from_the_embedding(store: Store, config: TeacherConfig) -> None:
