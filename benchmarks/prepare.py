@@ -1,6 +1,6 @@
 """Does decoding once pay for itself? Training input from the store over decoding the originals in every epoch.
 
-    python benchmarks/prepare.py [--images 128] [--rounds 5] [--json FILE]
+    python benchmarks/prepare.py [--images 512] [--rounds 5] [--json FILE]
 
 Originals are generated: films of 2048 x 1536 as 16-bit DICOM, pictures of 1024 x 1024 as 8-bit PNG. Three claims,
 each measured here on two cores:
@@ -43,6 +43,7 @@ from mmpkd.frames import Letterbox
 from tests.mmpkd.cohort.cbis_trees import write_dicom
 
 SIZE, BATCH, CORES = 224, 16, 2
+DIFFERENT = 64  # originals; the others are links to them
 INPUT, CORES_WANTED, MEMORY = 4.0, 1.6, 1.10
 AUGMENTATION = AugmentationConfig()
 KINDS = {"DICOM, 16 bits, 2048 x 1536": "dcm", "PNG, 1024 x 1024": "png"}
@@ -161,7 +162,7 @@ def prepared(config: CohortConfig, cache: Path, cores: int) -> tuple[float, floa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=128)
+    parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -173,7 +174,7 @@ def main() -> None:
             "originals", "store, images/s", "DataLoader, images/s", "ratio", "1 core, s", "2 cores, s", "ratio"
         )
         for name, kind in KINDS.items():
-            config = write_originals(root / kind, kind, options.images, options.images)
+            config = write_originals(root / kind, kind, min(DIFFERENT, options.images), options.images)
             ours, theirs, ratio = input_ratio(config, root / "cache", options.rounds)
             pairs = [
                 (prepared(config, root / "one", 1)[0], prepared(config, root / "two", 2)[0])

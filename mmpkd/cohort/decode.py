@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,27 +80,34 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
 
 def to_8_bit(image: np.ndarray, depth: Depth) -> np.ndarray:
     """Values from the window spread over 0 to 255, those outside clipped."""
-    if depth.window is None:
-        return image
+    grey: np.ndarray = image if depth.window is None else _grey_levels(depth)[image]
+    return grey
+
+
+@lru_cache(maxsize=8)
+def _grey_levels(depth: Depth) -> np.ndarray:
+    """Of every value, 0 to 255: looking it up needs no temporary images, for whose pages threads would wait."""
+    assert depth.window is not None
     low, high = depth.window
-    scaled = (image.astype(np.float32) - low) * (255 / (high - low))
+    scaled = (np.arange(1 << depth.bits, dtype=np.float32) - low) * (255 / (high - low))
     grey: np.ndarray = np.rint(scaled.clip(0, 255)).astype(np.uint8)
     return grey
 
 
-def find_depth(images: Iterable[np.ndarray], windowed: bool) -> Depth:
-    """Of a cohort, from some of its images: the bits of the first and, of 16-bit or `windowed` ones, a window
-    from percentile 0.5 to 99.5 of their pixels. Of each image it keeps 100,000 of them at most."""
-    bits, parts = 0, []
-    for image in images:
-        bits = bits or image.dtype.itemsize * 8
-        if bits == 8 and not windowed:
-            break
-        if image.dtype.itemsize * 8 == bits:  # every image weighs the same, whatever its size
-            parts.append(image.ravel()[:: max(1, image.size // 100_000)].copy())
-    if not parts:
-        return Depth(bits or 8)
-    low, high = (float(value) for value in np.percentile(np.concatenate(parts), [0.5, 99.5]))
+def thinned(image: np.ndarray) -> np.ndarray:
+    """Some 100,000 of its pixels, evenly spaced: every image weighs the same, whatever its size."""
+    some: np.ndarray = image.ravel()[:: max(1, image.size // 100_000)].copy()
+    return some
+
+
+def find_depth(pixels: Sequence[np.ndarray], windowed: bool) -> Depth:
+    """Of a cohort, from the `thinned` pixels of some of its images: the bits of the first and, of 16-bit or
+    `windowed` ones, a window from percentile 0.5 to 99.5."""
+    bits = pixels[0].dtype.itemsize * 8 if pixels else 8
+    if not pixels or (bits == 8 and not windowed):
+        return Depth(bits)
+    alike = [one for one in pixels if one.dtype.itemsize * 8 == bits]
+    low, high = (float(value) for value in np.percentile(np.concatenate(alike), [0.5, 99.5]))
     return Depth(bits, (low, max(high, low + 1)))
 
 

@@ -52,7 +52,7 @@ def decode_all(
 ) -> dict[str, BadSample]:
     """Decode what the journal of `partial` lacks into `arrays` (images, then each view; all N x C x H x W).
 
-    Threads, not processes: Pillow and zlib let go of the interpreter while they decode.
+    Threads, not processes: Pillow, zlib and numpy let go of the interpreter while they work.
 
     Returns:
         The samples that cannot be used.

@@ -12,6 +12,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from io import BytesIO
@@ -25,10 +26,10 @@ from rich.console import Console
 
 from mmpkd import leakage
 from mmpkd.cohort import READERS, reader_for, splits
-from mmpkd.cohort.decode import Depth, find_depth
+from mmpkd.cohort.decode import Depth, find_depth, thinned
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Reader, Scan
-from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
+from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal, usable_cores
 from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, Store
 from mmpkd.config import CohortConfig, fingerprint, validate
@@ -175,16 +176,21 @@ def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bo
 def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str]) -> list[Depth]:
     """Of the image and of each view; found once, so that a preparation that goes on keeps its window."""
 
-    def some(view: str | None) -> Iterator[np.ndarray]:
-        for position in np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)):
-            with suppress(BadSample):  # listed with the others when its turn comes
-                raw = reader.load(ids[position])
-                yield raw.image if view is None else raw.views[view]
+    def look(position: int) -> list[np.ndarray]:
+        with suppress(BadSample):  # listed with the others when its turn comes
+            raw = reader.load(ids[position])
+            return [thinned(image) for image in (raw.image, *(raw.views[view] for view in views))]
+        return []
 
     path = partial / DEPTHS
     if path.exists():
         return [Depth(bits, window and (window[0], window[1])) for bits, window in json.loads(path.read_text())]
-    depths = [find_depth(some(view), reader.windowed) for view in (None, *views)]
+    first, *others = np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)).tolist()
+    looked = [look(first)]
+    if reader.windowed or not looked[0] or any(pixels.dtype != np.uint8 for pixels in looked[0]):  # a window is wanted
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            looked = [images for images in (*looked, *pool.map(look, others)) if images]
+    depths = [find_depth([images[at] for images in looked], reader.windowed) for at in range(1 + len(views))]
     path.write_text(json.dumps(depths))
     return depths
 
