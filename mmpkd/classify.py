@@ -59,15 +59,15 @@ def score(
     ap = average_precision(odds, positive, known)
     defined = np.isfinite(auroc)
     metrics = {
-        "auroc": float(_over_tasks(auroc[None], defined, tasks)[0]),
-        "ap": float(_over_tasks(ap[None], defined, tasks)[0]),
+        "auroc": float(over_tasks(auroc[None], defined, tasks)[0]),
+        "ap": float(over_tasks(ap[None], defined, tasks)[0]),
         "brier": float(np.mean([_brier(task, probability, positive, known) for task in tasks])),
         "ece": float(np.mean([_ece(task, probability, positive, known) for task in tasks])),
         "auroc_undefined": float((~defined).sum()),
     }
     if weight_RN is not None:
         replicates = weighted_auroc(odds, positive, known, weight_RN)
-        metrics["auroc_se"] = standard_error(_over_tasks(replicates, defined, tasks))
+        metrics["auroc_se"] = standard_error(over_tasks(replicates, defined, tasks))
     for task in tasks:
         for name, column in zip(task.logit_names, range(task.columns.start, task.columns.stop), strict=True):
             metrics[f"auroc/{task.name}/{name}"] = float(auroc[column])
@@ -133,7 +133,7 @@ def calibration_error(confidence_N: Floats, correct_N: NDArray[Any]) -> float:
     return float(np.abs(gap).sum() / len(confidence_N)) if len(confidence_N) else float("nan")
 
 
-def _over_tasks(value_RK: Floats, defined_K: Bools, tasks: Sequence[Task]) -> Floats:
+def over_tasks(value_RK: Floats, defined_K: Bools, tasks: Sequence[Task]) -> Floats:
     """Mean over tasks of the mean over each task's defined labels; a row lacking one of them is NaN."""
     by_task = [macro(value_RK[:, task.columns][:, defined_K[task.columns]]) for task in tasks]
     return macro(np.stack(by_task, axis=1))

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor, nn
 
-from mmpkd import checkpoint, command
+from mmpkd import checkpoint, command, export
 from mmpkd.augment import draw_views, look
 from mmpkd.build import build, check
 from mmpkd.cohort import facts
@@ -95,7 +95,7 @@ def train(
 
     Args:
         cache: where stores and teacher outputs live, shared by all trainings.
-        folder: where `last.pt` goes after each epoch; None keeps nothing.
+        folder: where `last.pt` goes after each epoch, and `student.safetensors` in the end; None keeps nothing.
         resume: a `last.pt` to continue from.
         report: called after each new epoch, once its checkpoint is on disk.
         store: the prepared cohort, if the caller has it open; else it is found or prepared.
@@ -137,6 +137,12 @@ def train(
         if folder is not None:
             checkpoint.save(folder, student, objectives, optimizer, history, identity)
         report(history[-1])
+    if folder is not None:
+        logits_NK, _ = evaluate.look(student)
+        card = export.card_of(
+            config, store.facts, store.manifest, student, logits_NK, evaluate.target_NK, evaluate.known_NK
+        )
+        export.write(folder, student, card)
     return history
 
 
@@ -269,7 +275,7 @@ def main(words: Sequence[str]) -> None:
     write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}", highlight=False)
-    console.print(f"every epoch is in {metrics}")
+    console.print(f"every epoch is in {metrics}; the student is in {folder / export.NAME}")
 
 
 if __name__ == "__main__":

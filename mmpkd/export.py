@@ -1,0 +1,202 @@
+"""The student as it leaves training: one file with its weights and all it takes to use it.
+
+A safetensors file whose metadata say, as JSON, how the student is built, what its logits mean, how raw pixels
+become its input, and what was fitted on the validation patients: a temperature for each task and a threshold for
+each label. Nothing privileged is in it, and no path and no sample of the cohort.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from scipy.optimize import minimize_scalar
+from sklearn.metrics import roc_curve
+
+from mmpkd import classify
+from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.facts import Facts
+from mmpkd.config import StudentConfig, TrialConfig
+from mmpkd.fit import task_loss
+from mmpkd.stats import Floats
+from mmpkd.student import Student, build_student
+from mmpkd.types import ConfigError, Task
+
+NAME = "student.safetensors"
+FORMAT = 1
+LOG_TEMPERATURES = (-3.0, 3.0)  # natural logarithm, bounds of the search
+
+
+@dataclass(frozen=True)
+class Card:
+    """What is known of an exported student besides its weights; see `Exported`."""
+
+    model: dict[str, Any]  # StudentConfig, without its pretrained weights
+    mean: tuple[float, ...]  # of the pixels in [0, 1]
+    std: tuple[float, ...]
+    tasks: tuple[Task, ...]
+    channels: int
+    image_size: int  # side of the square it sees, pixels
+    depth: Depth  # how raw pixels become 8 bits
+    map: str  # where it looks, by name
+    temperature: Mapping[str, float]  # by task, fitted on validation
+    threshold: Mapping[str, float]  # probability by logit of the tasks that are not multi-class, chosen on validation
+    reader: str
+    source: str  # fingerprint of the raw data it was trained on
+    fold: int  # that validated
+    trial: str  # fingerprint of its configuration
+    credentialed: bool
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A student and its card, read back."""
+
+    student: Student
+    card: Card
+
+    def probabilities(self, logits_NK: NDArray[Any]) -> Floats:
+        """N x K calibrated probabilities: the logits over their task's temperature, through softmax or sigmoid."""
+        return classify.probabilities(tempered(logits_NK, self.card.tasks, self.card.temperature), self.card.tasks)
+
+
+def tempered(logits_NK: NDArray[Any], tasks: tuple[Task, ...], temperature: Mapping[str, float]) -> Floats:
+    logits = np.array(logits_NK, dtype=np.float64)
+    for task in tasks:
+        logits[:, task.columns] /= temperature[task.name]
+    return logits
+
+
+def card_of(
+    config: TrialConfig,
+    facts: Facts,
+    manifest: Mapping[str, Any],
+    student: Student,
+    logits_NK: Floats,
+    target_NK: NDArray[Any],
+    known_NK: NDArray[np.bool_],
+) -> Card:
+    """The card of a trained student, with what the validation samples' logits and labels say.
+
+    Temperature scaling (Guo et al. 2017, section 4.2) for each task; and for each label the threshold of the best
+    balanced accuracy (Youden's J), on the calibrated probability.
+    """
+    temperature = {task.name: fit_temperature(logits_NK, target_NK, known_NK, task) for task in facts.tasks}
+    probability_NK = classify.probabilities(tempered(logits_NK, facts.tasks, temperature), facts.tasks)
+    threshold = {}
+    for task in facts.tasks:
+        if task.kind != "multiclass":
+            for name, column in zip(task.logit_names, range(task.columns.start, task.columns.stop), strict=True):
+                known = known_NK[:, column]
+                threshold[f"{task.name}/{name}"] = best_threshold(
+                    probability_NK[known, column], target_NK[known, column]
+                )
+    window = manifest["window"]
+    return Card(
+        model=config.student.model_copy(update={"pretrained": False, "weights": None}).model_dump(mode="json"),
+        mean=tuple(student.mean.flatten().tolist()),
+        std=tuple(student.std.flatten().tolist()),
+        tasks=facts.tasks,
+        channels=facts.channels,
+        image_size=facts.image_size,
+        depth=Depth(manifest["bit_depth"], window and (window[0], window[1])),
+        map=config.evaluation.map,
+        temperature=temperature,
+        threshold=threshold,
+        reader=manifest["reader"],
+        source=manifest["source"],
+        fold=config.cohort.fold,
+        trial=config.fingerprint(),
+        credentialed=facts.credentialed,
+    )
+
+
+def fit_temperature(logits_NK: Floats, target_NK: NDArray[Any], known_NK: NDArray[np.bool_], task: Task) -> float:
+    """The T > 0 that minimises the task's cross-entropy of logits / T over its known labels."""
+    logits, target = (torch.from_numpy(np.asarray(values, np.float32)) for values in (logits_NK, target_NK))
+    known = torch.from_numpy(np.asarray(known_NK))
+
+    def loss(log_temperature: float) -> float:
+        return task_loss(logits / float(np.exp(log_temperature)), target, known, [task]).item()
+
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_TEMPERATURES, method="bounded").x))
+
+
+def best_threshold(probability_N: Floats, target_N: NDArray[Any]) -> float:
+    """Where sensitivity + specificity is largest, halfway to the next lower probability; 0.5 with a single class."""
+    if len(np.unique(target_N)) < 2:
+        return 0.5
+    false_rate, true_rate, at = roc_curve(target_N, probability_N)
+    threshold = float(at[np.argmax(true_rate - false_rate)])
+    lower = probability_N[probability_N < threshold]
+    return (threshold + float(lower.max())) / 2 if lower.size else threshold
+
+
+def write(folder: Path, student: Student, card: Card) -> Path:
+    """Writes `folder/student.safetensors` beside and renames it."""
+    path = folder / NAME
+    beside = path.with_suffix(".partial")
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    save_file(weights, beside, {"format": str(FORMAT), "card": json.dumps(asdict(card))})
+    os.replace(beside, path)
+    return path
+
+
+def read(path: Path) -> Exported:
+    """An exported student, on the CPU, ready to look.
+
+    Args:
+        path: the file, or a folder with one such file in it or below it.
+
+    Raises:
+        ConfigError: no such file, several, or not an exported student.
+    """
+    file = _find(path)
+    try:
+        with safe_open(file, "pt") as opened:
+            metadata = opened.metadata() or {}
+            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ConfigError.one("model", f"{file} is not a readable safetensors file ({type(error).__name__})") from None
+    if metadata.get("format") != str(FORMAT):
+        found = f"format {metadata['format']}" if "format" in metadata else "no card"
+        wanted = f"an exported student of format {FORMAT}, as mmpkd.train leaves it after its last epoch"
+        raise ConfigError.one("model", f"{file} has {found}; wanted {wanted}")
+    try:
+        content = json.loads(metadata["card"])
+        tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
+        bits, window = content["depth"]
+        depth = Depth(bits, window and (window[0], window[1]))
+        card = Card(
+            **{**content, "tasks": tasks, "depth": depth, "mean": tuple(content["mean"]), "std": tuple(content["std"])}
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError.one("model", f"{file} has a card that is damaged ({type(error).__name__})") from None
+    student = build_student(
+        StudentConfig.model_validate(card.model), card.image_size, card.channels, tasks[-1].columns.stop
+    )
+    student.load_state_dict(weights)
+    student.mean, student.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
+    return Exported(student.eval(), card)
+
+
+def _find(path: Path) -> Path:
+    if path.is_file():
+        return path
+    found = sorted(path.rglob(NAME)) if path.is_dir() else []
+    if len(found) == 1:
+        return found[0]
+    listed = "\n".join(f"  model={file}" for file in found[:10])
+    if found:
+        raise ConfigError.one("model", f"{path} holds {len(found)} exported students; name one:\n{listed}")
+    wanted = f"python -m mmpkd.train config=FILE leaves {NAME} in its folder after the last epoch"
+    raise ConfigError.one("model", f"no exported student at {path}; {wanted}")

@@ -1,0 +1,202 @@
+"""An exported student on other patients: how well it classifies and where it looks, for whom.
+
+Answers of a student are compared with a cohort's labels by name, so a student of fourteen findings is scored on
+a cohort that knows five of them. Every interval is a percentile bootstrap over patients with shared replicates.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, brier_score_loss
+
+from mmpkd import classify, stats
+from mmpkd.cohort.facts import ADMITTED, Facts
+from mmpkd.cohort.store import Store
+from mmpkd.config import near
+from mmpkd.export import Card
+from mmpkd.stats import Floats
+from mmpkd.types import ConfigError, Task
+
+REPLICATES = 2000
+FEWEST = 10  # patients of a group that is told apart
+MOST_GROUPS = 12
+AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, 200))  # years, the lower end included
+GROUPING = ("sex", "gender", "age", "density", "view", "ap")  # words of column names
+DAYS_A_YEAR = 365.25
+ClassWeights = Literal["equal", "balanced"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a student said of some samples of a store, in the layout of the student's own tasks.
+
+    A label that the store does not know is unknown of every sample; `tasks` are those with a known one.
+    """
+
+    tasks: tuple[Task, ...]
+    logits_NK: Floats
+    probability_NK: Floats  # calibrated
+    target_NK: NDArray[np.float32]
+    known_NK: NDArray[np.bool_]
+    weight_RN: Floats  # bootstrap replicates of patients
+
+
+def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.float32], NDArray[np.bool_]]:
+    """The student's tasks that the store knows something of; targets and known masks (N, K) in the student's layout.
+
+    Labels meet by name; a binary or multi-class task needs the same classes in both.
+
+    Raises:
+        ConfigError: not one label in common, or images of another kind.
+    """
+    facts = store.facts
+    if facts.channels != card.channels:
+        raise ConfigError.one("cohort", f"its images have {facts.channels} channels, the student's {card.channels}")
+    theirs = {task.name: task for task in facts.tasks}
+    shape = (len(store.sample_ids), card.tasks[-1].columns.stop)
+    target_NK, known_NK, tasks = np.zeros(shape, np.float32), np.zeros(shape, bool), []
+    for task in card.tasks:
+        other = theirs.get(task.name)
+        if other is None or other.kind != task.kind or (task.kind != "multilabel" and other.labels != task.labels):
+            continue
+        there = {name: column for name, column in zip(other.logit_names, _columns(other), strict=True)}
+        common = [
+            (own, there[name]) for name, own in zip(task.logit_names, _columns(task), strict=True) if name in there
+        ]
+        for own, column in common:
+            target_NK[:, own], known_NK[:, own] = store.target_NK[:, column], store.known_NK[:, column]
+        tasks += [task] if common else []
+    if not tasks:
+        what = f"no label in common: the student knows {_told(card.tasks)}; the cohort {_told(facts.tasks)}"
+        raise ConfigError.one("cohort", what)
+    return tuple(tasks), target_NK, known_NK
+
+
+def _columns(task: Task) -> range:
+    return range(task.columns.start, task.columns.stop)
+
+
+def _told(tasks: Sequence[Task]) -> str:
+    return "; ".join(f"{task.name} ({task.kind} of {', '.join(task.labels)})" for task in tasks)
+
+
+def by_label(answers: Answers, card: Card, weights: ClassWeights) -> pd.DataFrame:
+    """A row a label: counts, AUROC with its 95 % interval, and what depends on a threshold or on prevalence.
+
+    `balanced_accuracy` is at the threshold chosen on the student's validation patients (multi-class: whether the
+    class is the likeliest). `ap` and `brier` weigh samples alike or, with `balanced`, both classes alike, which makes
+    cohorts of different prevalence comparable; the AUROC and the balanced accuracy are the same either way.
+    """
+    odds_NK = classify.log_odds(answers.logits_NK, answers.tasks)
+    auroc_K = stats.weighted_auroc(odds_NK, answers.target_NK, answers.known_NK, np.ones((1, len(odds_NK))))[0]
+    auroc_RK = stats.weighted_auroc(odds_NK, answers.target_NK, answers.known_NK, answers.weight_RN)
+    rows = []
+    for task in answers.tasks:
+        top_N = answers.probability_NK[:, task.columns].argmax(axis=1) + task.columns.start
+        for name, column in zip(task.logit_names, _columns(task), strict=True):
+            known = answers.known_NK[:, column]
+            if not known.any():
+                continue
+            label, probability = answers.target_NK[known, column] > 0.5, answers.probability_NK[known, column]
+            called = top_N[known] == column
+            if task.kind != "multiclass":
+                called = probability > card.threshold[f"{task.name}/{name}"]
+            weight = np.ones(len(label))
+            if weights == "balanced" and 0 < label.sum() < len(label):
+                weight = np.where(label, 0.5 / label.mean(), 0.5 / (1 - label.mean()))
+            both = 0 < label.sum() < len(label)
+            low, high = interval(auroc_RK[:, column])
+            rows.append(
+                {
+                    "label": f"{task.name}/{name}",
+                    "samples": len(label),
+                    "positive": int(label.sum()),
+                    "auroc": auroc_K[column],
+                    "auroc_low": low,
+                    "auroc_high": high,
+                    "ap": average_precision_score(label, probability, sample_weight=weight) if both else np.nan,
+                    "balanced_accuracy": (called[label].mean() + (~called[~label]).mean()) / 2 if both else np.nan,
+                    "brier": brier_score_loss(label, probability, sample_weight=weight),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def overall(answers: Answers, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """AUROC of some samples, the mean over tasks of the mean over `defined_K` labels, and its 95 % interval."""
+    odds_NK = classify.log_odds(answers.logits_NK, answers.tasks)
+    known_NK = answers.known_NK & mask_N[:, None]
+    weight_RN = np.concatenate([np.ones((1, len(mask_N))), answers.weight_RN])
+    auroc_RK = stats.weighted_auroc(odds_NK, answers.target_NK, known_NK, weight_RN)
+    tasks = [task for task in answers.tasks if defined_K[task.columns].any()]
+    value_R = classify.over_tasks(auroc_RK, defined_K, tasks) if tasks else np.full(len(auroc_RK), np.nan)
+    return (float(value_R[0]), *interval(value_R[1:]))
+
+
+def defined(answers: Answers, mask_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The logits with both classes among some samples (K)."""
+    known_NK, positive_NK = answers.known_NK & mask_N[:, None], answers.target_NK > 0.5
+    both: NDArray[np.bool_] = np.any(known_NK & positive_NK, axis=0) & np.any(known_NK & ~positive_NK, axis=0)
+    return both
+
+
+def interval(value_R: Floats) -> tuple[float, float]:
+    """The middle 95 % of replicates; NaN with fewer than `stats.MIN_REPLICATES` defined ones."""
+    value_R = value_R[np.isfinite(value_R)]
+    if len(value_R) < stats.MIN_REPLICATES:
+        return float("nan"), float("nan")
+    low, high = np.percentile(value_R, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def groupings(facts: Facts, asked: Sequence[str] | None) -> list[str]:
+    """The columns that tell groups of patients or images apart: those asked for, or those whose names say so.
+
+    Raises:
+        ConfigError: a column that the store does not hold.
+    """
+    held = [one.name for one in facts.columns.values() if one.role in ADMITTED]
+    if asked is None:
+        return [name for name in held if set(GROUPING) & set(_words(name))]
+    wrong = [name for name in asked if name not in held]
+    if wrong:
+        raise ConfigError.one("groups", f"the cohort has no column {wrong[0]!r} to group by{near(wrong[0], held)}")
+    return list(asked)
+
+
+def _words(name: str) -> list[str]:
+    """Of `breast_density`, `AgeInYears` and `ViewPosition`: breast, density; age, in, years; view, position."""
+    return [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)]
+
+
+def groups(column: pd.Series, patient_N: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
+    """Name and members of each group of a column: its values, bands of age in years, or quartiles of other numbers.
+
+    Groups of fewer than `FEWEST` patients are taken together, so that no table tells of a single patient.
+    """
+    name = str(column.name)
+    if pd.api.types.is_numeric_dtype(column) and "age" in _words(name):
+        years = column / DAYS_A_YEAR if "days" in _words(name) else column
+        named = pd.Series("unknown", column.index)
+        for low, high in AGE_BANDS:
+            named[(years >= low) & (years < high)] = (
+                f"{low} to {high - 1} years" if high < 200 else f"{low} years or more"
+            )
+    elif pd.api.types.is_numeric_dtype(column) and column.nunique() > MOST_GROUPS:
+        named = pd.qcut(column, 4, duplicates="drop").astype(str).mask(column.isna(), "unknown")
+    else:
+        named = column.astype("string").fillna("unknown").astype(str)
+    members = {str(one): (named == one).to_numpy() for one in sorted(named.unique())}
+    few = [one for one, mask in members.items() if len(np.unique(patient_N[mask])) < FEWEST]
+    yield from ((one, mask) for one, mask in members.items() if one not in few)
+    if few:
+        together = np.any([members[one] for one in few], axis=0)
+        if len(np.unique(patient_N[together])) >= FEWEST:
+            yield "all other", together

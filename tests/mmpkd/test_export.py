@@ -1,0 +1,106 @@
+"""The exported student: one file, the same answers, nothing of the cohort in it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mmpkd import checkpoint, export
+from mmpkd.cohort.prepare import prepare
+from mmpkd.config import TrialConfig
+from mmpkd.export import Exported, best_threshold, fit_temperature
+from mmpkd.train import train
+from mmpkd.types import ConfigError, lay_out
+
+BINARY, FINDINGS = lay_out([("malignant", "binary", ("benign", "malignant")), ("signs", "multilabel", ("a", "b"))])
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("trained")
+    train(tiny_trial, cache, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(folder: Path) -> Exported:
+    return export.read(folder)
+
+
+def test_it_answers_as_the_trained_student_did(
+    exported: Exported, folder: Path, tiny_trial: TrialConfig, cache: Path
+) -> None:
+    weights = checkpoint.read(folder / "last.pt")["student"]
+    assert all(torch.equal(weights[name], value) for name, value in exported.student.state_dict().items())
+    store = prepare(tiny_trial.cohort, cache)
+    card = exported.card
+    assert (card.tasks, card.image_size, card.channels) == (store.facts.tasks, 32, 1)
+    assert card.depth == (8, None) and card.trial == tiny_trial.fingerprint()
+    image_BCHW = torch.from_numpy(store.image_NCHW[:4]).float() / 255
+    with torch.inference_mode():
+        logits_BK = exported.student(image_BCHW).logits_BK.double().numpy()
+    temperature = card.temperature["pattern"]
+    odds = np.exp(logits_BK / temperature)
+    assert np.allclose(exported.probabilities(logits_BK), odds / odds.sum(axis=1, keepdims=True))
+
+
+def test_the_file_holds_weights_and_no_sample(folder: Path, tiny_trial: TrialConfig, cache: Path) -> None:
+    content = (folder / export.NAME).read_bytes()
+    store = prepare(tiny_trial.cohort, cache)
+    assert store.sample_ids[0].encode() not in content
+    assert not [name for name in store.facts.columns if f'"{name}"'.encode() in content]
+    assert str(cache).encode() not in content
+
+
+def test_temperature_by_hand() -> None:
+    """Logits of 2 that are right three times of four: sigmoid(2 / T) = 3/4, so T = 2 / ln 3."""
+    logits_NK = np.array([[2.0, 0, 0]] * 4 + [[-2.0, 0, 0]] * 4)
+    target_NK = np.array([[1, 0, 0]] * 3 + [[0, 0, 0]] + [[0, 0, 0]] * 3 + [[1, 0, 0]], np.float32)
+    known_NK = np.ones((8, 3), bool)
+    assert fit_temperature(logits_NK, target_NK, known_NK, BINARY) == pytest.approx(2 / math.log(3), rel=1e-3)
+    unknown = np.r_[logits_NK, [[9.0, 0, 0]]], np.r_[target_NK, [[0, 0, 0]]], np.r_[known_NK, [[False] * 3]]
+    assert fit_temperature(*unknown, BINARY) == pytest.approx(2 / math.log(3), rel=1e-3)
+
+
+def test_threshold_by_hand() -> None:
+    """Between .3 and .6: sensitivity 2/3, specificity 1; no other cut does better."""
+    probability_N, target_N = np.array([0.1, 0.2, 0.3, 0.6, 0.7]), np.array([0, 1, 0, 1, 1])
+    assert best_threshold(probability_N, target_N) == pytest.approx(0.45)
+    assert best_threshold(probability_N, np.ones(5)) == 0.5
+
+
+def test_what_is_no_exported_student_is_refused(folder: Path, tmp_path: Path) -> None:
+    def said(path: Path) -> str:
+        with pytest.raises(ConfigError) as caught:
+            export.read(path)
+        return str(caught.value)
+
+    assert "no exported student at" in said(tmp_path)
+    torn = tmp_path / "torn.safetensors"
+    torn.write_bytes((folder / export.NAME).read_bytes()[:1000])
+    assert "not a readable safetensors file" in said(torn)
+    weights = load_file(folder / export.NAME)
+    bare = tmp_path / "bare.safetensors"
+    save_file(weights, bare)
+    assert "has no card" in said(bare)
+    save_file(weights, bare, {"format": "9", "card": "{}"})
+    assert "has format 9" in said(bare)
+    save_file(weights, bare, {"format": "1", "card": "{}"})
+    assert "has a card that is damaged" in said(bare)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / export.NAME).write_bytes((folder / export.NAME).read_bytes())
+    assert "holds 2 exported students" in said(tmp_path)
+
+
+def test_statistics_of_the_pixels_travel(exported: Exported, tmp_path: Path) -> None:
+    card = replace(exported.card, mean=(0.4,), std=(0.2,))
+    read = export.read(export.write(tmp_path, exported.student, card))
+    assert read.card == card and read.student.mean.item() == pytest.approx(0.4)
+    assert read.student.std.item() == pytest.approx(0.2)
