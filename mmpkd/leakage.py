@@ -25,6 +25,8 @@ def probe(
     at `separators[column]`), per decile (numbers), and one for missing. A label with fewer than
     five patients on either side is left out. Of a large cohort some patients are probed, `MAX_SAMPLES` or so.
     """
+    if columns.empty:
+        return {}
     if len(patients) > MAX_SAMPLES:
         order = np.random.default_rng(0).permutation(np.unique(patients.to_numpy(dtype=str)))
         some = set(order[: max(1, len(order) * MAX_SAMPLES // len(patients))])

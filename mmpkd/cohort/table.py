@@ -94,14 +94,10 @@ class Table(Reader):
             if (separator := columns[name].separator) is not None:
                 privileged[name] = _tidy(cells[name], separator)
         self._drawn = self._regions(cells)
-        self._rows = {
-            str(sample): {
-                column: (Path(folder) / str(row[column])).as_posix()
-                for column, folder in params.paths.items()
-                if isinstance(row[column], str)
-            }
-            for sample, row in cells[list(params.paths)].iterrows()
-        }
+        self._rows = {str(sample): {} for sample in cells.index}
+        for column, folder in params.paths.items():
+            for sample, cell in cells[column].dropna().items():
+                self._rows[str(sample)][column] = (Path(folder) / cell).as_posix()
         return Scan(
             tasks=tasks,
             samples=samples,
