@@ -1,0 +1,166 @@
+"""Scores on another cohort: labels meet by name, groups are whole, small ones are not told apart."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+
+from mmpkd import external, stats
+from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.facts import Column, Facts
+from mmpkd.cohort.store import Store
+from mmpkd.export import Card
+from mmpkd.external import Answers
+from mmpkd.types import ConfigError, Task, lay_out
+
+STUDENT = lay_out([("findings", "multilabel", ("Edema", "Fracture", "Pneumonia")), ("sex", "binary", ("f", "m"))])
+
+
+def facts(tasks: tuple[Task, ...], columns: dict[str, Column] | None = None, channels: int = 1) -> Facts:
+    return Facts(tasks, columns or {}, (), channels, 32, (), (), False, True, 4)
+
+
+class FakeStore:
+    def __init__(self, tasks: tuple[Task, ...], target_NK: list[list[float]], channels: int = 1):
+        self.facts = facts(tasks, channels=channels)
+        self.sample_ids = np.array(["a", "b", "c"])
+        self.known_NK = ~np.isnan(np.array(target_NK))
+        self.target_NK = np.nan_to_num(np.array(target_NK, np.float32))
+
+
+def card(tasks: tuple[Task, ...] = STUDENT, **changes: Any) -> Card:
+    threshold = {f"{task.name}/{name}": 0.5 for task in tasks for name in task.logit_names}
+    content: dict[str, Any] = {
+        "model": {},
+        "mean": (0.5,),
+        "std": (0.25,),
+        "tasks": tasks,
+        "channels": 1,
+        "image_size": 32,
+        "depth": Depth(),
+        "map": "cls_attention",
+        "temperature": {task.name: 1.0 for task in tasks},
+        "threshold": threshold,
+        "reader": "table",
+        "source": "s",
+        "fold": 0,
+        "trial": "t",
+        "credentialed": True,
+    }
+    return Card(**{**content, **changes})
+
+
+def store(tasks: tuple[Task, ...], target_NK: list[list[float]], channels: int = 1) -> Store:
+    return cast(Store, FakeStore(tasks, target_NK, channels))
+
+
+def test_labels_meet_by_name_in_whatever_order_they_stand() -> None:
+    nan = float("nan")
+    theirs = lay_out([("other", "binary", ("x", "y")), ("findings", "multilabel", ("Pneumonia", "Mass", "Edema"))])
+    tasks, target_NK, known_NK = external.aligned(card(), store(theirs, [[1, 1, 0, 0], [0, nan, 1, 1], [1, 0, 1, nan]]))
+    assert tasks == STUDENT[:1]
+    assert known_NK.tolist() == [[True, False, True, False], [True, False, False, False], [False, False, True, False]]
+    assert target_NK.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "channels", "wanted"),
+    [
+        (lay_out([("sex", "binary", ("m", "f"))]), 1, "no label in common"),  # the other way round is another question
+        (lay_out([("findings", "multiclass", ("Edema", "Fracture"))]), 1, "no label in common"),
+        (lay_out([("sex", "binary", ("f", "m"))]), 3, "its images have 3 channels, the student's 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tasks: tuple[Task, ...], channels: int, wanted: str) -> None:
+    width = tasks[-1].columns.stop
+    with pytest.raises(ConfigError, match=wanted):
+        external.aligned(card(), store(tasks, [[0.0] * width] * 3, channels))
+
+
+@pytest.fixture
+def answers() -> Answers:
+    """Two tasks of 200 samples of 100 patients, some unknown."""
+    generator = np.random.default_rng(0)
+    tasks = lay_out([("findings", "multilabel", ("a", "b")), ("kind", "multiclass", ("x", "y", "z"))])
+    target_NK = np.zeros((200, 5), np.float32)
+    target_NK[:, :2] = generator.random((200, 2)) < (0.2, 0.5)
+    target_NK[np.arange(200), 2 + generator.integers(0, 3, 200)] = 1
+    logits_NK = 1.5 * target_NK + generator.normal(size=(200, 5))
+    known_NK = np.ones((200, 5), bool)
+    known_NK[:40, 0] = False
+    probability_NK = np.c_[1 / (1 + np.exp(-logits_NK[:, :2])), np.exp(logits_NK[:, 2:])]
+    probability_NK[:, 2:] /= probability_NK[:, 2:].sum(axis=1, keepdims=True)
+    weight_RN = stats.patient_weights(np.arange(200) // 2, replicates=100)
+    return Answers(tasks, logits_NK, probability_NK, target_NK, known_NK, weight_RN)
+
+
+def test_scores_by_label_are_scikit_learns(answers: Answers) -> None:
+    table = external.by_label(answers, card(answers.tasks), "equal").set_index("label")
+    known, label = answers.known_NK[:, 0], answers.target_NK[:, 0]
+    probability = answers.probability_NK[known, 0]
+    row = table.loc["findings/a"]
+    assert (row["samples"], row["positive"]) == (160, label[known].sum())
+    assert row["auroc"] == pytest.approx(roc_auc_score(label[known], probability))
+    assert row["ap"] == pytest.approx(average_precision_score(label[known], probability))
+    assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label[known], probability > 0.5))
+    assert row["brier"] == pytest.approx(((probability - label[known]) ** 2).mean())
+    assert row["auroc_low"] < row["auroc"] < row["auroc_high"]
+    called = answers.probability_NK[:, 2:].argmax(axis=1) == 1
+    balanced = balanced_accuracy_score(answers.target_NK[:, 3], called)
+    assert table.loc["kind/y", "balanced_accuracy"] == pytest.approx(balanced)
+
+
+def test_balanced_weights_score_as_if_both_classes_were_as_frequent(answers: Answers) -> None:
+    equal = external.by_label(answers, card(answers.tasks), "equal").set_index("label")
+    balanced = external.by_label(answers, card(answers.tasks), "balanced").set_index("label")
+    known = answers.known_NK[:, 0]
+    label, error = answers.target_NK[known, 0], (answers.probability_NK - answers.target_NK)[known, 0] ** 2
+    assert balanced.loc["findings/a", "brier"] == pytest.approx(
+        (error[label == 1].mean() + error[label == 0].mean()) / 2
+    )
+    assert balanced.loc["findings/a", "ap"] > equal.loc["findings/a", "ap"] + 0.1  # of a label in one of five
+    assert balanced.loc["findings/a", "auroc"] == equal.loc["findings/a", "auroc"]
+
+
+def test_overall_is_the_mean_over_tasks_of_defined_labels(answers: Answers) -> None:
+    everyone = np.ones(200, bool)
+    by_label = external.by_label(answers, card(answers.tasks), "equal")["auroc"].to_numpy()
+    value, low, high = external.overall(answers, everyone, external.defined(answers, everyone))
+    assert value == pytest.approx((by_label[:2].mean() + by_label[2:].mean()) / 2)
+    assert low < value < high
+    some = np.arange(200) < 40  # the label `a` is unknown of them
+    assert external.defined(answers, some).tolist() == [False, True, True, True, True]
+
+
+def test_groups_by_hand() -> None:
+    patient_N = np.arange(60)
+    sex = pd.Series(["F"] * 30 + ["M"] * 25 + ["X"] * 3 + [None] * 2, name="Sex")
+    assert {name: int(mask.sum()) for name, mask in external.groups(sex, patient_N)} == {"F": 30, "M": 25}
+    age = pd.Series([39.9] * 10 + [40.0] * 10 + [79.0] * 15 + [80.0] * 12 + [np.nan] * 13, name="patient_age")
+    assert {name: int(mask.sum()) for name, mask in external.groups(age, patient_N)} == {
+        "0 to 39 years": 10,
+        "40 to 59 years": 10,
+        "60 to 79 years": 15,
+        "80 years or more": 12,
+        "unknown": 13,
+    }
+    days = (age * 365.25).rename("age_in_days")
+    assert [int(mask.sum()) for _, mask in external.groups(days, patient_N)] == [10, 10, 15, 12, 13]
+    view = pd.Series(["AP"] * 45 + ["LL"] * 8 + ["PA"] * 7, name="ViewPosition")
+    assert {name: int(mask.sum()) for name, mask in external.groups(view, patient_N)} == {"AP": 45, "all other": 15}
+    few = dict(external.groups(view, np.r_[np.arange(45), np.full(15, 99)]))
+    assert list(few) == ["AP"]  # fifteen images of one patient
+
+
+def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:
+    names = ("breast_density", "image_view", "ViewPosition", "AP/PA", "age_in_days", "Sex", "average", "message")
+    columns = {name: Column(name, "context") for name in names} | {"sexual": Column("sex", "near_label")}
+    known = facts(STUDENT, columns)
+    assert external.groupings(known, None) == list(names[:6])
+    assert external.groupings(known, ["average"]) == ["average"]
+    with pytest.raises(ConfigError, match=r"no column .Sexx. to group by .did you mean .Sex."):
+        external.groupings(known, ["Sexx"])
