@@ -26,6 +26,9 @@ def goals(facts: Facts) -> tuple[str, ...]:
 def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
     """Everything wrong with a configuration that can be known without training, all at once."""
     mistakes: list[Mistake] = []
+    if facts.external:
+        mend = "train on another cohort, and score its model on this one with python -m mmpkd.evaluate"
+        mistakes.append(Mistake("cohort", f"no sample is in part train, so there is nothing to learn from; {mend}"))
     try:
         student = _student(config, facts, empty=True)
     except ConfigError as error:

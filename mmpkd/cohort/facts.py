@@ -54,6 +54,7 @@ class Facts:
     has_text: bool
     credentialed: bool  # file names and pictures must not leave the store
     num_samples: int
+    external: bool = False  # without a training part: models that learnt elsewhere are scored on it
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Scan:
     """A cohort as its reader lists it, from tables alone. All frames share one index: the sample ids.
 
     samples: index `sample` (unique strings, in an order that never changes) with the columns
-        `patient` (string), optionally `split` (train, val or test: an official split; else leave it
-        out and patients are dealt into folds), optionally `row` (where in the source table, for
+        `patient` (string), optionally `split` (train, val or test, an external cohort without train: an official
+        split; else leave it out and patients are dealt into folds), optionally `row` (where in the source table, for
         messages of credentialed cohorts; header is row 1).
     labels: one float column per logit, in the order of the tasks, named by `label_columns(tasks)`:
         1, 0, or NaN for unknown. One-hot for a multi-class task, all NaN where its class is unknown.
@@ -102,6 +103,7 @@ class Scan:
             has_text=self.text is not None,
             credentialed=credentialed,
             num_samples=len(self.samples),
+            external="split" in self.samples and "train" not in set(self.samples["split"]),
         )
 
 

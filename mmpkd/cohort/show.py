@@ -135,7 +135,7 @@ def _columns(store: Store) -> Table:
 def _sheet(store: Store) -> Figure:
     """Images of the training and validation parts, evenly spaced, with the outlines of their regions."""
     unsealed = np.setdiff1d(np.arange(len(store.sample_ids)), store.rows("test"))
-    some = unsealed[np.unique(np.linspace(0, len(unsealed) - 1, COLUMNS * ROWS).astype(int))]
+    some = unsealed[np.linspace(0, len(unsealed) - 1, min(COLUMNS * ROWS, len(unsealed))).astype(int)]
     figure = Figure(figsize=(2 * COLUMNS, 2.3 * ROWS), layout="constrained")
     axes = figure.subplots(ROWS, COLUMNS).ravel()
     masks = store.roi_mask(some)

@@ -21,7 +21,8 @@ def assign(scan: Scan) -> pd.Series:
     """The split of each sample: train, val or test where official, else fold0 to fold3 and test.
 
     Without an official split, five patient-stratified folds, the fifth sealed as test. With an
-    official test but no validation part, four folds over the training patients.
+    official test but no validation part, four folds over the training patients. An official split
+    without train, of an external cohort, is kept: `build.check` refuses to train on it.
 
     Raises:
         CohortError: a patient in two official parts, unknown part names, too few patients.
@@ -33,9 +34,7 @@ def assign(scan: Scan) -> pd.Series:
     unknown = sorted(set(split) - {"train", "val", "test"})
     if unknown:
         raise CohortError(f"official split: the parts are train, val and test, got {', '.join(map(repr, unknown))}")
-    if "train" not in set(split):
-        raise CohortError("official split: no sample is in part train")
-    if "val" in set(split):
+    if "val" in set(split) or "train" not in set(split):
         return split
     training = (split == "train").to_numpy()
     folds = _folds(scan, training, len(FOLDS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,6 +50,11 @@ def test_all_mistakes_at_once(tiny_trial: TrialConfig, facts: Facts) -> None:
         "objectives.hint.kind": "unknown objective 'hint' (known: features, logits)",
         "objectives.soft.params.temperature": "input should be greater than 0, got 0",
     }
+
+
+def test_an_external_cohort_trains_nothing(tiny_trial: TrialConfig, facts: Facts) -> None:
+    (said,) = found(tiny_trial, replace(facts, external=True)).items()
+    assert said[0] == "cohort" and "no sample is in part train" in said[1] and "python -m mmpkd.evaluate" in said[1]
 
 
 def test_an_objective_needs_a_teacher(tiny_trial: TrialConfig, facts: Facts) -> None:

@@ -53,6 +53,15 @@ def test_an_official_split_is_kept() -> None:
     assert check(scan).tolist() == official
 
 
+@pytest.mark.parametrize("official", [["val", "test"] * 4, ["test"] * 8])
+def test_without_a_training_part_a_cohort_is_external(official: list[str]) -> None:
+    scan = scan_of(range(8), binary([0, 0, 1, 1] * 2), official)
+    assert check(scan).tolist() == official and scan.facts(32, False).external
+    trained = scan_of(range(8), binary([0, 0, 1, 1] * 2), ["train", *official[1:]])
+    assert not trained.facts(32, False).external
+    assert not scan_of(range(8), binary([0, 1] * 4)).facts(32, False).external
+
+
 def test_official_training_patients_are_dealt_into_four_folds() -> None:
     patients = np.repeat(np.arange(40), 2)
     official = np.where(patients < 24, "train", "test")
