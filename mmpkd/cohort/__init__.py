@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mmpkd.cohort.breast_lesions_usg import BreastLesionsUsg
 from mmpkd.cohort.cbis_ddsm import CbisDdsm
+from mmpkd.cohort.chexlocalize import Chexlocalize
 from mmpkd.cohort.derm7pt import Derm7pt
 from mmpkd.cohort.facts import Facts, Reader
 from mmpkd.cohort.mimic_cxr import MimicCxr
@@ -21,6 +22,7 @@ READERS: dict[str, type[Reader]] = {
     "breast_lesions_usg": BreastLesionsUsg,
     "cbis_ddsm": CbisDdsm,
     "mimic_cxr": MimicCxr,
+    "chexlocalize": Chexlocalize,
     "derm7pt": Derm7pt,
     "radpath": RadPath,
 }
