@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -203,10 +204,22 @@ def same_name(name: str) -> str:
     return name.strip().lower()
 
 
+def matching(name: str, known: Iterable[str]) -> list[str]:
+    """The names that one stands for, in the order of `known`: itself, or with a `*` all that fit it; case counts."""
+    names = list(known)
+    return [name] if name in names else [one for one in names if "*" in name and fnmatchcase(one, name)]
+
+
+def admitted(facts: Facts) -> list[str]:
+    """The columns that may be taught from unasked: descriptors and context."""
+    return [one.name for one in facts.columns.values() if one.role in ADMITTED]
+
+
 def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Facts) -> list[Mistake]:
     """What is wrong with teaching from these columns, under the path `columns` or `near_label`; empty if nothing is.
 
-    `columns` are descriptors and context; a near-label column is listed in `near_label` instead.
+    `columns` are descriptors and context, by name or by a pattern (`matching`) that fits at least one of them; a
+    near-label column is listed in `near_label` instead, by name.
     """
     counts = Counter((*columns, *near_label))
     problems = [(name, _problem(name, near_label, facts)) for name in counts]
@@ -217,7 +230,9 @@ def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Fact
 
 
 def _problem(name: str, near_label: Sequence[str], facts: Facts) -> str:
-    usable = [one.name for one in facts.columns.values() if one.role in ADMITTED]
+    usable = admitted(facts)
+    if "*" in name and name not in near_label and matching(name, usable):
+        return ""
     wanted = f" (columns to teach from: {', '.join(usable)})" if usable else " (this cohort has none to teach from)"
     meant = {same_name(known): known for known in (*facts.unlisted, *facts.columns)}.get(same_name(name))
     if meant is None:

@@ -22,6 +22,7 @@ cohort:
       shape: {role: descriptor}
       signs: {role: descriptor, separator: "|"}
       age: {role: context, kind: numeric}
+      slide_*: {role: descriptor, kind: numeric}    # every such column that nothing else asks for
       birads: {role: near_label}
       biopsy: {role: forbidden}
     missing: ["n/a"]                      # besides blank cells
@@ -71,8 +72,8 @@ class Table(Reader):
         return self.params.credentialed
 
     def scan(self) -> Scan:
-        params = self.params
         table = self._read()
+        self.params = params = self.params.over(list(table.columns))
         columns = self._columns()
         self._check_header(table, columns)
         tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from mmpkd.cohort.facts import Column, ColumnKind, Role
+from mmpkd.cohort.facts import Column, ColumnKind, Role, matching
 from mmpkd.config import Strict
 from mmpkd.types import TaskKind
 
@@ -62,7 +63,7 @@ class TableParams(Strict):
     boxes: dict[str, tuple[str, str, str, str]] = Field({})  # ROI label, columns of left, top, width, height
     polygons: dict[str, str] = Field({})  # ROI label, column of [[x, y], ...]
     text: dict[str, str] = Field({})  # section of a report, column
-    columns: dict[str, ColumnParams] = Field({})
+    columns: dict[str, ColumnParams] = Field({})  # by name, or by a pattern with `*`
     missing: tuple[str, ...] = ()  # besides blank cells
     channels: Literal[1, 3] = 1
     # True: messages name rows, not files, and pictures stay in the store; False for public data
@@ -86,6 +87,19 @@ class TableParams(Strict):
             asked += [(f"tasks.{name}.column", task.column)] if task.column else []
             asked += [] if task.column else [(f"tasks.{name}.labels", label) for label in task.names]
         return [*asked, *((f"columns.{name}", name) for name in self.columns)]
+
+    def over(self, headers: Sequence[str]) -> Self:
+        """With each pattern of `columns` spelt out: a key with `*` stands for the columns that nothing else asks for.
+
+        A column that several patterns fit is the first one's; a pattern that fits none stays, for `read` to be held
+        against the table.
+        """
+        taken = {column for _, column in self.read}
+        spelt: dict[str, ColumnParams] = {}
+        for name, one in self.columns.items():
+            free = [header for header in headers if header == name or header not in taken | spelt.keys()]
+            spelt |= dict.fromkeys(matching(name, free) or [name], one)
+        return self.model_copy(update={"columns": spelt})
 
     @model_validator(mode="after")
     def _plain_names(self) -> Self:

@@ -20,7 +20,7 @@ from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from mmpkd.cohort.facts import Column, Facts, check_columns
+from mmpkd.cohort.facts import Column, Facts, admitted, check_columns, matching
 from mmpkd.cohort.store import Store
 from mmpkd.fit import seeded, task_loss
 from mmpkd.teachers.teacher import Teacher, TeacherParams
@@ -30,7 +30,7 @@ MISSING = "missing"
 
 
 class TabularParams(TeacherParams):
-    columns: tuple[str, ...] | None = None  # all descriptors and context by default
+    columns: tuple[str, ...] | None = None  # all descriptors and context by default; `slide_*` for all that fit it
     near_label: tuple[str, ...] = ()  # columns that nearly state the label, each asked for by name
     model: Literal["linear", "mlp"] = "linear"
     l2: Annotated[float, Field(gt=0)] = 1.0  # strength of the penalty
@@ -103,11 +103,10 @@ class Tabular(Teacher):
 
 
 def chosen_columns(params: TabularParams, facts: Facts) -> list[str]:
-    """The columns that a teacher reads: those named, or every descriptor and context column."""
-    named = params.columns
-    if named is None:
-        named = tuple(name for name, column in facts.columns.items() if column.role in ("descriptor", "context"))
-    return [*named, *params.near_label]
+    """The columns that a teacher reads, each once: those named or fitted, or every descriptor and context column."""
+    usable = admitted(facts)
+    named = [one for name in params.columns for one in matching(name, usable)] if params.columns is not None else usable
+    return [*dict.fromkeys(named), *params.near_label]
 
 
 def _encoding(column: Column) -> tuple[Any, str | list[str]]:

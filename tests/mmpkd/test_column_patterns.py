@@ -1,0 +1,147 @@
+"""`slide_*` stands for every column that fits it: in a tabular teacher, and in the column map of one's own table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mmpkd.cohort import facts, reader_for
+from mmpkd.cohort.facts import Column, Facts, check_columns, matching
+from mmpkd.cohort.table import Table
+from mmpkd.teachers.tabular import TabularParams, chosen_columns
+from mmpkd.types import ConfigError, lay_out
+from tests.mmpkd.cohort_fixtures import PARAMS, cases, config, write_cohort
+
+ROLES: dict[str, Any] = {
+    "age": "context",
+    "slide_1": "descriptor",
+    "slide_0": "descriptor",
+    "slide_age": "context",
+    "slide_grade": "near_label",
+    "slide_class": "forbidden",
+    "slide_id": "id",
+    "odd*": "descriptor",
+    "odder": "descriptor",
+}
+FACTS = Facts(
+    tasks=lay_out([("malignant", "binary", ("benign", "malignant"))]),
+    columns={name: Column(name, role) for name, role in ROLES.items()},
+    unlisted=("slide_scanner",),
+    channels=1,
+    image_size=32,
+    roi_labels=(),
+    views=(),
+    has_text=False,
+    credentialed=False,
+    num_samples=4,
+)
+
+
+@pytest.mark.parametrize(
+    ("columns", "chosen"),
+    [
+        (["slide_*"], ["slide_1", "slide_0", "slide_age"]),  # in the cohort's order; not what nearly states the label
+        (["*"], ["age", "slide_1", "slide_0", "slide_age", "odd*", "odder"]),  # as without `columns`
+        (["slide_0", "slide_*", "*age"], ["slide_0", "slide_1", "slide_age", "age"]),  # each once
+        (["odd*"], ["odd*"]),  # a column's own name goes before a pattern
+        (["age"], ["age"]),
+        ([], []),
+    ],
+)
+def test_what_a_teacher_reads(columns: list[str], chosen: list[str]) -> None:
+    assert check_columns(columns, [], FACTS) == []
+    assert chosen_columns(TabularParams(columns=tuple(columns)), FACTS) == chosen
+    near = TabularParams(columns=tuple(columns), near_label=("slide_grade",))
+    assert chosen_columns(near, FACTS) == [*chosen, "slide_grade"]
+
+
+def test_without_columns_all_that_are_admitted() -> None:
+    assert chosen_columns(TabularParams(), FACTS) == ["age", "slide_1", "slide_0", "slide_age", "odd*", "odder"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "near_label", "path", "said"),
+    [
+        (["slid_*"], [], "columns", "no column 'slid_*' (did you mean 'slide_"),
+        (["Slide_*"], [], "columns", "no column 'Slide_*' (did you mean 'slide_"),  # case counts, as in names
+        (["*_class"], [], "columns", "no column '*_class'"),  # forbidden
+        (["*_scanner"], [], "columns", "no column '*_scanner'"),  # without a role
+        (["*grade"], [], "columns", "no column '*grade'"),  # near the label, which a name must ask for
+        ([], ["*grade"], "near_label", "no column '*grade'"),
+        (["slide_*", "slide_*"], [], "columns", "'slide_*' is listed twice"),
+        (["slide_?"], [], "columns", "no column 'slide_?'"),  # the star alone makes a pattern
+    ],
+)
+def test_patterns_that_are_mistakes(columns: list[str], near_label: list[str], path: str, said: str) -> None:
+    (mistake,) = check_columns(columns, near_label, FACTS)
+    assert mistake.path == path and said in mistake.problem
+
+
+def test_matching_by_hand() -> None:
+    assert matching("a*", ["b", "ab", "a", "Ab"]) == ["ab", "a"]
+    assert matching("a", ["ab", "a"]) == ["a"] and matching("c", ["ab"]) == matching("c*", ["ab"]) == []
+
+
+SLIDES = {f"slide_{number}": [f"{index * (number + 1)}.5" for index in range(60)] for number in range(3)}
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    write_cohort(tmp_path / "raw", cases().assign(**SLIDES))
+    return tmp_path / "raw"
+
+
+def with_columns(root: Path, **columns: Any) -> Any:
+    return config(root, columns={**PARAMS["columns"], **columns})
+
+
+def test_a_table_spells_a_pattern_out(root: Path) -> None:
+    given = with_columns(root, **{"slide_*": {"role": "descriptor", "kind": "numeric"}, "slide_1": {"role": "id"}})
+    scan = reader_for(given).scan()
+    assert {name: (one.role, one.kind) for name, one in scan.columns.items() if name.startswith("slide")} == {
+        "slide_0": ("descriptor", "numeric"),
+        "slide_1": ("id", "categorical"),  # its own line goes before a pattern
+        "slide_2": ("descriptor", "numeric"),
+    }
+    assert scan.privileged["slide_2"].to_list() == [index * 3 + 0.5 for index in range(60)]
+    assert "slide_1" not in scan.privileged and scan.unlisted == ("scanner",)
+
+
+def test_a_pattern_leaves_alone_what_is_asked_for_elsewhere(root: Path) -> None:
+    """Else the label would be taught from. Of two patterns the first has a column."""
+    given = with_columns(root, **{"s*_2": {"role": "context"}, "*": {"role": "descriptor"}})
+    columns = reader_for(given).scan().columns
+    roles = {name: columns[name].role for name in ("pathology", "image", "mask", "patient", "biopsy", "birads", "age")}
+    assert roles == {
+        "pathology": "forbidden",
+        "image": "id",
+        "mask": "id",
+        "patient": "id",
+        "biopsy": "forbidden",
+        "birads": "near_label",
+        "age": "context",
+    }
+    assert [columns[name].role for name in ("slide_0", "slide_2", "scanner")] == ["descriptor", "context", "descriptor"]
+
+
+def test_a_second_scan_gives_the_same(root: Path) -> None:
+    reader = reader_for(with_columns(root, **{"slide_*": {"role": "descriptor", "kind": "numeric"}}))
+    assert isinstance(reader, Table)
+    assert reader.scan().columns == reader.scan().columns
+
+
+@pytest.mark.parametrize(
+    ("pattern", "where", "said"),
+    [
+        ("slid_*", "slid_*", "cases.csv has no column 'slid_*' (did you mean 'slide_"),
+        ("patho*", "patho*", "cases.csv has no column 'patho*' (did you mean 'pathology'"),  # read as the label
+        ("sca*", "scanner", "not a finite number"),
+    ],
+)
+def test_patterns_of_a_table_that_are_mistakes(root: Path, pattern: str, where: str, said: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        facts(with_columns(root, **{pattern: {"role": "descriptor", "kind": "numeric"}}))
+    (mistake,) = raised.value.mistakes
+    assert mistake.path == f"cohort.params.columns.{where}" and said in mistake.problem
