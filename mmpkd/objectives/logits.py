@@ -12,11 +12,12 @@ from torch import Tensor
 
 from mmpkd.config import Strict
 from mmpkd.objectives.objective import Objective
-from mmpkd.types import Batch, Needs, StudentOutput, Task, TeacherOutput
+from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutput
 
 
 class LogitsParams(Strict):
     temperature: Annotated[float, Field(gt=0)] = 2.0
+    standardize: bool = False  # logits over the classes of a sample, before the temperature
 
 
 class Logits(Objective):
@@ -26,6 +27,11 @@ class Logits(Objective):
     and multi-label tasks the Bernoulli KL of each logit, averaged over logits. T^2 is kept at every
     weight, which keeps gradients comparable over temperatures; torchdistill's KDLoss drops it when
     alpha is 0 or None. The teacher's entropy is subtracted, so the term is 0 where both agree.
+
+    `standardize` takes the z-score of both sides over the classes (Sun et al. 2024, arXiv 2403.01427),
+    so that the student follows the order and spacing of the teacher's logits, not their scale; mean and
+    standard deviation as in the authors' code (over C - 1, plus 1e-7). It wants tasks of three classes
+    or more: of two, only the sign would be left, and independent sigmoids would lose how many there are.
 
     Teacher targets count whether or not the sample's own label is known: that is their benefit.
     Rows for which the teacher has nothing to say (NaN) are left out.
@@ -37,17 +43,27 @@ class Logits(Objective):
     def __init__(self, params: LogitsParams, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:
         super().__init__(params, tasks, student_dim, teacher_dim)
         self.temperature = params.temperature
+        self.standardize = params.standardize
         self.tasks = tuple(tasks)
+
+    @classmethod
+    def check(cls, params: LogitsParams, tasks: Sequence[Task]) -> list[Mistake]:
+        if params.standardize and (unfit := without_three_classes(tasks)):
+            problem = f"needs tasks of three classes or more, one of which is right; the cohort has {unfit}"
+            return [Mistake("params.standardize", problem)]
+        return []
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> Tensor:
         assert teacher.logits_BK is not None
         known_B = teacher.logits_BK.isfinite().all(dim=1)
-        student_BK = student.logits_BK.float() / self.temperature
-        teacher_BK = teacher.logits_BK.detach().float().nan_to_num() / self.temperature
-        total_B = torch.zeros_like(student_BK[:, 0])
+        both = student.logits_BK.float(), teacher.logits_BK.detach().float().nan_to_num()
+        total_B = torch.zeros_like(both[0][:, 0])
         for task in self.tasks:
+            student_BC, teacher_BC = (logits_BK[:, task.columns] for logits_BK in both)
+            if self.standardize:
+                student_BC, teacher_BC = z_score(student_BC), z_score(teacher_BC)
             divergence = softmax_kl if task.kind == "multiclass" else bernoulli_kl
-            total_B = total_B + divergence(student_BK[:, task.columns], teacher_BK[:, task.columns])
+            total_B = total_B + divergence(student_BC / self.temperature, teacher_BC / self.temperature)
         mean = torch.where(known_B, total_B, 0.0).sum() / known_B.sum().clamp(min=1)
         return mean * self.temperature**2 / len(self.tasks)
 
@@ -64,3 +80,14 @@ def bernoulli_kl(student_BL: Tensor, teacher_BL: Tensor) -> Tensor:
     cross_BL = F.binary_cross_entropy_with_logits(student_BL, target_BL, reduction="none")
     entropy_BL = F.binary_cross_entropy_with_logits(teacher_BL, target_BL, reduction="none")
     return (cross_BL - entropy_BL).mean(dim=1)
+
+
+def z_score(logits_BC: Tensor) -> Tensor:
+    """Logits less their mean over the classes, in standard deviations of them."""
+    return (logits_BC - logits_BC.mean(dim=1, keepdim=True)) / (logits_BC.std(dim=1, keepdim=True) + 1e-7)
+
+
+def without_three_classes(tasks: Sequence[Task]) -> str:
+    """The tasks whose answer is no softmax over three classes or more, named for a message; '' if there are none."""
+    unfit = [task for task in tasks if task.kind != "multiclass" or task.num_logits < 3]
+    return ", ".join(f"{task.name} ({task.kind} of {len(task.labels)})" for task in unfit)

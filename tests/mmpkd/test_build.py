@@ -11,6 +11,8 @@ from mmpkd.build import build, check, goals
 from mmpkd.cohort import facts as facts_of
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.objectives import OBJECTIVES
+from mmpkd.types import lay_out
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def test_all_mistakes_at_once(tiny_trial: TrialConfig, facts: Facts) -> None:
         "teachers.text.params.modle": "unknown key (did you mean 'model'?)",
         "objectives.logits.teacher": "no teacher is named 'findngs' (did you mean 'findings'?)",
         "objectives.features.params.layer": "the student's blocks are 0 to 1, got 2",
-        "objectives.hint.kind": "unknown objective 'hint' (known: features, logits)",
+        "objectives.hint.kind": f"unknown objective 'hint' (known: {', '.join(sorted(OBJECTIVES))})",
         "objectives.soft.params.temperature": "input should be greater than 0, got 0",
     }
 
@@ -61,6 +63,24 @@ def test_an_objective_needs_a_teacher(tiny_trial: TrialConfig, facts: Facts) -> 
     assert "has: none" in found(tiny_trial, facts, teachers={}, objectives={"logits": {}})["objectives.logits.teacher"]
     two = {"a": {"kind": "tabular"}, "b": {"kind": "tabular"}}
     assert "has: a, b" in found(tiny_trial, facts, teachers=two, objectives={"logits": {}})["objectives.logits.teacher"]
+
+
+def test_objectives_that_do_not_exist_for_the_cohorts_tasks(tiny_trial: TrialConfig, facts: Facts) -> None:
+    objectives = {
+        "dkd": {},
+        "logits": {"params": {"standardize": True}},
+        "dist": {"params": {"gamma": 0}},
+        "none": {"kind": "dkd", "params": {"alpha": 0, "beta": 0}},
+    }
+    binary = replace(facts, tasks=lay_out([("ill", "binary", ["no", "yes"])]))
+    wanted = "needs tasks of three classes or more, one of which is right; the cohort has ill (binary of 2)"
+    assert found(tiny_trial, binary, objectives=objectives) == {
+        "objectives.dkd": f"{wanted}: use `logits`",
+        "objectives.logits.params.standardize": wanted,
+        "objectives.dist.params.gamma": "must be above 0: nothing else is taught of ill (binary of 2)",
+        "objectives.none": f"{wanted}: use `logits`",
+        "objectives.none.params.beta": "alpha and beta are both 0, so nothing is left to teach",
+    }
 
 
 @pytest.mark.parametrize(

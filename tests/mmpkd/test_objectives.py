@@ -14,10 +14,12 @@ from tests.mmpkd.objective_fixtures import BATCH, MIXED, SOFTMAX, build, outputs
 # The contract is tried on each of these tasks that the objective's `check` accepts, one at the least.
 TASKS = {"mixed": MIXED, "softmax": SOFTMAX}
 PARAMS: dict[str, list[dict[str, object]]] = {
-    "logits": [{"temperature": 1.0}, {"temperature": 4.0}],
+    "logits": [{"temperature": 1.0}, {"temperature": 4.0}, {"standardize": True}],
+    "dkd": [{}, {"alpha": 0, "beta": 1, "temperature": 1}],
+    "dist": [{}, {"beta": 0}],
     "features": [{"layer": 1}, {"layer": 0, "distance": "mse"}],
 }
-READS_LABELS: set[str] = set()  # 0 where no label is known; the others do not change
+READS_LABELS = {"dkd"}  # 0 where no label is known; the others do not change
 
 
 def wrong(kind: str, params: dict[str, object], tasks: tuple[Task, ...]) -> list[str]:
