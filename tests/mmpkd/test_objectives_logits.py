@@ -190,10 +190,19 @@ def test_dist_of_two_classes_is_over_the_batch_alone() -> None:
     )
 
 
+def test_dist_sees_an_improbable_class() -> None:
+    """Of probability about 1e-11, yet its correlation is that of any class: 1 with itself, -1 with its mirror."""
+    common_BK = torch.zeros(8, 2)
+    rare_B1 = torch.linspace(-26, -25, 8)[:, None]
+    one, mirrored = (torch.cat([common_BK, rare_BC], dim=1) for rare_BC in (rare_B1, rare_B1.flip(0)))
+    assert term("dist", {"beta": 0}, THREE, one, one).item() == pytest.approx(0, abs=1e-5)
+    assert term("dist", {"beta": 0}, THREE, one, mirrored).item() > 1.9
+
+
 @pytest.mark.parametrize("constant", ["student", "teacher"])
 def test_dist_leaves_out_a_label_that_does_not_vary(constant: str) -> None:
-    """0.1 is no binary fraction: the mean of it differs from it by rounding."""
-    student_BK, teacher_BK, _ = drawn(11, 2)
+    """0.1 is no binary fraction: the mean of thirteen of them differs from it by rounding."""
+    student_BK, teacher_BK, _ = drawn(13, 2)
     one = term("dist", {}, BINARY, student_BK[:, :1], teacher_BK[:, :1])
     flat_BK = torch.where(torch.tensor([False, True]), 0.1, student_BK if constant == "student" else teacher_BK)
     both = (flat_BK, teacher_BK) if constant == "student" else (student_BK, flat_BK)
