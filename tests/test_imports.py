@@ -22,9 +22,9 @@ LAYERS = (
     {"config", "fit", "frames", "stats", "leakage", "command"},
     {"cohort", "student", "objectives", "saliency", "localize", "classify", "augment"},
     {"teachers"},
-    {"build", "checkpoint", "evaluate"},
+    {"build", "checkpoint", "evaluate", "export"},
     {"train"},
-    {"predict", "probe"},
+    {"predict", "probe", "external"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never needs
