@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from mmpkd.cohort.prepare import prepare
-from mmpkd.command import run
+from mmpkd.command import own_words, run
 from mmpkd.config import TrialConfig, validate
 from mmpkd.train import train
 from mmpkd.types import ConfigError, EpochReport
@@ -35,7 +35,7 @@ FOLDER: Final = Path(__file__).resolve().parent / "curves"
 EPOCHS: Final = 27
 GOALS: Final = ("val/auroc", "val/pointing")
 COLUMNS: Final = ("number", "repeat", "arm", "sampled", *GOALS, "seconds")
-OWN: Final = ("space", "count", "cache", "from", "to", "repeat")
+OWN: Final = {"space": "", "count": "160", "cache": "cache", "from": "0", "to": "", "repeat": "0"}
 
 
 class Draws:
@@ -98,15 +98,14 @@ def record(space: Space, numbers: range, repeat: int, cache: Path, path: Path) -
 
 
 def main(words: Sequence[str]) -> None:
-    own = dict(word.partition("=")[::2] for word in words if word.partition("=")[0] in OWN)
-    if "space" not in own:
+    own, rest = own_words(words, OWN)
+    if not own["space"]:
         sys.exit(__doc__)
-    rest = [word for word in words if word.partition("=")[0] not in OWN]
     space, mistakes = load_space(own["space"], [f"epochs={EPOCHS}", "threads=1", *rest])
     if space is None or mistakes:
         raise ConfigError(mistakes)
-    numbers = range(int(own.get("from", 0)), int(own.get("to", own.get("count", 160))))
-    record(space, numbers, int(own.get("repeat", 0)), Path(own.get("cache", "cache")), FOLDER / f"{space.name}.csv")
+    numbers = range(int(own["from"]), int(own["to"] or own["count"]))
+    record(space, numbers, int(own["repeat"]), Path(own["cache"]), FOLDER / f"{space.name}.csv")
 
 
 if __name__ == "__main__":

@@ -44,6 +44,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds 
 from benchmarks.record_curves import EPOCHS, FOLDER, GOALS
 from benchmarks.recorded import FLOOR, Curves, spread
 from benchmarks.searches import Documented, Free, Ours, Trial, Way
+from mmpkd.command import own_words
 from sweep.front import Values, admit, hypervolume
 from sweep.space import Space, load_space
 
@@ -133,9 +134,8 @@ def bootstrap(top_S: NDArray[np.float64], bottom_S: NDArray[np.float64]) -> tupl
 
 
 def main(words: Sequence[str]) -> None:
-    own = {"spaces": "demo,breast", "seeds": "20", "slots": "4", "ways": "random,TPE,documented,ours"}
-    own |= {key: value for key, _, value in (word.partition("=") for word in words) if key in own}
-    overrides = [word for word in words if word.partition("=")[0] not in own]
+    known = {"spaces": "demo,breast", "seeds": "20", "slots": "4", "ways": "random,TPE,documented,ours"}
+    own, overrides = own_words(words, known)
     if {"--help", "-h"} & set(words):
         sys.exit(__doc__)
     optuna.logging.set_verbosity(optuna.logging.ERROR)

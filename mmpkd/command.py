@@ -1,9 +1,9 @@
-"""How a command ends: a user's mistake is one screen on stderr and exit status 2, never a traceback."""
+"""A command's words, and how it ends: a user's mistake is one screen on stderr and exit status 2, never a traceback."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from mmpkd.types import ConfigError, UserError
 
@@ -24,3 +24,15 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+def own_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """What `key=value` words say of a command's own keys, else their defaults; and the other words, in their order."""
+    own, rest = dict(defaults), []
+    for word in words:
+        key, equals, value = word.partition("=")
+        if equals and key in own:
+            own[key] = value
+        else:
+            rest.append(word)
+    return own, rest

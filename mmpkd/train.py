@@ -242,13 +242,7 @@ def main(words: Sequence[str]) -> None:
     if not words or {"-h", "--help"} & set(words):
         print(HELP)
         return
-    own, overrides = {"config": "", "out": "runs/train", "cache": "cache"}, []
-    for word in words:
-        key, _, value = word.partition("=")
-        if key in own:
-            own[key] = value
-        else:
-            overrides.append(word)
+    own, overrides = command.own_words(words, {"config": "", "out": "runs/train", "cache": "cache"})
     if not own["config"]:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
     config = load_trial(Path(own["config"]), overrides)

@@ -14,6 +14,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from mmpkd.command import own_words
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.source import shipped
@@ -135,11 +136,9 @@ def main(words: Sequence[str]) -> None:
 
 
 def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
-    own = {key: value for key, equals, value in (word.partition("=") for word in words) if equals and key in OWN}
-    rest = tuple(word for word in words if "=" not in word or word.partition("=")[0] not in OWN)
-    said = Words(**own, overrides=rest)
-    if not said.name:
-        said = Words(**{**own, "name": Path(said.space).stem}, overrides=rest)
+    own, rest = own_words(words, {key: getattr(Words, key) for key in OWN})
+    own["name"] = own["name"] or Path(own["space"]).stem
+    said = Words(**own, overrides=tuple(rest))
     mistakes = []
     if not re.fullmatch(r"\w[\w.-]*", said.name, re.ASCII):
         mistakes.append(Mistake("name", f"letters, digits, '-', '_' and '.' only, got {said.name!r}"))

@@ -11,7 +11,7 @@ from mmpkd.cohort import READERS
 from mmpkd.cohort.check import check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.show import show
-from mmpkd.command import run
+from mmpkd.command import own_words, run
 from mmpkd.config import CohortConfig, near, overridden, read_yaml, validate
 from mmpkd.types import ConfigError
 
@@ -42,13 +42,7 @@ def main(words: Sequence[str]) -> None:
     verb, *rest = words
     if verb not in VERBS:
         raise ConfigError.one("verb", f"wanted {', '.join(VERBS)}, got {verb!r}{near(verb, VERBS)}; --help explains")
-    own, overrides = {"config": "", "cache": "cache", "samples": "64"}, []
-    for word in rest:
-        key, _, value = word.partition("=")
-        if key in own:
-            own[key] = value
-        else:
-            overrides.append(word)
+    own, overrides = own_words(rest, {"config": "", "cache": "cache", "samples": "64"})
     content = {"cohort": read_yaml(Path(own["config"])).get("cohort", {}) if own["config"] else {}}
     content = overridden(content, overrides)
     if unknown := [key for key in content if key != "cohort"]:

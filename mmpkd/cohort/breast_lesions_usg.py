@@ -23,7 +23,8 @@ from typing import ClassVar
 import pandas as pd
 
 from mmpkd.cohort.decode import read_image, read_mask
-from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode, same_name
+from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.tables import FIRST_ROW, read_table, refuse_rows
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out
 
@@ -75,34 +76,26 @@ class BreastLesionsUsg(Reader):
 
     def scan(self) -> Scan:
         path = self._table()
-        table = pd.read_excel(path, dtype=str, keep_default_na=False)
-        table.columns = pd.Index([str(name).strip() for name in table.columns])
-        table = table.apply(lambda column: column.str.strip())
-        spelt = {same_name(name): name for name in table.columns}
-        lacking = [column.name for column in COLUMNS if same_name(column.name) not in spelt]
-        if lacking:
-            raise CohortError(f"{path}: no column {', '.join(lacking)}; is it the BrEaST table as published?")
-        table = table.rename(columns={spelt[same_name(column.name)]: column.name for column in COLUMNS})
-        table["row"] = range(2, len(table) + 2)  # as the spreadsheet numbers them
-
+        wanted = [column.name for column in COLUMNS]
+        table = read_table(path, wanted, "is it the BrEaST table as published?", is_public=True)
+        table["row"] = range(FIRST_ROW, len(table) + FIRST_ROW)
         (task,) = lay_out([("malignant", "binary", ("benign", "malignant"))])
         masked = table["Mask_tumor_filename"] != ""
+        cells = table["Classification"]
+        wrong = masked & ~cells.isin(task.labels)
+        refuse_rows(path, wrong, "a Classification that is neither benign nor malignant", cells)
         lesions, others = table[masked], table[~masked]
-        wrong = lesions[~lesions["Classification"].isin(task.labels)]
-        if len(wrong):
-            raise CohortError(f"{path} row {wrong['row'].iloc[0]}: Classification must be benign or malignant")
         lesions = lesions.set_index(lesions["Image_filename"].str.removesuffix(".png").rename("sample"))
         counts = ", ".join(f"{count} {name}" for name, count in others["Classification"].value_counts().items())
         left_out = [f"left out, without a tumour mask: {counts}"] if len(others) else []
         files = lesions[["Image_filename", "Mask_tumor_filename"]]
-        known = {column.name for column in COLUMNS} | {"row"}
         return Scan(
             tasks=(task,),
             samples=pd.DataFrame({"patient": lesions["CaseID"], "row": lesions["row"]}),
             labels=encode(task, lesions["Classification"]),
             privileged=_privileged(lesions),
             columns={column.name: column for column in COLUMNS},
-            unlisted=tuple(name for name in table.columns if name not in known),
+            unlisted=tuple(name for name in table.columns if name not in (*wanted, "row")),
             channels=1,
             roi_labels=(LESION,),
             files={str(sample): [f"{IMAGES}/{file}" for file in pair] for sample, *pair in files.itertuples()},

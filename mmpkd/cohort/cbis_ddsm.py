@@ -17,6 +17,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -28,13 +29,15 @@ from PIL import Image
 from pydantic import Field
 
 from mmpkd.cohort.cbis_files import Files
-from mmpkd.cohort.decode import MAX_GREY, image_size, read_image
-from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode, same_name
+from mmpkd.cohort.decode import image_size, read_image, two_valued
+from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.tables import read_table, refuse_rows
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out
 
 Kind = Literal["mass", "calc"]
 KINDS: tuple[Kind, ...] = ("mass", "calc")
+MEND = "is it the description file as published?"
 MISSING = ("", "N/A", "NA")
 PATHOLOGY = {"MALIGNANT": "malignant", "BENIGN": "benign", "BENIGN_WITHOUT_CALLBACK": "benign"}
 SAME_ATOM = {"LUCENT_CENTERED": "LUCENT_CENTER"}
@@ -78,7 +81,7 @@ class CbisDdsm(Reader):
     """A copy of CBIS-DDSM with its description files."""
 
     Params = CbisDdsmParams
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     needs_root: ClassVar[bool] = True
     credentialed: ClassVar[bool] = False
     windowed: ClassVar[bool] = True  # the JPEG re-release is 8-bit of the same 16-bit films
@@ -153,50 +156,28 @@ class CbisDdsm(Reader):
 
 
 def _read(path: Path, kind: Kind, part: str) -> pd.DataFrame:
-    """A description file: stripped strings, missing as NaN, names with underscores, pathology as the task's labels."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except ValueError as error:  # UnicodeDecodeError and ParserError are such
-        raise CohortError(f"{path} is not a CSV file: {type(error).__name__}") from None
-    table = table.set_axis([same_name(str(name)).replace(" ", "_") for name in table.columns], axis=1)
-    wanted = [one.name for one in (*SHARED, *OF_KIND[kind])]
-    if twice := sorted(set(table.columns[table.columns.duplicated()])):
-        raise CohortError(f"{path}: several columns {', '.join(twice)}; is it the description file as published?")
-    if lacking := [name for name in wanted if name not in table]:
-        raise CohortError(f"{path}: no column {', '.join(lacking)}; is it the description file as published?")
-    table = table.apply(lambda column: column.str.strip())
+    """A description file as text, missing as NaN, `pathology` as the task's labels, with the official `part`."""
+    table = read_table(path, [one.name for one in (*SHARED, *OF_KIND[kind])], MEND, is_public=True)
     table = table.mask(table.isin(MISSING))
-    if not len(table):
-        raise CohortError(f"{path}: no row")
-    _refuse(
-        path,
-        table[["patient_id", "abnormality_id", "pathology"]].isna().any(axis=1),
-        "no patient, abnormality or pathology",
-    )
-    _refuse(path, ~table["pathology"].isin(PATHOLOGY), f"a pathology that is none of {', '.join(PATHOLOGY)}")
+    named = table[["patient_id", "abnormality_id", "pathology"]]
+    refuse_rows(path, named.isna().any(axis=1), "no patient, abnormality or pathology")
+    cells = table["pathology"]
+    refuse_rows(path, ~cells.isin(PATHOLOGY), f"a pathology that is none of {', '.join(PATHOLOGY)}", cells)
     for column in (IMAGE, CROP, MASK):
         parts = table[column].fillna("").str.split("/")
-        wrong = (parts.str.len() != 4) | parts.map(lambda each: bool({"", ".", ".."} & set(each)))
-        _refuse(path, wrong, f"a {column} that is not folder/StudyUID/SeriesUID/file, as published")
-    _refuse(path, table.duplicated([IMAGE, "abnormality_id"]), "an abnormality that is listed before")
+        wrong = (parts.map(len) != 4) | parts.map(lambda each: bool({"", ".", ".."} & set(each)))
+        refuse_rows(path, wrong, f"a {column} that is not folder/StudyUID/SeriesUID/file, as published", table[column])
+    refuse_rows(path, table.duplicated([IMAGE, "abnormality_id"]), "an abnormality that is listed before")
     place = "Training" if part == "train" else "Test"
     own = table[["patient_id", "left_or_right_breast", "image_view"]].fillna("").agg("_".join, axis=1)
     stated = table[IMAGE].str.split("/").str[0]
-    _refuse(
-        path, stated != f"{kind.title()}-{place}_" + own, f"an {IMAGE} of another kind, part, patient, side or view"
-    )
+    wrong = stated != f"{kind.title()}-{place}_" + own
+    refuse_rows(path, wrong, f"an {IMAGE} of another kind, part, patient, side or view", stated)
     table["pathology"] = table["pathology"].map(PATHOLOGY)
     for column in ("breast_density", "subtlety"):
         table[column] = table[column].mask(table[column] == "0")
     read: pd.DataFrame = table.assign(part=part)
     return read
-
-
-def _refuse(path: Path, wrong: pd.Series, what: str) -> None:
-    rows = [str(position + 2) for position in np.flatnonzero(wrong.to_numpy())]
-    if rows:
-        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-        raise CohortError(f"{path}: {what}, in row {', '.join(rows[:5])}{more} (the header is row 1)")
 
 
 def _without_shared_patients(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -239,8 +220,11 @@ def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarra
     if not fits:
         found = ", ".join(f"{width} x {height}" for height, width in sizes.values())
         raise BadSample(files[0], f"no mask: its region's files are {found} pixels, the image {shape[1]} x {shape[0]}")
-    rasters = {file: _two_valued(read_image(root, file)) for file in fits}
-    masks = {file: mask for file, mask in rasters.items() if mask is not None}
+    masks = {}
+    for file in fits:
+        pixels = read_image(root, file)
+        with suppress(BadSample):  # a picture
+            masks[file] = two_valued(pixels, file)
     if not masks:
         raise BadSample(fits[0], "no mask: its region's files of the image's size hold more than two values")
     closest = min(_ratio(sizes[file], shape) for file in masks)
@@ -255,13 +239,3 @@ def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarra
 def _ratio(size: tuple[int, int], shape: tuple[int, ...]) -> float:
     """How far two frames are apart: the larger ratio of their sides, 1 or more."""
     return max(max(one, other) / max(1, min(one, other)) for one, other in zip(size, shape, strict=False))
-
-
-def _two_valued(pixels: np.ndarray) -> np.ndarray | None:
-    """H x W bool, above half of the largest value; None for a picture, or for a raster that is bright all over."""
-    if pixels.ndim != 2:
-        return None
-    share_HW = pixels / max(1, int(pixels.max()))
-    grey = ((share_HW > 0.125) & (share_HW < 0.875)).mean()
-    mask_HW: np.ndarray = share_HW > 0.5
-    return None if grey > MAX_GREY or mask_HW.all() else mask_HW

@@ -16,8 +16,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pandas as pd
-
+from mmpkd.cohort.tables import read_table
 from mmpkd.types import CohortError
 
 DIGITS = 5  # of a UID, that end a descriptive name
@@ -100,10 +99,5 @@ def _base(root: Path) -> tuple[Path, bool]:
 def _patient_ids(info: Path) -> dict[str, str]:
     """DICOM PatientID, which is a folder name, by series UID."""
     wanted = ["SeriesInstanceUID", "PatientID"]
-    try:
-        table = pd.read_csv(info, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except ValueError as error:  # UnicodeDecodeError, ParserError and EmptyDataError are such
-        raise CohortError(f"{info} is not a CSV file: {type(error).__name__}") from None
-    if lacking := sorted(set(wanted) - set(table)):
-        raise CohortError(f"{info}: no column {', '.join(lacking)}; is it the re-release's dicom_info.csv?")
+    table = read_table(info, wanted, "is it the re-release's dicom_info.csv?", is_public=True)
     return {series: patient for series, patient in table[wanted].itertuples(index=False) if patient}

@@ -173,7 +173,7 @@ def _16_bit(pixels: np.ndarray, transparent: int | None, file: str) -> np.ndarra
 
 
 def read_mask(root: Path, file: str, shape: tuple[int, ...]) -> np.ndarray:
-    """A two-valued mask as H x W bool: above half of its largest value, so that lossy files do.
+    """A mask as H x W bool, see `two_valued`.
 
     Raises:
         BadSample: it does not decode, is not two-valued, or `shape`, its image's, is another.
@@ -182,7 +182,18 @@ def read_mask(root: Path, file: str, shape: tuple[int, ...]) -> np.ndarray:
     if mask.shape[:2] != tuple(shape[:2]):
         sizes = [f"{width} x {height}" for height, width in (mask.shape[:2], shape[:2])]
         raise BadSample(file, f"the mask is {sizes[0]} pixels, its image {sizes[1]}")
-    grey = mask if mask.ndim == 2 else np.asarray(Image.fromarray(mask).convert("L"))
+    return two_valued(mask, file)
+
+
+def two_valued(pixels: np.ndarray, file: str) -> np.ndarray:
+    """H x W bool: above half of the largest value.
+
+    Raises:
+        BadSample: `pixels`, H x W or H x W x 3, are a picture, a map of numbered regions, or bright all over.
+    """
+    if pixels.ndim == 3 and pixels.dtype != np.uint8:
+        raise BadSample(file, "the mask is in 16-bit colour; grey is wanted")
+    grey = pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
     largest = int(grey.max())
     if 1 < largest < 32 and len(values := np.unique(grey)) > 2:  # a map of numbered regions
         raise BadSample(file, f"the mask holds the values {', '.join(map(str, values))}; two are wanted")

@@ -28,15 +28,16 @@ from pydantic import Field
 
 from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.derm7pt_classes import CLASSES, DEEPGUIDE_COUNTS, DEEPGUIDE_LACKS, DEEPGUIDE_PARTS, POINTS
-from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode, same_name
+from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.tables import read_table, refuse_rows
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out
 
 FOLDER = "release_v0"
 META = "meta.csv"
+MEND = f"is it {FOLDER} as published?"
 PARTS = {"train": "train", "valid": "val", "test": "test"}  # of the index files: of a store
 DERMOSCOPY = "dermoscopy"
-NUM_SHOWN = 5
 
 COLUMNS = (
     Column("case_num", "id"),
@@ -162,22 +163,24 @@ class Derm7pt(Reader):
         """All cases: labels as classes, pictures as paths under the root, `part` or NaN; and columns with no role."""
         base = self._base()
         path = base / "meta" / META
-        table = _read(path, [one.name for one in COLUMNS])
-        _refuse(path, table["case_num"], table["case_num"] == "", "no case_num")
-        _refuse(path, table["case_num"], table["case_num"].duplicated(), "a case_num that is listed before")
+        table = read_table(path, [one.name for one in COLUMNS], MEND, is_public=True)
+        number, score = table["case_num"], table["seven_point_score"]
+        refuse_rows(path, number == "", "no case_num")
+        refuse_rows(path, number.duplicated(), "a case_num that is listed before", number)
         for name, classes in CLASSES.items():
             class_of = {raw: code for code, raws in classes.items() for raw in raws}
             wanted = f"a {name} that is none of {', '.join(class_of)}"
-            _refuse(path, table[name], ~table[name].isin(class_of), wanted)
+            refuse_rows(path, ~table[name].isin(class_of), wanted, table[name])
             table[name] = table[name].map(class_of)
-        score = table["seven_point_score"]
-        _refuse(path, score, ~score.str.fullmatch("[0-9]{1,2}"), "a seven_point_score that is not a number of points")
+        wrong = ~score.str.fullmatch("[0-9]{1,2}")
+        refuse_rows(path, wrong, "a seven_point_score that is not a number of points", score)
         listing = _listing(base / "images")
         for name in ("clinic", "derm"):
             stated = table[name]
-            _refuse(path, stated, stated == "", f"no {name}")
+            refuse_rows(path, stated == "", f"no {name}")
             found = stated.map(lambda one: _found(one, listing))
-            _refuse(path, stated, found.str.len() > 1, f"a {name} that several files are named by, but for case")
+            wanted = f"a {name} that several files are named by, but for case"
+            refuse_rows(path, found.str.len() > 1, wanted, stated)
             folder = (base / "images").relative_to(self.root).as_posix()
             table[name] = [f"{folder}/{one[0]}" for one in found]
         known = {one.name for one in COLUMNS}
@@ -201,45 +204,15 @@ def _parts(folder: Path, num_cases: int) -> pd.Series:
     part_N = np.full(num_cases, np.nan, object)
     for name, part in PARTS.items():
         path = folder / f"{name}_indexes.csv"
-        cells = _read(path, ["indexes"])["indexes"]
+        cells = read_table(path, ["indexes"], MEND, is_public=True)["indexes"]
         inside = cells.map(lambda cell: cell.isascii() and cell.isdigit() and len(cell) < 10 and int(cell) < num_cases)
-        _refuse(path, cells, ~inside.astype(bool), f"not a position in {META}, 0 to {num_cases - 1}")
+        refuse_rows(path, ~inside.astype(bool), f"not a position in {META}, 0 to {num_cases - 1}", cells)
         positions = cells.astype(int)
-        _refuse(path, cells, positions.duplicated(), "a position that is listed before")
-        _refuse(path, cells, pd.Series(part_N).notna()[positions], "a position that another index file lists too")
+        refuse_rows(path, positions.duplicated(), "a position that is listed before", cells)
+        elsewhere = pd.Series(part_N).notna()[positions]
+        refuse_rows(path, elsewhere, "a position that another index file lists too", cells)
         part_N[positions.to_numpy()] = part
     return pd.Series(part_N)
-
-
-def _read(path: Path, wanted: list[str]) -> pd.DataFrame:
-    """A CSV file as stripped strings, empty where missing; lower-case names, in whatever order."""
-    try:  # the header is read as a row: pandas would rename a column that is there twice
-        rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise CohortError(f"no {path.name} in {path.parent.absolute()}; is it release_v0 as published?") from None
-    except (OSError, ValueError) as error:  # UnicodeDecodeError and ParserError are ValueErrors
-        raise CohortError(f"{path} is not a CSV file: {type(error).__name__}") from None
-    names = [same_name(str(name)) for name in rows.iloc[0]]
-    for problem, some in (
-        ("no column", [name for name in wanted if name not in names]),
-        ("twice the column", [name for name in wanted if names.count(name) > 1]),
-    ):
-        if some:
-            found = ", ".join(names)
-            raise CohortError(f"{path}: {problem} {', '.join(some)} (found: {found}); is it the file as published?")
-    table = rows.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)
-    if not len(table):
-        raise CohortError(f"{path}: no row")
-    stripped: pd.DataFrame = table.fillna("").apply(lambda column: column.str.strip())
-    return stripped
-
-
-def _refuse(path: Path, cells: pd.Series, wrong: pd.Series, what: str) -> None:
-    rows = [str(position + 2) for position in np.flatnonzero(wrong.to_numpy(bool))]
-    if rows:
-        shown = ", ".join(rows[:NUM_SHOWN]) + (f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else "")
-        got = ", ".join(repr(cell) for cell in cells[wrong.to_numpy(bool)].unique()[:NUM_SHOWN])
-        raise CohortError(f"{path}: {what}, in row {shown} (the header is row 1): got {got}")
 
 
 def _listing(folder: Path) -> dict[str, list[str]]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
@@ -18,7 +17,9 @@ import numpy as np
 import pandas as pd
 
 from mmpkd.cohort.facts import BadSample
-from mmpkd.cohort.mimic_tables import IDS, SHAPES, refuse_rows
+from mmpkd.cohort.mimic_tables import IDS, MEND, SHAPES
+from mmpkd.cohort.regions import box_mask
+from mmpkd.cohort.tables import read_table, refuse_rows
 from mmpkd.types import CohortError
 
 BOXED = (
@@ -32,7 +33,6 @@ BOXED = (
     "Pneumothorax",
 )
 FRAME = ("x", "y", "w", "h", "image_width", "image_height")
-SLACK = 1  # pixels that a rounded box may reach over an edge
 
 
 class Box(NamedTuple):
@@ -54,40 +54,33 @@ def read_boxes(path: Path) -> pd.DataFrame:
         CohortError: neither MS-CXR's CSV nor its COCO JSON; ids, findings or numbers that are none.
     """
     is_json = path.suffix == ".json"
-    try:
-        table = _from_json(path) if is_json else _from_csv(path)
-    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        kind = "COCO JSON" if is_json else "CSV"
-        raise CohortError(f"{path} is not MS-CXR's {kind} file: {type(error).__name__}; download it again") from None
-    if not len(table):
-        raise CohortError(f"{path}: no box; download it again")
-    place = ("annotation", 1) if is_json else ("row", 2)
+    table, unit = (_from_json(path), "annotation") if is_json else (_from_csv(path), "row")
     wrong_id = ~table["dicom_id"].str.fullmatch(IDS["dicom_id"])
-    refuse_rows(path, wrong_id, f"a dicom_id that is not {SHAPES['dicom_id']}", *place)
-    refuse_rows(path, ~table["category_name"].isin(BOXED), f"a finding that is none of {', '.join(BOXED)}", *place)
-    finite = np.isfinite(table[list(FRAME)].to_numpy())
-    refuse_rows(path, ~finite.all(axis=1), f"a {', '.join(FRAME)} that is not a number", *place)
+    refuse_rows(path, wrong_id, f"a dicom_id that is not {SHAPES['dicom_id']}", unit=unit)
+    unknown = ~table["category_name"].isin(BOXED)
+    refuse_rows(path, unknown, f"a finding that is none of {', '.join(BOXED)}", unit=unit)
+    finite = np.isfinite(table[list(FRAME)].to_numpy(float)).all(axis=1)
+    refuse_rows(path, ~finite, f"a {', '.join(FRAME)} that is not a number", unit=unit)
     return table
 
 
 def _from_csv(path: Path) -> pd.DataFrame:
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
-    table = table.set_axis([str(name).strip() for name in table.columns], axis=1)
-    if lacking := [name for name in ("dicom_id", "category_name", *FRAME) if name not in table]:
-        raise CohortError(f"{path}: no column {', '.join(lacking)}; is it MS-CXR's CSV file as published?")
-    if "path" not in table:
-        table["path"] = ""
-    cells = table[["dicom_id", "category_name", *FRAME, "path"]].apply(lambda column: column.str.strip())
-    for name in FRAME:
-        cells[name] = pd.to_numeric(cells[name], errors="coerce").astype(float)
-    read: pd.DataFrame = cells
-    return read
+    table = read_table(path, ["dicom_id", "category_name", *FRAME], MEND)
+    numbers = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in FRAME}
+    return table.assign(**numbers, path=table.get("path", ""))
 
 
 def _from_json(path: Path) -> pd.DataFrame:
+    try:
+        return _annotations(path)
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+        raise CohortError(f"{path} is not MS-CXR's COCO JSON file: {type(error).__name__}; {MEND}") from None
+
+
+def _annotations(path: Path) -> pd.DataFrame:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if lacking := [name for name in ("categories", "images", "annotations") if name not in content]:
-        raise CohortError(f"{path}: no {', '.join(lacking)}; is it MS-CXR's COCO JSON as published?")
+        raise CohortError(f"{path}: no {', '.join(lacking)}; {MEND}")
     names = {one["id"]: one["name"] for one in content["categories"]}
     images = {one["id"]: one for one in content["images"]}
     rows = []
@@ -98,9 +91,11 @@ def _from_json(path: Path) -> pd.DataFrame:
             size = [one.get(name, image.get(name)) for name in ("width", "height")]
         except (KeyError, TypeError, ValueError, AttributeError):
             what = "its image or category is not listed, or its bbox is not x, y, width and height"
-            raise CohortError(f"{path}: annotation {number}: {what}; download it again") from None
+            raise CohortError(f"{path}: annotation {number}: {what}; {MEND}") from None
         numbers = [float(value) for value in (x, y, width, height, *size)]
         rows.append((PurePosixPath(file).stem, str(finding), *numbers, file))
+    if not rows:
+        raise CohortError(f"{path}: no box; {MEND}")
     return pd.DataFrame(rows, columns=["dicom_id", "category_name", *FRAME, "path"])
 
 
@@ -117,7 +112,7 @@ def by_image(table: pd.DataFrame) -> dict[str, list[Box]]:
     return boxes
 
 
-def draw(boxes: Sequence[Box], height: int, width: int, file: str) -> list[tuple[str, np.ndarray]]:
+def draw(boxes: Sequence[Box], shape: tuple[int, ...], file: str) -> list[tuple[str, np.ndarray]]:
     """(finding, H x W bool) pairs, in the order of `BOXED`: the union of each finding's boxes.
 
     Raises:
@@ -125,16 +120,11 @@ def draw(boxes: Sequence[Box], height: int, width: int, file: str) -> list[tuple
     """
     masks: dict[str, np.ndarray] = {}
     for one in boxes:
-        if (one.image_width, one.image_height) != (width, height):
+        if (one.image_height, one.image_width) != shape[:2]:
             stated = f"{one.image_width:g} x {one.image_height:g}"
-            raise BadSample(file, f"is {width} x {height} pixels, a box on it is of an image of {stated}")
+            raise BadSample(file, f"is {shape[1]} x {shape[0]} pixels, a box on it is of an image of {stated}")
         if one.width <= 0 or one.height <= 0:
             raise BadSample(file, "a box on it has no area")
-        right, bottom = one.x + one.width, one.y + one.height
-        if one.x < -SLACK or one.y < -SLACK or right > width + SLACK or bottom > height + SLACK:
-            wanted = "x, y, width and height are wanted, not corners"
-            raise BadSample(file, f"a box reaches out of the image of {width} x {height}; {wanted}")
-        mask = masks.setdefault(one.finding, np.zeros((height, width), bool))
-        top, left = max(0, math.floor(one.y)), max(0, math.floor(one.x))
-        mask[top : math.ceil(bottom), left : math.ceil(right)] = True
+        mask = box_mask((one.x, one.y, one.width, one.height), shape, file)
+        masks[one.finding] = mask | masks.get(one.finding, False)
     return [(finding, masks[finding]) for finding in BOXED if finding in masks]

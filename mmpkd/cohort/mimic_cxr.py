@@ -27,23 +27,21 @@ from mmpkd.cohort.mimic_boxes import BOXED, Box, by_image, draw, held_out, read_
 from mmpkd.cohort.mimic_reports import NearLabel, Section, read_reports
 from mmpkd.cohort.mimic_tables import (
     FINDINGS,
-    FIRST_ROW,
+    METADATA,
+    SPLIT,
     Finding,
     Policy,
     counted,
     decide,
     differences,
     find_table,
-    read_labels,
-    read_table,
-    refuse_rows,
+    label_images,
+    read_ids,
 )
+from mmpkd.cohort.tables import FIRST_ROW, refuse_rows
 from mmpkd.config import Strict, near
 from mmpkd.types import CohortError, ConfigError, lay_out
 
-METADATA, SPLIT = "mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.0.0-split.csv"
-LABELS = {name: f"mimic-cxr-2.0.0-{name}.csv" for name in ("chexpert", "negbio")}
-EXPERT = "mimic-cxr-2.1.0-test-set-labeled.csv"
 PARTS = {"train": "train", "validate": "val", "test": "test"}
 UNSTATED = "unstated"
 VIEWS = ("AP", "PA", "LATERAL", "LL", UNSTATED)  # the common ones; what else the table holds may be named as well
@@ -109,7 +107,7 @@ class MimicCxr(Reader):
     """A copy of MIMIC-CXR-JPG, or of whole patients of it; 8-bit grey images, equalised as published."""
 
     Params = MimicCxrParams
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     needs_root: ClassVar[bool] = True
     credentialed: ClassVar[bool] = True
 
@@ -132,7 +130,10 @@ class MimicCxr(Reader):
             paths.append(self._path("boxes", self.params.boxes))
             notes += self._hold_out(table, paths[-1])
         table = self._in_view(table, notes)
-        labels_NK, label_paths = self._labels(table, notes)
+        params = self.params
+        given_NK, label_paths = label_images(self.root, table, params.labeller, params.test_labels == "expert", notes)
+        decided_NK = decide(given_NK, params.uncertain, params.empty, params.no_finding == "implies")
+        labels_NK = decided_NK[:, [FINDINGS.index(name) for name in params.labels]]
         samples = table[["subject_id", "part", "row"]].set_axis(["patient", "split", "row"], axis=1)
         index = samples.index = pd.Index(table["dicom_id"], name="sample")
         subject, study = table["subject_id"], table["study_id"]
@@ -170,13 +171,13 @@ class MimicCxr(Reader):
         if sample_id in self._problems:
             raise BadSample(file, self._problems[sample_id])
         image = read_image(self.root, file)
-        return RawImage(image, rois=draw(self._boxes.get(sample_id, ()), image.shape[0], image.shape[1], file))
+        return RawImage(image, rois=draw(self._boxes.get(sample_id, ()), image.shape, file))
 
     def _images(self) -> tuple[pd.DataFrame, tuple[str, ...], list[Path]]:
         """Metadata with `row` and the official `split`; its columns without a role; and the paths of both tables."""
         path, split_path = find_table(self.root, METADATA), find_table(self.root, SPLIT)
-        table = read_table(path, ("dicom_id", "subject_id", "study_id", *CONTEXT), "dicom_id")
-        split = read_table(split_path, ("dicom_id", "subject_id", "study_id", "split"), "dicom_id")
+        table = read_ids(path, ("dicom_id", "subject_id", "study_id", *CONTEXT), "dicom_id")
+        split = read_ids(split_path, ("dicom_id", "subject_id", "study_id", "split"), "dicom_id")
         refuse_rows(split_path, ~split["split"].isin(list(PARTS)), f"a split that is none of {', '.join(PARTS)}")
         unlisted = tuple(str(name) for name in table if name not in (*IDS, *CONTEXT))
         split = split.set_index("dicom_id").reindex(table["dicom_id"])
@@ -239,34 +240,6 @@ class MimicCxr(Reader):
             told = f"left out: {num_left} images whose ViewPosition is not {' or '.join(views)}"
             notes.append(f"{told}; {unstated} of them state none" + (f", {boxed} have boxes" if boxed else ""))
         return table[kept].reset_index(drop=True)
-
-    def _labels(self, table: pd.DataFrame, notes: list[str]) -> tuple[np.ndarray, list[Path]]:
-        """N x K of 1, 0 and NaN for the rows of `table`, and the tables it was read from."""
-        paths = [find_table(self.root, LABELS[self.params.labeller])]
-        given = read_labels(paths[0], is_expert=False)
-        stated = given["subject_id"].reindex(table["study_id"]).to_numpy()
-        of_another = pd.notna(stated) & (stated != table["subject_id"].to_numpy())
-        if of_another.any():
-            rows = ", ".join(str(row) for row in table.loc[of_another, "row"].head())
-            what = f"has another subject_id than {paths[0].name} for their study"
-            raise CohortError(f"{METADATA} {what}, in row {rows} (the header is row 1); download both again")
-        given_NK = given[list(FINDINGS)].reindex(table["study_id"]).to_numpy(float, copy=True)
-        if self.params.test_labels == "expert":
-            paths.append(find_table(self.root, EXPERT))
-            expert = read_labels(paths[1], is_expert=True)
-            is_test = (table["part"] == "test").to_numpy()
-            if not table.loc[is_test, "study_id"].isin(expert.index).any():
-                raise CohortError(f"{paths[1]}: none of its studies is in the test part; is this the whole data set?")
-            given_NK[is_test] = expert[list(FINDINGS)].reindex(table.loc[is_test, "study_id"]).to_numpy(float)
-            lacking = int((~table.loc[is_test, "study_id"].isin(expert.index)).sum())
-            notes.append(f"test labels are the experts'; {lacking} of {is_test.sum()} test images have none")
-        unlabelled = np.isnan(given_NK).all(axis=1)
-        if unlabelled.any():
-            studies = table.loc[unlabelled, "study_id"].nunique()
-            notes.append(f"{unlabelled.sum()} images of {studies} studies have no label: all unknown")
-        params = self.params
-        decided_NK = decide(given_NK, params.uncertain, params.empty, params.no_finding == "implies")
-        return decided_NK[:, [FINDINGS.index(name) for name in params.labels]], paths
 
     def _text(self, folders: pd.Series, index: pd.Index, notes: list[str]) -> pd.DataFrame | None:
         """The sections asked for, by sample. Adds the reports to `_files`."""

@@ -7,14 +7,14 @@ mentioned, which is another thing than negated. test-set-labeled: `study_id` alo
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
+from mmpkd.cohort.tables import FIRST_ROW, read_table, refuse_rows
 from mmpkd.types import CohortError
 
 Finding = Literal[
@@ -41,14 +41,16 @@ MEANING: dict[Policy, float] = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
 VALUES = {"": np.nan, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
 IDS = {"dicom_id": "[0-9a-f]{8}(-[0-9a-f]{8}){4}", "subject_id": "[0-9]{8}", "study_id": "[0-9]{8}"}
 SHAPES = {"dicom_id": "five groups of 8 hexadecimal digits", "subject_id": "8 digits", "study_id": "8 digits"}
+METADATA, SPLIT = "mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.0.0-split.csv"
+LABELS = {name: f"mimic-cxr-2.0.0-{name}.csv" for name in ("chexpert", "negbio")}
+EXPERT = "mimic-cxr-2.1.0-test-set-labeled.csv"
 COUNTED = ("images", "studies", "patients", "frontal images")
 PUBLISHED = {
     "train": (368_960, 222_758, 64_586, 248_020),
     "validate": (2_991, 1_808, 500, 2_041),
     "test": (5_159, 3_269, 293, 3_653),
 }
-FIRST_ROW = 2  # of the data: the header is row 1
-NUM_SHOWN = 5
+MEND = "is it the file as published? Else download it again"
 
 
 def find_table(root: Path, name: str) -> Path:
@@ -63,61 +65,67 @@ def find_table(root: Path, name: str) -> Path:
     raise CohortError(f"no {name}.gz and no {name} in {root.absolute()}: put it there, or mend cohort.root=DIR")
 
 
-def read_table(path: Path, wanted: Sequence[str], key: str, also_named: dict[str, str] | None = None) -> pd.DataFrame:
-    """Stripped strings, empty where missing, in the order of the file; ids have their published shape, `key` is unique.
+def read_ids(path: Path, wanted: Sequence[str], key: str, also_named: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """The table as text (see `tables.read_table`), whose ids have their published shape; `key` is unique.
 
     Raises:
-        CohortError: not a CSV file, a column lacking, no row, ids that are none, a key that is listed twice.
+        CohortError: it is not as published.
     """
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
-    except (OSError, EOFError, ValueError, zlib.error) as error:  # what a damaged .gz raises, too
-        kind = "gzipped CSV" if path.suffix == ".gz" else "CSV"
-        raise CohortError(f"{path} is not a {kind} file: {type(error).__name__}; download it again") from None
-    table = table.set_axis([str(name).strip() for name in table.columns], axis=1)
-    if twice := [name for name in wanted if f"{name}.1" in table]:  # as pandas tells equal ones apart
-        raise CohortError(f"{path}: several columns {', '.join(twice)}; is it the table as published?")
-    table = table.rename(columns={old: new for old, new in (also_named or {}).items() if new not in table})
-    if lacking := [name for name in wanted if name not in table]:
-        found = ", ".join(name for name in wanted if name in table) or "none of them"
-        what = f"no column {', '.join(lacking)} (of the columns wanted, found {found})"
-        raise CohortError(f"{path}: {what}; is it the table as published?")
-    if not len(table):
-        raise CohortError(f"{path}: no row; download it again")
-    table = table.apply(lambda column: column.str.strip())
+    table = read_table(path, wanted, MEND, also_named=also_named)
     for name in (name for name in IDS if name in wanted):
         refuse_rows(path, ~table[name].str.fullmatch(IDS[name]), f"a {name} that is not {SHAPES[name]}, as published")
     refuse_rows(path, table[key].duplicated(), f"a {key} that is listed before")
-    read: pd.DataFrame = table
-    return read
-
-
-def refuse_rows(path: Path, wrong: Any, what: str, unit: str = "row", first: int = FIRST_ROW) -> None:
-    """
-    Raises:
-        CohortError: some of `wrong`, a bool per row, is True: names the table and the first such rows.
-    """
-    rows = [str(position + first) for position in np.flatnonzero(np.asarray(wrong, bool))]
-    if rows:
-        more = f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else ""
-        counted = " (the header is row 1)" if first == FIRST_ROW else ""
-        where = f"{unit} {', '.join(rows[:NUM_SHOWN])}{more}{counted}"
-        raise CohortError(f"{path}: {what}, in {where}; mend it or take it out of the table")
+    return table
 
 
 def read_labels(path: Path, is_expert: bool) -> pd.DataFrame:
     """The 14 findings as given, by study: 1, 0, -1, or NaN for not mentioned; of a labeller with its `subject_id`.
 
     Raises:
-        CohortError: see `read_table`; a value that is none of these.
+        CohortError: see `read_ids`; a value that is none of these.
     """
     ids = ["study_id"] if is_expert else ["subject_id", "study_id"]
-    table = read_table(path, [*ids, *FINDINGS], "study_id", {"Airspace Opacity": "Lung Opacity"} if is_expert else None)
+    table = read_ids(path, [*ids, *FINDINGS], "study_id", {"Airspace Opacity": "Lung Opacity"} if is_expert else None)
     for name in FINDINGS:
         wrong = ~table[name].isin(list(VALUES))
         refuse_rows(path, wrong, f"a label that is not 1, 0, -1 or empty in column {name!r}")
     given = pd.DataFrame({name: table[name].map(VALUES).astype(float) for name in FINDINGS})
     return given.assign(**{name: table[name] for name in ids}).set_index("study_id")
+
+
+def label_images(
+    root: Path, table: pd.DataFrame, labeller: str, is_test_expert: bool, notes: list[str]
+) -> tuple[np.ndarray, list[Path]]:
+    """N x 14 of findings as given (see `read_labels`) for the rows of `table`, and the tables they were read from.
+
+    `table` has study_id, subject_id, `part`, and `row` in the metadata; with `is_test_expert` the test part has the
+    experts' labels, and no other. What to say of it is added to `notes`.
+
+    Raises:
+        CohortError: see `read_labels`; the tables do not belong together.
+    """
+    paths = [find_table(root, LABELS[labeller])]
+    given = read_labels(paths[0], is_expert=False)
+    stated = given["subject_id"].reindex(table["study_id"]).to_numpy()
+    differs = pd.notna(stated) & (stated != table["subject_id"].to_numpy())
+    wrong = np.bincount(table.loc[differs, "row"] - FIRST_ROW)  # rows of the whole metadata, which `table` may not hold
+    what = f"another subject_id than {paths[0].name} has for the study (are both of one download?)"
+    refuse_rows(find_table(root, METADATA), wrong, what)
+    given_NK = given[list(FINDINGS)].reindex(table["study_id"]).to_numpy(float, copy=True)
+    if is_test_expert:
+        paths.append(find_table(root, EXPERT))
+        expert = read_labels(paths[1], is_expert=True)
+        is_test = (table["part"] == "test").to_numpy()
+        has_expert = table.loc[is_test, "study_id"].isin(expert.index)
+        if not has_expert.any():
+            raise CohortError(f"{paths[1]}: none of its studies is in the test part; is this the whole data set?")
+        given_NK[is_test] = expert[list(FINDINGS)].reindex(table.loc[is_test, "study_id"]).to_numpy(float)
+        notes.append(f"test labels are the experts'; {(~has_expert).sum()} of {is_test.sum()} test images have none")
+    unlabelled = np.isnan(given_NK).all(axis=1)
+    if unlabelled.any():
+        studies = table.loc[unlabelled, "study_id"].nunique()
+        notes.append(f"{unlabelled.sum()} images of {studies} studies have no label: all unknown")
+    return given_NK, paths
 
 
 def decide(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_implied: bool) -> np.ndarray:

@@ -27,6 +27,7 @@ from pydantic import Field
 
 from mmpkd.cohort.facts import BadSample, Column, RawImage, Reader, Scan, encode, same_name
 from mmpkd.cohort.nifti import read_nifti
+from mmpkd.cohort.tables import FIRST_ROW, read_table, refuse_rows
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out
 
@@ -35,7 +36,6 @@ LABELS = ("G", "O", "A")
 PARTS = ("train", "val", "test")
 SLIDE = "slide_"
 PERCENTILES = (0.5, 99.5)
-NUM_SHOWN = 5
 SPLIT_1: Mapping[str, Mapping[str, int]] = {  # counted in DeepGuide's label files
     "train": {"G": 103, "O": 24, "A": 38},
     "val": {"G": 15, "O": 5, "A": 8},
@@ -46,11 +46,8 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class RadPathParams(Strict):
     sequence: Literal["t1", "t1ce", "t2", "flair"] = "t1ce"
-    slices: tuple[Share, Share, Share] = (
-        0.45,
-        0.6,
-        0.75,
-    )  # of the brain's height, from its lowest slice to its highest
+    # of the brain's height, from its lowest slice to its highest
+    slices: tuple[Share, Share, Share] = (0.45, 0.6, 0.75)
     split: int = Field(1, ge=1)
     labels: str = "labels"  # folder of the label files
     volumes: str = "."  # folder of the patients' folders
@@ -74,9 +71,9 @@ class RadPath(Reader):
         params = self.params
         names = {part: f"{params.labels}/split_{params.split}_{part}.csv" for part in PARTS}
         cases = pd.concat([_cases(self.root / name, part) for part, name in names.items()])
-        twice = cases["row"][cases[ID].duplicated()]
-        if len(twice):
-            raise CohortError(f"{self.root / params.labels}: a patient that is listed before, in {_some(twice)}")
+        for part, name in names.items():
+            twice = cases[ID].duplicated()[cases["part"] == part]
+            refuse_rows(self.root / name, twice, "a patient that is listed before")
         cases = cases.set_index(cases[ID].rename("sample"))
         columns = [Column(ID, "id"), Column(CLASS, "forbidden"), Column(AGE, "context", "numeric")]
         privileged = cases[[AGE]].astype(float)
@@ -131,62 +128,26 @@ class RadPath(Reader):
 
 def _cases(path: Path, part: str) -> pd.DataFrame:
     """One label file: the three columns, `part`, and `row` for messages."""
-    whole = _table(path)
-    if lacking := [name for name in (ID, CLASS, AGE) if name not in whole]:
-        raise CohortError(f"{path}: no column {', '.join(lacking)}; is it DeepGuide's label file?")
-    table: pd.DataFrame = whole[[ID, CLASS, AGE]].apply(lambda column: column.str.strip())
-    if not len(table):
-        raise CohortError(f"{path}: no row")
-    table["row"] = [f"{position + 2} of {path.name}" for position in range(len(table))]
+    mend = "wanted a label file of DeepGuide; their folder is cohort.params.labels"
+    table = read_table(path, [ID, CLASS, AGE], mend)[[ID, CLASS, AGE]]
     for wrong, what in (
         (~table[ID].str.fullmatch("[A-Za-z0-9_-]+"), f"a {ID} that is not of letters, digits and underscores"),
         (~table[CLASS].isin(LABELS), f"a class that is none of {', '.join(LABELS)}"),
         (~table[AGE].str.fullmatch("[0-9]{1,5}|"), f"an {AGE} that is not a number of days"),
     ):
-        if wrong.any():
-            raise CohortError(f"{path}: {what}, in {_some(table['row'][wrong])}")
+        refuse_rows(path, wrong, what)
     table[AGE] = pd.to_numeric(table[AGE])
-    table["part"] = part
-    return table
+    return table.assign(part=part, row=[f"{at} of {path.name}" for at in range(FIRST_ROW, len(table) + FIRST_ROW)])
 
 
 def _features(path: Path) -> pd.DataFrame:
     """Slide features as floats, index = patient, columns `slide_<name>`."""
-    table = _table(path)
-    if ID not in table or table.shape[1] < 2:
-        raise CohortError(f"{path}: wanted the column {ID} and a column for each feature")
-    rows = pd.Series([f"{position + 2} of {path.name}" for position in range(len(table))])
-    table[ID] = table[ID].str.strip()
-    if table[ID].duplicated().any():
-        raise CohortError(f"{path}: a patient that is listed before, in {_some(rows[table[ID].duplicated()])}")
-    if stated := [name for name in (CLASS, AGE) if name in table]:
-        raise CohortError(f"{path}: the column {', '.join(stated)} is no feature of a slide; take it out")
-    names = [name for name in table if name != ID]
-    numbers = table[names].apply(pd.to_numeric, errors="coerce").astype(float)
-    if (wrong := ~np.isfinite(numbers).all(axis=1)).any():
-        raise CohortError(f"{path}: a feature that is not a finite number, in {_some(rows[wrong])}")
-    features: pd.DataFrame = numbers.set_axis([f"{SLIDE}{name}" for name in names], axis=1)
-    return features.set_index(table[ID].rename("sample"))
-
-
-def _table(path: Path) -> pd.DataFrame:
-    """Cells as text, names as ours where they differ in case or spaces only."""
-    try:
-        if path.suffix == ".parquet":
-            table = pd.read_parquet(path).astype(str)
-        else:
-            table = pd.read_csv(path, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig").fillna(
-                ""
-            )
-    except FileNotFoundError:
-        mend = "the label files' folder is cohort.params.labels; without slides: cohort.params.features=null"
-        raise CohortError(f"no {path.name} in {path.parent.absolute()}; {mend}") from None
-    except (OSError, ValueError) as error:
-        raise CohortError(f"{path} cannot be read as a table: {type(error).__name__}") from None
-    ours = {same_name(name): name for name in (ID, CLASS, AGE)}
-    return table.set_axis([ours.get(same_name(str(name)), str(name).strip()) for name in table.columns], axis=1)
-
-
-def _some(rows: pd.Series) -> str:
-    more = f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else ""
-    return f"row {', '.join(rows[:NUM_SHOWN])}{more} (the header is row 1)"
+    mend = f"wanted {ID} and a column for each feature; without slides: cohort.params.features=null"
+    table = read_table(path, [ID], mend).set_index(ID).rename_axis("sample")
+    refuse_rows(path, table.index.duplicated(), "a patient that is listed before")
+    stated = [str(name) for name in table if same_name(str(name)) in (CLASS, AGE)]
+    if stated or not len(table.columns):
+        raise CohortError(f"{path}: the column {', '.join(stated) or ID} is no feature of a slide; {mend}")
+    numbers: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(float)
+    refuse_rows(path, ~np.isfinite(numbers).all(axis=1), "a feature that is not a finite number")
+    return numbers.add_prefix(SLIDE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -32,7 +33,9 @@ def read_polygons(cell: str) -> list[Polygon]:
 
 
 def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
-    """H x W bool: the pixels whose centres the box covers, one at least.
+    """H x W bool: the pixels whose centres lie in [left, left + width) x [top, top + height), one at least.
+
+    So does COCO's own rasteriser (rleFrPoly in pycocotools/common/maskApi.c). A side keeps its length, on average.
 
     Raises:
         BadSample: the box reaches out of the image, as corners taken for sizes do.
@@ -40,9 +43,14 @@ def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
     left, top, width, height = box
     _require_inside([(left, top), (left + width, top + height)], shape, file, BOX_WANTED)
     mask = np.zeros(shape[:2], bool)
-    row, column = (min(max(round(low), 0), side - 1) for low, side in zip((top, left), shape, strict=False))
-    mask[row : max(round(top + height), row + 1), column : max(round(left + width), column + 1)] = True
+    row, column = (min(max(_first(low), 0), side - 1) for low, side in zip((top, left), shape, strict=False))
+    mask[row : max(_first(top + height), row + 1), column : max(_first(left + width), column + 1)] = True
     return mask
+
+
+def _first(edge: float) -> int:
+    """The first pixel whose centre is not before an edge; pixel 0 has its centre at 0.5."""
+    return math.ceil(edge - 0.5)
 
 
 def polygon_mask(polygons: Sequence[Polygon], shape: tuple[int, ...], file: str) -> np.ndarray:

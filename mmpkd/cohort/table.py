@@ -1,4 +1,4 @@
-"""Any CSV or Parquet table with a column map: how to bring your own data. Images: what Pillow or pydicom read.
+"""Any CSV, Parquet or .xlsx table with a column map: how to bring your own data. Images: what Pillow or pydicom read.
 
 ```yaml
 cohort:
@@ -44,12 +44,12 @@ from mmpkd.cohort.decode import read_image, read_mask
 from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode, label_columns, same_name
 from mmpkd.cohort.regions import box_mask, polygon_mask, read_polygons
 from mmpkd.cohort.table_params import TableParams
+from mmpkd.cohort.tables import FIRST_ROW, read_table, tell_rows
 from mmpkd.config import near
-from mmpkd.types import ConfigError, Mistake, Task, lay_out
+from mmpkd.types import CohortError, ConfigError, Mistake, Task, lay_out
 
 PARAMS = "cohort.params"
-FIRST_ROW = 2  # of the data, as a spreadsheet numbers them: the header is row 1
-NUM_SHOWN = 5
+MEND = "wanted a table under cohort.root: CSV (commas, UTF-8), Parquet or .xlsx"
 Drawn = Callable[[tuple[int, ...], str], np.ndarray]  # a mask of this shape; the file is for a message
 
 
@@ -57,7 +57,7 @@ class Table(Reader):
     """One row a sample, one image a row."""
 
     Params = TableParams
-    VERSION: ClassVar[int] = 3
+    VERSION: ClassVar[int] = 4
     needs_root: ClassVar[bool] = True
 
     def __init__(self, root: Path | None, params: TableParams) -> None:
@@ -127,31 +127,14 @@ class Table(Reader):
         return RawImage(image, views, rois)
 
     def _read(self) -> pd.DataFrame:
-        """All cells as stripped strings; empty where missing."""
-        path = self.root / self.params.file
-        if Path(self.params.file).is_absolute():
-            raise ConfigError.one(f"{PARAMS}.file", f"must be relative to cohort.root, got {self.params.file}")
+        """All cells as stripped text; empty where missing."""
+        where, file = f"{PARAMS}.file", self.params.file
+        if Path(file).is_absolute():
+            raise ConfigError.one(where, f"must be relative to cohort.root, got {file}")
         try:
-            if path.suffix == ".parquet":  # 2.0 in a column of whole numbers and gaps is read as 2
-                table = pd.read_parquet(path).convert_dtypes().astype("string").fillna("")
-            else:
-                table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        except FileNotFoundError:
-            raise ConfigError.one(f"{PARAMS}.file", f"no such file: {path.absolute()}") from None
-        except (OSError, ValueError) as error:
-            kind = "Parquet" if path.suffix == ".parquet" else "CSV"
-            raise ConfigError.one(f"{PARAMS}.file", f"{path.absolute()} is not {kind}: {error}") from None
-        stripped: pd.DataFrame = table.apply(lambda column: column.str.strip())
-        return stripped
-
-    def _twice(self) -> list[str]:
-        """Names that the header holds more than once, which pandas makes different."""
-        path = self.root / self.params.file
-        if path.suffix == ".parquet":
-            return []
-        header = pd.read_csv(path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-        names = header.iloc[0].str.strip()
-        return sorted(set(names[names.duplicated() & (names != "")]))
+            return read_table(self.root / file, (), MEND, is_public=not self.credentialed)
+        except CohortError as error:
+            raise ConfigError.one(where, str(error)) from None
 
     def _columns(self) -> dict[str, Column]:
         """Every column with a role: those given one, and those that are labels or name things."""
@@ -189,7 +172,6 @@ class Table(Reader):
         if not params.tasks:
             mistakes.append(Mistake(f"{PARAMS}.tasks", "at least one task is needed"))
         same = {same_name(name): name for name in headers}
-        mistakes += [Mistake(f"{PARAMS}.file", f"column {name!r} stands in it twice") for name in self._twice()]
         mistakes += [
             Mistake(f"{PARAMS}.file", f"columns {name!r} and {same[same_name(name)]!r} differ in case or spaces only")
             for name in headers
@@ -253,12 +235,9 @@ class Table(Reader):
         wrong = wrong.reindex(column.index, fill_value=False).to_numpy(bool)
         if not wrong.any():
             return []
-        rows = [str(position + FIRST_ROW) for position in wrong.nonzero()[0]]
-        shown = ", ".join(rows[:NUM_SHOWN]) + (f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else "")
-        values = sorted({repr(value) for value in column[wrong].dropna()})[:NUM_SHOWN]
-        got = f", got {', '.join(values)}" if values and not self.credentialed else ""
-        cells = "1 cell is" if len(rows) == 1 else f"{len(rows)} cells are"
-        return [Mistake(f"{PARAMS}.{where}", f"{cells} {problem}: {self.params.file} row {shown}{got}")]
+        cells = "1 cell is" if wrong.sum() == 1 else f"{wrong.sum()} cells are"
+        told = tell_rows(wrong, None if self.credentialed else column)
+        return [Mistake(f"{PARAMS}.{where}", f"{cells} {problem}: {self.params.file} {told}")]
 
     def _labels(self, task: Task, cells: pd.DataFrame) -> pd.DataFrame:
         source = self.params.tasks[task.name].column

@@ -76,6 +76,12 @@ def test_a_picture_and_a_white_sheet_are_no_masks(tmp_path: Path) -> None:
             read_mask(tmp_path, f"{name}.png", (40, 50))
 
 
+def test_a_mask_in_16_bit_colour(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "a.dcm", np.zeros((4, 4, 3), np.uint16), PhotometricInterpretation="RGB")
+    with pytest.raises(BadSample, match="16-bit colour; grey is wanted"):
+        read_mask(tmp_path, "a.dcm", (4, 4))
+
+
 def test_a_part_that_is_lost_whole(tmp_path: Path) -> None:
     table = cases().assign(part=["train"] * 40 + ["val"] * 8 + ["test"] * 12)
     write_cohort(tmp_path / "raw", table)
@@ -163,7 +169,7 @@ def test_columns_that_stand_twice_and_text_that_is_the_label(root: Path) -> None
     twice = ",".join([*table.columns, "pathology"])
     lines = (root / "cases.csv").read_text().splitlines()
     (root / "cases.csv").write_text("\n".join([twice, *(f"{line},benign" for line in lines[1:])]))
-    with pytest.raises(ConfigError, match="column 'pathology' stands in it twice"):
+    with pytest.raises(ConfigError, match=r"cases\.csv: columns 3, 11 have the same name, pathology"):
         reader_for(config(root)).scan()
     write_cohort(root)
     with pytest.raises(ConfigError) as raised:

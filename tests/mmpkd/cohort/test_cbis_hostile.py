@@ -191,7 +191,7 @@ def test_dicom_info_of_another_image(broken: Path, row: Row) -> None:
     info.write_text(f"SeriesInstanceUID,PatientID\n{series},Mass-Training_P_00002_LEFT_CC\n")
     assert reason(broken, row) == "no such file"
     info.write_text("uid,name\n")
-    with pytest.raises(CohortError, match="no column PatientID, SeriesInstanceUID"):
+    with pytest.raises(CohortError, match=r"no column SeriesInstanceUID, PatientID \(found: uid, name\)"):
         reader_for(CohortConfig(reader="cbis_ddsm", root=broken)).scan()
 
 

@@ -125,7 +125,7 @@ def gone(name: str, at: int) -> Callable[[Tables], None]:
         (CHEXPERT, change(CHEXPERT, 1, Lung_0_Lesion="The lungs"), "in column 'Lung Lesion', in row 3"),
         (CHEXPERT, change(CHEXPERT, 1, subject_id=subject_id(13)), f"another subject_id than {CHEXPERT}"),
         (EXPERT, change(EXPERT, 0, study_id=study_id(15)), "none of its studies is in the test part"),
-        (METADATA, renamed(METADATA, "ViewPosition", "view"), "no column ViewPosition (of the columns wanted, found"),
+        (METADATA, renamed(METADATA, "ViewPosition", "view"), "no column ViewPosition (found of those wanted: d"),
         (SPLIT, renamed(SPLIT, "split", "part"), "no column split"),
         (CHEXPERT, renamed(CHEXPERT, "Lung Opacity", "Airspace Opacity"), "no column Lung Opacity"),
         (EXPERT, renamed(EXPERT, "Edema", "Oedema"), "no column Edema"),
@@ -226,7 +226,7 @@ def test_no_report_at_all(root: Path) -> None:
 @pytest.mark.parametrize(
     ("frame", "told"),
     [
-        ((10, 20, 40, 36), "reaches out of the image of 48 x 64; x, y, width and height are wanted, not corners"),
+        ((10, 20, 40, 36), "reaches out of its image of 48 x 64 pixels (width x height); a box is left, top, width"),
         ((-2, 0, 5, 5), "reaches out"),
         ((0, 60, 5, 6), "reaches out"),
         ((0, 1000, 5, 5), "reaches out"),
@@ -246,10 +246,11 @@ def test_boxes_that_do_not_fit_their_image(root: Path, frame: tuple[int, ...], t
 
 
 def test_a_rounded_box_may_reach_a_pixel_over_the_edge(root: Path) -> None:
-    write_table(root / "boxes.csv", box_rows([(NUMBER, "Edema", 43.5, 59.5, 5, 5)]))
+    write_table(root / "boxes.csv", box_rows([(NUMBER, "Edema", 43.6, 59.5, 5, 5)]))
     (region,) = reader_for(config(root, boxes="boxes.csv")).load(dicom_id(NUMBER)).rois
     rows, columns = np.nonzero(region[1])
-    assert (rows.min(), rows.max(), columns.min(), columns.max()) == (59, 63, 43, 47)
+    found = (rows.min(), rows.max(), columns.min(), columns.max())
+    assert found == (59, 63, 44, 47)  # pixel 43 has its centre outside, pixel 59 on the edge
 
 
 def test_a_resized_image_is_told_by_its_boxes(root: Path) -> None:
@@ -283,7 +284,7 @@ def test_box_tables_of_another_kind(root: Path) -> None:
     write_table(root / BOXES_CSV, [row | {"dicom_id": dicom_id(99)} for row in box_rows()])
     assert f"none of its images is in {METADATA}" in refused(root)
     (root / BOXES_CSV).write_bytes(b"")
-    assert "is not MS-CXR's CSV file: EmptyDataError" in refused(root)
+    assert "is not a CSV file: EmptyDataError" in refused(root)
 
 
 def edited(change_json: Callable[[dict[str, Any]], object]) -> Callable[[str], str]:
@@ -349,7 +350,7 @@ def test_nothing_that_is_said_names_a_patient_a_file_or_a_report(
     out, err = capfd.readouterr()
     said = "\n".join((out, err, str(missing.value), str(raised.value), caplog.text, *store.manifest["notes"]))
     assert "row 6: no such file" in said and "row 7: leads out of cohort.root" in said and "row 3: " in said
-    assert "row 12: its report is not UTF-8 text" in said and "row 13: a box " in said
+    assert "row 12: its report is not UTF-8 text" in said and "row 13: a region " in said
     for secret in (
         "Zanzibar",
         "Edema, 40",

@@ -107,17 +107,19 @@ def test_all_cell_mistakes_at_once(tmp_path: Path) -> None:
     table.to_csv(tmp_path / "cases.csv", index=False)
     found = problems(tmp_path, split="part")
     assert {path.removeprefix("cohort.params."): text for path, text in found.items()} == {
-        "image": "1 cell is listed before (one row, one image): cases.csv row 11, got 'case9.png'",
-        "patient": "1 cell is missing: cases.csv row 5",
+        "image": "1 cell is listed before (one row, one image): "
+        "cases.csv row 11 (the header is row 1), got 'case9.png'",
+        "patient": "1 cell is missing: cases.csv row 5 (the header is row 1)",
         "masks.lesion": "1 cell is absolute; paths are relative to cohort.root: "
-        "cases.csv row 12, got '/masks/case10.png'",
-        "split": "1 cell is not train, val or test: cases.csv row 2, got 'dev'",
+        "cases.csv row 12 (the header is row 1), got '/masks/case10.png'",
+        "split": "1 cell is not train, val or test: cases.csv row 2 (the header is row 1), got 'dev'",
         "tasks.malignant": "2 cells are neither one of benign, malignant nor listed under `missing`, "
-        "in column 'pathology': cases.csv row 6, 7, got 'unclear'",
-        "columns.age": "2 cells are not a finite number: cases.csv row 8, 9, got 'inf', 'old'",
+        "in column 'pathology': cases.csv row 6, 7 (the header is row 1), got 'unclear'",
+        "columns.age": "2 cells are not a finite number: cases.csv row 8, 9 (the header is row 1), got 'old', 'inf'",
     }
     private = problems(tmp_path, split="part", credentialed=True)
-    assert private["cohort.params.columns.age"] == "2 cells are not a finite number: cases.csv row 8, 9"
+    told = "2 cells are not a finite number: cases.csv row 8, 9 (the header is row 1)"
+    assert private["cohort.params.columns.age"] == told
 
 
 def test_blanks_are_missing_whatever_else_is(tmp_path: Path) -> None:
@@ -148,9 +150,9 @@ def test_missing_may_cover_a_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("params", "path", "said"),
     [
-        ({"file": "case.csv"}, "file", "no such file: "),
+        ({"file": "case.csv"}, "file", "no case.csv in "),
         ({"file": "/etc/cases.csv"}, "file", "must be relative to cohort.root"),
-        ({"file": "images/case0.png"}, "file", "is not CSV"),
+        ({"file": "images/case0.png"}, "file", "is not a CSV file"),
         ({"tasks": {}}, "tasks", "at least one task is needed"),
         ({"imge": "x"}, "imge", "unknown key (did you mean 'image'"),
         ({"columns": {"age": {}}}, "columns.age.role", "missing"),

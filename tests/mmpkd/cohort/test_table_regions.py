@@ -82,6 +82,23 @@ def test_a_region_out_of_its_image() -> None:
     assert box_mask((0, 0, 30, 20), (20, 30), "a.png").all()
 
 
+@pytest.mark.parametrize(
+    ("left", "width", "columns"),
+    [(4, 3, [4, 5, 6]), (4.4, 3, [4, 5, 6]), (4.6, 3, [5, 6, 7]), (4.6, 0.8, [5]), (4.4, 3.4, [4, 5, 6, 7])],
+)
+def test_a_box_covers_the_pixels_whose_centres_it_holds(left: float, width: float, columns: list[int]) -> None:
+    """Pixel 4 has its centre at 4.5."""
+    mask = box_mask((left, 2, width, 1), (20, 30), "a.png")
+    assert np.argwhere(mask).tolist() == [[2, column] for column in columns]
+
+
+@pytest.mark.parametrize("left", [0.5, 1.5, 2.5, 3.5])
+def test_boxes_from_centre_to_centre_tile(left: float) -> None:
+    """Two of width 1, side by side: a pixel each, the one whose centre is the left edge."""
+    first, second = (box_mask((at, 0, 1, 1), (1, 30), "a.png")[0].nonzero()[0] for at in (left, left + 1))
+    assert [first.tolist(), second.tolist()] == [[left - 0.5], [left + 0.5]]
+
+
 def test_a_label_may_be_a_mask_here_and_a_box_there(tmp_path: Path) -> None:
     written(tmp_path, x=["", "4"], y=["", "2"], w=["", "3"], h=["", "5"])
     reader = reader_for(config(tmp_path, boxes={"lesion": ["x", "y", "w", "h"]}))
@@ -108,7 +125,8 @@ def test_second_images_and_text_reach_the_store(tmp_path: Path) -> None:
 def test_a_second_image_must_be_there(tmp_path: Path) -> None:
     written(tmp_path, scan=["a.png", "", "b.png"])
     found = problems(tmp_path, views={"mri": "scan"})
-    assert found == {"cohort.params.views.mri": "20 cells are missing: cases.csv row 3, 6, 9, 12, 15 and 15 more"}
+    told = "20 cells are missing: cases.csv row 3, 6, 9, 12, 15 and 15 more (the header is row 1)"
+    assert found == {"cohort.params.views.mri": told}
     written(tmp_path, scan=["/a.png"])
     assert "60 cells are absolute" in problems(tmp_path, views={"mri": "scan"})["cohort.params.views.mri"]
 
