@@ -84,6 +84,23 @@ def test_objectives_that_do_not_exist_for_the_cohorts_tasks(tiny_trial: TrialCon
 
 
 @pytest.mark.parametrize(
+    ("kind", "params", "path", "problem"),
+    [
+        ("attention", {"layer": 1}, "teacher", "'findings' does not provide map"),
+        ("features", {"layer": 1, "teacher_layer": 0}, "teacher", "'findings' does not provide hidden"),
+        ("contrastive", {"layer": 2}, "params.layer", "the student's blocks are 0 to 1, got 2"),
+        ("contrastive", {"temperature": 0}, "params.temperature", "input should be greater than 0, got 0"),
+        ("relational", {"distance": 0, "angle": 0}, "params.angle", "distance and angle are both 0"),
+    ],
+)
+def test_what_an_objective_cannot_have(
+    tiny_trial: TrialConfig, facts: Facts, kind: str, params: dict[str, Any], path: str, problem: str
+) -> None:
+    mistakes = found(tiny_trial, facts, objectives={kind: {"params": params}})
+    assert list(mistakes) == [f"objectives.{kind}.{path}"] and mistakes[f"objectives.{kind}.{path}"].startswith(problem)
+
+
+@pytest.mark.parametrize(
     ("params", "words"),
     [
         ({"columns": ["pathology"]}, "forbidden"),

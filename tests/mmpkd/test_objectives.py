@@ -17,7 +17,12 @@ PARAMS: dict[str, list[dict[str, object]]] = {
     "logits": [{"temperature": 1.0}, {"temperature": 4.0}, {"standardize": True}],
     "dkd": [{}, {"alpha": 0, "beta": 1, "temperature": 1}],
     "dist": [{}, {"beta": 0}],
-    "features": [{"layer": 1}, {"layer": 0, "distance": "mse"}],
+    "features": [{"layer": 1}, {"layer": 0, "distance": "mse"}, {"layer": 1, "teacher_layer": 2}],
+    "relational": [{}, {"layer": 1, "angle": 0.0}, {"distance": 0.0}],
+    "attention": [{"layer": 1}, {"layer": 0, "form": "query_l2"}, {"layer": 2, "form": "activation"}],
+    "contrastive": [{}, {"layer": 1, "temperature": 1.0}],
+    "mutual_information": [{}, {"layer": 1}],
+    "variational": [{}, {"layer": 1}],
 }
 READS_LABELS = {"dkd"}  # 0 where no label is known; the others do not change
 

@@ -1,0 +1,79 @@
+"""Attention transfer: the student looks where an image-bearing teacher looks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from mmpkd.config import Strict
+from mmpkd.objectives.objective import Objective
+from mmpkd.objectives.vectors import masked_mean
+from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutput
+
+
+class AttentionParams(Strict):
+    layer: Annotated[int, Field(ge=0)]  # block of the student, 0 is the first
+    form: Literal["activation", "query_kl", "query_l2"] = "query_kl"
+    power: Annotated[int, Field(ge=1)] = 2  # of `activation`
+
+
+class Attention(Objective):
+    """Distance between a map of the student's block `layer` and the teacher's map; mean over samples.
+
+    `activation` (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928): the map is the mean over channels
+    of |token|^power of the patch tokens; squared L2 distance of the two maps, each L2-normalised, so
+    between 0 and 2 on any grid. The authors' code has the mean over patches in place of the sum
+    (their weight 1000 is 1000 / patches here); the paper's equation 2 has the distance unsquared, and
+    the sum over channels, which the normalisation makes the same.
+
+    `query_kl` and `query_l2`, of our making for vision transformers: the map is the CLS token's attention,
+    mean over heads, over the patches alone (prefix columns dropped, renormalised). KL(teacher || student)
+    of the maps as distributions, or the same L2 distance as above. It is the map that is scored.
+
+    The teacher's map is resampled bilinearly (area-weighted where it shrinks) to the student's grid
+    where they differ. Maps of which the teacher has nothing to say (NaN) are left out.
+    """
+
+    Params = AttentionParams
+
+    def __init__(self, params: AttentionParams, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:
+        super().__init__(params, tasks, student_dim, teacher_dim)
+        self.layer = params.layer
+        self.form = params.form
+        self.power = params.power
+        block, field = frozenset({params.layer}), frozenset({"map"})
+        if params.form == "activation":
+            self.needs = Needs(student_layers=block, teacher=field)
+        else:
+            self.needs = Needs(student_attention=block, teacher=field)
+
+    @classmethod
+    def check(cls, params: AttentionParams, tasks: Sequence[Task]) -> list[Mistake]:
+        if params.form != "activation" and "power" in params.model_fields_set:
+            return [Mistake("params.power", f"belongs to form: activation, got form: {params.form}; leave it out")]
+        return []
+
+    def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> Tensor:
+        assert teacher.map_Bhw is not None
+        teacher_Bhw = teacher.map_Bhw.detach().float()
+        known_B = teacher_Bhw.isfinite().flatten(1).all(dim=1)
+        teacher_Bhw = teacher_Bhw.nan_to_num()
+        if teacher_Bhw.shape[1:] != student.grid:
+            teacher_Bhw = F.interpolate(teacher_Bhw[:, None], student.grid, mode="bilinear", antialias=True)[:, 0]
+        teacher_BP = teacher_Bhw.flatten(1)
+        if self.form == "activation":
+            patches_BPD = student.hidden_BND[self.layer][:, student.num_prefix :].float()
+            student_BP = patches_BPD.abs().pow(self.power).mean(dim=2)
+        else:
+            student_BP = student.query_attention_BAN[self.layer].float().mean(dim=1)[:, student.num_prefix :]
+        if self.form == "query_kl":
+            # Softmax underflows to 0 where a head is sharp, and log 0 would end the training.
+            log_BP = F.normalize(student_BP, p=1, dim=1).clamp(min=1e-12).log()
+            distance_B = F.kl_div(log_BP, F.normalize(teacher_BP, p=1, dim=1), reduction="none").sum(dim=1)
+        else:
+            distance_B = (F.normalize(student_BP, dim=1) - F.normalize(teacher_BP, dim=1)).square().sum(dim=1)
+        return masked_mean(distance_B, known_B)
