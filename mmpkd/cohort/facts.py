@@ -63,8 +63,8 @@ class Scan:
     """A cohort as its reader lists it, from tables alone. All frames share one index: the sample ids.
 
     samples: index `sample` (unique strings, in an order that never changes) with the columns
-        `patient` (string), optionally `split` (train, val or test, an external cohort without train: an official
-        split; else leave it out and patients are dealt into folds), optionally `row` (where in the source table, for
+        `patient` (string), optionally `split` (train, val or test: an official split, which may lack train; else
+        leave it out and patients are dealt into folds), optionally `row` (where in the source table, for
         messages of credentialed cohorts; header is row 1).
     labels: one float column per logit, in the order of the tasks, named by `label_columns(tasks)`:
         1, 0, or NaN for unknown. One-hot for a multi-class task, all NaN where its class is unknown.

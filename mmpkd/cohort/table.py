@@ -73,7 +73,7 @@ class Table(Reader):
 
     def scan(self) -> Scan:
         table = self._read()
-        self.params = params = self.params.over(list(table.columns))
+        self.params = params = self.params.over(list(table.columns))  # a pattern is what this table makes of it
         columns = self._columns()
         self._check_header(table, columns)
         tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])
