@@ -124,7 +124,7 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
     with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
-        depths = _depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"])
+        depths = _depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
         bad = decode_all(reader, scan, partial, arrays, size, depths)
         try:
             refuse_bad(bad, config, reader, scan)
