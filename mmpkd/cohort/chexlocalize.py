@@ -27,7 +27,8 @@ from pydantic import field_validator
 
 from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import BadSample, Column, RawImage, Reader, Scan, label_columns
-from mmpkd.cohort.mimic_tables import FINDINGS, FIRST_ROW, VALUES, Finding, read_table, refuse_rows
+from mmpkd.cohort.mimic_tables import FINDINGS, MEND, VALUES, Finding, read_ids
+from mmpkd.cohort.tables import FIRST_ROW, refuse_rows
 from mmpkd.config import Strict
 from mmpkd.frames import from_run_lengths
 from mmpkd.types import CohortError, ConfigError, lay_out
@@ -193,7 +194,7 @@ class Chexlocalize(Reader):
 def _images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
     """A row an image, index = sample: patient, split, row, file (in the part's folder), context and 14 labels;
     and the columns without a role."""
-    table = read_table(path, ("Path", *FINDINGS), "Path", {"Airspace Opacity": "Lung Opacity"})
+    table = read_ids(path, ("Path", *FINDINGS), "Path", {"Airspace Opacity": "Lung Opacity"})
     parsed = table["Path"].str.extract(PATH)
     wanted = f"{' or '.join(FOLDERS[part])}/patient.../study.../view..._frontal.jpg (or _lateral.jpg)"
     refuse_rows(path, ~parsed["folder"].isin(FOLDERS[part]), f"a Path that does not end in {wanted}")
@@ -221,11 +222,11 @@ def _masks(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CohortError(f"{path} is not a JSON file: {type(error).__name__}; download it again") from None
+        raise CohortError(f"{path} is not a JSON file: {type(error).__name__}; {MEND}") from None
     if not isinstance(content, dict):
-        raise CohortError(f"{path}: wanted masks by image and finding; is it the file as published?")
+        raise CohortError(f"{path}: wanted masks by image and finding; {MEND}")
     wrong = [not isinstance(one, dict) or set(one) != set(MASKED) for one in content.values()]
-    refuse_rows(path, wrong, f"not the masks of {', '.join(MASKED)}", "entry", 1)
+    refuse_rows(path, wrong, f"not the masks of {', '.join(MASKED)}", unit="entry")
     return {sample: {finding: one[name] for name, finding in MASKED.items()} for sample, one in content.items()}
 
 

@@ -351,7 +351,7 @@ def without(finding: str) -> Masks:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "is not a JSON file: JSONDecodeError; download it again"),
+        ("{", "is not a JSON file: JSONDecodeError; is it the file as published?"),
         ("[" * 100_000, "is not a JSON file: RecursionError"),
         ("[]", "wanted masks by image and finding"),
         (json.dumps({SAMPLE: []}), "not the masks of Atelectasis, "),
