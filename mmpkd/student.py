@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,19 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
+from timm.layers.attention import Attention, AttentionRope
+from timm.models.beit import Attention as BeitAttention
+from timm.models.eva import EvaAttention
+from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import Tensor, nn
 
 from mmpkd.config import StudentConfig, near
 from mmpkd.types import ConfigError, StudentOutput
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
+# Attention of one softmax, handed to `attn_drop`; the tests hold each against timm's unfused model.
+# DiffAttention, for one, subtracts two, so that what reaches `attn_drop` is no map.
+SHOWN = (Attention, AttentionRope, EvaAttention, BeitAttention, RelPosAttention)
 
 
 class Student(nn.Module):
@@ -47,6 +54,11 @@ class Student(nn.Module):
         return int(self.model.num_features)
 
     @property
+    def num_prefix(self) -> int:
+        """Tokens before the patches: the CLS token, which is the first, and registers."""
+        return int(self.model.num_prefix_tokens)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Patches per column and row of an image of the size it was built for."""
         rows, columns = self.model.patch_embed.grid_size
@@ -64,7 +76,8 @@ class Student(nn.Module):
                 only way timm shows attention; every other block keeps its fused kernel.
         """
         x_BCHW = (image_BCHW - self.mean) / self.std
-        with attention_rows(self.model, attention_layers) as rows:
+        # A copy of the row, as a view of it would keep the whole matrix of every block.
+        with attention_of(self.model, attention_layers, lambda whole: whole[:, :, 0].clone()) as rows:
             if layers:
                 x_BND, taken = self.model.forward_intermediates(
                     x_BCHW, indices=sorted(layers), output_fmt="NLC", return_prefix_tokens=True
@@ -75,34 +88,40 @@ class Student(nn.Module):
                 }
             else:
                 x_BND, hidden = self.model.forward_features(x_BCHW), {}
-        embedding_BD = self.model.forward_head(x_BND, pre_logits=True)
-        with torch.autocast(image_BCHW.device.type, enabled=False):  # bfloat16 logits tie, and ties cost AUROC
-            logits_BK = self.model.get_classifier()(embedding_BD.to(self.model.get_classifier().weight.dtype))
+        embedding_BD, logits_BK = self.classify(x_BND)
         return StudentOutput(
             logits_BK=logits_BK,
             embedding_BD=embedding_BD,
             hidden_BND=hidden,
             query_attention_BAN=rows,
             grid=self.grid,
-            num_prefix=int(self.model.num_prefix_tokens),
+            num_prefix=self.num_prefix,
         )
+
+    def classify(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
+        """Embedding (B, D) and logits (B, K) of tokens that have passed the last norm; the CLS token decides alone."""
+        embedding_BD = self.model.forward_head(x_BND, pre_logits=True)
+        with torch.autocast(x_BND.device.type, enabled=False):  # bfloat16 logits tie, and ties cost AUROC
+            logits_BK = self.model.get_classifier()(embedding_BD.to(self.model.get_classifier().weight.dtype))
+        return embedding_BD, logits_BK
 
 
 @contextmanager
-def attention_rows(model: Any, layers: Collection[int]) -> Iterator[dict[int, Tensor]]:
-    """Collects softmax(q k / sqrt(d)) of the CLS query, shape BAN, from the named blocks of a timm ViT.
+def attention_of(model: Any, layers: Collection[int], read: Callable[[Tensor], Tensor]) -> Iterator[dict[int, Tensor]]:
+    """Collects `read` of softmax(q k / sqrt(d)), of shape B, A, N, N, from the named blocks of a timm ViT.
 
     timm's fused kernel never calls `attn_drop`, so a hook there catches nothing unless the block is
     unfused first; `fused_attn` is read at every forward, so it can be flipped for these blocks alone.
-    The hook takes the module's input: its output is after dropout.
+    The hook takes the module's input: its output is after dropout. On CUDA under bfloat16 autocast
+    q k is bfloat16 and the softmax float32, by torch's own policy. Afterwards the model is as before.
     """
-    rows: dict[int, Tensor] = {}
+    caught: dict[int, Tensor] = {}
     handles = []
     fused = {layer: model.blocks[layer].attn.fused_attn for layer in layers}
 
     def catch(layer: int) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            rows[layer] = inputs[0][:, :, 0]
+            caught[layer] = read(inputs[0])
 
         return hook
 
@@ -111,7 +130,7 @@ def attention_rows(model: Any, layers: Collection[int]) -> Iterator[dict[int, Te
             attention = model.blocks[layer].attn
             attention.fused_attn = False
             handles.append(attention.attn_drop.register_forward_pre_hook(catch(layer)))
-        yield rows
+        yield caught
     finally:
         for handle in handles:
             handle.remove()
@@ -150,6 +169,11 @@ def build_student(
             )
     except Exception as error:  # timm and its models raise whatever sizes or weights led them to
         reason = (str(error) or "its class token or sizes do not fit").splitlines()[0]
+        if "pool" in reason:  # of no class token, of pooling by attention, of means alone
+            raise ConfigError.one(
+                "student.model",
+                f"{config.model!r} has no CLS token to classify by, whose attention is the map: {reason}",
+            ) from None
         given = ", ".join(f"{key}={value}" for key, value in options.items() if key in sizes) or "its own sizes"
         source = f" and weights {weights}" if "pretrained" in options else ""
         raise ConfigError.one("student", f"{config.model!r} with {given}{source} cannot be built: {reason}") from None
@@ -164,14 +188,20 @@ def build_student(
 
 
 def _require_fit(model: Any, config: StudentConfig, image_size: int) -> None:
-    attention = getattr(model.blocks[0], "attn", None) if hasattr(model, "blocks") else None
-    if not hasattr(attention, "fused_attn") or not hasattr(attention, "attn_drop"):
-        raise ConfigError.one("student.model", f"{config.model!r} is not a ViT whose attention timm can show")
-    if not isinstance(model.get_classifier(), nn.Linear) or not isinstance(model.patch_embed.patch_size, tuple):
+    kinds = {type(getattr(block, "attn", block)) for block in getattr(model, "blocks", ())}
+    if not kinds or not kinds.issubset(SHOWN):
+        made_of = ", ".join(sorted(kind.__name__ for kind in kinds.difference(SHOWN))) or type(model).__name__
+        known = ", ".join(kind.__name__ for kind in SHOWN if kind is not BeitAttention)
+        raise ConfigError.one(
+            "student.model",
+            f"{config.model!r} is no ViT whose attention can be shown: its blocks hold {made_of}, not {known}",
+        )
+    patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
+    if not isinstance(model.get_classifier(), nn.Linear) or not isinstance(patch_size, tuple):
         raise ConfigError.one("student.model", f"{config.model!r} is not a plain ViT with one linear classifier")
-    if not getattr(model, "has_class_token", True) or model.num_prefix_tokens < 1:
+    if getattr(model, "cls_token", None) is None:
         raise ConfigError.one("student.model", f"{config.model!r} has no CLS token, whose attention is the map")
-    patch = model.patch_embed.patch_size[0]
+    patch = patch_size[0]
     if image_size % patch:
         nearest = max(patch, round(image_size / patch) * patch)
         raise ConfigError.one(

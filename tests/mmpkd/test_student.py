@@ -1,6 +1,8 @@
 """The student: layers on request, attention that is the model's own, weights that are never fetched."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -8,32 +10,56 @@ import torch
 from safetensors.torch import save_file
 
 from mmpkd.config import StudentConfig
-from mmpkd.saliency import MAPS
-from mmpkd.student import build_student
+from mmpkd.student import Student, _require_fit, build_student
 from mmpkd.types import ConfigError
+from tests.mmpkd.students import drawn, everything
 
 TINY = StudentConfig(model="vit_tiny_patch16_224", patch_size=8, embed_dim=24, depth=3, num_heads=3)
-# One of each kind of attention in timm: plain, rotary with registers, rotary without.
-MODELS = ["vit_tiny_patch16_224", "vit_tiny_patch16_dinov3_qkvb", "eva02_tiny_patch14_224"]
+SMALL = {"depth": 2, "embed_dim": 48, "num_heads": 4}
+# One of each way in which timm attends: plain, with qk-norm, with registers (and eight prefix tokens), with LayerScale;
+# rotary of four kinds and in a post-norm block; relative positions of two kinds.
+MODELS: dict[str, dict[str, Any]] = {
+    "vit_tiny_patch16_224": {},
+    "vit_small_patch16_224": {"qk_norm": True},
+    "vit_small_patch14_reg4_dinov2": {},
+    "deit3_small_patch16_224": {},
+    "vit_small_patch16_rope_224": {},
+    "vit_small_patch16_rope_mixed_224": {},
+    "vit_tiny_patch16_dinov3_qkvb": {},
+    "vit_small_patch16_dinov3": {"qk_norm": True},
+    "eva02_tiny_patch14_224": {},
+    "eva02_enormous_patch14_clip_224": {},
+    "beit_base_patch16_224": {},
+    "vit_relpos_medium_patch16_cls_224": {},
+    "vit_base_patch16_radio_v3": {},
+}
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_attention_row_is_the_models_own_and_leaves_logits_alone(name: str) -> None:
-    patch = 14 if "patch14" in name else 16
-    student = build_student(StudentConfig(model=name, depth=2), 4 * patch, 3, 2).eval()
-    image = torch.rand(2, 3, 4 * patch, 4 * patch)
+def test_attention_is_the_models_own_and_leaves_it_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Against every softmax that a copy takes which is unfused throughout."""
+    side = 4 * (14 if "patch14" in name else 16)
+    options = {**SMALL, **MODELS[name], "global_pool": "token", "img_size": side, "num_classes": 3}
+    student = drawn(Student(timm.create_model(name, **options), (0.5,), (0.25,)), spread=0.12)
+    image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    unfused = copy.deepcopy(student.model)
+    for block in unfused.blocks:
+        block.attn.fused_attn = False
+    before = everything(student)
     with torch.inference_mode():
-        plain, shown = student(image), student(image, attention_layers=[1])
-        # Independent: with fused kernels off everywhere, timm's own softmax feeds attn_drop.
-        caught = []
-        for block in student.model.blocks:
-            block.attn.fused_attn = False
-            block.attn.attn_drop.register_forward_hook(lambda module, inputs, output: caught.append(output))
-        student(image)
-    torch.testing.assert_close(plain.logits_BK, shown.logits_BK, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(shown.query_attention_BAN[1], caught[1][:, :, 0])
-    assert shown.grid == (4, 4)
-    assert shown.query_attention_BAN[1].shape[-1] == shown.num_prefix + 16
+        plain, last, shown = (student(image, attention_layers=layers) for layers in ((), [1], [0, 1]))
+        taken: list[torch.Tensor] = []
+        softmax = torch.Tensor.softmax
+        monkeypatch.setattr(torch.Tensor, "softmax", lambda x, dim: taken.append(softmax(x, dim)) or taken[-1])
+        unfused((image - 0.5) / 0.25)
+    assert everything(student) == before and len(taken) == 2
+    for layer in (0, 1):
+        row_BAN = taken[layer][:, :, 0]
+        torch.testing.assert_close(shown.query_attention_BAN[layer], row_BAN, atol=1e-6, rtol=0)
+        assert row_BAN.amax() > 2 / row_BAN.shape[2], "a map so flat that it would show nothing"
+    assert list(last.query_attention_BAN) == [1]
+    torch.testing.assert_close(last.logits_BK, plain.logits_BK, atol=1e-6, rtol=0)
+    assert shown.grid == (4, 4) and shown.query_attention_BAN[1].shape[2] == student.num_prefix + 16
 
 
 def test_other_blocks_stay_fused() -> None:
@@ -45,16 +71,6 @@ def test_other_blocks_stay_fused() -> None:
     student(torch.rand(1, 1, 32, 32), attention_layers=[2])
     assert seen == [*fused[:2], False]
     assert [block.attn.fused_attn for block in student.model.blocks] == fused
-
-
-def test_map_renormalises_over_patches() -> None:
-    student = build_student(TINY, 32, 1, 2).eval()
-    output = student(torch.rand(2, 1, 32, 32), attention_layers=[2])
-    map_Bhw = MAPS["cls_attention"](output)
-    assert map_Bhw.shape == (2, 4, 4)
-    torch.testing.assert_close(map_Bhw.sum((1, 2)), torch.ones(2))
-    by_hand = output.query_attention_BAN[2][0, :, 1:].mean(0)
-    torch.testing.assert_close(map_Bhw[0].flatten(), by_hand / by_hand.sum())
 
 
 def test_hidden_tokens_are_those_of_the_blocks_asked_for() -> None:
@@ -81,7 +97,13 @@ def test_classifies_by_the_cls_token_even_where_timm_would_not() -> None:
         (StudentConfig(model="resnet18"), 224, "student", "resnet18"),
         (StudentConfig(model="xcit_nano_12_p16_224"), 224, "student.model", "xcit_nano_12_p16_224"),
         (StudentConfig(model="deit_tiny_distilled_patch16_224"), 224, "student.model", "one linear classifier"),
-        (StudentConfig(model="vit_wee_patch16_reg1_gap_256"), 256, "student", "class token"),
+        (StudentConfig(model="vit_wee_patch16_reg1_gap_256"), 256, "student.model", "has no CLS token"),
+        (StudentConfig(model="vit_dwee_patch16_reg1_gap_256"), 256, "student.model", "has no CLS token"),
+        (StudentConfig(model="vit_base_patch16_siglip_224"), 224, "student.model", "has no CLS token"),
+        (StudentConfig(model="samvit_base_patch16_224"), 224, "student.model", "has no CLS token"),
+        (StudentConfig(model="vit_base_patch16_xp_224"), 224, "student.model", "hold ParallelScalingBlock, not Attent"),
+        (StudentConfig(model="cait_xxs24_224"), 224, "student.model", "hold TalkingHeadAttn, not Attention"),
+        (StudentConfig(model="naflexvit_base_patch16_radio_v3"), 224, "student.model", "is not a plain ViT"),
         (
             StudentConfig(model="vit_tiny_patch16_224"),
             100,
@@ -103,6 +125,15 @@ def test_what_cannot_be_built_is_said_plainly(config: StudentConfig, size: int, 
         build_student(config, size, 1, 2, empty=True)
     (mistake,) = caught.value.mistakes
     assert mistake.path == path and words in mistake.problem and "\n" not in mistake.problem
+
+
+def test_attention_that_is_no_single_softmax_is_refused_by_name() -> None:
+    """No model of timm's has both a CLS token and differential attention; one of ours could."""
+    model = timm.create_model("vit_tiny_patch16_224", img_size=32, attn_layer="diff", depth=2, global_pool="token")
+    with pytest.raises(
+        ConfigError, match=r"student.model: 'mine' is no ViT .* blocks hold DiffAttention, not Attention"
+    ):
+        _require_fit(model, StudentConfig(model="mine"), 32)
 
 
 def test_absent_pretrained_weights_are_an_error_that_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
