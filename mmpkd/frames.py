@@ -65,6 +65,40 @@ class Letterbox:
         square[box.top : box.bottom, box.left : box.right] = (covered >= threshold) & bool(mask.any())
         return square
 
+    def original_map(self, map: np.ndarray) -> np.ndarray:
+        """h x w cells over the square to height x width float32, the padding removed.
+
+        What bilinear upsampling (align_corners=False) of the cells has at the centre of each original pixel.
+        """
+        weights = []
+        for axis, count in enumerate(map.shape):
+            edges = self._edges(axis) * (count / self.size)  # in cells
+            centres = (edges[:-1] + edges[1:]) / 2 - 0.5
+            weights.append([np.interp(centres, np.arange(count), unit) for unit in np.eye(count)])
+        rows, columns = (np.array(one, np.float32) for one in weights)
+        return np.asarray(rows.T @ map.astype(np.float32) @ columns)
+
+    def original_mask(self, mask: np.ndarray) -> np.ndarray:
+        """size x size bool to height x width bool: the stored pixel in which each original pixel's centre lies."""
+        edges = [self._edges(axis) for axis in (0, 1)]
+        rows, columns = (((one[:-1] + one[1:]) / 2).astype(int) for one in edges)
+        return mask[np.ix_(rows, columns)]
+
+    def cell_shares(self, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+        """height x width bool to h x w: the share of each cell's area, padding included, that the region covers."""
+        self._check(mask)
+        overlaps = []
+        for axis, count in enumerate(grid):
+            edges, cells = self._edges(axis) * (count / self.size), np.arange(count)[:, None]
+            overlap = (np.minimum(edges[1:], cells + 1) - np.maximum(edges[:-1], cells)).clip(min=0)
+            overlaps.append(overlap.astype(np.float32))
+        return np.asarray(overlaps[0] @ mask.astype(np.float32) @ overlaps[1].T)
+
+    def _edges(self, axis: int) -> np.ndarray:
+        """Where the edges of the original pixels lie in the square: one more than there are pixels."""
+        low, high = self.content[axis], self.content[axis + 2]
+        return np.linspace(low, high, (self.height, self.width)[axis] + 1)
+
     def _check(self, array: np.ndarray) -> None:
         assert array.shape[:2] == (self.height, self.width), f"{array.shape[:2]} in a letterbox of {self}"
 

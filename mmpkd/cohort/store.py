@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort import splits
 from mmpkd.cohort.facts import Column, Facts, label_columns
-from mmpkd.frames import from_run_lengths
+from mmpkd.frames import Letterbox, from_run_lengths
 from mmpkd.types import CohortError, Task
 
 SCHEMA = 2  # raise it when a store is laid out or filled differently
@@ -59,7 +60,7 @@ class Store:
         self.known_NK: NDArray[np.bool_] = ~np.isnan(labels)
         self.target_NK: NDArray[np.float32] = np.nan_to_num(labels, nan=0.0)
         self.content_box_N4: NDArray[np.int64] = samples[list(BOX)].to_numpy(np.int64)
-        self._runs = self._read_rois()
+        self._runs = self._read_rois("store_runs")
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -126,13 +127,32 @@ class Store:
         labels = range(len(self.facts.roi_labels))
         return [(index, runs) for index in labels for runs in self._runs.get((row, index), ())]
 
-    def _read_rois(self) -> dict[tuple[int, int], list[NDArray[np.int32]]]:
-        """Run lengths in the stored square by (row, label)."""
+    def letterbox(self, row: int) -> Letterbox:
+        """How one sample's original image lies in the stored square."""
+        height, width = self._samples[["height", "width"]].iloc[row]
+        return Letterbox(int(height), int(width), self.facts.image_size)
+
+    def original_rois(self, row: int) -> NDArray[np.bool_]:
+        """R x height x width of one sample's original image: the union of each label's regions, as they were drawn."""
+        letterbox = self.letterbox(row)
+        shape = (letterbox.height, letterbox.width)
+        mask = np.zeros((len(self.facts.roi_labels), *shape), bool)
+        for index in range(len(mask)):
+            for runs in self._original_runs.get((row, index), ()):
+                mask[index] |= from_run_lengths(runs, shape)
+        return mask
+
+    @cached_property
+    def _original_runs(self) -> dict[tuple[int, int], list[NDArray[np.int32]]]:
+        return self._read_rois("runs")
+
+    def _read_rois(self, column: str) -> dict[tuple[int, int], list[NDArray[np.int32]]]:
+        """Run lengths by (row, label), of the column `runs` or `store_runs`."""
         runs: dict[tuple[int, int], list[NDArray[np.int32]]] = {}
         if self.facts.roi_labels:
-            rois = pd.read_parquet(self.path / "rois.parquet", columns=["sample", "label", "store_runs"])
+            rois = pd.read_parquet(self.path / "rois.parquet", columns=["sample", "label", column])
             rows = self._samples.index.get_indexer(pd.Index(rois["sample"]))
-            for row, label, one in zip(rows, rois["label"], rois["store_runs"], strict=True):
+            for row, label, one in zip(rows, rois["label"], rois[column], strict=True):
                 runs.setdefault((int(row), self.facts.roi_labels.index(label)), []).append(one)
         return runs
 

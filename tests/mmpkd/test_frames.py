@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
 from mmpkd.frames import Box, Letterbox, from_run_lengths, run_lengths
 
@@ -92,3 +94,38 @@ def test_run_lengths_and_back(share: float) -> None:
     runs = run_lengths(mask)
     assert runs.sum() == 77
     assert (from_run_lengths(runs, (7, 11)) == mask).all()
+
+
+@pytest.mark.parametrize("side", [16, 64])
+def test_a_map_over_a_square_comes_back_as_torch_upsamples_it(side: int) -> None:
+    map_hw = np.random.default_rng(0).random((4, 4)).astype(np.float32)
+    torch_HW = F.interpolate(torch.from_numpy(map_hw)[None, None], (side, side), mode="bilinear")[0, 0].numpy()
+    np.testing.assert_allclose(Letterbox(side, side, 16).original_map(map_hw), torch_HW, atol=1e-6)
+
+
+def test_a_map_comes_back_without_its_padding() -> None:
+    """2 x 4 pixels, stored doubled in rows 2 to 5 of 8; cells of 2 x 2."""
+    map_hw = np.array([[9, 9, 9, 9], [0, 1, 2, 3], [4, 5, 6, 7], [9, 9, 9, 9]])
+    # A pixel's centre is a cell's: rows 1 and 2, untouched by the padding's cells.
+    assert Letterbox(2, 4, 8).original_map(map_hw).tolist() == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    tall = Letterbox(4, 2, 8).original_map(map_hw.T)
+    assert tall.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
+
+
+def test_a_stored_mask_comes_back_by_pixels_centres() -> None:
+    mask = np.zeros((8, 8), bool)
+    mask[:4, 2:4] = True
+    assert Letterbox(2, 4, 8).original_mask(mask).tolist() == [[False, True, False, False], [False] * 4]
+    letterbox = Letterbox(300, 200, 64)
+    original = np.zeros((300, 200), bool)
+    original[60:150, 40:110] = True
+    back = letterbox.original_mask(letterbox.store_mask(original))
+    assert (back != original).sum() < 0.1 * original.sum()  # its edge only
+
+
+def test_cell_shares_are_areas() -> None:
+    mask = np.array([[1, 0, 0, 0], [1, 1, 0, 0]], bool)  # stored doubled in rows 2 to 5 of 8
+    shares = Letterbox(2, 4, 8).cell_shares(mask, (2, 2))  # cells of 4 x 4: 4 and 8 of the 16 pixels
+    assert shares.tolist() == [[0.25, 0], [0.5, 0]]
+    odd = Letterbox(3, 2, 4).cell_shares(np.ones((3, 2), bool), (4, 4))  # rows of 4/3, columns 0 to 2 of 4
+    np.testing.assert_allclose(odd, [[1, 1, 1, 0]] * 4, atol=1e-6)

@@ -1,0 +1,62 @@
+"""Maps that have not looked at the image they are scored on: the yardsticks of every localisation score."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+CENTRE_SIGMA = 0.25  # of the content's side, along each axis
+
+
+def centre(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> Tensor:
+    """A Gaussian bump in the middle of each image's content, at the patch centres (N, h, w).
+
+    Centred on the content, not on the frame, with a standard deviation of a quarter of the content's
+    side along each axis: what one would guess who knows where the image lies and has not looked.
+    """
+    # In double precision, and rounded at the end, so that cells equally far tie exactly.
+    row_Nh, column_Nw = (((place - 0.5) / CENTRE_SIGMA) ** 2 for place in _places(box_N4, frame, grid))
+    return torch.exp(-(row_Nh[:, :, None] + column_Nw[:, None, :]) / 2).float()
+
+
+def mean_roi(training: Iterable[tuple[Tensor, Sequence[int]]], grid: tuple[int, int]) -> Tensor | None:
+    """The mean over training images of each label's ROI, in the coordinates of the image's content (R, h, w).
+
+    A value is the share of its cell that ROIs cover. A label without an ROI in training is expected
+    everywhere alike; None where no label has one. Nothing but this yardstick may read these ROIs.
+
+    Args:
+        training: of each image its masks (R, H, W) in the stored square, and the box of its content.
+    """
+    total_Rhw, count_R = torch.zeros(()), torch.zeros(())
+    for roi_RHW, (top, left, bottom, right) in training:
+        content_RHW = roi_RHW[:, top:bottom, left:right].float()
+        total_Rhw = total_Rhw + F.adaptive_avg_pool2d(content_RHW, grid)
+        count_R = count_R + content_RHW.flatten(1).any(dim=1)
+    if not count_R.any():
+        return None
+    return torch.where(count_R[:, None, None] > 0, total_Rhw / count_R.clamp(min=1)[:, None, None], 1.0)
+
+
+def letterboxed(content_Phw: Tensor, box_P4: Tensor, frame: tuple[int, ...]) -> Tensor:
+    """Maps given in the coordinates of the content, at the patch centres of the frame (P, h, w); 0 on the padding."""
+    grid = (content_Phw.shape[1], content_Phw.shape[2])
+    row_Ph, column_Pw = (2 * place.float() - 1 for place in _places(box_P4, frame, grid))  # as grid_sample counts
+    at_Phw2 = torch.stack(
+        [column_Pw[:, None, :].expand(-1, grid[0], -1), row_Ph[:, :, None].expand(-1, -1, grid[1])], -1
+    )
+    read_Phw = F.grid_sample(content_Phw[:, None], at_Phw2, padding_mode="border", align_corners=False)[:, 0]
+    return read_Phw * (at_Phw2.abs() < 1).all(dim=-1)
+
+
+def _places(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> list[Tensor]:
+    """Rows (N, h) and columns (N, w) of the patch centres, from 0 to 1 along the content."""
+    places = []
+    for axis in (0, 1):
+        low, high = box_N4[:, axis, None].double(), box_N4[:, axis + 2, None].double()
+        centre = (torch.arange(grid[axis], device=box_N4.device) + 0.5) * (frame[axis] / grid[axis])
+        places.append((centre - low) / (high - low))
+    return places
