@@ -12,7 +12,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.config import ObjectiveConfig, Strict, TrialConfig, near, validate
 from mmpkd.fit import seeded
 from mmpkd.objectives import OBJECTIVES, Objective
-from mmpkd.saliency import MAPS
+from mmpkd.saliency import MAPS, columns_explained
 from mmpkd.student import Student, build_student
 from mmpkd.teachers import TEACHERS
 from mmpkd.types import ConfigError, Mistake, Offer
@@ -38,6 +38,11 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
         mistakes.append(
             Mistake("evaluation.map", f"unknown map {config.evaluation.map!r}{near(config.evaluation.map, MAPS)}")
         )
+    elif MAPS[config.evaluation.map].per_label:
+        try:
+            columns_explained(facts.roi_labels, facts.tasks)
+        except ConfigError as error:
+            mistakes += error.mistakes
     offers: dict[str, Offer] = {}
     for name, teacher in config.teachers.items():
         where = f"teachers.{name}"

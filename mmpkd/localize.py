@@ -1,34 +1,41 @@
-"""Scores of a saliency map against regions of interest: pointing, mass in the ROI, pixel AP.
+"""Scores of saliency maps against regions of interest, beside those of maps that have not looked.
 
-Scored in the store frame, one value for each (image, label) that has an ROI; several ROIs of a
-label on an image are their union. Everything that depends on the ROIs alone is prepared once, in
-`Regions`; scoring a new set of maps is then a few tensor operations.
+One value for each (image, label) that has an ROI; several ROIs of a label on an image are their
+union. Scored in the store frame; `score_original` does the same in an original image's. Everything
+that depends on the ROIs alone is prepared once, in `Regions`; scoring new maps is then a few tensor
+operations. The formulas are in `scores.py`.
 
 Padding (what the letterbox added) counts as outside for pointing and mass, so that a map that
-looks at the border loses, and is left out of the pixel AP. Where scores are restricted to the
+looks at the border loses, and is left out of the scores of pixels. Where scores are restricted to the
 foreground (a mammogram is mostly black film), nothing outside it counts at all: maps are 0 there.
+No ROI: NaN, and counted. A map that is zero everywhere predicts nothing: mass and IoU are 0, and what
+ranks cells or pixels is at chance, as it is for any flat map.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
+from mmpkd import priors, scores
+from mmpkd.frames import Letterbox
 from mmpkd.stats import Floats, macro, standard_error, weighted_mean
 
-SCORES = ("pointing", "mass", "pixel_ap")
-NUM_BINS = 256  # of the pixel AP: the map as an 8-bit image
-CENTRE_SIGMA = 0.25  # of the content's side, along each axis
+MEASURED = ("pointing", "mass", "pixel_ap", "rank", "cnr", "iou_otsu")
+SCORES = (*MEASURED, "iou_tuned")
 DARK = 0.1  # of the way from an image's 1st to its 99th percentile: background below
-CHUNK_PIXELS = 1 << 18  # the pixel AP works through so many at once, which stay in the cache
+CHUNK_PIXELS = 1 << 18  # the scores of pixels work through so many at once, which stay in the cache
+# A pixel is above 0.2 of an 8-bit image where its level is above 51.
+CUTS = [int(threshold * (scores.NUM_LEVELS - 1) + 1e-9) for threshold in scores.THRESHOLDS]
 
 
 @dataclass(frozen=True)
@@ -95,125 +102,168 @@ class Regions:
         )
 
 
-def score(map_Nhw: Tensor, regions: Regions) -> dict[str, Floats]:
-    """Pointing, mass and pixel AP of one map per image, each (N, R) with NaN where there is none.
+def score(map_NRhw: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
+    """Every one of SCORES, each (N, R), NaN where there is no ROI.
 
-    The map is the patch grid's, non-negative, in any scale. NaN stands for a pair without an ROI,
-    and in `mass` also for a map that is zero everywhere.
+    Args:
+        map_NRhw: on the patch grid, non-negative, in any scale; R is 1 where one map serves all labels.
+        threshold_R: see `finish`.
 
     Raises:
         ValueError: maps of another number or grid than the regions', negative or not finite.
     """
-    if map_Nhw.shape != (regions.shape[0], *regions.grid):
-        raise ValueError(f"maps of shape {tuple(map_Nhw.shape)}, wanted {(regions.shape[0], *regions.grid)}")
-    if not (torch.isfinite(map_Nhw) & (map_Nhw >= 0)).all():
+    return finish(measure(by_pair(map_NRhw, regions), regions), regions, threshold_R)
+
+
+def by_pair(map_NRhw: Tensor, regions: Regions) -> Tensor:
+    """The map of each pair (P, h, w); raises as `score` does."""
+    (num_images, num_labels), given = regions.shape, tuple(map_NRhw.shape)
+    if given not in [(num_images, count, *regions.grid) for count in (1, num_labels)]:
+        raise ValueError(
+            f"maps of shape {given}, wanted {(num_images, num_labels, *regions.grid)} or one for all labels"
+        )
+    if not (torch.isfinite(map_NRhw) & (map_NRhw >= 0)).all():
         raise ValueError("a saliency map holds values that are negative or not finite")
-    map_Phw = map_Nhw.float()[regions.image_P]
-    by_pair = (
-        pointing(map_Phw, regions.cells_Phw, regions.seen_Phw),
-        mass(map_Phw, regions.cells_Phw, regions.seen_Phw),
-        pixel_ap(map_Phw, regions.roi_PHW, regions.inside_PHW),
-    )
-    pairs = regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()
-    scores: dict[str, Floats] = {}
-    for name, value_P in zip(SCORES, by_pair, strict=True):
-        scores[name] = np.full(regions.shape, np.nan)
-        scores[name][pairs] = value_P.double().cpu().numpy()
-    return scores
+    return map_NRhw.float().expand(num_images, num_labels, *regions.grid)[regions.image_P, regions.label_P]
 
 
-def baselines(regions: Regions) -> dict[str, Floats]:
-    """What maps that ignore the image would score: `<score>_chance` and `<score>_centre`, each (N, R).
+def measure(map_Phw: Tensor, regions: Regions) -> Tensor:
+    """The scores of MEASURED, then the IoU at each of THRESHOLDS (P, S); maps are upsampled to the store frame.
 
-    Chance is a uniform map, which scores the ROI's share of the frame (pixel AP: of the content).
+    Bilinearly (align_corners=False), and scaled on the grid first: a constant map becomes exactly zero
+    there, where upsampling would leave rounding noise that the later scaling blows up to a full ranking.
+    """
+    height, width = regions.roi_PHW.shape[1:]
+    pixels = []
+    step = max(1, CHUNK_PIXELS // (height * width))
+    for start in range(0, max(1, len(map_Phw)), step):
+        part = slice(start, start + step)
+        grid_P1hw = scores.scaled(map_Phw[part])[:, None]
+        up_PHW = F.interpolate(grid_P1hw, (height, width), mode="bilinear", align_corners=False)[:, 0]
+        pixels.append(_measure_pixels(up_PHW, regions.roi_PHW[part], regions.inside_PHW[part]))
+    cells = [kind(map_Phw, regions.cells_Phw, regions.seen_Phw) for kind in (scores.pointing, scores.mass)]
+    return torch.cat([torch.stack(cells, dim=1).double(), torch.cat(pixels)], dim=1)
+
+
+def measure_original(
+    map_hw: Tensor, roi_HW: NDArray[np.bool_], letterbox: Letterbox, inside_HW: NDArray[np.bool_] | None = None
+) -> Tensor:
+    """`measure` of one map (1, S) in the frame of the original image, against its ROI there.
+
+    The cells' shares are those of the ROI as it was drawn, and the upsampled map is the one of the
+    store frame, read at the original pixels' centres. `inside_HW`: where only the foreground counts.
+    """
+    grid = (int(map_hw.shape[0]), int(map_hw.shape[1]))
+    counts_HW = np.ones_like(roi_HW) if inside_HW is None else inside_HW
+    roi_HW = roi_HW & counts_HW
+    if not roi_HW.any():  # the stored foreground kept a pixel of it, which read at this scale it does not
+        return torch.full((1, len(MEASURED) + len(CUTS)), torch.nan, dtype=torch.float64)
+    cells_hw = letterbox.cell_shares(roi_HW, grid)
+    seen_hw = np.ones_like(cells_hw) if inside_HW is None else letterbox.cell_shares(inside_HW, grid)
+    one_1hw, cells_1hw, seen_1hw = (torch.as_tensor(one).cpu().float()[None] for one in (map_hw, cells_hw, seen_hw))
+    up_HW = letterbox.original_map(scores.scaled(one_1hw)[0].numpy())
+    pixels = _measure_pixels(*(torch.from_numpy(one)[None] for one in (up_HW, roi_HW, counts_HW)))
+    cells = [kind(one_1hw, cells_1hw, seen_1hw) for kind in (scores.pointing, scores.mass)]
+    return torch.cat([torch.stack(cells, dim=1).double(), pixels], dim=1)
+
+
+def _measure_pixels(map_PHW: Tensor, roi_PHW: Tensor, inside_PHW: Tensor) -> Tensor:
+    count_PL2 = scores.histogram(map_PHW, roi_PHW, inside_PHW)
+    iou_PL = scores.iou(count_PL2)
+    ranked = [scores.pixel_ap(count_PL2), scores.rank(count_PL2), scores.cnr(count_PL2)]
+    cut = iou_PL.gather(1, scores.otsu(count_PL2)[:, None])
+    return torch.cat([torch.stack(ranked, dim=1), cut, iou_PL[:, CUTS]], dim=1)
+
+
+def finish(measured_PS: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
+    """Every one of SCORES, each (N, R), from what `measure` or `measure_original` found.
+
+    Args:
+        threshold_R: of `iou_tuned`, chosen by `tuned` on other images. Without it the thresholds are
+            chosen on these very pairs, which flatters the score: so it is during a sweep, for every
+            trial alike. NaN for a label is a label without a threshold, and so without a score.
+    """
+    threshold_R = tuned(measured_PS, regions) if threshold_R is None else threshold_R
+    label_P = regions.label_P.cpu().numpy()
+    value_PS = measured_PS.cpu().numpy()
+    chosen_P = threshold_R[label_P]
+    cut_P = np.abs(np.array(scores.THRESHOLDS) - chosen_P[:, None]).argmin(axis=1)
+    tuned_P = np.where(np.isnan(chosen_P), np.nan, value_PS[np.arange(len(cut_P)), len(MEASURED) + cut_P])
+    found: dict[str, Floats] = {}
+    for name, value_P in zip(SCORES, [*value_PS.T[: len(MEASURED)], tuned_P], strict=True):
+        found[name] = np.full(regions.shape, np.nan)
+        found[name][regions.image_P.cpu().numpy(), label_P] = value_P
+    return found
+
+
+def tuned(measured_PS: Tensor, regions: Regions) -> Floats:
+    """Of each label (R) the one of THRESHOLDS with the highest mean IoU, the lowest of equals; NaN without an ROI.
+
+    As CheXlocalize tunes, per label, on validation.
+    """
+    iou_PT, label_P = measured_PS[:, len(MEASURED) :].cpu().numpy(), regions.label_P.cpu().numpy()
+    threshold_R = np.full(regions.shape[1], np.nan)
+    for label in np.unique(label_P):
+        threshold_R[label] = scores.THRESHOLDS[iou_PT[label_P == label].mean(axis=0).argmax()]
+    return threshold_R
+
+
+def unseeing(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Tensor]:
+    """Maps that ignore the image, by pair (P, h, w).
+
+    `chance` is uniform, `centre` a bump in the middle of the content, `prior` the mean ROI of the
+    training images (see `priors.mean_roi`), where that is given.
+    """
+    frame = tuple(regions.roi_PHW.shape[1:])
+    maps = {
+        "chance": torch.ones_like(regions.cells_Phw),
+        "centre": priors.centre(regions.box_P4, frame, regions.grid),
+    }
+    if prior_Rhw is not None:
+        maps["prior"] = priors.letterboxed(prior_Rhw.to(regions.label_P.device)[regions.label_P], regions.box_P4, frame)
+    return maps
+
+
+def baselines(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Floats]:
+    """What the maps of `unseeing` score: `<score>_chance`, `<score>_centre`, `<score>_prior`, each (N, R).
+
     They depend on the ROIs alone: compute them once per validation set.
     """
-    uniform_Nhw = torch.ones((regions.shape[0], *regions.grid), device=regions.roi_PHW.device)
-    centre_Nhw = torch.zeros_like(uniform_Nhw)
-    centre_Nhw[regions.image_P] = centre_prior(regions.box_P4, tuple(regions.roi_PHW.shape[1:]), regions.grid)
-    named = {"chance": score(uniform_Nhw, regions), "centre": score(centre_Nhw, regions)}
-    return {f"{name}_{prior}": values for prior, scores in named.items() for name, values in scores.items()}
+    found = {name: finish(measure(map_Phw, regions), regions) for name, map_Phw in unseeing(regions, prior_Rhw).items()}
+    return {f"{score}_{name}": values for name, by_score in found.items() for score, values in by_score.items()}
 
 
-def summarize(scores: Mapping[str, Floats], weight_RN: Floats | None = None) -> dict[str, float]:
+def summarize(
+    found: Mapping[str, Floats], weight_RN: Floats | None = None, labels: Sequence[str] = ()
+) -> dict[str, float]:
     """Each score as the mean over labels of the mean over images with an ROI.
 
     Returns:
-        `<score>`; `<score>_undefined`, its (image, label) pairs without a value; and with
-        `weight_RN` (see `stats.patient_weights`) `<score>_se`. NaN if no image has an ROI.
+        `<score>`; `<score>_undefined`, its (image, label) pairs without a value; with `weight_RN`
+        (see `stats.patient_weights`) `<score>_se`; where there are several `labels`, `<score>/<label>`.
+        NaN if no image has an ROI.
     """
     summary: dict[str, float] = {}
-    for name, value_NR in scores.items():
-        defined = np.isfinite(value_NR)
-        value_NL = value_NR[:, defined.any(axis=0)]
-        summary[name] = float(macro(weighted_mean(value_NL, np.ones((1, len(value_NL)))))[0])
+    for name, value_NR in found.items():
+        mean_1R = weighted_mean(value_NR, np.ones((1, len(value_NR))))
+        defined_R = np.isfinite(mean_1R[0])
+        summary[name] = float(macro(mean_1R[:, defined_R])[0])
         if name in SCORES:  # a baseline lacks the same pairs
-            summary[f"{name}_undefined"] = float((~defined).sum())
+            summary[f"{name}_undefined"] = float((~np.isfinite(value_NR)).sum())
+            if len(labels) > 1:
+                summary |= {f"{name}/{label}": float(mean) for label, mean in zip(labels, mean_1R[0], strict=True)}
         if weight_RN is not None:
-            summary[f"{name}_se"] = standard_error(macro(weighted_mean(value_NL, weight_RN)))
+            summary[f"{name}_se"] = standard_error(macro(weighted_mean(value_NR[:, defined_R], weight_RN)))
     return summary
 
 
-def pointing(map_Phw: Tensor, cells_Phw: Tensor, seen_Phw: Tensor) -> Tensor:
-    """Share of the winning cell's area that lies in the ROI (P); cells tied for the maximum share by area.
-
-    The pointing game (Zhang et al. 2016) on the patch grid, as its expected value: a point drawn in
-    the winning cell. Upsampling would move the peak out of its cell. A flat map scores the ROI's area.
-    """
-    map_Phw = map_Phw.masked_fill(seen_Phw == 0, -1.0)
-    winner_Phw = map_Phw == map_Phw.amax(dim=(1, 2), keepdim=True)
-    return (winner_Phw * cells_Phw).sum(dim=(1, 2)) / (winner_Phw * seen_Phw).sum(dim=(1, 2))
-
-
-def mass(map_Phw: Tensor, cells_Phw: Tensor, seen_Phw: Tensor) -> Tensor:
-    """Share of the map's sum that falls in the ROI (P), a cell's value spread evenly over its area.
-
-    Relevance mass accuracy (Arras et al. 2022). NaN for a map that is zero everywhere.
-    """
-    return (map_Phw * cells_Phw).sum(dim=(1, 2)) / (map_Phw * seen_Phw).sum(dim=(1, 2))
-
-
-def pixel_ap(map_Phw: Tensor, roi_PHW: Tensor, inside_PHW: Tensor) -> Tensor:
-    """Average precision of the pixels that count, ranked by the map as an 8-bit image (P).
-
-    The map is upsampled bilinearly (align_corners=False) to the store frame and scaled to 0..255 by
-    its minimum and maximum inside what counts; equal values enter together, so a constant map scores
-    the ROI's share of it. NaN without a single ROI pixel.
-    """
-    height, width = roi_PHW.shape[1:]
-    step = max(1, CHUNK_PIXELS // (height * width))
-    chunks = [
-        _pixel_ap(map_Phw[start : start + step], roi_PHW[start : start + step], inside_PHW[start : start + step])
-        for start in range(0, len(map_Phw), step)
-    ]
-    return torch.cat(chunks) if chunks else map_Phw.new_zeros(0)
-
-
-def _pixel_ap(map_Phw: Tensor, roi_PHW: Tensor, inside_PHW: Tensor) -> Tensor:
-    num_pairs, height, width = roi_PHW.shape
-    # Scaled on the grid first: a constant map becomes exactly zero there, where upsampling would
-    # leave rounding noise that the second scaling then blows up to a full ranking.
-    level_PHW = F.interpolate(_scaled(map_Phw)[:, None], (height, width), mode="bilinear", align_corners=False)[:, 0]
-    level_PHW = (_scaled(level_PHW, inside_PHW) * (NUM_BINS - 1)).round_().long()
-    level_PHW.masked_fill_(~inside_PHW, NUM_BINS)  # one bin more, dropped below
-    pair_P11 = torch.arange(num_pairs, device=level_PHW.device)[:, None, None]
-    cell_PHW = (pair_P11 * (NUM_BINS + 1) + level_PHW) * 2 + roi_PHW
-    count = torch.bincount(cell_PHW.flatten(), minlength=num_pairs * (NUM_BINS + 1) * 2)
-    count = count.view(num_pairs, NUM_BINS + 1, 2)[:, :NUM_BINS].flip(1).double()  # highest value first
-    hits = count[..., 1]
-    precision = hits.cumsum(1) / count.sum(2).cumsum(1).clamp(min=1)
-    return (hits * precision).sum(1) / hits.sum(1)
-
-
-def _scaled(map_PHW: Tensor, inside_PHW: Tensor | None = None) -> Tensor:
-    """(map - min) / (max - min) of each map, over the pixels that count; 0 for a constant one."""
-    low, high = map_PHW, map_PHW
-    if inside_PHW is not None:
-        low = map_PHW.masked_fill(~inside_PHW, torch.inf)
-        high = map_PHW.masked_fill(~inside_PHW, -torch.inf)
-    minimum, maximum = low.amin(dim=(1, 2), keepdim=True), high.amax(dim=(1, 2), keepdim=True)
-    spread = maximum - minimum
-    return (map_PHW - minimum) / torch.where(spread > 0, spread, torch.inf)
+def table(
+    found: Mapping[str, Floats], regions: Regions, sample_ids: Sequence[str], labels: Sequence[str]
+) -> pd.DataFrame:
+    """One row for each (sample, label) that has an ROI, with every score: what statistics are computed from."""
+    image_P, label_P = regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()
+    columns = {name: value_NR[image_P, label_P] for name, value_NR in found.items()}
+    return pd.DataFrame({"sample": np.array(sample_ids)[image_P], "label": np.array(labels)[label_P], **columns})
 
 
 def inside(box_N4: Tensor, frame: tuple[int, ...]) -> Tensor:
@@ -235,18 +285,3 @@ def foreground(image_NHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
         largest = np.bincount(region_HW.ravel())[1:].argmax() + 1 if count else 0
         found_HW[:] = ndimage.binary_fill_holes(region_HW == largest)
     return found
-
-
-def centre_prior(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> Tensor:
-    """A Gaussian bump in the middle of each image's content, at the patch centres (N, h, w).
-
-    Centred on the content, not on the frame, with a standard deviation of a quarter of the content's
-    side along each axis: what one would guess who knows where the image lies and has not looked.
-    """
-    box_N4 = box_N4.double()  # and rounded at the end, so that cells equally far tie exactly
-    axes = []
-    for axis in (0, 1):
-        low, high = box_N4[:, axis, None], box_N4[:, axis + 2, None]
-        centre = (torch.arange(grid[axis], device=box_N4.device) + 0.5) * (frame[axis] / grid[axis])
-        axes.append(((centre - (low + high) / 2) / (CENTRE_SIGMA * (high - low))) ** 2)
-    return torch.exp(-(axes[0][:, :, None] + axes[1][:, None, :]) / 2).float()

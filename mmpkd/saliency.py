@@ -1,26 +1,253 @@
-"""Where the student looks: maps over its patches, by name."""
+"""Where the student looks: maps over its patches, by name.
+
+A map comes with the logits of the same forward pass. Attention maps are the same for every label;
+gradient maps explain one logit, so there is one for each label. Grids are the student's, prefix
+tokens (CLS and registers) left out; values are not negative and not smoothed or stretched.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from mmpkd.types import StudentOutput
+from mmpkd.student import Student, attention_of
+from mmpkd.types import ConfigError, Task
+
+Columns = tuple[int, ...]  # of the logits; the largest of them is the one explained
 
 
-def cls_attention(output: StudentOutput) -> Tensor:
-    """Attention of the CLS token over the patches in the last block given, mean over heads.
+class SaliencyMap(ABC):
+    """A map by name; it has no options, so that its name says all that a reader of a table must know."""
 
-    Renormalised over patches, since CLS and register tokens take a share of every row; class-agnostic.
-    Shape B, h, w; each map sums to 1.
+    per_label: ClassVar[bool]  # False: one map serves all labels
+
+    @abstractmethod
+    def __call__(self, student: Student, image_BCHW: Tensor, explained: Sequence[Columns]) -> tuple[Tensor, Tensor]:
+        """Logits (B, K) and maps (B, R, h, w) of one forward pass; R is 1 where one map serves all labels.
+
+        Args:
+            student: in evaluation mode; afterwards as it was before, to the bit.
+            image_BCHW: pixels in [0, 1].
+            explained: of each of R labels, see `columns_explained`; not looked at unless `per_label`.
+        """
+
+
+def columns_explained(labels: Sequence[str], tasks: Sequence[Task]) -> list[Columns]:
+    """What a map of each ROI label explains: the logit of the label's own name, else the only task's answer.
+
+    That is the logit of a binary task, and of a multi-class one the logit of the class predicted.
+
+    Raises:
+        ConfigError: a label of which no logit, or more than one, has the name, where there is no such task.
     """
-    row_BAN = output.query_attention_BAN[max(output.query_attention_BAN)]
-    map_BP = row_BAN[:, :, output.num_prefix :].float().mean(dim=1)
-    map_BP = map_BP / map_BP.sum(dim=1, keepdim=True).clamp(min=1e-30)  # CLS may look at itself alone
-    return map_BP.view(len(map_BP), *output.grid)
+    named: dict[str, list[int]] = {}
+    for task in tasks:
+        for column, name in enumerate(task.logit_names, task.start):
+            named.setdefault(name, []).append(column)
+    answer = tuple(range(tasks[0].num_logits)) if len(tasks) == 1 and tasks[0].kind != "multilabel" else ()
+    columns = [tuple(named[label]) if len(named.get(label, ())) == 1 else answer for label in labels]
+    if lost := [label for label, found in zip(labels, columns, strict=True) if not found]:
+        alike = ", ".join(name for name, one in MAPS.items() if not one.per_label)
+        raise ConfigError.one(
+            "evaluation.map",
+            f"explains one logit, and none is plainly that of the regions {', '.join(lost)} "
+            f"(logits: {', '.join(named)}); maps that are the same for every label: {alike}",
+        )
+    return columns
 
 
-MAPS: dict[str, Callable[[StudentOutput], Tensor]] = {
-    "cls_attention": cls_attention,
+class ClsAttention(SaliencyMap):
+    """Attention of the CLS token over the patches in the last block, mean over heads; each map sums to 1."""
+
+    per_label = False
+
+    @torch.inference_mode()
+    def __call__(self, student: Student, image_BCHW: Tensor, explained: Sequence[Columns]) -> tuple[Tensor, Tensor]:
+        last = student.depth - 1
+        output = student(image_BCHW, attention_layers=[last])
+        return output.logits_BK, _shares(output.query_attention_BAN[last].float().mean(dim=1), student)
+
+
+class ClsAttentionAll(SaliencyMap):
+    """Attention of the CLS token over the patches, mean over the heads of all blocks; each map sums to 1."""
+
+    per_label = False
+
+    @torch.inference_mode()
+    def __call__(self, student: Student, image_BCHW: Tensor, explained: Sequence[Columns]) -> tuple[Tensor, Tensor]:
+        output = student(image_BCHW, attention_layers=range(student.depth))
+        rows = [row_BAN.float().mean(dim=1) for row_BAN in output.query_attention_BAN.values()]
+        return output.logits_BK, _shares(torch.stack(rows).mean(dim=0), student)
+
+
+class Rollout(SaliencyMap):
+    """Attention rollout (Abnar and Zuidema 2020): the CLS row of the product over blocks of (A + I) / 2.
+
+    A is the mean over heads, as in the paper; each map sums to 1, so that the halves, with which the
+    rows of a factor sum to 1, cancel and are left out.
+    """
+
+    per_label = False
+
+    @torch.inference_mode()
+    def __call__(self, student: Student, image_BCHW: Tensor, explained: Sequence[Columns]) -> tuple[Tensor, Tensor]:
+        with attention_of(student.model, range(student.depth), lambda whole: whole.float().mean(dim=1)) as attention:
+            logits_BK = student(image_BCHW).logits_BK
+        return logits_BK, _shares(_rolled(list(attention.values())), student)
+
+
+class GradientMap(SaliencyMap):
+    """Maps from the gradient of a logit with respect to activations: one forward pass, and a backward for each logit.
+
+    Parameters are frozen meanwhile, so that the graph begins at the first activation watched.
+    """
+
+    per_label = True
+
+    def __call__(self, student: Student, image_BCHW: Tensor, explained: Sequence[Columns]) -> tuple[Tensor, Tensor]:
+        map_BP: dict[Columns, Tensor] = {}
+        with _differentiable(student):
+            logits_BK, sources, watched = self.forward(student, image_BCHW)
+            for columns in dict.fromkeys(explained):  # a logit that explains several labels is differentiated once
+                among = torch.tensor(columns, device=logits_BK.device)
+                index_B1 = among[logits_BK[:, among].argmax(dim=1)][:, None]
+                total = torch.stack([source_BK.gather(1, index_B1).sum() for source_BK in sources]).sum()
+                gradients = torch.autograd.grad(total, watched, retain_graph=True)
+                seen = [activation.detach().float() for activation in watched]
+                map_BP[columns] = self.weigh(seen, [one.float() for one in gradients], student.num_prefix)
+        stacked_BRP = torch.stack([map_BP[columns] for columns in explained], dim=1)
+        return logits_BK.detach(), stacked_BRP.unflatten(2, student.grid)
+
+    @abstractmethod
+    def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        """Logits; the logits (each B, K) whose sum is differentiated; and the activations with respect to which."""
+
+    @abstractmethod
+    def weigh(self, watched: Sequence[Tensor], gradients: Sequence[Tensor], num_prefix: int) -> Tensor:
+        """The map over the patches (B, P), from activations and their gradients."""
+
+
+class GradientAttention(GradientMap):
+    """Gradient times attention in the last block: the CLS row of mean_h ReLU(A dy/dA) (see `Chefer`)."""
+
+    def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        return _attended(student, image_BCHW, [student.depth - 1])
+
+    def weigh(self, watched: Sequence[Tensor], gradients: Sequence[Tensor], num_prefix: int) -> Tensor:
+        return (watched[0] * gradients[0])[:, :, 0, num_prefix:].clamp(min=0).mean(dim=1)
+
+
+class GradCam(GradientMap):
+    """Grad-CAM (Selvaraju et al. 2017): ReLU(sum_d w_d z_d), with w the mean over patches of dy/dz.
+
+    z is what the attention of the last block reads, the output of `norm1` in the usual block: where
+    the CLS token classifies, it alone has a gradient at the last block's output.
+    """
+
+    def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        read: list[Tensor] = []
+        attention = student.model.blocks[-1].attn
+        handle = attention.register_forward_pre_hook(lambda _, inputs: read.append(_watched(inputs[0])))
+        try:
+            logits_BK = student(image_BCHW).logits_BK
+        finally:
+            handle.remove()
+        return logits_BK, [logits_BK], read
+
+    def weigh(self, watched: Sequence[Tensor], gradients: Sequence[Tensor], num_prefix: int) -> Tensor:
+        z_BPD, gradient_BPD = watched[0][:, num_prefix:], gradients[0][:, num_prefix:]
+        return (z_BPD * gradient_BPD.mean(dim=1, keepdim=True)).sum(dim=2).clamp(min=0)
+
+
+class Chefer(GradientMap):
+    """Generic attention explainability (Chefer et al., ICCV 2021): R <- R + Abar R, from R = I, the CLS row.
+
+    Abar = mean_h ReLU(A dy/dA) of each block in turn. Without the relevance propagation of their CVPR paper.
+    """
+
+    def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        return _attended(student, image_BCHW, range(student.depth))
+
+    def weigh(self, watched: Sequence[Tensor], gradients: Sequence[Tensor], num_prefix: int) -> Tensor:
+        weighed = [(a * gradient).clamp(min=0).mean(dim=1) for a, gradient in zip(watched, gradients, strict=True)]
+        return _rolled(weighed)[:, num_prefix:]
+
+
+class LeGrad(GradientMap):
+    """LeGrad (Bousselham et al. 2024): sum over blocks of the mean over heads and queries of ReLU(ds/dA).
+
+    s is the logit that the classifier reads from the block's own output, so that blocks are detached
+    from one another. Every block counts, as in the paper; the authors' code begins at the last but
+    one, takes the mean of all tokens for CLIP, and stretches the map to 0..1.
+    """
+
+    def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+        cls: list[Tensor] = []
+        with ExitStack() as stack:
+            for block in student.model.blocks:
+                apart = block.register_forward_pre_hook(lambda _, inputs: (inputs[0].detach(), *inputs[1:]))
+                stack.callback(apart.remove)
+                stack.callback(block.register_forward_hook(lambda _, __, x_BND: cls.append(x_BND[:, :1])).remove)
+            attention = stack.enter_context(attention_of(student.model, range(student.depth), _watched))
+            logits_BK = student(image_BCHW).logits_BK
+        by_block = [student.classify(student.model.norm(x_B1D))[1] for x_B1D in cls]
+        return logits_BK, by_block, list(attention.values())
+
+    def weigh(self, watched: Sequence[Tensor], gradients: Sequence[Tensor], num_prefix: int) -> Tensor:
+        return torch.stack([one.clamp(min=0).mean(dim=(1, 2))[:, num_prefix:] for one in gradients]).sum(dim=0)
+
+
+MAPS: dict[str, type[SaliencyMap]] = {
+    "cls_attention": ClsAttention,
+    "cls_attention_all": ClsAttentionAll,
+    "rollout": Rollout,
+    "gradient_attention": GradientAttention,
+    "grad_cam": GradCam,
+    "chefer": Chefer,
+    "legrad": LeGrad,
 }
+
+
+def _shares(row_BN: Tensor, student: Student) -> Tensor:
+    """A row over all tokens as a map (B, 1, h, w) that sums to 1: CLS and register tokens take a share of every row."""
+    row_BP = row_BN[:, student.num_prefix :]
+    row_BP = row_BP / row_BP.sum(dim=1, keepdim=True).clamp(min=1e-30)  # CLS may look at itself alone
+    return row_BP.view(len(row_BP), 1, *student.grid)
+
+
+def _rolled(matrix_BNN: Sequence[Tensor]) -> Tensor:
+    """The CLS row (B, N) of (I + M_last) ... (I + M_first), as products of a vector with a matrix."""
+    row_B1N = torch.zeros_like(matrix_BNN[0][:, :1])
+    row_B1N[:, :, 0] = 1
+    with torch.autocast(row_B1N.device.type, enabled=False):
+        for one_BNN in reversed(matrix_BNN):
+            row_B1N = row_B1N + row_B1N @ one_BNN
+    return row_B1N[:, 0]
+
+
+def _attended(student: Student, image_BCHW: Tensor, layers: Sequence[int]) -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    with attention_of(student.model, layers, _watched) as attention:
+        logits_BK = student(image_BCHW).logits_BK
+    return logits_BK, [logits_BK], list(attention.values())
+
+
+def _watched(activation: Tensor) -> Tensor:
+    return activation if activation.requires_grad else activation.requires_grad_()
+
+
+@contextmanager
+def _differentiable(student: Student) -> Iterator[None]:
+    """Activations may have gradients meanwhile and parameters none, whatever the caller's mode."""
+    flags = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
+    student.requires_grad_(False)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            yield
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)

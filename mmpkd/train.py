@@ -122,7 +122,7 @@ def train(
     if config.optimizer.class_weights == "balanced":
         weight_2K = on(device, balanced_weights(store.target_NK[rows], store.known_NK[rows], store.facts.tasks))
     run = Run(config, store, rows, student, objectives, teachers, optimizer, device, weight_2K)
-    evaluate = Evaluator(store, store.rows("val", config.cohort.fold), config.evaluation, student.grid, device)
+    evaluate = Evaluator(store, store.rows("val", config.cohort.fold), config.evaluation, student.grid, device, rows)
     quality = {f"teacher/{name}/{key}": value for name, one in teachers.items() for key, value in one.quality.items()}
 
     identity = fingerprint([config.fingerprint(), store.fingerprint, store.sample_ids.tolist()])

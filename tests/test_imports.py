@@ -16,11 +16,12 @@ ROOT = Path(__file__).parents[1]
 
 # Lowest first. A room imports only from rooms below its own, never from a neighbour beside it.
 # DESIGN section 2 has `leakage` above the teachers; its probe knows arrays only and runs when a cohort
-# is prepared, so it stands below them.
+# is prepared, so it stands below them. `saliency` takes the student's module, so it stands above it.
 LAYERS = (
     {"types"},
-    {"config", "fit", "frames", "stats", "leakage", "command"},
-    {"cohort", "student", "objectives", "saliency", "localize", "classify", "augment"},
+    {"config", "fit", "frames", "stats", "leakage", "command", "scores", "priors"},
+    {"cohort", "student", "objectives", "localize", "classify", "augment"},
+    {"saliency"},
     {"teachers"},
     {"build", "checkpoint", "evaluate", "export"},
     {"train"},

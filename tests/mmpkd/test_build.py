@@ -44,7 +44,8 @@ def test_all_mistakes_at_once(tiny_trial: TrialConfig, facts: Facts) -> None:
         evaluation={"map": "cls_atention"},
     )
     assert mistakes == {
-        "evaluation.map": "unknown map 'cls_atention' (did you mean 'cls_attention'?)",
+        "evaluation.map": "unknown map 'cls_atention' (did you mean 'cls_attention' or 'cls_attention_all' or "
+        "'gradient_attention'?)",
         "teachers.findings.kind": "unknown teacher 'tabluar' (did you mean 'tabular'?)",
         "teachers.text.params.modle": "unknown key (did you mean 'model'?)",
         "objectives.logits.teacher": "no teacher is named 'findngs' (did you mean 'findings'?)",
@@ -57,6 +58,18 @@ def test_all_mistakes_at_once(tiny_trial: TrialConfig, facts: Facts) -> None:
 def test_an_external_cohort_trains_nothing(tiny_trial: TrialConfig, facts: Facts) -> None:
     (said,) = found(tiny_trial, replace(facts, external=True)).items()
     assert said[0] == "cohort" and "no sample is in part train" in said[1] and "python -m mmpkd.evaluate" in said[1]
+
+
+def test_a_map_of_one_label_needs_a_logit_that_is_its_own(tiny_trial: TrialConfig, facts: Facts) -> None:
+    findings = lay_out([("finding", "multilabel", ("mass", "calc"))])
+    one_logit, two = (
+        replace(facts, roi_labels=("lesion",)),
+        replace(facts, roi_labels=("mass", "edema"), tasks=findings),
+    )
+    for name, wrong in (("cls_attention", False), ("grad_cam", True)):
+        assert found(tiny_trial, one_logit, evaluation={"map": name}) == {}
+        mistakes = found(tiny_trial, two, evaluation={"map": name}, objectives={})
+        assert ("regions edema (logits: mass, calc)" in mistakes.get("evaluation.map", "")) == wrong
 
 
 def test_an_objective_needs_a_teacher(tiny_trial: TrialConfig, facts: Facts) -> None:

@@ -1,4 +1,4 @@
-"""Localisation scores worked by hand, and against sklearn on the same 8-bit map."""
+"""Localisation scores of whole maps worked by hand, and against sklearn on the same 8-bit map."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from sklearn.metrics import average_precision_score
 
 from mmpkd import localize
-from mmpkd.localize import SCORES, Regions, baselines, centre_prior, pixel_ap, score, summarize
+from mmpkd.frames import Letterbox
+from mmpkd.localize import SCORES, Regions, baselines, score, summarize
 from mmpkd.stats import patient_weights
 
 GRID = (4, 4)  # of 4 px patches in a 16 px frame
@@ -28,10 +29,10 @@ def regions_of(*images, box=WHOLE, grid=GRID):
 
 
 def peak(*cells, value=1.0, rest=0.0):
-    map_1hw = torch.full((1, *GRID), rest)
+    map_11hw = torch.full((1, 1, *GRID), rest)
     for row, column in cells:
-        map_1hw[0, row, column] = value
-    return map_1hw
+        map_11hw[0, 0, row, column] = value
+    return map_11hw
 
 
 def one(scores):
@@ -83,10 +84,13 @@ def test_two_rois_of_a_label_are_their_union():
 def test_a_flat_map_scores_chance(value):
     regions = regions_of([[(1, 2, 9, 7)]], [[(3, 3, 5, 5), (10, 1, 12, 16)]])
     area = regions.roi_PHW.sum(dim=(1, 2)).double() / 256
-    flat = score(torch.full((2, *GRID), value), regions)
+    flat = score(torch.full((2, 1, *GRID), value), regions)
     np.testing.assert_allclose(flat["pointing"][:, 0], area, rtol=1e-6)
     np.testing.assert_allclose(flat["pixel_ap"][:, 0], area, rtol=1e-12)
-    np.testing.assert_allclose(flat["mass"][:, 0], area if value else [np.nan, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(flat["rank"][:, 0], area, rtol=1e-12)
+    np.testing.assert_allclose(flat["mass"][:, 0], area if value else 0, rtol=1e-6)
+    for name in ("cnr", "iou_otsu", "iou_tuned"):  # no contrast; nothing is above any threshold
+        np.testing.assert_array_equal(flat[name], 0)
 
 
 def test_padding_is_outside_for_pointing_and_mass_and_left_out_of_pixel_ap():
@@ -98,8 +102,8 @@ def test_padding_is_outside_for_pointing_and_mass_and_left_out_of_pixel_ap():
     on_padding = one(score(peak((0, 1)), regions))
     assert on_padding["pointing"] == on_padding["mass"] == 0
     # The same content under another padding: nothing changes in the AP.
-    some = torch.rand(1, *GRID, generator=torch.Generator().manual_seed(0))
-    assert one(score(some, regions))["pixel_ap"] == pytest.approx(reference_ap(some[0], regions, box))
+    some = torch.rand(1, 1, *GRID, generator=torch.Generator().manual_seed(0))
+    assert one(score(some, regions))["pixel_ap"] == pytest.approx(reference_ap(some[0, 0], regions, box))
 
 
 def test_an_roi_mask_drawn_over_the_padding_does_not_count_there():
@@ -127,18 +131,9 @@ def test_pixel_ap_agrees_with_sklearn():
         row, column = generator.integers(4, 9, size=2)
         regions = regions_of([[(row, column, row + 2, column + 4)]], box=box)
         # Multiples of 1/256, so that both sides round the same float to the same level.
-        map_1hw = torch.tensor(generator.integers(0, 256, size=(1, *GRID)) / 256).float()
-        expected = reference_ap(map_1hw[0], regions, box)
-        assert one(score(map_1hw, regions))["pixel_ap"] == pytest.approx(expected, rel=1e-9)
-
-
-def test_pixel_ap_by_hand():
-    # One pixel a patch: no upsampling. Values 4 > 3 > 2 > 1; the ROI holds the 4 and the 2.
-    map_122, roi_122 = torch.tensor([[[4.0, 3.0], [2.0, 1.0]]]), torch.tensor([[[True, False], [True, False]]])
-    assert float(pixel_ap(map_122, roi_122, torch.ones(1, 2, 2, dtype=torch.bool))) == pytest.approx((1 + 2 / 3) / 2)
-    # Without the first row the 2 comes first of two.
-    roi_122[0, 0] = False
-    assert float(pixel_ap(map_122, roi_122, torch.tensor([[[False, False], [True, True]]]))) == 1
+        map_11hw = torch.tensor(generator.integers(0, 256, size=(1, 1, *GRID)) / 256).float()
+        expected = reference_ap(map_11hw[0, 0], regions, box)
+        assert one(score(map_11hw, regions))["pixel_ap"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_within_the_foreground_by_hand():
@@ -149,7 +144,7 @@ def test_within_the_foreground_by_hand():
     roi[:, :, :4, 4:8] = True  # half of it on black film
     regions = Regions.of(roi, torch.tensor([WHOLE]), GRID, foreground_NHW=lit)
     chance = one(baselines(regions))
-    for name in SCORES:
+    for name in ("pointing", "mass", "pixel_ap", "rank"):
         assert chance[f"{name}_chance"] == pytest.approx(8 / 96)
     outside = one(score(peak((0, 3), (0, 1), value=0.5) + peak((0, 3)), regions))
     assert outside["pointing"] == 1  # the peak on black film does not count; of cell (0, 1) what is lit is ROI
@@ -175,7 +170,7 @@ def test_foreground_is_the_largest_bright_region_with_its_holes():
 
 def test_scores_do_not_depend_on_the_scale_of_the_map():
     regions = regions_of([[(3, 2, 9, 9)]])
-    some = torch.rand(1, *GRID, generator=torch.Generator().manual_seed(3))
+    some = torch.rand(1, 1, *GRID, generator=torch.Generator().manual_seed(3))
     plain, scaled = one(score(some, regions)), one(score(some * 0.125, regions))
     assert scaled == pytest.approx(plain, rel=1e-6)
 
@@ -185,19 +180,21 @@ def test_the_order_and_company_of_images_do_not_matter(monkeypatch):
     roi = torch.rand(9, 3, 16, 16, generator=generator) < 0.2
     roi[::2, 1] = False
     box = torch.tensor([[0, 0, 16, 16], [4, 0, 12, 16], [0, 2, 16, 14]] * 3)
-    maps = torch.rand(9, *GRID, generator=generator)
-    together = score(maps, Regions.of(roi, box, GRID))
+    maps = torch.rand(9, 3, *GRID, generator=generator)
+    at_half = np.full(3, 0.5)  # a threshold tuned on the company would depend on it
+    together = score(maps, Regions.of(roi, box, GRID), at_half)
     monkeypatch.setattr(localize, "CHUNK_PIXELS", 600)  # two pairs at a time
-    chunked = score(maps, Regions.of(roi, box, GRID))
+    chunked = score(maps, Regions.of(roi, box, GRID), at_half)
     for name in SCORES:
-        alone = [score(maps[n : n + 1], Regions.of(roi[n : n + 1], box[n : n + 1], GRID))[name] for n in range(9)]
+        parts = [(maps[n : n + 1], Regions.of(roi[n : n + 1], box[n : n + 1], GRID)) for n in range(9)]
+        alone = [score(*part, at_half)[name] for part in parts]
         np.testing.assert_allclose(together[name], np.concatenate(alone), rtol=1e-6)
         np.testing.assert_array_equal(together[name], chunked[name])
 
 
 def test_no_roi_is_nan_and_counted():
     regions = regions_of([[(4, 4, 8, 8)], []], [[], []])
-    scores = score(torch.ones(2, *GRID), regions)
+    scores = score(torch.ones(2, 1, *GRID), regions)
     for name in SCORES:
         assert scores[name].dtype == np.float64  # NaN written into a boolean array would read True
         assert np.isfinite(scores[name]).tolist() == [[True, False], [False, False]]
@@ -207,7 +204,7 @@ def test_no_roi_is_nan_and_counted():
 
 
 def test_without_any_roi_there_is_no_mean():
-    summary = summarize(score(torch.ones(2, *GRID), regions_of([[]], [[]])))
+    summary = summarize(score(torch.ones(2, 1, *GRID), regions_of([[]], [[]])))
     assert np.isnan(summary["pointing"]) and summary["pointing_undefined"] == 2
 
 
@@ -226,11 +223,6 @@ def test_centre_prior_sits_in_the_content():
     centre = one(baselines(regions))
     assert centre["pointing_centre"] == 1
     assert centre["mass_centre"] > centre["mass_chance"] == 0.25
-    low = centre_prior(torch.tensor([[8, 0, 16, 16], [0, 0, 16, 16]]), (16, 16), GRID)
-    assert (low[0] == low[0].max()).nonzero().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
-    assert (low[1] == low[1].max()).nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
-    # Patch centres lie 2 and 6 px from the middle, one sd is 4 px.
-    assert float(low[1, 0, 1]) == pytest.approx(np.exp(-(1.5**2 + 0.5**2) / 2))
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
@@ -241,6 +233,86 @@ def test_a_map_that_is_no_map_is_refused(value):
 
 def test_a_map_of_another_grid_is_refused():
     with pytest.raises(ValueError, match="wanted"):
-        score(torch.ones(1, 2, 2), regions_of([[(4, 4, 8, 8)]]))
+        score(torch.ones(1, 1, 2, 2), regions_of([[(4, 4, 8, 8)]]))
     with pytest.raises(ValueError, match="does not divide"):
         regions_of([[(4, 4, 8, 8)]], grid=(3, 4))
+
+
+def test_a_map_for_each_label_is_scored_against_that_label():
+    regions = regions_of([[(0, 0, 4, 4)], [(12, 12, 16, 16)]])
+    own = torch.cat([peak((0, 0)), peak((3, 3))], dim=1)
+    assert score(own, regions)["pointing"].tolist() == [[1, 1]]
+    assert score(own.flip(1), regions)["pointing"].tolist() == [[0, 0]]
+    assert score(peak((0, 0)), regions)["pointing"].tolist() == [[1, 0]]  # one map for both
+
+
+def test_thresholds_are_tuned_per_label_and_carried_to_other_images():
+    """Without upsampling: one pixel a cell, in values of which a threshold lets pass the first, two, or three."""
+    roi = torch.zeros(2, 2, 4, 4, dtype=torch.bool)
+    roi[:, 0, 0, :3] = True  # label 0: the three highest
+    roi[0, 1, 0, :1] = True  # label 1, on the first image only: the highest
+    regions = Regions.of(roi, torch.tensor([[0, 0, 4, 4]] * 2), GRID)
+    maps = torch.zeros(2, 1, *GRID)
+    maps[:, 0, 0, :3] = torch.tensor([1.0, 0.55, 0.35])
+    threshold_R = localize.tuned(localize.measure(localize.by_pair(maps, regions), regions), regions)
+    assert threshold_R.tolist() == [0.2, 0.6]  # the lowest of 0.2, 0.3 and of 0.6, 0.7, 0.8
+    assert score(maps, regions)["iou_tuned"][:, 0].tolist() == [1, 1]
+    assert score(maps, regions)["iou_tuned"][0, 1] == 1
+    elsewhere = score(maps, regions, np.array([0.5, 0.2]))["iou_tuned"]
+    assert elsewhere[0].tolist() == pytest.approx([2 / 3, 1 / 3])
+    assert np.isnan(score(maps, regions, np.array([0.5, np.nan]))["iou_tuned"][0, 1])
+    lone = Regions.of(roi[1:], torch.tensor([[0, 0, 4, 4]]), GRID)
+    assert np.isnan(localize.tuned(localize.measure(localize.by_pair(maps[1:], lone), lone), lone)[1])
+
+
+def test_scores_of_each_label_where_there_are_several():
+    nan = np.nan
+    found = {"mass": np.array([[1.0, nan, nan], [0.0, 0.25, nan]]), "mass_chance": np.full((2, 3), 0.5)}
+    summary = summarize(found, labels=("mass", "calc", "other"))
+    assert summary["mass"] == 0.375 and (summary["mass/mass"], summary["mass/calc"]) == (0.5, 0.25)
+    assert np.isnan(summary["mass/other"]) and "mass_chance/calc" not in summary
+    assert set(summarize({"mass": found["mass"][:, :1]}, labels=("mass",))) == {"mass", "mass_undefined"}
+
+
+def test_the_training_prior_is_one_more_yardstick():
+    regions = regions_of([[(4, 4, 8, 8)]], box=(4, 0, 12, 16))
+    prior_Rhw = torch.zeros(1, *GRID)
+    prior_Rhw[0, 0, 1] = 1  # of the content's four rows, two of the patches' fill it: rows 0 and 1 lie in row 1
+    assert one(baselines(regions, prior_Rhw))["pointing_prior"] == 1
+    assert "pointing_prior" not in baselines(regions)
+
+
+def test_a_table_has_one_row_for_each_pair_with_an_roi():
+    regions = regions_of([[(4, 4, 8, 8)], []], [[], []], [[], [(0, 0, 4, 4)]])
+    table = localize.table(score(peak((1, 1)).expand(3, 1, *GRID), regions), regions, ["a", "b", "c"], ["x", "y"])
+    assert table[["sample", "label", "pointing"]].to_numpy().tolist() == [["a", "x", 1.0], ["c", "y", 0.0]]
+    assert list(table)[2:] == list(SCORES)
+
+
+def test_the_original_frame_of_the_stored_size_is_the_stored_frame():
+    generator = torch.Generator().manual_seed(1)
+    map_11hw = torch.rand(1, 1, *GRID, generator=generator)
+    roi_HW = np.zeros((16, 16), bool)
+    roi_HW[3:9, 5:14] = True
+    regions = Regions.of(roi_HW[None, None], np.array([WHOLE]), GRID)
+    lit = np.zeros((16, 16), bool)
+    lit[:, :11] = True
+    within = Regions.of(roi_HW[None, None], np.array([WHOLE]), GRID, foreground_NHW=lit[None])
+    for stored, inside in ((regions, None), (within, lit)):
+        expected = localize.measure(map_11hw[0], stored)
+        found = localize.measure_original(map_11hw[0, 0], roi_HW, Letterbox(16, 16, 16), inside)
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_the_original_frame_by_hand():
+    """8 x 32 pixels, stored as 4 x 16 in rows 6 to 9 of 16: cells of 4 x 4 there, half of rows 1 and 2 on the image."""
+    roi_HW = np.zeros((8, 32), bool)
+    roi_HW[:3, 8:16] = True  # stored rows 6 to 7.5 of columns 4 to 8: 1.5 x 4 of cell (1, 1)'s 16 pixels
+    found_S = localize.measure_original(peak((1, 1))[0, 0], roi_HW, Letterbox(8, 32, 16))[0].tolist()
+    found = dict(zip(localize.MEASURED, found_S, strict=False))
+    assert found["pointing"] == found["mass"] == pytest.approx(6 / 16)
+    # The map is a product: 15, 13, 11, 9 ... sixteenths down the rows, and from the middle column to either side.
+    # Of the 24 highest pixels 20 are inside, 2 in row 3 (9 x 15); 2 places go to 4 equals (13 x 9), two inside.
+    assert found["rank"] == pytest.approx(21 / 24)
+    empty = localize.measure_original(peak((1, 1))[0, 0], np.zeros((8, 32), bool), Letterbox(8, 32, 16))
+    assert torch.isnan(empty).all()

@@ -97,6 +97,7 @@ def test_reports_hold_every_term_share_and_score(whole: tuple[Path, list[EpochRe
     assert sum(shares.values()) == pytest.approx(1)
     expected = {"val/auroc", "val/auroc_se", "val/pointing", "val/pointing_se", "val/mass", "val/pixel_ap", "val/brier"}
     expected |= {"val/ece", "val/ap", "val/pointing_chance", "val/pointing_centre", "teacher/findings/auroc"}
+    expected |= {"val/rank", "val/cnr", "val/iou_otsu", "val/iou_tuned", "val/pointing_prior"}
     assert expected <= set(last.metrics)
     assert all(math.isfinite(last.metrics[name]) for name in expected)
     assert last.step == 3 * math.ceil(60 / 16)
