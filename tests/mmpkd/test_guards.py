@@ -118,12 +118,12 @@ def run_of(store: Store, config: TrialConfig, cache: Path) -> Run:
 
 def test_unknown_labels_teach_nothing(folded: Store, tiny_trial: TrialConfig, cache: Path) -> None:
     run = run_of(folded, changed(tiny_trial, objectives={}), cache)
-    batch = next(batches(run, 0))
+    batch, view = next(batches(run, 0))
     run.student.eval()
     unknown = ~batch.known_BK[:, 0]
     assert unknown.any() and not unknown.all()
     other = replace(batch, target_BK=torch.where(batch.known_BK, batch.target_BK, 1.0))
-    assert loss_terms(run, batch)["task"] == loss_terms(run, other)["task"]
+    assert loss_terms(run, batch, view)["task"] == loss_terms(run, other, view)["task"]
     assert (batch.known_BK.numpy() == folded.known_NK[batch.rows_B.numpy()]).all()
 
 
