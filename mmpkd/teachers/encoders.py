@@ -116,14 +116,20 @@ def load(encoder: str) -> tuple[Any, nn.Module]:
 def build(
     texts: Iterable[str], vocabulary: int, hidden: int, layers: int, heads: int, max_length: int
 ) -> tuple[Any, nn.Module]:
-    """A lower-casing WordPiece tokenizer learnt from these texts, and a BERT drawn by the global generator."""
+    """A tokenizer of the words that these texts hold twice or more, and a BERT drawn by the global generator.
+
+    Whole words in lower case: what the library learns of pieces of words differs from run to run
+    (huggingface/tokenizers, issue 1794).
+    """
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
     ids = {name: index for index, name in enumerate(SPECIAL.values())}
-    tokenizer = Tokenizer(models.WordPiece(unk_token=SPECIAL["unk"]))
+    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL["unk"]))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    trainer = trainers.WordPieceTrainer(vocab_size=vocabulary, special_tokens=list(ids), show_progress=False)
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocabulary, min_frequency=2, special_tokens=list(ids), show_progress=False
+    )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[(SPECIAL[name], ids[SPECIAL[name]]) for name in ("cls", "sep")]

@@ -45,7 +45,7 @@ class TextParams(EpochsParams):
     hidden: Positive = 64
     layers: Positive = 2
     heads: Positive = 2
-    vocabulary: Positive = 4000  # pieces of words, learnt from the training patients' text
+    vocabulary: Positive = 4000  # words, the commonest of the training patients' text
     max_length: Positive = 256  # tokens; the rest of a text is cut off
     lr: Annotated[float, Field(gt=0)] | None = None  # 5e-5 for `encoder`, 1e-3 for one built here
 
