@@ -67,12 +67,12 @@ def run_with(objectives: dict[str, Any], cache: Path) -> Run:
 
 def step_of(run: Run, live: Callable[[], object] = lambda: None) -> Callable[[], None]:
     """One training step on a fixed batch; `live` is what else happens in it."""
-    batch = next(batches(run, 0))
+    batch, view = next(batches(run, 0))
     run.student.train()
 
     def step() -> None:
         live()
-        descend(run, loss_terms(run, batch), 0, 1000)
+        descend(run, loss_terms(run, batch, view), 0, 1000)
 
     return step
 

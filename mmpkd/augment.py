@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mmpkd.config import AugmentationConfig
@@ -44,3 +45,15 @@ def look(x_BCHW: Tensor, view: View) -> Tensor:
     inside_BH = (rows_BH >= 0) & (rows_BH < height)
     inside_BW = (columns_BW >= 0) & (columns_BW < width)
     return seen_BCHW * (inside_BH[:, None, :, None] & inside_BW[:, None, None, :])
+
+
+def look_map(map_Bhw: Tensor, view: View) -> Tensor:
+    """Maps over the cells of a grid, moved as the batch's images are; each sums to 1.
+
+    A cell is spread over its pixels, and the pixels seen are averaged over the cells again. A map of which
+    the view sees nothing is NaN.
+    """
+    size = view.rows_BH.shape[1], view.columns_BW.shape[1]
+    seen_B1HW = look(F.interpolate(map_Bhw[:, None], size=size, mode="nearest"), view)
+    moved_Bhw = F.adaptive_avg_pool2d(seen_B1HW, (map_Bhw.shape[1], map_Bhw.shape[2]))[:, 0]
+    return moved_Bhw / moved_Bhw.sum(dim=(1, 2), keepdim=True)

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from mmpkd import teachers
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import ObjectiveConfig, Strict, TrialConfig, near, validate
 from mmpkd.fit import seeded
 from mmpkd.objectives import OBJECTIVES, Objective
 from mmpkd.saliency import MAPS, columns_explained
 from mmpkd.student import Student, build_student
-from mmpkd.teachers import TEACHERS
 from mmpkd.types import ConfigError, Mistake, Offer
 
 
@@ -45,20 +45,10 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
             mistakes += error.mistakes
     offers: dict[str, Offer] = {}
     for name, teacher in config.teachers.items():
-        where = f"teachers.{name}"
-        if teacher.kind not in TEACHERS:
-            mistakes.append(Mistake(f"{where}.kind", f"unknown teacher {teacher.kind!r}{near(teacher.kind, TEACHERS)}"))
-            continue
-        kind = TEACHERS[teacher.kind]
-        try:
-            params = validate(kind.Params, teacher.params, f"{where}.params")
-        except ConfigError as error:
-            mistakes += error.mistakes
-        else:
-            wrong = [Mistake(f"{where}.params.{path}", problem) for path, problem in kind.check(params, facts)]
-            mistakes += wrong
-            if not wrong:
-                offers[name] = kind.offers(params, facts)
+        wrong, offer = teachers.check(teacher, facts)
+        mistakes += [Mistake(f"teachers.{name}.{path}", problem) for path, problem in wrong]
+        if offer is not None:
+            offers[name] = offer
     for label, objective in config.active_objectives().items():
         mistakes += _check_objective(label, objective, config, facts, student, offers)
     return mistakes

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, logsumexp, softmax
+from scipy.special import expit, logsumexp, softmax, xlogy
 
 from mmpkd.stats import Floats, macro, standard_error, weighted_auroc
 from mmpkd.types import Task
@@ -94,6 +94,20 @@ def probabilities(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
         if task.kind == "multiclass":
             probability_NK[:, task.columns] = softmax(logits[:, task.columns], axis=1)
     return probability_NK
+
+
+def entropy(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
+    """How unsure each sample's prediction is, N: mean over tasks, of a binary or multi-label one over labels; nats."""
+    p = probabilities(logits_NK, tasks)
+    bernoulli_NK = -(xlogy(p, p) + xlogy(1 - p, 1 - p))
+    by_task = [
+        -xlogy(p, p)[:, task.columns].sum(axis=1)
+        if task.kind == "multiclass"
+        else bernoulli_NK[:, task.columns].mean(axis=1)
+        for task in tasks
+    ]
+    unsure_N: Floats = np.mean(by_task, axis=0)
+    return unsure_N
 
 
 def log_odds(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:

@@ -11,7 +11,7 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,15 @@ from mmpkd.evaluate import Evaluator
 from mmpkd.fit import optimizer_for
 from mmpkd.student import build_student
 from mmpkd.teachers import TEACHERS
-from mmpkd.teachers.outputs import CachedOutputs, out_of_fold_logits
-from mmpkd.train import Run, batches, descend, loss_terms
+from mmpkd.teachers.ensemble import EnsembleParams
+from mmpkd.teachers.outputs import HIDDEN, NUM_FOLDS, CachedOutputs, folds
+from mmpkd.train import Run, batches, descend, loss_terms, needed
+from mmpkd.types import Needs, TeacherError
 
 MOST_VALIDATED = 512  # images that a validation is timed on; the rest is extrapolated
-MOST_TAUGHT = 5000  # samples that a teacher's fit is timed on; likewise
+FEW_TAUGHT, MOST_TAUGHT = 128, 5000  # samples that a teacher's fit is timed on; likewise
+GRID = (14, 14)  # of a teacher's maps, which is its own
+ENOUGH_SECONDS = 2.0  # of a fit, after which no larger one is timed
 
 
 class StandIn(Store):
@@ -44,11 +48,12 @@ class StandIn(Store):
     Args:
         samples: as in a store's samples.parquet, less the geometry.
         images: False leaves the pixels out, for whoever reads tables only.
+        text: as in a store's text.parquet.
     """
 
-    def __init__(self, facts: Facts, samples: pd.DataFrame, images: bool = True):
+    def __init__(self, facts: Facts, samples: pd.DataFrame, images: bool = True, text: pd.DataFrame | None = None):
         self.facts = facts
-        self._samples = samples
+        self._samples, self._text = samples, text
         labels = samples[[name for name in samples if str(name).startswith(LABEL)]].to_numpy(np.float32)
         self.sample_ids: NDArray[np.str_] = samples.index.to_numpy(dtype=str)
         self.patient_N: NDArray[np.int64] = np.unique(samples["patient"], return_inverse=True)[1].astype(np.int64)
@@ -64,6 +69,21 @@ class StandIn(Store):
         parts = ((self.rows("train", fold), most_train), (self.rows("val", fold), most_val))
         kept = np.sort(np.concatenate([evenly(rows, most) for rows, most in parts]))
         return self._samples[[name for name in self._samples if not str(name).startswith(PRIVILEGED)]].iloc[kept]
+
+    def some(self, rows: NDArray[np.int64]) -> StandIn:
+        """So many samples with all that teachers read, and one picture in the place of all."""
+        one = StandIn(self.facts, self._samples.iloc[rows], images=False, text=self._text)
+        size = self.facts.image_size
+        pixels = np.random.default_rng(0).integers(0, 256, (self.facts.channels, size, size), np.uint8)
+        one.image_NCHW = np.broadcast_to(pixels, (len(rows), *pixels.shape))
+        return one
+
+    def text(self, sections: Sequence[str]) -> pd.DataFrame:
+        assert self._text is not None
+        return self._text.loc[self._samples.index, list(sections)]
+
+    def view(self, name: str) -> NDArray[np.uint8]:
+        return self.image_NCHW
 
     def roi_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         size = self.facts.image_size
@@ -85,7 +105,7 @@ def stand_in(config: CohortConfig) -> StandIn:
     scan = reader.scan()
     samples = scan.samples.assign(split=splits.assign(scan), patient=scan.samples["patient"].astype(str))
     table = pd.concat([samples, scan.labels.add_prefix(LABEL), scan.privileged.add_prefix(PRIVILEGED)], axis=1)
-    return StandIn(scan.facts(config.image_size, reader.credentialed), table, images=False)
+    return StandIn(scan.facts(config.image_size, reader.credentialed), table, images=False, text=scan.text)
 
 
 def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
@@ -124,7 +144,10 @@ class Probe:
         student.to(self.device)
         objectives.to(self.device)
         optimizer = optimizer_for(student, objectives, config.optimizer.lr, config.optimizer.weight_decay)
-        answers = {name: random_outputs(store, width).to(self.device) for name, width in widths.items()}
+        answers = {
+            name: random_outputs(store, width, needed(config, objectives, name)).to(self.device)
+            for name, width in widths.items()
+        }
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
         self.run = Run(config, store, train, student, objectives, answers, optimizer, self.device)
         evaluation, grid = config.evaluation, student.grid
@@ -164,10 +187,10 @@ class Probe:
         run, count, started = self.run, 0, self._now()
         run.student.train()
         for epoch in range(sys.maxsize):
-            for batch in batches(run, epoch):
+            for batch, view in batches(run, epoch):
                 if count >= least and self._now() - started >= seconds:
                     return count, self._now() - started
-                descend(run, loss_terms(run, batch), 0, 1000)
+                descend(run, loss_terms(run, batch, view), 0, 1000)
                 count += 1
         raise AssertionError("unreachable")
 
@@ -184,39 +207,59 @@ class Probe:
         return time.perf_counter()
 
 
-def random_outputs(store: Store, width: int) -> CachedOutputs:
-    """What a teacher with an embedding of this width might have said."""
+def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
+    """What a teacher with an embedding of this width might have said of what is needed."""
     generator = torch.Generator().manual_seed(0)
-    shapes = {"logits": store.target_NK.shape[1], "embedding": width}
-    arrays = {
-        name: torch.randn(len(store.sample_ids), columns, generator=generator)
-        for name, columns in shapes.items()
-        if columns
-    }
-    return CachedOutputs(arrays, {}, 0.0)
+    shapes: dict[str, tuple[int, ...]] = {"logits": (store.target_NK.shape[1],), "embedding": (width,), "map": GRID}
+    shapes |= {f"{HIDDEN}{layer}": (width,) for layer in needs.teacher_layers}
+    arrays = {name: torch.rand(len(store.sample_ids), *shape, generator=generator) for name, shape in shapes.items()}
+    return CachedOutputs(arrays, {}, 0.0).only(needs)
 
 
 def time_teacher(config: TeacherConfig, store: StandIn, fold: int) -> tuple[float, int]:
     """Seconds to fit a teacher and to ask it, out of fold and in all; and its embedding's width.
+
+    Fits twice as many samples, once over, while that is quick; two sizes part what a fit takes by itself from
+    what it takes a sample. Of an ensemble, what its members take.
 
     Raises:
         TeacherError, CohortError: it cannot be fitted to these samples.
     """
     kind = TEACHERS[config.kind]
     params = validate(kind.Params, config.params)
-    teacher: Any = kind(params, store.facts)
+    if isinstance(params, EnsembleParams):
+        return sum(time_teacher(member, store, fold)[0] for member in params.members.values()), 0
     train, val = store.rows("train", fold), store.rows("val", fold)
-    few = evenly(train, MOST_TAUGHT)
+    folds(store, train, params.seed)
+    hasty = params.model_copy(update={"epochs": 1}) if params.passes > 1 else params
+    teacher: Any = kind(hasty, store.facts)
+    timed: list[tuple[int, float]] = [(0, 0.0)]
+    most = FEW_TAUGHT
+    while True:
+        few = store.some(evenly(train, most))
+        rows = np.arange(len(few.sample_ids))
+        most *= 2
+        try:
+            if len(timed) == 1:
+                teacher.fit(few, rows)  # the first of all imports libraries and chooses kernels
+            started = time.perf_counter()
+            teacher.fit(few, rows)
+        except TeacherError:
+            if len(rows) == len(train):
+                raise
+            continue  # a rare class was not among so few
+        timed.append((len(rows), time.perf_counter() - started))
+        if len(rows) == len(train) or most > MOST_TAUGHT or (len(timed) > 2 and timed[-1][1] > ENOUGH_SECONDS):
+            break
+    (fewer, quick), (more, slow) = timed[-2:]
+    each = max(slow - quick, 0.0) / (more - fewer)
+    once = max(slow - each * more, 0.0)
     started = time.perf_counter()
-    out_of_fold_logits(teacher, store, few, params.seed)
-    teacher.fit(store, few)
-    fitted = time.perf_counter() - started
-    asked = np.concatenate([few, val[:MOST_TAUGHT]])
-    embedding = teacher.outputs(store, asked).embedding_BD
-    answered = (time.perf_counter() - started - fitted) / len(asked)
-    return fitted * len(train) / len(few) + answered * (
-        len(train) + len(val)
-    ), 0 if embedding is None else embedding.shape[1]
+    embedding = teacher.outputs(few, rows).embedding_BD
+    answer = (time.perf_counter() - started) / len(rows)
+    # Five folds fit four fifths each and a last fit all; all training samples are asked about twice.
+    seconds = (NUM_FOLDS + 1) * once + NUM_FOLDS * each * params.passes * len(train)
+    return seconds + answer * (2 * len(train) + len(val)), 0 if embedding is None else embedding.shape[1]
 
 
 def process_bytes() -> int:

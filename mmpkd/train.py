@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export
-from mmpkd.augment import draw_views, look
+from mmpkd.augment import View, draw_views, look
 from mmpkd.build import build, check
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
@@ -44,7 +44,7 @@ from mmpkd.fit import (
 from mmpkd.objectives import Objective
 from mmpkd.student import Student
 from mmpkd.teachers.outputs import CachedOutputs, teach
-from mmpkd.types import Batch, ConfigError, EpochReport
+from mmpkd.types import Batch, ConfigError, EpochReport, Needs
 
 HELP = """\
 python -m mmpkd.train config=FILE [key=value ...]
@@ -112,8 +112,9 @@ def train(
     if mistakes := check(config, store.facts if store else facts(config.cohort)):
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
-    teachers = {name: outputs.to(device) for name, outputs in teach(config, store, cache).items()}
-    student, objectives = build(config, store.facts, {name: one.width for name, one in teachers.items()})
+    outputs = teach(config, store, cache)
+    student, objectives = build(config, store.facts, {name: one.width for name, one in outputs.items()})
+    teachers = {name: one.only(needed(config, objectives, name)).to(device) for name, one in outputs.items()}
     student.to(device)
     objectives.to(device)
     optimizer = optimizer_for(student, objectives, config.optimizer.lr, config.optimizer.weight_decay)
@@ -123,7 +124,7 @@ def train(
         weight_2K = on(device, balanced_weights(store.target_NK[rows], store.known_NK[rows], store.facts.tasks))
     run = Run(config, store, rows, student, objectives, teachers, optimizer, device, weight_2K)
     evaluate = Evaluator(store, store.rows("val", config.cohort.fold), config.evaluation, student.grid, device, rows)
-    quality = {f"teacher/{name}/{key}": value for name, one in teachers.items() for key, value in one.quality.items()}
+    quality = {f"teacher/{name}/{key}": value for name, one in outputs.items() for key, value in one.quality.items()}
 
     identity = fingerprint([config.fingerprint(), store.fingerprint, store.sample_ids.tolist()])
     history: list[EpochReport] = []
@@ -168,8 +169,8 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
 
     run.student.train()
     with seeded(config.seed, "epoch", epoch):  # dropout and drop path draw from the global generator
-        for batch in batches(run, epoch):
-            terms = loss_terms(run, batch)
+        for batch, view in batches(run, epoch):
+            terms = loss_terms(run, batch, view)
             log.add(terms)
             weighted = {name: weights.get(name, 1.0) * term for name, term in terms.items()}
             if weights and not shares and epoch % SHARES_EVERY == 0:
@@ -179,8 +180,18 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
     return log.means() | shares, step
 
 
-def loss_terms(run: Run, batch: Batch) -> dict[str, Tensor]:
-    """The unweighted terms of one batch: `task`, and each objective under its label."""
+def needed(config: TrialConfig, objectives: nn.ModuleDict, teacher: str) -> Needs:
+    """What the objectives that listen to a teacher read of it."""
+    listening = [name for name, one in config.active_objectives().items() if one.teacher == teacher]
+    needs = [cast(Objective, objectives[name]).needs for name in listening]
+    return Needs(
+        teacher=frozenset().union(*(one.teacher for one in needs)),
+        teacher_layers=frozenset().union(*(one.teacher_layers for one in needs)),
+    )
+
+
+def loss_terms(run: Run, batch: Batch, view: View) -> dict[str, Tensor]:
+    """The unweighted terms of one batch, seen in such a view: `task`, and each objective under its label."""
     active = run.config.active_objectives()
     objectives = {name: cast(Objective, module) for name, module in run.objectives.items()}
     layers = {layer for objective in objectives.values() for layer in objective.needs.student_layers}
@@ -192,7 +203,7 @@ def loss_terms(run: Run, batch: Batch) -> dict[str, Tensor]:
         terms = {"task": task}
         for name, objective in objectives.items():
             teacher = run.teachers[active[name].teacher or ""]
-            terms[name] = objective(output, teacher.at(batch.rows_B), batch)
+            terms[name] = objective(output, teacher.at(batch.rows_B, view), batch)
     return terms
 
 
@@ -209,15 +220,18 @@ def descend(run: Run, weighted_terms: Mapping[str, Tensor], step: int, num_steps
     run.optimizer.step()
 
 
-def batches(run: Run, epoch: int) -> Iterator[Batch]:
-    """The training samples in this epoch's order and views; both are functions of seed and epoch."""
+def batches(run: Run, epoch: int) -> Iterator[tuple[Batch, View]]:
+    """The training samples in this epoch's order and views; both are functions of seed and epoch.
+
+    The view is for what must move as the images did; an objective never sees it.
+    """
     config, store, device = run.config, run.store, run.device
     order = torch.randperm(len(run.rows), generator=generator_for(config.seed, "order", epoch))
     draws = generator_for(config.seed, "views", epoch)
     for chosen in order.split(config.optimizer.batch_size):
         rows = run.rows[chosen.numpy()]
         view = draw_views(len(rows), store.facts.image_size, config.augmentation, draws)
-        yield Batch(
+        batch = Batch(
             sample_ids=tuple(store.sample_ids[rows]),
             patient_B=on(device, store.patient_N[rows]),
             image_BCHW=look(on(device, store.image_NCHW[rows]), view).float() / 255,
@@ -225,6 +239,7 @@ def batches(run: Run, epoch: int) -> Iterator[Batch]:
             known_BK=on(device, store.known_NK[rows]),
             rows_B=on(device, rows),
         )
+        yield batch, view
 
 
 def on(device: torch.device, values: NDArray[np.generic]) -> Tensor:

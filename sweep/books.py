@@ -202,8 +202,14 @@ class Books:
 
 
 def _tags(config: TrialConfig, repeat_of: int | None) -> dict[str, str]:
-    """What a run is marked with in the tracking: whose seed it repeats, and the names of columns that
-    nearly state the label, if taught from."""
-    columns = {name for one in config.active_teachers() for name in config.teachers[one].params.get("near_label", ())}
+    """What a run is marked with in the tracking: whose seed it repeats, and the names of columns and sections
+    that nearly state the label, if taught from."""
+    columns = {name for one in config.active_teachers() for name in _near_label(config.teachers[one].params)}
     tags = {"near_label": ", ".join(sorted(columns))} if columns else {}
     return tags if repeat_of is None else tags | {"repeat_of": str(repeat_of)}
+
+
+def _near_label(params: Mapping[str, Any]) -> list[str]:
+    """Of a teacher or, in an ensemble, of its members."""
+    members = [name for one in params.get("members", {}).values() for name in _near_label(one.get("params", {}))]
+    return [*params.get("near_label", ()), *members]

@@ -233,7 +233,7 @@ def _stand_in(config: TrialConfig) -> Facts:
         image_size=config.cohort.image_size,
         roi_labels=(),
         views=(),
-        has_text=False,
+        sections={},
         credentialed=False,
         num_samples=0,
     )

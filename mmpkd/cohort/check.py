@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.progress import track
 
@@ -39,10 +38,10 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
     store = Store.open(target)
     problems = [f"{len(missing)} samples lack a file" for missing in (missing_files(config.root, scan),) if missing]
     if scan.text is not None:
-        stored = pd.read_parquet(store.path / "text.parquet").set_index("sample")
+        stored = store.text(list(store.facts.sections))
         apart = (stored.fillna("") != scan.text.astype(object).loc[stored.index].fillna("")).any(axis=1)
         problems += [f"the report texts of {int(apart.sum())} samples are others now"] if apart.any() else []
-    views = [np.load(store.path / "views" / f"{name}.npy", mmap_mode="r") for name in store.facts.views]
+    views = [store.view(name) for name in store.facts.views]
     rows = np.arange(len(store.sample_ids))
     if count is not None:
         rows = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))

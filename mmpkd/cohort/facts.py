@@ -42,6 +42,15 @@ class Column:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A section of the reports. The labels were read from one that is `near_label`: it is taught from
+    only when asked for by name."""
+
+    near_label: bool
+    share: float  # of samples that have it
+
+
+@dataclass(frozen=True)
 class Facts:
     """A cohort in outline: what the plan needs, known from its tables alone."""
 
@@ -52,7 +61,7 @@ class Facts:
     image_size: int  # side of the stored square, pixels
     roi_labels: tuple[str, ...]  # empty: the cohort has no ROI
     views: tuple[str, ...]  # names of further images of each sample
-    has_text: bool
+    sections: Mapping[str, Section]  # of reports, by name; empty: the cohort has no text
     credentialed: bool  # file names and pictures must not leave the store
     num_samples: int
     external: bool = False  # without a training part: models that learnt elsewhere are scored on it
@@ -72,6 +81,7 @@ class Scan:
     privileged: the columns of role descriptor, context and near_label, as text (categorical,
         multivalued: joined, no blanks around the separator) or floats (numeric); missing is NaN. Never a forbidden one.
     text: one string column per section of a report, NaN where missing; or None.
+    near_label_sections: those columns of `text` that the labels were read from.
     files: per sample, its files relative to the root (POSIX). Empty for a generated cohort.
     tables: source tables relative to the root; their contents are hashed into the fingerprint.
     notes: what was left out and why, one sentence each; shown at prepare and kept in the manifest.
@@ -87,12 +97,14 @@ class Scan:
     roi_labels: tuple[str, ...] = ()
     views: tuple[str, ...] = ()
     text: pd.DataFrame | None = None
+    near_label_sections: tuple[str, ...] = ()
     files: Mapping[str, Sequence[str]] = field(default_factory=dict)
     tables: Sequence[str] = ()
     notes: tuple[str, ...] = ()
 
     def facts(self, image_size: int, credentialed: bool) -> Facts:
         """The outline of this scan, for stored squares of `image_size` pixels a side."""
+        text = pd.DataFrame() if self.text is None else self.text
         return Facts(
             tasks=self.tasks,
             columns=dict(self.columns),
@@ -101,7 +113,9 @@ class Scan:
             image_size=image_size,
             roi_labels=self.roi_labels,
             views=self.views,
-            has_text=self.text is not None,
+            sections={
+                str(name): Section(name in self.near_label_sections, float(text[name].notna().mean())) for name in text
+            },
             credentialed=credentialed,
             num_samples=len(self.samples),
             external="split" in self.samples and "train" not in set(self.samples["split"]),

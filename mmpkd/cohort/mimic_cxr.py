@@ -155,6 +155,7 @@ class MimicCxr(Reader):
             channels=1,
             roi_labels=BOXED if self.params.boxes is not None else (),
             text=text,
+            near_label_sections=self.params.near_label_sections,
             files=self._files,
             tables=[path.relative_to(self.root).as_posix() for path in (*paths, *label_paths)],
             notes=tuple(notes),

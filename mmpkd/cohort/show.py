@@ -56,9 +56,12 @@ def show(store: Store, console: Console) -> Path:
         console.print(_columns(store))
     if facts.views:
         console.print(f"further images of each sample: {', '.join(facts.views)}", highlight=False, markup=False)
-    if facts.has_text:
-        text = pd.read_parquet(store.path / "text.parquet").drop(columns="sample")
-        shares = ", ".join(f"{name} (missing {share:.0%})" for name, share in text.isna().mean().items())
+    if facts.sections:
+        text = store.text(list(facts.sections))
+        shares = ", ".join(
+            f"{name} (missing {text[name].isna().mean():.0%}{', near-label' if section.near_label else ''})"
+            for name, section in facts.sections.items()
+        )
         console.print(f"sections of reports: {shares}", highlight=False, markup=False)
     if facts.unlisted:
         console.print(f"columns without a role, not stored: {', '.join(facts.unlisted)}", markup=False)

@@ -22,11 +22,11 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmpkd.cohort import splits
-from mmpkd.cohort.facts import Column, Facts, label_columns
+from mmpkd.cohort.facts import Column, Facts, Section, label_columns
 from mmpkd.frames import Letterbox, from_run_lengths
 from mmpkd.types import CohortError, Task
 
-SCHEMA = 2  # raise it when a store is laid out or filled differently
+SCHEMA = 3  # raise it when a store is laid out or filled differently
 MANIFEST = "manifest.json"
 BOX = ("top", "left", "bottom", "right")
 LABEL, PRIVILEGED = "label/", "privileged/"
@@ -112,6 +112,16 @@ class Store:
         """Privileged columns in the order of the store, index = sample id; missing is NaN."""
         return self._samples[[PRIVILEGED + name for name in names]].set_axis(list(names), axis=1)
 
+    def text(self, sections: Sequence[str]) -> pd.DataFrame:
+        """Sections of the reports in the order of the store, index = sample id; missing is NaN."""
+        table = pd.read_parquet(self.path / "text.parquet", columns=["sample", *sections])
+        return table.set_index("sample").loc[self._samples.index]
+
+    def view(self, name: str) -> NDArray[np.uint8]:
+        """A further image of each sample, N x C x H x W, memory-mapped."""
+        view: NDArray[np.uint8] = np.load(self.path / "views" / f"{name}.npy", mmap_mode="r")
+        return view
+
     def roi_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """n x R x H x W in the stored square: the union of each label's regions; all False where it has none."""
         size = self.facts.image_size
@@ -162,4 +172,5 @@ def read_facts(content: Mapping[str, Any]) -> Facts:
     tuples = {name: tuple(content[name]) for name in ("unlisted", "roi_labels", "views")}
     tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
     columns = {name: Column(**column) for name, column in content["columns"].items()}
-    return Facts(**{**content, **tuples, "tasks": tasks, "columns": columns})
+    sections = {name: Section(**section) for name, section in content["sections"].items()}
+    return Facts(**{**content, **tuples, "tasks": tasks, "columns": columns, "sections": sections})

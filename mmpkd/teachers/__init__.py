@@ -1,10 +1,33 @@
 """Teachers, by name. A new one is a file here, a line below and a hand-worked test."""
 
+from mmpkd.cohort.facts import Facts
+from mmpkd.config import TeacherConfig, near, validate
+from mmpkd.teachers.ensemble import Ensemble
+from mmpkd.teachers.image import Image
 from mmpkd.teachers.tabular import Tabular
 from mmpkd.teachers.teacher import Teacher
+from mmpkd.teachers.text import Text
+from mmpkd.types import ConfigError, Mistake, Offer
 
 TEACHERS: dict[str, type[Teacher]] = {
     "tabular": Tabular,
+    "text": Text,
+    "image": Image,
+    "ensemble": Ensemble,
 }
 
-__all__ = ["TEACHERS", "Teacher"]
+
+def check(config: TeacherConfig, facts: Facts) -> tuple[list[Mistake], Offer | None]:
+    """What is wrong with a teacher on this cohort, under paths relative to it; and its offer, where nothing is."""
+    if config.kind not in TEACHERS:
+        return [Mistake("kind", f"unknown teacher {config.kind!r}{near(config.kind, TEACHERS)}")], None
+    kind = TEACHERS[config.kind]
+    try:
+        params = validate(kind.Params, config.params, "params")
+    except ConfigError as error:
+        return list(error.mistakes), None
+    mistakes = [Mistake(f"params.{path}", problem) for path, problem in kind.check(params, facts)]
+    return mistakes, None if mistakes else kind.offers(params, facts)
+
+
+__all__ = ["TEACHERS", "Teacher", "check"]

@@ -1,8 +1,8 @@
 """What the teachers say of the training samples: fitted once, cached by content, shared by all trials.
 
 Logits of training samples are out of fold (five patient-grouped folds), because in-sample logits are
-overconfident; embeddings come from one model fitted on all training patients, because the latent
-spaces of fold models are unrelated. Test samples are never shown to a teacher.
+overconfident; embeddings, hidden layers and maps come from one model fitted on all training patients,
+because the latent spaces of fold models are unrelated. Test samples are never shown to a teacher.
 """
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from mmpkd import classify
+from mmpkd.augment import View, look_map
 from mmpkd.cohort.splits import dealt
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, TrialConfig, fingerprint, validate
 from mmpkd.fit import derived_seed
 from mmpkd.teachers import TEACHERS, Teacher
-from mmpkd.types import TeacherOutput
+from mmpkd.teachers.ensemble import Ensemble
+from mmpkd.teachers.fitting import require_classes
+from mmpkd.teachers.quality import quality, warning
+from mmpkd.types import Needs, TeacherOutput
 
 NUM_FOLDS = 5
 HIDDEN = "hidden-"  # and the layer: names of arrays
@@ -48,10 +53,18 @@ class CachedOutputs:
         """Dimensions of the embedding; 0 where there is none."""
         return self.arrays["embedding"].shape[1] if "embedding" in self.arrays else 0
 
-    def at(self, rows_B: Tensor) -> TeacherOutput:
+    def at(self, rows_B: Tensor, view: View | None = None) -> TeacherOutput:
+        """Of some samples; their maps as the view shows them, since what was cached is of whole images."""
         taken = {name: values[rows_B] for name, values in self.arrays.items()}
+        if view is not None and "map" in taken:
+            taken["map"] = look_map(taken["map"], view)
         hidden = {int(name.removeprefix(HIDDEN)): each for name, each in taken.items() if name.startswith(HIDDEN)}
         return TeacherOutput(taken.get("logits"), taken.get("embedding"), hidden, taken.get("map"))
+
+    def only(self, needs: Needs) -> CachedOutputs:
+        """The arrays that are needed; a large encoder's hidden layers fill memory for nothing."""
+        named = needs.teacher | {f"{HIDDEN}{layer}" for layer in needs.teacher_layers}
+        return replace(self, arrays={name: values for name, values in self.arrays.items() if name in named})
 
     def to(self, device: torch.device) -> CachedOutputs:
         return self.map(lambda values: values.to(device))
@@ -65,17 +78,20 @@ def teach(config: TrialConfig, store: Store, cache: Path) -> dict[str, CachedOut
     outputs = {}
     for name in config.active_teachers():
         teacher = config.teachers[name]
-        outputs[name] = cached_outputs(teacher, store, config.cohort.fold, cache)
+        outputs[name] = cached_outputs(teacher, store, config.cohort.fold, cache, name)
         if teacher.control == "shuffled":
             outputs[name] = shuffled_within_label(outputs[name], store, config.cohort.fold, config.seed)
     return outputs
 
 
-def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path) -> CachedOutputs:
+def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str = "") -> CachedOutputs:
     """A teacher's outputs from the cache, fitted first if need be; one process fits, others wait.
 
-    The address is a content hash of the teacher's kind, version and parameters, the cohort, and the
+    The address is a content hash of the teacher's kind, version, parameters and sources, the cohort, and the
     training samples, so a stale answer cannot be found.
+
+    Args:
+        name: what the user calls it; its kind by default.
 
     Raises:
         TeacherError: the teacher cannot be fitted to these samples.
@@ -87,6 +103,7 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path) 
         "kind": config.kind,
         "version": kind.VERSION,
         "params": params.model_dump(mode="json"),
+        "sources": kind.sources(params),
         "cohort": store.fingerprint,
         "samples": fingerprint(store.sample_ids.tolist()),  # the answers stand in this order
         "train": fingerprint(store.sample_ids[train].tolist()),
@@ -97,29 +114,68 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path) 
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not (folder / "manifest.json").exists():
+                name = name or config.kind
                 started = time.perf_counter()
-                arrays = _fit_and_ask(kind(params, store.facts), store, train, val, params.seed)
-                quality = _quality(arrays["logits"], store, train, val)
-                manifest = {**identity, "quality": quality, "seconds": time.perf_counter() - started}
+                teacher = ready(config, store, fold, cache, name)
+                arrays = _fit_and_ask(teacher, store, train, val, params.seed, name)
+                good = quality(arrays["logits"], store, train, val)
+                manifest = {**identity, "quality": good, "seconds": time.perf_counter() - started}
                 _write(folder, arrays, manifest)
+                if told := warning(name, good):
+                    Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
     manifest = json.loads((folder / "manifest.json").read_text())
     # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
     tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
     return CachedOutputs(tensors, manifest["quality"], manifest["seconds"])
 
 
-def out_of_fold_logits(teacher: Teacher, store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.float32]:
-    """Logits (n, K) of the samples at `rows`, each from a model that saw none of its patient's.
+def ready(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str) -> Teacher:
+    """A teacher that can be fitted: an ensemble has been told what its members say."""
+    kind = TEACHERS[config.kind]
+    teacher = kind(validate(kind.Params, config.params), store.facts)
+    if isinstance(teacher, Ensemble):
+        teacher.members = {
+            member: cached_outputs(one, store, fold, cache, f"{name}/{member}").arrays["logits"].numpy()
+            for member, one in teacher.params.members.items()
+        }
+    return teacher
+
+
+def folds(store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """The fold of each sample at `rows`, whole patients; what is fitted without it holds every class.
 
     Raises:
         CohortError: fewer than five patients.
-        TeacherError: a fold with a single class.
+        TeacherError: without some fold, a label has a single class.
     """
     fold_N = dealt(_stratum(store, rows), store.patient_N[rows], NUM_FOLDS, derived_seed(seed, "folds") % 2**32)
+    for fold in range(NUM_FOLDS):
+        fitted = rows[fold_N != fold]
+        require_classes(store.facts.tasks, store.target_NK[fitted], store.known_NK[fitted])
+    return fold_N
+
+
+def out_of_fold_logits(
+    teacher: Teacher,
+    store: Store,
+    rows: NDArray[np.int64],
+    seed: int,
+    advance: Callable[[], None] = lambda: None,
+) -> NDArray[np.float32]:
+    """Logits (n, K) of the samples at `rows`, each from a model that saw none of its patient's.
+
+    Args:
+        advance: called after each of the five folds.
+
+    Raises:
+        CohortError, TeacherError: as `folds`, or the teacher cannot be fitted.
+    """
+    fold_N = folds(store, rows, seed)
     logits_NK = np.empty((len(rows), store.target_NK.shape[1]), np.float32)
     for fold in range(NUM_FOLDS):
         teacher.fit(store, rows[fold_N != fold])
         logits_NK[fold_N == fold] = _arrays(teacher.outputs(store, rows[fold_N == fold]))["logits"]
+        advance()
     return logits_NK
 
 
@@ -130,10 +186,19 @@ def _stratum(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _fit_and_ask(
-    teacher: Teacher, store: Store, train: NDArray[np.int64], val: NDArray[np.int64], seed: int
+    teacher: Teacher, store: Store, train: NDArray[np.int64], val: NDArray[np.int64], seed: int, name: str
 ) -> dict[str, NDArray[np.float32]]:
-    out_of_fold = out_of_fold_logits(teacher, store, train, seed)
-    teacher.fit(store, train)
+    console = Console(stderr=True)
+    columns = (
+        TextColumn(f"fitting teacher {name}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("", total=NUM_FOLDS + 1)
+        out_of_fold = out_of_fold_logits(teacher, store, train, seed, lambda: progress.advance(bar))
+        teacher.fit(store, train)
     asked = np.concatenate([train, val])
     arrays = {}
     for name, values in _arrays(teacher.outputs(store, asked)).items():
@@ -147,36 +212,6 @@ def _arrays(output: TeacherOutput) -> dict[str, NDArray[np.float32]]:
     fields = {"logits": output.logits_BK, "embedding": output.embedding_BD, "map": output.map_Bhw}
     fields |= {f"{HIDDEN}{layer}": values for layer, values in output.hidden_BD.items()}
     return {name: values.numpy() for name, values in fields.items() if values is not None}
-
-
-def _quality(
-    logits_NK: NDArray[np.float32], store: Store, train: NDArray[np.int64], val: NDArray[np.int64]
-) -> dict[str, float]:
-    """How good the teacher is, out of fold on its training patients and on the validation patients;
-    how sure (mean entropy, nats) and how often it agrees with the hard label."""
-    tasks = store.facts.tasks
-    scores = {
-        part: classify.score(logits_NK[rows], store.target_NK[rows], store.known_NK[rows], tasks)
-        for part, rows in (("", train), ("val_", val))
-    }
-    probabilities = classify.probabilities(logits_NK[train], tasks)
-    entropies, agreements = [], []
-    for task in tasks:
-        p, target = probabilities[:, task.columns], store.target_NK[train][:, task.columns]
-        known = store.known_NK[train][:, task.columns]
-        if task.kind == "multiclass":
-            entropies.append(-(p * np.log(p.clip(1e-12))).sum(axis=1).mean())
-            agreements.append((p.argmax(axis=1) == target.argmax(axis=1))[known[:, 0]].mean())
-        else:
-            q = np.stack([p, 1 - p]).clip(1e-12)
-            entropies.append(-(q * np.log(q)).sum(axis=0).mean())
-            agreements.append(((p > 0.5) == (target > 0.5))[known].mean())
-    return {
-        "auroc": scores[""]["auroc"],
-        "val_auroc": scores["val_"]["auroc"],
-        "entropy": float(np.mean(entropies)),
-        "agreement": float(np.mean(agreements)),
-    }
 
 
 def _write(folder: Path, arrays: Mapping[str, NDArray[np.float32]], manifest: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The tabular teacher: privileged columns into a linear model or a small MLP."""
+"""The tabular teacher: privileged columns into a linear model, a small MLP or boosted trees."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 from sklearn.compose import ColumnTransformer
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.impute import SimpleImputer
-from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from mmpkd.cohort.facts import Column, Facts, admitted, check_columns, matching
 from mmpkd.cohort.store import Store
 from mmpkd.fit import seeded, task_loss
+from mmpkd.teachers.fitting import fit_linear, one_thread, questions, require_classes
 from mmpkd.teachers.teacher import Teacher, TeacherParams
-from mmpkd.types import Mistake, Offer, Task, TeacherError, TeacherOutput
+from mmpkd.types import Mistake, Offer, Task, TeacherOutput
 
 MISSING = "missing"
 
@@ -32,7 +32,7 @@ MISSING = "missing"
 class TabularParams(TeacherParams):
     columns: tuple[str, ...] | None = None  # all descriptors and context by default; `slide_*` for all that fit it
     near_label: tuple[str, ...] = ()  # columns that nearly state the label, each asked for by name
-    model: Literal["linear", "mlp"] = "linear"
+    model: Literal["linear", "mlp", "boosting"] = "linear"
     l2: Annotated[float, Field(gt=0)] = 1.0  # strength of the penalty
     hidden: Annotated[int, Field(gt=0)] = 32  # width of the MLP
 
@@ -40,11 +40,15 @@ class TabularParams(TeacherParams):
 class Tabular(Teacher):
     """Logits from privileged columns; its embedding is the layer that the logits are read from.
 
+    The columns may as well be features that another network computed from a modality, such as a slide
+    or a volume: that is how they are taught from.
+
     Categories become one-hot and several-valued cells multi-hot, with the vocabulary of the training
     patients and missing as a value of its own; unseen values are ignored. Numbers are imputed by the
     median with a missing-indicator and scaled. `linear` is ridge-penalised logistic regression, one
     per task (scikit-learn), whose embedding is the encoded row; `mlp` is one hidden layer shared by
-    all tasks, whose embedding is that layer. Unknown labels are left out of the fit.
+    all tasks, whose embedding is that layer; `boosting` is scikit-learn's histogram gradient boosting,
+    one per task, which has no embedding. Unknown labels are left out of the fit.
     """
 
     Params = TabularParams
@@ -66,8 +70,9 @@ class Tabular(Teacher):
 
     @staticmethod
     def offers(params: TabularParams, facts: Facts) -> Offer:
-        return Offer(frozenset({"logits", "embedding"}))
+        return Offer(frozenset({"logits"} if params.model == "boosting" else {"logits", "embedding"}))
 
+    @one_thread()
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
         """Fit to the samples at `rows`.
 
@@ -78,17 +83,28 @@ class Tabular(Teacher):
         self.encoder = ColumnTransformer([(column.name, *_encoding(column)) for column in self.columns])
         encoded_ND = _dense(self.encoder.fit_transform(frame))
         target_NK, known_NK = store.target_NK[rows], store.known_NK[rows]
-        for task in self.tasks:
-            _require_classes(task, target_NK, known_NK)
-        self.model = (_fit_mlp if self.params.model == "mlp" else _fit_linear)(
-            encoded_ND, target_NK, known_NK, self.tasks, self.params
-        )
+        require_classes(self.tasks, target_NK, known_NK)
+        learnt = encoded_ND, target_NK, known_NK, self.tasks
+        if self.params.model == "boosting":
+            self.boosters = _fit_boosting(*learnt, self.params)
+        elif self.params.model == "mlp":
+            self.model = _fit_mlp(*learnt, self.params)
+        else:
+            self.model = nn.Sequential(nn.Identity(), fit_linear(*learnt, self.params.l2))
 
+    @one_thread()
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
-        """Logits (n, K) and embedding (n, D), float32, of the samples at `rows`."""
-        encoded_ND = torch.from_numpy(_dense(self.encoder.transform(self._frame(store, rows))))
-        with torch.inference_mode():
-            embedding_ND = self.model[:-1](encoded_ND)
+        """Logits (n, K) and, but of boosted trees, embedding (n, D), float32, of the samples at `rows`."""
+        encoded_ND = _dense(self.encoder.transform(self._frame(store, rows)))
+        if self.params.model == "boosting":
+            logits_NK = torch.zeros(len(rows), store.target_NK.shape[1])
+            for group, booster in self.boosters:
+                said = torch.from_numpy(booster.decision_function(encoded_ND)).float()
+                # Of two classes scikit-learn says one logit: the second against the first.
+                logits_NK[:, group if said.ndim > 1 else group[-1]] = said
+            return TeacherOutput(logits_BK=logits_NK)
+        with torch.no_grad():
+            embedding_ND = self.model[:-1](torch.from_numpy(encoded_ND))
             return TeacherOutput(logits_BK=self.model[-1](embedding_ND), embedding_BD=embedding_ND)
 
     def _frame(self, store: Store, rows: NDArray[np.int64]) -> pd.DataFrame:
@@ -124,44 +140,19 @@ def _dense(encoded: Any) -> NDArray[np.float32]:
     return np.ascontiguousarray(dense, dtype=np.float32)
 
 
-def _require_classes(task: Task, target_NK: NDArray[np.float32], known_NK: NDArray[np.bool_]) -> None:
-    for index, name in zip(range(*task.columns.indices(target_NK.shape[1])), task.logit_names, strict=True):
-        known = known_NK[:, index]
-        positives = int(target_NK[known, index].sum())
-        if positives in (0, int(known.sum())):
-            raise TeacherError(
-                f"task '{task.name}': {positives} of {int(known.sum())} training samples of a fold are '{name}'; "
-                "a teacher needs both kinds in each of its five folds: merge rare classes"
-            )
-
-
-def _fit_linear(
+def _fit_boosting(
     encoded_ND: NDArray[np.float32],
     target_NK: NDArray[np.float32],
     known_NK: NDArray[np.bool_],
     tasks: Sequence[Task],
     params: TabularParams,
-) -> nn.Sequential:
-    """Logistic regression per task (one per label of a multi-label task), as one linear layer."""
-    layer = nn.Linear(encoded_ND.shape[1], target_NK.shape[1])
-    weight, bias = np.zeros(layer.weight.shape), np.zeros(layer.bias.shape)
-    for task in tasks:
-        columns = range(*task.columns.indices(target_NK.shape[1]))
-        groups = [columns] if task.kind == "multiclass" else [[column] for column in columns]
-        for group in map(list, groups):
-            known = known_NK[:, group[0]]
-            target = target_NK[known][:, group]
-            label = target.argmax(axis=1) if len(group) > 1 else target[:, 0]
-            with threadpool_limits(1, "blas"):  # the same numbers on any number of cores
-                model = LogisticRegression(C=1 / params.l2, max_iter=10_000).fit(encoded_ND[known], label)
-            if len(group) == 2:  # scikit-learn gives two classes one logit: the second against the first
-                weight[group[1]], bias[group[1]] = model.coef_[0], model.intercept_[0]
-            else:
-                weight[group], bias[group] = model.coef_, model.intercept_
-    with torch.no_grad():
-        layer.weight.copy_(torch.from_numpy(weight))
-        layer.bias.copy_(torch.from_numpy(bias))
-    return nn.Sequential(nn.Identity(), layer)
+) -> list[tuple[list[int], HistGradientBoostingClassifier]]:
+    """A booster for each question, beside its columns. It stops early by no means: its own split knows no patients."""
+    options = {"l2_regularization": params.l2, "early_stopping": False, "random_state": params.seed % 2**32}
+    return [
+        (group, HistGradientBoostingClassifier(**options).fit(encoded_ND[known_N], label))
+        for group, known_N, label in questions(tasks, target_NK, known_NK)
+    ]
 
 
 def _fit_mlp(
@@ -171,12 +162,7 @@ def _fit_mlp(
     tasks: Sequence[Task],
     params: TabularParams,
 ) -> nn.Sequential:
-    """One hidden layer, full-batch Adam; the penalty is l2 / N, as scikit-learn scales it.
-
-    On one thread: the answers are cached for every thread count, and so small a model gains from none.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """One hidden layer, full-batch Adam; the penalty is l2 / N, as scikit-learn scales it."""
     encoded, target, known = map(torch.from_numpy, (encoded_ND, target_NK, known_NK))
     with seeded(params.seed, "tabular-mlp"):
         hidden = nn.Sequential(nn.Linear(encoded.shape[1], params.hidden), nn.GELU())
@@ -188,5 +174,4 @@ def _fit_mlp(
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    torch.set_num_threads(threads)
     return model

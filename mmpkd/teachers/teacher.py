@@ -17,6 +17,11 @@ from mmpkd.types import Mistake, Offer, TeacherOutput
 class TeacherParams(Strict):
     seed: Annotated[int, Field(ge=0)] = 0  # of folds and fitting; not the trial's, so that trials share the answers
 
+    @property
+    def passes(self) -> int:
+        """How often a fit goes over its samples, as far as that can be chosen."""
+        return 1
+
 
 class Teacher(Protocol):
     """Learns a cohort's labels from a privileged modality, then answers about samples.
@@ -38,6 +43,11 @@ class Teacher(Protocol):
     @staticmethod
     def offers(params: Any, facts: Facts) -> Offer:
         """What it provides with these parameters, which have passed `check`."""
+
+    @staticmethod
+    def sources(params: Any) -> dict[str, Any]:
+        """What else decides its numbers: contents of files, versions; part of the cache's address."""
+        return {}
 
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
         """Forget everything and learn from the samples at `rows`.

@@ -2,7 +2,7 @@
 
 import torch
 
-from mmpkd.augment import View, draw_views, look
+from mmpkd.augment import View, draw_views, look, look_map
 from mmpkd.config import AugmentationConfig
 
 
@@ -36,3 +36,20 @@ def test_nothing_asked_for_changes_nothing() -> None:
     image = torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8)
     config = AugmentationConfig(shift=0, flip_horizontal=False)
     assert torch.equal(look(image, draw_views(4, 8, config, torch.Generator())), image)
+
+
+def test_a_map_moves_with_its_image_by_hand() -> None:
+    map_Bhw = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]]).repeat(4, 1, 1)
+    rows, flipped, shifted = torch.arange(4), torch.arange(3, -1, -1), torch.arange(4) + 2  # a cell is two pixels wide
+    half = torch.arange(4) + 1
+    view = View(torch.stack([rows, rows, rows, rows]), torch.stack([rows, flipped, shifted, half]))
+    moved = look_map(map_Bhw, view)
+    torch.testing.assert_close(moved[0], map_Bhw[0])
+    torch.testing.assert_close(moved[1], torch.tensor([[0.2, 0.1], [0.4, 0.3]]))
+    torch.testing.assert_close(moved[2], torch.tensor([[0.2, 0.0], [0.4, 0.0]]) / 0.6)
+    torch.testing.assert_close(moved[3], torch.tensor([[0.3, 0.2], [0.7, 0.4]]) / 1.6)  # halves of two neighbours
+
+
+def test_a_map_that_the_view_leaves_behind_is_nan() -> None:
+    gone = View(torch.arange(4)[None], torch.arange(4)[None] + 4)
+    assert look_map(torch.full((1, 2, 2), 0.25), gone).isnan().all()

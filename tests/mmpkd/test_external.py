@@ -21,7 +21,7 @@ STUDENT = lay_out([("findings", "multilabel", ("Edema", "Fracture", "Pneumonia")
 
 
 def facts(tasks: tuple[Task, ...], columns: dict[str, Column] | None = None, channels: int = 1) -> Facts:
-    return Facts(tasks, columns or {}, (), channels, 32, (), (), False, True, 4)
+    return Facts(tasks, columns or {}, (), channels, 32, (), (), {}, True, 4)
 
 
 class FakeStore:

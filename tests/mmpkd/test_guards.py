@@ -5,11 +5,15 @@ A folded cohort with unknown labels, where official splits and full labels would
 
 from __future__ import annotations
 
+import json
+import math
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -21,6 +25,7 @@ from mmpkd.fit import optimizer_for
 from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits, teach
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import Run, batches, loss_terms, train
+from tests.mmpkd.teacher_fixtures import IMAGE, TEXT
 
 
 class Folded(Store):
@@ -118,12 +123,12 @@ def run_of(store: Store, config: TrialConfig, cache: Path) -> Run:
 
 def test_unknown_labels_teach_nothing(folded: Store, tiny_trial: TrialConfig, cache: Path) -> None:
     run = run_of(folded, changed(tiny_trial, objectives={}), cache)
-    batch = next(batches(run, 0))
+    batch, view = next(batches(run, 0))
     run.student.eval()
     unknown = ~batch.known_BK[:, 0]
     assert unknown.any() and not unknown.all()
     other = replace(batch, target_BK=torch.where(batch.known_BK, batch.target_BK, 1.0))
-    assert loss_terms(run, batch)["task"] == loss_terms(run, other)["task"]
+    assert loss_terms(run, batch, view)["task"] == loss_terms(run, other, view)["task"]
     assert (batch.known_BK.numpy() == folded.known_NK[batch.rows_B.numpy()]).all()
 
 
@@ -178,3 +183,45 @@ def test_nothing_is_fitted_or_prepared_for_a_configuration_that_is_wrong(
     with pytest.raises(ConfigError, match=r"teachers\.findings\.params\.columns: .*near_label"):
         train(wrong, tmp_path / "cache", tmp_path / "out")
     assert not list(tmp_path.iterdir())
+
+
+def test_privileged_inputs_permuted_at_evaluation_change_no_prediction(
+    tiny_trial: TrialConfig, cache: Path, tmp_path: Path
+) -> None:
+    """The validation patients' columns, reports and superior images are dealt among themselves, on disk."""
+    store = prepare(tiny_trial.cohort, cache)
+    content = tiny_trial.model_dump() | {
+        "teachers": {
+            "findings": {"kind": "tabular"},
+            "report": {"kind": "text", "params": TEXT},
+            "superior": {"kind": "image", "params": IMAGE},
+        },
+        "objectives": {name: {"kind": "logits", "teacher": name} for name in ("findings", "report", "superior")},
+        "epochs": 1,
+    }
+    config = TrialConfig.model_validate(content)
+    folder = tmp_path / "store"
+    shutil.copytree(store.path, folder)
+    val = store.rows("val")
+    order = np.arange(len(store.sample_ids))
+    order[val] = np.random.default_rng(0).permutation(val)
+    samples = pd.read_parquet(folder / "samples.parquet")
+    columns = [name for name in samples if name.startswith("privileged/")]
+    samples[columns] = samples[columns].iloc[order].to_numpy()
+    samples.to_parquet(folder / "samples.parquet", index=False)
+    text = pd.read_parquet(folder / "text.parquet")
+    text.assign(report=text["report"].iloc[order].to_numpy()).to_parquet(folder / "text.parquet", index=False)
+    np.save(folder / "views" / "superior.npy", np.load(folder / "views" / "superior.npy")[order])
+    manifest = json.loads((folder / "manifest.json").read_text())
+    sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
+    (folder / "manifest.json").write_text(json.dumps(manifest | {"files": sizes, "fingerprint": "permuted"}))
+
+    histories = [train(config, tmp_path / "cache", store=one) for one in (store, Store.open(folder))]
+    plain, permuted = (dict(history[-1].metrics) for history in histories)
+    teachers = {name for name in plain if name.startswith("teacher/")}
+    assert all(
+        plain[f"teacher/{name}/val_auroc"] != permuted[f"teacher/{name}/val_auroc"] for name in content["teachers"]
+    )
+    assert len(teachers) > 10 and plain["val/auroc"] != 0.5
+    for name in plain.keys() - teachers:
+        assert plain[name] == permuted[name] or math.isnan(plain[name]), name

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mmpkd.cohort.prepare import prepare
-from mmpkd.config import CohortConfig, TrialConfig
-from mmpkd.probe import Probe, StandIn, burden, evenly, stand_in, time_teacher
+from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
+from mmpkd.probe import Probe, StandIn, burden, evenly, random_outputs, stand_in, time_teacher
+from mmpkd.teachers.text import Text
+from mmpkd.types import Needs, TeacherOutput
+from tests.mmpkd.teacher_fixtures import EXAMPLES, TEXT
 
 
 def test_the_stand_in_is_dealt_as_the_prepared_cohort_will_be(tiny_cohort: CohortConfig, cache: Path) -> None:
@@ -49,6 +53,41 @@ def test_real_steps_are_timed(tiny_trial: TrialConfig) -> None:
     assert cost.num_steps >= 1 and cost.batch_size == 16
     assert min(cost.step_seconds, cost.validation_seconds, cost.setup_seconds, cost.save_seconds) > 0
     assert cost.checkpoint_bytes > 10_000 and cost.device_bytes > cost.memory_bytes > 50 * 2**20
+
+
+@pytest.mark.parametrize("name", ["text", "image", "ensemble"])
+def test_every_kind_of_teacher_is_timed_from_tables_alone(tiny_cohort: CohortConfig, name: str) -> None:
+    seconds, width = time_teacher(EXAMPLES[name], stand_in(tiny_cohort), 0)
+    assert seconds > 0 and width == (0 if name == "ensemble" else 16)
+
+
+def test_a_fit_is_extrapolated_in_samples_and_epochs(
+    tiny_cohort: CohortConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fit that takes 2 s by itself and 10 ms for each sample of each epoch; answers take nothing."""
+    clock = [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr("mmpkd.probe.FEW_TAUGHT", 15)
+
+    def fit(self: Text, store: StandIn, rows: np.ndarray) -> None:
+        clock[0] += 2 + 0.01 * len(rows) * self.params.epochs
+
+    monkeypatch.setattr(Text, "fit", fit)
+    monkeypatch.setattr(Text, "outputs", lambda self, store, rows: TeacherOutput())
+    config = TeacherConfig(kind="text", params=TEXT | {"epochs": 7})
+    assert time_teacher(config, stand_in(tiny_cohort), 0)[0] == pytest.approx(6 * 2 + 5 * 60 * 7 * 0.01)
+
+
+def test_what_an_objective_may_hear_of_is_there_to_be_timed(tiny_cohort: CohortConfig, cache: Path) -> None:
+    store = prepare(tiny_cohort, cache)
+    needs = Needs(teacher=frozenset({"embedding", "hidden", "map"}), teacher_layers=frozenset({0, 2}))
+    arrays = random_outputs(store, 7, needs).arrays
+    assert {name: values.shape[1:] for name, values in arrays.items()} == {
+        "embedding": (7,),
+        "hidden-0": (7,),
+        "hidden-2": (7,),
+        "map": (14, 14),
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,26 +1,132 @@
-"""The tabular teacher and the cache of outputs, on a small store made here."""
+"""What holds of every teacher, the cache of outputs, and the tabular teacher, on a small store made here."""
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.metrics import roc_auc_score
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
-from mmpkd.teachers import TEACHERS
-from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits, shuffled_within_label, teach
+from mmpkd.teachers import TEACHERS, check
+from mmpkd.teachers.outputs import CachedOutputs, cached_outputs, ready, shuffled_within_label, teach
 from mmpkd.teachers.tabular import Tabular, TabularParams
-from mmpkd.types import TeacherError
+from mmpkd.types import Needs, TeacherError
+from tests.mmpkd.teacher_fixtures import EXAMPLES
 
 
 @pytest.fixture(scope="module")
-def store(tiny_cohort: CohortConfig, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    return prepare(tiny_cohort, tmp_path_factory.mktemp("cache"))
+def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
+    return prepare(tiny_cohort, cache)
+
+
+class Taught(NamedTuple):
+    """A teacher's cached outputs, and the rows that it learnt from and was asked about on the way, by turns."""
+
+    config: TeacherConfig
+    outputs: CachedOutputs
+    fitted: list[NDArray[np.int64]]
+    asked: list[NDArray[np.int64]]
+    cache: Path
+
+
+@pytest.fixture(scope="module", params=EXAMPLES)
+def taught(request: pytest.FixtureRequest, store: Store, tmp_path_factory: pytest.TempPathFactory) -> Taught:
+    config, cache = EXAMPLES[request.param], tmp_path_factory.mktemp("taught")
+    kind = TEACHERS[config.kind]
+    fitted: list[NDArray[np.int64]] = []
+    asked: list[NDArray[np.int64]] = []
+    fit, ask = kind.fit, kind.outputs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kind, "fit", lambda self, s, rows: (fitted.append(rows), fit(self, s, rows))[1])
+        patch.setattr(kind, "outputs", lambda self, s, rows: (asked.append(rows), ask(self, s, rows))[1])
+        outputs = cached_outputs(config, store, 0, cache)
+    if config.kind == "ensemble":  # which has a tabular and a text member of its own
+        assert len(list((cache / "teachers").glob("*/manifest.json"))) == 3
+    return Taught(config, outputs, fitted, asked, cache)
+
+
+def test_every_kind_has_an_example() -> None:
+    assert {one.kind for one in EXAMPLES.values()} == set(TEACHERS)
+
+
+def test_patients_never_cross_folds(store: Store, taught: Taught) -> None:
+    patients = [[set(store.patient_N[rows]) for rows in side] for side in (taught.fitted, taught.asked)]
+    learnt, asked = patients
+    assert len(learnt) == len(asked) == 6
+    assert all(not one & other for one, other in zip(learnt[:5], asked[:5], strict=True))
+    train = store.rows("train")
+    assert sorted(np.concatenate(taught.asked[:5])) == train.tolist(), "each training sample is asked about once"
+    assert all(
+        set(one) | other == set(store.patient_N[train]) for one, other in zip(learnt[:5], asked[:5], strict=True)
+    )
+
+
+def test_test_samples_are_never_learnt_from_nor_asked_about(store: Store, taught: Taught) -> None:
+    train, val = store.rows("train"), store.rows("val")
+    assert all(np.isin(rows, train).all() for rows in taught.fitted)
+    assert np.array_equal(taught.fitted[-1], train) and np.array_equal(taught.asked[-1], np.r_[train, val])
+    for values in taught.outputs.arrays.values():
+        assert values[store.rows("test")].isnan().all()
+
+
+def test_only_a_text_teacher_is_silent_and_only_without_text(store: Store, taught: Taught) -> None:
+    asked = np.r_[store.rows("train"), store.rows("val")]
+    says = np.ones(len(asked), bool)
+    if taught.config.kind == "text":
+        says = store.text(["report"])["report"].notna().to_numpy()[asked]
+    assert says.mean() > 0.7
+    for values in taught.outputs.arrays.values():
+        finite = values[asked].isfinite().flatten(1)
+        assert np.array_equal(finite.all(1), says) and np.array_equal(finite.any(1), says)
+    assert taught.outputs.quality["silent"] == pytest.approx(1 - says[: len(store.rows("train"))].mean())
+
+
+def test_what_is_offered_is_what_comes_back(store: Store, taught: Taught) -> None:
+    mistakes, offer = check(taught.config, store.facts)
+    assert not mistakes and offer is not None
+    arrays = taught.outputs.arrays
+    hidden = [f"hidden-{layer}" for layer in range(offer.layers)]
+    assert set(arrays) == (offer.fields - {"hidden"}) | set(hidden)
+    assert ("hidden" in offer.fields) == (offer.layers > 0)
+    assert all(arrays[name].shape == arrays["embedding"].shape for name in hidden)
+    assert arrays["logits"].shape == store.target_NK.shape
+    if "map" in offer.fields:
+        maps = arrays["map"][store.rows("train")]
+        assert (maps >= 0).all()
+        torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(len(maps)))
+
+
+def test_fitted_anew_it_says_the_same(store: Store, taught: Taught) -> None:
+    """The cache, what came before in the process and the number of threads play no part; asking changes nothing."""
+    torch.manual_seed(99)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    teacher = ready(taught.config, store, 0, taught.cache, "again")
+    teacher.fit(store, store.rows("train"))
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(threads)
+    rows, val = taught.asked[-1], store.rows("val")
+    for said in (teacher.outputs(store, rows), teacher.outputs(store, rows)):
+        assert said.logits_BK is not None and not said.logits_BK.requires_grad
+        cached = taught.outputs.at(torch.from_numpy(val))
+        assert cached.logits_BK is not None
+        fresh = said.logits_BK[len(rows) - len(val) :]
+        assert torch.equal(fresh.nan_to_num(), cached.logits_BK.nan_to_num())
+        for name in ("embedding_BD", "map_Bhw"):
+            values = getattr(said, name)
+            if values is not None:
+                known = taught.outputs.at(torch.from_numpy(rows))
+                assert not values.requires_grad and torch.equal(values.nan_to_num(), getattr(known, name).nan_to_num())
+    alone = teacher.outputs(store, val[:1]).logits_BK
+    torch.testing.assert_close(alone, fresh[:1], equal_nan=True)
 
 
 @pytest.fixture(params=["linear", "mlp"])
@@ -28,66 +134,27 @@ def config(request: pytest.FixtureRequest) -> TeacherConfig:
     return TeacherConfig(kind="tabular", params={"model": request.param})
 
 
-def test_logits_of_training_samples_are_out_of_fold_by_patient(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[tuple[set[int], set[int]]] = []
-    fitted: list[set[int]] = []
-    fit, ask = Tabular.fit, Tabular.outputs
-    monkeypatch.setattr(
-        Tabular, "fit", lambda self, s, rows: (fitted.append(set(s.patient_N[rows])), fit(self, s, rows))[1]
-    )
-    monkeypatch.setattr(
-        Tabular,
-        "outputs",
-        lambda self, s, rows: (seen.append((fitted[-1], set(s.patient_N[rows]))), ask(self, s, rows))[1],
-    )
-    rows = store.rows("train")
-    logits = out_of_fold_logits(Tabular(TabularParams(), store.facts), store, rows, 0)
-    assert len(seen) == 5 and all(not learned & asked for learned, asked in seen)
-    assert set().union(*(asked for _, asked in seen)) == set(store.patient_N[rows])
-    assert np.isfinite(logits).all()
-
-
-def test_test_samples_are_never_asked_about(store: Store, config: TeacherConfig, tmp_path: Path) -> None:
-    outputs = cached_outputs(config, store, 0, tmp_path)
-    for values in outputs.arrays.values():
-        assert values[store.rows("test")].isnan().all()
-        assert values[np.r_[store.rows("train"), store.rows("val")]].isfinite().all()
-
-
 def test_the_second_asking_is_answered_from_the_cache(
-    store: Store, config: TeacherConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, taught: Taught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = cached_outputs(config, store, 0, tmp_path)
-    monkeypatch.setattr(Tabular, "fit", lambda *_: pytest.fail("fitted again"))
-    second = cached_outputs(config, store, 0, tmp_path)
+    monkeypatch.setattr(TEACHERS[taught.config.kind], "fit", lambda *_: pytest.fail("fitted again"))
+    first, second = taught.outputs, cached_outputs(taught.config, store, 0, taught.cache)
+    assert set(first.arrays) == set(second.arrays)
     for name in first.arrays:
         assert torch.equal(first.arrays[name].nan_to_num(), second.arrays[name].nan_to_num())
     assert first.quality == second.quality
-    assert [path.name for path in (tmp_path / "teachers").glob("*.partial")] == []
+    assert [path.name for path in (taught.cache / "teachers").glob("*.partial")] == []
 
 
-def test_other_parameters_other_address(store: Store, config: TeacherConfig, tmp_path: Path) -> None:
-    cached_outputs(config, store, 0, tmp_path)
-    cached_outputs(config.model_copy(update={"params": {**config.params, "l2": 3.0}}), store, 0, tmp_path)
+def test_other_parameters_other_address(store: Store, tmp_path: Path) -> None:
+    for l2 in (1.0, 3.0):
+        cached_outputs(TeacherConfig(kind="tabular", params={"l2": l2}), store, 0, tmp_path)
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
 
 
-def test_fitting_twice_gives_the_same_numbers(store: Store, config: TeacherConfig) -> None:
-    params = validate(TabularParams, config.params)
-    rows = store.rows("train")
-    answers = []
-    for _ in range(2):
-        teacher = Tabular(params, store.facts)
-        teacher.fit(store, rows)
-        answers.append(teacher.outputs(store, rows))
-    assert torch.equal(answers[0].logits_BK, answers[1].logits_BK)  # type: ignore[arg-type]
-    assert torch.equal(answers[0].embedding_BD, answers[1].embedding_BD)  # type: ignore[arg-type]
-
-
-def test_declared_provides_is_what_comes_back(store: Store, tmp_path: Path) -> None:
-    for kind in TEACHERS:
-        outputs = cached_outputs(TeacherConfig(kind=kind), store, 0, tmp_path)
-        assert set(outputs.arrays) == TEACHERS[kind].offers(TEACHERS[kind].Params(), store.facts).fields
+def test_only_what_an_objective_reads_is_kept(taught: Taught) -> None:
+    kept = taught.outputs.only(Needs(teacher=frozenset({"logits", "hidden"}), teacher_layers=frozenset({1})))
+    assert set(kept.arrays) == {"logits", "hidden-1"} & set(taught.outputs.arrays)
 
 
 def test_logits_are_read_from_the_embedding(store: Store, config: TeacherConfig) -> None:
@@ -98,8 +165,23 @@ def test_logits_are_read_from_the_embedding(store: Store, config: TeacherConfig)
         torch.testing.assert_close(teacher.model[-1](told.embedding_BD), told.logits_BK)
 
 
-def test_quality_is_that_of_the_out_of_fold_logits(store: Store, config: TeacherConfig, tmp_path: Path) -> None:
-    outputs, rows = cached_outputs(config, store, 0, tmp_path), store.rows("train")
+def test_boosted_trees_are_those_of_scikit_learn(store: Store) -> None:
+    teacher = Tabular(TabularParams(model="boosting", columns=("stiffness",)), store.facts)
+    train, val = store.rows("train"), store.rows("val")
+    teacher.fit(store, train)
+    said = teacher.outputs(store, val)
+    assert said.embedding_BD is None and said.logits_BK is not None
+    column = store.privileged(["stiffness"]).to_numpy()
+    filled = np.where(np.isnan(column), np.nanmedian(column[train]), column)
+    plain = np.hstack([filled, np.isnan(column)])  # trees do not mind the scale
+    peer = HistGradientBoostingClassifier(l2_regularization=1.0, early_stopping=False, random_state=0)
+    peer.fit(plain[train], store.target_NK[train].argmax(1))
+    np.testing.assert_allclose(said.logits_BK.softmax(1), peer.predict_proba(plain[val]), atol=1e-4)
+
+
+def test_quality_is_that_of_the_out_of_fold_logits(store: Store, taught: Taught) -> None:
+    outputs, rows = taught.outputs, store.rows("train")
+    rows = rows[outputs.arrays["logits"][rows].isfinite().all(1).numpy()]
     logits, target = outputs.arrays["logits"][rows], store.target_NK[rows]
     expected = roc_auc_score(target.argmax(1), logits.softmax(1), multi_class="ovr")
     assert outputs.quality["auroc"] == pytest.approx(expected, abs=1e-3)  # log odds against probabilities

@@ -43,7 +43,7 @@ def facts_of(config: CohortConfig, roi_labels: tuple[str, ...] = ("lesion",)) ->
         image_size=config.image_size,
         roi_labels=roi_labels,
         views=(),
-        has_text=False,
+        sections={},
         credentialed=False,
         num_samples=40,
     )

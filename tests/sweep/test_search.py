@@ -65,9 +65,21 @@ def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path
     assert record.sampled["none/optimizer.lr"] == config.optimizer.lr
 
 
-def test_teaching_from_columns_that_nearly_state_the_label_is_tagged(opened: Opened, tmp_path: Path) -> None:
-    near = "arms.tabular.teachers.findings.params.near_label=[pathology, BIRADS]"
-    jobs = play_all(opened("trials=4", near))
+@pytest.mark.parametrize(
+    "near",
+    [
+        ["params.near_label=[pathology, BIRADS]"],
+        [
+            "kind=ensemble",
+            "params.members.a={kind: tabular, params: {near_label: [BIRADS]}}",
+            "params.members.b={kind: text, params: {near_label: [pathology]}}",
+        ],
+    ],
+)
+def test_teaching_from_columns_that_nearly_state_the_label_is_tagged(
+    opened: Opened, tmp_path: Path, near: list[str]
+) -> None:
+    jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{one}" for one in near)))
     assert {job["store"] for job in jobs} == {str(tmp_path / "store")}
     starts = [event for _, event in Spool(tmp_path / "spool.jsonl").read() if event["event"] == "start"]
     tags = {"none": {}, "tabular": {"near_label": "BIRADS, pathology"}}

@@ -179,7 +179,7 @@ def test_a_prepared_store(whole: Path, tmp_path: Path) -> None:
 def test_roles(whole: Path) -> None:
     outline = facts(config(whole))
     assert outline.unlisted == ("notes",) and outline.channels == 3 and outline.views == ("dermoscopy",)
-    assert not outline.credentialed and not outline.roi_labels and not outline.has_text
+    assert not outline.credentialed and not outline.roi_labels and not outline.sections
     assert not check_columns(["sex", "location", "elevation"], ["management", "seven_point_score"], outline)
     for name in ("diagnosis", "streaks", "management", "level_of_diagnostic_difficulty", "case_num", "notes"):
         assert check_columns([name], [], outline), name

@@ -32,7 +32,7 @@ FACTS = Facts(
     image_size=32,
     roi_labels=(),
     views=(),
-    has_text=False,
+    sections={},
     credentialed=False,
     num_samples=4,
 )

@@ -307,7 +307,11 @@ def test_a_patient_with_boxes_takes_all_images_along(tmp_path: Path) -> None:
 def test_prepare_stores_all_of_it(tree: Path, tmp_path: Path) -> None:
     asked = {"reports": ".", "near_label_sections": ["impression"], "boxes": BOXES_JSON}
     store = prepare(config(tree, **asked), tmp_path)
-    assert store.facts.credentialed and store.facts.has_text and len(store.facts.roi_labels) == 8
+    assert store.facts.credentialed and len(store.facts.roi_labels) == 8
+    assert {name: one.near_label for name, one in store.facts.sections.items()} == {
+        "findings": False,
+        "impression": True,
+    }
     assert store.manifest["counts"]["samples"] == 10 and len(store.rows("train")) == 4
     text = pd.read_parquet(store.path / "text.parquet")
     assert list(text) == ["sample", "findings", "impression"]

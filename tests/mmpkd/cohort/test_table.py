@@ -31,7 +31,7 @@ def problems(root: Path, **params: Any) -> dict[str, str]:
 def test_facts(root: Path) -> None:
     known = facts(config(root))
     assert [task.name for task in known.tasks] == ["malignant"] and known.num_samples == 60
-    assert known.roi_labels == ("lesion",) and known.channels == 1 and not known.has_text and known.views == ()
+    assert known.roi_labels == ("lesion",) and known.channels == 1 and known.sections == {} and known.views == ()
     roles = {name: column.role for name, column in known.columns.items()}
     assert roles == {
         "shape": "descriptor",

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from mmpkd.cohort import facts, reader_for
-from mmpkd.cohort.facts import BadSample
+from mmpkd.cohort.facts import BadSample, Section
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.regions import box_mask, polygon_mask, read_polygons
 from mmpkd.types import ConfigError
@@ -113,7 +113,11 @@ def test_second_images_and_text_reach_the_store(tmp_path: Path) -> None:
         Image.fromarray(np.full((10, 10), index, np.uint8)).save(tmp_path / "raw" / "scans" / f"{index}.png")
     asked = config(tmp_path / "raw", views={"mri": "scan"}, text={"findings": "report"})
     known = facts(asked)
-    assert known.views == ("mri",) and known.has_text and known.unlisted == ("scanner",)
+    assert (
+        known.views == ("mri",)
+        and known.sections == {"findings": Section(False, 2 / 3)}
+        and known.unlisted == ("scanner",)
+    )
     store = prepare(asked, tmp_path / "cache")
     view = np.load(store.path / "views" / "mri.npy")
     assert view[:, 0, 7, 7].tolist() == list(range(60))

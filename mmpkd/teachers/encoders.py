@@ -1,0 +1,162 @@
+"""Encoders of text with their tokenizers: from disk, never from the network, or built from sizes.
+
+`transformers` is imported where it is used: that takes seconds, and few of a sweep's processes read text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import HFValidationError
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from torch import nn
+
+from mmpkd.types import ConfigError, TeacherError
+
+CONFIG = "config.json"
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first that is there is read
+VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
+SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+
+
+def folder_of(encoder: str) -> Path:
+    """Where an encoder lies: the folder of that path, else its snapshot in the Hugging Face cache.
+
+    Raises:
+        ConfigError: at path `encoder`; it, its weights or its vocabulary are not on this machine.
+    """
+    folder = Path(encoder).expanduser()
+    mend = "give the folder of a saved encoder, or leave it out for a small one built here"
+    if not folder.is_dir():
+        try:
+            found = try_to_load_from_cache(encoder, CONFIG)
+        except HFValidationError:
+            raise ConfigError.one("encoder", f"no folder {encoder!r}, nor the name of a model; {mend}") from None
+        mend = f"where there is a network run `hf download {encoder}`, {mend}"
+        if not isinstance(found, str):
+            raise ConfigError.one("encoder", f"{encoder!r} is not on this machine (looked in {HF_HUB_CACHE}); {mend}")
+        folder = Path(found).parent
+    wanted = (("weights", WEIGHTS), ("vocabulary", VOCABULARIES), (CONFIG, (CONFIG,)))
+    if lacking := [what for what, names in wanted if not any(any(folder.glob(name)) for name in names)]:
+        raise ConfigError.one("encoder", f"{encoder!r} lacks its {' and '.join(lacking)} in {folder}; {mend}")
+    return folder
+
+
+def files_of(folder: Path) -> list[Path]:
+    """All that an encoder's numbers depend on."""
+    weights = next(found for name in WEIGHTS if (found := list(folder.glob(name))))
+    others = (
+        CONFIG,
+        *VOCABULARIES,
+        "merges.txt",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "added_tokens.json",
+    )
+    return sorted([*weights, *(path for name in others for path in folder.glob(name))])
+
+
+def config_of(encoder: str) -> Any:
+    """The `transformers` configuration of an encoder on disk.
+
+    Raises:
+        ConfigError: at path `encoder`; as `folder_of`, or it is nothing that text goes into and vectors come out of.
+    """
+    from transformers import AutoConfig
+
+    folder = folder_of(encoder)
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError.one("encoder", f"transformers cannot read {folder / CONFIG}: {reason}") from None
+    if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
+        raise ConfigError.one("encoder", f"{encoder!r} is a {config.model_type}, not an encoder of text such as bert")
+    return config
+
+
+def most_tokens(config: Any) -> int:
+    """Length of the longest text that an encoder takes, special tokens included."""
+    positions = getattr(config, "max_position_embeddings", None) or 1_000_000
+    return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)  # RoBERTa counts from there
+
+
+def load(encoder: str) -> tuple[Any, nn.Module]:
+    """Tokenizer and encoder from disk, float32.
+
+    Raises:
+        ConfigError: as `folder_of`.
+        TeacherError: its files do not hold what its configuration says.
+    """
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = folder_of(encoder)
+    with _quiet():
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model, said = AutoModel.from_pretrained(
+                folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise TeacherError(f"transformers cannot load the encoder in {folder}: {reason}") from None
+    if missing := sorted(name for name in said["missing_keys"] if "pooler" not in name):  # which is not used here
+        raise TeacherError(f"{folder} holds no weights for {missing[0]} and {len(missing) - 1} others of its encoder")
+    if tokenizer.pad_token is None:
+        raise TeacherError(f"the tokenizer in {folder} has no padding token, so its texts cannot be batched")
+    return tokenizer, model
+
+
+def build(
+    texts: Iterable[str], vocabulary: int, hidden: int, layers: int, heads: int, max_length: int
+) -> tuple[Any, nn.Module]:
+    """A tokenizer of the words that these texts hold twice or more, and a BERT drawn by the global generator.
+
+    Whole words in lower case: what the library learns of pieces of words differs from run to run
+    (huggingface/tokenizers, issue 1794).
+    """
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    ids = {name: index for index, name in enumerate(SPECIAL.values())}
+    tokenizer = Tokenizer(models.WordLevel(unk_token=SPECIAL["unk"]))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordLevelTrainer(
+        vocab_size=vocabulary, min_frequency=2, special_tokens=list(ids), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[(SPECIAL[name], ids[SPECIAL[name]]) for name in ("cls", "sep")]
+    )
+    special = {f"{name}_token": token for name, token in SPECIAL.items()}
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+    config = BertConfig(
+        vocab_size=len(fast),
+        hidden_size=hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=heads,
+        intermediate_size=4 * hidden,
+        max_position_embeddings=max_length,
+    )
+    return fast, BertModel(config, add_pooling_layer=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the bars and tables that transformers prints at each loading; what they tell is looked at above."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()

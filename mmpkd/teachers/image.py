@@ -1,0 +1,127 @@
+"""The image teacher: a vision transformer of its own, on a further image of each sample or on the student's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from mmpkd.augment import draw_views, look
+from mmpkd.cohort.facts import Facts
+from mmpkd.cohort.store import Store
+from mmpkd.config import AugmentationConfig, StudentConfig, near
+from mmpkd.fit import autocast, generator_for, seeded
+from mmpkd.student import Student, build_student, weights_of
+from mmpkd.teachers.fitting import EpochsParams, content_hash, descend, device_of_fits, one_thread, require_classes
+from mmpkd.teachers.teacher import Teacher
+from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherOutput
+
+
+class ImageParams(EpochsParams):
+    view: str | None = None  # one of the cohort's further images; None: the image that the student sees
+    network: StudentConfig = StudentConfig()  # its sizes and weights, as a student's
+    augmentation: AugmentationConfig = AugmentationConfig()  # of its own training; it answers about whole images
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+
+
+class Image(Teacher):
+    """A timm ViT, trained as a student is, that reads the superior modality.
+
+    It answers about images as they are stored, so it is cached, even where `view` is the student's own
+    image. Embedding: what the logits are read from; hidden: the CLS token after each block; map: where
+    its CLS token looks in the last block, mean over heads, over the patches alone. 3-D networks are not
+    offered: teach from a volume by its slices, or by features computed from it, with `tabular`.
+    """
+
+    Params = ImageParams
+    VERSION = 1
+    sees_view = False
+
+    def __init__(self, params: ImageParams, facts: Facts) -> None:
+        self.params = params
+        self.facts = facts
+
+    @staticmethod
+    def check(params: ImageParams, facts: Facts) -> list[Mistake]:
+        """What is wrong with the view and the network asked for, under paths relative to `params`."""
+        mistakes = []
+        if params.view is not None and params.view not in facts.views:
+            hint = near(params.view, facts.views) or " (it has none; leave view out for the student's own image)"
+            mistakes.append(Mistake("view", f"the cohort has no further image {params.view!r}{hint}"))
+        try:
+            _network(params, facts, empty=True)
+        except ConfigError as error:  # in a student's words
+            mistakes += [_own(mistake) for mistake in error.mistakes]
+        return mistakes
+
+    @staticmethod
+    def offers(params: ImageParams, facts: Facts) -> Offer:
+        depth = _network(params, facts, empty=True).depth
+        return Offer(frozenset({"logits", "embedding", "hidden", "map"}), depth)
+
+    @staticmethod
+    def sources(params: ImageParams) -> dict[str, str]:
+        weights = weights_of(params.network)
+        return {} if weights is None else {"weights": content_hash([weights])}
+
+    @one_thread()
+    def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
+        """Fit to the samples at `rows`.
+
+        Raises:
+            TeacherError: a task has a single class among them; the loss diverges.
+        """
+        target_NK, known_NK = store.target_NK[rows], store.known_NK[rows]
+        require_classes(self.facts.tasks, target_NK, known_NK)
+        params, pixels_NCHW = self.params, self._pixels(store)
+        with seeded(params.seed, "teacher-image"):
+            self.network = _network(params, self.facts).to(device_of_fits())
+        draws = generator_for(params.seed, "teacher-views")
+
+        def forward(chosen: Tensor) -> Tensor:
+            image_BCHW = self._images(pixels_NCHW[rows[chosen.numpy()]])
+            view = draw_views(len(chosen), self.facts.image_size, params.augmentation, draws)
+            said: StudentOutput = self.network(look(image_BCHW, view))
+            return said.logits_BK
+
+        descend(self.network, forward, target_NK, known_NK, self.facts.tasks, params, params.lr)
+
+    @one_thread()
+    def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
+        """Logits (n, K), embedding and hidden (n, D), map (n, h, w), float32, of the samples at `rows`."""
+        pixels_NCHW, layers = self._pixels(store), range(self.network.depth)
+        told: list[list[Tensor]] = []
+        for start in range(0, len(rows), self.params.batch_size):
+            image_BCHW = self._images(pixels_NCHW[rows[start : start + self.params.batch_size]])
+            with torch.inference_mode(), autocast(image_BCHW.device):
+                said = self.network(image_BCHW, layers, layers[-1:])
+            map_BP = said.query_attention_BAN[layers[-1]][:, :, said.num_prefix :].float().mean(dim=1)
+            map_BP = map_BP / map_BP.sum(dim=1, keepdim=True).clamp(min=1e-30)
+            hidden = [said.hidden_BND[layer][:, 0] for layer in layers]
+            parts = [said.logits_BK, said.embedding_BD, map_BP.unflatten(1, said.grid), *hidden]
+            told.append([part.float().cpu() for part in parts])
+        logits, embedding, maps, *hidden = (torch.cat(parts) for parts in zip(*told, strict=True))
+        return TeacherOutput(logits, embedding, dict(enumerate(hidden)), maps)
+
+    def _pixels(self, store: Store) -> NDArray[np.uint8]:
+        return store.image_NCHW if self.params.view is None else store.view(self.params.view)
+
+    def _images(self, pixels_BCHW: NDArray[np.uint8]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(pixels_BCHW)).to(device_of_fits()).float() / 255
+
+
+def _network(params: ImageParams, facts: Facts, *, empty: bool = False) -> Student:
+    num_logits = facts.tasks[-1].columns.stop
+    return build_student(params.network, facts.image_size, facts.channels, num_logits, empty=empty)
+
+
+def _own(mistake: Mistake) -> Mistake:
+    """A student's mistake in the words of this teacher's parameters."""
+    path, problem = mistake.path, mistake.problem.replace("student.", "network.").replace("the student's", "its")
+    if path.startswith("student"):
+        return Mistake(path.replace("student", "network", 1), problem)
+    return Mistake("network", f"{path}: {problem}")

@@ -1,0 +1,39 @@
+"""One tiny teacher of every sort, and stores in which something of a teacher's input is planted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmpkd.cohort.store import Store
+from mmpkd.config import TeacherConfig
+
+NETWORK = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
+TEXT: dict[str, Any] = {"hidden": 16, "epochs": 2, "vocabulary": 100, "max_length": 24}
+IMAGE: dict[str, Any] = {"view": "superior", "epochs": 2, "network": NETWORK}
+MEMBERS = {"findings": {"kind": "tabular"}, "report": {"kind": "text", "params": TEXT}}
+
+EXAMPLES = {
+    "linear": TeacherConfig(kind="tabular"),
+    "mlp": TeacherConfig(kind="tabular", params={"model": "mlp"}),
+    "boosting": TeacherConfig(kind="tabular", params={"model": "boosting"}),
+    "text": TeacherConfig(kind="text", params=TEXT),
+    "image": TeacherConfig(kind="image", params=IMAGE),
+    "ensemble": TeacherConfig(kind="ensemble", params={"members": MEMBERS, "weights": "learned_per_sample"}),
+}
+
+
+class Told(Store):
+    """The store it is opened from, whose reports and superior images say what the test wants."""
+
+    sentences: np.ndarray  # N, None where there is no report
+    brightness: np.ndarray  # N, of the superior image
+
+    def text(self, sections: Sequence[str]) -> pd.DataFrame:
+        return pd.DataFrame(dict.fromkeys(sections, self.sentences), index=pd.Index(self.sample_ids))
+
+    def view(self, name: str) -> np.ndarray:
+        return np.broadcast_to(self.brightness[:, None, None, None], self.image_NCHW.shape).astype(np.uint8)

@@ -1,0 +1,232 @@
+"""The text teacher: what it reads, what is hidden from it, whose encoder it uses, and what it refuses."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmpkd.cohort.facts import Facts, Section
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
+from mmpkd.config import CohortConfig, TeacherConfig, fingerprint
+from mmpkd.fit import seeded
+from mmpkd.teachers import check, encoders
+from mmpkd.teachers.outputs import cached_outputs
+from mmpkd.teachers.text import Network, Text, TextParams, chosen_sections, label_words
+from mmpkd.types import TeacherError, lay_out
+from tests.mmpkd.teacher_fixtures import TEXT, Told
+
+CLASSES = ("lamellar", "columnar", "reticular")
+
+
+@pytest.fixture(scope="module")
+def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
+    return prepare(tiny_cohort, cache)
+
+
+@pytest.fixture
+def leaking(store: Store) -> Told:
+    """Its reports state the label."""
+    told = Told.open(store.path)
+    told.sentences = np.array([f"The pattern is {CLASSES[index]}." for index in told.target_NK.argmax(1)], object)
+    told.fingerprint = "leaking"
+    return told
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An encoder of three layers on disk, as `save_pretrained` leaves one."""
+    folder = tmp_path_factory.mktemp("encoder")
+    with seeded(0, "saved"):
+        tokenizer, model = encoders.build(
+            ["a lesion with a mesh", "bands that run with a lesion a mesh"], 50, 16, 3, 2, 32
+        )
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)  # type: ignore[operator]
+    return folder
+
+
+def with_sections(facts: Facts, **sections: Section) -> Facts:
+    return replace(facts, sections=sections)
+
+
+def problems(facts: Facts, **params: Any) -> list[str]:
+    return [str(one) for one in check(TeacherConfig(kind="text", params=params), facts)[0]]
+
+
+def test_sections_are_joined_and_blank_ones_left_out(store: Store) -> None:
+    facts = with_sections(
+        store.facts, findings=Section(False, 1), history=Section(False, 1), impression=Section(True, 1)
+    )
+    assert chosen_sections(TextParams(), facts) == ["findings", "history"]
+    assert chosen_sections(TextParams(sections=("history",), near_label=("impression",)), facts) == [
+        "history",
+        "impression",
+    ]
+
+    class Sectioned(Told):
+        def text(self, sections: Any) -> Any:
+            cells = super().text(sections).iloc[:4]
+            cells["findings"] = ["clear ", None, " ", "a mass"]
+            cells["history"] = ["cough", None, None, " fever"]
+            return cells
+
+    told = Sectioned.open(store.path)
+    told.sentences = np.array([None] * len(told.sample_ids), object)
+    texts = Text(TextParams(), facts)._texts(told, np.arange(4))
+    assert texts.tolist() == ["clear cough", "", "", "a mass fever"]
+
+
+def test_words_of_labels_by_hand() -> None:
+    tasks = lay_out(
+        [("pathology", "binary", ("benign", "malignant")), ("findings", "multilabel", ("No Finding", "Edema"))]
+    )
+    taboo = label_words(tasks)
+    assert taboo is not None
+    said = "No edema; Malignant-looking, benignity unlikely. FINDINGS: two edemas, pathology_2"
+    assert taboo.sub("_", said) == "No _; _-looking, benignity unlikely. _: two _, pathology_2"
+    assert label_words(lay_out([("t", "binary", ("0", "1"))])) is None
+
+
+def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(
+    leaking: Told, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    params = TEXT | {"epochs": 8, "lr": 0.02}
+    flagged = cached_outputs(TeacherConfig(kind="text", params=params), leaking, 0, tmp_path, "report")
+    assert flagged.quality["auroc"] > 0.98 and flagged.quality["leak"] == 1.0
+    assert "warning: teacher 'report' all but states the label" in " ".join(capfd.readouterr().err.split())
+    masked = cached_outputs(
+        TeacherConfig(kind="text", params=params | {"mask_labels": True}), leaking, 0, tmp_path, "report"
+    )
+    assert masked.quality["auroc"] < 0.8 and masked.quality["leak"] == 0.0
+    val = masked.arrays["logits"][leaking.rows("val")]
+    torch.testing.assert_close(val, val[:1].expand_as(val))  # all texts look alike now
+    cached_outputs(TeacherConfig(kind="text", params=params), leaking, 0, tmp_path, "report")
+    assert capfd.readouterr().err == "", "told once"
+
+
+def test_padding_and_company_change_no_answer(store: Store) -> None:
+    teacher = Text(TextParams(**TEXT), store.facts)
+    with seeded(0, "test"):
+        texts = np.array(["a lesion", "one round lesion with bands that run across a mesh", "mesh"], object)
+        teacher.tokenizer, encoder = encoders.build([*texts, *texts], 100, 16, 2, 2, 24)
+        teacher.network = Network(encoder, 3).eval()
+    together, hidden = teacher._ask(texts)
+    for index in range(3):
+        alone, own = teacher._ask(texts[[index]])
+        torch.testing.assert_close(alone[0], together[index])
+        torch.testing.assert_close(own[:, 0], hidden[:, index])
+    tokens = teacher._tokens(texts[:1])
+    with torch.no_grad():
+        states = encoder(**tokens, output_hidden_states=True).hidden_states
+    for layer in range(2):
+        torch.testing.assert_close(hidden[layer, 0], states[layer + 1][0].mean(dim=0))
+    torch.testing.assert_close(together[0], teacher.network.head(hidden[-1, 0]))
+
+
+def test_hardly_any_report_is_refused(leaking: Told) -> None:
+    train = leaking.rows("train")
+    leaking.sentences[train[2:]] = None
+    with pytest.raises(TeacherError, match=r"2 of 60 training samples of a fold have text in report"):
+        Text(TextParams(**TEXT), leaking.facts).fit(leaking, train)
+
+
+def test_an_encoder_from_disk_is_read_whole_or_frozen(store: Store, saved: Path) -> None:
+    params = {"encoder": str(saved), "frozen": True, "max_length": 24}
+    mistakes, offer = check(TeacherConfig(kind="text", params=params), store.facts)
+    assert not mistakes and offer is not None and offer.layers == 3
+    rows = store.rows("train")
+    frozen, tuned = Text(TextParams(**params), store.facts), Text(TextParams(encoder=str(saved), epochs=1), store.facts)
+    frozen.fit(store, rows)
+    tuned.fit(store, rows)
+    _, original = encoders.load(str(saved))
+    for name, values in original.state_dict().items():
+        if "pooler" not in name:
+            assert torch.equal(frozen.network.encoder.state_dict()[name], values)
+    embeddings = "embeddings.word_embeddings.weight"
+    assert not torch.equal(tuned.network.encoder.state_dict()[embeddings], original.state_dict()[embeddings])
+    said = frozen.outputs(store, rows)
+    assert len(said.hidden_BD) == 3 and torch.equal(said.hidden_BD[2].nan_to_num(), said.embedding_BD.nan_to_num())  # type: ignore[union-attr]
+    told = said.logits_BK[said.logits_BK.isfinite().all(1)]  # type: ignore[index,union-attr]
+    assert told.std(dim=0).min() > 0.01, "the head was fitted"
+
+
+def test_other_weights_other_address(saved: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    folder.mkdir()
+    for path in saved.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    same, other = (Text.sources(TextParams(encoder=str(one))) for one in (saved, folder))
+    assert same == other
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")  # of the same size
+    assert Text.sources(TextParams(encoder=str(folder))) != same
+    assert fingerprint(Text.sources(TextParams())) == fingerprint({})
+
+
+def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    kept = {name: one for name, one in load_file(saved / "model.safetensors").items() if "layer.2" not in name}
+    save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(TeacherError, match=r"holds no weights for encoder\.layer\.2"):
+        encoders.load(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("params", "said"),
+    [
+        ({"sections": ["findigs"]}, r"params\.sections: no section 'findigs' \(did you mean 'findings'\?\)"),
+        (
+            {"sections": ["impression"]},
+            r"params\.sections: the labels were read from section 'impression'; .*near_label",
+        ),
+        ({"near_label": ["findings"]}, r"params\.near_label: section 'findings' is not near-label"),
+        ({"sections": ["findings", "findings"]}, r"params\.sections: section 'findings' is listed twice"),
+        ({"sections": ["wet_read"]}, r"params\.sections: wet_read: 1\.0% of the samples have any text there"),
+        (
+            {"encoder": "nobody/no-such-bert"},
+            r"params\.encoder: .*not on this machine.*`hf download nobody/no-such-bert`",
+        ),
+        ({"encoder": "/no/such/folder"}, r"params\.encoder: no folder '/no/such/folder', nor the name of a model"),
+        ({"frozen": True}, r"params: .*frozen leaves nothing learnt"),
+        ({"hidden": 15}, r"params: .*hidden must be a multiple of heads, got 15 and 2"),
+        ({"encoder": "x", "layers": 3}, r"params: .*layers: sizes of an encoder built here"),
+    ],
+)
+def test_refusals_at_planning(store: Store, params: dict[str, Any], said: str) -> None:
+    facts = with_sections(
+        store.facts, findings=Section(False, 0.9), impression=Section(True, 0.9), wet_read=Section(False, 0.01)
+    )
+    assert problems(facts) == []
+    found = problems(facts, **params)
+    assert len(found) == 1 and re.search(said, found[0]), found
+
+
+def test_a_cohort_without_text_or_with_near_label_text_only(store: Store) -> None:
+    assert "the cohort has no report text" in problems(with_sections(store.facts))[0]
+    only = with_sections(store.facts, impression=Section(True, 1.0))
+    assert "every section is near-label (impression): name some" in problems(only)[0]
+    assert problems(only, near_label=["impression"]) == []
+
+
+def test_encoders_that_do_not_fit(store: Store, saved: Path, tmp_path: Path) -> None:
+    assert problems(store.facts, encoder=str(saved), max_length=32) == []
+    assert (
+        "max_length: the encoder takes 32 tokens, got 33" in problems(store.facts, encoder=str(saved), max_length=33)[0]
+    )
+    assert "lacks its weights and vocabulary and config.json" in problems(store.facts, encoder=str(tmp_path))[0]
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    assert "is a t5, not an encoder of text" in problems(store.facts, encoder=str(tmp_path))[0]
+    (tmp_path / "config.json").write_text('{"model_type": "no-such-thing"}')
+    assert "transformers cannot read" in problems(store.facts, encoder=str(tmp_path))[0]
