@@ -33,7 +33,7 @@ from mmpkd.teachers import TEACHERS, Teacher
 from mmpkd.teachers.ensemble import Ensemble
 from mmpkd.teachers.fitting import require_classes
 from mmpkd.teachers.quality import quality, warning
-from mmpkd.types import Needs, TeacherOutput
+from mmpkd.types import Needs, TeacherError, TeacherOutput
 
 NUM_FOLDS = 5
 HIDDEN = "hidden-"  # and the layer: names of arrays
@@ -46,7 +46,7 @@ class CachedOutputs:
 
     arrays: Mapping[str, Tensor]
     quality: Mapping[str, float]
-    seconds: float  # what fitting cost, reported apart from the trials
+    seconds: float  # what fitting cost, members' own not counted, reported apart from the trials
 
     @property
     def width(self) -> int:
@@ -115,9 +115,12 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
         with FileLock(f"{folder}.lock"):
             if not (folder / "manifest.json").exists():
                 name = name or config.kind
-                started = time.perf_counter()
                 teacher = ready(config, store, fold, cache, name)
-                arrays = _fit_and_ask(teacher, store, train, val, params.seed, name)
+                started = time.perf_counter()
+                try:
+                    arrays = _fit_and_ask(teacher, store, train, val, params.seed, name)
+                except TeacherError as error:
+                    raise TeacherError(f"teacher {name!r}: {error}") from None
                 good = quality(arrays["logits"], store, train, val)
                 manifest = {**identity, "quality": good, "seconds": time.perf_counter() - started}
                 _write(folder, arrays, manifest)
