@@ -33,10 +33,10 @@ from mmpkd import classify
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
-from mmpkd.evaluate import Evaluator
 from mmpkd.fit import optimizer_for
 from mmpkd.teachers.outputs import teach
 from mmpkd.train import Run, batches, descend, loss_terms
+from mmpkd.validation import Evaluator
 
 BATCH, NUM_VALIDATION = 16, 64
 LIMITS = {"cached logits": 1.05, "cached features": 1.08, "validation with maps and scores": 1.15}

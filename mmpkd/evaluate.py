@@ -1,149 +1,197 @@
-"""One validation of a student: classification and localisation of the same forward pass."""
+"""The command that scores an exported student on a prepared cohort; see HELP."""
 
 from __future__ import annotations
 
-from itertools import groupby
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from rich.console import Console
+from rich.table import Table
 
-from mmpkd import classify, localize, priors, stats
+from mmpkd import command, export
+from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import EvaluationConfig
-from mmpkd.fit import autocast
-from mmpkd.saliency import MAPS, columns_explained
-from mmpkd.stats import Floats
-from mmpkd.student import Student
-from mmpkd.types import CohortError, DivergedError
+from mmpkd.config import CohortConfig, EvaluationConfig, near, overridden, read_yaml, validate
+from mmpkd.export import Card, Exported, source_of
+from mmpkd.external import (
+    FEWEST,
+    REPLICATES,
+    Answers,
+    ClassWeights,
+    aligned,
+    by_group,
+    by_label,
+    by_region,
+    groupings,
+)
+from mmpkd.train import write_whole
+from mmpkd.types import ConfigError, Mistake
+from mmpkd.validation import Evaluator, Labels
+
+PARTS = ("all", "train", "val", "test")
+HELP = f"""python -m mmpkd.evaluate model=FILE cohort.reader=NAME cohort.root=DIR [key=value ...]
+
+How well an exported student classifies a cohort, where it looks, and for whom. Labels meet by name; those that one
+side does not know are left out. Prints tables, and leaves them in a folder with the scores of every image.
+
+  model=FILE      student.safetensors, as mmpkd.train leaves it; or a folder with one in it
+  config=FILE     a configuration or a search space, of which the cohort section is read
+  cohort.KEY=..   any leaf of a cohort, as for python -m mmpkd.cohort; the image size is the student's
+  part=PART       {", ".join(PARTS)}    [all; of the cohort that the student was trained on: val]
+  groups=A,B      columns that tell groups apart    [those named after sex, age, density or view]
+  class_weights=balanced    precision and Brier score as if both classes were as frequent    [equal]
+  within=foreground         where it looks, on the breast alone (see evaluation.within)      [content]
+  out=DIR         where the folder goes    [runs/evaluate]
+  cache=DIR       where stores lie    [cache]
+
+Intervals: 95 %, {REPLICATES:,} bootstrap replicates over patients. Groups of fewer than {FEWEST} patients are not told
+apart. Maps are scored in the frame of the original images. Of the cohort that a student was trained on only the
+validation part is scored, on which its temperatures and thresholds were chosen: the training part would flatter, and
+the test part is sealed."""
 
 
-class Evaluator:
-    """The scores of a student on fixed samples; what depends on the samples alone is computed once.
+def main(words: Sequence[str]) -> None:
+    if not words or {"-h", "--help"} & set(words):
+        print(HELP)
+        return
+    defaults = {"model": "", "config": "", "part": "", "groups": "", "class_weights": "equal", "within": "content"}
+    own, overrides = command.own_words(words, defaults | {"out": "runs/evaluate", "cache": "cache"})
+    content = {"cohort": read_yaml(Path(own["config"])).get("cohort", {}) if own["config"] else {}}
+    content = overridden(content, overrides)
+    mistakes = [Mistake(key, f"not a word of this command{near(key, own)}") for key in content if key != "cohort"]
+    mistakes += [] if own["model"] else [Mistake("model", "which? --help explains")]
+    within = get_args(EvaluationConfig.model_fields["within"].annotation)
+    for key, allowed in (("part", ("", *PARTS)), ("class_weights", get_args(ClassWeights)), ("within", within)):
+        if own[key] not in allowed:
+            mistakes.append(Mistake(key, f"wanted {' or '.join(filter(None, allowed))}, got {own[key]!r}"))
+    if mistakes:
+        raise ConfigError(mistakes)
+    exported = export.read(Path(own["model"]))
+    asked, size = content["cohort"].get("image_size"), exported.card.image_size
+    if asked not in (None, size) and not own["config"]:
+        raise ConfigError.one("cohort.image_size", f"the student sees {size} pixels a side, got {asked}: leave it out")
+    store = prepare(validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"]))
+    rows = chosen(store, exported.card, own["part"])
+    columns = groupings(store.facts, own["groups"].split(",") if own["groups"] else None)
+    weights = cast(ClassWeights, own["class_weights"])
+    tables = evaluate(exported, store, rows, weights, own["within"], columns)
+    part = own["part"] or ("val" if is_own(store, exported.card) else "all")
+    folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part}"
+    what = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
+    _leave(folder, tables, {**what, "samples": len(rows), "replicates": REPLICATES})
+    _print(tables, store, rows, part, folder)
 
-    Sees images, labels and ROIs, never a privileged column; nothing here reaches the training.
 
-    Args:
-        train_rows: samples whose mean ROI is one more yardstick, `<score>_prior`; nothing else reads their ROIs.
+def is_own(store: Store, card: Card) -> bool:
+    """Whether a student learnt from these data, with whatever options they were read."""
+    return source_of(store.manifest) == card.source
+
+
+def chosen(store: Store, card: Card, part: str) -> NDArray[np.int64]:
+    """Rows of the samples to score.
 
     Raises:
-        CohortError: a task without any label that has both classes among these samples.
+        ConfigError: a part that must not be scored, or is empty.
     """
-
-    def __init__(
-        self,
-        store: Store,
-        rows: NDArray[np.int64],
-        config: EvaluationConfig,
-        grid: tuple[int, int],
-        device: torch.device,
-        train_rows: NDArray[np.int64] | None = None,
-    ) -> None:
-        self.store, self.rows = store, rows
-        self.tasks = store.facts.tasks
-        self.target_NK, self.known_NK = store.target_NK[rows], store.known_NK[rows]
-        for task, labels in classify.scorable(self.target_NK, self.known_NK, self.tasks).items():
-            if not labels:
-                raise CohortError(f"task '{task}' has a single class among the {len(rows)} validation samples")
-        self.image_NCHW = torch.from_numpy(store.image_NCHW[rows])
-        self.batch_size = config.batch_size
-        self.map = MAPS[config.map]()
-        self.device = device
-        self.weight_RN = stats.patient_weights(store.patient_N[rows])
-        self.regions: localize.Regions | None = None
-        self.prior_Rhw: Tensor | None = None
-        self.foreground_NHW: NDArray[np.bool_] | None = None
-        self.fixed: dict[str, float] = {}
-        if labels := store.facts.roi_labels:
-            self.explained = columns_explained(labels, self.tasks) if self.map.per_label else []
-            if config.within == "foreground":
-                self.foreground_NHW = localize.foreground(store.image_NCHW[rows].max(axis=1))
-            roi_NRHW, box_N4 = store.roi_mask(rows), store.content_box_N4[rows]
-            self.regions = localize.Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
-            if train_rows is not None:
-                self.prior_Rhw = _mean_roi(store, train_rows, grid)
-            self.fixed = _prefixed(localize.summarize(localize.baselines(self.regions, self.prior_Rhw)))
-
-    def __call__(self, student: Student) -> dict[str, float]:
-        """Metrics under `val/`: scores, their standard errors over patients, and what chance scores.
-
-        Raises:
-            DivergedError: the last step left weights that give no finite logits.
-        """
-        logits_NK, map_NRhw = self.look(student)
-        if not np.isfinite(logits_NK).all():
-            raise DivergedError(
-                "the student's logits are no longer finite after an epoch: "
-                "lower optimizer.lr, or set optimizer.clip_norm"
-            )
-        metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, self.weight_RN))
-        if self.regions is not None:
-            found, labels = localize.score(map_NRhw, self.regions), self.store.facts.roi_labels
-            metrics |= _prefixed(localize.summarize(found, self.weight_RN, labels))
-        return metrics | self.fixed
-
-    def look(self, student: Student) -> tuple[NDArray[np.float64], Tensor]:
-        """Logits (N, K) and maps (N, R, h, w) of every sample, with R = 1 where one map serves all labels."""
-        student.eval()
-        logits, maps = [], []
-        with autocast(self.device):
-            for image_BCHW in self.image_NCHW.split(self.batch_size):
-                image_BCHW = image_BCHW.to(self.device).float() / 255
-                if self.regions is not None:
-                    logits_BK, map_BRhw = self.map(student, image_BCHW, self.explained)
-                    maps.append(map_BRhw)
-                else:
-                    with torch.inference_mode():
-                        logits_BK = student(image_BCHW).logits_BK
-                logits.append(logits_BK.float())
-        logits_NK = torch.cat(logits).double().cpu().numpy()
-        return logits_NK, torch.cat(maps) if maps else torch.empty(len(logits_NK), 0, 0, 0)
-
-    def table(self, map_NRhw: Tensor, threshold_R: Floats | None = None, original: bool = False) -> pd.DataFrame:
-        """One row for each (sample, label) that has an ROI, with every score and those of maps that have not looked.
-
-        Args:
-            map_NRhw: from `look`.
-            threshold_R: of `iou_tuned`, see `localize.finish`; not of the baselines, which are tuned on these pairs.
-            original: score in the frame of the original images, one at a time, not in the stored squares.
-        """
-        assert self.regions is not None, "a cohort without ROIs has no table of them"
-        maps = {"": localize.by_pair(map_NRhw, self.regions)}
-        maps |= {f"_{name}": map_Phw for name, map_Phw in localize.unseeing(self.regions, self.prior_Rhw).items()}
-        if original:
-            measured = self._measure_originals(self.regions, maps)
-        else:
-            measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
-        found: dict[str, Floats] = {}
-        for name, measured_PS in measured.items():
-            told = localize.finish(measured_PS, self.regions, None if name else threshold_R)
-            found |= {f"{score}{name}": values for score, values in told.items()}
-        labels = self.store.facts.roi_labels
-        return localize.table(found, self.regions, self.store.sample_ids[self.rows].tolist(), labels)
-
-    def _measure_originals(self, regions: localize.Regions, maps: dict[str, Tensor]) -> dict[str, Tensor]:
-        measured: dict[str, list[Tensor]] = {name: [] for name in maps}
-        pairs = zip(regions.image_P.tolist(), regions.label_P.tolist(), strict=True)
-        for image, found in groupby(enumerate(pairs), key=lambda numbered: numbered[1][0]):
-            letterbox = self.store.letterbox(self.rows[image])
-            roi_RHW = self.store.original_rois(self.rows[image])
-            lit = None if self.foreground_NHW is None else letterbox.original_mask(self.foreground_NHW[image])
-            for pair, (_, label) in found:
-                for name, map_Phw in maps.items():
-                    measured[name].append(localize.measure_original(map_Phw[pair], roi_RHW[label], letterbox, lit))
-        return {name: torch.cat(parts) for name, parts in measured.items()}
+    if is_own(store, card):
+        if part not in ("", "val"):
+            why = "the student was trained on this cohort: its training part would flatter, its test part is sealed"
+            raise ConfigError.one("part", f"{why}; part=val is what is left")
+        return store.rows("val", card.fold)
+    if part in ("", "all"):
+        return np.arange(len(store.sample_ids))
+    rows = {"train": store.rows("train"), "val": store.rows("val"), "test": store.rows("test")}[part]
+    if not len(rows):
+        raise ConfigError.one("part", f"no sample of the cohort is in part {part}")
+    return rows
 
 
-def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int]) -> Tensor | None:
-    regions = (
-        (torch.from_numpy(store.roi_mask(rows[position : position + 1])[0]), store.content_box_N4[row].tolist())
-        for position, row in enumerate(rows)
-        if store.rois(int(row))
+def evaluate(
+    exported: Exported,
+    store: Store,
+    rows: NDArray[np.int64],
+    weights: ClassWeights,
+    within: str,
+    columns: Sequence[str],
+) -> dict[str, pd.DataFrame]:
+    """The tables of HELP by name: labels, groups, regions and images where there are any, and predictions.
+
+    Raises:
+        ConfigError: not one label in common, or images of another kind.
+    """
+    card = exported.card
+    tasks, target_NK, known_NK = aligned(card, store)
+    target_NK, known_NK = target_NK[rows], known_NK[rows]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    student = exported.student.to(device)
+    config = EvaluationConfig.model_validate({"map": card.map, "within": within})
+    train_rows = store.rows("train", card.fold) if is_own(store, card) else None
+    evaluator = Evaluator(
+        store, rows, config, student.grid, device, train_rows, Labels(tasks, target_NK, known_NK), REPLICATES
     )
-    return priors.mean_roi(regions, grid)
+    logits_NK, map_NRhw = evaluator.look(student)
+    probability_NK = exported.probabilities(logits_NK)
+    answers = Answers(tasks, logits_NK, probability_NK, target_NK, known_NK, evaluator.weight_RN)
+    names = [f"{task.name}/{name}" for task in card.tasks for name in task.logit_names]
+    predictions = pd.DataFrame(probability_NK, columns=names)
+    predictions.insert(0, "sample", store.sample_ids[rows])
+    tables = {"labels": by_label(answers, card, weights), "predictions": predictions}
+    pointing_N = np.full(len(rows), np.nan)
+    if evaluator.regions is not None:
+        threshold_R = np.array([card.map_threshold.get(label, np.nan) for label in store.facts.roi_labels])
+        tables["images"] = evaluator.table(map_NRhw, threshold_R, original=True)
+        tables["regions"] = by_region(tables["images"], store.sample_ids[rows], evaluator.weight_RN)
+        means = tables["images"].groupby("sample")["pointing"].mean()
+        pointing_N = means.reindex(store.sample_ids[rows]).to_numpy(float)
+    values = store.privileged(columns).iloc[rows]
+    tables["groups"] = by_group(answers, values, store.patient_N[rows], pointing_N)
+    return {name: table for name, table in tables.items() if len(table)}
 
 
-def _prefixed(metrics: dict[str, float]) -> dict[str, float]:
-    return {f"val/{name}": value for name, value in metrics.items()}
+def _leave(folder: Path, tables: Mapping[str, pd.DataFrame], what: Mapping[str, Any]) -> None:
+    """Every table as CSV, what was done last: a folder with evaluation.json is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        write_whole(folder / f"{name}.csv", table.to_csv(index=False))
+    write_whole(folder / "evaluation.json", json.dumps(what, indent=1))
+
+
+def _print(tables: Mapping[str, pd.DataFrame], store: Store, rows: NDArray[np.int64], part: str, folder: Path) -> None:
+    console = Console()
+    console = console if console.is_terminal else Console(width=130)  # a file has no edge
+    patients = len(np.unique(store.patient_N[rows]))
+    title = f"{store.manifest['reader']}, part {part}: {len(rows)} samples of {patients} patients"
+    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    for name in ("labels", "regions", "groups"):
+        if name not in tables:
+            continue
+        table = tables[name]
+        told = [column for column in table if not str(column).endswith(("_low", "_high"))]
+        shown = Table(*map(str, told), title=name)
+        for _, row in table.iterrows():
+            shown.add_row(*(_cell(row, str(column)) for column in told))
+        console.print(shown)
+    console.print(
+        f"these tables and the scores of every image: {folder}", highlight=False, markup=False, soft_wrap=True
+    )
+
+
+def _cell(row: pd.Series, name: str) -> str:
+    value = row[name]
+    if not isinstance(value, float):
+        return str(value)
+    if np.isnan(value):
+        return "-"
+    return (
+        f"{value:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" if f"{name}_low" in row else f"{value:.3f}"
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

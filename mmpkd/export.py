@@ -25,7 +25,7 @@ from sklearn.metrics import roc_curve
 from mmpkd import classify
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import StudentConfig, TrialConfig
+from mmpkd.config import StudentConfig, TrialConfig, fingerprint
 from mmpkd.fit import task_loss
 from mmpkd.stats import Floats
 from mmpkd.student import Student, build_student
@@ -50,8 +50,8 @@ class Card:
     map: str  # where it looks, by name
     temperature: Mapping[str, float]  # by task, fitted on validation
     threshold: Mapping[str, float]  # probability by logit of the tasks that are not multi-class, chosen on validation
-    reader: str
-    source: str  # fingerprint of the raw data it was trained on
+    map_threshold: Mapping[str, float]  # of `iou_tuned` by ROI label, chosen on validation
+    source: str  # of the raw data it was trained on, see `source_of`
     fold: int  # that validated
     trial: str  # fingerprint of its configuration
     credentialed: bool
@@ -112,12 +112,19 @@ def card_of(
         map=config.evaluation.map,
         temperature=temperature,
         threshold=threshold,
-        reader=manifest["reader"],
-        source=manifest["source"],
+        map_threshold={},
+        source=source_of(manifest),
         fold=config.cohort.fold,
         trial=config.fingerprint(),
         credentialed=facts.credentialed,
     )
+
+
+def source_of(manifest: Mapping[str, Any]) -> str:
+    """What tells whether two stores are of the same patients, whatever their options: reader and files; of a generated
+    cohort, which has no files, reader and options."""
+    is_generated = manifest["source"] == fingerprint({})
+    return fingerprint([manifest["reader"], manifest["params"] if is_generated else manifest["source"]])
 
 
 def fit_temperature(logits_NK: Floats, target_NK: NDArray[Any], known_NK: NDArray[np.bool_], task: Task) -> float:

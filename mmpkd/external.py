@@ -21,6 +21,7 @@ from mmpkd.cohort.facts import ADMITTED, Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import near
 from mmpkd.export import Card
+from mmpkd.localize import SCORES, UNSEEING
 from mmpkd.stats import Floats
 from mmpkd.types import ConfigError, Task
 
@@ -200,3 +201,62 @@ def groups(column: pd.Series, patient_N: NDArray[np.int64]) -> Iterator[tuple[st
         together = np.any([members[one] for one in few], axis=0)
         if len(np.unique(patient_N[together])) >= FEWEST:
             yield "all other", together
+
+
+def by_group(answers: Answers, values: pd.DataFrame, patient_N: NDArray[np.int64], pointing_N: Floats) -> pd.DataFrame:
+    """A row a group of each column of `values`: counts, AUROC and pointing with their 95 % intervals.
+
+    Groups of one column are compared on the same labels, those with both classes in every one of them.
+    """
+    rows = []
+    for name in values:
+        members = dict(groups(values[name], patient_N))
+        common_K = np.all([defined(answers, mask) for mask in members.values()], axis=0) if members else np.array(False)
+        for group, mask_N in members.items():
+            auroc, low, high = overall(answers, mask_N, common_K)
+            pointing = np.where(mask_N, pointing_N, np.nan)[:, None]
+            pointing_R = stats.weighted_mean(pointing, answers.weight_RN)[:, 0]
+            pointing_low, pointing_high = interval(pointing_R)
+            rows.append(
+                {
+                    "column": name,
+                    "group": group,
+                    "samples": int(mask_N.sum()),
+                    "patients": len(np.unique(patient_N[mask_N])),
+                    "labels": int(common_K.sum()),
+                    "auroc": auroc,
+                    "auroc_low": low,
+                    "auroc_high": high,
+                    "with ROI": int(np.isfinite(pointing).sum()),
+                    "pointing": float(np.nanmean(pointing)) if np.isfinite(pointing).any() else float("nan"),
+                    "pointing_low": pointing_low,
+                    "pointing_high": pointing_high,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def by_region(images: pd.DataFrame, sample_ids: NDArray[np.str_], weight_RN: Floats) -> pd.DataFrame:
+    """A row a score: its mean over labels of the mean over images with an ROI, its 95 % interval, and what maps that
+    have not looked would score; then the same of each label, where there are several."""
+    labels = list(dict.fromkeys(images["label"]))
+    rows = []
+    for label in [None, *labels] if len(labels) > 1 else [None]:
+        some = labels if label is None else [label]
+        for score in SCORES:
+            found = {"": f"{score}"} | {name: f"{score}_{name}" for name in UNSEEING if f"{score}_{name}" in images}
+            row = {
+                "label": label or (labels[0] if len(labels) == 1 else "mean over labels"),
+                "score": score,
+                "images": int(images["label"].isin(some).sum()),
+            }
+            for name, column in found.items():
+                wide = images.pivot(index="sample", columns="label", values=column)[some].reindex(sample_ids)
+                value_NR = wide.to_numpy(float)
+                value_NR = value_NR[:, np.isfinite(value_NR).any(axis=0)]
+                row[name or "student"] = float(stats.macro(stats.weighted_mean(value_NR, np.ones((1, len(wide)))))[0])
+                if not name:
+                    replicate_R = stats.macro(stats.weighted_mean(value_NR, weight_RN))
+                    row["student_low"], row["student_high"] = interval(replicate_R)
+            rows.append(row)
+    return pd.DataFrame(rows)

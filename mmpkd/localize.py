@@ -32,6 +32,7 @@ from mmpkd.stats import Floats, macro, standard_error, weighted_mean
 
 MEASURED = ("pointing", "mass", "pixel_ap", "rank", "cnr", "iou_otsu")
 SCORES = (*MEASURED, "iou_tuned")
+UNSEEING = ("chance", "centre", "prior")  # maps that have not looked
 DARK = 0.1  # of the way from an image's 1st to its 99th percentile: background below
 CHUNK_PIXELS = 1 << 18  # the scores of pixels work through so many at once, which stay in the cache
 # A pixel is above 0.2 of an 8-bit image where its level is above 51.

@@ -27,7 +27,6 @@ from mmpkd.cohort import reader_for, splits
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
-from mmpkd.evaluate import Evaluator
 from mmpkd.fit import optimizer_for
 from mmpkd.student import build_student
 from mmpkd.teachers import TEACHERS
@@ -35,6 +34,7 @@ from mmpkd.teachers.ensemble import EnsembleParams
 from mmpkd.teachers.outputs import HIDDEN, NUM_FOLDS, CachedOutputs, folds
 from mmpkd.train import Run, batches, descend, loss_terms, needed
 from mmpkd.types import Needs, TeacherError
+from mmpkd.validation import Evaluator
 
 MOST_VALIDATED = 512  # images that a validation is timed on; the rest is extrapolated
 FEW_TAUGHT, MOST_TAUGHT = 128, 5000  # samples that a teacher's fit is timed on; likewise

@@ -49,7 +49,8 @@ def columns_explained(labels: Sequence[str], tasks: Sequence[Task]) -> list[Colu
     for task in tasks:
         for column, name in enumerate(task.logit_names, task.start):
             named.setdefault(name, []).append(column)
-    answer = tuple(range(tasks[0].num_logits)) if len(tasks) == 1 and tasks[0].kind != "multilabel" else ()
+    only = tasks[0].columns if len(tasks) == 1 and tasks[0].kind != "multilabel" else slice(0, 0)
+    answer = tuple(range(only.start, only.stop))
     columns = [tuple(named[label]) if len(named.get(label, ())) == 1 else answer for label in labels]
     if lost := [label for label, found in zip(labels, columns, strict=True) if not found]:
         alike = ", ".join(name for name, one in MAPS.items() if not one.per_label)

@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +27,6 @@ from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig, dump_trial, fingerprint, load_trial
-from mmpkd.evaluate import Evaluator
 from mmpkd.fit import (
     TermLog,
     autocast,
@@ -45,6 +44,7 @@ from mmpkd.objectives import Objective
 from mmpkd.student import Student
 from mmpkd.teachers.outputs import CachedOutputs, teach
 from mmpkd.types import Batch, ConfigError, EpochReport, Needs
+from mmpkd.validation import Evaluator
 
 HELP = """\
 python -m mmpkd.train config=FILE [key=value ...]
@@ -124,6 +124,7 @@ def train(
         weight_2K = on(device, balanced_weights(store.target_NK[rows], store.known_NK[rows], store.facts.tasks))
     run = Run(config, store, rows, student, objectives, teachers, optimizer, device, weight_2K)
     evaluate = Evaluator(store, store.rows("val", config.cohort.fold), config.evaluation, student.grid, device, rows)
+    evaluate.require_scorable()
     quality = {f"teacher/{name}/{key}": value for name, one in outputs.items() for key, value in one.quality.items()}
 
     identity = fingerprint([config.fingerprint(), store.fingerprint, store.sample_ids.tolist()])
@@ -139,11 +140,10 @@ def train(
             checkpoint.save(folder, student, objectives, optimizer, history, identity)
         report(history[-1])
     if folder is not None:
-        logits_NK, _ = evaluate.look(student)
-        card = export.card_of(
-            config, store.facts, store.manifest, student, logits_NK, evaluate.target_NK, evaluate.known_NK
-        )
-        export.write(folder, student, card)
+        logits_NK, map_NRhw = evaluate.look(student)
+        known = evaluate.target_NK, evaluate.known_NK
+        card = export.card_of(config, store.facts, store.manifest, student, logits_NK, *known)
+        export.write(folder, student, replace(card, map_threshold=evaluate.thresholds(map_NRhw)))
     return history
 
 

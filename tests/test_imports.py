@@ -23,9 +23,10 @@ LAYERS = (
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency"},
     {"teachers"},
-    {"build", "checkpoint", "evaluate", "export"},
+    {"build", "checkpoint", "export", "validation"},
     {"train"},
-    {"predict", "probe", "external"},
+    {"external"},
+    {"evaluate", "predict", "probe"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never needs

@@ -54,7 +54,7 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths
     """
     assert set(raw.views) == set(views), f"views {sorted(raw.views)}, declared {sorted(views)}"
     images = (raw.image, *(raw.views[name] for name in views))
-    pixels = [_square(one, size, channels, depth) for one, depth in zip(images, depths, strict=True)]
+    pixels = [square(one, size, channels, depth) for one, depth in zip(images, depths, strict=True)]
     height, width = raw.image.shape[:2]
     letterbox = Letterbox(height, width, size)
     full = [(label, mask) for label, mask in raw.rois if mask.any()]
@@ -62,7 +62,7 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths
     return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full))
 
 
-def _square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
+def square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
     """C x size x size uint8."""
     if image.dtype.itemsize * 8 != depth.bits:
         found = f"has {image.dtype.itemsize * 8}-bit pixels where the first one of the cohort has {depth.bits}-bit ones"

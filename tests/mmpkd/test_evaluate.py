@@ -1,114 +1,83 @@
-"""One validation: maps by name over one training, tables of its pairs, the frame of the original images."""
+"""python -m mmpkd.evaluate: an exported student on its own validation part and on other cohorts."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
-import torch
+import yaml
 
-from mmpkd import localize
-from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.store import Store
-from mmpkd.config import EvaluationConfig, StudentConfig, TrialConfig
-from mmpkd.evaluate import Evaluator
-from mmpkd.saliency import MAPS
-from mmpkd.student import build_student
+from mmpkd.config import TrialConfig
+from mmpkd.evaluate import main
 from mmpkd.train import train
+from mmpkd.types import ConfigError
 from tests.mmpkd import cohort_fixtures
-
-GRID = (3, 3)
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Images of 20 x 30 in squares of 15: rows 2 to 11. Every other one has an ROI: rows 5 to 9, columns 10 to 19."""
-    root = tmp_path_factory.mktemp("cohort")
-    cohort_fixtures.write_cohort(root)
-    return prepare(cohort_fixtures.config(root), root / "cache")
+def trained(tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
+    """A trained student's folder, and the AUROC and pointing that its training reported last."""
+    folder = tmp_path_factory.mktemp("trained")
+    return folder, dict(train(tiny_trial, cache, folder)[-1].metrics)["val/auroc"]
 
 
-def evaluator(store: Store, map: str = "cls_attention", **config: Any) -> Evaluator:
-    rows = store.rows("val"), store.rows("train")
-    return Evaluator(store, rows[0], EvaluationConfig(map=map, **config), GRID, torch.device("cpu"), rows[1])
+@pytest.fixture
+def words(trained: tuple[Path, float], cache: Path, tmp_path: Path, tiny_trial: TrialConfig) -> list[str]:
+    config = tmp_path / "cohort.yaml"
+    config.write_text(yaml.safe_dump({"cohort": tiny_trial.cohort.model_dump(mode="json")}))
+    return [f"model={trained[0]}", f"config={config}", f"cache={cache}", f"out={tmp_path / 'out'}"]
 
 
-def test_every_map_has_the_logits_of_the_plain_forward_pass(store: Store) -> None:
-    sizes = {"patch_size": 5, "embed_dim": 24, "depth": 2, "num_heads": 2}
-    student = build_student(StudentConfig(model="vit_tiny_patch16_224", **sizes), 15, 1, 1)
-    plain = evaluator(store)(student)
-    for name in MAPS:
-        scores = evaluator(store, name)(student)
-        assert scores.keys() == plain.keys()
-        assert scores["val/auroc"] == plain["val/auroc"] and scores["val/brier"] == pytest.approx(plain["val/brier"])
-        assert all(np.isfinite(value) for key, value in scores.items() if not key.endswith("_se"))
+def test_on_its_own_cohort_it_says_what_the_training_said(
+    words: list[str], trained: tuple[Path, float], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(words)
+    (folder,) = (tmp_path / "out").iterdir()
+    labels = pd.read_csv(folder / "labels.csv")
+    assert labels["auroc"].mean() == pytest.approx(trained[1], abs=1e-9)  # temperatures keep the order
+    assert json.loads((folder / "evaluation.json").read_text())["part"] == "val"
+    images = pd.read_csv(folder / "images.csv")
+    assert len(images) == 30 and images["pointing_chance"].between(0, 1).all()
+    predictions = pd.read_csv(folder / "predictions.csv").drop(columns="sample")
+    assert np.allclose(predictions.sum(axis=1), 1) and predictions.shape == (30, 3)
+    told = capsys.readouterr().out
+    assert "synthetic, part val: 30 samples" in told and "iou_otsu" in told and "age" in told
 
 
-def test_the_map_that_is_named_changes_nothing_of_the_training(tiny_trial: TrialConfig, cache: Path) -> None:
-    """Gradient maps freeze the parameters and take gradients, between two epochs that must not notice."""
-    plain, other = (
-        train(TrialConfig.model_validate(tiny_trial.model_dump() | {"evaluation": {"map": name}, "epochs": 2}), cache)[
-            -1
-        ]
-        for name in ("cls_attention", "legrad")
-    )
-    assert plain.terms == other.terms and plain.metrics["val/auroc"] == other.metrics["val/auroc"]
-    assert plain.metrics["val/mass"] != other.metrics["val/mass"]
+@pytest.mark.parametrize("part", ["train", "test", "all"])
+def test_the_rest_of_its_own_cohort_stays_sealed(words: list[str], part: str) -> None:
+    with pytest.raises(ConfigError, match="its training part would flatter, its test part is sealed"):
+        main([*words, f"part={part}"])
 
 
-def test_the_prior_is_the_mean_training_roi_and_of_no_other_image(store: Store) -> None:
-    asked: list[int] = []
-    own = Store.roi_mask
-
-    def watched(self: Store, rows: np.ndarray) -> np.ndarray:
-        asked.extend(rows.tolist() if len(rows) == 1 else [])
-        return own(self, rows)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Store, "roi_mask", watched)
-        found = evaluator(store)
-    # Stored in rows 4 to 6 and columns 5 to 9: rows 2 to 4 of the content's 10, of which cells take 0-3, 3-6, 6-9.
-    assert found.prior_Rhw is not None
-    assert found.prior_Rhw[0].tolist() == [[0, 0.5, 0], [0, 0.5, 0], [0, 0, 0]]
-    assert set(asked) <= set(store.rows("train").tolist()) and len(asked) > 10
-    assert found.fixed["val/pointing_prior"] > found.fixed["val/pointing_chance"]
+def test_other_patients_are_scored_whole_or_in_part(words: list[str], tmp_path: Path) -> None:
+    main([*words, "cohort.params.seed=9", "groups=margin"])
+    main([*words, "cohort.params.seed=9", "part=test", "class_weights=balanced"])
+    told = {path.name.rpartition("-")[2]: path for path in (tmp_path / "out").iterdir()}
+    assert len(pd.read_csv(told["all"] / "predictions.csv")) == 102
+    assert len(pd.read_csv(told["test"] / "predictions.csv")) == 12
+    groups = pd.read_csv(told["all"] / "groups.csv")
+    assert set(groups["column"]) == {"margin"} and (groups["patients"] >= 10).all()
 
 
-def test_a_table_of_pairs_in_both_frames(store: Store) -> None:
-    found = evaluator(store)
-    rows = store.rows("val")
-    maps = torch.zeros(len(rows), 1, *GRID)
-    maps[:, 0, 0, 1] = 1
-    stored, original = found.table(maps), found.table(maps, original=True)
-    with_roi = [sample for sample, row in zip(store.sample_ids[rows], rows, strict=True) if store.rois(row)]
-    for table in (stored, original):
-        assert table["sample"].tolist() == with_roi and set(table["label"]) == {"lesion"}
-        kinds = ("", "_chance", "_centre", "_prior")
-        assert list(table)[2:] == [f"{score}{kind}" for kind in kinds for score in localize.SCORES]
-    # Of the upper middle cell, stored rows 0 to 4, the ROI covers row 4.5 to 5, which the stored mask rounds to row 4.
-    np.testing.assert_allclose(original[["pointing", "mass"]], 0.1, rtol=1e-5)
-    np.testing.assert_allclose(stored[["pointing", "mass"]], 0.2, rtol=1e-5)
-    np.testing.assert_allclose(original["mass_chance"], 2.5 * 5 / 15**2, rtol=1e-5)
-    np.testing.assert_allclose(original["pixel_ap_chance"], 50 / 600)
-    assert np.isnan(found.table(maps, np.array([np.nan]))["iou_tuned"]).all()
+def test_mistakes_are_told_together(words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        main([*words, "part=tset", "class_weights=even", "grups=age"])
+    said = str(caught.value)
+    assert "part: wanted all or train or val or test, got 'tset'" in said
+    assert "class_weights: wanted equal or balanced" in said
+    assert "grups: not a word of this command (did you mean 'groups'?)" in said
+    with pytest.raises(ConfigError, match=r"model: which\?"):
+        main(words[1:])
 
 
-def test_original_rois_are_those_that_were_drawn(store: Store) -> None:
-    row = next(int(row) for row in store.rows("val") if store.rois(row))
-    drawn = np.zeros((1, 20, 30), bool)
-    drawn[0, 5:10, 10:20] = True
-    assert np.array_equal(store.original_rois(row), drawn)
-    bare = next(int(row) for row in store.rows("val") if not store.rois(row))
-    assert store.original_rois(bare).shape == (1, 20, 30) and not store.original_rois(bare).any()
-    assert (store.letterbox(row).height, store.letterbox(row).width) == (20, 30)
-
-
-def test_the_foreground_holds_in_the_original_frame(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    lit = np.zeros((15, 15), bool)
-    lit[:, :8] = True  # of the ROI's columns 5 to 9, three; of the original's 30 columns the first 16
-    monkeypatch.setattr(localize, "foreground", lambda images: np.repeat(lit[None], len(images), 0))
-    table = evaluator(store, within="foreground").table(torch.ones(len(store.rows("val")), 1, *GRID), original=True)
-    np.testing.assert_allclose(table["pixel_ap"], 5 * 6 / (20 * 16))
-    np.testing.assert_allclose(table["mass"], 5 * 6 / (20 * 16), rtol=1e-5)
+def test_a_cohort_of_other_labels_is_refused(words: list[str], tmp_path: Path) -> None:
+    cohort_fixtures.write_cohort(tmp_path / "raw")
+    other = tmp_path / "other.yaml"
+    content = cohort_fixtures.config(tmp_path / "raw").model_dump(mode="json")
+    other.write_text(yaml.safe_dump({"cohort": content}))
+    with pytest.raises(ConfigError, match=r"no label in common: the student knows pattern .multiclass of lamellar"):
+        main([words[0], *words[2:], f"config={other}"])

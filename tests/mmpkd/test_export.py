@@ -42,7 +42,7 @@ def test_it_answers_as_the_trained_student_did(
     card = exported.card
     assert (card.tasks, card.image_size, card.channels) == (store.facts.tasks, 32, 1)
     assert card.depth == (8, None) and card.trial == tiny_trial.fingerprint()
-    image_BCHW = torch.from_numpy(store.image_NCHW[:4]).float() / 255
+    image_BCHW = torch.tensor(store.image_NCHW[:4]).float() / 255
     with torch.inference_mode():
         logits_BK = exported.student(image_BCHW).logits_BK.double().numpy()
     temperature = card.temperature["pattern"]

@@ -45,7 +45,7 @@ def card(tasks: tuple[Task, ...] = STUDENT, **changes: Any) -> Card:
         "map": "cls_attention",
         "temperature": {task.name: 1.0 for task in tasks},
         "threshold": threshold,
-        "reader": "table",
+        "map_threshold": {},
         "source": "s",
         "fold": 0,
         "trial": "t",

@@ -20,11 +20,11 @@ import torch
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
-from mmpkd.evaluate import Evaluator
 from mmpkd.fit import optimizer_for
 from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits, teach
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import Run, batches, loss_terms, train
+from mmpkd.validation import Evaluator
 from tests.mmpkd.teacher_fixtures import IMAGE, TEXT
 
 

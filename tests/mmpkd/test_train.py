@@ -171,7 +171,7 @@ def test_command_line_writes_metrics_and_continues(
     main(words)
     assert "epoch   1/1" in capsys.readouterr().out
     (folder,) = (tmp_path / "out").iterdir()
-    assert {"config.yaml", "last.pt", "metrics.json"} == {one.name for one in folder.iterdir()}
+    assert {"config.yaml", "last.pt", "metrics.json", "student.safetensors"} == {one.name for one in folder.iterdir()}
     assert load_trial(folder / "config.yaml") == tiny_trial.model_copy(update={"epochs": 1})
     main(words)
     assert "epoch   1/1" not in capsys.readouterr().out

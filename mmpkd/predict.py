@@ -1,0 +1,178 @@
+"""An exported student at work: image in, probabilities and an overlay of where it looked out. See HELP."""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+
+from mmpkd import command, export
+from mmpkd.cohort.decode import read_image, square, to_8_bit
+from mmpkd.cohort.facts import BadSample
+from mmpkd.config import near
+from mmpkd.frames import Letterbox
+from mmpkd.saliency import MAPS
+from mmpkd.types import CohortError, ConfigError, Mistake, Task
+
+HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overlays=false]
+
+Images through an exported student. It reads the images and nothing else: no table, no report, no second scan.
+
+  model=FILE       student.safetensors, as mmpkd.train leaves it; or a folder with one in it
+  images=PATH      an image that Pillow or pydicom reads, or a folder of them, looked through to the bottom
+  out=DIR          predictions.csv and overlays/                             [runs/predict]
+  overlays=false   no pictures                                               [true]
+
+predictions.csv has a row an image: the calibrated probability of each label (temperature fitted on the validation
+patients), and for each task what is called: the likeliest class, or the labels above their validation thresholds.
+Originals are wanted in the form the student was trained on: of the same kind, bit depth and orientation.
+From Python:
+
+    from mmpkd.predict import Predictor
+    model = Predictor("runs/train/best-0123456789abcdef")
+    print(model("case.png").probabilities)
+"""
+COLOURS = matplotlib.colormaps["inferno"]
+TABLE = "predictions.csv"
+ALPHA = 0.6  # of the map over its image, where it is strongest
+LARGEST = 1024  # pixels, longest side of an overlay
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a student says of one image.
+
+    probabilities: calibrated, by `task/label`.
+    called: by task, its likeliest class, or of a multi-label task the labels above their thresholds.
+    map_Rhw: where it looked, on its patches; one for all tasks, or one a task.
+    image: at its own size, 8 bits, H x W or H x W x 3.
+    """
+
+    probabilities: dict[str, float]
+    called: dict[str, tuple[str, ...]]
+    map_Rhw: NDArray[np.float32]
+    image: NDArray[np.uint8]
+    letterbox: Letterbox
+
+    def overlays(self) -> list[Image.Image]:
+        """The image with each map over it, stretched from its least to its largest value, at most `LARGEST` pixels."""
+        base = np.asarray(Image.fromarray(self.image).convert("RGB"), np.float32)
+        drawn = []
+        for map_hw in self.map_Rhw:
+            heat_HW = self.letterbox.original_map(map_hw)
+            heat_HW = (heat_HW - heat_HW.min()) / max(float(np.ptp(heat_HW)), 1e-12)
+            colour_HWC = 255 * COLOURS(heat_HW)[..., :3]
+            alpha_HW1 = ALPHA * heat_HW[..., None]
+            picture = Image.fromarray(((1 - alpha_HW1) * base + alpha_HW1 * colour_HWC).round().astype(np.uint8))
+            picture.thumbnail((LARGEST, LARGEST))
+            drawn.append(picture)
+        return drawn
+
+
+class Predictor:
+    """An exported student, ready for images.
+
+    Raises:
+        ConfigError: no exported student there.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.student, self.card = (exported := export.read(Path(path))).student, exported.card
+        self._probabilities = exported.probabilities
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.student.to(self.device)
+        self.names = [f"{task.name}/{name}" for task in self.card.tasks for name in task.logit_names]
+
+    def __call__(self, image: Path | str) -> Prediction:
+        """
+        Raises:
+            BadSample: the file cannot be read, or has another bit depth than the cohort it was trained on.
+        """
+        path, card = Path(image), self.card
+        raw = read_image(path.parent, path.name)
+        pixels_CHW = square(raw, card.image_size, card.channels, card.depth)
+        pixels_BCHW = torch.from_numpy(pixels_CHW).to(self.device)[None].float() / 255
+        columns = [tuple(range(task.columns.start, task.columns.stop)) for task in card.tasks]
+        logits_BK, map_BRhw = MAPS[card.map]()(self.student, pixels_BCHW, columns)
+        probability_K = self._probabilities(logits_BK.float().cpu().numpy())[0]
+        probabilities = dict(zip(self.names, probability_K.tolist(), strict=True))
+        called = {task.name: self._called(task, probabilities) for task in card.tasks}
+        letterbox = Letterbox(raw.shape[0], raw.shape[1], card.image_size)
+        return Prediction(
+            probabilities, called, map_BRhw[0].float().cpu().numpy(), to_8_bit(raw, card.depth), letterbox
+        )
+
+    def _called(self, task: Task, probabilities: dict[str, float]) -> tuple[str, ...]:
+        named = {name: f"{task.name}/{name}" for name in task.logit_names}
+        if task.kind == "multiclass":
+            return (max(named, key=lambda name: probabilities[named[name]]),)
+        above = tuple(name for name, full in named.items() if probabilities[full] > self.card.threshold[full])
+        return above or task.labels[:1] if task.kind == "binary" else above
+
+
+def main(words: Sequence[str]) -> None:
+    if not words or {"-h", "--help"} & set(words):
+        print(HELP)
+        return
+    own, rest = command.own_words(words, {"model": "", "images": "", "out": "runs/predict", "overlays": "true"})
+    mistakes = [Mistake(word, f"not a word of this command{near(word.partition('=')[0], own)}") for word in rest]
+    mistakes += [Mistake(key, "which? --help explains") for key in ("model", "images") if not own[key]]
+    if own["overlays"] not in ("true", "false"):
+        mistakes.append(Mistake("overlays", f"true or false, got {own['overlays']!r}"))
+    if mistakes:
+        raise ConfigError(mistakes)
+    root, out = Path(own["images"]), Path(own["out"])
+    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    if not files:
+        raise ConfigError.one("images", f"no file at {root.absolute()}")
+    model, console = Predictor(own["model"]), Console(stderr=True, soft_wrap=True)
+    tasks, names = [task.name for task in model.card.tasks], model.names
+    bad = []
+    out.mkdir(parents=True, exist_ok=True)
+    beside = out / f"{TABLE}.partial"
+    with beside.open("w", newline="") as opened:
+        table = csv.writer(opened)
+        table.writerow(["image", *names, *tasks])
+        for path in track(files, "predicting", console=console, disable=not console.is_terminal):
+            try:
+                said = model(path)
+            except BadSample as error:
+                bad.append(f"{path}: {error.reason}")
+                continue
+            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
+            called = ["; ".join(said.called[task]) for task in tasks]
+            table.writerow([inside.as_posix(), *(f"{said.probabilities[name]:.6f}" for name in names), *called])
+            if own["overlays"] == "true":
+                _save(said, out / "overlays" / inside, tasks)
+    for line in bad:
+        console.print(f"left out: {line}", highlight=False, markup=False)
+    if len(bad) == len(files):
+        beside.unlink()
+        raise CohortError(f"not one of {len(files)} files could be read as an image")
+    os.replace(beside, out / TABLE)
+    print(f"{len(files) - len(bad)} images: {out / TABLE}")
+    if bad:
+        sys.exit(1)
+
+
+def _save(said: Prediction, path: Path, tasks: Sequence[str]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = said.overlays()
+    for task, picture in zip(tasks, pictures, strict=False):
+        stem = path.name.removesuffix(".png")
+        picture.save(path.with_name(f"{stem}.{task}.png" if len(pictures) > 1 else f"{stem}.png"))
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,172 @@
+"""One validation of a student: classification and localisation of the same forward pass."""
+
+from __future__ import annotations
+
+from itertools import groupby
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mmpkd import classify, localize, priors, stats
+from mmpkd.cohort.store import Store
+from mmpkd.config import EvaluationConfig
+from mmpkd.fit import autocast
+from mmpkd.saliency import MAPS, columns_explained
+from mmpkd.stats import Floats
+from mmpkd.student import Student
+from mmpkd.types import CohortError, DivergedError, Task
+
+
+class Labels(NamedTuple):
+    """What is known of some samples, in the layout of a student's logits."""
+
+    tasks: tuple[Task, ...]
+    target_NK: NDArray[np.float32]
+    known_NK: NDArray[np.bool_]
+
+
+class Evaluator:
+    """The scores of a student on fixed samples; what depends on the samples alone is computed once.
+
+    Sees images, labels and ROIs, never a privileged column; nothing here reaches the training.
+
+    Args:
+        train_rows: samples whose mean ROI is one more yardstick, `<score>_prior`; nothing else reads their ROIs.
+        labels: those of the samples at `rows`, where the student's tasks are not the store's.
+        replicates: of the bootstrap over patients.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        rows: NDArray[np.int64],
+        config: EvaluationConfig,
+        grid: tuple[int, int],
+        device: torch.device,
+        train_rows: NDArray[np.int64] | None = None,
+        labels: Labels | None = None,
+        replicates: int = 200,
+    ) -> None:
+        self.store, self.rows = store, rows
+        labels = labels or Labels(store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
+        self.tasks, self.target_NK, self.known_NK = labels
+        self.image_NCHW = torch.from_numpy(store.image_NCHW[rows])
+        self.batch_size = config.batch_size
+        self.map = MAPS[config.map]()
+        self.device = device
+        self.weight_RN = stats.patient_weights(store.patient_N[rows], replicates)
+        self.regions: localize.Regions | None = None
+        self.prior_Rhw: Tensor | None = None
+        self.foreground_NHW: NDArray[np.bool_] | None = None
+        self.fixed: dict[str, float] = {}
+        if store.facts.roi_labels:
+            self.explained = columns_explained(store.facts.roi_labels, self.tasks) if self.map.per_label else []
+            if config.within == "foreground":
+                self.foreground_NHW = localize.foreground(store.image_NCHW[rows].max(axis=1))
+            roi_NRHW, box_N4 = store.roi_mask(rows), store.content_box_N4[rows]
+            self.regions = localize.Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
+            if train_rows is not None:
+                self.prior_Rhw = _mean_roi(store, train_rows, grid)
+            self.fixed = _prefixed(localize.summarize(localize.baselines(self.regions, self.prior_Rhw)))
+
+    def require_scorable(self) -> None:
+        """
+        Raises:
+            CohortError: a task without any label that has both classes among these samples.
+        """
+        for task, labels in classify.scorable(self.target_NK, self.known_NK, self.tasks).items():
+            if not labels:
+                raise CohortError(f"task '{task}' has a single class among the {len(self.rows)} validation samples")
+
+    def __call__(self, student: Student) -> dict[str, float]:
+        """Metrics under `val/`: scores, their standard errors over patients, and what chance scores.
+
+        Raises:
+            DivergedError: the last step left weights that give no finite logits.
+        """
+        logits_NK, map_NRhw = self.look(student)
+        if not np.isfinite(logits_NK).all():
+            raise DivergedError(
+                "the student's logits are no longer finite after an epoch: "
+                "lower optimizer.lr, or set optimizer.clip_norm"
+            )
+        metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, self.weight_RN))
+        if self.regions is not None:
+            found, labels = localize.score(map_NRhw, self.regions), self.store.facts.roi_labels
+            metrics |= _prefixed(localize.summarize(found, self.weight_RN, labels))
+        return metrics | self.fixed
+
+    def look(self, student: Student) -> tuple[NDArray[np.float64], Tensor]:
+        """Logits (N, K) and maps (N, R, h, w) of every sample, with R = 1 where one map serves all labels."""
+        student.eval()
+        logits, maps = [], []
+        with autocast(self.device):
+            for image_BCHW in self.image_NCHW.split(self.batch_size):
+                image_BCHW = image_BCHW.to(self.device).float() / 255
+                if self.regions is not None:
+                    logits_BK, map_BRhw = self.map(student, image_BCHW, self.explained)
+                    maps.append(map_BRhw)
+                else:
+                    with torch.inference_mode():
+                        logits_BK = student(image_BCHW).logits_BK
+                logits.append(logits_BK.float())
+        logits_NK = torch.cat(logits).double().cpu().numpy()
+        return logits_NK, torch.cat(maps) if maps else torch.empty(len(logits_NK), 0, 0, 0)
+
+    def thresholds(self, map_NRhw: Tensor) -> dict[str, float]:
+        """By ROI label, the threshold of `iou_tuned` that these samples choose (see `localize.tuned`)."""
+        if self.regions is None:
+            return {}
+        tuned_R = localize.tuned(localize.measure(localize.by_pair(map_NRhw, self.regions), self.regions), self.regions)
+        return dict(zip(self.store.facts.roi_labels, tuned_R.tolist(), strict=True))
+
+    def table(self, map_NRhw: Tensor, threshold_R: Floats | None = None, original: bool = False) -> pd.DataFrame:
+        """One row for each (sample, label) that has an ROI, with every score and those of maps that have not looked.
+
+        Args:
+            map_NRhw: from `look`.
+            threshold_R: of `iou_tuned`, see `localize.finish`; not of the baselines, which are tuned on these pairs.
+            original: score in the frame of the original images, one at a time, not in the stored squares.
+        """
+        assert self.regions is not None, "a cohort without ROIs has no table of them"
+        maps = {"": localize.by_pair(map_NRhw, self.regions)}
+        maps |= {f"_{name}": map_Phw for name, map_Phw in localize.unseeing(self.regions, self.prior_Rhw).items()}
+        if original:
+            measured = self._measure_originals(self.regions, maps)
+        else:
+            measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
+        found: dict[str, Floats] = {}
+        for name, measured_PS in measured.items():
+            told = localize.finish(measured_PS, self.regions, None if name else threshold_R)
+            found |= {f"{score}{name}": values for score, values in told.items()}
+        labels = self.store.facts.roi_labels
+        return localize.table(found, self.regions, self.store.sample_ids[self.rows].tolist(), labels)
+
+    def _measure_originals(self, regions: localize.Regions, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        measured: dict[str, list[Tensor]] = {name: [] for name in maps}
+        pairs = zip(regions.image_P.tolist(), regions.label_P.tolist(), strict=True)
+        for image, found in groupby(enumerate(pairs), key=lambda numbered: numbered[1][0]):
+            letterbox = self.store.letterbox(self.rows[image])
+            roi_RHW = self.store.original_rois(self.rows[image])
+            lit = None if self.foreground_NHW is None else letterbox.original_mask(self.foreground_NHW[image])
+            for pair, (_, label) in found:
+                for name, map_Phw in maps.items():
+                    measured[name].append(localize.measure_original(map_Phw[pair], roi_RHW[label], letterbox, lit))
+        return {name: torch.cat(parts) for name, parts in measured.items()}
+
+
+def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int]) -> Tensor | None:
+    regions = (
+        (torch.from_numpy(store.roi_mask(rows[position : position + 1])[0]), store.content_box_N4[row].tolist())
+        for position, row in enumerate(rows)
+        if store.rois(int(row))
+    )
+    return priors.mean_roi(regions, grid)
+
+
+def _prefixed(metrics: dict[str, float]) -> dict[str, float]:
+    return {f"val/{name}": value for name, value in metrics.items()}

@@ -1,0 +1,114 @@
+"""One validation: maps by name over one training, tables of its pairs, the frame of the original images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmpkd import localize
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
+from mmpkd.config import EvaluationConfig, StudentConfig, TrialConfig
+from mmpkd.saliency import MAPS
+from mmpkd.student import build_student
+from mmpkd.train import train
+from mmpkd.validation import Evaluator
+from tests.mmpkd import cohort_fixtures
+
+GRID = (3, 3)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    """Images of 20 x 30 in squares of 15: rows 2 to 11. Every other one has an ROI: rows 5 to 9, columns 10 to 19."""
+    root = tmp_path_factory.mktemp("cohort")
+    cohort_fixtures.write_cohort(root)
+    return prepare(cohort_fixtures.config(root), root / "cache")
+
+
+def evaluator(store: Store, map: str = "cls_attention", **config: Any) -> Evaluator:
+    rows = store.rows("val"), store.rows("train")
+    return Evaluator(store, rows[0], EvaluationConfig(map=map, **config), GRID, torch.device("cpu"), rows[1])
+
+
+def test_every_map_has_the_logits_of_the_plain_forward_pass(store: Store) -> None:
+    sizes = {"patch_size": 5, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    student = build_student(StudentConfig(model="vit_tiny_patch16_224", **sizes), 15, 1, 1)
+    plain = evaluator(store)(student)
+    for name in MAPS:
+        scores = evaluator(store, name)(student)
+        assert scores.keys() == plain.keys()
+        assert scores["val/auroc"] == plain["val/auroc"] and scores["val/brier"] == pytest.approx(plain["val/brier"])
+        assert all(np.isfinite(value) for key, value in scores.items() if not key.endswith("_se"))
+
+
+def test_the_map_that_is_named_changes_nothing_of_the_training(tiny_trial: TrialConfig, cache: Path) -> None:
+    """Gradient maps freeze the parameters and take gradients, between two epochs that must not notice."""
+    plain, other = (
+        train(TrialConfig.model_validate(tiny_trial.model_dump() | {"evaluation": {"map": name}, "epochs": 2}), cache)[
+            -1
+        ]
+        for name in ("cls_attention", "legrad")
+    )
+    assert plain.terms == other.terms and plain.metrics["val/auroc"] == other.metrics["val/auroc"]
+    assert plain.metrics["val/mass"] != other.metrics["val/mass"]
+
+
+def test_the_prior_is_the_mean_training_roi_and_of_no_other_image(store: Store) -> None:
+    asked: list[int] = []
+    own = Store.roi_mask
+
+    def watched(self: Store, rows: np.ndarray) -> np.ndarray:
+        asked.extend(rows.tolist() if len(rows) == 1 else [])
+        return own(self, rows)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "roi_mask", watched)
+        found = evaluator(store)
+    # Stored in rows 4 to 6 and columns 5 to 9: rows 2 to 4 of the content's 10, of which cells take 0-3, 3-6, 6-9.
+    assert found.prior_Rhw is not None
+    assert found.prior_Rhw[0].tolist() == [[0, 0.5, 0], [0, 0.5, 0], [0, 0, 0]]
+    assert set(asked) <= set(store.rows("train").tolist()) and len(asked) > 10
+    assert found.fixed["val/pointing_prior"] > found.fixed["val/pointing_chance"]
+
+
+def test_a_table_of_pairs_in_both_frames(store: Store) -> None:
+    found = evaluator(store)
+    rows = store.rows("val")
+    maps = torch.zeros(len(rows), 1, *GRID)
+    maps[:, 0, 0, 1] = 1
+    stored, original = found.table(maps), found.table(maps, original=True)
+    with_roi = [sample for sample, row in zip(store.sample_ids[rows], rows, strict=True) if store.rois(row)]
+    for table in (stored, original):
+        assert table["sample"].tolist() == with_roi and set(table["label"]) == {"lesion"}
+        kinds = ("", "_chance", "_centre", "_prior")
+        assert list(table)[2:] == [f"{score}{kind}" for kind in kinds for score in localize.SCORES]
+    # Of the upper middle cell, stored rows 0 to 4, the ROI covers row 4.5 to 5, which the stored mask rounds to row 4.
+    np.testing.assert_allclose(original[["pointing", "mass"]], 0.1, rtol=1e-5)
+    np.testing.assert_allclose(stored[["pointing", "mass"]], 0.2, rtol=1e-5)
+    np.testing.assert_allclose(original["mass_chance"], 2.5 * 5 / 15**2, rtol=1e-5)
+    np.testing.assert_allclose(original["pixel_ap_chance"], 50 / 600)
+    assert np.isnan(found.table(maps, np.array([np.nan]))["iou_tuned"]).all()
+
+
+def test_original_rois_are_those_that_were_drawn(store: Store) -> None:
+    row = next(int(row) for row in store.rows("val") if store.rois(row))
+    drawn = np.zeros((1, 20, 30), bool)
+    drawn[0, 5:10, 10:20] = True
+    assert np.array_equal(store.original_rois(row), drawn)
+    bare = next(int(row) for row in store.rows("val") if not store.rois(row))
+    assert store.original_rois(bare).shape == (1, 20, 30) and not store.original_rois(bare).any()
+    assert (store.letterbox(row).height, store.letterbox(row).width) == (20, 30)
+
+
+def test_the_foreground_holds_in_the_original_frame(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    lit = np.zeros((15, 15), bool)
+    lit[:, :8] = True  # of the ROI's columns 5 to 9, three; of the original's 30 columns the first 16
+    monkeypatch.setattr(localize, "foreground", lambda images: np.repeat(lit[None], len(images), 0))
+    table = evaluator(store, within="foreground").table(torch.ones(len(store.rows("val")), 1, *GRID), original=True)
+    np.testing.assert_allclose(table["pixel_ap"], 5 * 6 / (20 * 16))
+    np.testing.assert_allclose(table["mass"], 5 * 6 / (20 * 16), rtol=1e-5)
