@@ -282,8 +282,9 @@ def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
     folder = {"breast": data / "breast_lesions_usg", "cbis": data / "cbis_csv"}.get(name)
     if folder and not folder.is_dir():
         pytest.skip(f"real data are not here: {folder}")
-    overrides = [] if name == "demo" else [f"cohort.root={folder if name == 'breast' else tmp_path}"]
-    overrides += [] if name in ("demo", "breast") else ["student.pretrained=false"]
+    generated = name in ("demo", "all_objectives")
+    overrides = [] if generated else [f"cohort.root={folder if name == 'breast' else tmp_path}"]
+    overrides += [] if generated or name == "breast" else ["student.pretrained=false"]
     if name == "cbis":
         write_some(tmp_path, folder, "classic")
     elif name in TREES:
@@ -292,5 +293,5 @@ def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
     assert space is not None
     result = plan(space, found)
     assert result.mistakes == () and result.warnings == ()
-    with_rois = name in ("demo", "breast", "cbis")
+    with_rois = generated or name in ("breast", "cbis")
     assert result.goals == (("val/auroc", "val/pointing") if with_rois else ("val/auroc",))
