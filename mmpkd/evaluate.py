@@ -89,8 +89,17 @@ def main(words: Sequence[str]) -> None:
 
 
 def is_own(store: Store, card: Card) -> bool:
-    """Whether a student learnt from these data, with whatever options they were read."""
-    return source_of(store.manifest) == card.source
+    """Whether a student learnt from this very cohort.
+
+    Raises:
+        ConfigError: from the same data set, read with other options: its patients may be anywhere in this cohort.
+    """
+    if store.fingerprint != card.cohort and source_of(store.manifest) == card.source:
+        what = f"the student was trained on {store.manifest['reader']}, prepared with other options or from other files"
+        raise ConfigError.one(
+            "cohort", f"{what}: its training patients may be anywhere in this one; take the same words"
+        )
+    return store.fingerprint == card.cohort
 
 
 def chosen(store: Store, card: Card, part: str) -> NDArray[np.int64]:

@@ -51,7 +51,8 @@ class Card:
     temperature: Mapping[str, float]  # by task, fitted on validation
     threshold: Mapping[str, float]  # probability by logit of the tasks that are not multi-class, chosen on validation
     map_threshold: Mapping[str, float]  # of `iou_tuned` by ROI label, chosen on validation
-    source: str  # of the raw data it was trained on, see `source_of`
+    source: str  # the data set it was trained on, see `source_of`
+    cohort: str  # fingerprint of the store
     fold: int  # that validated
     trial: str  # fingerprint of its configuration
     credentialed: bool
@@ -114,6 +115,7 @@ def card_of(
         threshold=threshold,
         map_threshold={},
         source=source_of(manifest),
+        cohort=manifest["fingerprint"],
         fold=config.cohort.fold,
         trial=config.fingerprint(),
         credentialed=facts.credentialed,
@@ -121,10 +123,10 @@ def card_of(
 
 
 def source_of(manifest: Mapping[str, Any]) -> str:
-    """What tells whether two stores are of the same patients, whatever their options: reader and files; of a generated
-    cohort, which has no files, reader and options."""
-    is_generated = manifest["source"] == fingerprint({})
-    return fingerprint([manifest["reader"], manifest["params"] if is_generated else manifest["source"]])
+    """What tells whether two stores may share patients, whatever their options: the reader, for it reads one published
+    data set; with the files, where it reads any (`table`); with the options, where they generate it (`synthetic`)."""
+    reader = manifest["reader"]
+    return fingerprint([reader, {"table": manifest["source"], "synthetic": manifest["params"]}.get(reader)])
 
 
 def fit_temperature(logits_NK: Floats, target_NK: NDArray[Any], known_NK: NDArray[np.bool_], task: Task) -> float:

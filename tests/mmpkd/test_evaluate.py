@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from mmpkd import evaluate, export
 from mmpkd.config import TrialConfig
 from mmpkd.evaluate import main
 from mmpkd.train import train
@@ -51,6 +52,13 @@ def test_on_its_own_cohort_it_says_what_the_training_said(
 def test_the_rest_of_its_own_cohort_stays_sealed(words: list[str], part: str) -> None:
     with pytest.raises(ConfigError, match="its training part would flatter, its test part is sealed"):
         main([*words, f"part={part}"])
+
+
+def test_its_own_data_set_in_another_guise_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other options deal other folds: what validates then may have trained the student."""
+    monkeypatch.setattr(evaluate, "source_of", lambda manifest: export.read(Path(words[0][6:])).card.source)
+    with pytest.raises(ConfigError, match="prepared with other options or from other files"):
+        main([*words, "cohort.params.seed=9"])
 
 
 def test_other_patients_are_scored_whole_or_in_part(words: list[str], tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def card(tasks: tuple[Task, ...] = STUDENT, **changes: Any) -> Card:
         "threshold": threshold,
         "map_threshold": {},
         "source": "s",
+        "cohort": "c",
         "fold": 0,
         "trial": "t",
         "credentialed": True,
