@@ -207,6 +207,11 @@ def _require_fit(model: Any, config: StudentConfig, image_size: int) -> None:
         raise ConfigError.one(
             "cohort.image_size", f"{image_size} is not a multiple of the student's patch of {patch}; try {nearest}"
         )
+    rows, columns = model.patch_embed.grid_size
+    if image_size % rows or image_size % columns:  # a stem of convolutions rounds
+        raise ConfigError.one(
+            "cohort.image_size", f"the student's grid of {rows} x {columns} patches does not divide {image_size} pixels"
+        )
 
 
 def _require_weights(model: Any, config: StudentConfig, weights: Path | None) -> None:

@@ -110,6 +110,7 @@ def test_classifies_by_the_cls_token_even_where_timm_would_not() -> None:
             "cohort.image_size",
             "multiple of the student's patch of 16; try 96",
         ),
+        (StudentConfig(model="vit_small_r26_s32_224"), 200, "cohort.image_size", "7 x 7 patches does not divide 200"),
         (StudentConfig(model="vit_tiny_patch16_224", num_heads=5), 224, "student", "num_heads=5"),
         (StudentConfig(model="vit_tiny_patch16_224", weights=Path("w")), 224, "student.weights", "pretrained is false"),
         (
