@@ -37,6 +37,7 @@ DARK = 0.1  # of the way from an image's 1st to its 99th percentile: background 
 CHUNK_PIXELS = 1 << 18  # the scores of pixels work through so many at once, which stay in the cache
 # A pixel is above 0.2 of an 8-bit image where its level is above 51.
 CUTS = [int(threshold * (scores.NUM_LEVELS - 1) + 1e-9) for threshold in scores.THRESHOLDS]
+NUM_MEASURED = len(MEASURED) + len(CUTS)  # columns of what `measure` finds
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def measure_original(
     counts_HW = np.ones_like(roi_HW) if inside_HW is None else inside_HW
     roi_HW = roi_HW & counts_HW
     if not roi_HW.any():  # the stored foreground kept a pixel of it, which read at this scale it does not
-        return torch.full((1, len(MEASURED) + len(CUTS)), torch.nan, dtype=torch.float64)
+        return torch.full((1, NUM_MEASURED), torch.nan, dtype=torch.float64)
     cells_hw = letterbox.cell_shares(roi_HW, grid)
     seen_hw = np.ones_like(cells_hw) if inside_HW is None else letterbox.cell_shares(inside_HW, grid)
     one_1hw, cells_1hw, seen_1hw = (torch.as_tensor(one).cpu().float()[None] for one in (map_hw, cells_hw, seen_hw))

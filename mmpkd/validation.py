@@ -156,7 +156,8 @@ class Evaluator:
             for pair, (_, label) in found:
                 for name, map_Phw in maps.items():
                     measured[name].append(localize.measure_original(map_Phw[pair], roi_RHW[label], letterbox, lit))
-        return {name: torch.cat(parts) for name, parts in measured.items()}
+        none = torch.empty(0, localize.NUM_MEASURED)  # of a part in which no image has an ROI
+        return {name: torch.cat([none, *parts]) for name, parts in measured.items()}
 
 
 def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int]) -> Tensor | None:

@@ -255,6 +255,7 @@ def test_thresholds_are_tuned_per_label_and_carried_to_other_images():
     maps = torch.zeros(2, 1, *GRID)
     maps[:, 0, 0, :3] = torch.tensor([1.0, 0.55, 0.35])
     threshold_R = localize.tuned(localize.measure(localize.by_pair(maps, regions), regions), regions)
+    assert localize.CUTS == [51, 76, 102, 127, 153, 178, 204]
     assert threshold_R.tolist() == [0.2, 0.6]  # the lowest of 0.2, 0.3 and of 0.6, 0.7, 0.8
     assert score(maps, regions)["iou_tuned"][:, 0].tolist() == [1, 1]
     assert score(maps, regions)["iou_tuned"][0, 1] == 1

@@ -112,3 +112,11 @@ def test_the_foreground_holds_in_the_original_frame(store: Store, monkeypatch: p
     table = evaluator(store, within="foreground").table(torch.ones(len(store.rows("val")), 1, *GRID), original=True)
     np.testing.assert_allclose(table["pixel_ap"], 5 * 6 / (20 * 16))
     np.testing.assert_allclose(table["mass"], 5 * 6 / (20 * 16), rtol=1e-5)
+
+
+@pytest.mark.parametrize("original", [False, True])
+def test_samples_without_any_roi_have_an_empty_table(store: Store, original: bool) -> None:
+    rows = np.array([row for row in store.rows("val") if not store.rois(int(row))])
+    found = Evaluator(store, rows, EvaluationConfig(), GRID, torch.device("cpu"))
+    table = found.table(torch.ones(len(rows), 1, *GRID), original=original)
+    assert len(table) == 0 and {"sample", "label", "cnr", "mass_centre"} <= set(table)
