@@ -49,9 +49,12 @@ def test_every_map_has_the_logits_of_the_plain_forward_pass(store: Store) -> Non
 def test_the_map_that_is_named_changes_nothing_of_the_training(tiny_trial: TrialConfig, cache: Path) -> None:
     """Gradient maps freeze the parameters and take gradients, between two epochs that must not notice."""
     plain, other = (
-        train(TrialConfig.model_validate(tiny_trial.model_dump() | {"evaluation": {"map": name}, "epochs": 2}), cache)[
-            -1
-        ]
+        train(
+            TrialConfig.model_validate(
+                tiny_trial.model_dump() | {"evaluation": {"map": name}, "epochs": 2, "objectives": {}}
+            ),
+            cache,
+        )[-1]
         for name in ("cls_attention", "legrad")
     )
     assert plain.terms == other.terms and plain.metrics["val/auroc"] == other.metrics["val/auroc"]
