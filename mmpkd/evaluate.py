@@ -35,13 +35,14 @@ from mmpkd.types import ConfigError, Mistake
 from mmpkd.validation import Evaluator, Labels
 
 PARTS = ("all", "train", "val", "test")
-HELP = f"""python -m mmpkd.evaluate model=FILE cohort.reader=NAME cohort.root=DIR [key=value ...]
+HELP = f"""python -m mmpkd.evaluate model=FILE config=FILE [key=value ...]
+python -m mmpkd.evaluate model=FILE cohort.reader=NAME cohort.root=DIR [key=value ...]
 
 How well an exported student classifies a cohort, where it looks, and for whom. Labels meet by name; those that one
 side does not know are left out. Prints tables, and leaves them in a folder with the scores of every image.
 
   model=FILE      student.safetensors, as mmpkd.train leaves it; or a folder with one in it
-  config=FILE     a configuration or a search space, of which the cohort section is read
+  config=FILE     a configuration or a search space, of which the cohort section is read (a `table` needs one)
   cohort.KEY=..   any leaf of a cohort, as for python -m mmpkd.cohort; the image size is the student's
   part=PART       {", ".join(PARTS)}    [all; of the cohort that the student was trained on: val]
   groups=A,B      columns that tell groups apart    [those named after sex, age, density or view]
@@ -77,7 +78,7 @@ def main(words: Sequence[str]) -> None:
     if asked not in (None, size) and not own["config"]:
         raise ConfigError.one("cohort.image_size", f"the student sees {size} pixels a side, got {asked}: leave it out")
     store = prepare(validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"]))
-    rows = chosen(store, exported.card, own["part"])
+    rows = chosen(store, exported, own["part"])
     columns = groupings(store.facts, own["groups"].split(",") if own["groups"] else None)
     weights = cast(ClassWeights, own["class_weights"])
     tables = evaluate(exported, store, rows, weights, own["within"], columns)
@@ -102,17 +103,21 @@ def is_own(store: Store, card: Card) -> bool:
     return store.fingerprint == card.cohort
 
 
-def chosen(store: Store, card: Card, part: str) -> NDArray[np.int64]:
+def chosen(store: Store, exported: Exported, part: str) -> NDArray[np.int64]:
     """Rows of the samples to score.
 
     Raises:
-        ConfigError: a part that must not be scored, or is empty.
+        ConfigError: a part that must not be scored, or is empty; images that the student's own cohort holds.
     """
+    card = exported.card
     if is_own(store, card):
         if part not in ("", "val"):
             why = "the student was trained on this cohort: its training part would flatter, its test part is sealed"
             raise ConfigError.one("part", f"{why}; part=val is what is left")
         return store.rows("val", card.fold)
+    if known := int(np.isin(store.digests(), exported.seen).sum()):
+        what = f"{known} of its {len(store.sample_ids)} images are in the cohort that the student was trained on"
+        raise ConfigError.one("cohort", f"{what}: take their patients out, or the very cohort, for its validation part")
     if part in ("", "all"):
         return np.arange(len(store.sample_ids))
     rows = {"train": store.rows("train"), "val": store.rows("val"), "test": store.rows("test")}[part]

@@ -33,6 +33,7 @@ from mmpkd.types import ConfigError, Task
 
 NAME = "student.safetensors"
 FORMAT = 1
+SEEN = "seen"  # beside the weights
 LOG_TEMPERATURES = (-3.0, 3.0)  # natural logarithm, bounds of the search
 
 
@@ -60,10 +61,15 @@ class Card:
 
 @dataclass(frozen=True)
 class Exported:
-    """A student and its card, read back."""
+    """A student and its card, read back.
+
+    seen: digests of all images of the cohort it was trained on, whatever their part (see `Store.digests`), by which
+        an external test finds out that it is none. They tell nothing of an image to who does not have it.
+    """
 
     student: Student
     card: Card
+    seen: NDArray[np.int64]
 
     def probabilities(self, logits_NK: NDArray[Any]) -> Floats:
         """N x K calibrated probabilities: the logits over their task's temperature, through softmax or sigmoid."""
@@ -150,11 +156,12 @@ def best_threshold(probability_N: Floats, target_N: NDArray[Any]) -> float:
     return (threshold + float(lower.max())) / 2 if lower.size else threshold
 
 
-def write(folder: Path, student: Student, card: Card) -> Path:
+def write(folder: Path, student: Student, card: Card, seen: NDArray[np.int64]) -> Path:
     """Writes `folder/student.safetensors` beside and renames it."""
     path = folder / NAME
     beside = path.with_suffix(".partial")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
+    weights[SEEN] = torch.tensor(seen)
     save_file(weights, beside, {"format": str(FORMAT), "card": json.dumps(asdict(card))})
     os.replace(beside, path)
     return path
@@ -176,7 +183,7 @@ def read(path: Path) -> Exported:
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (OSError, SafetensorError) as error:
         raise ConfigError.one("model", f"{file} is not a readable safetensors file ({type(error).__name__})") from None
-    if metadata.get("format") != str(FORMAT):
+    if metadata.get("format") != str(FORMAT) or SEEN not in weights:
         found = f"format {metadata['format']}" if "format" in metadata else "no card"
         wanted = f"an exported student of format {FORMAT}, as mmpkd.train leaves it after its last epoch"
         raise ConfigError.one("model", f"{file} has {found}; wanted {wanted}")
@@ -193,9 +200,10 @@ def read(path: Path) -> Exported:
     student = build_student(
         StudentConfig.model_validate(card.model), card.image_size, card.channels, tasks[-1].columns.stop
     )
+    seen = weights.pop(SEEN).numpy()
     student.load_state_dict(weights)
     student.mean, student.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
-    return Exported(student.eval(), card)
+    return Exported(student.eval(), card, seen)
 
 
 def _find(path: Path) -> Path:

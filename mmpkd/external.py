@@ -28,7 +28,8 @@ from mmpkd.types import ConfigError, Task
 REPLICATES = 2000
 FEWEST = 10  # patients of a group that is told apart
 MOST_GROUPS = 12
-AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, 200))  # years, the lower end included
+OLDEST = 200
+AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, OLDEST))  # years, the lower end included
 GROUPING = ("sex", "gender", "age", "density", "view", "ap")  # words of column names
 DAYS_A_YEAR = 365.25
 ClassWeights = Literal["equal", "balanced"]
@@ -149,9 +150,10 @@ def defined(answers: Answers, mask_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def interval(value_R: Floats) -> tuple[float, float]:
-    """The middle 95 % of replicates; NaN with fewer than `stats.MIN_REPLICATES` defined ones."""
+    """The middle 95 % of replicates; NaN with fewer than `stats.MIN_REPLICATES` defined ones, or where all are one
+    number: so few patients say nothing of a spread."""
     value_R = value_R[np.isfinite(value_R)]
-    if len(value_R) < stats.MIN_REPLICATES:
+    if len(value_R) < stats.MIN_REPLICATES or np.ptp(value_R) == 0:
         return float("nan"), float("nan")
     low, high = np.percentile(value_R, [2.5, 97.5])
     return float(low), float(high)
@@ -186,10 +188,9 @@ def groups(column: pd.Series, patient_N: NDArray[np.int64]) -> Iterator[tuple[st
     if pd.api.types.is_numeric_dtype(column) and "age" in _words(name):
         years = column / DAYS_A_YEAR if "days" in _words(name) else column
         named = pd.Series("unknown", column.index)
-        for low, high in AGE_BANDS:
-            named[(years >= low) & (years < high)] = (
-                f"{low} to {high - 1} years" if high < 200 else f"{low} years or more"
-            )
+        for low, high in _bands(years, patient_N):
+            until = "years or more" if high == OLDEST else f"to {high - 1} years"
+            named[(years >= low) & (years < high)] = f"{low} {until}"
     elif pd.api.types.is_numeric_dtype(column) and column.nunique() > MOST_GROUPS:
         named = pd.qcut(column, 4, duplicates="drop").astype(str).mask(column.isna(), "unknown")
     else:
@@ -201,6 +202,21 @@ def groups(column: pd.Series, patient_N: NDArray[np.int64]) -> Iterator[tuple[st
         together = np.any([members[one] for one in few], axis=0)
         if len(np.unique(patient_N[together])) >= FEWEST:
             yield "all other", together
+
+
+def _bands(years: pd.Series, patient_N: NDArray[np.int64]) -> list[tuple[int, int]]:
+    """`AGE_BANDS`, neighbours taken together until each holds `FEWEST` patients."""
+
+    def is_small(low: int, high: int) -> bool:
+        return len(np.unique(patient_N[((years >= low) & (years < high)).to_numpy()])) < FEWEST
+
+    bands: list[tuple[int, int]] = []
+    for low, high in AGE_BANDS:
+        bands.append((bands.pop()[0], high) if bands and is_small(*bands[-1]) else (low, high))
+    if len(bands) > 1 and is_small(*bands[-1]):
+        last = bands.pop()
+        bands.append((bands.pop()[0], last[1]))
+    return bands
 
 
 def by_group(answers: Answers, values: pd.DataFrame, patient_N: NDArray[np.int64], pointing_N: Floats) -> pd.DataFrame:

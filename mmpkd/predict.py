@@ -88,7 +88,8 @@ class Predictor:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.student, self.card = (exported := export.read(Path(path))).student, exported.card
+        exported = export.read(Path(path))
+        self.student, self.card = exported.student, exported.card
         self._probabilities = exported.probabilities
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.student.to(self.device)

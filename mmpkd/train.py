@@ -143,7 +143,8 @@ def train(
         logits_NK, map_NRhw = evaluate.look(student)
         known = evaluate.target_NK, evaluate.known_NK
         card = export.card_of(config, store.facts, store.manifest, student, logits_NK, *known)
-        export.write(folder, student, replace(card, map_threshold=evaluate.thresholds(map_NRhw)))
+        card = replace(card, map_threshold=evaluate.thresholds(map_NRhw))
+        export.write(folder, student, card, store.digests())
     return history
 
 

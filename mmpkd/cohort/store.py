@@ -11,6 +11,7 @@ manifest.json     written last: without it there is no store
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -107,6 +108,11 @@ class Store:
     def num_folds(self) -> int:
         """Values that `cohort.fold` can take: 1 where the validation part is official."""
         return 1 if "val" in self._samples["split"].to_numpy(dtype=str) else len(splits.FOLDS)
+
+    def digests(self) -> NDArray[np.int64]:
+        """64 bits of a hash of each stored image (N): equal pixels, equal digest."""
+        hashed = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in self.image_NCHW)
+        return np.frombuffer(b"".join(hashed), np.int64)
 
     def privileged(self, names: Sequence[str]) -> pd.DataFrame:
         """Privileged columns in the order of the store, index = sample id; missing is NaN."""

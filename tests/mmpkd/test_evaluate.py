@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from mmpkd import evaluate, export
-from mmpkd.config import TrialConfig
+from mmpkd.cohort.prepare import prepare
+from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.evaluate import main
 from mmpkd.train import train
 from mmpkd.types import ConfigError
@@ -59,6 +60,20 @@ def test_its_own_data_set_in_another_guise_is_refused(words: list[str], monkeypa
     monkeypatch.setattr(evaluate, "source_of", lambda manifest: export.read(Path(words[0][6:])).card.source)
     with pytest.raises(ConfigError, match="prepared with other options or from other files"):
         main([*words, "cohort.params.seed=9"])
+
+
+def test_images_that_the_student_may_have_seen_are_refused(
+    words: list[str], tiny_cohort: CohortConfig, cache: Path, tmp_path: Path
+) -> None:
+    """A copied study with an edited cell is another data set by its files; its pictures are the same."""
+    known = export.read(Path(words[0][6:]))
+    assert np.isin(prepare(tiny_cohort, cache).digests(), known.seen).all()
+    other = tiny_cohort.model_copy(update={"params": {**tiny_cohort.params, "seed": 9}})
+    assert not np.isin(prepare(other, cache).digests(), known.seen).any()
+    seen = np.append(known.seen, prepare(other, cache).digests()[:2])
+    model = export.write(tmp_path, known.student, known.card, seen)
+    with pytest.raises(ConfigError, match="2 of its 102 images are in the cohort that the student was trained on"):
+        main([f"model={model}", *words[1:], "cohort.params.seed=9"])
 
 
 def test_other_patients_are_scored_whole_or_in_part(words: list[str], tmp_path: Path) -> None:

@@ -101,6 +101,6 @@ def test_what_is_no_exported_student_is_refused(folder: Path, tmp_path: Path) ->
 
 def test_statistics_of_the_pixels_travel(exported: Exported, tmp_path: Path) -> None:
     card = replace(exported.card, mean=(0.4,), std=(0.2,))
-    read = export.read(export.write(tmp_path, exported.student, card))
+    read = export.read(export.write(tmp_path, exported.student, card, exported.seen))
     assert read.card == card and read.student.mean.item() == pytest.approx(0.4)
     assert read.student.std.item() == pytest.approx(0.2)

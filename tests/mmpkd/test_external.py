@@ -151,6 +151,9 @@ def test_groups_by_hand() -> None:
     }
     days = (age * 365.25).rename("age_in_days")
     assert [int(mask.sum()) for _, mask in external.groups(days, patient_N)] == [10, 10, 15, 12, 13]
+    few_ages = pd.Series([39.0] * 5 + [50.0] * 20 + [60.0] * 3 + [85.0] * 12 + [np.nan] * 20, name="Age")
+    told = {name: int(mask.sum()) for name, mask in external.groups(few_ages, patient_N)}
+    assert told == {"0 to 59 years": 25, "60 years or more": 15, "unknown": 20}  # neighbours, not opposite ends
     view = pd.Series(["AP"] * 45 + ["LL"] * 8 + ["PA"] * 7, name="ViewPosition")
     assert {name: int(mask.sum()) for name, mask in external.groups(view, patient_N)} == {"AP": 45, "all other": 15}
     few = dict(external.groups(view, np.r_[np.arange(45), np.full(15, 99)]))
