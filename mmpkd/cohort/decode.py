@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from mmpkd.cohort.dicom import is_dicom, read_dicom, read_size
 from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.frames import Letterbox, run_lengths
 
+ImageFile.MAXBLOCK = 1 << 22  # bytes that are decoded at one go: between two, threads wait for the interpreter
 MAX_GREY = 0.02  # share of a mask's pixels that are neither dark nor bright; lossy edges are few
 
 
