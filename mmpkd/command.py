@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 from mmpkd.types import ConfigError, UserError
 
@@ -24,6 +25,17 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+def make_folder(path: Path) -> None:
+    """
+    Raises:
+        ConfigError: a file is in the way, or the disk does not let.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError.one("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from None
 
 
 def own_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

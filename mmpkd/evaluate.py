@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpkd import command, export
+from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, EvaluationConfig, near, overridden, read_yaml, validate
@@ -65,6 +66,10 @@ def main(words: Sequence[str]) -> None:
     own, overrides = command.own_words(words, defaults | {"out": "runs/evaluate", "cache": "cache"})
     content = {"cohort": read_yaml(Path(own["config"])).get("cohort", {}) if own["config"] else {}}
     content = overridden(content, overrides)
+    if not isinstance(content["cohort"], dict):
+        raise ConfigError.one(
+            "cohort", f"keys begin with cohort., e.g. cohort.reader={content['cohort']}; or config=FILE"
+        )
     mistakes = [Mistake(key, f"not a word of this command{near(key, own)}") for key in content if key != "cohort"]
     mistakes += [] if own["model"] else [Mistake("model", "which? --help explains")]
     within = get_args(EvaluationConfig.model_fields["within"].annotation)
@@ -77,7 +82,10 @@ def main(words: Sequence[str]) -> None:
     asked, size = content["cohort"].get("image_size"), exported.card.image_size
     if asked not in (None, size) and not own["config"]:
         raise ConfigError.one("cohort.image_size", f"the student sees {size} pixels a side, got {asked}: leave it out")
-    store = prepare(validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"]))
+    config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
+    store, depth = prepare(config, cache), exported.card.depth
+    if not is_own(store, exported.card) and depth_of(store) != depth:  # the student's window, as in predict
+        store = prepare(config, cache, depth)
     rows = chosen(store, exported, own["part"])
     columns = groupings(store.facts, own["groups"].split(",") if own["groups"] else None)
     weights = cast(ClassWeights, own["class_weights"])
@@ -87,6 +95,11 @@ def main(words: Sequence[str]) -> None:
     what = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
     _leave(folder, tables, {**what, "samples": len(rows), "replicates": REPLICATES})
     _print(tables, store, rows, part, folder)
+
+
+def depth_of(store: Store) -> Depth:
+    window = store.manifest["window"]
+    return Depth(store.manifest["bit_depth"], window and (window[0], window[1]))
 
 
 def is_own(store: Store, card: Card) -> bool:
@@ -170,7 +183,9 @@ def evaluate(
 
 def _leave(folder: Path, tables: Mapping[str, pd.DataFrame], what: Mapping[str, Any]) -> None:
     """Every table as CSV, what was done last: a folder with evaluation.json is whole."""
-    folder.mkdir(parents=True, exist_ok=True)
+    command.make_folder(folder)
+    for old in (folder / "evaluation.json", *folder.glob("*.csv")):
+        old.unlink(missing_ok=True)
     for name, table in tables.items():
         write_whole(folder / f"{name}.csv", table.to_csv(index=False))
     write_whole(folder / "evaluation.json", json.dumps(what, indent=1))

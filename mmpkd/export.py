@@ -27,6 +27,7 @@ from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import StudentConfig, TrialConfig, fingerprint
 from mmpkd.fit import task_loss
+from mmpkd.saliency import MAPS
 from mmpkd.stats import Floats
 from mmpkd.student import Student, build_student
 from mmpkd.types import ConfigError, Task
@@ -151,7 +152,7 @@ def best_threshold(probability_N: Floats, target_N: NDArray[Any]) -> float:
     if len(np.unique(target_N)) < 2:
         return 0.5
     false_rate, true_rate, at = roc_curve(target_N, probability_N)
-    threshold = float(at[np.argmax(true_rate - false_rate)])
+    threshold = min(float(at[np.argmax(true_rate - false_rate)]), 1.0)  # infinite where no threshold does any good
     lower = probability_N[probability_N < threshold]
     return (threshold + float(lower.max())) / 2 if lower.size else threshold
 
@@ -195,13 +196,13 @@ def read(path: Path) -> Exported:
         card = Card(
             **{**content, "tasks": tasks, "depth": depth, "mean": tuple(content["mean"]), "std": tuple(content["std"])}
         )
-    except (KeyError, TypeError, ValueError) as error:
+        assert card.map in MAPS and set(card.temperature) == {task.name for task in tasks}
+        config = StudentConfig.model_validate(card.model)
+        student = build_student(config, card.image_size, card.channels, tasks[-1].columns.stop)
+        seen = weights.pop(SEEN).numpy()
+        student.load_state_dict(weights)
+    except (LookupError, TypeError, ValueError, RuntimeError, AssertionError, ConfigError) as error:
         raise ConfigError.one("model", f"{file} has a card that is damaged ({type(error).__name__})") from None
-    student = build_student(
-        StudentConfig.model_validate(card.model), card.image_size, card.channels, tasks[-1].columns.stop
-    )
-    seen = weights.pop(SEEN).numpy()
-    student.load_state_dict(weights)
     student.mean, student.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
     return Exported(student.eval(), card, seen)
 

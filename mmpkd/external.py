@@ -26,9 +26,11 @@ from mmpkd.stats import Floats
 from mmpkd.types import ConfigError, Task
 
 REPLICATES = 2000
+CHUNK = 100  # replicates that are worked on at once: each holds several numbers a sample
 FEWEST = 10  # patients of a group that is told apart
 MOST_GROUPS = 12
 OLDEST = 200
+QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
 AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, OLDEST))  # years, the lower end included
 GROUPING = ("sex", "gender", "age", "density", "view", "ap")  # words of column names
 DAYS_A_YEAR = 365.25
@@ -98,7 +100,10 @@ def by_label(answers: Answers, card: Card, weights: ClassWeights) -> pd.DataFram
     """
     odds_NK = classify.log_odds(answers.logits_NK, answers.tasks)
     auroc_K = stats.weighted_auroc(odds_NK, answers.target_NK, answers.known_NK, np.ones((1, len(odds_NK))))[0]
-    auroc_RK = stats.weighted_auroc(odds_NK, answers.target_NK, answers.known_NK, answers.weight_RN)
+    chunks = np.array_split(answers.weight_RN, 1 + len(answers.weight_RN) // CHUNK)
+    auroc_RK = np.concatenate(
+        [stats.weighted_auroc(odds_NK, answers.target_NK, answers.known_NK, one) for one in chunks]
+    )
     rows = []
     for task in answers.tasks:
         top_N = answers.probability_NK[:, task.columns].argmax(axis=1) + task.columns.start
@@ -136,7 +141,8 @@ def overall(answers: Answers, mask_N: NDArray[np.bool_], defined_K: NDArray[np.b
     odds_NK = classify.log_odds(answers.logits_NK, answers.tasks)
     known_NK = answers.known_NK & mask_N[:, None]
     weight_RN = np.concatenate([np.ones((1, len(mask_N))), answers.weight_RN])
-    auroc_RK = stats.weighted_auroc(odds_NK, answers.target_NK, known_NK, weight_RN)
+    chunks = np.array_split(weight_RN, 1 + len(weight_RN) // CHUNK)
+    auroc_RK = np.concatenate([stats.weighted_auroc(odds_NK, answers.target_NK, known_NK, one) for one in chunks])
     tasks = [task for task in answers.tasks if defined_K[task.columns].any()]
     value_R = classify.over_tasks(auroc_RK, defined_K, tasks) if tasks else np.full(len(auroc_RK), np.nan)
     return (float(value_R[0]), *interval(value_R[1:]))
@@ -171,7 +177,7 @@ def groupings(facts: Facts, asked: Sequence[str] | None) -> list[str]:
     wrong = [name for name in asked if name not in held]
     if wrong:
         raise ConfigError.one("groups", f"the cohort has no column {wrong[0]!r} to group by{near(wrong[0], held)}")
-    return list(asked)
+    return list(dict.fromkeys(asked))
 
 
 def _words(name: str) -> list[str]:
@@ -192,16 +198,19 @@ def groups(column: pd.Series, patient_N: NDArray[np.int64]) -> Iterator[tuple[st
             until = "years or more" if high == OLDEST else f"to {high - 1} years"
             named[(years >= low) & (years < high)] = f"{low} {until}"
     elif pd.api.types.is_numeric_dtype(column) and column.nunique() > MOST_GROUPS:
-        named = pd.qcut(column, 4, duplicates="drop").astype(str).mask(column.isna(), "unknown")
+        quarter = pd.qcut(column.rank(method="average"), 4, labels=list(QUARTERS))  # no name holds a value
+        named = quarter.astype("string").fillna("unknown").astype(str)
     else:
         named = column.astype("string").fillna("unknown").astype(str)
     members = {str(one): (named == one).to_numpy() for one in sorted(named.unique())}
-    few = [one for one, mask in members.items() if len(np.unique(patient_N[mask])) < FEWEST]
+    size = {one: len(np.unique(patient_N[mask])) for one, mask in members.items()}
+    few = [one for one in members if size[one] < FEWEST]
+    if few and len(few) < len(members) and sum(size[one] for one in few) < FEWEST:  # else they were all but the shown
+        few.append(min((one for one in members if one not in few), key=size.__getitem__))
     yield from ((one, mask) for one, mask in members.items() if one not in few)
-    if few:
-        together = np.any([members[one] for one in few], axis=0)
-        if len(np.unique(patient_N[together])) >= FEWEST:
-            yield "all other", together
+    rest = np.any([members[one] for one in few], axis=0) if few else np.zeros(len(column), bool)
+    if few and len(np.unique(patient_N[rest])) >= FEWEST:
+        yield "(all other)", rest
 
 
 def _bands(years: pd.Series, patient_N: NDArray[np.int64]) -> list[tuple[int, int]]:
@@ -266,10 +275,10 @@ def by_region(images: pd.DataFrame, sample_ids: NDArray[np.str_], weight_RN: Flo
                 "score": score,
                 "images": int(images["label"].isin(some).sum()),
             }
-            for name, column in found.items():
-                wide = images.pivot(index="sample", columns="label", values=column)[some].reindex(sample_ids)
+            scored = [one for one in some if images.loc[images["label"] == one, score].notna().any()]
+            for name, column in found.items():  # all over the labels that the student has a score of
+                wide = images.pivot(index="sample", columns="label", values=column)[scored].reindex(sample_ids)
                 value_NR = wide.to_numpy(float)
-                value_NR = value_NR[:, np.isfinite(value_NR).any(axis=0)]
                 row[name or "student"] = float(stats.macro(stats.weighted_mean(value_NR, np.ones((1, len(wide)))))[0])
                 if not name:
                     replicate_R = stats.macro(stats.weighted_mean(value_NR, weight_RN))

@@ -140,9 +140,12 @@ def main(words: Sequence[str]) -> None:
     model, console = Predictor(own["model"]), Console(stderr=True, soft_wrap=True)
     tasks, names = [task.name for task in model.card.tasks], model.names
     bad = []
-    out.mkdir(parents=True, exist_ok=True)
+    here, there = out.resolve(), root.resolve()
+    if here.is_relative_to(there) or there.is_relative_to(here):
+        raise ConfigError.one("out", f"{out} and the images lie one in the other: pictures would be taken for images")
+    command.make_folder(out)
     beside = out / f"{TABLE}.partial"
-    with beside.open("w", newline="") as opened:
+    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         table = csv.writer(opened)
         table.writerow(["image", *names, *tasks])
         for path in track(files, "predicting", console=console, disable=not console.is_terminal):
@@ -171,8 +174,8 @@ def _save(said: Prediction, path: Path, tasks: Sequence[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = said.overlays()
     for task, picture in zip(tasks, pictures, strict=False):
-        stem = path.name.removesuffix(".png")
-        picture.save(path.with_name(f"{stem}.{task}.png" if len(pictures) > 1 else f"{stem}.png"))
+        name = f"{path.name}.{task.replace('/', '-')}.png" if len(pictures) > 1 else f"{path.name}.png"
+        picture.save(path.with_name(name))  # a.png.png: a.jpg may lie beside a.png
 
 
 if __name__ == "__main__":

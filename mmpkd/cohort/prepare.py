@@ -41,8 +41,11 @@ WINDOW_SAMPLES = 32  # images, evenly spaced and none of the sealed test's, that
 TABLES_BYTES = 4096  # rough room per sample for tables and journal
 
 
-def prepare(config: CohortConfig, cache: Path) -> Store:
+def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> Store:
     """The store of a cohort under `cache/stores`, prepared first if it is not there.
+
+    Args:
+        depth: of the image, where the cohort's own is not to be found: another one's, whose student it is to test.
 
     Raises:
         ConfigError: unknown reader, no root, options that do not fit.
@@ -50,12 +53,12 @@ def prepare(config: CohortConfig, cache: Path) -> Store:
     """
     reader = reader_for(config)
     scan = reader.scan()
-    identity = identify(config, reader, scan)
+    identity = identify(config, reader, scan, depth)
     target = place(cache, identity)
     if not target.exists():
         with _alone(target):
             if not target.exists():
-                _build(config, reader, scan, target, identity)
+                _build(config, reader, scan, target, identity, depth)
     store = Store.open(target)
     bad = {sample: BadSample(*why) for sample, why in store.manifest["left_out"].items()}
     try:
@@ -76,7 +79,7 @@ def _is_readable(reader: Reader, sample: str) -> bool:
     return True
 
 
-def identify(config: CohortConfig, reader: Reader, scan: Scan) -> dict[str, Any]:
+def identify(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | None = None) -> dict[str, Any]:
     """What makes a store this one and no other, with its fingerprint."""
     identity = {
         "schema": SCHEMA,
@@ -85,6 +88,7 @@ def identify(config: CohortConfig, reader: Reader, scan: Scan) -> dict[str, Any]
         "params": validate(READERS[config.reader].Params, config.params).model_dump(mode="json"),
         "image_size": config.image_size,
         "source": source_fingerprint(config.root, scan),
+        **({} if depth is None else {"depth": depth}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
 
@@ -111,7 +115,9 @@ def _alone(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, identity: Mapping[str, Any]) -> None:
+def _build(
+    config: CohortConfig, reader: Reader, scan: Scan, target: Path, identity: Mapping[str, Any], depth: Depth | None
+) -> None:
     split = splits.assign(scan)
     splits.check(split, scan.samples["patient"], scan.labels, scan.tasks)
     refuse_bad(missing_files(config.root, scan), config, reader, scan)
@@ -125,6 +131,7 @@ def _build(config: CohortConfig, reader: Reader, scan: Scan, target: Path, ident
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
         depths = _depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
+        depths[0] = depth or depths[0]
         bad = decode_all(reader, scan, partial, arrays, size, depths)
         try:
             refuse_bad(bad, config, reader, scan)

@@ -152,8 +152,10 @@ class Table(Reader):
     def _check_header(self, table: pd.DataFrame, columns: dict[str, Column]) -> None:
         params = self.params
         headers = list(table.columns)
+        # Where not one name is found there may be no header: what stands in its place are cells, and stays untold.
+        told = headers if {name for _, name in params.read} & set(headers) or not self.credentialed else []
         mistakes = [
-            Mistake(f"{PARAMS}.{where}", f"{params.file} has no column {name!r}{near(name, headers)}")
+            Mistake(f"{PARAMS}.{where}", f"{params.file} has no column {name!r}{near(name, told)}")
             for where, name in params.read
             if name not in headers
         ]
@@ -171,10 +173,10 @@ class Table(Reader):
         ]
         if not params.tasks:
             mistakes.append(Mistake(f"{PARAMS}.tasks", "at least one task is needed"))
-        same = {same_name(name): name for name in headers}
+        same = {same_name(name): name for name in told}
         mistakes += [
             Mistake(f"{PARAMS}.file", f"columns {name!r} and {same[same_name(name)]!r} differ in case or spaces only")
-            for name in headers
+            for name in told
             if same[same_name(name)] != name
         ]
         if mistakes:

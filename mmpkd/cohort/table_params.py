@@ -51,6 +51,9 @@ class ColumnParams(Strict):
         return Column(name, self.role, kind, self.separator)
 
 
+STRICTEST: tuple[Role, ...] = ("forbidden", "id", "near_label", "context", "descriptor")
+
+
 class TableParams(Strict):
     file: str
     image: str
@@ -91,12 +94,12 @@ class TableParams(Strict):
     def over(self, headers: Sequence[str]) -> Self:
         """With each pattern of `columns` spelt out: a key with `*` stands for the columns that nothing else asks for.
 
-        A column that several patterns fit is the first one's; a pattern that fits none stays, for `read` to be held
-        against the table.
+        A column that several patterns fit has the strictest of their roles; a pattern that fits none stays, for `read`
+        to be held against the table.
         """
         taken = {column for _, column in self.read}
         spelt: dict[str, ColumnParams] = {}
-        for name, one in self.columns.items():
+        for name, one in sorted(self.columns.items(), key=lambda item: STRICTEST.index(item[1].role)):
             free = [header for header in headers if header == name or header not in taken | spelt.keys()]
             spelt |= dict.fromkeys(matching(name, free) or [name], one)
         return self.model_copy(update={"columns": spelt})

@@ -11,6 +11,7 @@ import reprlib
 import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from lzma import LZMAError
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -24,7 +25,17 @@ from mmpkd.types import CohortError
 FIRST_ROW = 2  # of the data
 NUM_SHOWN = 5  # rows, and values, that a message names
 KINDS = {".gz": "gzipped CSV", ".parquet": "Parquet", ".xlsx": "spreadsheet"}  # by suffix; all else is CSV
-DAMAGED = (OSError, EOFError, ValueError, LookupError, zlib.error, BadZipFile)  # what the libraries raise
+DAMAGED = (
+    OSError,
+    EOFError,
+    ValueError,
+    LookupError,
+    SyntaxError,
+    ImportError,
+    LZMAError,
+    zlib.error,
+    BadZipFile,
+)  # what the libraries raise
 HARMLESS = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)  # their words hold no cell
 
 

@@ -140,7 +140,7 @@ def test_overall_is_the_mean_over_tasks_of_defined_labels(answers: Answers) -> N
 def test_groups_by_hand() -> None:
     patient_N = np.arange(60)
     sex = pd.Series(["F"] * 30 + ["M"] * 25 + ["X"] * 3 + [None] * 2, name="Sex")
-    assert {name: int(mask.sum()) for name, mask in external.groups(sex, patient_N)} == {"F": 30, "M": 25}
+    assert {name: int(mask.sum()) for name, mask in external.groups(sex, patient_N)} == {"F": 30, "(all other)": 30}
     age = pd.Series([39.9] * 10 + [40.0] * 10 + [79.0] * 15 + [80.0] * 12 + [np.nan] * 13, name="patient_age")
     assert {name: int(mask.sum()) for name, mask in external.groups(age, patient_N)} == {
         "0 to 39 years": 10,
@@ -155,9 +155,14 @@ def test_groups_by_hand() -> None:
     told = {name: int(mask.sum()) for name, mask in external.groups(few_ages, patient_N)}
     assert told == {"0 to 59 years": 25, "60 years or more": 15, "unknown": 20}  # neighbours, not opposite ends
     view = pd.Series(["AP"] * 45 + ["LL"] * 8 + ["PA"] * 7, name="ViewPosition")
-    assert {name: int(mask.sum()) for name, mask in external.groups(view, patient_N)} == {"AP": 45, "all other": 15}
-    few = dict(external.groups(view, np.r_[np.arange(45), np.full(15, 99)]))
-    assert list(few) == ["AP"]  # fifteen images of one patient
+    assert {name: int(mask.sum()) for name, mask in external.groups(view, patient_N)} == {"AP": 45, "(all other)": 15}
+    one = np.r_[np.arange(45), np.full(15, 99)]  # fifteen images of one patient, told apart by no group but all others
+    assert [name for name, _ in external.groups(view, one)] == ["(all other)"]
+    three = pd.Series(["F"] * 30 + ["M"] * 25 + ["X"] * 5, name="Sex")  # X would be all but F and M
+    told = {name: int(mask.sum()) for name, mask in external.groups(three, patient_N)}
+    assert told == {"F": 30, "(all other)": 30}
+    density = pd.Series(np.arange(60.0) ** 2, name="density")
+    assert [name for name, _ in external.groups(density, patient_N)] == sorted(external.QUARTERS)
 
 
 def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:

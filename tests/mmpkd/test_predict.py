@@ -79,7 +79,10 @@ def test_a_folder_becomes_a_table_and_pictures(
     assert [row["image"] for row in rows] == ["0.png", "1.png", "2.png", "deeper/wide.png"]
     assert all(abs(sum(float(row[f"pattern/{name}"]) for name in row_labels(row)) - 1) < 1e-5 for row in rows)
     pictures = {path.relative_to(out / "overlays").as_posix() for path in (out / "overlays").rglob("*.png")}
-    assert pictures == {"0.png", "1.png", "2.png", "deeper/wide.png"}
+    assert pictures == {"0.png.png", "1.png.png", "2.png.png", "deeper/wide.png.png"}
+    for inside in (images, images / "deeper" / "out", images.parent):
+        with pytest.raises(ConfigError, match="lie one in the other"):
+            main([f"model={model}", f"images={images}", f"out={inside}"])
     main([f"model={model}", f"images={images / '0.png'}", f"out={tmp_path / 'one'}", "overlays=false"])
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["predictions.csv"]
 
