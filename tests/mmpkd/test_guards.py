@@ -21,11 +21,12 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.fit import optimizer_for
-from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits, teach
+from mmpkd.teachers.answers import teach
+from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import Run, batches, loss_terms, train
 from mmpkd.validation import Evaluator
-from tests.mmpkd.teacher_fixtures import IMAGE, TEXT
+from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, TEXT
 
 
 class Folded(Store):
@@ -195,8 +196,11 @@ def test_privileged_inputs_permuted_at_evaluation_change_no_prediction(
             "findings": {"kind": "tabular"},
             "report": {"kind": "text", "params": TEXT},
             "superior": {"kind": "image", "params": IMAGE},
+            "both": {"kind": "fused", "params": FUSED},
         },
-        "objectives": {name: {"kind": "logits", "teacher": name} for name in ("findings", "report", "superior")},
+        "objectives": {
+            name: {"kind": "logits", "teacher": name} for name in ("findings", "report", "superior", "both")
+        },
         "epochs": 1,
     }
     config = TrialConfig.model_validate(content)
