@@ -34,7 +34,7 @@ from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.fit import optimizer_for
-from mmpkd.teachers.outputs import teach
+from mmpkd.teachers.answers import teach
 from mmpkd.train import Run, batches, descend, loss_terms
 from mmpkd.validation import Evaluator
 

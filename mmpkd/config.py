@@ -61,7 +61,8 @@ class StudentConfig(Strict):
 
 
 class TeacherConfig(Strict):
-    """`control: shuffled` deals the teacher's answers anew among training samples of the same label."""
+    """`control: shuffled` deals the teacher's answers anew among training samples of the same label; of a
+    teacher that sees the student's view, its privileged inputs."""
 
     kind: str
     control: Literal["shuffled"] | None = None

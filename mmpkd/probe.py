@@ -1,7 +1,8 @@
 """What a training costs on this machine, measured before there is a prepared cohort.
 
-Tables are read, no image is decoded: images and ROIs are random, and so are the teachers' answers, of
-the right shape. The steps and validations that are timed are those of `train.py` and `evaluate.py`.
+Tables are read, no image is decoded: images and ROIs are random, and so are cached answers of teachers, of
+the right shape; a teacher that is asked at each step is there, untaught. The steps and validations that
+are timed are those of `train.py` and `evaluate.py`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
 from mmpkd.fit import optimizer_for
 from mmpkd.student import build_student
 from mmpkd.teachers import TEACHERS
+from mmpkd.teachers.answers import Answers
 from mmpkd.teachers.ensemble import EnsembleParams
+from mmpkd.teachers.online import untaught
 from mmpkd.teachers.outputs import HIDDEN, NUM_FOLDS, CachedOutputs, folds
 from mmpkd.train import Run, batches, descend, loss_terms, needed
 from mmpkd.types import Needs, TeacherError
@@ -144,10 +147,13 @@ class Probe:
         student.to(self.device)
         objectives.to(self.device)
         optimizer = optimizer_for(student, objectives, config.optimizer.lr, config.optimizer.weight_decay)
-        answers = {
-            name: random_outputs(store, width, needed(config, objectives, name)).to(self.device)
-            for name, width in widths.items()
-        }
+        answers: dict[str, Answers] = {}
+        for name, width in widths.items():
+            teacher, needs = config.teachers[name], needed(config, objectives, name)
+            if TEACHERS[teacher.kind].sees_view:
+                answers[name] = untaught(teacher, store, config.cohort.fold).only(needs).to(self.device)
+            else:
+                answers[name] = random_outputs(store, width, needs).to(self.device)
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
         self.run = Run(config, store, train, student, objectives, answers, optimizer, self.device)
         evaluation, grid = config.evaluation, student.grid

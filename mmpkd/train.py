@@ -1,7 +1,7 @@
 """The story of one training run.
 
-A student ViT learns from labels and, through objectives, from the cached answers of teachers that
-saw a privileged modality; after each epoch it is scored on the validation patients and saved.
+A student ViT learns from labels and, through objectives, from the answers of teachers that saw a
+privileged modality; after each epoch it is scored on the validation patients and saved.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from mmpkd.fit import (
 )
 from mmpkd.objectives import Objective
 from mmpkd.student import Student
-from mmpkd.teachers.outputs import CachedOutputs, teach
+from mmpkd.teachers.answers import Answers, teach
 from mmpkd.types import Batch, ConfigError, EpochReport, Needs
 from mmpkd.validation import Evaluator
 
@@ -73,7 +73,7 @@ class Run:
     rows: NDArray[np.int64]  # of the training samples, in the store
     student: Student
     objectives: nn.ModuleDict
-    teachers: dict[str, CachedOutputs]
+    teachers: Mapping[str, Answers]
     optimizer: torch.optim.Optimizer
     device: torch.device
     weight_2K: Tensor | None = None  # of the task loss; None: all alike
@@ -202,9 +202,9 @@ def loss_terms(run: Run, batch: Batch, view: View) -> dict[str, Tensor]:
         output = run.student(batch.image_BCHW, layers, attended)
         task = task_loss(output.logits_BK, batch.target_BK, batch.known_BK, tasks, smoothing, run.weight_2K)
         terms = {"task": task}
+        told = {name: one.at(batch.rows_B, batch.image_BCHW, view) for name, one in run.teachers.items()}
         for name, objective in objectives.items():
-            teacher = run.teachers[active[name].teacher or ""]
-            terms[name] = objective(output, teacher.at(batch.rows_B, view), batch)
+            terms[name] = objective(output, told[active[name].teacher or ""], batch)
     return terms
 
 

@@ -3,6 +3,7 @@
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TeacherConfig, near, validate
 from mmpkd.teachers.ensemble import Ensemble
+from mmpkd.teachers.fused import Fused
 from mmpkd.teachers.image import Image
 from mmpkd.teachers.tabular import Tabular
 from mmpkd.teachers.teacher import Teacher
@@ -13,6 +14,7 @@ TEACHERS: dict[str, type[Teacher]] = {
     "tabular": Tabular,
     "text": Text,
     "image": Image,
+    "fused": Fused,
     "ensemble": Ensemble,
 }
 

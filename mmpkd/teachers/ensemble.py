@@ -64,6 +64,9 @@ class Ensemble(Teacher):
             if member.control is not None:
                 mistakes.append(Mistake(f"{where}.control", "a member takes none; set the ensemble's own"))
             mistakes += [Mistake(f"{where}.{path}", problem) for path, problem in teachers.check(member, facts)[0]]
+            if member.kind in teachers.TEACHERS and teachers.TEACHERS[member.kind].sees_view:
+                problem = f"{member.kind!r} answers anew about each view that the student sees; members answer once"
+                mistakes.append(Mistake(f"{where}.kind", problem))
         if isinstance(params.weights, dict):
             for name in params.weights.keys() - params.members.keys():
                 mistakes.append(Mistake(f"weights.{name}", f"no member is named so{near(name, params.members)}"))

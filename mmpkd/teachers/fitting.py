@@ -62,6 +62,11 @@ def device_of_fits() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
+def images_on(device: torch.device, pixels_BCHW: NDArray[np.uint8]) -> Tensor:
+    """A store's pixels as a network takes them, in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(pixels_BCHW)).to(device).float() / 255
+
+
 def require_classes(tasks: Sequence[Task], target_NK: NDArray[np.float32], known_NK: NDArray[np.bool_]) -> None:
     """
     Raises:

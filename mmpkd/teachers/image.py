@@ -16,7 +16,15 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, StudentConfig, near
 from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.student import Student, build_student, weights_of
-from mmpkd.teachers.fitting import EpochsParams, content_hash, descend, device_of_fits, one_thread, require_classes
+from mmpkd.teachers.fitting import (
+    EpochsParams,
+    content_hash,
+    descend,
+    device_of_fits,
+    images_on,
+    one_thread,
+    require_classes,
+)
 from mmpkd.teachers.teacher import Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherOutput
 
@@ -48,10 +56,7 @@ class Image(Teacher):
     @staticmethod
     def check(params: ImageParams, facts: Facts) -> list[Mistake]:
         """What is wrong with the view and the network asked for, under paths relative to `params`."""
-        mistakes = []
-        if params.view is not None and params.view not in facts.views:
-            hint = near(params.view, facts.views) or " (it has none; leave view out for the student's own image)"
-            mistakes.append(Mistake("view", f"the cohort has no further image {params.view!r}{hint}"))
+        mistakes = check_view(params.view, facts)
         try:
             _network(params, facts, empty=True)
         except ConfigError as error:  # in a student's words
@@ -83,7 +88,7 @@ class Image(Teacher):
         draws = generator_for(params.seed, "teacher-views")
 
         def forward(chosen: Tensor) -> Tensor:
-            image_BCHW = self._images(pixels_NCHW[rows[chosen.numpy()]])
+            image_BCHW = images_on(device_of_fits(), pixels_NCHW[rows[chosen.numpy()]])
             view = draw_views(len(chosen), self.facts.image_size, params.augmentation, draws)
             said: StudentOutput = self.network(look(image_BCHW, view))
             return said.logits_BK
@@ -96,7 +101,7 @@ class Image(Teacher):
         pixels_NCHW, layers = self._pixels(store), range(self.network.depth)
         told: list[list[Tensor]] = []
         for start in range(0, len(rows), self.params.batch_size):
-            image_BCHW = self._images(pixels_NCHW[rows[start : start + self.params.batch_size]])
+            image_BCHW = images_on(device_of_fits(), pixels_NCHW[rows[start : start + self.params.batch_size]])
             with torch.inference_mode(), autocast(image_BCHW.device):
                 said = self.network(image_BCHW, layers, layers[-1:])
             map_BP = said.query_attention_BAN[layers[-1]][:, :, said.num_prefix :].float().mean(dim=1)
@@ -110,8 +115,13 @@ class Image(Teacher):
     def _pixels(self, store: Store) -> NDArray[np.uint8]:
         return store.image_NCHW if self.params.view is None else store.view(self.params.view)
 
-    def _images(self, pixels_BCHW: NDArray[np.uint8]) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(pixels_BCHW)).to(device_of_fits()).float() / 255
+
+def check_view(view: str | None, facts: Facts) -> list[Mistake]:
+    """What is wrong with teaching from this further image, under the path `view`."""
+    if view is None or view in facts.views:
+        return []
+    hint = near(view, facts.views) or " (it has none; leave view out for the student's own image)"
+    return [Mistake("view", f"the cohort has no further image {view!r}{hint}")]
 
 
 def _network(params: ImageParams, facts: Facts, *, empty: bool = False) -> Student:

@@ -27,7 +27,7 @@ from torch import Tensor
 from mmpkd.augment import View, look_map
 from mmpkd.cohort.splits import dealt
 from mmpkd.cohort.store import Store
-from mmpkd.config import TeacherConfig, TrialConfig, fingerprint, validate
+from mmpkd.config import TeacherConfig, fingerprint, validate
 from mmpkd.fit import derived_seed
 from mmpkd.teachers import TEACHERS, Teacher
 from mmpkd.teachers.ensemble import Ensemble
@@ -53,7 +53,7 @@ class CachedOutputs:
         """Dimensions of the embedding; 0 where there is none."""
         return self.arrays["embedding"].shape[1] if "embedding" in self.arrays else 0
 
-    def at(self, rows_B: Tensor, view: View | None = None) -> TeacherOutput:
+    def at(self, rows_B: Tensor, image_BCHW: Tensor | None = None, view: View | None = None) -> TeacherOutput:
         """Of some samples; their maps as the view shows them, since what was cached is of whole images."""
         taken = {name: values[rows_B] for name, values in self.arrays.items()}
         if view is not None and "map" in taken:
@@ -73,28 +73,52 @@ class CachedOutputs:
         return replace(self, arrays={name: function(values) for name, values in self.arrays.items()})
 
 
-def teach(config: TrialConfig, store: Store, cache: Path) -> dict[str, CachedOutputs]:
-    """The outputs of every teacher that an objective of this configuration uses."""
-    outputs = {}
-    for name in config.active_teachers():
-        teacher = config.teachers[name]
-        outputs[name] = cached_outputs(teacher, store, config.cohort.fold, cache, name)
-        if teacher.control == "shuffled":
-            outputs[name] = shuffled_within_label(outputs[name], store, config.cohort.fold, config.seed)
-    return outputs
-
-
 def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str = "") -> CachedOutputs:
-    """A teacher's outputs from the cache, fitted first if need be; one process fits, others wait.
-
-    The address is a content hash of the teacher's kind, version, parameters and sources, the cohort, and the
-    training samples, so a stale answer cannot be found.
+    """A teacher's outputs from the cache, fitted first if need be; see `kept`.
 
     Args:
         name: what the user calls it; its kind by default.
 
     Raises:
         TeacherError: the teacher cannot be fitted to these samples.
+    """
+    kind = TEACHERS[config.kind]
+    assert not kind.sees_view, "what depends on the augmented image cannot be cached"
+    name = name or config.kind
+
+    def fill(teacher: Teacher, folder: Path) -> NDArray[np.float32]:
+        seed = validate(kind.Params, config.params).seed
+        arrays = fit_and_ask(teacher, store, fold, seed, name)
+        for key, values in arrays.items():
+            np.save(folder / f"{key}.npy", values)
+        return arrays["logits"]
+
+    folder, manifest = kept(config, store, fold, cache, name, fill)
+    # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
+    tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
+    return CachedOutputs(tensors, manifest["quality"], manifest["seconds"])
+
+
+def kept(
+    config: TeacherConfig,
+    store: Store,
+    fold: int,
+    cache: Path,
+    name: str,
+    fill: Callable[[Teacher, Path], NDArray[np.float32]],
+) -> tuple[Path, dict[str, Any]]:
+    """Where a teacher's fit is kept, and its manifest; filled first if need be: one process fits, others wait.
+
+    The address is a content hash of the teacher's kind, version, parameters and sources, the cohort, and the
+    training samples, so a stale answer cannot be found. The manifest is written last, then the folder is
+    renamed: one that is there is whole.
+
+    Args:
+        fill: fits this teacher, writes what is to be kept into a folder, and gives the logits (N, K) of every
+            sample, out of fold for training samples, whose quality goes into the manifest.
+
+    Raises:
+        TeacherError: the teacher, which is named, cannot be fitted to these samples.
     """
     kind = TEACHERS[config.kind]
     params = validate(kind.Params, config.params)
@@ -109,27 +133,26 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
         "train": fingerprint(store.sample_ids[train].tolist()),
     }
     folder = cache / "teachers" / f"{config.kind}-{fingerprint(identity)}"
-    assert not kind.sees_view, "what depends on the augmented image cannot be cached"
     if not (folder / "manifest.json").exists():  # a finished cache may be read-only, so no lock before this
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
             if not (folder / "manifest.json").exists():
-                name = name or config.kind
                 teacher = ready(config, store, fold, cache, name)
                 started = time.perf_counter()
+                beside = folder.with_name(f"{folder.name}.partial")
+                shutil.rmtree(beside, ignore_errors=True)
+                beside.mkdir()
                 try:
-                    arrays = _fit_and_ask(teacher, store, train, val, params.seed, name)
+                    logits_NK = fill(teacher, beside)
                 except TeacherError as error:
                     raise TeacherError(f"teacher {name!r}: {error}") from None
-                good = quality(arrays["logits"], store, train, val)
+                good = quality(logits_NK, store, train, val)
                 manifest = {**identity, "quality": good, "seconds": time.perf_counter() - started}
-                _write(folder, arrays, manifest)
+                (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
+                os.replace(beside, folder)
                 if told := warning(name, good):
                     Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
-    tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
-    return CachedOutputs(tensors, manifest["quality"], manifest["seconds"])
+    return folder, json.loads((folder / "manifest.json").read_text())
 
 
 def ready(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str) -> Teacher:
@@ -163,12 +186,12 @@ def out_of_fold_logits(
     store: Store,
     rows: NDArray[np.int64],
     seed: int,
-    advance: Callable[[], None] = lambda: None,
+    fitted: Callable[[int, NDArray[np.int64]], None] = lambda fold, rows: None,
 ) -> NDArray[np.float32]:
     """Logits (n, K) of the samples at `rows`, each from a model that saw none of its patient's.
 
     Args:
-        advance: called after each of the five folds.
+        fitted: told each of the five folds while the teacher is fitted without it, and the samples in it.
 
     Raises:
         CohortError, TeacherError: as `folds`, or the teacher cannot be fitted.
@@ -178,7 +201,7 @@ def out_of_fold_logits(
     for fold in range(NUM_FOLDS):
         teacher.fit(store, rows[fold_N != fold])
         logits_NK[fold_N == fold] = _arrays(teacher.outputs(store, rows[fold_N == fold]))["logits"]
-        advance()
+        fitted(fold, rows[fold_N == fold])
     return logits_NK
 
 
@@ -188,9 +211,21 @@ def _stratum(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(labels, axis=0, return_inverse=True)[1].astype(np.int64)
 
 
-def _fit_and_ask(
-    teacher: Teacher, store: Store, train: NDArray[np.int64], val: NDArray[np.int64], seed: int, name: str
+def fit_and_ask(
+    teacher: Teacher,
+    store: Store,
+    fold: int,
+    seed: int,
+    name: str,
+    fitted: Callable[[int, NDArray[np.int64]], None] = lambda fold, rows: None,
 ) -> dict[str, NDArray[np.float32]]:
+    """What a teacher says, as arrays over all samples of a store; NaN for those that it is not asked about.
+
+    Args:
+        fitted: as of `out_of_fold_logits`; then told NUM_FOLDS of the model of all training patients.
+    """
+    train, val = store.rows("train", fold), store.rows("val", fold)
+    asked = np.concatenate([train, val])
     console = Console(stderr=True)
     columns = (
         TextColumn(f"fitting teacher {name}", markup=False),
@@ -200,9 +235,14 @@ def _fit_and_ask(
     )
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task("", total=NUM_FOLDS + 1)
-        out_of_fold = out_of_fold_logits(teacher, store, train, seed, lambda: progress.advance(bar))
+
+        def one_more(index: int, rows: NDArray[np.int64]) -> None:
+            fitted(index, rows)
+            progress.advance(bar)
+
+        out_of_fold = out_of_fold_logits(teacher, store, train, seed, one_more)
         teacher.fit(store, train)
-    asked = np.concatenate([train, val])
+        one_more(NUM_FOLDS, asked)
     arrays = {}
     for name, values in _arrays(teacher.outputs(store, asked)).items():
         arrays[name] = np.full((len(store.sample_ids), *values.shape[1:]), np.nan, np.float32)
@@ -217,26 +257,20 @@ def _arrays(output: TeacherOutput) -> dict[str, NDArray[np.float32]]:
     return {name: values.numpy() for name, values in fields.items() if values is not None}
 
 
-def _write(folder: Path, arrays: Mapping[str, NDArray[np.float32]], manifest: Mapping[str, Any]) -> None:
-    """All files beside, the manifest last, then one rename: a folder that is there is whole."""
-    beside = folder.with_name(f"{folder.name}.partial")
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    for name, values in arrays.items():
-        np.save(beside / f"{name}.npy", values)
-    (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
-    os.replace(beside, folder)
-
-
 def shuffled_within_label(outputs: CachedOutputs, store: Store, fold: int, seed: int) -> CachedOutputs:
     """Negative control: the teacher's answers about training samples, dealt anew among samples of the
     same label. What is left of a gain under this control is not knowledge about the sample."""
     train = store.rows("train", fold)
-    stratum = _stratum(store, train)
+    order = torch.from_numpy(dealt_within(np.zeros(len(train)), store, train, seed))
+    return outputs.map(lambda values: values[order])
+
+
+def dealt_within(group_n: NDArray[Any], store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
+    """For every sample of a store another one: for those at `rows` one of the same label and group, else itself."""
+    stratum = np.unique(np.c_[_stratum(store, rows), group_n], axis=0, return_inverse=True)[1]
     generator = np.random.default_rng(derived_seed(seed, "shuffled-control"))
     source = np.arange(len(store.sample_ids))
-    for label in np.unique(stratum):
-        members = train[stratum == label]
+    for one in np.unique(stratum):
+        members = rows[stratum == one]
         source[members] = generator.permutation(members)
-    order = torch.from_numpy(source)
-    return outputs.map(lambda values: values[order])
+    return source

@@ -3,35 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.compose import ColumnTransformer
 from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from torch import Tensor, nn
 
-from mmpkd.cohort.facts import Column, Facts, admitted, check_columns, matching
+from mmpkd.cohort.facts import Facts, check_columns
 from mmpkd.cohort.store import Store
 from mmpkd.fit import seeded, task_loss
+from mmpkd.teachers.columns import ColumnsParams, Encoder, chosen_columns
 from mmpkd.teachers.fitting import fit_linear, one_thread, questions, require_classes
-from mmpkd.teachers.teacher import Teacher, TeacherParams
+from mmpkd.teachers.teacher import Teacher
 from mmpkd.types import Mistake, Offer, Task, TeacherOutput
 
-MISSING = "missing"
 
-
-class TabularParams(TeacherParams):
-    columns: tuple[str, ...] | None = None  # all descriptors and context by default; `slide_*` for all that fit it
-    near_label: tuple[str, ...] = ()  # columns that nearly state the label, each asked for by name
+class TabularParams(ColumnsParams):
     model: Literal["linear", "mlp", "boosting"] = "linear"
     l2: Annotated[float, Field(gt=0)] = 1.0  # strength of the penalty
     hidden: Annotated[int, Field(gt=0)] = 32  # width of the MLP
@@ -43,12 +33,10 @@ class Tabular(Teacher):
     The columns may as well be features that another network computed from a modality, such as a slide
     or a volume: that is how they are taught from.
 
-    Categories become one-hot and several-valued cells multi-hot, with the vocabulary of the training
-    patients and missing as a value of its own; unseen values are ignored. Numbers are imputed by the
-    median with a missing-indicator and scaled. `linear` is ridge-penalised logistic regression, one
-    per task (scikit-learn), whose embedding is the encoded row; `mlp` is one hidden layer shared by
-    all tasks, whose embedding is that layer; `boosting` is scikit-learn's histogram gradient boosting,
-    one per task, which has no embedding. Unknown labels are left out of the fit.
+    A row is encoded by `Encoder`, as the training patients have it. `linear` is ridge-penalised logistic
+    regression, one per task (scikit-learn), whose embedding is the encoded row; `mlp` is one hidden layer
+    shared by all tasks, whose embedding is that layer; `boosting` is scikit-learn's histogram gradient
+    boosting, one per task, which has no embedding. Unknown labels are left out of the fit.
     """
 
     Params = TabularParams
@@ -58,7 +46,7 @@ class Tabular(Teacher):
     def __init__(self, params: TabularParams, facts: Facts) -> None:
         self.params = params
         self.tasks = facts.tasks
-        self.columns = [facts.columns[name] for name in chosen_columns(params, facts)]
+        self.encoder = Encoder([facts.columns[name] for name in chosen_columns(params, facts)])
 
     @staticmethod
     def check(params: TabularParams, facts: Facts) -> list[Mistake]:
@@ -79,9 +67,7 @@ class Tabular(Teacher):
         Raises:
             TeacherError: a task has a single class among them.
         """
-        frame = self._frame(store, rows)
-        self.encoder = ColumnTransformer([(column.name, *_encoding(column)) for column in self.columns])
-        encoded_ND = _dense(self.encoder.fit_transform(frame))
+        encoded_ND = self.encoder.fit(store, rows)
         target_NK, known_NK = store.target_NK[rows], store.known_NK[rows]
         require_classes(self.tasks, target_NK, known_NK)
         learnt = encoded_ND, target_NK, known_NK, self.tasks
@@ -95,7 +81,7 @@ class Tabular(Teacher):
     @one_thread()
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
         """Logits (n, K) and, but of boosted trees, embedding (n, D), float32, of the samples at `rows`."""
-        encoded_ND = _dense(self.encoder.transform(self._frame(store, rows)))
+        encoded_ND = self.encoder(store, rows)
         if self.params.model == "boosting":
             logits_NK = torch.zeros(len(rows), store.target_NK.shape[1])
             for group, booster in self.boosters:
@@ -106,38 +92,6 @@ class Tabular(Teacher):
         with torch.no_grad():
             embedding_ND = self.model[:-1](torch.from_numpy(encoded_ND))
             return TeacherOutput(logits_BK=self.model[-1](embedding_ND), embedding_BD=embedding_ND)
-
-    def _frame(self, store: Store, rows: NDArray[np.int64]) -> pd.DataFrame:
-        """The columns with missing values as the encoders want them: NaN in numbers, a word elsewhere."""
-        frame: pd.DataFrame = store.privileged([column.name for column in self.columns]).iloc[rows].copy()
-        for column in self.columns:
-            if column.kind == "numeric":
-                frame[column.name] = frame[column.name].astype(float)
-            else:
-                frame[column.name] = frame[column.name].astype(object).where(frame[column.name].notna(), MISSING)
-        return frame
-
-
-def chosen_columns(params: TabularParams, facts: Facts) -> list[str]:
-    """The columns that a teacher reads, each once: those named or fitted, or every descriptor and context column."""
-    usable = admitted(facts)
-    named = [one for name in params.columns for one in matching(name, usable)] if params.columns is not None else usable
-    return [*dict.fromkeys(named), *params.near_label]
-
-
-def _encoding(column: Column) -> tuple[Any, str | list[str]]:
-    """The scikit-learn transformer of a column, and the selector it wants (text as 1-D)."""
-    if column.kind == "numeric":
-        imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
-        return make_pipeline(imputer, StandardScaler()), [column.name]
-    if column.kind == "multivalued":
-        return CountVectorizer(analyzer=partial(str.split, sep=column.separator), binary=True), column.name
-    return OneHotEncoder(handle_unknown="ignore"), [column.name]
-
-
-def _dense(encoded: Any) -> NDArray[np.float32]:
-    dense = encoded.toarray() if hasattr(encoded, "toarray") else encoded
-    return np.ascontiguousarray(dense, dtype=np.float32)
 
 
 def _fit_boosting(

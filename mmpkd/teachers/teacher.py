@@ -26,7 +26,8 @@ class TeacherParams(Strict):
 class Teacher(Protocol):
     """Learns a cohort's labels from a privileged modality, then answers about samples.
 
-    `outputs.py` decides which samples it may learn from, and caches its answers.
+    `outputs.py` decides which samples it may learn from, and caches its answers; of one that sees the student's
+    view `online.py` caches the weights, and asks it at each step.
     """
 
     Params: ClassVar[type[TeacherParams]]
@@ -57,4 +58,4 @@ class Teacher(Protocol):
         """
 
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
-        """Answers about the samples at `rows`, float32 on the CPU; the same ones each time."""
+        """Answers about the samples at `rows`, of whole images, float32 on the CPU; the same ones each time."""

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig
+from mmpkd.teachers import TEACHERS
+from mmpkd.teachers.online import online
+from mmpkd.teachers.outputs import CachedOutputs, cached_outputs
 
 NETWORK = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 TEXT: dict[str, Any] = {"hidden": 16, "epochs": 2, "vocabulary": 100, "max_length": 24}
 IMAGE: dict[str, Any] = {"view": "superior", "epochs": 2, "network": NETWORK}
+FUSED: dict[str, Any] = {"view": "superior", "epochs": 2, "latents": 4, "dim": 16, "heads": 2}
 MEMBERS = {"findings": {"kind": "tabular"}, "report": {"kind": "text", "params": TEXT}}
 
 EXAMPLES = {
@@ -22,8 +28,24 @@ EXAMPLES = {
     "boosting": TeacherConfig(kind="tabular", params={"model": "boosting"}),
     "text": TeacherConfig(kind="text", params=TEXT),
     "image": TeacherConfig(kind="image", params=IMAGE),
+    "fused": TeacherConfig(kind="fused", params=FUSED),
     "ensemble": TeacherConfig(kind="ensemble", params={"members": MEMBERS, "weights": "learned_per_sample"}),
 }
+
+
+def told_by(config: TeacherConfig, store: Store, cache: Path) -> CachedOutputs:
+    """What a teacher says of the training and validation samples; one that sees the view, about whole images."""
+    if not TEACHERS[config.kind].sees_view:
+        return cached_outputs(config, store, 0, cache)
+    asked = online(config, store, 0, cache)
+    rows = np.r_[store.rows("train"), store.rows("val")]
+    said = asked.at(torch.from_numpy(rows), torch.from_numpy(store.image_NCHW[rows]).float() / 255)
+    arrays = {}
+    for name, values in {"logits": said.logits_BK, "embedding": said.embedding_BD}.items():
+        assert values is not None
+        arrays[name] = torch.full((len(store.sample_ids), values.shape[1]), torch.nan)
+        arrays[name][rows] = values
+    return CachedOutputs(arrays, asked.quality, asked.seconds)
 
 
 class Told(Store):

@@ -10,7 +10,8 @@ import pytest
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import Column, Facts, check_columns, matching
 from mmpkd.cohort.table import Table
-from mmpkd.teachers.tabular import TabularParams, chosen_columns
+from mmpkd.teachers.columns import chosen_columns
+from mmpkd.teachers.tabular import TabularParams
 from mmpkd.types import ConfigError, lay_out
 from tests.mmpkd.cohort_fixtures import PARAMS, cases, config, write_cohort
 

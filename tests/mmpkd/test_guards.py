@@ -21,11 +21,12 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.fit import optimizer_for
-from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits, teach
+from mmpkd.teachers.answers import teach
+from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import Run, batches, loss_terms, train
 from mmpkd.validation import Evaluator
-from tests.mmpkd.teacher_fixtures import IMAGE, TEXT
+from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, TEXT
 
 
 class Folded(Store):
@@ -185,18 +186,17 @@ def test_nothing_is_fitted_or_prepared_for_a_configuration_that_is_wrong(
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("kind", "params"), [("tabular", {}), ("text", TEXT), ("image", IMAGE), ("fused", FUSED | {"epochs": 1})]
+)
 def test_privileged_inputs_permuted_at_evaluation_change_no_prediction(
-    tiny_trial: TrialConfig, cache: Path, tmp_path: Path
+    tiny_trial: TrialConfig, cache: Path, tmp_path: Path, kind: str, params: dict[str, Any]
 ) -> None:
     """The validation patients' columns, reports and superior images are dealt among themselves, on disk."""
     store = prepare(tiny_trial.cohort, cache)
     content = tiny_trial.model_dump() | {
-        "teachers": {
-            "findings": {"kind": "tabular"},
-            "report": {"kind": "text", "params": TEXT},
-            "superior": {"kind": "image", "params": IMAGE},
-        },
-        "objectives": {name: {"kind": "logits", "teacher": name} for name in ("findings", "report", "superior")},
+        "teachers": {"one": {"kind": kind, "params": params}},
+        "objectives": {"logits": {}},
         "epochs": 1,
     }
     config = TrialConfig.model_validate(content)
@@ -219,9 +219,7 @@ def test_privileged_inputs_permuted_at_evaluation_change_no_prediction(
     histories = [train(config, tmp_path / "cache", store=one) for one in (store, Store.open(folder))]
     plain, permuted = (dict(history[-1].metrics) for history in histories)
     teachers = {name for name in plain if name.startswith("teacher/")}
-    assert all(
-        plain[f"teacher/{name}/val_auroc"] != permuted[f"teacher/{name}/val_auroc"] for name in content["teachers"]
-    )
-    assert len(teachers) > 10 and plain["val/auroc"] != 0.5
+    assert plain["teacher/one/val_auroc"] != permuted["teacher/one/val_auroc"]
+    assert len(teachers) > 4 and plain["val/auroc"] != 0.5
     for name in plain.keys() - teachers:
         assert plain[name] == permuted[name] or math.isnan(plain[name]), name

@@ -55,7 +55,7 @@ def test_real_steps_are_timed(tiny_trial: TrialConfig) -> None:
     assert cost.checkpoint_bytes > 10_000 and cost.device_bytes > cost.memory_bytes > 50 * 2**20
 
 
-@pytest.mark.parametrize("name", ["text", "image", "ensemble"])
+@pytest.mark.parametrize("name", ["text", "image", "fused", "ensemble"])
 def test_every_kind_of_teacher_is_timed_from_tables_alone(tiny_cohort: CohortConfig, name: str) -> None:
     seconds, width = time_teacher(EXAMPLES[name], stand_in(tiny_cohort), 0)
     assert seconds > 0 and width == (0 if name == "ensemble" else 16)

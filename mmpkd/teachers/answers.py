@@ -1,0 +1,54 @@
+"""What a training hears of its teachers, whether their answers are cached or they are asked at each step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor
+
+from mmpkd.augment import View
+from mmpkd.cohort.store import Store
+from mmpkd.config import TrialConfig
+from mmpkd.teachers import TEACHERS
+from mmpkd.teachers.online import online
+from mmpkd.teachers.outputs import cached_outputs, shuffled_within_label
+from mmpkd.types import Needs, TeacherOutput
+
+
+class Answers(Protocol):
+    """A fitted teacher, as the training of a student has it."""
+
+    @property
+    def width(self) -> int:
+        """Dimensions of the embedding; 0 where there is none."""
+
+    @property
+    def quality(self) -> Mapping[str, float]:
+        """How good it is; see `quality.py`."""
+
+    def at(self, rows_B: Tensor, image_BCHW: Tensor, view: View) -> TeacherOutput:
+        """Of the samples at these positions in the store: their images as the student sees them, and the view that
+        shows them so."""
+
+    def only(self, needs: Needs) -> Self:
+        """No more than is needed."""
+
+    def to(self, device: torch.device) -> Self: ...
+
+
+def teach(config: TrialConfig, store: Store, cache: Path) -> dict[str, Answers]:
+    """Every teacher that an objective of this configuration uses, fitted or found in the cache."""
+    fold, answers = config.cohort.fold, dict[str, Answers]()
+    for name in config.active_teachers():
+        teacher = config.teachers[name]
+        shuffled = teacher.control == "shuffled"
+        if TEACHERS[teacher.kind].sees_view:
+            asked = online(teacher, store, fold, cache, name)
+            answers[name] = asked.shuffled(store, fold, config.seed) if shuffled else asked
+        else:
+            outputs = cached_outputs(teacher, store, fold, cache, name)
+            answers[name] = shuffled_within_label(outputs, store, fold, config.seed) if shuffled else outputs
+    return answers
