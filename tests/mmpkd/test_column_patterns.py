@@ -10,6 +10,7 @@ import pytest
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import Column, Facts, check_columns, matching
 from mmpkd.cohort.table import Table
+from mmpkd.cohort.table_params import TableParams
 from mmpkd.teachers.columns import chosen_columns
 from mmpkd.teachers.tabular import TabularParams
 from mmpkd.types import ConfigError, lay_out
@@ -146,3 +147,12 @@ def test_patterns_of_a_table_that_are_mistakes(root: Path, pattern: str, where: 
         facts(with_columns(root, **{pattern: {"role": "descriptor", "kind": "numeric"}}))
     (mistake,) = raised.value.mistakes
     assert mistake.path == f"cohort.params.columns.{where}" and said in mistake.problem
+
+
+def test_of_several_patterns_the_strictest_role_counts() -> None:
+    """Whatever their order: what states the label must not slip in by another pattern."""
+    given = {"*_score": {"role": "descriptor"}, "birads*": {"role": "forbidden"}, "birads_2_*": {"role": "near_label"}}
+    params = TableParams.model_validate({**PARAMS, "columns": given})
+    spelt = params.over(["birads_score", "birads_2_score", "shape_score"]).columns
+    roles = {name: one.role for name, one in spelt.items() if "*" not in name}
+    assert roles == {"birads_score": "forbidden", "birads_2_score": "forbidden", "shape_score": "descriptor"}

@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from mmpkd import evaluate, export
+from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.evaluate import main
 from mmpkd.train import train
-from mmpkd.types import ConfigError
+from mmpkd.types import CohortError, ConfigError
 from tests.mmpkd import cohort_fixtures
 
 
@@ -74,6 +75,18 @@ def test_images_that_the_student_may_have_seen_are_refused(
     model = export.write(tmp_path, known.student, known.card, seen)
     with pytest.raises(ConfigError, match="2 of its 102 images are in the cohort that the student was trained on"):
         main([f"model={model}", *words[1:], "cohort.params.seed=9"])
+
+
+def test_another_cohort_is_read_through_the_students_window(tmp_path: Path) -> None:
+    """As predict reads it: values 0 to 100 become 0 to 255, though the cohort's own reach further."""
+    cohort_fixtures.write_cohort(tmp_path / "raw", depth=16)
+    config = cohort_fixtures.config(tmp_path / "raw")
+    own, theirs = prepare(config, tmp_path / "cache"), prepare(config, tmp_path / "cache", Depth(16, (0.0, 100.0)))
+    assert own.path != theirs.path and theirs.manifest["window"] == [0.0, 100.0]
+    assert evaluate.depth_of(theirs) == Depth(16, (0.0, 100.0)) != evaluate.depth_of(own)
+    assert (theirs.image_NCHW >= own.image_NCHW).all() and (theirs.image_NCHW > own.image_NCHW).any()
+    with pytest.raises(CohortError, match="has 16-bit pixels where the first one of the cohort has 8-bit ones"):
+        prepare(config, tmp_path / "cache", Depth())
 
 
 def test_other_patients_are_scored_whole_or_in_part(words: list[str], tmp_path: Path) -> None:

@@ -165,6 +165,27 @@ def test_groups_by_hand() -> None:
     assert [name for name, _ in external.groups(density, patient_N)] == sorted(external.QUARTERS)
 
 
+def test_regions_by_hand_compare_the_same_labels() -> None:
+    """Of a label without a student's score no baseline counts either."""
+    rows = [
+        ("a", "lesion", 0.2, 0.1, 0.4, 0.3),
+        ("b", "lesion", 0.6, 0.3, 0.8, 0.5),
+        ("b", "other", 0.1, 0.9, np.nan, 0.9),
+    ]
+    columns = ["sample", "label", "pointing", "pointing_chance", "iou_tuned", "iou_tuned_chance"]
+    images = pd.DataFrame(rows, columns=columns)
+    for score in ("mass", "pixel_ap", "rank", "cnr", "iou_otsu"):
+        images[score] = 0.5
+    table = external.by_region(images, np.array(["a", "b"]), np.ones((30, 2))).set_index(["label", "score"])
+    pointing = table.loc[("mean over labels", "pointing")]
+    assert pointing["student"] == pytest.approx((0.4 + 0.1) / 2) and pointing["chance"] == pytest.approx(
+        (0.2 + 0.9) / 2
+    )
+    tuned = table.loc[("mean over labels", "iou_tuned")]
+    assert tuned["student"] == pytest.approx(0.6) and tuned["chance"] == pytest.approx(0.4)
+    assert table.loc[("lesion", "pointing"), "student"] == pytest.approx(0.4)
+
+
 def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:
     names = ("breast_density", "image_view", "ViewPosition", "AP/PA", "age_in_days", "Sex", "average", "message")
     columns = {name: Column(name, "context") for name in names} | {"sexual": Column("sex", "near_label")}
