@@ -35,7 +35,8 @@ Draws configurations from a search space, trains them, and keeps those that clas
 best. The same command again continues a sweep that was stopped, or killed, and never repeats a
 finished trial; a higher trials= adds to it.
 
-  space=demo        one of {spaces}; or the path of a .yaml file
+  space=demo        {spaces},
+                    or the path of a .yaml file
   name=SPACE        the sweep's name; its files go to STORAGE/NAME
   trials=N          configurations to start, over all arms (search.trials of the space)
   budget_device_hours=H, deadline=WHEN   stop there; more of either goes on
