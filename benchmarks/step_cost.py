@@ -33,9 +33,9 @@ from mmpkd import classify
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
-from mmpkd.fit import optimizer_for
+from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
-from mmpkd.train import Run, batches, descend, loss_terms
+from mmpkd.train import batches, descend, loss_terms
 from mmpkd.validation import Evaluator
 
 BATCH, NUM_VALIDATION = 16, 64
@@ -54,15 +54,14 @@ def run_with(objectives: dict[str, Any], cache: Path) -> Run:
             "student": {"model": "vit_tiny_patch16_224", "patch_size": 8},
             "teachers": {"findings": {"kind": "tabular"}} if objectives else {},
             "objectives": objectives,
-            "optimizer": {"batch_size": BATCH},
+            "optimizer": {"batch_size": BATCH, "lr": 1e-4},
             "evaluation": {"batch_size": BATCH},
         }
     )
     store, device = prepare(config.cohort, cache), torch.device("cpu")
     teachers = teach(config, store, cache)
     student, modules = build(config, store.facts, {name: one.width for name, one in teachers.items()})
-    optimizer = optimizer_for(student, modules, 1e-4, 0.05)
-    return Run(config, store, store.rows("train"), student, modules, teachers, optimizer, device)
+    return Run(config, store, store.rows("train"), student, modules, teachers, device)
 
 
 def step_of(run: Run, live: Callable[[], object] = lambda: None) -> Callable[[], None]:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from mmpkd import teachers
+from mmpkd import stage_check, teachers
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import ObjectiveConfig, Strict, TrialConfig, near, validate
+from mmpkd.config import IMAGE, STUDENT, TASK, ObjectiveConfig, Strict, TrialConfig, near, validate
 from mmpkd.fit import seeded
 from mmpkd.objectives import OBJECTIVES, Objective
 from mmpkd.saliency import MAPS, columns_explained
 from mmpkd.student import Student, build_student
-from mmpkd.types import ConfigError, Mistake, Offer
+from mmpkd.types import ConfigError, Mistake, Needs, Offer
 
 
 def goals(facts: Facts) -> tuple[str, ...]:
@@ -34,6 +34,9 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
     except ConfigError as error:
         student = None
         mistakes += error.mistakes
+    for name in config.student.reads:
+        if name not in (known := (IMAGE, *facts.views)):
+            mistakes.append(Mistake("student.reads", f"the cohort has no image {name!r}{near(name, known)}"))
     if config.evaluation.map not in MAPS:
         mistakes.append(
             Mistake("evaluation.map", f"unknown map {config.evaluation.map!r}{near(config.evaluation.map, MAPS)}")
@@ -49,8 +52,15 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
         mistakes += [Mistake(f"teachers.{name}.{path}", problem) for path, problem in wrong]
         if offer is not None:
             offers[name] = offer
+    drafts: dict[str, Objective] = {}
     for label, objective in config.active_objectives().items():
-        mistakes += _check_objective(label, objective, config, facts, student, offers)
+        wrong = _check_objective(label, objective, config, facts, student, offers)
+        mistakes += wrong
+        if not wrong:
+            drafts[label] = _draft(objective, facts)
+    sound = student is not None and len(drafts) == len(config.active_objectives())
+    if student is not None and sound:
+        mistakes += stage_check.check(config, student, drafts)
     return mistakes
 
 
@@ -63,7 +73,7 @@ def _check_objective(
     offers: Mapping[str, Offer],
 ) -> list[Mistake]:
     where = f"objectives.{label}"
-    if label == "task" or "." in label or hasattr(nn.ModuleDict(), label):
+    if label in (TASK, STUDENT) or "." in label or hasattr(nn.ModuleDict(), label):
         return [Mistake(where, "this name is taken; call the objective something else")]
     assert objective.kind is not None
     if objective.kind not in OBJECTIVES:
@@ -75,8 +85,7 @@ def _check_objective(
         return list(error.mistakes)
     wrong = kind.check(params, facts.tasks)
     mistakes = [Mistake(f"{where}.{path}" if path else where, problem) for path, problem in wrong]
-    with torch.device("meta"):
-        needs = kind(params, facts.tasks, 1, 1).needs
+    needs = _draft(objective, facts).needs
     if objective.teacher is None:
         known = ", ".join(config.teachers) or "none"
         mistakes.append(Mistake(f"{where}.teacher", f"needs a teacher; the configuration has: {known}"))
@@ -99,12 +108,25 @@ def _check_objective(
     return mistakes
 
 
+def _draft(objective: ObjectiveConfig, facts: Facts) -> Objective:
+    """An objective to look at, whose parameters have been checked; on the meta device, without a size."""
+    kind: Any = OBJECTIVES[str(objective.kind)]
+    with torch.device("meta"):
+        draft: Objective = kind(kind.Params.model_validate(objective.params), facts.tasks, 1, 1)
+    return draft
+
+
 def _student(config: TrialConfig, facts: Facts, *, empty: bool = False) -> Student:
-    num_logits = facts.tasks[-1].columns.stop
-    return build_student(config.student, facts.image_size, facts.channels, num_logits, empty=empty)
+    num_logits, channels = facts.tasks[-1].columns.stop, facts.channels * len(config.student.reads)
+    return build_student(config.student, facts.image_size, channels, num_logits, empty=empty)
 
 
-def build(config: TrialConfig, facts: Facts, teacher_dims: Mapping[str, int]) -> tuple[Student, nn.ModuleDict]:
+def build(
+    config: TrialConfig,
+    facts: Facts,
+    teacher_dims: Mapping[str, int],
+    heads: Mapping[str, tuple[Tensor, Tensor]] = {},
+) -> tuple[Student, nn.ModuleDict]:
     """The student and its objectives by label, initialised from the configuration's seed.
 
     The student is drawn before and apart from the objectives, so that the same seed gives every
@@ -112,6 +134,7 @@ def build(config: TrialConfig, facts: Facts, teacher_dims: Mapping[str, int]) ->
 
     Args:
         teacher_dims: width of each active teacher's embedding.
+        heads: weight and bias of the classifier of each teacher that hands it out.
 
     The configuration has passed `check`.
     """
@@ -124,4 +147,16 @@ def build(config: TrialConfig, facts: Facts, teacher_dims: Mapping[str, int]) ->
         params: Strict = validate(kind.Params, one.params, f"objectives.{label}.params")
         with seeded(config.seed, "objective", label):
             objectives[label] = kind(params, facts.tasks, student.dim, teacher_dims[one.teacher])
+        if "head" in objectives[label].needs.teacher and one.teacher in heads:
+            objectives[label].inherit(*heads[one.teacher])
     return student, nn.ModuleDict(objectives)
+
+
+def needed(config: TrialConfig, objectives: nn.ModuleDict, teacher: str) -> Needs:
+    """What the objectives that listen to a teacher read of it."""
+    listening = [name for name, one in config.active_objectives().items() if one.teacher == teacher]
+    needs = [cast(Objective, objectives[name]).needs for name in listening]
+    return Needs(
+        teacher=frozenset().union(*(one.teacher for one in needs)),
+        teacher_layers=frozenset().union(*(one.teacher_layers for one in needs)),
+    )

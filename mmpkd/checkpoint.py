@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +14,15 @@ from torch import nn
 from mmpkd.types import ConfigError, EpochReport
 
 NAME = "last.pt"
-KEYS = {"fingerprint", "history", "student", "objectives", "optimizer"}
+KEYS = {"fingerprint", "history", "place", "student", "objectives", "optimizer"}
+
+
+class Place(NamedTuple):
+    """How far a training has come."""
+
+    stage: int  # 0 is the first
+    epoch: int  # epochs of it that are finished
+    seconds: float = 0.0  # that the stages before the last have taken
 
 
 def save(
@@ -22,6 +31,7 @@ def save(
     objectives: nn.Module,
     optimizer: torch.optim.Optimizer,
     history: list[EpochReport],
+    place: Place,
     fingerprint: str,
 ) -> Path:
     """Writes `folder/last.pt` beside and renames it, so that a kill leaves the old one or the new one."""
@@ -30,6 +40,7 @@ def save(
     state = {
         "fingerprint": fingerprint,
         "history": [asdict(report) for report in history],
+        "place": tuple(place),
         "student": student.state_dict(),
         "objectives": objectives.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -59,9 +70,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def restore(
-    path: Path, student: nn.Module, objectives: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
-) -> list[EpochReport]:
-    """Loads a checkpoint into the three and returns the epochs it has behind it.
+    path: Path,
+    student: nn.Module,
+    objectives: nn.Module,
+    enter: Callable[[int], torch.optim.Optimizer],
+    fingerprint: str,
+) -> tuple[Place, list[EpochReport]]:
+    """Loads a checkpoint and returns where it stands, and the reports it has behind it.
+
+    Args:
+        enter: begins a stage and gives its optimiser.
 
     Raises:
         ConfigError: the checkpoint belongs to another configuration.
@@ -71,12 +89,13 @@ def restore(
         raise ConfigError.one(str(path), "belongs to another configuration or other data; remove it, or restore those")
     student.load_state_dict(state["student"])
     objectives.load_state_dict(state["objectives"])
-    optimizer.load_state_dict(state["optimizer"])
-    return _reports(state)
+    place = Place(*state["place"])
+    enter(place.stage).load_state_dict(state["optimizer"])
+    return place, _reports(state)
 
 
 def history(path: Path) -> list[EpochReport]:
-    """The epochs that a checkpoint has behind it."""
+    """The reports that a checkpoint has behind it; none while a stage before the last is trained."""
     return _reports(read(path))
 
 

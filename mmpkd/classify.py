@@ -36,12 +36,15 @@ def score(
     `brier`: binary mean (p - y)^2; multi-class summed over classes; multi-label mean over labels.
     `ece`: binary on P(positive); multi-class on the confidence of the top class; multi-label mean
     over labels (Guo et al. 2017, eq. 3, 15 bins of equal width).
+    `balanced_accuracy`: of a multi-class task, whose answer is its likeliest class, the mean recall of the classes
+    that occur; of every other label the mean of sensitivity and specificity, where it is called above a
+    probability of 0.5 (no threshold is tuned), then the mean over those with both classes.
     `auroc_se` is there if `weight_RN` (see `stats.patient_weights`) is.
 
     Returns:
-        `auroc`, `ap`, `brier`, `ece`, `auroc_undefined` (labels without both classes), and
-        `auroc/<task>/<label>`, `ap/<task>/<label>`. A task without any defined label makes `auroc`
-        and `ap` NaN: planning refuses it (see `scorable`).
+        `auroc`, `ap`, `brier`, `ece`, `balanced_accuracy`, `auroc_undefined` (labels without both classes), and
+        `auroc/<task>/<label>`, `ap/<task>/<label>`, `balanced_accuracy/<task>`. A task without any defined label
+        makes `auroc`, `ap` and `balanced_accuracy` NaN: planning refuses it (see `scorable`).
 
     Raises:
         ValueError: logits that are not finite.
@@ -58,16 +61,19 @@ def score(
     auroc = weighted_auroc(odds, positive, known, np.ones((1, len(logits))))[0]
     ap = average_precision(odds, positive, known)
     defined = np.isfinite(auroc)
+    accuracy = {task.name: _balanced_accuracy(task, logits, positive, known) for task in tasks}
     metrics = {
         "auroc": float(over_tasks(auroc[None], defined, tasks)[0]),
         "ap": float(over_tasks(ap[None], defined, tasks)[0]),
         "brier": float(np.mean([_brier(task, probability, positive, known) for task in tasks])),
         "ece": float(np.mean([_ece(task, probability, positive, known) for task in tasks])),
+        "balanced_accuracy": float(np.mean(list(accuracy.values()))),
         "auroc_undefined": float((~defined).sum()),
     }
     if weight_RN is not None:
         replicates = weighted_auroc(odds, positive, known, weight_RN)
         metrics["auroc_se"] = standard_error(over_tasks(replicates, defined, tasks))
+    metrics |= {f"balanced_accuracy/{name}": value for name, value in accuracy.items()}
     for task in tasks:
         for name, column in zip(task.logit_names, range(task.columns.start, task.columns.stop), strict=True):
             metrics[f"auroc/{task.name}/{name}"] = float(auroc[column])
@@ -162,6 +168,20 @@ def _brier(task: Task, probability_NK: Floats, positive_NK: Bools, known_NK: Boo
     if not by_label.size:
         return float("nan")
     return float(by_label.sum() if task.kind == "multiclass" else by_label.mean())
+
+
+def _balanced_accuracy(task: Task, logits_NK: Floats, positive_NK: Bools, known_NK: Bools) -> float:
+    logits, positive, known = logits_NK[:, task.columns], positive_NK[:, task.columns], known_NK[:, task.columns]
+    if task.kind == "multiclass":
+        called = logits.argmax(axis=1)[:, None] == np.arange(task.num_logits)
+        recalls = [called[rows, name].mean() for name, rows in enumerate((known & positive).T) if rows.any()]
+        return float(np.mean(recalls)) if len(recalls) > 1 else float("nan")
+    right, by_label = (logits > 0) == positive, []
+    for label in range(task.num_logits):
+        sides = [right[known[:, label] & (positive[:, label] == side), label] for side in (True, False)]
+        if all(side.size for side in sides):
+            by_label.append(np.mean([side.mean() for side in sides]))
+    return float(np.mean(by_label)) if by_label else float("nan")
 
 
 def _ece(task: Task, probability_NK: Floats, positive_NK: Bools, known_NK: Bools) -> float:

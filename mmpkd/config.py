@@ -24,6 +24,9 @@ Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Model = TypeVar("Model", bound="Strict")
 
+IMAGE = "image"  # a cohort's own image, beside its further ones; what a student reads
+STUDENT, TASK = "student", "task"  # a module, and a term of the loss, that every training has
+
 
 class Strict(BaseModel):
     """Base of every configuration: immutable, unknown keys and non-finite numbers refused."""
@@ -47,7 +50,7 @@ class CohortConfig(Strict):
         return root and root.expanduser()
 
 
-class StudentConfig(Strict):
+class NetworkConfig(Strict):
     """A timm ViT by name; sizes left out are the named model's own."""
 
     model: str = "vit_small_patch16_224"
@@ -58,6 +61,16 @@ class StudentConfig(Strict):
     depth: Positive | None = None
     num_heads: Positive | None = None
     drop_path_rate: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+
+class StudentConfig(NetworkConfig):
+    """`reads` other images than the cohort's own, or more, for a reference: what one could do who had them at test.
+
+    Such a student is scored as every other, and is not exported. Several images are stacked as channels of one,
+    so they should be in register.
+    """
+
+    reads: Annotated[tuple[str, ...], Field(min_length=1)] = (IMAGE,)
 
 
 class TeacherConfig(Strict):
@@ -77,6 +90,16 @@ class ObjectiveConfig(Strict):
     weight: Annotated[float, Field(ge=0)] = 1.0
     schedule: Literal["constant", "warmup", "cosine"] = "constant"
     params: dict[str, Any] = {}
+
+
+class StageConfig(Strict):
+    """One stage of a training that has several; those before the last report nothing and have no goals."""
+
+    name: str
+    train: Annotated[tuple[str, ...], Field(min_length=1)]  # what learns: student, an objective, or a part of either
+    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = (TASK,)  # terms: that of the labels, others by label
+    answer: str = STUDENT  # whose logits the labels judge: the student's own, or a head's, such as guidance.joint
+    epochs: Positive | None = None  # the last stage has the trial's
 
 
 class OptimizerConfig(Strict):
@@ -118,6 +141,7 @@ class TrialConfig(Strict):
     student: StudentConfig = StudentConfig()
     teachers: dict[str, TeacherConfig] = {}
     objectives: dict[str, ObjectiveConfig] = {}
+    stages: tuple[StageConfig, ...] = ()  # none: everything learns from everything, in one
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -142,9 +166,20 @@ class TrialConfig(Strict):
         """Names of the teachers that an active objective listens to, each once; others are not fitted."""
         return list(dict.fromkeys(one.teacher for one in self.active_objectives().values() if one.teacher))
 
+    def staged(self) -> tuple[StageConfig, ...]:
+        """The stages, the last with its epochs; a training without any is one in which all learn from all."""
+        if self.stages:
+            return (*self.stages[:-1], self.stages[-1].model_copy(update={"epochs": self.epochs}))
+        active = self.active_objectives()
+        return (StageConfig(name="", train=(STUDENT, *active), objectives=(TASK, *active), epochs=self.epochs),)
+
     def fingerprint(self) -> str:
         """Content hash of everything but where the data lie, as 16 hex digits."""
         content = self.model_dump(mode="json", exclude={"cohort": {"root"}})
+        if not self.stages:  # as before there were any
+            del content["stages"]
+        if self.student.reads == (IMAGE,):
+            del content["student"]["reads"]
         return fingerprint(content)
 
 

@@ -2,7 +2,8 @@
 
 A safetensors file whose metadata say, as JSON, how the student is built, what its logits mean, how raw pixels
 become its input, and what was fitted on the validation patients: a temperature for each task and a threshold for
-each label. Nothing privileged is in it, and no path and no sample of the cohort.
+each label. A guided student brings its guide, and its teacher's classifier where that answers. Nothing else that is
+privileged is in it, and no path and no sample of the cohort.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import StudentConfig, TrialConfig, fingerprint
 from mmpkd.fit import task_loss
+from mmpkd.objectives.guidance import Guided
 from mmpkd.saliency import MAPS
 from mmpkd.stats import Floats
 from mmpkd.student import Student, build_student
@@ -58,6 +60,7 @@ class Card:
     fold: int  # that validated
     trial: str  # fingerprint of its configuration
     credentialed: bool
+    head: Mapping[str, Any] | None = None  # what answers by the guide of Deep Multimodal Guidance, see `Guided`
 
 
 @dataclass(frozen=True)
@@ -108,9 +111,13 @@ def card_of(
                 threshold[f"{task.name}/{name}"] = best_threshold(
                     probability_NK[known, column], target_NK[known, column]
                 )
-    window = manifest["window"]
+    window, head = manifest["window"], None
+    if isinstance(student.head, Guided):
+        head = {"width": student.head.width, "joint": student.head.joint}
     return Card(
-        model=config.student.model_copy(update={"pretrained": False, "weights": None}).model_dump(mode="json"),
+        model=config.student.model_copy(update={"pretrained": False, "weights": None}).model_dump(
+            mode="json", exclude={"reads"}
+        ),
         mean=tuple(student.mean.flatten().tolist()),
         std=tuple(student.std.flatten().tolist()),
         tasks=facts.tasks,
@@ -126,6 +133,7 @@ def card_of(
         fold=config.cohort.fold,
         trial=config.fingerprint(),
         credentialed=facts.credentialed,
+        head=head,
     )
 
 
@@ -199,6 +207,8 @@ def read(path: Path) -> Exported:
         assert card.map in MAPS and set(card.temperature) == {task.name for task in tasks}
         config = StudentConfig.model_validate(card.model)
         student = build_student(config, card.image_size, card.channels, tasks[-1].columns.stop)
+        if card.head is not None:
+            student.head = Guided.empty(student.dim, num_logits=tasks[-1].columns.stop, **card.head)
         seen = weights.pop(SEEN).numpy()
         student.load_state_dict(weights)
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError, ConfigError) as error:

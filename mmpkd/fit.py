@@ -71,10 +71,12 @@ def balanced_weights(
 
 
 def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over student and objectives; vectors (biases, norms) and position tables do not decay."""
+    """AdamW over what learns of student and objectives; vectors (biases, norms) and position tables do not decay."""
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in [*student.named_parameters(), *objectives.named_parameters()]:
+        if not parameter.requires_grad:
+            continue
         table = name.rsplit(".", 1)[-1] in {"pos_embed", "cls_token", "reg_token"}
         (kept if parameter.ndim <= 1 or table else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
@@ -116,7 +118,8 @@ def gradient_shares(weighted_terms: Mapping[str, Tensor], parameters: Sequence[n
     norms = {}
     for name, term in weighted_terms.items():
         gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        norms[name] = torch.stack([g.norm() for g in gradients if g is not None]).norm()
+        reached = [g.norm() for g in gradients if g is not None]
+        norms[name] = torch.stack(reached).norm() if reached else term.new_zeros(())
     total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
     return {f"gradient_share/{name}": (norm / total).item() for name, norm in norms.items()}
 

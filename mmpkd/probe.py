@@ -23,19 +23,19 @@ import torch
 from numpy.typing import NDArray
 
 from mmpkd import checkpoint
-from mmpkd.build import build
+from mmpkd.build import build, needed
 from mmpkd.cohort import reader_for, splits
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
-from mmpkd.fit import optimizer_for
+from mmpkd.stages import Run
 from mmpkd.student import build_student
 from mmpkd.teachers import TEACHERS
 from mmpkd.teachers.answers import Answers
 from mmpkd.teachers.ensemble import EnsembleParams
 from mmpkd.teachers.online import untaught
 from mmpkd.teachers.outputs import HIDDEN, NUM_FOLDS, CachedOutputs, folds
-from mmpkd.train import Run, batches, descend, loss_terms, needed
+from mmpkd.train import batches, descend, loss_terms
 from mmpkd.types import Needs, TeacherError
 from mmpkd.validation import Evaluator
 
@@ -119,7 +119,7 @@ def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
 class Cost:
     """What one configuration costs. Seconds are wall time, while whatever else runs on the machine runs."""
 
-    step_seconds: float  # one step of the optimiser on a whole batch
+    step_seconds: float  # one step of the optimiser on a whole batch, mean over the epochs of all stages
     batch_size: int  # of those steps
     validation_seconds: float  # of one image, maps and scores included
     setup_seconds: float  # building student, objectives and evaluator
@@ -146,7 +146,6 @@ class Probe:
         student, objectives = build(config, store.facts, widths)
         student.to(self.device)
         objectives.to(self.device)
-        optimizer = optimizer_for(student, objectives, config.optimizer.lr, config.optimizer.weight_decay)
         answers: dict[str, Answers] = {}
         for name, width in widths.items():
             teacher, needs = config.teachers[name], needed(config, objectives, name)
@@ -155,12 +154,11 @@ class Probe:
             else:
                 answers[name] = random_outputs(store, width, needs).to(self.device)
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
-        self.run = Run(config, store, train, student, objectives, answers, optimizer, self.device)
-        evaluation, grid = config.evaluation, student.grid
-        self.evaluate = Evaluator(store, val, evaluation, grid, self.device)
+        self.run = Run(config, store, train, student, objectives, answers, self.device)
+        self.evaluate = Evaluator(store, val, config.evaluation, student.grid, self.device, reads=config.student.reads)
         self.setup_seconds = self._now() - started
         self._steps(0.0, least=2)  # allocates the optimiser's state; chooses kernels
-        self.evaluate(student)
+        self.evaluate(self.run.answerer)
         self.num_val = len(val)
 
     def cost(self, seconds: float) -> Cost:
@@ -168,16 +166,22 @@ class Probe:
 
         The mean over steps, not their median: an epoch is their sum, hiccups included.
         """
-        num_steps, spent = self._steps(seconds * 2 / 3, least=1)
+        run, num_steps, step_seconds = self.run, 0, 0.0
+        total = sum(stage.epochs or 0 for stage in run.stages)
+        for index, stage in enumerate(run.stages):
+            share = (stage.epochs or 0) / total
+            run.enter(index)
+            count, spent = self._steps(seconds * 2 / 3 * share, least=1)
+            num_steps, step_seconds = num_steps + count, step_seconds + share * spent / count
         num_validations, started = 0, self._now()
         while not num_validations or self._now() - started < seconds / 3:
-            self.evaluate(self.run.student)
+            self.evaluate(run.answerer)
             num_validations += 1
         validated = (self._now() - started) / num_validations
         save_seconds, checkpoint_bytes = self._save()
         cuda = self.device.type == "cuda"
         return Cost(
-            step_seconds=spent / num_steps,
+            step_seconds=step_seconds,
             batch_size=min(self.run.config.optimizer.batch_size, len(self.run.rows)),
             validation_seconds=validated / self.num_val,
             setup_seconds=self.setup_seconds,
@@ -191,7 +195,7 @@ class Probe:
 
     def _steps(self, seconds: float, least: int) -> tuple[int, float]:
         run, count, started = self.run, 0, self._now()
-        run.student.train()
+        run.wake()
         for epoch in range(sys.maxsize):
             for batch, view in batches(run, epoch):
                 if count >= least and self._now() - started >= seconds:
@@ -204,7 +208,9 @@ class Probe:
         run = self.run
         with tempfile.TemporaryDirectory() as folder:
             started = self._now()
-            path = checkpoint.save(Path(folder), run.student, run.objectives, run.optimizer, [], "probe")
+            path = checkpoint.save(
+                Path(folder), run.student, run.objectives, run.optimizer, [], checkpoint.Place(0, 0), "probe"
+            )
             return self._now() - started, path.stat().st_size
 
     def _now(self) -> float:
@@ -283,7 +289,8 @@ def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
     """What orders configurations by their likely cost before any is timed: multiplications of a forward
     pass, then objectives, then small batches (which keep a device less busy)."""
     num_logits = facts.tasks[-1].columns.stop
-    student = build_student(config.student, facts.image_size, facts.channels, num_logits, empty=True)
+    channels = facts.channels * len(config.student.reads)
+    student = build_student(config.student, facts.image_size, channels, num_logits, empty=True)
     tokens = student.grid[0] * student.grid[1] + 1
     size = sum(parameter.numel() for parameter in student.parameters())
     return float(size * tokens), len(config.active_objectives()), -config.optimizer.batch_size

@@ -17,7 +17,7 @@ from timm.models.eva import EvaAttention
 from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import Tensor, nn
 
-from mmpkd.config import StudentConfig, near
+from mmpkd.config import NetworkConfig, near
 from mmpkd.types import ConfigError, StudentOutput
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -34,14 +34,18 @@ class Student(nn.Module):
     Args:
         model: a timm ViT classified by its CLS token (`global_pool='token'`).
         mean, std: of the pixels in [0, 1], one each, applied to every channel alike or per channel.
+        head: what reads logits (B, K) from the embedding (B, D); None: the model's own classifier.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def __init__(
+        self, model: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], head: nn.Module | None = None
+    ) -> None:
         super().__init__()
         self.model: Any = model
+        self.head = head
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -102,8 +106,16 @@ class Student(nn.Module):
         """Embedding (B, D) and logits (B, K) of tokens that have passed the last norm; the CLS token decides alone."""
         embedding_BD = self.model.forward_head(x_BND, pre_logits=True)
         with torch.autocast(x_BND.device.type, enabled=False):  # bfloat16 logits tie, and ties cost AUROC
-            logits_BK = self.model.get_classifier()(embedding_BD.to(self.model.get_classifier().weight.dtype))
+            classifier = self.model.get_classifier()
+            reader = classifier if self.head is None else self.head
+            logits_BK = reader(embedding_BD.to(classifier.weight.dtype))
         return embedding_BD, logits_BK
+
+    def answering(self, head: nn.Module) -> Student:
+        """The same network, weights shared, whose logits `head` reads."""
+        other = Student(self.model, (0.0,), (1.0,), head)
+        other.mean, other.std = self.mean, self.std
+        return other
 
 
 @contextmanager
@@ -139,7 +151,7 @@ def attention_of(model: Any, layers: Collection[int], read: Callable[[Tensor], T
 
 
 def build_student(
-    config: StudentConfig, image_size: int, channels: int, num_logits: int, *, empty: bool = False
+    config: NetworkConfig, image_size: int, channels: int, num_logits: int, *, empty: bool = False
 ) -> Student:
     """The student that a configuration names.
 
@@ -187,7 +199,7 @@ def build_student(
     return Student(model, tuple(mean), tuple(std))
 
 
-def _require_fit(model: Any, config: StudentConfig, image_size: int) -> None:
+def _require_fit(model: Any, config: NetworkConfig, image_size: int) -> None:
     kinds = {type(getattr(block, "attn", block)) for block in getattr(model, "blocks", ())}
     if not kinds or not kinds.issubset(SHOWN):
         made_of = ", ".join(sorted(kind.__name__ for kind in kinds.difference(SHOWN))) or type(model).__name__
@@ -214,7 +226,7 @@ def _require_fit(model: Any, config: StudentConfig, image_size: int) -> None:
         )
 
 
-def _require_weights(model: Any, config: StudentConfig, weights: Path | None) -> None:
+def _require_weights(model: Any, config: NetworkConfig, weights: Path | None) -> None:
     """timm loads what fits and says nothing of the rest, so look whether every block was there."""
     assert weights is not None
     if weights.suffix == ".npz":  # of the original JAX releases, loaded block by block by timm itself
@@ -225,7 +237,7 @@ def _require_weights(model: Any, config: StudentConfig, weights: Path | None) ->
             raise ConfigError.one("student.weights", f"{weights} holds nothing for block {block} of {config.model!r}")
 
 
-def weights_of(config: StudentConfig) -> Path | None:
+def weights_of(config: NetworkConfig) -> Path | None:
     """The file that holds the pretrained weights; None where the student starts from scratch.
 
     Looks at `student.weights`, else in the Hugging Face cache. Nothing is ever downloaded.

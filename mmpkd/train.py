@@ -10,23 +10,23 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from rich.progress import track
 from torch import Tensor, nn
 
-from mmpkd import checkpoint, command, export
+from mmpkd import checkpoint, command, export, stages
 from mmpkd.augment import View, draw_views, look
-from mmpkd.build import build, check
+from mmpkd.build import build, check, needed
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import TrialConfig, dump_trial, fingerprint, load_trial
+from mmpkd.config import IMAGE, TASK, TrialConfig, dump_trial, fingerprint, load_trial
 from mmpkd.fit import (
     TermLog,
     autocast,
@@ -35,15 +35,13 @@ from mmpkd.fit import (
     gradient_shares,
     learning_rate,
     objective_factor,
-    optimizer_for,
     parameters_of,
     seeded,
     task_loss,
 )
-from mmpkd.objectives import Objective
-from mmpkd.student import Student
-from mmpkd.teachers.answers import Answers, teach
-from mmpkd.types import Batch, ConfigError, EpochReport, Needs
+from mmpkd.stages import Run
+from mmpkd.teachers.answers import teach
+from mmpkd.types import Batch, ConfigError, EpochReport
 from mmpkd.validation import Evaluator
 
 HELP = """\
@@ -62,21 +60,6 @@ configuration gives the same numbers, to the last digit.
 
 
 SHARES_EVERY = 5  # epochs: a share costs a backward pass for each term
-
-
-@dataclass(frozen=True)
-class Run:
-    """Everything that one training holds in its hands."""
-
-    config: TrialConfig
-    store: Store
-    rows: NDArray[np.int64]  # of the training samples, in the store
-    student: Student
-    objectives: nn.ModuleDict
-    teachers: Mapping[str, Answers]
-    optimizer: torch.optim.Optimizer
-    device: torch.device
-    weight_2K: Tensor | None = None  # of the task loss; None: all alike
 
 
 def train(
@@ -113,39 +96,74 @@ def train(
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
     outputs = teach(config, store, cache)
-    student, objectives = build(config, store.facts, {name: one.width for name, one in outputs.items()})
+    heads = {name: one.head for name, one in outputs.items() if one.head is not None}
+    student, objectives = build(config, store.facts, {name: one.width for name, one in outputs.items()}, heads)
     teachers = {name: one.only(needed(config, objectives, name)).to(device) for name, one in outputs.items()}
     student.to(device)
     objectives.to(device)
-    optimizer = optimizer_for(student, objectives, config.optimizer.lr, config.optimizer.weight_decay)
     rows = store.rows("train", config.cohort.fold)
     weight_2K = None
     if config.optimizer.class_weights == "balanced":
         weight_2K = on(device, balanced_weights(store.target_NK[rows], store.known_NK[rows], store.facts.tasks))
-    run = Run(config, store, rows, student, objectives, teachers, optimizer, device, weight_2K)
-    evaluate = Evaluator(store, store.rows("val", config.cohort.fold), config.evaluation, student.grid, device, rows)
+    run = Run(config, store, rows, student, objectives, teachers, device, weight_2K)
+    val, reads = store.rows("val", config.cohort.fold), config.student.reads
+    evaluate = Evaluator(store, val, config.evaluation, student.grid, device, rows, reads=reads)
     evaluate.require_scorable()
     quality = {f"teacher/{name}/{key}": value for name, one in outputs.items() for key, value in one.quality.items()}
 
     identity = fingerprint([config.fingerprint(), store.fingerprint, store.sample_ids.tolist()])
     history: list[EpochReport] = []
+    kept = stages.addresses(config, store, outputs, cache)
     if resume is not None:
-        history = checkpoint.restore(resume, student, objectives, optimizer, identity)
+        place, history = checkpoint.restore(resume, student, objectives, run.enter, identity)
+    else:
+        place = checkpoint.Place(stages.recall(kept, student, objectives), 0)
+        run.enter(place.stage)
+
+    def save(place: checkpoint.Place) -> None:
+        if folder is not None:
+            checkpoint.save(folder, student, objectives, run.optimizer, history, place, identity)
+
+    earlier = train_to_last_stage(run, place, kept, save)
     for epoch in range(len(history), config.epochs):
         started = time.perf_counter()
         terms, step = train_epoch(run, epoch)
-        metrics = evaluate(student) | quality
-        history.append(EpochReport(epoch + 1, step, time.perf_counter() - started, terms, metrics))
-        if folder is not None:
-            checkpoint.save(folder, student, objectives, optimizer, history, identity)
+        metrics = evaluate(run.answerer) | quality
+        seconds = time.perf_counter() - started + (0 if history else earlier)
+        history.append(EpochReport(epoch + 1, step, seconds, terms, metrics))
+        save(checkpoint.Place(run.index, epoch + 1))
         report(history[-1])
-    if folder is not None:
-        logits_NK, map_NRhw = evaluate.look(student)
+    if folder is not None and reads == (IMAGE,):
+        logits_NK, map_NRhw = evaluate.look(run.answerer)
         known = evaluate.target_NK, evaluate.known_NK
-        card = export.card_of(config, store.facts, store.manifest, student, logits_NK, *known)
+        card = export.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *known)
         card = replace(card, map_threshold=evaluate.thresholds(map_NRhw))
-        export.write(folder, student, card, store.digests())
+        export.write(folder, run.answerer, card, store.digests())
     return history
+
+
+def train_to_last_stage(
+    run: Run, place: checkpoint.Place, kept: Sequence[Path], save: Callable[[checkpoint.Place], None]
+) -> float:
+    """Trains what is left of the stages before the last, keeps each for other trainings, and enters the last.
+
+    Returns:
+        The seconds that these stages took, in earlier attempts too; 0 where none was left.
+    """
+    seconds, first = place.seconds, place.epoch
+    while run.stage is not run.stages[-1]:
+        assert run.stage.epochs is not None
+        todo, stderr = range(first, run.stage.epochs), Console(stderr=True)
+        name, silent = f"stage {run.stage.name}", not stderr.is_terminal
+        for epoch in track(todo, name, console=stderr, transient=True, disable=silent):
+            started = time.perf_counter()
+            train_epoch(run, epoch)
+            seconds += time.perf_counter() - started
+            save(checkpoint.Place(run.index, epoch + 1, seconds))
+        stages.keep(kept[run.index], run.stages[: run.index + 1], run.student, run.objectives)
+        run.enter(run.index + 1)
+        first = 0
+    return seconds
 
 
 def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
@@ -153,56 +171,52 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
 
     Returns:
         The unweighted mean of each loss term, every SHARES_EVERY epochs with the
-        `gradient_share/<term>` of the first step, and the number of steps since the run began.
+        `gradient_share/<term>` of the first step, and the number of steps since the stage began.
 
     Raises:
         DivergedError: a loss term is no longer finite.
     """
-    config = run.config
+    config, epochs = run.config, run.stage.epochs
+    assert epochs is not None
     weights = {
-        name: one.weight * objective_factor(one.schedule, epoch, config.epochs)
+        name: one.weight * objective_factor(one.schedule, epoch, epochs)
         for name, one in config.active_objectives().items()
+        if name in run.stage.objectives
     }
+    learning = [one for one in run.student.parameters() if one.requires_grad]
     steps_per_epoch = -(-len(run.rows) // config.optimizer.batch_size)
     step = epoch * steps_per_epoch
     log = TermLog(first_step=step)
     shares: dict[str, float] = {}
 
-    run.student.train()
-    with seeded(config.seed, "epoch", epoch):  # dropout and drop path draw from the global generator
+    run.wake()
+    with seeded(config.seed, *run.purpose("epoch", epoch)):  # dropout and drop path draw from the global generator
         for batch, view in batches(run, epoch):
             terms = loss_terms(run, batch, view)
             log.add(terms)
             weighted = {name: weights.get(name, 1.0) * term for name, term in terms.items()}
-            if weights and not shares and epoch % SHARES_EVERY == 0:
-                shares = gradient_shares(weighted, list(run.student.parameters()))
-            descend(run, weighted, step, config.epochs * steps_per_epoch)
+            if weights and learning and not shares and epoch % SHARES_EVERY == 0:
+                shares = gradient_shares(weighted, learning)
+            descend(run, weighted, step, epochs * steps_per_epoch)
             step += 1
     return log.means() | shares, step
 
 
-def needed(config: TrialConfig, objectives: nn.ModuleDict, teacher: str) -> Needs:
-    """What the objectives that listen to a teacher read of it."""
-    listening = [name for name, one in config.active_objectives().items() if one.teacher == teacher]
-    needs = [cast(Objective, objectives[name]).needs for name in listening]
-    return Needs(
-        teacher=frozenset().union(*(one.teacher for one in needs)),
-        teacher_layers=frozenset().union(*(one.teacher_layers for one in needs)),
-    )
-
-
 def loss_terms(run: Run, batch: Batch, view: View) -> dict[str, Tensor]:
     """The unweighted terms of one batch, seen in such a view: `task`, and each objective under its label."""
-    active = run.config.active_objectives()
-    objectives = {name: cast(Objective, module) for name, module in run.objectives.items()}
+    active, wanted = run.config.active_objectives(), run.stage.objectives
+    objectives = {name: run.objective(name) for name in run.objectives if name in wanted}
     layers = {layer for objective in objectives.values() for layer in objective.needs.student_layers}
     attended = {layer for objective in objectives.values() for layer in objective.needs.student_attention}
     smoothing, tasks = run.config.optimizer.label_smoothing, run.store.facts.tasks
     with autocast(run.device):
-        output = run.student(batch.image_BCHW, layers, attended)
-        task = task_loss(output.logits_BK, batch.target_BK, batch.known_BK, tasks, smoothing, run.weight_2K)
-        terms = {"task": task}
-        told = {name: one.at(batch.rows_B, batch.image_BCHW, view) for name, one in run.teachers.items()}
+        output = run.answerer(batch.image_BCHW, layers, attended)
+        terms = {}
+        if TASK in wanted:
+            labels = batch.target_BK, batch.known_BK
+            terms[TASK] = task_loss(output.logits_BK, *labels, tasks, smoothing, run.weight_2K)
+        heard = dict.fromkeys(active[name].teacher or "" for name in objectives)
+        told = {name: run.teachers[name].at(batch.rows_B, batch.image_BCHW, view) for name in heard}
         for name, objective in objectives.items():
             terms[name] = objective(output, told[active[name].teacher or ""], batch)
     return terms
@@ -212,7 +226,11 @@ def descend(run: Run, weighted_terms: Mapping[str, Tensor], step: int, num_steps
     """One step of the optimiser down the sum of the weighted terms."""
     config = run.config
     run.optimizer.zero_grad()
-    torch.stack(list(weighted_terms.values())).sum().backward()
+    loss = torch.stack(list(weighted_terms.values())).sum()
+    if not loss.requires_grad:
+        problem = f"no term ({', '.join(weighted_terms)}) depends on what the stage trains"
+        raise ConfigError.one(f"stages.{run.index}.objectives", problem)
+    loss.backward()
     if config.optimizer.clip_norm:
         nn.utils.clip_grad_norm_(parameters_of(run.optimizer), config.optimizer.clip_norm)
     rate = learning_rate(step, num_steps, config.optimizer.lr, config.schedule.warmup, config.schedule.final)
@@ -227,15 +245,15 @@ def batches(run: Run, epoch: int) -> Iterator[tuple[Batch, View]]:
     The view is for what must move as the images did; an objective never sees it.
     """
     config, store, device = run.config, run.store, run.device
-    order = torch.randperm(len(run.rows), generator=generator_for(config.seed, "order", epoch))
-    draws = generator_for(config.seed, "views", epoch)
+    order = torch.randperm(len(run.rows), generator=generator_for(config.seed, *run.purpose("order", epoch)))
+    draws = generator_for(config.seed, *run.purpose("views", epoch))
     for chosen in order.split(config.optimizer.batch_size):
         rows = run.rows[chosen.numpy()]
         view = draw_views(len(rows), store.facts.image_size, config.augmentation, draws)
         batch = Batch(
             sample_ids=tuple(store.sample_ids[rows]),
             patient_B=on(device, store.patient_N[rows]),
-            image_BCHW=look(on(device, store.image_NCHW[rows]), view).float() / 255,
+            image_BCHW=look(on(device, store.images(rows, config.student.reads)), view).float() / 255,
             target_BK=on(device, store.target_NK[rows]),
             known_BK=on(device, store.known_NK[rows]),
             rows_B=on(device, rows),

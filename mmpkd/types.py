@@ -99,14 +99,15 @@ class Needs:
     """What an objective reads: blocks of the student, fields of its teacher's output."""
 
     student_layers: frozenset[int] = frozenset()  # whose tokens
-    teacher: frozenset[str] = frozenset()  # of logits, embedding, hidden, map
+    teacher: frozenset[str] = frozenset()  # of logits, embedding, hidden, map, head
     student_attention: frozenset[int] = frozenset()  # blocks whose CLS rows
     teacher_layers: frozenset[int] = frozenset()  # of hidden
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a teacher provides: fields of its output (logits, embedding, hidden, map), and how many hidden layers."""
+    """What a teacher provides: fields of its output (logits, embedding, hidden, map), how many hidden layers, and
+    `head`, the linear layer that its logits are read from its embedding by."""
 
     fields: frozenset[str]
     layers: int = 0

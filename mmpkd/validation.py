@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import groupby
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from mmpkd import classify, localize, priors, stats
 from mmpkd.cohort.store import Store
-from mmpkd.config import EvaluationConfig
+from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.fit import autocast
 from mmpkd.saliency import MAPS, columns_explained
 from mmpkd.stats import Floats
@@ -38,6 +39,7 @@ class Evaluator:
         train_rows: samples whose mean ROI is one more yardstick, `<score>_prior`; nothing else reads their ROIs.
         labels: those of the samples at `rows`, where the student's tasks are not the store's.
         replicates: of the bootstrap over patients.
+        reads: the images that the student reads.
     """
 
     def __init__(
@@ -50,11 +52,12 @@ class Evaluator:
         train_rows: NDArray[np.int64] | None = None,
         labels: Labels | None = None,
         replicates: int = 200,
+        reads: Sequence[str] = (IMAGE,),
     ) -> None:
         self.store, self.rows = store, rows
         labels = labels or Labels(store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
         self.tasks, self.target_NK, self.known_NK = labels
-        self.image_NCHW = torch.from_numpy(store.image_NCHW[rows])
+        self.image_NCHW = torch.from_numpy(store.images(rows, reads))
         self.batch_size = config.batch_size
         self.map = MAPS[config.map]()
         self.device = device

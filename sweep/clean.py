@@ -175,7 +175,8 @@ def stores_in_use(folders: Sequence[Path]) -> set[str]:
 
 
 def unused(cache: Path, used: set[str]) -> Iterator[Waste]:
-    """Stores of no sweep, teachers' answers about them, and what was left half-written; nothing that is being made."""
+    """Stores of no sweep, teachers' answers and finished stages of them, and what was left half-written; nothing that
+    is being made."""
     for kind in ("stores", "teachers"):
         for path in sorted((cache / kind).iterdir()) if (cache / kind).is_dir() else ():
             if not path.is_dir() or path.is_symlink() or is_held(_lock_of(path)):
@@ -186,6 +187,9 @@ def unused(cache: Path, used: set[str]) -> Iterator[Waste]:
                 yield Waste(path, "prepared images of no sweep", size_of(path))
             elif kind == "teachers" and _cohort_of(path) not in used:
                 yield Waste(path, "a teacher's answers about images of no sweep", size_of(path))
+    for path in sorted((cache / "stages").glob("*")):
+        if path.suffix in (".pt", ".partial") and path.name.partition("-")[0] not in used:
+            yield Waste(path, "a finished stage of no sweep", size_of(path))
 
 
 def _cohort_of(teacher: Path) -> str:

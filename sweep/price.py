@@ -135,9 +135,11 @@ def price(
 
 
 def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
-    """One epoch of training and its validation, as `EpochReport.seconds` will have it."""
+    """One epoch of training and its validation, as `EpochReport.seconds` will have it; of a training in stages,
+    the earlier ones spread over the epochs of the last."""
     train, val = len(store.rows("train", config.cohort.fold)), len(store.rows("val", config.cohort.fold))
-    return train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
+    passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
+    return passes * train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
 
 
 def expected_epochs(trials: float, epochs: int, grace: int, reduction: int) -> float:

@@ -18,6 +18,7 @@ from typing import Any, Final, Literal
 
 import pandas as pd
 
+from mmpkd.config import IMAGE
 from sweep.front import Values, admit, dominates
 
 State = Literal["running", "complete", "pruned", "failed"]
@@ -44,6 +45,12 @@ class Record:
     device_seconds: float = 0.0
     repeat_of: int | None = None  # the trial whose configuration this one runs on a further seed
     turn: int = 0  # which of the further seeds, from 1
+
+    @property
+    def reference(self) -> bool:
+        """Whether it reads at test what the clinic will not have, so that it is shown but never chosen."""
+        reads = json.loads(self.config).get("student", {}).get("reads", [IMAGE])
+        return bool(reads != [IMAGE])
 
     def values(self, goals: Sequence[str]) -> tuple[float, ...]:
         return tuple(self.metrics[goal] for goal in goals)
@@ -144,20 +151,24 @@ def _averaged(first: Record, runs: Sequence[Record]) -> Record:
 
 
 def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
-    """The front among complete trials (only equal budgets are compared), best by the first goal first."""
+    """The front among complete trials but references, best by the first goal first; only equal budgets are compared."""
     front: dict[int, Values] = {}
     for record in records:
-        if record.state == "complete":
+        if record.state == "complete" and not record.reference:
             admit(front, record.number, record.values(goals))
     on_it = [record for record in records if record.number in front]
     return sorted(on_it, key=lambda record: record.values(goals), reverse=True)
 
 
 def best_of(records: Sequence[Record], goal: str, goals: Sequence[str]) -> Record | None:
-    """The complete trial that is best by one goal; the others decide a tie, so it is on the front."""
+    """The complete trial that is best by one goal; the others decide a tie, so it is on the front.
+
+    A reference only where there is nothing else.
+    """
     order = [goal, *(other for other in goals if other != goal)]
     complete = [record for record in records if record.state == "complete"]
-    return max(complete, key=lambda record: record.values(order), default=None)
+    chosen = [record for record in complete if not record.reference] or complete
+    return max(chosen, key=lambda record: record.values(order), default=None)
 
 
 def trials_table(records: Sequence[Record]) -> pd.DataFrame:

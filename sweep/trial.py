@@ -145,11 +145,13 @@ class TrialWorker(tune.Trainable):
         best: tuple[Path | None, list[EpochReport]] = (None, [])
         for attempt in attempts:
             checkpoint = attempt / "last.pt"
+            if not checkpoint.exists():
+                continue
             try:
-                reports = self.read_history(checkpoint) if checkpoint.exists() else []
+                reports = self.read_history(checkpoint)
             except Exception:  # torn by a full disk or a dying node: an older one will do
                 continue
-            if len(reports) >= max(len(best[1]), 1):
+            if len(reports) >= len(best[1]):  # none, in the stages before the last
                 best = (checkpoint, reports)
         return best
 

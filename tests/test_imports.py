@@ -23,6 +23,8 @@ LAYERS = (
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency"},
     {"teachers"},
+    {"stage_check"},
+    {"stages"},
     {"build", "checkpoint", "export", "validation"},
     {"train"},
     {"external"},

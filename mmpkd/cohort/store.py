@@ -1,7 +1,7 @@
 """A prepared cohort on disk, opened read-only. `prepare.py` writes it.
 
 images.npy        N x C x H x W uint8, letterboxed
-views/<name>.npy  the same of each further image
+views/<name>.npy  the same of each further image; may be taken away once nothing that reads it is to be trained
 samples.parquet   sample, patient, split, row, height, width (original), top, left, bottom, right (where the
                   image lies in its square), label/<task>/<label> (NaN: unknown), privileged/<column>
 text.parquet      sample and one column per section
@@ -24,11 +24,13 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort import splits
 from mmpkd.cohort.facts import Column, Facts, Section, label_columns
+from mmpkd.config import IMAGE
 from mmpkd.frames import Letterbox, from_run_lengths
 from mmpkd.types import CohortError, Task
 
 SCHEMA = 3  # raise it when a store is laid out or filled differently
 MANIFEST = "manifest.json"
+VIEWS = "views/"
 BOX = ("top", "left", "bottom", "right")
 LABEL, PRIVILEGED = "label/", "privileged/"
 Part = Literal["train", "val", "test"]
@@ -65,7 +67,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a store and hold it against its manifest.
+        """Open a store and hold it against its manifest; further images may be gone, see `view`.
 
         Raises:
             CohortError: not a whole store, or a patient is in two parts.
@@ -80,7 +82,7 @@ class Store:
             raise CohortError(f"{path} has store schema {manifest['schema']}, this program reads {SCHEMA}: {mend}")
         for name, size in manifest["files"].items():
             found = (path / name).stat().st_size if (path / name).is_file() else None
-            if found != size:
+            if found != size and not (found is None and name.startswith(VIEWS)):
                 has = "is missing" if found is None else f"has {found} bytes, its manifest says {size}"
                 raise CohortError(f"{path / name} {has}: {mend}")
         store = cls(path, manifest)
@@ -124,9 +126,22 @@ class Store:
         return table.set_index("sample").loc[self._samples.index]
 
     def view(self, name: str) -> NDArray[np.uint8]:
-        """A further image of each sample, N x C x H x W, memory-mapped."""
-        view: NDArray[np.uint8] = np.load(self.path / "views" / f"{name}.npy", mmap_mode="r")
+        """A further image of each sample, N x C x H x W, memory-mapped.
+
+        Raises:
+            CohortError: it is no longer there.
+        """
+        try:
+            view: NDArray[np.uint8] = np.load(self.path / VIEWS / f"{name}.npy", mmap_mode="r")
+        except FileNotFoundError:
+            mend = f"to have it again, delete the store (rm -r {self.path}) and it is prepared anew"
+            raise CohortError(f"the further image {name!r} has been taken out of {self.path}: {mend}") from None
         return view
+
+    def images(self, rows: NDArray[np.int64], names: Sequence[str] = (IMAGE,)) -> NDArray[np.uint8]:
+        """The images of the samples at `rows` that have these names, n x C x H x W, one's channels after another's."""
+        taken = [self.image_NCHW[rows] if name == IMAGE else self.view(name)[rows] for name in names]
+        return taken[0] if len(taken) == 1 else np.concatenate(taken, axis=1)
 
     def roi_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         """n x R x H x W in the stored square: the union of each label's regions; all False where it has none."""

@@ -8,7 +8,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from mmpkd.cohort.facts import Column, ColumnKind, Role, matching
-from mmpkd.config import Strict
+from mmpkd.config import IMAGE, Strict
 from mmpkd.types import TaskKind
 
 
@@ -109,4 +109,6 @@ class TableParams(Strict):
         for name in (*self.views, *self.text):
             if not name.isidentifier() or name == "sample":  # they name files and columns of the store
                 raise ValueError(f"views and sections have names of letters, digits and underscores, got {name!r}")
+        if IMAGE in self.views:
+            raise ValueError(f"{IMAGE!r} is each sample's own image; call this view otherwise")
         return self

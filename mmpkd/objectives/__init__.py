@@ -5,6 +5,7 @@ from mmpkd.objectives.contrastive import Contrastive
 from mmpkd.objectives.dist import DIST
 from mmpkd.objectives.dkd import DKD
 from mmpkd.objectives.features import Features
+from mmpkd.objectives.guidance import Guidance
 from mmpkd.objectives.logits import Logits
 from mmpkd.objectives.mutual_information import MutualInformation
 from mmpkd.objectives.objective import Objective
@@ -21,6 +22,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "contrastive": Contrastive,
     "mutual_information": MutualInformation,
     "variational": Variational,
+    "guidance": Guidance,
 }
 
 __all__ = ["OBJECTIVES", "Objective"]

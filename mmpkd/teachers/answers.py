@@ -26,6 +26,14 @@ class Answers(Protocol):
         """Dimensions of the embedding; 0 where there is none."""
 
     @property
+    def address(self) -> str:
+        """Content hash of all that decides what it says."""
+
+    @property
+    def head(self) -> tuple[Tensor, Tensor] | None:
+        """Weight (K, D) and bias (K) of the layer that reads its logits from its embedding, if it offers that."""
+
+    @property
     def quality(self) -> Mapping[str, float]:
         """How good it is; see `quality.py`."""
 

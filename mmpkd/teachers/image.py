@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mmpkd.augment import draw_views, look
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import AugmentationConfig, StudentConfig, near
+from mmpkd.config import AugmentationConfig, NetworkConfig, near
 from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.student import Student, build_student, weights_of
 from mmpkd.teachers.fitting import (
@@ -31,7 +31,7 @@ from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherOutpu
 
 class ImageParams(EpochsParams):
     view: str | None = None  # one of the cohort's further images; None: the image that the student sees
-    network: StudentConfig = StudentConfig()  # its sizes and weights, as a student's
+    network: NetworkConfig = NetworkConfig()  # its sizes and weights, as a student's
     augmentation: AugmentationConfig = AugmentationConfig()  # of its own training; it answers about whole images
     lr: Annotated[float, Field(gt=0)] = 5e-4
 
@@ -46,7 +46,7 @@ class Image(Teacher):
     """
 
     Params = ImageParams
-    VERSION = 1
+    VERSION = 2  # since it hands out its head
     sees_view = False
 
     def __init__(self, params: ImageParams, facts: Facts) -> None:
@@ -66,7 +66,7 @@ class Image(Teacher):
     @staticmethod
     def offers(params: ImageParams, facts: Facts) -> Offer:
         depth = _network(params, facts, empty=True).depth
-        return Offer(frozenset({"logits", "embedding", "hidden", "map"}), depth)
+        return Offer(frozenset({"logits", "embedding", "hidden", "map", "head"}), depth)
 
     @staticmethod
     def sources(params: ImageParams) -> dict[str, str]:
@@ -111,6 +111,10 @@ class Image(Teacher):
             told.append([part.float().cpu() for part in parts])
         logits, embedding, maps, *hidden = (torch.cat(parts) for parts in zip(*told, strict=True))
         return TeacherOutput(logits, embedding, dict(enumerate(hidden)), maps)
+
+    def head(self) -> nn.Linear:
+        classifier: nn.Linear = self.network.model.get_classifier()
+        return classifier
 
     def _pixels(self, store: Store) -> NDArray[np.uint8]:
         return store.image_NCHW if self.params.view is None else store.view(self.params.view)

@@ -54,6 +54,8 @@ class Online:
     width: int  # of the embedding
     quality: Mapping[str, float]
     seconds: float  # what fitting cost, reported apart from the trials
+    address: str  # content hash of all that decides the answers
+    head: tuple[Tensor, Tensor] | None = None  # a layer norm stands between the embedding and its head
     fields: frozenset[str] = field(default=frozenset({"logits", "embedding"}))
 
     @torch.no_grad()
@@ -134,7 +136,7 @@ def online(config: TeacherConfig, store: Store, fold: int, cache: Path, name: st
             network = network_of(params, store.facts, weights.get("readers.table.column_V", torch.empty(0)))
         network.load_state_dict(weights, assign=True)
         models.append(Model(network.eval().requires_grad_(False), content[ROWS], content[CELLS]))
-    return _together(models, params, store, manifest["quality"], manifest["seconds"])
+    return _together(models, params, store, manifest["quality"], manifest["seconds"], folder.name)
 
 
 def untaught(config: TeacherConfig, store: Store, fold: int) -> Online:
@@ -148,17 +150,22 @@ def untaught(config: TeacherConfig, store: Store, fold: int) -> Online:
         with seeded(0, "untaught"):
             network = network_of(params, store.facts, column_V).eval().requires_grad_(False)
             models.append(Model(network, torch.from_numpy(rows.copy()), torch.rand(len(rows), len(column_V))))
-    return _together(models, params, store, {}, 0.0)
+    return _together(models, params, store, {}, 0.0, "")
 
 
 def _together(
-    models: Sequence[Model], params: FusedParams, store: Store, quality: Mapping[str, float], seconds: float
+    models: Sequence[Model],
+    params: FusedParams,
+    store: Store,
+    quality: Mapping[str, float],
+    seconds: float,
+    address: str,
 ) -> Online:
     model_N = torch.full((len(store.sample_ids),), -1)
     for index in reversed(range(len(models))):  # the model of a sample's fold goes before that of all
         model_N[models[index].row_M] = index
     view_NCHW = None if params.view is None else store.view(params.view)
-    return Online(models, model_N, torch.arange(len(model_N)), view_NCHW, params.dim, quality, seconds)
+    return Online(models, model_N, torch.arange(len(model_N)), view_NCHW, params.dim, quality, seconds, address)
 
 
 def _file(folder: Path, index: int) -> Path:

@@ -37,16 +37,19 @@ from mmpkd.types import Needs, TeacherError, TeacherOutput
 
 NUM_FOLDS = 5
 HIDDEN = "hidden-"  # and the layer: names of arrays
+HEAD = ("head-weight", "head-bias")
 
 
 @dataclass(frozen=True)
 class CachedOutputs:
     """A teacher's outputs by position in the store (`logits`: NK, `embedding` and `hidden-<layer>`: ND,
-    `map`: Nhw); NaN for samples it was not asked about."""
+    `map`: Nhw); NaN for samples it was not asked about. `head`, if it offers one: weight KD and bias K."""
 
     arrays: Mapping[str, Tensor]
     quality: Mapping[str, float]
     seconds: float  # what fitting cost, members' own not counted, reported apart from the trials
+    address: str = ""  # content hash of all that decides the answers
+    head: tuple[Tensor, Tensor] | None = None
 
     @property
     def width(self) -> int:
@@ -96,7 +99,9 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
     folder, manifest = kept(config, store, fold, cache, name, fill)
     # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
     tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
-    return CachedOutputs(tensors, manifest["quality"], manifest["seconds"])
+    weight, bias = (tensors.pop(name, None) for name in HEAD)
+    head = None if weight is None or bias is None else (weight, bias)
+    return CachedOutputs(tensors, manifest["quality"], manifest["seconds"], folder.name, head)
 
 
 def kept(
@@ -248,6 +253,8 @@ def fit_and_ask(
         arrays[name] = np.full((len(store.sample_ids), *values.shape[1:]), np.nan, np.float32)
         arrays[name][asked] = values
     arrays["logits"][train] = out_of_fold
+    if (head := teacher.head()) is not None:
+        arrays |= zip(HEAD, (part.detach().cpu().numpy() for part in (head.weight, head.bias)), strict=True)
     return arrays
 
 

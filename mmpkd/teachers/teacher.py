@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import nn
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
@@ -59,3 +60,7 @@ class Teacher(Protocol):
 
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
         """Answers about the samples at `rows`, of whole images, float32 on the CPU; the same ones each time."""
+
+    def head(self) -> nn.Linear | None:
+        """Of the last fit the layer that reads logits from the embedding, if it `offers` one."""
+        return None

@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 from sklearn.calibration import calibration_curve
-from sklearn.metrics import average_precision_score, brier_score_loss, roc_auc_score
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, brier_score_loss, roc_auc_score
 
 from mmpkd.classify import log_odds, probabilities, scorable, score
 from mmpkd.stats import patient_weights
@@ -60,6 +60,7 @@ def test_binary_by_hand():
     # Bins of 1/15: 0.1 alone, both 0.4 together (one correct), 0.8 alone.
     assert metrics["ece"] == pytest.approx((0.1 + abs(0.8 - 1) + 0.2) / 4)
     assert metrics["auroc_undefined"] == 0
+    assert metrics["balanced_accuracy"] == (1 + 0.5) / 2  # both benign ones stay below 0.5, one of two malignant
 
 
 def test_multiclass_by_hand():
@@ -74,6 +75,7 @@ def test_multiclass_by_hand():
     assert metrics["brier"] == pytest.approx(((0.09 + 0.04 + 0.01) + wrong + (0.01 + 0.16 + 0.09) + 0.24) / 4)
     # Top classes: 0.7 right, 0.5 wrong, 0.6 right, 0.6 right; the two 0.6 share a bin.
     assert metrics["ece"] == pytest.approx((0.3 + 0.5 + 0.8) / 4)
+    assert metrics["balanced_accuracy"] == metrics["balanced_accuracy/shape"] == pytest.approx((1 + 0.5 + 1) / 3)
 
 
 def test_multilabel_ignores_unknown_labels():
@@ -87,6 +89,8 @@ def test_multilabel_ignores_unknown_labels():
     edema, effusion = (0.01 + 0.36 + 0.49) / 3, (0.04 + 0.49 + 0.04 + 0.01) / 4
     assert metrics["brier"] == pytest.approx((edema + effusion) / 2)
     assert metrics["ece"] == pytest.approx(((0.1 + 0.6 + 0.7) / 3 + (0.2 + 0.7 + 0.2 + 0.1) / 4) / 2)
+    # Edema: one of two called, 0.6 called in vain; effusion: called, one of three in vain.
+    assert metrics["balanced_accuracy"] == pytest.approx(((0.5 + 0) / 2 + (1 + 2 / 3) / 2) / 2)
     probability[3, 0] = 0.01
     assert score(logit(probability), target, known, FINDINGS) == metrics
 
@@ -97,6 +101,7 @@ def test_a_label_with_one_class_is_nan_counted_and_left_out():
     assert np.isnan(metrics["auroc/findings/effusion"]) and np.isnan(metrics["ap/findings/effusion"])
     assert metrics["auroc"] == metrics["auroc/findings/edema"] == 1
     assert metrics["auroc_undefined"] == 1
+    assert metrics["balanced_accuracy"] == 1  # of edema alone; a logit of 0 is not above 0.5
     assert scorable(target, known_all(target), FINDINGS) == {"findings": ("edema",)}
 
 
@@ -105,6 +110,7 @@ def test_a_task_with_no_label_left_is_not_averaged_away():
     target[:, 0] = 1
     metrics = score(logits, target, known_all(target), MIXED)
     assert np.isnan(metrics["auroc"]) and metrics["auroc_undefined"] == 1
+    assert np.isnan(metrics["balanced_accuracy"])
     assert scorable(target, known_all(target), MIXED)["pathology"] == ()
 
 
@@ -136,6 +142,15 @@ def test_agrees_with_sklearn():
             np.mean([brier_score_loss(target[known[:, k], k], probability[known[:, k], k]) for k in (4, 5)]),
         ]
         assert metrics["brier"] == pytest.approx(np.mean(brier))
+        accuracy = [
+            balanced_accuracy_score(target[known[:, 0], 0], probability[known[:, 0], 0] > 0.5),
+            balanced_accuracy_score(target[whole, 1:4].argmax(1), probability[whole, 1:4].argmax(1)),
+            np.mean(
+                [balanced_accuracy_score(target[known[:, k], k], probability[known[:, k], k] > 0.5) for k in (4, 5)]
+            ),
+        ]
+        assert [metrics[f"balanced_accuracy/{task.name}"] for task in MIXED] == pytest.approx(accuracy)
+        assert metrics["balanced_accuracy"] == pytest.approx(np.mean(accuracy))
 
 
 def sklearn_calibration_error(correct, confidence):

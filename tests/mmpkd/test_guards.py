@@ -20,11 +20,11 @@ import torch
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
-from mmpkd.fit import optimizer_for
+from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
 from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits
 from mmpkd.teachers.tabular import Tabular, TabularParams
-from mmpkd.train import Run, batches, loss_terms, train
+from mmpkd.train import batches, loss_terms, train
 from mmpkd.validation import Evaluator
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, TEXT
 
@@ -118,8 +118,7 @@ def run_of(store: Store, config: TrialConfig, cache: Path) -> Run:
 
     teachers = teach(config, store, cache)
     student, objectives = build(config, store.facts, {name: one.width for name, one in teachers.items()})
-    optimizer = optimizer_for(student, objectives, 1e-3, 0.0)
-    return Run(config, store, store.rows("train"), student, objectives, teachers, optimizer, torch.device("cpu"))
+    return Run(config, store, store.rows("train"), student, objectives, teachers, torch.device("cpu"))
 
 
 def test_unknown_labels_teach_nothing(folded: Store, tiny_trial: TrialConfig, cache: Path) -> None:

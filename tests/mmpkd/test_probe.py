@@ -55,6 +55,21 @@ def test_real_steps_are_timed(tiny_trial: TrialConfig) -> None:
     assert cost.checkpoint_bytes > 10_000 and cost.device_bytes > cost.memory_bytes > 50 * 2**20
 
 
+def test_every_stage_is_timed(tiny_trial: TrialConfig) -> None:
+    content = tiny_trial.model_dump() | {
+        "teachers": {"scan": EXAMPLES["image"]},
+        "objectives": {"guidance": {}},
+        "stages": [
+            {"name": "alone", "train": ["student"], "epochs": 2},
+            {"name": "guess", "train": ["guidance.guide"], "objectives": ["guidance"], "epochs": 1},
+            {"name": "through", "train": ["guidance.guide"], "answer": "guidance.superior"},
+        ],
+    }
+    table = stand_in(tiny_trial.cohort)
+    probe = Probe(TrialConfig.model_validate(content), StandIn(table.facts, table.thinned(32, 10, 0)), {"scan": 16})
+    assert probe.cost(0.1).num_steps >= 3 and probe.run.index == 2
+
+
 @pytest.mark.parametrize("name", ["text", "image", "fused", "ensemble"])
 def test_every_kind_of_teacher_is_timed_from_tables_alone(tiny_cohort: CohortConfig, name: str) -> None:
     seconds, width = time_teacher(EXAMPLES[name], stand_in(tiny_cohort), 0)

@@ -14,12 +14,12 @@ from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
-from mmpkd.fit import optimizer_for
 from mmpkd.objectives import OBJECTIVES
+from mmpkd.stages import Run
 from mmpkd.teachers import check
 from mmpkd.teachers.image import Image, ImageParams
 from mmpkd.teachers.outputs import CachedOutputs, cached_outputs
-from mmpkd.train import Run, batches, loss_terms
+from mmpkd.train import batches, loss_terms
 from mmpkd.types import TeacherOutput
 from tests.mmpkd.teacher_fixtures import IMAGE, NETWORK, Told
 
@@ -58,6 +58,13 @@ def test_the_map_by_hand(store: Store) -> None:
     torch.testing.assert_close(said.hidden_BD[0], tokens[:, 0])
 
 
+def test_the_head_that_it_hands_out_reads_its_embedding(store: Store, cache: Path) -> None:
+    told, val = cached_outputs(TeacherConfig(kind="image", params=IMAGE), store, 0, cache), store.rows("val")
+    assert told.head is not None
+    weight_KD, bias_K = told.head
+    torch.testing.assert_close(told.arrays["embedding"][val] @ weight_KD.T + bias_K, told.arrays["logits"][val])
+
+
 def test_maps_move_as_the_images_do(store: Store, tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     """What an objective hears of a map lies over the student's image, flipped where that is flipped."""
     content = tiny_trial.model_dump() | {
@@ -71,8 +78,7 @@ def test_maps_move_as_the_images_do(store: Store, tiny_trial: TrialConfig, monke
     logits = torch.zeros(len(maps), 3)
     student, objectives = build(config, store.facts, {"findings": 0})
     teachers = {"findings": CachedOutputs({"logits": logits, "map": maps}, {}, 0.0)}
-    optimizer = optimizer_for(student, objectives, 1e-3, 0.0)
-    run = Run(config, store, store.rows("train"), student, objectives, teachers, optimizer, torch.device("cpu"))
+    run = Run(config, store, store.rows("train"), student, objectives, teachers, torch.device("cpu"))
     heard: list[TeacherOutput] = []
     monkeypatch.setattr(OBJECTIVES["logits"], "forward", lambda self, s, t, b: (heard.append(t), s.logits_BK.sum())[1])
     flipped = 0

@@ -95,7 +95,8 @@ def test_what_is_offered_is_what_comes_back(store: Store, taught: Taught) -> Non
     assert not mistakes and offer is not None
     arrays = taught.outputs.arrays
     hidden = [f"hidden-{layer}" for layer in range(offer.layers)]
-    assert set(arrays) == (offer.fields - {"hidden"}) | set(hidden)
+    assert set(arrays) == (offer.fields - {"hidden", "head"}) | set(hidden)
+    assert (taught.outputs.head is not None) == ("head" in offer.fields)
     assert ("hidden" in offer.fields) == (offer.layers > 0)
     assert all(arrays[name].shape == arrays["embedding"].shape for name in hidden)
     assert arrays["logits"].shape == store.target_NK.shape

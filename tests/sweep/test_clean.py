@@ -87,12 +87,16 @@ def test_the_cache_keeps_what_a_plan_refers_to_and_what_is_being_made(
         cached(cache, "stores", f"table-{store}")
     cached(cache, "teachers", "tabular-1", cohort="aa11")
     cached(cache, "teachers", "tabular-2", cohort="bb22")
+    (cache / "stages").mkdir()
+    for stage in ("aa11-1.pt", "bb22-2.pt", "bb22-3.pt.0f.partial"):
+        (cache / "stages" / stage).touch()
     clean.main([f"storage={storage}", "delete=true"])
     assert (cache / "stores" / "table-bb22").exists(), "only if asked for"
     with locked(cache / "stores" / "table-dd44.lock"):
         clean.main([f"storage={storage}", f"cache={cache}", "unused=true", "delete=true"])
     left = {path.name for path in cache.glob("*/*") if path.is_dir()}
     assert left == {"table-aa11", "table-dd44.partial", "tabular-1"}
+    assert [path.name for path in (cache / "stages").iterdir() if path.suffix != ".lock"] == ["aa11-1.pt"]
 
 
 def test_the_cache_is_not_judged_while_a_sweep_has_not_said_what_it_uses(tmp_path: Path) -> None:

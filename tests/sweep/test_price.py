@@ -66,6 +66,13 @@ def test_an_epoch_is_its_steps_and_its_validation(store: StandIn, tiny_trial: Tr
     assert epoch_seconds(COST, tiny_trial, store) == pytest.approx(60 / 16 * 0.5 + 30 * 0.01)
 
 
+def test_the_stages_before_the_last_are_paid_for(store: StandIn, tiny_trial: TrialConfig) -> None:
+    """Six epochs of training before three that are validated, too: nine passes in all, three for each of those."""
+    stages = [{"name": "first", "train": ["student"], "epochs": 6}, {"name": "last", "train": ["student"]}]
+    config = TrialConfig.model_validate(tiny_trial.model_dump() | {"stages": stages})
+    assert epoch_seconds(COST, config, store) == pytest.approx(3 * 60 / 16 * 0.5 + 30 * 0.01)
+
+
 def test_expected_epochs_by_hand() -> None:
     assert expected_epochs(1, 9, 3, 3) == 9, "the first always goes on"
     # Two: the second beats the first with probability 1/2, so 1.5 of them run the six epochs after the rung.

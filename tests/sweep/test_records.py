@@ -37,6 +37,16 @@ def test_the_front_by_hand() -> None:
     assert list(front) == [4]
 
 
+def test_a_reference_is_shown_and_never_chosen() -> None:
+    """Trial 1 read the superior image at test, and so is best."""
+    reference = replace(ended(1, 0.9, 0.9), config='{"student": {"reads": ["superior"]}}')
+    records = [ended(0, 0.5, 0.6), reference, replace(ended(2, 0.6, 0.5), config='{"student": {"reads": ["image"]}}')]
+    assert [one.number for one in front_of(records, GOALS)] == [2, 0]
+    best, alone = best_of(records, GOALS[0], GOALS), best_of([reference], GOALS[0], GOALS)
+    assert best is not None and best.number == 2
+    assert alone is not None and alone.number == 1, "the best of its arm"
+
+
 def test_a_choice_of_numbers_and_words_fits_a_table(tmp_path: Path) -> None:
     records = [
         Record(index, "none", "complete", 1, 1.0, {"none/layers": value}, {"val/auroc": 0.5}, "{}")

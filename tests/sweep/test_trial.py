@@ -141,6 +141,23 @@ def test_the_newest_sound_checkpoint_counts(tmp_path: Path) -> None:
     third.cleanup()
 
 
+def test_a_checkpoint_of_an_earlier_stage_counts_though_it_reports_nothing(tmp_path: Path) -> None:
+    earlier = checkpoints_of(tmp_path, 0) / "attempt-1"
+    earlier.mkdir(parents=True)
+    (earlier / "last.pt").write_text("[]")
+    resumed: list[Path | None] = []
+
+    class Noting(FakeWorker):
+        @staticmethod
+        def run_training(*arguments: Any) -> None:
+            resumed.append(arguments[4])
+            FakeWorker.run_training(*arguments)
+
+    worker = worker_for(job(tmp_path), Noting)
+    assert epochs_of(worker.step()) == [1] and resumed == [earlier / "last.pt"]
+    worker.cleanup()
+
+
 def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path) -> None:
     worker = worker_for(job(tmp_path, number=4, decay=0.01))
     worker.step()

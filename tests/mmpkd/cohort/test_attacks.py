@@ -181,6 +181,8 @@ def test_columns_that_stand_twice_and_text_that_is_the_label(root: Path) -> None
     for views in ({"../images": "mask"}, {"sample": "mask"}):
         with pytest.raises(ConfigError, match="letters, digits and underscores"):
             reader_for(config(root, views=views))
+    with pytest.raises(ConfigError, match="'image' is each sample's own image"):
+        reader_for(config(root, views={"image": "mask"}))
 
 
 def test_show_takes_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
