@@ -216,7 +216,7 @@ def _less(content: Mapping[str, Any], wrong: Sequence[str]) -> dict[str, Any]:
 def _check(config: TrialConfig, facts: Facts | None, wrong: Sequence[str]) -> list[Mistake]:
     """What the core says: nothing of mappings that lack a wrong key, nor of teachers without a cohort,
     nor of what hangs on a student or a cohort that lacks one."""
-    doubtful = [path.rpartition(".")[0] or path for path in wrong] + ([] if facts else ["teachers"])
+    doubtful = [path.rpartition(".")[0] or path for path in wrong] + ([] if facts else ["teachers", "student.reads"])
     if any(path.partition(".")[0] in ("student", "cohort") for path in wrong):
         doubtful += ["student", "cohort", "objectives"]
     found = check(config, facts or _stand_in(config))

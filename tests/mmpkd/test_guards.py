@@ -103,9 +103,9 @@ def test_validation_scores_are_those_of_the_validation_patients(
     asked: list[list[int]] = []
     make = Evaluator.__init__
 
-    def watched(self: Evaluator, store: Store, rows: np.ndarray, *rest: Any) -> None:
+    def watched(self: Evaluator, store: Store, rows: np.ndarray, *rest: Any, **named: Any) -> None:
         asked.append(rows.tolist())
-        make(self, store, rows, *rest)
+        make(self, store, rows, *rest, **named)
 
     monkeypatch.setattr(Evaluator, "__init__", watched)
     config = changed(tiny_trial, epochs=1, objectives={}, cohort={**tiny_trial.cohort.model_dump(), "fold": 2})

@@ -282,7 +282,7 @@ def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
     folder = {"breast": data / "breast_lesions_usg", "cbis": data / "cbis_csv"}.get(name)
     if folder and not folder.is_dir():
         pytest.skip(f"real data are not here: {folder}")
-    generated = name in ("demo", "all_objectives")
+    generated = name in ("demo", "all_objectives", "guidance")
     overrides = [] if generated else [f"cohort.root={folder if name == 'breast' else tmp_path}"]
     overrides += [] if generated or name == "breast" else ["student.pretrained=false"]
     if name == "cbis":

@@ -1,0 +1,159 @@
+"""Deep Multimodal Guidance on generated lesions: what does a guess of the superior latent add to the inferior image?
+
+    python benchmarks/guidance.py [--json FILE] [--workers 2] [--seeds 100 101]
+
+Runs the five arms of search_spaces/guidance.yaml, the variants of Mallya and Hamarneh 2022 (MICCAI), at the knobs
+below and on the same seeds; one seed sets the cohort and the trial, so differences between arms are paired by seed:
+    I        none            the inferior image alone
+    S        superior        the superior image alone, at test too
+    G(I)     guided          the superior classifier, frozen, on the guess of the superior latent
+    G(I)+I   guided_joint    a head on the inferior latent and the guess
+    S+I      both            both images, at test too; stacked as channels of one network
+The test patients are scored once, by the student of the last epoch; no epoch is chosen, no knob is tuned here. What
+is exported (I, G(I) and G(I)+I) is read back and scored on a copy of the store from which the superior images have
+been deleted.
+
+Claims, on balanced accuracy: S minus I is above zero (95 % t interval over seeds); G(I)+I minus I is not below -0.02
+in the mean, since the guide sees nothing but the inferior image. Exit status 1 if one fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import platform
+import shutil
+import sys
+import tempfile
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from mmpkd import checkpoint, export
+from mmpkd.build import build
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
+from mmpkd.config import IMAGE, TrialConfig, read_yaml
+from mmpkd.stats import Interval, paired_interval
+from mmpkd.train import train
+from mmpkd.validation import Evaluator
+
+SEEDS = (0, 1, 2, 3, 4)
+SPACE = Path(__file__).parents[1] / "search_spaces" / "guidance.yaml"
+KNOBS = {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 32}  # those of known_answer.py
+VARIANTS = {"none": "I", "superior": "S", "guided": "G(I)", "guided_joint": "G(I)+I", "both": "S+I"}
+SCORES = ("balanced_accuracy", "auroc", "pointing")
+MARGIN = 0.02  # that G(I)+I may be worse than I
+
+Scores = dict[str, dict[int, dict[str, float]]]  # arm, seed, score
+
+
+def config_of(arm: str, seed: int) -> TrialConfig:
+    """An arm of the space, its distributions replaced by the knobs."""
+    space = read_yaml(SPACE)
+    content = {key: value for key, value in space.items() if key not in ("arms", "search")} | {"optimizer": KNOBS}
+    for key, value in space["arms"][arm].items():
+        content[key] = content[key] | value if key == "student" else value
+    content["cohort"]["params"]["seed"] = seed
+    return TrialConfig.model_validate(content | {"seed": seed, "threads": 1})
+
+
+def one(arm: str, seed: int, cache: Path) -> dict[str, float]:
+    """One run in a worker: the scores of the last epoch's student on the test patients, and its seconds."""
+    config = config_of(arm, seed)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        reports = train(config, cache, folder / "run")
+        store = prepare(config.cohort, cache)
+        if config.student.reads == (IMAGE,):
+            clinic = Path(shutil.copytree(store.path, folder / "clinic"))
+            shutil.rmtree(clinic / "views")
+            store, student = Store.open(clinic), export.read(folder / "run").student
+        else:  # a reference is not exported
+            student, _ = build(config, store.facts, {})
+            student.load_state_dict(checkpoint.read(folder / "run" / checkpoint.NAME)["student"])
+        rows, cpu = store.rows("test"), torch.device("cpu")
+        evaluate = Evaluator(store, rows, config.evaluation, student.grid, cpu, reads=config.student.reads)
+        metrics = evaluate(student)
+    scores = {score: metrics[f"val/{score}"] for score in SCORES}
+    return scores | {"seconds": sum(report.seconds for report in reports)}
+
+
+def run(seeds: tuple[int, ...], workers: int, cache: Path) -> Scores:
+    """All runs, those of a seed together, in worker processes."""
+    scores: Scores = {arm: {} for arm in VARIANTS}
+    spawn = multiprocessing.get_context("spawn")  # a forked torch would inherit locks
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool, Progress(console=Console(stderr=True)) as progress:
+        futures = {pool.submit(one, arm, seed, cache): (arm, seed) for seed in seeds for arm in VARIANTS}
+        bar = progress.add_task("runs", total=len(futures))
+        for future in as_completed(futures):
+            arm, seed = futures[future]
+            scores[arm][seed] = future.result()
+            progress.advance(bar)
+    return scores
+
+
+def difference(scores: Scores, arm: str, score: str) -> Interval:
+    """Mean and 95 % t interval over seeds of one arm minus I."""
+    return paired_interval([scores[arm][seed][score] - scores["none"][seed][score] for seed in scores["none"]])
+
+
+def told(interval: Interval) -> str:
+    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
+
+
+def table(scores: Scores) -> Table:
+    columns = [column for score in SCORES for column in (score, "minus I")]
+    drawn = Table("variant", *columns, "seconds", title="test patients; mean and 95 % t interval over seeds")
+    for arm, variant in VARIANTS.items():
+        cells = []
+        for score in SCORES:
+            cells.append(f"{np.mean([values[score] for values in scores[arm].values()]):.3f}")
+            cells.append("" if arm == "none" else told(difference(scores, arm, score)))
+        drawn.add_row(variant, *cells, f"{np.mean([values['seconds'] for values in scores[arm].values()]):.0f}")
+    return drawn
+
+
+def verdicts(scores: Scores) -> dict[str, bool]:
+    """Each claim, with its numbers, and whether it holds."""
+    superior, joint = (difference(scores, arm, "balanced_accuracy") for arm in ("superior", "guided_joint"))
+    return {
+        f"S minus I {told(superior)} is above zero": superior.low > 0,
+        f"G(I)+I minus I {told(joint)} is not below -{MARGIN}": joint.mean >= -MARGIN,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="other seeds than the committed ones")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--cache", type=Path, default=Path("cache"))
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    seeds = tuple(dict.fromkeys(options.seeds))
+    if len(seeds) < 2:
+        parser.error("--seeds: an interval needs at least two different ones")
+    scores = run(seeds, options.workers, options.cache)
+    Console(width=160).print(table(scores))
+    claims = verdicts(scores)
+    if options.json:
+        versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
+        configs: list[Any] = [config_of(arm, seeds[0]).model_dump(mode="json") for arm in VARIANTS]
+        content = {"command": sys.argv, "versions": versions, "seeds": seeds, "configs": configs}
+        options.json.write_text(json.dumps(content | {"scores": scores, "claims": claims}, indent=1))
+    for claim, holds in claims.items():
+        print("PASS" if holds else "FAIL", claim)
+    print("PASS" if all(claims.values()) else "FAIL", f"guidance, {len(seeds)} seeds")
+    sys.exit(not all(claims.values()))
+
+
+if __name__ == "__main__":
+    main()
