@@ -37,6 +37,9 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
     for name in config.student.reads:
         if name not in (known := (IMAGE, *facts.views)):
             mistakes.append(Mistake("student.reads", f"the cohort has no image {name!r}{near(name, known)}"))
+    for name in config.active_teachers() if config.student.reads != (IMAGE,) else ():
+        if name in config.teachers and getattr(teachers.TEACHERS.get(config.teachers[name].kind), "sees_view", False):
+            mistakes.append(Mistake("student.reads", f"teacher {name!r} sees what the student reads: that is {IMAGE}"))
     if config.evaluation.map not in MAPS:
         mistakes.append(
             Mistake("evaluation.map", f"unknown map {config.evaluation.map!r}{near(config.evaluation.map, MAPS)}")

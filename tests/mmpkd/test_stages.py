@@ -16,11 +16,11 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, TrialConfig, fingerprint
 from mmpkd.stages import Run
-from mmpkd.teachers.outputs import teach
+from mmpkd.teachers.answers import teach
 from mmpkd.train import batches, train
 from mmpkd.types import CohortError, ConfigError, DivergedError
 from mmpkd.validation import Evaluator
-from tests.mmpkd.teacher_fixtures import IMAGE
+from tests.mmpkd.teacher_fixtures import EXAMPLES, IMAGE
 
 ALONE = {"name": "alone", "train": ["student"], "epochs": 2}
 GUESS = {"name": "guess", "train": ["guidance.guide"], "objectives": ["guidance"], "epochs": 1}
@@ -292,11 +292,15 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
         ({"teachers": {}}, "objectives.guidance.teacher: needs a teacher"),
         ({"objectives": {"student": {"kind": "guidance"}}}, "objectives.student: this name is taken"),
         ({"student": {"reads": ["superier"]}}, "student.reads: the cohort has no image 'superier'"),
+        (
+            {"student": {"reads": ["superior"]}, "teachers": {"scan": EXAMPLES["fused"]}, "objectives": {"logits": {}}},
+            "student.reads: teacher 'scan' sees what the student reads",
+        ),
     ],
 )
 def test_refusals(changes: dict[str, Any], said: str, beside: TrialConfig, cache: Path) -> None:
     if "student" in changes:
-        changes = {"student": beside.student.model_dump() | changes["student"]}
+        changes = changes | {"student": beside.student.model_dump() | changes["student"]}
     config = TrialConfig.model_validate(beside.model_dump() | changes)
     found = [str(one) for one in check(config, prepare(config.cohort, cache).facts)]
     assert any(one.startswith(said) for one in found), found

@@ -19,14 +19,14 @@ from mmpkd.build import build, check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, CohortConfig, TeacherConfig, TrialConfig
-from mmpkd.fit import optimizer_for
 from mmpkd.probe import Probe, StandIn, stand_in
+from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
 from mmpkd.teachers.fused import Fused, FusedParams
 from mmpkd.teachers.fusion import Cells, Fusion, Patches, Update
 from mmpkd.teachers.online import Online, online
 from mmpkd.teachers.outputs import folds
-from mmpkd.train import Run, batches, descend, loss_terms, train
+from mmpkd.train import batches, descend, loss_terms, train
 from mmpkd.types import Mistake, Needs
 from tests.mmpkd.teacher_fixtures import FUSED
 
@@ -217,8 +217,7 @@ def test_it_is_frozen_and_no_gradient_reaches_it(tiny_trial: TrialConfig, store:
     config = trial(tiny_trial)
     teachers = teach(config, store, cache)
     student, objectives = build(config, store.facts, {"both": 16})
-    optimizer = optimizer_for(student, objectives, 1e-3, 0.0)
-    run = Run(config, store, store.rows("train"), student, objectives, teachers, optimizer, torch.device("cpu"))
+    run = Run(config, store, store.rows("train"), student, objectives, teachers, torch.device("cpu"))
     both = teachers["both"]
     assert isinstance(both, Online)
     networks = [one.network for one in both.models]
