@@ -5,6 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from benchmarks import known_answer
+from mmpkd.build import check
+from mmpkd.cohort import facts
+from mmpkd.objectives import OBJECTIVES
+from mmpkd.teachers import TEACHERS
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -19,3 +25,34 @@ def test_distillation_finds_what_labels_hide_and_shuffled_answers_do_not(tmp_pat
     assert set(scores) == {"none", "distilled", "shuffled"}
     for seed, distilled in scores["distilled"].items():
         assert distilled["val/pointing"] > distilled["val/pointing_chance"] > scores["none"][seed]["val/pointing"]
+
+
+def test_every_row_of_all_is_a_sound_configuration() -> None:
+    designed = known_answer.Design(arms=tuple(known_answer.ALL)).configs()
+    assert len(designed) <= 175
+    objectives, teachers = set(), set()
+    for config in designed.values():
+        assert not check(config, facts(config.cohort))
+        objectives |= {one.kind for one in config.active_objectives().values()}
+        teachers |= {config.teachers[name].kind for name in config.active_teachers()}
+    assert objectives == set(OBJECTIVES) and teachers == set(TEACHERS)
+
+
+def test_all_needs_a_gain_that_survives_the_correction_and_a_control_without_it() -> None:
+    def scored(row: float, control: float, noise: float) -> dict[str, dict[int, dict[str, float]]]:
+        value = {arm: row if arm in known_answer.ROWS else control for arm in known_answer.ALL}
+        value |= {"none": 0.5, "none, faint": 0.5}
+        return {
+            arm: {
+                seed: dict.fromkeys(known_answer.GOALS, mean + (seed - 2) * noise * (arm in known_answer.ROWS))
+                for seed in range(5)
+            }
+            for arm, mean in value.items()
+        }
+
+    assert all(known_answer.verdicts_of_all(scored(0.9, 0.55, 0.01)).values())
+    # an interval of [0.05, 0.75] is above zero, its p-value of 0.03 times the number of tests is not below 0.05
+    wide = known_answer.verdicts_of_all(scored(0.9, 0.55, 0.178))
+    assert not any(holds for claim, holds in wide.items() if "gains" in claim)
+    copied = known_answer.verdicts_of_all(scored(0.9, 0.65, 0.01))  # the control has 0.375 of the gain
+    assert not any(holds for claim, holds in copied.items() if "shuffled" in claim or "smoothed" in claim)

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
-from mmpkd.stats import macro, paired_interval, patient_weights, standard_error, weighted_auroc, weighted_mean
+from mmpkd.stats import holm, macro, paired_interval, patient_weights, standard_error, weighted_auroc, weighted_mean
 
 
 def test_patients_are_drawn_whole_and_as_many_as_there_are():
@@ -105,3 +105,9 @@ def test_paired_interval():
 def test_paired_interval_refuses_too_little(differences):
     with pytest.raises(ValueError, match="at least two"):
         paired_interval(differences)
+
+
+def test_holm_multiplies_the_least_by_all_and_never_falls():
+    # 3 x .01, 2 x .03, then 1 x .04, which may not fall below the one before
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.6]).tolist() == [1.0, 1.0]
