@@ -13,12 +13,14 @@ et al., Sci Data 11:148, 2024; CC BY 4.0), read as published: one .xlsx and one 
 - `Pixel_size` has no role: it tells the scanner and its depth setting, not the patient, and would
   teach the student's teacher a confounder.
 - `Mask_other` (other suspicious areas, seven images) is not stored: localisation is scored on the tumour.
+- There are no reports. The text section `description` is rendered here: one sentence of the descriptors and of
+  nothing else, so it tells what those columns tell and no more.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -33,6 +35,22 @@ IMAGES = "BrEaST-Lesions_USG-images_and_masks"
 MISSING = ("", "not available", "not applicable")
 NOT_CIRCUMSCRIBED = "not circumscribed - "
 LESION = "lesion"
+PHRASES = {
+    "Posterior_features": {
+        "no": "no posterior features",
+        "enhancement": "posterior enhancement",
+        "shadowing": "posterior shadowing",
+        "combined": "combined posterior features",
+    },
+    "Halo": {"no": "no halo", "yes": "an echogenic halo"},
+    "Calcifications": {
+        "no": "no calcifications",
+        "in a mass": "calcifications in the mass",
+        "intraductal": "intraductal calcifications",
+        "indefinable": "indefinable calcifications",
+    },
+    "Skin_thickening": {"no": "no skin thickening", "yes": "skin thickening"},
+}  # in the sentence's order; shape, echogenicity and margin are adjectives as they stand
 
 COLUMNS = (
     Column("CaseID", "id"),
@@ -66,7 +84,7 @@ class BreastLesionsUsg(Reader):
     """The published folder, as unpacked."""
 
     Params = BreastLesionsUsgParams
-    VERSION: ClassVar[int] = 1
+    VERSION: ClassVar[int] = 2
     needs_root: ClassVar[bool] = True
     credentialed: ClassVar[bool] = False
 
@@ -84,20 +102,26 @@ class BreastLesionsUsg(Reader):
         cells = table["Classification"]
         wrong = masked & ~cells.isin(task.labels)
         refuse_rows(path, wrong, "a Classification that is neither benign nor malignant", cells)
+        for name, phrases in PHRASES.items():
+            unheard = masked & ~table[name].isin([*phrases, *MISSING])
+            refuse_rows(path, unheard, f"a {name} that is none of {', '.join(phrases)}", table[name])
         lesions, others = table[masked], table[~masked]
         lesions = lesions.set_index(lesions["Image_filename"].str.removesuffix(".png").rename("sample"))
         counts = ", ".join(f"{count} {name}" for name, count in others["Classification"].value_counts().items())
         left_out = [f"left out, without a tumour mask: {counts}"] if len(others) else []
         files = lesions[["Image_filename", "Mask_tumor_filename"]]
+        privileged = _privileged(lesions)
+        sentences = [_sentence(cells.dropna()) for _, cells in privileged.iterrows()]
         return Scan(
             tasks=(task,),
             samples=pd.DataFrame({"patient": lesions["CaseID"], "row": lesions["row"]}),
             labels=encode(task, lesions["Classification"]),
-            privileged=_privileged(lesions),
+            privileged=privileged,
             columns={column.name: column for column in COLUMNS},
             unlisted=tuple(name for name in table.columns if name not in (*wanted, "row")),
             channels=1,
             roi_labels=(LESION,),
+            text=pd.DataFrame({"description": sentences}, index=lesions.index),
             files={str(sample): [f"{IMAGES}/{file}" for file in pair] for sample, *pair in files.itertuples()},
             tables=[path.name],
             notes=(*left_out, "one case is taken for one patient, as published", "other masks are not stored"),
@@ -128,3 +152,19 @@ def _privileged(table: pd.DataFrame) -> pd.DataFrame:
         column.name: pd.to_numeric(cells[column.name]).astype(float) for column in admitted if column.kind == "numeric"
     }
     return cells.assign(**numeric)
+
+
+def _sentence(told: pd.Series[Any]) -> str | None:
+    """The descriptors among the cells of one lesion, in words; None if there are none."""
+    adjectives = [told[name].replace("/", " and ") for name in ("Shape", "Echogenicity") if name in told]
+    findings = [f"{_listed(told['Margin'].split('&'))} margins"] if "Margin" in told else []
+    findings += [phrases[told[name]] for name, phrases in PHRASES.items() if name in told]
+    if not adjectives and not findings:
+        return None
+    noun = " ".join([", ".join(adjectives), "mass"]).strip()
+    article = "An" if noun[0] in "aeiou" else "A"
+    return f"{article} {noun}{' with ' if findings else ''}{_listed(findings)}."
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mmpkd.cohort import facts
-from mmpkd.cohort.breast_lesions_usg import COLUMNS, IMAGES
+from mmpkd.cohort.breast_lesions_usg import COLUMNS, IMAGES, BreastLesionsUsg, BreastLesionsUsgParams
 from mmpkd.cohort.facts import check_columns
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -65,6 +65,63 @@ def test_table_cells_by_eye(store: Store) -> None:
     assert atoms == {"circumscribed", "indistinct", "angular", "spiculated", "microlobulated"}
     assert columns["Signs"].isna().sum() > 0 and "palpable" in set(columns["Signs"].str.split("&").explode())
     assert set(columns["BIRADS"]) == {"2", "3", "4a", "4b", "4c", "5"}
+
+
+def test_the_sentence_of_a_lesion_by_eye(store: Store) -> None:
+    """case001 and case005 of the spreadsheet."""
+    told = store.text(["description"])["description"]
+    assert told.iloc[0] == (
+        "An irregular, heterogeneous mass with indistinct margins, posterior shadowing, no halo, no calcifications "
+        "and skin thickening."
+    )
+    assert told.iloc[4] == (
+        "An oval, complex cystic and solid mass with circumscribed margins, posterior enhancement, no halo, "
+        "no calcifications and no skin thickening."
+    )
+
+
+def test_the_sentence_tells_the_descriptors_and_nothing_else(store: Store) -> None:
+    """One sentence for each combination of descriptors, whatever age, symptoms and verdict stand beside it."""
+    descriptors = store.privileged([column.name for column in COLUMNS if column.role == "descriptor"])
+    told = store.text(["description"])["description"]
+    assert told.notna().all() and told.nunique() == len(descriptors.drop_duplicates()) == 122
+    assert (told.groupby([descriptors[name] for name in descriptors]).nunique() == 1).all()
+
+
+def described(folder: Path, *lesions: dict[str, str]) -> list[str]:
+    """The sentences of a table of these cells, all other descriptors missing; "" where there is none."""
+    (folder / IMAGES).mkdir(exist_ok=True)
+    missing = {column.name: "not applicable" for column in COLUMNS} | {"Age": "not available"}
+    known = {"Classification": "benign", "Diagnosis": "cyst", "Symptoms": "breast scar", "BIRADS": "2"}
+    files = [{"CaseID": str(one), "Image_filename": f"{one}.png"} for one in range(len(lesions))]
+    rows = [missing | known | file | cells for file, cells in zip(files, lesions, strict=True)]
+    pd.DataFrame(rows).to_excel(folder / "clinical.xlsx", index=False)
+    text = BreastLesionsUsg(folder, BreastLesionsUsgParams()).scan().text
+    assert text is not None
+    return list(text["description"].fillna(""))
+
+
+def test_what_is_missing_is_not_mentioned(tmp_path: Path) -> None:
+    margins = {"Margin": "not circumscribed - angular&microlobulated&indistinct", "Halo": "yes"}
+    assert described(
+        tmp_path,
+        {"Shape": "round"},
+        {"Echogenicity": "isoechoic", "Calcifications": ""},
+        margins | {"Calcifications": "in a mass"},
+        {"Shape": "oval", "Echogenicity": "complex cystic/solid", "Margin": "circumscribed", "Skin_thickening": "no"},
+        {"Calcifications": "not available"},
+    ) == [
+        "A round mass.",
+        "An isoechoic mass.",
+        "A mass with angular, microlobulated and indistinct margins, an echogenic halo and calcifications in the mass.",
+        "An oval, complex cystic and solid mass with circumscribed margins and no skin thickening.",
+        "",
+    ]
+
+
+def test_a_finding_without_words_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CohortError, match=r"a Halo that is none of no, yes, in row 3 .*got 'perhaps'"):
+        described(tmp_path, {"Halo": "no"}, {"Halo": "perhaps"})
 
 
 def test_nothing_forbidden_is_stored(store: Store) -> None:
