@@ -97,9 +97,10 @@ def _check_objective(
         mistakes.append(Mistake(f"{where}.teacher", f"no teacher is named {objective.teacher!r}{hint}"))
     elif offer := offers.get(objective.teacher):
         if lacking := needs.teacher - offer.fields:
-            mistakes.append(
-                Mistake(f"{where}.teacher", f"{objective.teacher!r} does not provide {', '.join(sorted(lacking))}")
-            )
+            able = [name for name, one in offers.items() if needs.teacher <= one.fields]
+            mend = f"name {' or '.join(able)}" if able else "take another kind of teacher, or an objective that reads this"
+            told = f"does not provide {', '.join(sorted(lacking))}, but {', '.join(sorted(offer.fields))}; {mend}"
+            mistakes.append(Mistake(f"{where}.teacher", f"{objective.teacher!r} {told}"))
         elif unknown := sorted(layer for layer in needs.teacher_layers if layer >= offer.layers):
             known = f"{objective.teacher!r} has hidden layers 0 to {offer.layers - 1}, got {unknown[0]}"
             mistakes.append(Mistake(f"{where}.params.teacher_layer", known))
