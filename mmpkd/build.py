@@ -88,7 +88,11 @@ def _check_objective(
         return list(error.mistakes)
     wrong = kind.check(params, facts.tasks)
     mistakes = [Mistake(f"{where}.{path}" if path else where, problem) for path, problem in wrong]
-    needs = _draft(objective, facts).needs
+    draft, size = _draft(objective, facts), config.optimizer.batch_size
+    needs = draft.needs
+    if size < draft.least_batch:
+        problem = f"{where} compares the samples of a batch, {draft.least_batch} or more; raise this, or drop that term"
+        mistakes.append(Mistake("optimizer.batch_size", f"got {size}, and {problem}"))
     if objective.teacher is None:
         known = ", ".join(config.teachers) or "none"
         mistakes.append(Mistake(f"{where}.teacher", f"needs a teacher; the configuration has: {known}"))
@@ -98,7 +102,9 @@ def _check_objective(
     elif offer := offers.get(objective.teacher):
         if lacking := needs.teacher - offer.fields:
             able = [name for name, one in offers.items() if needs.teacher <= one.fields]
-            mend = f"name {' or '.join(able)}" if able else "take another kind of teacher, or an objective that reads this"
+            mend = (
+                f"name {' or '.join(able)}" if able else "take another kind of teacher, or an objective that reads this"
+            )
             told = f"does not provide {', '.join(sorted(lacking))}, but {', '.join(sorted(offer.fields))}; {mend}"
             mistakes.append(Mistake(f"{where}.teacher", f"{objective.teacher!r} {told}"))
         elif unknown := sorted(layer for layer in needs.teacher_layers if layer >= offer.layers):

@@ -17,7 +17,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import Positive, near
 from mmpkd.fit import autocast, seeded
-from mmpkd.teachers.encoders import build, config_of, files_of, folder_of, load, most_tokens
+from mmpkd.teachers.encoders import build, config_of, files_of, folder_of, load, most_tokens, tokenizer_of
 from mmpkd.teachers.fitting import (
     EpochsParams,
     content_hash,
@@ -107,10 +107,13 @@ class Text(Teacher):
         if params.encoder is not None:
             try:
                 longest = most_tokens(config_of(params.encoder))
+                tokenizer_of(params.encoder)
             except ConfigError as error:
                 return [*mistakes, *error.mistakes]
             if params.max_length > longest:
-                mistakes.append(Mistake("max_length", f"the encoder takes {longest} tokens at most, got {params.max_length}"))
+                mistakes.append(
+                    Mistake("max_length", f"the encoder takes {longest} tokens at most, got {params.max_length}")
+                )
         return mistakes
 
     @staticmethod
@@ -119,7 +122,9 @@ class Text(Teacher):
         silent = 1 - max(facts.sections[name].share for name in sections)
         most = "up to " if len(sections) > 1 else ""  # who lacks one may have another
         where = ", ".join(sections)
-        return [f"says nothing of {most}{silent:.1%} of the training samples, without text in {where}"] if silent else []
+        return (
+            [f"says nothing of {most}{silent:.1%} of the training samples, without text in {where}"] if silent else []
+        )
 
     @staticmethod
     def offers(params: TextParams, facts: Facts) -> Offer:
