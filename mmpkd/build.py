@@ -91,8 +91,8 @@ def _check_objective(
     draft, size = _draft(objective, facts), config.optimizer.batch_size
     needs = draft.needs
     if size < draft.least_batch:
-        problem = f"{where} compares the samples of a batch, {draft.least_batch} or more; raise this, or drop that term"
-        mistakes.append(Mistake("optimizer.batch_size", f"got {size}, and {problem}"))
+        wanted = f"compares the samples of a batch, {draft.least_batch} or more of them"
+        mistakes.append(Mistake(where, f"{wanted}; optimizer.batch_size is {size}: raise it, or drop this term"))
     if objective.teacher is None:
         known = ", ".join(config.teachers) or "none"
         mistakes.append(Mistake(f"{where}.teacher", f"needs a teacher; the configuration has: {known}"))

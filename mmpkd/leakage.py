@@ -31,7 +31,7 @@ def probe(
 
     Patient-grouped folds and a logistic regression on indicators: one per value (text; cells split
     at `separators[column]`; the words of those in `prose`), per decile (numbers), and one for missing. A label with
-    fewer than five patients on either side is left out. Of a large cohort some patients are probed, about `MAX_SAMPLES`.
+    fewer than five patients on either side is left out. Of a large cohort about `MAX_SAMPLES` are probed.
     """
     if columns.empty:
         return {}
