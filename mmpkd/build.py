@@ -88,7 +88,11 @@ def _check_objective(
         return list(error.mistakes)
     wrong = kind.check(params, facts.tasks)
     mistakes = [Mistake(f"{where}.{path}" if path else where, problem) for path, problem in wrong]
-    needs = _draft(objective, facts).needs
+    draft, size = _draft(objective, facts), config.optimizer.batch_size
+    needs = draft.needs
+    if size < draft.least_batch:
+        wanted = f"compares the samples of a batch, {draft.least_batch} or more of them"
+        mistakes.append(Mistake(where, f"{wanted}; optimizer.batch_size is {size}: raise it, or drop this term"))
     if objective.teacher is None:
         known = ", ".join(config.teachers) or "none"
         mistakes.append(Mistake(f"{where}.teacher", f"needs a teacher; the configuration has: {known}"))
@@ -97,9 +101,12 @@ def _check_objective(
         mistakes.append(Mistake(f"{where}.teacher", f"no teacher is named {objective.teacher!r}{hint}"))
     elif offer := offers.get(objective.teacher):
         if lacking := needs.teacher - offer.fields:
-            mistakes.append(
-                Mistake(f"{where}.teacher", f"{objective.teacher!r} does not provide {', '.join(sorted(lacking))}")
+            able = [name for name, one in offers.items() if needs.teacher <= one.fields]
+            mend = (
+                f"name {' or '.join(able)}" if able else "take another kind of teacher, or an objective that reads this"
             )
+            told = f"does not provide {', '.join(sorted(lacking))}, but {', '.join(sorted(offer.fields))}; {mend}"
+            mistakes.append(Mistake(f"{where}.teacher", f"{objective.teacher!r} {told}"))
         elif unknown := sorted(layer for layer in needs.teacher_layers if layer >= offer.layers):
             known = f"{objective.teacher!r} has hidden layers 0 to {offer.layers - 1}, got {unknown[0]}"
             mistakes.append(Mistake(f"{where}.params.teacher_layer", known))

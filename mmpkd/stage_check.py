@@ -41,6 +41,9 @@ def check(config: TrialConfig, student: Student, objectives: Mapping[str, Object
                 mistakes.append(Mistake(f"{where}.objectives", f"there is no term {label!r}{off}"))
         if stage.answer not in answers:
             mistakes.append(Mistake(f"{where}.answer", f"{stage.answer!r} cannot answer{near(stage.answer, answers)}"))
+    for label in objectives.keys() - concerned(config.stages):
+        problem = "no stage listens to it; name it under a stage's `objectives`, or leave it out"
+        mistakes.append(Mistake(f"objectives.{label}", problem))
     return mistakes or list(_idle(config, objectives, learnt))
 
 
@@ -89,6 +92,13 @@ def _term_parts(label: str, stage: StageConfig, objectives: Mapping[str, Objecti
 def _meet(one: str, other: str) -> bool:
     """Whether one module is the other, or a part of it."""
     return one == other or one.startswith(f"{other}.") or other.startswith(f"{one}.")
+
+
+def concerned(stages: Sequence[StageConfig]) -> dict[str, None]:
+    """Labels of the objectives that these stages train, listen to or answer by, in their order."""
+    named = (path for stage in stages for path in (*stage.train, *stage.objectives, stage.answer))
+    labels = dict.fromkeys(name.partition(".")[0] for name in named)
+    return {label: None for label in labels if label not in (STUDENT, TASK)}
 
 
 def part_of(path: str, student: nn.Module, objectives: nn.Module) -> nn.Module:

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmpkd.cohort.store import Store
-from mmpkd.config import STUDENT, TASK, EvaluationConfig, StageConfig, TrialConfig, fingerprint
+from mmpkd.config import STUDENT, EvaluationConfig, StageConfig, TrialConfig, fingerprint
 from mmpkd.fit import optimizer_for
 from mmpkd.objectives import Objective
-from mmpkd.stage_check import part_of
+from mmpkd.stage_check import concerned, part_of
 from mmpkd.student import Student
 from mmpkd.teachers.answers import Answers
 from mmpkd.types import ConfigError, DivergedError
@@ -94,12 +94,12 @@ def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, Answers],
     active, paths = config.active_objectives(), []
     for count in range(1, len(config.stages)):
         stages = config.stages[:count]
-        concerned = {label: active[label] for label in _concerned(stages)}
-        teachers = [one.teacher for one in concerned.values() if one.teacher]
+        listening = {label: active[label] for label in concerned(stages)}
+        teachers = [one.teacher for one in listening.values() if one.teacher]
         until = config.model_copy(
             update={
                 "stages": stages,
-                "objectives": concerned,
+                "objectives": listening,
                 "teachers": {name: config.teachers[name] for name in teachers},
                 "epochs": 1,
                 "evaluation": EvaluationConfig(),
@@ -117,7 +117,7 @@ def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectiv
     Raises:
         DivergedError: the last step left weights that are not finite.
     """
-    state = {STUDENT: student.state_dict()} | {label: objectives[label].state_dict() for label in _concerned(stages)}
+    state = {STUDENT: student.state_dict()} | {label: objectives[label].state_dict() for label in concerned(stages)}
     values: list[Tensor] = [value for one in state.values() for value in one.values() if value.is_floating_point()]
     if not all(bool(value.isfinite().all()) for value in values):
         raise DivergedError(
@@ -141,17 +141,11 @@ def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict)
             continue
         try:
             state = torch.load(paths[index], map_location="cpu", weights_only=True)
+            student.load_state_dict(state.pop(STUDENT))
+            for label, values in state.items():
+                objectives[label].load_state_dict(values)
         except Exception as error:  # torch raises whatever the bytes led it to
             problem = f"is not a readable finished stage ({type(error).__name__}); delete it, and it is trained again"
             raise ConfigError.one(str(paths[index]), problem) from None
-        student.load_state_dict(state.pop(STUDENT))
-        for label, values in state.items():
-            objectives[label].load_state_dict(values)
         return index + 1
     return 0
-
-
-def _concerned(stages: Sequence[StageConfig]) -> list[str]:
-    """Labels of the objectives that these stages train, listen to or answer by."""
-    named = [path for stage in stages for path in (*stage.train, *stage.objectives, stage.answer)]
-    return [label for label in dict.fromkeys(name.partition(".")[0] for name in named) if label not in (STUDENT, TASK)]

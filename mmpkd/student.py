@@ -11,6 +11,7 @@ import timm
 import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
+from safetensors import SafetensorError, safe_open
 from timm.layers.attention import Attention, AttentionRope
 from timm.models.beit import Attention as BeitAttention
 from timm.models.eva import EvaAttention
@@ -227,14 +228,28 @@ def _require_fit(model: Any, config: NetworkConfig, image_size: int) -> None:
 
 
 def _require_weights(model: Any, config: NetworkConfig, weights: Path | None) -> None:
-    """timm loads what fits and says nothing of the rest, so look whether every block was there."""
+    """timm loads what fits and says nothing of the rest, so look whether every block has come from the file."""
     assert weights is not None
     if weights.suffix == ".npz":  # of the original JAX releases, loaded block by block by timm itself
         return
-    names = list(timm.models.load_state_dict(str(weights)))
-    for block in range(len(model.blocks)):
-        if not any(f"blocks.{block}." in name for name in names):
-            raise ConfigError.one("student.weights", f"{weights} holds nothing for block {block} of {config.model!r}")
+    held = [value.float() for value in timm.models.load_state_dict(str(weights)).values() if isinstance(value, Tensor)]
+    for number, block in enumerate(model.blocks):
+        own = block.attn.proj.weight.detach()  # which timm never reshapes, whatever else it does with old names
+        if not any(value.shape == own.shape and torch.equal(value, own) for value in held):
+            raise ConfigError.one("student.weights", f"{weights} holds nothing for block {number} of {config.model!r}")
+
+
+def _require_timms(weights: Path) -> None:
+    """Refuses what its header tells to be damaged, or a student that was exported: it has learnt another cohort's
+    labels or, of this one, those of samples that a teacher must not have seen."""
+    try:
+        with safe_open(weights, "pt") as opened:
+            metadata = opened.metadata() or {}
+    except (OSError, SafetensorError) as error:
+        raise ConfigError.one("student.weights", f"{weights} is no whole safetensors file: {error}") from None
+    if "card" in metadata:
+        problem = f"{weights} is a student that was trained here; wanted weights of timm's, which know no cohort"
+        raise ConfigError.one("student.weights", problem)
 
 
 def weights_of(config: NetworkConfig) -> Path | None:
@@ -252,6 +267,8 @@ def weights_of(config: NetworkConfig) -> Path | None:
     if config.weights is not None:
         if not config.weights.is_file():
             raise ConfigError.one("student.weights", f"no file {config.weights}")
+        if config.weights.suffix == ".safetensors":
+            _require_timms(config.weights)
         return config.weights
     known = timm.get_pretrained_cfg(config.model)
     if known is None or not known.hf_hub_id:

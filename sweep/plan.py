@@ -17,11 +17,16 @@ from mmpkd.build import check, goals
 from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import CohortConfig, TrialConfig, validate
-from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
+from mmpkd.teachers import caveats
+from mmpkd.types import CohortError, ConfigError, Mistake, TaskKind, lay_out
 from sweep.draw import Drawn, branches, count_branches, count_configurations
 from sweep.grammar import WORDS, Fixed, Maybe, Node, OneOf, Tree
 from sweep.space import SCORES, SearchConfig, Space
 
+STAND_INS: Final[Sequence[tuple[str, TaskKind, Sequence[str]]]] = (
+    ("unknown", "binary", ("no", "yes")),
+    ("unknown", "multiclass", ("a", "b", "c")),
+)
 MOST_BRANCHES: Final = 64  # of one arm; beyond that each label is checked at least once, and the plan says so
 
 
@@ -107,6 +112,8 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     if not found.mistakes and space.search.trials > len(space.arms):
         for arm in [arm for arm, node in space.arms.items() if count_configurations(node) == 1]:
             found.say(*_still(arm, space))
+    if facts is not None and not found.mistakes:
+        warnings += _caveats(configs, facts)
     example = next((config for several in configs.values() for config in several), None)
     stopping = space.search.early_stopping
     if example and stopping and stopping.grace and stopping.grace >= example.epochs:
@@ -114,6 +121,18 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
         warnings.append(f"search.early_stopping never acts: {grace}")
     said = tuple(plans), tuple(found.mistakes), tuple(warnings)
     return Plan(space.name, space.search.trials, chosen, *said, facts, configs)
+
+
+def _caveats(configs: Mapping[str, Sequence[TrialConfig]], facts: Facts) -> list[str]:
+    """What should be known of the teachers that each arm listens to, each thing once."""
+    told = [
+        f"arms.{arm}.teachers.{name} {caveat}"
+        for arm, several in configs.items()
+        for config in several
+        for name in config.active_teachers()
+        for caveat in caveats(config.teachers[name], facts)
+    ]
+    return list(dict.fromkeys(told))
 
 
 class _Findings:
@@ -219,14 +238,18 @@ def _check(config: TrialConfig, facts: Facts | None, wrong: Sequence[str]) -> li
     doubtful = [path.rpartition(".")[0] or path for path in wrong] + ([] if facts else ["teachers", "student.reads"])
     if any(path.partition(".")[0] in ("student", "cohort") for path in wrong):
         doubtful += ["student", "cohort", "objectives"]
-    found = check(config, facts or _stand_in(config))
+    if facts is not None:
+        found = check(config, facts)
+    else:  # what is wrong whatever the tasks are
+        either, other = (check(config, _stand_in(config, task)) for task in STAND_INS)
+        found = [mistake for mistake in either if mistake in other]
     return [mistake for mistake in found if not any(_within(mistake.path, start) for start in doubtful)]
 
 
-def _stand_in(config: TrialConfig) -> Facts:
+def _stand_in(config: TrialConfig, task: tuple[str, TaskKind, Sequence[str]]) -> Facts:
     """Facts to go on with where the cohort cannot be read."""
     return Facts(
-        tasks=lay_out([("unknown", "binary", ("no", "yes"))]),
+        tasks=lay_out([task]),
         columns={},
         unlisted=(),
         channels=1,

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sweep.records import Record, best_of, front_of, write_whole
-from sweep.summary import off_front, resolution, sampled, shortest, with_error, without_complete, yardsticks
+from sweep.summary import leaking, off_front, resolution, sampled, shortest, with_error, without_complete, yardsticks
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -40,7 +40,12 @@ def write_report(
     parts = [f'<p class="note">{counts}. Bars and ± are standard errors over validation patients.</p>']
     if complete:
         parts += [f"<h2>Best by each goal</h2>{_best_table(records, arms, goals, select)}"]
-    notes = [*yardsticks(records, goals), *without_complete(records, arms), *resolution(records, goals)]
+    notes = [
+        *yardsticks(records, goals),
+        *leaking(records),
+        *without_complete(records, arms),
+        *resolution(records, goals),
+    ]
     parts += [f'<p class="note">{escape(note)}.</p>' for note in notes]
     if complete:
         parts += ["<h2>Front</h2>", _front_figure(complete, goals, colours)]

@@ -28,7 +28,7 @@ def print_summary(
         console.print(front_table(records, arms, goals, select))
     for line in yardsticks(records, goals):
         console.print(line, highlight=False)
-    for warning in [*without_complete(records, arms), *resolution(records, goals)]:
+    for warning in [*leaking(records), *without_complete(records, arms), *resolution(records, goals)]:
         console.print(f"warning: {warning}", highlight=False)
     names = ("report.html", "best.yaml", "trials.parquet", "epochs.parquet")
     console.print(f"files in {folder}: {', '.join(name for name in names if (folder / name).exists())}", soft_wrap=True)
@@ -58,6 +58,21 @@ def without_complete(records: Sequence[Record], arms: Sequence[str]) -> list[str
     """One line per arm of which nothing can be compared."""
     there = {record.arm for record in records if record.state == "complete"}
     return [f"arm {arm} has no complete trial, so nothing can be compared with it" for arm in arms if arm not in there]
+
+
+def leaking(records: Sequence[Record]) -> list[str]:
+    """One line per teacher that was found to all but state the label (see `mmpkd/teachers/quality.py`)."""
+    found: dict[tuple[str, str], float] = {}
+    for record in records:
+        for metric, value in record.metrics.items():
+            kind, _, name = metric.removesuffix("/leak").partition("/")
+            if kind == "teacher" and metric.endswith("/leak") and value:
+                found.setdefault((record.arm, name), record.metrics[f"teacher/{name}/auroc"])
+    return [
+        f"arm {arm}: teacher {name!r} all but states the label (AUROC {auroc:.3f} out of fold): what is gained with it "
+        "may be no more than the label gives; was what it reads written with the label in hand?"
+        for (arm, name), auroc in found.items()
+    ]
 
 
 def yardsticks(records: Sequence[Record], goals: Sequence[str]) -> list[str]:

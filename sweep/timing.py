@@ -7,7 +7,7 @@ machine, since trials that share a machine slow each other down.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Final
@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
-from mmpkd.probe import MOST_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
+from mmpkd.probe import MOST_VALIDATED, Cost, Probe, StandIn, burden, stand_in, stating, time_teacher
 from mmpkd.types import UserError
 from sweep.driver import Share, cores_of_a_machine, share_of, slots
 from sweep.plan import Plan
@@ -48,7 +48,14 @@ def priced(space: Space, planned: Plan, seconds: float, say: Say) -> Price:
     chosen = {arm: extremes(configs, planned.facts) for arm, configs in planned.configs.items()}
     every = [config for configs in chosen.values() for config in configs]
     per_device = None if search.trials_per_device == "auto" else search.trials_per_device
-    teachers = timing.teachers(every, share_of(search, threads, per_device or 1))
+    named = {
+        f"arms.{arm}.teachers.{name}": config.teachers[name]
+        for arm, configs in planned.configs.items()
+        for config in configs
+        for name in config.active_teachers()
+    }
+    warnings = stating(named, store, planned.example.cohort.fold)
+    teachers = timing.teachers(chosen, share_of(search, threads, per_device or 1))
     every.sort(key=lambda config: burden(config, store.facts))  # memory is counted by its peak, so the dearest last
     if search.trials_per_device == "auto":
         per_device = timing.packing(every[-1], threads)
@@ -57,7 +64,8 @@ def priced(space: Space, planned: Plan, seconds: float, say: Say) -> Price:
     if all(one.cost is None for one in timed):
         raise UserError(f"no configuration could be timed: {timed[0].trouble}")
     by_arm = {arm: [one for one in timed if one.config in configs] for arm, configs in chosen.items()}
-    return price(space, store, by_arm, share.devices, slots(share), teachers, planned.goals, per_device)
+    found = price(space, store, by_arm, share.devices, slots(share), teachers, planned.goals, per_device)
+    return replace(found, warnings=(*warnings, *found.warnings))
 
 
 def extremes(configs: Sequence[TrialConfig], facts: Facts) -> list[TrialConfig]:
@@ -96,14 +104,15 @@ class Timing:
         self._store, self._seconds, self._say = store, seconds, say
         self._widths: dict[str, int] = {}  # of teachers' embeddings, by the teacher's own configuration
 
-    def teachers(self, configs: Sequence[TrialConfig], share: Share) -> float:
-        """Seconds to fit every teacher that these configurations listen to, each once.
+    def teachers(self, chosen: Mapping[str, Sequence[TrialConfig]], share: Share) -> float:
+        """Seconds to fit every teacher that these configurations of each arm listen to, each once.
 
         Raises:
-            UserError: one cannot be fitted.
+            UserError: one cannot be fitted; where it stands, and why.
         """
         needed = {
-            config.teachers[name].model_dump_json(): (config.teachers[name], config.cohort.fold)
+            config.teachers[name].model_dump_json(): (f"arms.{arm}.teachers.{name}", config.teachers[name], config)
+            for arm, configs in chosen.items()
             for config in configs
             for name in config.active_teachers()
         }
@@ -112,8 +121,12 @@ class Timing:
         self._say("timing the teachers")
         total = 0.0
         with _probers(1, share) as (prober,):
-            for key, (teacher, fold) in needed.items():
-                seconds, self._widths[key] = _got(prober.teacher.remote(teacher, self._store, fold))
+            for key, (path, teacher, config) in needed.items():
+                try:
+                    asked = prober.teacher.remote(teacher, self._store, config.cohort.fold)
+                    seconds, self._widths[key] = _got(asked)
+                except UserError as error:
+                    raise UserError(f"{path}: {error}") from None
                 total += seconds
         return total
 

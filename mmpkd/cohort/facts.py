@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from mmpkd.config import Strict, near
 from mmpkd.types import Mistake, Task
@@ -47,7 +48,8 @@ class Section:
     only when asked for by name."""
 
     near_label: bool
-    share: float  # of samples that have it
+    share: float  # of the training samples, as far as they are known before patients are dealt, that have it
+    sides: Sequence[Sequence[int]] = ()  # of those, by logit: how many have the label, and how many lack it
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,16 @@ class Scan:
 
     def facts(self, image_size: int, credentialed: bool) -> Facts:
         """The outline of this scan, for stored squares of `image_size` pixels a side."""
-        text = pd.DataFrame() if self.text is None else self.text
+        external = "split" in self.samples and "train" not in set(self.samples["split"])
+        official = "split" in self.samples and not external
+        train_N = (self.samples["split"] == "train").to_numpy() if official else np.ones(len(self.samples), bool)
+        text = pd.DataFrame() if self.text is None else self.text[train_N]
+        label_NK = self.labels.to_numpy(float)[train_N]
+
+        def section(told_N: NDArray[np.bool_], near_label: bool) -> Section:
+            counts = ((label_NK[told_N] == side).sum(axis=0).tolist() for side in (1, 0))
+            return Section(near_label, float(told_N.mean()), tuple(zip(*counts, strict=True)))
+
         return Facts(
             tasks=self.tasks,
             columns=dict(self.columns),
@@ -114,11 +125,11 @@ class Scan:
             roi_labels=self.roi_labels,
             views=self.views,
             sections={
-                str(name): Section(name in self.near_label_sections, float(text[name].notna().mean())) for name in text
+                str(name): section(text[name].notna().to_numpy(), name in self.near_label_sections) for name in text
             },
             credentialed=credentialed,
             num_samples=len(self.samples),
-            external="split" in self.samples and "train" not in set(self.samples["split"]),
+            external=external,
         )
 
 

@@ -31,6 +31,7 @@ class Contrastive(VectorObjective):
     """
 
     Params = ContrastiveParams
+    least_batch = 2
 
     def __init__(self, params: ContrastiveParams, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:
         super().__init__(params, tasks, student_dim, teacher_dim)

@@ -43,6 +43,7 @@ class DIST(Objective):
     def __init__(self, params: DISTParams, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:
         super().__init__(params, tasks, student_dim, teacher_dim)
         self.params = params
+        self.least_batch = FEWEST if params.gamma else 1
         self.tasks = tuple(tasks)
 
     @classmethod

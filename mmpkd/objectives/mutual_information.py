@@ -39,6 +39,7 @@ class MutualInformation(VectorObjective):
     """
 
     Params = MutualInformationParams
+    least_batch = 2
 
     def __init__(
         self, params: MutualInformationParams, tasks: Sequence[Task], student_dim: int, teacher_dim: int

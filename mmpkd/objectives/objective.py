@@ -15,12 +15,13 @@ class Objective(nn.Module):
     """A term of the loss. Its own parameters join the optimiser and leave at export, unless a head of it answers.
 
     `heads` names what can answer in the student's place: parts of this module that only their answers train, and
-    the further parts that each answer passes through. `needs` may be set on the class or, where it depends on the
-    parameters, in `__init__`; it is read when the plan is made, from an instance on the meta device.
+    the further parts that each answer passes through. `needs` and `least_batch` may be set on the class or, where they
+    depend on the parameters, in `__init__`; they are read when the plan is made, from an instance on the meta device.
     """
 
     Params: ClassVar[type[Strict]]
     needs: Needs
+    least_batch: int = 1  # samples, of fewer of which this term says nothing: where it compares them
     heads: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, params: Any, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:

@@ -39,6 +39,7 @@ class Relational(VectorObjective):
     """
 
     Params = RelationalParams
+    least_batch = 3  # two distances over their mean are 1 each
 
     def __init__(self, params: RelationalParams, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:
         super().__init__(params, tasks, student_dim, teacher_dim)

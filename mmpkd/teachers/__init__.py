@@ -32,4 +32,13 @@ def check(config: TeacherConfig, facts: Facts) -> tuple[list[Mistake], Offer | N
     return mistakes, None if mistakes else kind.offers(params, facts)
 
 
-__all__ = ["TEACHERS", "Teacher", "check"]
+def caveats(config: TeacherConfig, facts: Facts) -> list[str]:
+    """What whoever plans with a teacher that has passed `check` should know of it."""
+    kind = TEACHERS[config.kind]
+    params = validate(kind.Params, config.params)
+    near_label = ", ".join(getattr(params, "near_label", ()))
+    found = [f"reads {near_label}, which nearly states the label; its runs are tagged near_label"] if near_label else []
+    return found + kind.caveats(params, facts)
+
+
+__all__ = ["TEACHERS", "Teacher", "caveats", "check"]

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HFValidationError
+from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from torch import nn
 
@@ -45,7 +47,31 @@ def folder_of(encoder: str) -> Path:
     wanted = (("weights", WEIGHTS), ("vocabulary", VOCABULARIES), (CONFIG, (CONFIG,)))
     if lacking := [what for what, names in wanted if not any(any(folder.glob(name)) for name in names)]:
         raise ConfigError.one("encoder", f"{encoder!r} lacks its {' and '.join(lacking)} in {folder}; {mend}")
+    if (wrong := _damaged(folder)) is not None:
+        raise ConfigError.one("encoder", f"{wrong} is missing, empty or cut short; {mend}")
     return folder
+
+
+def _damaged(folder: Path) -> Path | None:
+    """A file of an encoder that is named or linked and not there, or whose header says that it should be longer."""
+    files = set(files_of(folder))
+    for index in folder.glob("*.index.json"):  # of weights in parts
+        whole = folder / index.name.removesuffix(".index.json")
+        if whole not in files and any(path.suffix == whole.suffix for path in files):
+            try:
+                files |= {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
+            except (ValueError, LookupError, AttributeError):
+                return index
+    for path in sorted(files):
+        if not path.is_file() or not path.stat().st_size:
+            return path
+        if path.suffix == ".safetensors":
+            try:
+                with safe_open(path, "pt"):
+                    pass
+            except SafetensorError:
+                return path
+    return None
 
 
 def files_of(folder: Path) -> list[Path]:
@@ -73,7 +99,7 @@ def config_of(encoder: str) -> Any:
     folder = folder_of(encoder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # transformers raises whatever the words led it to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError.one("encoder", f"transformers cannot read {folder / CONFIG}: {reason}") from None
     if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
@@ -87,6 +113,29 @@ def most_tokens(config: Any) -> int:
     return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)  # RoBERTa counts from there
 
 
+def tokenizer_of(encoder: str) -> Any:
+    """The `transformers` tokenizer of an encoder on disk.
+
+    Raises:
+        ConfigError: at path `encoder`; as `folder_of`, or it cannot be read, or cannot pad texts to one length.
+    """
+    from transformers import AutoTokenizer
+
+    folder = folder_of(encoder)
+    try:
+        with _quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # transformers raises whatever the files led it to
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError.one("encoder", f"transformers cannot read the tokenizer in {folder}: {reason}") from None
+    if tokenizer.pad_token is None:
+        problem = (
+            f"the tokenizer in {folder} has no padding token, so its texts cannot be batched; take another encoder"
+        )
+        raise ConfigError.one("encoder", problem)
+    return tokenizer
+
+
 def load(encoder: str) -> tuple[Any, nn.Module]:
     """Tokenizer and encoder from disk, float32.
 
@@ -94,22 +143,19 @@ def load(encoder: str) -> tuple[Any, nn.Module]:
         ConfigError: as `folder_of`.
         TeacherError: its files do not hold what its configuration says.
     """
-    from transformers import AutoModel, AutoTokenizer
+    from transformers import AutoModel
 
-    folder = folder_of(encoder)
+    folder, tokenizer = folder_of(encoder), tokenizer_of(encoder)
     with _quiet():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
             model, said = AutoModel.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
-        except (OSError, ValueError, RuntimeError, ImportError) as error:
+        except Exception as error:  # transformers raises whatever the files led it to
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TeacherError(f"transformers cannot load the encoder in {folder}: {reason}") from None
     if missing := sorted(name for name in said["missing_keys"] if "pooler" not in name):  # which is not used here
         raise TeacherError(f"{folder} holds no weights for {missing[0]} and {len(missing) - 1} others of its encoder")
-    if tokenizer.pad_token is None:
-        raise TeacherError(f"the tokenizer in {folder} has no padding token, so its texts cannot be batched")
     return tokenizer, model
 
 

@@ -75,6 +75,12 @@ class Ensemble(Teacher):
         return mistakes
 
     @staticmethod
+    def caveats(params: EnsembleParams, facts: Facts) -> list[str]:
+        return [
+            f"member {name} {one}" for name, member in params.members.items() for one in teachers.caveats(member, facts)
+        ]
+
+    @staticmethod
     def offers(params: EnsembleParams, facts: Facts) -> Offer:
         return Offer(frozenset({"logits"}))
 

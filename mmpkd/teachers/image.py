@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import numpy as np
@@ -26,7 +27,7 @@ from mmpkd.teachers.fitting import (
     require_classes,
 )
 from mmpkd.teachers.teacher import Teacher
-from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherOutput
+from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherError, TeacherOutput
 
 
 class ImageParams(EpochsParams):
@@ -78,13 +79,16 @@ class Image(Teacher):
         """Fit to the samples at `rows`.
 
         Raises:
-            TeacherError: a task has a single class among them; the loss diverges.
+            TeacherError: a task has a single class among them; its weights do not fit; the loss diverges.
         """
         target_NK, known_NK = store.target_NK[rows], store.known_NK[rows]
         require_classes(self.facts.tasks, target_NK, known_NK)
         params, pixels_NCHW = self.params, self._pixels(store)
-        with seeded(params.seed, "teacher-image"):
-            self.network = _network(params, self.facts).to(device_of_fits())
+        try:
+            with seeded(params.seed, "teacher-image"):
+                self.network = _network(params, self.facts).to(device_of_fits())
+        except ConfigError as error:  # of weights, whose content nobody looked at before
+            raise TeacherError("; ".join(str(_own(mistake)) for mistake in error.mistakes)) from None
         draws = generator_for(params.seed, "teacher-views")
 
         def forward(chosen: Tensor) -> Tensor:
@@ -135,7 +139,8 @@ def _network(params: ImageParams, facts: Facts, *, empty: bool = False) -> Stude
 
 def _own(mistake: Mistake) -> Mistake:
     """A student's mistake in the words of this teacher's parameters."""
-    path, problem = mistake.path, mistake.problem.replace("student.", "network.").replace("the student's", "its")
+    path, problem = mistake.path, re.sub(r"(?<!/)student\.(pretrained|weights)", r"network.\1", mistake.problem)
+    problem = problem.replace("the student's", "its")
     if path.startswith("student"):
         return Mistake(path.replace("student", "network", 1), problem)
     return Mistake("network", f"{path}: {problem}")

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -19,9 +20,9 @@ from mmpkd.fit import autocast, seeded
 from mmpkd.teachers.fitting import images_on
 from mmpkd.teachers.fused import Fused, FusedParams, network_of
 from mmpkd.teachers.fusion import Fusion
-from mmpkd.teachers.outputs import NUM_FOLDS, dealt_within, fit_and_ask, kept
+from mmpkd.teachers.outputs import MEND, NUM_FOLDS, dealt_within, fit_and_ask, kept
 from mmpkd.teachers.teacher import Teacher
-from mmpkd.types import Needs, TeacherOutput
+from mmpkd.types import Needs, TeacherError, TeacherOutput
 
 NETWORK = "network."  # before the names of its weights, beside which lie:
 ROWS, CELLS = "rows", "cells"
@@ -130,7 +131,11 @@ def online(config: TeacherConfig, store: Store, fold: int, cache: Path, name: st
     folder, manifest = kept(config, store, fold, cache, name or config.kind, fill)
     models = []
     for index in range(NUM_FOLDS + 1):
-        content = load_file(_file(folder, index))
+        try:
+            content = load_file(_file(folder, index))
+        except (OSError, SafetensorError) as error:
+            told = f"{folder} is damaged ({type(error).__name__}); {MEND}"
+            raise TeacherError(f"teacher {name or config.kind!r}: {told}") from None
         weights = {key.removeprefix(NETWORK): values for key, values in content.items() if key.startswith(NETWORK)}
         with torch.device("meta"):  # nothing is drawn
             network = network_of(params, store.facts, weights.get("readers.table.column_V", torch.empty(0)))

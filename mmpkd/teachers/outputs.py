@@ -37,6 +37,7 @@ from mmpkd.types import Needs, TeacherError, TeacherOutput
 
 NUM_FOLDS = 5
 HIDDEN = "hidden-"  # and the layer: names of arrays
+MEND = "delete that folder, and it is fitted again"
 HEAD = ("head-weight", "head-bias")
 
 
@@ -98,7 +99,10 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
 
     folder, manifest = kept(config, store, fold, cache, name, fill)
     # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
-    tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
+    try:
+        tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
+    except (OSError, ValueError) as error:
+        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
     weight, bias = (tensors.pop(name, None) for name in HEAD)
     head = None if weight is None or bias is None else (weight, bias)
     return CachedOutputs(tensors, manifest["quality"], manifest["seconds"], folder.name, head)
@@ -123,7 +127,8 @@ def kept(
             sample, out of fold for training samples, whose quality goes into the manifest.
 
     Raises:
-        TeacherError: the teacher, which is named, cannot be fitted to these samples.
+        TeacherError: the teacher, which is named, cannot be fitted to these samples; what lies there is damaged, or
+            another's.
     """
     kind = TEACHERS[config.kind]
     params = validate(kind.Params, config.params)
@@ -157,7 +162,17 @@ def kept(
                 os.replace(beside, folder)
                 if told := warning(name, good):
                     Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
-    return folder, json.loads((folder / "manifest.json").read_text())
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        foreign = [key for key, value in json.loads(json.dumps(identity)).items() if manifest[key] != value]
+    except (ValueError, LookupError) as error:
+        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
+    if foreign:  # brought from elsewhere under this name
+        differ = ", ".join(foreign)
+        raise TeacherError(
+            f"teacher {name!r}: {folder} holds the answers of another teacher or cohort ({differ}); {MEND}"
+        )
+    return folder, manifest
 
 
 def ready(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str) -> Teacher:

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from mmpkd import classify
+from mmpkd import classify, leakage
 from mmpkd.cohort.store import Store
 
-LEAK_AUROC, LEAK_AGREEMENT = 0.98, 0.95  # our thresholds: what soft targets as hard as the label add is little
+LEAK_AUROC, LEAK_AGREEMENT = leakage.STATED, 0.95  # our thresholds: soft targets as hard as the label add little
 
 
 def quality(

@@ -47,6 +47,11 @@ class Teacher(Protocol):
         """What it provides with these parameters, which have passed `check`."""
 
     @staticmethod
+    def caveats(params: Any, facts: Facts) -> list[str]:
+        """What whoever plans with it should know, though nothing is wrong; its parameters have passed `check`."""
+        return []
+
+    @staticmethod
     def sources(params: Any) -> dict[str, Any]:
         """What else decides its numbers: contents of files, versions; part of the cache's address."""
         return {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -17,7 +17,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import Positive, near
 from mmpkd.fit import autocast, seeded
-from mmpkd.teachers.encoders import build, config_of, files_of, folder_of, load, most_tokens
+from mmpkd.teachers.encoders import build, config_of, files_of, folder_of, load, most_tokens, tokenizer_of
 from mmpkd.teachers.fitting import (
     EpochsParams,
     content_hash,
@@ -107,11 +107,24 @@ class Text(Teacher):
         if params.encoder is not None:
             try:
                 longest = most_tokens(config_of(params.encoder))
+                tokenizer_of(params.encoder)
             except ConfigError as error:
                 return [*mistakes, *error.mistakes]
             if params.max_length > longest:
-                mistakes.append(Mistake("max_length", f"the encoder takes {longest} tokens, got {params.max_length}"))
+                mistakes.append(
+                    Mistake("max_length", f"the encoder takes {longest} tokens at most, got {params.max_length}")
+                )
         return mistakes
+
+    @staticmethod
+    def caveats(params: TextParams, facts: Facts) -> list[str]:
+        sections = chosen_sections(params, facts)
+        silent = 1 - max(facts.sections[name].share for name in sections)
+        most = "up to " if len(sections) > 1 else ""  # who lacks one may have another
+        where = ", ".join(sections)
+        return (
+            [f"says nothing of {most}{silent:.1%} of the training samples, without text in {where}"] if silent else []
+        )
 
     @staticmethod
     def offers(params: TextParams, facts: Facts) -> Offer:
@@ -230,12 +243,28 @@ def check_sections(params: TextParams, facts: Facts) -> list[Mistake]:
     mistakes += [Mistake("sections", f"section {name!r} is listed twice") for name, n in counts.items() if n > 1]
     if not mistakes:
         chosen = chosen_sections(params, facts)
-        share = sum(known[name].share for name in chosen)
+        listed, share = ", ".join(chosen), sum(known[name].share for name in chosen)
         if not chosen:
             mistakes.append(Mistake("sections", f"every section is near-label ({', '.join(known)}): name some"))
         elif share < LEAST:
-            mistakes.append(Mistake("sections", f"{', '.join(chosen)}: {share:.1%} of the samples have any text there"))
+            wanted = f"wanted {LEAST:.0%} or more: name other sections, or leave this teacher out"
+            mistakes.append(
+                Mistake("sections", f"{listed}: {share:.1%} of the training samples have any text there; {wanted}")
+            )
+        else:
+            mistakes += [Mistake("sections", f"{listed}: {problem}") for problem in _one_sided(chosen, facts)]
     return mistakes
+
+
+def _one_sided(sections: Sequence[str], facts: Facts) -> Iterator[str]:
+    """Labels that all training samples with text share: such a report tells that it was written, and no more."""
+    names = [name for task in facts.tasks for name in task.logit_names]
+    counts = [facts.sections[name].sides for name in sections]
+    for name, *sides in zip(names, *counts, strict=False):
+        have, lack = (sum(side) for side in zip(*sides, strict=True))
+        if not (have and lack):
+            told = f"of the training samples with text there {have} are {name!r} and {lack} are not"
+            yield f"{told}; a teacher needs both: name other sections, or leave this teacher out"
 
 
 def label_words(tasks: Sequence[Task]) -> re.Pattern[str] | None:

@@ -97,9 +97,29 @@ def test_objectives_that_do_not_exist_for_the_cohorts_tasks(tiny_trial: TrialCon
 
 
 @pytest.mark.parametrize(
+    ("kind", "params", "least"),
+    [("dist", {}, 8), ("relational", {}, 3), ("contrastive", {}, 2), ("mutual_information", {}, 2), ("logits", {}, 1)],
+)
+def test_a_batch_too_small_to_compare_its_samples_is_refused(
+    tiny_trial: TrialConfig, facts: Facts, kind: str, params: dict[str, Any], least: int
+) -> None:
+    for size in range(1, 10):
+        mistakes = found(tiny_trial, facts, objectives={kind: {"params": params}}, optimizer={"batch_size": size})
+        wanted = f"compares the samples of a batch, {least} or more of them; optimizer.batch_size is {size}: raise it"
+        assert mistakes == ({f"objectives.{kind}": f"{wanted}, or drop this term"} if size < least else {})
+
+
+def test_a_teacher_that_provides_what_is_needed_is_named(tiny_trial: TrialConfig, facts: Facts) -> None:
+    two = {"findings": {"kind": "tabular"}, "report": {"kind": "text"}}
+    asked = {"features": {"teacher": "findings", "params": {"layer": 1, "teacher_layer": 0}}}
+    mistakes = found(tiny_trial, facts, teachers=two, objectives=asked)
+    assert mistakes["objectives.features.teacher"].endswith("but embedding, logits; name report")
+
+
+@pytest.mark.parametrize(
     ("kind", "params", "path", "problem"),
     [
-        ("attention", {"layer": 1}, "teacher", "'findings' does not provide map"),
+        ("attention", {"layer": 1}, "teacher", "'findings' does not provide map, but embedding, logits; take another"),
         ("features", {"layer": 1, "teacher_layer": 0}, "teacher", "'findings' does not provide hidden"),
         ("contrastive", {"layer": 2}, "params.layer", "the student's blocks are 0 to 1, got 2"),
         ("contrastive", {"temperature": 0}, "params.temperature", "input should be greater than 0, got 0"),

@@ -26,7 +26,7 @@ from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import batches, loss_terms, train
 from mmpkd.validation import Evaluator
-from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, TEXT
+from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, MEMBERS, TEXT
 
 
 class Folded(Store):
@@ -186,7 +186,14 @@ def test_nothing_is_fitted_or_prepared_for_a_configuration_that_is_wrong(
 
 
 @pytest.mark.parametrize(
-    ("kind", "params"), [("tabular", {}), ("text", TEXT), ("image", IMAGE), ("fused", FUSED | {"epochs": 1})]
+    ("kind", "params"),
+    [
+        ("tabular", {}),
+        ("text", TEXT),
+        ("image", IMAGE),
+        ("fused", FUSED | {"epochs": 1}),
+        ("ensemble", {"members": MEMBERS, "weights": "learned_per_sample"}),
+    ],
 )
 def test_privileged_inputs_permuted_at_evaluation_change_no_prediction(
     tiny_trial: TrialConfig, cache: Path, tmp_path: Path, kind: str, params: dict[str, Any]

@@ -100,14 +100,30 @@ class TestContract:
         assert all(gradient.isfinite().all() for gradient in found.values())
         assert known or not any(gradient.any() for gradient in found.values())
 
-    def test_the_last_batch_may_have_one_sample(
-        self, kind: str, params: dict[str, object], tasks: tuple[Task, ...]
+    @pytest.mark.parametrize(("size", "patients"), [(1, 1), (2, 1), (2, 2), (3, 3), (7, 1)])
+    def test_the_last_batch_may_be_small_or_of_one_patient(
+        self, kind: str, params: dict[str, object], tasks: tuple[Task, ...], size: int, patients: int
     ) -> None:
-        student, teacher, batch = outputs(tasks, requires_grad=True, size=1)
-        term = build(kind, params, tasks)(student, teacher, batch)
+        objective = build(kind, params, tasks)
+        student, teacher, batch = outputs(tasks, requires_grad=True, size=size)
+        term = objective(student, teacher, replace(batch, patient_B=batch.patient_B % patients))
         term.backward()
         assert term.isfinite() and term >= 0
-        assert all(gradient.isfinite().all() for gradient in gradients(tensors_of(student)).values())
+        found = gradients(tensors_of(student)) | gradients(dict(objective.named_parameters()))
+        assert all(gradient.isfinite().all() for gradient in found.values())
+        assert size >= objective.least_batch or term == 0 or kind == "dist"  # whose other part compares classes
+
+    def test_the_least_batch_teaches(self, kind: str, params: dict[str, object], tasks: tuple[Task, ...]) -> None:
+        objective = build(kind, params, tasks)
+        assert objective(*outputs(tasks, size=objective.least_batch)) > 0
+
+    def test_equal_samples_break_nothing(self, kind: str, params: dict[str, object], tasks: tuple[Task, ...]) -> None:
+        objective = build(kind, params, tasks)
+        student, teacher, batch = outputs(tasks, requires_grad=True)
+        term = objective(*take((student, teacher, batch), torch.zeros(8, dtype=torch.int64)))
+        term.backward()
+        found = gradients(tensors_of(student)) | gradients(dict(objective.named_parameters()))
+        assert term.isfinite() and all(gradient.isfinite().all() for gradient in found.values())
 
     def test_bfloat16_agrees_within_two_percent(
         self, kind: str, params: dict[str, object], tasks: tuple[Task, ...]

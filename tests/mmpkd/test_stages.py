@@ -152,9 +152,10 @@ def test_weights_that_a_stage_spoilt_are_not_kept(beside: TrialConfig, cache: Pa
 
 def test_a_damaged_finished_stage_is_named(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
     run, path = run_of(beside, cache), tmp_path / "stage.pt"
-    path.write_bytes(b"words")
-    with pytest.raises(ConfigError, match=r"stage\.pt: is not a readable finished stage .*; delete it"):
-        stages.recall([path], run.student, run.objectives)
+    for content in (b"words", {"a": 1}, [], {"student": {"model.cls_token": torch.zeros(2)}}):
+        path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
+        with pytest.raises(ConfigError, match=r"stage\.pt: is not a readable finished stage .*; delete it"):
+            stages.recall([path], run.student, run.objectives)
 
 
 def run_of(config: TrialConfig, cache: Path) -> Run:
@@ -290,6 +291,7 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
             "objectives.guidance.teacher: 'findings' does not provide head",
         ),
         ({"teachers": {}}, "objectives.guidance.teacher: needs a teacher"),
+        ({"objectives": {"guidance": {}, "logits": {}}}, "objectives.logits: no stage listens to it"),
         ({"objectives": {"student": {"kind": "guidance"}}}, "objectives.student: this name is taken"),
         ({"student": {"reads": ["superier"]}}, "student.reads: the cohort has no image 'superier'"),
         (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -9,16 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, validate
 from mmpkd.fit import task_loss
-from mmpkd.teachers import check
+from mmpkd.teachers import TEACHERS, caveats, check
 from mmpkd.teachers.ensemble import Ensemble, EnsembleParams, combine
 from mmpkd.teachers.outputs import cached_outputs
-from mmpkd.types import ConfigError
-from tests.mmpkd.teacher_fixtures import MEMBERS
+from mmpkd.types import ConfigError, TeacherError
+from tests.mmpkd.teacher_fixtures import MEMBERS, NETWORK
 
 NAN = math.nan
 
@@ -116,6 +118,28 @@ def test_silent_members_are_left_out(store: Store, tmp_path: Path) -> None:
     assert outputs.seconds > 0
 
 
+def test_patients_never_cross_the_folds_of_members_nor_of_learned_weights(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of the three fits five times without a fold and asks about that fold alone."""
+    log: dict[str, list[tuple[str, set[int]]]] = {"tabular": [], "text": [], "ensemble": []}
+
+    def noted(kind: str, name: str) -> Any:
+        real = getattr(TEACHERS[kind], name)
+        return lambda self, s, rows: (log[kind].append((name, set(s.patient_N[rows].tolist()))), real(self, s, rows))[1]
+
+    for kind in log:
+        for name in ("fit", "outputs"):
+            monkeypatch.setattr(TEACHERS[kind], name, noted(kind, name))
+    config = TeacherConfig(kind="ensemble", params={"members": MEMBERS, "weights": "learned_per_sample"})
+    cached_outputs(config, store, 0, tmp_path)
+    train = set(store.patient_N[store.rows("train")].tolist())
+    for calls in log.values():
+        assert [name for name, _ in calls] == ["fit", "outputs"] * 6
+        for (_, learnt), (_, asked) in zip(calls[0:10:2], calls[1:10:2], strict=True):
+            assert learnt and asked and not learnt & asked and learnt | asked == train
+
+
 def test_a_member_of_a_new_version_gives_a_new_address(monkeypatch: pytest.MonkeyPatch) -> None:
     from mmpkd.teachers.tabular import Tabular
 
@@ -156,6 +180,47 @@ def test_refusals_at_planning(store: Store, change: dict[str, Any], said: str) -
     )
     found = [str(one) for one in check(TeacherConfig(kind="ensemble", params=params), store.facts)[0]]
     assert len(found) == 1 and found[0].startswith(said), found
+
+
+def test_what_members_read_and_lack_is_said_at_planning(store: Store) -> None:
+    near = {"near": {"kind": "tabular", "params": {"near_label": ["assessment"]}}}
+    silent = 1 - store.text(["report"])["report"].notna().to_numpy()[store.rows("train")].mean()
+    assert silent > 0.05
+    assert caveats(TeacherConfig(kind="ensemble", params={"members": MEMBERS | near}), store.facts) == [
+        f"member report says nothing of {silent:.1%} of the training samples, without text in report",
+        "member near reads assessment, which nearly states the label; its runs are tagged near_label",
+    ]
+
+
+def test_a_member_that_starts_from_a_student_is_refused_at_planning(store: Store, tmp_path: Path) -> None:
+    """Its weights know labels: another cohort's, or those of the patients whom no fold of it may have seen."""
+    exported = tmp_path / "student.safetensors"
+    save_file({"model.cls_token": torch.zeros(1)}, exported, {"format": "1", "card": "{}"})
+    network = NETWORK | {"pretrained": True, "weights": str(exported)}
+    member = {"mri": {"kind": "image", "params": {"view": "superior", "network": network}}}
+    (found,) = check(TeacherConfig(kind="ensemble", params={"members": MEMBERS | member}), store.facts)[0]
+    assert found.path == "params.members.mri.params.network.weights"
+    assert found.problem.startswith(f"{exported} is a student that was trained here; wanted weights of timm's")
+
+
+def test_answers_brought_from_another_cohort_are_refused(store: Store, tmp_path: Path) -> None:
+    """A folder of answers under the name that this cohort's would have, as a copied cache may hold."""
+    config = TeacherConfig(kind="tabular")
+    cached_outputs(config, store, 0, tmp_path)
+    (folder,) = (tmp_path / "teachers").glob("tabular-*[0-9a-f]/")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for content, said in (
+        (json.dumps(manifest | {"cohort": "another"}), r"holds the answers of another teacher or cohort \(cohort\)"),
+        ("{", r"is damaged \(JSONDecodeError\)"),
+        ("{}", r"is damaged \(KeyError\)"),
+    ):
+        (folder / "manifest.json").write_text(content)
+        with pytest.raises(TeacherError, match=rf"teacher 'tabular': .*{said}; delete that folder"):
+            cached_outputs(config, store, 0, tmp_path)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "logits.npy").write_bytes(b"words")
+    with pytest.raises(TeacherError, match=r"teacher 'tabular': .* is damaged"):
+        cached_outputs(config, store, 0, tmp_path)
 
 
 def test_one_member_is_no_ensemble() -> None:

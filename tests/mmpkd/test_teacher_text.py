@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from mmpkd.cohort.facts import Facts, Section
+from mmpkd.cohort.facts import Facts, Scan, Section
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, fingerprint
 from mmpkd.fit import seeded
-from mmpkd.teachers import check, encoders
+from mmpkd.teachers import caveats, check, encoders
 from mmpkd.teachers.outputs import cached_outputs
 from mmpkd.teachers.text import Network, Text, TextParams, chosen_sections, label_words
 from mmpkd.types import TeacherError, lay_out
@@ -192,7 +194,10 @@ def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Pa
         ),
         ({"near_label": ["findings"]}, r"params\.near_label: section 'findings' is not near-label"),
         ({"sections": ["findings", "findings"]}, r"params\.sections: section 'findings' is listed twice"),
-        ({"sections": ["wet_read"]}, r"params\.sections: wet_read: 1\.0% of the samples have any text there"),
+        (
+            {"sections": ["wet_read"]},
+            r"params\.sections: wet_read: 1\.0% of the training samples have any text there",
+        ),
         (
             {"encoder": "nobody/no-such-bert"},
             r"params\.encoder: .*not on this machine.*`hf download nobody/no-such-bert`",
@@ -219,10 +224,70 @@ def test_a_cohort_without_text_or_with_near_label_text_only(store: Store) -> Non
     assert problems(only, near_label=["impression"]) == []
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
+@pytest.mark.parametrize("spoil", ["empty", "cut", "gone"])
+def test_an_encoder_whose_files_are_not_whole_is_refused_at_planning(
+    store: Store, saved: Path, tmp_path: Path, name: str, spoil: str
+) -> None:
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    path = tmp_path / name
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2] if spoil == "cut" else b"")
+    if spoil == "gone":  # a link into a cache that was cleaned
+        path.unlink()
+        path.symlink_to(tmp_path / "nowhere")
+    (found,) = problems(store.facts, encoder=str(tmp_path), max_length=24)
+    assert found.startswith("params.encoder: ") and str(tmp_path) in found
+
+
+def test_an_encoder_that_lacks_a_part_of_its_weights_is_refused(store: Store, saved: Path, tmp_path: Path) -> None:
+    for path in saved.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "model.safetensors").rename(tmp_path / "model-1-of-2.safetensors")
+    index, parts = tmp_path / "model.safetensors.index.json", {"a": "model-1-of-2.safetensors"}
+    for content, lacking in (
+        (parts | {"b": "model-2-of-2.safetensors"}, "model-2-of-2.safetensors"),
+        (None, index.name),
+    ):
+        index.write_text(json.dumps({"weight_map": content}))
+        (found,) = problems(store.facts, encoder=str(tmp_path), max_length=24)
+        assert f"{lacking} is missing, empty or cut short" in found
+    index.write_text(json.dumps({"weight_map": parts}))
+    assert problems(store.facts, encoder=str(tmp_path), max_length=24) == []
+
+
+@pytest.mark.parametrize(
+    ("blank", "said"),
+    [
+        (0.04, "says nothing of 4.0%"),
+        (0.5, "says nothing of 50.0%"),
+        (1.0, "0.0% of the training samples have any text there"),
+        ("benign", r"of the training samples with text there 50 are 'malignant' and 0 are not"),
+        ("not in training", "0.0% of the training samples have any text there"),
+    ],
+)
+def test_reports_that_a_share_of_the_patients_lacks(blank: float | str, said: str) -> None:
+    tasks = lay_out([("pathology", "binary", ("benign", "malignant"))])
+    samples = pd.DataFrame({"patient": [f"p{i}" for i in range(150)], "split": ["train"] * 100 + ["test"] * 50})
+    labels = pd.DataFrame({"pathology/malignant": np.arange(150) % 2.0})
+    report = pd.Series(["a mass"] * 150, dtype=object)
+    if blank == "benign":
+        report[labels["pathology/malignant"] == 0] = np.nan
+    else:
+        report[: 100 if blank == "not in training" else int(float(blank) * 100)] = np.nan
+    scan = Scan(tasks, samples, labels, pd.DataFrame(index=samples.index), text=pd.DataFrame({"report": report}))
+    config = TeacherConfig(kind="text")
+    mistakes, _ = check(config, scan.facts(32, credentialed=False))
+    told = [str(one) for one in mistakes] or caveats(config, scan.facts(32, credentialed=False))
+    assert len(told) == 1 and said in told[0] and bool(mistakes) == (told[0].startswith("params.sections: report: "))
+
+
 def test_encoders_that_do_not_fit(store: Store, saved: Path, tmp_path: Path) -> None:
     assert problems(store.facts, encoder=str(saved), max_length=32) == []
     assert (
-        "max_length: the encoder takes 32 tokens, got 33" in problems(store.facts, encoder=str(saved), max_length=33)[0]
+        "max_length: the encoder takes 32 tokens at most, got 33"
+        in problems(store.facts, encoder=str(saved), max_length=33)[0]
     )
     assert "lacks its weights and vocabulary and config.json" in problems(store.facts, encoder=str(tmp_path))[0]
     for path in saved.iterdir():

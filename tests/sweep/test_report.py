@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from rich.console import Console
 from sweep.progress import clock
 from sweep.records import Record
 from sweep.report import write_report
-from sweep.summary import front_table, print_summary, resolution, sampled, shortest, yardsticks
+from sweep.summary import front_table, leaking, print_summary, resolution, sampled, shortest, yardsticks
 
 GOALS = ("val/auroc", "val/pointing")
 ARMS = ("none", "tabular")
@@ -137,3 +139,13 @@ def test_a_report_of_nothing(tmp_path: Path) -> None:
 
 def test_clock() -> None:
     assert [clock(seconds) for seconds in (9.4, 61, 7265)] == ["9 s", "1 min 01 s", "2 h 01 min"]
+
+
+def test_a_teacher_that_states_the_label_is_named_in_summary_and_report(tmp_path: Path) -> None:
+    leak = {"teacher/report/auroc": 0.997, "teacher/report/leak": 1.0, "teacher/findings/leak": 0.0}
+    records = [replace(one, metrics=one.metrics | leak) if one.arm == "tabular" else one for one in RECORDS]
+    assert leaking(RECORDS) == []
+    (line,) = leaking(records)
+    assert line.startswith("arm tabular: teacher 'report' all but states the label (AUROC 0.997 out of fold)")
+    assert f"warning: {line}" in " ".join(summed_up(tmp_path, records, ARMS).split())
+    assert escape(line) in reported(tmp_path, records, ARMS)
