@@ -8,8 +8,6 @@ from pathlib import Path
 from benchmarks import known_answer
 from mmpkd.build import check
 from mmpkd.cohort import facts
-from mmpkd.objectives import OBJECTIVES
-from mmpkd.teachers import TEACHERS
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,12 +28,7 @@ def test_distillation_finds_what_labels_hide_and_shuffled_answers_do_not(tmp_pat
 def test_every_row_of_all_is_a_sound_configuration() -> None:
     designed = known_answer.Design(arms=tuple(known_answer.ALL)).configs()
     assert len(designed) <= 175
-    objectives, teachers = set(), set()
-    for config in designed.values():
-        assert not check(config, facts(config.cohort))
-        objectives |= {one.kind for one in config.active_objectives().values()}
-        teachers |= {config.teachers[name].kind for name in config.active_teachers()}
-    assert objectives == set(OBJECTIVES) and teachers == set(TEACHERS)
+    assert all(not check(config, facts(config.cohort)) for config in designed.values())
 
 
 def test_all_needs_a_gain_that_survives_the_correction_and_a_control_without_it() -> None:
