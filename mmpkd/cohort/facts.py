@@ -49,7 +49,8 @@ class Section:
 
     near_label: bool
     share: float  # of the training samples, as far as they are known before patients are dealt, that have it
-    sides: Sequence[Sequence[int]] = ()  # of those, by logit: how many have the label, and how many lack it
+    # Sides of labels, such as `task/ill` and `not task/ill`, that training samples are on, but none with it.
+    lost: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -110,11 +111,15 @@ class Scan:
         official = "split" in self.samples and not external
         train_N = (self.samples["split"] == "train").to_numpy() if official else np.ones(len(self.samples), bool)
         text = pd.DataFrame() if self.text is None else self.text[train_N]
-        label_NK = self.labels.to_numpy(float)[train_N]
+        labels = self.labels[train_N]
 
         def section(told_N: NDArray[np.bool_], near_label: bool) -> Section:
-            counts = ((label_NK[told_N] == side).sum(axis=0).tolist() for side in (1, 0))
-            return Section(near_label, float(told_N.mean()), tuple(zip(*counts, strict=True)))
+            lost = []
+            for name in labels:
+                for side, value in ((name, 1), (f"not {name}", 0)):
+                    on_N = (labels[name] == value).to_numpy()
+                    lost += [side] if on_N.any() and not (on_N & told_N).any() else []
+            return Section(near_label, float(told_N.mean()), tuple(lost))
 
         return Facts(
             tasks=self.tasks,

@@ -149,7 +149,7 @@ def test_weights_of_another_model_are_refused(tmp_path: Path) -> None:
     shallow = timm.create_model("vit_tiny_patch16_224", depth=1, img_size=32, **sizes)
     save_file(shallow.state_dict(), tmp_path / "shallow.safetensors")
     (tmp_path / "broken.safetensors").write_bytes(b"not weights")
-    for name, words in (("shallow", "holds nothing for block 1"), ("broken", "cannot be built")):
+    for name, words in (("shallow", "holds nothing for block 1"), ("broken", "is no whole safetensors file")):
         path = tmp_path / f"{name}.safetensors"
         config = StudentConfig(model="vit_tiny_patch16_224", pretrained=True, weights=path, depth=2, **sizes)
         with pytest.raises(ConfigError, match=words):

@@ -292,6 +292,7 @@ def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
     space, found = load_space(name, overrides)
     assert space is not None
     result = plan(space, found)
-    assert result.mistakes == () and result.warnings == ()
+    assert result.mistakes == ()
+    assert [one for one in result.warnings if "says nothing of" not in one] == []  # samples without a report
     with_rois = generated or name in ("breast", "cbis")
     assert result.goals == (("val/auroc", "val/pointing") if with_rois else ("val/auroc",))
