@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Before torch and scikit-learn are loaded, and for processes that tests start: as many threads as cores in each of
+# several processes only wait for each other. What depends on threads sets them itself.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from mmpkd.config import CohortConfig, TrialConfig
 
-REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+TESTS = Path(__file__).parent
+REAL_DATA = TESTS.parents[1] / "shared" / "data"
+
+
+@pytest.hookimpl(tryfirst=True)  # the groups are read in the same hook
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What xdist keeps in one process: a file, for its fixtures; and everything on Ray, for one Ray."""
+    for item in items:
+        on_ray = "ray_session" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.relative_to(TESTS).as_posix()))
 
 
 @pytest.fixture(scope="session")
