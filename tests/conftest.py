@@ -14,16 +14,23 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 from mmpkd.config import CohortConfig, TrialConfig
 
-TESTS = Path(__file__).parent
-REAL_DATA = TESTS.parents[1] / "shared" / "data"
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
-@pytest.hookimpl(tryfirst=True)  # the groups are read in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What xdist keeps in one process: a file, for its fixtures; and everything on Ray, for one Ray."""
-    for item in items:
-        on_ray = "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray else item.path.relative_to(TESTS).as_posix()))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays in one process, for its fixtures; all files with tests on Ray in the same one, for one Ray.
+
+    Marks `xdist_group` would say the same, but pytest-xdist 3.8.0 loses them under pytest 9.2.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "ray" if "ray_session" in (config.rootpath / file).read_text() else file
+
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")
