@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +172,9 @@ def build_student(
     if weights is not None and not empty:
         options |= {"pretrained": True, "pretrained_cfg_overlay": {"file": str(weights)}}
     try:
-        with torch.device("meta" if empty else "cpu"):
-            model: Any = timm.create_model(
+        create: Callable[..., Any] = _outline if empty else timm.create_model
+        with torch.device("cpu"):
+            model = create(
                 config.model,
                 img_size=image_size,
                 in_chans=channels,
@@ -198,6 +200,13 @@ def build_student(
     if len(mean) != channels:  # grey images into RGB weights: timm sums the filters, so the mean of the three
         mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
     return Student(model, tuple(mean), tuple(std))
+
+
+@lru_cache(maxsize=64)  # a plan looks at the same few students for every branch, and each takes up to a second
+def _outline(name: str, **options: Any) -> Any:
+    """A timm model on the meta device; shared, so to be looked at only."""
+    with torch.device("meta"):
+        return timm.create_model(name, **options)
 
 
 def _require_fit(model: Any, config: NetworkConfig, image_size: int) -> None:

@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+# Before torch and scikit-learn are loaded, and for processes that tests start: as many threads as cores in each of
+# several processes only wait for each other. What depends on threads sets them itself.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 from mmpkd.config import CohortConfig, TrialConfig
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """A file stays in one process, for its fixtures; all files with tests on Ray in the same one, for one Ray.
+
+    Marks `xdist_group` would say the same, but pytest-xdist 3.8.0 loses them under pytest 9.2.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class OneRay(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file: str = super()._split_scope(nodeid)
+            return "ray" if "ray_session" in (config.rootpath / file).read_text() else file
+
+    return OneRay(config, log)
 
 
 @pytest.fixture(scope="session")

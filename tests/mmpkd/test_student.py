@@ -84,6 +84,13 @@ def test_hidden_tokens_are_those_of_the_blocks_asked_for() -> None:
         torch.testing.assert_close(output.hidden_BND[layer], tokens[layer])
 
 
+def test_what_is_only_looked_at_is_built_once_and_no_trained_student_shares_it() -> None:
+    one, other = (build_student(TINY, 32, 1, 2, empty=True).model for _ in range(2))
+    assert one is other and all(weight.is_meta for weight in one.parameters())
+    assert build_student(TINY, 32, 1, 3, empty=True).model is not one
+    assert not any(weight.is_meta for weight in build_student(TINY, 32, 1, 2).parameters())
+
+
 def test_classifies_by_the_cls_token_even_where_timm_would_not() -> None:
     name = "vit_tiny_patch16_dinov3_qkvb"
     assert timm.create_model(name, img_size=32).global_pool == "avg"

@@ -22,8 +22,10 @@ from mmpkd.types import EpochReport, UserError
 from sweep.outside import read_sweep
 from sweep.records import Spool
 from tests.sweep.fake import FakeWorker
+from tests.sweep.swept import untracked
 from tests.sweep.test_run import ran
 
+__all__ = ["untracked"]  # a fixture
 pytestmark = pytest.mark.usefixtures("ray_session")
 
 
