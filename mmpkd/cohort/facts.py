@@ -114,8 +114,8 @@ class Scan:
         labels = self.labels[train_N]
 
         def section(told_N: NDArray[np.bool_], near_label: bool) -> Section:
-            lost = []
-            for name in labels:
+            lost: list[str] = []
+            for name in map(str, labels):
                 for side, value in ((name, 1), (f"not {name}", 0)):
                     on_N = (labels[name] == value).to_numpy()
                     lost += [side] if on_N.any() and not (on_N & told_N).any() else []
