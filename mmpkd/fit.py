@@ -117,7 +117,9 @@ def gradient_shares(weighted_terms: Mapping[str, Tensor], parameters: Sequence[n
     """
     norms = {}
     for name, term in weighted_terms.items():
-        gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
+        gradients: Sequence[Tensor | None] = ()
+        if term.requires_grad:  # else it reads only what this stage leaves as it is
+            gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
         reached = [g.norm() for g in gradients if g is not None]
         norms[name] = torch.stack(reached).norm() if reached else term.new_zeros(())
     total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)

@@ -23,8 +23,9 @@ from mmpkd.config import STUDENT, EvaluationConfig, StageConfig, TrialConfig, fi
 from mmpkd.fit import optimizer_for
 from mmpkd.objectives import Objective
 from mmpkd.stage_check import concerned, part_of
-from mmpkd.student import Student
+from mmpkd.student import Student, weights_of
 from mmpkd.teachers.answers import Answers
+from mmpkd.teachers.fitting import content_hash
 from mmpkd.types import ConfigError, DivergedError
 
 VERSION = 1  # raise it when a finished stage of the same configuration comes to hold other numbers
@@ -91,7 +92,8 @@ def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, Answers],
     The name is a content hash of all that led there and of nothing after it, so that trials which part
     in a later stage share the stages before.
     """
-    active, paths = config.active_objectives(), []
+    active, weights, paths = config.active_objectives(), weights_of(config.student), []
+    pretrained = weights and content_hash([weights])  # a file may be replaced under its name
     for count in range(1, len(config.stages)):
         stages = config.stages[:count]
         listening = {label: active[label] for label in concerned(stages)}
@@ -106,7 +108,7 @@ def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, Answers],
             }
         )
         told = [outputs[name].address for name in teachers]
-        identity = [VERSION, until.fingerprint(), told, store.sample_ids.tolist()]
+        identity = [VERSION, until.fingerprint(), told, pretrained, store.sample_ids.tolist()]
         paths.append(cache / "stages" / f"{store.fingerprint}-{fingerprint(identity)}.pt")
     return paths
 
