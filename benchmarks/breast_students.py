@@ -22,12 +22,9 @@ FILE.runs and not run again by the same code.
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,15 +33,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
-from benchmarks.known_answer import source_hash, versions, write
+from benchmarks import campaign
+from benchmarks.campaign import source_hash, told, versions, write
+from benchmarks.repertoire import LOGITS
 from mmpkd import export
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import TeacherConfig, TrialConfig, fingerprint, read_yaml
+from mmpkd.config import TeacherConfig, TrialConfig, read_yaml
 from mmpkd.external import REPLICATES, interval
 from mmpkd.stats import Floats, Interval, macro, patient_weights, weighted_auroc, weighted_mean
 from mmpkd.teachers.outputs import cached_outputs
@@ -53,7 +51,7 @@ from mmpkd.validation import Evaluator
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "breast.yaml"
 OPTIMIZER = {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 16}
-OBJECTIVES = {"logits": {"weight": 10.0, "params": {"temperature": 2.0}}}
+OBJECTIVES = {"logits": LOGITS}
 SINGLE = {"tabular": {"kind": "tabular"}, "text": {"kind": "text"}}
 TEACHERS: dict[str, Any] = {**SINGLE, "ensemble": {"kind": "ensemble", "params": {"members": SINGLE}}}
 NONE = "none"
@@ -98,26 +96,6 @@ def one(config: TrialConfig, cache: Path) -> Seen:
     scores = evaluate.table(map_NRhw, original=True).set_index("sample").loc[store.sample_ids[rows]]
     masses = {name: scores[name].tolist() for name in ("mass", *(f"mass_{name}" for name in UNSEEING))}
     return {"logit": logits_NK[:, 0].tolist(), **masses, "seconds": [report.seconds for report in reports]}
-
-
-def run(
-    configs: Mapping[tuple[str, int, int], TrialConfig], workers: int, cache: Path, kept: Path | None
-) -> dict[tuple[str, int, int], Seen]:
-    """All runs in worker processes, those that `kept` holds already left out."""
-    code = fingerprint([source_hash(), versions()])
-    done: dict[str, Seen] = json.loads(kept.read_text()) if kept and kept.exists() else {}
-    address = {key: f"{code}-{config.fingerprint()}" for key, config in configs.items()}
-    missing = [key for key in configs if address[key] not in done]
-    spawn = multiprocessing.get_context("spawn")  # a forked torch would inherit locks
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool, Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("runs", total=len(configs), completed=len(configs) - len(missing))
-        futures = {pool.submit(one, configs[key], cache): key for key in missing}
-        for future in as_completed(futures):
-            done[address[futures[future]]] = future.result()
-            progress.advance(bar)
-            if kept:
-                write(kept, done)
-    return {key: done[address[key]] for key in configs}
 
 
 def auroc_over_folds(logit_NF: Floats, positive_N: NDArray[Any], weight_RN: Floats) -> Floats:
@@ -191,14 +169,10 @@ class Scores:
         return estimate(gain_SR.mean(axis=0)), float(gain_SR[:, 0].std(ddof=1))
 
 
-def told(found: Interval, form: str = ".3f") -> str:
-    return f"{found.mean:{form}} [{found.low:{form}}, {found.high:{form}}]"
-
-
 def tables(scores: Scores) -> Iterable[Table]:
     drawn = Table("teacher", "AUROC out of fold", "AUROC on validation", title="teachers, on what no student may see")
     for name in TEACHERS:
-        drawn.add_row(name, *(told(estimate(scores.teachers[name, part])) for part in ("train", "val")))
+        drawn.add_row(name, *(told(estimate(scores.teachers[name, part]), ".3f") for part in ("train", "val")))
     yield drawn
     drawn = Table(
         "student",
@@ -210,12 +184,12 @@ def tables(scores: Scores) -> Iterable[Table]:
         cells = []
         for score in ("auroc", "mass"):
             value_SR = scores.students[arm, score]
-            cells += [told(estimate(value_SR.mean(axis=0))), f"{value_SR[:, 0].std(ddof=1):.3f}"]
+            cells += [told(estimate(value_SR.mean(axis=0)), ".3f"), f"{value_SR[:, 0].std(ddof=1):.3f}"]
             gain, spread = scores.gain(arm, score)
-            cells += ["", ""] if arm == NONE else [told(gain, "+.3f"), f"{spread:.3f}"]
+            cells += ["", ""] if arm == NONE else [told(gain), f"{spread:.3f}"]
         drawn.add_row(arm, *cells)
     for name, value_R in scores.unseeing.items():
-        drawn.add_row(name, *([""] * 4), told(estimate(value_R)))
+        drawn.add_row(name, *([""] * 4), told(estimate(value_R), ".3f"))
     yield drawn
 
 
@@ -243,7 +217,7 @@ def main() -> None:
         for fold in design.folds
     }
     kept = options.json and options.json.with_name(f"{options.json.name}.runs")
-    seen = run(configs, options.workers, options.cache, kept)
+    seen = campaign.run(configs, one, options.workers, options.cache, kept)
     scores = Scores(design, store, seen, answers)
     console = Console(width=150)
     for table in tables(scores):

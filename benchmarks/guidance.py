@@ -23,23 +23,19 @@ in the mean, since the guide sees nothing but the inferior image. Exit status 1 
 from __future__ import annotations
 
 import argparse
-import json
-import multiprocessing
-import platform
 import shutil
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import timm
 import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
+from benchmarks import campaign
+from benchmarks.campaign import source_hash, told, versions, write
 from mmpkd import checkpoint, export
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
@@ -69,9 +65,8 @@ def config_of(arm: str, seed: int) -> TrialConfig:
     return TrialConfig.model_validate(content | {"seed": seed, "threads": 1})
 
 
-def one(arm: str, seed: int, cache: Path) -> dict[str, float]:
+def one(config: TrialConfig, cache: Path) -> dict[str, float]:
     """One run in a worker: the scores of the last epoch's student on the test patients, and its seconds."""
-    config = config_of(arm, seed)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         reports = train(config, cache, folder / "run")
@@ -90,27 +85,9 @@ def one(arm: str, seed: int, cache: Path) -> dict[str, float]:
     return scores | {"seconds": sum(report.seconds for report in reports)}
 
 
-def run(seeds: tuple[int, ...], workers: int, cache: Path) -> Scores:
-    """All runs, those of a seed together, in worker processes."""
-    scores: Scores = {arm: {} for arm in VARIANTS}
-    spawn = multiprocessing.get_context("spawn")  # a forked torch would inherit locks
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool, Progress(console=Console(stderr=True)) as progress:
-        futures = {pool.submit(one, arm, seed, cache): (arm, seed) for seed in seeds for arm in VARIANTS}
-        bar = progress.add_task("runs", total=len(futures))
-        for future in as_completed(futures):
-            arm, seed = futures[future]
-            scores[arm][seed] = future.result()
-            progress.advance(bar)
-    return scores
-
-
 def difference(scores: Scores, arm: str, score: str) -> Interval:
     """Mean and 95 % t interval over seeds of one arm minus I."""
     return paired_interval([scores[arm][seed][score] - scores["none"][seed][score] for seed in scores["none"]])
-
-
-def told(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def table(scores: Scores) -> Table:
@@ -144,14 +121,15 @@ def main() -> None:
     seeds = tuple(dict.fromkeys(options.seeds))
     if len(seeds) < 2:
         parser.error("--seeds: an interval needs at least two different ones")
-    scores = run(seeds, options.workers, options.cache)
+    configs = {(arm, seed): config_of(arm, seed) for seed in seeds for arm in VARIANTS}
+    done = campaign.run(configs, one, options.workers, options.cache)
+    scores: Scores = {arm: {seed: done[arm, seed] for seed in seeds} for arm in VARIANTS}
     Console(width=160).print(table(scores))
     claims = verdicts(scores)
     if options.json:
-        versions = {"python": platform.python_version(), "torch": torch.__version__, "timm": timm.__version__}
-        configs: list[Any] = [config_of(arm, seeds[0]).model_dump(mode="json") for arm in VARIANTS]
-        content = {"command": sys.argv, "versions": versions, "seeds": seeds, "configs": configs}
-        options.json.write_text(json.dumps(content | {"scores": scores, "claims": claims}, indent=1))
+        configs_told = [config.model_dump(mode="json") for config in configs.values()]
+        content = {"command": sys.argv, "versions": versions(), "source": source_hash(), "configs": configs_told}
+        write(options.json, content | {"scores": scores, "claims": claims})
     for claim, holds in claims.items():
         print("PASS" if holds else "FAIL", claim)
     print("PASS" if all(claims.values()) else "FAIL", f"guidance, {len(seeds)} seeds")

@@ -27,33 +27,24 @@ With --json, finished runs are kept in FILE.runs and not run again by the same c
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import multiprocessing
-import os
-import platform
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import sklearn
-import timm
-import torch
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 from scipy.stats import ttest_1samp
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 
-import mmpkd
-from benchmarks.repertoire import FAINT, ROWS, SMOOTHING
-from mmpkd.config import TrialConfig, fingerprint
+from benchmarks import campaign
+from benchmarks.campaign import source_hash, told, versions, write
+from benchmarks.repertoire import FAINT, FLIPS, NETWORK, ROWS, SMOOTHING
+from mmpkd.config import TrialConfig
 from mmpkd.stats import Interval, holm, paired_interval
 from mmpkd.train import train
 
@@ -65,28 +56,21 @@ LARGEST_SHARE = 0.25  # of the real gain, that a control may reach
 ALPHA = 0.05  # of Holm's correction
 SHARED: dict[str, Any] = {
     "cohort": {"reader": "synthetic", "image_size": 48},
-    "student": {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4},
+    "student": NETWORK,
     "optimizer": {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 32},
-    "augmentation": {"shift": 0.1, "flip_horizontal": True, "flip_vertical": True},
+    "augmentation": FLIPS | {"shift": 0.1},
 }
 
 
-def taught(control: str | None = None) -> dict[str, Any]:
-    return {
-        "teachers": {"findings": {"kind": "tabular", "control": control}},
-        "objectives": {"logits": {"weight": 10.0, "params": {"temperature": 2.0}}},
-    }
-
-
+SMOOTHED, REFERENCE = "smoothed", "logits, tabular"
 BARE = {"marker": False}
 ARMS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # name: (the cohort's parameters, what teaches)
     "none": ({}, {}),
-    "distilled": ({}, taught()),
-    "shuffled": ({}, taught("shuffled")),
+    "distilled": ({}, ROWS[REFERENCE].taught()),
+    "shuffled": ({}, ROWS[REFERENCE].taught("shuffled")),
     "none bare": (BARE, {}),
-    "distilled bare": (BARE, taught()),
+    "distilled bare": (BARE, ROWS[REFERENCE].taught()),
 }
-SMOOTHED, REFERENCE = "smoothed", "logits, tabular"
 NO_MARKER = "none, faint"  # the marker off, and a texture that labels alone do not suffice for
 ALL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "none": ({}, {}),
@@ -131,24 +115,9 @@ def one(config: TrialConfig, cache: Path) -> dict[str, float]:
 
 
 def run(design: Design, workers: int, cache: Path, kept: Path | None = None) -> Scores:
-    """All runs of a design in worker processes, those that `kept` holds already left out.
-
-    A kept run is found by its configuration, the source of `mmpkd` and the versions beneath it.
-    """
-    code = fingerprint([source_hash(), versions()])
-    done: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept and kept.exists() else {}
-    address = {key: f"{code}-{config.fingerprint()}" for key, config in design.configs().items()}
-    missing = {key: config for key, config in design.configs().items() if address[key] not in done}
-    spawn = multiprocessing.get_context("spawn")  # a forked torch would inherit locks
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool, Progress(console=Console(stderr=True)) as progress:
-        bar = progress.add_task("runs", total=len(address), completed=len(address) - len(missing))
-        futures = {pool.submit(one, config, cache): key for key, config in missing.items()}
-        for future in as_completed(futures):
-            done[address[futures[future]]] = future.result()
-            progress.advance(bar)
-            if kept:
-                write(kept, done)
-    return {arm: {seed: done[address[arm, seed]] for seed in design.seeds} for arm in design.arms}
+    """All runs of a design, those that `kept` holds already left out."""
+    done = campaign.run(design.configs(), one, workers, cache, kept)
+    return {arm: {seed: done[arm, seed] for seed in design.seeds} for arm in design.arms}
 
 
 def differences(scores: Scores, goal: str, treated: str, control: str) -> list[float]:
@@ -220,10 +189,6 @@ def table_of_all(scores: Scores) -> Table:
     return drawn
 
 
-def told(interval: Interval) -> str:
-    return f"{interval.mean:+.3f} [{interval.low:+.3f}, {interval.high:+.3f}]"
-
-
 def tables(scores: Scores) -> Iterable[Table]:
     arms = Table("arm", *KEPT[:3], "seconds a run", title="mean and standard deviation over seeds")
     for arm, by_seed in scores.items():
@@ -244,26 +209,6 @@ def tables(scores: Scores) -> Iterable[Table]:
         if treated in scores and control in scores:
             pairs.add_row(f"{treated} - {control}", *(told(gain(scores, goal, treated, control)) for goal in GOALS))
     yield pairs
-
-
-def source_hash() -> str:
-    """Content hash of the package, so that no run of older code is taken for one of this."""
-    folder = Path(str(mmpkd.__file__)).parent
-    digest = hashlib.sha256()
-    for file in sorted(folder.rglob("*.py")):
-        digest.update(file.relative_to(folder).as_posix().encode() + b"\0" + file.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def versions() -> dict[str, str]:
-    modules: Sequence[Any] = (torch, timm, np, sklearn)
-    return {"python": platform.python_version(), **{module.__name__: str(module.__version__) for module in modules}}
-
-
-def write(path: Path, content: Mapping[str, Any]) -> None:
-    beside = path.with_name(f"{path.name}.partial")
-    beside.write_text(json.dumps(content, indent=1))
-    os.replace(beside, path)
 
 
 def main() -> None:

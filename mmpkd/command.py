@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -36,6 +37,13 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError.one("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from None
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes beside and renames, so that a kill leaves the old file or the new one."""
+    beside = path.with_name(f"{path.name}.partial")
+    beside.write_text(text)
+    os.replace(beside, path)
 
 
 def own_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:

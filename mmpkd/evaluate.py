@@ -31,7 +31,6 @@ from mmpkd.external import (
     by_region,
     groupings,
 )
-from mmpkd.train import write_whole
 from mmpkd.types import ConfigError, Mistake
 from mmpkd.validation import Evaluator, Labels
 
@@ -187,8 +186,8 @@ def _leave(folder: Path, tables: Mapping[str, pd.DataFrame], what: Mapping[str, 
     for old in (folder / "evaluation.json", *folder.glob("*.csv")):
         old.unlink(missing_ok=True)
     for name, table in tables.items():
-        write_whole(folder / f"{name}.csv", table.to_csv(index=False))
-    write_whole(folder / "evaluation.json", json.dumps(what, indent=1))
+        command.write_whole(folder / f"{name}.csv", table.to_csv(index=False))
+    command.write_whole(folder / "evaluation.json", json.dumps(what, indent=1))
 
 
 def _print(tables: Mapping[str, pd.DataFrame], store: Store, rows: NDArray[np.int64], part: str, folder: Path) -> None:

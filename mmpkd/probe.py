@@ -2,7 +2,7 @@
 
 Tables are read, no image is decoded: images and ROIs are random, and so are cached answers of teachers, of
 the right shape; a teacher that is asked at each step is there, untaught. The steps and validations that
-are timed are those of `train.py` and `evaluate.py`.
+are timed are those of `train.py` and `validation.py`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from mmpkd import checkpoint, leakage
+from mmpkd import checkpoint
 from mmpkd.build import build, needed
 from mmpkd.cohort import reader_for, splits
 from mmpkd.cohort.facts import Facts
@@ -35,7 +35,6 @@ from mmpkd.teachers.answers import Answers
 from mmpkd.teachers.ensemble import EnsembleParams
 from mmpkd.teachers.online import untaught
 from mmpkd.teachers.outputs import HIDDEN, NUM_FOLDS, CachedOutputs, folds
-from mmpkd.teachers.text import TextParams, chosen_sections
 from mmpkd.train import batches, descend, loss_terms
 from mmpkd.types import Needs, TeacherError
 from mmpkd.validation import Evaluator
@@ -85,10 +84,6 @@ class StandIn(Store):
     def text(self, sections: Sequence[str]) -> pd.DataFrame:
         assert self._text is not None
         return self._text.loc[self._samples.index, list(sections)]
-
-    def table(self, rows: NDArray[np.int64]) -> pd.DataFrame:
-        """As in a store's samples.parquet, less the geometry."""
-        return self._samples.iloc[rows]
 
     def view(self, name: str) -> NDArray[np.uint8]:
         return self.image_NCHW
@@ -277,38 +272,6 @@ def time_teacher(config: TeacherConfig, store: StandIn, fold: int) -> tuple[floa
     # Five folds fit four fifths each and a last fit all; all training samples are asked about twice.
     seconds = (NUM_FOLDS + 1) * once + NUM_FOLDS * each * params.passes * len(train)
     return seconds + answer * (2 * len(train) + len(val)), 0 if embedding is None else embedding.shape[1]
-
-
-def stating(teachers: Mapping[str, TeacherConfig], store: StandIn, fold: int) -> list[str]:
-    """What text teachers read that states a label by its words alone, as warnings; `teachers` by the path that they
-    stand under. Near-label sections were asked for as such."""
-    reading: dict[str, list[str]] = {}
-    for path, config in teachers.items():
-        params = validate(TEACHERS[config.kind].Params, config.params)
-        members = params.members if isinstance(params, EnsembleParams) else {"": config}
-        for member, one in members.items():
-            if one.kind == "text":
-                where = f"{path}.params.members.{member}" if member else path
-                chosen = chosen_sections(validate(TextParams, one.params), store.facts)
-                reading |= {
-                    name: [*reading.get(name, ()), where]
-                    for name in chosen
-                    if not store.facts.sections[name].near_label
-                }
-    if not reading:
-        return []
-    rows = np.concatenate([store.rows("train", fold), store.rows("val", fold)])
-    samples, texts = store.table(rows), store.text(list(reading)).iloc[rows]
-    labels = samples[[name for name in samples if str(name).startswith(LABEL)]]
-    scores = leakage.probe(texts, {}, labels, samples["patient"], prose=list(reading))
-    return [
-        f"{' and '.join(dict.fromkeys(reading[name]))} reads {name!r}, whose words alone tell "
-        f"{label.removeprefix(LABEL)} with AUROC {auroc:.2f}, out of fold: was it written with the label in hand? "
-        "Leave that section out, or hide the labels' names (mask_labels)"
-        for name, one in scores.items()
-        for label, auroc in one.items()
-        if auroc >= leakage.STATED
-    ]
 
 
 def process_bytes() -> int:

@@ -92,6 +92,8 @@ def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, Answers],
     The name is a content hash of all that led there and of nothing after it, so that trials which part
     in a later stage share the stages before.
     """
+    if len(config.stages) < 2:
+        return []
     active, weights, paths = config.active_objectives(), weights_of(config.student), []
     pretrained = weights and content_hash([weights])  # a file may be replaced under its name
     for count in range(1, len(config.stages)):

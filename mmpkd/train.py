@@ -7,7 +7,6 @@ privileged modality; after each epoch it is scored on the validation patients an
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -111,7 +110,8 @@ def train(
     evaluate.require_scorable()
     quality = {f"teacher/{name}/{key}": value for name, one in outputs.items() for key, value in one.quality.items()}
 
-    identity = fingerprint([config.fingerprint(), store.fingerprint, store.sample_ids.tolist()])
+    told = {name: one.address for name, one in outputs.items()}
+    identity = fingerprint([config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), told])
     history: list[EpochReport] = []
     kept = stages.addresses(config, store, outputs, cache)
     if resume is not None:
@@ -265,12 +265,6 @@ def on(device: torch.device, values: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
 
-def write_whole(path: Path, text: str) -> None:
-    beside = path.with_name(f"{path.name}.partial")
-    beside.write_text(text)
-    os.replace(beside, path)
-
-
 def main(words: Sequence[str]) -> None:
     """The command line; see HELP."""
     if not words or {"-h", "--help"} & set(words):
@@ -285,7 +279,7 @@ def main(words: Sequence[str]) -> None:
     console = Console()
 
     def show(report: EpochReport) -> None:
-        write_whole(folder / "config.yaml", dump_trial(config))
+        command.write_whole(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
             f"{goal} {report.metrics[goal]:.4f} ±{report.metrics[f'{goal}_se']:.4f}"
             for goal in ("val/auroc", "val/pointing")
@@ -300,7 +294,7 @@ def main(words: Sequence[str]) -> None:
         console.print(f"continuing {folder}")
     history = train(config, Path(own["cache"]), folder, last if last.exists() else None, show)
     metrics = folder / "metrics.json"
-    write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
+    command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}", highlight=False)
     console.print(f"every epoch is in {metrics}; the student is in {folder / export.NAME}")

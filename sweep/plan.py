@@ -9,10 +9,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, Final
 
-from rich.console import Group
-from rich.table import Table
-from rich.text import Text
-
 from mmpkd.build import check, goals
 from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
@@ -283,35 +279,3 @@ def _still(arm: str, space: Space) -> Mistake:
     mend = f"give a leaf a distribution, or switch the arm off (arms.{arm}=false)"
     mend += f", or ask for one trial an arm (trials={len(space.arms)}; search.repeats=N runs it on N seeds)"
     return Mistake(f"arms.{arm}", f"has nothing to sample, so all its trials would be the same: {mend}")
-
-
-def render(plan: Plan) -> Group:
-    """The plan as a table with its warnings, for a console."""
-    table = Table("arm", "branch", "free dimensions", "checked", title=f"Plan of {plan.space}", title_justify="left")
-    table.columns[2].overflow = "fold"  # the names that an override wants, so whole
-    table.columns[3].justify = "right"
-    for one in plan.branches:
-        labels = [f"{_short(name, one.arm)}: {label}" for name, label in one.labels.items()]
-        free = [_short(name, one.arm) for name in one.free]
-        table.add_row(
-            one.arm, "\n".join(labels), f"{len(free)}:\n" + "\n".join(free) if free else "0", str(one.checked)
-        )
-    lines = [f"{plan.trials} trials, maximise {', '.join(plan.goals)}; {plan.checked} configurations checked"]
-    if plan.facts is not None:
-        lines += _understood(plan.facts)
-    lines += [f"warning: {warning}" for warning in plan.warnings]
-    return Group(table, *(Text(line) for line in lines))
-
-
-def _understood(facts: Facts) -> list[str]:
-    """What the tables of the cohort say; images are opened when it is prepared."""
-    tasks = "; ".join(f"{task.name} ({task.kind}: {', '.join(task.labels)})" for task in facts.tasks)
-    lines = [f"cohort: {facts.num_samples} samples; {tasks}; ROI: {', '.join(facts.roi_labels) or 'none'}"]
-    for role in ("descriptor", "context", "near_label", "forbidden"):
-        if names := [column.name for column in facts.columns.values() if column.role == role]:
-            lines.append(f"  {role}: {', '.join(names)}")
-    return lines + ([f"  without a role, not stored: {', '.join(facts.unlisted)}"] if facts.unlisted else [])
-
-
-def _short(name: str, arm: str) -> str:
-    return name.removeprefix(f"{arm}/")

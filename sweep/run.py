@@ -115,7 +115,8 @@ def main(words: Sequence[str]) -> None:
         if mistakes:
             raise ConfigError(mistakes)
         return
-    from sweep.plan import plan, render
+    from sweep.plan import plan
+    from sweep.show import render
 
     planned = plan(space, mistakes)
     if planned.mistakes:

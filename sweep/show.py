@@ -1,4 +1,4 @@
-"""A search space as a person reads it: `show=true`."""
+"""A search space as a person reads it, `show=true`, and its plan, `plan=true`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,16 @@ import json
 from collections.abc import Sequence
 from typing import Final
 
+from rich.console import Group
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 from rich.tree import Tree as Drawing
 
+from mmpkd.cohort.facts import Facts
 from sweep.draw import Branch, branches, count_branches
 from sweep.grammar import Choice, Fixed, Maybe, Node, OneOf, Range, Same, Tree
+from sweep.plan import Plan
 from sweep.space import Space
 
 _LISTED: Final = 12  # branches of an arm that are listed one by one; a cover of them beyond
@@ -115,3 +120,35 @@ def _flat(node: Tree, prefix: str = "") -> list[str]:
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, default=str)
+
+
+def render(plan: Plan) -> Group:
+    """The plan as a table with its warnings, for a console."""
+    table = Table("arm", "branch", "free dimensions", "checked", title=f"Plan of {plan.space}", title_justify="left")
+    table.columns[2].overflow = "fold"  # the names that an override wants, so whole
+    table.columns[3].justify = "right"
+    for one in plan.branches:
+        labels = [f"{_short(name, one.arm)}: {label}" for name, label in one.labels.items()]
+        free = [_short(name, one.arm) for name in one.free]
+        table.add_row(
+            one.arm, "\n".join(labels), f"{len(free)}:\n" + "\n".join(free) if free else "0", str(one.checked)
+        )
+    lines = [f"{plan.trials} trials, maximise {', '.join(plan.goals)}; {plan.checked} configurations checked"]
+    if plan.facts is not None:
+        lines += _understood(plan.facts)
+    lines += [f"warning: {warning}" for warning in plan.warnings]
+    return Group(table, *(Text(line) for line in lines))
+
+
+def _understood(facts: Facts) -> list[str]:
+    """What the tables of the cohort say; images are opened when it is prepared."""
+    tasks = "; ".join(f"{task.name} ({task.kind}: {', '.join(task.labels)})" for task in facts.tasks)
+    lines = [f"cohort: {facts.num_samples} samples; {tasks}; ROI: {', '.join(facts.roi_labels) or 'none'}"]
+    for role in ("descriptor", "context", "near_label", "forbidden"):
+        if names := [column.name for column in facts.columns.values() if column.role == role]:
+            lines.append(f"  {role}: {', '.join(names)}")
+    return lines + ([f"  without a role, not stored: {', '.join(facts.unlisted)}"] if facts.unlisted else [])
+
+
+def _short(name: str, arm: str) -> str:
+    return name.removeprefix(f"{arm}/")

@@ -18,7 +18,8 @@ from ray.exceptions import RayError
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
-from mmpkd.probe import MOST_VALIDATED, Cost, Probe, StandIn, burden, stand_in, stating, time_teacher
+from mmpkd.probe import MOST_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
+from mmpkd.teachers.prose import stating
 from mmpkd.types import UserError
 from sweep.driver import Share, cores_of_a_machine, share_of, slots
 from sweep.plan import Plan

@@ -117,7 +117,7 @@ def test_means_over_an_epoch_longer_than_the_reading_period() -> None:
 
 def test_a_term_that_reads_only_what_stands_still_has_no_share() -> None:
     weight = torch.ones(4, requires_grad=True)
-    shares = gradient_shares({"a": weight.sum(), "still": torch.tensor(3.0)}, [weight])  # type: ignore[list-item]
+    shares = gradient_shares({"a": weight.sum(), "still": torch.tensor(3.0)}, [weight])
     assert shares == {"gradient_share/a": 1.0, "gradient_share/still": 0.0}
 
 

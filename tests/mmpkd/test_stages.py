@@ -123,7 +123,7 @@ def test_a_finished_stage_is_not_trained_again(
     assert [(one.terms, one.metrics) for one in shared] == [(one.terms, one.metrics) for one in fresh]
 
 
-def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, cache: Path) -> None:
+def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
     store = prepare(beside.cohort, cache)
     outputs = teach(beside, store, cache)
 
@@ -139,6 +139,12 @@ def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, 
     assert heavier[0] == base[0] and heavier[1] != base[1]
     for other in ({"seed": 1}, {"optimizer": {"lr": 1e-3}}, {"threads": 2}):
         assert not set(addresses(**other)) & set(base)
+    for content in (b"some", b"others"):  # under one name
+        (weights := tmp_path / "w.npz").write_bytes(content)
+        student = beside.student.model_dump() | {"pretrained": True, "weights": weights}
+        base = {*base, *(new := addresses(student=student))}
+        assert len(new) == 2
+    assert len(base) == 6
 
 
 def test_weights_that_a_stage_spoilt_are_not_kept(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:

@@ -76,6 +76,14 @@ def test_a_checkpoint_of_another_configuration_is_refused(
         train(changed(tiny_trial, seed=5), cache, None, whole[0] / "last.pt")
 
 
+def test_a_checkpoint_taught_by_other_answers_is_refused(
+    tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mmpkd.teachers.tabular.Tabular.VERSION", 1000)
+    with pytest.raises(ConfigError, match="belongs to another configuration"):
+        train(tiny_trial, cache, None, whole[0] / "last.pt")
+
+
 def test_weight_zero_equals_absent_bit_for_bit(tiny_trial: TrialConfig, cache: Path) -> None:
     absent = changed(tiny_trial, objectives={}, teachers={}, epochs=1)
     zero = changed(tiny_trial, objectives={"logits": {"weight": 0.0}}, epochs=1)

@@ -12,7 +12,8 @@ from mmpkd.cohort.facts import Column, Facts
 from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError, ConfigError, lay_out
 from sweep import plan as planning
-from sweep.plan import Plan, plan, render
+from sweep.plan import Plan, plan
+from sweep.show import render
 from sweep.source import shipped
 from sweep.space import load_space
 from tests.mmpkd.cohort import derm7pt_trees, mimic_trees, radpath_trees

@@ -13,7 +13,8 @@ import pandas as pd
 import pytest
 
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
-from mmpkd.probe import Cost, StandIn, stand_in, stating
+from mmpkd.probe import Cost, StandIn, stand_in
+from mmpkd.teachers.prose import stating
 from sweep import timing
 from sweep.driver import Share
 from sweep.halving import Rung
