@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from rich.console import Group
 from rich.markup import escape
@@ -12,11 +12,13 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree as Drawing
 
-from mmpkd.cohort.facts import Facts
 from sweep.draw import Branch, branches, count_branches
 from sweep.grammar import Choice, Fixed, Maybe, Node, OneOf, Range, Same, Tree
-from sweep.plan import Plan
 from sweep.space import Space
+
+if TYPE_CHECKING:  # showing a space loads no torch
+    from mmpkd.cohort.facts import Facts
+    from sweep.plan import Plan
 
 _LISTED: Final = 12  # branches of an arm that are listed one by one; a cover of them beyond
 
