@@ -74,8 +74,8 @@ class StudentConfig(NetworkConfig):
 
 
 class TeacherConfig(Strict):
-    """`control: shuffled` deals the teacher's answers anew among training samples of the same label; of a
-    teacher that sees the student's view, its privileged inputs."""
+    """`control: shuffled` gives every training sample the teacher's answer about another patient of the same
+    labels, or of the nearest where there is none; of a teacher that sees the student's view, its privileged inputs."""
 
     kind: str
     control: Literal["shuffled"] | None = None

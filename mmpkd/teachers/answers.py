@@ -13,8 +13,9 @@ from mmpkd.augment import View
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.teachers import TEACHERS
+from mmpkd.teachers.controls import shuffled_within_label
 from mmpkd.teachers.online import online
-from mmpkd.teachers.outputs import cached_outputs, shuffled_within_label
+from mmpkd.teachers.outputs import cached_outputs
 from mmpkd.types import Needs, TeacherOutput
 
 

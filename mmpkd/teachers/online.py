@@ -17,10 +17,11 @@ from mmpkd.augment import View, look
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, validate
 from mmpkd.fit import autocast, seeded
+from mmpkd.teachers.controls import dealt_within
 from mmpkd.teachers.fitting import images_on
 from mmpkd.teachers.fused import Fused, FusedParams, network_of
 from mmpkd.teachers.fusion import Fusion
-from mmpkd.teachers.outputs import MEND, NUM_FOLDS, dealt_within, fit_and_ask, kept
+from mmpkd.teachers.outputs import MEND, NUM_FOLDS, fit_and_ask, kept
 from mmpkd.teachers.teacher import Teacher
 from mmpkd.types import Needs, TeacherError, TeacherOutput
 
@@ -96,8 +97,8 @@ class Online:
         return replace(self, models=models, model_N=self.model_N.to(device), source_N=self.source_N.to(device))
 
     def shuffled(self, store: Store, fold: int, seed: int) -> Online:
-        """Negative control: the privileged inputs of training samples, dealt anew among those of the same label
-        and fold; the image stays the student's own. What is left of a gain is not privileged knowledge.
+        """Negative control: the privileged inputs of training samples, dealt anew within a fold by
+        `dealt_within`; the image stays the student's own. What is left of a gain is not privileged knowledge.
 
         Of the same fold, since the other folds' models have learnt those inputs with their labels.
         """

@@ -277,22 +277,3 @@ def _arrays(output: TeacherOutput) -> dict[str, NDArray[np.float32]]:
     fields = {"logits": output.logits_BK, "embedding": output.embedding_BD, "map": output.map_Bhw}
     fields |= {f"{HIDDEN}{layer}": values for layer, values in output.hidden_BD.items()}
     return {name: values.numpy() for name, values in fields.items() if values is not None}
-
-
-def shuffled_within_label(outputs: CachedOutputs, store: Store, fold: int, seed: int) -> CachedOutputs:
-    """Negative control: the teacher's answers about training samples, dealt anew among samples of the
-    same label. What is left of a gain under this control is not knowledge about the sample."""
-    train = store.rows("train", fold)
-    order = torch.from_numpy(dealt_within(np.zeros(len(train)), store, train, seed))
-    return outputs.map(lambda values: values[order])
-
-
-def dealt_within(group_n: NDArray[Any], store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """For every sample of a store another one: for those at `rows` one of the same label and group, else itself."""
-    stratum = np.unique(np.c_[_stratum(store, rows), group_n], axis=0, return_inverse=True)[1]
-    generator = np.random.default_rng(derived_seed(seed, "shuffled-control"))
-    source = np.arange(len(store.sample_ids))
-    for one in np.unique(stratum):
-        members = rows[stratum == one]
-        source[members] = generator.permutation(members)
-    return source

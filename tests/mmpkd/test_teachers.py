@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,8 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
 from mmpkd.teachers import TEACHERS, check
 from mmpkd.teachers.answers import teach
-from mmpkd.teachers.outputs import CachedOutputs, cached_outputs, ready, shuffled_within_label
+from mmpkd.teachers.controls import dealt_within, shuffled_within_label
+from mmpkd.teachers.outputs import CachedOutputs, cached_outputs, ready
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.types import Needs, TeacherError
 from tests.mmpkd.teacher_fixtures import EXAMPLES, told_by
@@ -205,6 +206,42 @@ def test_shuffled_control_keeps_labels_and_breaks_samples(store: Store, tmp_path
         np.testing.assert_array_equal(*order)
     rest = np.setdiff1d(np.arange(len(store.sample_ids)), rows)
     np.testing.assert_array_equal(outputs.arrays["logits"][rest], shuffled.arrays["logits"][rest])
+
+
+class _Labelled(NamedTuple):
+    """What dealing reads of a store."""
+
+    sample_ids: NDArray[np.str_]
+    patient_N: NDArray[np.int64]
+    target_NK: NDArray[np.float32]
+    known_NK: NDArray[np.bool_]
+
+
+def _dealt(labels: NDArray[np.int64], patient: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.int64]:
+    ids, known = np.arange(len(labels)).astype(str), labels >= 0
+    labelled = cast(Store, _Labelled(ids, patient, labels.astype(np.float32), known))
+    return dealt_within(group, labelled, np.arange(len(labels)), seed=0)
+
+
+def test_the_control_gives_nobody_an_answer_about_his_own_patient() -> None:
+    generator = np.random.default_rng(0)
+    patient, group = np.repeat(np.arange(150), 2), np.repeat(generator.integers(0, 2, 150), 2)
+    labels = (generator.random((300, 8)) < 0.3).astype(np.int64)  # most combinations are a single patient's
+    source = _dealt(labels, patient, group)
+    assert (patient[source] != patient).all() and (group[source] == group).all()
+    differing = (labels[source] != labels).sum(axis=1)
+    for sample in range(300):
+        others = (group == group[sample]) & (patient != patient[sample])
+        assert differing[sample] == (labels[others] != labels[sample]).sum(axis=1).min()
+
+
+def test_the_control_by_hand() -> None:
+    labels = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 0], [0, 0, 0], [-1, 0, 0], [1, 1, 1]])
+    one, two = np.array([0, 0, 1, 2, 3, 4]), np.array([0, 0, 0, 0, 0, 1])
+    # The first two are one patient's, and the nearest other's in their group is the third; its nearest are they;
+    # the fourth and the fifth differ by what is unknown; the last is alone in its group.
+    source = _dealt(labels, one, two)
+    assert source[[0, 1, 3, 4, 5]].tolist() == [2, 2, 4, 3, 5] and source[2] in (0, 1)
 
 
 def test_a_teacher_nobody_listens_to_is_not_fitted(store: Store, tiny_cohort: CohortConfig, tmp_path: Path) -> None:
