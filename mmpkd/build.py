@@ -85,7 +85,9 @@ def _check_objective(
     try:
         params = validate(kind.Params, objective.params, f"{where}.params")
     except ConfigError as error:
-        return list(error.mistakes)
+        blocks = f"missing: a block of the student, 0 to {student.depth - 1}" if student else "missing"
+        lacks = Mistake(f"{where}.params.layer", "missing")
+        return [Mistake(one.path, blocks) if one == lacks else one for one in error.mistakes]
     wrong = kind.check(params, facts.tasks)
     mistakes = [Mistake(f"{where}.{path}" if path else where, problem) for path, problem in wrong]
     draft, size = _draft(objective, facts), config.optimizer.batch_size

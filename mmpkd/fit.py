@@ -29,8 +29,9 @@ def task_loss(
     """Mean over tasks of the cross-entropy over known labels; a task with none known adds 0.
 
     Multi-class: softmax cross-entropy, mean over known samples. Binary and multi-label: sigmoid
-    cross-entropy, mean over known labels. `smoothing` mixes the target with the uniform one. With
-    `weight_2K` (see `balanced_weights`) the means are weighted, as torch's `cross_entropy(weight=)` is.
+    cross-entropy, mean over known labels. `smoothing` mixes the target with the uniform one: 1/C over C
+    exclusive classes, 1/2 for a sigmoid. With `weight_2K` (see `balanced_weights`) the means are
+    weighted, as torch's `cross_entropy(weight=)` is.
     """
     logits_BK = logits_BK.float()
     weight_2K = logits_BK.new_ones(2, logits_BK.shape[1]) if weight_2K is None else weight_2K
@@ -71,13 +72,18 @@ def balanced_weights(
 
 
 def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what learns of student and objectives; vectors (biases, norms) and position tables do not decay."""
+    """AdamW over what learns of student and objectives. Vectors (biases, norms) do not decay, nor does what a timm
+    model names in `no_weight_decay` (position tables, rotary frequencies)."""
+    tables = {"pos_embed", "cls_token", "reg_token"}
+    for prefix, module in student.named_modules():
+        if named := getattr(module, "no_weight_decay", None):
+            tables |= {f"{prefix}.{name}".removeprefix(".") for name in named()}
     decayed: list[nn.Parameter] = []
     kept: list[nn.Parameter] = []
     for name, parameter in [*student.named_parameters(), *objectives.named_parameters()]:
         if not parameter.requires_grad:
             continue
-        table = name.rsplit(".", 1)[-1] in {"pos_embed", "cls_token", "reg_token"}
+        table = name in tables or name.rsplit(".", 1)[-1] in tables
         (kept if parameter.ndim <= 1 or table else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr)

@@ -165,7 +165,8 @@ def main(words: Sequence[str]) -> None:
         beside.unlink()
         raise CohortError(f"not one of {len(files)} files could be read as an image")
     os.replace(beside, out / TABLE)
-    print(f"{len(files) - len(bad)} images: {out / TABLE}")
+    pictures = f", where it looked: {out / 'overlays'}" if own["overlays"] == "true" else ""
+    print(f"{len(files) - len(bad)} images: {out / TABLE}{pictures}")
     if bad:
         sys.exit(1)
 

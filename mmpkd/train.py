@@ -160,6 +160,7 @@ def train_to_last_stage(
             train_epoch(run, epoch)
             seconds += time.perf_counter() - started
             save(checkpoint.Place(run.index, epoch + 1, seconds))
+        stderr.print(f"{name} ended with epoch {run.stage.epochs}, {seconds:.1f} s so far", highlight=False, soft_wrap=True)
         stages.keep(kept[run.index], run.stages[: run.index + 1], run.student, run.objectives)
         run.enter(run.index + 1)
         first = 0

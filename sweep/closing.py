@@ -32,7 +32,7 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     write_tables(folder, records, spool, search.books.studies.left_behind)
     shown = judged(records, goals, config.repeats)
     best = best_of(shown, config.select, goals)
-    if best:
+    if best and not best.reference:  # which none may use at test
         here = {"cohort": planned.example.cohort}  # the data may have moved since
         write_whole(
             folder / "best.yaml", dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=here))

@@ -209,13 +209,20 @@ def _device_seconds(found: Sequence[Timed], store: StandIn, devices: float) -> t
 
 
 def _dealt(spans: Mapping[str, tuple[float, float]], shares: Mapping[str, float], trials: int) -> tuple[ArmPrice, ...]:
-    """Trials by arm: in proportion to its share of device-hours, and against what one costs."""
+    """Trials by arm: one each, then in proportion to its share of device-hours, and against what one costs."""
     known = [sum(span) / 2 for span in spans.values() if not math.isnan(span[0])]
     typical = {arm: sum(span) / 2 if not math.isnan(span[0]) else max(known) for arm, span in spans.items()}
     rate = {arm: shares[arm] / typical[arm] for arm in spans}
-    total = sum(rate.values())
+    count, several = dict.fromkeys(spans, 1.0), set(spans)
+    while several:  # those whose part is less than the one trial that they have leave the others the rest
+        each = (trials - len(spans) + len(several)) / sum(rate[arm] for arm in several)
+        enough = {arm for arm in several if rate[arm] * each >= 1}
+        if enough == several:
+            count |= {arm: rate[arm] * each for arm in several}
+            break
+        several = enough
     return tuple(
-        ArmPrice(arm, *(span if not math.isnan(span[0]) else (typical[arm],) * 2), trials * rate[arm] / total)
+        ArmPrice(arm, *(span if not math.isnan(span[0]) else (typical[arm],) * 2), count[arm])
         for arm, span in spans.items()
     )
 

@@ -74,7 +74,9 @@ def _html(figure: go.Figure) -> str:
 
 
 def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> str:
-    best = [(f"best {goal}{' (best.yaml)' if goal == select else ''}", best_of(records, goal, goals)) for goal in goals]
+    best = [(f"best {goal}", best_of(records, goal, goals)) for goal in goals]
+    if (chosen := best_of(records, select, goals)) and not chosen.reference:
+        best = [(f"{label} (best.yaml)" if label == f"best {select}" else label, one) for label, one in best]
     best += [(f"best of {one.arm}, not on the front", one) for one in off_front(records, arms, goals, select)]
     rows = []
     for label, one in best:
@@ -110,7 +112,7 @@ def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Map
         )
     if across:
         front = sorted((record.metrics[across], record.metrics[up]) for record in front_of(complete, goals))
-        xs, ys = zip(*front, strict=True)
+        xs, ys = [x for x, _ in front], [y for _, y in front]
         line = {"color": "#999", "dash": "dot", "shape": "vh"}
         figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="front", hoverinfo="skip")
     chance = {goal: complete[0].metrics.get(f"{goal}_chance") for goal in goals}

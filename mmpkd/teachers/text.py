@@ -33,6 +33,7 @@ from mmpkd.types import ConfigError, Mistake, Offer, Task, TeacherError, Teacher
 Texts = NDArray[np.object_]
 
 LEAST = 0.05  # share of samples that must have text: with fewer there is nothing to teach from
+PLURALS = [(re.compile(end), plural) for end, plural in (("$", "s"), ("$", "es"), ("y$", "ies"), ("is$", "es"))]
 SIZES = ("hidden", "layers", "heads", "vocabulary")
 
 
@@ -87,11 +88,11 @@ class Text(Teacher):
     mean of each layer, the last being the embedding. (The mean, not [CLS]: it serves every encoder, and
     says more where none was trained to use [CLS]; Reimers and Gurevych 2019, arXiv 1908.10084, table 6.)
     A sample without text has nothing to say: NaN. `mask_labels` replaces whole words of three letters or
-    more that occur in a task's or label's name, and their plural in s, by the mask token.
+    more that occur in a task's or label's name, and their regular plurals, by the mask token.
     """
 
     Params = TextParams
-    VERSION = 1
+    VERSION = 2
     sees_view = False
 
     def __init__(self, params: TextParams, facts: Facts) -> None:
@@ -261,7 +262,9 @@ def check_sections(params: TextParams, facts: Facts) -> list[Mistake]:
 
 
 def label_words(tasks: Sequence[Task]) -> re.Pattern[str] | None:
-    """Finds the words that name tasks and labels."""
+    """Finds the words that name tasks and labels, in the singular and the plural."""
     names = " ".join(name for task in tasks for name in (task.name, *task.labels))
-    words = sorted({word for word in re.findall(r"[^\W_]+", names.lower()) if len(word) > 2})
-    return re.compile(rf"\b(?:{'|'.join(words)})s?\b", re.IGNORECASE) if words else None
+    words = {word for word in re.findall(r"[^\W_]+", names.lower()) if len(word) > 2}
+    words |= {word.removesuffix("s") for word in words}  # masses, metastases, malignancies
+    words |= {ending.sub(plural, word) for word in words for ending, plural in PLURALS if ending.search(word)}
+    return re.compile(rf"\b(?:{'|'.join(sorted(words))})\b", re.IGNORECASE) if words else None

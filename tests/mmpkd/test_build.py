@@ -39,6 +39,7 @@ def test_all_mistakes_at_once(tiny_trial: TrialConfig, facts: Facts) -> None:
             "logits": {"teacher": "findngs"},
             "features": {"teacher": "text", "params": {"layer": 2}},
             "hint": {"teacher": "text"},
+            "nowhere": {"kind": "attention", "teacher": "text"},
             "soft": {"kind": "logits", "params": {"temperature": 0}},
         },
         evaluation={"map": "cls_atention"},
@@ -50,6 +51,7 @@ def test_all_mistakes_at_once(tiny_trial: TrialConfig, facts: Facts) -> None:
         "teachers.text.params.modle": "unknown key (did you mean 'model'?)",
         "objectives.logits.teacher": "no teacher is named 'findngs' (did you mean 'findings'?)",
         "objectives.features.params.layer": "the student's blocks are 0 to 1, got 2",
+        "objectives.nowhere.params.layer": "missing: a block of the student, 0 to 1",
         "objectives.hint.kind": f"unknown objective 'hint' (known: {', '.join(sorted(OBJECTIVES))})",
         "objectives.soft.params.temperature": "input should be greater than 0, got 0",
     }

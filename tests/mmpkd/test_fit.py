@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import timm
 import torch
 from sklearn.utils.class_weight import compute_class_weight
 
@@ -98,6 +99,20 @@ def test_only_matrices_decay() -> None:
     decayed, kept = optimizer_for(model, torch.nn.ModuleDict(), 1e-3, 0.1).param_groups
     assert [p.ndim for p in decayed["params"]] == [2] and decayed["weight_decay"] == 0.1
     assert len(kept["params"]) == 3 and kept["weight_decay"] == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "tables"),
+    [
+        ("vit_small_patch16_rope_mixed_224", {"cls_token", "rope.freqs"}),
+        ("beit_base_patch16_224", {"cls_token", *(f"blocks.{i}.attn.relative_position_bias_table" for i in range(2))}),
+    ],
+)
+def test_what_timm_says_does_not_decay(model: str, tables: set[str]) -> None:
+    student = torch.nn.ModuleDict({"vit": timm.create_model(model, embed_dim=32, num_heads=2, depth=2)})
+    kept = {id(one) for one in optimizer_for(student, torch.nn.ModuleDict(), 1e-3, 0.1).param_groups[1]["params"]}
+    found = {name.removeprefix("vit.") for name, one in student.named_parameters() if id(one) in kept and one.ndim > 1}
+    assert found == tables
 
 
 def test_a_term_that_is_not_finite_is_named_with_its_step() -> None:

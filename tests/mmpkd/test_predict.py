@@ -74,7 +74,9 @@ def test_a_folder_becomes_a_table_and_pictures(
     out = tmp_path / "out"
     with pytest.raises(SystemExit, match="1"):  # one file was left out
         main([f"model={model}", f"images={images}", f"out={out}"])
-    assert "notes.txt: is not an image" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "notes.txt: is not an image" in printed.err
+    assert printed.out == f"4 images: {out / 'predictions.csv'}, where it looked: {out / 'overlays'}\n"
     rows = list(csv.DictReader((out / "predictions.csv").open()))
     assert [row["image"] for row in rows] == ["0.png", "1.png", "2.png", "deeper/wide.png"]
     assert all(abs(sum(float(row[f"pattern/{name}"]) for name in row_labels(row)) - 1) < 1e-5 for row in rows)

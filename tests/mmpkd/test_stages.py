@@ -107,13 +107,23 @@ def test_resumed_in_any_stage_equals_uninterrupted(
 
 
 def test_a_finished_stage_is_not_trained_again(
-    beside: TrialConfig, tiny_trial: TrialConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    beside: TrialConfig,
+    tiny_trial: TrialConfig,
+    cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Another last stage begins from the same two stages, and ends as it does without them."""
     through = staged(tiny_trial, ALONE, GUESS, THROUGH, evaluation={"map": "rollout"})
-    (tmp_path / "teachers").symlink_to(cache / "teachers")
-    (tmp_path / "stores").symlink_to(cache / "stores")
+    for shared_too in ("teachers", "stores"):
+        (cache / shared_too).mkdir(exist_ok=True)
+        (tmp_path / shared_too).symlink_to(cache / shared_too)
     fresh = train(through, tmp_path)
+    assert [line.partition(",")[0] for line in capsys.readouterr().err.splitlines() if "stage" in line] == [
+        "stage alone ended with epoch 2",
+        "stage guess ended with epoch 1",
+    ]
     train(beside, cache)
     trained: list[int] = []
     step = stages.Run.wake

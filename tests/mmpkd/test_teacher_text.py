@@ -94,6 +94,11 @@ def test_words_of_labels_by_hand() -> None:
     said = "No edema; Malignant-looking, benignity unlikely. FINDINGS: two edemas, pathology_2"
     assert taboo.sub("_", said) == "No _; _-looking, benignity unlikely. _: two _, pathology_2"
     assert label_words(lay_out([("t", "binary", ("0", "1"))])) is None
+    many = label_words(lay_out([("t", "multilabel", ("mass", "malignancy", "metastasis", "Calcifications"))]))
+    assert many is not None
+    assert many.sub("_", "a mass, masses, malignancies, metastases, one calcification; massive") == (
+        "a _, _, _, _, one _; massive"
+    )
 
 
 def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(

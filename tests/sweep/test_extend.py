@@ -128,6 +128,14 @@ def test_without_a_complete_trial_there_is_no_best(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "fake" / "best.yaml").exists()
 
 
+def test_what_reads_another_image_at_test_is_no_best(tmp_path: Path) -> None:
+    superior = "arms={both: {student: {reads: [image, superior]}, optimizer: {lr: {log_uniform: [1e-4, 1e-2]}}}}"
+    search, _ = swept(tmp_path, "trials=2", superior, "arms.none=false", "arms.tabular=false")
+    assert {one.state for one in search.records()} == {"complete"} and all(one.reference for one in search.records())
+    folder = tmp_path / "runs" / "fake"
+    assert (folder / "trials.parquet").exists() and not (folder / "best.yaml").exists()
+
+
 # --- further seeds ---
 
 

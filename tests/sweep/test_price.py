@@ -139,6 +139,12 @@ def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, stor
     json.dumps(stopped.as_json())
 
 
+def test_every_arm_has_one_trial_at_least(file: Path, store: StandIn) -> None:
+    found = priced(load(file), store, dear=30.0)
+    assert [arm.trials for arm in found.arms] == [pytest.approx(7), 1], "in proportion 240/31 and 8/31"
+    assert [arm.trials for arm in priced(load(file, "trials=2"), store).arms] == [1, 1]
+
+
 def test_what_cannot_come_to_anything_is_warned_of(file: Path, store: StandIn) -> None:
     space = load(file, "budget_device_hours=1e-3")
     text = "\n".join(priced(space, store).warnings)

@@ -126,11 +126,13 @@ def test_the_summary_names_failures_and_files(tmp_path: Path) -> None:
 def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tuple[str, ...]) -> None:
     page = reported(tmp_path, RECORDS, ARMS, goals)
     assert "<title>my &amp; sweep</title>" in page and "soft &lt;b&gt;" in page
-    assert "best val/auroc (best.yaml)" in page
+    assert ("best val/auroc (best.yaml)" in page) and page.count("(best.yaml)") == 1
     assert ("best val/pointing" in page) == (len(goals) == 2)
     assert "Learning curves" in page and "Parameters of none" in page
     assert "src=" not in page.partition("</script>")[2], "nothing is fetched"
     assert 'src="http' not in page
+    references = [replace(one, config='{"student": {"reads": ["superior"]}}') for one in RECORDS]
+    assert "(best.yaml)" not in reported(tmp_path, references, ARMS, goals), "there is none"
 
 
 def test_a_report_of_nothing(tmp_path: Path) -> None:
