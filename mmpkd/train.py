@@ -154,13 +154,13 @@ def train_to_last_stage(
     while run.stage is not run.stages[-1]:
         assert run.stage.epochs is not None
         todo, stderr = range(first, run.stage.epochs), Console(stderr=True)
-        name, silent = f"stage {run.stage.name}", not stderr.is_terminal
+        name, last, silent = f"stage {run.stage.name}", run.stage.epochs, not stderr.is_terminal
         for epoch in track(todo, name, console=stderr, transient=True, disable=silent):
             started = time.perf_counter()
             train_epoch(run, epoch)
             seconds += time.perf_counter() - started
             save(checkpoint.Place(run.index, epoch + 1, seconds))
-        stderr.print(f"{name} ended with epoch {run.stage.epochs}, {seconds:.1f} s so far", highlight=False, soft_wrap=True)
+        stderr.print(f"{name} ended with epoch {last}, {seconds:.1f} s so far", highlight=False, soft_wrap=True)
         stages.keep(kept[run.index], run.stages[: run.index + 1], run.student, run.objectives)
         run.enter(run.index + 1)
         first = 0

@@ -42,9 +42,9 @@ class Ensemble(Teacher):
     mean of the members' odds. The members are fitted apart, and their cached answers read: `members` is
     filled in by whoever holds the cache. So `learned` weights, which minimise the task loss over training
     samples, are fitted to out-of-fold logits: ordinary stacking (Wolpert 1992), in which the models behind those
-    logits have seen the labels that the weights' own folds hold out. `learned_per_sample` multiplies member m's weight for a sample by
-    exp(-b H), H the entropy (nats) of what it says there and b >= 0 learnt: the surer counts for more.
-    Members' embeddings lie in different spaces, so only logits are offered.
+    logits have seen the labels that the weights' own folds hold out. `learned_per_sample` multiplies member
+    m's weight for a sample by exp(-b H), H the entropy (nats) of what it says there and b >= 0 learnt: the
+    surer counts for more. Members' embeddings lie in different spaces, so only logits are offered.
     """
 
     Params = EnsembleParams
