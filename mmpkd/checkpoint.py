@@ -86,7 +86,9 @@ def restore(
     """
     state = read(path)
     if state["fingerprint"] != fingerprint:
-        raise ConfigError.one(str(path), "belongs to another configuration or other data; remove it, or restore those")
+        raise ConfigError.one(
+            str(path), "belongs to another configuration, other data or another version; remove it, or restore those"
+        )
     student.load_state_dict(state["student"])
     objectives.load_state_dict(state["objectives"])
     place = Place(*state["place"])

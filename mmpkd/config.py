@@ -218,7 +218,12 @@ def _mistake(model: type[BaseModel], error: Mapping[str, Any], path: str) -> Mis
         return Mistake(where, f"unknown key{near(location[-1], known)}")
     if error["type"] == "missing":
         return Mistake(where, "missing")
-    message = error["msg"][0].lower() + error["msg"][1:]
+    if error["type"] == "value_error":  # of a validator of ours
+        message = str(error["ctx"]["error"])
+        if isinstance(error["input"], Mapping):  # one value is told again, a whole section is not
+            return Mistake(where, message)
+    else:
+        message = error["msg"][0].lower() + error["msg"][1:]
     return Mistake(where, f"{message}, got {error['input']!r}")
 
 
@@ -277,8 +282,16 @@ def overridden(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str
 
 
 def load_trial(path: Path, overrides: Iterable[str] = ()) -> TrialConfig:
-    """A TrialConfig from a YAML file and overrides."""
-    return validate(TrialConfig, overridden(read_yaml(path), overrides))
+    """A TrialConfig from a YAML file and overrides.
+
+    Raises:
+        ConfigError: every mistake in it; or it is a search space.
+    """
+    content = read_yaml(path)
+    if "arms" in content or "extends" in content:
+        mend = f"wanted one configuration, such as a sweep's best.yaml; python -m sweep.run space={path} searches this"
+        raise ConfigError.one(str(path), f"is a search space; {mend}")
+    return validate(TrialConfig, overridden(content, overrides))
 
 
 def dump_trial(config: TrialConfig) -> str:

@@ -20,6 +20,7 @@ def check(config: TrialConfig, student: Student, objectives: Mapping[str, Object
     named = [f"{STUDENT}.{name}".rstrip(".") for name, _ in student.named_modules()]
     named += [name for name, _ in parts.named_modules() if name]
     learnt = [name for name in named if list(part_of(name, student, parts).parameters())]
+    nameable = [name for name in learnt if not any(part.isdigit() for part in name.split("."))]
     answers = [STUDENT, *(f"{label}.{head}" for label, one in objectives.items() for head in one.heads)]
     mistakes: list[Mistake] = []
     for index, stage in enumerate(config.stages):
@@ -31,7 +32,7 @@ def check(config: TrialConfig, student: Student, objectives: Mapping[str, Object
         elif stage.epochs is None and not last:
             mistakes.append(Mistake(f"{where}.epochs", "missing: only the last stage takes the trial's `epochs`"))
         mistakes += [
-            Mistake(f"{where}.train", f"no module that can learn is called {path!r}{near(path, learnt)}")
+            Mistake(f"{where}.train", f"no module that can learn is called {path!r}{near(path, nameable)}")
             for path in stage.train
             if path not in learnt
         ]

@@ -28,7 +28,7 @@ from mmpkd.teachers.answers import Answers
 from mmpkd.teachers.fitting import content_hash
 from mmpkd.types import ConfigError, DivergedError
 
-VERSION = 1  # raise it when a finished stage of the same configuration comes to hold other numbers
+VERSION = 2  # raise it when a training of the same configuration comes to hold other numbers
 
 
 @dataclass

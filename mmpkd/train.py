@@ -111,7 +111,7 @@ def train(
     quality = {f"teacher/{name}/{key}": value for name, one in outputs.items() for key, value in one.quality.items()}
 
     told = {name: one.address for name, one in outputs.items()}
-    identity = fingerprint([config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), told])
+    identity = fingerprint([stages.VERSION, config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), told])
     history: list[EpochReport] = []
     kept = stages.addresses(config, store, outputs, cache)
     if resume is not None:

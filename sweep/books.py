@@ -202,10 +202,12 @@ class Books:
 
 
 def _tags(config: TrialConfig, repeat_of: int | None) -> dict[str, str]:
-    """What a run is marked with in the tracking: whose seed it repeats, and the names of columns and sections
-    that nearly state the label, if taught from."""
+    """What a run is marked with in the tracking: whose seed it repeats, the names of columns and sections
+    that nearly state the label, if taught from, and the teachers whose answers are shuffled."""
     columns = {name for one in config.active_teachers() for name in _near_label(config.teachers[one].params)}
     tags = {"near_label": ", ".join(sorted(columns))} if columns else {}
+    if shuffled := [name for name in config.active_teachers() if config.teachers[name].control]:
+        tags["shuffled"] = ", ".join(shuffled)
     return tags if repeat_of is None else tags | {"repeat_of": str(repeat_of)}
 
 

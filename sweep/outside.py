@@ -61,6 +61,11 @@ class Sweep:
         return list(dict.fromkeys([*planned, *(trial.arm for trial in self.trials.values())]))
 
     @property
+    def references(self) -> list[str]:
+        """Arms that read another image at test; what they reach is nobody's best."""
+        return list(self.plan.get("references", []))
+
+    @property
     def state(self) -> str:
         if self.running:
             return "running" if self.plan else "starting"

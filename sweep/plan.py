@@ -12,7 +12,7 @@ from typing import Any, Final
 from mmpkd.build import check, goals
 from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import CohortConfig, TrialConfig, validate
+from mmpkd.config import IMAGE, CohortConfig, TrialConfig, validate
 from mmpkd.teachers import caveats
 from mmpkd.types import CohortError, ConfigError, Mistake, TaskKind, lay_out
 from sweep.draw import Drawn, branches, count_branches, count_configurations
@@ -65,6 +65,11 @@ class Plan:
                 for one in self.branches
             ],
             "checked": self.checked,
+            "references": [
+                arm
+                for arm, several in self.configs.items()
+                if any(config.student.reads != (IMAGE,) for config in several)
+            ],
             "samples": self.facts.num_samples if self.facts else None,
             "warnings": list(self.warnings),
             "mistakes": [{"path": path, "problem": problem} for path, problem in self.mistakes],

@@ -22,7 +22,7 @@ from mmpkd.config import IMAGE
 from sweep.front import Values, admit, dominates
 
 State = Literal["running", "complete", "pruned", "failed"]
-TRIAL_COLUMNS: Final = ("number", "arm", "state", "repeat_of", "epochs", "seconds")
+TRIAL_COLUMNS: Final = ("number", "arm", "control", "state", "repeat_of", "epochs", "seconds")
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,12 @@ class Record:
         """Whether it reads at test what the clinic will not have, so that it is shown but never chosen."""
         reads = json.loads(self.config).get("student", {}).get("reads", [IMAGE])
         return bool(reads != [IMAGE])
+
+    @property
+    def control(self) -> str:
+        """Teachers whose answers were dealt anew, so that what this trial gains is not what they know."""
+        teachers = json.loads(self.config).get("teachers", {})
+        return ", ".join(name for name, one in teachers.items() if one.get("control"))
 
     def values(self, goals: Sequence[str]) -> tuple[float, ...]:
         return tuple(self.metrics[goal] for goal in goals)

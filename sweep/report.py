@@ -12,7 +12,17 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from sweep.records import Record, best_of, front_of, write_whole
-from sweep.summary import leaking, off_front, resolution, sampled, shortest, with_error, without_complete, yardsticks
+from sweep.summary import (
+    leaking,
+    off_front,
+    off_front_label,
+    resolution,
+    sampled,
+    shortest,
+    with_error,
+    without_complete,
+    yardsticks,
+)
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -77,7 +87,7 @@ def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
     best = [(f"best {goal}", best_of(records, goal, goals)) for goal in goals]
     if (chosen := best_of(records, select, goals)) and not chosen.reference:
         best = [(f"{label} (best.yaml)" if label == f"best {select}" else label, one) for label, one in best]
-    best += [(f"best of {one.arm}, not on the front", one) for one in off_front(records, arms, goals, select)]
+    best += [(off_front_label(one), one) for one in off_front(records, arms, goals, select)]
     rows = []
     for label, one in best:
         assert one is not None

@@ -46,7 +46,8 @@ what the columns say
                  continued. Those on further seeds (search.repeats) come on top of the number planned
   device hours   wall time of epochs x the share of a GPU held, or cores where there is no GPU; of the
                  sweep with, of its arms without trials that extend=true has left behind
-  best           over complete trials; with search.repeats the mean over a configuration's seeds
+  best           over complete trials; with search.repeats the mean over a configuration's seeds. Arms that
+                 read another image at test (student.reads) count in their own row alone
 
 examples
   python -m sweep.status
@@ -115,7 +116,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
         "device_hours": counted([*sweep.trials.values(), *sweep.left.values()])["device_hours"],
         "left_behind": len(sweep.left),
         "planned": sweep.search.get("trials"),
-        "best": best(sweep, list(sweep.trials)),
+        "best": best(sweep, [number for number, one in sweep.trials.items() if one.arm not in sweep.references]),
         "arms": {
             arm: {**counted([sweep.trials[number] for number in own]), "best": best(sweep, own)}
             for arm, own in arms.items()

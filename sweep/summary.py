@@ -28,6 +28,8 @@ def print_summary(
         console.print(front_table(records, arms, goals, select))
     for line in yardsticks(records, goals):
         console.print(line, highlight=False)
+    if states["complete"] and all(record.reference for record in records if record.state == "complete"):
+        console.print("no best.yaml: every complete trial reads another image at test", highlight=False)
     for warning in [*leaking(records), *without_complete(records, arms), *resolution(records, goals)]:
         console.print(f"warning: {warning}", highlight=False)
     names = ("report.html", "best.yaml", "trials.parquet", "epochs.parquet")
@@ -42,7 +44,7 @@ def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
         table.add_row(str(record.number), record.arm, *(with_error(record, goal) for goal in goals), sampled(record))
     table.add_section()
     for record in off_front(records, arms, goals, select):
-        marked = f"(best of {record.arm}, not on the front) {sampled(record)}"
+        marked = f"({off_front_label(record)}) {sampled(record)}"
         table.add_row(str(record.number), record.arm, *(with_error(record, goal) for goal in goals), marked)
     return table
 
@@ -52,6 +54,10 @@ def off_front(records: Sequence[Record], arms: Sequence[str], goals: Sequence[st
     there = {record.arm for record in front_of(records, goals)}
     best = [best_of([one for one in records if one.arm == arm], select, goals) for arm in arms if arm not in there]
     return [record for record in best if record]
+
+
+def off_front_label(record: Record) -> str:
+    return f"best of {record.arm}, " + ("which reads another image at test" if record.reference else "not on the front")
 
 
 def without_complete(records: Sequence[Record], arms: Sequence[str]) -> list[str]:
@@ -98,7 +104,8 @@ def sampled(record: Record) -> str:
     told = {name.removesuffix(".maybe"): value for name, value in record.sampled.items() if value != "present"}
     paths = {name: name.removeprefix(f"{record.arm}/") for name in told}
     short = shortest(list(paths.values()))
-    return ", ".join(f"{short[path]}={shown(told[name])}" for name, path in paths.items())
+    control = [f"shuffled: {record.control}"] if record.control else []
+    return ", ".join([*(f"{short[path]}={shown(told[name])}" for name, path in paths.items()), *control])
 
 
 def shown(value: Any) -> str:
@@ -120,7 +127,7 @@ def shortest(paths: Sequence[str]) -> Mapping[str, str]:
 
 def resolution(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
     """One warning per goal on which the best cannot be told from others by the validation set."""
-    complete = [record for record in records if record.state == "complete"]
+    complete = [record for record in records if record.state == "complete" and not record.reference]
     warnings = []
     for goal in goals:
         best = best_of(complete, goal, goals)

@@ -30,7 +30,7 @@ class EnsembleParams(TeacherParams):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if len(self.members) < 2:
-            raise ValueError("members: an ensemble has at least two")
+            raise ValueError(f"an ensemble has at least two `members`, got {len(self.members)}")
         return self
 
 

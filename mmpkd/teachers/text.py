@@ -33,7 +33,9 @@ from mmpkd.types import ConfigError, Mistake, Offer, Task, TeacherError, Teacher
 Texts = NDArray[np.object_]
 
 LEAST = 0.05  # share of samples that must have text: with fewer there is nothing to teach from
-PLURALS = [(re.compile(end), plural) for end, plural in (("$", "s"), ("$", "es"), ("y$", "ies"), ("is$", "es"))]
+# (end of a word, what stands there instead): opacities, masses, metastases, edemas
+SINGULARS = (("ies$", "y"), ("(?<=s|x|z|h)es$", ""), ("ses$", "sis"), ("(?<![sui])s$", ""))
+PLURALS = (("$", "s"), ("$", "es"), ("y$", "ies"), ("is$", "es"))
 SIZES = ("hidden", "layers", "heads", "vocabulary")
 
 
@@ -262,9 +264,10 @@ def check_sections(params: TextParams, facts: Facts) -> list[Mistake]:
 
 
 def label_words(tasks: Sequence[Task]) -> re.Pattern[str] | None:
-    """Finds the words that name tasks and labels, in the singular and the plural."""
+    """Finds the words that name tasks and labels, of three letters or more, and their regular singulars and plurals."""
     names = " ".join(name for task in tasks for name in (task.name, *task.labels))
     words = {word for word in re.findall(r"[^\W_]+", names.lower()) if len(word) > 2}
-    words |= {word.removesuffix("s") for word in words}  # masses, metastases, malignancies
-    words |= {ending.sub(plural, word) for word in words for ending, plural in PLURALS if ending.search(word)}
+    for rules in (SINGULARS, PLURALS):
+        changed = {re.sub(end, other, word) for word in words for end, other in rules if re.search(end, word)}
+        words |= {word for word in changed if len(word) > 2}
     return re.compile(rf"\b(?:{'|'.join(sorted(words))})\b", re.IGNORECASE) if words else None

@@ -100,3 +100,9 @@ def test_near_names() -> None:
     assert near("cbsi", ["cbis", "breast"]) == " (did you mean 'cbis'?)"
     assert near("zzz", ["b", "a"]) == " (known: a, b)"
     assert near("zzz", []) == ""
+
+
+def test_a_search_space_is_no_training(tmp_path: Path) -> None:
+    (tmp_path / "space.yaml").write_text("arms: {none: {}}\nepochs: 3\n")
+    with pytest.raises(ConfigError, match=r"is a search space; .*python -m sweep\.run space="):
+        load_trial(tmp_path / "space.yaml")

@@ -99,6 +99,10 @@ def test_words_of_labels_by_hand() -> None:
     assert many.sub("_", "a mass, masses, malignancies, metastases, one calcification; massive") == (
         "a _, _, _, _, one _; massive"
     )
+    one = label_words(lay_out([("t", "multilabel", ("Opacities", "Masses", "Metastases", "carcinoma, NOS", "Its"))]))
+    assert one is not None
+    said = "opacity, mass, metastasis, carcinomas: no; it is NOS"
+    assert one.sub("_", said) == "_, _, _, _: no; it is _"
 
 
 def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(

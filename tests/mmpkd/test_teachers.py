@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -20,7 +21,7 @@ from mmpkd.teachers.answers import teach
 from mmpkd.teachers.controls import dealt_within, shuffled_within_label
 from mmpkd.teachers.outputs import CachedOutputs, cached_outputs, ready
 from mmpkd.teachers.tabular import Tabular, TabularParams
-from mmpkd.types import Needs, TeacherError
+from mmpkd.types import Needs, TaskKind, TeacherError, lay_out
 from tests.mmpkd.teacher_fixtures import EXAMPLES, told_by
 
 
@@ -215,12 +216,20 @@ class _Labelled(NamedTuple):
     patient_N: NDArray[np.int64]
     target_NK: NDArray[np.float32]
     known_NK: NDArray[np.bool_]
+    facts: SimpleNamespace
 
 
-def _dealt(labels: NDArray[np.int64], patient: NDArray[np.int64], group: NDArray[np.int64]) -> NDArray[np.int64]:
+def _dealt(
+    labels: NDArray[np.int64],
+    patient: NDArray[np.int64],
+    group: NDArray[np.int64],
+    kind: TaskKind = "multilabel",
+    seed: int = 0,
+) -> NDArray[np.int64]:
     ids, known = np.arange(len(labels)).astype(str), labels >= 0
-    labelled = cast(Store, _Labelled(ids, patient, labels.astype(np.float32), known))
-    return dealt_within(group, labelled, np.arange(len(labels)), seed=0)
+    facts = SimpleNamespace(tasks=lay_out([("t", kind, [f"c{k}" for k in range(labels.shape[1])])]))
+    labelled = cast(Store, _Labelled(ids, patient, labels.astype(np.float32), known, facts))
+    return dealt_within(group, labelled, np.arange(len(labels)), seed)
 
 
 def test_the_control_gives_nobody_an_answer_about_his_own_patient() -> None:
@@ -242,6 +251,13 @@ def test_the_control_by_hand() -> None:
     # the fourth and the fifth differ by what is unknown; the last is alone in its group.
     source = _dealt(labels, one, two)
     assert source[[0, 1, 3, 4, 5]].tolist() == [2, 2, 4, 3, 5] and source[2] in (0, 1)
+
+
+def test_the_control_counts_a_class_once() -> None:
+    """Of five classes, unknown or another differ alike, though in five columns or in two."""
+    labels = np.concatenate([np.eye(5, dtype=np.int64)[:2], np.full((1, 5), -1)])
+    drawn = {_dealt(labels, np.arange(3), np.zeros(3, np.int64), "multiclass", seed)[0] for seed in range(20)}
+    assert drawn == {1, 2}
 
 
 def test_a_teacher_nobody_listens_to_is_not_fitted(store: Store, tiny_cohort: CohortConfig, tmp_path: Path) -> None:

@@ -19,11 +19,18 @@ from sweep.records import Spool
 GOALS = ["val/auroc", "val/pointing"]
 
 
-def make(folder: Path, store: str = "aa11", repeats: int = 1, words: Sequence[str] | None = None) -> Spool:
+def make(
+    folder: Path,
+    store: str = "aa11",
+    repeats: int = 1,
+    words: Sequence[str] | None = None,
+    references: Sequence[str] = (),
+) -> Spool:
     """A sweep that was begun and is not running: its folder, with nothing in the spool but its first line."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "driver.lock").write_text("process 7 on a-machine\n")
-    (folder / "plan.json").write_text(json.dumps({"space": "breast", "trials": 8, "goals": GOALS, "store": store}))
+    plan = {"space": "breast", "trials": 8, "goals": GOALS, "store": store, "references": list(references)}
+    (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "space.yaml").write_text(yaml.safe_dump({"search": {"trials": 8, "repeats": repeats}}))
     spool = Spool(folder / "spool.jsonl")
     spool.append("sweep", id="x", **({} if words is None else {"words": list(words)}))

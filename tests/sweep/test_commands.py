@@ -117,6 +117,17 @@ def test_best_of_several_seeds_is_their_mean_once_all_are_there(
     assert one["best"] == pytest.approx({"val/auroc": 0.7, "val/pointing": 0.3})
 
 
+def test_an_arm_that_reads_another_image_at_test_is_not_best(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spool = make(tmp_path / "breast", references=["superior"])
+    add(spool, 0, "complete", 0.8, 0.4)
+    add(spool, 1, "complete", 0.95, 0.9, arm="superior")
+    (one,) = as_json(capsys, tmp_path)["sweeps"]
+    assert one["best"] == {"val/auroc": 0.8, "val/pointing": 0.4}
+    assert one["arms"]["superior"]["best"] == {"val/auroc": 0.95, "val/pointing": 0.9}
+
+
 def test_running_is_whether_the_lock_is_held_and_asking_leaves_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from sweep.progress import clock
-from sweep.records import Record
+from sweep.records import Record, trials_table
 from sweep.report import write_report
 from sweep.summary import front_table, leaking, print_summary, resolution, sampled, shortest, yardsticks
 
@@ -85,6 +85,26 @@ def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) ->
     line = "arm text has no complete trial, so nothing can be compared with it"
     assert line in page and line in summed_up(tmp_path, records, (*ARMS, "text"))
     assert "has no complete trial" not in summed_up(tmp_path, records, ARMS)
+
+
+def test_what_reads_another_image_at_test_is_named_so(tmp_path: Path) -> None:
+    reads = '{"student": {"reads": ["superior"]}}'
+    reference = replace(record(1, 0.9, 0.5, "superior"), config=reads)
+    records = [reference, record(2, 0.895, 0.3), record(3, 0.85, 0.2)]
+    marked = "best of superior, which reads another image at test"
+    assert marked in said(front_table(records, ("none", "superior"), GOALS, "val/auroc"))
+    assert marked in reported(tmp_path, records, ("none", "superior"))
+    assert resolution(records, GOALS) == [], "it is not among the others, nor the best that they are held against"
+    told = "no best.yaml: every complete trial reads another image at test"
+    assert told in summed_up(tmp_path, [reference], ("superior",)) and told not in summed_up(tmp_path, records, ARMS)
+
+
+def test_a_control_is_named_so(tmp_path: Path) -> None:
+    config = '{"teachers": {"findings": {"control": "shuffled"}, "report": {"control": null}}}'
+    records = [replace(RECORDS[0], config=config)]
+    assert sampled(records[0]).endswith("shuffled: findings") and "shuffled" not in sampled(RECORDS[1])
+    assert "shuffled: findings" in reported(tmp_path, records, ARMS)
+    assert trials_table(records)["control"].tolist() == ["findings"]
 
 
 def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:

@@ -66,24 +66,27 @@ def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path
 
 
 @pytest.mark.parametrize(
-    "near",
+    ("teacher", "tags"),
     [
-        ["params.near_label=[pathology, BIRADS]"],
-        [
-            "kind=ensemble",
-            "params.members.a={kind: tabular, params: {near_label: [BIRADS]}}",
-            "params.members.b={kind: text, params: {near_label: [pathology]}}",
-        ],
+        (["params.near_label=[pathology, BIRADS]"], {"near_label": "BIRADS, pathology"}),
+        (
+            [
+                "kind=ensemble",
+                "params.members.a={kind: tabular, params: {near_label: [BIRADS]}}",
+                "params.members.b={kind: text, params: {near_label: [pathology]}}",
+            ],
+            {"near_label": "BIRADS, pathology"},
+        ),
+        (["control=shuffled"], {"shuffled": "findings"}),
     ],
 )
-def test_teaching_from_columns_that_nearly_state_the_label_is_tagged(
-    opened: Opened, tmp_path: Path, near: list[str]
+def test_teachers_that_nearly_have_the_label_or_are_shuffled_are_tagged(
+    opened: Opened, tmp_path: Path, teacher: list[str], tags: dict[str, str]
 ) -> None:
-    jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{one}" for one in near)))
+    jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{one}" for one in teacher)))
     assert {job["store"] for job in jobs} == {str(tmp_path / "store")}
     starts = [event for _, event in Spool(tmp_path / "spool.jsonl").read() if event["event"] == "start"]
-    tags = {"none": {}, "tabular": {"near_label": "BIRADS, pathology"}}
-    assert [event["tags"] for event in starts] == [tags[event["arm"]] for event in starts]
+    assert [event["tags"] for event in starts] == [tags if event["arm"] == "tabular" else {} for event in starts]
     assert {event["arm"] for event in starts} == {"none", "tabular"}
 
 
