@@ -129,7 +129,8 @@ def chosen(store: Store, exported: Exported, part: str) -> NDArray[np.int64]:
         return store.rows("val", card.fold)
     if known := int(np.isin(store.digests(), exported.seen).sum()):
         what = f"{known} of its {len(store.sample_ids)} images are in the cohort that the student was trained on"
-        raise ConfigError.one("cohort", f"{what}: take their patients out, or the very cohort, for its validation part")
+        mend = "take their patients out, or name the cohort of its training, whose validation part is scored"
+        raise ConfigError.one("cohort", f"{what}: {mend}")
     if part in ("", "all"):
         return np.arange(len(store.sample_ids))
     rows = {"train": store.rows("train"), "val": store.rows("val"), "test": store.rows("test")}[part]
