@@ -32,7 +32,7 @@ from mmpkd.fit import derived_seed
 from mmpkd.teachers import TEACHERS, Teacher
 from mmpkd.teachers.ensemble import Ensemble
 from mmpkd.teachers.fitting import require_classes
-from mmpkd.teachers.quality import quality, warning
+from mmpkd.teachers.quality import looks, quality, warning
 from mmpkd.types import Needs, TeacherError, TeacherOutput
 
 NUM_FOLDS = 5
@@ -105,7 +105,8 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
         raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
     weight, bias = (tensors.pop(name, None) for name in HEAD)
     head = None if weight is None or bias is None else (weight, bias)
-    return CachedOutputs(tensors, manifest["quality"], manifest["seconds"], folder.name, head)
+    looking = looks(tensors["map"], store, store.rows("val", fold)) if "map" in tensors else {}
+    return CachedOutputs(tensors, manifest["quality"] | looking, manifest["seconds"], folder.name, head)
 
 
 def kept(

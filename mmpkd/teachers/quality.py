@@ -5,12 +5,30 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from mmpkd import classify, leakage
+from mmpkd import classify, leakage, localize
 from mmpkd.cohort.store import Store
 
 LEAK_AUROC, LEAK_AGREEMENT = leakage.STATED, 0.95  # our thresholds: soft targets as hard as the label add little
+
+
+def looks(map_Nhw: Tensor, store: Store, val: NDArray[np.int64]) -> dict[str, float]:
+    """`pointing` and `mass` of a teacher's own maps of the samples at `val`, scored as a student's are: who is
+    taught to look where it looks comes no further. Nothing where no such sample has both a map and an ROI.
+
+    Args:
+        map_Nhw: of every sample of the store, NaN where it says nothing.
+    """
+    rows = val[map_Nhw[torch.from_numpy(val)].isfinite().flatten(1).all(dim=1).numpy()]
+    if not store.facts.roi_labels or not len(rows):
+        return {}
+    grid = (map_Nhw.shape[1], map_Nhw.shape[2])
+    regions = localize.Regions.of(store.roi_mask(rows), store.content_box_N4[rows], grid, torch.device("cpu"))
+    found = localize.summarize(localize.score(map_Nhw[torch.from_numpy(rows)][:, None], regions))
+    return {score: found[score] for score in ("pointing", "mass") if np.isfinite(found.get(score, np.nan))}
 
 
 def quality(

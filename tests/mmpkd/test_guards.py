@@ -170,7 +170,7 @@ def test_a_checkpoint_belongs_to_its_data(folded: Store, tiny_trial: TrialConfig
     config = changed(tiny_trial, epochs=1, objectives={})
     train(config, cache, tmp_path, store=folded)
     folded.fingerprint = "labels-corrected"
-    with pytest.raises(ConfigError, match="or other data"):
+    with pytest.raises(ConfigError, match="other data"):
         train(config, cache, None, tmp_path / "last.pt", store=folded)
 
 

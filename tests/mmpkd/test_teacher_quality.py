@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from mmpkd import classify
-from mmpkd.teachers.quality import quality, warning
+from mmpkd.cohort.prepare import prepare
+from mmpkd.config import CohortConfig
+from mmpkd.teachers.quality import looks, quality, warning
 from mmpkd.types import lay_out
 
 TASKS = lay_out([("finding", "multilabel", ("common", "rare"))])
@@ -66,3 +70,23 @@ def test_entropy_by_hand() -> None:
     quarter = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
     expected = [(np.log(3) + np.log(2) / 2) / 2, quarter / 2]
     np.testing.assert_allclose(classify.entropy(logits, tasks), expected, atol=1e-12)
+
+
+def test_where_a_teacher_looks_by_hand(tiny_cohort: CohortConfig, cache: Path) -> None:
+    store = prepare(tiny_cohort, cache)
+    val = store.rows("val")
+    area_n44 = store.roi_mask(val)[:, 0].reshape(len(val), 4, 8, 4, 8).mean(axis=(2, 4))  # of each patch, in the ROI
+    uniform_N44 = torch.full((len(store.sample_ids), 4, 4), 1 / 16)
+    by_chance = area_n44.mean()
+    assert looks(uniform_N44, store, val) == pytest.approx({"pointing": by_chance, "mass": by_chance}, abs=1e-6)
+
+    best_N44 = torch.zeros_like(uniform_N44).flatten(1)
+    best_N44[torch.from_numpy(val), torch.from_numpy(area_n44.reshape(len(val), 16).argmax(axis=1))] = 1.0
+    best_N44 = best_N44.view(-1, 4, 4)
+    best_n = area_n44.max(axis=(1, 2))
+    assert looks(best_N44, store, val) == pytest.approx({"pointing": best_n.mean(), "mass": best_n.mean()}, abs=1e-6)
+
+    best_N44[torch.from_numpy(val[5:])] = torch.nan
+    assert looks(best_N44, store, val)["mass"] == pytest.approx(best_n[:5].mean(), abs=1e-6), "of those it speaks of"
+    best_N44[torch.from_numpy(val)] = torch.nan
+    assert looks(best_N44, store, val) == {}
