@@ -47,7 +47,7 @@ class Image(Teacher):
     """
 
     Params = ImageParams
-    VERSION = 3  # since it hands out its head
+    VERSION = 3  # since timm says what does not decay
     sees_view = False
 
     def __init__(self, params: ImageParams, facts: Facts) -> None:

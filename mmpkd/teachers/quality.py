@@ -16,8 +16,8 @@ LEAK_AUROC, LEAK_AGREEMENT = leakage.STATED, 0.95  # our thresholds: soft target
 
 
 def looks(map_Nhw: Tensor, store: Store, val: NDArray[np.int64]) -> dict[str, float]:
-    """`pointing` and `mass` of a teacher's own maps of the samples at `val`, scored as a student's are: who is
-    taught to look where it looks comes no further. Nothing where no such sample has both a map and an ROI.
+    """`pointing` and `mass` of a teacher's own maps of the samples at `val`, as a student's are scored within the
+    content: whoever is taught to look where it looks should know. Nothing where no such sample has a map and an ROI.
 
     Args:
         map_Nhw: of every sample of the store, NaN where it says nothing.
