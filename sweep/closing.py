@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
 from sweep.plan import Plan
-from sweep.records import Spool, best_of, judged, write_tables, write_whole
+from sweep.records import Spool, judged, picked, write_tables, write_whole
 from sweep.report import write_report
 from sweep.search import Search
 from sweep.summary import print_summary
@@ -31,8 +31,8 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     records = search.records()
     write_tables(folder, records, spool, search.books.studies.left_behind)
     shown = judged(records, goals, config.repeats)
-    best = best_of(shown, config.select, goals)
-    if best and not best.reference:  # which none may use at test
+    best = picked(shown, config.select, goals)
+    if best:
         here = {"cohort": planned.example.cohort}  # the data may have moved since
         write_whole(
             folder / "best.yaml", dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=here))

@@ -177,6 +177,12 @@ def best_of(records: Sequence[Record], goal: str, goals: Sequence[str]) -> Recor
     return max(chosen, key=lambda record: record.values(order), default=None)
 
 
+def picked(records: Sequence[Record], select: str, goals: Sequence[str]) -> Record | None:
+    """The trial that best.yaml is of: the best, and never a reference."""
+    best = best_of(records, select, goals)
+    return None if best is None or best.reference else best
+
+
 def trials_table(records: Sequence[Record]) -> pd.DataFrame:
     """One row a finished trial: what it was, what it cost, every sampled value, every metric.
 

@@ -11,7 +11,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sweep.records import Record, best_of, front_of, write_whole
+from sweep.records import Record, best_of, front_of, picked, write_whole
 from sweep.summary import (
     leaking,
     off_front,
@@ -84,9 +84,8 @@ def _html(figure: go.Figure) -> str:
 
 
 def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> str:
-    best = [(f"best {goal}", best_of(records, goal, goals)) for goal in goals]
-    if (chosen := best_of(records, select, goals)) and not chosen.reference:
-        best = [(f"{label} (best.yaml)" if label == f"best {select}" else label, one) for label, one in best]
+    marked = select if picked(records, select, goals) else ""
+    best = [(f"best {goal}{' (best.yaml)' * (goal == marked)}", best_of(records, goal, goals)) for goal in goals]
     best += [(off_front_label(one), one) for one in off_front(records, arms, goals, select)]
     rows = []
     for label, one in best:

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sweep.records import Record, best_of, front_of
+from sweep.records import Record, best_of, front_of, picked
 
 
 def print_summary(
@@ -28,7 +28,7 @@ def print_summary(
         console.print(front_table(records, arms, goals, select))
     for line in yardsticks(records, goals):
         console.print(line, highlight=False)
-    if states["complete"] and all(record.reference for record in records if record.state == "complete"):
+    if states["complete"] and picked(records, select, goals) is None:
         console.print("no best.yaml: every complete trial reads another image at test", highlight=False)
     for warning in [*leaking(records), *without_complete(records, arms), *resolution(records, goals)]:
         console.print(f"warning: {warning}", highlight=False)

@@ -118,7 +118,7 @@ def online(config: TeacherConfig, store: Store, fold: int, cache: Path, name: st
     """
     params = validate(FusedParams, config.params)
 
-    def fill(teacher: Teacher, folder: Path) -> NDArray[np.float32]:
+    def fill(teacher: Teacher, folder: Path) -> dict[str, NDArray[np.float32]]:
         assert isinstance(teacher, Fused), "the only kind that sees the view"
 
         def keep(index: int, rows: NDArray[np.int64]) -> None:
@@ -127,7 +127,7 @@ def online(config: TeacherConfig, store: Store, fold: int, cache: Path, name: st
             content |= {ROWS: torch.from_numpy(rows), CELLS: teacher.cells(store, rows)}
             save_file({key: values.contiguous().cpu() for key, values in content.items()}, _file(folder, index))
 
-        return fit_and_ask(teacher, store, fold, params.seed, name or config.kind, keep)["logits"]
+        return fit_and_ask(teacher, store, fold, params.seed, name or config.kind, keep)
 
     folder, manifest = kept(config, store, fold, cache, name or config.kind, fill)
     models = []

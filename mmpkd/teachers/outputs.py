@@ -90,12 +90,12 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
     assert not kind.sees_view, "what depends on the augmented image cannot be cached"
     name = name or config.kind
 
-    def fill(teacher: Teacher, folder: Path) -> NDArray[np.float32]:
+    def fill(teacher: Teacher, folder: Path) -> dict[str, NDArray[np.float32]]:
         seed = validate(kind.Params, config.params).seed
         arrays = fit_and_ask(teacher, store, fold, seed, name)
         for key, values in arrays.items():
             np.save(folder / f"{key}.npy", values)
-        return arrays["logits"]
+        return arrays
 
     folder, manifest = kept(config, store, fold, cache, name, fill)
     # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
@@ -105,8 +105,7 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
         raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
     weight, bias = (tensors.pop(name, None) for name in HEAD)
     head = None if weight is None or bias is None else (weight, bias)
-    looking = looks(tensors["map"], store, store.rows("val", fold)) if "map" in tensors else {}
-    return CachedOutputs(tensors, manifest["quality"] | looking, manifest["seconds"], folder.name, head)
+    return CachedOutputs(tensors, manifest["quality"], manifest["seconds"], folder.name, head)
 
 
 def kept(
@@ -115,7 +114,7 @@ def kept(
     fold: int,
     cache: Path,
     name: str,
-    fill: Callable[[Teacher, Path], NDArray[np.float32]],
+    fill: Callable[[Teacher, Path], Mapping[str, NDArray[np.float32]]],
 ) -> tuple[Path, dict[str, Any]]:
     """Where a teacher's fit is kept, and its manifest; filled first if need be: one process fits, others wait.
 
@@ -124,8 +123,8 @@ def kept(
     renamed: one that is there is whole.
 
     Args:
-        fill: fits this teacher, writes what is to be kept into a folder, and gives the logits (N, K) of every
-            sample, out of fold for training samples, whose quality goes into the manifest.
+        fill: fits this teacher, writes what is to be kept into a folder, and gives what it says of every sample,
+            as `fit_and_ask`, whose quality goes into the manifest.
 
     Raises:
         TeacherError: the teacher, which is named, cannot be fitted to these samples; what lies there is damaged, or
@@ -154,10 +153,12 @@ def kept(
                 shutil.rmtree(beside, ignore_errors=True)
                 beside.mkdir()
                 try:
-                    logits_NK = fill(teacher, beside)
+                    said = fill(teacher, beside)
                 except TeacherError as error:
                     raise TeacherError(f"teacher {name!r}: {error}") from None
-                good = quality(logits_NK, store, train, val)
+                good = quality(said["logits"], store, train, val)
+                if "map" in said:
+                    good |= looks(torch.from_numpy(said["map"]), store, val)
                 manifest = {**identity, "quality": good, "seconds": time.perf_counter() - started}
                 (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
                 os.replace(beside, folder)

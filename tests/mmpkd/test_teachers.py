@@ -20,6 +20,7 @@ from mmpkd.teachers import TEACHERS, check
 from mmpkd.teachers.answers import teach
 from mmpkd.teachers.controls import dealt_within, shuffled_within_label
 from mmpkd.teachers.outputs import CachedOutputs, cached_outputs, ready
+from mmpkd.teachers.quality import looks
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.types import Needs, TaskKind, TeacherError, lay_out
 from tests.mmpkd.teacher_fixtures import EXAMPLES, told_by
@@ -194,6 +195,10 @@ def test_quality_is_that_of_the_out_of_fold_logits(store: Store, taught: Taught)
     assert outputs.quality["auroc"] == pytest.approx(expected, abs=1e-3)  # log odds against probabilities
     agreement = (logits.argmax(1).numpy() == target.argmax(1)).mean()
     assert outputs.quality["agreement"] == pytest.approx(agreement)
+    seen = looks(outputs.arrays["map"], store, store.rows("val")) if "map" in outputs.arrays else {}
+    assert {score: outputs.quality.get(score) for score in seen} == seen and ("pointing" in outputs.quality) == bool(
+        seen
+    )
 
 
 def test_shuffled_control_keeps_labels_and_breaks_samples(store: Store, tmp_path: Path) -> None:
