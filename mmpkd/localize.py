@@ -79,7 +79,7 @@ class Regions:
             raise ValueError(
                 f"a grid of {rows} x {columns} patches does not divide a frame of {height} x {width} pixels"
             )
-        inside_NHW = inside(box_N4, (height, width))
+        inside_NHW = priors.inside(box_N4, (height, width))
         if foreground_NHW is not None:
             inside_NHW = inside_NHW & torch.as_tensor(foreground_NHW)
             roi_NRHW = roi_NRHW & inside_NHW[:, None]  # an ROI outside the foreground is none
@@ -266,13 +266,6 @@ def table(
     image_P, label_P = regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()
     columns = {name: value_NR[image_P, label_P] for name, value_NR in found.items()}
     return pd.DataFrame({"sample": np.array(sample_ids)[image_P], "label": np.array(labels)[label_P], **columns})
-
-
-def inside(box_N4: Tensor, frame: tuple[int, ...]) -> Tensor:
-    """True at the pixels of each image's content (N, H, W)."""
-    top, left, bottom, right = (side[:, None] for side in box_N4.unbind(1))
-    row, column = (torch.arange(side, device=box_N4.device) for side in frame)
-    return ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
 
 
 def foreground(image_NHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
