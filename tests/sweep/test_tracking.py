@@ -89,7 +89,7 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert found[0].data.params == {"none/optimizer.lr": "0.1", "optimizer.lr": "0.1"}
     # NaN ('no such case') is left out; a name that MLflow does not take is bent, not dropped.
-    last = {"val/auroc": 0.7, "val/auroc/dx/ä _b_": 0.25, "loss/task": 2.0, "seconds": 1.5}
+    last = {"val/auroc": 0.7, "val/auroc/dx/ä _b_-5569f4": 0.25, "loss/task": 2.0, "seconds": 1.5}
     assert found[0].data.metrics == pytest.approx(last)
     history = MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")
     assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.7)]
