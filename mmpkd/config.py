@@ -173,7 +173,12 @@ class AugmentationConfig(Strict):
 
 
 class EvaluationConfig(Strict):
+    """Where it is read that the student looks, and against what. `roi` counts where a cohort has ROIs of several
+    labels: each on its own, or all of an image as one region, which is what a map that serves all labels can cover."""
+
+    LATER = ("roi",)
     map: str = "cls_attention"
+    roi: Literal["per_label", "union"] = "per_label"
     within: Literal["content", "foreground"] = "content"  # foreground: the breast on its film
     batch_size: Positive = 64
 
