@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
+from sweep.files import Spool, write_whole
 from sweep.plan import Plan
-from sweep.records import Spool, judged, picked, write_tables, write_whole
+from sweep.records import judged, picked, write_tables
 from sweep.report import write_report
 from sweep.search import Search
 from sweep.summary import print_summary
@@ -29,7 +30,7 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     assert planned.example is not None
     config, folder, goals = search.space.search, said.folder, planned.goals
     records = search.records()
-    write_tables(folder, records, spool, search.books.studies.left_behind)
+    write_tables(folder, records, spool, search.books.left_behind)
     shown = judged(records, goals, config.repeats)
     best = picked(shown, config.select, goals)
     if best:
@@ -48,6 +49,8 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     spool.append("files", paths=[str(folder / name) for name in kept])
     spool.append("close", status="FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED")
 
+    for warning in search.take_warnings():
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     print_summary(console, shown, arms, goals, config.select, folder)
     if further := len(records) - len(shown):
         console.print(f"{further} further runs, of promising configurations on other seeds", highlight=False)

@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 
 from mmpkd.types import ConfigError
-from sweep.records import Spool, cut_torn_line
+from sweep.files import Spool, cut_torn_line
 from sweep.tracking import Tracker, check_address, without_password
 
 
