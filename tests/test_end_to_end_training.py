@@ -7,66 +7,27 @@ or channel does not pass.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-import yaml
 from numpy.typing import NDArray
-from PIL import Image
-from safetensors import safe_open
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, log_loss, roc_auc_score, roc_curve
-from sklearn.utils.class_weight import compute_class_weight
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import TrialConfig, dump_trial
+from mmpkd.config import TrialConfig
 from mmpkd.predict import Predictor
-from mmpkd.train import main
-from tests import colour_cohort
 from tests.colour_cohort import LABELS, SIDE, letterboxed, regions
-from tests.mmpkd.teacher_fixtures import NETWORK
+from tests.followed import Array, Student, Trained, bootstrapped, letter_size, square_regions, trained_by
 
-Array = NDArray[np.float64]
 GRID = 4
-
-
-class Trained(NamedTuple):
-    folder: Path  # what the command left
-    cache: Path
-    raw: Path
-    table: pd.DataFrame  # of the raw files
-    split: pd.Series  # of each image: its part, as the store says
-    reports: list[dict[str, Any]]
-
-    def images(self, part: str) -> pd.DataFrame:
-        """Rows of the raw table in a part; fold 1 validates, and fold4 is the sealed test."""
-        inside = {"val": ["fold1"], "test": ["test"], "train": ["fold0", "fold2", "fold3"]}[part]
-        return self.table.loc[self.split.index[self.split.isin(inside)]]
-
-    @property
-    def metrics(self) -> Mapping[str, float]:
-        metrics: dict[str, float] = self.reports[-1]["metrics"]
-        return metrics
-
-
-def trained_by(config: TrialConfig, raw: Path, out: Path, cache: Path) -> Trained:
-    (out / "trial.yaml").write_text(dump_trial(config))
-    main([f"config={out / 'trial.yaml'}", f"out={out / 'out'}", f"cache={cache}"])
-    (folder,) = (out / "out").iterdir()
-    samples = pd.read_parquet(prepare(config.cohort, cache).path / "samples.parquet").set_index("sample")
-    reports = json.loads((folder / "metrics.json").read_text())
-    return Trained(folder, cache, raw, colour_cohort.read(raw), samples["split"], reports)
 
 
 @pytest.fixture(scope="module")
@@ -78,34 +39,6 @@ def trained(colour_trial: TrialConfig, colour_root: Path, tmp_path_factory: pyte
 @pytest.fixture(scope="module")
 def store(colour_trial: TrialConfig, trained: Trained) -> Store:
     return prepare(colour_trial.cohort, trained.cache)
-
-
-class Student:
-    """The exported file, read by timm."""
-
-    def __init__(self, folder: Path):
-        with safe_open(folder / "student.safetensors", "pt") as opened:
-            self.card = json.loads(opened.metadata()["card"])
-            weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        sizes = {key: value for key, value in self.card["model"].items() if key in ("embed_dim", "depth", "num_heads")}
-        options = {"patch_size": self.card["model"]["patch_size"], "img_size": SIDE, "num_classes": len(LABELS)}
-        self.network = timm.create_model(self.card["model"]["model"], **sizes, **options).eval()
-        self.network.load_state_dict(
-            {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
-        )
-
-    def logits(self, root: Path, names: pd.Index) -> Array:
-        """N x K, of files by name."""
-        pixels = np.stack([letterboxed(root / "images" / name) for name in names]) / 255
-        inputs = (pixels - self.card["mean"]) / self.card["std"]
-        with torch.inference_mode():
-            told: Array = self.network(torch.tensor(inputs, dtype=torch.float32).permute(0, 3, 1, 2)).double().numpy()
-        return told
-
-    def probabilities(self, root: Path, names: pd.Index) -> Array:
-        temperature = self.card["temperature"]
-        divisors = [temperature["malignant"], temperature["findings"], temperature["findings"]]
-        return np.asarray(expit(self.logits(root, names) / divisors))
 
 
 @pytest.fixture(scope="module")
@@ -160,20 +93,6 @@ def test_stored_pixels_are_those_of_the_files(store: Store, trained: Trained) ->
         np.testing.assert_array_equal(store.view("mri")[row], scan)
 
 
-def square_regions(trained: Trained, row: pd.Series) -> dict[str, NDArray[np.bool_]]:
-    """Masks in the stored square, by area: what is at least half covered."""
-    found = {}
-    for label, mask in regions(trained.raw, row).items():
-        scale = SIDE / max(mask.shape)
-        size = tuple(round(side * scale) for side in mask.shape)
-        covered = Image.fromarray(mask.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BOX)
-        square = np.zeros((SIDE, SIDE), bool)
-        top, left = ((SIDE - side) // 2 for side in size)
-        square[top : top + size[0], left : left + size[1]] = np.asarray(covered) >= 0.4999
-        found[label] = square
-    return found
-
-
 def test_regions_are_filed_under_their_own_label(store: Store, trained: Trained) -> None:
     assert store.facts.roi_labels == ("lesion", "node")
     seen = {"lesion": 0, "node": 0}
@@ -223,16 +142,6 @@ def test_scores_are_of_the_known_labels_of_the_validation_images(student: Studen
     for score, by_label in {"auroc": auroc, "ap": ap, "brier": brier, "balanced_accuracy": accuracy}.items():
         malignant, *findings = by_label.values()
         assert trained.metrics[f"val/{score}"] == pytest.approx((malignant + np.mean(findings)) / 2, abs=1e-5), score
-
-
-def bootstrapped(values: Any, groups: NDArray[Any], replicates: int = 400) -> float:
-    """Standard error of `values(rows)` over whole groups drawn with replacement."""
-    rng = np.random.default_rng(7)
-    names = np.unique(groups)
-    members = {name: np.flatnonzero(groups == name) for name in names}
-    drawn = (rng.choice(names, len(names)) for _ in range(replicates))
-    found = np.array([values(np.concatenate([members[name] for name in one])) for one in drawn])
-    return float(np.nanstd(found, ddof=1))
 
 
 def test_standard_errors_are_over_patients(student: Student, trained: Trained) -> None:
@@ -312,109 +221,3 @@ def test_maps_are_scored_against_their_own_regions(trained: Trained) -> None:
     for label, values in iou.items():
         means = np.mean(values, axis=0)
         assert means[round(card["map_threshold"][label] * 10) - 2] == pytest.approx(means.max(), abs=0.003)
-
-
-def letter_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image inside its square."""
-    image = Image.open(path)
-    width, height = (round(side * SIDE / max(image.size)) for side in image.size)
-    return height, width
-
-
-# --- what is learnt from ---
-
-
-@pytest.fixture(scope="module")
-def still(colour_trial: TrialConfig, colour_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """All training images in one batch, as they are, and a student that does not move: its terms can be recomputed."""
-    changes = {
-        "teachers": {
-            "findings": {"kind": "tabular"},
-            "scan": {"kind": "image", "params": {"view": "mri", "epochs": 1, "network": NETWORK}},
-        },
-        "objectives": {
-            "logits": {"teacher": "findings", "weight": 3.0, "schedule": "cosine", "params": {"temperature": 2.5}},
-            "attention": {"teacher": "scan", "weight": 0.2, "schedule": "warmup", "params": {"layer": 1}},
-        },
-        "student": colour_trial.student.model_dump() | {"drop_path_rate": 0.0},
-        "optimizer": {"lr": 1e-30, "batch_size": 500, "class_weights": "balanced", "label_smoothing": 0.2},
-        "augmentation": {"shift": 0.0, "flip_horizontal": False},
-        "epochs": 6,
-    }
-    config = TrialConfig.model_validate(colour_trial.model_dump() | changes)
-    return trained_by(config, colour_root, tmp_path_factory.mktemp("still"), tmp_path_factory.mktemp("cache"))
-
-
-def told_by_teacher(still: Trained, kind: str, name: str) -> pd.Series:
-    """What lies in the cache of a teacher's answers, by image."""
-    (path,) = (still.cache / "teachers").glob(f"{kind}-*/{name}.npy")
-    return pd.Series(list(np.load(path)), index=still.split.index)
-
-
-def cross_entropy(target: Array, logit: Array) -> Array:
-    return np.logaddexp(0, logit) - target * logit
-
-
-def test_the_task_term_is_that_of_known_training_labels_weighed_by_their_frequency(still: Trained) -> None:
-    """Frequencies, labels and pixels are those of the training images alone, and a smoothed target is on both sides."""
-    images = still.images("train")
-    logits = Student(still.folder).logits(still.raw, images.index)
-    total, count = np.zeros(3), np.zeros(3)
-    for column, label in enumerate(LABELS):
-        known = images[label].notna().to_numpy()
-        target = images[label].to_numpy()[known]
-        by_class = compute_class_weight("balanced", classes=np.array([0.0, 1.0]), y=target)
-        weight = by_class[target.astype(int)]
-        total[column] = (weight * cross_entropy(0.8 * target + 0.1, logits[known, column])).sum()
-        count[column] = weight.sum()
-    expected = (total[0] / count[0] + total[1:].sum() / count[1:].sum()) / 2
-    for report in still.reports:
-        assert report["terms"]["task"] == pytest.approx(expected, abs=1e-5)
-
-
-def test_the_terms_of_teachers_are_of_each_images_own_answer(still: Trained) -> None:
-    names = still.images("train").index
-    logits = Student(still.folder).logits(still.raw, names) / 2.5
-    told = np.stack(told_by_teacher(still, "tabular", "logits")[names].to_list()).astype(float) / 2.5
-    divergence = cross_entropy(expit(told), logits) - cross_entropy(expit(told), told)
-    expected = 2.5**2 * (divergence[:, 0].mean() + divergence[:, 1:].mean()) / 2
-    assert still.reports[0]["terms"]["logits"] == pytest.approx(expected, abs=1e-5)
-    predictor = Predictor(still.folder)
-    ours = np.stack([predictor(still.raw / "images" / name).map_Rhw[0] for name in names])
-    theirs = np.stack(told_by_teacher(still, "image", "map")[names].to_list())
-    looked = (theirs * (np.log(theirs) - np.log(ours))).sum(axis=(1, 2)).mean()
-    assert still.reports[0]["terms"]["attention"] == pytest.approx(looked, abs=1e-5)
-
-
-def test_each_term_steers_by_its_own_weight_and_schedule(still: Trained, colour_root: Path, tmp_path: Path) -> None:
-    """A gradient's share is in proportion to the weight, and to where the schedule stands in the sixth epoch."""
-
-    def ratio(report: Mapping[str, Any], term: str) -> float:
-        shares: Mapping[str, float] = report["terms"]
-        return shares[f"gradient_share/{term}"] / shares["gradient_share/task"]
-
-    content = yaml.safe_load((still.folder / "config.yaml").read_text())
-    content["epochs"] = 1
-    content["objectives"] |= {name: one | {"weight": 1.0} for name, one in content["objectives"].items()}
-    alike = trained_by(TrialConfig.model_validate(content), colour_root, tmp_path, still.cache)
-    first, sixth = still.reports[0], still.reports[5]
-    assert ratio(first, "logits") / ratio(alike.reports[0], "logits") == pytest.approx(3.0, rel=1e-3)
-    assert ratio(first, "attention") / ratio(alike.reports[0], "attention") == pytest.approx(0.2, rel=1e-3)
-    fallen = (1 + math.cos(math.pi * 5 / 6)) / 2
-    assert ratio(sixth, "logits") / ratio(first, "logits") == pytest.approx(fallen, rel=1e-3)
-    assert ratio(sixth, "attention") / ratio(first, "attention") == pytest.approx(1.0, rel=1e-3), "warm already"
-
-
-def test_a_teachers_quality_is_out_of_fold_for_training_and_plain_for_validation_images(still: Trained) -> None:
-    for kind, name in {"tabular": "findings", "image": "scan"}.items():
-        logits = told_by_teacher(still, kind, "logits")
-        for part, key in {"train": "auroc", "val": "val_auroc"}.items():
-            images = still.images(part)
-            told, by_label = np.stack(logits[images.index].to_list()), []
-            for column, label in enumerate(LABELS):
-                known = images[label].notna().to_numpy()
-                by_label.append(roc_auc_score(images[label].to_numpy()[known], told[known, column]))
-            expected = (by_label[0] + np.mean(by_label[1:])) / 2
-            assert still.metrics[f"teacher/{name}/{key}"] == pytest.approx(expected, abs=1e-6)
-        sealed = np.stack(logits[still.images("test").index].to_list())
-        assert np.isnan(sealed).all(), "nobody is asked about sealed patients"
