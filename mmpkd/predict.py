@@ -35,7 +35,7 @@ HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overl
 Images through an exported student. It reads the images and nothing else: no table, no report, no second scan.
 
   model=FILE       student.safetensors, as mmpkd.train leaves it; or a folder with one in it
-  images=PATH      an image that Pillow or pydicom reads, or a folder of them, looked through to the bottom
+  images=PATH      an image (docs/formats.md), or a folder of them, looked through to the bottom
   out=DIR          predictions.csv and overlays/                             [runs/predict]
   overlays=false   no pictures                                               [true]
   patients=FILE    a CSV with the columns image (as in predictions.csv) and patient: whose several images are aggregated

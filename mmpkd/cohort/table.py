@@ -1,4 +1,4 @@
-"""Any CSV, Parquet or .xlsx table with a column map: how to bring your own data. Images: what Pillow or pydicom read.
+"""Any CSV, Parquet or .xlsx table with a column map: how to bring your own data. Images: see docs/formats.md.
 
 ```yaml
 cohort:
@@ -40,8 +40,9 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from mmpkd.cohort.decode import read_image, read_mask
+from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode, label_columns, same_name
+from mmpkd.cohort.masks import read_mask
 from mmpkd.cohort.regions import box_mask, polygon_mask, read_polygons
 from mmpkd.cohort.table_params import TableParams
 from mmpkd.cohort.tables import FIRST_ROW, read_table, tell_rows
