@@ -48,6 +48,7 @@ side does not know are left out. Prints tables, and leaves them in a folder with
   groups=A,B      columns that tell groups apart    [those named after sex, age, density or view]
   class_weights=balanced    precision and Brier score as if both classes were as frequent    [equal]
   within=foreground         where it looks, on the breast alone (see evaluation.within)      [content]
+  roi=union                 all ROIs of an image as one region, whatever their labels       [per_label]
   out=DIR         where the folder goes    [runs/evaluate]
   cache=DIR       where stores lie    [cache]
 
@@ -61,7 +62,15 @@ def main(words: Sequence[str]) -> None:
     if not words or {"-h", "--help"} & set(words):
         print(HELP)
         return
-    defaults = {"model": "", "config": "", "part": "", "groups": "", "class_weights": "equal", "within": "content"}
+    defaults = {
+        "model": "",
+        "config": "",
+        "part": "",
+        "groups": "",
+        "class_weights": "equal",
+        "within": "content",
+        "roi": "per_label",
+    }
     own, overrides = command.own_words(words, defaults | {"out": "runs/evaluate", "cache": "cache"})
     content = {"cohort": read_yaml(Path(own["config"])).get("cohort", {}) if own["config"] else {}}
     content = overridden(content, overrides)
@@ -71,8 +80,9 @@ def main(words: Sequence[str]) -> None:
         )
     mistakes = [Mistake(key, f"not a word of this command{near(key, own)}") for key in content if key != "cohort"]
     mistakes += [] if own["model"] else [Mistake("model", "which? --help explains")]
-    within = get_args(EvaluationConfig.model_fields["within"].annotation)
-    for key, allowed in (("part", ("", *PARTS)), ("class_weights", get_args(ClassWeights)), ("within", within)):
+    within, roi = (get_args(EvaluationConfig.model_fields[key].annotation) for key in ("within", "roi"))
+    known = {"part": ("", *PARTS), "class_weights": get_args(ClassWeights), "within": within, "roi": roi}
+    for key, allowed in known.items():
         if own[key] not in allowed:
             mistakes.append(Mistake(key, f"wanted {' or '.join(filter(None, allowed))}, got {own[key]!r}"))
     if mistakes:
@@ -88,7 +98,8 @@ def main(words: Sequence[str]) -> None:
     rows = chosen(store, exported, own["part"])
     columns = groupings(store.facts, own["groups"].split(",") if own["groups"] else None)
     weights = cast(ClassWeights, own["class_weights"])
-    tables = evaluate(exported, store, rows, weights, own["within"], columns)
+    regions = {"within": own["within"], "roi": own["roi"]}
+    tables = evaluate(exported, store, rows, weights, regions, columns)
     part = own["part"] or ("val" if is_own(store, exported.card) else "all")
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part}"
     what = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
@@ -144,10 +155,13 @@ def evaluate(
     store: Store,
     rows: NDArray[np.int64],
     weights: ClassWeights,
-    within: str,
+    regions: Mapping[str, str],
     columns: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
     """The tables of HELP by name: labels, groups, regions and images where there are any, and predictions.
+
+    Args:
+        regions: `within` and `roi` of EvaluationConfig.
 
     Raises:
         ConfigError: not one label in common, or images of another kind.
@@ -157,7 +171,7 @@ def evaluate(
     target_NK, known_NK = target_NK[rows], known_NK[rows]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     student = exported.student.to(device)
-    config = EvaluationConfig.model_validate({"map": card.map, "within": within})
+    config = EvaluationConfig.model_validate({"map": card.map, **regions})
     train_rows = store.rows("train", card.fold) if is_own(store, card) else None
     evaluator = Evaluator(
         store, rows, config, student.grid, device, train_rows, Labels(tasks, target_NK, known_NK), REPLICATES
@@ -171,7 +185,7 @@ def evaluate(
     tables = {"labels": by_label(answers, card, weights), "predictions": predictions}
     pointing_N = np.full(len(rows), np.nan)
     if evaluator.regions is not None:
-        threshold_R = np.array([card.map_threshold.get(label, np.nan) for label in store.facts.roi_labels])
+        threshold_R = np.array([card.map_threshold.get(label, np.nan) for label in evaluator.roi_labels])
         tables["images"] = evaluator.table(map_NRhw, threshold_R, original=True)
         tables["regions"] = by_region(tables["images"], store.sample_ids[rows], evaluator.weight_RN)
         means = tables["images"].groupby("sample")["pointing"].mean()

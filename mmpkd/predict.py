@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +32,7 @@ HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overl
 Images through an exported student. It reads the images and nothing else: no table, no report, no second scan.
 
   model=FILE       student.safetensors, as mmpkd.train leaves it; or a folder with one in it
-  images=PATH      an image that Pillow or pydicom reads, or a folder of them, looked through to the bottom
+  images=PATH      an image (docs/formats.md), or a folder of them, looked through to the bottom
   out=DIR          predictions.csv and overlays/                             [runs/predict]
   overlays=false   no pictures                                               [true]
 
@@ -139,6 +141,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("images", f"no file at {root.absolute()}")
     model, console = Predictor(own["model"]), Console(stderr=True, soft_wrap=True)
     tasks, names = [task.name for task in model.card.tasks], model.names
+    endings = file_names(tasks)
     bad = []
     here, there = out.resolve(), root.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
@@ -158,7 +161,7 @@ def main(words: Sequence[str]) -> None:
             called = ["; ".join(said.called[task]) for task in tasks]
             table.writerow([inside.as_posix(), *(f"{said.probabilities[name]:.6f}" for name in names), *called])
             if own["overlays"] == "true":
-                _save(said, out / "overlays" / inside, tasks)
+                _save(said, out / "overlays" / inside, endings)
     for line in bad:
         console.print(f"left out: {line}", highlight=False, markup=False)
     if len(bad) == len(files):
@@ -171,11 +174,25 @@ def main(words: Sequence[str]) -> None:
         sys.exit(1)
 
 
-def _save(said: Prediction, path: Path, tasks: Sequence[str]) -> None:
+def file_names(names: Sequence[str]) -> list[str]:
+    """A part of a file's name for each of them: no two alike, even where case is not told apart."""
+    given: list[str] = []
+    for name in names:
+        part = readable = re.sub(r"[^\w\-. ]", "-", name)[:100]
+        for count in itertools.count(2):
+            if part.casefold() not in {one.casefold() for one in given}:
+                break
+            part = f"{readable}-{count}"
+        given.append(part)
+    return given
+
+
+def _save(said: Prediction, path: Path, endings: Sequence[str]) -> None:
+    """Writes a picture for each task that has one; `endings` are of their files' names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pictures = said.overlays()
-    for task, picture in zip(tasks, pictures, strict=False):
-        name = f"{path.name}.{task.replace('/', '-')}.png" if len(pictures) > 1 else f"{path.name}.png"
+    for ending, picture in zip(endings, pictures, strict=False):
+        name = f"{path.name}.{ending}.png" if len(pictures) > 1 else f"{path.name}.png"
         picture.save(path.with_name(name))  # a.png.png: a.jpg may lie beside a.png
 
 

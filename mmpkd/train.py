@@ -20,7 +20,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export, stages
-from mmpkd.augment import View, draw_views, look
+from mmpkd.augment import View, draw_views, look, relit
 from mmpkd.build import build, check, needed
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
@@ -251,10 +251,12 @@ def batches(run: Run, epoch: int) -> Iterator[tuple[Batch, View]]:
     for chosen in order.split(config.optimizer.batch_size):
         rows = run.rows[chosen.numpy()]
         view = draw_views(len(rows), store.facts.image_size, config.augmentation, draws)
+        image_BCHW = look(on(device, store.images(rows, config.student.reads)), view).float() / 255
+        box_B4 = torch.from_numpy(store.content_box_N4[rows]) if config.student.reads == (IMAGE,) else None
         batch = Batch(
             sample_ids=tuple(store.sample_ids[rows]),
             patient_B=on(device, store.patient_N[rows]),
-            image_BCHW=look(on(device, store.images(rows, config.student.reads)), view).float() / 255,
+            image_BCHW=relit(image_BCHW, view, box_B4),
             target_BK=on(device, store.target_NK[rows]),
             known_BK=on(device, store.known_NK[rows]),
             rows_B=on(device, rows),

@@ -1,6 +1,4 @@
-"""Any CSV, Parquet or .xlsx table with a column map: how to bring your own data.
-
-Images and masks may be whatever Pillow or pydicom read, and slices of NIfTI volumes.
+"""Any CSV, Parquet or .xlsx table with a column map: how to bring your own data. Images: see docs/formats.md.
 
 ```yaml
 cohort:
@@ -43,8 +41,9 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from mmpkd.cohort.decode import read_image, read_mask
+from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, same_name
+from mmpkd.cohort.masks import read_mask
 from mmpkd.cohort.nifti import is_nifti, read_slice_mask, read_slices
 from mmpkd.cohort.table_cells import ABSOLUTE, OUTSIDE, Drawn, check_cells, drawn_regions, labels_of, notes_of_cells
 from mmpkd.cohort.table_folds import read_split

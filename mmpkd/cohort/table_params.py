@@ -87,21 +87,20 @@ class ColumnParams(Strict):
         return Column(name, self.role, kind, self.separator)
 
 
-MIDDLE = (0.5,)
 STRICTEST: tuple[Role, ...] = ("forbidden", "id", "near_label", "context", "descriptor")
 
 
 class TableParams(Strict):
+    LATER = ("groups", "test_fold", "slices")
+
     file: str
     image: Word
     patient: Word
     tasks: dict[Word, TaskParams]
     image_root: str = "."
     split: OptionalWord = None  # column of train, val and test; or of folds by name
-    groups: OptionalWord = Field(None, exclude_if=lambda value: value is None)  # column: a fold each of its values
-    test_fold: OptionalWord = Field(
-        None, exclude_if=lambda value: value is None
-    )  # the fold that is sealed; else the last
+    groups: OptionalWord = None  # column: a fold each of its values
+    test_fold: OptionalWord = None  # the fold that is sealed; else the last
     views: Columns = Field({})  # further images of each sample: name, column of paths
     masks: Columns = Field({})  # ROI label, column of paths
     # ROI label, columns of left, top, width, height; or one column of "[left, top, width, height]" or a list of several
@@ -111,9 +110,7 @@ class TableParams(Strict):
     columns: dict[Word, ColumnParams] = Field({})  # by name, or by a pattern with `*`
     missing: tuple[Word, ...] = ()  # besides blank cells
     # of volumes (NIfTI), at which shares of the height that is not background: one axial slice, or one a channel
-    slices: Annotated[
-        tuple[Share, ...], Field(min_length=1, max_length=3, exclude_if=lambda value: value == MIDDLE)
-    ] = MIDDLE
+    slices: Annotated[tuple[Share, ...], Field(min_length=1, max_length=3)] = (0.5,)
     channels: Literal[1, 3] = 1
     # True: messages name rows, not files, and pictures stay in the store; False for public data
     credentialed: bool = True

@@ -16,7 +16,7 @@ from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.synthetic import Synthetic, SyntheticParams
 from mmpkd.config import TrialConfig
-from mmpkd.predict import Predictor, main
+from mmpkd.predict import Predictor, file_names, main
 from mmpkd.train import train
 from mmpkd.types import CohortError, ConfigError
 
@@ -110,3 +110,10 @@ def test_mistakes_are_told_together(model: Path, tmp_path: Path) -> None:
     assert "images: which?" in said and "overlays: true or false, got 'no'" in said
     with pytest.raises(ConfigError, match="images: no file at"):
         main([f"model={model}", f"images={tmp_path / 'nowhere'}"])
+
+
+def test_every_task_has_a_picture_of_its_own() -> None:
+    names = ["size/<5 mm", "size/>5 mm", "size--5 mm", "Edema", "edema", "../up", "a/b", "a-b-2", "a-b"]
+    parts = file_names(names)
+    assert len({part.casefold() for part in parts}) == len(names) and not any("/" in part for part in parts)
+    assert parts[3] == "Edema" and parts[6] == "a-b" and file_names(["dx"]) == ["dx"]
