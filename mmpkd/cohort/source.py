@@ -46,19 +46,28 @@ def missing_files(root: Path | None, scan: Scan, allow_outside: bool = False) ->
     lacking: dict[str, BadSample] = {}
     if root is None:
         return lacking
-    inside = functools.cache(lambda folder: Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)))
+    inside = functools.cache(functools.partial(_is_inside, os.path.realpath(root)))
     listing = functools.cache(_listing)
     for sample, files in scan.files.items():
         for file in files:
             path = root / file
             if not os.path.isfile(path):  # Path.is_file raises, with the path, at a name too long
-                lacking[sample] = BadSample(file, f"no such file{_nearest(root, file, listing)}")
+                hint = _nearest(root, file, listing) if allow_outside or inside(path.parent) else ""
+                lacking[sample] = BadSample(file, f"no such file{hint}")
             elif not allow_outside and (not inside(path.parent) or (os.path.islink(path) and not inside(path))):
                 lacking[sample] = BadSample(file, OUTSIDE)
             else:
                 continue
             break
     return lacking
+
+
+def _is_inside(root: str, path: Path) -> bool:
+    """Whether it is under the root, once all links are followed."""
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(root)
+    except ValueError:  # a name with a null character
+        return False
 
 
 def _listing(folder: Path) -> frozenset[str]:
@@ -78,6 +87,8 @@ def _nearest(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -
     names = listing(path.parent)
     if not names:
         return "; its folder is not there, or empty"
+    if path.name in names:
+        return "; it is a folder"
     if path.name.lower() in {name.lower() for name in names}:
         return "; there is one that differs in upper and lower case"
     stem = next((path.name[: -len(end)] for end in SUFFIXES if path.name.lower().endswith(end)), path.name)
