@@ -28,7 +28,7 @@ from mmpkd.config import IMAGE
 from mmpkd.frames import Letterbox, from_run_lengths
 from mmpkd.types import CohortError, Task
 
-SCHEMA = 4  # raise it when a store is laid out or filled differently
+SCHEMA = 5  # raise it when a store is laid out or filled differently
 MANIFEST = "manifest.json"
 VIEWS = "views/"
 BOX = ("top", "left", "bottom", "right")
