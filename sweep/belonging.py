@@ -95,7 +95,8 @@ def examined(folder: Path, repair: bool, command: str) -> Known:
         )
     if lost - before or again:
         kept = _copied(folder)
-        notes += [*_unknown(lost - before, again, traces), f"  going on without them; the tables as they were: {kept}"]
+        notes += [f"{journal}: {line.strip()}" for line in _unknown(lost - before, again, traces)]
+        notes.append(f"the sweep goes on without what they came to; the files as they were: {kept}")
     stores = [study.user_attrs[BELONGS]["store"] for study in studies if BELONGS in study.user_attrs]
     store = plan.get("store") or next(iter(stores), "")
     return Known(sweep_id, store, tuple(sorted(lost)), tuple(notes))
