@@ -14,6 +14,7 @@ cohort:
       malignant: {kind: binary, column: pathology, labels: [benign, malignant]}     # the second is positive
       findings: {kind: multilabel, labels: [edema, effusion]}                       # columns of 0, 1 or missing
     masks: {lesion: mask_file}            # ROI label: column of mask paths, empty where there is none
+    mask_value: {lesion: 2}               # which value is the region, where masks hold several; [1, 2]: both; 0: black
     boxes: {node: [x, y, w, h]}           # ROI label: columns of left, top, width and height, pixels of the image
     polygons: {duct: outline}             # ROI label: column of corners, "[[x, y], ...]"
     views: {mri: mri_file}                # further images of each sample: a better scan that a teacher may see
@@ -58,7 +59,7 @@ class Table(Reader):
     """One row a sample, one image a row."""
 
     Params = TableParams
-    VERSION: ClassVar[int] = 4
+    VERSION: ClassVar[int] = 5
     needs_root: ClassVar[bool] = True
 
     def __init__(self, root: Path | None, params: TableParams) -> None:
@@ -122,7 +123,7 @@ class Table(Reader):
         params, file = self.params, files[self.params.image]
         image = read_image(self.root, file)
         masks = [(label, files[column]) for label, column in params.masks.items() if column in files]
-        rois = [(label, read_mask(self.root, mask, image.shape)) for label, mask in masks]
+        rois = [(label, read_mask(self.root, mask, image.shape, params.mask_values(label))) for label, mask in masks]
         rois += [(label, drawn(image.shape, file)) for label, drawn in self._drawn.get(sample_id, ())]
         views = {name: read_image(self.root, files[column]) for name, column in params.views.items()}
         return RawImage(image, views, rois)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from mmpkd.cohort.facts import Column, ColumnKind, Role, matching
-from mmpkd.config import IMAGE, Strict
+from mmpkd.config import IMAGE, Strict, near
 from mmpkd.types import TaskKind
 
 
@@ -54,6 +54,10 @@ class ColumnParams(Strict):
 STRICTEST: tuple[Role, ...] = ("forbidden", "id", "near_label", "context", "descriptor")
 
 
+MaskValue = Annotated[int, Field(ge=0, le=65535)]
+MaskValues = MaskValue | Annotated[tuple[MaskValue, ...], Field(min_length=1)]
+
+
 class TableParams(Strict):
     file: str
     image: str
@@ -63,6 +67,8 @@ class TableParams(Strict):
     split: str | None = None
     views: dict[str, str] = Field({})  # further images of each sample: name, column of paths
     masks: dict[str, str] = Field({})  # ROI label, column of paths
+    # Which value of a mask is the region, where it holds several or is dark on bright: of all labels, or by label
+    mask_value: MaskValues | dict[str, MaskValues] | None = None
     boxes: dict[str, tuple[str, str, str, str]] = Field({})  # ROI label, columns of left, top, width, height
     polygons: dict[str, str] = Field({})  # ROI label, column of [[x, y], ...]
     text: dict[str, str] = Field({})  # section of a report, column
@@ -71,6 +77,12 @@ class TableParams(Strict):
     channels: Literal[1, 3] = 1
     # True: messages name rows, not files, and pictures stay in the store; False for public data
     credentialed: bool = True
+
+    def mask_values(self, label: str) -> tuple[int, ...]:
+        """The values that are the region in the masks of a label; empty where it is what is bright."""
+        by_label = self.mask_value if isinstance(self.mask_value, dict) else dict.fromkeys(self.masks, self.mask_value)
+        values = by_label.get(label)
+        return () if values is None else (values,) if isinstance(values, int) else values
 
     @property
     def paths(self) -> dict[str, str]:
@@ -103,6 +115,15 @@ class TableParams(Strict):
             free = [header for header in headers if header == name or header not in taken | spelt.keys()]
             spelt |= dict.fromkeys(matching(name, free) or [name], one)
         return self.model_copy(update={"columns": spelt})
+
+    @model_validator(mode="after")
+    def _of_masks(self) -> Self:
+        for label in self.mask_value if isinstance(self.mask_value, dict) else ():
+            if label not in self.masks:
+                raise ValueError(f"mask_value names {label!r}, which is none of the masks{near(label, self.masks)}")
+        if self.mask_value is not None and not self.masks:
+            raise ValueError("mask_value is of masks, of which there are none")
+        return self
 
     @model_validator(mode="after")
     def _plain_names(self) -> Self:
