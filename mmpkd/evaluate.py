@@ -18,6 +18,7 @@ from mmpkd import command, export
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
+from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, near, overridden, read_yaml, validate
 from mmpkd.export import Card, Exported, source_of
 from mmpkd.external import (
@@ -95,6 +96,7 @@ def main(words: Sequence[str]) -> None:
     store, depth = prepare(config, cache), exported.card.depth
     if not is_own(store, exported.card) and depth_of(store) != depth:  # the student's window, as in predict
         store = prepare(config, cache, depth)
+    command.warn(suspects_of(store).lines(store.facts))
     rows = chosen(store, exported, own["part"])
     columns = groupings(store.facts, own["groups"].split(",") if own["groups"] else None)
     weights = cast(ClassWeights, own["class_weights"])

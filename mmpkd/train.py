@@ -40,6 +40,7 @@ from mmpkd.fit import (
 )
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
+from mmpkd.teachers.stating import before_teaching
 from mmpkd.types import Batch, ConfigError, EpochReport
 from mmpkd.validation import Evaluator
 
@@ -278,8 +279,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
     config = load_trial(Path(own["config"]), overrides)
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
-    last = folder / checkpoint.NAME
-    console = Console()
+    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), Console()
 
     def show(report: EpochReport) -> None:
         command.write_whole(folder / "config.yaml", dump_trial(config))
@@ -293,9 +293,13 @@ def main(words: Sequence[str]) -> None:
             f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {loss}  {scores}", highlight=False
         )
 
+    if mistakes := check(config, facts(config.cohort)):
+        raise ConfigError(mistakes)
+    store = prepare(config.cohort, cache)
+    command.warn(before_teaching(config, store))
     if last.exists():
         console.print(f"continuing {folder}")
-    history = train(config, Path(own["cache"]), folder, last if last.exists() else None, show)
+    history = train(config, cache, folder, last if last.exists() else None, show, store)
     metrics = folder / "metrics.json"
     command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():

@@ -57,6 +57,15 @@ class TrialWorker(tune.Trainable):
         return prepare(config, cache)
 
     @staticmethod
+    def cautions(planned: Plan, store: Store) -> list[str]:
+        """What in a prepared cohort gives its labels away to the teachers of a plan, as warnings."""
+        from mmpkd.cohort.suspects import suspects_of
+        from mmpkd.teachers.stating import stating
+
+        assert planned.example is not None
+        return stating(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
+
+    @staticmethod
     def price(space: Space, planned: Plan, seconds: float, say: Callable[[str], None]) -> Price | None:
         """What the sweep will cost, timed on the cluster that runs; see `timing.priced`."""
         from sweep.timing import priced

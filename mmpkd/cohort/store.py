@@ -28,7 +28,7 @@ from mmpkd.config import IMAGE
 from mmpkd.frames import Letterbox, from_run_lengths
 from mmpkd.types import CohortError, Task
 
-SCHEMA = 4  # raise it when a store is laid out or filled differently
+SCHEMA = 5  # raise it when a store is laid out or filled differently
 MANIFEST = "manifest.json"
 VIEWS = "views/"
 BOX = ("top", "left", "bottom", "right")
@@ -90,26 +90,32 @@ class Store:
         return store
 
     def rows(self, part: Part, fold: int = 0) -> NDArray[np.int64]:
-        """Positions of a part's samples, ascending. `fold`, 0 to 3, is the one that validates.
+        """Positions of a part's samples, ascending. `fold`, from 0, is the one that validates.
 
         Raises:
-            CohortError: a fold is asked for where the validation part is official.
+            CohortError: there is no such fold, or the validation part is official.
         """
-        split = self._samples["split"].to_numpy(dtype=str)
-        if "val" in split and fold:
+        split = self._split
+        if fold and "val" in split:
             raise CohortError(f"cohort.fold={fold}: the cohort has an official validation part; leave cohort.fold at 0")
+        if fold >= self.num_folds:
+            known = f"can validate on the folds 0 to {self.num_folds - 1}; the sealed part is not among them"
+            raise CohortError(f"cohort.fold={fold}: this cohort {known}")
         if "val" in split or part == "test":
             chosen = split == part
-        elif part == "val":
-            chosen = split == splits.FOLDS[fold]
         else:
-            chosen = np.isin(split, [name for name in splits.FOLDS if name != splits.FOLDS[fold]])
+            is_val = split == f"{splits.FOLD}{fold}"
+            chosen = is_val if part == "val" else ~is_val & np.char.startswith(split, splits.FOLD)
         return np.flatnonzero(chosen).astype(np.int64)
 
     @property
     def num_folds(self) -> int:
         """Values that `cohort.fold` can take: 1 where the validation part is official."""
-        return 1 if "val" in self._samples["split"].to_numpy(dtype=str) else len(splits.FOLDS)
+        return max(1, len(splits.fold_names(self._split)))
+
+    @cached_property
+    def _split(self) -> NDArray[np.str_]:
+        return self._samples["split"].to_numpy(dtype=str)
 
     def digests(self) -> NDArray[np.int64]:
         """64 bits of a hash of each stored image (N): equal pixels, equal digest."""
