@@ -16,16 +16,11 @@ cohort:
       malignant: {kind: binary, column: pathology, labels: [benign, malignant]}     # the second is positive
       findings: {kind: multilabel, labels: [edema, effusion]}                       # columns of 0, 1 or missing
     masks: {lesion: mask_file}            # ROI label: column of mask paths, empty where there is none
-<<<<<<< HEAD
     mask_value: {lesion: 2}               # which value is the region, where masks hold several; [1, 2]: both; 0: black
-    boxes: {node: [x, y, w, h]}           # ROI label: columns of left, top, width and height, pixels of the image
-    polygons: {duct: outline}             # ROI label: column of corners, "[[x, y], ...]"
-=======
     boxes: {node: [x, y, w, h]}           # ROI label: columns of left, top, width and height, pixels of the image;
                                           # or one column of "[x, y, w, h]" or "[[x, y, w, h], ...]"
     polygons: {duct: outline}             # ROI label: column of corners, "[[x, y], ...]", or a list of such polygons
     slices: [0.5]                         # of NIfTI volumes: at which share of the height; three where channels is 3
->>>>>>> main
     views: {mri: mri_file}                # further images of each sample: a better scan that a teacher may see
     text: {findings: report}              # section of a report: column of its text
     columns:                              # privileged columns; a column without a role is not stored
@@ -67,7 +62,7 @@ class Table(Reader):
     """One row a sample, one image a row."""
 
     Params = TableParams
-    VERSION: ClassVar[int] = 5
+    VERSION: ClassVar[int] = 4
     needs_root: ClassVar[bool] = True
 
     def __init__(self, root: Path | None, params: TableParams) -> None:
@@ -132,15 +127,9 @@ class Table(Reader):
         params, file = self.params, files[self.params.image]
         image, levels = self._image(file)
         masks = [(label, files[column]) for label, column in params.masks.items() if column in files]
-<<<<<<< HEAD
-        rois = [(label, read_mask(self.root, mask, image.shape, params.mask_values(label))) for label, mask in masks]
-        rois += [(label, drawn(image.shape, file)) for label, drawn in self._drawn.get(sample_id, ())]
-        views = {name: read_image(self.root, files[column]) for name, column in params.views.items()}
-=======
-        rois = [(label, self._mask(mask, image.shape, levels)) for label, mask in masks]
+        rois = [(label, self._mask(mask, image.shape, levels, params.mask_values(label))) for label, mask in masks]
         rois += [(label, draw(image.shape, file)) for label, draw in self._drawn.get(sample_id, ())]
         views = {name: self._image(files[column])[0] for name, column in params.views.items()}
->>>>>>> main
         return RawImage(image, views, rois)
 
     def _image(self, file: str) -> tuple[np.ndarray, list[int]]:
@@ -149,12 +138,12 @@ class Table(Reader):
             return read_slices(self.root, file, self.params.slices)
         return read_image(self.root, file), []
 
-    def _mask(self, file: str, shape: tuple[int, ...], levels: list[int]) -> np.ndarray:
+    def _mask(self, file: str, shape: tuple[int, ...], levels: list[int], values: tuple[int, ...]) -> np.ndarray:
         if not is_nifti(file):
-            return read_mask(self.root, file, shape)
+            return read_mask(self.root, file, shape, values)
         if not levels:
             raise BadSample(file, "the mask is a volume, its image is none")
-        return read_slice_mask(self.root, file, levels, shape)
+        return read_slice_mask(self.root, file, levels, shape, values)
 
     def _read(self) -> pd.DataFrame:
         """All cells as stripped text; empty where missing."""

@@ -95,7 +95,7 @@ MaskValues = MaskValue | Annotated[tuple[MaskValue, ...], Field(min_length=1)]
 
 
 class TableParams(Strict):
-    LATER = ("groups", "test_fold", "slices")
+    LATER = ("groups", "test_fold", "slices", "mask_value")
 
     file: str
     image: Word

@@ -6,6 +6,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
@@ -13,6 +14,7 @@ from PIL import Image, ImageDraw
 from mmpkd.cohort import reader_for
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.masks import having, read_mask, two_valued
+from mmpkd.cohort.nifti import read_slice_mask
 from mmpkd.types import ConfigError
 from tests.mmpkd.cohort_fixtures import config, write_cohort
 
@@ -163,3 +165,13 @@ def test_two_labels_of_one_file(tmp_path: Path) -> None:
     for wrong, why in (({"lesoin": 1}, "did you mean 'lesion'"), ({"lesion": -1}, "greater than or equal to 0")):
         with pytest.raises(ConfigError, match=why):
             reader_for(config(tmp_path, mask_value=wrong))
+
+
+def test_labels_of_a_volume(tmp_path: Path) -> None:
+    voxels = np.zeros((4, 5, 3), np.uint8)
+    voxels[0, :, 1], voxels[1, :2, 1] = 1, 2
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "it.nii")
+    with pytest.raises(BadSample, match="3 different values; two are wanted: say with mask_value"):
+        read_slice_mask(tmp_path, "it.nii", [1], (5, 4))
+    counts = [int(read_slice_mask(tmp_path, "it.nii", [1], (5, 4), values).sum()) for values in ([1], [2], [1, 2])]
+    assert counts == [5, 2, 7]
