@@ -1,5 +1,5 @@
 """Augmentation as one vectorised gather: a random view of each image, drawn once, applied to
-whatever must move together (image and ROI)."""
+whatever must move together (image, ROI and a teacher's map). Light changes the image alone."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpkd.config import AugmentationConfig
+from mmpkd.priors import inside
 
 
 class View(NamedTuple):
-    """Where each pixel of a view comes from; outside [0, size) is background."""
+    """Where each pixel of a view comes from; outside [0, size) is background.
+
+    A turned or scaled view is first turned and scaled about the middle of the square, then shifted and flipped.
+    """
 
     rows_BH: Tensor
     columns_BW: Tensor
+    turn_B22: Tensor | None = None  # from (row, column) of the view to that of the image, both from the middle
+    light_B2: Tensor | None = None  # factors of brightness and of contrast
 
 
 def draw_views(count: int, size: int, config: AugmentationConfig, generator: torch.Generator) -> View:
-    """Random shifts of whole pixels and flips, one per image, from an explicit CPU generator."""
+    """A random view of each image, from an explicit CPU generator.
+
+    What is off draws nothing, so that shifts and flips are the same with and without the rest.
+    """
 
     def axis(flip: bool) -> Tensor:
         reach = round(config.shift * size)
@@ -30,13 +39,34 @@ def draw_views(count: int, size: int, config: AugmentationConfig, generator: tor
         index_BS = torch.where(mirrored_B1, size - 1 - index_S, index_S) if flip else index_S.expand(count, size)
         return index_BS + shift_B1
 
-    return View(axis(config.flip_vertical), axis(config.flip_horizontal))
+    def uniform(low: float, high: float) -> Tensor:
+        if low == high:
+            return torch.full((count,), low)
+        return low + (high - low) * torch.rand(count, generator=generator)
+
+    rows_BH, columns_BW = axis(config.flip_vertical), axis(config.flip_horizontal)
+    turn_B22 = light_B2 = None
+    if config.moves:
+        angle_B = torch.deg2rad(uniform(-config.rotation, config.rotation))
+        scale_B = torch.tensor(config.scale).log()  # halving is as likely as doubling
+        scale_B = uniform(float(scale_B[0]), float(scale_B[1])).exp()
+        cosine_B, sine_B = angle_B.cos() / scale_B, angle_B.sin() / scale_B
+        turn_B22 = torch.stack([cosine_B, -sine_B, sine_B, cosine_B], dim=1).view(count, 2, 2)
+    if config.lights:
+        reach = (config.brightness, config.contrast)
+        light_B2 = torch.stack([uniform(1 - one, 1 + one) for one in reach], dim=1)
+    return View(rows_BH, columns_BW, turn_B22, light_B2)
 
 
 def look(x_BCHW: Tensor, view: View) -> Tensor:
-    """The views of a batch of images or masks (any dtype); what lies outside the image is 0."""
+    """The views of a batch of images or masks (any dtype); what lies outside the image is 0.
+
+    A turned or scaled view reads images between their pixels (bilinear), and masks at the nearest one.
+    """
+    if view.turn_B22 is not None:
+        return _turned(x_BCHW, view, view.turn_B22)
     height, width = x_BCHW.shape[-2:]
-    rows_BH, columns_BW = (index.to(x_BCHW.device) for index in view)
+    rows_BH, columns_BW = view.rows_BH.to(x_BCHW.device), view.columns_BW.to(x_BCHW.device)
     batch = torch.arange(len(x_BCHW), device=x_BCHW.device)[:, None, None, None]
     channel = torch.arange(x_BCHW.shape[1], device=x_BCHW.device)[None, :, None, None]
     seen_BCHW = x_BCHW[
@@ -45,6 +75,45 @@ def look(x_BCHW: Tensor, view: View) -> Tensor:
     inside_BH = (rows_BH >= 0) & (rows_BH < height)
     inside_BW = (columns_BW >= 0) & (columns_BW < width)
     return seen_BCHW * (inside_BH[:, None, :, None] & inside_BW[:, None, None, :])
+
+
+def _turned(x_BCHW: Tensor, view: View, turn_B22: Tensor) -> Tensor:
+    height, width = x_BCHW.shape[-2:]
+    device = x_BCHW.device
+    rows_BH, columns_BW = (index.to(device, torch.float32) for index in view[:2])
+    turn_B22 = turn_B22.to(device)
+    row_BH1, column_B1W = (rows_BH - (height - 1) / 2)[:, :, None], (columns_BW - (width - 1) / 2)[:, None, :]
+    row_BHW, column_BHW = (
+        turn_B22[:, axis, 0, None, None] * row_BH1 + turn_B22[:, axis, 1, None, None] * column_B1W for axis in (0, 1)
+    )
+    # As grid_sample counts: -1 and 1 are the outer edges of the first and the last pixel.
+    at_BHW2 = torch.stack([(2 * column_BHW) / width, (2 * row_BHW) / height], dim=-1)
+    mode = "nearest" if x_BCHW.dtype == torch.bool else "bilinear"
+    seen_BCHW = F.grid_sample(x_BCHW.float(), at_BHW2, mode=mode, padding_mode="zeros", align_corners=False)
+    if x_BCHW.is_floating_point():
+        return seen_BCHW.to(x_BCHW.dtype)
+    return seen_BCHW.round().to(x_BCHW.dtype)
+
+
+def relit(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor:
+    """Views of images in [0, 1] under the light of their view; without one, as they are.
+
+    Brightness multiplies; contrast stretches about the mean of what is seen of the image. The letterbox and what lies
+    outside stay black: a grey frame would tell of the light.
+
+    Args:
+        box_B4: content of each image in its square, before it is looked at; None, of a further image: all of it.
+    """
+    if view.light_B2 is None:
+        return image_BCHW
+    bright_B, contrast_B = (factor[:, None, None, None] for factor in view.light_B2.to(image_BCHW.device).unbind(1))
+    count, _, height, width = image_BCHW.shape
+    box_B4 = torch.tensor([[0, 0, height, width]]).expand(count, 4) if box_B4 is None else box_B4
+    seen_B1HW = look(inside(box_B4.to(image_BCHW.device), (height, width))[:, None], view)
+    bright_BCHW = image_BCHW * bright_B
+    count_B111 = seen_B1HW.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1) * image_BCHW.shape[1]
+    mean_B111 = (bright_BCHW * seen_B1HW).sum(dim=(1, 2, 3), keepdim=True) / count_B111
+    return ((bright_BCHW - mean_B111) * contrast_B + mean_B111).clamp(0, 1) * seen_B1HW
 
 
 def look_map(map_Bhw: Tensor, view: View) -> Tensor:

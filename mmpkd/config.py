@@ -11,17 +11,26 @@ import json
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+)
 
 from mmpkd.types import ConfigError, Mistake
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Zoom = Annotated[float, Field(ge=0.25, le=4)]
 Model = TypeVar("Model", bound="Strict")
 
 IMAGE = "image"  # a cohort's own image, beside its further ones; what a student reads
@@ -29,18 +38,34 @@ STUDENT, TASK = "student", "task"  # a module, and a term of the loss, that ever
 
 
 class Strict(BaseModel):
-    """Base of every configuration: immutable, unknown keys and non-finite numbers refused."""
+    """Base of every configuration: immutable, unknown keys and non-finite numbers refused.
+
+    A field that came later is named in `LATER`: at its default it is not dumped, so that fingerprints and the addresses
+    of caches, which are hashes of dumps, are what they were before there was such a field.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    LATER: ClassVar[tuple[str, ...]] = ()
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        content: dict[str, Any] = dump(self)
+        for name in self.LATER:
+            if getattr(self, name) == type(self).model_fields[name].default:
+                content.pop(name, None)
+        return content
 
 
 class CohortConfig(Strict):
     """Which images. `params` belong to the reader (see its class in `mmpkd/cohort/`)."""
 
+    LATER = ("allow_outside",)
+
     reader: str
     root: Path | None = None  # the raw data set; `synthetic` needs none
     image_size: Positive = 224  # longest side, pixels; letterboxed, never cropped
-    fold: Annotated[int, Field(ge=0, le=3)] = 0  # the validation fold; 4 is sealed as test
+    fold: Annotated[int, Field(ge=0)] = 0  # which one validates, of those that are not sealed; of dealt ones 0 to 3
+    allow_outside: bool = False  # whether files may lie outside the root, by a link, by `..` or by an absolute path
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
     params: dict[str, Any] = {}
 
@@ -121,15 +146,42 @@ class ScheduleConfig(Strict):
 
 
 class AugmentationConfig(Strict):
-    """Random shift by up to `shift` of the side, and flips; drawn per image."""
+    """Random shift by up to `shift` of the side, and flips; drawn per image. All below the flips is off by default."""
+
+    LATER = ("rotation", "scale", "brightness", "contrast")
 
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     flip_horizontal: bool = True
     flip_vertical: bool = False
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, to either side
+    scale: Annotated[tuple[Zoom, ...], Field(min_length=2, max_length=2)] = (1.0, 1.0)  # least and largest factor
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0  # a factor between 1 - brightness and 1 + brightness
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0  # likewise, about the image's mean
+
+    @field_validator("scale")
+    @classmethod
+    def _in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if scale[0] > scale[1]:
+            raise ValueError(f"the least factor comes first; write [{scale[1]:g}, {scale[0]:g}]")
+        return scale
+
+    @property
+    def moves(self) -> bool:
+        """Whether views are turned or scaled."""
+        return self.rotation > 0 or self.scale != (1.0, 1.0)
+
+    @property
+    def lights(self) -> bool:
+        return self.brightness > 0 or self.contrast > 0
 
 
 class EvaluationConfig(Strict):
+    """Where it is read that the student looks, and against what. `roi` counts where a cohort has ROIs of several
+    labels: each on its own, or all of an image as one region, which is what a map that serves all labels can cover."""
+
+    LATER = ("roi",)
     map: str = "cls_attention"
+    roi: Literal["per_label", "union"] = "per_label"
     within: Literal["content", "foreground"] = "content"  # foreground: the breast on its film
     batch_size: Positive = 64
 
@@ -175,7 +227,7 @@ class TrialConfig(Strict):
 
     def fingerprint(self) -> str:
         """Content hash of everything but where the data lie, as 16 hex digits."""
-        content = self.model_dump(mode="json", exclude={"cohort": {"root"}})
+        content = self.model_dump(mode="json", exclude={"cohort": {"root", "allow_outside"}})
         if not self.stages:  # as before there were any
             del content["stages"]
         if self.student.reads == (IMAGE,):

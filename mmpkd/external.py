@@ -263,13 +263,18 @@ def by_group(answers: Answers, values: pd.DataFrame, patient_N: NDArray[np.int64
 
 def by_region(images: pd.DataFrame, sample_ids: NDArray[np.str_], weight_RN: Floats) -> pd.DataFrame:
     """A row a score: its mean over labels of the mean over images with an ROI, its 95 % interval, and what maps that
-    have not looked would score; then the same of each label, where there are several."""
+    have not looked would score and the highest attainable (of pointing and mass); then the same of each label, where
+    there are several."""
     labels = list(dict.fromkeys(images["label"]))
     rows = []
     for label in [None, *labels] if len(labels) > 1 else [None]:
         some = labels if label is None else [label]
         for score in SCORES:
             found = {"": f"{score}"} | {name: f"{score}_{name}" for name in UNSEEING if f"{score}_{name}" in images}
+            # The bound of a row of one label is that of the label alone, where one map serves several.
+            bounds = (f"{score}_max_alone", f"{score}_max") if label else (f"{score}_max",)
+            if bound := next((name for name in bounds if name in images), None):
+                found["max"] = bound
             row = {
                 "label": label or (labels[0] if len(labels) == 1 else "mean over labels"),
                 "score": score,

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
-from mmpkd import priors, scores
+from mmpkd import attainable, priors, scores
 from mmpkd.frames import Letterbox
 from mmpkd.stats import Floats, macro, standard_error, weighted_mean
 
@@ -79,7 +79,7 @@ class Regions:
             raise ValueError(
                 f"a grid of {rows} x {columns} patches does not divide a frame of {height} x {width} pixels"
             )
-        inside_NHW = inside(box_N4, (height, width))
+        inside_NHW = priors.inside(box_N4, (height, width))
         if foreground_NHW is not None:
             inside_NHW = inside_NHW & torch.as_tensor(foreground_NHW)
             roi_NRHW = roi_NRHW & inside_NHW[:, None]  # an ROI outside the foreground is none
@@ -160,13 +160,22 @@ def measure_original(
     roi_HW = roi_HW & counts_HW
     if not roi_HW.any():  # the stored foreground kept a pixel of it, which read at this scale it does not
         return torch.full((1, NUM_MEASURED), torch.nan, dtype=torch.float64)
-    cells_hw = letterbox.cell_shares(roi_HW, grid)
-    seen_hw = np.ones_like(cells_hw) if inside_HW is None else letterbox.cell_shares(inside_HW, grid)
-    one_1hw, cells_1hw, seen_1hw = (torch.as_tensor(one).cpu().float()[None] for one in (map_hw, cells_hw, seen_hw))
+    cells_1hw, seen_1hw = (share_hw[None] for share_hw in original_shares(roi_HW, letterbox, grid, inside_HW))
+    one_1hw = torch.as_tensor(map_hw).cpu().float()[None]
     up_HW = letterbox.original_map(scores.scaled(one_1hw)[0].numpy())
     pixels = _measure_pixels(*(torch.from_numpy(one)[None] for one in (up_HW, roi_HW, counts_HW)))
     cells = [kind(one_1hw, cells_1hw, seen_1hw) for kind in (scores.pointing, scores.mass)]
     return torch.cat([torch.stack(cells, dim=1).double(), pixels], dim=1)
+
+
+def original_shares(
+    roi_HW: NDArray[np.bool_], letterbox: Letterbox, grid: tuple[int, int], inside_HW: NDArray[np.bool_] | None = None
+) -> tuple[Tensor, Tensor]:
+    """`cells` and `seen` (h, w) of `Regions`, of one ROI as it was drawn on the original image."""
+    roi_HW = roi_HW if inside_HW is None else roi_HW & inside_HW
+    cells_hw = letterbox.cell_shares(roi_HW, grid)
+    seen_hw = np.ones_like(cells_hw) if inside_HW is None else letterbox.cell_shares(inside_HW, grid)
+    return torch.from_numpy(cells_hw).float(), torch.from_numpy(seen_hw).float()
 
 
 def _measure_pixels(map_PHW: Tensor, roi_PHW: Tensor, inside_PHW: Tensor) -> Tensor:
@@ -214,7 +223,7 @@ def unseeing(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Ten
     """Maps that ignore the image, by pair (P, h, w).
 
     `chance` is uniform, `centre` a bump in the middle of the content, `prior` the mean ROI of the
-    training images (see `priors.mean_roi`), where that is given.
+    training images (see `priors.mean_roi`), where that is given: a map for each label, or one for all.
     """
     frame = tuple(regions.roi_PHW.shape[1:])
     maps = {
@@ -222,17 +231,27 @@ def unseeing(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Ten
         "centre": priors.centre(regions.box_P4, frame, regions.grid),
     }
     if prior_Rhw is not None:
-        maps["prior"] = priors.letterboxed(prior_Rhw.to(regions.label_P.device)[regions.label_P], regions.box_P4, frame)
+        prior_Rhw = prior_Rhw.to(regions.label_P.device).expand(regions.shape[1], *regions.grid)
+        maps["prior"] = priors.letterboxed(prior_Rhw[regions.label_P], regions.box_P4, frame)
     return maps
 
 
 def baselines(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Floats]:
     """What the maps of `unseeing` score: `<score>_chance`, `<score>_centre`, `<score>_prior`, each (N, R).
 
-    They depend on the ROIs alone: compute them once per validation set.
+    They depend on the ROIs alone: compute them once per validation set. A student whose one map serves all labels is
+    held against a prior that is one map, too.
     """
     found = {name: finish(measure(map_Phw, regions), regions) for name, map_Phw in unseeing(regions, prior_Rhw).items()}
     return {f"{score}_{name}": values for name, by_score in found.items() for score, values in by_score.items()}
+
+
+def bounds(regions: Regions, one_map: bool) -> dict[str, Floats]:
+    """What `attainable.best_shares` finds, as `pointing_max` and `mass_max`, each (N, R)."""
+    best_P = attainable.best_shares(regions.cells_Phw, regions.seen_Phw, regions.image_P, regions.label_P, one_map)
+    best_NR = np.full(regions.shape, np.nan)
+    best_NR[regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()] = best_P.cpu().numpy()
+    return {f"{score}_max": best_NR for score in attainable.SCORES}
 
 
 def summarize(
@@ -266,13 +285,6 @@ def table(
     image_P, label_P = regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()
     columns = {name: value_NR[image_P, label_P] for name, value_NR in found.items()}
     return pd.DataFrame({"sample": np.array(sample_ids)[image_P], "label": np.array(labels)[label_P], **columns})
-
-
-def inside(box_N4: Tensor, frame: tuple[int, ...]) -> Tensor:
-    """True at the pixels of each image's content (N, H, W)."""
-    top, left, bottom, right = (side[:, None] for side in box_N4.unbind(1))
-    row, column = (torch.arange(side, device=box_N4.device) for side in frame)
-    return ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
 
 
 def foreground(image_NHW: NDArray[np.uint8]) -> NDArray[np.bool_]:

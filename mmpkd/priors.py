@@ -52,6 +52,13 @@ def letterboxed(content_Phw: Tensor, box_P4: Tensor, frame: tuple[int, ...]) -> 
     return read_Phw * (at_Phw2.abs() < 1).all(dim=-1)
 
 
+def inside(box_N4: Tensor, frame: tuple[int, ...]) -> Tensor:
+    """True at the pixels of each image's content (N, H, W)."""
+    top, left, bottom, right = (side[:, None] for side in box_N4.unbind(1))
+    row, column = (torch.arange(side, device=box_N4.device) for side in frame)
+    return ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
+
+
 def _places(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> list[Tensor]:
     """Rows (N, h) and columns (N, w) of the patch centres, from 0 to 1 along the content."""
     places = []

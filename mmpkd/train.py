@@ -20,7 +20,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export, stages
-from mmpkd.augment import View, draw_views, look
+from mmpkd.augment import View, draw_views, look, relit
 from mmpkd.build import build, check, needed
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
@@ -40,6 +40,7 @@ from mmpkd.fit import (
 )
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
+from mmpkd.teachers.stating import before_teaching
 from mmpkd.types import Batch, ConfigError, EpochReport
 from mmpkd.validation import Evaluator
 
@@ -251,10 +252,12 @@ def batches(run: Run, epoch: int) -> Iterator[tuple[Batch, View]]:
     for chosen in order.split(config.optimizer.batch_size):
         rows = run.rows[chosen.numpy()]
         view = draw_views(len(rows), store.facts.image_size, config.augmentation, draws)
+        image_BCHW = look(on(device, store.images(rows, config.student.reads)), view).float() / 255
+        box_B4 = torch.from_numpy(store.content_box_N4[rows]) if config.student.reads == (IMAGE,) else None
         batch = Batch(
             sample_ids=tuple(store.sample_ids[rows]),
             patient_B=on(device, store.patient_N[rows]),
-            image_BCHW=look(on(device, store.images(rows, config.student.reads)), view).float() / 255,
+            image_BCHW=relit(image_BCHW, view, box_B4),
             target_BK=on(device, store.target_NK[rows]),
             known_BK=on(device, store.known_NK[rows]),
             rows_B=on(device, rows),
@@ -276,14 +279,13 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
     config = load_trial(Path(own["config"]), overrides)
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
-    last = folder / checkpoint.NAME
-    console = Console()
+    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), Console()
 
     def show(report: EpochReport) -> None:
         command.write_whole(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
             f"{goal} {report.metrics[goal]:.4f} ±{report.metrics[f'{goal}_se']:.4f}"
-            for goal in ("val/auroc", "val/pointing")
+            for goal in ("val/auroc", "val/auroc_patient", "val/pointing")
             if goal in report.metrics
         )
         loss = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name)
@@ -291,9 +293,13 @@ def main(words: Sequence[str]) -> None:
             f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {loss}  {scores}", highlight=False
         )
 
+    if mistakes := check(config, facts(config.cohort)):
+        raise ConfigError(mistakes)
+    store = prepare(config.cohort, cache)
+    command.warn(before_teaching(config, store))
     if last.exists():
         console.print(f"continuing {folder}")
-    history = train(config, Path(own["cache"]), folder, last if last.exists() else None, show)
+    history = train(config, cache, folder, last if last.exists() else None, show, store)
     metrics = folder / "metrics.json"
     command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():

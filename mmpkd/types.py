@@ -7,6 +7,7 @@ Shape legend, used in every name that ends in capitals:
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
@@ -46,11 +47,19 @@ class Task:
 
 
 def lay_out(tasks: Sequence[tuple[str, TaskKind, Sequence[str]]]) -> tuple[Task, ...]:
-    """Tasks laid side by side over the K logits, in the order given."""
+    """Tasks laid side by side over the K logits, in the order given.
+
+    Raises:
+        ConfigError: two of them, or of their labels, would be scored under one name.
+    """
     laid: list[Task] = []
     for name, kind, labels in tasks:
         start = laid[-1].columns.stop if laid else 0
         laid.append(Task(name, kind, tuple(labels), start))
+    names = [*(task.name for task in laid), *(f"{task.name}/{label}" for task in laid for label in task.logit_names)]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        problem = f"two tasks or labels would be scored under the name {twice[0]!r}; name one of them otherwise"
+        raise ConfigError.one("cohort.params.tasks", problem)
     return tuple(laid)
 
 

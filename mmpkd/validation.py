@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,10 +17,13 @@ from mmpkd import classify, localize, priors, stats
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.fit import autocast
+from mmpkd.patients import by_patient
 from mmpkd.saliency import MAPS, columns_explained
 from mmpkd.stats import Floats
 from mmpkd.student import Student
 from mmpkd.types import CohortError, DivergedError, Task
+
+UNION = "any"  # label of the region that all ROIs of an image make together
 
 
 class Labels(NamedTuple):
@@ -66,15 +70,25 @@ class Evaluator:
         self.prior_Rhw: Tensor | None = None
         self.foreground_NHW: NDArray[np.bool_] | None = None
         self.fixed: dict[str, float] = {}
+        self.union = config.roi == "union"
+        self.roi_labels = (UNION,) if self.union and store.facts.roi_labels else store.facts.roi_labels
+        self.one_map = not self.map.per_label and len(self.roi_labels) > 1
         if store.facts.roi_labels:
             self.explained = columns_explained(store.facts.roi_labels, self.tasks) if self.map.per_label else []
+            if self.union and self.explained:
+                self.explained = [tuple(sorted({column for one in self.explained for column in one}))]
             if config.within == "foreground":
                 self.foreground_NHW = localize.foreground(store.image_NCHW[rows].max(axis=1))
-            roi_NRHW, box_N4 = store.roi_mask(rows), store.content_box_N4[rows]
+            roi_NRHW, box_N4 = self._together(store.roi_mask(rows)), store.content_box_N4[rows]
             self.regions = localize.Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
             if train_rows is not None:
-                self.prior_Rhw = _mean_roi(store, train_rows, grid)
-            self.fixed = _prefixed(localize.summarize(localize.baselines(self.regions, self.prior_Rhw)))
+                self.prior_Rhw = _mean_roi(store, train_rows, grid, self.union or self.one_map)
+            fixed = localize.baselines(self.regions, self.prior_Rhw)
+            fixed |= localize.bounds(self.regions, self.one_map)
+            self.fixed = _prefixed(localize.summarize(fixed))
+
+    def _together(self, roi_NRHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        return np.asarray(roi_NRHW.any(axis=1, keepdims=True)) if self.union else roi_NRHW
 
     def require_scorable(self) -> None:
         """
@@ -98,10 +112,24 @@ class Evaluator:
                 "lower optimizer.lr, or set optimizer.clip_norm"
             )
         metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, self.weight_RN))
+        if self.store.facts.several_images:
+            metrics |= _prefixed(self._of_patients(logits_NK))
         if self.regions is not None:
-            found, labels = localize.score(map_NRhw, self.regions), self.store.facts.roi_labels
-            metrics |= _prefixed(localize.summarize(found, self.weight_RN, labels))
+            found = localize.score(map_NRhw, self.regions)
+            metrics |= _prefixed(localize.summarize(found, self.weight_RN, self.roi_labels))
         return metrics | self.fixed
+
+    def _of_patients(self, logits_NK: Floats) -> dict[str, float]:
+        """The AUROC of patients, of every fold where the cohort has a patient of several images: folds are compared."""
+        found = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
+        weight_RP = self.weight_RN[:, found.first_P]
+        scores = classify.score(found.logits_PK, found.target_PK, found.known_PK, self.tasks, weight_RP)
+        return {
+            "auroc_patient": scores["auroc"],
+            "auroc_patient_se": scores["auroc_se"],
+            "auroc_patient_undefined": scores["auroc_undefined"],
+            "auroc_patient_mixed": float(found.mixed_PK.any(axis=1).sum()),
+        }
 
     def look(self, student: Student) -> tuple[NDArray[np.float64], Tensor]:
         """Logits (N, K) and maps (N, R, h, w) of every sample, with R = 1 where one map serves all labels."""
@@ -125,10 +153,11 @@ class Evaluator:
         if self.regions is None:
             return {}
         tuned_R = localize.tuned(localize.measure(localize.by_pair(map_NRhw, self.regions), self.regions), self.regions)
-        return dict(zip(self.store.facts.roi_labels, tuned_R.tolist(), strict=True))
+        return dict(zip(self.roi_labels, tuned_R.tolist(), strict=True))
 
     def table(self, map_NRhw: Tensor, threshold_R: Floats | None = None, original: bool = False) -> pd.DataFrame:
-        """One row for each (sample, label) that has an ROI, with every score and those of maps that have not looked.
+        """One row for each (sample, label) that has an ROI, with every score, those of maps that have not looked, and
+        the highest attainable; where one map serves several labels, as well that of a label alone (`_max_alone`).
 
         Args:
             map_NRhw: from `look`.
@@ -138,38 +167,54 @@ class Evaluator:
         assert self.regions is not None, "a cohort without ROIs has no table of them"
         maps = {"": localize.by_pair(map_NRhw, self.regions)}
         maps |= {f"_{name}": map_Phw for name, map_Phw in localize.unseeing(self.regions, self.prior_Rhw).items()}
+        drawn = self.regions
         if original:
-            measured = self._measure_originals(self.regions, maps)
+            measured, cells_Phw, seen_Phw = self._measure_originals(self.regions, maps)
+            drawn = replace(self.regions, cells_Phw=cells_Phw, seen_Phw=seen_Phw)
         else:
             measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
         found: dict[str, Floats] = {}
         for name, measured_PS in measured.items():
             told = localize.finish(measured_PS, self.regions, None if name else threshold_R)
             found |= {f"{score}{name}": values for score, values in told.items()}
-        labels = self.store.facts.roi_labels
-        return localize.table(found, self.regions, self.store.sample_ids[self.rows].tolist(), labels)
+        found |= localize.bounds(drawn, self.one_map)
+        if self.one_map:
+            found |= {f"{name}_alone": value_NR for name, value_NR in localize.bounds(drawn, one_map=False).items()}
+        return localize.table(found, self.regions, self.store.sample_ids[self.rows].tolist(), self.roi_labels)
 
-    def _measure_originals(self, regions: localize.Regions, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _measure_originals(
+        self, regions: localize.Regions, maps: dict[str, Tensor]
+    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """What `localize.measure` finds of each map, by name; and `cells` and `seen` of the ROIs as they were drawn."""
+        cells: list[Tensor] = []
+        seen: list[Tensor] = []
         measured: dict[str, list[Tensor]] = {name: [] for name in maps}
         pairs = zip(regions.image_P.tolist(), regions.label_P.tolist(), strict=True)
         for image, found in groupby(enumerate(pairs), key=lambda numbered: numbered[1][0]):
             letterbox = self.store.letterbox(self.rows[image])
-            roi_RHW = self.store.original_rois(self.rows[image])
+            roi_RHW = self._together(self.store.original_rois(self.rows[image])[None])[0]
             lit = None if self.foreground_NHW is None else letterbox.original_mask(self.foreground_NHW[image])
             for pair, (_, label) in found:
+                cells_hw, seen_hw = localize.original_shares(roi_RHW[label], letterbox, regions.grid, lit)
+                cells.append(cells_hw[None])
+                seen.append(seen_hw[None])
                 for name, map_Phw in maps.items():
                     measured[name].append(localize.measure_original(map_Phw[pair], roi_RHW[label], letterbox, lit))
         none = torch.empty(0, localize.NUM_MEASURED)  # of a part in which no image has an ROI
-        return {name: torch.cat([none, *parts]) for name, parts in measured.items()}
+        empty, device = torch.empty(0, *regions.grid), regions.image_P.device
+        cells_Phw, seen_Phw = (torch.cat([empty, *share]).to(device) for share in (cells, seen))
+        return {name: torch.cat([none, *parts]) for name, parts in measured.items()}, cells_Phw, seen_Phw
 
 
-def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int]) -> Tensor | None:
-    regions = (
-        (torch.from_numpy(store.roi_mask(rows[position : position + 1])[0]), store.content_box_N4[row].tolist())
-        for position, row in enumerate(rows)
-        if store.rois(int(row))
-    )
-    return priors.mean_roi(regions, grid)
+def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int], one_map: bool) -> Tensor | None:
+    """`priors.mean_roi` of the samples at `rows`: a map for each label, or one of all labels' ROIs together."""
+
+    def masks(row: int) -> Tensor:
+        roi_RHW = torch.from_numpy(store.roi_mask(np.array([row]))[0])
+        return roi_RHW.any(dim=0, keepdim=True) if one_map else roi_RHW
+
+    with_roi = [int(row) for row in rows if store.rois(int(row))]
+    return priors.mean_roi(((masks(row), store.content_box_N4[row].tolist()) for row in with_roi), grid)
 
 
 def _prefixed(metrics: dict[str, float]) -> dict[str, float]:

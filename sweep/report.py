@@ -183,7 +183,7 @@ def _parameters(records: Sequence[Record], goals: Sequence[str], colour: str) ->
         for column, goal in enumerate(goals, start=1):
             figure.add_trace(
                 go.Scatter(
-                    x=values if len(numbers) == len(values) else [str(value) for value in values],
+                    x=values if len(numbers) == len(values) else [escape(str(value)) for value in values],
                     y=[record.metrics[goal] for record in mine],
                     error_y=_bars(mine, goal),
                     mode="markers",
@@ -195,7 +195,7 @@ def _parameters(records: Sequence[Record], goals: Sequence[str], colour: str) ->
                 row=row,
                 col=column,
             )
-            title = short[name.partition("/")[2]]
+            title = escape(short[name.partition("/")[2]])  # Plotly reads some HTML in its texts
             figure.update_xaxes(title=title, type="log" if decades else None, row=row, col=column)
             figure.update_yaxes(title=goal, row=row, col=column)
     figure.update_layout(height=height + 60)

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -130,16 +130,28 @@ def main(words: Sequence[str]) -> None:
     refuse_more_cores(space.search, planned.example.threads)
     if said.plan == "true":
         console.print(render(planned))
+        from mmpkd.cohort.suspects import find_in
+        from mmpkd.probe import stand_in
+        from mmpkd.teachers.stating import stating
+
+        cohort = planned.example.cohort
+        tables = stand_in(cohort)
+        warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
+
         with cluster(), console.status("timing") as status:
             say = status.update if console.is_terminal else console.print
             price = TrialWorker.price(space, planned, LONG, say)
         assert price is not None
         console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
         return
-    for warning in planned.warnings:
-        console.print(f"warning: {warning}", highlight=False)
+    warn(planned.warnings, console)
     refuse_silent_cluster()  # before hours may be spent on preparing the cohort
     leave(sweep(space, planned, said, console))
+
+
+def warn(warnings: Iterable[str], console: Console) -> None:
+    for warning in warnings:
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
 
 
 def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
@@ -206,6 +218,7 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
     extended = refuse_other_space(folder, space, said.extend == "true")
     store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
     refuse_other_data(folder, store.fingerprint, cohort.root)
+    warn(worker.cautions(planned, store), console)
     known, told = warm_results(space, planned.goals, folder, Path(said.storage), store.fingerprint)
     spool = Spool(folder / "spool.jsonl")
     sweep_id = next((event["id"] for _, event in spool.read() if event["event"] == "sweep"), uuid.uuid4().hex)

@@ -82,14 +82,23 @@ def leaking(records: Sequence[Record]) -> list[str]:
 
 
 def yardsticks(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
-    """One line per goal of localisation: what maps that ignore the image score on the same validation set."""
-    found = {goal: best_of(records, goal, goals) for goal in goals}
-    return [
-        f"{goal} without looking: {best.metrics[f'{goal}_chance']:.3f} by chance, "
-        f"{best.metrics[f'{goal}_centre']:.3f} by pointing at the centre"
-        for goal, best in found.items()
-        if best and f"{goal}_chance" in best.metrics
-    ]
+    """One line per goal of localisation: what maps that ignore the image score on the same validation set, and what the
+    best map on the student's patches could."""
+    kinds = {"chance": "by chance", "centre": "by pointing at the centre", "prior": "by the mean training ROI"}
+    lines = []
+    for goal in goals:
+        best = best_of(records, goal, goals)
+        if best is None or f"{goal}_chance" not in best.metrics:
+            continue
+        scores = [
+            f"{best.metrics[f'{goal}_{name}']:.3f} {how}"
+            for name, how in kinds.items()
+            if f"{goal}_{name}" in best.metrics
+        ]
+        highest = best.metrics.get(f"{goal}_max")
+        bound = "" if highest is None else f"; no map on its patches can score above {highest:.3f}"
+        lines.append(f"{goal} without looking: {', '.join(scores)}{bound}")
+    return lines
 
 
 def with_error(record: Record, goal: str) -> str:

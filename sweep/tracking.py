@@ -13,17 +13,20 @@ import os
 import re
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mmpkd.config import fingerprint
 from mmpkd.types import ConfigError
+from sweep.database import file_of, make_whole
+from sweep.names import ServerNames
 from sweep.records import Spool, write_whole
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
+    from mlflow.entities import Metric, Param
+    from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -35,6 +38,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000  # MLflow's limits per call
+FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")  # of no use to retry
 PATIENCE = 30.0  # longest pause between two tries, seconds
 
 
@@ -74,6 +78,8 @@ class Tracker:
         self._offset_file = spool.path.with_suffix(".sent")
         self._sent = self._read_offset()
         self._runs: dict[int, str] = {}
+        self._metric_names, self._param_names = ServerNames(), ServerNames()
+        self._unwelcome: set[str] = set()  # names of metrics that the server will never take
         self._client: MlflowClient | None = None
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
@@ -104,6 +110,10 @@ class Tracker:
 
     def _work(self) -> None:
         pause = 0.5
+        for end, event in self._spool.read():
+            if end > self._sent:
+                break
+            self._given_names(event)  # in the order in which an earlier driver gave names
         while True:
             ending = self._ending.is_set()  # read first: what was said before it is sent below
             try:
@@ -130,7 +140,7 @@ class Tracker:
             number = event.get("number", -1)
             if event["event"] == "epoch":
                 points = metrics.setdefault(number, [])
-                points += _points(event)
+                points += self._points(event)
                 count += 1
                 if len(points) > MOST_METRICS // 2:
                     break
@@ -156,7 +166,7 @@ class Tracker:
             self._set(self._parent, "RUNNING", None)
         elif kind == "start":
             run = self._run(event["number"], event["arm"], milliseconds)
-            self._params(run, event["params"])
+            self._params(run, event)
             for key, value in event["tags"].items():
                 self._tag(run, key, value)
         elif kind == "end":
@@ -183,7 +193,8 @@ class Tracker:
             return self._client
         from mlflow.tracking import MlflowClient  # six seconds of imports, beside the first trials
 
-        self._make_file(MlflowClient)
+        if urlsplit(self._uri).scheme == "sqlite":
+            make_whole(file_of(self._uri), self._name, MlflowClient)
         client = MlflowClient(tracking_uri=self._uri)
         experiment = client.get_experiment_by_name(self._name)
         if experiment is None:
@@ -213,26 +224,6 @@ class Tracker:
         self._client = client
         return client
 
-    def _make_file(self, connect: Callable[[str], object]) -> None:
-        """A new SQLite file, made beside and put there whole.
-
-        MLflow makes one in dozens of steps, and one that a kill left halfway it never opens again (3.17).
-        """
-        path = Path(self._uri.removeprefix("sqlite:///"))
-        if urlsplit(self._uri).scheme != "sqlite" or path.exists():
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.{self._name}.partial")
-        beside.unlink(missing_ok=True)
-        connect(f"sqlite:///{beside}")
-        try:
-            os.link(beside, path)
-        except FileExistsError:
-            pass  # another sweep was quicker
-        except OSError:  # a file system without links
-            os.replace(beside, path)
-        beside.unlink(missing_ok=True)
-
     def _run(self, number: int, arm: str = "", milliseconds: int | None = None) -> str:
         client = self._open()
         if number not in self._runs:
@@ -241,18 +232,54 @@ class Tracker:
             self._runs[number] = run.info.run_id
         return self._runs[number]
 
-    def _log(self, number: int, points: Sequence[Metric]) -> None:
-        run, client = self._run(number), self._open()
-        for start in range(0, len(points), MOST_METRICS):
-            self._try(lambda start=start: client.log_batch(run, metrics=points[start : start + MOST_METRICS]))
+    def _given_names(self, event: Mapping[str, Any]) -> dict[str, str]:
+        """The server's name for each number of an epoch, or each parameter of a start."""
+        if event["event"] == "epoch":
+            return {key: self._metric_names.of(key) for key in _numbers(event)}
+        return {key: self._param_names.of(key) for key in event["params"]} if event["event"] == "start" else {}
 
-    def _params(self, run: str, params: Mapping[str, Any]) -> None:
+    def _points(self, event: Mapping[str, Any]) -> list[Metric]:
+        """An epoch's finite numbers; NaN means 'no such case' and stays in the tables."""
+        from mlflow.entities import Metric
+
+        names, milliseconds = self._given_names(event), int(event["time"] * 1000)
+        return [
+            Metric(names[key], float(value), milliseconds, event["epoch"])
+            for key, value in _numbers(event).items()
+            if math.isfinite(value) and names[key] not in self._unwelcome
+        ]
+
+    def _log(self, number: int, points: Sequence[Metric]) -> None:
+        run = self._run(number)
+        for start in range(0, len(points), MOST_METRICS):
+            self._log_what_is_taken(run, metrics=points[start : start + MOST_METRICS])
+
+    def _params(self, run: str, event: Mapping[str, Any]) -> None:
         from mlflow.entities import Param
 
-        client = self._open()
-        said = [Param(_name(key), str(value)[:LONGEST_PARAM]) for key, value in params.items()]
-        for start in range(0, len(said), MOST_PARAMS):
-            self._try(lambda start=start: client.log_batch(run, params=said[start : start + MOST_PARAMS]))
+        names = self._given_names(event)
+        params = [Param(names[key], _shortened(str(value))) for key, value in event["params"].items()]
+        for start in range(0, len(params), MOST_PARAMS):
+            self._log_what_is_taken(run, params=params[start : start + MOST_PARAMS])
+
+    def _log_what_is_taken(self, run: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = ()) -> None:
+        """Logs a batch; one that the server refuses is halved until what it will not take stands alone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._open().log_batch(run, metrics=metrics, params=params)
+        except MlflowException as error:
+            batch: list[Metric | Param] = [*metrics, *params]
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+                self._note(error)
+                return
+            if len(batch) == 1:
+                self._note(error, f"{batch[0].key!r}: ")
+                self._unwelcome |= {one.key for one in metrics}
+                return
+            half = (len(batch) + 1) // 2
+            for part in (slice(half), slice(half, None)):
+                self._log_what_is_taken(run, metrics[part], params[part])
 
     def _tag(self, run: str, key: str, value: str) -> None:
         self._try(lambda: self._open().set_tag(run, key, value[:5000]))
@@ -270,25 +297,26 @@ class Tracker:
         try:
             call()
         except MlflowException as error:
-            if error.error_code not in ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"):
-                raise
-            self.refused.append(str(error).splitlines()[0])
+            self._note(error)
+
+    def _note(self, error: MlflowException, about: str = "") -> None:
+        """Notes what the server will never take; any other error is raised, and the call tried again.
+
+        Raises:
+            MlflowException: another may come through.
+        """
+        if error.error_code not in FOR_GOOD:
+            raise error
+        self.refused.append(f"{about}{str(error).splitlines()[0]}")
 
 
-def _points(event: Mapping[str, Any]) -> list[Metric]:
-    """An epoch's finite numbers; NaN means 'no such case' and stays in the tables."""
-    from mlflow.entities import Metric
-
+def _numbers(event: Mapping[str, Any]) -> dict[str, float]:
+    """Everything that an epoch has measured, terms of the loss under `loss/`."""
     terms = {f"loss/{name}": value for name, value in event["terms"].items()}
-    said = {**event["metrics"], **terms, "seconds": event["seconds"]}
-    milliseconds = int(event["time"] * 1000)
-    return [
-        Metric(_name(key), float(value), milliseconds, event["epoch"])
-        for key, value in said.items()
-        if math.isfinite(value)
-    ]
+    return {**event["metrics"], **terms, "seconds": event["seconds"]}
 
 
-def _name(key: str) -> str:
-    """A name that MLflow takes; label names of a cohort may hold anything."""
-    return re.sub(r"[^\w\-. :/]", "_", key)[:250]
+def _shortened(value: str) -> str:
+    """A value as a database takes it, and marked where it is too long."""
+    clean = value.replace("\0", "�").encode(errors="replace").decode()
+    return clean if len(clean) <= LONGEST_PARAM else f"{clean[: LONGEST_PARAM - 1]}…"

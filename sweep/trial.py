@@ -57,6 +57,15 @@ class TrialWorker(tune.Trainable):
         return prepare(config, cache)
 
     @staticmethod
+    def cautions(planned: Plan, store: Store) -> list[str]:
+        """What in a prepared cohort gives its labels away to the teachers of a plan, as warnings."""
+        from mmpkd.cohort.suspects import suspects_of
+        from mmpkd.teachers.stating import stating
+
+        assert planned.example is not None
+        return stating(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
+
+    @staticmethod
     def price(space: Space, planned: Plan, seconds: float, say: Callable[[str], None]) -> Price | None:
         """What the sweep will cost, timed on the cluster that runs; see `timing.priced`."""
         from sweep.timing import priced
@@ -266,6 +275,11 @@ def _check_goals(report: EpochReport, goals: Sequence[str]) -> None:
         if value is None:
             reported = ", ".join(sorted(report.metrics))
             raise GoalError(f"search.maximize: trainings do not report {goal}; they report {reported}")
+        if goal == "val/auroc_patient" and report.metrics.get("val/auroc_patient_undefined"):
+            lost = report.metrics["val/auroc_patient_mixed"]
+            why = f"{lost:.0f} patients whose images disagree have no label, and the rest do not hold both classes"
+            if math.isnan(value):
+                raise GoalError(f"search.maximize: {goal} is not defined on these validation patients: {why}")
         if not math.isfinite(value):
             raise DivergedError(f"goal {goal} is {value} after epoch {report.epoch}")
 

@@ -13,6 +13,7 @@ import pytest
 os.environ["OMP_NUM_THREADS"] = "1"
 
 from mmpkd.config import CohortConfig, TrialConfig
+from tests import colour_cohort
 
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
@@ -55,6 +56,26 @@ def tiny_trial(tiny_cohort: CohortConfig) -> TrialConfig:
         "objectives": {"logits": {}, "features": {"params": {"layer": 1}}},
         "optimizer": {"batch_size": 16},
         "epochs": 3,
+    }
+    return TrialConfig.model_validate(content)
+
+
+@pytest.fixture(scope="session")
+def colour_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The raw files of the second tiny cohort; see `colour_cohort.py`. Only to be read."""
+    root = tmp_path_factory.mktemp("colour")
+    colour_cohort.write(root)
+    return root
+
+
+@pytest.fixture(scope="session")
+def colour_trial(colour_root: Path, tiny_trial: TrialConfig) -> TrialConfig:
+    """A student of that cohort, validated on its second fold, that trains in a second."""
+    content = tiny_trial.model_dump() | {
+        "cohort": colour_cohort.config(colour_root, fold=1),
+        "objectives": {"logits": {}, "features": {"params": {"layer": 1}}},
+        "optimizer": {"batch_size": 16, "lr": 3e-3},
+        "augmentation": {"shift": 0.05},
     }
     return TrialConfig.model_validate(content)
 

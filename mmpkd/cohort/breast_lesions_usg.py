@@ -24,8 +24,9 @@ from typing import Any, ClassVar
 
 import pandas as pd
 
-from mmpkd.cohort.decode import read_image, read_mask
+from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.masks import read_mask
 from mmpkd.cohort.tables import FIRST_ROW, read_table, refuse_rows
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out

@@ -29,8 +29,9 @@ from PIL import Image
 from pydantic import Field
 
 from mmpkd.cohort.cbis_files import Files
-from mmpkd.cohort.decode import image_size, read_image, two_valued
+from mmpkd.cohort.decode import image_size, read_image
 from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.masks import two_valued
 from mmpkd.cohort.tables import read_table, refuse_rows
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out

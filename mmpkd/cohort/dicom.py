@@ -15,6 +15,7 @@ from mmpkd.cohort.facts import BadSample
 
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow draws the line for its own formats
 GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # that pydicom gives as RGB
 
 
 def is_dicom(root: Path, file: str) -> bool:
@@ -38,10 +39,11 @@ def read_size(root: Path, file: str) -> tuple[int, int]:
 
 
 def read_dicom(root: Path, file: str) -> np.ndarray:
-    """H x W, or H x W x 3 where in colour; uint8 or uint16, brighter is more.
+    """H x W, or H x W x 3 where in colour; uint8, uint16 or int16, brighter is more.
 
     MONOCHROME1, where 0 is white, is turned round over the values that its bits can hold. A rescale slope and
-    intercept are applied where they keep whole numbers of 16 bits; windows for display are not.
+    intercept are applied where they keep whole numbers of 16 bits; windows for display are not. Pixels of the
+    padding value get the least value of the others. Fewer than 8 bits are spread over 0 to 255.
 
     Raises:
         BadSample: missing, truncated, several frames, a photometric interpretation or depth that is not handled.
@@ -51,15 +53,31 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
     try:
         photometric, bits = str(data.PhotometricInterpretation), int(data.BitsStored)
         is_grey, is_signed = photometric in GREY, bool(data.get("PixelRepresentation", 0))
-        if not (is_grey or photometric == "RGB" or photometric.startswith("YBR")):
+        if not (is_grey or photometric in COLOURS):
             raise BadSample(file, f"photometric interpretation {photometric} is not handled")
         if int(data.get("HighBit", bits - 1)) != bits - 1:
             raise BadSample(file, f"its {bits} bits are not the lowest of each pixel; that is not handled")
+        if "ModalityLUTSequence" in data:
+            raise BadSample(file, "its values are looked up in a table (Modality LUT Sequence); that is not handled")
+        is_inverse = data.get("PresentationLUTShape") == "INVERSE"
+        if photometric == "MONOCHROME2" and is_inverse:
+            raise BadSample(file, "says both that 0 is black (MONOCHROME2) and that it is white (INVERSE)")
+        if not is_signed:  # else pydicom clears the bits above those stated, and a larger value becomes another one
+            data.pixel_array_options(correct_unused_bits=False)
         pixels = np.asarray(data.pixel_array)  # of YBR already RGB
+        low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed else (0, (1 << bits) - 1)
+        if pixels.min() < low or pixels.max() > high:
+            wanted = f"the {bits} bits that it states hold {low} to {high}"
+            raise BadSample(file, f"has pixels from {pixels.min()} to {pixels.max()}; {wanted}")
+        is_padding = _padding(data, pixels) if is_grey else None
         if photometric == "MONOCHROME1":
             pixels = (-1 if is_signed else (1 << bits) - 1) - pixels.astype(np.int64)
         if is_grey:
             pixels = apply_rescale(pixels, data)
+        if is_padding is not None and is_padding.any() and not is_padding.all():
+            pixels = np.where(is_padding, pixels[~is_padding].min(), pixels)
+        if bits < 8:
+            pixels = np.rint(pixels.clip(0) * (255 / ((1 << bits) - 1)))
     except BadSample:
         raise
     except Exception as error:  # each decoder raises its own kind; its text may quote the file's elements
@@ -69,7 +87,7 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
     if pixels.shape != (height, width, *colours):
         wanted = " x ".join(map(str, (height, width, *colours)))
         raise BadSample(file, f"its pixels are {' x '.join(map(str, pixels.shape))}, its header says {wanted}")
-    return _unsigned(pixels, bits, file)
+    return _whole(pixels, bits, file)
 
 
 def _read(root: Path, file: str, stop_before_pixels: bool = False) -> Dataset:
@@ -109,10 +127,23 @@ def _syntax(data: Dataset) -> str:
         return "unknown transfer syntax"
 
 
-def _unsigned(pixels: np.ndarray, bits: int, file: str) -> np.ndarray:
+def _padding(data: Dataset, pixels: np.ndarray) -> np.ndarray | None:
+    """H x W bool: where a grey image states that nothing was imaged (PS3.3 C.7.5.1.1.2); None if it states nothing."""
+    value = data.get("PixelPaddingValue")
+    if value is None:
+        return None
+    limit = data.get("PixelPaddingRangeLimit", value)
+    inside: np.ndarray = (pixels >= min(value, limit)) & (pixels <= max(value, limit))
+    return inside
+
+
+def _whole(pixels: np.ndarray, bits: int, file: str) -> np.ndarray:
+    """uint8; or uint16, or int16 where there are values below 0."""
     if bits > 16 or (pixels.dtype.kind == "f" and not np.array_equal(pixels, np.rint(pixels))):
         raise BadSample(file, f"has {bits}-bit pixels of type {pixels.dtype}; whole numbers of 8 or 16 bits are wanted")
     low, high = int(pixels.min()), int(pixels.max())
+    if bits > 8 and -32768 <= low < 0 and high <= 32767:
+        return pixels.astype(np.int16)
     largest = 255 if bits <= 8 else 65535
     if low < 0 or high > largest:
         raise BadSample(file, f"has pixels from {low} to {high}; {largest.bit_length()} bits hold 0 to {largest}")

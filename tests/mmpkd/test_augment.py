@@ -1,9 +1,19 @@
 """One view moves image and ROI together."""
 
+import pytest
 import torch
 
-from mmpkd.augment import View, draw_views, look, look_map
-from mmpkd.config import AugmentationConfig
+from mmpkd.augment import View, draw_views, look, look_map, relit
+from mmpkd.config import AugmentationConfig, TrialConfig, fingerprint, validate
+from mmpkd.types import ConfigError
+
+STILL = {"shift": 0, "flip_horizontal": False}
+
+
+def seen_as(turn: list[list[float]], light: tuple[float, float] | None = None, side: int = 3) -> View:
+    """The view of one image that is turned by this matrix and not shifted."""
+    here = torch.arange(side)[None]
+    return View(here, here, torch.tensor([turn]), None if light is None else torch.tensor([light]))
 
 
 def test_a_view_by_hand() -> None:
@@ -53,3 +63,111 @@ def test_a_map_moves_with_its_image_by_hand() -> None:
 def test_a_map_that_the_view_leaves_behind_is_nan() -> None:
     gone = View(torch.arange(4)[None], torch.arange(4)[None] + 4)
     assert look_map(torch.full((1, 2, 2), 0.25), gone).isnan().all()
+
+
+def test_a_quarter_turn_and_a_doubling_by_hand() -> None:
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    quarter = seen_as([[0.0, -1.0], [1.0, 0.0]])  # clockwise: the view's first row is the first column
+    assert look(image, quarter)[0, 0].tolist() == [[6, 3, 0], [7, 4, 1], [8, 5, 2]]
+    assert look(image > 4, quarter)[0, 0].tolist() == [[True, False, False], [True, False, False], [True, True, False]]
+    assert look(image.byte(), quarter)[0, 0].tolist() == [[6, 3, 0], [7, 4, 1], [8, 5, 2]]
+    twice = seen_as([[0.5, 0.0], [0.0, 0.5]])  # twice as large: the corners are midway between the middle and the old
+    torch.testing.assert_close(look(image, twice)[0, 0], torch.tensor([[2, 2.5, 3], [3.5, 4, 4.5], [5, 5.5, 6]]))
+    half = seen_as([[2.0, 0.0], [0.0, 2.0]])  # half as large: all but the middle lies outside
+    assert look(image + 1, half)[0, 0].tolist() == [[0, 0, 0], [0, 5, 0], [0, 0, 0]]
+
+
+def test_shift_and_flip_come_after_the_turn() -> None:
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+    quarter = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])
+    turned = look(image, View(torch.arange(3)[None], torch.arange(3)[None], quarter))
+    rows, columns = torch.tensor([[-1, 0, 1]]), torch.tensor([[2, 1, 0]])
+    assert torch.equal(look(image, View(rows, columns, quarter)), look(turned, View(rows, columns)))
+
+
+def test_image_and_roi_turn_together() -> None:
+    """A bright disc and its mask, turned by whatever angle: where the one is bright the other is true."""
+    row, column = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
+    disc = ((row - 9) ** 2 + (column - 13) ** 2 < 36)[None, None].expand(40, 1, 32, 32)
+    config = AugmentationConfig(rotation=180, scale=(0.8, 1.25), flip_vertical=True)
+    view = draw_views(40, 32, config, torch.Generator().manual_seed(0))
+    image, roi = look(disc.float(), view), look(disc, view)
+    assert roi.dtype == torch.bool and ((image > 0.5) == roi).float().mean() > 0.995
+    assert (roi != disc).flatten(1).any(dim=1).all()  # and every one of them has moved
+
+
+def test_a_map_turns_with_its_image() -> None:
+    map_Bhw = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
+    moved = look_map(map_Bhw, seen_as([[0.0, -1.0], [1.0, 0.0]], side=4))
+    torch.testing.assert_close(moved, torch.tensor([[[0.3, 0.1], [0.4, 0.2]]]))
+
+
+def test_angles_and_scales_keep_to_their_reach() -> None:
+    config = AugmentationConfig(rotation=30, scale=(0.5, 2), **STILL)
+    view = draw_views(2000, 8, config, torch.Generator().manual_seed(0))
+    assert view.turn_B22 is not None and view.light_B2 is None
+    zoom = 1 / view.turn_B22.det().sqrt()
+    angle = torch.rad2deg(torch.atan2(view.turn_B22[:, 1, 0], view.turn_B22[:, 0, 0]))
+    assert 0.5 <= zoom.min() < 0.51 and 1.96 < zoom.max() <= 2.001 and 0.47 < (zoom < 1).float().mean() < 0.53
+    assert -30.001 <= angle.min() < -29 and 29 < angle.max() <= 30.001
+
+
+def test_light_by_hand() -> None:
+    image = torch.tensor([[0.0, 0.2, 0.6]]).repeat(3, 1)[None, None]
+    image[..., 2, :] = 0
+    box = torch.tensor([[0, 0, 2, 3]])  # the last row is letterbox, the black column is not
+    brighter = relit(image, seen_as([[1.0, 0.0], [0.0, 1.0]], (1.5, 1.0)), box)
+    torch.testing.assert_close(brighter[0, 0], torch.tensor([[0.0, 0.3, 0.9], [0.0, 0.3, 0.9], [0, 0, 0]]))
+    flatter = relit(image, seen_as([[1.0, 0.0], [0.0, 1.0]], (1.0, 0.5)), box)  # about the content's mean, 0.8 / 3
+    middle = 0.8 / 6
+    row = [middle, middle + 0.1, middle + 0.3]
+    torch.testing.assert_close(flatter[0, 0], torch.tensor([row, row, [0, 0, 0]]))
+    both = relit(image, seen_as([[1.0, 0.0], [0.0, 1.0]], (1.5, 1.5)), box)
+    torch.testing.assert_close(
+        both[0, 0, 0], torch.tensor([0.0, 0.25, 1.0])
+    )  # 0.4 -+ 1.5 x, kept within black and white
+
+
+def test_no_light_leaves_the_very_same_pixels() -> None:
+    image = torch.rand(2, 1, 4, 4)
+    view = draw_views(2, 4, AugmentationConfig(), torch.Generator())
+    assert relit(image, view, None) is image
+
+
+def test_what_is_off_moves_no_random_draw() -> None:
+    """Shifts and flips of a batch are the same whatever else is drawn after them; without it nothing else is drawn."""
+    plain, moved = torch.Generator().manual_seed(4), torch.Generator().manual_seed(4)
+    old = draw_views(16, 20, AugmentationConfig(), plain)
+    new = draw_views(16, 20, AugmentationConfig(rotation=10, scale=(0.9, 1.1), brightness=0.2, contrast=0.2), moved)
+    assert torch.equal(old.rows_BH, new.rows_BH) and torch.equal(old.columns_BW, new.columns_BW)
+    reference = torch.Generator().manual_seed(4)
+    for _ in range(2):
+        torch.randint(-2, 3, (16, 1), generator=reference)
+        torch.rand(16, 1, generator=reference)
+    assert torch.equal(plain.get_state(), reference.get_state())
+
+
+def test_at_its_default_the_new_is_in_no_dump_and_no_fingerprint() -> None:
+    config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}})
+    assert config.model_dump()["augmentation"] == {"shift": 0.1, "flip_horizontal": True, "flip_vertical": False}
+    turned = config.model_copy(update={"augmentation": AugmentationConfig(rotation=5)})
+    assert turned.model_dump()["augmentation"]["rotation"] == 5
+    assert fingerprint(turned.model_dump(mode="json")) != fingerprint(config.model_dump(mode="json"))
+    assert turned.fingerprint() != config.fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"rotation": -5}, "augmentation.rotation"),
+        ({"rotation": 270}, "augmentation.rotation"),
+        ({"scale": [1.2, 0.8]}, r"augmentation.scale: the least factor comes first; write \[0.8, 1.2\]"),
+        ({"scale": 1.2}, "augmentation.scale"),
+        ({"scale": [0, 1]}, r"augmentation.scale.0"),
+        ({"scale": [0.9, 1.0, 1.1]}, "augmentation.scale"),
+        ({"brightness": 1}, "augmentation.brightness"),
+    ],
+)
+def test_impossible_augmentations_are_refused(content: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        validate(AugmentationConfig, content, "augmentation")

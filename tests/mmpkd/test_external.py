@@ -186,6 +186,17 @@ def test_regions_by_hand_compare_the_same_labels() -> None:
     assert table.loc[("lesion", "pointing"), "student"] == pytest.approx(0.4)
 
 
+def test_of_one_label_its_own_bound_stands_beside() -> None:
+    columns = ["sample", "label", "pointing", "pointing_max", "pointing_max_alone"]
+    images = pd.DataFrame([("a", "lesion", 0.2, 0.0, 0.5), ("a", "other", 0.1, 1.0, 1.0)], columns=columns)
+    for score in ("mass", "pixel_ap", "rank", "cnr", "iou_otsu", "iou_tuned"):
+        images[score] = 0.5
+    table = external.by_region(images, np.array(["a"]), np.ones((30, 1))).set_index(["label", "score"])
+    assert table.loc[("mean over labels", "pointing"), "max"] == 0.5  # of one map, which points at the other
+    assert table.loc[("lesion", "pointing"), "max"] == 0.5 and table.loc[("other", "pointing"), "max"] == 1
+    assert np.isnan(table.loc[("lesion", "mass"), "max"])
+
+
 def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:
     names = ("breast_density", "image_view", "ViewPosition", "AP/PA", "age_in_days", "Sex", "average", "message")
     columns = {name: Column(name, "context") for name in names} | {"sexual": Column("sex", "near_label")}

@@ -16,7 +16,7 @@ from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.synthetic import Synthetic, SyntheticParams
 from mmpkd.config import TrialConfig
-from mmpkd.predict import Predictor, main
+from mmpkd.predict import Predictor, file_names, main
 from mmpkd.train import train
 from mmpkd.types import CohortError, ConfigError
 
@@ -89,6 +89,23 @@ def test_a_folder_becomes_a_table_and_pictures(
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["predictions.csv"]
 
 
+def test_several_images_of_a_patient_become_one_row(model: Path, images: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "patients.csv", tmp_path / "out"
+    table.write_text("image,patient\n0.png,p1\n1.png,p2\n2.png,p1\ndeeper/wide.png,p1\nnotes.txt,p2\n")
+    with pytest.raises(SystemExit, match="1"):
+        main([f"model={model}", f"images={images}", f"out={out}", "overlays=false", f"patients={table}"])
+    rows = {row["image"]: row for row in csv.DictReader((out / "predictions.csv").open())}
+    patients = list(csv.DictReader((out / "predictions_by_patient.csv").open()))
+    told = [(one["patient"], one["images"], one["left_out"]) for one in patients]
+    assert told == [("p1", "3", "0"), ("p2", "1", "1")]
+    of_p1 = [rows[name] for name in ("0.png", "2.png", "deeper/wide.png")]
+    mean = {name: np.mean([float(one[f"pattern/{name}"]) for one in of_p1]) for name in row_labels(of_p1[0])}
+    for name, value in mean.items():
+        assert float(patients[0][f"pattern/{name}"]) == pytest.approx(value, abs=2e-6)
+    assert patients[0]["pattern"] == max(mean, key=lambda name: mean[name])
+    assert patients[1]["pattern"] == rows["1.png"]["pattern"]
+
+
 def row_labels(row: dict[str, str]) -> list[str]:
     return [name.partition("/")[2] for name in row if name.startswith("pattern/")]
 
@@ -110,3 +127,10 @@ def test_mistakes_are_told_together(model: Path, tmp_path: Path) -> None:
     assert "images: which?" in said and "overlays: true or false, got 'no'" in said
     with pytest.raises(ConfigError, match="images: no file at"):
         main([f"model={model}", f"images={tmp_path / 'nowhere'}"])
+
+
+def test_every_task_has_a_picture_of_its_own() -> None:
+    names = ["size/<5 mm", "size/>5 mm", "size--5 mm", "Edema", "edema", "../up", "a/b", "a-b-2", "a-b"]
+    parts = file_names(names)
+    assert len({part.casefold() for part in parts}) == len(names) and not any("/" in part for part in parts)
+    assert parts[3] == "Edema" and parts[6] == "a-b" and file_names(["dx"]) == ["dx"]

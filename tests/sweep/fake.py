@@ -53,6 +53,11 @@ class FakeWorker(TrialWorker):
         return SimpleNamespace(path=cache / "store", fingerprint=cls.fingerprint, num_folds=4)
 
     @staticmethod
+    def cautions(*_: Any) -> list[str]:
+        """A store without columns gives nothing away."""
+        return []
+
+    @staticmethod
     def price(*_: Any) -> None:
         """Trivial arithmetic has no price."""
 

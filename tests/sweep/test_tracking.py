@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.store.entities.paged_list import PagedList
 
 from mmpkd.types import ConfigError
 from sweep.records import Spool, cut_torn_line
@@ -89,7 +92,7 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
     assert found[0].data.params == {"none/optimizer.lr": "0.1", "optimizer.lr": "0.1"}
     # NaN ('no such case') is left out; a name that MLflow does not take is bent, not dropped.
-    last = {"val/auroc": 0.7, "val/auroc/dx/ä _b_": 0.25, "loss/task": 2.0, "seconds": 1.5}
+    last = {"val/auroc": 0.7, "val/auroc/dx/ä _b_-5569f4": 0.25, "loss/task": 2.0, "seconds": 1.5}
     assert found[0].data.metrics == pytest.approx(last)
     history = MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")
     assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.7)]
@@ -203,3 +206,61 @@ def test_a_torn_line_goes_and_whole_ones_stay(tmp_path: Path) -> None:
     Spool(path).append("close", status="FINISHED")
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["sweep", "close"]
     cut_torn_line(tmp_path / "absent")
+
+
+def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More events than go in a portion, of every kind, to a server that notes what it is told."""
+    told: list[tuple[Any, ...]] = []
+    sizes: list[int] = []
+
+    class Server:
+        def __init__(self, tracking_uri: str):
+            self.runs = itertools.count()
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            return SimpleNamespace(experiment_id="0")
+
+        def search_runs(self, *args: Any, **options: Any) -> Any:
+            return PagedList([], None)
+
+        def create_run(self, experiment: str, tags: Any, run_name: str, start_time: int | None = None) -> Any:
+            number = tags.get("sweep.number", "parent")
+            told.append(("create", number))
+            return SimpleNamespace(info=SimpleNamespace(run_id=number))
+
+        def log_batch(self, run: str, metrics: Any = (), params: Any = ()) -> None:
+            sizes.append(len(metrics))
+            told.extend(("metric", run, one.key, one.step, one.value) for one in metrics)
+            told.extend(("param", run, one.key, one.value) for one in params)
+
+        def set_tag(self, run: str, key: str, value: str) -> None:
+            told.append(("tag", run, key, value))
+
+        def set_terminated(self, run: str, status: str, end_time: int) -> None:
+            told.append(("end", run, status))
+
+        def update_run(self, run: str, status: str) -> None:
+            told.append(("status", run, status))
+
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", Server)
+    spool, states = Spool(tmp_path / "spool.jsonl"), ("complete", "pruned", "failed")
+    for number in range(300):
+        tell_of(spool, number, states[number % 3], epochs=number % 5)
+    for epoch in range(1, 701):  # one trial of many epochs, more points than MLflow takes at once
+        metrics = {"val/auroc": epoch / 1000, "val/ap": 0.5}
+        spool.append("epoch", number=300, arm="none", epoch=epoch, seconds=1.0, metrics=metrics, terms={})
+    tracker = drain("http://server", "long", spool)
+    assert (tracker.left, tracker.trouble, tracker.refused) == (0, "", [])  # type: ignore[attr-defined]
+    assert max(sizes) <= 1000
+    for number in range(300):
+        own = [one for one in told if one[1] == str(number)]
+        epochs = range(1, 1 + number % 5)
+        assert [one[3:] for one in own if one[:1] + one[2:3] == ("metric", "val/auroc")] == [
+            (epoch, 0.5 + epoch / 10) for epoch in epochs
+        ]
+        assert [one for one in own if one[0] == "create"] == [("create", str(number))]
+        assert ("tag", str(number), "outcome", states[number % 3]) in own
+        assert own[-1] == ("end", str(number), ("FINISHED", "KILLED", "FAILED")[number % 3])
+        assert sum(one[0] == "param" for one in own) == 2
+    long = [one[3] for one in told if one[:3] == ("metric", "300", "val/auroc")]
+    assert long == list(range(1, 701))

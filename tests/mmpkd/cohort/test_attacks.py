@@ -12,8 +12,9 @@ from PIL import Image
 
 from mmpkd.cohort import journal, reader_for
 from mmpkd.cohort.__main__ import main
-from mmpkd.cohort.decode import read_image, read_mask
+from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import BadSample, RawImage
+from mmpkd.cohort.masks import read_mask
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.table import Table
 from mmpkd.types import CohortError, ConfigError

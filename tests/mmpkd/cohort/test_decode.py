@@ -9,8 +9,10 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from mmpkd.cohort.decode import Depth, decode, find_depth, read_image, read_mask, to_8_bit
+from mmpkd.cohort.decode import Depth, decode, find_depth, read_image, to_8_bit
 from mmpkd.cohort.facts import BadSample, RawImage
+from mmpkd.cohort.masks import read_mask
+from mmpkd.cohort.picture import ADMITTED
 from mmpkd.frames import from_run_lengths
 
 
@@ -57,7 +59,7 @@ def test_grey_one_bit_and_sixteen_bit(tmp_path: Path) -> None:
     too_deep = saved(tmp_path, Image.fromarray(np.array([[70_000, 0]], np.int32)), "it.tif")
     with pytest.raises(BadSample) as caught:
         read_image(tmp_path, too_deep)
-    assert caught.value.reason == "has pixels from 0 to 70000; 16 bits hold 0 to 65535"
+    assert caught.value.reason == "has pixels from 0 to 70000; 16 bits hold 0 to 65535, or -32768 to 32767"
 
 
 def test_what_cannot_be_read_says_why_without_naming_a_file(tmp_path: Path) -> None:
@@ -65,8 +67,8 @@ def test_what_cannot_be_read_says_why_without_naming_a_file(tmp_path: Path) -> N
     saved(tmp_path, Image.fromarray(np.zeros((2, 2), np.float32)), "float.tif")
     for file, reason in {
         "nowhere.png": "cannot be read: No such file or directory",
-        "empty.png": "is not an image that Pillow or pydicom knows",
-        "float.tif": "has floating-point pixels; 8 or 16 bits are wanted",
+        "empty.png": f"is not an image of a kind that is read here ({ADMITTED}), or is damaged",
+        "float.tif": "has floating-point pixels; save it as grey of 8 or 16 bits, or as RGB of 8 bits",
     }.items():
         with pytest.raises(BadSample) as caught:
             read_image(tmp_path, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -116,3 +117,17 @@ def test_a_generated_cohort_takes_no_root(tmp_path: Path) -> None:
 
 def test_admitted_roles_leave_out_what_gives_the_label_away() -> None:
     assert set(ADMITTED).isdisjoint({"near_label", "forbidden", "id"})
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [
+        [("a", "multilabel", ["b/c"]), ("a/b", "multilabel", ["c"])],
+        [("a", "multilabel", ["b", "c"]), ("a/b", "binary", ["no", "yes"])],
+        [("a", "multilabel", ["b", "b"])],
+        [("a", "binary", ["no", "yes"]), ("a", "binary", ["no", "yes"])],
+    ],
+)
+def test_no_two_scores_have_one_name(tasks: Any) -> None:
+    with pytest.raises(ConfigError, match=r"cohort\.params\.tasks: two tasks or labels .* under the name 'a"):
+        lay_out(tasks)

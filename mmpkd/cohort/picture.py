@@ -1,0 +1,173 @@
+"""One picture file to pixels, by Pillow; whatever Pillow would drop without a word is refused first.
+
+docs/formats.md says for every format what is read as it is and what is refused; tests/mmpkd/cohort/test_formats.py
+writes one file for each of its cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageFile, ImageOps, TiffTags, UnidentifiedImageError
+from pydicom.pixels.utils import get_j2k_parameters
+
+from mmpkd.cohort.facts import BadSample
+
+ImageFile.MAXBLOCK = 1 << 22  # bytes that are decoded at one go: between two, threads wait for the interpreter
+FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")  # as Pillow names them
+ADMITTED = "PNG, JPEG, TIFF, JPEG 2000, BMP, GIF, WebP, PGM or PPM, DICOM"  # as messages name them
+MODES = ("1", "L", "P", "RGB")  # of Pillow, 8 bits a channel without transparency
+TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+HEADER_BYTES = 1 << 20  # a JPEG 2000 file may have a colour profile before it says how many bits it has
+UNNAMED = "a further channel that it does not name; grey, RGB or either with alpha is wanted"
+ONE_FRAME = "one is wanted: save the one that is meant as a file of its own"
+CONVERT = "save it as grey of 8 or 16 bits, or as RGB of 8 bits"
+
+
+class Picture(NamedTuple):
+    """What one file shows, and how much of it is transparent."""
+
+    pixels: np.ndarray  # H x W (x 3), uint8, uint16 or int16; transparent pixels are black
+    alpha: np.ndarray | None  # H x W uint8, 0 where transparent; None where the file has no transparency
+
+
+class Stored(NamedTuple):
+    """How the values of one channel stand in a file, by its own header."""
+
+    bits: int
+    is_signed: bool = False
+
+
+def read_picture(root: Path, file: str) -> Picture:
+    """The one picture of a file, turned as viewers turn it.
+
+    Raises:
+        BadSample: missing, unreadable, truncated, not of `FORMATS`; or several frames, a depth or a kind of colour of
+            which something would be lost.
+    """
+    with _opened(root, file) as opened:
+        stored = _stored(opened, root / file, file)
+        _refuse_losses(opened, stored, file)
+        opened.load()
+        image = ImageOps.exif_transpose(opened)  # as a viewer shows it, and as it was drawn on
+        if image.mode.startswith("I"):
+            return Picture(_16_bit(np.asarray(image), stored, image.info.get("transparency"), file), None)
+        if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            black = Image.new("RGBA", rgba.size, "black")
+            shown = Image.alpha_composite(black, rgba).convert("RGB")
+            return Picture(np.asarray(shown), np.asarray(rgba.getchannel("A")))
+        return Picture(np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB")), None)
+
+
+def picture_size(root: Path, file: str) -> tuple[int, int]:
+    """Height and width as `read_picture` gives them, from the header alone.
+
+    Raises:
+        BadSample: missing, or not an image.
+    """
+    with _opened(root, file) as image:
+        lies_on_its_side = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+        return (image.width, image.height) if lies_on_its_side else (image.height, image.width)
+
+
+@contextmanager
+def _opened(root: Path, file: str) -> Iterator[Image.Image]:
+    """
+    Raises:
+        BadSample: whatever Pillow raises, on opening or while the image is used.
+    """
+    try:
+        # By a handle: of a path, Pillow 13 maps plain TIFFs into memory and then forgets to turn them.
+        with (root / file).open("rb") as handle, Image.open(handle, formats=FORMATS) as image:
+            yield image
+    except BadSample:
+        raise
+    except UnidentifiedImageError:
+        raise BadSample(file, f"is not an image of a kind that is read here ({ADMITTED}), or is damaged") from None
+    except OSError as error:
+        raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
+    except Exception as error:  # a damaged file: every format's decoder raises its own kind
+        raise BadSample(file, f"does not decode: {str(error) or type(error).__name__}") from None
+
+
+def _stored(image: Image.Image, path: Path, file: str) -> Stored:
+    """Asked of the file, because Pillow's mode does not tell it: 16 bits a channel in colour become 8 there."""
+    if image.format == "TIFF":
+        return _stored_in_tiff(image, file)
+    if image.format not in ("PNG", "JPEG2000", "PPM", "BMP"):
+        return Stored(8)  # these formats have no more, and no sign
+    with path.open("rb") as opened:
+        header = opened.read(HEADER_BYTES)
+    if image.format == "PNG":
+        return Stored(header[24])  # the bit depth in IHDR, which is always the first chunk
+    if image.format == "BMP":
+        if header[14] >= 40 and int.from_bytes(header[28:30], "little") == 32:  # bits of one pixel
+            raise BadSample(file, f"has {UNNAMED}")
+        return Stored(8)
+    if image.format == "PPM":
+        return _stored_in_ppm(image, path, header, file)
+    known = get_j2k_parameters(header)
+    if not known or known["precision"] not in (8, 16):
+        bits = f"{known['precision']}-bit pixels" if known else "no legible header"
+        raise BadSample(file, f"is JPEG 2000 with {bits}; 8 or 16 bits are wanted")
+    return Stored(known["precision"], known["is_signed"])
+
+
+def _stored_in_ppm(image: Image.Image, path: Path, header: bytes, file: str) -> Stored:
+    magic, _, _, *rest = re.sub(rb"#[^\r\n]*", b"", header[:4096]).split(maxsplit=4)
+    if magic not in (b"P2", b"P3", b"P5", b"P6"):  # bitmaps, and floating point
+        return Stored(32 if image.mode == "F" else 1)
+    if rest[0] not in (b"255", b"65535"):
+        largest = rest[0].decode("ascii", "replace")
+        raise BadSample(file, f"states {largest} as the largest value of its pixels; 255 or 65535 is wanted")
+    stored = Stored(8 if rest[0] == b"255" else 16)
+    if magic in (b"P5", b"P6"):
+        start = image.tile[0].offset  # type: ignore[attr-defined]
+        length = image.width * image.height * (3 if magic == b"P6" else 1) * stored.bits // 8
+        if path.stat().st_size > start + length + 2:  # but for the end of a line
+            raise BadSample(file, f"goes on after its first image; {ONE_FRAME}")
+    return stored
+
+
+def _stored_in_tiff(image: Image.Image, file: str) -> Stored:
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    name = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
+    bits = max(tags.get(name["BitsPerSample"], (1,)))
+    is_signed = 2 in tags.get(name["SampleFormat"], (1,))
+    if 0 in tags.get(name["ExtraSamples"], ()):
+        raise BadSample(file, f"has {UNNAMED}")
+    if tags.get(name["PhotometricInterpretation"]) == 0 and bits > 8:
+        raise BadSample(file, f"has {bits}-bit grey of which 0 is white; save it with 0 as black")
+    return Stored(bits, is_signed)
+
+
+def _refuse_losses(image: Image.Image, stored: Stored, file: str) -> None:
+    if (frames := getattr(image, "n_frames", 1)) != 1:
+        raise BadSample(file, f"has {frames} frames or pages; {ONE_FRAME}")
+    if image.mode == "F":
+        raise BadSample(file, f"has floating-point pixels; {CONVERT}")
+    if not image.mode.startswith("I") and image.mode not in (*MODES, *TRANSPARENT_MODES):
+        raise BadSample(file, f"has pixels of kind {image.mode}, which is neither grey nor RGB; {CONVERT}")
+    if not image.mode.startswith("I") and stored.bits > 8:
+        lost = "in colour or beside an alpha channel, of which 8 would be lost"
+        raise BadSample(file, f"has {stored.bits} bits a channel {lost}; {CONVERT}")
+    if stored.is_signed and (image.format != "TIFF" or stored.bits < 16):
+        raise BadSample(file, f"has signed {stored.bits}-bit pixels; they are read of 16 bits in TIFF and DICOM alone")
+
+
+def _16_bit(pixels: np.ndarray, stored: Stored, transparent: int | None, file: str) -> np.ndarray:
+    """uint16, or int16 where there are values below 0: both count alike."""
+    if transparent is not None:
+        pixels = np.where(pixels == transparent, 0, pixels)
+    low, high = int(pixels.min()), int(pixels.max())
+    if low < 0 and stored.is_signed and low >= -32768 and high <= 32767:
+        return pixels.astype(np.int16)
+    if low < 0 or high > 65535:
+        raise BadSample(file, f"has pixels from {low} to {high}; 16 bits hold 0 to 65535, or -32768 to 32767")
+    return pixels.astype(np.uint16)

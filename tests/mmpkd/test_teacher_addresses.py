@@ -1,0 +1,115 @@
+"""By what a teacher's kept answers are found: whatever decides them gives another address, in the cache itself."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+from safetensors.torch import load_file, save_file
+from timm.models import VisionTransformer
+
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
+from mmpkd.config import TeacherConfig, TrialConfig
+from mmpkd.teachers import TEACHERS, encoders
+from mmpkd.teachers.outputs import kept
+from tests.mmpkd.teacher_fixtures import EXAMPLES, NETWORK
+
+ENCODER: dict[str, Any] = {"frozen": True, "max_length": 24}
+
+
+@pytest.fixture
+def store(colour_trial: TrialConfig, cache: Path) -> Store:
+    return prepare(colour_trial.cohort, cache)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny encoder of text, as `save_pretrained` leaves one."""
+    folder = tmp_path_factory.mktemp("encoder")
+    tokenizer, model = encoders.build(["a rough lesion", "a smooth ring"], 50, 16, 2, 2, 24)
+    tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+def address(config: TeacherConfig, store: Store, cache: Path, fold: int = 0) -> str:
+    """Where answers to this configuration lie in the cache, once it has been asked for; nothing is fitted."""
+    logits = np.random.default_rng(0).normal(size=store.target_NK.shape).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mmpkd.teachers.outputs.ready", lambda *_: None)
+        folder, _ = kept(config, store, fold, cache, "one", lambda *_: {"logits": logits})
+    return folder.name
+
+
+def among(config: TeacherConfig) -> TeacherConfig:
+    """The same teacher as a member of an ensemble."""
+    members = {"one": config.model_dump(), "other": {"kind": "tabular"}}
+    return TeacherConfig(kind="ensemble", params={"members": members})
+
+
+def text(folder: Path) -> TeacherConfig:
+    return TeacherConfig(kind="text", params=ENCODER | {"encoder": str(folder)})
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_a_seed_a_fold_a_version_and_other_data_each_have_their_own(
+    kind: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EXAMPLES[kind]
+    if "view" in config.params:
+        config = TeacherConfig(kind=config.kind, params=config.params | {"view": "mri"})
+    first = address(config, store, tmp_path)
+    assert address(config, store, tmp_path) == first
+    found = [
+        address(config.model_copy(update={"params": dict(config.params) | {"seed": 1}}), store, tmp_path),
+        address(config, store, tmp_path, fold=1),
+    ]
+    order = np.arange(len(store.sample_ids))[::-1]
+    plain = store.sample_ids
+    store.sample_ids = plain[order]  # rows of another order
+    found.append(address(config, store, tmp_path))
+    store.sample_ids, store.fingerprint = plain, "other labels"
+    found.append(address(config, store, tmp_path))
+    store = Store.open(store.path)
+    monkeypatch.setattr(TEACHERS[config.kind], "VERSION", 1000)
+    found.append(address(config, store, tmp_path))
+    assert len({first, *found}) == 6
+
+
+@pytest.mark.parametrize("within", [lambda one: one, among], ids=["alone", "in an ensemble"])
+def test_an_encoder_counts_by_the_content_of_its_files(
+    within: Callable[[TeacherConfig], TeacherConfig], saved: Path, store: Store, tmp_path: Path
+) -> None:
+    copy = shutil.copytree(saved, tmp_path / "copy")
+    first = address(within(text(copy)), store, tmp_path)
+    weights = load_file(copy / "model.safetensors")
+    name = next(iter(weights))
+    save_file(weights | {name: weights[name] + 1}, copy / "model.safetensors", {"format": "pt"})
+    trained = address(within(text(copy)), store, tmp_path)
+    assert trained != first
+    shutil.copy(saved / "model.safetensors", copy)
+    assert address(within(text(copy)), store, tmp_path) == first
+    vocabulary = (copy / "tokenizer.json").read_text()
+    (copy / "tokenizer.json").write_text(vocabulary + " ")
+    assert address(within(text(copy)), store, tmp_path) not in (first, trained)
+
+
+@pytest.mark.parametrize("within", [lambda one: one, among], ids=["alone", "in an ensemble"])
+def test_pretrained_weights_count_by_their_content(
+    within: Callable[[TeacherConfig], TeacherConfig], store: Store, tmp_path: Path
+) -> None:
+    sizes = {key: value for key, value in NETWORK.items() if key != "model"}
+    network: VisionTransformer = timm.create_model(NETWORK["model"], img_size=32, **sizes)
+    file = tmp_path / "weights.safetensors"
+    found = []
+    for shift in (0, 1):
+        save_file({name: value + shift for name, value in network.state_dict().items()}, file)
+        params = {"view": "mri", "network": NETWORK | {"pretrained": True, "weights": str(file)}}
+        found.append(address(within(TeacherConfig(kind="image", params=params)), store, tmp_path))
+    assert found[0] != found[1]

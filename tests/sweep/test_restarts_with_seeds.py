@@ -1,0 +1,146 @@
+"""Drivers that are killed again and again while configurations are run on several seeds, without Ray.
+
+Each trial's scores depend on its seed, so that a further seed that goes on as another's shows in the numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from mmpkd.config import TrialConfig
+from sweep.books import Books
+from sweep.records import Spool, epochs_table, judged, trials_table
+from sweep.search import Search
+from sweep.space import load_space
+from sweep.studies import Studies
+from tests.sweep.fake import SPACE, metrics_of
+
+GOALS = ("val/auroc", "val/pointing")
+REPEATS, FOLDS, EPOCHS, DEVICES = 3, 4, 4, 2.0
+
+
+def scores(config: TrialConfig, epoch: int) -> dict[str, float]:
+    """Of the fake training, moved a little by seed and fold."""
+    moved = ((7 * config.seed + 3 * config.cohort.fold) % 5) / 1000
+    return {name: value + moved for name, value in metrics_of(config, epoch).items()}
+
+
+class Machine:
+    """What outlives a driver: the folder, the checkpoints, and what was handed out."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.reached: dict[int, int] = {}  # epochs that a trial's checkpoint holds, by number
+        self.jobs: list[dict[str, Any]] = []
+
+    def search(self) -> Search:
+        (self.folder / "fake.yaml").write_text(SPACE)
+        words = ["trials=6", f"search.repeats={REPEATS}", "seed=3"]
+        space, mistakes = load_space(str(self.folder / "fake.yaml"), words)
+        assert space is not None and not mistakes
+        studies = Studies(self.folder / "journal.log", space, GOALS)
+        books = Books(space, GOALS, studies, Spool(self.folder / "spool.jsonl"), self.folder)
+        search = Search(space, books, self.folder, Path("cache"), Path("store"), num_folds=FOLDS, wait=True)
+        search.most_live, search.devices = 2, DEVICES
+        return search
+
+    def drive(self, epochs: int | None) -> Search | None:
+        """One driver's part: killed after so many epochs of its two trials at a time; None if it was."""
+        search, live, ids = self.search(), dict[str, dict[str, Any]](), itertools.count()
+        for count in itertools.count():
+            while isinstance(job := search.suggest(trial_id := f"t{next(ids)}"), dict):
+                self.jobs.append(job)
+                live[trial_id] = job
+            if not live:
+                assert job == Search.FINISHED
+                return search
+            if count == epochs:
+                return None
+            trial_id, job = next(iter(live.items()))
+            del live[trial_id]
+            self._epoch(search, trial_id, job, live)
+        raise AssertionError("unreachable")
+
+    def _epoch(self, search: Search, trial_id: str, job: dict[str, Any], live: dict[str, dict[str, Any]]) -> None:
+        """The next epoch; a resumed trial first says what its checkpoint knows. The worker trains what it was given."""
+        config = TrialConfig.model_validate_json(job["trial"])
+        self.reached[job["number"]] = last = self.reached.get(job["number"], 0) + 1
+        reports = [
+            {"epoch": epoch, "seconds": 0.5, "terms": {"task": 1.0}, "metrics": scores(config, epoch)}
+            for epoch in range(1, last + 1)
+        ]
+        if last == EPOCHS:
+            search.on_trial_complete(trial_id, {"reports": reports})
+        else:
+            search.on_trial_result(trial_id, {"reports": reports})
+            live[trial_id] = job
+
+
+def drive_to_the_end(machine: Machine, epochs: int) -> Search:
+    for _ in range(200):
+        if (search := machine.drive(epochs)) is not None:
+            return search
+    raise AssertionError("never done")
+
+
+@pytest.fixture(scope="module", params=[1, 3, 1000], ids=lambda epochs: f"killed after {epochs}")
+def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Machine, Search]:
+    machine = Machine(tmp_path_factory.mktemp("machine"))
+    return machine, drive_to_the_end(machine, request.param)
+
+
+def test_each_seed_is_what_it_was_whoever_hands_it_out(driven: tuple[Machine, Search]) -> None:
+    machine, search = driven
+    handed: dict[int, set[str]] = {}
+    for job in machine.jobs:
+        handed.setdefault(job["number"], set()).add(job["trial"])
+    assert all(len(trials) == 1 for trials in handed.values()), "a trial that goes on is the trial that it was"
+    configs = {number: TrialConfig.model_validate_json(*trials) for number, trials in handed.items()}
+    records = {record.number: record for record in search.records()}
+    assert set(records) == set(handed)
+    turns: dict[int, list[int]] = {}
+    for number, record in records.items():
+        if record.repeat_of is None:
+            assert (configs[number].seed, configs[number].cohort.fold) == (3, 0)
+            continue
+        turns.setdefault(record.repeat_of, []).append(record.turn)
+        cohort = configs[record.repeat_of].cohort.model_copy(update={"fold": record.turn % FOLDS})
+        changes = {"seed": 3 + record.turn, "cohort": cohort}
+        assert configs[number] == configs[record.repeat_of].model_copy(update=changes)
+    assert turns and all(sorted(found) == [1, 2] for found in turns.values())
+
+
+def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Machine, Search]) -> None:
+    machine, search = driven
+    handed = {job["number"]: TrialConfig.model_validate_json(job["trial"]) for job in machine.jobs}
+    records = search.records()
+    table = trials_table(records).set_index("number")
+    epochs = epochs_table(Spool(machine.folder / "spool.jsonl"))
+    for number, config in handed.items():
+        row, own = table.loc[number], epochs[epochs["number"] == number]
+        assert own["epoch"].tolist() == [1, 2, 3, 4]
+        for goal in GOALS:
+            assert own[goal].tolist() == [scores(config, epoch)[goal] for epoch in (1, 2, 3, 4)]
+            assert row[goal] == scores(config, EPOCHS)[goal]
+        assert (row["state"], row["epochs"], row["seconds"]) == ("complete", EPOCHS, 0.5 * EPOCHS)
+        assert row["device_hours"] * 3600 == pytest.approx(0.5 * EPOCHS * DEVICES)
+    assert search.books.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
+    assert machine.search().books.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
+    heard = [event for _, event in Spool(machine.folder / "spool.jsonl").read()]
+    for kind, times in (("start", 1), ("end", 1), ("epoch", EPOCHS)):
+        counts = pd.Series([event["number"] for event in heard if event["event"] == kind]).value_counts()
+        assert counts.to_dict() == dict.fromkeys(handed, times)
+    first = table["repeat_of"].fillna(table.index.to_series()).astype(int)
+    means, runs = table[list(GOALS)].groupby(first).mean(), first.value_counts()
+    shown = {record.number: record for record in judged(records, GOALS, REPEATS)}
+    repeated = runs.index[runs == REPEATS]
+    assert len(repeated) and set(repeated) <= set(shown)
+    for number in repeated:
+        assert shown[number].values(GOALS) == pytest.approx(means.loc[number].tolist())
+        spread = table[first == number]["val/auroc"].std(ddof=1) / REPEATS**0.5
+        assert shown[number].metrics["val/auroc_seed_se"] == pytest.approx(spread)

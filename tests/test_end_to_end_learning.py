@@ -1,0 +1,118 @@
+"""What a training learns from, followed from the raw files to the terms of its loss.
+
+The student does not move here, so that each term can be computed again from the exported weights, the raw files and
+what lies in the teachers' cache; see `test_end_to_end_training.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from scipy.special import expit
+from sklearn.metrics import roc_auc_score
+from sklearn.utils.class_weight import compute_class_weight
+
+from mmpkd.config import TrialConfig
+from mmpkd.predict import Predictor
+from tests.colour_cohort import LABELS
+from tests.followed import Student, Trained, cross_entropy, trained_by
+from tests.mmpkd.teacher_fixtures import NETWORK
+
+
+@pytest.fixture(scope="module")
+def still(colour_trial: TrialConfig, colour_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """All training images in one batch, as they are, and a student that does not move: its terms can be recomputed."""
+    changes = {
+        "teachers": {
+            "findings": {"kind": "tabular"},
+            "scan": {"kind": "image", "params": {"view": "mri", "epochs": 1, "network": NETWORK}},
+        },
+        "objectives": {
+            "logits": {"teacher": "findings", "weight": 3.0, "schedule": "cosine", "params": {"temperature": 2.5}},
+            "attention": {"teacher": "scan", "weight": 0.2, "schedule": "warmup", "params": {"layer": 1}},
+        },
+        "student": colour_trial.student.model_dump() | {"drop_path_rate": 0.0},
+        "optimizer": {"lr": 1e-30, "batch_size": 500, "class_weights": "balanced", "label_smoothing": 0.2},
+        "augmentation": {"shift": 0.0, "flip_horizontal": False},
+        "epochs": 6,
+    }
+    config = TrialConfig.model_validate(colour_trial.model_dump() | changes)
+    return trained_by(config, colour_root, tmp_path_factory.mktemp("still"), tmp_path_factory.mktemp("cache"))
+
+
+def told_by_teacher(still: Trained, kind: str, name: str) -> pd.Series:
+    """What lies in the cache of a teacher's answers, by image."""
+    (path,) = (still.cache / "teachers").glob(f"{kind}-*/{name}.npy")
+    return pd.Series(list(np.load(path)), index=still.split.index)
+
+
+def test_the_task_term_is_that_of_known_training_labels_weighed_by_their_frequency(still: Trained) -> None:
+    """Frequencies, labels and pixels are those of the training images alone, and a smoothed target is on both sides."""
+    images = still.images("train")
+    logits = Student(still.folder).logits(still.raw, images.index)
+    total, count = np.zeros(3), np.zeros(3)
+    for column, label in enumerate(LABELS):
+        known = images[label].notna().to_numpy()
+        target = images[label].to_numpy()[known]
+        by_class = compute_class_weight("balanced", classes=np.array([0.0, 1.0]), y=target)
+        weight = by_class[target.astype(int)]
+        total[column] = (weight * cross_entropy(0.8 * target + 0.1, logits[known, column])).sum()
+        count[column] = weight.sum()
+    expected = (total[0] / count[0] + total[1:].sum() / count[1:].sum()) / 2
+    for report in still.reports:
+        assert report["terms"]["task"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_terms_of_teachers_are_of_each_images_own_answer(still: Trained) -> None:
+    names = still.images("train").index
+    logits = Student(still.folder).logits(still.raw, names) / 2.5
+    told = np.stack(told_by_teacher(still, "tabular", "logits")[names].to_list()).astype(float) / 2.5
+    divergence = cross_entropy(expit(told), logits) - cross_entropy(expit(told), told)
+    expected = 2.5**2 * (divergence[:, 0].mean() + divergence[:, 1:].mean()) / 2
+    assert still.reports[0]["terms"]["logits"] == pytest.approx(expected, abs=1e-5)
+    predictor = Predictor(still.folder)
+    ours = np.stack([predictor(still.raw / "images" / name).map_Rhw[0] for name in names])
+    theirs = np.stack(told_by_teacher(still, "image", "map")[names].to_list())
+    looked = (theirs * (np.log(theirs) - np.log(ours))).sum(axis=(1, 2)).mean()
+    assert still.reports[0]["terms"]["attention"] == pytest.approx(looked, abs=1e-5)
+
+
+def test_each_term_steers_by_its_own_weight_and_schedule(still: Trained, colour_root: Path, tmp_path: Path) -> None:
+    """A gradient's share is in proportion to the weight, and to where the schedule stands in the sixth epoch."""
+
+    def ratio(report: Mapping[str, Any], term: str) -> float:
+        shares: Mapping[str, float] = report["terms"]
+        return shares[f"gradient_share/{term}"] / shares["gradient_share/task"]
+
+    content = yaml.safe_load((still.folder / "config.yaml").read_text())
+    content["epochs"] = 1
+    content["objectives"] |= {name: one | {"weight": 1.0} for name, one in content["objectives"].items()}
+    alike = trained_by(TrialConfig.model_validate(content), colour_root, tmp_path, still.cache)
+    first, sixth = still.reports[0], still.reports[5]
+    assert ratio(first, "logits") / ratio(alike.reports[0], "logits") == pytest.approx(3.0, rel=1e-3)
+    assert ratio(first, "attention") / ratio(alike.reports[0], "attention") == pytest.approx(0.2, rel=1e-3)
+    fallen = (1 + math.cos(math.pi * 5 / 6)) / 2
+    assert ratio(sixth, "logits") / ratio(first, "logits") == pytest.approx(fallen, rel=1e-3)
+    assert ratio(sixth, "attention") / ratio(first, "attention") == pytest.approx(1.0, rel=1e-3), "warm already"
+
+
+def test_a_teachers_quality_is_out_of_fold_for_training_and_plain_for_validation_images(still: Trained) -> None:
+    for kind, name in {"tabular": "findings", "image": "scan"}.items():
+        logits = told_by_teacher(still, kind, "logits")
+        for part, key in {"train": "auroc", "val": "val_auroc"}.items():
+            images = still.images(part)
+            told, by_label = np.stack(logits[images.index].to_list()), []
+            for column, label in enumerate(LABELS):
+                known = images[label].notna().to_numpy()
+                by_label.append(roc_auc_score(images[label].to_numpy()[known], told[known, column]))
+            expected = (by_label[0] + np.mean(by_label[1:])) / 2
+            assert still.metrics[f"teacher/{name}/{key}"] == pytest.approx(expected, abs=1e-6)
+        sealed = np.stack(logits[still.images("test").index].to_list())
+        assert np.isnan(sealed).all(), "nobody is asked about sealed patients"
