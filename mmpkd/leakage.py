@@ -1,11 +1,13 @@
-"""Does one privileged column or section, alone, give the label away? (`cohort.facts.check_columns` checks roles.)"""
+"""Do privileged columns or the words of a section give the label away? (`cohort.facts.check_columns` checks roles.)"""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -18,6 +20,7 @@ MOST_WORDS = 5_000
 NUM_FOLDS = 5
 NUM_BINS = 10
 MAX_SAMPLES = 5_000  # probed; a standard error of 0.01, while a logistic regression on 245,000 takes half a minute
+MAX_COLUMNS = 20  # of which every pair is probed
 
 
 def probe(
@@ -35,40 +38,106 @@ def probe(
     """
     if columns.empty:
         return {}
-    if len(patients) > MAX_SAMPLES:
-        order = np.random.default_rng(0).permutation(np.unique(patients.to_numpy(dtype=str)))
-        some = set(order[: max(1, len(order) * MAX_SAMPLES // len(patients))])
-        chosen = patients.astype(str).isin(some).to_numpy()
-        columns, labels, patients = columns[chosen], labels[chosen], patients[chosen]
+    columns, labels, patients = _thinned(columns, labels, patients)
     scores: dict[str, dict[str, float]] = {str(name): {} for name in columns}
     indicators = {
-        name: _words(columns[name]) if name in prose else _indicators(columns[name], separators.get(name))
+        name: _words(columns[name])[0] if name in prose else _indicators(columns[name], separators.get(name))
         for name in scores
     }
+    for label, known, target, folds in _questions(labels, patients):
+        for name in scores:
+            model = LogisticRegression(solver="liblinear")  # small and single-threaded
+            inputs = indicators[name][known]
+            probability = cross_val_predict(model, inputs, target, cv=folds, method="predict_proba")[:, 1]
+            scores[name][label] = round(float(roc_auc_score(target, probability)), 4)
+    return scores
+
+
+def probe_pairs(
+    columns: pd.DataFrame, labels: pd.DataFrame, patients: pd.Series
+) -> list[tuple[str, str, dict[str, float]]]:
+    """Two columns and the out-of-fold AUROC of both together, for each label that they state (`STATED`) and neither
+    may by itself, as the halves of an exclusive or; of the first `MAX_COLUMNS` columns every pair is tried.
+
+    A pair's score of a sample is the share of the label among the other folds' samples with the same two values (text;
+    deciles of numbers; missing is a value), where few have them drawn towards the share among all.
+    """
+    columns, labels, patients = _thinned(columns.iloc[:, :MAX_COLUMNS], labels, patients)
+    code_CN = [_codes(columns[name]) for name in columns]
+    cell_PN = {
+        (str(columns.columns[one]), str(columns.columns[other])): np.unique(
+            code_CN[one] * (code_CN[other].max() + 1) + code_CN[other], return_inverse=True
+        )[1]
+        for one, other in combinations(range(len(code_CN)), 2)
+    }
+    scores: dict[tuple[str, str], dict[str, float]] = {}
+    for label, known, target, folds in _questions(labels, patients) if cell_PN else ():
+        for pair, cell_N in cell_PN.items():
+            cell, share = cell_N[known], np.empty(len(target))
+            for train, held_out in folds:
+                count = np.bincount(cell[train], minlength=cell_N.max() + 1)
+                positive = np.bincount(cell[train], target[train], minlength=cell_N.max() + 1)
+                share[held_out] = ((positive + target[train].mean()) / (count + 1))[cell[held_out]]
+            if (auroc := round(float(roc_auc_score(target, share)), 4)) >= STATED:
+                scores.setdefault(pair, {})[label] = auroc
+    return [(*pair, found) for pair, found in scores.items()]
+
+
+def telling_words(texts: pd.Series, labels: pd.DataFrame, patients: pd.Series, label: str, most: int = 5) -> list[str]:
+    """The words that speak most for a label, the strongest first, by the logistic regression of `probe`."""
+    frame, labels, _ = _thinned(texts.to_frame(), labels, patients)
+    known = labels[label].notna().to_numpy()
+    indicators, words = _words(frame.iloc[:, 0])
+    model = LogisticRegression(solver="liblinear").fit(indicators[known], labels[label].to_numpy()[known].astype(int))
+    weight_V = model.coef_[0][: len(words)]
+    strongest = np.argsort(-np.abs(weight_V), kind="stable")[:most]
+    return [words[index] for index in strongest]
+
+
+def _thinned(
+    columns: pd.DataFrame, labels: pd.DataFrame, patients: pd.Series
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
+    """All samples, or those of so many patients, drawn evenly, that they are about `MAX_SAMPLES`."""
+    if len(patients) <= MAX_SAMPLES:
+        return columns, labels, patients
+    order = np.random.default_rng(0).permutation(np.unique(patients.to_numpy(dtype=str)))
+    some = set(order[: max(1, len(order) * MAX_SAMPLES // len(patients))])
+    chosen = patients.astype(str).isin(some).to_numpy()
+    return columns[chosen], labels[chosen], patients[chosen]
+
+
+def _questions(
+    labels: pd.DataFrame, patients: pd.Series
+) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.int64], list[tuple[NDArray[np.int64], NDArray[np.int64]]]]]:
+    """Each label that can be asked about: its name, where it is known, its values there, and patient-grouped folds."""
     for label in labels:
         known = labels[label].notna().to_numpy()
         target, group = labels[label].to_numpy()[known].astype(int), patients.to_numpy(dtype=object)[known]
         if any(len(set(group[target == side])) < NUM_FOLDS for side in (0, 1)):
             continue
         folds = list(StratifiedGroupKFold(NUM_FOLDS, shuffle=True, random_state=0).split(target, target, group))
-        if any(len(set(target[train])) < 2 for train, _ in folds):
-            continue
-        for name in scores:
-            inputs = indicators[name][known]
-            model = LogisticRegression(solver="liblinear")  # small and single-threaded
-            probability = cross_val_predict(model, inputs, target, cv=folds, method="predict_proba")[:, 1]
-            scores[name][str(label)] = round(float(roc_auc_score(target, probability)), 4)
-    return scores
+        if all(len(set(target[train])) == 2 for train, _ in folds):
+            yield str(label), known, target, folds
 
 
-def _words(column: pd.Series) -> csr_matrix:
-    """N x F, 0 or 1: which of the `MOST_WORDS` commonest words a text holds, and whether there is none."""
-    texts = column.fillna("")
+def _words(column: pd.Series) -> tuple[csr_matrix, list[str]]:
+    """N x F, 0 or 1: which of the `MOST_WORDS` commonest words a text holds, and whether there is none; the words."""
+    texts, vectorizer = column.fillna(""), CountVectorizer(binary=True, max_features=MOST_WORDS)
+    names: list[str] = []
     try:
-        words = CountVectorizer(binary=True, max_features=MOST_WORDS).fit_transform(texts)
+        words = vectorizer.fit_transform(texts)
+        names = list(map(str, vectorizer.get_feature_names_out()))
     except ValueError:  # it holds no word
         words = csr_matrix((len(texts), 0))
-    return csr_matrix(hstack([words, column.isna().to_numpy(dtype=float)[:, None]]))
+    return csr_matrix(hstack([words, column.isna().to_numpy(dtype=float)[:, None]])), names
+
+
+def _codes(column: pd.Series) -> NDArray[np.int64]:
+    """A number for each value of a column: text as it is, numbers by decile, and one for missing."""
+    if pd.api.types.is_numeric_dtype(column):
+        column = pd.qcut(column, NUM_BINS, labels=False, duplicates="drop")
+    codes: NDArray[np.int64] = pd.factorize(column)[0].astype(np.int64) + 1
+    return codes
 
 
 def _indicators(column: pd.Series, separator: str | None) -> np.ndarray:

@@ -7,7 +7,6 @@ are timed are those of `train.py` and `validation.py`.
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import tempfile
@@ -26,8 +25,10 @@ from mmpkd import checkpoint
 from mmpkd.build import build, needed
 from mmpkd.cohort import reader_for, splits
 from mmpkd.cohort.facts import Facts
+from mmpkd.cohort.source import scanned
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
+from mmpkd.machine import memory
 from mmpkd.stages import Run
 from mmpkd.student import build_student
 from mmpkd.teachers import TEACHERS
@@ -105,7 +106,7 @@ def stand_in(config: CohortConfig) -> StandIn:
         ConfigError, CohortError: what `prepare` would say of the tables.
     """
     reader = reader_for(config)
-    scan = reader.scan()
+    scan = scanned(config, reader)
     samples = scan.samples.assign(split=splits.assign(scan), patient=scan.samples["patient"].astype(str))
     table = pd.concat([samples, scan.labels.add_prefix(LABEL), scan.privileged.add_prefix(PRIVILEGED)], axis=1)
     return StandIn(scan.facts(config.image_size, reader.credentialed), table, images=False, text=scan.text)
@@ -189,7 +190,7 @@ class Probe:
             checkpoint_bytes=checkpoint_bytes,
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
             idle_bytes=0 if cuda else self.idle_bytes,
-            device_bytes=torch.cuda.get_device_properties(self.device).total_memory if cuda else machine_bytes(),
+            device_bytes=torch.cuda.get_device_properties(self.device).total_memory if cuda else memory().amount,
             num_steps=num_steps,
         )
 
@@ -209,7 +210,7 @@ class Probe:
         with tempfile.TemporaryDirectory() as folder:
             started = self._now()
             path = checkpoint.save(
-                Path(folder), run.student, run.objectives, run.optimizer, [], checkpoint.Place(0, 0), "probe"
+                Path(folder), run.student, run.objectives, run.optimizer, [], checkpoint.Place(0, 0), "probe", "probe"
             )
             return self._now() - started, path.stat().st_size
 
@@ -278,11 +279,6 @@ def process_bytes() -> int:
     """The most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def machine_bytes() -> int:
-    """Memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:

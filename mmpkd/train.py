@@ -40,6 +40,7 @@ from mmpkd.fit import (
 )
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
+from mmpkd.teachers.stating import before_teaching
 from mmpkd.types import Batch, ConfigError, EpochReport
 from mmpkd.validation import Evaluator
 
@@ -112,6 +113,7 @@ def train(
 
     told = {name: one.address for name, one in outputs.items()}
     identity = fingerprint([stages.VERSION, config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), told])
+    owner = checkpoint.owner(config, store.fingerprint)
     history: list[EpochReport] = []
     kept = stages.addresses(config, store, outputs, cache)
     if resume is not None:
@@ -122,7 +124,7 @@ def train(
 
     def save(place: checkpoint.Place) -> None:
         if folder is not None:
-            checkpoint.save(folder, student, objectives, run.optimizer, history, place, identity)
+            checkpoint.save(folder, student, objectives, run.optimizer, history, place, owner, identity)
 
     earlier = train_to_last_stage(run, place, kept, save)
     for epoch in range(len(history), config.epochs):
@@ -278,14 +280,13 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
     config = load_trial(Path(own["config"]), overrides)
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
-    last = folder / checkpoint.NAME
-    console = Console()
+    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), Console()
 
     def show(report: EpochReport) -> None:
         command.write_whole(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
             f"{goal} {report.metrics[goal]:.4f} ±{report.metrics[f'{goal}_se']:.4f}"
-            for goal in ("val/auroc", "val/pointing")
+            for goal in ("val/auroc", "val/auroc_patient", "val/pointing")
             if goal in report.metrics
         )
         loss = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name)
@@ -293,9 +294,13 @@ def main(words: Sequence[str]) -> None:
             f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {loss}  {scores}", highlight=False
         )
 
+    if mistakes := check(config, facts(config.cohort)):
+        raise ConfigError(mistakes)
+    store = prepare(config.cohort, cache)
+    command.warn(before_teaching(config, store))
     if last.exists():
         console.print(f"continuing {folder}")
-    history = train(config, Path(own["cache"]), folder, last if last.exists() else None, show)
+    history = train(config, cache, folder, last if last.exists() else None, show, store)
     metrics = folder / "metrics.json"
     command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():

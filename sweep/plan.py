@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final
 
 from mmpkd.build import check, goals
 from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import IMAGE, CohortConfig, TrialConfig, validate
+from mmpkd.config import IMAGE, CohortConfig, TeacherConfig, TrialConfig, validate
 from mmpkd.teachers import caveats
 from mmpkd.types import CohortError, ConfigError, Mistake, TaskKind, lay_out
 from sweep.draw import Drawn, branches, count_branches, count_configurations
@@ -49,6 +49,13 @@ class Plan:
     def example(self) -> TrialConfig | None:
         """A trial; cohort, evaluation, epochs, threads and seed are those of all."""
         return next((config for configs in self.configs.values() for config in configs), None)
+
+    def teachers(self) -> Iterator[tuple[str, TeacherConfig]]:
+        """Every teacher that an arm listens to, with its path in the space; a path may have several."""
+        for arm, configs in self.configs.items():
+            for config in configs:
+                for name in config.active_teachers():
+                    yield f"arms.{arm}.teachers.{name}", config.teachers[name]
 
     @property
     def checked(self) -> int:
@@ -113,27 +120,17 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     if not found.mistakes and space.search.trials > len(space.arms):
         for arm in [arm for arm, node in space.arms.items() if count_configurations(node) == 1]:
             found.say(*_still(arm, space))
-    if facts is not None and not found.mistakes:
-        warnings += _caveats(configs, facts)
     example = next((config for several in configs.values() for config in several), None)
     stopping = space.search.early_stopping
     if example and stopping and stopping.grace and stopping.grace >= example.epochs:
         grace = f"its grace of {stopping.grace} epochs is not below epochs={example.epochs}"
         warnings.append(f"search.early_stopping never acts: {grace}")
     said = tuple(plans), tuple(found.mistakes), tuple(warnings)
-    return Plan(space.name, space.search.trials, chosen, *said, facts, configs)
-
-
-def _caveats(configs: Mapping[str, Sequence[TrialConfig]], facts: Facts) -> list[str]:
-    """What should be known of the teachers that each arm listens to, each thing once."""
-    told = [
-        f"arms.{arm}.teachers.{name} {caveat}"
-        for arm, several in configs.items()
-        for config in several
-        for name in config.active_teachers()
-        for caveat in caveats(config.teachers[name], facts)
-    ]
-    return list(dict.fromkeys(told))
+    made = Plan(space.name, space.search.trials, chosen, *said, facts, configs)
+    if facts is None or found.mistakes:
+        return made
+    told = [f"{path} {caveat}" for path, teacher in made.teachers() for caveat in caveats(teacher, facts)]
+    return replace(made, warnings=(*dict.fromkeys(told), *made.warnings))
 
 
 class _Findings:
@@ -267,16 +264,22 @@ def _goals(search: SearchConfig, facts: Facts | None, found: _Findings) -> tuple
     """What to maximise: as asked, or all that the cohort can score."""
     if facts is None:
         return search.maximize or (search.select,)
+    has = {"": True, "ROIs": bool(facts.roi_labels), "several images of a patient": facts.several_images}
+    possible = [goal for goal, needs in SCORES.items() if has[needs]]
+    for goal in search.maximize or ():
+        if (needs := SCORES.get(goal)) and not has[needs]:
+            able = " and ".join(possible)
+            found.say("search.maximize", f"{goal} needs {needs} and the cohort has none; it can score {able}")
     if search.maximize is not None:
-        for goal in search.maximize:
-            if SCORES.get(goal) and not facts.roi_labels:
-                found.say("search.maximize", f"{goal} needs ROIs and the cohort has none; it can score val/auroc")
         return search.maximize
-    possible = goals(facts)
-    if search.select not in possible:
-        wanted = ", ".join(possible)
-        found.say("search.select", f"{search.select} is not among the goals of this cohort: {wanted}")
-    return possible
+    default = goals(facts)
+    if search.select not in default:
+        problem = f"{search.select} is not among the goals of this cohort: {', '.join(default)}"
+        if search.select in possible:
+            others = [goal for goal in default if goal.startswith("val/auroc") != search.select.startswith("val/auroc")]
+            problem += f"; name them: search.maximize=[{', '.join([search.select, *others])}]"
+        found.say("search.select", problem)
+    return default
 
 
 def _still(arm: str, space: Space) -> Mistake:

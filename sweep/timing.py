@@ -19,7 +19,6 @@ from ray.exceptions import RayError
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
 from mmpkd.probe import MOST_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
-from mmpkd.teachers.prose import stating
 from mmpkd.types import UserError
 from sweep.driver import Share, cores_of_a_machine, share_of, slots
 from sweep.plan import Plan
@@ -49,13 +48,6 @@ def priced(space: Space, planned: Plan, seconds: float, say: Say) -> Price:
     chosen = {arm: extremes(configs, planned.facts) for arm, configs in planned.configs.items()}
     every = [config for configs in chosen.values() for config in configs]
     per_device = None if search.trials_per_device == "auto" else search.trials_per_device
-    named = {
-        f"arms.{arm}.teachers.{name}": config.teachers[name]
-        for arm, configs in planned.configs.items()
-        for config in configs
-        for name in config.active_teachers()
-    }
-    warnings = stating(named, store, planned.example.cohort.fold)
     teachers = timing.teachers(chosen, share_of(search, threads, per_device or 1))
     every.sort(key=lambda config: burden(config, store.facts))  # memory is counted by its peak, so the dearest last
     if search.trials_per_device == "auto":
@@ -65,8 +57,7 @@ def priced(space: Space, planned: Plan, seconds: float, say: Say) -> Price:
     if all(one.cost is None for one in timed):
         raise UserError(f"no configuration could be timed: {timed[0].trouble}")
     by_arm = {arm: [one for one in timed if one.config in configs] for arm, configs in chosen.items()}
-    found = price(space, store, by_arm, share.devices, slots(share), teachers, planned.goals, per_device)
-    return replace(found, warnings=(*warnings, *found.warnings))
+    return price(space, store, by_arm, share.devices, slots(share), teachers, planned.goals, per_device)
 
 
 def extremes(configs: Sequence[TrialConfig], facts: Facts) -> list[TrialConfig]:

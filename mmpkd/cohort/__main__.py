@@ -11,7 +11,8 @@ from mmpkd.cohort import READERS
 from mmpkd.cohort.check import check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.show import show
-from mmpkd.command import own_words, run
+from mmpkd.cohort.suspects import suspects_of
+from mmpkd.command import own_words, run, warn
 from mmpkd.config import CohortConfig, near, overridden, read_yaml, validate
 from mmpkd.types import ConfigError
 
@@ -55,6 +56,7 @@ def main(words: Sequence[str]) -> None:
         check(config, cache, None if own["samples"] == "all" else int(own["samples"]), console)
         return
     store = prepare(config, cache)
+    warn(suspects_of(store).lines(store.facts))
     if verb == "show":
         show(store, console)
     else:

@@ -24,16 +24,17 @@ import pandas as pd
 from filelock import FileLock
 from rich.console import Console
 
-from mmpkd import leakage
 from mmpkd.cohort import READERS, reader_for, splits
 from mmpkd.cohort.decode import Depth, find_depth, thinned
 from mmpkd.cohort.disk import allocate, told_if_full
-from mmpkd.cohort.facts import ADMITTED, BadSample, Reader, Scan
-from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal, usable_cores
-from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, source_fingerprint
+from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
+from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
+from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, Store
+from mmpkd.cohort.suspects import Suspects, find
 from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
+from mmpkd.machine import cores
 from mmpkd.types import CohortError
 
 DEPTHS = "depths.json"  # of a partial store
@@ -52,7 +53,7 @@ def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> St
         CohortError: bad samples beyond `cohort.max_bad`, a task with one class, a full disk ...
     """
     reader = reader_for(config)
-    scan = reader.scan()
+    scan = scanned(config, reader)
     identity = identify(config, reader, scan, depth)
     target = place(cache, identity)
     if not target.exists():
@@ -120,7 +121,7 @@ def _build(
 ) -> None:
     split = splits.assign(scan)
     splits.check(split, scan.samples["patient"], scan.labels, scan.tasks)
-    refuse_bad(missing_files(config.root, scan), config, reader, scan)
+    refuse_bad(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     size, ids = config.image_size, [str(sample) for sample in scan.samples.index]
     partial = target.with_name(f"{target.name}.partial")
     shape = (len(ids), scan.channels, size, size)
@@ -145,13 +146,13 @@ def _build(
         entries = read_journal(partial)
         kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
         _write_tables(partial, scan, split, [entries[sample] for sample in kept], kept, size)
-        probed = _probe(scan, split, kept)
+        facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
+        suspects = _suspects(scan, facts, split, kept)
         (partial / DEPTHS).unlink()
         (partial / JOURNAL).unlink()  # rows move now, so the journal's claims end: a kill from here decodes anew
         if bad:
             for name, array in zip(names, arrays, strict=True):
                 _keep(partial / name, array, np.flatnonzero(good))
-        facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
         manifest = {
             **identity,
             "facts": asdict(facts),
@@ -161,7 +162,9 @@ def _build(
             "view_depths": dict(zip(scan.views, depths[1:], strict=True)),
             "left_out": {sample: (one.file, one.reason) for sample, one in bad.items()},
             "notes": scan.notes,
-            "probe": probed,
+            "probe": suspects.columns,
+            "probe_pairs": suspects.pairs,
+            "probe_sections": suspects.sections,
             "files": {
                 file.relative_to(partial).as_posix(): file.stat().st_size
                 for file in sorted(partial.rglob("*"))
@@ -195,7 +198,7 @@ def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str
     first, *others = np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)).tolist()
     looked = [look(first)]
     if reader.windowed or not looked[0] or any(pixels.dtype != np.uint8 for pixels in looked[0]):  # a window is wanted
-        with ThreadPoolExecutor(usable_cores()) as pool:
+        with ThreadPoolExecutor(cores().amount) as pool:
             looked = [images for images in (*looked, *pool.map(look, others)) if images]
     depths = [find_depth([images[at] for images in looked], reader.windowed) for at in range(1 + len(views))]
     path.write_text(json.dumps(depths))
@@ -246,13 +249,11 @@ def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def _probe(scan: Scan, split: pd.Series, kept: list[str]) -> dict[str, dict[str, float]]:
-    """Single-column AUROCs over everyone but the sealed test patients."""
+def _suspects(scan: Scan, facts: Facts, split: pd.Series, kept: list[str]) -> Suspects:
+    """What gives the labels away, to everyone but the sealed test patients."""
     seen = [sample for sample in kept if split[sample] != "test"]
-    separators = {column.name: column.separator for column in scan.columns.values()}
-    return leakage.probe(
-        scan.privileged.loc[seen], separators, scan.labels.loc[seen], scan.samples["patient"].loc[seen]
-    )
+    text = None if scan.text is None else scan.text.loc[seen]
+    return find(facts, scan.privileged.loc[seen], text, scan.labels.loc[seen], scan.samples["patient"].loc[seen])
 
 
 def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> dict[str, Any]:
@@ -278,11 +279,6 @@ def _tell(
     if counts["empty_masks"]:
         lines.append(f"empty masks, which count as no ROI: {counts['empty_masks']}")
     lines += [f"left out: {line}" for line in descriptions(bad, config, reader, scan)]
-    for name, scores in manifest["probe"].items():
-        for label, auroc in scores.items():
-            if auroc >= leakage.ALARM and scan.columns[name].role in ADMITTED:
-                told = f"column {name!r} alone tells {label} with AUROC {auroc:.2f}"
-                lines.append(f"warning: {told}; if it states the label, give it the role near_label or forbidden")
     console = Console(file=sys.stderr, soft_wrap=True)
     for line in lines:
         console.print(line, markup=False, highlight=False)

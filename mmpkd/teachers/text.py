@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import Positive, near
+from mmpkd.config import Positive, Strict, near
 from mmpkd.fit import autocast, seeded
 from mmpkd.teachers.encoders import build, config_of, files_of, folder_of, load, most_tokens, tokenizer_of
 from mmpkd.teachers.fitting import (
@@ -27,22 +26,35 @@ from mmpkd.teachers.fitting import (
     one_thread,
     require_classes,
 )
+from mmpkd.teachers.masking import LabelMask
 from mmpkd.teachers.teacher import Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, Task, TeacherError, TeacherOutput
 
 Texts = NDArray[np.object_]
 
 LEAST = 0.05  # share of samples that must have text: with fewer there is nothing to teach from
-# (end of a word, what stands there instead): opacities, masses, metastases, edemas
-SINGULARS = (("ies$", "y"), ("(?<=s|x|z|h)es$", ""), ("ses$", "sis"), ("(?<![sui])s$", ""))
-PLURALS = (("$", "s"), ("$", "es"), ("y$", "ies"), ("is$", "es"))
 SIZES = ("hidden", "layers", "heads", "vocabulary")
+
+
+class MaskParams(Strict):
+    also: tuple[Annotated[str, Field(pattern=r"[^\W_]")], ...] = ()  # further words and phrases to hide, synonyms say
+
+
+def _mask(value: Any) -> Any:
+    """What stands under `mask_labels`: `true` is a mask of the labels' own names, `false` none."""
+    if isinstance(value, bool):
+        return {} if value else None
+    if value is None or isinstance(value, Mapping | MaskParams):
+        return value
+    raise ValueError("true, false, or {also: [further words to hide]}")
 
 
 class TextParams(EpochsParams):
     sections: tuple[str, ...] | None = None  # all that are not near-label by default
     near_label: tuple[str, ...] = ()  # sections that the labels were read from, each asked for by name
-    mask_labels: bool = False  # hides the words of the tasks' names and labels from it
+    # Hides the words that name tasks and labels from it (masking.py); `mask_labels: {also: [coronavirus, sars-cov-2]}`
+    # hides further words and phrases too, whatever they are.
+    mask_labels: Annotated[MaskParams | None, BeforeValidator(_mask)] = None
     encoder: str | None = None  # of transformers, by name or folder; else a small BERT built from the sizes below
     frozen: bool = False  # leave `encoder` as it is and fit a linear head alone, without epochs
     hidden: Positive = 64
@@ -89,19 +101,19 @@ class Text(Teacher):
     Embedding: the mean of the last layer over the tokens, which the logits are read from; hidden: the same
     mean of each layer, the last being the embedding. (The mean, not [CLS]: it serves every encoder, and
     says more where none was trained to use [CLS]; Reimers and Gurevych 2019, arXiv 1908.10084, table 6.)
-    A sample without text has nothing to say: NaN. `mask_labels` replaces whole words of three letters or
-    more that occur in a task's or label's name, and their regular plurals, by the mask token.
+    A sample without text has nothing to say: NaN. `mask_labels` puts the mask token in the place of the words
+    that name tasks and labels, see `LabelMask`.
     """
 
     Params = TextParams
-    VERSION = 2
+    VERSION = 3
     sees_view = False
 
     def __init__(self, params: TextParams, facts: Facts) -> None:
         self.params = params
         self.tasks = facts.tasks
         self.sections = chosen_sections(params, facts)
-        self.taboo = label_words(facts.tasks) if params.mask_labels else None
+        self.mask = label_mask(params, facts.tasks)
 
     @staticmethod
     def check(params: TextParams, facts: Facts) -> list[Mistake]:
@@ -124,10 +136,15 @@ class Text(Teacher):
         sections = chosen_sections(params, facts)
         silent = 1 - max(facts.sections[name].share for name in sections)
         most = "up to " if len(sections) > 1 else ""  # who lacks one may have another
-        where = ", ".join(sections)
-        return (
-            [f"says nothing of {most}{silent:.1%} of the training samples, without text in {where}"] if silent else []
-        )
+        where, told = ", ".join(sections), list[str]()
+        if silent:
+            told.append(f"says nothing of {most}{silent:.1%} of the training samples, without text in {where}")
+        mask = label_mask(params, facts.tasks)
+        if mask is not None and mask.left:
+            common = " or ".join(map(repr, mask.left))
+            mend = f"to hide it all the same, set mask_labels: {{also: [{', '.join(mask.left)}]}}"
+            told.append(f"leaves the label's name {common} in its text, for reports of every class hold it; {mend}")
+        return told
 
     @staticmethod
     def offers(params: TextParams, facts: Facts) -> Offer:
@@ -155,7 +172,7 @@ class Text(Teacher):
         params = self.params
         with seeded(params.seed, "teacher-text"):
             if params.encoder is None:
-                seen = texts if self.taboo is None else (self.taboo.sub(" ", text) for text in texts)
+                seen = texts if self.mask is None else (self.mask.hide(text, " ") for text in texts)
                 sizes = (params.vocabulary, params.hidden, params.layers, params.heads, params.max_length)
                 self.tokenizer, encoder = build(seen, *sizes)
             else:
@@ -211,11 +228,16 @@ class Text(Teacher):
 
     def _tokens(self, texts: Texts) -> dict[str, Tensor]:
         read = list(texts)
-        if self.taboo is not None:
-            read = [self.taboo.sub(self.tokenizer.mask_token or self.tokenizer.unk_token, text) for text in read]
+        if self.mask is not None:
+            read = [self.mask.hide(text, self.tokenizer.mask_token or self.tokenizer.unk_token) for text in read]
         options = {"padding": True, "truncation": True, "max_length": self.params.max_length, "return_tensors": "pt"}
         tokens = self.tokenizer(read, **options)
         return {name: tokens[name].to(device_of_fits()) for name in ("input_ids", "attention_mask")}
+
+
+def label_mask(params: TextParams, tasks: Sequence[Task]) -> LabelMask | None:
+    """What hides the labels' names from a teacher; None where nothing is to be hidden."""
+    return None if params.mask_labels is None else LabelMask(tasks, params.mask_labels.also)
 
 
 def chosen_sections(params: TextParams, facts: Facts) -> list[str]:
@@ -261,13 +283,3 @@ def check_sections(params: TextParams, facts: Facts) -> list[Mistake]:
                 mend = "a teacher needs both sides: name other sections, or leave this teacher out"
                 mistakes.append(Mistake("sections", f"{listed}: {told}; {mend}"))
     return mistakes
-
-
-def label_words(tasks: Sequence[Task]) -> re.Pattern[str] | None:
-    """Finds the words that name tasks and labels, of three letters or more, and their regular singulars and plurals."""
-    names = " ".join(name for task in tasks for name in (task.name, *task.labels))
-    words = {word for word in re.findall(r"[^\W_]+", names.lower()) if len(word) > 2}
-    for rules in (SINGULARS, PLURALS):
-        changed = {re.sub(end, other, word) for word in words for end, other in rules if re.search(end, word)}
-        words |= {word for word in changed if len(word) > 2}
-    return re.compile(rf"\b(?:{'|'.join(sorted(words))})\b", re.IGNORECASE) if words else None

@@ -20,7 +20,7 @@ from mmpkd.config import CohortConfig, TeacherConfig, fingerprint
 from mmpkd.fit import seeded
 from mmpkd.teachers import caveats, check, encoders
 from mmpkd.teachers.outputs import cached_outputs
-from mmpkd.teachers.text import Network, Text, TextParams, chosen_sections, label_words
+from mmpkd.teachers.text import Network, Text, TextParams, chosen_sections
 from mmpkd.types import TeacherError, lay_out
 from tests.mmpkd.teacher_fixtures import TEXT, Told
 
@@ -85,26 +85,6 @@ def test_sections_are_joined_and_blank_ones_left_out(store: Store) -> None:
     assert texts.tolist() == ["clear cough", "", "", "a mass fever"]
 
 
-def test_words_of_labels_by_hand() -> None:
-    tasks = lay_out(
-        [("pathology", "binary", ("benign", "malignant")), ("findings", "multilabel", ("No Finding", "Edema"))]
-    )
-    taboo = label_words(tasks)
-    assert taboo is not None
-    said = "No edema; Malignant-looking, benignity unlikely. FINDINGS: two edemas, pathology_2"
-    assert taboo.sub("_", said) == "No _; _-looking, benignity unlikely. _: two _, pathology_2"
-    assert label_words(lay_out([("t", "binary", ("0", "1"))])) is None
-    many = label_words(lay_out([("t", "multilabel", ("mass", "malignancy", "metastasis", "Calcifications"))]))
-    assert many is not None
-    assert many.sub("_", "a mass, masses, malignancies, metastases, one calcification; massive") == (
-        "a _, _, _, _, one _; massive"
-    )
-    one = label_words(lay_out([("t", "multilabel", ("Opacities", "Masses", "Metastases", "carcinoma, NOS", "Its"))]))
-    assert one is not None
-    said = "opacity, mass, metastasis, carcinomas: no; it is NOS"
-    assert one.sub("_", said) == "_, _, _, _: no; it is _"
-
-
 def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(
     leaking: Told, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,6 +103,24 @@ def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(
     torch.testing.assert_close(val, val[:1].expand_as(val))  # all texts look alike now
     cached_outputs(TeacherConfig(kind="text", params=params), leaking, 0, tmp_path, "report")
     assert capfd.readouterr().err == "", "told once"
+
+
+def test_further_words_are_asked_for_by_name(store: Store) -> None:
+    assert TextParams(mask_labels=False).mask_labels is None and TextParams(mask_labels=True).mask_labels is not None
+    assert problems(store.facts, mask_labels="yes") == [
+        "params.mask_labels: true, false, or {also: [further words to hide]}, got 'yes'"
+    ]
+    assert problems(store.facts, mask_labels={"alsoo": []})[0].startswith("params.mask_labels.alsoo: unknown key")
+    assert problems(store.facts, mask_labels={"also": ["-"]})[0].startswith("params.mask_labels.also.0: ")
+
+
+def test_a_common_word_that_names_a_class_is_left_and_the_plan_says_so(store: Store) -> None:
+    facts = replace(store.facts, tasks=lay_out([("lung", "multiclass", ("other", "normal", "edema"))]))
+    teacher = TeacherConfig(kind="text", params={"mask_labels": True})
+    told = " ".join(caveats(teacher, facts))
+    assert "leaves the label's name 'other' or 'normal' in its text" in told
+    assert "set mask_labels: {also: [other, normal]}" in told
+    assert "leaves" not in " ".join(caveats(TeacherConfig(kind="text"), facts))
 
 
 def test_padding_and_company_change_no_answer(store: Store) -> None:

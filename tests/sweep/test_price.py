@@ -9,12 +9,10 @@ import statistics
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
+from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.probe import Cost, StandIn, stand_in
-from mmpkd.teachers.prose import stating
 from sweep import timing
 from sweep.driver import Share
 from sweep.halving import Rung
@@ -198,22 +196,6 @@ def test_what_fills_the_memory_trains_nothing() -> None:
     assert throughput(Timed(config, COST, 3)) == 6.0
     assert throughput(Timed(config, COST, 4)) == 0.0
     assert throughput(Timed(config, None, 1, "no")) == 0.0
-
-
-def test_a_report_that_states_the_label_is_told_when_the_plan_is_priced(
-    store: StandIn, tiny_cohort: CohortConfig
-) -> None:
-    report = TeacherConfig(kind="text")
-    both = {"members": {"report": report, "findings": {"kind": "tabular"}}}
-    named = {"arms.a.teachers.t": report, "arms.b.teachers.u": TeacherConfig(kind="ensemble", params=both)}
-    larger = stand_in(tiny_cohort.model_copy(update={"params": {"side": 32, "train": 150, "val": 60, "test": 30}}))
-    assert stating(named, larger, 0) == [], "it tells the truth nine times in ten"
-    truth = larger.target_NK.argmax(axis=1)
-    larger._text = pd.DataFrame({"report": [f"The class is {'abc'[one]}{one}." for one in truth]}, larger.sample_ids)
-    warnings = stating(named, larger, 0)
-    assert len(warnings) == 3 and "pattern/lamellar with AUROC 1.00" in warnings[0]
-    assert warnings[0].startswith("arms.a.teachers.t and arms.b.teachers.u.params.members.report reads 'report'")
-    assert stating({"arms.a.teachers.t": TeacherConfig(kind="tabular")}, larger, 0) == []
 
 
 @pytest.mark.usefixtures("ray_session")

@@ -89,7 +89,7 @@ def test_a_mask_of_another_size_names_both_sizes(root: Path, fresh: Path) -> Non
 
 def test_a_map_of_numbered_regions_is_no_mask(root: Path, fresh: Path) -> None:
     Image.fromarray(np.tile(np.array([0, 1, 2], np.uint8), (20, 10))).save(root / "masks" / "case4.png")
-    with pytest.raises(CohortError, match="the mask holds the values 0, 1, 2; two are wanted"):
+    with pytest.raises(CohortError, match=r"the mask holds 3 values \(0, 1, 2\), ground included; two are wanted"):
         prepare(config(root), fresh)
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_store_is_refused(root: Path, fresh: Path) -> None:
         prepare(config(root), fresh)
     manifest = json.loads((store.path / "manifest.json").read_text())
     (store.path / "manifest.json").write_text(json.dumps({**manifest, "schema": 0}))
-    with pytest.raises(CohortError, match="store schema 0, this program reads 4"):
+    with pytest.raises(CohortError, match="store schema 0, this program reads 5"):
         Store.open(store.path)
     with pytest.raises(CohortError, match="is not a prepared cohort"):
         Store.open(fresh)
