@@ -109,6 +109,7 @@ def test_each_seed_is_what_it_was_whoever_hands_it_out(driven: tuple[Machine, Se
     configs = {number: TrialConfig.model_validate_json(*trials) for number, trials in handed.items()}
     records = {record.number: record for record in search.records()}
     assert set(records) == set(handed)
+    assert all(job["repeat_of"] == records[job["number"]].repeat_of for job in machine.jobs), "halving spares them"
     turns: dict[int, list[int]] = {}
     for number, record in records.items():
         if record.repeat_of is None:
