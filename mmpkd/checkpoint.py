@@ -62,8 +62,10 @@ def read(path: Path) -> dict[str, Any]:
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError.one(str(path), f"cannot be read ({error.strerror})") from error
     except Exception as error:  # torch raises whatever the bytes led it to
-        raise ConfigError.one(str(path), f"is not a readable checkpoint ({type(error).__name__})") from None
+        raise ConfigError.one(str(path), f"is not a readable checkpoint ({type(error).__name__})") from error
     if not isinstance(state, dict) or set(state) != KEYS:
         raise ConfigError.one(str(path), "is not a checkpoint of mmpkd.train")
     return state

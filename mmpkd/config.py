@@ -259,7 +259,7 @@ def validate(model: type[Model], content: Any, path: str = "") -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError([_mistake(model, one, path) for one in error.errors()]) from None
+        raise ConfigError([_mistake(model, one, path) for one in error.errors()]) from error
 
 
 def _mistake(model: type[BaseModel], error: Mapping[str, Any], path: str) -> Mistake:
@@ -300,10 +300,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))  # PyYAML alone takes 1e-3 for a word
     except OSError as error:
-        raise ConfigError.one(str(path), f"cannot be read: {error.strerror}") from None
+        raise ConfigError.one(str(path), f"cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
-        raise ConfigError.one(str(path), f"is not YAML: {where}") from None
+        raise ConfigError.one(str(path), f"is not YAML: {where}") from error
     if not isinstance(content, dict):
         raise ConfigError.one(str(path), f"must be a mapping, got {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
@@ -328,7 +328,7 @@ def overridden(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str
         resolved = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         where = str(getattr(error, "full_key", "") or "")
-        raise ConfigError.one(where, str(error).splitlines()[0]) from None
+        raise ConfigError.one(where, str(error).splitlines()[0]) from error
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from ray import tune
 
 from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.faults import behind, machine_fault
 from mmpkd.types import DivergedError, EpochReport, UserError
 from sweep.trouble import GoalError, cause_of, error_file, message_of
 
@@ -159,8 +160,10 @@ class TrialWorker(tune.Trainable):
                 continue
             try:
                 reports = self.read_history(checkpoint)
-            except Exception:  # torn by a full disk or a dying node: an older one will do
-                continue
+            except Exception as error:
+                if machine_fault(error) or any(isinstance(one, PermissionError) for one in behind(error)):
+                    raise  # it may be whole, and epochs that it holds would be trained again
+                continue  # torn by a full disk or a dying node: an older one will do
             if len(reports) >= len(best[1]):  # none, in the stages before the last
                 best = (checkpoint, reports)
         return best

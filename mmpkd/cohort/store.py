@@ -79,6 +79,8 @@ class Store:
         """
         try:
             manifest = json.loads((path / MANIFEST).read_text())
+        except (PermissionError, IsADirectoryError) as error:
+            raise CohortError(f"{path / MANIFEST} cannot be read ({error.strerror}); ask whom it belongs to") from error
         except (OSError, ValueError) as error:
             why = f"{type(error).__name__} reading {MANIFEST}"
             raise CohortError(f"{path} is not a prepared cohort ({why}); delete it (rm -r {path})") from None

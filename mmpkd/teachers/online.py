@@ -134,9 +134,12 @@ def online(config: TeacherConfig, store: Store, fold: int, cache: Path, name: st
     for index in range(NUM_FOLDS + 1):
         try:
             content = load_file(_file(folder, index))
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
+            told = f"{folder} cannot be read ({error.strerror or error})"
+            raise TeacherError(f"teacher {name or config.kind!r}: {told}") from error
+        except SafetensorError as error:
             told = f"{folder} is damaged ({type(error).__name__}); {MEND}"
-            raise TeacherError(f"teacher {name or config.kind!r}: {told}") from None
+            raise TeacherError(f"teacher {name or config.kind!r}: {told}") from error
         weights = {key.removeprefix(NETWORK): values for key, values in content.items() if key.startswith(NETWORK)}
         with torch.device("meta"):  # nothing is drawn
             network = network_of(params, store.facts, weights.get("readers.table.column_V", torch.empty(0)))

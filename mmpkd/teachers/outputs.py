@@ -101,8 +101,10 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
     # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
     try:
         tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
-    except (OSError, ValueError) as error:
-        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
+    except OSError as error:
+        raise TeacherError(f"teacher {name!r}: {folder} cannot be read ({error.strerror or error})") from error
+    except (ValueError, EOFError) as error:
+        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from error
     weight, bias = (tensors.pop(name, None) for name in HEAD)
     head = None if weight is None or bias is None else (weight, bias)
     return CachedOutputs(tensors, manifest["quality"], manifest["seconds"], folder.name, head)
@@ -167,8 +169,10 @@ def kept(
     try:
         manifest = json.loads((folder / "manifest.json").read_text())
         foreign = [key for key, value in json.loads(json.dumps(identity)).items() if manifest[key] != value]
+    except OSError as error:
+        raise TeacherError(f"teacher {name!r}: {folder} cannot be read ({error.strerror or error})") from error
     except (ValueError, LookupError) as error:
-        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
+        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from error
     if foreign:  # brought from elsewhere under this name
         differ = ", ".join(foreign)
         raise TeacherError(
