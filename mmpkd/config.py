@@ -59,10 +59,13 @@ class Strict(BaseModel):
 class CohortConfig(Strict):
     """Which images. `params` belong to the reader (see its class in `mmpkd/cohort/`)."""
 
+    LATER = ("allow_outside",)
+
     reader: str
     root: Path | None = None  # the raw data set; `synthetic` needs none
     image_size: Positive = 224  # longest side, pixels; letterboxed, never cropped
-    fold: Annotated[int, Field(ge=0, le=3)] = 0  # the validation fold; 4 is sealed as test
+    fold: Annotated[int, Field(ge=0)] = 0  # which one validates, of those that are not sealed; of dealt ones 0 to 3
+    allow_outside: bool = False  # whether files may lie outside the root, by a link, by `..` or by an absolute path
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
     params: dict[str, Any] = {}
 
@@ -224,7 +227,7 @@ class TrialConfig(Strict):
 
     def fingerprint(self) -> str:
         """Content hash of everything but where the data lie, as 16 hex digits."""
-        content = self.model_dump(mode="json", exclude={"cohort": {"root"}})
+        content = self.model_dump(mode="json", exclude={"cohort": {"root", "allow_outside"}})
         if not self.stages:  # as before there were any
             del content["stages"]
         if self.student.reads == (IMAGE,):

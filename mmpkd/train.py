@@ -285,7 +285,7 @@ def main(words: Sequence[str]) -> None:
         command.write_whole(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
             f"{goal} {report.metrics[goal]:.4f} ±{report.metrics[f'{goal}_se']:.4f}"
-            for goal in ("val/auroc", "val/pointing")
+            for goal in ("val/auroc", "val/auroc_patient", "val/pointing")
             if goal in report.metrics
         )
         loss = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name)

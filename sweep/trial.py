@@ -274,6 +274,11 @@ def _check_goals(report: EpochReport, goals: Sequence[str]) -> None:
         if value is None:
             reported = ", ".join(sorted(report.metrics))
             raise GoalError(f"search.maximize: trainings do not report {goal}; they report {reported}")
+        if goal == "val/auroc_patient" and report.metrics.get("val/auroc_patient_undefined"):
+            lost = report.metrics["val/auroc_patient_mixed"]
+            why = f"{lost:.0f} patients whose images disagree have no label, and the rest do not hold both classes"
+            if math.isnan(value):
+                raise GoalError(f"search.maximize: {goal} is not defined on these validation patients: {why}")
         if not math.isfinite(value):
             raise DivergedError(f"goal {goal} is {value} after epoch {report.epoch}")
 

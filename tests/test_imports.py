@@ -21,7 +21,7 @@ LAYERS = (
     {"types"},
     {"config", "fit", "frames", "stats", "leakage", "command", "teacher_scores", "scores", "priors", "attainable"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
-    {"saliency"},
+    {"saliency", "patients"},
     {"teachers"},
     {"stage_check"},
     {"stages"},

@@ -9,7 +9,7 @@ from mmpkd.cohort.derm7pt import Derm7pt
 from mmpkd.cohort.facts import Facts, Reader
 from mmpkd.cohort.mimic_cxr import MimicCxr
 from mmpkd.cohort.radpath import RadPath
-from mmpkd.cohort.source import missing_files, refuse_bad
+from mmpkd.cohort.source import missing_files, refuse_bad, scanned
 from mmpkd.cohort.splits import check_classes
 from mmpkd.cohort.synthetic import Synthetic
 from mmpkd.cohort.table import Table
@@ -53,7 +53,9 @@ def reader_for(config: CohortConfig) -> Reader:
         mistakes.append(error)
     if mistakes:
         raise ConfigError([one for mistake in mistakes for one in mistake.mistakes])
-    return reader(root, params)
+    made = reader(root, params)
+    made.allow_outside = config.allow_outside
+    return made
 
 
 def facts(config: CohortConfig) -> Facts:
@@ -64,7 +66,7 @@ def facts(config: CohortConfig) -> Facts:
         CohortError: tables not as published, missing files, a task with one class.
     """
     reader = reader_for(config)
-    scan = reader.scan()
-    refuse_bad(missing_files(config.root, scan), config, reader, scan)
+    scan = scanned(config, reader)
+    refuse_bad(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     check_classes("the whole cohort", scan.labels, scan.tasks)
     return scan.facts(config.image_size, reader.credentialed)

@@ -15,7 +15,7 @@ from mmpkd.cohort import reader_for
 from mmpkd.cohort.decode import Depth, decode
 from mmpkd.cohort.facts import BadSample, Reader
 from mmpkd.cohort.prepare import identify, place
-from mmpkd.cohort.source import NUM_SHOWN, missing_files
+from mmpkd.cohort.source import NUM_SHOWN, missing_files, scanned
 from mmpkd.cohort.store import MANIFEST, Store
 from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError
@@ -28,7 +28,7 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         CohortError: there is no store of these sources and options; or all that differs.
     """
     reader = reader_for(config)
-    scan = reader.scan()
+    scan = scanned(config, reader)
     identity = identify(config, reader, scan)
     target = place(cache, identity)
     if not target.exists():
@@ -36,7 +36,11 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         mend = "prepare it first: python -m mmpkd.cohort prepare, with the same words"
         raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {mend}{why}")
     store = Store.open(target)
-    problems = [f"{len(missing)} samples lack a file" for missing in (missing_files(config.root, scan),) if missing]
+    problems = [
+        f"{len(missing)} samples lack a file"
+        for missing in (missing_files(config.root, scan, config.allow_outside),)
+        if missing
+    ]
     if scan.text is not None:
         stored = store.text(list(store.facts.sections))
         apart = (stored.fillna("") != scan.text.astype(object).loc[stored.index].fillna("")).any(axis=1)

@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmpkd.cohort.spelling import folded
 from mmpkd.config import Strict, near
 from mmpkd.types import Mistake, Task
 
@@ -68,6 +69,7 @@ class Facts:
     credentialed: bool  # file names and pictures must not leave the store
     num_samples: int
     external: bool = False  # without a training part: models that learnt elsewhere are scored on it
+    several_images: bool = False  # of some patient, so that patients can be scored beside images
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ class Scan:
     """A cohort as its reader lists it, from tables alone. All frames share one index: the sample ids.
 
     samples: index `sample` (unique strings, in an order that never changes) with the columns
-        `patient` (string), optionally `split` (train, val or test: an official split, which may lack train; else
-        leave it out and patients are dealt into folds), optionally `row` (where in the source table, for
-        messages of credentialed cohorts; header is row 1).
+        `patient` (string), optionally `split` (train, val or test: an official split, which may lack train; or fold0,
+        fold1 ... and test: given folds; else leave it out and patients are dealt into folds), optionally `row`
+        (where in the source table, for messages of credentialed cohorts; header is row 1).
     labels: one float column per logit, in the order of the tasks, named by `label_columns(tasks)`:
         1, 0, or NaN for unknown. One-hot for a multi-class task, all NaN where its class is unknown.
         `encode` makes these columns from class names.
@@ -107,9 +109,11 @@ class Scan:
 
     def facts(self, image_size: int, credentialed: bool) -> Facts:
         """The outline of this scan, for stored squares of `image_size` pixels a side."""
-        external = "split" in self.samples and "train" not in set(self.samples["split"])
-        official = "split" in self.samples and not external
-        train_N = (self.samples["split"] == "train").to_numpy() if official else np.ones(len(self.samples), bool)
+        parts = set(self.samples["split"]) if "split" in self.samples else set()
+        external = bool(parts) and parts <= {"val", "test"}
+        train_N = np.ones(len(self.samples), bool)
+        if parts and not external:  # of folds that are given, all that may train
+            train_N = ~self.samples["split"].isin(("val", "test")).to_numpy()
         text = pd.DataFrame() if self.text is None else self.text[train_N]
         labels = self.labels[train_N]
 
@@ -135,6 +139,7 @@ class Scan:
             credentialed=credentialed,
             num_samples=len(self.samples),
             external=external,
+            several_images=bool(self.samples["patient"].duplicated().any()),
         )
 
 
@@ -175,6 +180,7 @@ class Reader(ABC):
     Params: ClassVar[type[Strict]]
     VERSION: ClassVar[int]  # raise it when the same files and options come to be read differently
     needs_root: ClassVar[bool]  # False: generated, `cohort.root` must be left out
+    allow_outside: bool = False  # files may lie outside the root; `reader_for` sets it
     windowed: ClassVar[bool] = False  # 8-bit images get a window from the data, as 16-bit ones always do
 
     @abstractmethod
@@ -231,7 +237,7 @@ def encode(task: Task, names: pd.Series) -> pd.DataFrame:
 
 def same_name(name: str) -> str:
     """What column names are compared by: 'Assessment ' is `assessment`."""
-    return name.strip().lower()
+    return folded(name)
 
 
 def matching(name: str, known: Iterable[str]) -> list[str]:

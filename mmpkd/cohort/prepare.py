@@ -29,7 +29,7 @@ from mmpkd.cohort.decode import Depth, find_depth, thinned
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
 from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal, usable_cores
-from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, source_fingerprint
+from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, Store
 from mmpkd.cohort.suspects import Suspects, find
 from mmpkd.config import CohortConfig, fingerprint, validate
@@ -52,7 +52,7 @@ def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> St
         CohortError: bad samples beyond `cohort.max_bad`, a task with one class, a full disk ...
     """
     reader = reader_for(config)
-    scan = reader.scan()
+    scan = scanned(config, reader)
     identity = identify(config, reader, scan, depth)
     target = place(cache, identity)
     if not target.exists():
@@ -120,7 +120,7 @@ def _build(
 ) -> None:
     split = splits.assign(scan)
     splits.check(split, scan.samples["patient"], scan.labels, scan.tasks)
-    refuse_bad(missing_files(config.root, scan), config, reader, scan)
+    refuse_bad(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     size, ids = config.image_size, [str(sample) for sample in scan.samples.index]
     partial = target.with_name(f"{target.name}.partial")
     shape = (len(ids), scan.channels, size, size)

@@ -25,8 +25,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mmpkd.cohort.facts import BadSample, Column, RawImage, Reader, Scan, encode, same_name
-from mmpkd.cohort.nifti import read_nifti
+from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, encode, same_name
+from mmpkd.cohort.nifti import axial_slices, read_nifti
 from mmpkd.cohort.tables import FIRST_ROW, read_table, refuse_rows
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out
@@ -35,7 +35,6 @@ ID, CLASS, AGE = "CPM_RadPath_2019_ID", "class", "age_in_days"
 LABELS = ("G", "O", "A")
 PARTS = ("train", "val", "test")
 SLIDE = "slide_"
-PERCENTILES = (0.5, 99.5)
 SPLIT_1: Mapping[str, Mapping[str, int]] = {  # counted in DeepGuide's label files
     "train": {"G": 103, "O": 24, "A": 38},
     "val": {"G": 15, "O": 5, "A": 8},
@@ -111,16 +110,7 @@ class RadPath(Reader):
 
     def load(self, sample_id: str) -> RawImage:
         file = self._file(sample_id)
-        voxels_XYZ = read_nifti(self.root, file)
-        brain_XYZ = voxels_XYZ != voxels_XYZ[0, 0, 0]
-        levels = np.flatnonzero(brain_XYZ.any(axis=(0, 1)))
-        if not len(levels):
-            raise BadSample(file, "has the same value everywhere")
-        low, high = np.percentile(voxels_XYZ[brain_XYZ], PERCENTILES)
-        chosen = [round(levels[0] + share * (levels[-1] - levels[0])) for share in self.params.slices]
-        slices_XYC = (voxels_XYZ[:, :, chosen] - low) / max(float(high - low), 1e-6)
-        slices_XYC = np.where(brain_XYZ[:, :, chosen], slices_XYC.clip(0, 1), 0)
-        return RawImage(np.rot90((255 * slices_XYC).round().astype(np.uint8)))  # the front on top
+        return RawImage(axial_slices(read_nifti(self.root, file), self.params.slices, file)[0])
 
     def _file(self, sample: str) -> str:
         return (Path(self.params.volumes) / sample / f"{sample}_{self.params.sequence}.nii.gz").as_posix()

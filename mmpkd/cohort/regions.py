@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,18 +19,45 @@ SLACK = 1.0  # pixels that rounding may put a corner outside its image
 
 
 def read_polygons(cell: str) -> list[Polygon]:
-    """[[x, y], ...], or a list of several such polygons.
+    """[[x, y], ...], or a list of several such polygons, each of which may be flat as COCO's: [x, y, x, y, ...].
 
     Raises:
-        ValueError: not JSON, fewer than three corners, or a corner that is not two finite numbers.
+        ValueError, TypeError: not JSON, fewer than three corners, or a corner that is not two finite numbers.
     """
     content = json.loads(cell)
-    nested = isinstance(content, list) and content and isinstance(content[0], list) and content[0]
-    several = content if nested and isinstance(content[0][0], list) else [content]
-    polygons = [[(float(x), float(y)) for x, y in corners] for corners in several]
+    is_list = isinstance(content, list) and content and isinstance(content[0], list) and content[0]
+    several = content if is_list and (isinstance(content[0][0], list) or len(content[0]) > 2) else [content]
+    polygons = [[(float(x), float(y)) for x, y in _corners(one)] for one in several]
     if any(len(corners) < 3 for corners in polygons) or not np.isfinite(np.concatenate(polygons)).all():
         raise ValueError("a polygon has three corners or more, of two finite numbers each")
     return polygons
+
+
+def _corners(polygon: list[Any]) -> list[Any]:
+    """Pairs, also of a flat list of an even length."""
+    if any(isinstance(each, list) for each in polygon):
+        return polygon
+    return list(zip(polygon[::2], polygon[1::2], strict=True))
+
+
+def read_box_list(cell: str) -> list[Box]:
+    """[left, top, width, height], or a list of several such boxes.
+
+    Raises:
+        ValueError, TypeError: not JSON, or not four finite numbers of which width and height are above 0.
+    """
+    content = json.loads(cell)
+    several = content if isinstance(content, list) and content and isinstance(content[0], list) else [content]
+    boxes = [(float(left), float(top), float(width), float(height)) for left, top, width, height in several]
+    if not np.isfinite(boxes).all() or any(min(box[2:]) <= 0 for box in boxes):
+        raise ValueError("a box is left, top, width and height, finite numbers of which the last two are above 0")
+    return boxes
+
+
+def boxes_mask(boxes: Sequence[Box], shape: tuple[int, ...], file: str) -> np.ndarray:
+    """H x W bool: the union of boxes, see `box_mask`."""
+    union: np.ndarray = np.any([box_mask(box, shape, file) for box in boxes], axis=0)
+    return union
 
 
 def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:

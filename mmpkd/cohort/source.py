@@ -6,14 +6,29 @@ import functools
 import hashlib
 import math
 import os.path
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
+from mmpkd.cohort import identities
 from mmpkd.cohort.facts import BadSample, Reader, Scan
 from mmpkd.config import CohortConfig, fingerprint
 from mmpkd.types import CohortError
 
 NUM_SHOWN = 10  # bad samples named in a message
+SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
+OUTSIDE = "leads out of cohort.root"
+
+
+def scanned(config: CohortConfig, reader: Reader) -> Scan:
+    """What a reader's tables say, with a note where names may be misspelt.
+
+    Raises:
+        ConfigError, CohortError: as the reader raises them; or a patient is spelt in several ways.
+    """
+    scan = reader.scan()
+    identities.refuse_patients(scan, config.reader, not reader.credentialed)
+    return replace(scan, notes=(*scan.notes, *identities.warnings(scan, not reader.credentialed)))
 
 
 def source_fingerprint(root: Path | None, scan: Scan) -> str:
@@ -26,23 +41,61 @@ def source_fingerprint(root: Path | None, scan: Scan) -> str:
     return fingerprint({"sizes": sizes, "tables": tables})
 
 
-def missing_files(root: Path | None, scan: Scan) -> dict[str, BadSample]:
-    """Samples that lack a file, or one of whose files lies outside the root, by `..` or by a link."""
+def missing_files(root: Path | None, scan: Scan, allow_outside: bool = False) -> dict[str, BadSample]:
+    """Samples that lack a file, or one of whose files lies outside the root, by `..`, a link or an absolute path."""
     lacking: dict[str, BadSample] = {}
     if root is None:
         return lacking
-    inside = functools.cache(lambda folder: Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)))
+    inside = functools.cache(functools.partial(_is_inside, os.path.realpath(root)))
+    listing = functools.cache(_listing)
     for sample, files in scan.files.items():
         for file in files:
             path = root / file
             if not os.path.isfile(path):  # Path.is_file raises, with the path, at a name too long
-                lacking[sample] = BadSample(file, "no such file")
-            elif not inside(path.parent) or (os.path.islink(path) and not inside(path)):
-                lacking[sample] = BadSample(file, "leads out of cohort.root")
+                hint = _nearest(root, file, listing) if allow_outside or inside(path.parent) else ""
+                lacking[sample] = BadSample(file, f"no such file{hint}")
+            elif not allow_outside and (not inside(path.parent) or (os.path.islink(path) and not inside(path))):
+                lacking[sample] = BadSample(file, OUTSIDE)
             else:
                 continue
             break
     return lacking
+
+
+def _is_inside(root: str, path: Path) -> bool:
+    """Whether it is under the root, once all links are followed."""
+    try:
+        return Path(os.path.realpath(path)).is_relative_to(root)
+    except ValueError:  # a name with a null character
+        return False
+
+
+def _listing(folder: Path) -> frozenset[str]:
+    """The names in a folder; none where it cannot be read."""
+    try:
+        return frozenset(os.listdir(folder))
+    except (OSError, ValueError):
+        return frozenset()
+
+
+def _nearest(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -> str:
+    """What is there instead of a file that is not, without a name: names may carry patients' identities."""
+    if "\\" in file:
+        is_there = _size(root / file.replace("\\", "/")) is not None
+        return f"; its path has backslashes, {'and with slashes it is there' if is_there else 'slashes are wanted'}"
+    path = root / file
+    names = listing(path.parent)
+    if not names:
+        return "; its folder is not there, or empty"
+    if path.name in names:
+        return "; it is a folder"
+    if path.name.lower() in {name.lower() for name in names}:
+        return "; there is one that differs in upper and lower case"
+    stem = next((path.name[: -len(end)] for end in SUFFIXES if path.name.lower().endswith(end)), path.name)
+    others = [end for end in SUFFIXES for name in (stem + end, stem + end.upper()) if name in names]
+    if others and stem == path.name:
+        return f"; there is one that ends in {others[0]}: is the extension missing?"
+    return f"; there is one that ends in {others[0]} instead" if others else ""
 
 
 def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> None:
@@ -61,6 +114,12 @@ def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reade
     mend = f"Mend these files or take their rows out of the source, or leave them out with cohort.max_bad={enough:g}"
     if share == 1:
         mend = f"Not one can be used: are cohort.root={config.root} and the folders and columns in cohort.params right?"
+    if any(one.reason == OUTSIDE for one in bad.values()):
+        mend = (
+            f"If they are the files that are meant, links and paths may lead out with cohort.allow_outside=true. {mend}"
+        )
+    if reader.credentialed and "credentialed" in type(reader).Params.model_fields:
+        mend += ". Of public data, cohort.params.credentialed=false shows which files these are"
     raise CohortError(
         f"cohort {config.reader}: {len(bad)} of {len(scan.samples)} samples cannot be used "
         f"(cohort.max_bad={config.max_bad:g} allows {int(config.max_bad * len(scan.samples))})\n"

@@ -1,8 +1,13 @@
-"""Who trains, who validates, who is sealed away: always whole patients."""
+"""Who trains, who validates, who is sealed away: always whole patients.
+
+A sample's part is train, val or test where a data set says so; else fold0, fold1 ..., of which `cohort.fold` names the
+one that validates while the others train, or test, which stays sealed. Folds are dealt here, or given by the reader.
+"""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,16 +18,18 @@ from sklearn.model_selection import StratifiedGroupKFold
 from mmpkd.cohort.facts import Scan, label_columns
 from mmpkd.types import CohortError, Task
 
-FOLDS = ("fold0", "fold1", "fold2", "fold3")
+PARTS = ("train", "val", "test")
+FOLD = "fold"  # and its number, from 0
+FOLDS = ("fold0", "fold1", "fold2", "fold3")  # that are dealt
 SPLIT_SEED = 0  # of the folds; part of what a store is, so never an option
 
 
 def assign(scan: Scan) -> pd.Series:
-    """The split of each sample: train, val or test where official, else fold0 to fold3 and test.
+    """The split of each sample: train, val or test where official, else fold0, fold1 ... and test.
 
-    Without an official split, five patient-stratified folds, the fifth sealed as test. With an
-    official test but no validation part, four folds over the training patients. An official split
-    without train, of an external cohort, is kept: `build.check` refuses to train on it.
+    Folds that the reader gives are kept. Without an official split, five patient-stratified folds are dealt, the fifth
+    sealed as test. With an official test but no validation part, four folds over the training patients. An official
+    split without train, of an external cohort, is kept: `build.check` refuses to train on it.
 
     Raises:
         CohortError: a patient in two official parts, unknown part names, too few patients.
@@ -31,7 +38,10 @@ def assign(scan: Scan) -> pd.Series:
         folds = _folds(scan, np.ones(len(scan.samples), bool), 5)
         return folds.replace({"fold4": "test"})
     split = scan.samples["split"].astype(str)
-    unknown = sorted(set(split) - {"train", "val", "test"})
+    if has_folds(split):
+        assert set(split) - {"test"} == set(fold_names(split)), "given folds are numbered from 0, beside test alone"
+        return split
+    unknown = sorted(set(split) - set(PARTS))
     if unknown:
         raise CohortError(f"official split: the parts are train, val and test, got {', '.join(map(repr, unknown))}")
     if "val" in set(split) or "train" not in set(split):
@@ -39,6 +49,17 @@ def assign(scan: Scan) -> pd.Series:
     training = (split == "train").to_numpy()
     folds = _folds(scan, training, len(FOLDS))
     return folds.where(training, split)
+
+
+def has_folds(split: Iterable[str]) -> bool:
+    """Whether a validation part is still to be chosen, by `cohort.fold`."""
+    return any(part.startswith(FOLD) for part in set(split))
+
+
+def fold_names(split: Iterable[str]) -> list[str]:
+    """fold0 to the last of the folds of a split; empty if it has none."""
+    last = max((int(part.removeprefix(FOLD)) for part in set(split) if part.startswith(FOLD)), default=-1)
+    return [f"{FOLD}{number}" for number in range(last + 1)]
 
 
 def check(split: pd.Series, patients: pd.Series, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> None:

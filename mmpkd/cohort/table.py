@@ -9,13 +9,17 @@ cohort:
     image: image_file                     # column: path of each image, under image_root
     image_root: images
     patient: patient_id                   # column; splits go by patient
-    split: part                           # optional column: train, val, test
+    split: part                           # optional column: train, val, test; or folds by name
+    # groups: site                        # optional column: a fold for each of its values (leave one site out)
+    # test_fold: C                        # the fold that is sealed; else the one called test, or the last by name
     tasks:
       malignant: {kind: binary, column: pathology, labels: [benign, malignant]}     # the second is positive
       findings: {kind: multilabel, labels: [edema, effusion]}                       # columns of 0, 1 or missing
     masks: {lesion: mask_file}            # ROI label: column of mask paths, empty where there is none
-    boxes: {node: [x, y, w, h]}           # ROI label: columns of left, top, width and height, pixels of the image
-    polygons: {duct: outline}             # ROI label: column of corners, "[[x, y], ...]"
+    boxes: {node: [x, y, w, h]}           # ROI label: columns of left, top, width and height, pixels of the image;
+                                          # or one column of "[x, y, w, h]" or "[[x, y, w, h], ...]"
+    polygons: {duct: outline}             # ROI label: column of corners, "[[x, y], ...]", or a list of such polygons
+    slices: [0.5]                         # of NIfTI volumes: at which share of the height; three where channels is 3
     views: {mri: mri_file}                # further images of each sample: a better scan that a teacher may see
     text: {findings: report}              # section of a report: column of its text
     columns:                              # privileged columns; a column without a role is not stored
@@ -31,27 +35,26 @@ cohort:
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 
 from mmpkd.cohort.decode import read_image
-from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode, label_columns, same_name
+from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, same_name
 from mmpkd.cohort.masks import read_mask
-from mmpkd.cohort.regions import box_mask, polygon_mask, read_polygons
+from mmpkd.cohort.nifti import is_nifti, read_slice_mask, read_slices
+from mmpkd.cohort.table_cells import ABSOLUTE, OUTSIDE, Drawn, check_cells, drawn_regions, labels_of, notes_of_cells
+from mmpkd.cohort.table_folds import read_split
+from mmpkd.cohort.table_form import suspicion
 from mmpkd.cohort.table_params import TableParams
-from mmpkd.cohort.tables import FIRST_ROW, read_table, tell_rows
+from mmpkd.cohort.tables import FIRST_ROW, read_table
 from mmpkd.config import near
-from mmpkd.types import CohortError, ConfigError, Mistake, Task, lay_out
+from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
 
 PARAMS = "cohort.params"
 MEND = "wanted a table under cohort.root: CSV (commas, UTF-8), Parquet or .xlsx"
-Drawn = Callable[[tuple[int, ...], str], np.ndarray]  # a mask of this shape; the file is for a message
 
 
 class Table(Reader):
@@ -79,23 +82,23 @@ class Table(Reader):
         self._check_header(table, columns)
         tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])
         cells = table.mask(table.isin(["", *params.missing]))
-        mistakes = self._check_cells(cells, tasks)
-        numeric = {name: pd.to_numeric(cells[name], errors="coerce").astype(float) for name in self._numeric()}
-        for name, numbers in numeric.items():
-            wrong = ~np.isfinite(numbers) & cells[name].notna()
-            mistakes += self._told(f"columns.{name}", "not a finite number", cells[name], wrong)
-        if mistakes:
-            raise ConfigError(mistakes)
+        mistakes = check_cells(params, cells, tasks, self.allow_outside)
+        given = read_split(cells, params)
+        if mistakes or given.mistakes:
+            raise ConfigError([*mistakes, *given.mistakes])
+        admitted = [one.name for one in columns.values() if one.role in (*ADMITTED, "near_label")]
+        notes = [*given.notes, *notes_of_cells(params, cells, admitted)]
         cells = cells.set_index(cells[params.image].rename("sample"))
         samples = pd.DataFrame({"patient": cells[params.patient], "row": range(FIRST_ROW, len(cells) + FIRST_ROW)})
-        if params.split is not None:
-            samples["split"] = cells[params.split]
-        admitted = [one.name for one in columns.values() if one.role in (*ADMITTED, "near_label")]
-        privileged = cells[admitted].assign(**{name: one.to_numpy() for name, one in numeric.items()})
+        if given.split is not None:
+            samples["split"] = given.split.to_numpy()
+        privileged = cells[admitted]
         for name in admitted:
             if (separator := columns[name].separator) is not None:
                 privileged[name] = _tidy(cells[name], separator)
-        self._drawn = self._regions(cells)
+            elif columns[name].kind == "numeric":
+                privileged[name] = pd.to_numeric(cells[name]).astype(float)
+        self._drawn = drawn_regions(params, cells)
         self._rows = {str(sample): {} for sample in cells.index}
         for column, folder in params.paths.items():
             for sample, cell in cells[column].dropna().items():
@@ -103,7 +106,7 @@ class Table(Reader):
         return Scan(
             tasks=tasks,
             samples=samples,
-            labels=pd.concat([self._labels(task, cells) for task in tasks], axis=1),
+            labels=pd.concat([labels_of(task, params, cells) for task in tasks], axis=1),
             privileged=privileged,
             columns=columns,
             unlisted=tuple(name for name in table.columns if name not in columns and name not in params.text.values()),
@@ -113,6 +116,7 @@ class Table(Reader):
             text=pd.DataFrame({name: cells[column] for name, column in params.text.items()}) if params.text else None,
             files={sample: list(files.values()) for sample, files in self._rows.items()},
             tables=[params.file],
+            notes=tuple(notes),
         )
 
     def load(self, sample_id: str) -> RawImage:
@@ -120,18 +124,31 @@ class Table(Reader):
             self.scan()
         files = self._rows[sample_id]
         params, file = self.params, files[self.params.image]
-        image = read_image(self.root, file)
+        image, levels = self._image(file)
         masks = [(label, files[column]) for label, column in params.masks.items() if column in files]
-        rois = [(label, read_mask(self.root, mask, image.shape)) for label, mask in masks]
-        rois += [(label, drawn(image.shape, file)) for label, drawn in self._drawn.get(sample_id, ())]
-        views = {name: read_image(self.root, files[column]) for name, column in params.views.items()}
+        rois = [(label, self._mask(mask, image.shape, levels)) for label, mask in masks]
+        rois += [(label, draw(image.shape, file)) for label, draw in self._drawn.get(sample_id, ())]
+        views = {name: self._image(files[column])[0] for name, column in params.views.items()}
         return RawImage(image, views, rois)
+
+    def _image(self, file: str) -> tuple[np.ndarray, list[int]]:
+        """Its pixels; and of a volume which of its slices they are."""
+        if is_nifti(file):
+            return read_slices(self.root, file, self.params.slices)
+        return read_image(self.root, file), []
+
+    def _mask(self, file: str, shape: tuple[int, ...], levels: list[int]) -> np.ndarray:
+        if not is_nifti(file):
+            return read_mask(self.root, file, shape)
+        if not levels:
+            raise BadSample(file, "the mask is a volume, its image is none")
+        return read_slice_mask(self.root, file, levels, shape)
 
     def _read(self) -> pd.DataFrame:
         """All cells as stripped text; empty where missing."""
         where, file = f"{PARAMS}.file", self.params.file
-        if Path(file).is_absolute():
-            raise ConfigError.one(where, f"must be relative to cohort.root, got {file}")
+        if ABSOLUTE.match(file) and not self.allow_outside:
+            raise ConfigError.one(where, f"must be relative to cohort.root unless {OUTSIDE}, got {file}")
         try:
             return read_table(self.root / file, (), MEND, is_public=not self.credentialed)
         except CohortError as error:
@@ -146,10 +163,6 @@ class Table(Reader):
         columns |= {name: Column(name, "id") for name in named}
         return columns | {name: Column(name, "forbidden") for name in labels}
 
-    def _numeric(self) -> list[str]:
-        admitted = (*ADMITTED, "near_label")
-        return [name for name, one in self.params.columns.items() if one.kind == "numeric" and one.role in admitted]
-
     def _check_header(self, table: pd.DataFrame, columns: dict[str, Column]) -> None:
         params = self.params
         headers = list(table.columns)
@@ -160,6 +173,8 @@ class Table(Reader):
             for where, name in params.read
             if name not in headers
         ]
+        if mistakes and (doubt := suspicion(self.root / params.file)):
+            raise ConfigError.one(f"{PARAMS}.file", f"{params.file} {doubt}")
         mistakes += [
             Mistake(
                 f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}"
@@ -183,81 +198,8 @@ class Table(Reader):
         if mistakes:
             raise ConfigError(mistakes)
 
-    def _check_cells(self, cells: pd.DataFrame, tasks: Sequence[Task]) -> list[Mistake]:
-        params = self.params
-        mistakes = self._told("image", "missing", cells[params.image], cells[params.image].isna())
-        twice = cells[params.image].dropna().map(posixpath.normpath).duplicated()  # ./a.png is a.png
-        mistakes += self._told("image", "listed before (one row, one image)", cells[params.image], twice)
-        mistakes += self._told("patient", "missing", cells[params.patient], cells[params.patient].isna())
-        for name, column in params.views.items():
-            mistakes += self._told(f"views.{name}", "missing", cells[column], cells[column].isna())
-        for where, column in params.read:
-            if column in params.paths:
-                absolute = cells[column].str.startswith("/").fillna(False)
-                mistakes += self._told(where, "absolute; paths are relative to cohort.root", cells[column], absolute)
-        mistakes += self._check_regions(cells)
-        if params.split is not None:
-            parts = cells[params.split]
-            mistakes += self._told("split", "not train, val or test", parts, ~parts.isin(("train", "val", "test")))
-        for task in tasks:
-            source = params.tasks[task.name].column
-            allowed = task.labels if source else ("0", "1", "0.0", "1.0")  # pandas writes gaps beside numbers as 1.0
-            for name in [source] if source else task.labels:
-                wrong = cells[name].notna() & ~cells[name].isin(allowed)
-                words = ", ".join(allowed[: len(task.labels) if source else 2])
-                wanted = f"neither one of {words} nor listed under `missing`, in column {name!r}"
-                mistakes += self._told(f"tasks.{task.name}", wanted, cells[name], wrong)
-        return mistakes
-
-    def _check_regions(self, cells: pd.DataFrame) -> list[Mistake]:
-        mistakes = []
-        for label, names in self.params.boxes.items():
-            numbers = cells[list(names)].apply(pd.to_numeric, errors="coerce").astype(float)
-            wrong = ~np.isfinite(numbers).all(axis=1) | (numbers[[names[2], names[3]]] <= 0).any(axis=1)
-            wrong &= cells[list(names)].notna().any(axis=1)
-            wanted = "no box: four numbers are wanted, of which width and height above 0, or four blanks"
-            mistakes += self._told(f"boxes.{label}", wanted, cells[names[0]], wrong)
-        for label, name in self.params.polygons.items():
-            wrong = cells[name].dropna().map(_is_no_polygon).astype(bool)
-            mistakes += self._told(f"polygons.{label}", "no polygon; [[x, y], ...] is wanted", cells[name], wrong)
-        return mistakes
-
-    def _regions(self, cells: pd.DataFrame) -> dict[str, list[tuple[str, Drawn]]]:
-        """Boxes and polygons by sample, ready to be drawn into a mask of the image's shape."""
-        found: dict[str, list[tuple[str, Drawn]]] = {}
-        for label, names in self.params.boxes.items():
-            for sample, *box in cells[list(names)].dropna().astype(float).itertuples():
-                found.setdefault(str(sample), []).append((label, partial(box_mask, tuple(box))))
-        for label, name in self.params.polygons.items():
-            for sample, cell in cells[name].dropna().items():
-                found.setdefault(str(sample), []).append((label, partial(polygon_mask, read_polygons(cell))))
-        return found
-
-    def _told(self, where: str, problem: str, column: pd.Series, wrong: Any) -> list[Mistake]:
-        """One mistake for all wrong cells of a column: their rows, and for public data their values."""
-        wrong = wrong.reindex(column.index, fill_value=False).to_numpy(bool)
-        if not wrong.any():
-            return []
-        cells = "1 cell is" if wrong.sum() == 1 else f"{wrong.sum()} cells are"
-        told = tell_rows(wrong, None if self.credentialed else column)
-        return [Mistake(f"{PARAMS}.{where}", f"{cells} {problem}: {self.params.file} {told}")]
-
-    def _labels(self, task: Task, cells: pd.DataFrame) -> pd.DataFrame:
-        source = self.params.tasks[task.name].column
-        if source is not None:
-            return encode(task, cells[source])
-        return cells[list(task.labels)].astype(float).set_axis(label_columns([task]), axis=1)
-
 
 def _tidy(cells: pd.Series, separator: str) -> pd.Series:
     """Multivalued cells without blanks around their values: 'a | b|' is 'a|b', and '|' is missing."""
     joined = cells.dropna().map(lambda cell: separator.join(filter(None, map(str.strip, cell.split(separator)))))
     return joined[joined != ""].reindex(cells.index)
-
-
-def _is_no_polygon(cell: str) -> bool:
-    try:
-        read_polygons(cell)
-    except (ValueError, TypeError, IndexError, RecursionError, OverflowError):
-        return True
-    return False

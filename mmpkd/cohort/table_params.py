@@ -3,21 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from datetime import date
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from mmpkd.cohort.facts import Column, ColumnKind, Role, matching
+from mmpkd.cohort.spelling import DIFFERENCE, alike
 from mmpkd.config import IMAGE, Strict
 from mmpkd.types import TaskKind
+
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+def _word(value: Any) -> Any:
+    """A value of the YAML as a name or a cell; numbers as they are written."""
+    if isinstance(value, bool):
+        read, quoted = ("yes, on and true", "'yes'") if value else ("no, off and false", "'no'")
+        raise ValueError(f"YAML takes {read} for {value} where there are no quotes; put it in quotes, such as {quoted}")
+    if value is None or isinstance(value, date):
+        read = "null, ~ and nothing for no value" if value is None else "a date for more than a word"
+        raise ValueError(f"YAML takes {read} where there are no quotes; put it in quotes, such as '{value or 'null'}'")
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _label(value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int) and not isinstance(value, bool) else _word(value)
+
+
+def _box_columns(value: Any) -> Any:
+    if isinstance(value, list | tuple) and len(value) != 4:
+        raise ValueError("a box has four columns, of left, top, width and height; or one column of all four numbers")
+    return [_word(name) for name in value] if isinstance(value, list | tuple) else _word(value)
+
+
+Word = Annotated[str, BeforeValidator(_word)]
+OptionalWord = Annotated[str | None, BeforeValidator(lambda value: None if value is None else _word(value))]
+Label = Annotated[str | int, BeforeValidator(_label)]
+BoxColumns = Annotated[str | tuple[str, str, str, str], BeforeValidator(_box_columns)]
+Columns = dict[Word, Word]
 
 
 class TaskParams(Strict):
     """`column` holds one of `labels` per cell; of a multilabel task, `labels` are themselves columns of 0 and 1."""
 
     kind: TaskKind
-    column: str | None = None
-    labels: tuple[str | int, ...]
+    column: OptionalWord = None
+    labels: tuple[Label, ...]
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -26,6 +60,8 @@ class TaskParams(Strict):
         least = {"binary": 2, "multiclass": 3, "multilabel": 1}[self.kind]
         if len(set(self.names)) != len(self.labels) or len(self.labels) < least:
             raise ValueError(f"a {self.kind} task has at least {least} different labels")
+        if alike(self.names):
+            raise ValueError(f"labels are spelt in several ways, which {DIFFERENCE}; name each class once")
         if self.kind == "binary" and len(self.labels) > 2:
             raise ValueError("a binary task has two labels, the second is positive")
         return self
@@ -55,19 +91,26 @@ STRICTEST: tuple[Role, ...] = ("forbidden", "id", "near_label", "context", "desc
 
 
 class TableParams(Strict):
+    LATER = ("groups", "test_fold", "slices")
+
     file: str
-    image: str
-    patient: str
-    tasks: dict[str, TaskParams]
+    image: Word
+    patient: Word
+    tasks: dict[Word, TaskParams]
     image_root: str = "."
-    split: str | None = None
-    views: dict[str, str] = Field({})  # further images of each sample: name, column of paths
-    masks: dict[str, str] = Field({})  # ROI label, column of paths
-    boxes: dict[str, tuple[str, str, str, str]] = Field({})  # ROI label, columns of left, top, width, height
-    polygons: dict[str, str] = Field({})  # ROI label, column of [[x, y], ...]
-    text: dict[str, str] = Field({})  # section of a report, column
-    columns: dict[str, ColumnParams] = Field({})  # by name, or by a pattern with `*`
-    missing: tuple[str, ...] = ()  # besides blank cells
+    split: OptionalWord = None  # column of train, val and test; or of folds by name
+    groups: OptionalWord = None  # column: a fold each of its values
+    test_fold: OptionalWord = None  # the fold that is sealed; else the last
+    views: Columns = Field({})  # further images of each sample: name, column of paths
+    masks: Columns = Field({})  # ROI label, column of paths
+    # ROI label, columns of left, top, width, height; or one column of "[left, top, width, height]" or a list of several
+    boxes: dict[Word, BoxColumns] = Field({})
+    polygons: Columns = Field({})  # ROI label, column of [[x, y], ...] or a list of several
+    text: Columns = Field({})  # section of a report, column
+    columns: dict[Word, ColumnParams] = Field({})  # by name, or by a pattern with `*`
+    missing: tuple[Word, ...] = ()  # besides blank cells
+    # of volumes (NIfTI), at which shares of the height that is not background: one axial slice, or one a channel
+    slices: Annotated[tuple[Share, ...], Field(min_length=1, max_length=3)] = (0.5,)
     channels: Literal[1, 3] = 1
     # True: messages name rows, not files, and pictures stay in the store; False for public data
     credentialed: bool = True
@@ -81,10 +124,11 @@ class TableParams(Strict):
     def read(self) -> list[tuple[str, str]]:
         """Every column that is asked for, with the dotted path that asks."""
         asked = [("image", self.image), ("patient", self.patient)]
-        asked += [("split", self.split)] if self.split else []
+        asked += [(key, column) for key, column in (("split", self.split), ("groups", self.groups)) if column]
         for key, columns in (("views", self.views), ("masks", self.masks), ("polygons", self.polygons)):
             asked += [(f"{key}.{name}", column) for name, column in columns.items()]
-        asked += [(f"boxes.{label}", column) for label, columns in self.boxes.items() for column in columns]
+        for label, box in self.boxes.items():
+            asked += [(f"boxes.{label}", column) for column in ([box] if isinstance(box, str) else box)]
         asked += [(f"text.{name}", column) for name, column in self.text.items()]
         for name, task in self.tasks.items():
             asked += [(f"tasks.{name}.column", task.column)] if task.column else []
@@ -109,6 +153,8 @@ class TableParams(Strict):
         for name in (*self.views, *self.text):
             if not name.isidentifier() or name == "sample":  # they name files and columns of the store
                 raise ValueError(f"views and sections have names of letters, digits and underscores, got {name!r}")
+        if len(self.slices) not in (1, self.channels):
+            raise ValueError(f"slices: one, or one for each of the {self.channels} channels, got {len(self.slices)}")
         if IMAGE in self.views:
             raise ValueError(f"{IMAGE!r} is each sample's own image; call this view otherwise")
         return self

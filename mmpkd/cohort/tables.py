@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 
 from mmpkd.cohort.facts import same_name
+from mmpkd.cohort.table_form import suspicion
 from mmpkd.types import CohortError
 
 FIRST_ROW = 2  # of the data
@@ -58,13 +59,17 @@ def read_table(
     except DAMAGED as error:
         words = error.strerror if isinstance(error, OSError) else str(error) if isinstance(error, HARMLESS) else None
         why = type(error).__name__ + (f" ({words.strip()})" if words else "")
-        raise CohortError(f"{path} is not a {KINDS.get(path.suffix, 'CSV')} file: {why}; {mend}") from None
+        doubt = suspicion(path)
+        mend = f"it {doubt}" if doubt else mend
+        raise CohortError(f"{path} is not a {KINDS.get(path.suffix.lower(), 'CSV')} file: {why}; {mend}") from None
     spelt = {_spelt(name): name for name in wanted}
     spelt |= {_spelt(other): name for other, name in (also_named or {}).items()}
     names = [spelt.get(_spelt(name), name) for name in table.columns]
     if lacking := [name for name in wanted if name not in names]:
         found = ", ".join(names if is_public else [name for name in wanted if name in names]) or "none"
         among = "" if is_public else " of those wanted"
+        doubt = suspicion(path)
+        mend = f"it {doubt}" if doubt else mend
         raise CohortError(f"{path}: no column {', '.join(lacking)} (found{among}: {found}); {mend}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         places = ", ".join(str(at) for at, name in enumerate(names, 1) if name in twice)
@@ -76,11 +81,11 @@ def read_table(
 
 
 def _cells(path: Path) -> pd.DataFrame:
-    if path.suffix == ".parquet":  # 2.0 in a column of whole numbers and gaps is read as 2
+    if path.suffix.lower() == ".parquet":  # 2.0 in a column of whole numbers and gaps is read as 2
         rows = pd.read_parquet(path).convert_dtypes().astype("string").reset_index(drop=True)
         header = [str(name) for name in rows.columns]
     else:  # the header is read as a row: pandas would rename a column that stands twice, and shift long rows
-        if path.suffix == ".xlsx":
+        if path.suffix.lower() == ".xlsx":
             rows = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
         else:
             rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")

@@ -219,6 +219,19 @@ def test_a_goal_that_is_no_number_ends_the_trial(
     worker.cleanup()
 
 
+def test_patients_of_whom_no_image_agrees_are_no_divergence(tmp_path: Path) -> None:
+    class Mixed(FakeWorker):
+        @staticmethod
+        def run_training(*args: Any) -> None:
+            lost = {"val/auroc_patient_undefined": 1.0, "val/auroc_patient_mixed": 7.0}
+            args[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc_patient": float("nan"), **lost}))
+
+    worker = worker_for({**job(tmp_path), "goals": ["val/auroc_patient"]}, Mixed)
+    result = worker.step()
+    assert result["cause"] == "goal" and "7 patients whose images disagree have no label" in result["error"]
+    worker.cleanup()
+
+
 def test_a_training_passes_on_what_it_raises() -> None:
     def diverges(report: Callable[[EpochReport], None]) -> None:
         raise DivergedError("term task is nan")

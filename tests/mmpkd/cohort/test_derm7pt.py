@@ -331,7 +331,7 @@ def test_a_damaged_photograph_is_listed_and_the_rest_prepared(broken: Path, tmp_
 @pytest.mark.parametrize("name", ["../../../etc/passwd", "NFL/" + "x" * 300 + ".jpg", "/etc/hostname", "NFL"])
 def test_names_that_lead_nowhere(broken: Path, name: str) -> None:
     cell(broken, "clinic", name)
-    assert reason(broken) in ("no such file", "leads out of cohort.root")
+    assert reason(broken).partition(";")[0] in ("no such file", "leads out of cohort.root")
 
 
 def test_files_that_differ_in_case_only(broken: Path) -> None:

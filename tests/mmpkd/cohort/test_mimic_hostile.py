@@ -210,7 +210,7 @@ def test_a_report_that_is_not_text(root: Path) -> None:
 def test_a_report_that_is_a_folder(root: Path) -> None:
     (root / report_file(NUMBER)).unlink()
     (root / report_file(NUMBER)).mkdir()
-    assert reason(root) == "no such file"
+    assert reason(root) == "no such file; it is a folder"
 
 
 def test_a_report_that_leads_out_of_the_root(root: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_damaged_store_is_refused(root: Path, fresh: Path) -> None:
         prepare(config(root), fresh)
     manifest = json.loads((store.path / "manifest.json").read_text())
     (store.path / "manifest.json").write_text(json.dumps({**manifest, "schema": 0}))
-    with pytest.raises(CohortError, match="store schema 0, this program reads 4"):
+    with pytest.raises(CohortError, match="store schema 0, this program reads 5"):
         Store.open(store.path)
     with pytest.raises(CohortError, match="is not a prepared cohort"):
         Store.open(fresh)

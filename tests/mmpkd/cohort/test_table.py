@@ -110,9 +110,11 @@ def test_all_cell_mistakes_at_once(tmp_path: Path) -> None:
         "image": "1 cell is listed before (one row, one image): "
         "cases.csv row 11 (the header is row 1), got 'case9.png'",
         "patient": "1 cell is missing: cases.csv row 5 (the header is row 1)",
-        "masks.lesion": "1 cell is absolute; paths are relative to cohort.root: "
+        "masks.lesion": "1 cell is absolute; paths are relative to cohort.root, "
+        "unless cohort.allow_outside=true: "
         "cases.csv row 12 (the header is row 1), got '/masks/case10.png'",
-        "split": "1 cell is not train, val or test: cases.csv row 2 (the header is row 1), got 'dev'",
+        "split": "1 cell is not train, val or test; a column of folds holds none of these but test: "
+        "cases.csv row 2 (the header is row 1), got 'dev'",
         "tasks.malignant": "2 cells are neither one of benign, malignant nor listed under `missing`, "
         "in column 'pathology': cases.csv row 6, 7 (the header is row 1), got 'unclear'",
         "columns.age": "2 cells are not a finite number: cases.csv row 8, 9 (the header is row 1), got 'old', 'inf'",

@@ -1,0 +1,100 @@
+"""Whom and what the cells of a cohort name, in every reader: a patient spelt in two ways would count as two.
+
+Patients of whom some are spelt in several ways are refused (`spelling.alike`). What may as well be a difference, such
+as `P-01` and `P_01`, and values of privileged columns, are warned about.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmpkd.cohort.facts import ADMITTED, Column, Scan
+from mmpkd.cohort.spelling import DIFFERENCE, alike, alike_but_for_punctuation, folded, is_scientific
+from mmpkd.cohort.tables import NUM_SHOWN
+from mmpkd.types import CohortError
+
+BLANK_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})  # what programs write for a blank cell
+UNNAMED = BLANK_WORDS | {"none", "nil", "unknown", "missing", "-", "--", "?", "."}
+
+
+def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
+    """Refuses patients of whom some are spelt in several ways, cut off by a spreadsheet, or not named at all.
+
+    Raises:
+        CohortError: how many, and in which rows; of public data their spellings too.
+    """
+    patients = scan.samples["patient"].astype(str)
+    counts = patients.value_counts()
+    groups = alike(counts.index)
+    cut_off = [name for name in counts.index if is_scientific(name)]
+    unnamed = [name for name in counts.index if folded(name) in UNNAMED and counts[name] > 1]
+    if groups:
+        what = (
+            f"{counted(groups, 'patient')} spelt in several ways, which {DIFFERENCE} and would count as several people"
+        )
+        wrong = [name for group in groups for name in group]
+        mend = (
+            "Write each patient in one way in the source; different patients need names that differ in more than that"
+        )
+    elif cut_off:
+        what = f"{counted(cut_off, 'patient')} written in scientific notation, of which a spreadsheet cut off digits"
+        wrong = cut_off
+        mend = "Format the column of patients as text where it was written, and export it again"
+    elif unnamed:
+        what = f"{counted(unnamed, 'patient')} called by a word that stands for a missing name"
+        wrong = unnamed
+        mend = "Say in the source whose these samples are, or take them out"
+    else:
+        return
+    raise CohortError(f"cohort {reader}: {what}: {_rows(scan, patients.isin(wrong), patients, is_public)}. {mend}.")
+
+
+def warnings(scan: Scan, is_public: bool) -> list[str]:
+    """What to tell of names that may be one name in several spellings, a sentence each."""
+    sentences = []
+    patients = scan.samples["patient"].astype(str)
+    if groups := alike_but_for_punctuation(patients.unique()):
+        rows = _rows(scan, patients.isin([name for group in groups for name in group]), patients, is_public)
+        what = f"{counted(groups, 'patient')} perhaps spelt in several ways, which differ only in punctuation: {rows}"
+        sentences.append(f"warning: {what}; if they are the same people, write each in one way in the source")
+    for column in scan.columns.values():
+        if column.role in (*ADMITTED, "near_label") and column.kind != "numeric" and column.name in scan.privileged:
+            sentences += _column_warnings(column, scan.privileged[column.name], is_public)
+    return sentences
+
+
+def _column_warnings(column: Column, cells: pd.Series, is_public: bool) -> list[str]:
+    names = {str(cell) for cell in cells.dropna().unique()}
+    if column.separator is not None:
+        names = {value for cell in names for value in cell.split(column.separator)}
+    sentences = []
+    if groups := alike(names):
+        example = f", such as {' and '.join(map(reprlib.repr, groups[0]))}" if is_public else ""
+        what = f"{counted(groups, 'value')} spelt in several ways, which {DIFFERENCE}{example}"
+        sentences.append(f"warning: column {column.name!r}: {what}; each spelling counts as a value of its own")
+    if blanks := sorted(name for name in names if folded(name) in BLANK_WORDS):
+        what = f"{', '.join(map(repr, blanks))} counts as a value of its own"
+        mend = "if it stands for a missing value, blank it in the source (the `table` reader has `missing` for that)"
+        sentences.append(f"warning: column {column.name!r}: {what}; {mend}")
+    return sentences
+
+
+def counted(things: Sequence[Any], noun: str) -> str:
+    """'1 patient is', '3 patients are'."""
+    return f"1 {noun} is" if len(things) == 1 else f"{len(things)} {noun}s are"
+
+
+def _rows(scan: Scan, wrong: pd.Series, names: pd.Series, is_public: bool) -> str:
+    """The first of them: rows of the source table where the scan has them, else samples counted from 1."""
+    positions = np.flatnonzero(wrong.to_numpy(bool))
+    has_rows = "row" in scan.samples
+    numbers = scan.samples["row"].iloc[positions] if has_rows else positions + 1
+    shown = ", ".join(str(number) for number in numbers[:NUM_SHOWN])
+    more = f" and {len(positions) - NUM_SHOWN} more" if len(positions) > NUM_SHOWN else ""
+    spellings = ", ".join(map(reprlib.repr, names.iloc[positions].unique()[:NUM_SHOWN]))
+    return f"{'row' if has_rows else 'sample'} {shown}{more}{f', got {spellings}' if is_public else ''}"

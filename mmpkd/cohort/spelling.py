@@ -1,0 +1,78 @@
+"""When two spellings are one name.
+
+They are where they differ only in case, in blanks, in the width of characters, in invisible characters, in the kind of
+dash, in leading zeros, or in the `.0` that a spreadsheet adds to a whole number.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable
+
+WHOLE = re.compile(r"([+-]?)0*(\d+?)(\.0*)?")  # a whole number, however it is padded
+LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")  # not those of 1.05, which is not 1.5
+SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d+)?e[+-]\d+")
+RUNS = re.compile(r"\d+|[^\W\d_]+")  # of digits, and of letters
+MINUS = "\N{MINUS SIGN}"
+DIFFERENCE = "differ only in case, blanks, character width, leading zeros or '.0'"
+
+
+def folded(name: str) -> str:
+    """A name without what a reader of it does not see: case, character width, blanks around it, kind of dash."""
+    if name.isascii():
+        return " ".join(name.split()).casefold()
+    letters = []
+    for letter in unicodedata.normalize("NFKC", name):
+        category = unicodedata.category(letter)
+        if category != "Cf":  # soft hyphens, byte order marks, characters without a width
+            letters.append("-" if category == "Pd" or letter == MINUS else letter)
+    return unicodedata.normalize("NFKC", " ".join("".join(letters).split()).casefold())
+
+
+def unpadded(name: str) -> str:
+    """What the spellings of one name have in common: `folded`, without leading zeros and the `.0` of whole numbers."""
+    text = folded(name)
+    number = WHOLE.fullmatch(text)
+    return number[1].replace("+", "") + number[2] if number else LEADING_ZEROS.sub("", text)
+
+
+def is_scientific(name: str) -> bool:
+    """Whether it is a number such as 1.23E+09, of which a spreadsheet has cut off digits."""
+    return SCIENTIFIC.fullmatch(folded(name)) is not None
+
+
+def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """The groups of names that are one name in several spellings, each group sorted.
+
+    Names of one length that differ in where their zeros stand, as hexadecimal identifiers may, are different names.
+    """
+    groups = []
+    for group in _by_key((name, unpadded(name)) for name in names):
+        texts = {folded(name) for name in group}
+        if len(texts) < len(group) or len(set(map(len, texts))) > 1:
+            groups.append(group)
+    return groups
+
+
+def alike_but_for_punctuation(names: Iterable[str]) -> list[tuple[str, ...]]:
+    """The groups of names of the same letters and digits in the same order (P-01, P_01, P01), each group sorted;
+    without those that are `alike`."""
+    groups = []
+    for group in _by_key((name, _runs(unpadded(name)) or name) for name in names):
+        texts = [folded(name) for name in group]
+        if not alike(group) and (len(set(map(_runs, texts))) < len(texts) or len(set(map(len, texts))) > 1):
+            groups.append(group)
+    return groups
+
+
+def _runs(text: str) -> str:
+    return " ".join(RUNS.findall(text))
+
+
+def _by_key(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
+    """Names that have a key in common, where there are several."""
+    by_key: dict[str, set[str]] = {}
+    for name, key in pairs:
+        by_key.setdefault(key, set()).add(name)
+    return [tuple(sorted(group)) for group in by_key.values() if len(group) > 1]

@@ -1,0 +1,65 @@
+"""What a file that does not read as the table wanted seems to be: by its first bytes, never by what its cells say."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+
+HEAD = 1 << 16  # bytes that are looked at
+MAGIC = {
+    b"PK\x03\x04": "a spreadsheet (.xlsx) under another name; give it that suffix",
+    b"\xd0\xcf\x11\xe0": "an old spreadsheet (.xls); save it as .xlsx or as CSV",
+    b"PAR1": "a Parquet file under another name; give it the suffix .parquet",
+    b"\x1f\x8b": "a gzipped file under another name; give it the suffix .gz",
+}
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+
+
+def suspicion(path: Path) -> str:
+    """What the file seems to be instead of a CSV with commas in UTF-8, and how to mend it; empty if nothing is seen.
+
+    A path that ends in .parquet or .xlsx is no text, and nothing is said of it.
+    """
+    suffix = path.suffix.lower()
+    if suffix in (".parquet", ".xlsx"):
+        return ""
+    try:
+        with gzip.open(path) if suffix == ".gz" else path.open("rb") as file:
+            head = file.read(HEAD)
+    except (OSError, EOFError, zlib.error):
+        return ""
+    for magic, form in MAGIC.items():
+        if head.startswith(magic):
+            return f"seems to be {form}"
+    encoding, encoding_words = _encoding(head)
+    separator = _separator(head.decode(encoding, errors="ignore"))
+    words = [encoding_words] * bool(encoding_words)
+    words += [f"separated by {SEPARATORS[separator]} instead of commas"] if separator != "," else []
+    if not words:
+        return ""
+    mended = f"{path.name.partition('.')[0]}-mended.csv"
+    read = f"pandas.read_csv({path.name!r}, sep={separator!r}, encoding={encoding!r}, dtype=str, keep_default_na=False)"
+    command = f'python -c "import pandas; {read}.to_csv({mended!r}, index=False)"'
+    return f"seems to be {' and '.join(words)}; in its folder, {command} writes {mended} as it is wanted"
+
+
+def _encoding(head: bytes) -> tuple[str, str]:
+    """The encoding as Python calls it, and in words where it is not UTF-8."""
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16", "in UTF-16 instead of UTF-8"
+    if b"\0" in head:
+        even, odd = head[::2].count(0), head[1::2].count(0)
+        return ("utf-16-be" if even > odd else "utf-16-le"), "in UTF-16 instead of UTF-8"
+    try:
+        head.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # not a letter that the end of what was read cuts in two
+            return "cp1252", "in Windows-1252 or latin-1 instead of UTF-8"
+    return "utf-8-sig", ""
+
+
+def _separator(text: str) -> str:
+    """The character that separates the names of the header: the commonest of some, outside of quotes."""
+    header = "".join((text.splitlines() or [""])[0].split('"')[::2])
+    return max((",", *SEPARATORS), key=header.count)

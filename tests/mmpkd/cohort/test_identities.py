@@ -1,0 +1,158 @@
+"""One name in two spellings: which pairs are one name, and what is said of patients, values, labels and folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mmpkd.cohort import facts, reader_for
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.spelling import alike, alike_but_for_punctuation
+from mmpkd.config import CohortConfig
+from mmpkd.probe import stand_in
+from mmpkd.types import CohortError, ConfigError
+from tests.mmpkd.cohort.derm7pt_trees import made_up
+from tests.mmpkd.cohort.derm7pt_trees import write_tree as write_derm7pt
+from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
+
+SAME = [
+    ("00001", "1"),
+    ("1", "1.0"),
+    ("P01", "P1"),
+    ("site1_07", "site1_7"),
+    ("Ann", "ann"),
+    ("P\u00a01", "P 1"),  # a non-breaking space
+    ("P  1", "P 1"),
+    ("\uff30\uff11", "P1"),  # full-width
+    ("P1\u200b", "P1"),  # a character without a width
+    ("P\u20131", "P-1"),  # an en dash
+    ("Jose\u0301", "Jos\u00e9"),
+]
+
+
+@pytest.mark.parametrize("pair", SAME)
+def test_spellings_of_one_name(pair: tuple[str, str]) -> None:
+    assert alike(["other", *pair]) == [tuple(sorted(pair))]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("1", "2"), ("10", "1"), ("P1", "P10"), ("1.05", "1.5"), ("a00b1", "a0b01"), ("1-11", "11-1"), ("1e5", "100000")],
+)
+def test_names_that_are_different(names: tuple[str, str]) -> None:
+    assert alike(names) == alike_but_for_punctuation(names) == []
+
+
+def test_names_that_differ_in_punctuation() -> None:
+    assert alike(["P-01", "P_01", "P01", "P02"]) == []
+    assert alike_but_for_punctuation(["P-01", "P_01", "P01", "P02"]) == [("P-01", "P01", "P_01")]
+
+
+def with_patients(root: Path, names: dict[int, str]) -> Path:
+    """The cohort of `write_cohort`, some rows of which are of patients of these names."""
+    table = cases()
+    table["patient"] = [f"Q{100 + index // 2}" for index in range(60)]
+    for row, name in names.items():
+        table.loc[row, "patient"] = name
+    write_cohort(root, table)
+    return root
+
+
+@pytest.mark.parametrize(("first", "second"), SAME)
+def test_a_patient_in_two_spellings_is_refused(tmp_path: Path, first: str, second: str) -> None:
+    """Wherever a cohort is read: at planning, and when it is prepared."""
+    root = with_patients(tmp_path, {0: first, 1: second})
+    for read in (facts, stand_in, lambda asked: prepare(asked, tmp_path / "cache")):
+        with pytest.raises(CohortError) as raised:
+            read(config(root))
+        assert "1 patient is spelt in several ways, which differ only in case" in str(raised.value)
+        assert "row 2, 3, got " in str(raised.value) and "Write each patient in one way" in str(raised.value)
+    with pytest.raises(CohortError) as raised:
+        facts(config(root, credentialed=True))
+    assert "row 2, 3. Write" in str(raised.value) and ", got " not in str(raised.value)
+
+
+def test_patients_that_a_spreadsheet_cut_off_or_left_without_a_name(tmp_path: Path) -> None:
+    with pytest.raises(
+        CohortError, match=r"1 patient is written in scientific notation.*row 2, 3, got '1\.23457E\+09'"
+    ):
+        facts(config(with_patients(tmp_path / "a", {0: "1.23457E+09", 1: "1.23457E+09"})))
+    with pytest.raises(CohortError, match=r"1 patient is called by a word that stands for a missing name: row 2, 5"):
+        facts(config(with_patients(tmp_path / "b", {0: "nan", 3: "nan"})))
+
+
+def test_patients_that_differ_in_punctuation_are_warned_about(tmp_path: Path) -> None:
+    root = with_patients(tmp_path / "raw", {0: "P-01", 1: "P-01", 2: "P_01", 3: "P_01"})
+    store = prepare(config(root, credentialed=True), tmp_path / "cache")
+    (note,) = [note for note in store.manifest["notes"] if "patient" in note]
+    assert note.startswith("warning: 1 patient is perhaps spelt in several ways") and "row 2, 3, 4, 5;" in note
+    assert "P-01" not in note
+
+
+def test_other_readers_hold_their_patients_to_the_same(tmp_path: Path) -> None:
+    rows = made_up()
+    rows[1] |= {"case_num": f"0{rows[0]['case_num']}"}
+    write_derm7pt(tmp_path, rows)
+    with pytest.raises(CohortError, match=r"cohort derm7pt: 1 patient is spelt in several ways"):
+        facts(CohortConfig(reader="derm7pt", root=tmp_path))
+
+
+def test_values_in_several_spellings_are_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = cases()
+    table["shape"] = np.resize(["oval", "Oval", "round", "NaN"], 60)
+    table["signs"] = np.resize(["halo|shadow", "Halo", "N/A"], 60)
+    write_cohort(tmp_path / "raw", table)
+    prepare(config(tmp_path / "raw", missing=["n/a"]), tmp_path / "cache")
+    told = " ".join(capsys.readouterr().err.split())
+    assert "column 'shape': 1 value is spelt in several ways, which differ only in case" in told
+    assert "such as 'Oval' and 'oval'; each spelling counts as a value of its own" in told
+    assert "column 'shape': 'NaN' counts as a value of its own; if it stands for a missing value" in told
+    assert "column 'signs': 1 value is spelt in several ways" in told and "'Halo' and 'halo'" in told
+    assert "column 'signs': 20 cells differ from a word under `missing` in case or blanks only" in told
+    prepare(config(tmp_path / "raw", credentialed=True), tmp_path / "cache")
+    assert "'oval'" not in capsys.readouterr().err
+
+
+def label_problem(root: Path, cells: list[str], **task: Any) -> str:
+    table = cases()
+    table["pathology"] = np.resize(np.array(cells, object), 60)
+    write_cohort(root, table)
+    with pytest.raises(ConfigError) as raised:
+        facts(config(root, tasks={"t": {"column": "pathology", **task}}, credentialed=True))
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("cell", ["Benign", "be\u00adnign", "BENIGN"])
+def test_a_class_in_another_spelling_is_refused_as_one(tmp_path: Path, cell: str) -> None:
+    told = label_problem(tmp_path, ["benign", "malignant", cell], kind="binary", labels=["benign", "malignant"])
+    assert "20 cells are spelt otherwise than a label (benign, malignant): they differ only in case" in told
+    assert "row 4, 7" in told
+
+
+def test_numbers_are_their_labels_however_they_are_written(tmp_path: Path) -> None:
+    table = cases()
+    table["grade"] = np.resize(["0.0", "1", "1.00", "00", ""], 60)
+    table["edema"] = np.resize(["1.00", "TRUE", "0", "false", ""], 60)
+    write_cohort(tmp_path / "raw", table)
+    tasks = {
+        "grade": {"kind": "binary", "column": "grade", "labels": [0, 1]},
+        "findings": {"kind": "multilabel", "labels": ["edema"]},
+    }
+    store = prepare(config(tmp_path / "raw", tasks=tasks), tmp_path / "cache")
+    assert store.target_NK[:5].tolist() == [[0, 1], [1, 1], [1, 0], [0, 0], [0, 0]]
+    assert store.known_NK[:5].tolist() == [[True, True]] * 4 + [[False, False]]
+
+
+@pytest.mark.parametrize("labels", [["benign", "Benign"], [1, "01"], ["a", "a "]])
+def test_labels_that_are_one_label(labels: list[Any], tmp_path: Path) -> None:
+    assert "labels are spelt in several ways" in label_problem(tmp_path, ["a"], kind="binary", labels=labels)
+
+
+def test_a_column_in_two_spellings(tmp_path: Path) -> None:
+    table = cases().assign(**{"Shape\u00a0": "x"})
+    write_cohort(tmp_path, table)
+    with pytest.raises(ConfigError, match="columns 'shape' and 'Shape' differ in case or spaces only"):
+        reader_for(config(tmp_path)).scan()
