@@ -28,7 +28,7 @@ from mmpkd.teachers.online import Online, online
 from mmpkd.teachers.outputs import folds
 from mmpkd.train import batches, descend, loss_terms, train
 from mmpkd.types import Mistake, Needs
-from tests.mmpkd.teacher_fixtures import FUSED
+from tests.mmpkd.teacher_fixtures import EXAMPLES, FUSED
 
 NAN = math.nan
 
