@@ -44,7 +44,7 @@ def held(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable(folder, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,31 +56,22 @@ def held(folder: Path) -> Iterator[None]:
                 "  wait for it, stop it there with Ctrl-C, or start a sweep of your own with name=..."
             ) from None
         except OSError as error:  # a file system without locks
-            raise unwritable(folder, error) from None
+            raise unwritable(folder, error) from error
         try:
             try:
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
                 file.flush()
             except OSError as error:
-                raise unwritable(folder, error) from None
+                raise unwritable(folder, error) from error
             yield
         finally:
             if set(folder.iterdir()) == {path}:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def unwritable(folder: Path, error: OSError, command: str = "") -> UserError:
-    """A start, or, if the command that goes on is given, a sweep in its middle, that cannot be written."""
-    where = error.filename or folder
-    if not command:
-        return UserError(
-            f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR"
-        )
-    return UserError(
-        f"{where}: cannot be written any more ({error.strerror}); the sweep stopped\n"
-        f"  what was written before is whole; once there is room, and leave to write, this goes on:\n  {command}"
-    )
+def unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR")
 
 
 def refuse_other_space(folder: Path, space: Space, extend: bool = False) -> bool:

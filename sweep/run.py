@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import sys
 import uuid
 from collections.abc import Iterable, Sequence
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from mmpkd.command import own_words
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
+from sweep.interrupt import leave, requests_end_the_driver
 from sweep.source import shipped
 from sweep.space import Space, dump_space, load_space
 
@@ -90,6 +90,7 @@ class Words:
         return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
+@requests_end_the_driver()
 def main(words: Sequence[str]) -> None:
     """Raises SystemExit with 0 (done), 1 (nothing came through) or 130 (interrupted); UserError means 2."""
     if {"--help", "-h", "help"} & set(words):
@@ -121,15 +122,18 @@ def main(words: Sequence[str]) -> None:
     planned = plan(space, mistakes)
     if planned.mistakes:
         raise ConfigError(planned.mistakes)
+    from sweep.cluster import cluster, refuse_silent_cluster
+    from sweep.driver import refuse_more_cores
+    from sweep.trial import TrialWorker
+
+    assert planned.example is not None
+    refuse_more_cores(space.search, planned.example.threads)
     if said.plan == "true":
         console.print(render(planned))
         from mmpkd.cohort.suspects import find_in
         from mmpkd.probe import stand_in
         from mmpkd.teachers.stating import stating
-        from sweep.driver import cluster
-        from sweep.trial import TrialWorker
 
-        assert planned.example is not None
         cohort = planned.example.cohort
         tables = stand_in(cohort)
         warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
@@ -141,7 +145,8 @@ def main(words: Sequence[str]) -> None:
         console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
         return
     warn(planned.warnings, console)
-    raise SystemExit(sweep(space, planned, said, console))
+    refuse_silent_cluster()  # before hours may be spent on preparing the cohort
+    leave(sweep(space, planned, said, console))
 
 
 def warn(warnings: Iterable[str], console: Console) -> None:
@@ -178,22 +183,30 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
     Raises:
         UserError: the folder is another sweep's, or cannot be written any more.
     """
-    from sweep.folder import held, unwritable
+    from sweep.folder import held
+    from sweep.trouble import disk_trouble
 
     with held(said.folder):
         (said.folder / "stop").unlink(missing_ok=True)
         try:
             return _sweep(space, planned, said, console, worker)
         except OSError as error:
-            raise unwritable(said.folder, error, again(said)) from None
+            trouble = disk_trouble(error, (said.folder, Path(said.storage), Path(said.cache)))
+            if not trouble:
+                raise
+            raise UserError(
+                f"{trouble}; the sweep stopped\n"
+                f"  what was written before is whole; once that is mended, this goes on:\n  {again(said)}"
+            ) from error
 
 
 def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None) -> int:
+    from sweep import interrupt
     from sweep.books import Books
     from sweep.closing import finish
     from sweep.folder import leaves_of, read_plan, refuse_other_data, refuse_other_space
     from sweep.records import Spool, write_json, write_whole
-    from sweep.search import Search
+    from sweep.search import Halt, Search
     from sweep.studies import Studies
     from sweep.tracking import Tracker, check_address
     from sweep.trial import TrialWorker
@@ -225,7 +238,12 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
     tracker = Tracker(check_address(said.address), said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
     if search.left and search.halt is None:
         console.print(_greeting(search, said), highlight=False, soft_wrap=True)
-        run_trials(search, planned, worker, folder, tracker, console)
+        try:
+            run_trials(search, planned, worker, folder, tracker, console)
+        except KeyboardInterrupt:
+            if interrupt.insisted() or not interrupt.requested():
+                raise
+            search.halt = Halt("asked", f"asked to end ({interrupt.requested()})")
     elif not search.left:
         console.print(f"{said.name}: all {len(books.finished)} trials are done; trials=N with a higher N adds more")
     return finish(search, planned, said, spool, tracker, console)
@@ -234,17 +252,19 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
 def run_trials(
     search: Search, planned: Plan, worker: type[TrialWorker], folder: Path, tracker: Tracker, console: Console
 ) -> None:
-    """Ray from start to end; comes back when no trial is left, when it is enough, or after Ctrl-C."""
-    from sweep.driver import cluster, drive, idle_gpus, share_of, slots
+    """Ray from start to end; comes back when no trial is left, or when it is enough.
+
+    Raises:
+        KeyboardInterrupt: the driver was asked to end, see `interrupt.py`.
+    """
+    from sweep.cluster import cluster
+    from sweep.driver import drive, idle_gpus, share_of, slots
     from sweep.halving import ArmHalving
     from sweep.progress import Progress
 
     assert planned.example is not None
     config, epochs = search.space.search, planned.example.epochs
     with cluster():
-        # A batch system's polite end is our Ctrl-C (Ray has just set a handler of its own). Ray Tune stops
-        # at that, and running trials stay 'running' in the storage, to be continued.
-        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         tracker.start()  # its imports run while the workers start, not while Ray does
         per_device = _priced(search.space, planned, worker, folder, console)
         if not (config.gpus or per_device) and (count := idle_gpus()):
@@ -266,7 +286,6 @@ def run_trials(
                 f"{search.halt.why}\nout of memory: goes on with half as many trials to a device", highlight=False
             )
             share, search.halt = fewer, None
-        signal.signal(signal.SIGTERM, before)
 
 
 def _priced(space: Space, planned: Plan, worker: type[TrialWorker], folder: Path, console: Console) -> int | None:

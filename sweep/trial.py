@@ -113,7 +113,8 @@ class TrialWorker(tune.Trainable):
         try:
             reports = self._next_reports()
         except Exception as error:
-            cause, message = cause_of(error), message_of(error)
+            places = (folder, Path(self.config["cache"]))
+            cause, message = cause_of(error, places), message_of(error, places)
             with suppress(OSError):  # the disk may be the trouble
                 path = error_file(folder, number)
                 path.parent.mkdir(parents=True, exist_ok=True)

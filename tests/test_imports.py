@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[1]
 # is prepared, so it stands below them. `saliency` takes the student's module, so it stands above it.
 LAYERS = (
     {"types"},
-    {"config", "fit", "frames", "stats", "leakage", "command", "teacher_scores", "scores", "priors", "attainable"},
+    {"config", "fit", "frames", "stats", "leakage", "command", "machine"}
+    | {"teacher_scores", "scores", "priors", "attainable"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency", "patients"},
     {"teachers"},
@@ -32,7 +33,13 @@ LAYERS = (
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never needs
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "grpc": "grpcio",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "huggingface_hub": "huggingface-hub",
+}
 
 
 def sources(package: str) -> list[Path]:

@@ -183,7 +183,12 @@ def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> No
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory", "CUDA out of memory"),
         (MemoryError("Unable to allocate 2 GiB"), "memory", "Unable to allocate"),
-        (OSError(errno.ENOSPC, "No space left", "/runs/last.pt"), "storage", "/runs/last.pt: a worker cannot"),
+        (
+            OSError(errno.ENOSPC, "No space left", "/runs/last.pt"),
+            "storage",
+            "/runs/last.pt: cannot be read or written",
+        ),
+        (OSError(errno.ENOSPC, "No space left"), "storage", "see the disks of"),
     ],
 )
 def test_want_of_memory_or_disk_is_told_as_that(tmp_path: Path, error: Exception, cause: str, said: str) -> None:
