@@ -32,15 +32,22 @@ def at_chance(quality: Mapping[str, float]) -> list[str]:
     return [""] if "" in names and blind("") else [name for name in names if name and blind(name)]
 
 
-def in_words(name: str, quality: Mapping[str, float]) -> str:
-    """'findings 0.912 ± 0.031', its AUROC on validation, with what is the matter with it."""
+def score_in_words(name: str, quality: Mapping[str, float]) -> str:
+    """'findings 0.912 ± 0.031': a teacher's AUROC on validation."""
     auroc, error = quality.get("val_auroc", math.nan), quality.get("val_auroc_se", math.nan)
     if math.isnan(auroc):
-        return f"{name}: not scored on validation"
-    chance = at_chance(quality)
-    flaws = ["at chance" + (f" on {', '.join(chance)}" if chance != [""] else "")] if chance else []
-    flaws += ["all but states the label"] if quality.get("leak") else []
-    return f"{name} {auroc:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}") + "".join(f", {x}" for x in flaws)
+        return f"{name} not scored on validation"
+    return f"{name} {auroc:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}")
+
+
+def in_words(name: str, quality: Mapping[str, float]) -> str:
+    """'findings 0.512 ± 0.031, at chance': the same with what is the matter with it."""
+    flaws = []
+    if chance := at_chance(quality):
+        flaws.append("at chance" + (f" on {', '.join(chance)}" if chance != [""] else ""))
+    if quality.get("leak"):
+        flaws.append("all but states the label")
+    return ", ".join([score_in_words(name, quality), *flaws])
 
 
 def warnings(name: str, quality: Mapping[str, float]) -> list[str]:
