@@ -18,9 +18,21 @@ ROOT = Path(__file__).parents[1]
 # DESIGN section 2 has `leakage` above the teachers; its probe knows arrays only and runs when a cohort
 # is prepared, so it stands below them. `saliency` takes the student's module, so it stands above it.
 LAYERS = (
-    {"types"},
-    {"config", "fit", "frames", "stats", "leakage", "command", "machine"}
-    | {"teacher_scores", "scores", "priors", "attainable"},
+    {
+        "attainable",
+        "checksums",
+        "command",
+        "config",
+        "fit",
+        "frames",
+        "leakage",
+        "machine",
+        "priors",
+        "scores",
+        "stats",
+        "teacher_scores",
+        "types",
+    },
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency", "patients"},
     {"teachers"},
