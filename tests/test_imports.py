@@ -18,21 +18,9 @@ ROOT = Path(__file__).parents[1]
 # DESIGN section 2 has `leakage` above the teachers; its probe knows arrays only and runs when a cohort
 # is prepared, so it stands below them. `saliency` takes the student's module, so it stands above it.
 LAYERS = (
-    {
-        "attainable",
-        "checksums",
-        "command",
-        "config",
-        "fit",
-        "frames",
-        "leakage",
-        "machine",
-        "priors",
-        "scores",
-        "stats",
-        "teacher_scores",
-        "types",
-    },
+    {"types", "checksums"},
+    {"config", "fit", "frames", "stats", "leakage", "command", "machine", "scores", "priors", "attainable"}
+    | {"teacher_scores"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency", "patients"},
     {"teachers"},
