@@ -11,8 +11,9 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
 from sweep import interrupt
+from sweep.files import Spool, write_whole
 from sweep.plan import Plan
-from sweep.records import Record, Spool, judged, picked, write_tables, write_whole
+from sweep.records import Record, judged, picked, write_tables
 from sweep.report import write_report
 from sweep.search import Search
 from sweep.summary import print_summary
@@ -33,6 +34,8 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
         shown = judged(records, planned.goals, search.space.search.repeats)
         best = _write_files(search, planned, said, spool, records, shown)
     config, done = search.space.search, not search.left or (search.halt is not None and search.halt.kind == "limit")
+    for warning in search.take_warnings():
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     print_summary(console, shown, list(search.space.arms), planned.goals, config.select, said.folder)
     if further := len(records) - len(shown):
         console.print(f"{further} further runs, of promising configurations on other seeds", highlight=False)
@@ -48,7 +51,7 @@ def _write_files(
     """Tables, best.yaml and report, and what the tracking is to be told of them; whether there is a best trial."""
     assert planned.example is not None
     config, folder, goals = search.space.search, said.folder, planned.goals
-    write_tables(folder, records, spool, search.books.studies.left_behind)
+    write_tables(folder, records, spool, search.books.left_behind)
     best = picked(shown, config.select, goals)
     if best:
         here = {"cohort": planned.example.cohort}  # the data may have moved since

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from mmpkd.command import own_words
 from mmpkd.command import run as command
@@ -45,6 +47,7 @@ finished trial; a higher trials= adds to it.
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
   warm_start=SWEEP  begin with what another sweep of the same cohort, by name or folder, has learned
   extend=true       go on though the space has changed, with the earlier trials that lie in the new one
+  repair=true       go on though the journal is damaged or has lost trials, without what is lost
   show=true         print the space as a tree, and stop
   schema=true       print a JSON schema of space files, for editors, and stop
   plan=true         check every branch of the space, time some steps, put a price on the sweep, and stop
@@ -78,6 +81,7 @@ class Words:
     schema: str = "false"
     plan: str = "false"
     extend: str = "false"
+    repair: str = "false"
     overrides: tuple[str, ...] = ()
 
     @property
@@ -161,7 +165,7 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
     mistakes = []
     if not re.fullmatch(r"\w[\w.-]*", said.name, re.ASCII):
         mistakes.append(Mistake("name", f"letters, digits, '-', '_' and '.' only, got {said.name!r}"))
-    for key in ("show", "schema", "plan", "extend"):
+    for key in ("show", "schema", "plan", "extend", "repair"):
         if getattr(said, key) not in ("true", "false"):
             mistakes.append(Mistake(key, f"true or false, got {getattr(said, key)!r}"))
     from sweep.tracking import check_address
@@ -174,7 +178,7 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
 
 
 LONG, SHORT = 6.0, 2.0  # seconds that each configuration is timed: for `plan=true`, and before a sweep
-OWN = ("space", "name", "storage", "cache", "tracking", "show", "schema", "plan", "extend")
+OWN = ("space", "name", "storage", "cache", "tracking", "show", "schema", "plan", "extend", "repair")
 
 
 def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None = None) -> int:
@@ -202,10 +206,11 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
 
 def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None) -> int:
     from sweep import interrupt
+    from sweep.belonging import JOURNAL, examined
     from sweep.books import Books
     from sweep.closing import finish
-    from sweep.folder import leaves_of, read_plan, refuse_other_data, refuse_other_space
-    from sweep.records import Spool, write_json, write_whole
+    from sweep.files import SPOOL, Spool, read_plan, write_json, write_whole
+    from sweep.folder import leaves_of, refuse_other_data, refuse_other_space
     from sweep.search import Halt, Search
     from sweep.studies import Studies
     from sweep.tracking import Tracker, check_address
@@ -215,25 +220,34 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
     assert planned.example is not None
     cohort, worker = planned.example.cohort, worker or TrialWorker
     folder, cache = said.folder, Path(said.cache).absolute()
+    repaired = "" if "repair=true" in sys.argv else " repair=true"
+    here = examined(folder, said.repair == "true", again(said) + repaired)
     extended = refuse_other_space(folder, space, said.extend == "true")
     store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
-    refuse_other_data(folder, store.fingerprint, cohort.root)
-    warn(worker.cautions(planned, store), console)
+    refuse_other_data(folder, here.store, store.fingerprint, cohort.root)
+    warn([*here.notes, *worker.cautions(planned, store)], console)
     known, told = warm_results(space, planned.goals, folder, Path(said.storage), store.fingerprint)
-    spool = Spool(folder / "spool.jsonl")
-    sweep_id = next((event["id"] for _, event in spool.read() if event["event"] == "sweep"), uuid.uuid4().hex)
+    spool, sweep_id = Spool(folder / SPOOL), here.sweep_id or uuid.uuid4().hex
     spool.append("sweep", id=sweep_id, words=shown_words())
     generation = read_plan(folder).get("generation", 0) + extended
-    studies = Studies(folder / "journal.log", space, planned.goals, generation, anew=extended)
+    belongs = {"sweep": sweep_id, "store": store.fingerprint}
+    studies = Studies(folder / JOURNAL, space, planned.goals, generation, anew=extended, belongs=belongs)
     for line in filter(None, (studies.take_over() if extended else "", told)):
         console.print(line, highlight=False, soft_wrap=True)
     # The plan decides which space the sweep is in: killed before it is written, the old one; after it, this one.
-    began = {"store": store.fingerprint, "generation": generation, "left_behind": studies.left_behind}
+    left_behind = sorted({*studies.left_behind, *here.lost})
+    began: dict[str, Any] = {
+        **belongs,
+        "generation": generation,
+        "left_behind": left_behind,
+        "lost": list(here.lost),
+    }
     if (price := read_plan(folder).get("price")) and not extended:
         began["price"] = price
-    write_json(folder / "plan.json", planned.as_json() | began | {"leaves": leaves_of(dump_space(space))})
-    write_whole(folder / "space.yaml", dump_space(space))
-    books = Books(space, planned.goals, studies, spool, folder, known)
+    dumped = dump_space(space)
+    write_json(folder / "plan.json", planned.as_json() | began | {"leaves": leaves_of(yaml.safe_load(dumped))})
+    write_whole(folder / "space.yaml", dumped)
+    books = Books(space, planned.goals, studies, spool, folder, known, here.lost)
     search = Search(space, books, folder, cache, store.path, store.num_folds)
     tracker = Tracker(check_address(said.address), said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
     if search.left and search.halt is None:
@@ -290,8 +304,7 @@ def run_trials(
 
 def _priced(space: Space, planned: Plan, worker: type[TrialWorker], folder: Path, console: Console) -> int | None:
     """Says what the sweep will cost, unless an earlier driver has; returns trials to a device, None: as reserved."""
-    from sweep.folder import read_plan
-    from sweep.records import write_json
+    from sweep.files import read_plan, write_json
 
     wanted, known = space.search.trials_per_device, read_plan(folder).get("price")
     found: int | None = known and known["per_device"]

@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 # DESIGN section 2 has `leakage` above the teachers; its probe knows arrays only and runs when a cohort
 # is prepared, so it stands below them. `saliency` takes the student's module, so it stands above it.
 LAYERS = (
-    {"types"},
+    {"types", "checksums"},
     {"machine"},
     {"faults"},
-    {"config", "fit", "frames", "stats", "leakage", "command", "scores", "priors", "attainable"},
+    {"config", "fit", "frames", "stats", "leakage", "command", "scores", "priors", "attainable", "teacher_scores"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency", "patients"},
     {"teachers"},

@@ -12,7 +12,7 @@ from ray.exceptions import RayError, WorkerCrashedError
 
 from mmpkd.types import ConfigError, UserError
 from sweep import timing
-from sweep.trial import attempts_of, checkpoints_of
+from sweep.trial import checkpoints_of
 from sweep.trouble import cause_of, message_of
 from tests.sweep.fake import FakeWorker
 from tests.sweep.swept import swept, untracked
@@ -64,22 +64,21 @@ def test_a_checkpoint_out_of_reach_is_not_passed_over(tmp_path: Path, trouble: E
 
     class OutOfReach(FakeWorker):
         @staticmethod
-        def read_history(checkpoint: Path) -> Any:
+        def read_history(checkpoint: Path, owner: str = "") -> Any:
             if checkpoint.parent.name == "attempt-2":
-                raise trouble
-            return FakeWorker.read_history(checkpoint)
+                raise ConfigError.one(str(checkpoint), "is not readable") from trouble
+            return []
 
     for attempt in (1, 2):
         folder = checkpoints_of(tmp_path, 0) / f"attempt-{attempt}"
         folder.mkdir(parents=True)
-        (folder / "last.pt").write_text("[]")
-    result = worker_for(job(tmp_path), OutOfReach)
-    if passed_over:
-        found, _ = result._newest(attempts_of(tmp_path, 0))
-        assert found is not None and found.parent.name == "attempt-1"
-    else:
-        with pytest.raises(type(trouble)):
-            result._newest(attempts_of(tmp_path, 0))
+        (folder / "last.pt").touch()
+    worker = worker_for(job(tmp_path), OutOfReach)
+    result = worker.step()
+    assert ("error" in result) == (not passed_over)
+    if not passed_over:
+        assert "is not readable" in result["error"]
+    worker.cleanup()
 
 
 @pytest.mark.usefixtures("untracked")
