@@ -129,6 +129,6 @@ def test_a_checkpoint_out_of_reach_is_not_called_damaged(tmp_path: Path, monkeyp
     (tmp_path / "last.pt").write_bytes(b"torn")
     with pytest.raises(ConfigError, match="is not a readable checkpoint"):
         checkpoint.read(tmp_path / "last.pt")
-    monkeypatch.setattr(torch, "load", forbidden)
+    monkeypatch.setattr(checkpoint, "require_whole_archive", forbidden)
     with pytest.raises(ConfigError, match=r"last.pt: cannot be read \(Permission denied\)"):
         checkpoint.read(tmp_path / "last.pt")

@@ -72,7 +72,7 @@ def test_a_checkpoint_out_of_reach_is_not_passed_over(tmp_path: Path, trouble: E
     for attempt in (1, 2):
         folder = checkpoints_of(tmp_path, 0) / f"attempt-{attempt}"
         folder.mkdir(parents=True)
-        (folder / "last.pt").touch()
+        (folder / "last.pt").write_text('["its owner", []]')
     worker = worker_for(job(tmp_path), OutOfReach)
     result = worker.step()
     assert ("error" in result) == (not passed_over)
