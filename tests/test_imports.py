@@ -20,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"types", "checksums"},
     {"spelling", "files"},
-    {"config", "fit", "frames", "stats", "leakage", "command", "machine", "scores", "priors", "attainable"},
+    {"config", "fit", "frames", "stats", "leakage", "command", "machine", "scores", "priors", "attainable"}
+    | {"teacher_scores"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency", "patients"},
     {"teachers"},
