@@ -14,7 +14,7 @@ from PIL import Image
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import BadSample, Section
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.regions import box_mask, polygon_mask, read_polygons
+from mmpkd.cohort.regions import box_mask, polygon_mask, read_box_list, read_polygons
 from mmpkd.config import CohortConfig
 from mmpkd.types import ConfigError
 from tests.mmpkd.cohort.cbis_trees import write_dicom
@@ -73,18 +73,12 @@ def test_several_boxes_in_a_cell(tmp_path: Path) -> None:
 
 
 def test_what_is_no_list_of_boxes(tmp_path: Path) -> None:
-    for cell in (
-        "[1, 2, 3]",
-        "[1, 2, 0, 4]",
-        "[[1, 2, 3, 4], 5]",
-        "1, 2, 3, 4",
-        "[]",
-        "[1, 2, NaN, 4]",
-        '["a", 1, 2, 3]',
-    ):
-        written(tmp_path, node=[cell, ""])
-        found = problems(tmp_path, boxes={"node": "node"})
-        assert found["cohort.params.boxes.node"].startswith("30 cells are no box; [left, top, width, height] is wanted")
+    for cell in ("[1, 2, 3]", "[1, 2, 0, 4]", "[[1, 2, 3, 4], 5]", "1, 2", "[]", "[1, 2, NaN, 4]", '["a", 1, 2, 3]'):
+        with pytest.raises((ValueError, TypeError)):
+            read_box_list(cell)
+    written(tmp_path, node=["[1, 2, 3]", "", "left"])
+    found = problems(tmp_path, boxes={"node": "node"})
+    assert found["cohort.params.boxes.node"].startswith("40 cells are no box; [left, top, width, height] is wanted")
     found = problems(tmp_path, boxes={"node": ["x", "y"]})
     assert "a box has four columns, of left, top, width and height" in found["cohort.params.boxes.node"]
 
@@ -234,10 +228,7 @@ def test_three_slices_are_three_channels(tmp_path: Path) -> None:
     ("mask", "told"),
     [
         (np.zeros((12, 13, 21), np.int16), "the mask has 12 x 13 x 21 voxels, a slice of its image 12 x 14"),
-        (
-            np.arange(12 * 14 * 21, dtype=np.int16).reshape(SHAPE) % 3,
-            "the mask holds 3 different values; two are wanted",
-        ),
+        (np.indices(SHAPE).sum(axis=0).astype(np.int16) % 3, "the mask holds 3 different values; two are wanted"),
     ],
 )
 def test_volumes_that_are_no_mask(tmp_path: Path, mask: np.ndarray, told: str) -> None:
