@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from mmpkd import command, export
+from mmpkd import classify, command, export
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, near, overridden, read_yaml, validate
-from mmpkd.export import Card, Exported, source_of
+from mmpkd.export import Card, Exported, source_of, tempered
 from mmpkd.external import (
     FEWEST,
     REPLICATES,
@@ -32,6 +32,7 @@ from mmpkd.external import (
     by_region,
     groupings,
 )
+from mmpkd.patients import by_patient
 from mmpkd.types import ConfigError, Mistake
 from mmpkd.validation import Evaluator, Labels
 
@@ -54,9 +55,10 @@ side does not know are left out. Prints tables, and leaves them in a folder with
   cache=DIR       where stores lie    [cache]
 
 Intervals: 95 %, {REPLICATES:,} bootstrap replicates over patients. Groups of fewer than {FEWEST} patients are not told
-apart. Maps are scored in the frame of the original images. Of the cohort that a student was trained on only the
-validation part is scored, on which its temperatures and thresholds were chosen: the training part would flatter, and
-the test part is sealed."""
+apart. Where a patient has several images, the mean of their probabilities is scored as well, by patient; a patient
+whose images have different labels is left out there, and counted as mixed. Maps are scored in the frame of the
+original images. Of the cohort that a student was trained on only the validation part is scored, on which its
+temperatures and thresholds were chosen: the training part would flatter, and the test part is sealed."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -160,7 +162,8 @@ def evaluate(
     regions: Mapping[str, str],
     columns: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
-    """The tables of HELP by name: labels, groups, regions and images where there are any, and predictions.
+    """The tables of HELP by name: labels, groups, regions and images where there are any, and predictions; where a
+    patient has several images, labels and predictions as well by patient.
 
     Args:
         regions: `within` and `roi` of EvaluationConfig.
@@ -181,10 +184,24 @@ def evaluate(
     logits_NK, map_NRhw = evaluator.look(student)
     probability_NK = exported.probabilities(logits_NK)
     answers = Answers(tasks, logits_NK, probability_NK, target_NK, known_NK, evaluator.weight_RN)
+    patient_ids = store.patient_ids[rows]
     names = [f"{task.name}/{name}" for task in card.tasks for name in task.logit_names]
     predictions = pd.DataFrame(probability_NK, columns=names)
     predictions.insert(0, "sample", store.sample_ids[rows])
     tables = {"labels": by_label(answers, card, weights), "predictions": predictions}
+    if len(np.unique(patient_ids)) < len(rows):
+        tempered_NK = tempered(logits_NK, card.tasks, card.temperature)
+        found = by_patient(tempered_NK, target_NK, known_NK, card.tasks, patient_ids)
+        probability_PK = classify.probabilities(found.logits_PK, card.tasks)
+        weight_RP = evaluator.weight_RN[:, found.first_P]
+        answers_P = Answers(tasks, found.logits_PK, probability_PK, found.target_PK, found.known_PK, weight_RP)
+        tables["labels_by_patient"] = by_label(answers_P, card, weights).rename(columns={"samples": "patients"})
+        mixed = dict(zip(names, found.mixed_PK.sum(axis=0), strict=True))
+        tables["labels_by_patient"].insert(2, "mixed", tables["labels_by_patient"]["label"].map(mixed))
+        patients = pd.DataFrame(probability_PK, columns=names)
+        patients.insert(0, "images", found.images_P)
+        patients.insert(0, "patient", patient_ids[found.first_P])
+        tables["predictions_by_patient"] = patients
     pointing_N = np.full(len(rows), np.nan)
     if evaluator.regions is not None:
         threshold_R = np.array([card.map_threshold.get(label, np.nan) for label in evaluator.roi_labels])
@@ -213,7 +230,7 @@ def _print(tables: Mapping[str, pd.DataFrame], store: Store, rows: NDArray[np.in
     patients = len(np.unique(store.patient_N[rows]))
     title = f"{store.manifest['reader']}, part {part}: {len(rows)} samples of {patients} patients"
     console.print(title, highlight=False, markup=False, soft_wrap=True)
-    for name in ("labels", "regions", "groups"):
+    for name in ("labels", "labels_by_patient", "regions", "groups"):
         if name not in tables:
             continue
         table = tables[name]

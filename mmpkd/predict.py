@@ -7,9 +7,11 @@ import itertools
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import matplotlib
 import numpy as np
@@ -24,10 +26,11 @@ from mmpkd.cohort.decode import read_image, square, to_8_bit
 from mmpkd.cohort.facts import BadSample
 from mmpkd.config import near
 from mmpkd.frames import Letterbox
+from mmpkd.patients import patients_of
 from mmpkd.saliency import MAPS
 from mmpkd.types import CohortError, ConfigError, Mistake, Task
 
-HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overlays=false]
+HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overlays=false] [patients=FILE]
 
 Images through an exported student. It reads the images and nothing else: no table, no report, no second scan.
 
@@ -35,9 +38,12 @@ Images through an exported student. It reads the images and nothing else: no tab
   images=PATH      an image (docs/formats.md), or a folder of them, looked through to the bottom
   out=DIR          predictions.csv and overlays/                             [runs/predict]
   overlays=false   no pictures                                               [true]
+  patients=FILE    a CSV with the columns image (as in predictions.csv) and patient: whose several images are aggregated
 
 predictions.csv has a row an image: the calibrated probability of each label (temperature fitted on the validation
 patients), and for each task what is called: the likeliest class, or the labels above their validation thresholds.
+With patients=FILE, predictions_by_patient.csv has a row a patient: the mean probability over the patient's images, and
+what is called of that; the thresholds were chosen on single images.
 Originals are wanted in the form the student was trained on: of the same kind, bit depth and orientation.
 From Python:
 
@@ -46,7 +52,7 @@ From Python:
     print(model("case.png").probabilities)
 """
 COLOURS = matplotlib.colormaps["inferno"]
-TABLE = "predictions.csv"
+TABLE, BY_PATIENT = "predictions.csv", "predictions_by_patient.csv"
 ALPHA = 0.6  # of the map over its image, where it is strongest
 LARGEST = 1024  # pixels, longest side of an overlay
 
@@ -110,11 +116,15 @@ class Predictor:
         logits_BK, map_BRhw = MAPS[card.map]()(self.student, pixels_BCHW, columns)
         probability_K = self._probabilities(logits_BK.float().cpu().numpy())[0]
         probabilities = dict(zip(self.names, probability_K.tolist(), strict=True))
-        called = {task.name: self._called(task, probabilities) for task in card.tasks}
+        called = self.called(probabilities)
         letterbox = Letterbox(raw.shape[0], raw.shape[1], card.image_size)
         return Prediction(
             probabilities, called, map_BRhw[0].float().cpu().numpy(), to_8_bit(raw, card.depth), letterbox
         )
+
+    def called(self, probabilities: dict[str, float]) -> dict[str, tuple[str, ...]]:
+        """By task, what calibrated probabilities call: see `Prediction`."""
+        return {task.name: self._called(task, probabilities) for task in self.card.tasks}
 
     def _called(self, task: Task, probabilities: dict[str, float]) -> tuple[str, ...]:
         named = {name: f"{task.name}/{name}" for name in task.logit_names}
@@ -128,7 +138,8 @@ def main(words: Sequence[str]) -> None:
     if not words or {"-h", "--help"} & set(words):
         print(HELP)
         return
-    own, rest = command.own_words(words, {"model": "", "images": "", "out": "runs/predict", "overlays": "true"})
+    defaults = {"model": "", "images": "", "out": "runs/predict", "overlays": "true", "patients": ""}
+    own, rest = command.own_words(words, defaults)
     mistakes = [Mistake(word, f"not a word of this command{near(word.partition('=')[0], own)}") for word in rest]
     mistakes += [Mistake(key, "which? --help explains") for key in ("model", "images") if not own[key]]
     if own["overlays"] not in ("true", "false"):
@@ -139,10 +150,13 @@ def main(words: Sequence[str]) -> None:
     files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
     if not files:
         raise ConfigError.one("images", f"no file at {root.absolute()}")
+    name_of = {path: (path.relative_to(root) if root.is_dir() else Path(path.name)).as_posix() for path in files}
+    patients = patients_of(Path(own["patients"]), name_of.values()) if own["patients"] else {}
     model, console = Predictor(own["model"]), Console(stderr=True, soft_wrap=True)
     tasks, names = [task.name for task in model.card.tasks], model.names
     endings = file_names(tasks)
     bad = []
+    by_patient: dict[str, list[dict[str, float]]] = {}
     here, there = out.resolve(), root.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
         raise ConfigError.one("out", f"{out} and the images lie one in the other: pictures would be taken for images")
@@ -157,9 +171,10 @@ def main(words: Sequence[str]) -> None:
             except BadSample as error:
                 bad.append(f"{path}: {error.reason}")
                 continue
-            inside = path.relative_to(root) if root.is_dir() else Path(path.name)
-            called = ["; ".join(said.called[task]) for task in tasks]
-            table.writerow([inside.as_posix(), *(f"{said.probabilities[name]:.6f}" for name in names), *called])
+            inside = name_of[path]
+            table.writerow([inside, *_cells(model, said.probabilities)])
+            if patients:
+                by_patient.setdefault(patients[inside], []).append(said.probabilities)
             if own["overlays"] == "true":
                 _save(said, out / "overlays" / inside, endings)
     for line in bad:
@@ -168,6 +183,8 @@ def main(words: Sequence[str]) -> None:
         beside.unlink()
         raise CohortError(f"not one of {len(files)} files could be read as an image")
     os.replace(beside, out / TABLE)
+    if patients:
+        _leave_patients(out, model, by_patient, patients)
     pictures = f", where it looked: {out / 'overlays'}" if own["overlays"] == "true" else ""
     print(f"{len(files) - len(bad)} images: {out / TABLE}{pictures}")
     if bad:
@@ -185,6 +202,26 @@ def file_names(names: Sequence[str]) -> list[str]:
             part = f"{readable}-{count}"
         given.append(part)
     return given
+
+
+def _cells(model: Predictor, probabilities: dict[str, float]) -> list[str]:
+    called = model.called(probabilities)
+    return [*(f"{probabilities[name]:.6f}" for name in model.names), *("; ".join(one) for one in called.values())]
+
+
+def _leave_patients(
+    out: Path, model: Predictor, found: Mapping[str, Sequence[dict[str, float]]], patients: Mapping[str, str]
+) -> None:
+    """A row a patient; how many images are in the mean, and how many were left out of it."""
+    beside = out / f"{BY_PATIENT}.partial"
+    with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
+        table = csv.writer(opened)
+        table.writerow(["patient", "images", "left_out", *model.names, *(task.name for task in model.card.tasks)])
+        count = Counter(patients.values())
+        for patient, said in found.items():
+            mean = {name: fmean(one[name] for one in said) for name in model.names}
+            table.writerow([patient, len(said), count[patient] - len(said), *_cells(model, mean)])
+    os.replace(beside, out / BY_PATIENT)
 
 
 def _save(said: Prediction, path: Path, endings: Sequence[str]) -> None:

@@ -113,6 +113,7 @@ def train(
 
     told = {name: one.address for name, one in outputs.items()}
     identity = fingerprint([stages.VERSION, config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), told])
+    owner = checkpoint.owner(config, store.fingerprint)
     history: list[EpochReport] = []
     kept = stages.addresses(config, store, outputs, cache)
     if resume is not None:
@@ -123,7 +124,7 @@ def train(
 
     def save(place: checkpoint.Place) -> None:
         if folder is not None:
-            checkpoint.save(folder, student, objectives, run.optimizer, history, place, identity)
+            checkpoint.save(folder, student, objectives, run.optimizer, history, place, owner, identity)
 
     earlier = train_to_last_stage(run, place, kept, save)
     for epoch in range(len(history), config.epochs):
@@ -285,7 +286,7 @@ def main(words: Sequence[str]) -> None:
         command.write_whole(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
             f"{goal} {report.metrics[goal]:.4f} ±{report.metrics[f'{goal}_se']:.4f}"
-            for goal in ("val/auroc", "val/pointing")
+            for goal in ("val/auroc", "val/auroc_patient", "val/pointing")
             if goal in report.metrics
         )
         loss = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name)

@@ -17,6 +17,7 @@ from mmpkd import classify, localize, priors, stats
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.fit import autocast
+from mmpkd.patients import by_patient
 from mmpkd.saliency import MAPS, columns_explained
 from mmpkd.stats import Floats
 from mmpkd.student import Student
@@ -111,10 +112,24 @@ class Evaluator:
                 "lower optimizer.lr, or set optimizer.clip_norm"
             )
         metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, self.weight_RN))
+        if self.store.facts.several_images:
+            metrics |= _prefixed(self._of_patients(logits_NK))
         if self.regions is not None:
             found = localize.score(map_NRhw, self.regions)
             metrics |= _prefixed(localize.summarize(found, self.weight_RN, self.roi_labels))
         return metrics | self.fixed
+
+    def _of_patients(self, logits_NK: Floats) -> dict[str, float]:
+        """The AUROC of patients, of every fold where the cohort has a patient of several images: folds are compared."""
+        found = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
+        weight_RP = self.weight_RN[:, found.first_P]
+        scores = classify.score(found.logits_PK, found.target_PK, found.known_PK, self.tasks, weight_RP)
+        return {
+            "auroc_patient": scores["auroc"],
+            "auroc_patient_se": scores["auroc_se"],
+            "auroc_patient_undefined": scores["auroc_undefined"],
+            "auroc_patient_mixed": float(found.mixed_PK.any(axis=1).sum()),
+        }
 
     def look(self, student: Student) -> tuple[NDArray[np.float64], Tensor]:
         """Logits (N, K) and maps (N, R, h, w) of every sample, with R = 1 where one map serves all labels."""

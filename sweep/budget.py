@@ -87,7 +87,7 @@ class Plateau:
 
     def __init__(self, arms: Sequence[str], goals: Sequence[str], patience: int | None):
         # What guessing scores is no achievement: AUROC counts from a half.
-        self._floor = tuple(0.5 if goal.endswith("auroc") else 0.0 for goal in goals)
+        self._floor = tuple(0.5 if goal.startswith("val/auroc") else 0.0 for goal in goals)
         self._patience = patience
         self._fronts: dict[str, dict[int, Values]] = {arm: {} for arm in arms}
         self._best = dict.fromkeys(arms, 0.0)

@@ -264,16 +264,22 @@ def _goals(search: SearchConfig, facts: Facts | None, found: _Findings) -> tuple
     """What to maximise: as asked, or all that the cohort can score."""
     if facts is None:
         return search.maximize or (search.select,)
+    has = {"": True, "ROIs": bool(facts.roi_labels), "several images of a patient": facts.several_images}
+    possible = [goal for goal, needs in SCORES.items() if has[needs]]
+    for goal in search.maximize or ():
+        if (needs := SCORES.get(goal)) and not has[needs]:
+            able = " and ".join(possible)
+            found.say("search.maximize", f"{goal} needs {needs} and the cohort has none; it can score {able}")
     if search.maximize is not None:
-        for goal in search.maximize:
-            if SCORES.get(goal) and not facts.roi_labels:
-                found.say("search.maximize", f"{goal} needs ROIs and the cohort has none; it can score val/auroc")
         return search.maximize
-    possible = goals(facts)
-    if search.select not in possible:
-        wanted = ", ".join(possible)
-        found.say("search.select", f"{search.select} is not among the goals of this cohort: {wanted}")
-    return possible
+    default = goals(facts)
+    if search.select not in default:
+        problem = f"{search.select} is not among the goals of this cohort: {', '.join(default)}"
+        if search.select in possible:
+            others = [goal for goal in default if goal.startswith("val/auroc") != search.select.startswith("val/auroc")]
+            problem += f"; name them: search.maximize=[{', '.join([search.select, *others])}]"
+        found.say("search.select", problem)
+    return default
 
 
 def _still(arm: str, space: Space) -> Mistake:

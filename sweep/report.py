@@ -11,7 +11,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sweep.records import Record, best_of, front_of, picked, write_whole
+from sweep.files import write_whole
+from sweep.records import Record, best_of, front_of, picked
 from sweep.summary import (
     leaking,
     off_front,

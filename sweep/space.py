@@ -35,8 +35,14 @@ from sweep.points import enqueued
 from sweep.same import bind
 from sweep.source import override, read, resolved
 
-# Scores a sweep can maximise, all of them better when higher; True: needs an ROI.
-SCORES: Final = {"val/auroc": False, "val/pointing": True, "val/mass": True, "val/pixel_ap": True}
+# Scores a sweep can maximise, all of them better when higher, and what the cohort must have for it.
+SCORES: Final = {
+    "val/auroc": "",
+    "val/auroc_patient": "several images of a patient",
+    "val/pointing": "ROIs",
+    "val/mass": "ROIs",
+    "val/pixel_ap": "ROIs",
+}
 # The same for every trial: arms are compared on the same images, scores, budget and machine.
 SHARED: Final = ("cohort", "evaluation", "epochs", "threads", "seed")
 PATHS: Final = (("cohort", "root"), ("student", "weights"))  # in a TrialConfig

@@ -18,10 +18,10 @@ ROOT = Path(__file__).parents[1]
 # DESIGN section 2 has `leakage` above the teachers; its probe knows arrays only and runs when a cohort
 # is prepared, so it stands below them. `saliency` takes the student's module, so it stands above it.
 LAYERS = (
-    {"types"},
-    {"config", "fit", "frames", "stats", "leakage", "command", "scores", "priors", "attainable"},
+    {"types", "checksums"},
+    {"config", "fit", "frames", "stats", "leakage", "command", "machine", "scores", "priors", "attainable"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
-    {"saliency"},
+    {"saliency", "patients"},
     {"teachers"},
     {"stage_check"},
     {"stages"},
@@ -32,7 +32,13 @@ LAYERS = (
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never needs
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "grpc": "grpcio",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "huggingface_hub": "huggingface-hub",
+}
 
 
 def sources(package: str) -> list[Path]:

@@ -69,6 +69,7 @@ class Facts:
     credentialed: bool  # file names and pictures must not leave the store
     num_samples: int
     external: bool = False  # without a training part: models that learnt elsewhere are scored on it
+    several_images: bool = False  # of some patient, so that patients can be scored beside images
 
 
 @dataclass(frozen=True)
@@ -138,6 +139,7 @@ class Scan:
             credentialed=credentialed,
             num_samples=len(self.samples),
             external=external,
+            several_images=bool(self.samples["patient"].duplicated().any()),
         )
 
 

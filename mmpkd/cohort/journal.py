@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from mmpkd.cohort.decode import Decoded, Depth, Roi, decode
 from mmpkd.cohort.facts import BadSample, Reader, Scan
+from mmpkd.machine import cores
 
 BLOCK = 64  # samples decoded between two flushes
 JOURNAL = "journal.jsonl"
@@ -76,7 +77,7 @@ def decode_all(
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     bar = progress.add_task("", total=len(ids), completed=len(done))
     started = time.monotonic()
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(cores().amount) as pool:
         try:
             for start in range(0, len(todo), BLOCK):
                 block = todo[start : start + BLOCK]
@@ -98,11 +99,6 @@ def decode_all(
             progress.stop()
             pool.shutdown(cancel_futures=True)
     return bad
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, which a cluster's scheduler may have made fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _mend(path: Path) -> None:

@@ -91,8 +91,12 @@ def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndar
     return slices_HWS[:, :, 0] if len(shares) == 1 else slices_HWS, levels
 
 
-def read_slice_mask(root: Path, file: str, levels: Sequence[int], shape: tuple[int, ...]) -> np.ndarray:
+def read_slice_mask(
+    root: Path, file: str, levels: Sequence[int], shape: tuple[int, ...], values: Sequence[int] = ()
+) -> np.ndarray:
     """H x W bool: what is not 0 in these slices of a mask, the front on top; `shape` is that of the image's slice.
+
+    With `values`, what has one of them.
 
     Raises:
         BadSample: see `read_nifti`; it is of another size than its image, or has more values than two.
@@ -101,7 +105,11 @@ def read_slice_mask(root: Path, file: str, levels: Sequence[int], shape: tuple[i
     if voxels_XYZ.shape[1::-1] != tuple(shape[:2]) or max(levels) >= voxels_XYZ.shape[2]:
         sides = " x ".join(map(str, voxels_XYZ.shape))
         raise BadSample(file, f"the mask has {sides} voxels, a slice of its image {shape[1]} x {shape[0]}")
-    values = np.unique(voxels_XYZ)
-    if len(values) > 2:
-        raise BadSample(file, f"the mask holds {len(values)} different values; two are wanted")
-    return np.rot90((voxels_XYZ[:, :, list(levels)] != 0).any(axis=2))
+    slices_XYS = voxels_XYZ[:, :, list(levels)]
+    if values:
+        return np.rot90(np.isin(slices_XYS, values).any(axis=2))
+    present = np.unique(voxels_XYZ)
+    if len(present) > 2:
+        mend = "say with mask_value which is the region"
+        raise BadSample(file, f"the mask holds {len(present)} different values; two are wanted: {mend}")
+    return np.rot90((slices_XYS != 0).any(axis=2))

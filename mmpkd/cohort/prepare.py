@@ -28,12 +28,13 @@ from mmpkd.cohort import READERS, reader_for, splits
 from mmpkd.cohort.decode import Depth, find_depth, thinned
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
-from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal, usable_cores
+from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
 from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, Store
 from mmpkd.cohort.suspects import Suspects, find
 from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
+from mmpkd.machine import cores
 from mmpkd.types import CohortError
 
 DEPTHS = "depths.json"  # of a partial store
@@ -197,7 +198,7 @@ def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str
     first, *others = np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)).tolist()
     looked = [look(first)]
     if reader.windowed or not looked[0] or any(pixels.dtype != np.uint8 for pixels in looked[0]):  # a window is wanted
-        with ThreadPoolExecutor(usable_cores()) as pool:
+        with ThreadPoolExecutor(cores().amount) as pool:
             looked = [images for images in (*looked, *pool.map(look, others)) if images]
     depths = [find_depth([images[at] for images in looked], reader.windowed) for at in range(1 + len(views))]
     path.write_text(json.dumps(depths))

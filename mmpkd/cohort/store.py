@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -43,6 +44,7 @@ class Store:
         fingerprint: changes when the data or the options change; not when the data move.
         sample_ids: N strings.
         patient_N: integer codes.
+        patient_ids: the patients' own names, N strings; for files on the user's disk, never for a log.
         image_NCHW: uint8, memory-mapped.
         target_NK: multi-hot over the logits of all tasks; 0 where unknown.
         known_NK: whether the label is known (all of a multi-class task's columns, or none).
@@ -52,13 +54,16 @@ class Store:
     def __init__(self, path: Path, manifest: Mapping[str, Any]):
         self.path = path
         self.manifest = manifest
-        self.facts = read_facts(manifest["facts"])
-        self.fingerprint: str = manifest["fingerprint"]
         samples = pd.read_parquet(path / "samples.parquet").set_index("sample")
+        # Of the samples themselves: older manifests do not say it, and samples may have been left out.
+        several_images = bool(samples["patient"].duplicated().any())
+        self.facts = replace(read_facts(manifest["facts"]), several_images=several_images)
+        self.fingerprint: str = manifest["fingerprint"]
         labels = samples[[LABEL + name for name in label_columns(self.facts.tasks)]].to_numpy(np.float32)
         self._samples = samples
         self.sample_ids: NDArray[np.str_] = samples.index.to_numpy(dtype=str)
         self.patient_N: NDArray[np.int64] = np.unique(samples["patient"], return_inverse=True)[1].astype(np.int64)
+        self.patient_ids: NDArray[np.str_] = samples["patient"].to_numpy(dtype=str)
         self.image_NCHW: NDArray[np.uint8] = np.load(path / "images.npy", mmap_mode="r")
         self.known_NK: NDArray[np.bool_] = ~np.isnan(labels)
         self.target_NK: NDArray[np.float32] = np.nan_to_num(labels, nan=0.0)

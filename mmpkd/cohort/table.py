@@ -16,6 +16,7 @@ cohort:
       malignant: {kind: binary, column: pathology, labels: [benign, malignant]}     # the second is positive
       findings: {kind: multilabel, labels: [edema, effusion]}                       # columns of 0, 1 or missing
     masks: {lesion: mask_file}            # ROI label: column of mask paths, empty where there is none
+    mask_value: {lesion: 2}               # which value is the region, where masks hold several; [1, 2]: both; 0: black
     boxes: {node: [x, y, w, h]}           # ROI label: columns of left, top, width and height, pixels of the image;
                                           # or one column of "[x, y, w, h]" or "[[x, y, w, h], ...]"
     polygons: {duct: outline}             # ROI label: column of corners, "[[x, y], ...]", or a list of such polygons
@@ -126,7 +127,7 @@ class Table(Reader):
         params, file = self.params, files[self.params.image]
         image, levels = self._image(file)
         masks = [(label, files[column]) for label, column in params.masks.items() if column in files]
-        rois = [(label, self._mask(mask, image.shape, levels)) for label, mask in masks]
+        rois = [(label, self._mask(mask, image.shape, levels, params.mask_values(label))) for label, mask in masks]
         rois += [(label, draw(image.shape, file)) for label, draw in self._drawn.get(sample_id, ())]
         views = {name: self._image(files[column])[0] for name, column in params.views.items()}
         return RawImage(image, views, rois)
@@ -137,12 +138,12 @@ class Table(Reader):
             return read_slices(self.root, file, self.params.slices)
         return read_image(self.root, file), []
 
-    def _mask(self, file: str, shape: tuple[int, ...], levels: list[int]) -> np.ndarray:
+    def _mask(self, file: str, shape: tuple[int, ...], levels: list[int], values: tuple[int, ...]) -> np.ndarray:
         if not is_nifti(file):
-            return read_mask(self.root, file, shape)
+            return read_mask(self.root, file, shape, values)
         if not levels:
             raise BadSample(file, "the mask is a volume, its image is none")
-        return read_slice_mask(self.root, file, levels, shape)
+        return read_slice_mask(self.root, file, levels, shape, values)
 
     def _read(self) -> pd.DataFrame:
         """All cells as stripped text; empty where missing."""

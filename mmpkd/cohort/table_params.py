@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mmpkd.cohort.facts import Column, ColumnKind, Role, matching
 from mmpkd.cohort.spelling import DIFFERENCE, alike
-from mmpkd.config import IMAGE, Strict
+from mmpkd.config import IMAGE, Strict, near
 from mmpkd.types import TaskKind
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,8 +90,12 @@ class ColumnParams(Strict):
 STRICTEST: tuple[Role, ...] = ("forbidden", "id", "near_label", "context", "descriptor")
 
 
+MaskValue = Annotated[int, Field(ge=0, le=65535)]
+MaskValues = MaskValue | Annotated[tuple[MaskValue, ...], Field(min_length=1)]
+
+
 class TableParams(Strict):
-    LATER = ("groups", "test_fold", "slices")
+    LATER = ("groups", "test_fold", "slices", "mask_value")
 
     file: str
     image: Word
@@ -103,6 +107,8 @@ class TableParams(Strict):
     test_fold: OptionalWord = None  # the fold that is sealed; else the last
     views: Columns = Field({})  # further images of each sample: name, column of paths
     masks: Columns = Field({})  # ROI label, column of paths
+    # Which value of a mask is the region, where it holds several or is dark on bright: of all labels, or by label
+    mask_value: MaskValues | dict[Word, MaskValues] | None = None
     # ROI label, columns of left, top, width, height; or one column of "[left, top, width, height]" or a list of several
     boxes: dict[Word, BoxColumns] = Field({})
     polygons: Columns = Field({})  # ROI label, column of [[x, y], ...] or a list of several
@@ -114,6 +120,12 @@ class TableParams(Strict):
     channels: Literal[1, 3] = 1
     # True: messages name rows, not files, and pictures stay in the store; False for public data
     credentialed: bool = True
+
+    def mask_values(self, label: str) -> tuple[int, ...]:
+        """The values that are the region in the masks of a label; empty where it is what is bright."""
+        by_label = self.mask_value if isinstance(self.mask_value, dict) else dict.fromkeys(self.masks, self.mask_value)
+        values = by_label.get(label)
+        return () if values is None else (values,) if isinstance(values, int) else values
 
     @property
     def paths(self) -> dict[str, str]:
@@ -147,6 +159,15 @@ class TableParams(Strict):
             free = [header for header in headers if header == name or header not in taken | spelt.keys()]
             spelt |= dict.fromkeys(matching(name, free) or [name], one)
         return self.model_copy(update={"columns": spelt})
+
+    @model_validator(mode="after")
+    def _of_masks(self) -> Self:
+        for label in self.mask_value if isinstance(self.mask_value, dict) else ():
+            if label not in self.masks:
+                raise ValueError(f"mask_value names {label!r}, which is none of the masks{near(label, self.masks)}")
+        if self.mask_value is not None and not self.masks:
+            raise ValueError("mask_value is of masks, of which there are none")
+        return self
 
     @model_validator(mode="after")
     def _plain_names(self) -> Self:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from PIL import Image
 
 from mmpkd import evaluate, export
 from mmpkd.cohort.decode import Depth
@@ -117,3 +118,35 @@ def test_a_cohort_of_other_labels_is_refused(words: list[str], tmp_path: Path) -
     other.write_text(yaml.safe_dump({"cohort": content}))
     with pytest.raises(ConfigError, match=r"no label in common: the student knows pattern .multiclass of lamellar"):
         main([words[0], *words[2:], f"config={other}"])
+
+
+def test_patients_of_several_images_are_scored_and_predicted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two images a patient; of patient p1, benign, one image is called malignant by the table."""
+    table = cohort_fixtures.cases()
+    table.loc[2, "pathology"] = "malignant"
+    cohort_fixtures.write_cohort(tmp_path / "raw", table)
+    cohort = cohort_fixtures.config(tmp_path / "raw").model_dump(mode="json")
+    trial = {
+        "cohort": cohort,
+        "student": {"model": "vit_tiny_patch16_224", "patch_size": 5, "embed_dim": 24, "depth": 1, "num_heads": 2},
+        "epochs": 1,
+    }
+    train(TrialConfig.model_validate(trial), tmp_path / "cache", tmp_path / "trained")
+    other = tmp_path / "other.yaml"
+    table["patient"] = "q" + table["patient"]
+    cohort_fixtures.write_cohort(tmp_path / "others", table, depth=8)
+    for path in (tmp_path / "others" / "images").iterdir():  # other pixels, so that nobody has seen them
+        Image.fromarray(np.asarray(Image.open(path)) + 1).save(path)
+    other.write_text(yaml.safe_dump({"cohort": cohort | {"root": str(tmp_path / "others")}}))
+    main([f"model={tmp_path / 'trained'}", f"config={other}", f"cache={tmp_path / 'cache'}", f"out={tmp_path / 'out'}"])
+    (folder,) = (tmp_path / "out").iterdir()
+    images = pd.read_csv(folder / "predictions.csv")
+    patients = pd.read_csv(folder / "predictions_by_patient.csv").set_index("patient")
+    assert len(images) == 60 and len(patients) == 30 and (patients["images"] == 2).all()
+    (name,) = [column for column in images if "/" in column]
+    assert patients.loc["qp0", name] == pytest.approx(images[name][:2].mean())
+    scores = pd.read_csv(folder / "labels_by_patient.csv")
+    assert scores[["patients", "positive", "mixed"]].to_numpy().tolist() == [[29, 10, 1]]
+    assert "labels_by_patient" in capsys.readouterr().out

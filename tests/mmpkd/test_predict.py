@@ -89,6 +89,23 @@ def test_a_folder_becomes_a_table_and_pictures(
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["predictions.csv"]
 
 
+def test_several_images_of_a_patient_become_one_row(model: Path, images: Path, tmp_path: Path) -> None:
+    table, out = tmp_path / "patients.csv", tmp_path / "out"
+    table.write_text("image,patient\n0.png,p1\n1.png,p2\n2.png,p1\ndeeper/wide.png,p1\nnotes.txt,p2\n")
+    with pytest.raises(SystemExit, match="1"):
+        main([f"model={model}", f"images={images}", f"out={out}", "overlays=false", f"patients={table}"])
+    rows = {row["image"]: row for row in csv.DictReader((out / "predictions.csv").open())}
+    patients = list(csv.DictReader((out / "predictions_by_patient.csv").open()))
+    told = [(one["patient"], one["images"], one["left_out"]) for one in patients]
+    assert told == [("p1", "3", "0"), ("p2", "1", "1")]
+    of_p1 = [rows[name] for name in ("0.png", "2.png", "deeper/wide.png")]
+    mean = {name: np.mean([float(one[f"pattern/{name}"]) for one in of_p1]) for name in row_labels(of_p1[0])}
+    for name, value in mean.items():
+        assert float(patients[0][f"pattern/{name}"]) == pytest.approx(value, abs=2e-6)
+    assert patients[0]["pattern"] == max(mean, key=lambda name: mean[name])
+    assert patients[1]["pattern"] == rows["1.png"]["pattern"]
+
+
 def row_labels(row: dict[str, str]) -> list[str]:
     return [name.partition("/")[2] for name in row if name.startswith("pattern/")]
 

@@ -208,3 +208,32 @@ def test_a_map_for_each_label_explains_all_of_them_of_a_union(two: Store) -> Non
 
 def test_of_a_single_label_the_union_is_the_label(store: Store) -> None:
     assert evaluator(store).fixed == evaluator(store, roi="union").fixed
+
+
+def test_patients_are_scored_where_one_has_several_images(store: Store) -> None:
+    """Two images a patient, by hand from their logits."""
+    student = build_student(
+        StudentConfig(model="vit_tiny_patch16_224", patch_size=5, embed_dim=24, depth=2, num_heads=2), 15, 1, 1
+    )
+    found = evaluator(store)
+    scores = found(student)
+    logits, _ = found.look(student)
+    pairs = logits.reshape(-1, 2)  # a patient's images stand side by side
+    mean = (1 / (1 + np.exp(-pairs))).mean(axis=1)
+    sick = found.target_NK.reshape(-1, 2)[:, 0] > 0
+    ordered = np.sign(mean[sick][:, None] - mean[~sick]) / 2 + 0.5
+    assert scores["val/auroc_patient"] == pytest.approx(ordered.mean())
+    assert scores["val/auroc_patient_mixed"] == scores["val/auroc_patient_undefined"] == 0
+    assert np.isfinite(scores["val/auroc_patient_se"]) and store.facts.several_images
+
+
+def test_patients_of_one_image_have_no_score_of_their_own(tmp_path: Path) -> None:
+    table = cohort_fixtures.cases(15)
+    table["patient"] = [f"p{index}" for index in range(len(table))]
+    cohort_fixtures.write_cohort(tmp_path, table)
+    found = prepare(cohort_fixtures.config(tmp_path), tmp_path / "cache")
+    assert not found.facts.several_images
+    student = build_student(
+        StudentConfig(model="vit_tiny_patch16_224", patch_size=5, embed_dim=24, depth=1, num_heads=2), 15, 1, 1
+    )
+    assert not [name for name in evaluator(found)(student) if "patient" in name]

@@ -81,6 +81,13 @@ def test_what_the_space_no_longer_holds_is_spent_but_charged_to_none() -> None:
 # --- enough ---
 
 
+def test_what_guessing_scores_is_no_growth_of_patients_either() -> None:
+    plateau = Plateau(("a",), ("val/auroc_patient",), patience=1)
+    plateau.add("a", 0, (0.51,))
+    plateau.add("a", 1, (0.513,))  # 0.013 over a half is far more than 0.01; of 0.513 it is less than one hundredth
+    assert not plateau.reached()
+
+
 def test_a_plateau_is_when_no_arm_has_grown_by_a_hundredth() -> None:
     plateau = Plateau(("a", "b"), GOALS, patience=2)
     assert not plateau.reached()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,24 @@ def test_goals_follow_the_cohort_or_are_refused(file: Path, monkeypatch: pytest.
     assert mistakes(file, "search.select=val/pointing") == [
         "search.select: val/pointing is not among the goals of this cohort: val/auroc"
     ]
+
+
+def test_patients_can_be_a_goal_where_one_has_several_images(file: Path, monkeypatch: pytest.MonkeyPatch):
+    goals = "search.maximize=[val/auroc_patient, val/pointing]"
+    assert mistakes(file, goals, "search.select=val/auroc_patient") == [
+        "search.maximize: val/auroc_patient needs several images of a patient and the cohort has none; it can score "
+        "val/auroc and val/pointing and val/mass and val/pixel_ap"
+    ]
+    several = lambda config: replace(facts_of(config), several_images=True)  # noqa: E731
+    monkeypatch.setattr(planning, "read_facts", several)
+    assert planned(file).goals == ("val/auroc", "val/pointing")  # unasked, images stay what is maximised
+    found = planned(file, goals, "search.select=val/auroc_patient")
+    assert found.goals == ("val/auroc_patient", "val/pointing") and not found.mistakes
+    assert mistakes(file, "search.select=val/auroc_patient") == [
+        "search.select: val/auroc_patient is not among the goals of this cohort: val/auroc, val/pointing; "
+        "name them: search.maximize=[val/auroc_patient, val/pointing]"
+    ]
+    assert "did you mean 'val/auroc_patient'" in mistakes(file, "search.select=val/auroc_patents")[0]
 
 
 def test_what_is_odd_is_a_warning(file: Path, monkeypatch: pytest.MonkeyPatch):

@@ -89,7 +89,7 @@ def test_a_mask_of_another_size_names_both_sizes(root: Path, fresh: Path) -> Non
 
 def test_a_map_of_numbered_regions_is_no_mask(root: Path, fresh: Path) -> None:
     Image.fromarray(np.tile(np.array([0, 1, 2], np.uint8), (20, 10))).save(root / "masks" / "case4.png")
-    with pytest.raises(CohortError, match="the mask holds the values 0, 1, 2; two are wanted"):
+    with pytest.raises(CohortError, match=r"the mask holds 3 values \(0, 1, 2\), ground included; two are wanted"):
         prepare(config(root), fresh)
 
 
