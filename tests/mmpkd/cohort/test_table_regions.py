@@ -228,13 +228,13 @@ def test_three_slices_are_three_channels(tmp_path: Path) -> None:
     ("mask", "told"),
     [
         (np.zeros((12, 13, 21), np.int16), "the mask has 12 x 13 x 21 voxels, a slice of its image 12 x 14"),
-        (np.indices(SHAPE).sum(axis=0).astype(np.int16) % 3, "the mask holds 3 different values; two are wanted"),
+        (np.indices(SHAPE).sum(axis=0).astype(np.int16) % 3, "the mask holds 3 different values; two are wanted: say"),
     ],
 )
 def test_volumes_that_are_no_mask(tmp_path: Path, mask: np.ndarray, told: str) -> None:
     with pytest.raises(BadSample) as raised:
         reader_for(volumes(tmp_path, mask)).load("case0.nii.gz")
-    assert raised.value.reason == told
+    assert raised.value.reason.startswith(told)
 
 
 def test_a_volume_is_no_mask_of_a_picture(tmp_path: Path) -> None:
