@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 # is prepared, so it stands below them. `saliency` takes the student's module, so it stands above it.
 LAYERS = (
     {"types", "checksums"},
+    {"spelling", "files"},
     {"config", "fit", "frames", "stats", "leakage", "command", "machine", "scores", "priors", "attainable"}
     | {"teacher_scores"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
