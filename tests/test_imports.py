@@ -22,6 +22,7 @@ LAYERS = (
     {"spelling", "files"},
     {"config", "fit", "frames", "stats", "leakage", "command", "machine", "scores", "priors", "attainable"}
     | {"teacher_scores"},
+    {"weights"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency", "patients"},
     {"teachers"},
