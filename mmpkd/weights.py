@@ -21,6 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmpkd.config import NetworkConfig
+from mmpkd.faults import machine_fault
 from mmpkd.types import ConfigError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
@@ -71,8 +72,10 @@ def _require_timms(weights: Path) -> None:
     try:
         with safe_open(weights, "pt") as opened:
             metadata = opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ConfigError.one("student.weights", f"{weights} is no whole safetensors file: {error}") from None
+    except OSError as error:
+        raise ConfigError.one("student.weights", f"{weights} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise ConfigError.one("student.weights", f"{weights} is no whole safetensors file: {error}") from error
     if "card" in metadata:
         problem = f"{weights} is a student that was trained here; wanted weights of timm's, which know no cohort"
         raise ConfigError.one("student.weights", problem)
@@ -95,7 +98,10 @@ def require_fit(weights: Path, config: NetworkConfig, model: Any, named: Any, ch
     options = {**sizes, "img_size": _side(model), "in_chans": channels}
     changed = weights.stat()
     file, built = (str(weights), changed.st_mtime_ns, changed.st_size), tuple(sorted(options.items()))
-    problem = _misfit(*file, config.model, built, tuple(model.state_dict()))
+    try:
+        problem = _misfit(*file, config.model, built, tuple(model.state_dict()))
+    except OSError as error:
+        raise ConfigError.one("student.weights", f"{weights} cannot be read: {error.strerror or error}") from error
     if problem:
         raise ConfigError.one("student.weights", f"{weights} does not fit {config.model!r}: {problem}; {WHOSE}")
 
@@ -154,7 +160,11 @@ def _misfit(
                 global_pool="token",
                 **dict(options),
             )
+    except OSError:  # of the disk, not of what the file holds
+        raise
     except Exception as error:  # timm, its filters and torch raise whatever the file led them to
+        if machine_fault(error):
+            raise
         return _told(str(error) or type(error).__name__, state if "state" in locals() else {}, wanted)
     return ""
 
