@@ -149,7 +149,8 @@ def test_the_checkpoint_that_has_come_furthest_counts(tmp_path: Path, longer: st
         epochs = range(1, 3 if name == longer else 2)
         (checkpoints_of(tmp_path, 0) / name).mkdir(parents=True)
         content = [[epoch, epoch, 0.5, {}, dict.fromkeys(GOALS, 0.5)] for epoch in epochs]
-        (checkpoints_of(tmp_path, 0) / name / "last.pt").write_text(json.dumps(content))
+        own = [TrialConfig.model_validate_json(job(tmp_path)["trial"]).fingerprint(), content]
+        (checkpoints_of(tmp_path, 0) / name / "last.pt").write_text(json.dumps(own))
     worker = worker_for(job(tmp_path))
     assert epochs_of(worker.step()) == [1, 2] and epochs_of(worker.step()) == [3]
     worker.cleanup()
