@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmpkd.cohort.decode import Decoded, Depth, Roi, decode
+from mmpkd.cohort.decode import Decoded, Depth, Look, Roi, decode
 from mmpkd.cohort.facts import BadSample, Reader, Scan
 
 BLOCK = 64  # samples decoded between two flushes
@@ -34,6 +34,7 @@ class Entry:
     width: int
     rois: tuple[Roi, ...]
     num_empty: int
+    look: Look
 
 
 def read_journal(partial: Path) -> dict[str, Entry]:
@@ -41,9 +42,9 @@ def read_journal(partial: Path) -> dict[str, Entry]:
     path = partial / JOURNAL
     entries = {}
     for line in path.read_text().splitlines() if path.exists() else ():
-        sample, height, width, num_empty, rois = json.loads(line)
+        sample, height, width, num_empty, rois, look = json.loads(line)
         read = tuple(Roi(label, np.array(runs, np.int32), np.array(stored, np.int32)) for label, runs, stored in rois)
-        entries[sample] = Entry(height, width, read, num_empty)
+        entries[sample] = Entry(height, width, read, num_empty, Look(*look))
     return entries
 
 
@@ -87,7 +88,9 @@ def decode_all(
                     else:
                         for array, pixels_CHW in zip(arrays, decoded.pixels_VCHW, strict=True):
                             array[row] = pixels_CHW
-                        entries[sample] = Entry(decoded.height, decoded.width, decoded.rois, decoded.num_empty)
+                        entries[sample] = Entry(
+                            decoded.height, decoded.width, decoded.rois, decoded.num_empty, decoded.look
+                        )
                     progress.advance(bar)
                     if time.monotonic() - started > QUIET_SECONDS:
                         progress.start()
@@ -116,6 +119,6 @@ def _append(path: Path, entries: dict[str, Entry]) -> None:
     with path.open("a") as file:
         for sample, entry in entries.items():
             rois = [(roi.label, roi.runs.tolist(), roi.store_runs.tolist()) for roi in entry.rois]
-            file.write(json.dumps((sample, entry.height, entry.width, entry.num_empty, rois)) + "\n")
+            file.write(json.dumps((sample, entry.height, entry.width, entry.num_empty, rois, entry.look)) + "\n")
         file.flush()
         os.fsync(file.fileno())

@@ -25,10 +25,11 @@ from filelock import FileLock
 from rich.console import Console
 
 from mmpkd.cohort import READERS, reader_for, splits
-from mmpkd.cohort.decode import Depth, find_depth, thinned
+from mmpkd.cohort.decode import Clahe, Depth, find_depth, read_depth, thinned
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
 from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal, usable_cores
+from mmpkd.cohort.remarks import remarks
 from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, Store
 from mmpkd.cohort.suspects import Suspects, find
@@ -89,8 +90,15 @@ def identify(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | No
         "image_size": config.image_size,
         "source": source_fingerprint(config.root, scan),
         **({} if depth is None else {"depth": depth}),
+        **({} if not (contrast := _contrast(config)) else {"contrast": contrast}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
+
+
+def _contrast(config: CohortConfig) -> dict[str, Any]:
+    """The options that change brightness, where there are any."""
+    stated = {"window": config.window, "clahe": config.clahe}
+    return {name: option.model_dump() for name, option in stated.items() if option is not None}
 
 
 def place(cache: Path, identity: Mapping[str, Any]) -> Path:
@@ -131,7 +139,7 @@ def _build(
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
         depths = _depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
-        depths[0] = depth or depths[0]
+        depths[0] = depth or _as_asked(config, depths[0])
         bad = decode_all(reader, scan, partial, arrays, size, depths)
         try:
             refuse_bad(bad, config, reader, scan)
@@ -144,7 +152,8 @@ def _build(
             raise
         entries = read_journal(partial)
         kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
-        _write_tables(partial, scan, split, [entries[sample] for sample in kept], kept, size)
+        kept_entries = [entries[sample] for sample in kept]
+        _write_tables(partial, scan, split, kept_entries, kept, size)
         facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
         suspects = _suspects(scan, facts, split, kept)
         (partial / DEPTHS).unlink()
@@ -158,9 +167,10 @@ def _build(
             "counts": _counts(scan, split, kept, sum(entry.num_empty for entry in entries.values())),
             "bit_depth": depths[0].bits,
             "window": depths[0].window,
+            "clahe": depths[0].clahe,
             "view_depths": dict(zip(scan.views, depths[1:], strict=True)),
             "left_out": {sample: (one.file, one.reason) for sample, one in bad.items()},
-            "notes": scan.notes,
+            "notes": [*scan.notes, *remarks(kept_entries, scan.roi_labels, scan.channels, depths[0])],
             "probe": suspects.columns,
             "probe_pairs": suspects.pairs,
             "probe_sections": suspects.sections,
@@ -193,7 +203,7 @@ def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str
 
     path = partial / DEPTHS
     if path.exists():
-        return [Depth(bits, window and (window[0], window[1])) for bits, window in json.loads(path.read_text())]
+        return [read_depth(*stated) for stated in json.loads(path.read_text())]
     first, *others = np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)).tolist()
     looked = [look(first)]
     if reader.windowed or not looked[0] or any(pixels.dtype != np.uint8 for pixels in looked[0]):  # a window is wanted
@@ -202,6 +212,13 @@ def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str
     depths = [find_depth([images[at] for images in looked], reader.windowed) for at in range(1 + len(views))]
     path.write_text(json.dumps(depths))
     return depths
+
+
+def _as_asked(config: CohortConfig, found: Depth) -> Depth:
+    """With the window and the CLAHE that are asked for; both are of a cohort's own images alone."""
+    window = found.window if config.window is None else config.window.ends
+    clahe = None if config.clahe is None else Clahe(config.clahe.clip_limit, config.clahe.tiles)
+    return Depth(found.bits, window, clahe)
 
 
 def _keep(path: Path, array: np.memmap, rows: np.ndarray) -> None:
@@ -272,7 +289,10 @@ def _tell(
 ) -> None:
     """What the user should know of a store, once, on stderr."""
     counts = manifest["counts"]
-    lines = [f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients", *scan.notes]
+    lines = [
+        f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients",
+        *manifest["notes"],
+    ]
     if scan.unlisted:
         lines.append(f"columns without a role, not stored: {', '.join(scan.unlisted)}")
     if counts["empty_masks"]:

@@ -115,7 +115,7 @@ def test_a_preparation_that_goes_on_keeps_its_window(tmp_path: Path, monkeypatch
     partial = interrupted_after(3, tmp_path / "raw", tmp_path / "cache", monkeypatch)
     before = (partial / "depths.json").read_text()
     store = prepare(config(tmp_path / "raw"), tmp_path / "cache")
-    assert f"[[16, {store.manifest['window']}]]" == before
+    assert f"[[16, {store.manifest['window']}, null]]" == before
     centre = store.image_NCHW[:, 0, 7, 7].astype(int)
     assert (np.diff(centre) >= 0).all()  # as the originals rise
 
