@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig
-from mmpkd.teachers.outputs import out_of_fold_logits
+from mmpkd.teachers.outputs import out_of_fold
 from mmpkd.teachers.tabular import Tabular, TabularParams
 
 LOW, HIGH = 0.86, 0.95
@@ -51,7 +51,7 @@ def main() -> None:
         }
         figures = {
             name: [
-                roc_auc_score(label, out_of_fold_logits(Tabular(params, store.facts), store, rows, seed)[:, 0])
+                roc_auc_score(label, out_of_fold(Tabular(params, store.facts), store, rows, seed).logits_NK[:, 0])
                 for seed in range(5)
             ]
             for name, params in tables.items()

@@ -57,7 +57,7 @@ from benchmarks.trivial import (
 )
 from mmpkd.config import TrialConfig
 from sweep.books import Books
-from sweep.driver import cluster
+from sweep.cluster import cluster
 from sweep.progress import Progress
 from sweep.run import sweep
 from sweep.sampling import Sampling, Sight

@@ -11,10 +11,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from mmpkd.checksums import DamagedError, require_whole_archive
+from mmpkd.config import TrialConfig, fingerprint
+from mmpkd.stages import VERSION
 from mmpkd.types import ConfigError, EpochReport
 
 NAME = "last.pt"
-KEYS = {"fingerprint", "history", "place", "student", "objectives", "optimizer"}
+MEND = "delete it, and the training begins anew"
+KEYS = {"owner", "fingerprint", "history", "place", "student", "objectives", "optimizer"}
 
 
 class Place(NamedTuple):
@@ -32,12 +36,19 @@ def save(
     optimizer: torch.optim.Optimizer,
     history: list[EpochReport],
     place: Place,
+    owner: str,
     fingerprint: str,
 ) -> Path:
-    """Writes `folder/last.pt` beside and renames it, so that a kill leaves the old one or the new one."""
+    """Writes `folder/last.pt` beside and renames it, so that a kill leaves the old one or the new one.
+
+    Args:
+        owner: whose it is, as far as its configuration and its cohort say.
+        fingerprint: of all that decides the training, what its teachers say included.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     state = {
+        "owner": owner,
         "fingerprint": fingerprint,
         "history": [asdict(report) for report in history],
         "place": tuple(place),
@@ -61,11 +72,13 @@ def read(path: Path) -> dict[str, Any]:
         ConfigError: no such file, or not a checkpoint of ours.
     """
     try:
+        require_whole_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever the bytes led it to
-        raise ConfigError.one(str(path), f"is not a readable checkpoint ({type(error).__name__})") from None
+        why = str(error) if isinstance(error, DamagedError) else type(error).__name__
+        raise ConfigError.one(str(path), f"is not a readable checkpoint ({why}); {MEND}") from None
     if not isinstance(state, dict) or set(state) != KEYS:
-        raise ConfigError.one(str(path), "is not a checkpoint of mmpkd.train")
+        raise ConfigError.one(str(path), f"is not a checkpoint of this version of mmpkd.train; {MEND}")
     return state
 
 
@@ -96,9 +109,21 @@ def restore(
     return place, _reports(state)
 
 
-def history(path: Path) -> list[EpochReport]:
-    """The reports that a checkpoint has behind it; none while a stage before the last is trained."""
-    return _reports(read(path))
+def history(path: Path, owner: str = "") -> list[EpochReport]:
+    """The reports that a checkpoint has behind it; none while a stage before the last is trained.
+
+    Raises:
+        ConfigError: it is damaged; or, if an owner is given, of another configuration or other data.
+    """
+    state = read(path)
+    if owner and state["owner"] != owner:
+        raise ConfigError.one(str(path), "belongs to another configuration, other data or another version")
+    return _reports(state)
+
+
+def owner(config: TrialConfig, store_fingerprint: str) -> str:
+    """What a training's checkpoints are known by before its teachers are asked."""
+    return fingerprint([VERSION, config.fingerprint(), store_fingerprint])
 
 
 def _reports(state: dict[str, Any]) -> list[EpochReport]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import zip_longest
 from pathlib import Path
 
-from mmpkd.types import ConfigError, UserError
+from mmpkd.types import ConfigError, Mistake, UserError
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -51,8 +53,32 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def own_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What `key=value` words say of a command's own keys, else their defaults; and the other words, in their order."""
+def options(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:
+    """Words that begin with a dash, each with the word that says the same here; what is 'false' else is a switch."""
+    names = sorted({*defaults, *known})
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        if word.startswith("-"):
+            key, equals, value = word.lstrip("-").partition("=")
+            key = next(iter(get_close_matches(key.replace("-", "_"), names, n=1, cutoff=0.6)), key or "key")
+            if not equals:
+                alone = not following or following.startswith("-") or "=" in following or defaults.get(key) == "false"
+                value = "true" if alone else following
+            yield Mistake(word, f"words are key=value, without dashes; write {key}={value}")
+
+
+def own_words(
+    words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()
+) -> tuple[dict[str, str], list[str]]:
+    """What `key=value` words say of a command's own keys, else their defaults; and the other words, in their order.
+
+    Args:
+        known: further words, which one that is written as an option may have been meant to be.
+
+    Raises:
+        ConfigError: words written as options, `--key value`: which of the rest belongs to them is a guess.
+    """
+    if mistakes := [*options(words, defaults, known)]:
+        raise ConfigError(mistakes)
     own, rest = dict(defaults), []
     for word in words:
         key, equals, value = word.partition("=")

@@ -7,7 +7,6 @@ are timed are those of `train.py` and `validation.py`.
 
 from __future__ import annotations
 
-import os
 import resource
 import sys
 import tempfile
@@ -29,6 +28,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.source import scanned
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
+from mmpkd.machine import memory
 from mmpkd.stages import Run
 from mmpkd.student import build_student
 from mmpkd.teachers import TEACHERS
@@ -190,7 +190,7 @@ class Probe:
             checkpoint_bytes=checkpoint_bytes,
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
             idle_bytes=0 if cuda else self.idle_bytes,
-            device_bytes=torch.cuda.get_device_properties(self.device).total_memory if cuda else machine_bytes(),
+            device_bytes=torch.cuda.get_device_properties(self.device).total_memory if cuda else memory().amount,
             num_steps=num_steps,
         )
 
@@ -210,7 +210,7 @@ class Probe:
         with tempfile.TemporaryDirectory() as folder:
             started = self._now()
             path = checkpoint.save(
-                Path(folder), run.student, run.objectives, run.optimizer, [], checkpoint.Place(0, 0), "probe"
+                Path(folder), run.student, run.objectives, run.optimizer, [], checkpoint.Place(0, 0), "probe", "probe"
             )
             return self._now() - started, path.stat().st_size
 
@@ -279,11 +279,6 @@ def process_bytes() -> int:
     """The most memory that this process has held so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def machine_bytes() -> int:
-    """Memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export, stages
 from mmpkd.augment import View, draw_views, look, relit
-from mmpkd.build import build, check, needed
+from mmpkd.build import build, check, needed, paths_of_params
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -113,6 +113,7 @@ def train(
 
     told = {name: one.address for name, one in outputs.items()}
     identity = fingerprint([stages.VERSION, config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), told])
+    owner = checkpoint.owner(config, store.fingerprint)
     history: list[EpochReport] = []
     kept = stages.addresses(config, store, outputs, cache)
     if resume is not None:
@@ -123,7 +124,7 @@ def train(
 
     def save(place: checkpoint.Place) -> None:
         if folder is not None:
-            checkpoint.save(folder, student, objectives, run.optimizer, history, place, identity)
+            checkpoint.save(folder, student, objectives, run.optimizer, history, place, owner, identity)
 
     earlier = train_to_last_stage(run, place, kept, save)
     for epoch in range(len(history), config.epochs):
@@ -274,10 +275,11 @@ def main(words: Sequence[str]) -> None:
     if not words or {"-h", "--help"} & set(words):
         print(HELP)
         return
-    own, overrides = command.own_words(words, {"config": "", "out": "runs/train", "cache": "cache"})
+    defaults = {"config": "", "out": "runs/train", "cache": "cache"}
+    own, overrides = command.own_words(words, defaults, TrialConfig.model_fields)
     if not own["config"]:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
-    config = load_trial(Path(own["config"]), overrides)
+    config = load_trial(Path(own["config"]), overrides, (*defaults, *paths_of_params()))
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
     last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), Console()
 

@@ -8,16 +8,17 @@ this one be killed between two lines.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mmpkd.config import TrialConfig
 from sweep.budget import Ledger, Plateau
+from sweep.files import Spool
 from sweep.front import Values, admit
 from sweep.outcomes import Outcomes
-from sweep.records import Record, Spool, State
+from sweep.records import Record, State
 from sweep.sampling import Proposal, Sampling, Sight
 from sweep.seeds import Due, Seeds
 from sweep.space import Space
@@ -49,6 +50,7 @@ class Books:
 
     Args:
         known: another sweep's results, for the samplers only.
+        lost: numbers of trials that the journal has lost; see `belonging.py`.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class Books:
         spool: Spool,
         folder: Path,
         known: Iterable[tuple[Proposal, Values]] = (),
+        lost: Collection[int] = (),
     ):
         arms = list(space.arms)
         self.goals, self.studies, self._spool, self._folder = tuple(goals), studies, spool, folder
@@ -73,6 +76,7 @@ class Books:
         self._front: dict[int, Values] = {}
         self._heard: dict[int, tuple[int, float]] = {}  # number -> last epoch in the spool, device-seconds
         self._announced: set[int] = set()
+        self._lost = set(lost)
         for proposal, values in known:  # before our own, as they were when the sweep began
             self.sampling.recall(proposal, values)
         self._catch_up()
@@ -89,6 +93,8 @@ class Books:
             elif event["event"] == "end":
                 ended.append(event["number"])
         records = {record.number: record for record in self.studies.records()}
+        # None that runs has ended, unless the journal is an older one put back, in which it runs again.
+        ended = [number for number in ended if number not in records or records[number].state != "running"]
         said = set(ended)
         for record in self.studies.settle_earlier():
             if record.number in self._announced - said:
@@ -101,9 +107,14 @@ class Books:
         for number in [*(number for number in ended if number in records), *unsaid]:
             settled |= self._file(records[number])
         for number in unsaid:
+            if number not in self._announced:  # the spool was lost
+                record, proposal = records[number], self.studies.proposal(number)
+                self.announce(number, proposal, TrialConfig.model_validate_json(record.config), 0.0)
             self._say_end(records[number])
+        for number in sorted(self._lost & (self._announced - said)):
+            self._spool.append("end", number=number, state="failed", error="the journal has lost it", cause="lost")
         for number, record in records.items():
-            self.ledger.spend(record.arm, self._heard.get(number, (0, 0.0))[1])
+            self.ledger.spend(record.arm, max(self._heard.get(number, (0, 0.0))[1], record.device_seconds))
             if record.state == "running":
                 self.orphans.append(number)
             if record.repeat_of is not None:
@@ -115,7 +126,7 @@ class Books:
             learned = None if unsettled else settled.get(number) or self.studies.learned(number)
             self.sampling.recall(proposal, learned, unsettled)
         self.started = sum(record.repeat_of is None for record in records.values())
-        self._next = self.studies.next_number
+        self._next = max([self.studies.next_number, *(number + 1 for number in self._lost)])
 
     def start(self, proposal: Proposal, config: TrialConfig, due: Due | None = None) -> int:
         """Records a new trial, and gives it its number."""
@@ -126,6 +137,11 @@ class Books:
         else:
             self.studies.start(number, proposal, config, due.number, due.turn)
         return number
+
+    @property
+    def left_behind(self) -> list[int]:
+        """Numbers that are no trials of today's: an extension left them out, or the journal has lost them."""
+        return sorted({*self.studies.left_behind, *self._lost})
 
     @property
     def next_number(self) -> int:

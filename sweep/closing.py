@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
+from sweep import interrupt
+from sweep.files import Spool, write_whole
 from sweep.plan import Plan
-from sweep.records import Spool, judged, picked, write_tables, write_whole
+from sweep.records import Record, judged, picked, write_tables
 from sweep.report import write_report
 from sweep.search import Search
 from sweep.summary import print_summary
@@ -26,11 +29,29 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     """Leaves the sweep's files, sends what the tracking has not had, and says how it stands; the exit status."""
     from sweep.run import again
 
+    with interrupt.deferred():
+        records = search.records()
+        shown = judged(records, planned.goals, search.space.search.repeats)
+        best = _write_files(search, planned, said, spool, records, shown)
+    config, done = search.space.search, not search.left or (search.halt is not None and search.halt.kind == "limit")
+    for warning in search.take_warnings():
+        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    print_summary(console, shown, list(search.space.arms), planned.goals, config.select, said.folder)
+    if further := len(records) - len(shown):
+        console.print(f"{further} further runs, of promising configurations on other seeds", highlight=False)
+    _tell_tracking(_send_rest(tracker), tracker, said, console)
+    for line in _why(search, _with_more(again(said), search)):
+        console.print(line, highlight=False, soft_wrap=True)
+    return 0 if best and done else 1 if search.hopeless or done else 130
+
+
+def _write_files(
+    search: Search, planned: Plan, said: Words, spool: Spool, records: Sequence[Record], shown: Sequence[Record]
+) -> bool:
+    """Tables, best.yaml and report, and what the tracking is to be told of them; whether there is a best trial."""
     assert planned.example is not None
     config, folder, goals = search.space.search, said.folder, planned.goals
-    records = search.records()
-    write_tables(folder, records, spool, search.books.studies.left_behind)
-    shown = judged(records, goals, config.repeats)
+    write_tables(folder, records, spool, search.books.left_behind)
     best = picked(shown, config.select, goals)
     if best:
         here = {"cohort": planned.example.cohort}  # the data may have moved since
@@ -39,23 +60,24 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
         )
     else:
         (folder / "best.yaml").unlink(missing_ok=True)  # of a trial that an extension left behind
-    arms = list(search.space.arms)
-    write_report(folder / "report.html", said.name, shown, arms, goals, config.select)
-    done = not search.left or (search.halt is not None and search.halt.kind == "limit")
+    write_report(folder / "report.html", said.name, shown, list(search.space.arms), goals, config.select)
     kept = ["space.yaml", "plan.json", "best.yaml"]
     if planned.facts is not None and not planned.facts.credentialed:
         kept += ["trials.parquet", "report.html"]  # of a credentialed cohort nothing but settings leaves the store
     spool.append("files", paths=[str(folder / name) for name in kept])
     spool.append("close", status="FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED")
+    return best is not None
 
-    print_summary(console, shown, arms, goals, config.select, folder)
-    if further := len(records) - len(shown):
-        console.print(f"{further} further runs, of promising configurations on other seeds", highlight=False)
+
+def _send_rest(tracker: Tracker) -> int:
+    """Waits for the tracking server, less long once somebody asks for the end; how many records it has not had."""
     tracker.start()
-    _tell_tracking(tracker.close(seconds=60), tracker, said, console)
-    for line in _why(search, _with_more(again(said), search)):
-        console.print(line, highlight=False, soft_wrap=True)
-    return 0 if best and done else 1 if search.hopeless or done else 130
+    try:
+        return tracker.close(interrupt.patience(60))
+    except KeyboardInterrupt:
+        if interrupt.insisted():
+            raise
+        return tracker.close(interrupt.patience(60))
 
 
 def _why(search: Search, command: str) -> list[str]:

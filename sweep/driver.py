@@ -1,4 +1,4 @@
-"""Ray: a cluster to run on, and Ray Tune's loop around the search."""
+"""What a trial reserves of a cluster, and Ray Tune's loop around the search."""
 
 from __future__ import annotations
 
@@ -6,55 +6,24 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-# Read by Ray when it is imported.
-os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the display is ours
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # a trial that reserves no GPU sees none
-os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # a folder of logs per trial, which nobody reads
-os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # told in one line each, see `trial.error_file`
-os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
-
 import ray
 from ray import tune
 
+from mmpkd.machine import cores
 from mmpkd.types import ConfigError
+from sweep import interrupt
+from sweep.cluster import address
 from sweep.halving import ArmHalving
 from sweep.search import Halt, Search
 from sweep.space import SearchConfig
 from sweep.trial import TrialWorker
 
 STOP_FILE: Final = "stop"  # in a sweep's folder: `python -m sweep.stop` puts it there
-
-
-@contextmanager
-def cluster() -> Iterator[None]:
-    """The cluster at RAY_ADDRESS, or one of this machine's cores for as long as the sweep runs."""
-    if ray.is_initialized():  # the tests share one
-        yield
-        return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(logging_level=logging.ERROR, log_to_driver=False)
-    else:
-        # Trials share nothing through the object store; its default would take a third of the memory.
-        ray.init(
-            address="local",  # not one that someone else has started on this machine
-            include_dashboard=False,
-            object_store_memory=128 * 2**20,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-        )
-        with suppress(OSError):  # Ray leaves it readable by everyone on the machine (2.60)
-            (Path.home() / ".ray" / "auth_token").chmod(0o600)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 @dataclass(frozen=True)
@@ -102,12 +71,32 @@ def slots(share: Share) -> int:
     have = ray.cluster_resources()
     needs = [("CPU", share.cpus), ("GPU", share.gpus)]
     fitting = [int(have.get(name, 0.0) / wanted + 1e-9) for name, wanted in needs if wanted]
-    if min(fitting) == 0 and not os.environ.get("RAY_ADDRESS"):  # a cluster may grow
-        short = "search.cpus" if fitting[0] == 0 else "search.gpus"
-        wanted = f"{share.cpus:g} CPUs" if fitting[0] == 0 else f"{share.gpus:g} GPUs"
-        found = f"{have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs"
-        raise ConfigError.one(short, f"a trial wants {wanted}, this machine has {found}; set {short}=...")
+    if min(fitting) == 0 and not address():  # a cluster may grow
+        if fitting[0] == 0:
+            raise _too_few_cores(share.cpus, "search.cpus")
+        found = f"{have.get('GPU', 0):g} GPUs are here"
+        raise ConfigError.one("search.gpus", f"a trial wants {share.gpus:g} GPUs, and {found}; set search.gpus=...")
     return max(min(fitting), 1)
+
+
+def refuse_more_cores(search: SearchConfig, threads: int) -> None:
+    """
+    Raises:
+        ConfigError: a trial would reserve more cores than this process may use; how many these are, and why.
+    """
+    if address() or search.trials_per_device is not None:  # a cluster keeps its own count
+        return
+    if (search.cpus or threads) > cores().amount:
+        raise _too_few_cores(search.cpus or threads, "search.cpus" if search.cpus else "threads")
+
+
+def _too_few_cores(wanted: float, leaf: str) -> ConfigError:
+    here = cores()
+    return ConfigError.one(
+        leaf,
+        f"a trial wants {wanted:g} cores, and the sweep may use {here.amount} here (what sets this: {here.source}); "
+        f"set {leaf}={here.amount}, or start the sweep with more cores",
+    )
 
 
 def idle_gpus() -> int:
@@ -125,7 +114,12 @@ class Heartbeat(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as the search: pickled by Tune, and never wanted back
 
+    def setup(self, *ignored: Any, **info: Any) -> None:
+        interrupt.take_signals()  # Tune has just put in a handler of its own for SIGUSR1 (2.60)
+
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if interrupt.requested():  # here nothing is half written, and waiting for an epoch's end would take too long
+            raise KeyboardInterrupt
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + 1
@@ -156,12 +150,14 @@ class Halted(tune.Stopper):
 
 
 def drive(search: Search, worker: type[TrialWorker], halving: ArmHalving | None, share: Share, folder: Path) -> None:
-    """Runs trials until the search has none left or halts, or until Ctrl-C.
+    """Runs trials until the search has none left or halts.
 
     Tune wants a folder for snapshots, which we never restore from; it goes with the end of the run.
 
     Raises:
         Exception: what broke the search.
+        KeyboardInterrupt: the driver was asked to end. Trials that train then end with Ray, and stay 'running' in the
+            storage, to be continued.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # Tune would start one worker after the other; how far ahead to ask is the search's to say.
@@ -189,7 +185,8 @@ def drive(search: Search, worker: type[TrialWorker], halving: ArmHalving | None,
         ),
     )
     try:
-        tuner.fit()
+        with interrupt.deferred():
+            tuner.fit()
     finally:
         search.release()
         shutil.rmtree(scratch, ignore_errors=True)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import yaml
 
 from mmpkd.types import UserError
+from sweep.files import read_plan, read_space
 from sweep.space import Space, dump_space
 
 # How much is run, how many at a time, and where the data lie changes no trial. That it is the same data at
@@ -44,7 +45,7 @@ def held(folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+")
     except OSError as error:
-        raise unwritable(folder, error) from None
+        raise unwritable(folder, error) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -56,31 +57,22 @@ def held(folder: Path) -> Iterator[None]:
                 "  wait for it, stop it there with Ctrl-C, or start a sweep of your own with name=..."
             ) from None
         except OSError as error:  # a file system without locks
-            raise unwritable(folder, error) from None
+            raise unwritable(folder, error) from error
         try:
             try:
                 file.truncate(0)
                 file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
                 file.flush()
             except OSError as error:
-                raise unwritable(folder, error) from None
+                raise unwritable(folder, error) from error
             yield
         finally:
             if set(folder.iterdir()) == {path}:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def unwritable(folder: Path, error: OSError, command: str = "") -> UserError:
-    """A start, or, if the command that goes on is given, a sweep in its middle, that cannot be written."""
-    where = error.filename or folder
-    if not command:
-        return UserError(
-            f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR"
-        )
-    return UserError(
-        f"{where}: cannot be written any more ({error.strerror}); the sweep stopped\n"
-        f"  what was written before is whole; once there is room, and leave to write, this goes on:\n  {command}"
-    )
+def unwritable(folder: Path, error: OSError) -> UserError:
+    return UserError(f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR")
 
 
 def refuse_other_space(folder: Path, space: Space, extend: bool = False) -> bool:
@@ -95,10 +87,11 @@ def refuse_other_space(folder: Path, space: Space, extend: bool = False) -> bool
     Raises:
         UserError: the folder holds the sweep of a different space.
     """
-    path, plan = folder / "space.yaml", read_plan(folder)
-    if not (path.exists() or plan):
+    plan = read_plan(folder)
+    before = plan.get("leaves") or (leaves_of(written) if (written := read_space(folder)) else {})
+    if not before:
         return False
-    before, now = plan.get("leaves") or leaves_of(path.read_text()), leaves_of(dump_space(space))
+    now = leaves_of(yaml.safe_load(dump_space(space)))
     changed = [key for key in sorted({**before, **now}) if before.get(key) != now.get(key) and key not in MAY_CHANGE]
     never = [key for key in changed if key in NEVER or key.partition(".")[0] == "cohort"]
     if not changed or (extend and not never):
@@ -122,17 +115,17 @@ def refuse_other_space(folder: Path, space: Space, extend: bool = False) -> bool
     )
 
 
-def refuse_other_data(folder: Path, fingerprint: str, root: Path | None) -> None:
+def refuse_other_data(folder: Path, began: str, fingerprint: str, root: Path | None) -> None:
     """Nor do trials of different data, though the space be the same.
 
     Args:
-        fingerprint: of the prepared cohort; `plan.json` holds the one that the sweep began with.
+        began: the fingerprint of the prepared cohort that the sweep began with; empty: it has not, or nobody says.
+        fingerprint: today's.
 
     Raises:
         UserError: it began with another.
     """
-    began = read_plan(folder).get("store", fingerprint)
-    if began != fingerprint:
+    if began and began != fingerprint:
         raise UserError(
             f"{folder}: this sweep began with other data\n"
             f"  prepared cohort: was {began}, is now {fingerprint}: "
@@ -142,16 +135,9 @@ def refuse_other_data(folder: Path, fingerprint: str, root: Path | None) -> None
         )
 
 
-def read_plan(folder: Path) -> dict[str, Any]:
-    """What plan.json says: by which space and store a sweep goes, and its generation. Empty before its first start."""
-    path = folder / "plan.json"
-    said: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
-    return said
-
-
-def leaves_of(dumped: str) -> dict[str, Any]:
-    """A space by the path of each leaf, as JSON has it."""
-    leaves: dict[str, Any] = json.loads(json.dumps(_leaves(yaml.safe_load(dumped)), default=str))
+def leaves_of(space: Mapping[str, Any]) -> dict[str, Any]:
+    """A space, as `dump_space` writes it, by the path of each leaf, as JSON has it."""
+    leaves: dict[str, Any] = json.loads(json.dumps(_leaves(space), default=str))
     return leaves
 
 

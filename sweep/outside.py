@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import yaml
 
+from mmpkd.command import options
 from mmpkd.config import near
 from mmpkd.types import Mistake, UserError
 
@@ -87,15 +88,16 @@ class Sweep:
 
 def read_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake]]:
     """`[NAME] [key=value ...]` by key, and all that is wrong with it. What is 'false' by default is a switch."""
-    said, mistakes = dict(defaults), []
-    for word in words:
+    said: dict[str, str] = dict(defaults)
+    mistakes = [*options(words, defaults)]
+    for word in [word for word in words if not word.startswith("-")]:
         key, equals, value = word.partition("=")
         if equals and key in defaults:
             said[key] = value
         elif equals:
             mistakes.append(Mistake(key, f"unknown word{near(key, defaults)}"))
-        elif word.startswith("-") or word in defaults:
-            mistakes.append(Mistake(word, f"expected key=value{near(word.lstrip('-'), defaults)}"))
+        elif word in defaults:
+            mistakes.append(Mistake(word, f"expected key=value{near(word, defaults)}"))
         elif said["name"]:
             mistakes.append(Mistake(word, f"one sweep at a time, and {said['name']!r} is named already"))
         else:

@@ -45,6 +45,8 @@ class Progress:
             self._console.print(self.line(), soft_wrap=True, highlight=False)
 
     def tick(self) -> None:
+        for warning in self._search.take_warnings():
+            self._console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
         silent = time.monotonic() - self._shown_at
         if self._live and silent > 0.5:
             self._live.update(self._drawn(), refresh=True)

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
-import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -19,6 +18,7 @@ from typing import Any, Final, Literal
 import pandas as pd
 
 from mmpkd.config import IMAGE
+from sweep.files import Spool, write_whole
 from sweep.front import Values, admit, dominates
 
 State = Literal["running", "complete", "pruned", "failed"]
@@ -60,50 +60,6 @@ class Record:
 
     def values(self, goals: Sequence[str]) -> tuple[float, ...]:
         return tuple(self.metrics[goal] for goal in goals)
-
-
-class Spool:
-    """Events of a sweep, appended one JSON line at a time; survives a kill at any moment."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        path.touch()
-        cut_torn_line(path)
-        self._file = path.open("ab")
-
-    def append(self, event: str, **content: Any) -> None:
-        line = json.dumps({"event": event, "time": time.time(), **content})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
-
-    def read(self, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Whole events from byte `start` on, each with the byte where the next one begins."""
-        with self.path.open("rb") as file:
-            file.seek(start)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    return
-                start += len(line)
-                yield start, json.loads(line)
-
-
-def cut_torn_line(path: Path) -> None:
-    """Drops what a kill left of an unfinished last line; the next one would otherwise join it."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
-
-
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes beside and renames, so that nobody ever reads half a file."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(beside, path)
-
-
-def write_json(path: Path, content: object) -> None:
-    write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
@@ -227,6 +183,11 @@ def _one_type_per_column(table: pd.DataFrame) -> pd.DataFrame:
 def write_tables(folder: Path, records: Sequence[Record], spool: Spool, left_behind: Collection[int] = ()) -> None:
     """`left_behind`: trials that an extension of the space left out; the spool has their epochs too."""
     write_whole(folder / "trials.parquet", trials_table(records).to_parquet(index=False))
-    epochs = epochs_table(spool)
+    path, epochs = folder / "epochs.parquet", epochs_table(spool)
+    with suppress(Exception):  # there is none yet, or it is damaged
+        before = pd.read_parquet(path)
+        lost = before[before["number"].isin({one.number for one in records} - set(epochs["number"]))]
+        if len(lost):  # the spool was, and this is all that is left of it
+            epochs = pd.concat([lost, epochs]).sort_values(["number", "epoch"])
     epochs = epochs[~epochs["number"].isin(left_behind)]
-    write_whole(folder / "epochs.parquet", epochs.to_parquet(index=False))
+    write_whole(path, epochs.to_parquet(index=False))

@@ -11,18 +11,20 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from sweep.records import Record, best_of, front_of, picked, write_whole
+from sweep.files import write_whole
+from sweep.records import Record, best_of, front_of, picked
 from sweep.summary import (
-    leaking,
+    TEACHERS,
+    cells,
     off_front,
     off_front_label,
     resolution,
     sampled,
     shortest,
-    with_error,
     without_complete,
     yardsticks,
 )
+from sweep.teaching import teacher_warnings
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -52,7 +54,7 @@ def write_report(
         parts += [f"<h2>Best by each goal</h2>{_best_table(records, arms, goals, select)}"]
     notes = [
         *yardsticks(records, goals),
-        *leaking(records),
+        *teacher_warnings(records, arms),
         *without_complete(records, arms),
         *resolution(records, goals),
     ]
@@ -90,9 +92,9 @@ def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
     rows = []
     for label, one in best:
         assert one is not None
-        cells = [label, str(one.number), one.arm, *(with_error(one, goal) for goal in goals), sampled(one)]
-        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in cells))
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in ["", "trial", "arm", *goals, "sampled"])
+        row = [label, *cells(one, goals), sampled(one)]
+        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in row))
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in ["", "trial", "arm", *goals, TEACHERS, "sampled"])
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 

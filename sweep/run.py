@@ -5,20 +5,22 @@ from __future__ import annotations
 import json
 import os
 import re
-import signal
 import sys
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from mmpkd.command import own_words
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
-from sweep.source import shipped
-from sweep.space import Space, dump_space, load_space
+from sweep.interrupt import leave, requests_end_the_driver
+from sweep.source import SHORTCUTS, shipped
+from sweep.space import PATHS_OF_SPACE, Space, dump_space, load_space
 
 if TYPE_CHECKING:  # ray, torch and optuna are loaded once the space is known to be sound
     from rich.console import Console
@@ -45,6 +47,7 @@ finished trial; a higher trials= adds to it.
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
   warm_start=SWEEP  begin with what another sweep of the same cohort, by name or folder, has learned
   extend=true       go on though the space has changed, with the earlier trials that lie in the new one
+  repair=true       go on though the journal is damaged or has lost trials, without what is lost
   show=true         print the space as a tree, and stop
   schema=true       print a JSON schema of space files, for editors, and stop
   plan=true         check every branch of the space, time some steps, put a price on the sweep, and stop
@@ -78,6 +81,7 @@ class Words:
     schema: str = "false"
     plan: str = "false"
     extend: str = "false"
+    repair: str = "false"
     overrides: tuple[str, ...] = ()
 
     @property
@@ -90,6 +94,7 @@ class Words:
         return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or default
 
 
+@requests_end_the_driver()
 def main(words: Sequence[str]) -> None:
     """Raises SystemExit with 0 (done), 1 (nothing came through) or 130 (interrupted); UserError means 2."""
     if {"--help", "-h", "help"} & set(words):
@@ -101,7 +106,7 @@ def main(words: Sequence[str]) -> None:
 
         print(json.dumps(schema(), indent=2))
         return
-    space, found = load_space(said.space, said.overrides)
+    space, found = load_space(said.space, said.overrides, OWN)
     mistakes += found
     if space is None:
         raise ConfigError(mistakes)
@@ -121,15 +126,18 @@ def main(words: Sequence[str]) -> None:
     planned = plan(space, mistakes)
     if planned.mistakes:
         raise ConfigError(planned.mistakes)
+    from sweep.cluster import cluster, refuse_silent_cluster
+    from sweep.driver import refuse_more_cores
+    from sweep.trial import TrialWorker
+
+    assert planned.example is not None
+    refuse_more_cores(space.search, planned.example.threads)
     if said.plan == "true":
         console.print(render(planned))
         from mmpkd.cohort.suspects import find_in
         from mmpkd.probe import stand_in
         from mmpkd.teachers.stating import stating
-        from sweep.driver import cluster
-        from sweep.trial import TrialWorker
 
-        assert planned.example is not None
         cohort = planned.example.cohort
         tables = stand_in(cohort)
         warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
@@ -141,7 +149,8 @@ def main(words: Sequence[str]) -> None:
         console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
         return
     warn(planned.warnings, console)
-    raise SystemExit(sweep(space, planned, said, console))
+    refuse_silent_cluster()  # before hours may be spent on preparing the cohort
+    leave(sweep(space, planned, said, console))
 
 
 def warn(warnings: Iterable[str], console: Console) -> None:
@@ -150,13 +159,13 @@ def warn(warnings: Iterable[str], console: Console) -> None:
 
 
 def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
-    own, rest = own_words(words, {key: getattr(Words, key) for key in OWN})
+    own, rest = own_words(words, {key: getattr(Words, key) for key in OWN}, (*SHORTCUTS, *PATHS_OF_SPACE))
     own["name"] = own["name"] or Path(own["space"]).stem
     said = Words(**own, overrides=tuple(rest))
     mistakes = []
     if not re.fullmatch(r"\w[\w.-]*", said.name, re.ASCII):
         mistakes.append(Mistake("name", f"letters, digits, '-', '_' and '.' only, got {said.name!r}"))
-    for key in ("show", "schema", "plan", "extend"):
+    for key in ("show", "schema", "plan", "extend", "repair"):
         if getattr(said, key) not in ("true", "false"):
             mistakes.append(Mistake(key, f"true or false, got {getattr(said, key)!r}"))
     from sweep.tracking import check_address
@@ -169,7 +178,7 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
 
 
 LONG, SHORT = 6.0, 2.0  # seconds that each configuration is timed: for `plan=true`, and before a sweep
-OWN = ("space", "name", "storage", "cache", "tracking", "show", "schema", "plan", "extend")
+OWN = ("space", "name", "storage", "cache", "tracking", "show", "schema", "plan", "extend", "repair")
 
 
 def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None = None) -> int:
@@ -178,22 +187,31 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
     Raises:
         UserError: the folder is another sweep's, or cannot be written any more.
     """
-    from sweep.folder import held, unwritable
+    from sweep.folder import held
+    from sweep.trouble import disk_trouble
 
     with held(said.folder):
         (said.folder / "stop").unlink(missing_ok=True)
         try:
             return _sweep(space, planned, said, console, worker)
         except OSError as error:
-            raise unwritable(said.folder, error, again(said)) from None
+            trouble = disk_trouble(error, (said.folder, Path(said.storage), Path(said.cache)))
+            if not trouble:
+                raise
+            raise UserError(
+                f"{trouble}; the sweep stopped\n"
+                f"  what was written before is whole; once that is mended, this goes on:\n  {again(said)}"
+            ) from error
 
 
 def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None) -> int:
+    from sweep import interrupt
+    from sweep.belonging import JOURNAL, examined
     from sweep.books import Books
     from sweep.closing import finish
-    from sweep.folder import leaves_of, read_plan, refuse_other_data, refuse_other_space
-    from sweep.records import Spool, write_json, write_whole
-    from sweep.search import Search
+    from sweep.files import SPOOL, Spool, read_plan, write_json, write_whole
+    from sweep.folder import leaves_of, refuse_other_data, refuse_other_space
+    from sweep.search import Halt, Search
     from sweep.studies import Studies
     from sweep.tracking import Tracker, check_address
     from sweep.trial import TrialWorker
@@ -202,30 +220,44 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
     assert planned.example is not None
     cohort, worker = planned.example.cohort, worker or TrialWorker
     folder, cache = said.folder, Path(said.cache).absolute()
+    repaired = "" if "repair=true" in sys.argv else " repair=true"
+    here = examined(folder, said.repair == "true", again(said) + repaired)
     extended = refuse_other_space(folder, space, said.extend == "true")
     store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
-    refuse_other_data(folder, store.fingerprint, cohort.root)
-    warn(worker.cautions(planned, store), console)
+    refuse_other_data(folder, here.store, store.fingerprint, cohort.root)
+    warn([*here.notes, *worker.cautions(planned, store)], console)
     known, told = warm_results(space, planned.goals, folder, Path(said.storage), store.fingerprint)
-    spool = Spool(folder / "spool.jsonl")
-    sweep_id = next((event["id"] for _, event in spool.read() if event["event"] == "sweep"), uuid.uuid4().hex)
+    spool, sweep_id = Spool(folder / SPOOL), here.sweep_id or uuid.uuid4().hex
     spool.append("sweep", id=sweep_id, words=shown_words())
     generation = read_plan(folder).get("generation", 0) + extended
-    studies = Studies(folder / "journal.log", space, planned.goals, generation, anew=extended)
+    belongs = {"sweep": sweep_id, "store": store.fingerprint}
+    studies = Studies(folder / JOURNAL, space, planned.goals, generation, anew=extended, belongs=belongs)
     for line in filter(None, (studies.take_over() if extended else "", told)):
         console.print(line, highlight=False, soft_wrap=True)
     # The plan decides which space the sweep is in: killed before it is written, the old one; after it, this one.
-    began = {"store": store.fingerprint, "generation": generation, "left_behind": studies.left_behind}
+    left_behind = sorted({*studies.left_behind, *here.lost})
+    began: dict[str, Any] = {
+        **belongs,
+        "generation": generation,
+        "left_behind": left_behind,
+        "lost": list(here.lost),
+    }
     if (price := read_plan(folder).get("price")) and not extended:
         began["price"] = price
-    write_json(folder / "plan.json", planned.as_json() | began | {"leaves": leaves_of(dump_space(space))})
-    write_whole(folder / "space.yaml", dump_space(space))
-    books = Books(space, planned.goals, studies, spool, folder, known)
+    dumped = dump_space(space)
+    write_json(folder / "plan.json", planned.as_json() | began | {"leaves": leaves_of(yaml.safe_load(dumped))})
+    write_whole(folder / "space.yaml", dumped)
+    books = Books(space, planned.goals, studies, spool, folder, known, here.lost)
     search = Search(space, books, folder, cache, store.path, store.num_folds)
     tracker = Tracker(check_address(said.address), said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
     if search.left and search.halt is None:
         console.print(_greeting(search, said), highlight=False, soft_wrap=True)
-        run_trials(search, planned, worker, folder, tracker, console)
+        try:
+            run_trials(search, planned, worker, folder, tracker, console)
+        except KeyboardInterrupt:
+            if interrupt.insisted() or not interrupt.requested():
+                raise
+            search.halt = Halt("asked", f"asked to end ({interrupt.requested()})")
     elif not search.left:
         console.print(f"{said.name}: all {len(books.finished)} trials are done; trials=N with a higher N adds more")
     return finish(search, planned, said, spool, tracker, console)
@@ -234,17 +266,19 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
 def run_trials(
     search: Search, planned: Plan, worker: type[TrialWorker], folder: Path, tracker: Tracker, console: Console
 ) -> None:
-    """Ray from start to end; comes back when no trial is left, when it is enough, or after Ctrl-C."""
-    from sweep.driver import cluster, drive, idle_gpus, share_of, slots
+    """Ray from start to end; comes back when no trial is left, or when it is enough.
+
+    Raises:
+        KeyboardInterrupt: the driver was asked to end, see `interrupt.py`.
+    """
+    from sweep.cluster import cluster
+    from sweep.driver import drive, idle_gpus, share_of, slots
     from sweep.halving import ArmHalving
     from sweep.progress import Progress
 
     assert planned.example is not None
     config, epochs = search.space.search, planned.example.epochs
     with cluster():
-        # A batch system's polite end is our Ctrl-C (Ray has just set a handler of its own). Ray Tune stops
-        # at that, and running trials stay 'running' in the storage, to be continued.
-        before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
         tracker.start()  # its imports run while the workers start, not while Ray does
         per_device = _priced(search.space, planned, worker, folder, console)
         if not (config.gpus or per_device) and (count := idle_gpus()):
@@ -266,13 +300,11 @@ def run_trials(
                 f"{search.halt.why}\nout of memory: goes on with half as many trials to a device", highlight=False
             )
             share, search.halt = fewer, None
-        signal.signal(signal.SIGTERM, before)
 
 
 def _priced(space: Space, planned: Plan, worker: type[TrialWorker], folder: Path, console: Console) -> int | None:
     """Says what the sweep will cost, unless an earlier driver has; returns trials to a device, None: as reserved."""
-    from sweep.folder import read_plan
-    from sweep.records import write_json
+    from sweep.files import read_plan, write_json
 
     wanted, known = space.search.trials_per_device, read_plan(folder).get("price")
     found: int | None = known and known["per_device"]

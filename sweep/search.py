@@ -68,6 +68,7 @@ class Search(Searcher):
         self.devices = 1.0  # that a trial holds: a share of a GPU, or cores
         self.can_halve = False  # whether fewer trials to a device could be run
         self.halt: Halt | None = None
+        self._warnings: list[str] = []  # not shown yet
         self.broken: Exception | None = None
         self.live: dict[str, Live] = {}
         self.exhausted: set[str] = set()  # arms that have nothing left to try
@@ -113,6 +114,11 @@ class Search(Searcher):
         self.books.orphans += [live.number for live in self.live.values()]
         self.live.clear()
 
+    def take_warnings(self) -> list[str]:
+        """What workers found that the user should know, each line once."""
+        taken, self._warnings = list(dict.fromkeys(self._warnings)), []
+        return taken
+
     # --- Ray Tune's interface ---
 
     def suggest(self, trial_id: str) -> Any:
@@ -131,6 +137,7 @@ class Search(Searcher):
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         with self._guarded():
+            self._warnings += result.get("notes", ())
             self.books.hear(self.live[trial_id], result["reports"], self.devices)
             self.look()
             self.changed()
@@ -210,6 +217,7 @@ class Search(Searcher):
 
     def _complete(self, trial_id: str, result: Mapping[str, Any], error: bool) -> None:
         live = self.live[trial_id]
+        self._warnings += result.get("notes", ())
         self.books.hear(live, result.get("reports", ()), self.devices)
         cause, message = told_error(self._folder, live.number, result) if error or "error" in result else ("", "")
         if cause in ("storage", "goal"):  # not this trial's fault, and all others will meet it

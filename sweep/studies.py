@@ -20,16 +20,17 @@ from typing import Any, Final
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mmpkd.config import TrialConfig, validate
 from sweep.choosers import Replay
 from sweep.draw import Drawn, draw
+from sweep.files import cut_torn_line
 from sweep.front import Values
 from sweep.halving import Arrival
-from sweep.records import Record, State, cut_torn_line
+from sweep.journal import BELONGS, Journal
+from sweep.records import Record, State
 from sweep.sampling import Proposal
 from sweep.space import Space
 from sweep.warm import arm_and_generation, at, fitted, study_name
@@ -75,20 +76,32 @@ class Studies:
         journal: the file; whoever opens it holds the sweep's lock.
         generation: how often the sweep's space was extended.
         anew: whether this generation begins now.
+        belongs: what the sweep is known by, for its studies: its identity, and its cohort's.
     """
 
-    def __init__(self, journal: Path, space: Space, goals: Sequence[str], generation: int = 0, anew: bool = False):
+    def __init__(
+        self,
+        journal: Path,
+        space: Space,
+        goals: Sequence[str],
+        generation: int = 0,
+        anew: bool = False,
+        belongs: Mapping[str, str] = {},
+    ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         cut_torn_line(journal)  # a killed driver's half line would spoil the next one
         with contextlib.suppress(FileNotFoundError):
             Path(f"{journal}.lock").unlink()  # and its lock would be waited for
-        self._storage = JournalStorage(JournalFileBackend(str(journal)))
+        self._storage = JournalStorage(Journal(journal))
         self._space, self._goals, self._generation = space, tuple(goals), generation
         for study in self._all():
             its = arm_and_generation(study.study_name)[1]
             if its > generation or (anew and its == generation):  # left by an extension that was cut off
                 optuna.delete_study(study_name=study.study_name, storage=self._storage)
         self._of = {arm: self._study(study_name(arm, generation)) for arm in space.arms}
+        for study in self._of.values():
+            if belongs and BELONGS not in study.user_attrs:
+                study.set_user_attr(BELONGS, dict(belongs))
         self._trials: dict[int, tuple[str, FrozenTrial]] = {}
         for arm, study in self._of.items():
             for frozen in study.get_trials(deepcopy=False):

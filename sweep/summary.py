@@ -11,6 +11,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.records import Record, best_of, front_of, picked
+from sweep.teaching import teacher_warnings, teachers_in_words
+
+TEACHERS = "teacher, on validation"  # heads a column
 
 
 def print_summary(
@@ -30,23 +33,29 @@ def print_summary(
         console.print(line, highlight=False)
     if states["complete"] and picked(records, select, goals) is None:
         console.print("no best.yaml: every complete trial reads another image at test", highlight=False)
-    for warning in [*leaking(records), *without_complete(records, arms), *resolution(records, goals)]:
+    for warning in [*teacher_warnings(records, arms), *without_complete(records, arms), *resolution(records, goals)]:
         console.print(f"warning: {warning}", highlight=False)
     names = ("report.html", "best.yaml", "trials.parquet", "epochs.parquet")
     console.print(f"files in {folder}: {', '.join(name for name in names if (folder / name).exists())}", soft_wrap=True)
 
 
 def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:
-    """The front, best by `select` first, then the best of each arm that is not on it; with standard errors."""
-    table = Table("trial", "arm", *goals, "sampled", title="Front", title_justify="left")
+    """The front, best by `select` first, then the best of each arm that is not on it; with standard errors, and how
+    good the teachers were."""
+    table = Table("trial", "arm", *goals, TEACHERS, "sampled", title="Front", title_justify="left")
     order = [select, *(goal for goal in goals if goal != select)]
     for record in sorted(front_of(records, goals), key=lambda one: one.values(order), reverse=True):
-        table.add_row(str(record.number), record.arm, *(with_error(record, goal) for goal in goals), sampled(record))
+        table.add_row(*cells(record, goals), sampled(record))
     table.add_section()
     for record in off_front(records, arms, goals, select):
-        marked = f"({off_front_label(record)}) {sampled(record)}"
-        table.add_row(str(record.number), record.arm, *(with_error(record, goal) for goal in goals), marked)
+        table.add_row(*cells(record, goals), f"({off_front_label(record)}) {sampled(record)}")
     return table
+
+
+def cells(record: Record, goals: Sequence[str]) -> list[str]:
+    """A trial's number and arm, its score on each goal, and how good its teachers were."""
+    scores = [with_error(record, goal) for goal in goals]
+    return [str(record.number), record.arm, *scores, teachers_in_words(record)]
 
 
 def off_front(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> list[Record]:
@@ -64,21 +73,6 @@ def without_complete(records: Sequence[Record], arms: Sequence[str]) -> list[str
     """One line per arm of which nothing can be compared."""
     there = {record.arm for record in records if record.state == "complete"}
     return [f"arm {arm} has no complete trial, so nothing can be compared with it" for arm in arms if arm not in there]
-
-
-def leaking(records: Sequence[Record]) -> list[str]:
-    """One line per teacher that was found to all but state the label (see `mmpkd/teachers/quality.py`)."""
-    found: dict[tuple[str, str], float] = {}
-    for record in records:
-        for metric, value in record.metrics.items():
-            kind, _, name = metric.removesuffix("/leak").partition("/")
-            if kind == "teacher" and metric.endswith("/leak") and value:
-                found.setdefault((record.arm, name), record.metrics[f"teacher/{name}/auroc"])
-    return [
-        f"arm {arm}: teacher {name!r} all but states the label (AUROC {auroc:.3f} out of fold): what is gained with it "
-        "may be no more than the label gives; was what it reads written with the label in hand?"
-        for (arm, name), auroc in found.items()
-    ]
 
 
 def yardsticks(records: Sequence[Record], goals: Sequence[str]) -> list[str]:

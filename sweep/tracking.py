@@ -21,8 +21,8 @@ from urllib.parse import urlsplit
 from mmpkd.config import fingerprint
 from mmpkd.types import ConfigError
 from sweep.database import file_of, make_whole
+from sweep.files import Spool, write_whole
 from sweep.names import ServerNames
-from sweep.records import Spool, write_whole
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param

@@ -87,13 +87,27 @@ class TrialWorker(tune.Trainable):
         train(config, cache, folder=folder, resume=resume, report=report, store=Store.open(store))
 
     @staticmethod
-    def read_history(checkpoint: Path) -> list[EpochReport]:
+    def owner(config: TrialConfig, store: Path) -> str:
+        """Of the checkpoints of this training on this prepared cohort."""
+        from mmpkd.checkpoint import owner
+        from mmpkd.cohort.store import Store
+
+        return owner(config, Store.open(store).fingerprint)
+
+    @staticmethod
+    def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
+        """The reports in a checkpoint; of this owner, if one is given.
+
+        Raises:
+            ConfigError: it is damaged, or another's.
+        """
         from mmpkd.checkpoint import history
 
-        return history(checkpoint)
+        return history(checkpoint, owner)
 
     def setup(self, config: dict[str, Any]) -> None:
         self._training: Training | None = None
+        self._notes: list[str] = []  # what the user should know, for the next result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._leave()
@@ -113,18 +127,24 @@ class TrialWorker(tune.Trainable):
         try:
             reports = self._next_reports()
         except Exception as error:
-            cause, message = cause_of(error), message_of(error)
+            places = (folder, Path(self.config["cache"]))
+            cause, message = cause_of(error, places), message_of(error, places)
             with suppress(OSError):  # the disk may be the trouble
                 path = error_file(folder, number)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
             if cause == "error" and not isinstance(error, UserError):
                 raise
-            return {"done": True, "error": message, "cause": cause, "reports": []}
+            return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._taken_notes()}
         last = reports[-1]
         final = last.epoch >= self._epochs
         goals = {goal: last.metrics[goal] for goal in self.config["goals"]}
-        return {"epoch": last.epoch, "done": final, "reports": [_plain(report) for report in reports], **goals}
+        plain = [_plain(report) for report in reports]
+        return {"epoch": last.epoch, "done": final, "reports": plain, "notes": self._taken_notes(), **goals}
+
+    def _taken_notes(self) -> list[str]:
+        taken, self._notes = self._notes, []
+        return taken
 
     def _next_reports(self) -> Sequence[EpochReport]:
         reports: Sequence[EpochReport] = () if self._training else self._start()
@@ -141,7 +161,7 @@ class TrialWorker(tune.Trainable):
         job = self.config
         config = TrialConfig.model_validate_json(job["trial"])
         self._epochs = config.epochs
-        resume, reports = self._newest(attempts_of(Path(job["folder"]), job["number"]))
+        resume, reports = self._newest(attempts_of(Path(job["folder"]), job["number"]), config)
         own = _claim(Path(job["folder"]), job["number"])
 
         def run(report: Callable[[EpochReport], None]) -> None:
@@ -150,18 +170,22 @@ class TrialWorker(tune.Trainable):
         self._training = Training(run)
         return reports
 
-    def _newest(self, attempts: Sequence[Path]) -> tuple[Path | None, list[EpochReport]]:
+    def _newest(self, attempts: Sequence[Path], config: TrialConfig) -> tuple[Path | None, list[EpochReport]]:
+        """The checkpoint of this very training that is furthest on; what is passed over is noted."""
         best: tuple[Path | None, list[EpochReport]] = (None, [])
-        for attempt in attempts:
-            checkpoint = attempt / "last.pt"
-            if not checkpoint.exists():
-                continue
+        checkpoints = [path for path in (attempt / "last.pt" for attempt in attempts) if path.exists()]
+        owner = self.owner(config, Path(self.config["store"])) if checkpoints else ""
+        problems = []
+        for checkpoint in checkpoints:
             try:
-                reports = self.read_history(checkpoint)
-            except Exception:  # torn by a full disk or a dying node: an older one will do
+                reports = self.read_history(checkpoint, owner)
+            except UserError as error:  # torn by a full disk or a dying node, or put there: an older one will do
+                problems.append(str(error))
                 continue
             if len(reports) >= len(best[1]):  # none, in the stages before the last
                 best = (checkpoint, reports)
+        begins = f"is trained from epoch {len(best[1]) + 1} on" if len(best[1]) < config.epochs else "is complete"
+        self._notes += [f"{problem}; without it trial {self.config['number']} {begins}" for problem in problems]
         return best
 
     def _leave(self) -> None:
@@ -249,8 +273,8 @@ def checkpoints_of(folder: Path, number: int) -> Path:
 
 def attempts_of(folder: Path, number: int) -> list[Path]:
     """The attempts made at a trial, oldest first."""
-    found = checkpoints_of(folder, number).glob("attempt-*")
-    return sorted(found, key=lambda path: int(path.name.partition("-")[2]))
+    found = [path for path in checkpoints_of(folder, number).glob("attempt-*") if path.name[8:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name[8:]))
 
 
 def _claim(folder: Path, number: int) -> Path:
@@ -260,8 +284,9 @@ def _claim(folder: Path, number: int) -> Path:
     taken = int(attempts[-1].name.partition("-")[2]) if attempts else 0
     for attempt in itertools.count(taken + 1):
         own = checkpoints_of(folder, number) / f"attempt-{attempt}"
+        own.parent.mkdir(parents=True, exist_ok=True)
         try:
-            own.mkdir(parents=True)
+            own.mkdir()
         except FileExistsError:
             continue
         return own

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from mmpkd.types import DivergedError, UserError
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
-DISK_TROUBLE: Final = (errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EIO, errno.EACCES, errno.EPERM, errno.ESTALE)
+FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing can be written to a disk, whatever the path
+AWAY: Final = (errno.EIO, errno.ESTALE)
+REFUSED: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # of one path
 
 
-def cause_of(error: Exception) -> Cause:
-    """What kind of failure this is."""
+def cause_of(error: Exception, places: Sequence[Path]) -> Cause:
+    """What kind of failure this is.
+
+    Args:
+        places: the sweep's folder and the cache, which every trial needs.
+    """
     if isinstance(error, DivergedError):
         return "diverged"
     if isinstance(error, GoalError):
@@ -23,17 +29,28 @@ def cause_of(error: Exception) -> Cause:
     torch = sys.modules.get("torch")
     if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
         return "memory"
-    if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
-        return "storage"
-    return "error"
+    return "storage" if disk_trouble(error, places) else "error"
 
 
-def message_of(error: Exception) -> str:
+def message_of(error: Exception, places: Sequence[Path]) -> str:
     """In a line or a few, for whoever reads the tables."""
-    if isinstance(error, OSError) and error.errno in DISK_TROUBLE:
-        where = error.filename or "the sweep's folder or the cache"
-        return f"{where}: a worker cannot write there ({error.strerror})"
+    if trouble := disk_trouble(error, places):
+        return f"{trouble}, in a worker"
     return (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").strip()
+
+
+def disk_trouble(error: Exception, places: Sequence[Path]) -> str:
+    """Which path is of no use any more and why, if a disk is full or away, or if the path lies in one of `places`;
+    empty for any other error, such as of a socket or of a library's own file.
+    """
+    if not isinstance(error, OSError) or error.errno not in (*FULL, *AWAY, *REFUSED):
+        return ""
+    if not isinstance(error.filename, str):
+        where = ", ".join(map(str, places))
+        nameless = f"nothing more can be written ({error.strerror}); see the disks of {where} and of temporary files"
+        return "" if error.errno in REFUSED else nameless
+    inside = any(Path(error.filename).absolute().is_relative_to(place.absolute()) for place in places)
+    return f"{error.filename}: cannot be read or written any more ({error.strerror})" * (inside or error.errno in FULL)
 
 
 def told_error(folder: Path, number: int, result: Mapping[str, Any]) -> tuple[str, str]:

@@ -17,20 +17,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
-import optuna
 from optuna.samplers import NSGAIISampler
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from mmpkd.config import EvaluationConfig, TrialConfig, near, validate
 from mmpkd.types import ConfigError
 from sweep.choosers import Replay, Unfit
 from sweep.draw import draw, leaf_name
+from sweep.files import read_json, read_plan, write_json
 from sweep.front import Values
 from sweep.grammar import Choice, Range, spots
+from sweep.journal import damage_of, stored_studies
 from sweep.outside import sweeps_under
-from sweep.records import write_json
 from sweep.sampling import Proposal
 from sweep.space import SCORES, Space
 
@@ -102,7 +100,7 @@ def warm_results(
         return [], ""
     other = Path(word) if os.sep in word else storage / word
     path = folder / "warm.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = read_json(path, f"and what {other.name} has come to by now is read anew")
     if kept.get("from") != word:
         _refuse(other, word, folder, storage)
         kept = {"from": word, "results": _results(other, store)}
@@ -148,8 +146,9 @@ def _results(other: Path, store: str) -> list[tuple[str, Mapping[str, Any], str,
     A configuration that was run on several seeds has their means, one that was stopped early what its
     sampler was told of it.
     """
-    plan, journal = other / "plan.json", other / "journal.log"
-    said = json.loads(plan.read_text()) if plan.exists() else {}
+    said, journal = read_plan(other), other / "journal.log"
+    if (damage := damage_of(journal)) is not None:
+        raise ConfigError.one(KEY, f"{journal}: {damage}; mend that sweep first, by running its own command again")
     if said and said["store"] != store:
         told = f"{other.name} was run on another cohort (prepared as {said['store']}, this sweep's is {store})"
         raise ConfigError.one(KEY, f"{told}, so its results say nothing here")
@@ -171,11 +170,10 @@ def _results(other: Path, store: str) -> list[tuple[str, Mapping[str, Any], str,
 
 
 def _trials(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTrial]]:
-    storage = JournalStorage(JournalFileBackend(str(journal)))  # which asks for its lock to write only
-    for name in optuna.get_all_study_names(storage):
-        arm, its_generation = arm_and_generation(name)
+    for study in stored_studies(journal):
+        arm, its_generation = arm_and_generation(study.study_name)
         if its_generation == generation:
-            for frozen in optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False):
+            for frozen in study.get_trials(deepcopy=False):
                 yield arm, frozen
 
 

@@ -167,6 +167,15 @@ def test_groups_hold_their_own_samples(external: External) -> None:
     assert aurocs["f"] != pytest.approx(aurocs["m"], abs=1e-3)
 
 
+def test_groups_of_a_part_hold_the_samples_of_that_part(trained: Trained, external: External, tmp_path: Path) -> None:
+    tables = evaluated(trained, colour_cohort.config(external.root), tmp_path, "part=train")
+    part = external.table.loc[tables["predictions"]["sample"]]
+    assert 0.4 < len(part) / len(external.table) < 0.8, "four folds of five but the one that validates"
+    groups = tables["groups"].query("column == 'sex'").set_index("group")
+    assert groups["samples"].to_dict() == part["sex"].value_counts().to_dict()
+    assert groups["patients"].to_dict() == part.groupby("sex")["patient"].nunique().to_dict()
+
+
 def test_of_its_own_cohort_a_student_is_scored_on_its_validation_images(
     trained: Trained, colour_trial: TrialConfig, tmp_path: Path
 ) -> None:

@@ -14,16 +14,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from scipy.special import expit
 from sklearn.metrics import roc_auc_score
 from sklearn.utils.class_weight import compute_class_weight
 
+from mmpkd.build import build
+from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.predict import Predictor
+from mmpkd.stages import Run
+from mmpkd.teachers.answers import teach
+from mmpkd.train import batches
+from tests import colour_cohort
 from tests.colour_cohort import LABELS
 from tests.followed import Student, Trained, cross_entropy, trained_by
-from tests.mmpkd.teacher_fixtures import NETWORK
+from tests.mmpkd.teacher_fixtures import FUSED, NETWORK
 
 
 @pytest.fixture(scope="module")
@@ -116,3 +123,78 @@ def test_a_teachers_quality_is_out_of_fold_for_training_and_plain_for_validation
             assert still.metrics[f"teacher/{name}/{key}"] == pytest.approx(expected, abs=1e-6)
         sealed = np.stack(logits[still.images("test").index].to_list())
         assert np.isnan(sealed).all(), "nobody is asked about sealed patients"
+
+
+# --- what each epoch shows, and how fast ---
+
+
+def test_every_epoch_has_an_order_and_views_of_its_own(colour_trial: TrialConfig, cache: Path) -> None:
+    """Each training image once an epoch, each time shifted by a draw of its own, of 3 pixels at most."""
+    changes: dict[str, Any] = {"teachers": {}, "objectives": {}}
+    augmentation = {"shift": 0.1, "flip_horizontal": False}
+    config = TrialConfig.model_validate(colour_trial.model_dump() | changes | {"augmentation": augmentation})
+    store = prepare(config.cohort, cache)
+    rows = store.rows("train", 1)
+    run = Run(config, store, rows, *build(config, store.facts, {}), {}, torch.device("cpu"))
+    orders, shifts = [], []
+    for epoch in range(12):
+        shown = list(batches(run, epoch))
+        orders.append(torch.cat([batch.rows_B for batch, _ in shown]).tolist())
+        assert sorted(orders[-1]) == rows.tolist()
+        first_row_B = torch.cat([view.rows_BH[:, 0] for _, view in shown])
+        shifts.append(first_row_B[np.argsort(orders[-1])].tolist())
+        for batch, _ in shown:
+            assert batch.sample_ids == tuple(store.sample_ids[batch.rows_B])
+            assert (batch.patient_B.numpy() == store.patient_N[batch.rows_B]).all()
+    firsts = {order[0] for order in orders}
+    assert len(firsts) > 6, "12 epochs begin with as many images, but for chance"
+    assert min(len(set(one)) for one in zip(*shifts, strict=True)) >= 3, "of 7 rows to begin at"
+
+
+def test_the_learning_rate_falls_over_all_epochs(colour_trial: TrialConfig, colour_root: Path, tmp_path: Path) -> None:
+    config = TrialConfig.model_validate(colour_trial.model_dump() | {"teachers": {}, "objectives": {}})
+    followed = trained_by(config, colour_root, tmp_path, tmp_path / "cache")
+    steps_per_epoch = math.ceil(len(followed.images("train")) / 16)
+    steps = 3 * steps_per_epoch
+    assert [report["step"] for report in followed.reports] == [steps_per_epoch * epoch for epoch in (1, 2, 3)]
+    warm = round(0.1 * steps)
+    progress = (steps - 1 - warm) / (steps - warm)
+    expected = 3e-3 * (0.01 + 0.99 * (1 + math.cos(math.pi * progress)) / 2)
+    optimizer = torch.load(followed.folder / "last.pt", weights_only=True)["optimizer"]
+    assert [group["lr"] for group in optimizer["param_groups"]] == pytest.approx([expected] * 2)
+    assert {int(state["step"]) for state in optimizer["state"].values()} == {steps}
+
+
+# --- the control ---
+
+
+@pytest.mark.parametrize("kind", ["tabular", "fused"])
+def test_a_shuffled_answer_is_about_another_training_patient(
+    kind: str, colour_trial: TrialConfig, colour_root: Path, tmp_path: Path
+) -> None:
+    """On the second fold: neither one's own patient, nor one who validates or is sealed; validation keeps its own."""
+    params = {} if kind == "tabular" else FUSED | {"view": "mri", "epochs": 1}
+    objectives = {"logits": {"params": {"temperature": 1.0}}}
+    answers = {}
+    for control in (None, "shuffled"):
+        teachers = {"one": {"kind": kind, "control": control, "params": params}}
+        changes = {"teachers": teachers, "objectives": objectives}
+        config = TrialConfig.model_validate(colour_trial.model_dump() | changes)
+        store = prepare(config.cohort, tmp_path)
+        answers[control] = teach(config, store, tmp_path)["one"]
+    table = colour_cohort.read(colour_root).loc[store.sample_ids]
+    patient, labels = table["patient"].to_numpy(), table[list(LABELS)].fillna(-1).to_numpy()
+    train, val = store.rows("train", 1), store.rows("val", 1)
+    strangers = {row: train[patient[train] != patient[row]] for row in train}
+    shuffled: Any = answers["shuffled"]
+    if kind == "fused":  # whose inputs a sample is given, of the same fold
+        source, fold = shuffled.source_N.numpy(), shuffled.model_N.numpy()
+        assert source[val].tolist() == val.tolist()
+        assert all(source[row] in strangers[row] and fold[source[row]] == fold[row] for row in train)
+        return
+    plain, dealt = (one.arrays["logits"].numpy() for one in (answers[None], shuffled))  # type: ignore[union-attr]
+    np.testing.assert_array_equal(dealt[val], plain[val])
+    for row in train:
+        same = strangers[row][(labels[strangers[row]] == labels[row]).all(axis=1)]
+        among = same if len(same) else strangers[row]
+        assert (plain[among] == dealt[row]).all(axis=1).any(), "of the same labels, where there is such a patient"

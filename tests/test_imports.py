@@ -18,8 +18,10 @@ ROOT = Path(__file__).parents[1]
 # DESIGN section 2 has `leakage` above the teachers; its probe knows arrays only and runs when a cohort
 # is prepared, so it stands below them. `saliency` takes the student's module, so it stands above it.
 LAYERS = (
-    {"types"},
-    {"config", "fit", "frames", "stats", "leakage", "command", "scores", "priors", "attainable"},
+    {"types", "checksums"},
+    {"spelling", "files"},
+    {"config", "fit", "frames", "stats", "leakage", "command", "machine", "scores", "priors", "attainable"}
+    | {"teacher_scores"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency", "patients"},
     {"teachers"},
@@ -32,7 +34,14 @@ LAYERS = (
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
 ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never needs
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "huggingface_hub": "huggingface-hub"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "grpc": "grpcio",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+    "huggingface_hub": "huggingface-hub",
+}
 
 
 def sources(package: str) -> list[Path]:

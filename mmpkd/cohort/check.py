@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from mmpkd.checksums import first_changed
 from mmpkd.cohort import reader_for
 from mmpkd.cohort.decode import Depth, decode, depth_of, read_depth
 from mmpkd.cohort.facts import BadSample, Reader
@@ -36,6 +37,8 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         mend = "prepare it first: python -m mmpkd.cohort prepare, with the same words"
         raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {mend}{why}")
     store = Store.open(target)
+    if name := first_changed(target, store.manifest.get("checksums", {})):
+        raise CohortError(f"{target / name} is damaged, its checksum is another: delete the store (rm -r {target})")
     problems = [
         f"{len(missing)} samples lack a file"
         for missing in (missing_files(config.root, scan, config.allow_outside),)

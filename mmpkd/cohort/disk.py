@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,10 @@ def allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
         OSError: no room.
     """
     if path.exists():
-        found: np.memmap = np.load(path, mmap_mode="r+")
-        if found.shape == shape:
-            return found
+        with suppress(ValueError):  # a header that is none
+            found: np.memmap = np.load(path, mmap_mode="r+")
+            if found.shape == shape and found.dtype == np.uint8:
+                return found
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     with beside.open("wb") as file:

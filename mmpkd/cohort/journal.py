@@ -6,11 +6,11 @@ arrays are flushed, then a line per sample is appended to `journal.jsonl`: a sam
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmpkd.checksums import DamagedError, checksum, objects_in, sealed, unsealed
 from mmpkd.cohort.decode import Decoded, Depth, Look, Roi, decode
 from mmpkd.cohort.facts import BadSample, Reader, Scan
+from mmpkd.machine import cores
 
 BLOCK = 64  # samples decoded between two flushes
 JOURNAL = "journal.jsonl"
@@ -35,17 +37,33 @@ class Entry:
     rois: tuple[Roi, ...]
     num_empty: int
     look: Look
+    pixels: str  # checksum of its pixels, of image and views
 
 
 def read_journal(partial: Path) -> dict[str, Entry]:
-    """The samples that are done."""
+    """The samples that are done; a damaged line is as if it had not been written, and its sample is decoded again."""
     path = partial / JOURNAL
     entries = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        sample, height, width, num_empty, rois, look = json.loads(line)
-        read = tuple(Roi(label, np.array(runs, np.int32), np.array(stored, np.int32)) for label, runs, stored in rois)
-        entries[sample] = Entry(height, width, read, num_empty, Look(*look))
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        with suppress(DamagedError, LookupError, TypeError, ValueError):
+            for one in objects_in(line.strip(b"\0")):
+                said = unsealed(one)
+                rois = tuple(
+                    Roi(label, np.array(runs, np.int32), np.array(stored, np.int32))
+                    for label, runs, stored in said["rois"]
+                )
+                look, pixels = Look(*said["look"]), said["pixels"]
+                entry = Entry(said["height"], said["width"], rois, said["num_empty"], look, pixels)
+                entries[said["sample"]] = entry
     return entries
+
+
+def _pixels(arrays: Sequence[np.memmap], row: int) -> str:
+    """Checksum of what a sample has in all arrays."""
+    crc = ""
+    for array in arrays:
+        crc = checksum(array[row].tobytes(), crc)
+    return crc
 
 
 def decode_all(
@@ -69,7 +87,10 @@ def decode_all(
 
     ids = [str(sample) for sample in scan.samples.index]
     _mend(partial / JOURNAL)
-    done = read_journal(partial)
+    noted = read_journal(partial)
+    done = {
+        sample for row, sample in enumerate(ids) if sample in noted and noted[sample].pixels == _pixels(arrays, row)
+    }
     todo = [(row, sample) for row, sample in enumerate(ids) if sample not in done]
     bad: dict[str, BadSample] = {}
     columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -77,7 +98,7 @@ def decode_all(
     progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
     bar = progress.add_task("", total=len(ids), completed=len(done))
     started = time.monotonic()
-    with ThreadPoolExecutor(usable_cores()) as pool:
+    with ThreadPoolExecutor(cores().amount) as pool:
         try:
             for start in range(0, len(todo), BLOCK):
                 block = todo[start : start + BLOCK]
@@ -88,9 +109,8 @@ def decode_all(
                     else:
                         for array, pixels_CHW in zip(arrays, decoded.pixels_VCHW, strict=True):
                             array[row] = pixels_CHW
-                        entries[sample] = Entry(
-                            decoded.height, decoded.width, decoded.rois, decoded.num_empty, decoded.look
-                        )
+                        known = decoded.height, decoded.width, decoded.rois, decoded.num_empty, decoded.look
+                        entries[sample] = Entry(*known, _pixels(arrays, row))
                     progress.advance(bar)
                     if time.monotonic() - started > QUIET_SECONDS:
                         progress.start()
@@ -101,11 +121,6 @@ def decode_all(
             progress.stop()
             pool.shutdown(cancel_futures=True)
     return bad
-
-
-def usable_cores() -> int:
-    """Cores that this process may use, which a cluster's scheduler may have made fewer than there are."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _mend(path: Path) -> None:
@@ -119,6 +134,6 @@ def _append(path: Path, entries: dict[str, Entry]) -> None:
     with path.open("a") as file:
         for sample, entry in entries.items():
             rois = [(roi.label, roi.runs.tolist(), roi.store_runs.tolist()) for roi in entry.rois]
-            file.write(json.dumps((sample, entry.height, entry.width, entry.num_empty, rois, entry.look)) + "\n")
+            file.write(sealed({**vars(entry), "sample": sample, "rois": rois}) + "\n")
         file.flush()
         os.fsync(file.fileno())

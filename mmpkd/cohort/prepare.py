@@ -7,13 +7,11 @@ while others wait.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
@@ -24,21 +22,21 @@ import pandas as pd
 from filelock import FileLock
 from rich.console import Console
 
+from mmpkd.checksums import of_files, sealed
 from mmpkd.cohort import READERS, reader_for, splits
-from mmpkd.cohort.decode import Clahe, Depth, find_depth, read_depth, thinned
+from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.depths import DEPTHS, as_asked, contrast_of, find_depths, noted_depths
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
-from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal, usable_cores
+from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
 from mmpkd.cohort.remarks import remarks
 from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
-from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, Store
+from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, STORES, Store
 from mmpkd.cohort.suspects import Suspects, find
 from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
 from mmpkd.types import CohortError
 
-DEPTHS = "depths.json"  # of a partial store
-WINDOW_SAMPLES = 32  # images, evenly spaced and none of the sealed test's, that give a cohort's window
 TABLES_BYTES = 4096  # rough room per sample for tables and journal
 
 
@@ -90,20 +88,14 @@ def identify(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | No
         "image_size": config.image_size,
         "source": source_fingerprint(config.root, scan),
         **({} if depth is None else {"depth": depth}),
-        **({} if not (contrast := _contrast(config)) else {"contrast": contrast}),
+        **({} if not (contrast := contrast_of(config)) else {"contrast": contrast}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
 
 
-def _contrast(config: CohortConfig) -> dict[str, Any]:
-    """The options that change brightness, where there are any."""
-    stated = {"window": config.window, "clahe": config.clahe}
-    return {name: option.model_dump() for name, option in stated.items() if option is not None}
-
-
 def place(cache: Path, identity: Mapping[str, Any]) -> Path:
     """Where the store of this identity lies, or will."""
-    return cache / "stores" / f"{identity['reader']}-{identity['fingerprint']}"
+    return cache / STORES / f"{identity['reader']}-{identity['fingerprint']}"
 
 
 @contextmanager
@@ -134,12 +126,13 @@ def _build(
     shape = (len(ids), scan.channels, size, size)
     names = ["images.npy", *(f"views/{view}.npy" for view in scan.views)]
     if not _can_continue(partial, names, shape):
-        shutil.rmtree(partial, ignore_errors=True)  # pixels that no journal vouches for, or a journal without them
+        # Pixels that no journal vouches for, or a journal without them.
+        partial.unlink() if partial.is_file() else shutil.rmtree(partial, ignore_errors=True)
     with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
-        depths = _depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
-        depths[0] = depth or _as_asked(config, depths[0])
+        depths = find_depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
+        depths[0] = depth or as_asked(config, depths[0])
         bad = decode_all(reader, scan, partial, arrays, size, depths)
         try:
             refuse_bad(bad, config, reader, scan)
@@ -180,7 +173,8 @@ def _build(
                 if file.suffix in (".npy", ".parquet")
             },
         }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        manifest["checksums"] = of_files(partial, manifest["files"])
+        (partial / MANIFEST).write_text(sealed(manifest, indent=1))
         os.replace(partial, target)
     _tell(config, reader, scan, manifest, bad)
 
@@ -189,36 +183,7 @@ def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bo
     """Whether an interrupted preparation left all that it noted as done: scratch disks are purged file by file."""
     least = int(np.prod(shape))
     kept = [partial / name for name in names]
-    return (partial / DEPTHS).exists() and all(file.exists() and file.stat().st_size > least for file in kept)
-
-
-def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str]) -> list[Depth]:
-    """Of the image and of each view; found once, so that a preparation that goes on keeps its window."""
-
-    def look(position: int) -> list[np.ndarray]:
-        with suppress(BadSample):  # listed with the others when its turn comes
-            raw = reader.load(ids[position])
-            return [thinned(image) for image in (raw.image, *(raw.views[view] for view in views))]
-        return []
-
-    path = partial / DEPTHS
-    if path.exists():
-        return [read_depth(*stated) for stated in json.loads(path.read_text())]
-    first, *others = np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)).tolist()
-    looked = [look(first)]
-    if reader.windowed or not looked[0] or any(pixels.dtype != np.uint8 for pixels in looked[0]):  # a window is wanted
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            looked = [images for images in (*looked, *pool.map(look, others)) if images]
-    depths = [find_depth([images[at] for images in looked], reader.windowed) for at in range(1 + len(views))]
-    path.write_text(json.dumps(depths))
-    return depths
-
-
-def _as_asked(config: CohortConfig, found: Depth) -> Depth:
-    """With the window and the CLAHE that are asked for; both are of a cohort's own images alone."""
-    window = found.window if config.window is None else config.window.ends
-    clahe = None if config.clahe is None else Clahe(config.clahe.clip_limit, config.clahe.tiles)
-    return Depth(found.bits, window, clahe)
+    return bool(noted_depths(partial)) and all(file.exists() and file.stat().st_size > least for file in kept)
 
 
 def _keep(path: Path, array: np.memmap, rows: np.ndarray) -> None:

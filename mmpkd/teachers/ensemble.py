@@ -51,6 +51,7 @@ class Ensemble(Teacher):
     VERSION = 1
     sees_view = False
     members: Mapping[str, NDArray[np.float32]]  # logits (N, K) of every sample of the store, by member
+    member_quality: Mapping[str, float]  # `<member>/<score>`
 
     def __init__(self, params: EnsembleParams, facts: Facts) -> None:
         self.params = params

@@ -27,6 +27,7 @@ from mmpkd.types import Needs, TeacherError, TeacherOutput
 
 NETWORK = "network."  # before the names of its weights, beside which lie:
 ROWS, CELLS = "rows", "cells"
+OFFSETS = "offsets.npy"  # of the fold models' logits
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,21 @@ def online(config: TeacherConfig, store: Store, fold: int, cache: Path, name: st
             content |= {ROWS: torch.from_numpy(rows), CELLS: teacher.cells(store, rows)}
             save_file({key: values.contiguous().cpu() for key, values in content.items()}, _file(folder, index))
 
-        return fit_and_ask(teacher, store, fold, params.seed, name or config.kind, keep)
+        arrays, offset_FK = fit_and_ask(teacher, store, fold, params.seed, name or config.kind, keep)
+        np.save(folder / OFFSETS, offset_FK)
+        return arrays
 
     folder, manifest = kept(config, store, fold, cache, name or config.kind, fill)
     models = []
     for index in range(NUM_FOLDS + 1):
         try:
-            content = load_file(_file(folder, index))
-        except (OSError, SafetensorError) as error:
+            content, offset_FK = load_file(_file(folder, index)), np.load(folder / OFFSETS)
+        except (OSError, ValueError, SafetensorError) as error:
             told = f"{folder} is damaged ({type(error).__name__}); {MEND}"
             raise TeacherError(f"teacher {name or config.kind!r}: {told}") from None
         weights = {key.removeprefix(NETWORK): values for key, values in content.items() if key.startswith(NETWORK)}
+        if index < NUM_FOLDS:
+            weights["head.bias"] = weights["head.bias"] + torch.from_numpy(offset_FK[index])
         with torch.device("meta"):  # nothing is drawn
             network = network_of(params, store.facts, weights.get("readers.table.column_V", torch.empty(0)))
         network.load_state_dict(weights, assign=True)

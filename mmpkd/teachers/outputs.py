@@ -1,8 +1,9 @@
 """What the teachers say of the training samples: fitted once, cached by content, shared by all trials.
 
 Logits of training samples are out of fold (five patient-grouped folds), because in-sample logits are
-overconfident; embeddings, hidden layers and maps come from one model fitted on all training patients,
-because the latent spaces of fold models are unrelated. Test samples are never shown to a teacher.
+overconfident, and the five models are brought to one level (`alignment.py`); embeddings, hidden layers and maps
+come from one model fitted on all training patients, because the latent spaces of fold models are unrelated. Test
+samples are never shown to a teacher.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,16 +27,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from mmpkd.augment import View, look_map
+from mmpkd.checksums import DamagedError, first_changed, of_files, sealed, unsealed
 from mmpkd.cohort.splits import dealt
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, fingerprint, validate
 from mmpkd.fit import derived_seed
+from mmpkd.teacher_scores import warnings
 from mmpkd.teachers import TEACHERS, Teacher
+from mmpkd.teachers.alignment import offsets
 from mmpkd.teachers.ensemble import Ensemble
 from mmpkd.teachers.fitting import require_classes
-from mmpkd.teachers.quality import looks, quality, warning
+from mmpkd.teachers.quality import looks, quality
 from mmpkd.types import Needs, TeacherError, TeacherOutput
 
+VERSION = 2  # raise it when the answers of the same fits come to be put together otherwise
 NUM_FOLDS = 5
 HIDDEN = "hidden-"  # and the layer: names of arrays
 MEND = "delete that folder, and it is fitted again"
@@ -92,7 +98,7 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
 
     def fill(teacher: Teacher, folder: Path) -> dict[str, NDArray[np.float32]]:
         seed = validate(kind.Params, config.params).seed
-        arrays = fit_and_ask(teacher, store, fold, seed, name)
+        arrays, _ = fit_and_ask(teacher, store, fold, seed, name)
         for key, values in arrays.items():
             np.save(folder / f"{key}.npy", values)
         return arrays
@@ -136,6 +142,7 @@ def kept(
     identity = {
         "kind": config.kind,
         "version": kind.VERSION,
+        "outputs": VERSION,
         "params": params.model_dump(mode="json"),
         "sources": kind.sources(params),
         "cohort": store.fingerprint,
@@ -143,38 +150,68 @@ def kept(
         "train": fingerprint(store.sample_ids[train].tolist()),
     }
     folder = cache / "teachers" / f"{config.kind}-{fingerprint(identity)}"
+    if folder.is_file():
+        raise TeacherError(f"teacher {name!r}: {folder} is no folder; {MEND}")
     if not (folder / "manifest.json").exists():  # a finished cache may be read-only, so no lock before this
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with _alone(folder, name):
             if not (folder / "manifest.json").exists():
                 teacher = ready(config, store, fold, cache, name)
                 started = time.perf_counter()
                 beside = folder.with_name(f"{folder.name}.partial")
-                shutil.rmtree(beside, ignore_errors=True)
+                beside.unlink() if beside.is_file() else shutil.rmtree(beside, ignore_errors=True)
                 beside.mkdir()
                 try:
                     said = fill(teacher, beside)
                 except TeacherError as error:
                     raise TeacherError(f"teacher {name!r}: {error}") from None
-                good = quality(said["logits"], store, train, val)
+                good = quality(said["logits"], store, train, val, folds(store, train, params.seed))
+                if isinstance(teacher, Ensemble):
+                    good |= teacher.member_quality
                 if "map" in said:
                     good |= looks(torch.from_numpy(said["map"]), store, val)
-                manifest = {**identity, "quality": good, "seconds": time.perf_counter() - started}
-                (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
+                manifest: dict[str, Any] = {**identity, "quality": good, "seconds": time.perf_counter() - started}
+                manifest["checksums"] = of_files(beside, sorted(path.name for path in beside.iterdir()))
+                (beside / "manifest.json").write_text(sealed(manifest, indent=1))
+                shutil.rmtree(folder, ignore_errors=True)  # one without a manifest is none
                 os.replace(beside, folder)
-                if told := warning(name, good):
-                    Console(stderr=True, soft_wrap=True).print(told, markup=False, highlight=False)
+                for told in warnings(name, good):
+                    Console(stderr=True, soft_wrap=True).print(f"warning: {told}", markup=False, highlight=False)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        written = (folder / "manifest.json").read_bytes()
+        manifest = json.loads(written)
         foreign = [key for key, value in json.loads(json.dumps(identity)).items() if manifest[key] != value]
-    except (ValueError, LookupError) as error:
-        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
+        manifest = manifest if foreign else unsealed(written)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        why = f"manifest.json {error}" if isinstance(error, DamagedError) else type(error).__name__
+        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({why}); {MEND}") from None
     if foreign:  # brought from elsewhere under this name
         differ = ", ".join(foreign)
         raise TeacherError(
             f"teacher {name!r}: {folder} holds the answers of another teacher or cohort ({differ}); {MEND}"
         )
+    if file := first_changed(folder, manifest.get("checksums", {}), since=folder / "manifest.json"):
+        raise TeacherError(f"teacher {name!r}: {folder / file} is gone, or not what its checksum says; {MEND}")
     return folder, manifest
+
+
+@contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """Holds the lock of a teacher's folder.
+
+    Raises:
+        TeacherError: nothing can be written there.
+    """
+    lock = FileLock(f"{folder}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        where = f"{folder}.lock: cannot be locked ({error.strerror})"
+        raise TeacherError(f"teacher {name!r}: {where}; delete it, or put the cache elsewhere with cache=DIR") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def ready(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str) -> Teacher:
@@ -182,9 +219,13 @@ def ready(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str
     kind = TEACHERS[config.kind]
     teacher = kind(validate(kind.Params, config.params), store.facts)
     if isinstance(teacher, Ensemble):
-        teacher.members = {
-            member: cached_outputs(one, store, fold, cache, f"{name}/{member}").arrays["logits"].numpy()
+        members = {
+            member: cached_outputs(one, store, fold, cache, f"{name}/{member}")
             for member, one in teacher.params.members.items()
+        }
+        teacher.members = {member: outputs.arrays["logits"].numpy() for member, outputs in members.items()}
+        teacher.member_quality = {
+            f"{member}/{key}": value for member, outputs in members.items() for key, value in outputs.quality.items()
         }
     return teacher
 
@@ -203,14 +244,21 @@ def folds(store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]
     return fold_N
 
 
-def out_of_fold_logits(
+class OutOfFold(NamedTuple):
+    """Logits of samples, each from a model that saw none of its patient's, the models brought to one level."""
+
+    logits_NK: NDArray[np.float32]
+    offset_FK: NDArray[np.float32]  # what was added to those of each fold's model
+
+
+def out_of_fold(
     teacher: Teacher,
     store: Store,
     rows: NDArray[np.int64],
     seed: int,
     fitted: Callable[[int, NDArray[np.int64]], None] = lambda fold, rows: None,
-) -> NDArray[np.float32]:
-    """Logits (n, K) of the samples at `rows`, each from a model that saw none of its patient's.
+) -> OutOfFold:
+    """What a teacher says of the samples at `rows`, out of fold.
 
     Args:
         fitted: told each of the five folds while the teacher is fitted without it, and the samples in it.
@@ -224,7 +272,10 @@ def out_of_fold_logits(
         teacher.fit(store, rows[fold_N != fold])
         logits_NK[fold_N == fold] = _arrays(teacher.outputs(store, rows[fold_N == fold]))["logits"]
         fitted(fold, rows[fold_N == fold])
-    return logits_NK
+    offset_FK = np.zeros((NUM_FOLDS, logits_NK.shape[1]), np.float32)
+    if not isinstance(teacher, Ensemble):  # its members have been brought to one level already
+        offset_FK = offsets(logits_NK, fold_N, store.patient_N[rows], store.facts.tasks, NUM_FOLDS)
+    return OutOfFold(logits_NK + offset_FK[fold_N], offset_FK)
 
 
 def _stratum(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -240,11 +291,12 @@ def fit_and_ask(
     seed: int,
     name: str,
     fitted: Callable[[int, NDArray[np.int64]], None] = lambda fold, rows: None,
-) -> dict[str, NDArray[np.float32]]:
-    """What a teacher says, as arrays over all samples of a store; NaN for those that it is not asked about.
+) -> tuple[dict[str, NDArray[np.float32]], NDArray[np.float32]]:
+    """What a teacher says, as arrays over all samples of a store, NaN for those that it is not asked about; and what
+    was added to the logits of each fold's model, (F, K).
 
     Args:
-        fitted: as of `out_of_fold_logits`; then told NUM_FOLDS of the model of all training patients.
+        fitted: as of `out_of_fold`; then told NUM_FOLDS of the model of all training patients.
     """
     train, val = store.rows("train", fold), store.rows("val", fold)
     asked = np.concatenate([train, val])
@@ -262,17 +314,17 @@ def fit_and_ask(
             fitted(index, rows)
             progress.advance(bar)
 
-        out_of_fold = out_of_fold_logits(teacher, store, train, seed, one_more)
+        logits_NK, offset_FK = out_of_fold(teacher, store, train, seed, one_more)
         teacher.fit(store, train)
         one_more(NUM_FOLDS, asked)
     arrays = {}
     for name, values in _arrays(teacher.outputs(store, asked)).items():
         arrays[name] = np.full((len(store.sample_ids), *values.shape[1:]), np.nan, np.float32)
         arrays[name][asked] = values
-    arrays["logits"][train] = out_of_fold
+    arrays["logits"][train] = logits_NK
     if (head := teacher.head()) is not None:
         arrays |= zip(HEAD, (part.detach().cpu().numpy() for part in (head.weight, head.bias)), strict=True)
-    return arrays
+    return arrays, offset_FK
 
 
 def _arrays(output: TeacherOutput) -> dict[str, NDArray[np.float32]]:

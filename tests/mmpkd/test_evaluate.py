@@ -11,7 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from mmpkd import evaluate, export
+from mmpkd import evaluate, export, predict
 from mmpkd.cohort.decode import Depth, depth_of
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TrialConfig
@@ -118,6 +118,26 @@ def test_a_cohort_of_other_labels_is_refused(words: list[str], tmp_path: Path) -
     other.write_text(yaml.safe_dump({"cohort": content}))
     with pytest.raises(ConfigError, match=r"no label in common: the student knows pattern .multiclass of lamellar"):
         main([words[0], *words[2:], f"config={other}"])
+
+
+def test_evaluate_and_predict_see_other_images_through_the_same_window(tiny_trial: TrialConfig, tmp_path: Path) -> None:
+    """16-bit images, darker than those that the student learnt from, whose own window would be another one."""
+    for name in ("own", "other"):
+        cohort_fixtures.write_cohort(tmp_path / name, depth=16)
+    for path in (tmp_path / "other" / "images").iterdir():
+        Image.fromarray(np.asarray(Image.open(path)) // 2 + np.arange(30, dtype=np.uint16) * 20).save(path)
+    own, other = (cohort_fixtures.config(tmp_path / name, image_size=16) for name in ("own", "other"))
+    content = tiny_trial.model_dump() | {"cohort": own, "objectives": {}, "teachers": {}, "epochs": 1}
+    train(TrialConfig.model_validate(content), tmp_path / "cache", tmp_path / "run")
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump({"cohort": other.model_dump(mode="json")}))
+    words = [f"model={tmp_path / 'run'}", f"out={tmp_path / 'out'}"]
+    main([*words, f"config={tmp_path / 'other.yaml'}", f"cache={tmp_path / 'cache'}"])
+    predict.main([*words, f"images={tmp_path / 'other' / 'images'}", "overlays=false"])
+    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    evaluated = pd.read_csv(folder / "predictions.csv").set_index("sample")["malignant/malignant"]
+    predicted = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("image")["malignant/malignant"]
+    assert evaluated.nunique() > 20
+    np.testing.assert_allclose(predicted.loc[evaluated.index], evaluated, atol=2e-6)
 
 
 def test_patients_of_several_images_are_scored_and_predicted(

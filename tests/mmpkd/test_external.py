@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from mmpkd import external, stats
+from mmpkd import classify, external, stats
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.facts import Column, Facts
 from mmpkd.cohort.store import Store
@@ -135,6 +135,21 @@ def test_overall_is_the_mean_over_tasks_of_defined_labels(answers: Answers) -> N
     assert low < value < high
     some = np.arange(200) < 40  # the label `a` is unknown of them
     assert external.defined(answers, some).tolist() == [False, True, True, True, True]
+
+
+def test_groups_are_compared_on_the_labels_that_all_of_them_have(answers: Answers) -> None:
+    """The first forty samples do not know the label `a`, so it counts for nobody."""
+    values = pd.DataFrame({"site": np.where(np.arange(200) < 40, "north", "south")})
+    table = external.by_group(answers, values, np.arange(200) // 2, np.full(200, np.nan)).set_index("group")
+    assert table["labels"].tolist() == [4, 4]
+    common = np.array([False, True, True, True, True])
+    for group, inside in {"north": np.arange(200) < 40, "south": np.arange(200) >= 40}.items():
+        by_label = [
+            roc_auc_score(answers.target_NK[inside, column], odds[inside])
+            for column, odds in enumerate(classify.log_odds(answers.logits_NK, answers.tasks).T)
+            if common[column]
+        ]
+        assert table.loc[group, "auroc"] == pytest.approx((by_label[0] + np.mean(by_label[1:])) / 2)
 
 
 def test_groups_by_hand() -> None:

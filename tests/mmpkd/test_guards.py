@@ -22,7 +22,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
-from mmpkd.teachers.outputs import cached_outputs, out_of_fold_logits
+from mmpkd.teachers.outputs import cached_outputs, out_of_fold
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import batches, loss_terms, train
 from mmpkd.validation import Evaluator
@@ -67,7 +67,7 @@ def test_each_fold_has_its_own_teacher(folded: Store, tmp_path: Path) -> None:
 def test_the_cache_holds_the_out_of_fold_logits(folded: Store, tmp_path: Path) -> None:
     rows = folded.rows("train")
     cached = cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path).arrays["logits"][rows]
-    fresh = out_of_fold_logits(Tabular(TabularParams(), folded.facts), folded, rows, 0)
+    fresh = out_of_fold(Tabular(TabularParams(), folded.facts), folded, rows, 0).logits_NK
     np.testing.assert_allclose(cached.numpy(), fresh, rtol=1e-4, atol=1e-4)
 
 
@@ -220,6 +220,7 @@ def test_privileged_inputs_permuted_at_evaluation_change_no_prediction(
     np.save(folder / "views" / "superior.npy", np.load(folder / "views" / "superior.npy")[order])
     manifest = json.loads((folder / "manifest.json").read_text())
     sizes = {name: (folder / name).stat().st_size for name in manifest["files"]}
+    del manifest["crc"], manifest["checksums"]
     (folder / "manifest.json").write_text(json.dumps(manifest | {"files": sizes, "fingerprint": "permuted"}))
 
     histories = [train(config, tmp_path / "cache", store=one) for one in (store, Store.open(folder))]

@@ -70,16 +70,22 @@ def test_a_seed_a_fold_a_version_and_other_data_each_have_their_own(
         address(config.model_copy(update={"params": dict(config.params) | {"seed": 1}}), store, tmp_path),
         address(config, store, tmp_path, fold=1),
     ]
-    order = np.arange(len(store.sample_ids))[::-1]
     plain = store.sample_ids
-    store.sample_ids = plain[order]  # rows of another order
+    others = np.setdiff1d(np.arange(len(plain)), store.rows("train"))
+    store.sample_ids = plain.copy()
+    store.sample_ids[others] = plain[others[::-1]]  # rows in another order, but for the training samples
     found.append(address(config, store, tmp_path))
     store.sample_ids, store.fingerprint = plain, "other labels"
     found.append(address(config, store, tmp_path))
     store = Store.open(store.path)
+    parts = {"train": np.arange(1, 41), "val": np.arange(60, 80)}
+    with monkeypatch.context() as patch:  # as many training samples as others have, and not the same
+        for start in (0, 1):
+            patch.setattr(Store, "rows", lambda self, part, fold, start=start: parts[part] - start)
+            found.append(address(config, store, tmp_path))
     monkeypatch.setattr(TEACHERS[config.kind], "VERSION", 1000)
     found.append(address(config, store, tmp_path))
-    assert len({first, *found}) == 6
+    assert len({first, *found}) == 8
 
 
 @pytest.mark.parametrize("within", [lambda one: one, among], ids=["alone", "in an ensemble"])

@@ -28,7 +28,7 @@ from mmpkd.teachers.online import Online, online
 from mmpkd.teachers.outputs import folds
 from mmpkd.train import batches, descend, loss_terms, train
 from mmpkd.types import Mistake, Needs
-from tests.mmpkd.teacher_fixtures import FUSED
+from tests.mmpkd.teacher_fixtures import EXAMPLES, FUSED
 
 NAN = math.nan
 
@@ -182,6 +182,25 @@ def test_each_sample_is_answered_by_the_model_that_did_not_see_its_patient(store
     np.testing.assert_array_equal(told.logits_BK[:, 0].numpy(), expected[rows])
     np.testing.assert_array_equal(told.embedding_BD[:, 0].numpy(), np.where(np.isin(rows, test), NAN, 5.0))
     assert set(expected[train]) == {0, 1, 2, 3, 4}
+
+
+def test_fold_models_answer_at_one_level_while_a_student_trains(
+    store: Store, asked: Online, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is added to a fold model's logits is added to its answers about every view, and to no one else's."""
+    added_FK = np.arange(15, dtype=np.float32).reshape(5, 3)
+    before = torch.from_numpy(np.zeros((5, 3), np.float32))
+    monkeypatch.setattr("mmpkd.teachers.outputs.offsets", lambda *_: before.numpy())
+    plain = online(EXAMPLES["fused"], store, 0, tmp_path / "plain")
+    monkeypatch.setattr("mmpkd.teachers.outputs.offsets", lambda *_: added_FK)
+    moved = online(EXAMPLES["fused"], store, 0, tmp_path / "moved")
+    for part in ("train", "val"):
+        rows = torch.from_numpy(store.rows(part))  # type: ignore[arg-type]
+        pixels = images(store, rows.numpy())
+        one, other = plain.at(rows, pixels).logits_BK, moved.at(rows, pixels).logits_BK
+        assert one is not None and other is not None
+        added = torch.from_numpy(added_FK)[moved.model_N[rows]] if part == "train" else torch.zeros(len(rows), 3)
+        torch.testing.assert_close(other - one, added, atol=1e-4, rtol=1e-4)
 
 
 def test_nothing_is_computed_that_is_not_needed(store: Store, asked: Online) -> None:

@@ -88,7 +88,9 @@ def test_sections_are_joined_and_blank_ones_left_out(store: Store) -> None:
 def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(
     leaking: Told, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    params = TEXT | {"epochs": 8, "lr": 0.02}
+    """Though a sixth of the samples have no report, each report learns its own label."""
+    leaking.sentences[1::6] = None
+    params = TEXT | {"epochs": 10, "lr": 0.02}
     flagged = cached_outputs(TeacherConfig(kind="text", params=params), leaking, 0, tmp_path, "report")
     assert flagged.quality["auroc"] > 0.98 and flagged.quality["leak"] == 1.0
     assert "warning: teacher 'report' all but states the label" in " ".join(capfd.readouterr().err.split())
@@ -97,7 +99,9 @@ def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(
     )
     assert masked.quality["auroc"] < 0.8 and masked.quality["leak"] == 0.0
     val = masked.arrays["logits"][leaking.rows("val")]
+    val = val[val.isfinite().all(dim=1)]
     torch.testing.assert_close(val, val[:1].expand_as(val))  # all texts look alike now
+    assert "'report' is at chance on validation (AUROC 0.500)" in " ".join(capfd.readouterr().err.split())
     cached_outputs(TeacherConfig(kind="text", params=params), leaking, 0, tmp_path, "report")
     assert capfd.readouterr().err == "", "told once"
 

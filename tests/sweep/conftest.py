@@ -18,7 +18,7 @@ def frozen() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    from sweep.driver import cluster
+    from sweep.cluster import cluster
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FAKE_SECONDS", "0.1")  # workers have their environment from this Ray's start

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from mmpkd.config import CohortConfig, TrialConfig
-from mmpkd.types import DivergedError, EpochReport
+from mmpkd.types import ConfigError, DivergedError, EpochReport
 from sweep.trial import TrialWorker, checkpoints_of
 
 if TYPE_CHECKING:
@@ -83,17 +83,26 @@ class FakeWorker(TrialWorker):
                 os._exit(1)
             history.append(EpochReport(epoch, epoch * 10, 0.5, {"task": 1 / epoch}, metrics_of(config, epoch)))
             beside = folder / "last.partial"
-            beside.write_text(
-                json.dumps([[one.epoch, one.step, one.seconds, one.terms, one.metrics] for one in history])
-            )
+            reports = [[one.epoch, one.step, one.seconds, one.terms, one.metrics] for one in history]
+            beside.write_text(json.dumps([FakeWorker.owner(config, store), reports]))
             os.replace(beside, folder / "last.pt")
             with (folder.parents[2] / "trained.txt").open("a") as log:  # what really was trained, for the tests
                 log.write(f"{folder.parent.name} {folder.name} {epoch}\n")
             report(history[-1])
 
     @staticmethod
-    def read_history(checkpoint: Path) -> list[EpochReport]:
-        return [EpochReport(*one) for one in json.loads(checkpoint.read_text())]
+    def owner(config: TrialConfig, store: Path) -> str:
+        return config.fingerprint()
+
+    @staticmethod
+    def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
+        try:
+            its, reports = json.loads(checkpoint.read_text())
+        except ValueError:
+            raise ConfigError.one(str(checkpoint), "is damaged") from None
+        if owner and its != owner:
+            raise ConfigError.one(str(checkpoint), "belongs to another configuration")
+        return [EpochReport(*one) for one in reports]
 
 
 # --- Ray Tune's part, for tests without it ---

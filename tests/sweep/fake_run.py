@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -12,11 +11,13 @@ from rich.console import Console
 from benchmarks.witness import logged
 from mmpkd.command import run as command
 from mmpkd.config import TrialConfig
+from sweep.interrupt import leave, requests_end_the_driver
 from sweep.run import read_words, sweep
 from sweep.space import load_space
 from tests.sweep.fake import FakeWorker
 
 
+@requests_end_the_driver()
 def main(words: Sequence[str]) -> None:
     said, mistakes = read_words(words)
     space, found = load_space(said.space, said.overrides)
@@ -25,7 +26,7 @@ def main(words: Sequence[str]) -> None:
     example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
     # Not planned, which would load torch for nothing.
     planned: Any = SimpleNamespace(goals=space.search.maximize, facts=None, example=example, as_json=dict)
-    sys.exit(sweep(space, planned, said, Console(), logged(FakeWorker)))
+    leave(sweep(space, planned, said, Console(), logged(FakeWorker)))
 
 
 if __name__ == "__main__":

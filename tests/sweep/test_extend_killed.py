@@ -116,7 +116,7 @@ def test_what_a_cut_off_extension_left_is_no_part_of_another(dead: tuple[Path, f
     expected = outcome(folder)
     shutil.rmtree(folder)
     shutil.copytree(tmp_path / "saved", folder)
-    killed(tmp_path, 8, "trials=9", from_lr(low), "extend=true")
+    killed(tmp_path, 10, "trials=9", from_lr(low), "extend=true")
     assert sum(sum(found.values()) for name, found in states(folder).items() if " 1" in name) > 3
     swept(tmp_path, *other)
     assert outcome(folder) == expected

@@ -17,7 +17,8 @@ from rich.console import Console
 from sweep.progress import clock
 from sweep.records import Record, trials_table
 from sweep.report import write_report
-from sweep.summary import front_table, leaking, print_summary, resolution, sampled, shortest, yardsticks
+from sweep.summary import front_table, print_summary, resolution, sampled, shortest, yardsticks
+from sweep.teaching import teacher_warnings
 
 GOALS = ("val/auroc", "val/pointing")
 ARMS = ("none", "tabular")
@@ -170,8 +171,8 @@ def test_clock() -> None:
 def test_a_teacher_that_states_the_label_is_named_in_summary_and_report(tmp_path: Path) -> None:
     leak = {"teacher/report/auroc": 0.997, "teacher/report/leak": 1.0, "teacher/findings/leak": 0.0}
     records = [replace(one, metrics=one.metrics | leak) if one.arm == "tabular" else one for one in RECORDS]
-    assert leaking(RECORDS) == []
-    (line,) = leaking(records)
-    assert line.startswith("arm tabular: teacher 'report' all but states the label (AUROC 0.997 out of fold)")
+    assert teacher_warnings(RECORDS, ARMS) == []
+    (line,) = teacher_warnings(records, ARMS)
+    assert line.startswith("arm tabular: teacher 'report' all but states the label (out of fold: AUROC 0.997)")
     assert f"warning: {line}" in " ".join(summed_up(tmp_path, records, ARMS).split())
     assert escape(line) in reported(tmp_path, records, ARMS)

@@ -5,6 +5,7 @@ Each trial's scores depend on its seed, so that a further seed that goes on as a
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from mmpkd.config import TrialConfig
+from mmpkd.config import TrialConfig, load_trial
 from sweep.books import Books
+from sweep.driver import Share
+from sweep.halving import ArmHalving, Arrival
 from sweep.records import Spool, epochs_table, judged, trials_table
 from sweep.search import Search
 from sweep.space import load_space
 from sweep.studies import Studies
-from tests.sweep.fake import SPACE, metrics_of
+from tests.sweep.fake import SPACE, metrics_of, play
+from tests.sweep.swept import swept, untracked
+
+__all__ = ["untracked"]  # a fixture, of every test here
 
 GOALS = ("val/auroc", "val/pointing")
 REPEATS, FOLDS, EPOCHS, DEVICES = 3, 4, 4, 2.0
@@ -144,3 +150,55 @@ def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Mach
         assert shown[number].values(GOALS) == pytest.approx(means.loc[number].tolist())
         spread = table[first == number]["val/auroc"].std(ddof=1) / REPEATS**0.5
         assert shown[number].metrics["val/auroc_seed_se"] == pytest.approx(spread)
+
+
+def test_best_is_of_the_mean_over_seeds_and_not_of_a_lucky_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_luck(config: TrialConfig, epoch: int) -> dict[str, float]:
+        """By the learning rate, but that the first seed of the worst shines."""
+        auroc = 0.5 + config.optimizer.lr - 3 * config.optimizer.lr * (config.seed > 0)
+        return metrics_of(config, epoch) | {"val/auroc": auroc}
+
+    monkeypatch.setattr("tests.sweep.fake.metrics_of", with_luck)
+    words = ("trials=3", "search.repeats=2", "arms.tabular=false", "search.maximize=[val/auroc, val/pointing]")
+    swept(tmp_path, *words)
+    table = pd.read_parquet(tmp_path / "runs" / "fake" / "trials.parquet").set_index("number")
+    first = table["repeat_of"].fillna(table.index.to_series()).astype(int)
+    assert first.value_counts().tolist() == [2, 2, 2]
+    means = table["val/auroc"].groupby(first).mean()
+    best = load_trial(tmp_path / "runs" / "fake" / "best.yaml")
+    lucky = table.loc[table["val/auroc"].idxmax(), "none/optimizer.lr"]
+    assert best.optimizer.lr == table.loc[means.idxmax(), "none/optimizer.lr"] != lucky
+
+
+def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scheduler that a driver gives to Ray Tune knows every rung; an empty rung would let anyone pass."""
+    words = ("search.early_stopping={reduction: 2, grace: 1}", "arms.tabular=false")
+
+    def reaching(search: Search) -> None:
+        for number in range(4):
+            job = search.suggest(f"t{number}")
+            metrics = metrics_of(TrialConfig.model_validate_json(job["trial"]), 1)
+            values = tuple(metrics[goal] for goal in GOALS)
+            search.books.studies.reach(Arrival(job["number"], "none", 1, values, True))
+            play(search, f"t{number}", job)
+
+    swept(tmp_path, "trials=4", *words, play=reaching)
+    decisions: list[bool] = []
+
+    def drive(search: Search, worker: Any, halving: ArmHalving, *rest: Any) -> None:
+        poor = {"epoch": 1, "metrics": dict.fromkeys(GOALS, 0.0)}
+        decisions.append(halving.decide(search.suggest("fifth"), poor))
+
+    for name, stand_in in {
+        "cluster": contextlib.nullcontext,
+        "share_of": lambda *_: Share(1.0, 0.0),
+        "slots": lambda _: 1,
+        "idle_gpus": lambda: 0,
+        "cores_of_a_machine": lambda: 2.0,
+        "drive": drive,
+    }.items():
+        monkeypatch.setattr(f"sweep.driver.{name}", stand_in)
+    swept(tmp_path, "trials=5", *words, play=None)
+    assert decisions == [False]

@@ -15,7 +15,7 @@ from mlflow import MlflowClient
 from mlflow.store.entities.paged_list import PagedList
 
 from mmpkd.types import ConfigError
-from sweep.records import Spool, cut_torn_line
+from sweep.files import Spool, cut_torn_line
 from sweep.tracking import Tracker, check_address, without_password
 
 

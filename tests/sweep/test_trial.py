@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,8 @@ from tests.sweep.fake import FakeWorker
 GOALS = ["val/auroc", "val/pointing"]
 
 
-def job(folder: Path, number: int = 0, epochs: int = 3, decay: float = 0.5) -> dict[str, Any]:
-    trial = {"cohort": {"reader": "synthetic"}, "epochs": epochs, "optimizer": {"weight_decay": decay}}
+def job(folder: Path, number: int = 0, epochs: int = 3, decay: float = 0.5, seed: int = 0) -> dict[str, Any]:
+    trial = {"cohort": {"reader": "synthetic"}, "epochs": epochs, "optimizer": {"weight_decay": decay}, "seed": seed}
     config = TrialConfig.model_validate(trial).model_dump_json()
     return {
         "number": number,
@@ -144,7 +145,8 @@ def test_the_newest_sound_checkpoint_counts(tmp_path: Path) -> None:
 def test_a_checkpoint_of_an_earlier_stage_counts_though_it_reports_nothing(tmp_path: Path) -> None:
     earlier = checkpoints_of(tmp_path, 0) / "attempt-1"
     earlier.mkdir(parents=True)
-    (earlier / "last.pt").write_text("[]")
+    owner = FakeWorker.owner(TrialConfig.model_validate_json(job(tmp_path)["trial"]), tmp_path)
+    (earlier / "last.pt").write_text(json.dumps([owner, []]))
     resumed: list[Path | None] = []
 
     class Noting(FakeWorker):
@@ -183,7 +185,12 @@ def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> No
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory", "CUDA out of memory"),
         (MemoryError("Unable to allocate 2 GiB"), "memory", "Unable to allocate"),
-        (OSError(errno.ENOSPC, "No space left", "/runs/last.pt"), "storage", "/runs/last.pt: a worker cannot"),
+        (
+            OSError(errno.ENOSPC, "No space left", "/runs/last.pt"),
+            "storage",
+            "/runs/last.pt: cannot be read or written",
+        ),
+        (OSError(errno.ENOSPC, "No space left"), "storage", "see the disks of"),
     ],
 )
 def test_want_of_memory_or_disk_is_told_as_that(tmp_path: Path, error: Exception, cause: str, said: str) -> None:

@@ -1,0 +1,174 @@
+"""Where Ray finds room for its sockets, and addresses at which there is no cluster."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import ray
+
+from mmpkd.machine import Allowance
+from mmpkd.types import ConfigError, UserError
+from sweep import cluster, driver
+from sweep.cluster import LONGEST_SOCKET, folder_for_sockets, refuse_silent_cluster
+from sweep.driver import refuse_more_cores
+from sweep.space import SearchConfig
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """pytest's own folders have names too long for sockets."""
+    folder = Path(tempfile.mkdtemp(prefix="m-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+# --- a temporary folder ---
+
+
+def usable(folder: Path) -> bool:
+    socket_path = folder / LONGEST_SOCKET
+    return folder.is_dir() and folder.stat().st_mode & 0o777 == 0o700 and len(os.fsencode(socket_path)) <= 107
+
+
+@pytest.mark.parametrize("name", ["fit", "x" * 60, "blank and #%?:;='", "ünïcode", "missing", "a-file", "new\nline"])
+def test_ray_gets_a_short_folder_whatever_tmpdir_is(name: str, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if name == "a-file":
+        (short / name).touch()
+    elif name != "missing":
+        (short / name).mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(short / name))
+    folder = folder_for_sockets()
+    try:
+        assert usable(folder)
+        assert (folder.parent == short / name) == (name == "fit")
+    finally:
+        folder.rmdir()
+
+
+def test_the_folder_that_was_named_is_never_replaced(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(short / "missing"))
+    with pytest.raises(UserError, match=r"(?s)missing: No such file.*RAY_TMPDIR=DIR names one"):
+        folder_for_sockets()
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    folder = folder_for_sockets()
+    assert folder.parent == short and usable(folder)
+
+
+def test_every_place_that_was_tried_is_told(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that may not be written to among them; for root, who may write everywhere, a file in its place."""
+    (short / ("y" * 60)).mkdir()
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", str(short / ("y" * 60)))
+    monkeypatch.setattr(cluster, "FURTHER_FOLDERS", (str(short / "none"),))
+    with pytest.raises(UserError, match=r"(?s)y: no socket can be opened below it.*none: No such file"):
+        folder_for_sockets()
+    assert not list((short / ("y" * 60)).iterdir())
+
+
+# --- a cluster that does not answer ---
+
+
+@contextmanager
+def listening(answer: bytes = b"") -> Iterator[int]:
+    """A port that somebody else listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    ("address", "complaint"),
+    [
+        ("127.0.0.1:1", "nothing at .* answered as a Ray cluster does within"),
+        ("localhost:{port}", "nothing at .* answered as a Ray cluster does within"),
+        ("no-such-host.invalid:6379", "no machine has that name"),
+        ("127.0.0.1", "Invalid address format"),
+        ("127.0.0.1:99999", "OverflowError|nothing at"),
+        ("ray://127.0.0.1:10001", "Ray client address"),
+        ("http://127.0.0.1:8265", "web address"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_told(address: str, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And how to give another; Ray itself waits for minutes and ends the process."""
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.3)
+    with listening() as port:
+        monkeypatch.setenv("RAY_ADDRESS", address.format(port=port))
+        with pytest.raises(UserError, match=rf"RAY_ADDRESS={address[:5]}.*({complaint}).*(unset RAY_ADDRESS)"):
+            refuse_silent_cluster()
+
+
+def test_auto_without_a_cluster_is_told(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was started here once and is gone has left its address."""
+    monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.3)
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
+    monkeypatch.setenv("RAY_TMPDIR", str(short))
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # those of other tests that run
+    with pytest.raises(UserError, match=r"RAY_ADDRESS=auto: .*Could not find any running Ray"):
+        refuse_silent_cluster()
+    (short / "ray").mkdir()
+    (short / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")
+    with pytest.raises(UserError, match=r"RAY_ADDRESS=auto: nothing at .*:1 answered"):
+        refuse_silent_cluster()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_cluster_that_lives_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    refuse_silent_cluster()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_port_of_ray_that_is_not_the_heads_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    (node,) = ray.nodes()
+    monkeypatch.setenv("RAY_ADDRESS", f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}")
+    with pytest.raises(UserError, match="is not the head of a Ray cluster"):
+        refuse_silent_cluster()
+
+
+@pytest.mark.parametrize("given", ["", "local"])
+def test_no_cluster_is_looked_for_where_none_was_named(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", given)
+    refuse_silent_cluster()
+
+
+def test_what_ray_says_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**options: object) -> None:
+        raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0")
+
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    monkeypatch.setattr(cluster, "refuse_silent_cluster", lambda: None)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", refuse)
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    with (
+        pytest.raises(UserError, match=r"Version mismatch.*\n.*same versions of Ray and Python") as raised,
+        cluster.cluster(),
+    ):
+        pass
+    assert isinstance(raised.value.__cause__, RuntimeError)
+
+
+# --- more cores than there are ---
+
+
+@pytest.mark.parametrize(
+    ("search", "threads", "leaf"),
+    [({"cpus": 4}, 1, "search.cpus"), ({}, 4, "threads"), ({"cpus": 2.5}, 1, "search.cpus")],
+)
+def test_more_cores_than_may_be_used_are_refused(
+    search: dict[str, float], threads: int, leaf: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(driver, "cores", lambda: Allowance(2, "SLURM_CPUS_PER_TASK"))
+    with pytest.raises(ConfigError, match=rf"{leaf}: .*may use 2 here .*SLURM_CPUS_PER_TASK.*{leaf}=2"):
+        refuse_more_cores(SearchConfig(**search), threads)
+    refuse_more_cores(SearchConfig(), 2)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # which counts for itself
+    refuse_more_cores(SearchConfig(**search), threads)

@@ -1,0 +1,227 @@
+"""Requests to end, by every signal and at every stage, and that the same command goes on afterwards."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+
+from benchmarks.interrupted import disagreements
+from mmpkd import command
+from sweep import closing, interrupt
+from sweep.interrupt import deferred, insisted, patience, requested, requests_end_the_driver
+from sweep.records import Spool
+from sweep.search import Search
+from sweep.tracking import Tracker
+from tests.sweep.fake import SPACE, FakeWorker, play, report
+from tests.sweep.swept import events, swept
+from tests.sweep.test_run import ran
+
+
+def send(number: int = signal.SIGTERM) -> None:
+    """To this process; Python handles it before the next line."""
+    os.kill(os.getpid(), number)
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    with requests_end_the_driver():
+        yield
+
+
+# --- signals ---
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+def test_every_request_ends_what_goes_on(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with requests_end_the_driver():
+        with pytest.raises(KeyboardInterrupt):
+            send(number)
+        assert requested() == number.name
+    assert not requested() and signal.getsignal(number) == before
+
+
+@pytest.mark.usefixtures("handled")
+def test_an_echo_changes_nothing_and_a_later_ctrl_c_insists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`timeout` and `make` send each signal twice, and a batch system sends another one; a person presses again."""
+    with deferred():
+        send(signal.SIGINT)
+        send(signal.SIGINT)
+        send(signal.SIGTERM)
+    assert requested() == "SIGINT" and not insisted()
+    send(signal.SIGTERM)
+    monkeypatch.setattr(interrupt, "SAME_REQUEST", 0.0)
+    with pytest.raises(KeyboardInterrupt), deferred():
+        send(signal.SIGINT)
+    assert insisted()
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with requests_end_the_driver():
+            send(signal.SIGHUP)
+            assert not requested()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_request_leaves_seconds_and_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    with requests_end_the_driver():
+        assert patience(60) == 60
+        with deferred():
+            send()
+        assert 1 <= patience(60) <= interrupt.SECONDS
+        monkeypatch.setattr(interrupt, "SECONDS", -5.0)
+        assert patience(60) == 1
+
+
+# --- every stage of a driver's part, without Ray ---
+
+
+@pytest.mark.usefixtures("handled")
+def test_a_request_while_the_cohort_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FakeWorker, "prepare", lambda config, cache: send())
+    with pytest.raises(KeyboardInterrupt):
+        swept(tmp_path)
+    assert not (tmp_path / "runs" / "fake").exists(), "nothing had begun"
+
+
+def test_an_interrupted_command_says_so_and_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    """While it plans, say; nothing of a traceback."""
+    with pytest.raises(SystemExit) as ended:
+        command.run(requests_end_the_driver()(lambda words: send(signal.SIGHUP)))
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "interrupted; the same command continues\n"
+
+
+@pytest.fixture
+def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow takes seconds to load; what it would be told is in the spool."""
+    monkeypatch.setattr(Tracker, "start", lambda self: None)
+    monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)
+
+
+def some_then(end: Callable[[], Any]) -> Callable[[Search], None]:
+    """Two trials to their end, and one that has had an epoch."""
+
+    def drive(search: Search) -> None:
+        for index in range(2):
+            play(search, str(index), search.suggest(str(index)))
+        search.on_trial_result("2", {"reports": [report(search.suggest("2"), 1)]})
+        search.release()
+        end()
+
+    return drive
+
+
+@pytest.mark.usefixtures("handled", "untracked")
+@pytest.mark.parametrize("stage", ["trials", "tables", "report"])
+def test_what_was_reached_is_written(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the request comes while the trials run, or in the midst of the closing report."""
+    for name in ("write_tables", "write_report"):
+        if stage in name:
+            write = getattr(closing, name)
+            monkeypatch.setattr(closing, name, lambda *args, write=write: (send(), write(*args)))
+    search, text = swept(tmp_path, play=some_then(send if stage == "trials" else lambda: None))
+    folder = tmp_path / "runs" / "fake"
+    assert requested() == "SIGTERM" and "6 trials to go; this continues" in text
+    assert ("stopped: asked to end (SIGTERM)" in text) == (stage == "trials")
+    assert pd.read_parquet(folder / "trials.parquet")["state"].tolist() == ["complete", "complete"]
+    assert (folder / "report.html").exists() and (folder / "best.yaml").exists()
+    assert [event["status"] for event in events(folder, "close")] == ["KILLED"]
+    assert search.left == 6
+
+
+@pytest.mark.usefixtures("handled", "untracked")
+def test_who_insists_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def insist() -> None:
+        monkeypatch.setattr(interrupt, "SAME_REQUEST", 0.0)
+        with deferred():
+            send(signal.SIGINT)
+        send(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        swept(tmp_path, play=some_then(insist))
+    assert not (tmp_path / "runs" / "fake" / "report.html").exists()
+
+
+def test_a_server_that_is_away_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request may come before the driver waits for the server, or meanwhile."""
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    waited: list[float] = []
+    tracker = Tracker("http://127.0.0.1:1", "away", "x", spool, tmp_path)
+    monkeypatch.setattr(tracker, "start", lambda: None)
+    close = tracker.close
+
+    def closing_for(seconds: float) -> int:
+        waited.append(seconds)
+        if not requested():
+            send()
+        return close(0)
+
+    monkeypatch.setattr(tracker, "_thread", threading.Thread(target=time.sleep, args=(0,)))
+    tracker._thread.start()
+    monkeypatch.setattr(tracker, "close", closing_for)
+    with requests_end_the_driver():
+        assert closing._send_rest(tracker) == 1, "it waits in the spool"
+        assert closing._send_rest(tracker) == 1
+    assert waited[0] == 60 and len(waited) == 3 and max(waited[1:]) <= interrupt.SECONDS
+
+
+# --- a whole driver ---
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_batch_systems_end_of_a_sweep_in_a_narrow_job(tmp_path: Path) -> None:
+    """One core of several, a long TMPDIR with odd characters, and SIGTERM for the whole process group, twice."""
+    (tmp_path / "fake.yaml").write_text(SPACE)
+    scratch = tmp_path / ("scratch of job #7 " + "x" * 60)
+    scratch.mkdir()
+    environ = {**os.environ, "SLURM_CPUS_PER_TASK": "1", "TMPDIR": str(scratch), "FAKE_SECONDS": "0.2"}
+    words = [f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", "trials=4"]
+    folder, address = tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}"
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "tests.sweep.fake_run", *words],
+        env=environ,
+        process_group=0,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    trained = folder / "trained.txt"
+    while not (trained.exists() and len(trained.read_text().splitlines()) > 5):  # the second trial's second epoch
+        assert driver.poll() is None, driver.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(driver.pid, signal.SIGTERM)
+    os.killpg(driver.pid, signal.SIGTERM)
+    text, _ = driver.communicate(timeout=60)
+    assert driver.returncode == 130
+    assert "stopped: asked to end (SIGTERM)" in text and "this continues from their checkpoints" in text
+    assert "Traceback" not in text and "ray" not in text.replace("array", "").lower(), text
+    assert ", 2 running" not in text, "on one core runs one trial"
+    ended = pd.read_parquet(folder / "trials.parquet")
+    assert ended["state"].eq("complete").all() and (folder / "report.html").exists()
+    assert list((folder / "checkpoints").glob("*/attempt-1/last.pt"))
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name("fake")
+    assert experiment is not None
+    statuses = sorted(run.info.status for run in client.search_runs([experiment.experiment_id]))
+    assert "KILLED" in statuses and statuses.count("FINISHED") == len(ended)
+
+    assert ran(tmp_path, "trials=4")[0] == 0
+    assert not disagreements(folder, address, trials=4)
+    lines = [line.split() for line in trained.read_text().splitlines()]
+    assert len({(number, epoch) for number, _, epoch in lines}) >= len(lines) - 1, "at most the epoch in flight again"
