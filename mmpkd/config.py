@@ -278,7 +278,7 @@ def validate(model: type[Model], content: Any, path: str = "", known: Iterable[s
         return model.model_validate(content)
     except ValidationError as error:
         tree = {*paths_of(model, path), *paths_of(TrialConfig), *known}
-        raise ConfigError([_mistake(one, path, tree) for one in error.errors()]) from None
+        raise ConfigError([_mistake(one, path, tree) for one in error.errors()]) from error
 
 
 def _mistake(error: Mapping[str, Any], path: str, tree: Iterable[str]) -> Mistake:

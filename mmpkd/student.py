@@ -254,8 +254,10 @@ def _require_timms(weights: Path) -> None:
     try:
         with safe_open(weights, "pt") as opened:
             metadata = opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ConfigError.one("student.weights", f"{weights} is no whole safetensors file: {error}") from None
+    except OSError as error:
+        raise ConfigError.one("student.weights", f"{weights} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise ConfigError.one("student.weights", f"{weights} is no whole safetensors file: {error}") from error
     if "card" in metadata:
         problem = f"{weights} is a student that was trained here; wanted weights of timm's, which know no cohort"
         raise ConfigError.one("student.weights", problem)

@@ -83,6 +83,8 @@ class Store:
             written = (path / MANIFEST).read_bytes()
             schema = json.loads(written).get("schema")
             manifest = unsealed(written) if schema == SCHEMA else {}
+        except PermissionError as error:
+            raise CohortError(f"{path / MANIFEST} cannot be read ({error.strerror}); ask whom it belongs to") from error
         except (OSError, ValueError, AttributeError) as error:
             why = (
                 f"{MANIFEST} {error}"
