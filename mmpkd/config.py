@@ -81,9 +81,11 @@ class CohortConfig(Strict):
 class NetworkConfig(Strict):
     """A timm ViT by name; sizes left out are the named model's own."""
 
+    LATER = ("weights_heads",)
     model: str = "vit_small_patch16_224"
     pretrained: bool = False
     weights: Path | None = None  # a local file for `pretrained`; else the Hugging Face cache is read
+    weights_heads: Positive | None = None  # attention heads that the weights were trained with, where no file tells
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
     depth: Positive | None = None

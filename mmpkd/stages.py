@@ -24,10 +24,11 @@ from mmpkd.config import STUDENT, EvaluationConfig, StageConfig, TrialConfig, fi
 from mmpkd.fit import optimizer_for
 from mmpkd.objectives import Objective
 from mmpkd.stage_check import concerned, part_of
-from mmpkd.student import Student, weights_of
+from mmpkd.student import Student
 from mmpkd.teachers.answers import Answers
 from mmpkd.teachers.fitting import content_hash
 from mmpkd.types import ConfigError, DivergedError
+from mmpkd.weights import weights_of
 
 ADDRESS = "."  # in a kept stage, beside the names of modules, none of which is that
 VERSION = 2  # raise it when a training of the same configuration comes to hold other numbers

@@ -22,6 +22,7 @@ LAYERS = (
     {"machine", "spelling", "files"},
     {"faults"},
     {"config", "fit", "frames", "stats", "leakage", "command", "scores", "priors", "attainable", "teacher_scores"},
+    {"weights"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency", "patients"},
     {"teachers"},
