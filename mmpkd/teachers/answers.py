@@ -13,7 +13,7 @@ from mmpkd.augment import View
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.teacher_scores import by_teacher, in_words, score_in_words
-from mmpkd.teachers import TEACHERS
+from mmpkd.teachers import TEACHERS, sized
 from mmpkd.teachers.controls import shuffled_within_label
 from mmpkd.teachers.online import online
 from mmpkd.teachers.outputs import cached_outputs
@@ -63,7 +63,7 @@ def qualities(config: TrialConfig, answers: Mapping[str, Answers]) -> list[str]:
 
 def teach(config: TrialConfig, store: Store, cache: Path) -> dict[str, Answers]:
     """Every teacher that an objective of this configuration uses, fitted or found in the cache."""
-    fold, answers = config.cohort.fold, dict[str, Answers]()
+    fold, answers, config = config.cohort.fold, dict[str, Answers](), sized(config, store.facts)
     for name in config.active_teachers():
         teacher = config.teachers[name]
         shuffled = teacher.control == "shuffled"
