@@ -9,13 +9,35 @@ import torch
 from torch import Tensor, nn
 
 from mmpkd import stage_check, teachers
+from mmpkd.cohort import READERS
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import IMAGE, STUDENT, TASK, ObjectiveConfig, Strict, TrialConfig, near, validate
 from mmpkd.fit import seeded
 from mmpkd.objectives import OBJECTIVES, Objective
 from mmpkd.saliency import MAPS, columns_explained
-from mmpkd.student import Student, build_student
+from mmpkd.spelling import paths_of
+from mmpkd.student import Student, announced, build_student
 from mmpkd.types import ConfigError, Mistake, Needs, Offer
+
+
+def paths_of_params() -> list[str]:
+    """Dotted paths of the parameters of every kind: what a key that is given one step too high was meant to be."""
+    kinds: dict[str, Mapping[str, Any]] = {
+        "cohort": READERS,
+        "teachers.NAME": teachers.TEACHERS,
+        "objectives.NAME": OBJECTIVES,
+    }
+    known: list[str] = []
+    for start, named in kinds.items():
+        for kind in named.values():
+            known += paths_of(kind.Params, f"{start}.params")
+    return known
+
+
+def announcements(config: TrialConfig, facts: Facts) -> list[str]:
+    """What is done to the student's pretrained weights to make them fit; a configuration that has passed `check`."""
+    done = announced(config.student, facts.image_size, facts.channels * len(config.student.reads))
+    return [f"the student's pretrained weights: {'; '.join(done)}"] if done else []
 
 
 def goals(facts: Facts) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -78,6 +78,28 @@ def of_file(path: Path) -> str:
         while block := file.read(BLOCK):
             crc = zlib.crc32(block, crc)
     return f"{crc:08x}"
+
+
+def of_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """Of each of these files of a folder."""
+    return {name: of_file(folder / name) for name in names}
+
+
+def first_changed(folder: Path, checksums: Mapping[str, str], since: Path | None = None) -> str:
+    """The first of a folder's files that is not what its checksum says, or is gone; empty where there is none.
+
+    Args:
+        since: only those that were written to after this file was are read: large ones need not be read each time.
+    """
+    for name, checksum in checksums.items():
+        path = folder / name
+        if not path.is_file():
+            return name
+        if since and path.stat().st_mtime_ns <= since.stat().st_mtime_ns:
+            continue
+        if of_file(path) != checksum:
+            return name
+    return ""
 
 
 def require_whole_archive(path: Path) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from itertools import zip_longest
 from pathlib import Path
 
-from mmpkd.types import ConfigError, UserError
+from mmpkd.faults import with_fault
+from mmpkd.types import ConfigError, Mistake, UserError
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -15,13 +18,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except ConfigError as error:
-        count = len(error.mistakes)
-        print(
-            f"{count} mistake{'s' * (count != 1)}:", *(f"  {one}" for one in error.mistakes), sep="\n", file=sys.stderr
-        )
+        count, fault = len(error.mistakes), with_fault(error).removeprefix(str(error))
+        mistakes = "\n".join(f"  {one}" for one in error.mistakes)
+        print(f"{count} mistake{'s' * (count != 1)}:\n{mistakes}{fault}", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_fault(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -41,7 +43,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError.one("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from None
+        raise ConfigError.one("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from error
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -51,8 +53,32 @@ def write_whole(path: Path, text: str) -> None:
     os.replace(beside, path)
 
 
-def own_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
-    """What `key=value` words say of a command's own keys, else their defaults; and the other words, in their order."""
+def options(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:
+    """Words that begin with a dash, each with the word that says the same here; what is 'false' else is a switch."""
+    names = sorted({*defaults, *known})
+    for word, following in zip_longest(words, words[1:], fillvalue=""):
+        if word.startswith("-"):
+            key, equals, value = word.lstrip("-").partition("=")
+            key = next(iter(get_close_matches(key.replace("-", "_"), names, n=1, cutoff=0.6)), key or "key")
+            if not equals:
+                alone = not following or following.startswith("-") or "=" in following or defaults.get(key) == "false"
+                value = "true" if alone else following
+            yield Mistake(word, f"words are key=value, without dashes; write {key}={value}")
+
+
+def own_words(
+    words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()
+) -> tuple[dict[str, str], list[str]]:
+    """What `key=value` words say of a command's own keys, else their defaults; and the other words, in their order.
+
+    Args:
+        known: further words, which one that is written as an option may have been meant to be.
+
+    Raises:
+        ConfigError: words written as options, `--key value`: which of the rest belongs to them is a guess.
+    """
+    if mistakes := [*options(words, defaults, known)]:
+        raise ConfigError(mistakes)
     own, rest = dict(defaults), []
     for word in words:
         key, equals, value = word.partition("=")

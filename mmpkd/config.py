@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -26,6 +25,10 @@ from pydantic import (
     model_serializer,
 )
 
+from mmpkd.files import overridden as overridden  # these three are looked for here
+from mmpkd.files import read_yaml as read_yaml
+from mmpkd.spelling import near as near
+from mmpkd.spelling import near_path, paths_of
 from mmpkd.types import ConfigError, Mistake
 
 Positive = Annotated[int, Field(gt=0)]
@@ -78,9 +81,11 @@ class CohortConfig(Strict):
 class NetworkConfig(Strict):
     """A timm ViT by name; sizes left out are the named model's own."""
 
+    LATER = ("weights_heads",)
     model: str = "vit_small_patch16_224"
     pretrained: bool = False
     weights: Path | None = None  # a local file for `pretrained`; else the Hugging Face cache is read
+    weights_heads: Positive | None = None  # attention heads that the weights were trained with, where no file tells
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
     depth: Positive | None = None
@@ -241,17 +246,11 @@ def fingerprint(content: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def near(name: str, known: Iterable[str]) -> str:
-    """' (did you mean ...?)' if a known name is close, else the list of them if it is short."""
-    names = sorted(known)
-    close = get_close_matches(name, names, n=3, cutoff=0.6)
-    if close:
-        return f" (did you mean {' or '.join(repr(one) for one in close)}?)"
-    return f" (known: {', '.join(names)})" if 0 < len(names) <= 20 else ""
-
-
-def validate(model: type[Model], content: Any, path: str = "") -> Model:
+def validate(model: type[Model], content: Any, path: str = "", known: Iterable[str] = ()) -> Model:
     """`content` as a `model`, or a ConfigError with every mistake under its dotted path.
+
+    Args:
+        known: dotted paths besides the model's and a training's that an unknown key may have been meant to be.
 
     Raises:
         ConfigError: unknown keys (with near names), missing keys and values out of range.
@@ -259,15 +258,15 @@ def validate(model: type[Model], content: Any, path: str = "") -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        raise ConfigError([_mistake(model, one, path) for one in error.errors()]) from None
+        tree = {*paths_of(model, path), *paths_of(TrialConfig), *known}
+        raise ConfigError([_mistake(one, path, tree) for one in error.errors()]) from error
 
 
-def _mistake(model: type[BaseModel], error: Mapping[str, Any], path: str) -> Mistake:
+def _mistake(error: Mapping[str, Any], path: str, tree: Iterable[str]) -> Mistake:
     location = tuple(str(part) for part in error["loc"])
     where = ".".join([*([path] if path else []), *location])
     if error["type"] == "extra_forbidden":
-        known = _keys_at(model, location[:-1])
-        return Mistake(where, f"unknown key{near(location[-1], known)}")
+        return Mistake(where, f"unknown key{near_path(where, error['input'], tree)}")
     if error["type"] == "missing":
         return Mistake(where, "missing")
     if error["type"] == "value_error":  # of a validator of ours
@@ -276,65 +275,16 @@ def _mistake(model: type[BaseModel], error: Mapping[str, Any], path: str) -> Mis
             return Mistake(where, message)
     else:
         message = error["msg"][0].lower() + error["msg"][1:]
-    return Mistake(where, f"{message}, got {error['input']!r}")
+    values = re.findall("'([^']*)'", str(error.get("ctx", {}).get("expected", "")))  # of an option that has few
+    meant = get_close_matches(str(error["input"]), values, n=1, cutoff=0.6)
+    return Mistake(where, f"{message}, got {error['input']!r}" + (f" (did you mean {meant[0]!r}?)" if meant else ""))
 
 
-def _keys_at(model: type[BaseModel], location: tuple[str, ...]) -> list[str]:
-    """The keys allowed at a place inside a model; steps through mappings by name."""
-    current: Any = model
-    for part in location:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            current = current.model_fields[part].annotation if part in current.model_fields else None
-        elif getattr(current, "__origin__", None) is dict:
-            current = current.__args__[1]
-    found = isinstance(current, type) and issubclass(current, BaseModel)
-    return list(current.model_fields) if found else []
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from disk, its interpolations unresolved.
-
-    Raises:
-        ConfigError: no such file, not YAML, or not a mapping.
-    """
-    try:
-        content = OmegaConf.to_container(OmegaConf.load(path))  # PyYAML alone takes 1e-3 for a word
-    except OSError as error:
-        raise ConfigError.one(str(path), f"cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise ConfigError.one(str(path), f"is not YAML: {where}") from None
-    if not isinstance(content, dict):
-        raise ConfigError.one(str(path), f"must be a mapping, got {type(content).__name__}")
-    return {str(key): value for key, value in content.items()}
-
-
-def overridden(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """`content` with `dotted.key=value` overrides laid over it and ${...} references resolved.
-
-    Raises:
-        ConfigError: an override without '=', or a reference to what is not there.
-    """
-    words = list(overrides)
-    wrong = [Mistake(word, "expected key=value") for word in words if "=" not in word]
-    if wrong:
-        raise ConfigError(wrong)
-    try:
-        laid_over = OmegaConf.from_dotlist(words)
-    except (yaml.YAMLError, OmegaConfBaseException, IndexError):
-        raise ConfigError.one("", f"an override is not YAML: {' '.join(words)}") from None
-    try:
-        merged = OmegaConf.merge(OmegaConf.create(dict(content)), laid_over)
-        resolved = OmegaConf.to_container(merged, resolve=True)
-    except OmegaConfBaseException as error:
-        where = str(getattr(error, "full_key", "") or "")
-        raise ConfigError.one(where, str(error).splitlines()[0]) from None
-    assert isinstance(resolved, dict)
-    return {str(key): value for key, value in resolved.items()}
-
-
-def load_trial(path: Path, overrides: Iterable[str] = ()) -> TrialConfig:
+def load_trial(path: Path, overrides: Iterable[str] = (), known: Iterable[str] = ()) -> TrialConfig:
     """A TrialConfig from a YAML file and overrides.
+
+    Args:
+        known: words of the command line, which an unknown key may have been meant to be.
 
     Raises:
         ConfigError: every mistake in it; or it is a search space.
@@ -343,7 +293,7 @@ def load_trial(path: Path, overrides: Iterable[str] = ()) -> TrialConfig:
     if "arms" in content or "extends" in content:
         mend = f"wanted one configuration, such as a sweep's best.yaml; python -m sweep.run space={path} searches this"
         raise ConfigError.one(str(path), f"is a search space; {mend}")
-    return validate(TrialConfig, overridden(content, overrides))
+    return validate(TrialConfig, overridden(content, overrides), known=known)
 
 
 def dump_trial(config: TrialConfig) -> str:

@@ -18,16 +18,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmpkd.checksums import DamagedError, require_whole_archive
 from mmpkd.cohort.store import Store
 from mmpkd.config import STUDENT, EvaluationConfig, StageConfig, TrialConfig, fingerprint
 from mmpkd.fit import optimizer_for
 from mmpkd.objectives import Objective
 from mmpkd.stage_check import concerned, part_of
-from mmpkd.student import Student, weights_of
+from mmpkd.student import Student
 from mmpkd.teachers.answers import Answers
 from mmpkd.teachers.fitting import content_hash
 from mmpkd.types import ConfigError, DivergedError
+from mmpkd.weights import weights_of
 
+ADDRESS = "."  # in a kept stage, beside the names of modules, none of which is that
 VERSION = 2  # raise it when a training of the same configuration comes to hold other numbers
 
 
@@ -122,6 +125,7 @@ def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectiv
         DivergedError: the last step left weights that are not finite.
     """
     state = {STUDENT: student.state_dict()} | {label: objectives[label].state_dict() for label in concerned(stages)}
+    kept = {ADDRESS: path.stem, **state}
     values: list[Tensor] = [value for one in state.values() for value in one.values() if value.is_floating_point()]
     if not all(bool(value.isfinite().all()) for value in values):
         raise DivergedError(
@@ -130,7 +134,7 @@ def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectiv
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # two trials may be at the same stage
-    torch.save(state, beside)
+    torch.save(kept, beside)
     os.replace(beside, path)
 
 
@@ -138,18 +142,24 @@ def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict)
     """Loads the furthest finished stage that is kept, and returns how many stages it spares.
 
     Raises:
-        ConfigError: its file is damaged.
+        ConfigError: its file is damaged, or another's.
     """
     for index in reversed(range(len(paths))):
         if not paths[index].exists():
             continue
         try:
+            require_whole_archive(paths[index])
             state = torch.load(paths[index], map_location="cpu", weights_only=True)
+            if (address := state.pop(ADDRESS, paths[index].stem)) != paths[index].stem:
+                raise DamagedError(f"it is another's, {address}")
             student.load_state_dict(state.pop(STUDENT))
             for label, values in state.items():
                 objectives[label].load_state_dict(values)
+        except OSError as error:
+            raise ConfigError.one(str(paths[index]), f"cannot be read ({error.strerror})") from error
         except Exception as error:  # torch raises whatever the bytes led it to
-            problem = f"is not a readable finished stage ({type(error).__name__}); delete it, and it is trained again"
-            raise ConfigError.one(str(paths[index]), problem) from None
+            why = str(error) if isinstance(error, DamagedError) else type(error).__name__
+            problem = f"is not this finished stage ({why}); delete it, and it is trained again"
+            raise ConfigError.one(str(paths[index]), problem) from error
         return index + 1
     return 0

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export, stages
 from mmpkd.augment import View, draw_views, look, relit
-from mmpkd.build import build, check, needed
+from mmpkd.build import announcements, build, check, needed, paths_of_params
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -275,10 +275,11 @@ def main(words: Sequence[str]) -> None:
     if not words or {"-h", "--help"} & set(words):
         print(HELP)
         return
-    own, overrides = command.own_words(words, {"config": "", "out": "runs/train", "cache": "cache"})
+    defaults = {"config": "", "out": "runs/train", "cache": "cache"}
+    own, overrides = command.own_words(words, defaults, TrialConfig.model_fields)
     if not own["config"]:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
-    config = load_trial(Path(own["config"]), overrides)
+    config = load_trial(Path(own["config"]), overrides, (*defaults, *paths_of_params()))
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
     last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), Console()
 
@@ -297,7 +298,7 @@ def main(words: Sequence[str]) -> None:
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
-    command.warn(before_teaching(config, store))
+    command.warn([*announcements(config, store.facts), *before_teaching(config, store)])
     for line in qualities(config, teach(config, store, cache)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if last.exists():

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 import yaml
 
+from mmpkd.command import options
 from mmpkd.config import near
 from mmpkd.types import Mistake, UserError
 
@@ -87,15 +88,16 @@ class Sweep:
 
 def read_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake]]:
     """`[NAME] [key=value ...]` by key, and all that is wrong with it. What is 'false' by default is a switch."""
-    said, mistakes = dict(defaults), []
-    for word in words:
+    said: dict[str, str] = dict(defaults)
+    mistakes = [*options(words, defaults)]
+    for word in [word for word in words if not word.startswith("-")]:
         key, equals, value = word.partition("=")
         if equals and key in defaults:
             said[key] = value
         elif equals:
             mistakes.append(Mistake(key, f"unknown word{near(key, defaults)}"))
-        elif word.startswith("-") or word in defaults:
-            mistakes.append(Mistake(word, f"expected key=value{near(word.lstrip('-'), defaults)}"))
+        elif word in defaults:
+            mistakes.append(Mistake(word, f"expected key=value{near(word, defaults)}"))
         elif said["name"]:
             mistakes.append(Mistake(word, f"one sweep at a time, and {said['name']!r} is named already"))
         else:
@@ -115,7 +117,7 @@ def sweeps_under(storage: Path) -> list[Path]:
     try:
         return sorted(path for path in storage.iterdir() if _is_sweep(path)) if storage.exists() else []
     except OSError as error:
-        raise UserError(f"{storage}: cannot be read ({error.strerror}); name a folder with storage=DIR") from None
+        raise UserError(f"{storage}: cannot be read ({error.strerror}); name a folder with storage=DIR") from error
 
 
 def _is_sweep(path: Path) -> bool:
@@ -146,7 +148,7 @@ def is_held(lock: Path) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        raise UserError(f"{lock}: cannot be asked whether it is held ({error.strerror})") from None
+        raise UserError(f"{lock}: cannot be asked whether it is held ({error.strerror})") from error
     return False
 
 
@@ -174,7 +176,7 @@ def read_sweep(folder: Path) -> Sweep:
         known = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
         sweep.left = {number: sweep.trials.pop(number) for number in known}
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: cannot be read ({type(error).__name__}: {error})") from None
+        raise UserError(f"{folder}: cannot be read ({type(error).__name__}: {error})") from error
     return sweep
 
 

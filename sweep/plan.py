@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final
 
-from mmpkd.build import check, goals
+from mmpkd.build import announcements, check, goals, paths_of_params
 from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import IMAGE, CohortConfig, TeacherConfig, TrialConfig, validate
@@ -17,7 +17,7 @@ from mmpkd.teachers import caveats, outlines, sized
 from mmpkd.types import CohortError, ConfigError, Mistake, TaskKind, lay_out
 from sweep.draw import Drawn, branches, count_branches, count_configurations
 from sweep.grammar import WORDS, Fixed, Maybe, Node, OneOf, Tree
-from sweep.space import SCORES, SearchConfig, Space
+from sweep.space import PATHS_OF_SPACE, SCORES, SearchConfig, Space
 
 STAND_INS: Final[Sequence[tuple[str, TaskKind, Sequence[str]]]] = (
     ("unknown", "binary", ("no", "yes")),
@@ -107,6 +107,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     plans: list[BranchPlan] = []
     configs: dict[str, list[TrialConfig]] = {arm: [] for arm in space.arms}
     seen: set[str] = set()
+    known_paths = (*PATHS_OF_SPACE, *paths_of_params())
     for arm, node in space.arms.items():
         if (count := count_branches(node)) > MOST_BRANCHES:
             unchecked = "not every combination is checked, but each label at least once"
@@ -117,7 +118,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
                 config: TrialConfig | None
                 wrong: list[str] = []
                 try:
-                    config = validate(TrialConfig, drawn.config)
+                    config = validate(TrialConfig, drawn.config, known=known_paths)
                     configs[arm].append(config)
                 except ConfigError as error:
                     found.add(error.mistakes, drawn, arm)
@@ -142,6 +143,8 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     if facts is None or found.mistakes:
         return made
     told = [f"{path} {caveat}" for path, teacher in made.teachers() for caveat in caveats(teacher, facts)]
+    students = {config.student.model_dump_json(): config for several in configs.values() for config in several}
+    told += [one for config in students.values() for one in announcements(config, facts)]
     return replace(made, warnings=(*dict.fromkeys(told), *made.warnings))
 
 

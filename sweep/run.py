@@ -19,8 +19,8 @@ from mmpkd.command import own_words
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.interrupt import leave, requests_end_the_driver
-from sweep.source import shipped
-from sweep.space import Space, dump_space, load_space
+from sweep.source import SHORTCUTS, shipped
+from sweep.space import PATHS_OF_SPACE, Space, dump_space, load_space
 
 if TYPE_CHECKING:  # ray, torch and optuna are loaded once the space is known to be sound
     from rich.console import Console
@@ -106,7 +106,7 @@ def main(words: Sequence[str]) -> None:
 
         print(json.dumps(schema(), indent=2))
         return
-    space, found = load_space(said.space, said.overrides)
+    space, found = load_space(said.space, said.overrides, OWN)
     mistakes += found
     if space is None:
         raise ConfigError(mistakes)
@@ -140,6 +140,8 @@ def main(words: Sequence[str]) -> None:
 
         cohort = planned.example.cohort
         tables = stand_in(cohort)
+        for note in tables.notes:
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
         warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
 
         with cluster(), console.status("timing") as status:
@@ -159,7 +161,7 @@ def warn(warnings: Iterable[str], console: Console) -> None:
 
 
 def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
-    own, rest = own_words(words, {key: getattr(Words, key) for key in OWN})
+    own, rest = own_words(words, {key: getattr(Words, key) for key in OWN}, (*SHORTCUTS, *PATHS_OF_SPACE))
     own["name"] = own["name"] or Path(own["space"]).stem
     said = Words(**own, overrides=tuple(rest))
     mistakes = []

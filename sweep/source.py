@@ -18,6 +18,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
 from mmpkd.config import near
+from mmpkd.spelling import near_path
 from mmpkd.types import ConfigError, Mistake
 from sweep.grammar import REFERENCE, join, lone_word
 
@@ -68,7 +69,7 @@ def _read(path: Path, key: str) -> dict[Any, Any]:
         # OmegaConf's loader, because PyYAML's takes 1e-3 for a string and lets a key stand twice.
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError.one(key, f"{path} cannot be read: {error}") from None
+        raise ConfigError.one(key, f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError.one(key, f"{path} must be a mapping, got a {type(content).__name__}")
     return content
@@ -81,10 +82,20 @@ def laid_over(base: Any, over: Any) -> Any:
     return base | {key: laid_over(base[key], value) if key in base else value for key, value in over.items()}
 
 
-def override(content: dict[Any, Any], assignment: str, mistakes: list[Mistake]) -> None:
+def override(content: dict[Any, Any], assignment: str, mistakes: list[Mistake], known: Collection[str] = ()) -> None:
+    """Lays `dotted.key=value` over a space.
+
+    Args:
+        known: every word and dotted path that a command line may hold; a word that begins like none of them is told.
+    """
     key, equals, text = assignment.partition("=")
     if not equals or not key:
-        mistakes.append(Mistake(assignment, "expected key=value"))
+        space = f"; write space={assignment}" if assignment in shipped() else ""
+        mistakes.append(Mistake(assignment, f"expected key=value{space}"))
+        return
+    if known and key.split(".")[0] not in {one.split(".")[0] for one in known}:
+        meant = near_path(key, None, known) or near_path(key.split(".")[0], None, known)
+        mistakes.append(Mistake(key, f"unknown word{meant}"))
         return
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)

@@ -28,12 +28,13 @@ from omegaconf import OmegaConf
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mmpkd.config import Positive, Strict, TrialConfig, near, validate
+from mmpkd.spelling import near_path, paths_of
 from mmpkd.types import ConfigError, Mistake
 from sweep.draw import Walk, draw, leaf_name
 from sweep.grammar import REFERENCE, Fixed, Node, OneOf, Tree, distributions, lay_over, lone_word, parse
 from sweep.points import enqueued
 from sweep.same import bind
-from sweep.source import override, read, resolved
+from sweep.source import SHORTCUTS, override, read, resolved
 
 # Scores a sweep can maximise, all of them better when higher, and what the cohort must have for it.
 SCORES: Final = {
@@ -113,6 +114,10 @@ class SearchConfig(Strict):
     max_failures: Annotated[int, Field(ge=0)] = 3  # times that a trial whose worker died is tried again
 
 
+# Every dotted path that a space file may hold outside its arms.
+PATHS_OF_SPACE: Final = (*paths_of(TrialConfig), *paths_of(SearchConfig, "search"), "search", "arms", "extends")
+
+
 @dataclass(frozen=True)
 class Space:
     name: str
@@ -142,11 +147,16 @@ class Space:
         return [{leaf_name(arm, path): value for path, value in one.items()} for one in chosen]
 
 
-def load_space(word: str, overrides: Sequence[str] = ()) -> tuple[Space | None, list[Mistake]]:
+def load_space(
+    word: str, overrides: Sequence[str] = (), words: Sequence[str] = ()
+) -> tuple[Space | None, list[Mistake]]:
     """A space by name or file, with `key=value` overrides laid over it.
 
     Every mistake is returned, under its path in the file; what is broken has a stand-in in the
     space, so that `plan` can look for further ones. The space is None where there is no file to read.
+
+    Args:
+        words: of the command line besides overrides, which a misspelt one may have been meant to be.
     """
     mistakes: list[Mistake] = []
     try:
@@ -154,12 +164,16 @@ def load_space(word: str, overrides: Sequence[str] = ()) -> tuple[Space | None, 
     except ConfigError as error:
         return None, list(error.mistakes)
     for assignment in overrides:
-        override(content, assignment, mistakes)
+        override(content, assignment, mistakes, (*PATHS_OF_SPACE, *SHORTCUTS, *words))
     raw = resolved(content, (*SHARED, "search"), mistakes)
     _make_absolute(raw)
     search = _search(raw.get("search"), mistakes)
     known = (*TrialConfig.model_fields, "arms", "search")
-    mistakes += [Mistake(str(key), f"unknown key{near(str(key), known)}") for key in raw if key not in known]
+    mistakes += [
+        Mistake(str(key), f"unknown key{near_path(str(key), value, PATHS_OF_SPACE)}")
+        for key, value in raw.items()
+        if key not in known
+    ]
     base = _base({key: value for key, value in raw.items() if key in TrialConfig.model_fields}, mistakes)
     own = dict(_arms(raw.get("arms"), mistakes))
     arms = {name: bind(lay_over(base, node), name, mistakes) for name, node in own.items()}

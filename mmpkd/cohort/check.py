@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from mmpkd.checksums import first_changed
 from mmpkd.cohort import reader_for
 from mmpkd.cohort.decode import Depth, decode
 from mmpkd.cohort.facts import BadSample, Reader
@@ -18,6 +19,7 @@ from mmpkd.cohort.prepare import identify, place
 from mmpkd.cohort.source import NUM_SHOWN, missing_files, scanned
 from mmpkd.cohort.store import MANIFEST, Store
 from mmpkd.config import CohortConfig
+from mmpkd.faults import machine_fault
 from mmpkd.types import CohortError
 
 
@@ -36,6 +38,8 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         mend = "prepare it first: python -m mmpkd.cohort prepare, with the same words"
         raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {mend}{why}")
     store = Store.open(target)
+    if name := first_changed(target, store.manifest.get("checksums", {})):
+        raise CohortError(f"{target / name} is damaged, its checksum is another: delete the store (rm -r {target})")
     problems = [
         f"{len(missing)} samples lack a file"
         for missing in (missing_files(config.root, scan, config.allow_outside),)
@@ -85,6 +89,8 @@ def _compared(store: Store, reader: Reader, row: int, views: Sequence[np.ndarray
     try:
         decoded = decode(reader.load(str(store.sample_ids[row])), facts.image_size, facts.channels, facts.views, depths)
     except BadSample as bad:
+        if fault := machine_fault(bad):
+            raise CohortError(f"checking stopped: {fault}; mend that, and run the same command again") from bad
         return bad.reason
     if not np.array_equal(decoded.pixels_VCHW[0], store.image_NCHW[row]):
         return "the image has other pixels"

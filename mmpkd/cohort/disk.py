@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,9 +26,10 @@ def allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
         OSError: no room.
     """
     if path.exists():
-        found: np.memmap = np.load(path, mmap_mode="r+")
-        if found.shape == shape:
-            return found
+        with suppress(ValueError):  # a header that is none
+            found: np.memmap = np.load(path, mmap_mode="r+")
+            if found.shape == shape and found.dtype == np.uint8:
+                return found
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".new")
     with beside.open("wb") as file:
@@ -68,7 +69,10 @@ def told_if_full(partial: Path, needed_bytes: int) -> Iterator[None]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        elsewhere = isinstance(error.filename, str) and not Path(error.filename).absolute().is_relative_to(
+            partial.parent.absolute()
+        )
+        if error.errno not in FULL or elsewhere:  # of another disk, such as that of temporary files
             raise
         shutil.rmtree(partial, ignore_errors=True)
         free = shutil.disk_usage(partial.parent).free

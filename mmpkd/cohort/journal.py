@@ -6,11 +6,11 @@ arrays are flushed, then a line per sample is appended to `journal.jsonl`: a sam
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,9 +18,12 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from mmpkd.checksums import DamagedError, checksum, objects_in, sealed, unsealed
 from mmpkd.cohort.decode import Decoded, Depth, Roi, decode
 from mmpkd.cohort.facts import BadSample, Reader, Scan
+from mmpkd.faults import machine_fault
 from mmpkd.machine import cores
+from mmpkd.types import CohortError
 
 BLOCK = 64  # samples decoded between two flushes
 JOURNAL = "journal.jsonl"
@@ -35,17 +38,32 @@ class Entry:
     width: int
     rois: tuple[Roi, ...]
     num_empty: int
+    pixels: str  # checksum of its pixels, of image and views
 
 
 def read_journal(partial: Path) -> dict[str, Entry]:
-    """The samples that are done."""
+    """The samples that are done; a damaged line is as if it had not been written, and its sample is decoded again."""
     path = partial / JOURNAL
     entries = {}
-    for line in path.read_text().splitlines() if path.exists() else ():
-        sample, height, width, num_empty, rois = json.loads(line)
-        read = tuple(Roi(label, np.array(runs, np.int32), np.array(stored, np.int32)) for label, runs, stored in rois)
-        entries[sample] = Entry(height, width, read, num_empty)
+    for line in path.read_bytes().split(b"\n") if path.exists() else ():
+        with suppress(DamagedError, LookupError, TypeError, ValueError):
+            for one in objects_in(line.strip(b"\0")):
+                said = unsealed(one)
+                rois = tuple(
+                    Roi(label, np.array(runs, np.int32), np.array(stored, np.int32))
+                    for label, runs, stored in said["rois"]
+                )
+                entry = Entry(said["height"], said["width"], rois, said["num_empty"], said["pixels"])
+                entries[said["sample"]] = entry
     return entries
+
+
+def _pixels(arrays: Sequence[np.memmap], row: int) -> str:
+    """Checksum of what a sample has in all arrays."""
+    crc = ""
+    for array in arrays:
+        crc = checksum(array[row].tobytes(), crc)
+    return crc
 
 
 def decode_all(
@@ -65,11 +83,17 @@ def decode_all(
             assert {label for label, _ in raw.rois} <= set(scan.roi_labels), "an ROI label that the scan does not list"
             return decode(raw, size, scan.channels, scan.views, depths)
         except BadSample as bad:
+            if fault := machine_fault(bad):
+                # With `max_bad` a good sample would be left out for ever.
+                raise CohortError(f"preparing stopped: {fault}; once that is mended, the same command goes on") from bad
             return BadSample(bad.file or next(iter(scan.files.get(sample, ())), ""), bad.reason)
 
     ids = [str(sample) for sample in scan.samples.index]
     _mend(partial / JOURNAL)
-    done = read_journal(partial)
+    noted = read_journal(partial)
+    done = {
+        sample for row, sample in enumerate(ids) if sample in noted and noted[sample].pixels == _pixels(arrays, row)
+    }
     todo = [(row, sample) for row, sample in enumerate(ids) if sample not in done]
     bad: dict[str, BadSample] = {}
     columns = (TextColumn("preparing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -88,7 +112,8 @@ def decode_all(
                     else:
                         for array, pixels_CHW in zip(arrays, decoded.pixels_VCHW, strict=True):
                             array[row] = pixels_CHW
-                        entries[sample] = Entry(decoded.height, decoded.width, decoded.rois, decoded.num_empty)
+                        size_of = decoded.height, decoded.width
+                        entries[sample] = Entry(*size_of, decoded.rois, decoded.num_empty, _pixels(arrays, row))
                     progress.advance(bar)
                     if time.monotonic() - started > QUIET_SECONDS:
                         progress.start()
@@ -112,6 +137,6 @@ def _append(path: Path, entries: dict[str, Entry]) -> None:
     with path.open("a") as file:
         for sample, entry in entries.items():
             rois = [(roi.label, roi.runs.tolist(), roi.store_runs.tolist()) for roi in entry.rois]
-            file.write(json.dumps((sample, entry.height, entry.width, entry.num_empty, rois)) + "\n")
+            file.write(sealed({**vars(entry), "sample": sample, "rois": rois}) + "\n")
         file.flush()
         os.fsync(file.fileno())

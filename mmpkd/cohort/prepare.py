@@ -7,7 +7,6 @@ while others wait.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -24,13 +23,14 @@ import pandas as pd
 from filelock import FileLock
 from rich.console import Console
 
+from mmpkd.checksums import of_files, sealed, unsealed
 from mmpkd.cohort import READERS, reader_for, splits
 from mmpkd.cohort.decode import Depth, find_depth, thinned
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
 from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
 from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
-from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, Store
+from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, STORES, Store
 from mmpkd.cohort.suspects import Suspects, find
 from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
@@ -96,7 +96,7 @@ def identify(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | No
 
 def place(cache: Path, identity: Mapping[str, Any]) -> Path:
     """Where the store of this identity lies, or will."""
-    return cache / "stores" / f"{identity['reader']}-{identity['fingerprint']}"
+    return cache / STORES / f"{identity['reader']}-{identity['fingerprint']}"
 
 
 @contextmanager
@@ -127,7 +127,8 @@ def _build(
     shape = (len(ids), scan.channels, size, size)
     names = ["images.npy", *(f"views/{view}.npy" for view in scan.views)]
     if not _can_continue(partial, names, shape):
-        shutil.rmtree(partial, ignore_errors=True)  # pixels that no journal vouches for, or a journal without them
+        # Pixels that no journal vouches for, or a journal without them.
+        partial.unlink() if partial.is_file() else shutil.rmtree(partial, ignore_errors=True)
     with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
@@ -171,7 +172,8 @@ def _build(
                 if file.suffix in (".npy", ".parquet")
             },
         }
-        (partial / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        manifest["checksums"] = of_files(partial, manifest["files"])
+        (partial / MANIFEST).write_text(sealed(manifest, indent=1))
         os.replace(partial, target)
     _tell(config, reader, scan, manifest, bad)
 
@@ -180,7 +182,7 @@ def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bo
     """Whether an interrupted preparation left all that it noted as done: scratch disks are purged file by file."""
     least = int(np.prod(shape))
     kept = [partial / name for name in names]
-    return (partial / DEPTHS).exists() and all(file.exists() and file.stat().st_size > least for file in kept)
+    return bool(_read_depths(partial)) and all(file.exists() and file.stat().st_size > least for file in kept)
 
 
 def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str]) -> list[Depth]:
@@ -192,17 +194,25 @@ def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str
             return [thinned(image) for image in (raw.image, *(raw.views[view] for view in views))]
         return []
 
-    path = partial / DEPTHS
-    if path.exists():
-        return [Depth(bits, window and (window[0], window[1])) for bits, window in json.loads(path.read_text())]
+    if known := _read_depths(partial):
+        return known
     first, *others = np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)).tolist()
     looked = [look(first)]
     if reader.windowed or not looked[0] or any(pixels.dtype != np.uint8 for pixels in looked[0]):  # a window is wanted
         with ThreadPoolExecutor(cores().amount) as pool:
             looked = [images for images in (*looked, *pool.map(look, others)) if images]
     depths = [find_depth([images[at] for images in looked], reader.windowed) for at in range(1 + len(views))]
-    path.write_text(json.dumps(depths))
+    (partial / DEPTHS).write_text(sealed({"depths": depths}))
     return depths
+
+
+def _read_depths(partial: Path) -> list[Depth]:
+    """What an interrupted preparation noted; none where that is damaged or was not noted yet."""
+    try:
+        found = unsealed((partial / DEPTHS).read_bytes())["depths"]
+        return [Depth(bits, window and (window[0], window[1])) for bits, window in found]
+    except (OSError, ValueError, LookupError, TypeError):
+        return []
 
 
 def _keep(path: Path, array: np.memmap, rows: np.ndarray) -> None:

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mmpkd.checksums import DamagedError, first_changed, unsealed
 from mmpkd.cohort import splits
 from mmpkd.cohort.facts import Column, Facts, Section, label_columns
 from mmpkd.config import IMAGE
@@ -31,6 +32,7 @@ from mmpkd.types import CohortError, Task
 
 SCHEMA = 5  # raise it when a store is laid out or filled differently
 MANIFEST = "manifest.json"
+STORES = "stores"  # folder of the cache, in which a store is named by its reader and fingerprint
 VIEWS = "views/"
 BOX = ("top", "left", "bottom", "right")
 LABEL, PRIVILEGED = "label/", "privileged/"
@@ -78,19 +80,37 @@ class Store:
             CohortError: not a whole store, or a patient is in two parts.
         """
         try:
-            manifest = json.loads((path / MANIFEST).read_text())
-        except (OSError, ValueError) as error:
-            why = f"{type(error).__name__} reading {MANIFEST}"
+            written = (path / MANIFEST).read_bytes()
+            schema = json.loads(written).get("schema")
+            manifest = unsealed(written) if schema == SCHEMA else {}
+        except PermissionError as error:
+            raise CohortError(f"{path / MANIFEST} cannot be read ({error.strerror}); ask whom it belongs to") from error
+        except (OSError, ValueError, AttributeError) as error:
+            why = (
+                f"{MANIFEST} {error}"
+                if isinstance(error, DamagedError)
+                else f"{type(error).__name__} reading {MANIFEST}"
+            )
             raise CohortError(f"{path} is not a prepared cohort ({why}); delete it (rm -r {path})") from None
         mend = f"delete it (rm -r {path}) and it is prepared again"
-        if manifest["schema"] != SCHEMA:
-            raise CohortError(f"{path} has store schema {manifest['schema']}, this program reads {SCHEMA}: {mend}")
+        if schema != SCHEMA:
+            raise CohortError(f"{path} has store schema {schema}, this program reads {SCHEMA}: {mend}")
+        if not path.name.endswith(manifest["fingerprint"]) and path.parent.name == STORES:
+            raise CohortError(f"{path} holds another cohort, {manifest['fingerprint']}: move it away, or {mend}")
         for name, size in manifest["files"].items():
             found = (path / name).stat().st_size if (path / name).is_file() else None
             if found != size and not (found is None and name.startswith(VIEWS)):
                 has = "is missing" if found is None else f"has {found} bytes, its manifest says {size}"
                 raise CohortError(f"{path / name} {has}: {mend}")
-        store = cls(path, manifest)
+        expected = manifest.get("checksums", {})
+        tables = {name: each for name, each in expected.items() if name.endswith(".parquet")}
+        arrays = {name: each for name, each in expected.items() if name not in tables and (path / name).exists()}
+        if name := first_changed(path, tables) or first_changed(path, arrays, since=path / MANIFEST):
+            raise CohortError(f"{path / name} is damaged, its checksum is another: {mend}")
+        try:
+            store = cls(path, manifest)
+        except (OSError, ValueError, LookupError, TypeError) as error:
+            raise CohortError(f"{path} is damaged ({type(error).__name__}): {mend}") from None
         splits.check_patients(store._samples["split"], store._samples["patient"])
         return store
 
@@ -101,11 +121,7 @@ class Store:
             CohortError: there is no such fold, or the validation part is official.
         """
         split = self._split
-        if fold and "val" in split:
-            raise CohortError(f"cohort.fold={fold}: the cohort has an official validation part; leave cohort.fold at 0")
-        if fold >= self.num_folds:
-            known = f"can validate on the folds 0 to {self.num_folds - 1}; the sealed part is not among them"
-            raise CohortError(f"cohort.fold={fold}: this cohort {known}")
+        splits.refuse_fold(fold, self.num_folds)
         if "val" in split or part == "test":
             chosen = split == part
         else:
@@ -116,7 +132,7 @@ class Store:
     @property
     def num_folds(self) -> int:
         """Values that `cohort.fold` can take: 1 where the validation part is official."""
-        return max(1, len(splits.fold_names(self._split)))
+        return splits.num_folds(self._split)
 
     @cached_property
     def _split(self) -> NDArray[np.str_]:

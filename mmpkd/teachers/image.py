@@ -16,7 +16,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, NetworkConfig, near
 from mmpkd.fit import autocast, generator_for, seeded
-from mmpkd.student import Student, build_student, weights_of
+from mmpkd.student import Student, announced, build_student
 from mmpkd.teachers.fitting import (
     EpochsParams,
     content_hash,
@@ -29,6 +29,7 @@ from mmpkd.teachers.fitting import (
 )
 from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherError, TeacherOutput
+from mmpkd.weights import weights_of
 
 SIZES = {"model", "patch_size", "embed_dim", "depth", "num_heads"}
 
@@ -78,7 +79,7 @@ class Image(Teacher):
     def sized(params: ImageParams, student: Size) -> dict[str, Any]:
         """The student's model and sizes, under those that are given."""
         own = params.network
-        if "model" in own.model_fields_set or own.pretrained:
+        if "model" in own.model_fields_set or own.pretrained or own.weights:
             return {}
         sizes = student.network.model_dump(include=SIZES, exclude_none=True)
         return {"network": sizes | own.model_dump(exclude_unset=True)}
@@ -92,6 +93,11 @@ class Image(Teacher):
             f"{own.model} {source}, {network.depth} blocks x {network.dim}, patch {patch}, "
             f"{size} x {size} px of {view}, {millions(network)}"
         )
+
+    @staticmethod
+    def caveats(params: ImageParams, facts: Facts) -> list[str]:
+        told = announced(params.network, facts.image_size, facts.channels)
+        return [f"has pretrained weights: {'; '.join(told)}"] if told else []
 
     @staticmethod
     def sources(params: ImageParams) -> dict[str, str]:
@@ -165,7 +171,8 @@ def _network(params: ImageParams, facts: Facts, *, empty: bool = False) -> Stude
 
 def _own(mistake: Mistake) -> Mistake:
     """A student's mistake in the words of this teacher's parameters."""
-    path, problem = mistake.path, re.sub(r"(?<!/)student\.(pretrained|weights)", r"network.\1", mistake.problem)
+    keys = "pretrained|weights_heads|weights|num_heads|model"
+    path, problem = mistake.path, re.sub(rf"(?<!/)student\.({keys})", r"network.\1", mistake.problem)
     problem = problem.replace("the student's", "its")
     if path.startswith("student"):
         return Mistake(path.replace("student", "network", 1), problem)

@@ -12,7 +12,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from mmpkd.augment import View, look_map
+from mmpkd.checksums import DamagedError, first_changed, of_files, sealed, unsealed
 from mmpkd.cohort.splits import dealt
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, fingerprint, validate
@@ -105,8 +107,10 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
     # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
     try:
         tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
-    except (OSError, ValueError) as error:
-        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
+    except OSError as error:
+        raise TeacherError(f"teacher {name!r}: {folder} cannot be read ({error.strerror or error})") from error
+    except (ValueError, EOFError) as error:
+        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from error
     weight, bias = (tensors.pop(name, None) for name in HEAD)
     head = None if weight is None or bias is None else (weight, bias)
     return CachedOutputs(tensors, manifest["quality"], manifest["seconds"], folder.name, head)
@@ -148,14 +152,15 @@ def kept(
         "train": fingerprint(store.sample_ids[train].tolist()),
     }
     folder = cache / "teachers" / f"{config.kind}-{fingerprint(identity)}"
+    if folder.is_file():
+        raise TeacherError(f"teacher {name!r}: {folder} is no folder; {MEND}")
     if not (folder / "manifest.json").exists():  # a finished cache may be read-only, so no lock before this
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{folder}.lock"):
+        with _alone(folder, name):
             if not (folder / "manifest.json").exists():
                 teacher = ready(config, store, fold, cache, name)
                 started = time.perf_counter()
                 beside = folder.with_name(f"{folder.name}.partial")
-                shutil.rmtree(beside, ignore_errors=True)
+                beside.unlink() if beside.is_file() else shutil.rmtree(beside, ignore_errors=True)
                 beside.mkdir()
                 try:
                     said = fill(teacher, beside)
@@ -166,22 +171,51 @@ def kept(
                     good |= teacher.member_quality
                 if "map" in said:
                     good |= looks(torch.from_numpy(said["map"]), store, val)
-                manifest = {**identity, "quality": good, "seconds": time.perf_counter() - started}
-                (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
+                manifest: dict[str, Any] = {**identity, "quality": good, "seconds": time.perf_counter() - started}
+                manifest["checksums"] = of_files(beside, sorted(path.name for path in beside.iterdir()))
+                (beside / "manifest.json").write_text(sealed(manifest, indent=1))
+                shutil.rmtree(folder, ignore_errors=True)  # one without a manifest is none
                 os.replace(beside, folder)
                 for told in warnings(name, good):
                     Console(stderr=True, soft_wrap=True).print(f"warning: {told}", markup=False, highlight=False)
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
+        written = (folder / "manifest.json").read_bytes()
+        manifest = json.loads(written)
         foreign = [key for key, value in json.loads(json.dumps(identity)).items() if manifest[key] != value]
-    except (ValueError, LookupError) as error:
-        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
+        manifest = manifest if foreign else unsealed(written)
+    except PermissionError as error:
+        raise TeacherError(f"teacher {name!r}: {folder} cannot be read ({error.strerror})") from error
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        why = f"manifest.json {error}" if isinstance(error, DamagedError) else type(error).__name__
+        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({why}); {MEND}") from error
     if foreign:  # brought from elsewhere under this name
         differ = ", ".join(foreign)
         raise TeacherError(
             f"teacher {name!r}: {folder} holds the answers of another teacher or cohort ({differ}); {MEND}"
         )
+    if file := first_changed(folder, manifest.get("checksums", {}), since=folder / "manifest.json"):
+        raise TeacherError(f"teacher {name!r}: {folder / file} is gone, or not what its checksum says; {MEND}")
     return folder, manifest
+
+
+@contextmanager
+def _alone(folder: Path, name: str) -> Iterator[None]:
+    """Holds the lock of a teacher's folder.
+
+    Raises:
+        TeacherError: nothing can be written there.
+    """
+    lock = FileLock(f"{folder}.lock")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        where = f"{folder}.lock: cannot be locked ({error.strerror})"
+        raise TeacherError(f"teacher {name!r}: {where}; delete it, or put the cache elsewhere with cache=DIR") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def ready(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str) -> Teacher:

@@ -170,7 +170,7 @@ def test_a_damaged_finished_stage_is_named(beside: TrialConfig, cache: Path, tmp
     run, path = run_of(beside, cache), tmp_path / "stage.pt"
     for content in (b"words", {"a": 1}, [], {"student": {"model.cls_token": torch.zeros(2)}}):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-        with pytest.raises(ConfigError, match=r"stage\.pt: is not a readable finished stage .*; delete it"):
+        with pytest.raises(ConfigError, match=r"stage\.pt: is not this finished stage .*; delete it"):
             stages.recall([path], run.student, run.objectives)
 
 

@@ -41,7 +41,7 @@ def test_all_mistakes_at_once_with_near_names(command: Any, tmp_path: Path) -> N
         command.main(["braest", f"storage={tmp_path}", "strage=x", "--delete", "other"])
     told = str(caught.value)
     assert "did you mean 'breast'" in told and "did you mean 'storage'" in told
-    assert "--delete: expected key=value" in told and "'braest' is named already" in told
+    assert "--delete: words are key=value, without dashes; write" in told and "'braest' is named already" in told
     assert len(caught.value.mistakes) == 4
 
 

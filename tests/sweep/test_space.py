@@ -117,9 +117,41 @@ def test_what_all_trials_share_is_never_sampled(file: Path, key: str):
 
 def test_unknown_keys_and_search_keys_name_their_near_ones(file: Path):
     assert refused(file, "optimzer.lr=1", "search.trails=3", "arm.none={}") == [
+        ("optimzer.lr", "unknown word (did you mean 'optimizer.lr'?)"),
+        ("arm.none", "unknown word (did you mean 'arms'?)"),
         ("search.trails", "unknown key (did you mean 'trials'?)"),
-        ("optimzer", "unknown key (did you mean 'optimizer'?)"),
-        ("arm", "unknown key (did you mean 'arms'?)"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "meant"),
+    [
+        ("trails=4", "trails", "'trials'"),
+        ("seach.trials=2", "seach.trials", "'search.trials' or 'trials'"),
+        ("task.class_weights=balanced", "task.class_weights", "'optimizer.class_weights'"),
+        ("sampler=tpe", "sampler", "'search.sampler'"),
+        ("nmae=mine", "nmae", "'name'"),
+        ("budget_hours=1", "budget_hours", "'budget_device_hours'"),
+        ("search.lr=1", "search.lr", "'optimizer.lr'"),
+    ],
+)
+def test_a_misplaced_word_leads_to_its_place(file: Path, override: str, path: str, meant: str):
+    _, (mistake,) = load_space(str(file), [override], ("name", "space"))
+    assert mistake.path == path and mistake.problem.endswith(f"(did you mean {meant}?)")
+
+
+def test_a_misplaced_section_of_a_file_leads_to_its_place(file: Path):
+    file.write_text(file.read_text() + "task: {class_weights: balanced}\ntrials: 3\n")
+    assert refused(file) == [
+        ("task", "unknown key (did you mean 'optimizer.class_weights'?)"),
+        ("trials", "unknown key (did you mean 'search.trials'?)"),
+    ]
+
+
+def test_a_space_is_named_by_its_word(file: Path):
+    assert refused(file, "breast", "epochs") == [
+        ("breast", "expected key=value; write space=breast"),
+        ("epochs", "expected key=value"),
     ]
 
 
@@ -131,7 +163,7 @@ NOT_AMONG = "val/auroc is not among the goals of search.maximize: val/pointing"
     [
         ("maximize=[val/auroc, val/pointng]", "no score 'val/pointng' to maximise (did you mean 'val/pointing'?)"),
         ("maximize=[]", "tuple should have at least 1 item"),
-        ("select=val/point", "no score 'val/point' (did you mean 'val/pointing'?)"),
+        ("select=val/point", "no score 'val/point' (did you mean 'val/pointing'"),
         ("maximize=[val/pointing]", NOT_AMONG),
         ("trials=0", "input should be greater than 0, got 0"),
         ("gpus=2", "input should be less than or equal to 1, got 2"),

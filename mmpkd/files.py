@@ -1,0 +1,55 @@
+"""YAML files and `dotted.key=value` words as plain values, before anything judges them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from mmpkd.types import ConfigError, Mistake
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping from disk, its interpolations unresolved.
+
+    Raises:
+        ConfigError: no such file, not YAML, or not a mapping.
+    """
+    try:
+        content = OmegaConf.to_container(OmegaConf.load(path))  # PyYAML alone takes 1e-3 for a word
+    except OSError as error:
+        raise ConfigError.one(str(path), f"cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise ConfigError.one(str(path), f"is not YAML: {where}") from None
+    if not isinstance(content, dict):
+        raise ConfigError.one(str(path), f"must be a mapping, got {type(content).__name__}")
+    return {str(key): value for key, value in content.items()}
+
+
+def overridden(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
+    """`content` with `dotted.key=value` overrides laid over it and ${...} references resolved.
+
+    Raises:
+        ConfigError: an override without '=', or a reference to what is not there.
+    """
+    words = list(overrides)
+    wrong = [Mistake(word, "expected key=value") for word in words if "=" not in word]
+    if wrong:
+        raise ConfigError(wrong)
+    try:
+        laid_over = OmegaConf.from_dotlist(words)
+    except (yaml.YAMLError, OmegaConfBaseException, IndexError):
+        raise ConfigError.one("", f"an override is not YAML: {' '.join(words)}") from None
+    try:
+        merged = OmegaConf.merge(OmegaConf.create(dict(content)), laid_over)
+        resolved = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        where = str(getattr(error, "full_key", "") or "")
+        raise ConfigError.one(where, str(error).splitlines()[0]) from None
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}

@@ -1,0 +1,106 @@
+"""What a misspelt name was meant to be: the nearest of those that are known, wherever in the tree they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import SequenceMatcher, get_close_matches
+from functools import lru_cache
+from typing import Any, get_args, get_origin
+
+from pydantic import BaseModel
+
+NAME = "NAME"  # stands in a path for a key that the user chooses, such as a teacher's name
+BESIDE, ELSEWHERE = 0.7, 0.75  # how alike a name must be that stands beside the misspelt one, or elsewhere
+WORD = 0.9  # how alike a name is to one of several words of which it is one
+MARGIN = 0.04  # names hardly less alike than the nearest are told as well
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """' (did you mean ...?)' if a known name is close, else the list of them if it is short."""
+    names = sorted(known)
+    return _meant(get_close_matches(name, names, n=3, cutoff=0.6)) or _list_of(names)
+
+
+def near_path(path: str, content: Any, known: Iterable[str]) -> str:
+    """As `near`, of a key by its dotted path, among all dotted paths of a tree.
+
+    A key that stands beside the misspelt one is told by its name alone, any other by its path. `task: {class_weights:
+    balanced}` leads to optimizer.class_weights by what stands below the unknown key.
+
+    Args:
+        content: what was given for the key.
+        known: in which NAME stands for whatever a user calls a thing.
+    """
+    tree = sorted({_named_as(one, path) for one in known})
+    parent = path.rpartition(".")[0]
+    found = _nearest(path, tree)
+    for below in _paths_below(path, content) if not parent else ():
+        found = found or _nearest(below, tree)
+    if found:
+        return _meant([one.rpartition(".")[2] if one.rpartition(".")[0] == parent else one for one in found])
+    return _list_of([one.rpartition(".")[2] for one in tree if one.rpartition(".")[0] == parent])
+
+
+def _meant(names: Iterable[str]) -> str:
+    told = " or ".join(repr(one) for one in names)
+    return f" (did you mean {told}?)" if told else ""
+
+
+def _list_of(names: list[str]) -> str:
+    return f" (known: {', '.join(names)})" if 0 < len(names) <= 20 else ""
+
+
+def _nearest(path: str, tree: Iterable[str]) -> list[str]:
+    """At most three of the paths that are most like this one; none where no one is like it."""
+    parent, _, last = path.rpartition(".")
+    alike = []
+    for one in tree:
+        whose, _, name = one.rpartition(".")
+        by_name = 1.0 if name == last else SequenceMatcher(None, name, last).ratio()
+        if min(len(name), len(last)) > 2 and ({name} & set(last.split("_")) or {last} & set(name.split("_"))):
+            by_name = max(by_name, WORD)  # `heads` of `num_heads`
+        wanted = BESIDE if whose == parent else ELSEWHERE
+        if name != NAME and by_name >= wanted:
+            alike.append((by_name - (0.05 if whose != parent else 0), SequenceMatcher(None, one, path).ratio(), one))
+    if any(NAME not in one.split(".") for _, _, one in alike):  # what there is in every training goes first
+        alike = [scored for scored in alike if NAME not in scored[2].split(".")]
+    alike.sort(key=lambda scored: (-scored[0], -scored[1], scored[2]))
+    return [one for score, _, one in alike if score > alike[0][0] - MARGIN][:3]
+
+
+def _named_as(known: str, path: str) -> str:
+    """A known path with the names that stand in the same places of another, as far as the two go together."""
+    keys, given = known.split("."), path.split(".")
+    for place, key in enumerate(keys):
+        if place >= len(given) - 1 or key not in (NAME, given[place]):
+            break
+        keys[place] = given[place]
+    return ".".join(keys)
+
+
+def _paths_below(path: str, content: Any) -> Iterator[str]:
+    for key, value in content.items() if isinstance(content, Mapping) else ():
+        yield f"{path}.{key}"
+        yield from _paths_below(f"{path}.{key}", value)
+
+
+@lru_cache(maxsize=256)
+def paths_of(model: type[BaseModel], start: str = "") -> tuple[str, ...]:
+    """The dotted path of every key that a configuration may have."""
+    found: list[str] = []
+    for key, field in model.model_fields.items():
+        here = f"{start}.{key}" if start else key
+        found.append(here)
+        for place, inner in _models_in(field.annotation):
+            found += paths_of(inner, f"{here}.{NAME}" if place else here)
+    return tuple(found)
+
+
+def _models_in(annotation: Any) -> Iterator[tuple[bool, type[BaseModel]]]:
+    """The configurations that a value may be or hold; True: below a key or an index of the user's."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield False, annotation
+    holds = get_origin(annotation) in (dict, Mapping, tuple, list)
+    for inner in get_args(annotation):
+        for place, model in _models_in(inner):
+            yield place or holds, model
