@@ -192,7 +192,7 @@ def build_student(
         raise ConfigError.one("student", f"{config.model!r} with {given}{source} cannot be built: {reason}") from None
     _require_fit(model, config, image_size)
     if weights is not None and empty:
-        require_fit(weights, config, model, _outline(config.model), channels)
+        require_fit(weights, config, model, _outline, channels)
     statistics = model.pretrained_cfg if weights is not None else {"mean": (0.5,), "std": (0.25,)}
     mean, std = statistics["mean"], statistics["std"]
     if len(mean) != channels:  # grey images into RGB weights: timm sums the filters, so the mean of the three
