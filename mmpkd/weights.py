@@ -2,9 +2,9 @@
 
 timm loads what has the right name and shape and says nothing of the rest, so everything is held against the model
 beforehand, by timm's own strict loading. Shapes do not tell the number of attention heads: that is known of the model
-that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else. A header, or a
-`config.json` beside the file as the Hugging Face hub has it, may name the model (`architecture`); then what else shapes
-do not show is held against it, such as the activation.
+that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else. A
+header, or a `config.json` beside the file as the Hugging Face hub has it, may name the model (`architecture`); then what
+else shapes do not show is held against it, such as the activation.
 """
 
 from __future__ import annotations
@@ -134,8 +134,8 @@ def _architecture(weights: Path) -> str:
 def _require_alike(weights: Path, name: str, model: Any, theirs: str, made: Any) -> None:
     ours, wanted = _unseen(model), _unseen(made)
     if differ := [f"{what} is {wanted.get(what)}, not {ours[what]}" for what in ours if ours[what] != wanted.get(what)]:
-        problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}: no shape tells them apart"
-        raise ConfigError.one("student.model", f"{problem}; set student.model={theirs}")
+        problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}"
+        raise ConfigError.one("student.model", f"{problem}: no shape tells them apart; set student.model={theirs}")
 
 
 def _unseen(model: Any) -> dict[str, str]:
