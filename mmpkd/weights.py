@@ -2,9 +2,9 @@
 
 timm loads what has the right name and shape and says nothing of the rest, so everything is held against the model
 beforehand, by timm's own strict loading. Shapes do not tell the number of attention heads: that is known of the model
-that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else. A header, or a
-`config.json` beside the file as the Hugging Face hub has it, may name the model (`architecture`); then what else shapes
-do not show is held against it, such as the activation.
+that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else. A
+header, or a `config.json` beside the file as the Hugging Face hub has it, may name the model (`architecture`); then
+what else shapes do not show is held against it, such as the activation.
 """
 
 from __future__ import annotations
@@ -98,9 +98,8 @@ def require_fit(weights: Path, config: NetworkConfig, model: Any, outline: Calla
     made = outline(theirs) if theirs else None
     if made is not None:
         _require_alike(weights, config.model, model, theirs, made)
-    _require_heads(
-        weights, config, model, named, made if made is not None and made.embed_dim == model.embed_dim else None
-    )
+    as_wide = made is not None and made.embed_dim == model.embed_dim
+    _require_heads(weights, config, model, named, made if as_wide else None)
     if weights.suffix == ".npz":  # of the original JAX releases, which timm itself loads block by block
         return
     sizes = {key: value for key in SIZES if (value := getattr(config, key)) is not None}
@@ -134,8 +133,8 @@ def _architecture(weights: Path) -> str:
 def _require_alike(weights: Path, name: str, model: Any, theirs: str, made: Any) -> None:
     ours, wanted = _unseen(model), _unseen(made)
     if differ := [f"{what} is {wanted.get(what)}, not {ours[what]}" for what in ours if ours[what] != wanted.get(what)]:
-        problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}: no shape tells them apart"
-        raise ConfigError.one("student.model", f"{problem}; set student.model={theirs}")
+        problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}"
+        raise ConfigError.one("student.model", f"{problem}: no shape tells them apart; set student.model={theirs}")
 
 
 def _unseen(model: Any) -> dict[str, str]:
@@ -193,6 +192,7 @@ def _misfit(
         changed, size: of the file, so that another one under its name is looked at again.
         wanted: names of all that the model holds.
     """
+    state: Mapping[str, Any] = {}
     try:
         state = timm.models.load_state_dict(weights)
         if spoilt := [key for key, value in tensors(state).items() if not torch.isfinite(value.float()).all()]:
@@ -212,7 +212,7 @@ def _misfit(
     except Exception as error:  # timm, its filters and torch raise whatever the file led them to
         if machine_fault(error):
             raise
-        return _told(str(error) or type(error).__name__, state if "state" in locals() else {}, wanted)
+        return _told(str(error) or type(error).__name__, state, wanted)
     return ""
 
 
@@ -230,7 +230,7 @@ def _told(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> st
     heads = re.compile(r"(head|head_dist|fc)\.")
     lacking = [key for key in lines.get("Missing", ()) if not heads.match(key)]
     odd = sorted(key for key in lines.get("Unexpected", ()) if not heads.match(key) and key not in COUNTERS)
-    if lacking and all(key.startswith("norm.") for key in lacking) and all(key.startswith("fc_norm.") for key in odd):
+    if {*lacking} == {"norm.weight", "norm.bias"} and {*odd} == {"fc_norm.weight", "fc_norm.bias"}:
         return (
             "it was trained to classify by the mean of its tokens (fc_norm), and a student here does by its CLS token"
         )
