@@ -43,7 +43,7 @@ def held(folder: Path) -> Iterator[None]:
     path = folder / "driver.lock"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+")
+        file = path.open("a+", errors="replace")
     except OSError as error:
         raise unwritable(folder, error) from error
     with file:
