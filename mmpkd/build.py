@@ -16,7 +16,7 @@ from mmpkd.fit import seeded
 from mmpkd.objectives import OBJECTIVES, Objective
 from mmpkd.saliency import MAPS, columns_explained
 from mmpkd.spelling import paths_of
-from mmpkd.student import Student, build_student
+from mmpkd.student import Student, announced, build_student
 from mmpkd.types import ConfigError, Mistake, Needs, Offer
 
 
@@ -32,6 +32,12 @@ def paths_of_params() -> list[str]:
         for kind in named.values():
             known += paths_of(kind.Params, f"{start}.params")
     return known
+
+
+def announcements(config: TrialConfig, facts: Facts) -> list[str]:
+    """What is done to the student's pretrained weights to make them fit; a configuration that has passed `check`."""
+    done = announced(config.student, facts.image_size, facts.channels * len(config.student.reads))
+    return [f"the student's pretrained weights: {'; '.join(done)}"] if done else []
 
 
 def goals(facts: Facts) -> tuple[str, ...]:

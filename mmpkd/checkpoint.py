@@ -74,9 +74,11 @@ def read(path: Path) -> dict[str, Any]:
     try:
         require_whole_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ConfigError.one(str(path), f"cannot be read ({error.strerror})") from error
     except Exception as error:  # torch raises whatever the bytes led it to
         why = str(error) if isinstance(error, DamagedError) else type(error).__name__
-        raise ConfigError.one(str(path), f"is not a readable checkpoint ({why}); {MEND}") from None
+        raise ConfigError.one(str(path), f"is not a readable checkpoint ({why}); {MEND}") from error
     if not isinstance(state, dict) or set(state) != KEYS:
         raise ConfigError.one(str(path), f"is not a checkpoint of this version of mmpkd.train; {MEND}")
     return state

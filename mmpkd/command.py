@@ -9,6 +9,7 @@ from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
 
+from mmpkd.faults import with_fault
 from mmpkd.types import ConfigError, Mistake, UserError
 
 
@@ -17,13 +18,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     try:
         main(sys.argv[1:])
     except ConfigError as error:
-        count = len(error.mistakes)
-        print(
-            f"{count} mistake{'s' * (count != 1)}:", *(f"  {one}" for one in error.mistakes), sep="\n", file=sys.stderr
-        )
+        count, fault = len(error.mistakes), with_fault(error).removeprefix(str(error))
+        mistakes = "\n".join(f"  {one}" for one in error.mistakes)
+        print(f"{count} mistake{'s' * (count != 1)}:\n{mistakes}{fault}", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_fault(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -43,7 +43,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError.one("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from None
+        raise ConfigError.one("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from error
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -81,9 +81,11 @@ class CohortConfig(Strict):
 class NetworkConfig(Strict):
     """A timm ViT by name; sizes left out are the named model's own."""
 
+    LATER = ("weights_heads",)
     model: str = "vit_small_patch16_224"
     pretrained: bool = False
     weights: Path | None = None  # a local file for `pretrained`; else the Hugging Face cache is read
+    weights_heads: Positive | None = None  # attention heads that the weights were trained with, where no file tells
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
     depth: Positive | None = None
@@ -257,7 +259,7 @@ def validate(model: type[Model], content: Any, path: str = "", known: Iterable[s
         return model.model_validate(content)
     except ValidationError as error:
         tree = {*paths_of(model, path), *paths_of(TrialConfig), *known}
-        raise ConfigError([_mistake(one, path, tree) for one in error.errors()]) from None
+        raise ConfigError([_mistake(one, path, tree) for one in error.errors()]) from error
 
 
 def _mistake(error: Mapping[str, Any], path: str, tree: Iterable[str]) -> Mistake:

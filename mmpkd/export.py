@@ -190,8 +190,10 @@ def read(path: Path) -> Exported:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
-        raise ConfigError.one("model", f"{file} is not a readable safetensors file ({type(error).__name__})") from None
+    except OSError as error:
+        raise ConfigError.one("model", f"{file} cannot be read ({error.strerror or error})") from error
+    except SafetensorError as error:
+        raise ConfigError.one("model", f"{file} is not a readable safetensors file ({type(error).__name__})") from error
     if metadata.get("format") != str(FORMAT) or SEEN not in weights:
         found = f"format {metadata['format']}" if "format" in metadata else "no card"
         wanted = f"an exported student of format {FORMAT}, as mmpkd.train leaves it after its last epoch"
@@ -212,7 +214,7 @@ def read(path: Path) -> Exported:
         seen = weights.pop(SEEN).numpy()
         student.load_state_dict(weights)
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError, ConfigError) as error:
-        raise ConfigError.one("model", f"{file} has a card that is damaged ({type(error).__name__})") from None
+        raise ConfigError.one("model", f"{file} has a card that is damaged ({type(error).__name__})") from error
     student.mean, student.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
     return Exported(student.eval(), card, seen)
 

@@ -25,6 +25,7 @@ from mmpkd import command, export
 from mmpkd.cohort.decode import read_image, square, to_8_bit
 from mmpkd.cohort.facts import BadSample
 from mmpkd.config import near
+from mmpkd.faults import machine_fault
 from mmpkd.frames import Letterbox
 from mmpkd.patients import patients_of
 from mmpkd.saliency import MAPS
@@ -169,6 +170,10 @@ def main(words: Sequence[str]) -> None:
             try:
                 said = model(path)
             except BadSample as error:
+                if fault := machine_fault(error):
+                    raise CohortError(
+                        f"predicting stopped: {fault}; mend that, and run the same command again"
+                    ) from error
                 bad.append(f"{path}: {error.reason}")
                 continue
             inside = name_of[path]

@@ -53,7 +53,12 @@ class StandIn(Store):
         samples: as in a store's samples.parquet, less the geometry.
         images: False leaves the pixels out, for whoever reads tables only.
         text: as in a store's text.parquet.
+
+    Attributes:
+        notes: what to say of the tables, a sentence each.
     """
+
+    notes: tuple[str, ...] = ()
 
     def __init__(self, facts: Facts, samples: pd.DataFrame, images: bool = True, text: pd.DataFrame | None = None):
         self.facts = facts
@@ -109,7 +114,9 @@ def stand_in(config: CohortConfig) -> StandIn:
     scan = scanned(config, reader)
     samples = scan.samples.assign(split=splits.assign(scan), patient=scan.samples["patient"].astype(str))
     table = pd.concat([samples, scan.labels.add_prefix(LABEL), scan.privileged.add_prefix(PRIVILEGED)], axis=1)
-    return StandIn(scan.facts(config.image_size, reader.credentialed), table, images=False, text=scan.text)
+    tables = StandIn(scan.facts(config.image_size, reader.credentialed), table, images=False, text=scan.text)
+    tables.notes = scan.notes
+    return tables
 
 
 def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:

@@ -24,10 +24,11 @@ from mmpkd.config import STUDENT, EvaluationConfig, StageConfig, TrialConfig, fi
 from mmpkd.fit import optimizer_for
 from mmpkd.objectives import Objective
 from mmpkd.stage_check import concerned, part_of
-from mmpkd.student import Student, weights_of
+from mmpkd.student import Student
 from mmpkd.teachers.answers import Answers
 from mmpkd.teachers.fitting import content_hash
 from mmpkd.types import ConfigError, DivergedError
+from mmpkd.weights import weights_of
 
 ADDRESS = "."  # in a kept stage, beside the names of modules, none of which is that
 VERSION = 2  # raise it when a training of the same configuration comes to hold other numbers
@@ -154,9 +155,11 @@ def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict)
             student.load_state_dict(state.pop(STUDENT))
             for label, values in state.items():
                 objectives[label].load_state_dict(values)
+        except OSError as error:
+            raise ConfigError.one(str(paths[index]), f"cannot be read ({error.strerror})") from error
         except Exception as error:  # torch raises whatever the bytes led it to
             why = str(error) if isinstance(error, DamagedError) else type(error).__name__
             problem = f"is not this finished stage ({why}); delete it, and it is trained again"
-            raise ConfigError.one(str(paths[index]), problem) from None
+            raise ConfigError.one(str(paths[index]), problem) from error
         return index + 1
     return 0

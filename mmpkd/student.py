@@ -5,14 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE
-from safetensors import SafetensorError, safe_open
 from timm.layers.attention import Attention, AttentionRope
 from timm.models.beit import Attention as BeitAttention
 from timm.models.eva import EvaAttention
@@ -21,8 +17,8 @@ from torch import Tensor, nn
 
 from mmpkd.config import NetworkConfig, near
 from mmpkd.types import ConfigError, StudentOutput
+from mmpkd.weights import changes, require_fit, weights_of
 
-WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 # Attention of one softmax, handed to `attn_drop`; the tests hold each against timm's unfused model.
 # DiffAttention, for one, subtracts two, so that what reaches `attn_drop` is no map.
 SHOWN = (Attention, AttentionRope, EvaAttention, BeitAttention, RelPosAttention)
@@ -167,6 +163,8 @@ def build_student(
     if config.model.partition(".")[0] not in known:  # a tag behind the dot names one set of weights
         raise ConfigError.one("student.model", f"timm has no model {config.model!r}{near(config.model, known)}")
     weights = weights_of(config)
+    if weights is not None and not empty:
+        build_student(config, image_size, channels, num_logits, empty=True)  # where its weights are held against it
     sizes = config.model_dump(include={"patch_size", "embed_dim", "depth", "num_heads", "drop_path_rate"})
     options = {key: value for key, value in sizes.items() if value is not None}
     if weights is not None and not empty:
@@ -193,8 +191,8 @@ def build_student(
         source = f" and weights {weights}" if "pretrained" in options else ""
         raise ConfigError.one("student", f"{config.model!r} with {given}{source} cannot be built: {reason}") from None
     _require_fit(model, config, image_size)
-    if "pretrained" in options:
-        _require_weights(model, config, weights)
+    if weights is not None and empty:
+        require_fit(weights, config, model, _outline(config.model), channels)
     statistics = model.pretrained_cfg if weights is not None else {"mean": (0.5,), "std": (0.25,)}
     mean, std = statistics["mean"], statistics["std"]
     if len(mean) != channels:  # grey images into RGB weights: timm sums the filters, so the mean of the three
@@ -236,59 +234,9 @@ def _require_fit(model: Any, config: NetworkConfig, image_size: int) -> None:
         )
 
 
-def _require_weights(model: Any, config: NetworkConfig, weights: Path | None) -> None:
-    """timm loads what fits and says nothing of the rest, so look whether every block has come from the file."""
-    assert weights is not None
-    if weights.suffix == ".npz":  # of the original JAX releases, loaded block by block by timm itself
-        return
-    held = [value.float() for value in timm.models.load_state_dict(str(weights)).values() if isinstance(value, Tensor)]
-    for number, block in enumerate(model.blocks):
-        own = block.attn.proj.weight.detach()  # which timm never reshapes, whatever else it does with old names
-        if not any(value.shape == own.shape and torch.equal(value, own) for value in held):
-            raise ConfigError.one("student.weights", f"{weights} holds nothing for block {number} of {config.model!r}")
-
-
-def _require_timms(weights: Path) -> None:
-    """Refuses what its header tells to be damaged, or a student that was exported: it has learnt another cohort's
-    labels or, of this one, those of samples that a teacher must not have seen."""
-    try:
-        with safe_open(weights, "pt") as opened:
-            metadata = opened.metadata() or {}
-    except (OSError, SafetensorError) as error:
-        raise ConfigError.one("student.weights", f"{weights} is no whole safetensors file: {error}") from None
-    if "card" in metadata:
-        problem = f"{weights} is a student that was trained here; wanted weights of timm's, which know no cohort"
-        raise ConfigError.one("student.weights", problem)
-
-
-def weights_of(config: NetworkConfig) -> Path | None:
-    """The file that holds the pretrained weights; None where the student starts from scratch.
-
-    Looks at `student.weights`, else in the Hugging Face cache. Nothing is ever downloaded.
-
-    Raises:
-        ConfigError: the weights are not on this machine.
-    """
-    if not config.pretrained:
-        if config.weights is not None:
-            raise ConfigError.one("student.weights", "is given but student.pretrained is false")
-        return None
-    if config.weights is not None:
-        if not config.weights.is_file():
-            raise ConfigError.one("student.weights", f"no file {config.weights}")
-        if config.weights.suffix == ".safetensors":
-            _require_timms(config.weights)
-        return config.weights
-    known = timm.get_pretrained_cfg(config.model)
-    if known is None or not known.hf_hub_id:
-        raise ConfigError.one("student.pretrained", f"timm names no pretrained weights for {config.model!r}")
-    for name in WEIGHT_FILES:
-        found = try_to_load_from_cache(known.hf_hub_id, name)
-        if isinstance(found, str):
-            return Path(found)
-    raise ConfigError.one(
-        "student.pretrained",
-        f"the weights of {config.model!r} are not on this machine (looked for {known.hf_hub_id} in {HF_HUB_CACHE}); "
-        f"where there is a network run `hf download {known.hf_hub_id}`, "
-        "or set student.weights=FILE.safetensors, or student.pretrained=false",
-    )
+def announced(config: NetworkConfig, image_size: int, channels: int) -> list[str]:
+    """What is done to pretrained weights before a student of this size and these channels has them, a sentence each."""
+    if (weights := weights_of(config)) is None:
+        return []
+    student = build_student(config, image_size, channels, 1, empty=True)
+    return changes(weights, config, student.model, channels)

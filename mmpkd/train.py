@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export, stages
 from mmpkd.augment import View, draw_views, look, relit
-from mmpkd.build import build, check, needed, paths_of_params
+from mmpkd.build import announcements, build, check, needed, paths_of_params
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -298,7 +298,7 @@ def main(words: Sequence[str]) -> None:
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
-    command.warn(before_teaching(config, store))
+    command.warn([*announcements(config, store.facts), *before_teaching(config, store)])
     if last.exists():
         console.print(f"continuing {folder}")
     history = train(config, cache, folder, last if last.exists() else None, show, store)

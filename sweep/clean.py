@@ -196,9 +196,13 @@ def _cohort_of(teacher: Path) -> str:
     """Fingerprint of the prepared cohort that a teacher was asked about."""
     try:
         return str(json.loads((teacher / "manifest.json").read_text())["cohort"])
+    except (PermissionError, IsADirectoryError) as error:
+        raise UserError(
+            f"{teacher / 'manifest.json'}: cannot be read ({error.strerror}); ask whom it belongs to"
+        ) from error
     except (OSError, ValueError, KeyError) as error:
         why = f"its manifest cannot be read ({type(error).__name__})"
-        raise UserError(f"{teacher}: {why}; delete the folder by hand, and its answers are made again") from None
+        raise UserError(f"{teacher}: {why}; delete the folder by hand, and its answers are made again") from error
 
 
 def _lock_of(path: Path) -> Path:
@@ -244,7 +248,7 @@ def _deleting(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be deleted ({error.strerror}); what is listed above is gone") from None
+        raise UserError(f"{path}: cannot be deleted ({error.strerror}); what is listed above is gone") from error
 
 
 def _delete(path: Path) -> None:

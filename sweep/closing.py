@@ -72,7 +72,8 @@ def _write_files(
 
 def _send_rest(tracker: Tracker) -> int:
     """Waits for the tracking server, less long once somebody asks for the end; how many records it has not had."""
-    tracker.start()
+    if not interrupt.requested():  # where it was never started, no server knows of this driver
+        tracker.start()
     try:
         return tracker.close(interrupt.patience(60))
     except KeyboardInterrupt:

@@ -116,7 +116,7 @@ def sweeps_under(storage: Path) -> list[Path]:
     try:
         return sorted(path for path in storage.iterdir() if _is_sweep(path)) if storage.exists() else []
     except OSError as error:
-        raise UserError(f"{storage}: cannot be read ({error.strerror}); name a folder with storage=DIR") from None
+        raise UserError(f"{storage}: cannot be read ({error.strerror}); name a folder with storage=DIR") from error
 
 
 def _is_sweep(path: Path) -> bool:
@@ -147,7 +147,7 @@ def is_held(lock: Path) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        raise UserError(f"{lock}: cannot be asked whether it is held ({error.strerror})") from None
+        raise UserError(f"{lock}: cannot be asked whether it is held ({error.strerror})") from error
     return False
 
 
@@ -174,7 +174,7 @@ def read_sweep(folder: Path) -> Sweep:
         known = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
         sweep.left = {number: sweep.trials.pop(number) for number in known}
     except OSError as error:
-        raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
     return sweep
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final
 
-from mmpkd.build import check, goals, paths_of_params
+from mmpkd.build import announcements, check, goals, paths_of_params
 from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import IMAGE, CohortConfig, TeacherConfig, TrialConfig, validate
@@ -131,6 +131,8 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     if facts is None or found.mistakes:
         return made
     told = [f"{path} {caveat}" for path, teacher in made.teachers() for caveat in caveats(teacher, facts)]
+    students = {config.student.model_dump_json(): config for several in configs.values() for config in several}
+    told += [one for config in students.values() for one in announcements(config, facts)]
     return replace(made, warnings=(*dict.fromkeys(told), *made.warnings))
 
 

@@ -140,6 +140,8 @@ def main(words: Sequence[str]) -> None:
 
         cohort = planned.example.cohort
         tables = stand_in(cohort)
+        for note in tables.notes:
+            console.print(note, highlight=False, markup=False, soft_wrap=True)
         warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
 
         with cluster(), console.status("timing") as status:

@@ -69,7 +69,7 @@ def _read(path: Path, key: str) -> dict[Any, Any]:
         # OmegaConf's loader, because PyYAML's takes 1e-3 for a string and lets a key stand twice.
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError.one(key, f"{path} cannot be read: {error}") from None
+        raise ConfigError.one(key, f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
         raise ConfigError.one(key, f"{path} must be a mapping, got a {type(content).__name__}")
     return content

@@ -81,7 +81,7 @@ def _ask(folder: Path) -> None:
     try:
         path.touch()  # empty, so nobody can see half of it
     except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); ask where the sweep was started") from None
+        raise UserError(f"{path}: cannot be written ({error.strerror}); ask where the sweep was started") from error
 
 
 def _ended(folder: Path, timeout: float, console: Console) -> bool:

@@ -118,7 +118,7 @@ class Timing:
                     asked = prober.teacher.remote(teacher, self._store, config.cohort.fold)
                     seconds, self._widths[key] = _got(asked)
                 except UserError as error:
-                    raise UserError(f"{path}: {error}") from None
+                    raise UserError(f"{path}: {error}") from error
                 total += seconds
         return total
 
@@ -206,9 +206,9 @@ def _got(references: Any) -> Any:
     except RayError as error:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, UserError):
-            raise cause from None
+            raise cause from error
         # Its text may quote a table, and what is said here reaches plan.json and MLflow.
-        raise UserError(f"could not be timed: {type(cause).__name__}") from None
+        raise UserError(f"could not be timed: {type(cause).__name__}") from error
 
 
 def _mean(costs: Sequence[Cost]) -> Cost:

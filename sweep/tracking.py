@@ -109,7 +109,8 @@ class Tracker:
             How many events the server has not been told of.
         """
         self._ending.set()
-        self._thread.join(seconds)
+        if self._thread.ident is not None:
+            self._thread.join(seconds)
         return sum(1 for _ in self._spool.read(self._sent))
 
     def _work(self) -> None:

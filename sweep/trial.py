@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 from ray import tune
 
 from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.faults import behind, machine_fault
 from mmpkd.types import DivergedError, EpochReport, UserError
 from sweep.trouble import GoalError, cause_of, error_file, message_of
 
@@ -179,8 +180,10 @@ class TrialWorker(tune.Trainable):
         for checkpoint in checkpoints:
             try:
                 reports = self.read_history(checkpoint, owner)
-            except UserError as error:  # torn by a full disk or a dying node, or put there: an older one will do
-                problems.append(str(error))
+            except UserError as error:
+                if machine_fault(error) or any(isinstance(one, PermissionError) for one in behind(error)):
+                    raise  # it may be whole, and epochs that it holds would be trained again
+                problems.append(str(error))  # torn by a full disk or a dying node, or put there: an older one will do
                 continue
             if len(reports) >= len(best[1]):  # none, in the stages before the last
                 best = (checkpoint, reports)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from mmpkd.faults import behind, is_out_of_memory, with_fault
 from mmpkd.types import DivergedError, UserError
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
@@ -26,8 +26,7 @@ def cause_of(error: Exception, places: Sequence[Path]) -> Cause:
         return "diverged"
     if isinstance(error, GoalError):
         return "goal"
-    torch = sys.modules.get("torch")
-    if isinstance(error, MemoryError) or (torch is not None and isinstance(error, torch.OutOfMemoryError)):
+    if any(map(is_out_of_memory, behind(error))):
         return "memory"
     return "storage" if disk_trouble(error, places) else "error"
 
@@ -36,7 +35,7 @@ def message_of(error: Exception, places: Sequence[Path]) -> str:
     """In a line or a few, for whoever reads the tables."""
     if trouble := disk_trouble(error, places):
         return f"{trouble}, in a worker"
-    return (str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").strip()
+    return (with_fault(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").strip()
 
 
 def disk_trouble(error: Exception, places: Sequence[Path]) -> str:

@@ -19,9 +19,10 @@ ROOT = Path(__file__).parents[1]
 # is prepared, so it stands below them. `saliency` takes the student's module, so it stands above it.
 LAYERS = (
     {"types", "checksums"},
-    {"spelling", "files"},
-    {"config", "fit", "frames", "stats", "leakage", "command", "machine", "scores", "priors", "attainable"}
-    | {"teacher_scores"},
+    {"machine", "spelling", "files"},
+    {"faults"},
+    {"config", "fit", "frames", "stats", "leakage", "command", "scores", "priors", "attainable", "teacher_scores"},
+    {"weights"},
     {"cohort", "student", "objectives", "localize", "classify", "augment"},
     {"saliency", "patients"},
     {"teachers"},

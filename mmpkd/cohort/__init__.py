@@ -10,7 +10,7 @@ from mmpkd.cohort.facts import Facts, Reader
 from mmpkd.cohort.mimic_cxr import MimicCxr
 from mmpkd.cohort.radpath import RadPath
 from mmpkd.cohort.source import missing_files, refuse_bad, scanned
-from mmpkd.cohort.splits import check_classes
+from mmpkd.cohort.splits import check_classes, num_folds, refuse_fold
 from mmpkd.cohort.synthetic import Synthetic
 from mmpkd.cohort.table import Table
 from mmpkd.config import CohortConfig, near, validate
@@ -63,10 +63,11 @@ def facts(config: CohortConfig) -> Facts:
 
     Raises:
         ConfigError: unknown reader, no root, options that do not fit.
-        CohortError: tables not as published, missing files, a task with one class.
+        CohortError: tables not as published, missing files, a task with one class, no such fold.
     """
     reader = reader_for(config)
     scan = scanned(config, reader)
     refuse_bad(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     check_classes("the whole cohort", scan.labels, scan.tasks)
+    refuse_fold(config.fold, num_folds(scan.samples.get("split")))
     return scan.facts(config.image_size, reader.credentialed)

@@ -19,6 +19,7 @@ from mmpkd.cohort.prepare import identify, place
 from mmpkd.cohort.source import NUM_SHOWN, missing_files, scanned
 from mmpkd.cohort.store import MANIFEST, Store
 from mmpkd.config import CohortConfig
+from mmpkd.faults import machine_fault
 from mmpkd.types import CohortError
 
 
@@ -88,6 +89,8 @@ def _compared(store: Store, reader: Reader, row: int, views: Sequence[np.ndarray
     try:
         decoded = decode(reader.load(str(store.sample_ids[row])), facts.image_size, facts.channels, facts.views, depths)
     except BadSample as bad:
+        if fault := machine_fault(bad):
+            raise CohortError(f"checking stopped: {fault}; mend that, and run the same command again") from bad
         return bad.reason
     if not np.array_equal(decoded.pixels_VCHW[0], store.image_NCHW[row]):
         return "the image has other pixels"

@@ -69,7 +69,10 @@ def told_if_full(partial: Path, needed_bytes: int) -> Iterator[None]:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
     except OSError as error:
-        if error.errno not in FULL:
+        elsewhere = isinstance(error.filename, str) and not Path(error.filename).absolute().is_relative_to(
+            partial.parent.absolute()
+        )
+        if error.errno not in FULL or elsewhere:  # of another disk, such as that of temporary files
             raise
         shutil.rmtree(partial, ignore_errors=True)
         free = shutil.disk_usage(partial.parent).free

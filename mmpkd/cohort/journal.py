@@ -21,7 +21,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from mmpkd.checksums import DamagedError, checksum, objects_in, sealed, unsealed
 from mmpkd.cohort.decode import Decoded, Depth, Roi, decode
 from mmpkd.cohort.facts import BadSample, Reader, Scan
+from mmpkd.faults import machine_fault
 from mmpkd.machine import cores
+from mmpkd.types import CohortError
 
 BLOCK = 64  # samples decoded between two flushes
 JOURNAL = "journal.jsonl"
@@ -81,6 +83,9 @@ def decode_all(
             assert {label for label, _ in raw.rois} <= set(scan.roi_labels), "an ROI label that the scan does not list"
             return decode(raw, size, scan.channels, scan.views, depths)
         except BadSample as bad:
+            if fault := machine_fault(bad):
+                # With `max_bad` a good sample would be left out for ever.
+                raise CohortError(f"preparing stopped: {fault}; once that is mended, the same command goes on") from bad
             return BadSample(bad.file or next(iter(scan.files.get(sample, ())), ""), bad.reason)
 
     ids = [str(sample) for sample in scan.samples.index]

@@ -27,6 +27,7 @@ from pydantic import Field
 
 from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, encode, same_name
 from mmpkd.cohort.nifti import axial_slices, read_nifti
+from mmpkd.cohort.spelling import DIFFERENCE, unpadded
 from mmpkd.cohort.tables import FIRST_ROW, read_table, refuse_rows
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out
@@ -79,6 +80,10 @@ class RadPath(Reader):
         notes = [f"three axial slices at {', '.join(f'{share:g}' for share in params.slices)} of the brain's height"]
         if params.features is not None:
             features = _features(self.root / params.features)
+            known = {unpadded(str(name)) for name in cases.index}
+            wrong = ~features.index.isin(cases.index) & features.index.map(unpadded).isin(known)
+            what = f"a {ID} that the label files spell otherwise: they {DIFFERENCE}"
+            refuse_rows(self.root / params.features, wrong, what)
             if not cases.index.isin(features.index).any():
                 raise CohortError(f"{self.root / params.features}: none of its {ID} is one of the label files'")
             columns += [Column(str(name), "descriptor", "numeric") for name in features]

@@ -62,6 +62,26 @@ def fold_names(split: Iterable[str]) -> list[str]:
     return [f"{FOLD}{number}" for number in range(last + 1)]
 
 
+def num_folds(parts: Iterable[str] | None) -> int:
+    """Values that `cohort.fold` can take: 1 where who validates is official; `parts` is None where folds are dealt."""
+    named = None if parts is None else set(parts)
+    if named is None or named == {"train"} or named == {"train", "test"}:
+        return len(FOLDS)
+    return max(1, len(fold_names(named)))
+
+
+def refuse_fold(fold: int, num_folds: int) -> None:
+    """
+    Raises:
+        CohortError: there is no such fold.
+    """
+    if fold >= num_folds == 1:
+        raise CohortError(f"cohort.fold={fold}: the cohort has an official validation part; leave cohort.fold at 0")
+    if fold >= num_folds:
+        known = f"can validate on the folds 0 to {num_folds - 1}; the sealed part is not among them"
+        raise CohortError(f"cohort.fold={fold}: this cohort {known}")
+
+
 def check(split: pd.Series, patients: pd.Series, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> None:
     """Refuse parts that share a patient, or in which a task has nothing to tell apart.
 

@@ -83,6 +83,8 @@ class Store:
             written = (path / MANIFEST).read_bytes()
             schema = json.loads(written).get("schema")
             manifest = unsealed(written) if schema == SCHEMA else {}
+        except PermissionError as error:
+            raise CohortError(f"{path / MANIFEST} cannot be read ({error.strerror}); ask whom it belongs to") from error
         except (OSError, ValueError, AttributeError) as error:
             why = (
                 f"{MANIFEST} {error}"
@@ -119,11 +121,7 @@ class Store:
             CohortError: there is no such fold, or the validation part is official.
         """
         split = self._split
-        if fold and "val" in split:
-            raise CohortError(f"cohort.fold={fold}: the cohort has an official validation part; leave cohort.fold at 0")
-        if fold >= self.num_folds:
-            known = f"can validate on the folds 0 to {self.num_folds - 1}; the sealed part is not among them"
-            raise CohortError(f"cohort.fold={fold}: this cohort {known}")
+        splits.refuse_fold(fold, self.num_folds)
         if "val" in split or part == "test":
             chosen = split == part
         else:
@@ -134,7 +132,7 @@ class Store:
     @property
     def num_folds(self) -> int:
         """Values that `cohort.fold` can take: 1 where the validation part is official."""
-        return max(1, len(splits.fold_names(self._split)))
+        return splits.num_folds(self._split)
 
     @cached_property
     def _split(self) -> NDArray[np.str_]:

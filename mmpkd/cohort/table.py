@@ -36,6 +36,7 @@ cohort:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
 
@@ -50,7 +51,7 @@ from mmpkd.cohort.table_cells import ABSOLUTE, OUTSIDE, Drawn, check_cells, draw
 from mmpkd.cohort.table_folds import read_split
 from mmpkd.cohort.table_form import suspicion
 from mmpkd.cohort.table_params import TableParams
-from mmpkd.cohort.tables import FIRST_ROW, read_table
+from mmpkd.cohort.tables import FIRST_ROW, NUM_SHOWN, read_table
 from mmpkd.config import near
 from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
 
@@ -104,6 +105,7 @@ class Table(Reader):
         for column, folder in params.paths.items():
             for sample, cell in cells[column].dropna().items():
                 self._rows[str(sample)][column] = (Path(folder) / cell).as_posix()
+        notes += self._same_files()
         return Scan(
             tasks=tasks,
             samples=samples,
@@ -131,6 +133,21 @@ class Table(Reader):
         rois += [(label, draw(image.shape, file)) for label, draw in self._drawn.get(sample_id, ())]
         views = {name: self._image(files[column])[0] for name, column in params.views.items()}
         return RawImage(image, views, rois)
+
+    def _same_files(self) -> list[str]:
+        """A note where two rows lead to one image by different paths: by links, or on a disk that knows no case."""
+        first: dict[tuple[int, int], int] = {}
+        rows = []
+        for row, files in enumerate(self._rows.values(), FIRST_ROW):
+            with suppress(OSError, ValueError):  # a file that is not there is told of by others
+                there = (self.root / files[self.params.image]).stat()
+                if first.setdefault((there.st_dev, there.st_ino), row) != row:
+                    rows.append(str(row))
+        if not rows:
+            return []
+        shown = ", ".join(rows[:NUM_SHOWN]) + (f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else "")
+        what = f"{len(rows)} rows lead to the same file as a row before them, by another path: row {shown}"
+        return [f"warning: {what}; one row, one image is wanted"]
 
     def _image(self, file: str) -> tuple[np.ndarray, list[int]]:
         """Its pixels; and of a volume which of its slices they are."""

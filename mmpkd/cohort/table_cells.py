@@ -73,6 +73,8 @@ def check_cells(params: TableParams, cells: pd.DataFrame, tasks: Sequence[Task],
 def _check_labels(params: TableParams, task: Task, cells: pd.DataFrame) -> list[Mistake]:
     source = params.tasks[task.name].column
     mistakes = []
+    is_read = source and any(isinstance(label, int) for label in params.tasks[task.name].labels)
+    quotes = " (as YAML reads numbers; labels in quotes stay as they are written)" if is_read else ""
     for name in [source] if source else task.labels:
         column = cells[name].dropna()
         wrong = class_names(task, column).isna() if source else column.map(_flag).isna()
@@ -81,7 +83,7 @@ def _check_labels(params: TableParams, task: Task, cells: pd.DataFrame) -> list[
         where, words = f"tasks.{task.name}", ", ".join(task.labels if source else ("0", "1"))
         what = f"spelt otherwise than a label ({words}): they {DIFFERENCE}; write them alike, in column {name!r}"
         mistakes += tell_cells(params, where, what, cells[name], misspelt)
-        what = f"neither one of {words} nor listed under `missing`, in column {name!r}"
+        what = f"neither one of {words} nor listed under `missing`, in column {name!r}{quotes}"
         mistakes += tell_cells(params, where, what, cells[name], wrong & ~misspelt)
     return mistakes
 

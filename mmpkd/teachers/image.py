@@ -16,7 +16,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, NetworkConfig, near
 from mmpkd.fit import autocast, generator_for, seeded
-from mmpkd.student import Student, build_student, weights_of
+from mmpkd.student import Student, announced, build_student
 from mmpkd.teachers.fitting import (
     EpochsParams,
     content_hash,
@@ -28,6 +28,7 @@ from mmpkd.teachers.fitting import (
 )
 from mmpkd.teachers.teacher import Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherError, TeacherOutput
+from mmpkd.weights import weights_of
 
 
 class ImageParams(EpochsParams):
@@ -68,6 +69,11 @@ class Image(Teacher):
     def offers(params: ImageParams, facts: Facts) -> Offer:
         depth = _network(params, facts, empty=True).depth
         return Offer(frozenset({"logits", "embedding", "hidden", "map", "head"}), depth)
+
+    @staticmethod
+    def caveats(params: ImageParams, facts: Facts) -> list[str]:
+        told = announced(params.network, facts.image_size, facts.channels)
+        return [f"has pretrained weights: {'; '.join(told)}"] if told else []
 
     @staticmethod
     def sources(params: ImageParams) -> dict[str, str]:
@@ -141,7 +147,8 @@ def _network(params: ImageParams, facts: Facts, *, empty: bool = False) -> Stude
 
 def _own(mistake: Mistake) -> Mistake:
     """A student's mistake in the words of this teacher's parameters."""
-    path, problem = mistake.path, re.sub(r"(?<!/)student\.(pretrained|weights)", r"network.\1", mistake.problem)
+    keys = "pretrained|weights_heads|weights|num_heads|model"
+    path, problem = mistake.path, re.sub(rf"(?<!/)student\.({keys})", r"network.\1", mistake.problem)
     problem = problem.replace("the student's", "its")
     if path.startswith("student"):
         return Mistake(path.replace("student", "network", 1), problem)

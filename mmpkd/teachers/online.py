@@ -137,9 +137,12 @@ def online(config: TeacherConfig, store: Store, fold: int, cache: Path, name: st
     for index in range(NUM_FOLDS + 1):
         try:
             content, offset_FK = load_file(_file(folder, index)), np.load(folder / OFFSETS)
-        except (OSError, ValueError, SafetensorError) as error:
+        except (FileNotFoundError, ValueError, EOFError, SafetensorError) as error:
             told = f"{folder} is damaged ({type(error).__name__}); {MEND}"
-            raise TeacherError(f"teacher {name or config.kind!r}: {told}") from None
+            raise TeacherError(f"teacher {name or config.kind!r}: {told}") from error
+        except OSError as error:
+            told = f"{folder} cannot be read ({error.strerror or error})"
+            raise TeacherError(f"teacher {name or config.kind!r}: {told}") from error
         weights = {key.removeprefix(NETWORK): values for key, values in content.items() if key.startswith(NETWORK)}
         if index < NUM_FOLDS:
             weights["head.bias"] = weights["head.bias"] + torch.from_numpy(offset_FK[index])

@@ -107,8 +107,10 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
     # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
     try:
         tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
-    except (OSError, ValueError) as error:
-        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from None
+    except OSError as error:
+        raise TeacherError(f"teacher {name!r}: {folder} cannot be read ({error.strerror or error})") from error
+    except (ValueError, EOFError) as error:
+        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({type(error).__name__}); {MEND}") from error
     weight, bias = (tensors.pop(name, None) for name in HEAD)
     head = None if weight is None or bias is None else (weight, bias)
     return CachedOutputs(tensors, manifest["quality"], manifest["seconds"], folder.name, head)
@@ -181,9 +183,11 @@ def kept(
         manifest = json.loads(written)
         foreign = [key for key, value in json.loads(json.dumps(identity)).items() if manifest[key] != value]
         manifest = manifest if foreign else unsealed(written)
+    except PermissionError as error:
+        raise TeacherError(f"teacher {name!r}: {folder} cannot be read ({error.strerror})") from error
     except (OSError, ValueError, LookupError, TypeError) as error:
         why = f"manifest.json {error}" if isinstance(error, DamagedError) else type(error).__name__
-        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({why}); {MEND}") from None
+        raise TeacherError(f"teacher {name!r}: {folder} is damaged ({why}); {MEND}") from error
     if foreign:  # brought from elsewhere under this name
         differ = ", ".join(foreign)
         raise TeacherError(

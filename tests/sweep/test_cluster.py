@@ -110,7 +110,7 @@ def test_auto_without_a_cluster_is_told(short: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setenv("RAY_TMPDIR", str(short))
     monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # those of other tests that run
-    with pytest.raises(UserError, match="RAY_ADDRESS=auto: .*Could not find any running Ray"):
+    with pytest.raises(UserError, match=r"RAY_ADDRESS=auto: .*Could not find any running Ray"):
         refuse_silent_cluster()
     (short / "ray").mkdir()
     (short / "ray" / "ray_current_cluster").write_text("127.0.0.1:1")

@@ -12,8 +12,10 @@ import pytest
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
+from mmpkd.config import TrialConfig
 from mmpkd.probe import stand_in
 from mmpkd.types import CohortError, ConfigError
+from sweep.seeds import repeated
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
 
 
@@ -65,6 +67,14 @@ def test_the_fold_that_is_sealed_may_be_named(tmp_path: Path, names: list[str], 
     assert len({name for (name,) in parts["val"]}) == store.num_folds
     for train, val in zip(parts["train"], parts["val"], strict=True):
         assert sorted(train + val + [sealed]) == sorted(names)
+
+
+def test_further_seeds_move_over_the_folds_that_are_not_sealed(tmp_path: Path) -> None:
+    store, names = store_of(tmp_path, ["A", "B", "C", "D"], test_fold="B")
+    first = TrialConfig(cohort=config(tmp_path / "raw").model_copy(update={"fold": 1}))
+    folds = [repeated(first, turn, store.num_folds).cohort.fold for turn in range(5)]
+    assert [set(names[store.rows("val", fold)]) for fold in folds] == [{"C"}, {"D"}, {"A"}, {"C"}, {"D"}]
+    assert not any(set(names[store.rows("train", fold)]) & {"B"} for fold in folds)
 
 
 def test_sites_of_an_official_training_part(tmp_path: Path) -> None:
@@ -153,5 +163,7 @@ def test_a_fold_with_one_class_is_refused(tmp_path: Path) -> None:
     table = table_of(["A", "B", "C"])
     table.loc[table["part"] == "B", "pathology"] = "benign"
     write_cohort(tmp_path / "raw", table)
+    with pytest.raises(CohortError, match=r"cohort\.fold=2: this cohort can validate on the folds 0 to 1"):
+        facts(config(tmp_path / "raw", split="part").model_copy(update={"fold": 2}))
     with pytest.raises(CohortError, match="task malignant has one class in part fold1: benign 20, malignant 0"):
         prepare(config(tmp_path / "raw", split="part"), tmp_path / "cache")

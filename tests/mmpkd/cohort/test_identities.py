@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mmpkd.cohort import facts, reader_for
@@ -16,6 +17,7 @@ from mmpkd.probe import stand_in
 from mmpkd.types import CohortError, ConfigError
 from tests.mmpkd.cohort.derm7pt_trees import made_up
 from tests.mmpkd.cohort.derm7pt_trees import write_tree as write_derm7pt
+from tests.mmpkd.cohort.radpath_trees import write_tree as write_radpath
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
 
 SAME = [
@@ -98,6 +100,29 @@ def test_other_readers_hold_their_patients_to_the_same(tmp_path: Path) -> None:
     write_derm7pt(tmp_path, rows)
     with pytest.raises(CohortError, match=r"cohort derm7pt: 1 patient is spelt in several ways"):
         facts(CohortConfig(reader="derm7pt", root=tmp_path))
+
+
+def test_an_image_by_two_paths_is_warned_about(tmp_path: Path) -> None:
+    write_cohort(tmp_path / "raw")
+    for row, other in ((3, 2), (5, 2)):
+        linked = tmp_path / "raw" / "images" / f"case{row}.png"
+        linked.unlink()
+        linked.symlink_to(f"case{other}.png")
+    asked = config(tmp_path / "raw", credentialed=True)
+    assert reader_for(asked).scan().notes == (
+        "warning: 2 rows lead to the same file as a row before them, by another path: row 5, 7; "
+        "one row, one image is wanted",
+    )
+    assert stand_in(asked).notes == reader_for(asked).scan().notes  # which a plan tells
+
+
+def test_features_of_slides_that_are_spelt_otherwise(tmp_path: Path) -> None:
+    root = write_radpath(tmp_path / "radpath")
+    table = pd.read_csv(root / "slide_features.csv", dtype=str)
+    table.iloc[2, 0] = str(table.iloc[2, 0]).lower()
+    table.to_csv(root / "slide_features.csv", index=False)
+    with pytest.raises(CohortError, match=r"that the label files spell otherwise: they differ only.* in row 4 "):
+        reader_for(CohortConfig(reader="radpath", root=root)).scan()
 
 
 def test_values_in_several_spellings_are_warned_about(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

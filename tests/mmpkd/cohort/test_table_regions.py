@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ from PIL import Image
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import BadSample, Section
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.regions import box_mask, polygon_mask, read_polygons
+from mmpkd.cohort.regions import box_mask, polygon_mask, read_box_list, read_polygons
+from mmpkd.config import CohortConfig
 from mmpkd.types import ConfigError
 from tests.mmpkd.cohort.cbis_trees import write_dicom
+from tests.mmpkd.cohort.radpath_trees import LPS, RAS, SHAPE, nifti, volume
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
 
 BOXES: dict[str, Any] = {"boxes": {"node": ["x", "y", "w", "h"]}}
@@ -55,6 +58,38 @@ def test_polygons_by_hand(tmp_path: Path) -> None:
     assert np.array_equal(rois["duct"], wanted) and rois["lesion"].sum() == 50
     ((_, both),) = reader.load("case1.png").rois
     assert both[0, 0] and both[10, 12] and not both[5, 5]
+
+
+def test_several_boxes_in_a_cell(tmp_path: Path) -> None:
+    written(tmp_path, node=["[4, 2, 3, 5]", "[[4, 2, 3, 5], [10, 2, 2, 2.0]]", ""])
+    reader = reader_for(config(tmp_path, masks={}, boxes={"node": "node"}))
+    assert reader.scan().roi_labels == ("node",)
+    wanted = np.zeros((20, 30), bool)
+    wanted[2:7, 4:7] = True  # left 4, top 2, width 3, height 5
+    ((label, first),) = reader.load("case0.png").rois
+    assert label == "node" and np.array_equal(first, wanted)
+    wanted[2:4, 10:12] = True
+    assert np.array_equal(reader.load("case1.png").rois[0][1], wanted) and reader.load("case2.png").rois == []
+
+
+def test_what_is_no_list_of_boxes(tmp_path: Path) -> None:
+    for cell in ("[1, 2, 3]", "[1, 2, 0, 4]", "[[1, 2, 3, 4], 5]", "1, 2", "[]", "[1, 2, NaN, 4]", '["a", 1, 2, 3]'):
+        with pytest.raises((ValueError, TypeError)):
+            read_box_list(cell)
+    written(tmp_path, node=["[1, 2, 3]", "", "left"])
+    found = problems(tmp_path, boxes={"node": "node"})
+    assert found["cohort.params.boxes.node"].startswith("40 cells are no box; [left, top, width, height] is wanted")
+    found = problems(tmp_path, boxes={"node": ["x", "y"]})
+    assert "a box has four columns, of left, top, width and height" in found["cohort.params.boxes.node"]
+
+
+def test_flat_polygons_as_coco_writes_them() -> None:
+    corners = [(0.0, 0.0), (4.0, 0.0), (4.0, 4.0)]
+    assert read_polygons("[[0, 0, 4, 0, 4, 4]]") == [corners] == read_polygons("[[0, 0], [4, 0], [4, 4]]")
+    assert read_polygons("[[0, 0, 4, 0, 4, 4], [0, 0, 4, 0, 4, 4]]") == [corners, corners]
+    for cell in ("[[0, 0, 4, 0, 4]]", "[[0, 0, 4, 0]]"):
+        with pytest.raises(ValueError):
+            read_polygons(cell)
 
 
 def test_what_is_no_box_and_no_polygon(tmp_path: Path) -> None:
@@ -147,3 +182,65 @@ def test_dicom_by_its_suffix_or_its_mark(tmp_path: Path) -> None:
     assert store.manifest["bit_depth"] == 16 and store.manifest["left_out"] == {}
     centre = store.image_NCHW[:, 0, 7, 7].astype(int)
     assert (np.diff(centre) >= 0).all() and centre[0] == 0 and centre[-1] == 255
+
+
+def volumes(root: Path, mask: np.ndarray | None = None, axes: Any = RAS) -> CohortConfig:
+    """The cohort of `write_cohort` with volumes for images, and one mask for all; boxed where a lesion is."""
+    table = cases()
+    table["image"] = [f"case{index}.nii.gz" for index in range(60)]
+    table["mask"] = "" if mask is None else "mask.nii"
+    table["node"] = "[3, 9, 1, 1]"
+    (root / "images").mkdir(parents=True)
+    for name in table["image"]:
+        (root / "images" / name).write_bytes(gzip.compress(nifti(volume())))
+    if mask is not None:
+        (root / "mask.nii").write_bytes(nifti(mask, axes))
+    table.to_csv(root / "cases.csv", index=False)
+    return config(root, boxes={"node": "node"})
+
+
+@pytest.mark.parametrize("axes", [RAS, LPS])
+def test_a_slice_of_a_volume_and_of_its_mask(tmp_path: Path, axes: Any) -> None:
+    """The brain is at levels 5 to 15, so the middle is level 10; a mask that is stored the other way round fits."""
+    mask = np.zeros(SHAPE, np.int16)
+    mask[3, 4, 10] = mask[8, 8, 11] = 1
+    stored = mask if axes is RAS else mask[::-1, ::-1]
+    raw = reader_for(volumes(tmp_path, stored, axes)).load("case0.nii.gz")
+    assert raw.image.shape == (SHAPE[1], SHAPE[0]) and raw.image.dtype == np.uint8
+    inside = raw.image[3:11, 2:9].astype(int)  # the front, y of 10, is in row 3
+    assert (np.diff(inside, axis=0) < 0).all() and (np.diff(inside, axis=1) >= 0).all()
+    assert raw.image[:3].max() == raw.image[11:].max() == 0
+    rois = dict(raw.rois)
+    assert np.argwhere(rois["lesion"]).tolist() == [[9, 3]] == np.argwhere(rois["node"]).tolist()
+
+
+def test_three_slices_are_three_channels(tmp_path: Path) -> None:
+    asked = volumes(tmp_path / "raw")
+    three = {**asked.params, "slices": [0.0, 0.5, 1.0], "channels": 3, "boxes": {}}
+    store = prepare(asked.model_copy(update={"params": three}), tmp_path / "cache")
+    brightest = store.image_NCHW[0].reshape(3, -1).max(axis=1).astype(int)
+    assert (np.diff(brightest) > 0).all() and store.facts.channels == 3
+    with pytest.raises(ConfigError, match=r"slices: one, or one for each of the 1 channels, got 3"):
+        facts(asked.model_copy(update={"params": {**asked.params, "slices": [0.0, 0.5, 1.0]}}))
+
+
+@pytest.mark.parametrize(
+    ("mask", "told"),
+    [
+        (np.zeros((12, 13, 21), np.int16), "the mask has 12 x 13 x 21 voxels, a slice of its image 12 x 14"),
+        (np.indices(SHAPE).sum(axis=0).astype(np.int16) % 3, "the mask holds 3 different values; two are wanted: say"),
+    ],
+)
+def test_volumes_that_are_no_mask(tmp_path: Path, mask: np.ndarray, told: str) -> None:
+    with pytest.raises(BadSample) as raised:
+        reader_for(volumes(tmp_path, mask)).load("case0.nii.gz")
+    assert raised.value.reason.startswith(told)
+
+
+def test_a_volume_is_no_mask_of_a_picture(tmp_path: Path) -> None:
+    table = cases().assign(mask="mask.nii")
+    write_cohort(tmp_path, table.assign(mask=""))
+    table.to_csv(tmp_path / "cases.csv", index=False)
+    (tmp_path / "mask.nii").write_bytes(nifti(volume()))
+    with pytest.raises(BadSample, match=r"mask\.nii.*the mask is a volume, its image is none"):
+        reader_for(config(tmp_path)).load("case0.png")

@@ -1,0 +1,197 @@
+"""Pretrained weights: what does not fit is refused, what is made to fit is told."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+
+from mmpkd.config import StudentConfig
+from mmpkd.student import announced, build_student
+from mmpkd.types import ConfigError
+
+NAME = "vit_tiny_patch16_224"
+SIZES: dict[str, Any] = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 3}
+SIDE = 32
+REAL = Path(__file__).parents[3] / "shared" / "weights" / "dinov2_small_patch14_fp16.safetensors"
+
+
+def state_of(name: str = NAME, **options: Any) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    state: dict[str, torch.Tensor] = timm.create_model(name, **{**SIZES, "img_size": SIDE, **options}).state_dict()
+    return state
+
+
+def saved(path: Path, state: dict[str, Any], header: dict[str, str] | None = None) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(state, path, header)
+    else:
+        torch.save(state, path)
+    return path
+
+
+def student(weights: Path, **changes: Any) -> StudentConfig:
+    content = {"model": NAME, "pretrained": True, "weights": weights, "weights_heads": 3, **SIZES, **changes}
+    return StudentConfig.model_validate(content)
+
+
+def problem(config: StudentConfig, channels: int = 3, empty: bool = True) -> str:
+    with pytest.raises(ConfigError) as caught:
+        build_student(config, SIDE, channels, 2, empty=empty)
+    (mistake,) = caught.value.mistakes
+    assert "\n" not in mistake.problem
+    return str(mistake)
+
+
+def without(state: dict[str, torch.Tensor], *names: str) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in state.items() if not any(name in key for name in names)}
+
+
+MISFITS: dict[str, tuple[Any, str]] = {
+    "a file of fewer blocks": (lambda: state_of(depth=1), "it holds nothing for blocks.1.norm1.weight"),
+    "a file of more blocks": (lambda: state_of(depth=3), "it holds blocks.2.attn.proj.bias"),
+    "another width": (lambda: state_of(embed_dim=48), "cls_token is [1, 1, 48] there and [1, 1, 24] here"),
+    "no class token": (
+        lambda: state_of(class_token=False, global_pool="avg", fc_norm=False),
+        "it holds nothing for cls_token",
+    ),
+    "no bias of queries, keys and values": (lambda: state_of(qkv_bias=False), "blocks.0.attn.qkv.bias"),
+    "layer scale": (lambda: state_of(init_values=1e-3), "it holds blocks.0.ls1.gamma"),
+    "register tokens": (lambda: state_of(reg_tokens=4, no_embed_class=True), "it holds reg_token"),
+    "normalised queries": (lambda: state_of(qk_norm=True), "it holds blocks.0.attn.k_norm.bias"),
+    "a norm after pooling": (lambda: state_of(global_pool="avg", fc_norm=True), "it holds nothing for norm.weight"),
+    "a wider MLP": (lambda: state_of(mlp_ratio=2.0), "blocks.0.mlp.fc1.weight is [48, 24] there and [96, 24] here"),
+    "a prefix": (
+        lambda: {f"backbone.{key}": value for key, value in state_of().items()},
+        "its names begin with 'backbone.': save them without it",
+    ),
+    "one grey channel": (lambda: state_of(in_chans=1), "inconsistent with input_size[0]=3"),
+    "numbers that are none": (
+        lambda: state_of() | {"norm.bias": torch.full((24,), torch.nan)},
+        "norm.bias holds values",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MISFITS)
+def test_what_does_not_fit_is_refused_before_anything_is_trained(name: str, tmp_path: Path) -> None:
+    make, words = MISFITS[name]
+    told = problem(student(saved(tmp_path / "w.safetensors", make())))
+    assert told.startswith("student.weights: ") and words in told and told.endswith("or leave student.pretrained=false")
+
+
+def test_a_student_that_is_built_refuses_too(tmp_path: Path) -> None:
+    assert "nothing for blocks.1" in problem(student(saved(tmp_path / "w.safetensors", state_of(depth=1))), empty=False)
+
+
+@pytest.mark.parametrize("key", ["teacher", "net"])
+def test_weights_that_lie_deeper_are_refused(key: str, tmp_path: Path) -> None:
+    path = saved(
+        tmp_path / "w.pth", {key: {f"backbone.{name}": value for name, value in state_of().items()}, "epoch": 3}
+    )
+    assert f"its weights lie deeper, under {key}: save what is there" in problem(student(path))
+
+
+@pytest.mark.parametrize("wrap", ["state_dict", "model", "module.", "n_averaged"])
+def test_what_timm_unwraps_fits(wrap: str, tmp_path: Path) -> None:
+    state: dict[str, Any] = state_of()
+    wrapped = {
+        "state_dict": {"state_dict": state, "epoch": 3},
+        "model": {"model": state},
+        "module.": {f"module.{key}": value for key, value in state.items()},
+        "n_averaged": {f"module.{key}": value for key, value in state.items()} | {"n_averaged": torch.tensor(5)},
+    }[wrap]
+    built = build_student(student(saved(tmp_path / "w.pth", wrapped)), SIDE, 3, 2)
+    torch.testing.assert_close(built.model.blocks[1].mlp.fc2.weight, state["blocks.1.mlp.fc2.weight"])
+
+
+def test_another_file_under_the_name_is_looked_at_again(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.safetensors", state_of())
+    build_student(student(path), SIDE, 3, 2, empty=True)
+    saved(path, state_of(depth=1))
+    os.utime(path, (1, 1))
+    assert "nothing for blocks.1" in problem(student(path))
+
+
+def test_a_head_of_other_classes_is_no_misfit(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.safetensors", state_of(num_classes=7))
+    assert build_student(student(path), SIDE, 3, 2).model.head.out_features == 2
+    bare = saved(tmp_path / "bare.safetensors", without(state_of(), "head"))
+    assert build_student(student(bare), SIDE, 3, 2).model.head.out_features == 2
+
+
+def test_looking_at_weights_draws_nothing(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.safetensors", state_of())
+    torch.manual_seed(5)
+    build_student(student(path), SIDE, 3, 2, empty=True)
+    drawn = torch.rand(1)
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1))
+
+
+def test_heads_that_timm_names(tmp_path: Path) -> None:
+    """The file of a known width is the named model's, which has three heads of 64."""
+    path = saved(tmp_path / "w.safetensors", state_of(embed_dim=192))
+    whole = {"embed_dim": None, "weights_heads": None}
+    assert build_student(student(path, **whole), SIDE, 3, 2).model.blocks[0].attn.num_heads == 3
+    told = problem(student(path, **whole, num_heads=6), empty=True)
+    assert told.startswith("student.num_heads: the student has 6 attention heads and the weights were trained with 3")
+    assert "set student.num_heads=3, or student.weights_heads=6 if you trained these weights with 6" in told
+    meant = student(path, embed_dim=None, num_heads=6, weights_heads=6)
+    assert build_student(meant, SIDE, 3, 2).model.blocks[0].attn.num_heads == 6
+
+
+def test_heads_that_nothing_tells_must_be_said(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.safetensors", state_of())
+    told = problem(student(path, weights_heads=None))
+    assert told.startswith("student.weights_heads: ") and "say it: student.weights_heads=3 if it was 3" in told
+    assert "with 4 (so says student.weights_heads)" in problem(student(path, weights_heads=4))
+
+
+def test_heads_that_the_header_tells(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.safetensors", state_of(), {"num_heads": "4"})
+    assert "trained with 4 (so says the header of" in problem(student(path, weights_heads=None))
+    assert "student.weights_heads: got 3, and" in problem(student(path))
+    assert build_student(student(path, weights_heads=None, num_heads=4), SIDE, 3, 2, empty=True)
+
+
+def test_heads_of_weights_that_are_not_loaded_are_refused() -> None:
+    told = problem(StudentConfig(model=NAME, weights_heads=3))
+    assert told == "student.weights_heads: is given but student.pretrained is false"
+
+
+def test_what_is_done_to_weights_is_told(tmp_path: Path) -> None:
+    half = {key: value.half() for key, value in state_of(patch_size=4, img_size=64).items()}
+    path = saved(tmp_path / "w.safetensors", half)
+    build_student(student(path), SIDE, 1, 2, empty=True)
+    told = announced(student(path), SIDE, 1)
+    assert told[:4] == [
+        "its filters of 3 channels are summed over them for images of 1",
+        "its patches of 4 x 4 pixels are resampled to 8 x 8",
+        "its table of 257 positions is resampled to 4 x 4 patches",
+        "its numbers are float16",
+    ]
+    assert told[4].startswith("pixels are normalised by mean 0.500, 0.500, 0.500 and standard deviation 0.500")
+    assert announced(StudentConfig(model=NAME), SIDE, 1) == []
+
+
+def test_of_weights_that_go_in_as_they_are_only_the_normalisation_is_told(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.safetensors", state_of())
+    (told,) = announced(student(path), SIDE, 3)
+    assert told.startswith("pixels are normalised by")
+
+
+@pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/weights, which is on the project's machines only")
+def test_real_weights_fit_and_their_heads_are_known() -> None:
+    config = StudentConfig(model="vit_small_patch14_dinov2", pretrained=True, weights=REAL)
+    built = build_student(config, 112, 1, 2)
+    assert built.model.blocks[0].attn.num_heads == 6 and built.grid == (8, 8)
+    told = announced(config, 112, 1)
+    assert "its table of 1370 positions is resampled to 8 x 8 patches" in told and "its numbers are float16" in told
+    with pytest.raises(ConfigError, match="weights were trained with 6"):
+        build_student(config.model_copy(update={"num_heads": 12}), 112, 1, 2, empty=True)
