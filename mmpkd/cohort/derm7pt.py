@@ -218,7 +218,7 @@ def _parts(folder: Path, num_cases: int) -> pd.Series:
 def _listing(folder: Path) -> dict[str, list[str]]:
     """The files below a folder, relative to it, by their names in lower case."""
     listing: dict[str, list[str]] = {}
-    for where, _, names in os.walk(folder):
+    for where, _, names in os.walk(folder, followlinks=True):
         for name in names:
             file = Path(where, name).relative_to(folder).as_posix()
             listing.setdefault(file.lower(), []).append(file)

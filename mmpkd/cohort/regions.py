@@ -35,6 +35,8 @@ def read_polygons(cell: str) -> list[Polygon]:
 
 def _corners(polygon: list[Any]) -> list[Any]:
     """Pairs, also of a flat list of an even length."""
+    if not isinstance(polygon, list):
+        raise ValueError("a polygon is a list of corners")
     if any(isinstance(each, list) for each in polygon):
         return polygon
     return list(zip(polygon[::2], polygon[1::2], strict=True))
@@ -48,6 +50,8 @@ def read_box_list(cell: str) -> list[Box]:
     """
     content = json.loads(cell)
     several = content if isinstance(content, list) and content and isinstance(content[0], list) else [content]
+    if not all(isinstance(box, list) for box in several):
+        raise ValueError("a box is a list of four numbers")
     boxes = [(float(left), float(top), float(width), float(height)) for left, top, width, height in several]
     if not np.isfinite(boxes).all() or any(min(box[2:]) <= 0 for box in boxes):
         raise ValueError("a box is left, top, width and height, finite numbers of which the last two are above 0")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmpkd.cohort import identities
 from mmpkd.cohort.facts import BadSample, Reader, Scan
+from mmpkd.cohort.spelling import folded
 from mmpkd.config import CohortConfig, fingerprint
 from mmpkd.types import CohortError
 
@@ -89,8 +90,8 @@ def _nearest(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -
         return "; its folder is not there, or empty"
     if path.name in names:
         return "; it is a folder"
-    if path.name.lower() in {name.lower() for name in names}:
-        return "; there is one that differs in upper and lower case"
+    if folded(path.name) in set(map(folded, names)):
+        return "; there is one that differs only in case, in blanks or in how its letters are encoded"
     stem = next((path.name[: -len(end)] for end in SUFFIXES if path.name.lower().endswith(end)), path.name)
     others = [end for end in SUFFIXES for name in (stem + end, stem + end.upper()) if name in names]
     if others and stem == path.name:

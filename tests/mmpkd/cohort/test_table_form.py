@@ -145,7 +145,8 @@ def refusal(root: Path, **params: Any) -> str:
     ("change", "told"),
     [
         (lambda name: name.removesuffix(".png"), "there is one that ends in .png: is the extension missing?"),
-        (lambda name: name.replace(".png", ".PNG"), "there is one that differs in upper and lower case"),
+        (lambda name: name.replace(".png", ".PNG"), "there is one that differs only in case, in blanks or in how its"),
+        (lambda name: f"{name}\u200b", "there is one that differs only in case, in blanks or in how its"),
         (lambda name: name.replace(".png", ".jpg"), "there is one that ends in .png instead"),
         (lambda name: f"..\\images\\{name}", "its path has backslashes, and with slashes it is there"),
         (lambda name: f"..\\{name}", "its path has backslashes, slashes are wanted"),

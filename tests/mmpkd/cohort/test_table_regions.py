@@ -73,7 +73,7 @@ def test_several_boxes_in_a_cell(tmp_path: Path) -> None:
 
 
 def test_what_is_no_list_of_boxes(tmp_path: Path) -> None:
-    for cell in ("[1, 2, 3]", "[1, 2, 0, 4]", "[[1, 2, 3, 4], 5]", "1, 2", "[]", "[1, 2, NaN, 4]", '["a", 1, 2, 3]'):
+    for cell in ("[1, 2, 3]", "[1, 2, 0, 4]", "[[1, 2, 3, 4], 5]", "1, 2", "[]", "[1, 2, NaN, 4]", '"1234"', "{}"):
         with pytest.raises((ValueError, TypeError)):
             read_box_list(cell)
     written(tmp_path, node=["[1, 2, 3]", "", "left"])
@@ -87,7 +87,7 @@ def test_flat_polygons_as_coco_writes_them() -> None:
     corners = [(0.0, 0.0), (4.0, 0.0), (4.0, 4.0)]
     assert read_polygons("[[0, 0, 4, 0, 4, 4]]") == [corners] == read_polygons("[[0, 0], [4, 0], [4, 4]]")
     assert read_polygons("[[0, 0, 4, 0, 4, 4], [0, 0, 4, 0, 4, 4]]") == [corners, corners]
-    for cell in ("[[0, 0, 4, 0, 4]]", "[[0, 0, 4, 0]]"):
+    for cell in ("[[0, 0, 4, 0, 4]]", "[[0, 0, 4, 0]]", '"004044"', '["004044"]'):
         with pytest.raises(ValueError):
             read_polygons(cell)
 
