@@ -55,7 +55,7 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
     except DamagedError as error:
         raise UserError(f"{path}: {error}; delete it (rm {path}), {mend}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -79,9 +79,10 @@ def read_space(folder: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read ({why}); {mend}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}); {mend}") from None
     search = content.get("search") or {} if isinstance(content, dict) else None
     counts = [search.get(name, 1) for name in ("trials", "repeats")] if isinstance(search, dict) else [""]
     if not all(isinstance(count, int) for count in counts):
