@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from mmpkd.augment import draw_views, look
-from mmpkd.cohort.decode import Depth, read_image, to_8_bit
+from mmpkd.cohort.decode import Depth, depth_of, read_image, to_8_bit
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, CohortConfig
@@ -134,9 +134,7 @@ def per_second(batches: Iterator[torch.Tensor]) -> float:
 def input_ratio(config: CohortConfig, cache: Path, rounds: int) -> tuple[float, float, float]:
     store = prepare(config, cache)
     assert config.root is not None
-    window = store.manifest["window"]
-    depth = Depth(store.manifest["bit_depth"], (window[0], window[1]) if window else None)
-    originals = Originals(config.root, store.sample_ids.tolist(), depth)
+    originals = Originals(config.root, store.sample_ids.tolist(), depth_of(store.manifest))
     ours, theirs = [], []
     for _ in range(rounds):
         ours.append(per_second(from_store(store, epochs=20)))

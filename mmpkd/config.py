@@ -59,14 +59,35 @@ class Strict(BaseModel):
         return content
 
 
+class WindowConfig(Strict):
+    """The values of the originals that become 0 to 255, as radiology states them: Hounsfield units in CT."""
+
+    level: float
+    width: Annotated[float, Field(ge=2)]
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """The values that become 0 and 255 (DICOM PS3.3 C.11.2.1.2.1)."""
+        return self.level - self.width / 2, self.level + self.width / 2 - 1
+
+
+class ClaheConfig(Strict):
+    """Contrast limited adaptive histogram equalisation of each image as it is stored."""
+
+    clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.01  # as scikit-image has it; more is more contrast
+    tiles: Annotated[int, Field(ge=1, le=64)] = 8  # along either side
+
+
 class CohortConfig(Strict):
     """Which images. `params` belong to the reader (see its class in `mmpkd/cohort/`)."""
 
-    LATER = ("allow_outside",)
+    LATER = ("allow_outside", "window", "clahe")
 
     reader: str
     root: Path | None = None  # the raw data set; `synthetic` needs none
     image_size: Positive = 224  # longest side, pixels; letterboxed, never cropped
+    window: WindowConfig | None = None  # None: 8 bits are kept as they are, 16 get a window from the data
+    clahe: ClaheConfig | None = None
     fold: Annotated[int, Field(ge=0)] = 0  # which one validates, of those that are not sealed; of dealt ones 0 to 3
     allow_outside: bool = False  # whether files may lie outside the root, by a link, by `..` or by an absolute path
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpkd import classify, command, export
-from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.decode import depth_of
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.cohort.suspects import suspects_of
@@ -96,7 +96,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("cohort.image_size", f"the student sees {size} pixels a side, got {asked}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
     store, depth = prepare(config, cache), exported.card.depth
-    if not is_own(store, exported.card) and depth_of(store) != depth:  # the student's window, as in predict
+    if not is_own(store, exported.card) and depth_of(store.manifest) != depth:  # the student's window, as in predict
         store = prepare(config, cache, depth)
     command.warn(suspects_of(store).lines(store.facts))
     rows = chosen(store, exported, own["part"])
@@ -109,11 +109,6 @@ def main(words: Sequence[str]) -> None:
     what = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
     _leave(folder, tables, {**what, "samples": len(rows), "replicates": REPLICATES})
     _print(tables, store, rows, part, folder)
-
-
-def depth_of(store: Store) -> Depth:
-    window = store.manifest["window"]
-    return Depth(store.manifest["bit_depth"], window and (window[0], window[1]))
 
 
 def is_own(store: Store, card: Card) -> bool:

@@ -24,7 +24,7 @@ from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_curve
 
 from mmpkd import classify
-from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.decode import Depth, depth_of, read_depth
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import StudentConfig, TrialConfig, fingerprint
 from mmpkd.fit import task_loss
@@ -111,7 +111,7 @@ def card_of(
                 threshold[f"{task.name}/{name}"] = best_threshold(
                     probability_NK[known, column], target_NK[known, column]
                 )
-    window, head = manifest["window"], None
+    head = None
     if isinstance(student.head, Guided):
         head = {"width": student.head.width, "joint": student.head.joint}
     return Card(
@@ -123,7 +123,7 @@ def card_of(
         tasks=facts.tasks,
         channels=facts.channels,
         image_size=facts.image_size,
-        depth=Depth(manifest["bit_depth"], window and (window[0], window[1])),
+        depth=depth_of(manifest),
         map=config.evaluation.map,
         temperature=temperature,
         threshold=threshold,
@@ -201,8 +201,7 @@ def read(path: Path) -> Exported:
     try:
         content = json.loads(metadata["card"])
         tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
-        bits, window = content["depth"]
-        depth = Depth(bits, window and (window[0], window[1]))
+        depth = read_depth(*content["depth"])
         card = Card(
             **{**content, "tasks": tasks, "depth": depth, "mean": tuple(content["mean"]), "std": tuple(content["std"])}
         )

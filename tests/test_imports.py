@@ -38,6 +38,7 @@ ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never nee
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "grpc": "grpcio",
+    "skimage": "scikit-image",
     "sklearn": "scikit-learn",
     "yaml": "pyyaml",
     "huggingface_hub": "huggingface-hub",

@@ -13,7 +13,7 @@ from rich.progress import track
 
 from mmpkd.checksums import first_changed
 from mmpkd.cohort import reader_for
-from mmpkd.cohort.decode import Depth, decode
+from mmpkd.cohort.decode import Depth, decode, depth_of, read_depth
 from mmpkd.cohort.facts import BadSample, Reader
 from mmpkd.cohort.prepare import identify, place
 from mmpkd.cohort.source import NUM_SHOWN, missing_files, scanned
@@ -53,8 +53,7 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
     rows = np.arange(len(store.sample_ids))
     if count is not None:
         rows = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))
-    stated = [(store.manifest["bit_depth"], store.manifest["window"]), *store.manifest["view_depths"].values()]
-    depths = [Depth(bits, window and (window[0], window[1])) for bits, window in stated]
+    depths = [depth_of(store.manifest), *(read_depth(*stated) for stated in store.manifest["view_depths"].values())]
     for row in track(rows, "decoding again", console=console, transient=True, disable=not console.is_terminal):
         if problem := _compared(store, reader, int(row), views, depths):
             problems.append(f"sample {row + 1} of the store: {problem}")
@@ -78,9 +77,10 @@ def _apart(path: Path, identity: Mapping[str, Any]) -> str:
     """In what another store was made otherwise."""
     other = json.loads((path / MANIFEST).read_text())
     words = {"source": "the files or tables", "params": "cohort.params", "image_size": "cohort.image_size"}
-    names = [words.get(name, "the program's version") for name in identity if name != "fingerprint"]
-    differs = [other.get(name) != value for name, value in identity.items() if name != "fingerprint"]
-    return ", ".join(dict.fromkeys(name for name, one in zip(names, differs, strict=True) if one))
+    words |= {"contrast": "cohort.window or cohort.clahe", "depth": "whose student it was to test"}
+    names = [name for name in dict.fromkeys((*identity, "contrast", "depth")) if name != "fingerprint"]
+    apart = [words.get(name, "the program's version") for name in names if other.get(name) != identity.get(name)]
+    return ", ".join(dict.fromkeys(apart))
 
 
 def _compared(store: Store, reader: Reader, row: int, views: Sequence[np.ndarray], depths: Sequence[Depth]) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,7 +15,18 @@ from PIL import Image
 from mmpkd.cohort.dicom import is_dicom, read_dicom, read_size
 from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.cohort.picture import picture_size, read_picture
-from mmpkd.frames import Letterbox, run_lengths
+from mmpkd.frames import Box, Letterbox, run_lengths
+
+COLOURED = (
+    24  # mean distance of a pixel's channels, of 255, from which an image is in colour; a scanner's tint has less
+)
+
+
+class Clahe(NamedTuple):
+    """Contrast limited adaptive histogram equalisation, of each image by itself."""
+
+    clip_limit: float
+    tiles: int  # along either side
 
 
 class Depth(NamedTuple):
@@ -22,6 +34,26 @@ class Depth(NamedTuple):
 
     bits: int = 8  # of the originals, 8 or 16, with or without a sign
     window: tuple[float, float] | None = None  # values that become 0 and 255; None: kept as they are
+    clahe: Clahe | None = None  # applied last, to the image as it is stored
+
+
+def read_depth(bits: int, window: Sequence[float] | None, clahe: Sequence[Any] | None = None) -> Depth:
+    """A Depth from what JSON made of one; those written before there was a `clahe` lack it."""
+    return Depth(bits, (window[0], window[1]) if window else None, Clahe(*clahe) if clahe else None)
+
+
+def depth_of(manifest: Mapping[str, Any]) -> Depth:
+    """Of a store's own images, from its manifest."""
+    return read_depth(manifest["bit_depth"], manifest["window"], manifest["clahe"])
+
+
+class Look(NamedTuple):
+    """How a stored image looks, by a few numbers; padding is left out."""
+
+    mean: float  # 0 to 255
+    high: float  # 99th percentile
+    is_blank: bool  # one value all over
+    is_coloured: bool
 
 
 @dataclass(frozen=True)
@@ -42,22 +74,36 @@ class Decoded:
     width: int
     rois: tuple[Roi, ...]
     num_empty: int  # masks without a pixel, which count as no ROI
+    look: Look
 
 
 def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths: Sequence[Depth]) -> Decoded:
     """Letterbox an image, its views and its masks, at 8 bits; `depths` are the image's and then each view's.
 
     Raises:
-        BadSample: the image's depth is not the cohort's.
+        BadSample: the image's depth is not the cohort's, or its values are not those that a stated window is of.
     """
     assert set(raw.views) == set(views), f"views {sorted(raw.views)}, declared {sorted(views)}"
+    if raw.is_stretched and depths[0].window is not None:
+        raise BadSample("", "is a volume, whose values are spread by its own range: cohort.window does not apply to it")
     images = (raw.image, *(raw.views[name] for name in views))
     pixels = [square(one, size, channels, depth) for one, depth in zip(images, depths, strict=True)]
     height, width = raw.image.shape[:2]
     letterbox = Letterbox(height, width, size)
     full = [(label, mask) for label, mask in raw.rois if mask.any()]
     rois = tuple(Roi(label, run_lengths(mask), run_lengths(letterbox.store_mask(mask))) for label, mask in full)
-    return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full))
+    look = _look(raw.image, pixels[0], letterbox.content)
+    return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full), look)
+
+
+def _look(image: np.ndarray, stored_CHW: np.ndarray, box: Box) -> Look:
+    content = stored_CHW[:, box.top : box.bottom, box.left : box.right]
+    is_coloured = False
+    if image.ndim == 3:
+        some = image.reshape(-1, 3)[:: max(1, image.size // 30_000)]
+        is_coloured = float(np.ptp(some, axis=1).mean()) * 255 / np.iinfo(image.dtype).max >= COLOURED
+    is_blank = bool(content.min() == content.max())
+    return Look(float(content.mean()), float(np.percentile(content, 99)), is_blank, is_coloured)
 
 
 def square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
@@ -67,6 +113,10 @@ def square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndar
         raise BadSample("", f"{found}; bring all images (or all of one view) to the same depth")
     letterbox = Letterbox(image.shape[0], image.shape[1], size)
     stored = letterbox.store_image(_with_channels(to_8_bit(image, depth), channels))
+    if depth.clahe is not None:
+        box = letterbox.content
+        content = stored[box.top : box.bottom, box.left : box.right]
+        content[:] = _equalised(content, depth.clahe)
     return stored[None] if channels == 1 else stored.transpose(2, 0, 1)
 
 
@@ -74,6 +124,18 @@ def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Grey as H x W (ITU-R 601 luma of a colour image), or colour as H x W x 3."""
     mode = "L" if channels == 1 else "RGB"
     return np.asarray(Image.fromarray(image).convert(mode))
+
+
+def _equalised(grey: np.ndarray, clahe: Clahe) -> np.ndarray:
+    """H x W uint8 by CLAHE (Zuiderveld 1994); of one value all over, as it is."""
+    from skimage.exposure import equalize_adapthist  # here, for most cohorts do without
+
+    if grey.min() == grey.max():
+        return grey
+    tile = tuple(math.ceil(side / clahe.tiles) for side in grey.shape)
+    even = equalize_adapthist(grey, kernel_size=tile, clip_limit=clahe.clip_limit)  # 0 to 1
+    levels: np.ndarray = np.rint(255 * even).astype(np.uint8)
+    return levels
 
 
 def to_8_bit(image: np.ndarray, depth: Depth) -> np.ndarray:

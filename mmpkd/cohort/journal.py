@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from mmpkd.checksums import DamagedError, checksum, objects_in, sealed, unsealed
-from mmpkd.cohort.decode import Decoded, Depth, Roi, decode
+from mmpkd.cohort.decode import Decoded, Depth, Look, Roi, decode
 from mmpkd.cohort.facts import BadSample, Reader, Scan
 from mmpkd.faults import machine_fault
 from mmpkd.machine import cores
@@ -38,6 +38,7 @@ class Entry:
     width: int
     rois: tuple[Roi, ...]
     num_empty: int
+    look: Look
     pixels: str  # checksum of its pixels, of image and views
 
 
@@ -53,7 +54,8 @@ def read_journal(partial: Path) -> dict[str, Entry]:
                     Roi(label, np.array(runs, np.int32), np.array(stored, np.int32))
                     for label, runs, stored in said["rois"]
                 )
-                entry = Entry(said["height"], said["width"], rois, said["num_empty"], said["pixels"])
+                look, pixels = Look(*said["look"]), said["pixels"]
+                entry = Entry(said["height"], said["width"], rois, said["num_empty"], look, pixels)
                 entries[said["sample"]] = entry
     return entries
 
@@ -112,8 +114,8 @@ def decode_all(
                     else:
                         for array, pixels_CHW in zip(arrays, decoded.pixels_VCHW, strict=True):
                             array[row] = pixels_CHW
-                        size_of = decoded.height, decoded.width
-                        entries[sample] = Entry(*size_of, decoded.rois, decoded.num_empty, _pixels(arrays, row))
+                        known = decoded.height, decoded.width, decoded.rois, decoded.num_empty, decoded.look
+                        entries[sample] = Entry(*known, _pixels(arrays, row))
                     progress.advance(bar)
                     if time.monotonic() - started > QUIET_SECONDS:
                         progress.start()

@@ -11,8 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
@@ -23,22 +22,21 @@ import pandas as pd
 from filelock import FileLock
 from rich.console import Console
 
-from mmpkd.checksums import of_files, sealed, unsealed
+from mmpkd.checksums import of_files, sealed
 from mmpkd.cohort import READERS, reader_for, splits
-from mmpkd.cohort.decode import Depth, find_depth, thinned
+from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.depths import DEPTHS, as_asked, contrast_of, find_depths, noted_depths
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
 from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
+from mmpkd.cohort.remarks import remarks
 from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, STORES, Store
 from mmpkd.cohort.suspects import Suspects, find
 from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
-from mmpkd.machine import cores
 from mmpkd.types import CohortError
 
-DEPTHS = "depths.json"  # of a partial store
-WINDOW_SAMPLES = 32  # images, evenly spaced and none of the sealed test's, that give a cohort's window
 TABLES_BYTES = 4096  # rough room per sample for tables and journal
 
 
@@ -90,6 +88,7 @@ def identify(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | No
         "image_size": config.image_size,
         "source": source_fingerprint(config.root, scan),
         **({} if depth is None else {"depth": depth}),
+        **({} if not (contrast := contrast_of(config)) else {"contrast": contrast}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
 
@@ -132,8 +131,8 @@ def _build(
     with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
-        depths = _depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
-        depths[0] = depth or depths[0]
+        depths = find_depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
+        depths[0] = depth or as_asked(config, depths[0])
         bad = decode_all(reader, scan, partial, arrays, size, depths)
         try:
             refuse_bad(bad, config, reader, scan)
@@ -146,7 +145,8 @@ def _build(
             raise
         entries = read_journal(partial)
         kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
-        _write_tables(partial, scan, split, [entries[sample] for sample in kept], kept, size)
+        kept_entries = [entries[sample] for sample in kept]
+        _write_tables(partial, scan, split, kept_entries, kept, size)
         facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
         suspects = _suspects(scan, facts, split, kept)
         (partial / DEPTHS).unlink()
@@ -160,9 +160,10 @@ def _build(
             "counts": _counts(scan, split, kept, sum(entry.num_empty for entry in entries.values())),
             "bit_depth": depths[0].bits,
             "window": depths[0].window,
+            "clahe": depths[0].clahe,
             "view_depths": dict(zip(scan.views, depths[1:], strict=True)),
             "left_out": {sample: (one.file, one.reason) for sample, one in bad.items()},
-            "notes": scan.notes,
+            "notes": [*scan.notes, *remarks(kept_entries, scan.roi_labels, scan.channels, depths[0])],
             "probe": suspects.columns,
             "probe_pairs": suspects.pairs,
             "probe_sections": suspects.sections,
@@ -182,37 +183,7 @@ def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bo
     """Whether an interrupted preparation left all that it noted as done: scratch disks are purged file by file."""
     least = int(np.prod(shape))
     kept = [partial / name for name in names]
-    return bool(_read_depths(partial)) and all(file.exists() and file.stat().st_size > least for file in kept)
-
-
-def _depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str]) -> list[Depth]:
-    """Of the image and of each view; found once, so that a preparation that goes on keeps its window."""
-
-    def look(position: int) -> list[np.ndarray]:
-        with suppress(BadSample):  # listed with the others when its turn comes
-            raw = reader.load(ids[position])
-            return [thinned(image) for image in (raw.image, *(raw.views[view] for view in views))]
-        return []
-
-    if known := _read_depths(partial):
-        return known
-    first, *others = np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)).tolist()
-    looked = [look(first)]
-    if reader.windowed or not looked[0] or any(pixels.dtype != np.uint8 for pixels in looked[0]):  # a window is wanted
-        with ThreadPoolExecutor(cores().amount) as pool:
-            looked = [images for images in (*looked, *pool.map(look, others)) if images]
-    depths = [find_depth([images[at] for images in looked], reader.windowed) for at in range(1 + len(views))]
-    (partial / DEPTHS).write_text(sealed({"depths": depths}))
-    return depths
-
-
-def _read_depths(partial: Path) -> list[Depth]:
-    """What an interrupted preparation noted; none where that is damaged or was not noted yet."""
-    try:
-        found = unsealed((partial / DEPTHS).read_bytes())["depths"]
-        return [Depth(bits, window and (window[0], window[1])) for bits, window in found]
-    except (OSError, ValueError, LookupError, TypeError):
-        return []
+    return bool(noted_depths(partial)) and all(file.exists() and file.stat().st_size > least for file in kept)
 
 
 def _keep(path: Path, array: np.memmap, rows: np.ndarray) -> None:
@@ -283,7 +254,10 @@ def _tell(
 ) -> None:
     """What the user should know of a store, once, on stderr."""
     counts = manifest["counts"]
-    lines = [f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients", *scan.notes]
+    lines = [
+        f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients",
+        *manifest["notes"],
+    ]
     if scan.unlisted:
         lines.append(f"columns without a role, not stored: {', '.join(scan.unlisted)}")
     if counts["empty_masks"]:

@@ -115,7 +115,7 @@ class RadPath(Reader):
 
     def load(self, sample_id: str) -> RawImage:
         file = self._file(sample_id)
-        return RawImage(axial_slices(read_nifti(self.root, file), self.params.slices, file)[0])
+        return RawImage(axial_slices(read_nifti(self.root, file), self.params.slices, file)[0], is_stretched=True)
 
     def _file(self, sample: str) -> str:
         return (Path(self.params.volumes) / sample / f"{sample}_{self.params.sequence}.nii.gz").as_posix()

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
@@ -15,12 +17,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from mmpkd import leakage
+from mmpkd.cohort.decode import depth_of
 from mmpkd.cohort.facts import label_columns
 from mmpkd.cohort.store import Store
-from mmpkd.types import Task
+from mmpkd.types import CohortError, Task
 
 SHEET = "contact_sheet.png"
-COLUMNS, ROWS = 6, 4  # of the contact sheet
+COLUMNS, ROWS = 6, 4  # of the contact sheet; further images take columns
+LONGEST = 30  # characters of a sample's name, of which the last tell most
 COLOURS = matplotlib.color_sequences["tab10"]
 
 
@@ -34,8 +38,9 @@ def show(store: Store, console: Console) -> Path:
         Where the contact sheet is.
     """
     manifest, facts = store.manifest, store.facts
-    counts, window = manifest["counts"], manifest["window"]
-    depth = f"{manifest['bit_depth']} bits" + (f", {window[0]:g} to {window[1]:g} made 0 to 255" if window else "")
+    counts, (bits, window, clahe) = manifest["counts"], depth_of(manifest)
+    depth = f"{bits} bits" + (f", {window[0]:g} to {window[1]:g} made 0 to 255" if window else "")
+    depth += f", CLAHE of {clahe.tiles} x {clahe.tiles} tiles clipped at {clahe.clip_limit:g}" if clahe else ""
     told = f"{counts['samples']} samples of {counts['patients']} patients, {facts.channels} x {facts.image_size} x "
     console.print(
         f"{manifest['reader']}: {told}{facts.image_size} from {depth}\nstore: {store.path}",
@@ -136,21 +141,28 @@ def _columns(store: Store) -> Table:
 
 
 def _sheet(store: Store) -> Figure:
-    """Images of the training and validation parts, evenly spaced, with the outlines of their regions."""
+    """Images of the training and validation parts, evenly spaced, with the outlines of their regions; each with its
+    further images to the right, as far as the store still has them."""
+    images = {"": store.image_NCHW}
+    for name in store.facts.views:
+        with suppress(CohortError):  # taken away
+            images[name] = store.view(name)
+    columns = max(1, COLUMNS // len(images))  # of samples
     unsealed = np.setdiff1d(np.arange(len(store.sample_ids)), store.rows("test"))
-    some = unsealed[np.linspace(0, len(unsealed) - 1, min(COLUMNS * ROWS, len(unsealed))).astype(int)]
-    figure = Figure(figsize=(2 * COLUMNS, 2.3 * ROWS), layout="constrained")
-    axes = figure.subplots(ROWS, COLUMNS).ravel()
+    some = unsealed[np.linspace(0, len(unsealed) - 1, min(columns * ROWS, len(unsealed))).astype(int)]
+    figure = Figure(figsize=(2 * columns * len(images), 2.4 * ROWS), layout="constrained")
+    axes = figure.subplots(ROWS, columns * len(images), squeeze=False).ravel()
     masks = store.roi_mask(some)
     for axis in axes:
         axis.axis("off")
-    for axis, row, mask_RHW in zip(axes, some, masks, strict=False):
-        pixels = store.image_NCHW[row]
-        axis.imshow(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
-        for index, mask_HW in enumerate(mask_RHW):
-            if mask_HW.any():
-                axis.contour(mask_HW, [0.5], colors=[COLOURS[index % len(COLOURS)]], linewidths=1)
-        axis.set_title(_caption(store, int(row)), fontsize=7, parse_math=False)
+    for position, (row, mask_RHW) in enumerate(zip(some, masks, strict=True)):
+        for axis, (name, pixels_NCHW) in zip(axes[position * len(images) :], images.items(), strict=False):
+            pixels = pixels_NCHW[row]
+            axis.imshow(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
+            title = name or _title(store, int(row))
+            axis.set_title(title, fontsize=7, parse_math=False)
+            if not name:  # regions are drawn on the image itself
+                _outline(axis, mask_RHW)
     if store.facts.roi_labels:
         colours = zip(store.facts.roi_labels, COLOURS * len(store.facts.roi_labels), strict=False)
         lines = [Line2D([], [], color=colour, label=label) for label, colour in colours]
@@ -158,8 +170,23 @@ def _sheet(store: Store) -> Figure:
     return figure
 
 
+def _outline(axis: Axes, mask_RHW: NDArray[np.bool_]) -> None:
+    for index, mask_HW in enumerate(mask_RHW):
+        if mask_HW.any():
+            axis.contour(mask_HW, [0.5], colors=[COLOURS[index % len(COLOURS)]], linewidths=1)
+
+
+def _title(store: Store, row: int) -> str:
+    """The labels, below the sample's name where data are public: other names may carry patients' identities."""
+    caption = _caption(store, row)
+    if store.facts.credentialed:
+        return caption
+    name = str(store.sample_ids[row])
+    return f"{name if len(name) <= LONGEST else f'...{name[-LONGEST:]}'}\n{caption}"
+
+
 def _caption(store: Store, row: int) -> str:
-    """The labels, in words; no sample is named, for names may carry patients' identities."""
+    """The labels, in words."""
     words = []
     for task in store.facts.tasks:
         target, known = store.target_NK[row, task.columns], store.known_NK[row, task.columns]

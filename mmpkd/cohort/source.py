@@ -14,7 +14,7 @@ from mmpkd.cohort import identities
 from mmpkd.cohort.facts import BadSample, Reader, Scan
 from mmpkd.cohort.spelling import folded
 from mmpkd.config import CohortConfig, fingerprint
-from mmpkd.types import CohortError
+from mmpkd.types import CohortError, ConfigError
 
 NUM_SHOWN = 10  # bad samples named in a message
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
@@ -25,9 +25,14 @@ def scanned(config: CohortConfig, reader: Reader) -> Scan:
     """What a reader's tables say, with a note where names may be misspelt.
 
     Raises:
-        ConfigError, CohortError: as the reader raises them; or a patient is spelt in several ways.
+        ConfigError, CohortError: as the reader raises them; or a patient is spelt in several ways; or a
+            window or CLAHE is asked for of images in colour.
     """
     scan = reader.scan()
+    for name, option in (("window", config.window), ("clahe", config.clahe)):
+        if option is not None and scan.channels != 1:
+            what = f"is of grey images, and this cohort's have {scan.channels} channels: leave it out"
+            raise ConfigError.one(f"cohort.{name}", what)
     identities.refuse_patients(scan, config.reader, not reader.credentialed)
     return replace(scan, notes=(*scan.notes, *identities.warnings(scan, not reader.credentialed)))
 

@@ -132,7 +132,7 @@ class Table(Reader):
         rois = [(label, self._mask(mask, image.shape, levels, params.mask_values(label))) for label, mask in masks]
         rois += [(label, draw(image.shape, file)) for label, draw in self._drawn.get(sample_id, ())]
         views = {name: self._image(files[column])[0] for name, column in params.views.items()}
-        return RawImage(image, views, rois)
+        return RawImage(image, views, rois, is_stretched=is_nifti(file))
 
     def _same_files(self) -> list[str]:
         """A note where two rows lead to one image by different paths: by links, or on a disk that knows no case."""

@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from mmpkd import evaluate, export, predict
-from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.decode import Depth, depth_of
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.evaluate import main
@@ -84,7 +84,7 @@ def test_another_cohort_is_read_through_the_students_window(tmp_path: Path) -> N
     config = cohort_fixtures.config(tmp_path / "raw")
     own, theirs = prepare(config, tmp_path / "cache"), prepare(config, tmp_path / "cache", Depth(16, (0.0, 100.0)))
     assert own.path != theirs.path and theirs.manifest["window"] == [0.0, 100.0]
-    assert evaluate.depth_of(theirs) == Depth(16, (0.0, 100.0)) != evaluate.depth_of(own)
+    assert depth_of(theirs.manifest) == Depth(16, (0.0, 100.0)) != depth_of(own.manifest)
     assert (theirs.image_NCHW >= own.image_NCHW).all() and (theirs.image_NCHW > own.image_NCHW).any()
     with pytest.raises(CohortError, match="has 16-bit pixels where the first one of the cohort has 8-bit ones"):
         prepare(config, tmp_path / "cache", Depth())

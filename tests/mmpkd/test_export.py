@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from mmpkd import checkpoint, export
+from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.export import Exported, best_threshold, fit_temperature
@@ -41,7 +42,7 @@ def test_it_answers_as_the_trained_student_did(
     store = prepare(tiny_trial.cohort, cache)
     card = exported.card
     assert (card.tasks, card.image_size, card.channels) == (store.facts.tasks, 32, 1)
-    assert card.depth == (8, None) and card.trial == tiny_trial.fingerprint()
+    assert card.depth == Depth() and card.trial == tiny_trial.fingerprint()
     image_BCHW = torch.tensor(store.image_NCHW[:4]).float() / 255
     with torch.inference_mode():
         logits_BK = exported.student(image_BCHW).logits_BK.double().numpy()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -103,7 +104,7 @@ def interrupted_after(blocks: int, root: Path, cache: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(journal, "BLOCK", 8)
-        context.setattr("mmpkd.cohort.prepare.WINDOW_SAMPLES", 2)
+        context.setattr("mmpkd.cohort.depths.WINDOW_SAMPLES", 2)
         context.setattr(Table, "load", stopped)
         prepare(config(root, **params), cache)
     (partial,) = (cache / "stores").glob("*.partial")
@@ -113,9 +114,9 @@ def interrupted_after(blocks: int, root: Path, cache: Path, monkeypatch: pytest.
 def test_a_preparation_that_goes_on_keeps_its_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_cohort(tmp_path / "raw", depth=16)
     partial = interrupted_after(3, tmp_path / "raw", tmp_path / "cache", monkeypatch)
-    before = (partial / "depths.json").read_text()
+    (before,) = json.loads((partial / "depths.json").read_text())["depths"]
     store = prepare(config(tmp_path / "raw"), tmp_path / "cache")
-    assert f"[[16, {store.manifest['window']}]]" == before
+    assert before == [16, store.manifest["window"], None]
     centre = store.image_NCHW[:, 0, 7, 7].astype(int)
     assert (np.diff(centre) >= 0).all()  # as the originals rise
 

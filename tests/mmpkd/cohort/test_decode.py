@@ -102,10 +102,10 @@ def test_window_by_hand() -> None:
     values = np.array([[0, 100, 150, 200, 300]], np.uint16)
     assert to_8_bit(values, Depth(16, (100, 200))).tolist() == [[0, 0, 128, 255, 255]]
     ramp = np.arange(1001, dtype=np.uint16)[None]
-    assert find_depth([ramp], windowed=False) == (16, (5.0, 995.0))
-    assert find_depth([np.zeros((2, 2), np.uint8)], windowed=False) == find_depth([], windowed=False) == (8, None)
+    assert find_depth([ramp], windowed=False) == Depth(16, (5.0, 995.0))
+    assert find_depth([np.zeros((2, 2), np.uint8)], windowed=False) == find_depth([], windowed=False) == Depth(8, None)
     grey = np.arange(201, dtype=np.uint8)[None]
-    assert find_depth([grey], windowed=True) == (8, (1.0, 199.0))
+    assert find_depth([grey], windowed=True) == Depth(8, (1.0, 199.0))
     flat = find_depth([np.full((2, 2), 7, np.uint16)], windowed=False).window
     assert flat is not None and flat[1] > flat[0]  # does not divide by zero
 
