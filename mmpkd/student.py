@@ -239,4 +239,11 @@ def announced(config: NetworkConfig, image_size: int, channels: int) -> list[str
     if (weights := weights_of(config)) is None:
         return []
     student = build_student(config, image_size, channels, 1, empty=True)
-    return changes(weights, config, student.model, channels)
+    told = changes(weights, student.model, channels)
+    if config.weights is not None:
+        mean, std = (
+            ", ".join(f"{one:.3f}" for one in values.flatten().tolist()) for values in (student.mean, student.std)
+        )
+        source = f"as timm says of {config.model}; weights of another may have seen others"
+        told.append(f"pixels are normalised by mean {mean} and standard deviation {std}, {source}")
+    return told

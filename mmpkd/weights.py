@@ -28,7 +28,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # of a NetworkConfig
 COUNTERS = ("n_averaged",)  # of torch's weight averaging: no weights, and no loss
 TOLD = 4  # names in a message
-WHOSE = "name the model that they were made for (student.model) with its own sizes, or leave student.pretrained=false"
+WHOSE = "name a model that these weights are all of (student.model) with its own sizes, or set student.pretrained=false"
 
 
 def weights_of(config: NetworkConfig) -> Path | None:
@@ -183,6 +183,10 @@ def _told(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> st
     heads = re.compile(r"(head|head_dist|fc)\.")
     lacking = [key for key in lines.get("Missing", ()) if not heads.match(key)]
     odd = sorted(key for key in lines.get("Unexpected", ()) if not heads.match(key) and key not in COUNTERS)
+    if lacking and all(key.startswith("norm.") for key in lacking) and all(key.startswith("fc_norm.") for key in odd):
+        return (
+            "it was trained to classify by the mean of its tokens (fc_norm), and a student here does by its CLS token"
+        )
     problems = [f"it holds nothing for {_some(lacking)}"] if lacking else []
     problems += [f"it holds {_some(odd)}, for which the model has no place"] if odd else []
     problems += [f"{name} is {found} there and {wanted} here" for name, found, wanted in shapes[:TOLD]]
@@ -214,7 +218,7 @@ def metadata(weights: Path) -> dict[str, str]:
         return dict(opened.metadata() or {})
 
 
-def changes(weights: Path, config: NetworkConfig, model: Any, channels: int) -> list[str]:
+def changes(weights: Path, model: Any, channels: int) -> list[str]:
     """What timm does to weights that fit, a sentence each; none where they go in as they are."""
     if weights.suffix == ".npz":
         return []
@@ -237,11 +241,4 @@ def changes(weights: Path, config: NetworkConfig, model: Any, channels: int) -> 
         told.append(f"its table of {places.shape[1]} positions is resampled to {rows} x {columns} patches")
     if other := next((value.dtype for value in held.values() if value.dtype != torch.float32), None):
         told.append(f"its numbers are {str(other).removeprefix('torch.')}")
-    if config.weights is not None:
-        cfg = model.pretrained_cfg
-        mean, std = (", ".join(f"{value:.3f}" for value in cfg[key]) for key in ("mean", "std"))
-        told.append(
-            f"pixels are normalised by mean {mean} and standard deviation {std}, as timm says of {config.model}: other "
-            "weights may have been trained with others"
-        )
     return told

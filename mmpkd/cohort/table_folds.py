@@ -8,7 +8,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from mmpkd.cohort.identities import BLANK_WORDS
-from mmpkd.cohort.spelling import DIFFERENCE, alike, folded, unpadded
+from mmpkd.cohort.spelling import DIFFERENCE, alike, alike_but_for_punctuation, folded, unpadded
 from mmpkd.cohort.splits import FOLD, PARTS
 from mmpkd.cohort.table_mistakes import tell_cells
 from mmpkd.cohort.table_params import TableParams
@@ -17,9 +17,10 @@ from mmpkd.types import Mistake
 
 TEST = "test"
 PART_WORDS = {
-    *("training", "valid", "validation", "validate", "validating", "dev", "development", "tune", "tuning"),
-    *("testing", "holdout", "hold-out"),
-}  # other words for a part, which are not to be taken for names of folds
+    *("train", "training", "trainset", "trainingset", "val", "valid", "validation", "validate", "validating", "valset"),
+    *("validationset", "dev", "devset", "development", "tune", "tuning", "test", "testing", "testset", "holdout"),
+}  # words for a part, which are not to be taken for names of folds
+SHORT_WORDS = {"tr", "trn", "va", "vl", "te", "ts", "tst"}  # which may as well be sites, unless there is nothing else
 
 
 class Given(NamedTuple):
@@ -42,7 +43,7 @@ def read_split(cells: pd.DataFrame, params: TableParams) -> Given:
         return Given(None, [], mistakes)
     parts = names.map(folded)
     words = set(parts)
-    if words != {TEST} and not words & {"train", "val", *PART_WORDS}:
+    if words != {TEST} and not _parts_among(words - {TEST}):
         if params.groups is not None:
             mend = f"column {params.split!r} states folds already; leave one of `split` and `groups` out"
             return Given(None, [], _mistakes("groups", mend))
@@ -63,6 +64,12 @@ def read_split(cells: pd.DataFrame, params: TableParams) -> Given:
     return Given(parts, given.notes, [])
 
 
+def _parts_among(names: set[str]) -> set[str]:
+    """The folded names that say a part, such as `dev` and `train_set`, and so name no fold."""
+    parts = {name for name in names if PART_WORDS & set(re.findall(r"[^\W\d_]+", name)) or name == "hold-out"}
+    return names if names and names <= parts | SHORT_WORDS else parts
+
+
 def _mistakes(key: str, problem: str) -> list[Mistake]:
     return [Mistake(f"cohort.params.{key}", problem)]
 
@@ -78,18 +85,19 @@ def _read_folds(cells: pd.DataFrame, params: TableParams, key: str, column: str,
     mistakes = tell_cells(params, key, "missing; every row needs a fold", names, names.isna())
     wrong = texts.isin(BLANK_WORDS)
     mistakes += tell_cells(params, key, "a word that stands for a missing fold", names, wrong)
-    spelt = [name for group in alike(names.dropna().unique()) for name in group]
-    what = f"spelt in several ways, which {DIFFERENCE}; each spelling would be a fold of its own"
+    unique = list(names.dropna().unique())
+    spelt = [name for group in (*alike(unique), *alike_but_for_punctuation(unique)) for name in group]
+    what = f"spelt in several ways, which {DIFFERENCE}, or in punctuation; each spelling would be a fold of its own"
     mistakes += tell_cells(params, key, what, names, names.isin(spelt))
     if key == "groups":
-        wrong = texts.isin({*PARTS, *PART_WORDS})
+        wrong = texts.isin(_parts_among(set(texts)))
         mistakes += tell_cells(
             params, key, "a part and no group; a column of parts belongs under `split`", names, wrong
         )
     several = names.groupby(cells[params.patient]).transform("nunique") > 1
     what = "of patients who are in several folds; give all rows of a patient one fold, or take the patient out"
     mistakes += tell_cells(params, key, what, names, several)
-    folds = sorted(names.dropna().unique(), key=_order)
+    folds = sorted(unique, key=_order)
     sealed, wrong_test = _sealed(folds, params, is_sealed)
     mistakes += wrong_test
     folds = [name for name in folds if name != sealed]

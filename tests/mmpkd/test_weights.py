@@ -64,7 +64,10 @@ MISFITS: dict[str, tuple[Any, str]] = {
     "layer scale": (lambda: state_of(init_values=1e-3), "it holds blocks.0.ls1.gamma"),
     "register tokens": (lambda: state_of(reg_tokens=4, no_embed_class=True), "it holds reg_token"),
     "normalised queries": (lambda: state_of(qk_norm=True), "it holds blocks.0.attn.k_norm.bias"),
-    "a norm after pooling": (lambda: state_of(global_pool="avg", fc_norm=True), "it holds nothing for norm.weight"),
+    "a norm after pooling": (
+        lambda: state_of(global_pool="avg", fc_norm=True),
+        "classify by the mean of its tokens (fc_norm)",
+    ),
     "a wider MLP": (lambda: state_of(mlp_ratio=2.0), "blocks.0.mlp.fc1.weight is [48, 24] there and [96, 24] here"),
     "a prefix": (
         lambda: {f"backbone.{key}": value for key, value in state_of().items()},
@@ -82,7 +85,7 @@ MISFITS: dict[str, tuple[Any, str]] = {
 def test_what_does_not_fit_is_refused_before_anything_is_trained(name: str, tmp_path: Path) -> None:
     make, words = MISFITS[name]
     told = problem(student(saved(tmp_path / "w.safetensors", make())))
-    assert told.startswith("student.weights: ") and words in told and told.endswith("or leave student.pretrained=false")
+    assert told.startswith("student.weights: ") and words in told and told.endswith("or set student.pretrained=false")
 
 
 def test_a_student_that_is_built_refuses_too(tmp_path: Path) -> None:
@@ -176,7 +179,9 @@ def test_what_is_done_to_weights_is_told(tmp_path: Path) -> None:
         "its table of 257 positions is resampled to 4 x 4 patches",
         "its numbers are float16",
     ]
-    assert told[4].startswith("pixels are normalised by mean 0.500, 0.500, 0.500 and standard deviation 0.500")
+    assert told[4].startswith(
+        "pixels are normalised by mean 0.500 and standard deviation 0.500, as timm says of vit_tiny"
+    )
     assert announced(StudentConfig(model=NAME), SIDE, 1) == []
 
 

@@ -56,7 +56,12 @@ def test_each_name_is_a_fold_and_the_last_is_sealed(tmp_path: Path, key: str) ->
 
 @pytest.mark.parametrize(
     ("names", "test_fold", "sealed"),
-    [(["A", "B", "C", "D"], "B", "B"), (["0", "1", "2", "3"], 0, "0"), (["A", "Test", "z"], None, "Test")],
+    [
+        (["A", "B", "C", "D"], "B", "B"),
+        (["0", "1", "2", "3"], 0, "0"),
+        (["A", "Test", "z"], None, "Test"),
+        (["VA", "Devon", "Testville"], None, "VA"),  # sites, whatever they remind of
+    ],
 )
 def test_the_fold_that_is_sealed_may_be_named(tmp_path: Path, names: list[str], test_fold: Any, sealed: str) -> None:
     """Sealed: neither trained on nor validated on, whichever fold validates."""
@@ -128,6 +133,10 @@ def problem(root: Path, table: pd.DataFrame, **params: Any) -> dict[str, str]:
     ("names", "params", "key", "told"),
     [
         (["training", "validation", "testing"], {}, "split", "60 cells are not train, val or test"),
+        (["train_set", "val_set", "test_set"], {}, "split", "60 cells are not train, val or test"),
+        (["tr", "va", "te"], {}, "split", "60 cells are not train, val or test"),
+        (["Lodz", "A", "dev 1"], {}, "split", "60 cells are not train, val or test"),
+        (["Site-1", "Site_1", "B"], {}, "split", "40 cells are spelt in several ways"),
         (["train", "val", "Lodz"], {}, "split", "20 cells are not train, val or test; a column of folds"),
         (["Lodz", "Boston"], {}, "split", "has 1 fold beside the sealed part; one validates and one trains at least"),
         (["Lodz", "test"], {}, "split", "has 1 fold beside the sealed part"),
