@@ -23,6 +23,7 @@ from sweep.warm import arm_and_generation
 
 JOURNAL: Final = "journal.log"
 FILES: Final = (
+    *("stop", f"{JOURNAL}.lock"),
     *(JOURNAL, SPOOL, "spool.sent", "plan.json", "space.yaml", "warm.json"),
     *("best.yaml", "trials.parquet", "epochs.parquet", "report.html"),
 )
@@ -110,6 +111,12 @@ def _refuse_obstacles(folder: Path) -> None:
     for name in FOLDERS:
         if (path := folder / name).exists() and not path.is_dir():
             raise UserError(f"{path}: a folder of the sweep belongs there, and this is none; move it away")
+    for path in (folder / "checkpoints").glob("*"):
+        if path.name.isdecimal() and not path.is_dir():
+            raise UserError(f"{path}: a folder of checkpoints belongs there, and this is none; move it away")
+    for path in (folder / "errors").glob("*.txt"):
+        if not path.is_file():
+            raise UserError(f"{path}: a file of the sweep belongs there, and this is none; move it away")
 
 
 def _about_spool(path: Path, damaged: Sequence[str], begun: bool) -> list[str]:
