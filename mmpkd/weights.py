@@ -30,7 +30,7 @@ from mmpkd.types import ConfigError
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # of a NetworkConfig
 COUNTERS = ("n_averaged",)  # of torch's weight averaging: no weights, and no loss
-TOLD = 4  # names in a message
+NAMES_SHOWN = 4  # names in a message
 WHOSE = "name a model that these weights are all of (student.model) with its own sizes, or set student.pretrained=false"
 
 
@@ -159,9 +159,9 @@ def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any,
     }
     known = {who: count for who, count in says.items() if count is not None}
     if len(set(known.values())) > 1:
-        told = " and ".join(f"{count} ({who})" for who, count in known.items())
+        counts = " and ".join(f"{count} ({who})" for who, count in known.items())
         raise ConfigError.one(
-            "student.weights_heads", f"the weights are said to have {told} attention heads; leave it out"
+            "student.weights_heads", f"the weights are said to have {counts} attention heads; leave it out"
         )
     if not known and model.embed_dim == named.embed_dim:
         known = {config.model: own}
@@ -212,11 +212,11 @@ def _misfit(
     except Exception as error:  # timm, its filters and torch raise whatever the file led them to
         if machine_fault(error):
             raise
-        return _told(str(error) or type(error).__name__, state, wanted)
+        return _reasons(str(error) or type(error).__name__, state, wanted)
     return ""
 
 
-def _told(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
+def _reasons(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
     """What is wrong, from torch's message of a strict loading; any other message as it is, and what names differ."""
     lines = {
         kind: re.findall(r'"([^"]+)"', line)
@@ -236,7 +236,7 @@ def _told(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> st
         )
     problems = [f"it holds nothing for {_some(lacking)}"] if lacking else []
     problems += [f"it holds {_some(odd)}, for which the model has no place"] if odd else []
-    problems += [f"{name} is {found} there and {wanted} here" for name, found, wanted in shapes[:TOLD]]
+    problems += [f"{name} is {theirs} there and {ours} here" for name, theirs, ours in shapes[:NAMES_SHOWN]]
     if lacking and (nested := [key for key, value in state.items() if isinstance(value, Mapping)]):
         problems.append(f"its weights lie deeper, under {_some(nested)}: save what is there in a file of its own")
     elif lacking and (start := _prefix(lacking[0], odd)):
@@ -249,8 +249,8 @@ def _prefix(lacking: str, odd: list[str]) -> str:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
-    return ", ".join(names[:TOLD]) + more
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -270,22 +270,22 @@ def changes(weights: Path, model: Any, channels: int) -> list[str]:
     if weights.suffix == ".npz":
         return []
     held = tensors(timm.models.load_state_dict(str(weights)))
-    told = []
+    sentences = []
     stem = next((value for key, value in held.items() if key.endswith("patch_embed.proj.weight")), None)
     if stem is not None and stem.ndim == 4:
         if stem.shape[1] != channels:
             how = "summed over them" if channels == 1 else "repeated and scaled"
-            told.append(f"its filters of {stem.shape[1]} channels are {how} for images of {channels}")
+            sentences.append(f"its filters of {stem.shape[1]} channels are {how} for images of {channels}")
         patch = model.patch_embed.patch_size
         if tuple(stem.shape[2:]) != tuple(patch):
-            told.append(
+            sentences.append(
                 f"its patches of {stem.shape[2]} x {stem.shape[3]} pixels are resampled to {patch[0]} x {patch[1]}"
             )
     places = next((value for key, value in held.items() if key.endswith("pos_embed") and value.ndim == 3), None)
     own = getattr(model, "pos_embed", None)
     if places is not None and own is not None and places.shape[1] != own.shape[1]:
         rows, columns = model.patch_embed.grid_size
-        told.append(f"its table of {places.shape[1]} positions is resampled to {rows} x {columns} patches")
+        sentences.append(f"its table of {places.shape[1]} positions is resampled to {rows} x {columns} patches")
     if other := next((value.dtype for value in held.values() if value.dtype != torch.float32), None):
-        told.append(f"its numbers are {str(other).removeprefix('torch.')}")
-    return told
+        sentences.append(f"its numbers are {str(other).removeprefix('torch.')}")
+    return sentences
