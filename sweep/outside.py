@@ -14,7 +14,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Final
 
-from mmpkd.command import options
+from mmpkd.command import at_home, options
 from mmpkd.config import near
 from mmpkd.types import Mistake, UserError
 from sweep.files import SPOOL, read_events, read_plan, read_space
@@ -92,7 +92,7 @@ def read_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[
     for word in [word for word in words if not word.startswith("-")]:
         key, equals, value = word.partition("=")
         if equals and key in defaults:
-            said[key] = value
+            said[key] = at_home(value)
         elif equals:
             mistakes.append(Mistake(key, f"unknown word{near(key, defaults)}"))
         elif word in defaults:

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, UserError
-from sweep.database import follow_move
+from sweep.database import address_of, follow_move
 from sweep.files import SPOOL
 from sweep.outside import (
     ENDS,
@@ -178,7 +178,7 @@ def _about_mlflow(file: Path) -> list[str]:
         follow_move(file)
     except sqlite3.Error as error:
         return [f"warning: {file}: artifacts may not be found from it ({error}); is it damaged, or read-only?"]
-    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(f'sqlite:///{file}')}"]
+    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(address_of(file))}"]
 
 
 def _cost_and_best(told: Mapping[str, Any]) -> tuple[str, str]:

