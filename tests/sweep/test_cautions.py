@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweep import closing, driver, run
+from sweep import closing, run
 from sweep.trial import TrialWorker
 from tests.mmpkd import cohort_fixtures
 
@@ -43,7 +43,7 @@ def words(tmp_path: Path, cache: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Ray, no trial, no end: what is said must be said before them."""
-    monkeypatch.setattr(driver, "cluster", nullcontext)
+    monkeypatch.setattr("sweep.cluster.cluster", nullcontext)
     monkeypatch.setattr(TrialWorker, "price", lambda *_: SimpleNamespace(lines=lambda: ["price"]))
     monkeypatch.setattr(run, "run_trials", lambda *_: None)
     monkeypatch.setattr(closing, "finish", lambda *_: 0)
