@@ -66,6 +66,11 @@ def options(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[s
             yield Mistake(word, f"words are key=value, without dashes; write {key}={value}")
 
 
+def at_home(value: str) -> str:
+    """A value with `~` at its beginning as shells read it, which many do not behind a `key=`."""
+    return os.path.expanduser(value) if value.startswith("~") else value
+
+
 def own_words(
     words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
@@ -83,7 +88,7 @@ def own_words(
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in own:
-            own[key] = value
+            own[key] = at_home(value)
         else:
             rest.append(word)
     return own, rest

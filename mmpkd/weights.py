@@ -2,13 +2,16 @@
 
 timm loads what has the right name and shape and says nothing of the rest, so everything is held against the model
 beforehand, by timm's own strict loading. Shapes do not tell the number of attention heads: that is known of the model
-that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else.
+that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else. A header, or a
+`config.json` beside the file as the Hugging Face hub has it, may name the model (`architecture`); then what else shapes
+do not show is held against it, such as the activation.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +31,7 @@ WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # of a NetworkConfig
 COUNTERS = ("n_averaged",)  # of torch's weight averaging: no weights, and no loss
 TOLD = 4  # names in a message
-WHOSE = "name the model that they were made for (student.model) with its own sizes, or leave student.pretrained=false"
+WHOSE = "name a model that these weights are all of (student.model) with its own sizes, or set student.pretrained=false"
 
 
 def weights_of(config: NetworkConfig) -> Path | None:
@@ -81,17 +84,23 @@ def _require_timms(weights: Path) -> None:
         raise ConfigError.one("student.weights", problem)
 
 
-def require_fit(weights: Path, config: NetworkConfig, model: Any, named: Any, channels: int) -> None:
+def require_fit(weights: Path, config: NetworkConfig, model: Any, outline: Callable[[str], Any], channels: int) -> None:
     """Refuses weights that are not all of the model's, or were trained with another number of heads.
 
     Args:
         model: what is built, on the meta device, at the size that it will have.
-        named: the model of that name as timm has it, without any size of the user's.
+        outline: gives the model of a name as timm has it, without any size of the user's.
 
     Raises:
         ConfigError: they do not fit; says how.
     """
-    _require_heads(weights, config, model, named)
+    named, theirs = outline(config.model), _architecture(weights)
+    made = outline(theirs) if theirs else None
+    if made is not None:
+        _require_alike(weights, config.model, model, theirs, made)
+    _require_heads(
+        weights, config, model, named, made if made is not None and made.embed_dim == model.embed_dim else None
+    )
     if weights.suffix == ".npz":  # of the original JAX releases, which timm itself loads block by block
         return
     sizes = {key: value for key in SIZES if (value := getattr(config, key)) is not None}
@@ -110,13 +119,51 @@ def _side(model: Any) -> int:
     return int(model.patch_embed.grid_size[0] * model.patch_embed.patch_size[0])
 
 
-def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any) -> None:
+def _architecture(weights: Path) -> str:
+    """The model of timm's that a file is said to be of; empty where nothing says it."""
+    name = metadata(weights).get("architecture", "")
+    if not name and (beside := weights.with_name("config.json")).is_file():
+        try:
+            content = json.loads(beside.read_text())
+        except (ValueError, UnicodeDecodeError):
+            return ""  # of another program
+        name = content.get("architecture", "") if isinstance(content, dict) else ""
+    return name if isinstance(name, str) and name.partition(".")[0] in timm.list_models() else ""
+
+
+def _require_alike(weights: Path, name: str, model: Any, theirs: str, made: Any) -> None:
+    ours, wanted = _unseen(model), _unseen(made)
+    if differ := [f"{what} is {wanted.get(what)}, not {ours[what]}" for what in ours if ours[what] != wanted.get(what)]:
+        problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}: no shape tells them apart"
+        raise ConfigError.one("student.model", f"{problem}; set student.model={theirs}")
+
+
+def _unseen(model: Any) -> dict[str, str]:
+    """What of a model no weight shows, in words."""
+    block = model.blocks[0] if len(getattr(model, "blocks", ())) else None
+    activation = getattr(getattr(block, "mlp", None), "act", None)
+    norm, attention = getattr(block, "norm1", None), getattr(block, "attn", None)
+    return {
+        "activation": type(activation).__name__,
+        "attention": type(attention).__name__,
+        "epsilon of its norms": str(getattr(norm, "eps", None)),
+    }
+
+
+def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any, made: Any | None) -> None:
     wanted, own = int(model.blocks[0].attn.num_heads), int(named.blocks[0].attn.num_heads)
     header = metadata(weights).get("num_heads", "")
-    says = {"student.weights_heads": config.weights_heads, f"the header of {weights}": int(header or 0) or None}
+    says = {
+        "student.weights_heads": config.weights_heads,
+        f"the header of {weights}": int(header) if header.isdecimal() else None,
+        f"the model that {weights} is said to be of": None if made is None else int(made.blocks[0].attn.num_heads),
+    }
     known = {who: count for who, count in says.items() if count is not None}
     if len(set(known.values())) > 1:
-        raise ConfigError.one("student.weights_heads", f"got {config.weights_heads}, and {weights} says {header}")
+        told = " and ".join(f"{count} ({who})" for who, count in known.items())
+        raise ConfigError.one(
+            "student.weights_heads", f"the weights are said to have {told} attention heads; leave it out"
+        )
     if not known and model.embed_dim == named.embed_dim:
         known = {config.model: own}
     if not known:
@@ -183,6 +230,10 @@ def _told(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> st
     heads = re.compile(r"(head|head_dist|fc)\.")
     lacking = [key for key in lines.get("Missing", ()) if not heads.match(key)]
     odd = sorted(key for key in lines.get("Unexpected", ()) if not heads.match(key) and key not in COUNTERS)
+    if lacking and all(key.startswith("norm.") for key in lacking) and all(key.startswith("fc_norm.") for key in odd):
+        return (
+            "it was trained to classify by the mean of its tokens (fc_norm), and a student here does by its CLS token"
+        )
     problems = [f"it holds nothing for {_some(lacking)}"] if lacking else []
     problems += [f"it holds {_some(odd)}, for which the model has no place"] if odd else []
     problems += [f"{name} is {found} there and {wanted} here" for name, found, wanted in shapes[:TOLD]]
@@ -214,7 +265,7 @@ def metadata(weights: Path) -> dict[str, str]:
         return dict(opened.metadata() or {})
 
 
-def changes(weights: Path, config: NetworkConfig, model: Any, channels: int) -> list[str]:
+def changes(weights: Path, model: Any, channels: int) -> list[str]:
     """What timm does to weights that fit, a sentence each; none where they go in as they are."""
     if weights.suffix == ".npz":
         return []
@@ -237,11 +288,4 @@ def changes(weights: Path, config: NetworkConfig, model: Any, channels: int) -> 
         told.append(f"its table of {places.shape[1]} positions is resampled to {rows} x {columns} patches")
     if other := next((value.dtype for value in held.values() if value.dtype != torch.float32), None):
         told.append(f"its numbers are {str(other).removeprefix('torch.')}")
-    if config.weights is not None:
-        cfg = model.pretrained_cfg
-        mean, std = (", ".join(f"{value:.3f}" for value in cfg[key]) for key in ("mean", "std"))
-        told.append(
-            f"pixels are normalised by mean {mean} and standard deviation {std}, as timm says of {config.model}: other "
-            "weights may have been trained with others"
-        )
     return told

@@ -5,11 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote, unquote
+
+
+def address_of(path: Path) -> str:
+    """The address of a SQLite file, quoted, lest a `?` in its path begin a query and `%20` be a blank."""
+    return f"sqlite:///{quote(os.fsencode(path.absolute()))}"
 
 
 def file_of(uri: str) -> Path:
     """The file that a SQLite address names."""
-    return Path(uri.partition("://")[2].removeprefix("/"))
+    return Path(unquote(uri.partition("://")[2].removeprefix("/"), errors="surrogateescape"))
 
 
 def make_whole(path: Path, name: str, connect: Callable[[str], object]) -> None:
@@ -26,7 +32,7 @@ def make_whole(path: Path, name: str, connect: Callable[[str], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{name}.partial")
     beside.unlink(missing_ok=True)
-    connect(f"sqlite:///{beside}")
+    connect(address_of(beside))
     try:
         os.link(beside, path)
     except FileExistsError:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import yaml
 
-from mmpkd.command import options
+from mmpkd.command import at_home, options
 from mmpkd.config import near
 from mmpkd.types import Mistake, UserError
 
@@ -93,7 +93,7 @@ def read_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[
     for word in [word for word in words if not word.startswith("-")]:
         key, equals, value = word.partition("=")
         if equals and key in defaults:
-            said[key] = value
+            said[key] = at_home(value)
         elif equals:
             mistakes.append(Mistake(key, f"unknown word{near(key, defaults)}"))
         elif word in defaults:

@@ -65,6 +65,14 @@ a sweep leaves in STORAGE/NAME
   best.yaml         the best configuration by search.select; python -m mmpkd.train config=best.yaml
   trials.parquet    a row a trial; epochs.parquet a row an epoch
   space.yaml, plan.json, journal.log (Optuna), checkpoints of the front, errors/ of failed trials
+
+Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end it in good order within about ten seconds, and the same command
+goes on; what trains then loses its epoch at most. A second Ctrl-C does not wait for tables and report.
+Without RAY_ADDRESS it runs on the cores and the memory that this process may use, by taskset, control
+groups (containers) or batch system; Ray's sockets go below TMPDIR if that is short, else /tmp, or RAY_TMPDIR.
+
+exit status: 0 done; 1 nothing came through; 2 a mistake, told above; 130 stopped before the end (a signal,
+sweep.stop), the same command goes on
 """
 
 
@@ -90,8 +98,9 @@ class Words:
 
     @property
     def address(self) -> str:
-        default = f"sqlite:///{(Path(self.storage) / 'mlflow.db').absolute()}"
-        return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or default
+        from sweep.database import address_of
+
+        return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or address_of(Path(self.storage) / "mlflow.db")
 
 
 @requests_end_the_driver()
@@ -165,6 +174,10 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
     own["name"] = own["name"] or Path(own["space"]).stem
     said = Words(**own, overrides=tuple(rest))
     mistakes = []
+    for key in ("storage", "cache"):
+        if not (path := str(Path(own[key]).absolute())).isprintable():
+            problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
+            mistakes.append(Mistake(key, f"{problem}; name another folder than {path!r}"))
     if not re.fullmatch(r"\w[\w.-]*", said.name, re.ASCII):
         mistakes.append(Mistake("name", f"letters, digits, '-', '_' and '.' only, got {said.name!r}"))
     for key in ("show", "schema", "plan", "extend", "repair"):

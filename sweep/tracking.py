@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from mmpkd.config import fingerprint
 from mmpkd.types import ConfigError
-from sweep.database import file_of, make_whole
+from sweep.database import address_of, file_of, make_whole
 from sweep.files import Spool, write_whole
 from sweep.names import ServerNames
 
@@ -53,8 +53,14 @@ def check_address(uri: str) -> str:
         wanted = f"sqlite:///{uri}/mlflow.db" if not scheme else "sqlite:///FILE or http://HOST:PORT"
         raise ConfigError.one("tracking", f"{uri!r} is no address of a tracking server; write {wanted}")
     if scheme == "sqlite":
-        path = Path(uri.removeprefix("sqlite:///")).absolute()
-        return f"sqlite:///{path}"
+        if "?" in uri or not file_of(uri).name:
+            wanted = "wanted is sqlite:///FILE, with %3F for a '?' in its path and %25 for a '%'"
+            raise ConfigError.one("tracking", f"{uri!r} names no SQLite file; {wanted}")
+        here = os.getcwd()  # which MLflow writes into a new file, as Python would and not as SQL wants (3.17)
+        if "'" in here and '"' in here and not file_of(uri).exists():
+            problem = f"MLflow can make no SQLite file from within {here}, whose name holds both kinds of quotes"
+            raise ConfigError.one("tracking", f"{problem}; start the command in another folder")
+        return address_of(file_of(uri))
     return uri
 
 

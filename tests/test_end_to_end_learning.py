@@ -165,6 +165,18 @@ def test_the_learning_rate_falls_over_all_epochs(colour_trial: TrialConfig, colo
     assert {int(state["step"]) for state in optimizer["state"].values()} == {steps}
 
 
+def test_the_gradient_of_a_step_is_clipped_as_a_whole(
+    colour_trial: TrialConfig, colour_root: Path, tmp_path: Path
+) -> None:
+    """After a first step Adam's first moment is a tenth of the gradient: of student and objective together."""
+    changes = {"optimizer": {"lr": 1e-4, "batch_size": 500, "clip_norm": 0.02}, "epochs": 1}
+    config = TrialConfig.model_validate(colour_trial.model_dump() | changes)
+    followed = trained_by(config, colour_root, tmp_path, tmp_path / "cache")
+    state = torch.load(followed.folder / "last.pt", weights_only=True)["optimizer"]["state"]
+    squares = [one["exp_avg"].double().square().sum().item() for one in state.values()]
+    assert math.sqrt(sum(squares)) == pytest.approx(0.1 * 0.02, rel=1e-4)
+
+
 # --- the control ---
 
 

@@ -59,6 +59,10 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
             raise BadSample(file, f"its {bits} bits are not the lowest of each pixel; that is not handled")
         if "ModalityLUTSequence" in data:
             raise BadSample(file, "its values are looked up in a table (Modality LUT Sequence); that is not handled")
+        shared = data.get("SharedFunctionalGroupsSequence") or [Dataset()]
+        per_frame = data.get("PerFrameFunctionalGroupsSequence") or [Dataset()]
+        if any("PixelValueTransformationSequence" in group for group in (*shared, *per_frame)):
+            raise BadSample(file, "its slope and intercept stand in functional groups; that is not handled")
         is_inverse = data.get("PresentationLUTShape") == "INVERSE"
         if photometric == "MONOCHROME2" and is_inverse:
             raise BadSample(file, "says both that 0 is black (MONOCHROME2) and that it is white (INVERSE)")

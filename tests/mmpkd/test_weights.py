@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,10 @@ MISFITS: dict[str, tuple[Any, str]] = {
     "layer scale": (lambda: state_of(init_values=1e-3), "it holds blocks.0.ls1.gamma"),
     "register tokens": (lambda: state_of(reg_tokens=4, no_embed_class=True), "it holds reg_token"),
     "normalised queries": (lambda: state_of(qk_norm=True), "it holds blocks.0.attn.k_norm.bias"),
-    "a norm after pooling": (lambda: state_of(global_pool="avg", fc_norm=True), "it holds nothing for norm.weight"),
+    "a norm after pooling": (
+        lambda: state_of(global_pool="avg", fc_norm=True),
+        "classify by the mean of its tokens (fc_norm)",
+    ),
     "a wider MLP": (lambda: state_of(mlp_ratio=2.0), "blocks.0.mlp.fc1.weight is [48, 24] there and [96, 24] here"),
     "a prefix": (
         lambda: {f"backbone.{key}": value for key, value in state_of().items()},
@@ -82,7 +86,7 @@ MISFITS: dict[str, tuple[Any, str]] = {
 def test_what_does_not_fit_is_refused_before_anything_is_trained(name: str, tmp_path: Path) -> None:
     make, words = MISFITS[name]
     told = problem(student(saved(tmp_path / "w.safetensors", make())))
-    assert told.startswith("student.weights: ") and words in told and told.endswith("or leave student.pretrained=false")
+    assert told.startswith("student.weights: ") and words in told and told.endswith("or set student.pretrained=false")
 
 
 def test_a_student_that_is_built_refuses_too(tmp_path: Path) -> None:
@@ -156,8 +160,40 @@ def test_heads_that_nothing_tells_must_be_said(tmp_path: Path) -> None:
 def test_heads_that_the_header_tells(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of(), {"num_heads": "4"})
     assert "trained with 4 (so says the header of" in problem(student(path, weights_heads=None))
-    assert "student.weights_heads: got 3, and" in problem(student(path))
+    told = problem(student(path))
+    assert told.startswith(
+        "student.weights_heads: the weights are said to have 3 (student.weights_heads) and 4 (the hea"
+    )
     assert build_student(student(path, weights_heads=None, num_heads=4), SIDE, 3, 2, empty=True)
+
+
+@pytest.mark.parametrize("where", ["header", "config.json"])
+def test_a_file_that_is_said_to_be_of_another_model(where: str, tmp_path: Path) -> None:
+    """CLIP's weights were trained with another activation, which no shape shows."""
+    theirs, plain = "vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_clip_224"
+    state = state_of(plain, num_heads=3)
+    header = {"architecture": theirs} if where == "header" else None
+    path = saved(tmp_path / "w.safetensors", state, header)
+    if where == "config.json":
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": f"{theirs}.openai", "num_classes": 512}))
+    told = problem(student(path, model=plain))
+    assert f"is said to be of '{theirs}" in told and "activation is QuickGELU, not GELU as of" in told
+    assert f"set student.model={theirs}" in told
+    assert build_student(student(path, model=theirs), SIDE, 3, 2, empty=True)
+
+
+def test_heads_of_the_model_that_a_file_is_said_to_be_of(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.safetensors", state_of(embed_dim=192), {"architecture": NAME})
+    assert build_student(student(path, embed_dim=None, weights_heads=None), SIDE, 3, 2, empty=True)
+    told = problem(student(path, embed_dim=None, num_heads=6, weights_heads=6))
+    assert "said to have 6 (student.weights_heads) and 3 (the model that" in told
+
+
+@pytest.mark.parametrize("text", ["no json {", "[1]", '{"architectures": ["ViTModel"]}', '{"architecture": "resnext"}'])
+def test_a_config_of_another_program_says_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    path = saved(tmp_path / "w.safetensors", state_of())
+    assert build_student(student(path), SIDE, 3, 2, empty=True)
 
 
 def test_heads_of_weights_that_are_not_loaded_are_refused() -> None:
@@ -176,7 +212,9 @@ def test_what_is_done_to_weights_is_told(tmp_path: Path) -> None:
         "its table of 257 positions is resampled to 4 x 4 patches",
         "its numbers are float16",
     ]
-    assert told[4].startswith("pixels are normalised by mean 0.500, 0.500, 0.500 and standard deviation 0.500")
+    assert told[4].startswith(
+        "pixels are normalised by mean 0.500 and standard deviation 0.500, as timm says of vit_tiny"
+    )
     assert announced(StudentConfig(model=NAME), SIDE, 1) == []
 
 

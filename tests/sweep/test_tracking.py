@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.store.entities.paged_list import PagedList
+from sqlalchemy.engine import make_url
 
 from mmpkd.types import ConfigError
+from sweep.database import address_of, file_of
 from sweep.files import Spool, cut_torn_line
+from sweep.run import read_words
 from sweep.tracking import Tracker, check_address, without_password
 
 
@@ -264,3 +267,83 @@ def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch
         assert sum(one[0] == "param" for one in own) == 2
     long = [one[3] for one in told if one[:3] == ("metric", "300", "val/auroc")]
     assert long == list(range(1, 701))
+
+
+ODD = [
+    "a b",
+    "a'b",
+    'a"b',
+    "a%b",
+    "a%20b",
+    "%3F",
+    "a#b",
+    "a?b",
+    "a:b",
+    "a;b",
+    "äö",
+    " lead",
+    "trail ",
+    "~",
+    "a=b",
+    "a&b@c",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_database_lies_where_its_path_says(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`a%20b` once was `a b`, and what followed a `?` was lost."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    said, mistakes = read_words([f"storage={tmp_path / name}"])
+    path = tmp_path / name / "mlflow.db"
+    assert not mistakes and check_address(said.address) == said.address
+    assert make_url(said.address).database == str(path) and file_of(said.address) == path
+
+
+def test_a_sweep_in_odd_folders_is_told_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Ann's #%20?").mkdir()
+    monkeypatch.chdir(tmp_path / "Ann's #%20?")
+    folder = tmp_path / "r u'n%20s?#;=~ü" / "fake"
+    folder.mkdir(parents=True)
+    spool = Spool(folder / "spool.jsonl")
+    spool.append("sweep", id="id of odd")
+    (folder / "space.yaml").write_text("{}")
+    spool.append("files", paths=[str(folder / "space.yaml")])
+    address = address_of(folder.parent / "mlflow.db")
+    assert drain(address, "odd", spool).left == 0  # type: ignore[attr-defined]
+    assert {path.name for path in folder.parent.iterdir()} == {"fake", "mlflow.db"}
+    client = MlflowClient(address)
+    assert [file.path for file in client.list_artifacts(runs(address, "odd")[-1].info.run_id)] == ["space.yaml"]
+    assert len(list(tmp_path.rglob("mlartifacts/**/space.yaml"))) == 1
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///a?b.db", "sqlite://", "sqlite:///runs/x.db?timeout=5"])
+def test_an_address_that_names_another_file_than_it_seems_is_refused(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"tracking: .* names no SQLite file; .*%3F"):
+        check_address(uri)
+
+
+def test_a_working_directory_that_mlflow_cannot_write_down_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one kind of quotes in its name it can, and with both once its file is there."""
+    here = tmp_path / 'Ann\'s "first" sweeps'
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(ConfigError, match="both kinds of quotes; start the command in another folder"):
+        check_address("sqlite:///mlflow.db")
+    (here / "mlflow.db").touch()
+    check_address("sqlite:///mlflow.db")
+
+
+@pytest.mark.parametrize("key", ["storage", "cache"])
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x1bb", "bytes\udcff"])
+def test_folders_that_no_table_could_name_are_refused(key: str, name: str) -> None:
+    _, mistakes = read_words([f"{key}={name}"])
+    assert [mistake.path for mistake in mistakes] == [key] and name not in str(mistakes[0])
+
+
+def test_home_is_found_behind_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bash writes it out there, other shells do not, and a folder named ~ was made."""
+    monkeypatch.setenv("HOME", "/home/researcher")
+    said, _ = read_words(["storage=~/runs", "cache=~", "name=a"])
+    assert (said.storage, said.cache) == ("/home/researcher/runs", "/home/researcher")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tifffile
 from PIL import Image
+from pydicom import Dataset
 
 from mmpkd.cohort.decode import image_size, read_image
 from mmpkd.cohort.facts import BadSample
@@ -40,7 +41,7 @@ FEATURES = {
     "inverse 16": "0 is white, 12 or 16 bits",
     "other": "CMYK, LAB, YCbCr or channels without a name",
     "units": "slope and intercept, padding value",
-    "table": "values looked up in a table",
+    "table": "values looked up in a table, or scaled in functional groups",
     "turned": "orientation",
     "cut": "truncated",
 }
@@ -55,6 +56,8 @@ SHOWN = RGB * (RGBA[..., 3:] > 0).astype(np.uint8)
 SIXTEENTHS = np.array([[0, 15, 3]], np.uint8)
 NOISE = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
 OTHER_NOISE = NOISE[::-1].copy()
+TRANSFORMED = Dataset()
+TRANSFORMED.PixelValueTransformationSequence = []
 HEAVY: dict[str, Any] = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
 
 
@@ -277,6 +280,7 @@ CASES = [
     Case("DICOM", "units", dicom(DEEP, RescaleSlope="2", RescaleIntercept="-1024"), 2 * DEEP.astype(int) - 1024),
     Case("DICOM", "units", dicom(DEEP, PixelPaddingValue=4095), np.where(DEEP == 4095, 0, DEEP)),
     Case("DICOM", "table", dicom(DEEP, ModalityLUTSequence=[]), "Modality LUT Sequence"),
+    Case("DICOM", "table", dicom(DEEP, SharedFunctionalGroupsSequence=[TRANSFORMED]), "stand in functional groups"),
     Case("DICOM", "cut", cut(dicom(NOISE)), "do not decode"),
     Case("NIfTI", "frames", nifti(np.zeros((3, 2, 2, 4), np.int16)), "a volume has three"),
     Case("NIfTI", "grey 8", nifti(voxels(GREY)), voxels(GREY)),
