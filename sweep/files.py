@@ -97,12 +97,11 @@ class Spool:
         self.path = path
         path.touch()
         cut_torn_line(path)
-        self._file = path.open("ab")
 
     def append(self, event: str, **content: Any) -> None:
         line = sealed({"event": event, "time": time.time(), **content})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        with self.path.open("ab") as file:
+            file.write(line.encode() + b"\n")
 
     def read(self, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """As `read_events`."""
