@@ -64,10 +64,11 @@ def _nearest(path: str, tree: Iterable[str]) -> list[str]:
             alike.append(
                 (by_name - (0.05 if whose != parent else 0), SequenceMatcher(None, place, path).ratio(), place)
             )
-    if any(NAME not in place.split(".") for _, _, place in alike):  # what there is in every training goes first
-        alike = [scored for scored in alike if NAME not in scored[2].split(".")]
-    alike.sort(key=lambda scored: (-scored[0], -scored[1], scored[2]))
-    return [place for score, _, place in alike if score > alike[0][0] - MARGIN][:3]
+    # Of paths equally near those that every training has go first, and leave out the rest.
+    alike.sort(key=lambda scored: (-scored[0], NAME in scored[2].split("."), -scored[1], scored[2]))
+    nearest = [place for score, _, place in alike if score > alike[0][0] - MARGIN]
+    everywhere = [place for place in nearest if NAME not in place.split(".")]
+    return (everywhere if everywhere and nearest[0] == everywhere[0] else nearest)[:3]
 
 
 def _named_as(known: str, path: str) -> str:

@@ -41,6 +41,7 @@ def test_every_key_of_the_tree_is_known_by_its_path() -> None:
         ("objectives.soft.optimizer.lr", 3, "'optimizer.lr'"),
         ("stages.0.trian", 3, "'train'"),
         ("epoch", 3, "'epochs'"),
+        ("weight", 3, "'objectives.NAME.weight'"),
         ("augmentation.flip", True, "'flip_vertical' or 'flip_horizontal'"),
     ],
 )
