@@ -217,7 +217,8 @@ def _from_mlflow(name: str, tracking: str, goals: Sequence[str]) -> list[tuple[i
 
 def uninterrupted(folder: Path, cache: Path) -> bool:
     """Whether best.yaml, trained from beginning to end, gives the metrics that the sweep recorded."""
-    from mmpkd.config import load_trial
+    from mmpkd.machine import cores
+from mmpkd.config import load_trial
     from mmpkd.train import train
 
     table = pd.read_parquet(folder / "trials.parquet")
@@ -238,8 +239,8 @@ def main() -> int:
     storage = options.folder or Path(tempfile.mkdtemp(prefix="interrupted-"))
     storage.mkdir(parents=True, exist_ok=True)
     tracking, cache, folder = f"sqlite:///{storage / 'mlflow.db'}", storage / "cache", storage / "interrupted"
-    cores = (os.cpu_count() or AT_A_TIME) / AT_A_TIME
-    places = {"trials": options.trials, "search.cpus": cores, "storage": storage, "cache": cache, "tracking": tracking}
+    cores_each = cores().amount / AT_A_TIME
+    places = {"trials": options.trials, "search.cpus": cores_each, "storage": storage, "cache": cache, "tracking": tracking}
     words = [*SPACE, *COHORT, *(f"{key}={value}" for key, value in places.items())]
     chance = random.Random(options.seed)
     due = sorted(chance.uniform(0, SHARE * options.trials) for _ in range(options.kills))
