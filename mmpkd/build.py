@@ -72,6 +72,7 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
         except ConfigError as error:
             mistakes += error.mistakes
     offers: dict[str, Offer] = {}
+    config = teachers.sized(config, facts)
     for name, teacher in config.teachers.items():
         wrong, offer = teachers.check(teacher, facts)
         mistakes += [Mistake(f"teachers.{name}.{path}", problem) for path, problem in wrong]

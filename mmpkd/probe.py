@@ -31,7 +31,7 @@ from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
 from mmpkd.machine import memory
 from mmpkd.stages import Run
 from mmpkd.student import build_student
-from mmpkd.teachers import TEACHERS
+from mmpkd.teachers import TEACHERS, sized
 from mmpkd.teachers.answers import Answers
 from mmpkd.teachers.ensemble import EnsembleParams
 from mmpkd.teachers.online import untaught
@@ -154,7 +154,7 @@ class Probe:
         student, objectives = build(config, store.facts, widths)
         student.to(self.device)
         objectives.to(self.device)
-        answers: dict[str, Answers] = {}
+        answers, config = dict[str, Answers](), sized(config, store.facts)
         for name, width in widths.items():
             teacher, needs = config.teachers[name], needed(config, objectives, name)
             if TEACHERS[teacher.kind].sees_view:

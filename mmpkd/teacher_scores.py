@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 CHANCE = 0.5  # AUROC of who knows nothing, whatever the number of classes
-METRIC = re.compile(r"teacher/(?P<name>.+?)/(?P<score>(?:val_)?auroc(?:_se)?(?:/.+)?|leak|silent)")
+METRIC = re.compile(r"teacher/(?P<name>.+?)/(?P<score>(?:(?:val_)?auroc(?:_se)?|leak)(?:/.+)?|agreement|silent)")
 
 
 def by_teacher(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
@@ -22,14 +22,27 @@ def by_teacher(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
 def at_chance(quality: Mapping[str, float]) -> list[str]:
     """The tasks on which a teacher's AUROC on validation is no more than 0.5 and its standard error; an empty name
     stands for all of them together."""
-    names = [key.removeprefix("val_auroc").removeprefix("/") for key in quality if re.match("val_auroc(/|$)", key)]
 
-    def blind(name: str) -> bool:
-        below = f"/{name}" if name else ""
+    def blind(below: str) -> bool:
         error = quality.get(f"val_auroc_se{below}", 0.0)
         return quality[f"val_auroc{below}"] - CHANCE <= (0.0 if math.isnan(error) else error)
 
-    return [""] if "" in names and blind("") else [name for name in names if name and blind(name)]
+    return _tasks("val_auroc", quality, blind)
+
+
+def stated(quality: Mapping[str, float]) -> list[str]:
+    """The tasks whose label a teacher all but states; an empty name stands for all of them together."""
+    return _tasks("leak", quality, lambda below: bool(quality[f"leak{below}"]))
+
+
+def _tasks(score: str, quality: Mapping[str, float], holds: Callable[[str], bool]) -> list[str]:
+    """An empty name if something holds of all tasks together, else those of which it holds."""
+    below = [key.removeprefix(score) for key in quality if key == score or key.startswith(f"{score}/")]
+    return [""] if "" in below and holds("") else [name.removeprefix("/") for name in below if name and holds(name)]
+
+
+def _on(tasks: Sequence[str]) -> str:
+    return f" on {', '.join(tasks)}" if any(tasks) else ""
 
 
 def score_in_words(name: str, quality: Mapping[str, float]) -> str:
@@ -42,29 +55,26 @@ def score_in_words(name: str, quality: Mapping[str, float]) -> str:
 
 def in_words(name: str, quality: Mapping[str, float]) -> str:
     """'findings 0.512 ± 0.031, at chance': the same with what is the matter with it."""
-    flaws = []
-    if chance := at_chance(quality):
-        flaws.append("at chance" + (f" on {', '.join(chance)}" if chance != [""] else ""))
-    if quality.get("leak"):
-        flaws.append("all but states the label")
+    flaws = [f"at chance{_on(tasks)}"] if (tasks := at_chance(quality)) else []
+    flaws += [f"all but states the label{_on(tasks)}"] if (tasks := stated(quality)) else []
     return ", ".join([score_in_words(name, quality), *flaws])
 
 
 def warnings(name: str, quality: Mapping[str, float]) -> list[str]:
     """What the user should be told of a teacher whose scores are these."""
-    told = []
-    if quality.get("leak"):
-        agreement = f", agreement {quality['agreement']:.1%}" if "agreement" in quality else ""
-        told.append(
-            f"teacher {name!r} all but states the label (out of fold: AUROC {quality['auroc']:.3f}{agreement}), so it "
-            "teaches little else; was what it reads written with the label in hand? Take that column or section away, "
-            "or hide the labels' names from a text teacher (mask_labels)"
+    lines = []
+    if tasks := stated(quality):
+        below = f"/{tasks[0]}" if tasks[0] else ""
+        agreement = f", agreement {quality['agreement']:.1%}" if "agreement" in quality and not below else ""
+        lines.append(
+            f"teacher {name!r} all but states the label{_on(tasks)} (out of fold: AUROC {quality[f'auroc{below}']:.3f}"
+            f"{agreement}), so it teaches little else; was what it reads written with the label in hand? Take that "
+            "column or section away, or hide the labels' names from a text teacher (mask_labels)"
         )
-    if chance := at_chance(quality):
-        of = f" on {', '.join(chance)}" if chance != [""] else ""
-        key = f"val_auroc/{chance[0]}" if chance[0] else "val_auroc"
-        told.append(
-            f"teacher {name!r} is at chance{of} on validation (AUROC {quality[key]:.3f}), so it has nothing to teach "
-            "there: train it longer, give it other inputs, or leave it out"
+    if tasks := at_chance(quality):
+        below = f"/{tasks[0]}" if tasks[0] else ""
+        lines.append(
+            f"teacher {name!r} is at chance{_on(tasks)} on validation (AUROC {quality[f'val_auroc{below}']:.3f}), so "
+            "it has nothing to teach there: train it longer, give it other inputs, or leave it out"
         )
-    return told
+    return lines

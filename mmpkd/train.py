@@ -39,7 +39,7 @@ from mmpkd.fit import (
     task_loss,
 )
 from mmpkd.stages import Run
-from mmpkd.teachers.answers import teach
+from mmpkd.teachers.answers import qualities, teach
 from mmpkd.teachers.stating import before_teaching
 from mmpkd.types import Batch, ConfigError, EpochReport
 from mmpkd.validation import Evaluator
@@ -292,13 +292,17 @@ def main(words: Sequence[str]) -> None:
         )
         loss = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name)
         console.print(
-            f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {loss}  {scores}", highlight=False
+            f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {loss}  {scores}",
+            highlight=False,
+            soft_wrap=True,
         )
 
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
     command.warn([*announcements(config, store.facts), *before_teaching(config, store)])
+    for line in qualities(config, teach(config, store, cache)):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
     if last.exists():
         console.print(f"continuing {folder}")
     history = train(config, cache, folder, last if last.exists() else None, show, store)

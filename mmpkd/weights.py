@@ -2,13 +2,16 @@
 
 timm loads what has the right name and shape and says nothing of the rest, so everything is held against the model
 beforehand, by timm's own strict loading. Shapes do not tell the number of attention heads: that is known of the model
-that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else.
+that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else. A
+header, or a `config.json` beside the file as the Hugging Face hub has it, may name the model (`architecture`); then
+what else shapes do not show is held against it, such as the activation.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -27,7 +30,7 @@ from mmpkd.types import ConfigError
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # of a NetworkConfig
 COUNTERS = ("n_averaged",)  # of torch's weight averaging: no weights, and no loss
-TOLD = 4  # names in a message
+NAMES_SHOWN = 4  # names in a message
 WHOSE = "name a model that these weights are all of (student.model) with its own sizes, or set student.pretrained=false"
 
 
@@ -81,17 +84,22 @@ def _require_timms(weights: Path) -> None:
         raise ConfigError.one("student.weights", problem)
 
 
-def require_fit(weights: Path, config: NetworkConfig, model: Any, named: Any, channels: int) -> None:
+def require_fit(weights: Path, config: NetworkConfig, model: Any, outline: Callable[[str], Any], channels: int) -> None:
     """Refuses weights that are not all of the model's, or were trained with another number of heads.
 
     Args:
         model: what is built, on the meta device, at the size that it will have.
-        named: the model of that name as timm has it, without any size of the user's.
+        outline: gives the model of a name as timm has it, without any size of the user's.
 
     Raises:
         ConfigError: they do not fit; says how.
     """
-    _require_heads(weights, config, model, named)
+    named, theirs = outline(config.model), _architecture(weights)
+    made = outline(theirs) if theirs else None
+    if made is not None:
+        _require_alike(weights, config.model, model, theirs, made)
+    as_wide = made is not None and made.embed_dim == model.embed_dim
+    _require_heads(weights, config, model, named, made if as_wide else None)
     if weights.suffix == ".npz":  # of the original JAX releases, which timm itself loads block by block
         return
     sizes = {key: value for key in SIZES if (value := getattr(config, key)) is not None}
@@ -110,13 +118,51 @@ def _side(model: Any) -> int:
     return int(model.patch_embed.grid_size[0] * model.patch_embed.patch_size[0])
 
 
-def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any) -> None:
+def _architecture(weights: Path) -> str:
+    """The model of timm's that a file is said to be of; empty where nothing says it."""
+    name = metadata(weights).get("architecture", "")
+    if not name and (beside := weights.with_name("config.json")).is_file():
+        try:
+            content = json.loads(beside.read_text())
+        except (ValueError, UnicodeDecodeError):
+            return ""  # of another program
+        name = content.get("architecture", "") if isinstance(content, dict) else ""
+    return name if isinstance(name, str) and name.partition(".")[0] in timm.list_models() else ""
+
+
+def _require_alike(weights: Path, name: str, model: Any, theirs: str, made: Any) -> None:
+    ours, wanted = _unseen(model), _unseen(made)
+    if differ := [f"{what} is {wanted.get(what)}, not {ours[what]}" for what in ours if ours[what] != wanted.get(what)]:
+        problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}"
+        raise ConfigError.one("student.model", f"{problem}: no shape tells them apart; set student.model={theirs}")
+
+
+def _unseen(model: Any) -> dict[str, str]:
+    """What of a model no weight shows, in words."""
+    block = model.blocks[0] if len(getattr(model, "blocks", ())) else None
+    activation = getattr(getattr(block, "mlp", None), "act", None)
+    norm, attention = getattr(block, "norm1", None), getattr(block, "attn", None)
+    return {
+        "activation": type(activation).__name__,
+        "attention": type(attention).__name__,
+        "epsilon of its norms": str(getattr(norm, "eps", None)),
+    }
+
+
+def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any, made: Any | None) -> None:
     wanted, own = int(model.blocks[0].attn.num_heads), int(named.blocks[0].attn.num_heads)
     header = metadata(weights).get("num_heads", "")
-    says = {"student.weights_heads": config.weights_heads, f"the header of {weights}": int(header or 0) or None}
+    says = {
+        "student.weights_heads": config.weights_heads,
+        f"the header of {weights}": int(header) if header.isdecimal() else None,
+        f"the model that {weights} is said to be of": None if made is None else int(made.blocks[0].attn.num_heads),
+    }
     known = {who: count for who, count in says.items() if count is not None}
     if len(set(known.values())) > 1:
-        raise ConfigError.one("student.weights_heads", f"got {config.weights_heads}, and {weights} says {header}")
+        counts = " and ".join(f"{count} ({who})" for who, count in known.items())
+        raise ConfigError.one(
+            "student.weights_heads", f"the weights are said to have {counts} attention heads; leave it out"
+        )
     if not known and model.embed_dim == named.embed_dim:
         known = {config.model: own}
     if not known:
@@ -146,6 +192,7 @@ def _misfit(
         changed, size: of the file, so that another one under its name is looked at again.
         wanted: names of all that the model holds.
     """
+    state: Mapping[str, Any] = {}
     try:
         state = timm.models.load_state_dict(weights)
         if spoilt := [key for key, value in tensors(state).items() if not torch.isfinite(value.float()).all()]:
@@ -165,11 +212,11 @@ def _misfit(
     except Exception as error:  # timm, its filters and torch raise whatever the file led them to
         if machine_fault(error):
             raise
-        return _told(str(error) or type(error).__name__, state if "state" in locals() else {}, wanted)
+        return _reasons(str(error) or type(error).__name__, state, wanted)
     return ""
 
 
-def _told(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
+def _reasons(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
     """What is wrong, from torch's message of a strict loading; any other message as it is, and what names differ."""
     lines = {
         kind: re.findall(r'"([^"]+)"', line)
@@ -183,13 +230,13 @@ def _told(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> st
     heads = re.compile(r"(head|head_dist|fc)\.")
     lacking = [key for key in lines.get("Missing", ()) if not heads.match(key)]
     odd = sorted(key for key in lines.get("Unexpected", ()) if not heads.match(key) and key not in COUNTERS)
-    if lacking and all(key.startswith("norm.") for key in lacking) and all(key.startswith("fc_norm.") for key in odd):
+    if {*lacking} == {"norm.weight", "norm.bias"} and {*odd} == {"fc_norm.weight", "fc_norm.bias"}:
         return (
             "it was trained to classify by the mean of its tokens (fc_norm), and a student here does by its CLS token"
         )
     problems = [f"it holds nothing for {_some(lacking)}"] if lacking else []
     problems += [f"it holds {_some(odd)}, for which the model has no place"] if odd else []
-    problems += [f"{name} is {found} there and {wanted} here" for name, found, wanted in shapes[:TOLD]]
+    problems += [f"{name} is {theirs} there and {ours} here" for name, theirs, ours in shapes[:NAMES_SHOWN]]
     if lacking and (nested := [key for key, value in state.items() if isinstance(value, Mapping)]):
         problems.append(f"its weights lie deeper, under {_some(nested)}: save what is there in a file of its own")
     elif lacking and (start := _prefix(lacking[0], odd)):
@@ -202,8 +249,8 @@ def _prefix(lacking: str, odd: list[str]) -> str:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
-    return ", ".join(names[:TOLD]) + more
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -223,22 +270,22 @@ def changes(weights: Path, model: Any, channels: int) -> list[str]:
     if weights.suffix == ".npz":
         return []
     held = tensors(timm.models.load_state_dict(str(weights)))
-    told = []
+    sentences = []
     stem = next((value for key, value in held.items() if key.endswith("patch_embed.proj.weight")), None)
     if stem is not None and stem.ndim == 4:
         if stem.shape[1] != channels:
             how = "summed over them" if channels == 1 else "repeated and scaled"
-            told.append(f"its filters of {stem.shape[1]} channels are {how} for images of {channels}")
+            sentences.append(f"its filters of {stem.shape[1]} channels are {how} for images of {channels}")
         patch = model.patch_embed.patch_size
         if tuple(stem.shape[2:]) != tuple(patch):
-            told.append(
+            sentences.append(
                 f"its patches of {stem.shape[2]} x {stem.shape[3]} pixels are resampled to {patch[0]} x {patch[1]}"
             )
     places = next((value for key, value in held.items() if key.endswith("pos_embed") and value.ndim == 3), None)
     own = getattr(model, "pos_embed", None)
     if places is not None and own is not None and places.shape[1] != own.shape[1]:
         rows, columns = model.patch_embed.grid_size
-        told.append(f"its table of {places.shape[1]} positions is resampled to {rows} x {columns} patches")
+        sentences.append(f"its table of {places.shape[1]} positions is resampled to {rows} x {columns} patches")
     if other := next((value.dtype for value in held.values() if value.dtype != torch.float32), None):
-        told.append(f"its numbers are {str(other).removeprefix('torch.')}")
-    return told
+        sentences.append(f"its numbers are {str(other).removeprefix('torch.')}")
+    return sentences

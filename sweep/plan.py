@@ -13,7 +13,7 @@ from mmpkd.build import announcements, check, goals, paths_of_params
 from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import IMAGE, CohortConfig, TeacherConfig, TrialConfig, validate
-from mmpkd.teachers import caveats
+from mmpkd.teachers import caveats, outlines, sized
 from mmpkd.types import CohortError, ConfigError, Mistake, TaskKind, lay_out
 from sweep.draw import Drawn, branches, count_branches, count_configurations
 from sweep.grammar import WORDS, Fixed, Maybe, Node, OneOf, Tree
@@ -56,6 +56,18 @@ class Plan:
             for config in configs:
                 for name in config.active_teachers():
                     yield f"arms.{arm}.teachers.{name}", config.teachers[name]
+
+    def outlines(self) -> list[str]:
+        """What each teacher will be, a line each; several where its size depends on what is sampled."""
+        if self.facts is None or self.mistakes:
+            return []
+        facts, found = self.facts, dict[str, None]()
+        for arm, configs in self.configs.items():
+            for config in configs:
+                whole = sized(config, facts)
+                for name in whole.active_teachers():
+                    found |= dict.fromkeys(outlines(f"arms.{arm}.teachers.{name}", whole.teachers[name], facts))
+        return list(found)
 
     @property
     def checked(self) -> int:

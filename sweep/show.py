@@ -138,6 +138,7 @@ def render(plan: Plan) -> Group:
     lines = [f"{plan.trials} trials, maximise {', '.join(plan.goals)}; {plan.checked} configurations checked"]
     if plan.facts is not None:
         lines += _understood(plan.facts)
+        lines += [f"teacher {line}" for line in plan.outlines()]
     lines += [f"warning: {warning}" for warning in plan.warnings]
     return Group(table, *(Text(line) for line in lines))
 

@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
 from mmpkd.probe import MOST_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
+from mmpkd.teachers import sized
 from mmpkd.types import UserError
 from sweep.driver import Share, cores_of_a_machine, share_of, slots
 from sweep.plan import Plan
@@ -45,7 +46,10 @@ def priced(space: Space, planned: Plan, seconds: float, say: Say) -> Price:
     search, threads = space.search, planned.example.threads
     store = stand_in(planned.example.cohort)
     timing = Timing(store, seconds, say)
-    chosen = {arm: extremes(configs, planned.facts) for arm, configs in planned.configs.items()}
+    facts = planned.facts
+    chosen = {
+        arm: [sized(config, facts) for config in extremes(configs, facts)] for arm, configs in planned.configs.items()
+    }
     every = [config for configs in chosen.values() for config in configs]
     per_device = None if search.trials_per_device == "auto" else search.trials_per_device
     teachers = timing.teachers(chosen, share_of(search, threads, per_device or 1))

@@ -136,19 +136,21 @@ def test_every_epoch_has_an_order_and_views_of_its_own(colour_trial: TrialConfig
     store = prepare(config.cohort, cache)
     rows = store.rows("train", 1)
     run = Run(config, store, rows, *build(config, store.facts, {}), {}, torch.device("cpu"))
-    orders, shifts = [], []
+    orders, shifts, drawn = [], [], set()
     for epoch in range(12):
         shown = list(batches(run, epoch))
         orders.append(torch.cat([batch.rows_B for batch, _ in shown]).tolist())
         assert sorted(orders[-1]) == rows.tolist()
         first_row_B = torch.cat([view.rows_BH[:, 0] for _, view in shown])
         shifts.append(first_row_B[np.argsort(orders[-1])].tolist())
+        drawn.add(tuple(first_row_B.tolist()))
         for batch, _ in shown:
             assert batch.sample_ids == tuple(store.sample_ids[batch.rows_B])
             assert (batch.patient_B.numpy() == store.patient_N[batch.rows_B]).all()
     firsts = {order[0] for order in orders}
     assert len(firsts) > 6, "12 epochs begin with as many images, but for chance"
     assert min(len(set(one)) for one in zip(*shifts, strict=True)) >= 3, "of 7 rows to begin at"
+    assert len(drawn) == 12, "nor is the first image of an epoch seen as the first of another"
 
 
 def test_the_learning_rate_falls_over_all_epochs(colour_trial: TrialConfig, colour_root: Path, tmp_path: Path) -> None:
@@ -163,6 +165,18 @@ def test_the_learning_rate_falls_over_all_epochs(colour_trial: TrialConfig, colo
     optimizer = torch.load(followed.folder / "last.pt", weights_only=True)["optimizer"]
     assert [group["lr"] for group in optimizer["param_groups"]] == pytest.approx([expected] * 2)
     assert {int(state["step"]) for state in optimizer["state"].values()} == {steps}
+
+
+def test_the_gradient_of_a_step_is_clipped_as_a_whole(
+    colour_trial: TrialConfig, colour_root: Path, tmp_path: Path
+) -> None:
+    """After a first step Adam's first moment is a tenth of the gradient: of student and objective together."""
+    changes = {"optimizer": {"lr": 1e-4, "batch_size": 500, "clip_norm": 0.02}, "epochs": 1}
+    config = TrialConfig.model_validate(colour_trial.model_dump() | changes)
+    followed = trained_by(config, colour_root, tmp_path, tmp_path / "cache")
+    state = torch.load(followed.folder / "last.pt", weights_only=True)["optimizer"]["state"]
+    squares = [one["exp_avg"].double().square().sum().item() for one in state.values()]
+    assert math.sqrt(sum(squares)) == pytest.approx(0.1 * 0.02, rel=1e-4)
 
 
 # --- the control ---

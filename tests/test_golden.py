@@ -37,7 +37,7 @@ ELSEWHERE: Final = 1e-4  # relative
 NETWORK: Final = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 COHORT: Final = {"reader": "synthetic", "image_size": 32, "params": {"side": 32, "train": 60, "val": 30, "test": 12}}
 TABULAR: Final = {"findings": {"kind": "tabular"}}
-TEXT: Final = {"report": {"kind": "text", "params": {"epochs": 2}}}
+TEXT: Final = {"report": {"kind": "text", "params": {"epochs": 2, "hidden": 64}}}
 IMAGE: Final = {"scan": {"kind": "image", "params": {"view": "superior", "network": NETWORK, "epochs": 2}}}
 GUIDED: Final = [
     {"name": "inferior", "train": ["student"], "epochs": 1},

@@ -25,12 +25,15 @@ HELP = f"""A cohort by itself: prepare it once, look at it, hold it against its 
 
   prepare   decodes the raw data set into a store under cache/stores; the same command again continues
   show      the same, then prints counts, label balance by part, missing cells, column roles and what each column
-            tells alone, and draws a contact sheet with the regions, in the store's folder
+            tells alone, and draws a contact sheet with further images and regions, in the store's folder
   check     says whether the store is whole and still what the files say, by decoding again samples=64 of it
             (samples=all for every one), and how the copy differs from the data set as published
 
   config=FILE   a configuration or a search space, of which the cohort section is read
   cache=DIR     where stores lie (cache)
+
+Any cohort may have cohort.window.level=40 cohort.window.width=400, the values that become 0 to 255 (Hounsfield units
+in CT), and cohort.clahe={{}}, an adaptive equalisation; docs/formats.md says what is read of each format.
 
 Readers: {", ".join(READERS)}; the options of each stand at the top of mmpkd/cohort/<reader>.py.
 A sweep prepares its cohort by itself, with the same result."""

@@ -17,9 +17,7 @@ from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.cohort.picture import picture_size, read_picture
 from mmpkd.frames import Box, Letterbox, run_lengths
 
-COLOURED = (
-    24  # mean distance of a pixel's channels, of 255, from which an image is in colour; a scanner's tint has less
-)
+COLOURED = 24  # mean range of a pixel's channels, of 255, from which an image is in colour; a tint has less
 
 
 class Clahe(NamedTuple):
@@ -107,10 +105,18 @@ def _look(image: np.ndarray, stored_CHW: np.ndarray, box: Box) -> Look:
 
 
 def square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
-    """C x size x size uint8."""
+    """C x size x size uint8.
+
+    Raises:
+        BadSample: its depth is another, or all its values lie outside the window.
+    """
     if image.dtype.itemsize * 8 != depth.bits:
         found = f"has {image.dtype.itemsize * 8}-bit pixels where the first one of the cohort has {depth.bits}-bit ones"
         raise BadSample("", f"{found}; bring all images (or all of one view) to the same depth")
+    if depth.window is not None and image.min() < image.max():
+        low, high = depth.window
+        if image.max() <= low or image.min() >= high:
+            raise BadSample("", f"has all its values outside the window of {low:g} to {high:g}: nothing would be seen")
     letterbox = Letterbox(image.shape[0], image.shape[1], size)
     stored = letterbox.store_image(_with_channels(to_8_bit(image, depth), channels))
     if depth.clahe is not None:

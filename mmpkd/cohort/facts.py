@@ -87,7 +87,7 @@ class Scan:
         multivalued: joined, no blanks around the separator) or floats (numeric); missing is NaN. Never a forbidden one.
     text: one string column per section of a report, NaN where missing; or None.
     near_label_sections: those columns of `text` that the labels were read from.
-    files: per sample, its files relative to the root (POSIX). Empty for a generated cohort.
+    files: per sample, its files relative to the root (POSIX), or absolute. Empty for a generated cohort.
     tables: source tables relative to the root; their contents are hashed into the fingerprint.
     notes: what was left out and why, one sentence each; shown at prepare and kept in the manifest.
     """

@@ -114,7 +114,7 @@ def _refuse_several(pixels: np.ndarray, values: np.ndarray, is_exact: bool, file
     """
     solid = values if values[-1] < MAX_LABEL else _solid(pixels)
     if not is_exact:
-        solid = solid[np.diff(solid, prepend=solid[:1] - 256) > values[-1] / 32]
+        solid = solid[np.diff(solid, prepend=solid[:1] - int(values[-1])) > values[-1] / 32]
     if len(solid) > 2:
         kind, named = "colours", ""
         if pixels.ndim == 2:
@@ -127,9 +127,11 @@ def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) ->
     Raises:
         BadSample: there is a region of almost one value, or one apart, that is darker than the brightest.
     """
+    dark = [int(value) for value in _solid(grey) if value <= largest / 2]  # the ground, and what one bright pixel hides
     steps = ndimage.maximum_filter(grey, 3).astype(int) - ndimage.minimum_filter(grey, 3)
     is_flat = (steps <= largest / 16) & (grey > largest / 8) & (grey < largest * 7 / 8)
-    if is_flat.any() or _num_islands(grey, largest, is_exact):
+    is_hidden = len(dark) > 1 and max(dark) - min(dark) > (0 if is_exact else largest / 32)
+    if is_hidden or is_flat.any() or _num_islands(grey, largest, is_exact):
         raise BadSample(file, f"the mask holds a region darker than another, which might be lost: {CHOOSE}")
 
 

@@ -27,7 +27,7 @@ def read_polygons(cell: str) -> list[Polygon]:
     content = json.loads(cell)
     is_list = isinstance(content, list) and content and isinstance(content[0], list) and content[0]
     several = content if is_list and (isinstance(content[0][0], list) or len(content[0]) > 2) else [content]
-    polygons = [[(float(x), float(y)) for x, y in _corners(one)] for one in several]
+    polygons = [[(float(x), float(y)) for x, y in _corners(polygon)] for polygon in several]
     if any(len(corners) < 3 for corners in polygons) or not np.isfinite(np.concatenate(polygons)).all():
         raise ValueError("a polygon has three corners or more, of two finite numbers each")
     return polygons

@@ -120,7 +120,7 @@ def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reade
     mend = f"Mend these files or take their rows out of the source, or leave them out with cohort.max_bad={enough:g}"
     if share == 1:
         mend = f"Not one can be used: look at cohort.root={config.root} and at the folders and columns in cohort.params"
-    if any(one.reason == OUTSIDE for one in bad.values()):
+    if any(sample.reason == OUTSIDE for sample in bad.values()):
         mend = (
             f"If they are the files that are meant, links and paths may lead out with cohort.allow_outside=true. {mend}"
         )

@@ -64,8 +64,8 @@ def check_cells(params: TableParams, cells: pd.DataFrame, tasks: Sequence[Task],
     mistakes += _check_regions(params, cells)
     for task in tasks:
         mistakes += _check_labels(params, task, cells)
-    for name, one in params.columns.items():
-        if one.kind == "numeric" and one.role in (*ADMITTED, "near_label"):
+    for name, options in params.columns.items():
+        if options.kind == "numeric" and options.role in (*ADMITTED, "near_label"):
             mistakes += _check_numbers(params, f"columns.{name}", cells[name])
     return mistakes
 

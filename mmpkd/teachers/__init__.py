@@ -1,12 +1,13 @@
 """Teachers, by name. A new one is a file here, a line below and a hand-worked test."""
 
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import TeacherConfig, near, validate
+from mmpkd.config import TeacherConfig, TrialConfig, near, validate
+from mmpkd.student import build_student
 from mmpkd.teachers.ensemble import Ensemble
 from mmpkd.teachers.fused import Fused
 from mmpkd.teachers.image import Image
 from mmpkd.teachers.tabular import Tabular
-from mmpkd.teachers.teacher import Teacher
+from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.teachers.text import Text
 from mmpkd.types import ConfigError, Mistake, Offer
 
@@ -32,6 +33,43 @@ def check(config: TeacherConfig, facts: Facts) -> tuple[list[Mistake], Offer | N
     return mistakes, None if mistakes else kind.offers(params, facts)
 
 
+def sized(config: TrialConfig, facts: Facts) -> TrialConfig:
+    """The same training, the sizes that its teachers leave out filled in from the student's; as it is where the student
+    cannot be built, which `build.check` says."""
+    own = config.student.model_copy(update={"pretrained": False, "weights": None})
+    try:
+        student = build_student(own, facts.image_size, facts.channels, 1, empty=True)
+    except ConfigError:
+        return config
+    block, patches = student.model.blocks[0], student.model.patch_embed.patch_size
+    size = Size(config.student, patches[0], student.dim, student.depth, block.attn.num_heads)
+    teachers = {name: sized_teacher(teacher, size) for name, teacher in config.teachers.items()}
+    return config.model_copy(update={"teachers": teachers})
+
+
+def sized_teacher(config: TeacherConfig, student: Size) -> TeacherConfig:
+    """The same teacher, the sizes that it leaves out filled in; as it is where `check` finds something wrong."""
+    if config.kind not in TEACHERS:
+        return config
+    kind = TEACHERS[config.kind]
+    try:
+        filled = kind.sized(validate(kind.Params, config.params), student)
+    except ConfigError:
+        return config
+    return config.model_copy(update={"params": config.params | filled}) if filled else config
+
+
+def outlines(path: str, config: TeacherConfig, facts: Facts) -> list[str]:
+    """What a teacher will be, one line, and what each member of an ensemble will be; it has passed `check`."""
+    kind = TEACHERS[config.kind]
+    params = validate(kind.Params, config.params)
+    members: dict[str, TeacherConfig] = getattr(params, "members", {})
+    lines = [f"{path}: {config.kind}, {kind.outline(params, facts)}"]
+    for name, member in members.items():
+        lines += outlines(f"{path}.params.members.{name}", member, facts)
+    return lines
+
+
 def caveats(config: TeacherConfig, facts: Facts) -> list[str]:
     """What whoever plans with a teacher that has passed `check` should know of it."""
     kind = TEACHERS[config.kind]
@@ -41,4 +79,4 @@ def caveats(config: TeacherConfig, facts: Facts) -> list[str]:
     return found + kind.caveats(params, facts)
 
 
-__all__ = ["TEACHERS", "Teacher", "caveats", "check"]
+__all__ = ["TEACHERS", "Teacher", "caveats", "check", "outlines", "sized", "sized_teacher"]

@@ -12,7 +12,8 @@ from torch import Tensor
 from mmpkd.augment import View
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
-from mmpkd.teachers import TEACHERS
+from mmpkd.teacher_scores import by_teacher, in_words, score_in_words
+from mmpkd.teachers import TEACHERS, sized
 from mmpkd.teachers.controls import shuffled_within_label
 from mmpkd.teachers.online import online
 from mmpkd.teachers.outputs import cached_outputs
@@ -48,9 +49,21 @@ class Answers(Protocol):
     def to(self, device: torch.device) -> Self: ...
 
 
+def qualities(config: TrialConfig, answers: Mapping[str, Answers]) -> list[str]:
+    """A line for each teacher, and for each member of an ensemble: how good it is, and what is the matter with it."""
+    lines = []
+    for name, teacher in answers.items():
+        scores = by_teacher({f"teacher/{name}/{key}": value for key, value in teacher.quality.items()})
+        for own, quality in scores.items():
+            shuffled = config.teachers[name].control == "shuffled"  # made to know nothing of the single sample
+            told = f"{score_in_words(own, quality)}, shuffled" if shuffled else in_words(own, quality)
+            lines.append(f"teacher {told} (AUROC on validation; out of fold {quality['auroc']:.3f})")
+    return lines
+
+
 def teach(config: TrialConfig, store: Store, cache: Path) -> dict[str, Answers]:
     """Every teacher that an objective of this configuration uses, fitted or found in the cache."""
-    fold, answers = config.cohort.fold, dict[str, Answers]()
+    fold, answers, config = config.cohort.fold, dict[str, Answers](), sized(config, store.facts)
     for name in config.active_teachers():
         teacher = config.teachers[name]
         shuffled = teacher.control == "shuffled"

@@ -18,7 +18,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, near, validate
 from mmpkd.fit import task_loss
 from mmpkd.teachers.fitting import one_thread
-from mmpkd.teachers.teacher import Teacher, TeacherParams
+from mmpkd.teachers.teacher import Size, Teacher, TeacherParams
 from mmpkd.types import Mistake, Offer, TeacherError, TeacherOutput
 
 
@@ -85,6 +85,18 @@ class Ensemble(Teacher):
     @staticmethod
     def offers(params: EnsembleParams, facts: Facts) -> Offer:
         return Offer(frozenset({"logits"}))
+
+    @staticmethod
+    def sized(params: EnsembleParams, student: Size) -> dict[str, Any]:
+        members = {name: teachers.sized_teacher(one, student) for name, one in params.members.items()}
+        return (
+            {} if members == params.members else {"members": {name: one.model_dump() for name, one in members.items()}}
+        )
+
+    @staticmethod
+    def outline(params: EnsembleParams, facts: Facts) -> str:
+        weights = params.weights if isinstance(params.weights, str) else "given"
+        return f"of {', '.join(params.members)}; weights: {weights}"
 
     @staticmethod
     def sources(params: EnsembleParams) -> dict[str, Any]:

@@ -67,6 +67,10 @@ def images_on(device: torch.device, pixels_BCHW: NDArray[np.uint8]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(pixels_BCHW)).to(device).float() / 255
 
 
+def millions(network: nn.Module) -> str:
+    return f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.3g} M parameters"
+
+
 def require_classes(tasks: Sequence[Task], target_NK: NDArray[np.float32], known_NK: NDArray[np.bool_]) -> None:
     """
     Raises:

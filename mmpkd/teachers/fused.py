@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 import numpy as np
 import torch
@@ -16,15 +16,24 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, Positive
 from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.teachers.columns import ColumnsParams, Encoder, chosen_columns
-from mmpkd.teachers.fitting import EpochsParams, descend, device_of_fits, images_on, one_thread, require_classes
+from mmpkd.teachers.fitting import (
+    EpochsParams,
+    descend,
+    device_of_fits,
+    images_on,
+    millions,
+    one_thread,
+    require_classes,
+)
 from mmpkd.teachers.fusion import Cells, Fusion, Patches
 from mmpkd.teachers.image import check_view
-from mmpkd.teachers.teacher import Teacher
+from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import Mistake, Offer, TeacherOutput
 
 
 class FusedParams(ColumnsParams, EpochsParams):
     view: str | None = None  # one of the cohort's further images, beside the student's; `columns: []` for it alone
+    # Sizes, where they are left out: the student's patches, and a width and a depth that are no larger than its own.
     patch_size: Positive = 16  # pixels
     latents: Positive = 16
     dim: Positive = 64  # of a latent, and so of the embedding
@@ -76,6 +85,33 @@ class Fused(Teacher):
     @staticmethod
     def offers(params: FusedParams, facts: Facts) -> Offer:
         return Offer(frozenset({"logits", "embedding"}))
+
+    @staticmethod
+    def sized(params: FusedParams, student: Size) -> dict[str, Any]:
+        """The student's patches, and no larger than the student."""
+        filled = {
+            "patch_size": student.patch_size,
+            "dim": min(params.dim, student.dim),
+            "depth": min(params.depth, student.depth),
+            "heads": params.heads,
+        }
+        given = params.model_fields_set
+        if "dim" in given or filled["dim"] % params.heads:
+            filled["heads"] = params.heads if "dim" in given else student.heads
+        defaults = params.model_dump()
+        return {name: size for name, size in filled.items() if name not in given and size != defaults[name]}
+
+    @staticmethod
+    def outline(params: FusedParams, facts: Facts) -> str:
+        columns = torch.arange(len(chosen_columns(params, facts)))  # as if one number encoded each
+        with torch.device("meta"):
+            network = network_of(params, facts, columns)
+        view = f" and {params.view}" if params.view else ""
+        return (
+            f"{params.depth} blocks x {params.dim}, {params.latents} latents, patch {params.patch_size}, "
+            f"{facts.image_size} x {facts.image_size} px of the student's image{view}, {len(columns)} columns, "
+            f"about {millions(network)}"
+        )
 
     @one_thread()
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:

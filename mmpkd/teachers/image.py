@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -23,17 +23,22 @@ from mmpkd.teachers.fitting import (
     descend,
     device_of_fits,
     images_on,
+    millions,
     one_thread,
     require_classes,
 )
-from mmpkd.teachers.teacher import Teacher
+from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherError, TeacherOutput
 from mmpkd.weights import weights_of
+
+SIZES = {"model", "patch_size", "embed_dim", "depth", "num_heads"}
 
 
 class ImageParams(EpochsParams):
     view: str | None = None  # one of the cohort's further images; None: the image that the student sees
-    network: NetworkConfig = NetworkConfig()  # its sizes and weights, as a student's
+    # Its sizes and weights, as a student's. What is left out is the student's own size; of a named `model`, or of
+    # pretrained weights, it is the model's.
+    network: NetworkConfig = NetworkConfig()
     augmentation: AugmentationConfig = AugmentationConfig()  # of its own training; it answers about whole images
     lr: Annotated[float, Field(gt=0)] = 5e-4
 
@@ -69,6 +74,25 @@ class Image(Teacher):
     def offers(params: ImageParams, facts: Facts) -> Offer:
         depth = _network(params, facts, empty=True).depth
         return Offer(frozenset({"logits", "embedding", "hidden", "map", "head"}), depth)
+
+    @staticmethod
+    def sized(params: ImageParams, student: Size) -> dict[str, Any]:
+        """The student's model and sizes, under those that are given."""
+        own = params.network
+        if "model" in own.model_fields_set or own.pretrained or own.weights:
+            return {}
+        sizes = student.network.model_dump(include=SIZES, exclude_none=True)
+        return {"network": sizes | own.model_dump(exclude_unset=True)}
+
+    @staticmethod
+    def outline(params: ImageParams, facts: Facts) -> str:
+        network, own = _network(params, facts, empty=True), params.network
+        patch, size = network.model.patch_embed.patch_size[0], facts.image_size
+        source, view = "pretrained" if own.pretrained else "from scratch", params.view or "the student's image"
+        return (
+            f"{own.model} {source}, {network.depth} blocks x {network.dim}, patch {patch}, "
+            f"{size} x {size} px of {view}, {millions(network)}"
+        )
 
     @staticmethod
     def caveats(params: ImageParams, facts: Facts) -> list[str]:

@@ -46,13 +46,13 @@ def quality(
 
     Returns:
         `auroc`, out of fold: of each label the mean over the folds that hold both of its sides, for five models do not
-        rank samples among each other's; `val_auroc`, and `val_auroc/<task>` where there are several, each with its
-        standard error over patients (`val_auroc_se`); `entropy`, how sure it is (mean, nats); `agreement`, how often
-        it says the hard label; `silent`, the share of training samples of which it says nothing (all others are
-        of the rest); and `leak`, 1 if it all but states the label: an AUROC from LEAK_AUROC, or an agreement
-        above LEAK_AGREEMENT that always saying the commonest class does not reach. Such a teacher's soft
-        targets add nothing to the label (Bergstrom et al., arXiv 2510.24385, of reports), and hint that
-        its input was written with the label in hand.
+        rank samples among each other's; `val_auroc`, with its standard error over patients (`val_auroc_se`);
+        `entropy`, how sure it is (mean, nats); `agreement`, how often it says the hard label; `silent`, the share of
+        training samples of which it says nothing (all others are of the rest); and `leak`, 1 if it all but states the
+        label: an AUROC from LEAK_AUROC, or an agreement above LEAK_AGREEMENT that always saying the commonest class
+        does not reach. Such a teacher's soft targets add nothing to the label (Bergstrom et al., arXiv 2510.24385, of
+        reports), and hint that its input was written with the label in hand. Of several tasks each has these AUROCs
+        and a `leak` (by AUROC) of its own, as `auroc/<task>` and so on.
     """
     tasks = store.facts.tasks
     told, told_val = (rows[np.isfinite(logits_NK[rows]).all(axis=1)] for rows in (train, val))
@@ -76,8 +76,13 @@ def quality(
             positive = (target * known).sum(axis=0)
             commonest.append(np.maximum(positive, known.sum(axis=0) - positive).sum() / known.sum())
     agreement = float(np.mean(agreements))
+    by_task: dict[str, float] = {}
+    for task in tasks if len(tasks) > 1 else ():
+        by_task[f"auroc/{task.name}"] = float(classify.over_tasks(mean_K[None], defined_K, (task,))[0])
+        by_task[f"leak/{task.name}"] = float(by_task[f"auroc/{task.name}"] >= LEAK_AUROC)
     return {
         "auroc": auroc,
+        **by_task,
         **_on_validation(logits_NK, store, told_val),
         "entropy": float(classify.entropy(logits_NK[told], tasks).mean()),
         "agreement": agreement,

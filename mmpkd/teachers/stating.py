@@ -16,8 +16,9 @@ from mmpkd.teachers import TEACHERS, caveats
 from mmpkd.teachers.columns import ColumnsParams
 from mmpkd.teachers.ensemble import EnsembleParams
 from mmpkd.teachers.masking import LabelMask
+from mmpkd.teachers.sections import chosen_sections
 from mmpkd.teachers.teacher import TeacherParams
-from mmpkd.teachers.text import TextParams, chosen_sections
+from mmpkd.teachers.text import TextParams
 
 
 def stating(suspects: Suspects, teachers: Iterable[tuple[str, TeacherConfig]], store: Store, fold: int) -> list[str]:

@@ -60,6 +60,11 @@ class Tabular(Teacher):
     def offers(params: TabularParams, facts: Facts) -> Offer:
         return Offer(frozenset({"logits"} if params.model == "boosting" else {"logits", "embedding"}))
 
+    @staticmethod
+    def outline(params: TabularParams, facts: Facts) -> str:
+        hidden = f" of {params.hidden} hidden units" if params.model == "mlp" else ""
+        return f"{params.model}{hidden} on {len(chosen_columns(params, facts))} columns"
+
     @one_thread()
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
         """Fit to the samples at `rows`.

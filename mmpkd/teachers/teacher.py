@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import nn
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import Strict
+from mmpkd.config import NetworkConfig, Strict
 from mmpkd.types import Mistake, Offer, TeacherOutput
 
 
@@ -22,6 +23,17 @@ class TeacherParams(Strict):
     def passes(self) -> int:
         """How often a fit goes over its samples, as far as that can be chosen."""
         return 1
+
+
+@dataclass(frozen=True)
+class Size:
+    """Of a student: what a teacher that is built here is measured by, where its own size is left out."""
+
+    network: NetworkConfig
+    patch_size: int  # pixels
+    dim: int
+    depth: int
+    heads: int
 
 
 class Teacher(Protocol):
@@ -55,6 +67,15 @@ class Teacher(Protocol):
     def sources(params: Any) -> dict[str, Any]:
         """What else decides its numbers: contents of files, versions; part of the cache's address."""
         return {}
+
+    @staticmethod
+    def sized(params: Any, student: Size) -> dict[str, Any]:
+        """Parameters that its configuration leaves out and that follow the student's size; valid ones are given."""
+        return {}
+
+    @staticmethod
+    def outline(params: Any, facts: Facts) -> str:
+        """What it will be: kind of model, blocks x width, patch, image size, parameters; one line."""
 
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
         """Forget everything and learn from the samples at `rows`.

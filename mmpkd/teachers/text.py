@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import Positive, Strict, near
+from mmpkd.config import Positive, Strict
 from mmpkd.fit import autocast, seeded
 from mmpkd.teachers.encoders import build, config_of, files_of, folder_of, load, most_tokens, tokenizer_of
 from mmpkd.teachers.fitting import (
@@ -27,12 +26,12 @@ from mmpkd.teachers.fitting import (
     require_classes,
 )
 from mmpkd.teachers.masking import LabelMask
-from mmpkd.teachers.teacher import Teacher
+from mmpkd.teachers.sections import LEAST, check_sections, chosen_sections
+from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, Task, TeacherError, TeacherOutput
 
 Texts = NDArray[np.object_]
 
-LEAST = 0.05  # share of samples that must have text: with fewer there is nothing to teach from
 SIZES = ("hidden", "layers", "heads", "vocabulary")
 
 
@@ -54,7 +53,9 @@ class TextParams(EpochsParams):
     near_label: tuple[str, ...] = ()  # sections that the labels were read from, each asked for by name
     # Hides the words that name tasks and labels from it (masking.py); `mask_labels: {also: [coronavirus, sars-cov-2]}`
     # hides further words and phrases too, whatever they are.
-    mask_labels: Annotated[MaskParams | None, BeforeValidator(_mask)] = None
+    mask_labels: Annotated[
+        MaskParams | None, BeforeValidator(_mask, json_schema_input_type=MaskParams | bool | None)
+    ] = None
     encoder: str | None = None  # of transformers, by name or folder; else a small BERT built from the sizes below
     frozen: bool = False  # leave `encoder` as it is and fit a linear head alone, without epochs
     hidden: Positive = 64
@@ -152,6 +153,32 @@ class Text(Teacher):
         return Offer(frozenset({"logits", "embedding", "hidden"}), layers)
 
     @staticmethod
+    def sized(params: TextParams, student: Size) -> dict[str, Any]:
+        """Of an encoder built here: no wider and no deeper than the student."""
+        given = params.model_fields_set
+        if params.encoder is not None:
+            return {}
+        filled = {"hidden": min(params.hidden, student.dim), "layers": min(params.layers, student.depth)}
+        filled["heads"] = params.heads if filled["hidden"] % params.heads == 0 else student.heads
+        if "hidden" in given:
+            filled["heads"] = params.heads
+        defaults = params.model_dump()
+        return {name: size for name, size in filled.items() if name not in given and size != defaults[name]}
+
+    @staticmethod
+    def outline(params: TextParams, facts: Facts) -> str:
+        if params.encoder is not None:
+            config, trained = config_of(params.encoder), "frozen" if params.frozen else "trained on"
+            return f"encoder {params.encoder}, {trained}, {config.num_hidden_layers} blocks x {config.hidden_size}"
+        width = params.hidden
+        embeddings = (params.vocabulary + params.max_length + 4) * width  # with a type of token, and a norm
+        count = embeddings + params.layers * (12 * width**2 + 13 * width) + facts.tasks[-1].columns.stop * (width + 1)
+        return (
+            f"BERT from scratch, {params.layers} blocks x {width}, up to {params.vocabulary} words, "
+            f"at most {count / 1e6:.3g} M parameters"
+        )
+
+    @staticmethod
     def sources(params: TextParams) -> dict[str, str]:
         return {} if params.encoder is None else {"encoder": content_hash(files_of(folder_of(params.encoder)))}
 
@@ -238,48 +265,3 @@ class Text(Teacher):
 def label_mask(params: TextParams, tasks: Sequence[Task]) -> LabelMask | None:
     """What hides the labels' names from a teacher; None where nothing is to be hidden."""
     return None if params.mask_labels is None else LabelMask(tasks, params.mask_labels.also)
-
-
-def chosen_sections(params: TextParams, facts: Facts) -> list[str]:
-    """The sections that a teacher reads: those named, or all that are not near-label."""
-    named = params.sections
-    if named is None:
-        named = tuple(name for name, section in facts.sections.items() if not section.near_label)
-    return [*named, *params.near_label]
-
-
-def check_sections(params: TextParams, facts: Facts) -> list[Mistake]:
-    """What is wrong with teaching from these sections, under the path `sections` or `near_label`."""
-    known = facts.sections
-    if not known:
-        mend = "cohort.params.text of the reader table and cohort.params.reports of mimic_cxr say where it lies"
-        return [Mistake("sections", f"the cohort has no report text ({mend})")]
-    mistakes = []
-    for path, names in (("sections", params.sections or ()), ("near_label", params.near_label)):
-        for name in names:
-            if name not in known:
-                mistakes.append(Mistake(path, f"no section {name!r}{near(name, known)}"))
-            elif known[name].near_label and path == "sections":
-                mend = "to teach from it all the same, list it under `near_label:` instead"
-                mistakes.append(Mistake(path, f"the labels were read from section {name!r}; {mend}"))
-            elif not known[name].near_label and path == "near_label":
-                mistakes.append(Mistake(path, f"section {name!r} is not near-label; list it under `sections:`"))
-    counts = Counter((*(params.sections or ()), *params.near_label))
-    mistakes += [Mistake("sections", f"section {name!r} is listed twice") for name, n in counts.items() if n > 1]
-    if not mistakes:
-        chosen = chosen_sections(params, facts)
-        listed, share = ", ".join(chosen), sum(known[name].share for name in chosen)
-        if not chosen:
-            mistakes.append(Mistake("sections", f"every section is near-label ({', '.join(known)}): name some"))
-        elif share < LEAST:
-            wanted = f"wanted {LEAST:.0%} or more: name other sections, or leave this teacher out"
-            mistakes.append(
-                Mistake("sections", f"{listed}: {share:.1%} of the training samples have any text there; {wanted}")
-            )
-        else:
-            lost = set.intersection(*(set(known[name].lost) for name in chosen))
-            if lost:  # such a report tells that it was written, and no more
-                told = f"no training sample with text there is {' or '.join(sorted(lost))}, though others are"
-                mend = "a teacher needs both sides: name other sections, or leave this teacher out"
-                mistakes.append(Mistake("sections", f"{listed}: {told}; {mend}"))
-    return mistakes

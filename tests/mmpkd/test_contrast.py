@@ -52,6 +52,13 @@ def test_a_window_by_hand() -> None:
     assert square(image, 3, 1, Depth(16, (0.0, 3.0)))[0, :2].tolist() == [[0, 0, 85], [170, 255, 255]]
 
 
+def test_an_image_outside_the_window_is_refused() -> None:
+    for image in (np.array([[4, 7]], np.uint16), np.array([[-5, 0]], np.int16)):
+        with pytest.raises(BadSample, match="all its values outside the window of 0 to 3"):
+            square(image, 2, 1, Depth(16, (0.0, 3.0)))
+    assert square(np.array([[1, 7]], np.uint16), 2, 1, Depth(16, (0.0, 3.0)))[0, 0].tolist() == [85, 255]
+
+
 def test_clahe_is_that_of_scikit_image_inside_the_padding() -> None:
     image = np.random.default_rng(0).integers(90, 120, (16, 32), dtype=np.uint8)
     stored = square(image, 32, 1, Depth(clahe=Clahe(0.02, 4)))[0]

@@ -126,7 +126,8 @@ def test_a_student_with_registers_learns_to_look_where_the_teacher_looks() -> No
 def test_agrees_with_torchdistill() -> None:
     """torchdistill's `code` mode, after the authors' code, is the mean over patches of what is summed here. Its
     teacher's map is made from a feature map: one channel, the root of ours, gives the same."""
-    mid_level = pytest.importorskip("torchdistill.losses.mid_level")
+    from torchdistill.losses import mid_level
+
     tokens, map_Bhw = draw(5, 1 + 12, 6), draw(5, 3, 4, seed=1).flatten(1).softmax(1).view(5, 3, 4)
     feature_map = tokens[:, 1:].transpose(1, 2).unflatten(2, (3, 4))
     pair = {"student": {"io": "output", "path": "s"}, "teacher": {"io": "output", "path": "t"}}

@@ -89,7 +89,8 @@ def test_two_weights_of_nothing_are_refused() -> None:
 
 def test_agrees_with_torchdistill() -> None:
     """torchdistill, after the authors' code, divides by B^2 and B^3, repeated samples included."""
-    mid_level = pytest.importorskip("torchdistill.losses.mid_level")
+    from torchdistill.losses import mid_level
+
     student_BD, teacher_BD, size = draw(9, 4), draw(9, 7, seed=1), 9
     outputs = {"s": {"output": student_BD}}, {"t": {"output": teacher_BD}}
     for distance, angle in ((25.0, 0.0), (0.0, 50.0)):

@@ -67,8 +67,9 @@ def test_at_a_transformers_learning_rate_the_variance_finds_the_noise() -> None:
 
 def test_agrees_with_torchdistill() -> None:
     """Same mean, same variances, the normalised embedding: the authors' value, which is ours less the constant."""
-    mid_level = pytest.importorskip("torchdistill.losses.mid_level")
-    wrapper = pytest.importorskip("torchdistill.models.wrapper")
+    from torchdistill.losses import mid_level
+    from torchdistill.models import wrapper
+
     regressor = wrapper.Regressor4VID(3, 3, 4, eps=1e-5, init_pred_var=5.0)
     term = objective("variational", 3, 4)
     torch.testing.assert_close(term.variance(), F.softplus(regressor.soft_plus_param.float()) + regressor.eps)

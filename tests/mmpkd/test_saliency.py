@@ -136,34 +136,6 @@ def test_maps_are_those_of_a_vit_in_plain_torch(name: str, reference: dict[str, 
         assert not torch.allclose(map_BRhw[:, 0], map_BRhw[:, 1], atol=1e-3 * map_BRhw.max().item())
 
 
-def test_grad_cam_is_captums() -> None:
-    attr = pytest.importorskip("captum.attr")
-
-    class OnGrid(nn.Module):
-        """`norm1` whose patches pass through `grid` as an image of D channels, which is what captum averages over."""
-
-        def __init__(self, norm1: nn.Module) -> None:
-            super().__init__()
-            self.norm1, self.grid = norm1, nn.Identity()
-
-        def forward(self, x_BND: Tensor) -> Tensor:
-            x_BND = self.norm1(x_BND)
-            grid_BDhw = self.grid(x_BND[:, 1:].mT.unflatten(2, (4, 4)))
-            return torch.cat([x_BND[:, :1], grid_BDhw.flatten(2).mT], dim=1)
-
-    student = student_of(PLAIN)
-    _, map_BRhw = MAPS["grad_cam"]()(student, images(4), EXPLAINED)
-    block = student.model.blocks[-1]
-    norm1, block.norm1 = block.norm1, OnGrid(block.norm1)
-    try:
-        cam = attr.LayerGradCam(student.model, block.norm1.grid)
-        for position, (column,) in enumerate(EXPLAINED[:2]):
-            found = cam.attribute((images(4) - 0.5) / 0.25, target=column, relu_attributions=True)
-            torch.testing.assert_close(map_BRhw[:, position], found[:, 0].detach(), atol=1e-6, rtol=1e-4)
-    finally:
-        block.norm1 = norm1
-
-
 def test_by_hand() -> None:
     """One image, two heads, a CLS token and two patches; in twentieths."""
     row = torch.tensor([[8.0, 6, 6], [4, 8, 8], [0, 10, 10]]) / 20

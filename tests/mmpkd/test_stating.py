@@ -135,7 +135,9 @@ def test_every_command_says_so_each_time(
     monkeypatch.setattr(sys, "argv", ["train"])
     for _ in range(2):  # the second time it is in the cache, and done
         train.main(words)
-        told = capsys.readouterr().err
+        captured = capsys.readouterr()
+        told = captured.err
+        assert ", all but states the label on malignant (AUROC on validation; out of fold " in captured.out
         assert "warning: column 'verdict' alone tells malignant/malignant" in told
         assert "warning: teachers.findings reads birads, which nearly states the label" in told
         assert "near-label column 'birads', which alone tells" in told

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmpkd.config import StudentConfig
-from mmpkd.student import Student, _require_fit, build_student
+from mmpkd.student import Student, build_student
 from mmpkd.types import ConfigError
 from tests.mmpkd.students import drawn, everything
 
@@ -135,13 +135,15 @@ def test_what_cannot_be_built_is_said_plainly(config: StudentConfig, size: int, 
     assert mistake.path == path and words in mistake.problem and "\n" not in mistake.problem
 
 
-def test_attention_that_is_no_single_softmax_is_refused_by_name() -> None:
-    """No model of timm's has both a CLS token and differential attention; one of ours could."""
+def test_attention_that_is_no_single_softmax_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model of timm's has both a CLS token and differential attention; one that is registered could."""
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, attn_layer="diff", depth=2, global_pool="token")
+    monkeypatch.setattr(timm, "list_models", lambda: ["mine"])
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
     with pytest.raises(
         ConfigError, match=r"student.model: 'mine' is no ViT .* blocks hold DiffAttention, not Attention"
     ):
-        _require_fit(model, StudentConfig(model="mine"), 32)
+        build_student(StudentConfig(model="mine"), 32, 1, 2)
 
 
 def test_absent_pretrained_weights_are_an_error_that_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:

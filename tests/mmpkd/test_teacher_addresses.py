@@ -88,6 +88,12 @@ def test_a_seed_a_fold_a_version_and_other_data_each_have_their_own(
     assert len({first, *found}) == 8
 
 
+def test_a_members_version_counts(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = address(among(EXAMPLES["text"]), store, tmp_path)
+    monkeypatch.setattr(TEACHERS["text"], "VERSION", 1000)
+    assert address(among(EXAMPLES["text"]), store, tmp_path) != first
+
+
 @pytest.mark.parametrize("within", [lambda one: one, among], ids=["alone", "in an ensemble"])
 def test_an_encoder_counts_by_the_content_of_its_files(
     within: Callable[[TeacherConfig], TeacherConfig], saved: Path, store: Store, tmp_path: Path

@@ -20,7 +20,8 @@ from mmpkd.config import CohortConfig, TeacherConfig, fingerprint
 from mmpkd.fit import seeded
 from mmpkd.teachers import caveats, check, encoders
 from mmpkd.teachers.outputs import cached_outputs
-from mmpkd.teachers.text import Network, Text, TextParams, chosen_sections
+from mmpkd.teachers.sections import chosen_sections
+from mmpkd.teachers.text import Network, Text, TextParams
 from mmpkd.types import TeacherError, lay_out
 from tests.mmpkd.teacher_fixtures import TEXT, Told
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,7 @@ def without(state: dict[str, torch.Tensor], *names: str) -> dict[str, torch.Tens
 MISFITS: dict[str, tuple[Any, str]] = {
     "a file of fewer blocks": (lambda: state_of(depth=1), "it holds nothing for blocks.1.norm1.weight"),
     "a file of more blocks": (lambda: state_of(depth=3), "it holds blocks.2.attn.proj.bias"),
+    "no last norm": (lambda: without(state_of(), "norm.weight", "norm.bias"), "it holds nothing for"),
     "another width": (lambda: state_of(embed_dim=48), "cls_token is [1, 1, 48] there and [1, 1, 24] here"),
     "no class token": (
         lambda: state_of(class_token=False, global_pool="avg", fc_norm=False),
@@ -159,8 +161,40 @@ def test_heads_that_nothing_tells_must_be_said(tmp_path: Path) -> None:
 def test_heads_that_the_header_tells(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of(), {"num_heads": "4"})
     assert "trained with 4 (so says the header of" in problem(student(path, weights_heads=None))
-    assert "student.weights_heads: got 3, and" in problem(student(path))
+    told = problem(student(path))
+    assert told.startswith(
+        "student.weights_heads: the weights are said to have 3 (student.weights_heads) and 4 (the hea"
+    )
     assert build_student(student(path, weights_heads=None, num_heads=4), SIDE, 3, 2, empty=True)
+
+
+@pytest.mark.parametrize("where", ["header", "config.json"])
+def test_a_file_that_is_said_to_be_of_another_model(where: str, tmp_path: Path) -> None:
+    """CLIP's weights were trained with another activation, which no shape shows."""
+    theirs, plain = "vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_clip_224"
+    state = state_of(plain, num_heads=3)
+    header = {"architecture": theirs} if where == "header" else None
+    path = saved(tmp_path / "w.safetensors", state, header)
+    if where == "config.json":
+        (tmp_path / "config.json").write_text(json.dumps({"architecture": f"{theirs}.openai", "num_classes": 512}))
+    told = problem(student(path, model=plain))
+    assert f"is said to be of '{theirs}" in told and "activation is QuickGELU, not GELU as of" in told
+    assert f"set student.model={theirs}" in told
+    assert build_student(student(path, model=theirs), SIDE, 3, 2, empty=True)
+
+
+def test_heads_of_the_model_that_a_file_is_said_to_be_of(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.safetensors", state_of(embed_dim=192), {"architecture": NAME})
+    assert build_student(student(path, embed_dim=None, weights_heads=None), SIDE, 3, 2, empty=True)
+    told = problem(student(path, embed_dim=None, num_heads=6, weights_heads=6))
+    assert "said to have 6 (student.weights_heads) and 3 (the model that" in told
+
+
+@pytest.mark.parametrize("text", ["no json {", "[1]", '{"architectures": ["ViTModel"]}', '{"architecture": "resnext"}'])
+def test_a_config_of_another_program_says_nothing(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text)
+    path = saved(tmp_path / "w.safetensors", state_of())
+    assert build_student(student(path), SIDE, 3, 2, empty=True)
 
 
 def test_heads_of_weights_that_are_not_loaded_are_refused() -> None:

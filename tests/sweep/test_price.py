@@ -107,6 +107,10 @@ def test_the_error_of_auroc_by_hand(store: StandIn) -> None:
     store.target_NK[rows[:10]] = 1
     store.known_NK = np.ones_like(store.target_NK, bool)
     assert auroc_error(store, 0) == pytest.approx(0.1117235, abs=1e-6)
+    store.patient_N = np.repeat(np.arange(len(store.patient_N)), 2)[: len(store.patient_N)]
+    if rows[0] % 2:  # so that pairs of these rows are of one patient
+        store.patient_N = np.roll(store.patient_N, 1)
+    assert auroc_error(store, 0) == pytest.approx(0.1623488, abs=1e-6), "five patients and five, of two images each"
 
 
 def priced(space: Space, store: StandIn, dear: float = 3.0, trouble: str = "") -> Price:
@@ -135,6 +139,13 @@ def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, stor
     text = "\n".join(stopped.lines())
     assert "none 6 x" in text and "with early stopping" in text and "2 GB of 8 GB" in text
     json.dumps(stopped.as_json())
+
+
+def test_further_seeds_of_the_front_are_in_the_price(file: Path, store: StandIn) -> None:
+    found = priced(load(file, "search.early_stopping=false", "search.repeats=3"), store)
+    each = 0.5 * 9 * (60 / 16 * 0.5 + 30 * 0.01)
+    again = 2 * (each * fronts(6, 1) + 3 * each * fronts(2, 1))
+    assert found.hours == pytest.approx((12 * each + again) / 3600)
 
 
 def test_every_arm_has_one_trial_at_least(file: Path, store: StandIn) -> None:

@@ -109,6 +109,7 @@ def test_each_seed_is_what_it_was_whoever_hands_it_out(driven: tuple[Machine, Se
     configs = {number: TrialConfig.model_validate_json(*trials) for number, trials in handed.items()}
     records = {record.number: record for record in search.records()}
     assert set(records) == set(handed)
+    assert all(job["repeat_of"] == records[job["number"]].repeat_of for job in machine.jobs), "halving spares them"
     turns: dict[int, list[int]] = {}
     for number, record in records.items():
         if record.repeat_of is None:
@@ -192,13 +193,13 @@ def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
         decisions.append(halving.decide(search.suggest("fifth"), poor))
 
     for name, stand_in in {
-        "cluster": contextlib.nullcontext,
-        "share_of": lambda *_: Share(1.0, 0.0),
-        "slots": lambda _: 1,
-        "idle_gpus": lambda: 0,
-        "cores_of_a_machine": lambda: 2.0,
-        "drive": drive,
+        "cluster.cluster": contextlib.nullcontext,
+        "driver.share_of": lambda *_: Share(1.0, 0.0),
+        "driver.slots": lambda _: 1,
+        "driver.idle_gpus": lambda: 0,
+        "driver.cores_of_a_machine": lambda: 2.0,
+        "driver.drive": drive,
     }.items():
-        monkeypatch.setattr(f"sweep.driver.{name}", stand_in)
+        monkeypatch.setattr(f"sweep.{name}", stand_in)
     swept(tmp_path, "trials=5", *words, play=None)
     assert decisions == [False]

@@ -142,6 +142,20 @@ def test_the_newest_sound_checkpoint_counts(tmp_path: Path) -> None:
     third.cleanup()
 
 
+@pytest.mark.parametrize("longer", ["attempt-1", "attempt-2"])
+def test_the_checkpoint_that_has_come_furthest_counts(tmp_path: Path, longer: str) -> None:
+    """An orphaned worker may have come further than its successor, which was killed at once."""
+    for name in ("attempt-1", "attempt-2"):
+        epochs = range(1, 3 if name == longer else 2)
+        (checkpoints_of(tmp_path, 0) / name).mkdir(parents=True)
+        content = [[epoch, epoch, 0.5, {}, dict.fromkeys(GOALS, 0.5)] for epoch in epochs]
+        own = [TrialConfig.model_validate_json(job(tmp_path)["trial"]).fingerprint(), content]
+        (checkpoints_of(tmp_path, 0) / name / "last.pt").write_text(json.dumps(own))
+    worker = worker_for(job(tmp_path))
+    assert epochs_of(worker.step()) == [1, 2] and epochs_of(worker.step()) == [3]
+    worker.cleanup()
+
+
 def test_a_checkpoint_of_an_earlier_stage_counts_though_it_reports_nothing(tmp_path: Path) -> None:
     earlier = checkpoints_of(tmp_path, 0) / "attempt-1"
     earlier.mkdir(parents=True)

@@ -95,9 +95,67 @@ def write_tree(root: Path, rows: Iterable[Mapping[str, str]], layout: str) -> No
             writer.writerows(info)
 
 
-def write_some(root: Path, descriptions: Path, layout: str) -> None:
-    """The first three rows of each description file, and their images."""
-    rows = {name: read_rows(descriptions, [name])[:3] for name in NAMES}
+# Rows as published in form, and no patient's: file, patient, breast, view, abnormality, two descriptors, assessment,
+# pathology, subtlety, density. P_00002 has two lesions in one image; P_00004 is in a training and in a test file.
+INVENTED = """
+mass-train P_00001 LEFT  CC  1 IRREGULAR-ARCHITECTURAL_DISTORTION SPICULATED      4 MALIGNANT               4 3
+mass-train P_00001 LEFT  MLO 1 IRREGULAR-ARCHITECTURAL_DISTORTION SPICULATED      4 MALIGNANT               4 3
+mass-train P_00003 RIGHT CC  1 ROUND                              CIRCUMSCRIBED   2 BENIGN_WITHOUT_CALLBACK 0 0
+mass-train P_00002 RIGHT CC  1 OVAL                               CIRCUMSCRIBED   3 BENIGN                  5 2
+mass-train P_00002 RIGHT CC  2 IRREGULAR                          SPICULATED      5 MALIGNANT               5 2
+mass-train P_00004 LEFT  CC  1 OVAL                               OBSCURED        3 BENIGN                  2 1
+mass-train P_00005 LEFT  CC  1 OVAL-LOBULATED                     N/A             3 BENIGN                  3 2
+mass-train P_00006 LEFT  CC  1 ROUND                              ILL_DEFINED     4 MALIGNANT               3 2
+mass-train P_00007 LEFT  CC  1 LOBULATED-OVAL                     OBSCURED        3 BENIGN                  3 4
+mass-test  P_00010 LEFT  CC  1 IRREGULAR                          SPICULATED      5 MALIGNANT               5 1
+mass-test  P_00011 LEFT  CC  1 OVAL                               CIRCUMSCRIBED   2 BENIGN                  3 2
+mass-test  P_00012 RIGHT MLO 1 OVAL                               CIRCUMSCRIBED   2 BENIGN                  3 2
+calc-train P_00020 LEFT  CC  1 PLEOMORPHIC                        CLUSTERED       4 MALIGNANT               3 2
+calc-train P_00021 LEFT  CC  1 LUCENT_CENTERED                    N/A             2 BENIGN_WITHOUT_CALLBACK 5 2
+calc-train P_00022 RIGHT CC  1 PUNCTATE-PLEOMORPHIC               CLUSTERED       4 BENIGN                  2 3
+calc-train P_00023 RIGHT CC  1 PLEOMORPHIC                        SEGMENTAL       5 MALIGNANT               4 3
+calc-test  P_00004 RIGHT CC  1 LUCENT_CENTER                      N/A             2 BENIGN                  4 1
+calc-test  P_00030 LEFT  CC  1 PLEOMORPHIC                        LINEAR-SEGMENTAL 5 MALIGNANT              4 2
+calc-test  P_00031 LEFT  CC  1 PUNCTATE                           REGIONAL        3 BENIGN                  2 2
+"""
+
+
+def invented_rows() -> dict[str, list[dict[str, str]]]:
+    """Rows of each description file, for whoever does not have the published ones."""
+    found: dict[str, list[dict[str, str]]] = {name: [] for name in NAMES}
+    for number, line in enumerate(INVENTED.strip().splitlines()):
+        which, patient, breast, view, abnormality, first, second, *judged = line.split()
+        assessment, pathology, subtlety, density = judged
+        kind, part = which.split("-")
+        is_mass, uid = kind == "mass", f"1.3.6.1.4.1.9590.100.1.2.{100 + number:05}"
+        film = f"{kind.title()}-{'Training' if part == 'train' else 'Test'}_{patient}_{breast}_{view}"
+        # Crop and mask are two images of a series, which follow each other in the one order or in the other.
+        crop, mask = (f"{film}_{abnormality}/{uid}71/{uid}72/00000{at:d}.dcm" for at in (not is_mass, is_mass))
+        whole = next((row[IMAGE] for row in found[NAMES[0]] if row[IMAGE].startswith(f"{film}/")), "")
+        found[f"{kind}_case_description_{part}_set.csv"].append(
+            {
+                "patient_id": patient,
+                "breast_density" if is_mass else "breast density": density,
+                "left or right breast": breast,
+                "image view": view,
+                "abnormality id": abnormality,
+                "abnormality type": "mass" if is_mass else "calcification",
+                "mass shape" if is_mass else "calc type": first,
+                "mass margins" if is_mass else "calc distribution": second,
+                "assessment": assessment,
+                "pathology": pathology,
+                "subtlety": subtlety,
+                IMAGE: whole or f"{film}/{uid}61/{uid}62/000000.dcm",
+                CROP: crop,
+                MASK: mask,
+            }
+        )
+    return found
+
+
+def write_some(root: Path, layout: str, most: int | None = 3) -> None:
+    """The first invented rows of each description file, and their images."""
+    rows = {name: some[:most] for name, some in invented_rows().items()}
     for name, some in rows.items():
         write_rows(root / name, some)
     write_tree(root, [row for some in rows.values() for row in some], layout)

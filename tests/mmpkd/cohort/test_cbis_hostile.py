@@ -21,15 +21,15 @@ from tests.mmpkd.cohort.cbis_trees import (
     MASK,
     NAMES,
     film,
+    invented_rows,
     place,
     read_rows,
     region,
     write_dicom,
+    write_rows,
     write_some,
 )
-from tests.mmpkd.cohort.test_cbis_ddsm import CSV
 
-pytestmark = pytest.mark.skipif(not CSV.is_dir(), reason=f"the real description files are not in {CSV}")
 ROW = 0  # of every description file, whose files get damaged
 Row = dict[str, str]
 
@@ -38,7 +38,7 @@ Row = dict[str, str]
 def copy(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The first three rows of each description file and their images."""
     root = tmp_path_factory.mktemp(request.param)
-    write_some(root, CSV, request.param)
+    write_some(root, request.param)
     return root
 
 
@@ -134,7 +134,7 @@ def test_damaged_files(broken: Path, row: Row, damage: Callable[[Path], None], c
 @pytest.mark.parametrize("column", [IMAGE, MASK])
 def test_missing_folders(broken: Path, row: Row, column: str) -> None:
     shutil.rmtree(at(broken, row, column).parent)
-    assert reason(broken, row) == "no such file"
+    assert reason(broken, row).startswith("no such file")
 
 
 def test_two_crops_and_no_mask(broken: Path, row: Row) -> None:
@@ -189,7 +189,7 @@ def test_dicom_info_of_another_image(broken: Path, row: Row) -> None:
     series = row[IMAGE].split("/")[2]
     info = broken / "csv" / "dicom_info.csv"
     info.write_text(f"SeriesInstanceUID,PatientID\n{series},Mass-Training_P_00002_LEFT_CC\n")
-    assert reason(broken, row) == "no such file"
+    assert reason(broken, row).startswith("no such file")
     info.write_text("uid,name\n")
     with pytest.raises(CohortError, match=r"no column SeriesInstanceUID, PatientID \(found: uid, name\)"):
         reader_for(CohortConfig(reader="cbis_ddsm", root=broken)).scan()
@@ -237,7 +237,7 @@ def test_missing_tables_and_folders(broken: Path, tmp_path: Path) -> None:
     with pytest.raises(CohortError, match=r"no mass_case_description_train_set.csv .* cohort.params.kinds=\[calc\]"):
         reader_for(CohortConfig(reader="cbis_ddsm", root=broken)).scan()
     (tmp_path / "bare").mkdir()
-    for name in NAMES:
-        shutil.copyfile(CSV / name, tmp_path / "bare" / name)
+    for name, rows in invented_rows().items():
+        write_rows(tmp_path / "bare" / name, rows)
     with pytest.raises(CohortError, match="CBIS-DDSM but no images: wanted a folder of Mass-Training_"):
         reader_for(CohortConfig(reader="cbis_ddsm", root=tmp_path / "bare")).scan()

@@ -457,3 +457,16 @@ def test_loading_does_not_depend_on_a_scan_before(whole: Path) -> None:
     first = reader.load(SAMPLE)
     reader.scan()
     assert np.array_equal(first.image, reader.load(SAMPLE).image)
+
+
+def test_folders_of_images_that_are_links(tmp_path: Path) -> None:
+    """Some files are named in capitals whatever the table says, so that folders are listed."""
+    write_tree(tmp_path / "release_v0", made_up())
+    folder = tmp_path / "release_v0" / "images"
+    for linked in list(folder.iterdir()):
+        linked.rename(tmp_path / linked.name)
+        linked.symlink_to(tmp_path / linked.name)
+    asked = CohortConfig(reader="derm7pt", root=tmp_path / "release_v0")
+    with pytest.raises(CohortError, match=r"leads out of cohort\.root(.|\n)*cohort\.allow_outside=true"):
+        facts(asked)
+    assert facts(asked.model_copy(update={"allow_outside": True})).num_samples == NUM_CASES - 1

@@ -109,8 +109,8 @@ def test_a_fold_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_private_table_does_not_name_its_sites(tmp_path: Path) -> None:
     store, _ = store_of(tmp_path, ["Boston", "Lodz", "Turku"], credentialed=True)
-    told = "2 folds are given in column 'part', counted from 0 in the order of their names"
-    assert f"{told}; sealed as test is the one that comes last" in store.manifest["notes"]
+    message = "2 folds are given in column 'part', counted from 0 in the order of their names"
+    assert f"{message}; sealed as test is the one that comes last" in store.manifest["notes"]
     assert not any(name in (store.path / "manifest.json").read_text() for name in ("Boston", "Lodz", "Turku"))
 
 
@@ -130,7 +130,7 @@ def problem(root: Path, table: pd.DataFrame, **params: Any) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("names", "params", "key", "told"),
+    ("names", "params", "key", "message"),
     [
         (["training", "validation", "testing"], {}, "split", "60 cells are not train, val or test"),
         (["train_set", "val_set", "test_set"], {}, "split", "60 cells are not train, val or test"),
@@ -155,17 +155,17 @@ def problem(root: Path, table: pd.DataFrame, **params: Any) -> dict[str, str]:
         (["A"], {"groups": "sites"}, "groups", "no column 'sites'"),
     ],
 )
-def test_what_is_no_split(tmp_path: Path, names: list[str], params: dict[str, Any], key: str, told: str) -> None:
-    assert told in problem(tmp_path, table_of(names, site=["X", "Y", "Z"]), **params)[key]
+def test_what_is_no_split(tmp_path: Path, names: list[str], params: dict[str, Any], key: str, message: str) -> None:
+    assert message in problem(tmp_path, table_of(names, site=["X", "Y", "Z"]), **params)[key]
 
 
 @pytest.mark.parametrize("key", ["split", "groups"])
 def test_a_patient_of_two_sites(tmp_path: Path, key: str) -> None:
     table = table_of(["A", "B", "C"])
     table.loc[0, "part"] = "B"
-    told = problem(tmp_path, table, **{"split": None, key: "part"})[key]
-    assert told.startswith("2 cells are of patients who are in several folds; give all rows of a patient one fold")
-    assert "cases.csv row 2, 3 (the header is row 1)" in told
+    message = problem(tmp_path, table, **{"split": None, key: "part"})[key]
+    assert message.startswith("2 cells are of patients who are in several folds; give all rows of a patient one fold")
+    assert "cases.csv row 2, 3 (the header is row 1)" in message
 
 
 def test_a_fold_with_one_class_is_refused(tmp_path: Path) -> None:

@@ -131,12 +131,12 @@ def test_values_in_several_spellings_are_warned_about(tmp_path: Path, capsys: py
     table["signs"] = np.resize(["halo|shadow", "Halo", "N/A"], 60)
     write_cohort(tmp_path / "raw", table)
     prepare(config(tmp_path / "raw", missing=["n/a"]), tmp_path / "cache")
-    told = " ".join(capsys.readouterr().err.split())
-    assert "column 'shape': 1 value is spelt in several ways, which differ only in case" in told
-    assert "such as 'Oval' and 'oval'; each spelling counts as a value of its own" in told
-    assert "column 'shape': 'NaN' counts as a value of its own; if it stands for a missing value" in told
-    assert "column 'signs': 1 value is spelt in several ways" in told and "'Halo' and 'halo'" in told
-    assert "column 'signs': 20 cells differ from a word under `missing` in case or blanks only" in told
+    message = " ".join(capsys.readouterr().err.split())
+    assert "column 'shape': 1 value is spelt in several ways, which differ only in case" in message
+    assert "such as 'Oval' and 'oval'; each spelling counts as a value of its own" in message
+    assert "column 'shape': 'NaN' counts as a value of its own; if it stands for a missing value" in message
+    assert "column 'signs': 1 value is spelt in several ways" in message and "'Halo' and 'halo'" in message
+    assert "column 'signs': 20 cells differ from a word under `missing` in case or blanks only" in message
     prepare(config(tmp_path / "raw", credentialed=True), tmp_path / "cache")
     assert "'oval'" not in capsys.readouterr().err
 
@@ -152,9 +152,9 @@ def label_problem(root: Path, cells: list[str], **task: Any) -> str:
 
 @pytest.mark.parametrize("cell", ["Benign", "be\u00adnign", "BENIGN"])
 def test_a_class_in_another_spelling_is_refused_as_one(tmp_path: Path, cell: str) -> None:
-    told = label_problem(tmp_path, ["benign", "malignant", cell], kind="binary", labels=["benign", "malignant"])
-    assert "20 cells are spelt otherwise than a label (benign, malignant): they differ only in case" in told
-    assert "row 4, 7" in told
+    message = label_problem(tmp_path, ["benign", "malignant", cell], kind="binary", labels=["benign", "malignant"])
+    assert "20 cells are spelt otherwise than a label (benign, malignant): they differ only in case" in message
+    assert "row 4, 7" in message
 
 
 def test_numbers_are_their_labels_however_they_are_written(tmp_path: Path) -> None:

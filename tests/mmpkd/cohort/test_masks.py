@@ -59,11 +59,12 @@ def test_a_region_of_another_value_is_never_lost(second: int) -> None:
         drawn(127, where=np.s_[43:45, 20:22]),  # near the bright one
         drawn(20, where=np.s_[60:62, 60:90]),  # a line
         drawn(127, where=np.s_[10:40, 40:50]),  # one that touches
+        drawn(1, first=1, where=np.s_[50, 50:51]) + drawn(254, first=0, where=np.s_[10, 10:11]),  # one bright pixel
         lossy(drawn(127), 90),
         lossy(drawn(200), 90),
         lossy(drawn(20), 90),
     ],
-    ids=["four pixels", "four near", "line", "touching", "lossy 127", "lossy 200", "lossy 20"],
+    ids=["four pixels", "four near", "line", "touching", "hidden", "lossy 127", "lossy 200", "lossy 20"],
 )
 def test_nor_a_small_or_lossy_one(pixels: np.ndarray) -> None:
     with pytest.raises(BadSample, match="say which is the region with mask_value"):
@@ -85,6 +86,17 @@ def test_smoothed_edges_are_no_regions() -> None:
     for scale in (2, 8):
         wide = np.asarray(Image.fromarray(disc(50, 10)).resize((50 * scale,) * 2, Image.Resampling.BICUBIC))
         assert (two_valued(wide, "") == (wide > wide.max() / 2)).all()
+
+
+def test_masks_of_16_bits() -> None:
+    for pixels in (drawn(255), lossy(disc(100, 30), 75)):
+        assert (two_valued(pixels.astype(np.uint16) * 257, "") == two_valued(pixels, "")).all()
+    for pixels in (drawn(127), lossy(drawn(127), 90)):
+        with pytest.raises(BadSample, match="say which is the region"):
+            two_valued(pixels.astype(np.uint16) * 257, "")
+    smooth = np.maximum(disc(100, 30, smoothing=8), drawn(20, first=0, where=np.s_[2:12, 2:12]))
+    with pytest.raises(BadSample, match="3 values"):
+        two_valued(smooth.astype(np.uint16) * 257, "")
 
 
 def test_a_picture_is_no_mask() -> None:

@@ -42,9 +42,9 @@ FORMS: list[tuple[Callable[[Path], None], str, bool]] = [
 ]
 
 
-@pytest.mark.parametrize(("write", "told", "is_mended"), FORMS)
+@pytest.mark.parametrize(("write", "message", "is_mended"), FORMS)
 def test_another_form_is_suspected_aloud(
-    tmp_path: Path, write: Callable[[Path], None], told: str, is_mended: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, write: Callable[[Path], None], message: str, is_mended: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With default privacy; and the command that the message gives writes a table that is read."""
     write_cohort(tmp_path)
@@ -52,7 +52,7 @@ def test_another_form_is_suspected_aloud(
     with pytest.raises(ConfigError) as raised:
         facts(config(tmp_path, credentialed=True))
     ((path, problem),) = raised.value.mistakes
-    assert path == "cohort.params.file" and " seems to be " in problem and told in problem
+    assert path == "cohort.params.file" and " seems to be " in problem and message in problem
     assert SECRET not in problem
     if is_mended:
         monkeypatch.chdir(tmp_path)
@@ -95,7 +95,7 @@ def asked(tmp_path: Path, labels: str, missing: str = "[]") -> CohortConfig:
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         ("[no, yes]", "labels.0: YAML takes no, off and false for False where there are no quotes; put it in quotes"),
         ("[on, off]", "labels.0: YAML takes yes, on and true for True where there are no quotes"),
@@ -104,11 +104,11 @@ def asked(tmp_path: Path, labels: str, missing: str = "[]") -> CohortConfig:
         ("[010, 020]", "as YAML reads numbers; labels in quotes stay as they are written"),
     ],
 )
-def test_labels_that_yaml_reads_as_no_words(tmp_path: Path, labels: str, told: str) -> None:
+def test_labels_that_yaml_reads_as_no_words(tmp_path: Path, labels: str, message: str) -> None:
     write_cohort(tmp_path, cases().assign(pathology=np.resize(["010", "020"], 60)))
     with pytest.raises(ConfigError) as raised:
         facts(asked(tmp_path, labels))
-    assert told in str(raised.value)
+    assert message in str(raised.value)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def refusal(root: Path, **params: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda name: name.removesuffix(".png"), "there is one that ends in .png: is the extension missing?"),
         (lambda name: name.replace(".png", ".PNG"), "there is one that differs only in case, in blanks or in how its"),
@@ -155,12 +155,14 @@ def refusal(root: Path, **params: Any) -> str:
         (lambda name: f"{name}.old", "row 9: no such file\n"),
     ],
 )
-def test_what_is_there_instead_of_a_file_that_is_not(tmp_path: Path, change: Callable[[str], str], told: str) -> None:
+def test_what_is_there_instead_of_a_file_that_is_not(
+    tmp_path: Path, change: Callable[[str], str], message: str
+) -> None:
     table = cases()
     write_cohort(tmp_path, table)
     table.loc[7, "image"] = change("case7.png")
     table.to_csv(tmp_path / "cases.csv", index=False)
-    assert told in refusal(tmp_path)
+    assert message in refusal(tmp_path)
 
 
 def test_public_data_show_the_file(tmp_path: Path) -> None:
@@ -184,8 +186,8 @@ def test_folders_that_are_links(tmp_path: Path) -> None:
     shared, own = shared_and_own(tmp_path)
     (own / "images").symlink_to(shared / "images")
     (own / "masks").symlink_to(shared / "masks")
-    told = refusal(own)
-    assert "row 2: leads out of cohort.root" in told and "cohort.allow_outside=true" in told
+    message = refusal(own)
+    assert "row 2: leads out of cohort.root" in message and "cohort.allow_outside=true" in message
     linked = config(own).model_copy(update={"allow_outside": True})
     assert len(prepare(linked, tmp_path / "cache").sample_ids) == 60
 
