@@ -119,7 +119,7 @@ def _pytest(tree: Path, tests: Sequence[str], output: Path) -> None:
     sys.path[0] = str(tree)
     import pytest
 
-    status = pytest.main(["-n", "0", "-x", "-p", "no:cacheprovider", *tests])
+    status = pytest.main(["-n", "0", "-x", "-rfE", "-p", "no:cacheprovider", *tests])
     sys.stdout.flush()
     os._exit(int(status))
 

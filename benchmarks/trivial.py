@@ -22,11 +22,11 @@ from mmpkd.config import CohortConfig, TrialConfig, fingerprint
 from mmpkd.types import EpochReport
 from sweep.choosers import Asked
 from sweep.draw import draw
+from sweep.files import Spool, write_whole
 from sweep.halving import Arrival
-from sweep.records import Spool
 from sweep.run import Words, read_words
 from sweep.sampling import Sight
-from sweep.space import Space, load_space
+from sweep.space import Space, dump_space, load_space
 from sweep.studies import Ending, Studies
 from sweep.trial import TrialWorker
 
@@ -65,6 +65,11 @@ class Trivial(TrialWorker):
     @classmethod
     def prepare(cls, config: CohortConfig, cache: Path) -> Any:
         return SimpleNamespace(path=cache / "store", fingerprint="none", num_folds=4)
+
+    @staticmethod
+    def cautions(*_: Any) -> list[str]:
+        """There is no column that could give a label away."""
+        return []
 
     @staticmethod
     def price(*_: Any) -> None:
@@ -127,6 +132,7 @@ def begin_after(history: int, space: Space, said: Words, noise: random.Random) -
     said.folder.mkdir(parents=True)
     spool = Spool(said.folder / "spool.jsonl")
     spool.append("sweep", id="overhead", words=[])
+    write_whole(said.folder / "space.yaml", dump_space(space))
     studies = Studies(said.folder / "journal.log", space, GOALS)
     at_random = replace(space, search=space.search.model_copy(update={"sampler": "random"}))
     sights = {arm: Sight(at_random, arm, GOALS) for arm in space.arms}

@@ -54,7 +54,7 @@ def draw_views(count: int, size: int, config: AugmentationConfig, generator: tor
         turn_B22 = torch.stack([cosine_B, -sine_B, sine_B, cosine_B], dim=1).view(count, 2, 2)
     if config.lights:
         reach = (config.brightness, config.contrast)
-        light_B2 = torch.stack([uniform(1 - one, 1 + one) for one in reach], dim=1)
+        light_B2 = torch.stack([uniform(1 - most, 1 + most) for most in reach], dim=1)
     return View(rows_BH, columns_BW, turn_B22, light_B2)
 
 

@@ -186,17 +186,19 @@ def evaluate(
     tables = {"labels": by_label(answers, card, weights), "predictions": predictions}
     if len(np.unique(patient_ids)) < len(rows):
         tempered_NK = tempered(logits_NK, card.tasks, card.temperature)
-        found = by_patient(tempered_NK, target_NK, known_NK, card.tasks, patient_ids)
-        probability_PK = classify.probabilities(found.logits_PK, card.tasks)
-        weight_RP = evaluator.weight_RN[:, found.first_P]
-        answers_P = Answers(tasks, found.logits_PK, probability_PK, found.target_PK, found.known_PK, weight_RP)
+        aggregated = by_patient(tempered_NK, target_NK, known_NK, card.tasks, patient_ids)
+        probability_PK = classify.probabilities(aggregated.logits_PK, card.tasks)
+        weight_RP = evaluator.weight_RN[:, aggregated.first_P]
+        answers_P = Answers(
+            tasks, aggregated.logits_PK, probability_PK, aggregated.target_PK, aggregated.known_PK, weight_RP
+        )
         tables["labels_by_patient"] = by_label(answers_P, card, weights).rename(columns={"samples": "patients"})
-        mixed = dict(zip(names, found.mixed_PK.sum(axis=0), strict=True))
+        mixed = dict(zip(names, aggregated.mixed_PK.sum(axis=0), strict=True))
         tables["labels_by_patient"].insert(2, "mixed", tables["labels_by_patient"]["label"].map(mixed))
-        patients = pd.DataFrame(probability_PK, columns=names)
-        patients.insert(0, "images", found.images_P)
-        patients.insert(0, "patient", patient_ids[found.first_P])
-        tables["predictions_by_patient"] = patients
+        answers_by_patient = pd.DataFrame(probability_PK, columns=names)
+        answers_by_patient.insert(0, "images", aggregated.images_P)
+        answers_by_patient.insert(0, "patient", patient_ids[aggregated.first_P])
+        tables["predictions_by_patient"] = answers_by_patient
     pointing_N = np.full(len(rows), np.nan)
     if evaluator.regions is not None:
         threshold_R = np.array([card.map_threshold.get(label, np.nan) for label in evaluator.roi_labels])

@@ -211,11 +211,11 @@ def file_names(names: Sequence[str]) -> list[str]:
 
 def _cells(model: Predictor, probabilities: dict[str, float]) -> list[str]:
     called = model.called(probabilities)
-    return [*(f"{probabilities[name]:.6f}" for name in model.names), *("; ".join(one) for one in called.values())]
+    return [*(f"{probabilities[name]:.6f}" for name in model.names), *("; ".join(labels) for labels in called.values())]
 
 
 def _leave_patients(
-    out: Path, model: Predictor, found: Mapping[str, Sequence[dict[str, float]]], patients: Mapping[str, str]
+    out: Path, model: Predictor, images_of: Mapping[str, Sequence[dict[str, float]]], patients: Mapping[str, str]
 ) -> None:
     """A row a patient; how many images are in the mean, and how many were left out of it."""
     beside = out / f"{BY_PATIENT}.partial"
@@ -223,9 +223,9 @@ def _leave_patients(
         table = csv.writer(opened)
         table.writerow(["patient", "images", "left_out", *model.names, *(task.name for task in model.card.tasks)])
         count = Counter(patients.values())
-        for patient, said in found.items():
-            mean = {name: fmean(one[name] for one in said) for name in model.names}
-            table.writerow([patient, len(said), count[patient] - len(said), *_cells(model, mean)])
+        for patient, several in images_of.items():
+            mean = {name: fmean(probabilities[name] for probabilities in several) for name in model.names}
+            table.writerow([patient, len(several), count[patient] - len(several), *_cells(model, mean)])
     os.replace(beside, out / BY_PATIENT)
 
 

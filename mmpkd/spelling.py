@@ -24,26 +24,26 @@ def near(name: str, known: Iterable[str]) -> str:
 def near_path(path: str, content: Any, known: Iterable[str]) -> str:
     """As `near`, of a key by its dotted path, among all dotted paths of a tree.
 
-    A key that stands beside the misspelt one is told by its name alone, any other by its path. `task: {class_weights:
+    A key that stands beside the misspelt key is told by its name alone, any other by its path. `task: {class_weights:
     balanced}` leads to optimizer.class_weights by what stands below the unknown key.
 
     Args:
         content: what was given for the key.
         known: in which NAME stands for whatever a user calls a thing.
     """
-    tree = sorted({_named_as(one, path) for one in known})
+    tree = sorted({_named_as(place, path) for place in known})
     parent = path.rpartition(".")[0]
-    found = _nearest(path, tree)
+    nearest = _nearest(path, tree)
     for below in _paths_below(path, content) if not parent else ():
-        found = found or _nearest(below, tree)
-    if found:
-        return _meant([one.rpartition(".")[2] if one.rpartition(".")[0] == parent else one for one in found])
-    return _list_of([one.rpartition(".")[2] for one in tree if one.rpartition(".")[0] == parent])
+        nearest = nearest or _nearest(below, tree)
+    if nearest:
+        return _meant([place.rpartition(".")[2] if place.rpartition(".")[0] == parent else place for place in nearest])
+    return _list_of([place.rpartition(".")[2] for place in tree if place.rpartition(".")[0] == parent])
 
 
 def _meant(names: Iterable[str]) -> str:
-    told = " or ".join(repr(one) for one in names)
-    return f" (did you mean {told}?)" if told else ""
+    quoted = " or ".join(repr(name) for name in names)
+    return f" (did you mean {quoted}?)" if quoted else ""
 
 
 def _list_of(names: list[str]) -> str:
@@ -51,21 +51,24 @@ def _list_of(names: list[str]) -> str:
 
 
 def _nearest(path: str, tree: Iterable[str]) -> list[str]:
-    """At most three of the paths that are most like this one; none where no one is like it."""
+    """At most three of the paths that are most like this path; none where nothing is like it."""
     parent, _, last = path.rpartition(".")
     alike = []
-    for one in tree:
-        whose, _, name = one.rpartition(".")
+    for place in tree:
+        whose, _, name = place.rpartition(".")
         by_name = 1.0 if name == last else SequenceMatcher(None, name, last).ratio()
         if min(len(name), len(last)) > 2 and ({name} & set(last.split("_")) or {last} & set(name.split("_"))):
             by_name = max(by_name, WORD)  # `heads` of `num_heads`
         wanted = BESIDE if whose == parent else ELSEWHERE
         if name != NAME and by_name >= wanted:
-            alike.append((by_name - (0.05 if whose != parent else 0), SequenceMatcher(None, one, path).ratio(), one))
-    if any(NAME not in one.split(".") for _, _, one in alike):  # what there is in every training goes first
-        alike = [scored for scored in alike if NAME not in scored[2].split(".")]
-    alike.sort(key=lambda scored: (-scored[0], -scored[1], scored[2]))
-    return [one for score, _, one in alike if score > alike[0][0] - MARGIN][:3]
+            alike.append(
+                (by_name - (0.05 if whose != parent else 0), SequenceMatcher(None, place, path).ratio(), place)
+            )
+    # Of paths equally near those that every training has go first, and leave out the rest.
+    alike.sort(key=lambda scored: (-scored[0], NAME in scored[2].split("."), -scored[1], scored[2]))
+    nearest = [place for score, _, place in alike if score > alike[0][0] - MARGIN]
+    everywhere = [place for place in nearest if NAME not in place.split(".")]
+    return (everywhere if everywhere and nearest[0] == everywhere[0] else nearest)[:3]
 
 
 def _named_as(known: str, path: str) -> str:
@@ -87,13 +90,13 @@ def _paths_below(path: str, content: Any) -> Iterator[str]:
 @lru_cache(maxsize=256)
 def paths_of(model: type[BaseModel], start: str = "") -> tuple[str, ...]:
     """The dotted path of every key that a configuration may have."""
-    found: list[str] = []
+    paths: list[str] = []
     for key, field in model.model_fields.items():
         here = f"{start}.{key}" if start else key
-        found.append(here)
+        paths.append(here)
         for place, inner in _models_in(field.annotation):
-            found += paths_of(inner, f"{here}.{NAME}" if place else here)
-    return tuple(found)
+            paths += paths_of(inner, f"{here}.{NAME}" if place else here)
+    return tuple(paths)
 
 
 def _models_in(annotation: Any) -> Iterator[tuple[bool, type[BaseModel]]]:

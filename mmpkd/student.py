@@ -239,11 +239,11 @@ def announced(config: NetworkConfig, image_size: int, channels: int) -> list[str
     if (weights := weights_of(config)) is None:
         return []
     student = build_student(config, image_size, channels, 1, empty=True)
-    told = changes(weights, student.model, channels)
+    sentences = changes(weights, student.model, channels)
     if config.weights is not None:
         mean, std = (
-            ", ".join(f"{one:.3f}" for one in values.flatten().tolist()) for values in (student.mean, student.std)
+            ", ".join(f"{value:.3f}" for value in values.flatten().tolist()) for values in (student.mean, student.std)
         )
         source = f"as timm says of {config.model}; weights of another may have seen others"
-        told.append(f"pixels are normalised by mean {mean} and standard deviation {std}, {source}")
-    return told
+        sentences.append(f"pixels are normalised by mean {mean} and standard deviation {std}, {source}")
+    return sentences

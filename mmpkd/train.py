@@ -292,7 +292,9 @@ def main(words: Sequence[str]) -> None:
         )
         loss = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name)
         console.print(
-            f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {loss}  {scores}", highlight=False
+            f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {loss}  {scores}",
+            highlight=False,
+            soft_wrap=True,
         )
 
     if mistakes := check(config, facts(config.cohort)):

@@ -121,14 +121,14 @@ class Evaluator:
 
     def _of_patients(self, logits_NK: Floats) -> dict[str, float]:
         """The AUROC of patients, of every fold where the cohort has a patient of several images: folds are compared."""
-        found = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
-        weight_RP = self.weight_RN[:, found.first_P]
-        scores = classify.score(found.logits_PK, found.target_PK, found.known_PK, self.tasks, weight_RP)
+        patients = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
+        weight_RP = self.weight_RN[:, patients.first_P]
+        scores = classify.score(patients.logits_PK, patients.target_PK, patients.known_PK, self.tasks, weight_RP)
         return {
             "auroc_patient": scores["auroc"],
             "auroc_patient_se": scores["auroc_se"],
             "auroc_patient_undefined": scores["auroc_undefined"],
-            "auroc_patient_mixed": float(found.mixed_PK.any(axis=1).sum()),
+            "auroc_patient_mixed": float(patients.mixed_PK.any(axis=1).sum()),
         }
 
     def look(self, student: Student) -> tuple[NDArray[np.float64], Tensor]:

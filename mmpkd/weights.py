@@ -2,9 +2,9 @@
 
 timm loads what has the right name and shape and says nothing of the rest, so everything is held against the model
 beforehand, by timm's own strict loading. Shapes do not tell the number of attention heads: that is known of the model
-that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else. A header, or a
-`config.json` beside the file as the Hugging Face hub has it, may name the model (`architecture`); then what else shapes
-do not show is held against it, such as the activation.
+that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else. A
+header, or a `config.json` beside the file as the Hugging Face hub has it, may name the model (`architecture`); then
+what else shapes do not show is held against it, such as the activation.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mmpkd.types import ConfigError
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # of a NetworkConfig
 COUNTERS = ("n_averaged",)  # of torch's weight averaging: no weights, and no loss
-TOLD = 4  # names in a message
+NAMES_SHOWN = 4  # names in a message
 WHOSE = "name a model that these weights are all of (student.model) with its own sizes, or set student.pretrained=false"
 
 
@@ -98,9 +98,8 @@ def require_fit(weights: Path, config: NetworkConfig, model: Any, outline: Calla
     made = outline(theirs) if theirs else None
     if made is not None:
         _require_alike(weights, config.model, model, theirs, made)
-    _require_heads(
-        weights, config, model, named, made if made is not None and made.embed_dim == model.embed_dim else None
-    )
+    as_wide = made is not None and made.embed_dim == model.embed_dim
+    _require_heads(weights, config, model, named, made if as_wide else None)
     if weights.suffix == ".npz":  # of the original JAX releases, which timm itself loads block by block
         return
     sizes = {key: value for key in SIZES if (value := getattr(config, key)) is not None}
@@ -134,8 +133,8 @@ def _architecture(weights: Path) -> str:
 def _require_alike(weights: Path, name: str, model: Any, theirs: str, made: Any) -> None:
     ours, wanted = _unseen(model), _unseen(made)
     if differ := [f"{what} is {wanted.get(what)}, not {ours[what]}" for what in ours if ours[what] != wanted.get(what)]:
-        problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}: no shape tells them apart"
-        raise ConfigError.one("student.model", f"{problem}; set student.model={theirs}")
+        problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}"
+        raise ConfigError.one("student.model", f"{problem}: no shape tells them apart; set student.model={theirs}")
 
 
 def _unseen(model: Any) -> dict[str, str]:
@@ -160,9 +159,9 @@ def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any,
     }
     known = {who: count for who, count in says.items() if count is not None}
     if len(set(known.values())) > 1:
-        told = " and ".join(f"{count} ({who})" for who, count in known.items())
+        counts = " and ".join(f"{count} ({who})" for who, count in known.items())
         raise ConfigError.one(
-            "student.weights_heads", f"the weights are said to have {told} attention heads; leave it out"
+            "student.weights_heads", f"the weights are said to have {counts} attention heads; leave it out"
         )
     if not known and model.embed_dim == named.embed_dim:
         known = {config.model: own}
@@ -193,6 +192,7 @@ def _misfit(
         changed, size: of the file, so that another one under its name is looked at again.
         wanted: names of all that the model holds.
     """
+    state: Mapping[str, Any] = {}
     try:
         state = timm.models.load_state_dict(weights)
         if spoilt := [key for key, value in tensors(state).items() if not torch.isfinite(value.float()).all()]:
@@ -212,11 +212,11 @@ def _misfit(
     except Exception as error:  # timm, its filters and torch raise whatever the file led them to
         if machine_fault(error):
             raise
-        return _told(str(error) or type(error).__name__, state if "state" in locals() else {}, wanted)
+        return _reasons(str(error) or type(error).__name__, state, wanted)
     return ""
 
 
-def _told(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
+def _reasons(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
     """What is wrong, from torch's message of a strict loading; any other message as it is, and what names differ."""
     lines = {
         kind: re.findall(r'"([^"]+)"', line)
@@ -230,13 +230,13 @@ def _told(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> st
     heads = re.compile(r"(head|head_dist|fc)\.")
     lacking = [key for key in lines.get("Missing", ()) if not heads.match(key)]
     odd = sorted(key for key in lines.get("Unexpected", ()) if not heads.match(key) and key not in COUNTERS)
-    if lacking and all(key.startswith("norm.") for key in lacking) and all(key.startswith("fc_norm.") for key in odd):
+    if {*lacking} == {"norm.weight", "norm.bias"} and {*odd} == {"fc_norm.weight", "fc_norm.bias"}:
         return (
             "it was trained to classify by the mean of its tokens (fc_norm), and a student here does by its CLS token"
         )
     problems = [f"it holds nothing for {_some(lacking)}"] if lacking else []
     problems += [f"it holds {_some(odd)}, for which the model has no place"] if odd else []
-    problems += [f"{name} is {found} there and {wanted} here" for name, found, wanted in shapes[:TOLD]]
+    problems += [f"{name} is {theirs} there and {ours} here" for name, theirs, ours in shapes[:NAMES_SHOWN]]
     if lacking and (nested := [key for key, value in state.items() if isinstance(value, Mapping)]):
         problems.append(f"its weights lie deeper, under {_some(nested)}: save what is there in a file of its own")
     elif lacking and (start := _prefix(lacking[0], odd)):
@@ -249,8 +249,8 @@ def _prefix(lacking: str, odd: list[str]) -> str:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - TOLD} more" if len(names) > TOLD else ""
-    return ", ".join(names[:TOLD]) + more
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return ", ".join(names[:NAMES_SHOWN]) + more
 
 
 def tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -270,22 +270,22 @@ def changes(weights: Path, model: Any, channels: int) -> list[str]:
     if weights.suffix == ".npz":
         return []
     held = tensors(timm.models.load_state_dict(str(weights)))
-    told = []
+    sentences = []
     stem = next((value for key, value in held.items() if key.endswith("patch_embed.proj.weight")), None)
     if stem is not None and stem.ndim == 4:
         if stem.shape[1] != channels:
             how = "summed over them" if channels == 1 else "repeated and scaled"
-            told.append(f"its filters of {stem.shape[1]} channels are {how} for images of {channels}")
+            sentences.append(f"its filters of {stem.shape[1]} channels are {how} for images of {channels}")
         patch = model.patch_embed.patch_size
         if tuple(stem.shape[2:]) != tuple(patch):
-            told.append(
+            sentences.append(
                 f"its patches of {stem.shape[2]} x {stem.shape[3]} pixels are resampled to {patch[0]} x {patch[1]}"
             )
     places = next((value for key, value in held.items() if key.endswith("pos_embed") and value.ndim == 3), None)
     own = getattr(model, "pos_embed", None)
     if places is not None and own is not None and places.shape[1] != own.shape[1]:
         rows, columns = model.patch_embed.grid_size
-        told.append(f"its table of {places.shape[1]} positions is resampled to {rows} x {columns} patches")
+        sentences.append(f"its table of {places.shape[1]} positions is resampled to {rows} x {columns} patches")
     if other := next((value.dtype for value in held.values() if value.dtype != torch.float32), None):
-        told.append(f"its numbers are {str(other).removeprefix('torch.')}")
-    return told
+        sentences.append(f"its numbers are {str(other).removeprefix('torch.')}")
+    return sentences

@@ -17,12 +17,13 @@ from typing import Any, Final
 import pandas as pd
 
 from mmpkd.types import UserError
-from sweep.files import SPOOL, damaged_lines, read_events, read_plan, write_whole
+from sweep.files import SPOOL, read_events, read_plan, write_whole
 from sweep.journal import BELONGS, damage_of, stored_studies
 from sweep.warm import arm_and_generation
 
 JOURNAL: Final = "journal.log"
 FILES: Final = (
+    *("stop", f"{JOURNAL}.lock"),
     *(JOURNAL, SPOOL, "spool.sent", "plan.json", "space.yaml", "warm.json"),
     *("best.yaml", "trials.parquet", "epochs.parquet", "report.html"),
 )
@@ -76,8 +77,9 @@ def examined(folder: Path, repair: bool, command: str) -> Known:
         for study in sorted(studies, key=lambda study: arm_and_generation(study.study_name)[1])
         for frozen in study.get_trials(deepcopy=False)
     }
-    events = [event for _, event in read_events(folder / SPOOL)]
-    notes += _about_spool(folder / SPOOL, bool(of_trial))
+    damaged = list[str]()
+    events = [event for _, event in read_events(folder / SPOOL, damaged=damaged)]
+    notes += _about_spool(folder / SPOOL, damaged, bool(of_trial))
     sweep_id = _identity(folder, plan, studies, events)
     _refuse_lost_plan(folder, plan, studies, bool(of_trial))
     if of_trial and not plan:
@@ -109,15 +111,21 @@ def _refuse_obstacles(folder: Path) -> None:
     for name in FOLDERS:
         if (path := folder / name).exists() and not path.is_dir():
             raise UserError(f"{path}: a folder of the sweep belongs there, and this is none; move it away")
+    for path in (folder / "checkpoints").glob("*"):
+        if path.name.isdecimal() and not path.is_dir():
+            raise UserError(f"{path}: a folder of checkpoints belongs there, and this is none; move it away")
+    for path in (folder / "errors").glob("*.txt"):
+        if not path.is_file():
+            raise UserError(f"{path}: a file of the sweep belongs there, and this is none; move it away")
 
 
-def _about_spool(path: Path, begun: bool) -> list[str]:
+def _about_spool(path: Path, damaged: Sequence[str], begun: bool) -> list[str]:
     """What is lost of the spool, which is a record: the sweep goes on without it."""
     if not path.exists():
         told = "epochs that epochs.parquet lacks are lost, and MLflow is told of each trial's end only"
         return [f"{path} is missing, and begun anew; {told}"] if begun else []
     lost = "an epoch that it told of is lost to epochs.parquet and MLflow, no trial is"
-    return [f"{path}: {where} is damaged and passed over; {lost}" for where in damaged_lines(path)]
+    return [f"{path}: {where} is damaged and passed over; {lost}" for where in damaged]
 
 
 def _identity(

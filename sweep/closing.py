@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
 from sweep import interrupt
+from sweep.database import file_of
 from sweep.files import Spool, write_whole
 from sweep.plan import Plan
 from sweep.records import Record, judged, picked, write_tables
@@ -64,7 +65,7 @@ def _write_files(
     kept = ["space.yaml", "plan.json", "best.yaml"]
     if planned.facts is not None and not planned.facts.credentialed:
         kept += ["trials.parquet", "report.html"]  # of a credentialed cohort nothing but settings leaves the store
-    spool.append("files", paths=[str(folder / name) for name in kept])
+    spool.append("files", paths=kept)
     spool.append("close", status="FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED")
     return best is not None
 
@@ -120,6 +121,10 @@ def _tell_tracking(left: int, tracker: Tracker, said: Words, console: Console) -
             highlight=False,
             soft_wrap=True,
         )
+        if address.startswith("sqlite"):
+            file = quote(str(file_of(address)))
+            told = f"if that file is damaged, move it away (mv {file} {file}.damaged): a new one is told everything"
+            console.print(f"  {told}", highlight=False, soft_wrap=True)
     if tracker.refused:
         told = f"{len(tracker.refused)} records, the first: {tracker.refused[0]}"
         console.print(f"warning: MLflow refused {told}", highlight=False, soft_wrap=True)

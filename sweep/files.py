@@ -18,6 +18,14 @@ from mmpkd.checksums import DamagedError, objects_in, sealed, unsealed
 from mmpkd.types import UserError
 
 SPOOL: Final = "spool.jsonl"
+HOLDS: Final = {  # what an event of each kind says at least
+    "sweep": ("id",),
+    "start": ("number", "arm", "params", "tags"),
+    "epoch": ("number", "arm", "epoch", "seconds", "metrics", "terms"),
+    "end": ("number", "state", "error"),
+    "files": ("paths",),
+    "close": ("status",),
+}
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -47,7 +55,7 @@ def read_json(path: Path, mend: str) -> dict[str, Any]:
     except DamagedError as error:
         raise UserError(f"{path}: {error}; delete it (rm {path}), {mend}") from None
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def read_plan(folder: Path) -> dict[str, Any]:
@@ -71,12 +79,15 @@ def read_space(folder: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         return {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        why = " ".join(str(error).split())
-        raise UserError(f"{path}: cannot be read ({why}); {mend}") from None
-    if not isinstance(content, dict):
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}); {mend}") from None
+    search = content.get("search") or {} if isinstance(content, dict) else None
+    counts = [search.get(name, 1) for name in ("trials", "repeats")] if isinstance(search, dict) else [""]
+    if not all(isinstance(count, int) for count in counts):
         raise UserError(f"{path}: holds no space; {mend}")
-    return content
+    return dict(content)
 
 
 class Spool:
@@ -86,32 +97,30 @@ class Spool:
         self.path = path
         path.touch()
         cut_torn_line(path)
-        self._file = path.open("ab")
 
     def append(self, event: str, **content: Any) -> None:
         line = sealed({"event": event, "time": time.time(), **content})
-        self._file.write(line.encode() + b"\n")
-        self._file.flush()
+        with self.path.open("ab") as file:
+            file.write(line.encode() + b"\n")
 
     def read(self, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
         """As `read_events`."""
         return read_events(self.path, start)
 
 
-def read_events(path: Path, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
+def read_events(path: Path, start: int = 0, damaged: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Whole events from byte `start` on, each with the byte from where nothing need be read again.
 
     What is damaged is passed over, and so is a last line that is being written, or was torn by a kill.
+
+    Args:
+        damaged: is told where events are lost, as 'line 7 (byte 1234)', lines counted from `start`.
     """
-    for begin, end, events, _ in _lines_of(path, start):
+    for number, (begin, end, events, whole) in enumerate(_lines_of(path, start), start=1):
         for index, event in enumerate(events, start=1):
             yield (end if index == len(events) else begin), event
-
-
-def damaged_lines(path: Path) -> list[str]:
-    """Where events are lost in a spool, as 'line 7 (byte 1234)'."""
-    lines = enumerate(_lines_of(path, 0), start=1)
-    return [f"line {number} (byte {begin})" for number, (begin, _, _, whole) in lines if not whole]
+        if not whole and damaged is not None:
+            damaged.append(f"line {number} (byte {begin})")
 
 
 def _lines_of(path: Path, start: int) -> Iterator[tuple[int, int, list[dict[str, Any]], bool]]:
@@ -127,7 +136,7 @@ def _lines_of(path: Path, start: int) -> Iterator[tuple[int, int, list[dict[str,
             try:
                 for one in objects_in(line.strip(b"\0 \n")):
                     event = unsealed(one)
-                    if not {"event", "time"} <= set(event):
+                    if not {"event", "time", *HOLDS.get(str(event.get("event")), ())} <= set(event):
                         raise DamagedError("is no event")
                     events.append(event)
             except DamagedError:

@@ -6,20 +6,18 @@ Everything is read from the files of its folder, at any moment and on any machin
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from shlex import quote
 from typing import Any, Final
 
-import yaml
-
 from mmpkd.command import at_home, options
 from mmpkd.config import near
 from mmpkd.types import Mistake, UserError
+from sweep.files import SPOOL, read_events, read_plan, read_space
 
 STORAGE: Final = "runs"  # where sweep.run keeps sweeps unless told otherwise
 LOCK: Final = "driver.lock"  # held by a sweep's driver, see `folder.held`
@@ -51,6 +49,7 @@ class Sweep:
     left: dict[int, Trial] = field(default_factory=dict)  # of an earlier space, which today's does not hold
     closed: str = ""  # how the last driver left it: FINISHED, KILLED, FAILED
     heard: float | None = None  # time of the last event, seconds since 1970
+    damaged: list[str] = field(default_factory=list)  # lines of the spool that were passed over
 
     @property
     def goals(self) -> list[str]:
@@ -155,7 +154,7 @@ def is_held(lock: Path) -> bool:
 def holder(folder: Path) -> str:
     """What a sweep's driver wrote of itself: process and machine."""
     try:
-        return (folder / LOCK).read_text().strip()
+        return (folder / LOCK).read_text(errors="replace").strip()
     except OSError:
         return ""
 
@@ -168,30 +167,15 @@ def read_sweep(folder: Path) -> Sweep:
     """
     try:
         running = is_held(folder / LOCK)
-        plan = json.loads((folder / "plan.json").read_text()) if (folder / "plan.json").exists() else {}
-        space = yaml.safe_load((folder / "space.yaml").read_text()) if (folder / "space.yaml").exists() else {}
-        sweep = Sweep(folder, running, plan, space.get("search") or {})
-        for event in _events(folder / "spool.jsonl"):
+        plan = read_plan(folder)
+        sweep = Sweep(folder, running, plan, read_space(folder).get("search") or {})
+        for _, event in read_events(folder / SPOOL, damaged=sweep.damaged):
             _take_in(sweep, event)
         known = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
         sweep.left = {number: sweep.trials.pop(number) for number in known}
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise UserError(f"{folder}: cannot be read ({type(error).__name__}: {error})") from error
+    except OSError as error:
+        raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
     return sweep
-
-
-def _events(spool: Path) -> Iterator[dict[str, Any]]:
-    """Events in their order; a line that is being written, or was torn by a kill, is passed over."""
-    if not spool.exists():
-        return
-    with spool.open("rb") as file:
-        for line in file:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
 
 
 def _take_in(sweep: Sweep, event: Mapping[str, Any]) -> None:
@@ -222,7 +206,8 @@ def continuing(sweep: Sweep) -> str | None:
     if words is None or not _leads_to(folder, words):
         if not sweep.search:
             return None
-        words = [f"space={folder / 'space.yaml'}", f"name={folder.name}", f"storage={folder.parent}"]
+        kept = [word for word in words or () if _holds_here(word)]
+        words = [f"space={folder / 'space.yaml'}", f"name={folder.name}", f"storage={folder.parent}", *kept]
     if any("://" in word for word in words):
         from sweep.tracking import without_password  # imports much, and few need it
 
@@ -239,6 +224,12 @@ def how_to_continue(sweep: Sweep) -> list[str]:
     if sweep.closed == "FINISHED":
         return ["all its trials are done; this with a higher trials=N adds more:", f"  {again}"]
     return [f"{len(sweep.trials) - waiting} trials have ended, {waiting} wait; this continues it:", f"  {again}"]
+
+
+def _holds_here(word: str) -> bool:
+    """Whether it still says where the cache is, or the tracking server, though the sweep was moved."""
+    key, _, value = word.partition("=")
+    return (key == "cache" and Path(value).is_dir()) or (key == "tracking" and not value.startswith("sqlite"))
 
 
 def _leads_to(folder: Path, words: Sequence[str]) -> bool:

@@ -206,7 +206,6 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
     from sweep.trouble import disk_trouble
 
     with held(said.folder):
-        (said.folder / "stop").unlink(missing_ok=True)
         try:
             return _sweep(space, planned, said, console, worker)
         except OSError as error:
@@ -237,6 +236,7 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
     folder, cache = said.folder, Path(said.cache).absolute()
     repaired = "" if "repair=true" in sys.argv else " repair=true"
     here = examined(folder, said.repair == "true", again(said) + repaired)
+    (folder / "stop").unlink(missing_ok=True)
     extended = refuse_other_space(folder, space, said.extend == "true")
     store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
     refuse_other_data(folder, here.store, store.fingerprint, cohort.root)

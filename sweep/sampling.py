@@ -94,6 +94,9 @@ class Proposal:
 class Sight:
     """What an arm's sampler has seen.
 
+    Attributes:
+        study: the trials that it goes by, those of other sweeps and of earlier drivers first.
+
     Args:
         points: asked for first, in this order; what they leave out is sampled.
     """
@@ -105,7 +108,7 @@ class Sight:
         self._even = Even(self._node, arm, space.seed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = [StudyDirection.MAXIMIZE] * len(goals)
-        self._study = optuna.create_study(directions=directions, sampler=RandomSampler())
+        self.study = optuna.create_study(directions=directions, sampler=RandomSampler())
         self._taken: dict[str, int] = {}  # fingerprint of a configuration -> its number in the sight
         self._num_foreign = 0  # trials of another sweep: its even sequence goes on here, its model is there at once
 
@@ -117,21 +120,21 @@ class Sight:
                 repeats its predecessor's draws nor departs from what an uninterrupted one would ask.
         """
         for attempt in range(TRIES + LAST_TRIES):
-            self._study.sampler = self._sampler(number, attempt)
+            self.study.sampler = self._sampler(number, attempt)
             if self._points:
-                self._study.enqueue_trial(dict(self._points.pop(0)))
+                self.study.enqueue_trial(dict(self._points.pop(0)))
             elif not attempt and self._is_even(turn := len(self._taken) + self._num_foreign):
-                self._study.enqueue_trial(self._even.point(sum(map(self._is_even, range(turn)))))
-            trial = self._study.ask()
+                self.study.enqueue_trial(self._even.point(sum(map(self._is_even, range(turn)))))
+            trial = self.study.ask()
             drawn = draw(self._node, Asked(trial), self._arm)
             config = validate(TrialConfig, drawn.config)
             mark = config.fingerprint()
             if mark not in self._taken:
                 self._taken[mark] = trial.number
-                asked = self._study.get_trials(deepcopy=False)[trial.number]
+                asked = self.study.get_trials(deepcopy=False)[trial.number]
                 notes = {name: value for name, value in asked.system_attrs.items() if name != "fixed_params"}
                 return Proposal(self._arm, drawn, config, dict(trial.params), dict(trial.distributions), notes)
-            self._study.tell(trial.number, state=TrialState.FAIL)  # run before, or running: the machine is spared
+            self.study.tell(trial.number, state=TrialState.FAIL)  # run before, or running: the machine is spared
         return None
 
     def recall(self, proposal: Proposal, learned: Values | None = None, running: bool = False) -> None:
@@ -141,7 +144,7 @@ class Sight:
             for tried in fitting[:1]:
                 self._points.remove(tried)
         state = TrialState.RUNNING if running else TrialState.FAIL if learned is None else TrialState.COMPLETE
-        self._study.add_trial(
+        self.study.add_trial(
             create_trial(
                 state=state,
                 params=dict(proposal.params),
@@ -153,14 +156,14 @@ class Sight:
         if proposal.foreign:
             self._num_foreign += 1
         else:
-            self._taken[proposal.config.fingerprint()] = len(self._study.get_trials(deepcopy=False)) - 1
+            self._taken[proposal.config.fingerprint()] = len(self.study.get_trials(deepcopy=False)) - 1
 
     def learn(self, mark: str, values: Values | None) -> None:
         """What a configuration came to; None: nothing that speaks for it or against it (a lost worker)."""
         if values is None:
-            self._study.tell(self._taken[mark], state=TrialState.FAIL)
+            self.study.tell(self._taken[mark], state=TrialState.FAIL)
         else:
-            self._study.tell(self._taken[mark], list(values))
+            self.study.tell(self._taken[mark], list(values))
 
     def _is_even(self, turn: int) -> bool:
         """Whether the arm's proposal of this turn is the next of the even sequence."""
@@ -179,7 +182,7 @@ class Sampling:
     """The sights of all arms, asked and told in one thread, in the order of the calls."""
 
     def __init__(self, sights: Mapping[str, Sight]):
-        self._sights = sights
+        self.sights = sights
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="sampler")
         self._asked: tuple[str, Future[Proposal | None]] | None = None
         self._told: list[Future[None]] = []
@@ -192,7 +195,7 @@ class Sampling:
     def ask(self, arm: str, number: int) -> None:
         """Begins to think. Only one question at a time."""
         assert self._asked is None
-        self._asked = arm, self._thread.submit(self._sights[arm].propose, number)
+        self._asked = arm, self._thread.submit(self.sights[arm].propose, number)
 
     def answer(self, wait: bool = False) -> tuple[bool, Proposal | None]:
         """Whether there is an answer, and the answer: None if the arm has nothing left.
@@ -212,11 +215,11 @@ class Sampling:
         return True, proposal
 
     def recall(self, proposal: Proposal, learned: Values | None = None, running: bool = False) -> None:
-        self._told.append(self._thread.submit(self._sights[proposal.arm].recall, proposal, learned, running))
+        self._told.append(self._thread.submit(self.sights[proposal.arm].recall, proposal, learned, running))
 
     def learn(self, proposal: Proposal, values: Values | None) -> None:
         mark = proposal.config.fingerprint()
-        self._told.append(self._thread.submit(self._sights[proposal.arm].learn, mark, values))
+        self._told.append(self._thread.submit(self.sights[proposal.arm].learn, mark, values))
 
     def close(self) -> None:
         self._thread.shutdown(wait=False, cancel_futures=True)

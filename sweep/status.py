@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,8 @@ from rich.table import Table
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, UserError
+from sweep.database import address_of, follow_move
+from sweep.files import SPOOL
 from sweep.outside import (
     ENDS,
     STORAGE,
@@ -33,7 +36,8 @@ HELP = """\
 usage: python -m sweep.status [NAME] [key=value ...]
 
 Shows every sweep: how many trials have come to what end, what they cost, the best value of each goal.
-Of one sweep, or where there is only one, also its arms and the command that continues it. Only reads.
+Of one sweep, or where there is only one, also its arms and the command that continues it. Only reads;
+but where the folder of all sweeps was moved, it points STORAGE/mlflow.db to the artifacts beside it.
 
   NAME           one sweep; name=NAME says the same
   storage=runs   folder of all sweeps, as given to sweep.run
@@ -157,8 +161,24 @@ def show(sweeps: Sequence[Sweep], storage: Path, console: Console) -> None:
         end = f"python -m sweep.stop {told['name']} storage={quote(str(storage))}"
         lines = [f"run by {holder(sweeps[0].folder) or 'a driver'}; to end it cleanly, and go on later:", f"  {end}"]
         lines += [f"  {told['continue']}"] if told["continue"] else []
+    lines += _about_mlflow(storage.absolute() / "mlflow.db")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for damaged in sweeps[0].damaged:
+        spool = sweeps[0].folder / SPOOL
+        warning = f"warning: {spool}: {damaged} is damaged and passed over; what it told is not counted here"
+        console.print(warning, highlight=False, markup=False, soft_wrap=True)
+
+
+def _about_mlflow(file: Path) -> list[str]:
+    """How to look at the runs of the MLflow file beside the sweeps, if there is one."""
+    if not file.is_file():
+        return []
+    try:
+        follow_move(file)
+    except sqlite3.Error as error:
+        return [f"warning: {file}: artifacts may not be found from it ({error}); is it damaged, or read-only?"]
+    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(address_of(file))}"]
 
 
 def _cost_and_best(told: Mapping[str, Any]) -> tuple[str, str]:

@@ -13,14 +13,14 @@ import os
 import re
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mmpkd.config import fingerprint
 from mmpkd.types import ConfigError
-from sweep.database import address_of, file_of, make_whole
+from sweep.database import address_of, artifacts_of, file_of, follow_move, make_whole
 from sweep.files import Spool, write_whole
 from sweep.names import ServerNames
 
@@ -96,9 +96,13 @@ class Tracker:
         """How far into the spool this server was told; another server is told everything."""
         try:
             reached, server = self._offset_file.read_text().split()
-            return int(reached) if server == fingerprint(self._uri) else 0
-        except (FileNotFoundError, ValueError):
+            with self._spool.path.open("rb") as file:
+                file.seek(max(int(reached) - 1, 0))
+                ends_a_line = file.read(1) == b"\n"
+        except (OSError, ValueError):
             return 0  # sending twice does no harm: same run, same timestamps
+        same = server == fingerprint([self._uri, int(reached)])
+        return int(reached) if same and ends_a_line else 0
 
     def start(self) -> None:
         if self._thread.ident is None:
@@ -117,10 +121,6 @@ class Tracker:
 
     def _work(self) -> None:
         pause = 0.5
-        for end, event in self._spool.read():
-            if end > self._sent:
-                break
-            self._given_names(event)  # in the order in which an earlier driver gave names
         while True:
             ending = self._ending.is_set()  # read first: what was said before it is sent below
             try:
@@ -139,6 +139,7 @@ class Tracker:
 
     def _send(self) -> bool:
         """Sends a portion of the spool; whether that was all of it."""
+        self._open()
         metrics: dict[int, list[Metric]] = {}
         count = 0
         reached = self._sent
@@ -163,7 +164,7 @@ class Tracker:
         if reached == self._sent:
             return True
         self._sent = reached
-        write_whole(self._offset_file, f"{reached} {fingerprint(self._uri)}\n")
+        write_whole(self._offset_file, f"{reached} {fingerprint([self._uri, reached])}\n")
         return False
 
     def _tell(self, event: Mapping[str, Any]) -> None:
@@ -185,8 +186,8 @@ class Tracker:
                 self._tag(run, "error", event["error"].partition(": ")[0] if bug else event["error"])
             self._set(run, STATUS[event["state"]], milliseconds)
         elif kind == "files":
-            for path in map(Path, event["paths"]):
-                if path.exists():
+            for path in (self._spool.path.parent / Path(name).name for name in event["paths"]):  # it may have moved
+                if path.is_file():
                     self._try(lambda path=path: self._open().log_artifact(self._parent, str(path)))
         elif kind == "close":
             self._open()
@@ -198,38 +199,57 @@ class Tracker:
         """The client, with the sweep's runs looked up or its own made."""
         if self._client is not None:
             return self._client
+        from mlflow.entities import ViewType
         from mlflow.tracking import MlflowClient  # six seconds of imports, beside the first trials
 
+        place = (self._artifacts / self._name).absolute().as_uri()
         if urlsplit(self._uri).scheme == "sqlite":
             make_whole(file_of(self._uri), self._name, MlflowClient)
+            follow_move(file_of(self._uri))
+            place = artifacts_of(file_of(self._uri), self._name)
         client = MlflowClient(tracking_uri=self._uri)
         experiment = client.get_experiment_by_name(self._name)
         if experiment is None:
             remote = urlsplit(self._uri).scheme in ("http", "https", "databricks")
-            place = None if remote else (self._artifacts / self._name).absolute().as_uri()
-            self._experiment = client.create_experiment(self._name, artifact_location=place)
+            self._experiment = client.create_experiment(self._name, artifact_location=None if remote else place)
         else:
             self._experiment = experiment.experiment_id
-        token, parent = None, ""
+        token, parent, ended = None, "", set[int]()
         while True:
             page = client.search_runs(
-                [self._experiment], f"tags.`sweep.id` = '{self._id}'", max_results=1000, page_token=token
+                [self._experiment],
+                f"tags.`sweep.id` = '{self._id}'",
+                run_view_type=ViewType.ALL,  # what was deleted by hand is not missing
+                max_results=1000,
+                page_token=token,
             )
             for run in page:
                 number = run.data.tags.get("sweep.number")
+                deleted = run.info.lifecycle_stage != "active"
                 if number is None:
-                    parent = run.info.run_id
-                else:
+                    parent = parent if deleted else run.info.run_id
+                elif not deleted or int(number) not in self._runs:
                     self._runs[int(number)] = run.info.run_id
+                    ended |= {int(number)} if deleted or run.info.status in STATUS.values() else set()
             token = page.token
             if not token:
                 break
         if not parent:
             tags = {"sweep.id": self._id}
             parent = client.create_run(self._experiment, tags=tags, run_name=self._name).info.run_id
+        if [event for event in self._told() if event["event"] == "end" and event["number"] not in ended]:
+            self._sent = 0  # another server, or an older copy of its file, under this address
         self._parent: str = parent
         self._client = client
         return client
+
+    def _told(self) -> Iterator[Mapping[str, Any]]:
+        """What this server was told of by earlier drivers, by whom names were given in the same order."""
+        for end, event in self._spool.read():
+            if end > self._sent:
+                return
+            self._given_names(event)
+            yield event
 
     def _run(self, number: int, arm: str = "", milliseconds: int | None = None) -> str:
         client = self._open()

@@ -57,7 +57,9 @@ def told_error(folder: Path, number: int, result: Mapping[str, Any]) -> tuple[st
     if "error" in result:
         return result["cause"], result["error"]
     story = error_file(folder, number)
-    cause, _, message = story.read_text().partition("\n\n")[0].partition(": ") if story.exists() else ("", "", "")
+    cause, _, message = (
+        story.read_text(errors="replace").partition("\n\n")[0].partition(": ") if story.exists() else ("", "", "")
+    )
     return cause, message
 
 

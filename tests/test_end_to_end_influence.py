@@ -15,10 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpkd import checkpoint, export
+from mmpkd import checkpoint, export, leakage
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
+from mmpkd.teachers.stating import before_teaching
 from mmpkd.train import train
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, TEXT
 
@@ -209,3 +210,21 @@ def test_regions_reach_nothing_but_the_scores_of_maps(
     assert changed["train"] and all(name.endswith("_prior") for name in changed["train"])
     assert {"val/pointing", "val/mass", "val/pointing_undefined", "val/pointing_se"} <= changed["val"]
     assert not {name for name in changed["val"] if "auroc" in name or "brier" in name or name.startswith("teacher")}
+
+
+def test_the_words_of_sealed_reports_are_not_probed(
+    config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    probe = leakage.probe
+
+    def noting(columns: pd.DataFrame, *rest: Any, **named: Any) -> Any:
+        asked.extend(columns.index)
+        return probe(columns, *rest, **named)
+
+    monkeypatch.setattr(leakage, "probe", noting)
+    report = {"kind": "text", "params": TEXT | {"mask_labels": True}}
+    changes = {"teachers": {"report": report}, "objectives": {"logits": {}}}
+    before_teaching(TrialConfig.model_validate(config.model_dump() | changes), store)
+    open_rows = np.r_[store.rows("train", 1), store.rows("val", 1)]
+    assert set(asked) == set(store.sample_ids[open_rows])

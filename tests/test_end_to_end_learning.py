@@ -136,19 +136,21 @@ def test_every_epoch_has_an_order_and_views_of_its_own(colour_trial: TrialConfig
     store = prepare(config.cohort, cache)
     rows = store.rows("train", 1)
     run = Run(config, store, rows, *build(config, store.facts, {}), {}, torch.device("cpu"))
-    orders, shifts = [], []
+    orders, shifts, drawn = [], [], set()
     for epoch in range(12):
         shown = list(batches(run, epoch))
         orders.append(torch.cat([batch.rows_B for batch, _ in shown]).tolist())
         assert sorted(orders[-1]) == rows.tolist()
         first_row_B = torch.cat([view.rows_BH[:, 0] for _, view in shown])
         shifts.append(first_row_B[np.argsort(orders[-1])].tolist())
+        drawn.add(tuple(first_row_B.tolist()))
         for batch, _ in shown:
             assert batch.sample_ids == tuple(store.sample_ids[batch.rows_B])
             assert (batch.patient_B.numpy() == store.patient_N[batch.rows_B]).all()
     firsts = {order[0] for order in orders}
     assert len(firsts) > 6, "12 epochs begin with as many images, but for chance"
     assert min(len(set(one)) for one in zip(*shifts, strict=True)) >= 3, "of 7 rows to begin at"
+    assert len(drawn) == 12, "nor is the first image of an epoch seen as the first of another"
 
 
 def test_the_learning_rate_falls_over_all_epochs(colour_trial: TrialConfig, colour_root: Path, tmp_path: Path) -> None:

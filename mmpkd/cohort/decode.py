@@ -17,9 +17,7 @@ from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.cohort.picture import picture_size, read_picture
 from mmpkd.frames import Box, Letterbox, run_lengths
 
-COLOURED = (
-    24  # mean distance of a pixel's channels, of 255, from which an image is in colour; a scanner's tint has less
-)
+COLOURED = 24  # mean range of a pixel's channels, of 255, from which an image is in colour; a tint has less
 
 
 class Clahe(NamedTuple):

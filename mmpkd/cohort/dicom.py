@@ -70,10 +70,11 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
             data.pixel_array_options(correct_unused_bits=False)
         pixels = np.asarray(data.pixel_array)  # of YBR already RGB
         low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed else (0, (1 << bits) - 1)
-        if pixels.min() < low or pixels.max() > high:
-            wanted = f"the {bits} bits that it states hold {low} to {high}"
-            raise BadSample(file, f"has pixels from {pixels.min()} to {pixels.max()}; {wanted}")
         is_padding = _padding(data, pixels) if is_grey else None
+        imaged = pixels if is_padding is None or is_padding.all() else pixels[~is_padding]
+        if imaged.min() < low or imaged.max() > high:
+            wanted = f"the {bits} bits that it states hold {low} to {high}"
+            raise BadSample(file, f"has pixels from {imaged.min()} to {imaged.max()}; {wanted}")
         if photometric == "MONOCHROME1":
             pixels = (-1 if is_signed else (1 << bits) - 1) - pixels.astype(np.int64)
         if is_grey:

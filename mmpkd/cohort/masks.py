@@ -114,7 +114,7 @@ def _refuse_several(pixels: np.ndarray, values: np.ndarray, is_exact: bool, file
     """
     solid = values if values[-1] < MAX_LABEL else _solid(pixels)
     if not is_exact:
-        solid = solid[np.diff(solid, prepend=solid[:1] - 256) > values[-1] / 32]
+        solid = solid[np.diff(solid, prepend=solid[:1] - int(values[-1])) > values[-1] / 32]
     if len(solid) > 2:
         kind, named = "colours", ""
         if pixels.ndim == 2:

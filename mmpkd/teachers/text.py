@@ -53,7 +53,9 @@ class TextParams(EpochsParams):
     near_label: tuple[str, ...] = ()  # sections that the labels were read from, each asked for by name
     # Hides the words that name tasks and labels from it (masking.py); `mask_labels: {also: [coronavirus, sars-cov-2]}`
     # hides further words and phrases too, whatever they are.
-    mask_labels: Annotated[MaskParams | None, BeforeValidator(_mask)] = None
+    mask_labels: Annotated[
+        MaskParams | None, BeforeValidator(_mask, json_schema_input_type=MaskParams | bool | None)
+    ] = None
     encoder: str | None = None  # of transformers, by name or folder; else a small BERT built from the sizes below
     frozen: bool = False  # leave `encoder` as it is and fit a linear head alone, without epochs
     hidden: Positive = 64

@@ -50,7 +50,12 @@ def test_what_is_written_reads_back_equal(tmp_path: Path) -> None:
 def test_fingerprint_follows_content_and_not_the_place_of_the_data() -> None:
     one = validate(TrialConfig, {"cohort": {"reader": "table", "root": "/a"}})
     assert one.fingerprint() == validate(TrialConfig, {"cohort": {"reader": "table", "root": "/b"}}).fingerprint()
-    assert one.fingerprint() != one.model_copy(update={"seed": 1}).fingerprint()
+    others = [
+        one.model_copy(update={"cohort": one.cohort.model_copy(update=change)})
+        for change in ({"fold": 1}, {"image_size": 32}, {"params": {"file": "other.csv"}}, {"reader": "synthetic"})
+    ]
+    others += [one.model_copy(update=change) for change in ({"seed": 1}, {"threads": 2}, {"epochs": 5})]
+    assert len({other.fingerprint() for other in (one, *others)}) == 8, "each has a name of its own"
     assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
 
 

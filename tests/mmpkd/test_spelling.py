@@ -36,11 +36,12 @@ def test_every_key_of_the_tree_is_known_by_its_path() -> None:
         ("cohort.flip_vertical", True, "'augmentation.flip_vertical'"),
         ("optimzer", {"lr": 1}, "'optimizer'"),
         ("optimizer.weight_deca", 1, "'weight_decay'"),  # what stands beside it is told by its name alone
-        ("student.heads", 3, "'num_heads'"),
+        ("student.heads", 3, "'num_heads' or 'weights_heads'"),
         ("objectives.soft.wieght", 3, "'weight'"),
         ("objectives.soft.optimizer.lr", 3, "'optimizer.lr'"),
         ("stages.0.trian", 3, "'train'"),
         ("epoch", 3, "'epochs'"),
+        ("weight", 3, "'objectives.NAME.weight'"),
         ("augmentation.flip", True, "'flip_vertical' or 'flip_horizontal'"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +150,13 @@ def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, 
     assert heavier[0] == base[0] and heavier[1] != base[1]
     for other in ({"seed": 1}, {"optimizer": {"lr": 1e-3}}, {"threads": 2}):
         assert not set(addresses(**other)) & set(base)
+    one_by_one = {"guess": addresses()[1]}
+    outputs = {"scan": replace(outputs["scan"], address="other answers")}  # type: ignore[type-var]
+    assert addresses()[0] == base[0], "the first stage listens to nobody"
+    one_by_one["after other answers"] = addresses()[1]
+    outputs, store.fingerprint = teach(beside, Store.open(store.path), cache), "other labels"
+    assert not set(addresses()) & {*base, *one_by_one.values()} and len(set(one_by_one.values())) == 2
+    store = Store.open(store.path)
     for content in (b"some", b"others"):  # under one name
         (weights := tmp_path / "w.npz").write_bytes(content)
         student = beside.student.model_dump() | {"pretrained": True, "weights": weights}
@@ -216,6 +224,10 @@ def test_a_guided_student_answers_without_the_superior_image(
     rows, cpu = clinic.rows("val"), torch.device("cpu")
     found = Evaluator(clinic, rows, EvaluationConfig(), student.grid, cpu, clinic.rows("train"))(student)
     assert found == {name: history[-1].metrics[name] for name in found}
+    evaluator, card = Evaluator(clinic, rows, EvaluationConfig(), student.grid, cpu), export.read(tmp_path / "run").card
+    (task,), known = card.tasks, (evaluator.target_NK, evaluator.known_NK)
+    calibrated = export.fit_temperature(evaluator.look(student)[0], *known, task)
+    assert card.temperature[task.name] == pytest.approx(calibrated), "by what answers, not by the student alone"
     head = teach(config, store, cache)["scan"].head
     assert head is not None and student.head is not None
     ships = student.head.state_dict()

@@ -56,6 +56,7 @@ def without(state: dict[str, torch.Tensor], *names: str) -> dict[str, torch.Tens
 MISFITS: dict[str, tuple[Any, str]] = {
     "a file of fewer blocks": (lambda: state_of(depth=1), "it holds nothing for blocks.1.norm1.weight"),
     "a file of more blocks": (lambda: state_of(depth=3), "it holds blocks.2.attn.proj.bias"),
+    "no last norm": (lambda: without(state_of(), "norm.weight", "norm.bias"), "it holds nothing for"),
     "another width": (lambda: state_of(embed_dim=48), "cls_token is [1, 1, 48] there and [1, 1, 24] here"),
     "no class token": (
         lambda: state_of(class_token=False, global_pool="avg", fc_norm=False),

@@ -98,7 +98,7 @@ class FakeWorker(TrialWorker):
     def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
         try:
             its, reports = json.loads(checkpoint.read_text())
-        except ValueError:
+        except (OSError, ValueError):
             raise ConfigError.one(str(checkpoint), "is damaged") from None
         if owner and its != owner:
             raise ConfigError.one(str(checkpoint), "belongs to another configuration")

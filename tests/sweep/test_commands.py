@@ -159,7 +159,8 @@ def test_the_command_that_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     resolved = f"space={tmp_path}/runs/plain/space.yaml name=plain storage={tmp_path}/runs"
     assert continuing(plain) == f"python -m sweep.run {resolved}"
     monkeypatch.chdir("/")  # the words it was started with would begin another one here
-    assert continuing(breast) == f"python -m sweep.run {resolved}".replace("plain", "breast")
+    moved = f"python -m sweep.run {resolved} 'tracking=http://me:***@host'".replace("plain", "breast")
+    assert continuing(breast) == moved
 
 
 def test_the_table_and_where_nothing_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +177,7 @@ def test_the_table_and_where_nothing_is(tmp_path: Path, capsys: pytest.CaptureFi
     (tmp_path / "other" / "plan.json").write_text("{")
     status.main([f"storage={tmp_path}"])
     told = capsys.readouterr().out
-    assert "1 complete of 8" in told and f"warning: {tmp_path}/other: cannot be read" in told
+    assert "1 complete of 8" in told and f"warning: {tmp_path}/other/plan.json: is not JSON" in told
 
 
 # --- stop ---

@@ -121,7 +121,7 @@ def test_a_storage_that_goes_read_only_stops_the_sweep_and_loses_nothing(
     with pytest.raises(UserError) as error:
         ran(tmp_path, "trials=6")
     text = str(error.value)
-    assert "spool.jsonl: cannot be written any more (Read-only file system); the sweep stopped" in text
+    assert "spool.jsonl: cannot be read or written any more (Read-only file system); the sweep stopped" in text
     assert "python -m sweep.run" in text.splitlines()[-1]
     monkeypatch.undo()
     assert ran(tmp_path, "trials=6")[0] == 0
@@ -142,7 +142,9 @@ def failing_once(error: Callable[[], Exception]) -> type[FakeWorker]:
 
 def test_a_worker_that_cannot_write_stops_the_sweep_and_fails_no_trial(tmp_path: Path) -> None:
     full = failing_once(lambda: OSError(errno.ENOSPC, "No space left on device", "last.pt"))
-    with pytest.raises(UserError, match=r"last\.pt: a worker cannot write there"):
+    with pytest.raises(
+        UserError, match=r"last\.pt: cannot be read or written any more \(No space left on device\), in a worker"
+    ):
         ran(tmp_path, "trials=6", worker=full)
     assert ran(tmp_path, "trials=6", worker=full)[0] == 0
     assert states(tmp_path) == {"COMPLETE": 6}

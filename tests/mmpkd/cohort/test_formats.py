@@ -31,7 +31,7 @@ FEATURES = {
     "few": "1 to 7 bits",
     "signed": "signed, 16 bits",
     "odd": "8 bits signed, or relative to another largest value than 255 or 65535",
-    "wide": "32 bits, floating point, fractions",
+    "wide": "values beyond 16 bits, floating point, fractions",
     "colour 8": "colour, 8 bits a channel",
     "colour 16": "colour, 16 bits a channel",
     "palette": "palette",
@@ -58,7 +58,8 @@ NOISE = np.random.default_rng(0).integers(0, 256, (64, 64), dtype=np.uint8)
 OTHER_NOISE = NOISE[::-1].copy()
 TRANSFORMED = Dataset()
 TRANSFORMED.PixelValueTransformationSequence = []
-HEAVY: dict[str, Any] = {"PhotometricInterpretation": "MONOCHROME1", "BitsStored": 12, "HighBit": 11}
+PADDED = np.array([[60000, 0, 4095], [9, 60000, 2]], np.uint16)  # beyond the 12 bits stated, as scanners do
+TWELVE: dict[str, Any] = {"BitsStored": 12, "HighBit": 11}
 
 
 class Case(NamedTuple):
@@ -273,12 +274,13 @@ CASES = [
     Case("DICOM", "colour 16", dicom(DEEP_RGB), DEEP_RGB),
     Case("DICOM", "palette", dicom(PALETTE, PhotometricInterpretation="PALETTE COLOR"), "PALETTE COLOR is not handled"),
     Case("DICOM", "inverse", dicom(GREY, PhotometricInterpretation="MONOCHROME1"), 255 - GREY),
-    Case("DICOM", "inverse 16", dicom(DEEP, **HEAVY), 4095 - DEEP),
+    Case("DICOM", "inverse 16", dicom(DEEP, PhotometricInterpretation="MONOCHROME1", **TWELVE), 4095 - DEEP),
     Case("DICOM", "other", dicom(RGB, PhotometricInterpretation="YBR_PARTIAL_420"), "YBR_PARTIAL_420 is not handled"),
     Case("DICOM", "other", dicom(RGB, PhotometricInterpretation="HSV"), "HSV is not handled"),
     Case("DICOM", "other", dicom(GREY, PresentationLUTShape="INVERSE"), "says both that 0 is black"),
     Case("DICOM", "units", dicom(DEEP, RescaleSlope="2", RescaleIntercept="-1024"), 2 * DEEP.astype(int) - 1024),
     Case("DICOM", "units", dicom(DEEP, PixelPaddingValue=4095), np.where(DEEP == 4095, 0, DEEP)),
+    Case("DICOM", "units", dicom(PADDED, PixelPaddingValue=60000, **TWELVE), PADDED % 60000),
     Case("DICOM", "table", dicom(DEEP, ModalityLUTSequence=[]), "Modality LUT Sequence"),
     Case("DICOM", "table", dicom(DEEP, SharedFunctionalGroupsSequence=[TRANSFORMED]), "stand in functional groups"),
     Case("DICOM", "cut", cut(dicom(NOISE)), "do not decode"),

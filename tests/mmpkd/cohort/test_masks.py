@@ -88,6 +88,17 @@ def test_smoothed_edges_are_no_regions() -> None:
         assert (two_valued(wide, "") == (wide > wide.max() / 2)).all()
 
 
+def test_masks_of_16_bits() -> None:
+    for pixels in (drawn(255), lossy(disc(100, 30), 75)):
+        assert (two_valued(pixels.astype(np.uint16) * 257, "") == two_valued(pixels, "")).all()
+    for pixels in (drawn(127), lossy(drawn(127), 90)):
+        with pytest.raises(BadSample, match="say which is the region"):
+            two_valued(pixels.astype(np.uint16) * 257, "")
+    smooth = np.maximum(disc(100, 30, smoothing=8), drawn(20, first=0, where=np.s_[2:12, 2:12]))
+    with pytest.raises(BadSample, match="3 values"):
+        two_valued(smooth.astype(np.uint16) * 257, "")
+
+
 def test_a_picture_is_no_mask() -> None:
     rng = np.random.default_rng(0)
     for picture in (
