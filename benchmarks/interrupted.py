@@ -48,6 +48,7 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks.witness import Kill, Watch, descendants, events_of, extra_epochs, faults, lines_of, logged, told
+from mmpkd.machine import cores
 
 SPACE = ("space=demo", "name=interrupted", "epochs=8")
 COHORT = ("cohort.params.train=400", "cohort.params.val=100", "cohort.params.test=12")
@@ -238,8 +239,8 @@ def main() -> int:
     storage = options.folder or Path(tempfile.mkdtemp(prefix="interrupted-"))
     storage.mkdir(parents=True, exist_ok=True)
     tracking, cache, folder = f"sqlite:///{storage / 'mlflow.db'}", storage / "cache", storage / "interrupted"
-    cores = (os.cpu_count() or AT_A_TIME) / AT_A_TIME
-    places = {"trials": options.trials, "search.cpus": cores, "storage": storage, "cache": cache, "tracking": tracking}
+    share = cores().amount / AT_A_TIME
+    places = {"trials": options.trials, "search.cpus": share, "storage": storage, "cache": cache, "tracking": tracking}
     words = [*SPACE, *COHORT, *(f"{key}={value}" for key, value in places.items())]
     chance = random.Random(options.seed)
     due = sorted(chance.uniform(0, SHARE * options.trials) for _ in range(options.kills))

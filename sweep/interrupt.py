@@ -44,6 +44,11 @@ def requests_end_the_driver() -> Iterator[None]:
     take_signals()
     try:
         yield
+    except KeyboardInterrupt:
+        if not insisted():
+            raise
+        print("interrupted; the same command continues", file=sys.stderr)
+        leave(130)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler or signal.SIG_DFL)

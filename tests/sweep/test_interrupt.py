@@ -225,3 +225,20 @@ def test_a_batch_systems_end_of_a_sweep_in_a_narrow_job(tmp_path: Path) -> None:
     assert not disagreements(folder, address, trials=4)
     lines = [line.split() for line in trained.read_text().splitlines()]
     assert len({(number, epoch) for number, _, epoch in lines}) >= len(lines) - 1, "at most the epoch in flight again"
+
+
+def test_who_insists_is_not_made_to_wait_for_the_interpreter() -> None:
+    """What was imported is not taken down: nothing that is registered for the exit runs."""
+    code = """if True:
+        import atexit, os, signal
+        from sweep import interrupt
+        atexit.register(print, "taken down")
+        interrupt.SAME_REQUEST = 0.0
+        with interrupt.requests_end_the_driver():
+            with interrupt.deferred():
+                os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), signal.SIGINT)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert done.stderr == "interrupted; the same command continues\n"
