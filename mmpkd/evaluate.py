@@ -56,9 +56,10 @@ side does not know are left out. Prints tables, and leaves them in a folder with
 Intervals: 95 %, {REPLICATES:,} bootstrap replicates over patients. Groups of fewer than {FEWEST} patients are not told
 apart. Where a patient has several images, the mean of their probabilities is scored as well, by patient; a patient
 whose images have different labels is left out there, and counted as mixed. Maps are scored in the frame of the
-original images. Classification scores are of the calibrated probabilities in predictions.csv: of multi-class tasks the
-AUROC may differ from the training's, which is of raw logits. Of the cohort that a student was trained on only the validation part is scored, on which its
-temperatures and thresholds were chosen: the training part would flatter, and the test part is sealed."""
+original images. Classification is scored by the calibrated probabilities that predictions.csv holds, of which the AUROC
+of a multi-class task may differ from the training's, which is of raw logits. Of the cohort that a student was trained
+on only the validation part is scored, on which its temperatures and thresholds were chosen: the training part would
+flatter, and the test part is sealed."""
 
 
 def main(words: Sequence[str]) -> None:
