@@ -222,8 +222,8 @@ def _leave(folder: Path, tables: Mapping[str, pd.DataFrame], what: Mapping[str, 
 
 
 def _print(tables: Mapping[str, pd.DataFrame], store: Store, rows: NDArray[np.int64], part: str, folder: Path) -> None:
-    console = Console()
-    console = console if console.is_terminal else Console(width=130)  # a file has no edge
+    console = Console(markup=False)
+    console = console if console.is_terminal else Console(width=130, markup=False)  # a file has no edge
     patients = len(np.unique(store.patient_N[rows]))
     title = f"{store.manifest['reader']}, part {part}: {len(rows)} samples of {patients} patients"
     console.print(title, highlight=False, markup=False, soft_wrap=True)

@@ -38,6 +38,7 @@ from mmpkd.fit import (
     seeded,
     task_loss,
 )
+from mmpkd.machine import cores
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import qualities, teach
 from mmpkd.teachers.stating import before_teaching
@@ -155,7 +156,7 @@ def train_to_last_stage(
     seconds, first = place.seconds, place.epoch
     while run.stage is not run.stages[-1]:
         assert run.stage.epochs is not None
-        todo, stderr = range(first, run.stage.epochs), Console(stderr=True)
+        todo, stderr = range(first, run.stage.epochs), Console(stderr=True, markup=False)
         name, last, silent = f"stage {run.stage.name}", run.stage.epochs, not stderr.is_terminal
         for epoch in track(todo, name, console=stderr, transient=True, disable=silent):
             started = time.perf_counter()
@@ -281,7 +282,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
     config = load_trial(Path(own["config"]), overrides, (*defaults, *paths_of_params()))
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
-    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), Console()
+    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), Console(markup=False)
 
     def show(report: EpochReport) -> None:
         command.write_whole(folder / "config.yaml", dump_trial(config))
@@ -300,17 +301,23 @@ def main(words: Sequence[str]) -> None:
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
+    command.make_folder(folder)
+    if config.threads > (here := cores()).amount:
+        told = f"threads={config.threads}, and this process may use {here.amount} cores (what sets this: {here.source})"
+        command.warn([f"{told}; more threads than cores only slow a training down"])
     command.warn([*announcements(config, store.facts), *before_teaching(config, store)])
     for line in qualities(config, teach(config, store, cache)):
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     if last.exists():
-        console.print(f"continuing {folder}")
-    history = train(config, cache, folder, last if last.exists() else None, show, store)
+        console.print(f"continuing {folder}", highlight=False, soft_wrap=True)
     metrics = folder / "metrics.json"
-    command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
+    with command.written_to(folder):
+        history = train(config, cache, folder, last if last.exists() else None, show, store)
+        command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}", highlight=False)
-    console.print(f"every epoch is in {metrics}; the student is in {folder / export.NAME}")
+    places = f"every epoch is in {metrics}; the student is in {folder / export.NAME}"
+    console.print(places, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

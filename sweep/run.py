@@ -66,8 +66,8 @@ a sweep leaves in STORAGE/NAME
   trials.parquet    a row a trial; epochs.parquet a row an epoch
   space.yaml, plan.json, journal.log (Optuna), checkpoints of the front, errors/ of failed trials
 
-Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end it in good order within about ten seconds, and the same command
-goes on; what trains then loses its epoch at most. A second Ctrl-C does not wait for tables and report.
+Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end it in good order within about ten seconds, and
+the same command goes on; what trains then loses its epoch at most. A second Ctrl-C does not wait for tables and report.
 Without RAY_ADDRESS it runs on the cores and the memory that this process may use, by taskset, control
 groups (containers) or batch system; Ray's sockets go below TMPDIR if that is short, else /tmp, or RAY_TMPDIR.
 
@@ -121,11 +121,11 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError(mistakes)
     from rich.console import Console
 
-    console = Console()
+    console = Console(markup=False)  # paths, labels and errors may hold brackets
     if said.show == "true":
         from sweep.show import tree
 
-        console.print(tree(space))
+        Console().print(tree(space))
         if mistakes:
             raise ConfigError(mistakes)
         return
@@ -142,7 +142,7 @@ def main(words: Sequence[str]) -> None:
     assert planned.example is not None
     refuse_more_cores(space.search, planned.example.threads)
     if said.plan == "true":
-        console.print(render(planned))
+        Console().print(render(planned))
         from mmpkd.cohort.suspects import find_in
         from mmpkd.probe import stand_in
         from mmpkd.teachers.stating import stating

@@ -83,7 +83,7 @@ def main(words: Sequence[str]) -> None:
     if said["json"] == "true":
         print(json.dumps({"sweeps": [as_json(sweep) for sweep in sweeps], "unread": unread}, indent=2))
         return
-    console = Console()
+    console = Console(markup=False)
     show(sweeps, storage, console)
     for trouble in unread:
         console.print(f"warning: {trouble}", highlight=False, markup=False, soft_wrap=True)
