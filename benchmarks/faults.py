@@ -94,7 +94,7 @@ def copy_of(root: Path) -> Iterator[Path]:
         yield Path(folder)
 
 
-def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
+def run_tests(tree: Path, tests: Sequence[str], seconds: float = SECONDS) -> tuple[int, str]:
     """Exit status and output of pytest on some files, which stops at the first failure.
 
     In a fork of a process that has the libraries loaded already: to load them takes longer than most tests.
@@ -102,11 +102,11 @@ def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:
     output = tree / ".output"
     process = FORKS.Process(target=_pytest, args=(tree, tests, output))
     process.start()
-    process.join(SECONDS)
+    process.join(seconds)
     if process.is_alive():
         process.kill()
         process.join()
-        return 1, f"FAILED {tests[0]} (not done after {SECONDS} s)"
+        return 1, f"FAILED {tests[0]} (not done after {seconds:.0f} s)"
     return process.exitcode or 0, output.read_text(errors="replace")
 
 
@@ -187,7 +187,8 @@ def main() -> None:
         return
     if not words.as_is:
         with copy_of(ROOT) as tree:
-            status, output = run_tests(tree, sorted({test for fault in chosen for test in fault.tests}))
+            tests = sorted({test for fault in chosen for test in fault.tests})
+            status, output = run_tests(tree, tests, SECONDS * len(tests))
         if status:
             sys.exit(f"the tests fail without any fault, so they can notice none:\n{output[-3000:]}")
     results = []

@@ -75,6 +75,7 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
     config = teachers.sized(config, facts)
     for name, teacher in config.teachers.items():
         wrong, offer = teachers.check(teacher, facts)
+        mistakes += teachers.check_name(name, f"teachers.{name}")
         mistakes += [Mistake(f"teachers.{name}.{path}", problem) for path, problem in wrong]
         if offer is not None:
             offers[name] = offer
@@ -101,6 +102,8 @@ def _check_objective(
     where = f"objectives.{label}"
     if label in (TASK, STUDENT) or "." in label or hasattr(nn.ModuleDict(), label):
         return [Mistake(where, "this name is taken; call the objective something else")]
+    if "/" in label:
+        return [Mistake(where, "its metrics are named loss/LABEL, so a label holds no '/'")]
     assert objective.kind is not None
     if objective.kind not in OBJECTIVES:
         return [Mistake(f"{where}.kind", f"unknown objective {objective.kind!r}{near(objective.kind, OBJECTIVES)}")]

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
+
+from rich.console import Console
 
 from mmpkd.faults import behind, machine_fault, with_fault
 from mmpkd.types import ConfigError, Mistake, UserError
@@ -36,6 +39,11 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that prints names as they are: to others `[/b]` is a mistake, and `[b]` and `:x:` something else."""
+    return Console(markup=False, emoji=False, **options)
 
 
 def warn(warnings: Iterable[str]) -> None:

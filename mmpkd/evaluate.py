@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from mmpkd import classify, command, export
@@ -57,8 +56,10 @@ side does not know are left out. Prints tables, and leaves them in a folder with
 Intervals: 95 %, {REPLICATES:,} bootstrap replicates over patients. Groups of fewer than {FEWEST} patients are not told
 apart. Where a patient has several images, the mean of their probabilities is scored as well, by patient; a patient
 whose images have different labels is left out there, and counted as mixed. Maps are scored in the frame of the
-original images. Of the cohort that a student was trained on only the validation part is scored, on which its
-temperatures and thresholds were chosen: the training part would flatter, and the test part is sealed."""
+original images. Classification is scored by the calibrated probabilities that predictions.csv holds, of which the AUROC
+of a multi-class task may differ from the training's, which is of raw logits. Of the cohort that a student was trained
+on only the validation part is scored, on which its temperatures and thresholds were chosen: the training part would
+flatter, and the test part is sealed."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -177,7 +178,9 @@ def evaluate(
         store, rows, config, student.grid, device, train_rows, Labels(tasks, target_NK, known_NK), REPLICATES
     )
     logits_NK, map_NRhw = evaluator.look(student)
-    probability_NK = exported.probabilities(logits_NK)
+    # Calibrated: a temperature moves one class against the rest, and every score is of the probabilities left below.
+    logits_NK = tempered(logits_NK, card.tasks, card.temperature)
+    probability_NK = classify.probabilities(logits_NK, card.tasks)
     answers = Answers(tasks, logits_NK, probability_NK, target_NK, known_NK, evaluator.weight_RN)
     patient_ids = store.patient_ids[rows]
     names = [f"{task.name}/{name}" for task in card.tasks for name in task.logit_names]
@@ -185,8 +188,7 @@ def evaluate(
     predictions.insert(0, "sample", store.sample_ids[rows])
     tables = {"labels": by_label(answers, card, weights), "predictions": predictions}
     if len(np.unique(patient_ids)) < len(rows):
-        tempered_NK = tempered(logits_NK, card.tasks, card.temperature)
-        aggregated = by_patient(tempered_NK, target_NK, known_NK, card.tasks, patient_ids)
+        aggregated = by_patient(logits_NK, target_NK, known_NK, card.tasks, patient_ids)
         probability_PK = classify.probabilities(aggregated.logits_PK, card.tasks)
         weight_RP = evaluator.weight_RN[:, aggregated.first_P]
         answers_P = Answers(
@@ -222,11 +224,11 @@ def _leave(folder: Path, tables: Mapping[str, pd.DataFrame], what: Mapping[str, 
 
 
 def _print(tables: Mapping[str, pd.DataFrame], store: Store, rows: NDArray[np.int64], part: str, folder: Path) -> None:
-    console = Console(markup=False)
-    console = console if console.is_terminal else Console(width=130, markup=False)  # a file has no edge
+    console = command.plain_console()
+    console = console if console.is_terminal else command.plain_console(width=130)  # a file has no edge
     patients = len(np.unique(store.patient_N[rows]))
     title = f"{store.manifest['reader']}, part {part}: {len(rows)} samples of {patients} patients"
-    console.print(title, highlight=False, markup=False, soft_wrap=True)
+    console.print(title, highlight=False, soft_wrap=True)
     for name in ("labels", "labels_by_patient", "regions", "groups"):
         if name not in tables:
             continue
@@ -236,9 +238,7 @@ def _print(tables: Mapping[str, pd.DataFrame], store: Store, rows: NDArray[np.in
         for _, row in table.iterrows():
             shown.add_row(*(_cell(row, str(column)) for column in told))
         console.print(shown)
-    console.print(
-        f"these tables and the scores of every image: {folder}", highlight=False, markup=False, soft_wrap=True
-    )
+    console.print(f"these tables and the scores of every image: {folder}", highlight=False, soft_wrap=True)
 
 
 def _cell(row: pd.Series, name: str) -> str:

@@ -278,7 +278,7 @@ def by_region(images: pd.DataFrame, sample_ids: NDArray[np.str_], weight_RN: Flo
             row = {
                 "label": label or (labels[0] if len(labels) == 1 else "mean over labels"),
                 "score": score,
-                "images": int(images["label"].isin(some).sum()),
+                "images": images.loc[images["label"].isin(some), "sample"].nunique(),
             }
             scored = [one for one in some if images.loc[images["label"] == one, score].notna().any()]
             for name, column in found.items():  # all over the labels that the student has a score of

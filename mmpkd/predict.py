@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 
 from mmpkd import command, export
@@ -42,7 +41,8 @@ Images through an exported student. It reads the images and nothing else: no tab
   patients=FILE    a CSV with the columns image (as in predictions.csv) and patient: whose several images are aggregated
 
 predictions.csv has a row an image: the calibrated probability of each label (temperature fitted on the validation
-patients), and for each task what is called: the likeliest class, or the labels above their validation thresholds.
+patients), and for each task what is called: the likeliest class, or the labels above their validation thresholds
+(in a column of the task's name; `image called` for a task named `image`).
 With patients=FILE, predictions_by_patient.csv has a row a patient: the mean probability over the patient's images, and
 what is called of that; the thresholds were chosen on single images.
 Originals are wanted in the form the student was trained on: of the same kind, bit depth and orientation.
@@ -153,9 +153,8 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("images", f"no file at {root.absolute()}")
     name_of = {path: (path.relative_to(root) if root.is_dir() else Path(path.name)).as_posix() for path in files}
     patients = patients_of(Path(own["patients"]), name_of.values()) if own["patients"] else {}
-    model, console = Predictor(own["model"]), Console(stderr=True, soft_wrap=True)
-    tasks, names = [task.name for task in model.card.tasks], model.names
-    endings = file_names(tasks)
+    model, console = Predictor(own["model"]), command.plain_console(stderr=True, soft_wrap=True)
+    endings = file_names([task.name for task in model.card.tasks])
     bad = []
     by_patient: dict[str, list[dict[str, float]]] = {}
     here, there = out.resolve(), root.resolve()
@@ -165,7 +164,7 @@ def main(words: Sequence[str]) -> None:
     beside = out / f"{TABLE}.partial"
     with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         table = csv.writer(opened)
-        table.writerow(["image", *names, *tasks])
+        table.writerow(headings(["image"], model))
         for path in track(files, "predicting", console=console, disable=not console.is_terminal):
             try:
                 said = model(path)
@@ -183,7 +182,7 @@ def main(words: Sequence[str]) -> None:
             if own["overlays"] == "true":
                 _save(said, out / "overlays" / inside, endings)
     for line in bad:
-        console.print(f"left out: {line}", highlight=False, markup=False)
+        console.print(f"left out: {line}", highlight=False)
     if len(bad) == len(files):
         beside.unlink()
         raise CohortError(f"not one of {len(files)} files could be read as an image")
@@ -209,6 +208,17 @@ def file_names(names: Sequence[str]) -> list[str]:
     return given
 
 
+def headings(own: Sequence[str], model: Predictor) -> list[str]:
+    """Own columns, one a label and one a task, no two alike: of a task named `image` it is `image called`."""
+    given = [*own, *model.names]
+    for task in model.card.tasks:
+        name = task.name
+        while name in given:
+            name += " called"
+        given.append(name)
+    return given
+
+
 def _cells(model: Predictor, probabilities: dict[str, float]) -> list[str]:
     called = model.called(probabilities)
     return [*(f"{probabilities[name]:.6f}" for name in model.names), *("; ".join(labels) for labels in called.values())]
@@ -221,7 +231,7 @@ def _leave_patients(
     beside = out / f"{BY_PATIENT}.partial"
     with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         table = csv.writer(opened)
-        table.writerow(["patient", "images", "left_out", *model.names, *(task.name for task in model.card.tasks)])
+        table.writerow(headings(["patient", "images", "left_out"], model))
         count = Counter(patients.values())
         for patient, several in images_of.items():
             mean = {name: fmean(probabilities[name] for probabilities in several) for name in model.names}

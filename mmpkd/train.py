@@ -7,6 +7,7 @@ privileged modality; after each epoch it is scored on the validation patients an
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -156,9 +157,9 @@ def train_to_last_stage(
     seconds, first = place.seconds, place.epoch
     while run.stage is not run.stages[-1]:
         assert run.stage.epochs is not None
-        todo, stderr = range(first, run.stage.epochs), Console(stderr=True, markup=False)
+        todo, stderr = range(first, run.stage.epochs), command.plain_console(stderr=True)
         name, last, silent = f"stage {run.stage.name}", run.stage.epochs, not stderr.is_terminal
-        for epoch in track(todo, name, console=stderr, transient=True, disable=silent):
+        for epoch in track(todo, escape(name), console=stderr, transient=True, disable=silent):
             started = time.perf_counter()
             train_epoch(run, epoch)
             seconds += time.perf_counter() - started
@@ -271,6 +272,10 @@ def on(device: torch.device, values: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
 
+def shown_error(error: float) -> str:
+    return "?" if math.isnan(error) else f"{error:.4f}"
+
+
 def main(words: Sequence[str]) -> None:
     """The command line; see HELP."""
     if not words or {"-h", "--help"} & set(words):
@@ -282,12 +287,12 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
     config = load_trial(Path(own["config"]), overrides, (*defaults, *paths_of_params()))
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
-    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), Console(markup=False)
+    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), command.plain_console()
 
     def show(report: EpochReport) -> None:
         command.write_whole(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
-            f"{goal} {report.metrics[goal]:.4f} ±{report.metrics[f'{goal}_se']:.4f}"
+            f"{goal} {report.metrics[goal]:.4f} ±{shown_error(report.metrics[f'{goal}_se'])}"
             for goal in ("val/auroc", "val/auroc_patient", "val/pointing")
             if goal in report.metrics
         )
@@ -307,7 +312,7 @@ def main(words: Sequence[str]) -> None:
         command.warn([f"{told}; more threads than cores only slow a training down"])
     command.warn([*announcements(config, store.facts), *before_teaching(config, store)])
     for line in qualities(config, teach(config, store, cache)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     if last.exists():
         console.print(f"continuing {folder}", highlight=False, soft_wrap=True)
     metrics = folder / "metrics.json"

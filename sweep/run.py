@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mmpkd.command import own_words
+from mmpkd.command import own_words, plain_console
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.interrupt import leave, requests_end_the_driver
@@ -119,13 +119,11 @@ def main(words: Sequence[str]) -> None:
     mistakes += found
     if space is None:
         raise ConfigError(mistakes)
-    from rich.console import Console
-
-    console = Console(markup=False)  # paths, labels and errors may hold brackets
+    console = plain_console()
     if said.show == "true":
         from sweep.show import tree
 
-        Console().print(tree(space))
+        console.print(tree(space))
         if mistakes:
             raise ConfigError(mistakes)
         return
@@ -142,7 +140,7 @@ def main(words: Sequence[str]) -> None:
     assert planned.example is not None
     refuse_more_cores(space.search, planned.example.threads)
     if said.plan == "true":
-        Console().print(render(planned))
+        console.print(render(planned))
         from mmpkd.cohort.suspects import find_in
         from mmpkd.probe import stand_in
         from mmpkd.teachers.stating import stating
@@ -150,7 +148,7 @@ def main(words: Sequence[str]) -> None:
         cohort = planned.example.cohort
         tables = stand_in(cohort)
         for note in tables.notes:
-            console.print(note, highlight=False, markup=False, soft_wrap=True)
+            console.print(note, highlight=False, soft_wrap=True)
         warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
 
         with cluster(), console.status("timing") as status:
@@ -166,7 +164,7 @@ def main(words: Sequence[str]) -> None:
 
 def warn(warnings: Iterable[str], console: Console) -> None:
     for warning in warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
 def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -96,9 +97,11 @@ def yardsticks(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
 
 
 def with_error(record: Record, goal: str) -> str:
-    """'0.912 ± 0.031', the standard error over validation patients."""
+    """'0.912 ± 0.031', the standard error over validation patients; '1.000 ± ?' where they are too few to tell it."""
     error = record.metrics.get(f"{goal}_se")
-    return f"{record.metrics[goal]:.3f}" + ("" if error is None else f" ± {error:.3f}")
+    if error is None:
+        return f"{record.metrics[goal]:.3f}"
+    return f"{record.metrics[goal]:.3f} ± {'?' if math.isnan(error) else f'{error:.3f}'}"
 
 
 def sampled(record: Record) -> str:
@@ -135,11 +138,19 @@ def resolution(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
     for goal in goals:
         best = best_of(complete, goal, goals)
         error = best.metrics.get(f"{goal}_se") if best else None
-        if best is None or not error:
+        if best is None or error is None:
             continue
-        close = sum(best.metrics[goal] - one.metrics[goal] < error for one in complete) - 1
-        if close:
-            others = f"{close} of the {len(complete) - 1} other complete trials"
+        is_known = math.isfinite(error) and error > 0
+        reach = error if is_known else 0.0
+        close = sum(best.metrics[goal] - one.metrics[goal] <= reach for one in complete) - 1
+        others = f"{close} of the {len(complete) - 1} other complete trials"
+        if not is_known:
+            equal = f"; {others} score the same" if close else ""
+            warnings.append(
+                f"on {goal} the best has no standard error, for its score is the same whichever validation patients "
+                f"are drawn: they are too few to tell trials apart{equal}"
+            )
+        elif close:
             warnings.append(
                 f"on {goal} {others} lie within one standard error ({error:.3f}) of the best: "
                 "the validation set does not tell them apart"

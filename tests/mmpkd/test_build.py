@@ -172,3 +172,18 @@ def test_the_student_does_not_depend_on_the_objectives(tiny_trial: TrialConfig, 
     taught, objectives = build(tiny_trial, facts, {"findings": 5})
     assert all((a == b).all() for a, b in zip(alone.parameters(), taught.parameters(), strict=True))
     assert set(objectives) == {"logits", "features"}
+
+
+@pytest.mark.parametrize("name", ["a/b", "x/auroc", "/"])
+def test_names_that_their_metrics_could_not_be_told_apart_by_are_refused(
+    tiny_trial: TrialConfig, facts: Facts, name: str
+) -> None:
+    teacher = {"kind": "tabular"}
+    mistakes = found(tiny_trial, facts, teachers={name: teacher}, objectives={"logits": {}})
+    assert mistakes == {f"teachers.{name}": "its scores are named teacher/NAME/auroc, so a name holds no '/'"}
+    ensemble = {"kind": "ensemble", "params": {"members": {name: teacher, "other": teacher}}}
+    mistakes = found(tiny_trial, facts, teachers={"both": ensemble}, objectives={"logits": {}})
+    assert list(mistakes) == [f"teachers.both.params.members.{name}"]
+    label = f"gradient_share/{name}"
+    mistakes = found(tiny_trial, facts, teachers={"one": teacher}, objectives={label: {"kind": "logits"}})
+    assert mistakes == {f"objectives.{label}": "its metrics are named loss/LABEL, so a label holds no '/'"}

@@ -196,6 +196,7 @@ def test_regions_by_hand_compare_the_same_labels() -> None:
     assert pointing["student"] == pytest.approx((0.4 + 0.1) / 2) and pointing["chance"] == pytest.approx(
         (0.2 + 0.9) / 2
     )
+    assert pointing["images"] == 2, "of two images with three regions"
     tuned = table.loc[("mean over labels", "iou_tuned")]
     assert tuned["student"] == pytest.approx(0.6) and tuned["chance"] == pytest.approx(0.4)
     assert table.loc[("lesion", "pointing"), "student"] == pytest.approx(0.4)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,9 +17,9 @@ from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.synthetic import Synthetic, SyntheticParams
 from mmpkd.config import TrialConfig
-from mmpkd.predict import Predictor, file_names, main
+from mmpkd.predict import Predictor, file_names, headings, main
 from mmpkd.train import train
-from mmpkd.types import CohortError, ConfigError
+from mmpkd.types import CohortError, ConfigError, lay_out
 
 
 @pytest.fixture(scope="module")
@@ -134,3 +135,12 @@ def test_every_task_has_a_picture_of_its_own() -> None:
     parts = file_names(names)
     assert len({part.casefold() for part in parts}) == len(names) and not any("/" in part for part in parts)
     assert parts[3] == "Edema" and parts[6] == "a-b" and file_names(["dx"]) == ["dx"]
+
+
+@pytest.mark.parametrize("names", [("image",), ("images", "patient"), ("image", "image called"), ("left_out",)])
+def test_no_two_columns_of_a_table_are_alike(names: tuple[str, ...]) -> None:
+    tasks = lay_out([(name, "binary", ("no", "yes")) for name in names])
+    model = SimpleNamespace(names=[f"{name}/yes" for name in names], card=SimpleNamespace(tasks=tasks))
+    for own in (["image"], ["patient", "images", "left_out"]):
+        given = headings(own, model)  # type: ignore[arg-type]
+        assert len(set(given)) == len(given) == len(own) + 2 * len(names) and given[: len(own)] == own

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,10 +15,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from mmpkd.command import plain_console
 from sweep.progress import clock
 from sweep.records import Record, trials_table
 from sweep.report import write_report
-from sweep.summary import front_table, print_summary, resolution, sampled, shortest, yardsticks
+from sweep.summary import front_table, print_summary, resolution, sampled, shortest, with_error, yardsticks
 from sweep.teaching import teacher_warnings
 
 GOALS = ("val/auroc", "val/pointing")
@@ -176,3 +178,22 @@ def test_a_teacher_that_states_the_label_is_named_in_summary_and_report(tmp_path
     assert line.startswith("arm tabular: teacher 'report' all but states the label (out of fold: AUROC 0.997)")
     assert f"warning: {line}" in " ".join(summed_up(tmp_path, records, ARMS).split())
     assert escape(line) in reported(tmp_path, records, ARMS)
+
+
+def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
+    quality = {"teacher/[/t]/auroc": 0.7, "teacher/[/t]/val_auroc": 0.7}
+    one = record(1, 0.9, 0.2)
+    one = replace(one, metrics=one.metrics | quality, config='{"teachers": {"[/t]": {"kind": "tabular"}}}')
+    console = plain_console(file=io.StringIO(), width=200)
+    print_summary(console, [one], ("none",), GOALS, "val/auroc", tmp_path)
+    assert "[/t] 0.700" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_score_without_a_standard_error_is_not_known_to_the_last_digit() -> None:
+    perfect = [record(number, 1.0, 0.2) for number in (1, 2)]
+    perfect = [replace(one, metrics=one.metrics | {"val/auroc_se": math.nan}) for one in perfect]
+    assert with_error(perfect[0], "val/auroc") == "1.000 ± ?"
+    (told,) = resolution(perfect, ("val/auroc",))
+    assert "has no standard error" in told and "1 of the 1 other complete trials score the same" in told
+    (alone,) = resolution([*perfect[:1], record(3, 0.8, 0.2)], ("val/auroc",))
+    assert "has no standard error" in alone and "score the same" not in alone

@@ -137,6 +137,8 @@ def test_values_in_several_spellings_are_warned_about(tmp_path: Path, capsys: py
     assert "column 'shape': 'NaN' counts as a value of its own; if it stands for a missing value" in message
     assert "column 'signs': 1 value is spelt in several ways" in message and "'Halo' and 'halo'" in message
     assert "column 'signs': 20 cells differ from a word under `missing` in case or blanks only" in message
+    prepare(config(tmp_path / "raw", missing=["n/a"]), tmp_path / "cache")
+    assert "warning: column 'shape': 1 value is spelt in several ways" in capsys.readouterr().err, "and of the store"
     prepare(config(tmp_path / "raw", credentialed=True), tmp_path / "cache")
     assert "'oval'" not in capsys.readouterr().err
 
