@@ -302,7 +302,7 @@ def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
     generated = name in ("demo", "all_objectives", "guidance")
     folder = real_data("breast_lesions_usg") if name == "breast" else tmp_path
     overrides = [] if generated else [f"cohort.root={folder}"]
-    overrides += [] if generated or name == "breast" else ["student.pretrained=false"]
+    overrides += [] if generated or name == "breast" else ["student.pretrained=false", "optimizer.batch_size=2"]
     if name == "cbis":
         write_some(tmp_path, "classic")
     elif name in TREES:
