@@ -174,7 +174,7 @@ def _build(
             "clahe": depths[0].clahe,
             "view_depths": dict(zip(scan.views, depths[1:], strict=True)),
             "left_out": {sample: (one.file, one.reason) for sample, one in bad.items()},
-            "notes": [*scan.notes, *remarks(kept_entries, scan.roi_labels, scan.channels, depths[0])],
+            "notes": [*scan.notes, *remarks(dict(zip(kept, kept_entries, strict=True)), scan, depths)],
             "probe": suspects.columns,
             "probe_pairs": suspects.pairs,
             "probe_sections": suspects.sections,
@@ -272,7 +272,7 @@ def _tell(
     if scan.unlisted:
         lines.append(f"columns without a role, not stored: {', '.join(scan.unlisted)}")
     if counts["empty_masks"]:
-        lines.append(f"empty masks, which count as no ROI: {counts['empty_masks']}")
+        lines.append(f"masks without a region (empty, or lacking their mask_value): {counts['empty_masks']}")
     lines += [f"left out: {line}" for line in descriptions(bad, config, reader, scan)]
     _say(lines)
 

@@ -96,7 +96,7 @@ def test_another_cohort_is_read_through_the_students_window(tmp_path: Path) -> N
     assert own.path != theirs.path and theirs.manifest["window"] == [0.0, 100.0]
     assert depth_of(theirs.manifest) == Depth(16, (0.0, 100.0)) != depth_of(own.manifest)
     assert (theirs.image_NCHW >= own.image_NCHW).all() and (theirs.image_NCHW > own.image_NCHW).any()
-    with pytest.raises(CohortError, match="has 16-bit pixels where the first one of the cohort has 8-bit ones"):
+    with pytest.raises(CohortError, match="has 16-bit pixels where the cohort"):
         prepare(config, tmp_path / "cache", Depth())
 
 
