@@ -46,7 +46,9 @@ def disk_trouble(error: Exception, places: Sequence[Path]) -> str:
         return ""
     if not isinstance(error.filename, str):
         where = ", ".join(map(str, places))
-        nameless = f"nothing more can be written ({error.strerror}); see the disks of {where} and of temporary files"
+        nameless = (
+            f"nothing more can be written ({error.strerror}); see the disks of {where}, temporary files and the output"
+        )
         return "" if error.errno in REFUSED else nameless
     inside = any(Path(error.filename).absolute().is_relative_to(place.absolute()) for place in places)
     return f"{error.filename}: cannot be read or written any more ({error.strerror})" * (inside or error.errno in FULL)
