@@ -112,7 +112,8 @@ def main(words: Sequence[str]) -> None:
     part = own["part"] or ("val" if is_own(store, exported.card) else "all")
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part}"
     what = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
-    _leave(folder, tables, {**what, "samples": len(rows), "replicates": REPLICATES})
+    with command.written_to(folder):
+        _leave(folder, tables, {**what, "samples": len(rows), "replicates": REPLICATES})
     _print(tables, store, rows, part, folder)
 
 
