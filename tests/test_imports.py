@@ -30,6 +30,7 @@ LAYERS = (
     {"stages"},
     {"build", "checkpoint", "export", "validation"},
     {"train"},
+    {"grouping"},
     {"external"},
     {"evaluate", "predict", "probe"},
 )
