@@ -16,6 +16,7 @@ from rich.table import Table
 from mmpkd import classify, command, export
 from mmpkd.cohort import splits
 from mmpkd.cohort.decode import depth_of
+from mmpkd.cohort.depths import contrast_of
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
@@ -105,14 +106,13 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("cohort.image_size", f"the student sees {size} pixels a side, got {asked}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
     store, depth = prepare(config, cache), exported.card.depth
-    if not is_own(store, exported.card) and depth_of(store.manifest) != depth:  # the student's window, as in predict
+    if not is_own(store, exported.card) and contrast_of(config):
+        unused = "cohort.window and cohort.clahe are not used: images are shown as those that the student learnt from"
         for key in ("window", "clahe"):
             if any(word == f"cohort.{key}" or word.startswith(f"cohort.{key}.") for word in stated):
-                raise ConfigError.one(
-                    f"cohort.{key}", "other cohorts are seen through the student's own window; leave it out"
-                )
-        if config.window or config.clahe:
-            command.warn(["other cohorts are seen through the student's own window, not that of the configuration"])
+                raise ConfigError.one(f"cohort.{key}", f"{unused}; leave it out")
+        command.warn([f"{unused}, {depth}"])
+    if not is_own(store, exported.card) and depth_of(store.manifest) != depth:  # the student's window, as in predict
         store = prepare(config, cache, depth)
     for key in ("within", "roi"):
         if own[key] != defaults[key] and not store.facts.roi_labels:
@@ -128,7 +128,8 @@ def main(words: Sequence[str]) -> None:
     place = part if not fold else f"{part}-fold{fold}"
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{place}"
     what = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
-    _leave(folder, tables, {**what, "fold": fold, "samples": len(rows), "replicates": REPLICATES})
+    with command.written_to(folder):
+        _leave(folder, tables, {**what, "fold": fold, "samples": len(rows), "replicates": REPLICATES})
     patients = len(np.unique(store.patient_N[rows]))
     which = part if fold is None else f"{part}, fold {fold}"
     title = f"{store.manifest['reader']}, part {which}: {len(rows)} samples of {patients} patients"

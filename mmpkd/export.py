@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_curve
 
@@ -171,7 +172,8 @@ def write(folder: Path, student: Student, card: Card, seen: NDArray[np.int64]) -
     beside = path.with_suffix(".partial")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
     weights[SEEN] = torch.tensor(seen)
-    save_file(weights, beside, {"format": str(FORMAT), "card": json.dumps(asdict(card))})
+    text = json.dumps(asdict(card))
+    beside.write_bytes(save(weights, {"format": str(FORMAT), "card": text, "crc": _checksum(text, weights)}))
     os.replace(beside, path)
     return path
 
@@ -198,6 +200,12 @@ def read(path: Path) -> Exported:
         found = f"format {metadata['format']}" if "format" in metadata else "no card"
         wanted = f"an exported student of format {FORMAT}, as mmpkd.train leaves it after its last epoch"
         raise ConfigError.one("model", f"{file} has {found}; wanted {wanted}")
+    if "crc" in metadata and metadata["crc"] != _checksum(metadata.get("card", ""), weights):  # earlier files have none
+        raise ConfigError.one(
+            "model",
+            f"{file} is damaged: its card, or what was learnt, is not what its checksum says; "
+            "put an undamaged copy in its place, or the mmpkd.train command that made it writes it anew",
+        )
     try:
         content = json.loads(metadata["card"])
         tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
@@ -216,6 +224,15 @@ def read(path: Path) -> Exported:
         raise ConfigError.one("model", f"{file} has a card that is damaged ({type(error).__name__})") from error
     student.mean, student.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
     return Exported(student.eval(), card, seen)
+
+
+def _checksum(card: str, weights: Mapping[str, torch.Tensor]) -> str:
+    """Of a card and the tensors beside it, by their names, forms and bytes; the format of the file has none."""
+    crc = zlib.crc32(card.encode())
+    for name, tensor in sorted(weights.items()):
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), crc)
+    return f"{crc:08x}"
 
 
 def _find(path: Path) -> Path:

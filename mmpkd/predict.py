@@ -21,8 +21,9 @@ from PIL import Image
 from rich.progress import track
 
 from mmpkd import command, export
-from mmpkd.cohort.decode import read_image, square, to_8_bit
+from mmpkd.cohort.decode import Look, look, read_image, square, to_8_bit
 from mmpkd.cohort.facts import BadSample
+from mmpkd.cohort.remarks import seen_badly
 from mmpkd.config import near
 from mmpkd.faults import machine_fault
 from mmpkd.frames import Letterbox
@@ -66,6 +67,7 @@ class Prediction:
     called: by task, its likeliest class, or of a multi-label task the labels above their thresholds.
     map_Rhw: where it looked, on its patches; one for all tasks, or one a task.
     image: at its own size, 8 bits, H x W or H x W x 3.
+    look: how bright it is in the window that the student learnt with.
     """
 
     probabilities: dict[str, float]
@@ -73,6 +75,7 @@ class Prediction:
     map_Rhw: NDArray[np.float32]
     image: NDArray[np.uint8]
     letterbox: Letterbox
+    look: Look
 
     def overlays(self) -> list[Image.Image]:
         """The image with each map over it, stretched from its least to its largest value, at most `LARGEST` pixels."""
@@ -120,7 +123,12 @@ class Predictor:
         called = self.called(probabilities)
         letterbox = Letterbox(raw.shape[0], raw.shape[1], card.image_size)
         return Prediction(
-            probabilities, called, map_BRhw[0].float().cpu().numpy(), to_8_bit(raw, card.depth), letterbox
+            probabilities,
+            called,
+            map_BRhw[0].float().cpu().numpy(),
+            to_8_bit(raw, card.depth),
+            letterbox,
+            look(raw, card.depth),
         )
 
     def called(self, probabilities: dict[str, float]) -> dict[str, tuple[str, ...]]:
@@ -155,7 +163,7 @@ def main(words: Sequence[str]) -> None:
     patients = patients_of(Path(own["patients"]), name_of.values()) if own["patients"] else {}
     model, console = Predictor(own["model"]), command.plain_console(stderr=True, soft_wrap=True)
     endings = file_names([task.name for task in model.card.tasks])
-    bad = []
+    bad, looks = [], []
     by_patient: dict[str, list[dict[str, float]]] = {}
     here, there = out.resolve(), root.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
@@ -175,12 +183,15 @@ def main(words: Sequence[str]) -> None:
                     ) from error
                 bad.append(f"{path}: {error.reason}")
                 continue
+            looks.append(said.look)
             inside = name_of[path]
             table.writerow([inside, *_cells(model, said.probabilities)])
             if patients:
                 by_patient.setdefault(patients[inside], []).append(said.probabilities)
             if own["overlays"] == "true":
                 _save(said, out / "overlays" / inside, endings)
+    for line in seen_badly(looks, model.card.depth, "images", " in the student's window"):
+        console.print(line, highlight=False, markup=False)
     for line in bad:
         console.print(f"left out: {line}", highlight=False)
     if len(bad) == len(files):

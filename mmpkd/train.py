@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export, stages
 from mmpkd.augment import View, draw_views, look, relit
-from mmpkd.build import announcements, build, check, needed, paths_of_params
+from mmpkd.build import announcements, build, check, needed, paths_of_params, single_steps
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -39,6 +39,7 @@ from mmpkd.fit import (
     seeded,
     task_loss,
 )
+from mmpkd.machine import cores
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import qualities, teach
 from mmpkd.teachers.stating import before_teaching
@@ -305,17 +306,25 @@ def main(words: Sequence[str]) -> None:
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
-    command.warn([*announcements(config, store.facts), *before_teaching(config, store)])
+    command.make_folder(folder)
+    if config.threads > (here := cores()).amount:
+        told = f"threads={config.threads}, and this process may use {here.amount} cores (what sets this: {here.source})"
+        command.warn([f"{told}; more threads than cores only slow a training down"])
+    command.warn(
+        [*announcements(config, store.facts), *single_steps(config, store.facts), *before_teaching(config, store)]
+    )
     for line in qualities(config, teach(config, store, cache)):
         console.print(line, highlight=False, soft_wrap=True)
     if last.exists():
-        console.print(f"continuing {folder}")
-    history = train(config, cache, folder, last if last.exists() else None, show, store)
+        console.print(f"continuing {folder}", highlight=False, soft_wrap=True)
     metrics = folder / "metrics.json"
-    command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
+    with command.written_to(folder):
+        history = train(config, cache, folder, last if last.exists() else None, show, store)
+        command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}", highlight=False)
-    console.print(f"every epoch is in {metrics}; the student is in {folder / export.NAME}")
+    places = f"every epoch is in {metrics}; the student is in {folder / export.NAME}"
+    console.print(places, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

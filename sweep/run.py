@@ -66,8 +66,8 @@ a sweep leaves in STORAGE/NAME
   trials.parquet    a row a trial; epochs.parquet a row an epoch
   space.yaml, plan.json, journal.log (Optuna), checkpoints of the front, errors/ of failed trials
 
-Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end it in good order within about ten seconds, and the same command
-goes on; what trains then loses its epoch at most. A second Ctrl-C does not wait for tables and report.
+Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end it in good order within about ten seconds, and
+the same command goes on; what trains then loses its epoch at most. A second Ctrl-C does not wait for tables and report.
 Without RAY_ADDRESS it runs on the cores and the memory that this process may use, by taskset, control
 groups (containers) or batch system; Ray's sockets go below TMPDIR if that is short, else /tmp, or RAY_TMPDIR.
 
@@ -176,8 +176,9 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
         if not (path := str(Path(own[key]).absolute())).isprintable():
             problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
             mistakes.append(Mistake(key, f"{problem}; name another folder than {path!r}"))
-    if not re.fullmatch(r"\w[\w.-]*", said.name, re.ASCII):
-        mistakes.append(Mistake("name", f"letters, digits, '-', '_' and '.' only, got {said.name!r}"))
+    if not re.fullmatch(r"\w[\w.-]{0,99}", said.name, re.ASCII):
+        wanted = "letters, digits, '-', '_' and '.' only, at most 100"
+        mistakes.append(Mistake("name", f"{wanted}, got {said.name!r}"))
     for key in ("show", "schema", "plan", "extend", "repair"):
         if getattr(said, key) not in ("true", "false"):
             mistakes.append(Mistake(key, f"true or false, got {getattr(said, key)!r}"))

@@ -19,7 +19,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.evaluate import main
 from mmpkd.train import train
-from mmpkd.types import CohortError, ConfigError
+from mmpkd.types import CohortError, ConfigError, UserError
 from tests.mmpkd import cohort_fixtures
 
 
@@ -63,6 +63,15 @@ def test_on_its_own_cohort_it_says_what_the_training_said(
     assert "in training: at 0.5" in told and "of the original images" in told
 
 
+def test_a_folder_in_the_place_of_a_table_is_told(words: list[str], tmp_path: Path) -> None:
+    main([*words, f"out={tmp_path}"])
+    (old,) = tmp_path.rglob("evaluation.json")
+    old.unlink()
+    old.mkdir()
+    with pytest.raises(UserError, match=r"evaluation.json: cannot be read or written .Is a directory"):
+        main([*words, f"out={tmp_path}"])
+
+
 @pytest.mark.parametrize("part", ["train", "test", "all"])
 def test_the_rest_of_its_own_cohort_stays_sealed(words: list[str], part: str) -> None:
     with pytest.raises(ConfigError, match="its training part would flatter, its test part is sealed"):
@@ -77,9 +86,9 @@ def test_the_rest_of_its_own_cohort_stays_sealed(words: list[str], part: str) ->
         (["cohort.image_size=64"], "cohort.image_size: the student sees"),
         (
             ["cohort.window.level=40", "cohort.window.width=90", "cohort.params.seed=9"],
-            "cohort.window: other cohorts are seen through",
+            "cohort.window: cohort.window and cohort.clahe are not used",
         ),
-        (["cohort.clahe={}", "cohort.params.seed=9"], "cohort.clahe: other cohorts are seen through"),
+        (["cohort.clahe={}", "cohort.params.seed=9"], "cohort.clahe: cohort.window and cohort.clahe are not used"),
         (["optimizer.lr=3"], "optimizer: not a word of this command"),
         (["evaluation.map=rollout"], "evaluation: not a word of this command"),
     ],

@@ -42,7 +42,7 @@ def handled() -> Iterator[None]:
 # --- signals ---
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
+@pytest.mark.parametrize("number", interrupt.SIGNALS)
 def test_every_request_ends_what_goes_on(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with requests_end_the_driver():

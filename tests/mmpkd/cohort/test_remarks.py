@@ -10,9 +10,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmpkd.cohort.decode import Clahe, Depth, look
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.remarks import seen_badly
 from tests.mmpkd.cohort.cbis_trees import write_dicom
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
+
+GREY = (
+    "images in colour, be it a tint or a mark, stored as grey: {} of 30; channels: 3 in cohort.params (reader table) "
+    "keeps the colours"
+)
 
 
 def even(index: int) -> np.ndarray:
@@ -67,10 +74,37 @@ def test_files_that_differ_in_channels(tmp_path: Path) -> None:
         return coloured(index) if index % 3 else even(index)
 
     (note,) = notes(tmp_path / "grey", mixed)
-    assert note == "images in colour, stored as grey: 20 of 30; channels: 3 keeps the colours"
+    assert note == GREY.format(20)
     (note,) = notes(tmp_path / "colour", mixed, channels=3)
     assert note.startswith("warning: images without colour among those with: 10 of 30")
     assert notes(tmp_path / "all", coloured, channels=3) == []
+
+
+def test_all_of_a_faint_tint(tmp_path: Path) -> None:
+    """A display's sepia: ten levels between red and blue, in every image."""
+
+    def tinted(index: int) -> np.ndarray:
+        return np.dstack([even(index) + 5, even(index), even(index) - 5]).astype(np.uint8)
+
+    assert notes(tmp_path, tinted) == [GREY.format(30)]
+
+
+def test_one_mark_in_colour(tmp_path: Path) -> None:
+    def marked(index: int) -> np.ndarray:
+        picture = np.dstack([even(index)] * 3)
+        picture[2:4, 2:4] = [230, 200, 20]
+        return picture
+
+    assert notes(tmp_path, marked) == [GREY.format(30)]
+
+
+def test_grey_in_three_channels_is_not_colour(tmp_path: Path) -> None:
+    """Nor is what a lossy format makes of it: two levels between channels."""
+
+    def grey(index: int) -> np.ndarray:
+        return np.dstack([even(index), even(index), even(index) + np.uint8(2 * (index % 2))])
+
+    assert notes(tmp_path, grey) == []
 
 
 def test_a_lesion_that_is_black_on_white(tmp_path: Path) -> None:
@@ -166,3 +200,10 @@ def test_units_that_differ(tmp_path: Path) -> None:
         write_dicom(tmp_path / "images" / name, even(index).astype(np.uint16) * 16, Modality="CT", **rescale)
     (note,) = [note for note in prepare(config(tmp_path), tmp_path / "cache").manifest["notes"] if "kinds" in note]
     assert "(CT in HU: 29, CT in no stated unit: 1), and one window serves all of them" in note
+
+
+@pytest.mark.parametrize(("scale", "told"), [(100, "white"), (1, "black"), (16, "")])
+def test_new_images_in_the_window_of_a_student(scale: int, told: str) -> None:
+    depth = Depth(16, (0.0, 4095.0), Clahe(0.01, 8))
+    lines = seen_badly([look(even(0).astype(np.uint16) * np.uint16(scale), depth)], depth, "images")
+    assert [line.split(" as ")[0] for line in lines] == [f"warning: images that are all but {told}"] * bool(told)
