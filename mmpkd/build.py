@@ -40,6 +40,15 @@ def announcements(config: TrialConfig, facts: Facts) -> list[str]:
     return [f"the student's pretrained weights: {'; '.join(done)}"] if done else []
 
 
+def single_steps(config: TrialConfig, facts: Facts) -> list[str]:
+    """Whether a batch is larger than its cohort, so that each epoch is a single step."""
+    size, count = config.optimizer.batch_size, facts.num_samples
+    if size < count:
+        return []
+    held = f"optimizer.batch_size={size} holds all {count} samples of the cohort, so that an epoch is a single step"
+    return [f"{held} and {config.epochs} epochs are {config.epochs} steps; choose a smaller one"]
+
+
 def goals(facts: Facts) -> tuple[str, ...]:
     """What a sweep on this cohort can maximise: without ROIs there is nothing to localise."""
     return ("val/auroc", "val/pointing") if facts.roi_labels else ("val/auroc",)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -77,7 +76,7 @@ def written_to(folder: Path) -> Iterator[None]:
         named = isinstance(cause.filename, str) and Path(cause.filename).absolute().is_relative_to(folder.absolute())
         if named:
             problem = f"{cause.filename2 or cause.filename}: cannot be read or written ({cause.strerror})"
-        elif machine_fault(error) or cause.errno == errno.EFBIG:
+        elif machine_fault(error):
             problem = f"nothing more can be written ({cause.strerror}); see {folder}, and where the output goes"
         else:
             raise

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from mmpkd import classify, command, export
 from mmpkd.cohort.decode import depth_of
+from mmpkd.cohort.depths import contrast_of
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.cohort.suspects import suspects_of
@@ -97,6 +98,9 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("cohort.image_size", f"the student sees {size} pixels a side, got {asked}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
     store, depth = prepare(config, cache), exported.card.depth
+    if not is_own(store, exported.card) and contrast_of(config):
+        unused = "cohort.window and cohort.clahe are not used: images are shown as those that the student learnt from"
+        command.warn([f"{unused}, {depth}"])
     if not is_own(store, exported.card) and depth_of(store.manifest) != depth:  # the student's window, as in predict
         store = prepare(config, cache, depth)
     command.warn(suspects_of(store).lines(store.facts))
@@ -108,7 +112,8 @@ def main(words: Sequence[str]) -> None:
     part = own["part"] or ("val" if is_own(store, exported.card) else "all")
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part}"
     what = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
-    _leave(folder, tables, {**what, "samples": len(rows), "replicates": REPLICATES})
+    with command.written_to(folder):
+        _leave(folder, tables, {**what, "samples": len(rows), "replicates": REPLICATES})
     _print(tables, store, rows, part, folder)
 
 

@@ -33,7 +33,7 @@ OLDEST = 200
 QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
 AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, OLDEST))  # years, the lower end included
 GROUPING = ("sex", "gender", "age", "density", "view", "ap")  # words of column names
-DAYS_A_YEAR = 365.25
+AGE_UNITS = {"days": 365.25, "weeks": 365.25 / 7, "months": 12}  # in a year, by a word of a column's name
 ClassWeights = Literal["equal", "balanced"]
 
 
@@ -192,14 +192,16 @@ def groups(column: pd.Series, patient_N: NDArray[np.int64]) -> Iterator[tuple[st
     """
     name = str(column.name)
     if pd.api.types.is_numeric_dtype(column) and "age" in _words(name):
-        years = column / DAYS_A_YEAR if "days" in _words(name) else column
+        years = column / next((many for unit, many in AGE_UNITS.items() if unit in _words(name)), 1)
         named = pd.Series("unknown", column.index)
+        named[(years < 0) | (years >= OLDEST)] = f"not 0 to {OLDEST - 1} years"
         for low, high in _bands(years, patient_N):
             until = "years or more" if high == OLDEST else f"to {high - 1} years"
             named[(years >= low) & (years < high)] = f"{low} {until}"
     elif pd.api.types.is_numeric_dtype(column) and column.nunique() > MOST_GROUPS:
-        quarter = pd.qcut(column.rank(method="average"), 4, labels=list(QUARTERS))  # no name holds a value
-        named = quarter.astype("string").fillna("unknown").astype(str)
+        rank = column.rank(method="average")
+        quarter = np.searchsorted(rank.quantile([0.25, 0.5, 0.75]), rank)  # of a value that many share one, the lowest
+        named = pd.Series(np.array(QUARTERS)[np.minimum(quarter, 3)], column.index).where(column.notna(), "unknown")
     else:
         named = column.astype("string").fillna("unknown").astype(str)
     members = {str(one): (named == one).to_numpy() for one in sorted(named.unique())}

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -22,15 +21,15 @@ from PIL import Image
 from rich.progress import track
 
 from mmpkd import command, export
-from mmpkd.cohort.decode import read_image, square, to_8_bit
+from mmpkd.cohort.decode import Look, look, square, to_8_bit
 from mmpkd.cohort.facts import BadSample
-from mmpkd.cohort.nifti import is_nifti, read_slices
+from mmpkd.cohort.remarks import seen_badly
 from mmpkd.config import near
 from mmpkd.faults import machine_fault
 from mmpkd.frames import Letterbox
 from mmpkd.patients import patients_of
 from mmpkd.saliency import MAPS
-from mmpkd.strange_images import WARNINGS, is_no_image, warnings_of
+from mmpkd.shown_images import WARNINGS, is_no_image, read_shown, warnings_of
 from mmpkd.types import CohortError, ConfigError, Mistake, Task
 
 HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overlays=false] [patients=FILE]
@@ -61,10 +60,6 @@ COLOURS = matplotlib.colormaps["inferno"]
 TABLE, BY_PATIENT = "predictions.csv", "predictions_by_patient.csv"
 ALPHA = 0.6  # of the map over its image, where it is strongest
 LARGEST = 1024  # pixels, longest side of an overlay
-NO_VOLUMES = (
-    "is a NIfTI volume, and the student does not say which slices of one it learnt from: it learnt from pictures; or "
-    "it was exported before students said so, and the mmpkd.train command that made it writes it anew"
-)
 
 
 @dataclass(frozen=True)
@@ -75,7 +70,8 @@ class Prediction:
     called: by task, its likeliest class, or of a multi-label task the labels above their thresholds.
     map_Rhw: where it looked, on its patches; one for all tasks, or one a task.
     image: at its own size, 8 bits, H x W or H x W x 3.
-    warnings: what is odd about the image, keys of `mmpkd.strange_images.WARNINGS`.
+    look: how bright it is in the window that the student learnt with.
+    warnings: what is odd about the image, keys of `mmpkd.shown_images.WARNINGS`.
     """
 
     probabilities: dict[str, float]
@@ -83,6 +79,7 @@ class Prediction:
     map_Rhw: NDArray[np.float32]
     image: NDArray[np.uint8]
     letterbox: Letterbox
+    look: Look
     warnings: tuple[str, ...] = ()
 
     def overlays(self) -> list[Image.Image]:
@@ -122,7 +119,8 @@ class Predictor:
                 volume, and the student learnt from none.
         """
         path, card = Path(image), self.card
-        raw = self._read(path)
+        raw = read_shown(path, card)
+        brightness = look(raw, card.depth)
         pixels_CHW = square(raw, card.image_size, card.channels, card.depth)
         pixels_BCHW = torch.from_numpy(pixels_CHW).to(self.device)[None].float() / 255
         columns = [tuple(range(task.columns.start, task.columns.stop)) for task in card.tasks]
@@ -137,21 +135,9 @@ class Predictor:
             map_BRhw[0].float().cpu().numpy(),
             to_8_bit(raw, card.depth),
             letterbox,
-            warnings_of(raw, path.name, card),
+            brightness,
+            warnings_of(raw, path.name, card, brightness),
         )
-
-    def _read(self, path: Path) -> NDArray[Any]:
-        """An image at its own size, as the student's cohort read it."""
-        if not is_nifti(path.name):
-            raw = read_image(path.parent, path.name)
-        elif self.card.slices:
-            raw = read_slices(path.parent, path.name, self.card.slices)[0]
-        else:
-            raise BadSample(path.name, NO_VOLUMES)
-        if (bits := raw.dtype.itemsize * 8) != self.card.depth.bits:
-            trained = f"the student was trained on {self.card.depth.bits}-bit images; save it as they were"
-            raise BadSample(path.name, f"has {bits}-bit pixels, and {trained}")
-        return raw
 
     def called(self, probabilities: dict[str, float]) -> dict[str, tuple[str, ...]]:
         """By task, what calibrated probabilities call: see `Prediction`."""
@@ -187,7 +173,7 @@ def main(words: Sequence[str]) -> None:
     patients = patients_of(Path(own["patients"]), name_of.values()) if own["patients"] else {}
     model, console = Predictor(own["model"]), command.plain_console(stderr=True, soft_wrap=True)
     endings = file_names([task.name for task in model.card.tasks])
-    bad = []
+    bad, looks = [], []
     odd: Counter[str] = Counter()
     pictures_of = picture_names([name_of[path] for path in files])
     by_patient: dict[str, list[dict[str, float]]] = {}
@@ -209,6 +195,7 @@ def main(words: Sequence[str]) -> None:
                     ) from error
                 bad.append(f"{path}: {error.reason}")
                 continue
+            looks.append(said.look)
             inside = name_of[path]
             odd.update(said.warnings)
             table.writerow([inside, "; ".join(said.warnings), *_cells(model, said.probabilities)])
@@ -218,9 +205,10 @@ def main(words: Sequence[str]) -> None:
                 _save(said, out / "overlays" / pictures_of[inside], endings)
     if others:
         kinds = ", ".join(sorted({path.suffix.lower() or path.name for path in others}))
-        console.print(
-            f"passed over, as no images: {len(others)} file{'s' * (len(others) > 1)} ({kinds})", highlight=False
-        )
+        counted = f"{len(others)} file{'s' * (len(others) > 1)}"
+        console.print(f"passed over, as no images: {counted} ({kinds})", highlight=False)
+    for line in seen_badly(looks, model.card.depth, "images", " in the student's window"):
+        console.print(line, highlight=False, markup=False)
     command.warn(f"{odd[warning]} of {len(files)} images {WARNINGS[warning]}" for warning in WARNINGS if odd[warning])
     for line in bad:
         console.print(f"left out: {line}", highlight=False)

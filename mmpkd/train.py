@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export, stages
 from mmpkd.augment import View, draw_views, look, relit
-from mmpkd.build import announcements, build, check, needed, paths_of_params
+from mmpkd.build import announcements, build, check, needed, paths_of_params, single_steps
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -310,7 +310,9 @@ def main(words: Sequence[str]) -> None:
     if config.threads > (here := cores()).amount:
         told = f"threads={config.threads}, and this process may use {here.amount} cores (what sets this: {here.source})"
         command.warn([f"{told}; more threads than cores only slow a training down"])
-    command.warn([*announcements(config, store.facts), *before_teaching(config, store)])
+    command.warn(
+        [*announcements(config, store.facts), *single_steps(config, store.facts), *before_teaching(config, store)]
+    )
     for line in qualities(config, teach(config, store, cache)):
         console.print(line, highlight=False, soft_wrap=True)
     if last.exists():

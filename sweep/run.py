@@ -176,8 +176,9 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
         if not (path := str(Path(own[key]).absolute())).isprintable():
             problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
             mistakes.append(Mistake(key, f"{problem}; name another folder than {path!r}"))
-    if not re.fullmatch(r"\w[\w.-]*", said.name, re.ASCII):
-        mistakes.append(Mistake("name", f"letters, digits, '-', '_' and '.' only, got {said.name!r}"))
+    if not re.fullmatch(r"\w[\w.-]{0,99}", said.name, re.ASCII):
+        wanted = "letters, digits, '-', '_' and '.' only, at most 100"
+        mistakes.append(Mistake("name", f"{wanted}, got {said.name!r}"))
     for key in ("show", "schema", "plan", "extend", "repair"):
         if getattr(said, key) not in ("true", "false"):
             mistakes.append(Mistake(key, f"true or false, got {getattr(said, key)!r}"))

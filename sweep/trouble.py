@@ -11,7 +11,12 @@ from mmpkd.faults import behind, is_out_of_memory, with_fault
 from mmpkd.types import DivergedError, UserError
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
-FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing can be written to a disk, whatever the path
+FULL: Final = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+)  # nothing can be written, whatever the path
 AWAY: Final = (errno.EIO, errno.ESTALE)
 REFUSED: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # of one path
 

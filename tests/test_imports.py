@@ -30,7 +30,7 @@ LAYERS = (
     {"stages"},
     {"build", "checkpoint", "export", "validation"},
     {"train"},
-    {"external", "strange_images"},
+    {"external", "shown_images"},
     {"evaluate", "predict", "probe"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

@@ -63,13 +63,22 @@ def of_brightness(looks: Sequence[Look], depth: Depth, images: str) -> list[str]
                 f"values of more bits were cut to 8, go back to those{spread}"
             )
     if not lines or num_blank == len(lines) == 1:
-        for wrong_N, word in ((mean_N < BLACK, "black"), (mean_N > WHITE, "white")):
-            if count := int((wrong_N & ~is_blank_N).sum()):
-                lines.append(
-                    f"warning: {images} that are all but {word} as they are stored: {count} of {len(looks)}; {how}. If "
-                    "others, or letters burnt into them, have a larger range, bring them to one scale"
-                    + (", or state a cohort.window" if images == OWN else "")
-                )
+        mend = ". If others, or letters burnt into them, have a larger range, bring them to one scale"
+        mend += ", or state a cohort.window" if images == OWN else ""
+        lines += [line + mend for line in seen_badly(looks, depth, images)]
+    return lines
+
+
+def seen_badly(looks: Sequence[Look], depth: Depth, images: str, where: str = " as they are stored") -> list[str]:
+    """How many images, which are not of one value all over, are all but black or white."""
+    how = "values are kept as they are"
+    if depth.window is not None:
+        how = f"one window, {depth.window[0]:g} to {depth.window[1]:g}, serves all of them"
+    lines = []
+    means = [look.mean for look in looks if not look.is_blank]
+    for word, count in (("black", sum(mean < BLACK for mean in means)), ("white", sum(mean > WHITE for mean in means))):
+        if count:
+            lines.append(f"warning: {images} that are all but {word}{where}: {count} of {len(looks)}; {how}")
     return lines
 
 

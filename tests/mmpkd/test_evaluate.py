@@ -18,7 +18,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.evaluate import main
 from mmpkd.train import train
-from mmpkd.types import CohortError, ConfigError
+from mmpkd.types import CohortError, ConfigError, UserError
 from tests.mmpkd import cohort_fixtures
 
 
@@ -59,6 +59,15 @@ def test_on_its_own_cohort_it_says_what_the_training_said(
         assert row == pytest.approx(roc_auc_score(known_N3[:, labels["label"].tolist().index(name)], probability))
     told = capsys.readouterr().out
     assert "synthetic, part val: 30 samples" in told and "iou_otsu" in told and "age" in told
+
+
+def test_a_folder_in_the_place_of_a_table_is_told(words: list[str], tmp_path: Path) -> None:
+    main([*words, f"out={tmp_path}"])
+    (old,) = tmp_path.rglob("evaluation.json")
+    old.unlink()
+    old.mkdir()
+    with pytest.raises(UserError, match=r"evaluation.json: cannot be read or written .Is a directory"):
+        main([*words, f"out={tmp_path}"])
 
 
 @pytest.mark.parametrize("part", ["train", "test", "all"])

@@ -221,3 +221,25 @@ def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:
     assert external.groupings(known, ["average"]) == ["average"]
     with pytest.raises(ConfigError, match=r"no column .Sexx. to group by .did you mean .Sex."):
         external.groupings(known, ["Sexx"])
+
+
+def test_a_value_that_more_than_a_quarter_share_is_in_one_group() -> None:
+    density = pd.Series(np.r_[np.zeros(40), np.arange(1.0, 19.0), [np.nan] * 2], name="density")
+    told = {name: int(mask.sum()) for name, mask in external.groups(density, np.arange(60))}
+    assert told == {"lowest quarter": 40, "(all other)": 20}
+    even = pd.Series(np.arange(61.0), name="density")
+    told = {name: int(mask.sum()) for name, mask in external.groups(even, np.arange(61))}
+    assert told == dict(zip(sorted(external.QUARTERS), (15, 16, 15, 15), strict=True)) and sum(told.values()) == 61
+
+
+@pytest.mark.parametrize("name, a_year", [("age", 1), ("age_days", 365.25), ("AgeInMonths", 12), ("age weeks", 52.18)])
+def test_ages_are_read_in_the_unit_that_their_column_names(name: str, a_year: float) -> None:
+    ages = pd.Series(np.r_[np.full(20, 30.5), np.full(20, 50.5), np.full(20, 70.5)] * a_year, name=name)
+    told = {group: int(mask.sum()) for group, mask in external.groups(ages, np.arange(60))}
+    assert told == {"0 to 39 years": 20, "40 to 59 years": 20, "60 years or more": 20}
+
+
+def test_what_is_no_age_is_not_called_unknown() -> None:
+    ages = pd.Series(np.r_[np.full(20, 30.0), np.full(15, 999.0), np.full(15, -1.0), [np.nan] * 10], name="age")
+    told = {group: int(mask.sum()) for group, mask in external.groups(ages, np.arange(60))}
+    assert told == {"0 years or more": 20, "not 0 to 199 years": 30, "unknown": 10}

@@ -131,3 +131,19 @@ def test_whose_an_image_is(tmp_path: Path) -> None:
     assert patients_of(tmp_path / "patients.csv", ["a.png", "deep/b.png"]) == {"a.png": "p1", "deep/b.png": "p1"}
     with pytest.raises(ConfigError, match="cannot be read"):
         patients_of(tmp_path / "nowhere.csv", ["a.png"])
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("00001", "1"), "in several ways"),
+        (("a", "A"), "in several ways"),
+        (("nan", "nan"), "no name"),
+        (("1.2E+09", "7"), "no name"),
+    ],
+)
+def test_a_list_of_patients_that_are_misspelt(tmp_path: Path, names: tuple[str, str], told: str) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text("Image,Patient\n" + "".join(f"{at}.png,{name}\n" for at, name in enumerate(names)))
+    with pytest.raises(ConfigError, match=told):
+        patients_of(path, ["0.png", "1.png"])

@@ -38,7 +38,7 @@ def model(tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def images(tiny_trial: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images of the cohort as they came, one at twice its size and half its height; one damaged; two no images."""
+    """Three images of the cohort as they came; one at twice its size and half its height, one damaged; no images."""
     folder = tmp_path_factory.mktemp("images")
     reader = Synthetic(None, SyntheticParams.model_validate(tiny_trial.cohort.params))
     for number, sample in enumerate(reader.scan().samples.index[:3]):

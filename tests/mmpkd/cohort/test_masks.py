@@ -208,3 +208,13 @@ def test_a_volume_without_a_ground(tmp_path: Path) -> None:
     nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "it.nii")
     with pytest.raises(BadSample, match="has no voxel of value 0"):
         read_slice_mask(tmp_path, "it.nii", Place([1], np.eye(4)), (5, 4))
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_dark_line_that_hangs_on_a_bright_region(width: int) -> None:
+    """No nine neighbours share its value, and it is no island: yet it is far from the bright region's edge."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[14 : 14 + width, 20:60] = 100
+    mask[10:20, 10:20] = 255
+    with pytest.raises(BadSample, match="a region darker than another"):
+        two_valued(mask, "it.png")

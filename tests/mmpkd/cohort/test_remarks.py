@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmpkd.cohort.decode import Clahe, Depth, look
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.remarks import seen_badly
 from tests.mmpkd.cohort.cbis_trees import write_dicom
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
 
@@ -166,3 +168,10 @@ def test_units_that_differ(tmp_path: Path) -> None:
         write_dicom(tmp_path / "images" / name, even(index).astype(np.uint16) * 16, Modality="CT", **rescale)
     (note,) = [note for note in prepare(config(tmp_path), tmp_path / "cache").manifest["notes"] if "kinds" in note]
     assert "(CT in HU: 29, CT in no stated unit: 1), and one window serves all of them" in note
+
+
+@pytest.mark.parametrize(("scale", "told"), [(100, "white"), (1, "black"), (16, "")])
+def test_new_images_in_the_window_of_a_student(scale: int, told: str) -> None:
+    depth = Depth(16, (0.0, 4095.0), Clahe(0.01, 8))
+    lines = seen_badly([look(even(0).astype(np.uint16) * np.uint16(scale), depth)], depth, "images")
+    assert [line.split(" as ")[0] for line in lines] == [f"warning: images that are all but {told}"] * bool(told)

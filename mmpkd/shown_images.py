@@ -1,4 +1,4 @@
-"""What is odd about images that a student is shown, though they can be read; and which files are plainly no images."""
+"""Images that an exported student is shown: read as its cohort read its own, and what is odd about them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpkd.cohort.decode import look
+from mmpkd.cohort.decode import Look, read_image
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.masks import FEW_VALUES, two_valued
-from mmpkd.cohort.nifti import is_nifti
+from mmpkd.cohort.nifti import is_nifti, read_slices
 from mmpkd.export import Card
 
 OTHER_FILES = re.compile(
@@ -29,15 +29,39 @@ WARNINGS: Mapping[str, str] = {
     "hardly more than two values": "hold two values only, or hardly more: are they masks?",
 }
 
+NO_VOLUMES = (
+    "is a NIfTI volume, and the student does not say which slices of one it learnt from: it learnt from pictures; or "
+    "it was exported before students said so, and the mmpkd.train command that made it writes it anew"
+)
+
 
 def is_no_image(path: Path) -> bool:
     """By the name: tables, texts and the like, and what systems hide."""
     return path.name.startswith(".") or OTHER_FILES.search(path.name) is not None
 
 
-def warnings_of(image: np.ndarray, file: str, card: Card) -> tuple[str, ...]:
-    """Keys of `WARNINGS`, of an image as its file has it (H x W or H x W x 3) before a student of this card."""
-    is_coloured = card.channels == 1 and look(image, card.depth).is_coloured
+def read_shown(path: Path, card: Card) -> np.ndarray:
+    """H x W or H x W x 3 at its own size, of the depth that the student learnt from; slices of a volume as it learnt.
+
+    Raises:
+        BadSample: it cannot be read, has another depth, or is a volume and the student says no slices.
+    """
+    if not is_nifti(path.name):
+        image = read_image(path.parent, path.name)
+    elif card.slices:
+        image, _ = read_slices(path.parent, path.name, card.slices)
+    else:
+        raise BadSample(path.name, NO_VOLUMES)
+    if (bits := image.dtype.itemsize * 8) != card.depth.bits:
+        trained = f"the student was trained on {card.depth.bits}-bit images; save it as they were"
+        raise BadSample(path.name, f"has {bits}-bit pixels, and {trained}")
+    return image
+
+
+def warnings_of(image: np.ndarray, file: str, card: Card, look: Look) -> tuple[str, ...]:
+    """Keys of `WARNINGS`, of an image as its file has it (H x W or H x W x 3) and its `look`, before a student of
+    this card."""
+    is_coloured = card.channels == 1 and look.is_coloured
     held = (is_coloured, bool(card.slices) and not is_nifti(file), _is_like_a_mask(image))
     return tuple(warning for warning, holds in zip(WARNINGS, held, strict=True) if holds)
 
