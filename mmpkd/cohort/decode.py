@@ -18,7 +18,8 @@ from mmpkd.cohort.picture import picture_size, read_picture
 from mmpkd.config import IMAGE
 from mmpkd.frames import Letterbox, run_lengths
 
-COLOURED = 24  # mean range of a pixel's channels, of 255, from which an image is in colour; a tint has less
+DIFFERENT = 8  # range of a pixel's channels, of 255, from which they differ; grey that went through JPEG has less
+COLOURED = 0.001  # share of such pixels from which an image is in colour: a tint, or a mark in colour
 
 
 class Clahe(NamedTuple):
@@ -52,9 +53,10 @@ class Look(NamedTuple):
     mean: float  # 0 to 255
     high: float  # 99th percentile
     is_blank: bool  # one value all over
-    is_coloured: bool
+    is_coloured: bool  # its channels differ, be it by a tint
     modality: str = ""  # as the file states it, see `mmpkd.cohort.dicom.Unit`
     unit: str = ""
+    is_stretched: bool = False  # spread by its own range, as a slice of a volume is
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths
     full = [(label, mask) for label, mask in raw.rois if mask.any()]
     rois = tuple(Roi(label, run_lengths(mask), run_lengths(letterbox.store_mask(mask))) for label, mask in full)
     looks = tuple(
-        Look(*look(one, depth)[:4], *raw.units.get(name, ()))
+        Look(*look(one, depth)[:4], *raw.units.get(name, ("", "")), raw.is_stretched and name == IMAGE)
         for name, one, depth in zip((IMAGE, *views), images, depths, strict=True)
     )
     return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full), looks)
@@ -109,7 +111,7 @@ def look(image: np.ndarray, depth: Depth) -> Look:
     """Of an image as a file has it, from some 30,000 of its pixels."""
     step = max(1, math.isqrt(image.shape[0] * image.shape[1] // 30_000))
     some = to_8_bit(image[::step, ::step], depth)
-    is_coloured = some.ndim == 3 and float(np.ptp(some, axis=2).mean()) >= COLOURED
+    is_coloured = some.ndim == 3 and float((np.ptp(some, axis=2) >= DIFFERENT).mean()) >= COLOURED
     grey = _with_channels(some, 1)
     is_blank = bool(grey.min() == grey.max()) and bool(image.min() == image.max())
     return Look(float(grey.mean()), float(np.percentile(grey, 99)), is_blank, is_coloured)

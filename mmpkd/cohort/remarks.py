@@ -87,7 +87,8 @@ def _of_colour(looks: Sequence[Look], channels: int, images: str) -> list[str]:
     if not num_coloured:
         return []
     if channels == 1:
-        return [f"{images} in colour, stored as grey: {num_coloured} of {len(looks)}; channels: 3 keeps the colours"]
+        counted = f"{images} in colour, be it a tint or a mark, stored as grey: {num_coloured} of {len(looks)}"
+        return [f"{counted}; channels: 3 in cohort.params (reader table) keeps the colours"]
     if num_grey := len(looks) - num_coloured:
         what = "does that tell the label or the site?"
         return [f"warning: {images} without colour among those with: {num_grey} of {len(looks)}; {what}"]

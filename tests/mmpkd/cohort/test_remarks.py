@@ -16,6 +16,11 @@ from mmpkd.cohort.remarks import seen_badly
 from tests.mmpkd.cohort.cbis_trees import write_dicom
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
 
+GREY = (
+    "images in colour, be it a tint or a mark, stored as grey: {} of 30; channels: 3 in cohort.params (reader table) "
+    "keeps the colours"
+)
+
 
 def even(index: int) -> np.ndarray:
     """A picture like any other of its cohort."""
@@ -69,10 +74,37 @@ def test_files_that_differ_in_channels(tmp_path: Path) -> None:
         return coloured(index) if index % 3 else even(index)
 
     (note,) = notes(tmp_path / "grey", mixed)
-    assert note == "images in colour, stored as grey: 20 of 30; channels: 3 keeps the colours"
+    assert note == GREY.format(20)
     (note,) = notes(tmp_path / "colour", mixed, channels=3)
     assert note.startswith("warning: images without colour among those with: 10 of 30")
     assert notes(tmp_path / "all", coloured, channels=3) == []
+
+
+def test_all_of_a_faint_tint(tmp_path: Path) -> None:
+    """A display's sepia: ten levels between red and blue, in every image."""
+
+    def tinted(index: int) -> np.ndarray:
+        return np.dstack([even(index) + 5, even(index), even(index) - 5]).astype(np.uint8)
+
+    assert notes(tmp_path, tinted) == [GREY.format(30)]
+
+
+def test_one_mark_in_colour(tmp_path: Path) -> None:
+    def marked(index: int) -> np.ndarray:
+        picture = np.dstack([even(index)] * 3)
+        picture[2:4, 2:4] = [230, 200, 20]
+        return picture
+
+    assert notes(tmp_path, marked) == [GREY.format(30)]
+
+
+def test_grey_in_three_channels_is_not_colour(tmp_path: Path) -> None:
+    """Nor is what a lossy format makes of it: two levels between channels."""
+
+    def grey(index: int) -> np.ndarray:
+        return np.dstack([even(index), even(index), even(index) + np.uint8(2 * (index % 2))])
+
+    assert notes(tmp_path, grey) == []
 
 
 def test_a_lesion_that_is_black_on_white(tmp_path: Path) -> None:
