@@ -31,7 +31,7 @@ LAYERS = (
     {"build", "checkpoint", "export", "validation"},
     {"train"},
     {"grouping"},
-    {"external"},
+    {"external", "shown_images"},
     {"evaluate", "predict", "probe"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}
