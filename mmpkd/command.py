@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +20,9 @@ from mmpkd.types import ConfigError, Mistake, UserError
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main` on the command line's words."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # where `±` has no character, a `?` is better than no result
+            stream.reconfigure(errors="replace")
     try:
         main(sys.argv[1:])
     except ConfigError as error:

@@ -86,11 +86,12 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
         listed.setdefault(Path(row["image"] or "").as_posix(), set()).update({patient} if patient else ())
     patients = {patient for several in listed.values() for patient in several}
     if groups := alike(patients):
-        example = " and ".join(map(repr, groups[0][:2]))
-        what = f"{path} spells {len(groups)} of its patients in several ways, such as {example}, which {DIFFERENCE}"
+        what = f"{path} spells {len(groups)} of its patients in several ways, which {DIFFERENCE}"
         raise ConfigError.one("patients", f"{what}; write each in one way")
     if wrong_patients := sorted(name for name in patients if is_scientific(name) or folded(name) in UNNAMED):
-        what = f"{path} has the patient {wrong_patients[0]!r}, which is no name of one"
+        what = (
+            f"{path} has {len(wrong_patients)} patients named by a word for a missing name, or in scientific notation"
+        )
         raise ConfigError.one("patients", f"{what}; say whose the images are, and write numbers in full")
     names = list(images)
     wrong = [name for name in names if len(listed.get(name, ())) != 1]

@@ -141,7 +141,7 @@ def train(
         logits_NK, map_NRhw = evaluate.look(run.answerer)
         known = evaluate.target_NK, evaluate.known_NK
         card = export.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *known)
-        card = replace(card, map_threshold=evaluate.thresholds(map_NRhw))
+        card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=export.slices_of(store))
         export.write(folder, run.answerer, card, store.digests())
     return history
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import io
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -60,3 +63,10 @@ def test_a_full_disk_behind_the_output_is_no_traceback(capsys: pytest.CaptureFix
     with pytest.raises(SystemExit) as end:
         run(main)
     assert end.value.code == 2 and "No space left on device" in capsys.readouterr().err
+
+
+def test_an_output_without_the_characters_gets_others() -> None:
+    code = "from mmpkd.command import run; run(lambda words: print('0.5 ± 0.1'))"
+    environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "0.5 ? 0.1\n")

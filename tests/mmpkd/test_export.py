@@ -83,6 +83,10 @@ def test_what_is_no_exported_student_is_refused(folder: Path, tmp_path: Path) ->
         return str(caught.value)
 
     assert "no exported student at" in said(tmp_path)
+    for name in ("best.yaml", "best.YML"):
+        train = f"python -m mmpkd.train config={tmp_path / name}"
+        assert f"{name} is a configuration, no student; train it first: {train}" in said(tmp_path / name)
+    assert "last.pt is a training's checkpoint" in said(folder / "last.pt")
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes((folder / export.NAME).read_bytes()[:1000])
     assert "not a readable safetensors file" in said(torn)
