@@ -30,6 +30,7 @@ LAYERS = (
     {"stages"},
     {"build", "checkpoint", "export", "validation"},
     {"train"},
+    {"grouping"},
     {"external", "shown_images"},
     {"evaluate", "predict", "probe"},
 )
