@@ -16,6 +16,8 @@ import pytest
 from rich.console import Console
 
 from mmpkd.command import plain_console
+from sweep.closing import planned_error
+from sweep.files import write_json
 from sweep.progress import clock
 from sweep.records import Record, trials_table
 from sweep.report import write_report
@@ -150,6 +152,16 @@ def test_a_perfect_score_is_held_against_what_so_many_patients_can_tell(tmp_path
     page = reported(tmp_path, records, ARMS)
     assert "1.000 ± ?" in said(front_table(records, ARMS, GOALS, "val/auroc")) and "1.000 ± ?" in page
     assert "1.000 ± 0.000" not in page
+
+
+def test_the_plans_standard_error_is_that_of_its_price(tmp_path: Path) -> None:
+    assert planned_error(tmp_path) is None, "there is no plan"
+    write_json(tmp_path / "plan.json", {"space": "a"})
+    assert planned_error(tmp_path) is None, "nor a price"
+    write_json(tmp_path / "plan.json", {"space": "a", "price": {"auroc_error": 0.124}})
+    assert planned_error(tmp_path) == 0.124
+    (tmp_path / "plan.json").write_text("{")
+    assert planned_error(tmp_path) is None, "damaged, which the next start says"
 
 
 def test_the_larger_standard_error_of_two_decides() -> None:
