@@ -40,6 +40,15 @@ def announcements(config: TrialConfig, facts: Facts) -> list[str]:
     return [f"the student's pretrained weights: {'; '.join(done)}"] if done else []
 
 
+def single_steps(config: TrialConfig, facts: Facts) -> list[str]:
+    """Whether a batch is larger than its cohort, so that each epoch is a single step."""
+    size, count = config.optimizer.batch_size, facts.num_samples
+    if size < count:
+        return []
+    held = f"optimizer.batch_size={size} holds all {count} samples of the cohort, so that an epoch is a single step"
+    return [f"{held} and {config.epochs} epochs are {config.epochs} steps; choose a smaller one"]
+
+
 def goals(facts: Facts) -> tuple[str, ...]:
     """What a sweep on this cohort can maximise: without ROIs there is nothing to localise."""
     return ("val/auroc", "val/pointing") if facts.roi_labels else ("val/auroc",)
@@ -75,6 +84,7 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
     config = teachers.sized(config, facts)
     for name, teacher in config.teachers.items():
         wrong, offer = teachers.check(teacher, facts)
+        mistakes += teachers.check_name(name, f"teachers.{name}")
         mistakes += [Mistake(f"teachers.{name}.{path}", problem) for path, problem in wrong]
         if offer is not None:
             offers[name] = offer
@@ -101,6 +111,8 @@ def _check_objective(
     where = f"objectives.{label}"
     if label in (TASK, STUDENT) or "." in label or hasattr(nn.ModuleDict(), label):
         return [Mistake(where, "this name is taken; call the objective something else")]
+    if "/" in label:
+        return [Mistake(where, "its metrics are named loss/LABEL, so a label holds no '/'")]
     assert objective.kind is not None
     if objective.kind not in OBJECTIVES:
         return [Mistake(f"{where}.kind", f"unknown objective {objective.kind!r}{near(objective.kind, OBJECTIVES)}")]

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
-from mmpkd.faults import with_fault
+from rich.console import Console
+
+from mmpkd.faults import behind, machine_fault, with_fault
 from mmpkd.types import ConfigError, Mistake, UserError
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
     """Runs `main` on the command line's words."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # where `±` has no character, a `?` is better than no result
+            stream.reconfigure(errors="replace")
     try:
         main(sys.argv[1:])
     except ConfigError as error:
@@ -25,9 +33,20 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except UserError as error:
         print(f"error: {with_fault(error)}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if not (fault := machine_fault(error)):
+            raise
+        where = error.filename or "the output, or a temporary file"
+        print(f"error: {where}: {fault}\n  once that is mended, the same command goes on", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         sys.exit(130)
+
+
+def plain_console(**options: Any) -> Console:
+    """A console that prints names as they are: to others `[/b]` is a mistake, and `[b]` and `:x:` something else."""
+    return Console(markup=False, emoji=False, **options)
 
 
 def warn(warnings: Iterable[str]) -> None:
@@ -44,6 +63,29 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError.one("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from error
+
+
+@contextmanager
+def written_to(folder: Path) -> Iterator[None]:
+    """
+    Raises:
+        UserError: a file of this folder cannot be read or written, or a disk is full or away.
+    """
+    try:
+        yield
+    except Exception as error:  # torch wraps the error of its file
+        cause = next((one for one in behind(error) if isinstance(one, OSError)), None)
+        if cause is None or isinstance(error, UserError):
+            raise
+        named = isinstance(cause.filename, str) and Path(cause.filename).absolute().is_relative_to(folder.absolute())
+        if named:
+            problem = f"{cause.filename2 or cause.filename}: cannot be read or written ({cause.strerror})"
+        elif machine_fault(error):
+            problem = f"nothing more can be written ({cause.strerror}); see {folder}, and where the output goes"
+        else:
+            raise
+        mend = "what was written before is whole; once that is mended, the same command goes on"
+        raise UserError(f"{problem}\n  {mend}") from error
 
 
 def write_whole(path: Path, text: str) -> None:

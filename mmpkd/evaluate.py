@@ -11,18 +11,18 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 from mmpkd import classify, command, export
+from mmpkd.cohort import splits
 from mmpkd.cohort.decode import depth_of
+from mmpkd.cohort.depths import contrast_of
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.store import Store
+from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, near, overridden, read_yaml, validate
 from mmpkd.export import Card, Exported, source_of, tempered
 from mmpkd.external import (
-    FEWEST,
     REPLICATES,
     Answers,
     ClassWeights,
@@ -30,13 +30,19 @@ from mmpkd.external import (
     by_group,
     by_label,
     by_region,
-    groupings,
 )
+from mmpkd.grouping import FEWEST, alone, fold_notes, groupings, values_of
 from mmpkd.patients import by_patient
 from mmpkd.types import ConfigError, Mistake
 from mmpkd.validation import Evaluator, Labels
 
 PARTS = ("all", "train", "val", "test")
+TITLES = {  # what differs from a training's numbers of the same name stands beside the table
+    "labels": "labels: balanced_accuracy at the student's thresholds, chosen on its validation (in training: at 0.5)",
+    "labels_by_patient": "labels_by_patient: of the mean probability of a patient's images; else as labels",
+    "regions": "regions: in the frame of the original images (in training: of the stored squares)",
+    "groups": "groups: pointing is the mean over images, each of its labels' mean (in regions: over labels)",
+}
 HELP = f"""python -m mmpkd.evaluate model=FILE config=FILE [key=value ...]
 python -m mmpkd.evaluate model=FILE cohort.reader=NAME cohort.root=DIR [key=value ...]
 
@@ -45,9 +51,10 @@ side does not know are left out. Prints tables, and leaves them in a folder with
 
   model=FILE      student.safetensors, as mmpkd.train leaves it; or a folder with one in it
   config=FILE     a configuration or a search space, of which the cohort section is read (a `table` needs one)
-  cohort.KEY=..   any leaf of a cohort, as for python -m mmpkd.cohort; the image size is the student's
+  cohort.KEY=..   any leaf of a cohort, as for python -m mmpkd.cohort; image size and window are the student's
   part=PART       {", ".join(PARTS)}    [all; of the cohort that the student was trained on: val]
-  groups=A,B      columns that tell groups apart    [those named after sex, age, density or view]
+  groups=A,B      columns that tell groups apart, the one that names the folds among them
+                  [those named after sex, age, density or view]
   class_weights=balanced    precision and Brier score as if both classes were as frequent    [equal]
   within=foreground         where it looks, on the breast alone (see evaluation.within)      [content]
   roi=union                 all ROIs of an image as one region, whatever their labels       [per_label]
@@ -57,8 +64,10 @@ side does not know are left out. Prints tables, and leaves them in a folder with
 Intervals: 95 %, {REPLICATES:,} bootstrap replicates over patients. Groups of fewer than {FEWEST} patients are not told
 apart. Where a patient has several images, the mean of their probabilities is scored as well, by patient; a patient
 whose images have different labels is left out there, and counted as mixed. Maps are scored in the frame of the
-original images. Of the cohort that a student was trained on only the validation part is scored, on which its
-temperatures and thresholds were chosen: the training part would flatter, and the test part is sealed."""
+original images. Classification is scored by the calibrated probabilities that predictions.csv holds, of which the AUROC
+of a multi-class task may differ from the training's, which is of raw logits. Of the cohort that a student was trained
+on only the validation part is scored, on which its temperatures and thresholds were chosen: the training part would
+flatter, and the test part is sealed."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -91,24 +100,50 @@ def main(words: Sequence[str]) -> None:
     if mistakes:
         raise ConfigError(mistakes)
     exported = export.read(Path(own["model"]))
+    stated = {word.partition("=")[0] for word in overrides}  # on the command line, not in a file of other uses
     asked, size = content["cohort"].get("image_size"), exported.card.image_size
-    if asked not in (None, size) and not own["config"]:
+    if asked not in (None, size) and "cohort.image_size" in stated:
         raise ConfigError.one("cohort.image_size", f"the student sees {size} pixels a side, got {asked}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
     store, depth = prepare(config, cache), exported.card.depth
+    if not is_own(store, exported.card) and contrast_of(config):
+        unused = "cohort.window and cohort.clahe are not used: images are shown as those that the student learnt from"
+        for key in ("window", "clahe"):
+            if any(word == f"cohort.{key}" or word.startswith(f"cohort.{key}.") for word in stated):
+                raise ConfigError.one(f"cohort.{key}", f"{unused}; leave it out")
+        command.warn([f"{unused}, {depth}"])
     if not is_own(store, exported.card) and depth_of(store.manifest) != depth:  # the student's window, as in predict
         store = prepare(config, cache, depth)
+    for key in ("within", "roi"):
+        if own[key] != defaults[key] and not store.facts.roi_labels:
+            raise ConfigError.one(key, "the cohort has no regions, so it would change nothing; leave it out")
     command.warn(suspects_of(store).lines(store.facts))
-    rows = chosen(store, exported, own["part"])
-    columns = groupings(store.facts, own["groups"].split(",") if own["groups"] else None)
+    part = own["part"] or ("val" if is_own(store, exported.card) else "all")
+    fold = fold_of(store, exported.card, content["cohort"].get("fold"), part, "cohort.fold" in stated)
+    rows = chosen(store, exported, own["part"], fold or 0)
+    columns = groupings(store, own["groups"].split(",") if own["groups"] else None)
     weights = cast(ClassWeights, own["class_weights"])
     regions = {"within": own["within"], "roi": own["roi"]}
     tables = evaluate(exported, store, rows, weights, regions, columns)
-    part = own["part"] or ("val" if is_own(store, exported.card) else "all")
-    folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part}"
+    place = part if not fold else f"{part}-fold{fold}"
+    folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{place}"
     what = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
-    _leave(folder, tables, {**what, "samples": len(rows), "replicates": REPLICATES})
-    _print(tables, store, rows, part, folder)
+    with command.written_to(folder):
+        _leave(folder, tables, {**what, "fold": fold, "samples": len(rows), "replicates": REPLICATES})
+    patients = len(np.unique(store.patient_N[rows]))
+    which = part if fold is None else f"{part}, fold {fold}"
+    title = f"{store.manifest['reader']}, part {which}: {len(rows)} samples of {patients} patients"
+    _print(tables, title, {**TITLES, "regions": f"{TITLES['regions']}; within={own['within']}, roi={own['roi']}"})
+    compared = set(tables["groups"]["column"]) if "groups" in tables else set()
+    lines = [alone(name) for name in columns if name not in compared]
+    lines += fold_notes(store, [name for name in columns if name in compared])
+    lines.append(f"these tables and the scores of every image: {folder}")
+    if store.facts.credentialed:
+        naming = [f"{name}.csv" for name, table in tables.items() if {"sample", "patient"} & set(table)]
+        lines.append(
+            f"{', '.join(naming)} hold names of files and patients of a credentialed cohort; do not share them"
+        )
+    command.plain_console().print("\n".join(lines), highlight=False, soft_wrap=True)
 
 
 def is_own(store: Store, card: Card) -> bool:
@@ -125,7 +160,32 @@ def is_own(store: Store, card: Card) -> bool:
     return store.fingerprint == card.cohort
 
 
-def chosen(store: Store, exported: Exported, part: str) -> NDArray[np.int64]:
+def fold_of(store: Store, card: Card, stated: int | None, part: str, by_word: bool) -> int | None:
+    """The fold that validates, counted from 0; None where the part that is scored does not depend on it.
+
+    Args:
+        stated: the fold that the command or its configuration names, if it does.
+        by_word: whether the command names it.
+
+    Raises:
+        CohortError: there is no such fold.
+        ConfigError: a fold that trained the student, or that would change nothing.
+    """
+    splits.refuse_fold(stated or 0, store.num_folds)
+    has_folds = store.num_folds > 1
+    if is_own(store, card):
+        if has_folds and stated not in (None, card.fold):
+            why = f"this student validated on fold {card.fold}; the other folds are its training patients"
+            raise ConfigError.one("cohort.fold", f"{why}; leave cohort.fold out, or write cohort.fold={card.fold}")
+        return card.fold if has_folds else None
+    if part in ("train", "val"):
+        return stated or 0 if has_folds else None
+    if by_word and has_folds:
+        raise ConfigError.one("cohort.fold", f"part={part} is the same whichever fold validates; leave it out")
+    return None
+
+
+def chosen(store: Store, exported: Exported, part: str, fold: int) -> NDArray[np.int64]:
     """Rows of the samples to score.
 
     Raises:
@@ -138,12 +198,13 @@ def chosen(store: Store, exported: Exported, part: str) -> NDArray[np.int64]:
             raise ConfigError.one("part", f"{why}; part=val is what is left")
         return store.rows("val", card.fold)
     if known := int(np.isin(store.digests(), exported.seen).sum()):
-        what = f"{known} of its {len(store.sample_ids)} images are in the cohort that the student was trained on"
-        mend = "take their patients out, or name the cohort of its training, whose validation part is scored"
+        what = f"{known} of its {len(store.sample_ids)} images are images of the student's own cohort as well"
+        what += " (whether they trained it, validated it or are sealed there)"
+        mend = "take their patients out, or name the student's own cohort, whose validation part is scored"
         raise ConfigError.one("cohort", f"{what}: {mend}")
     if part in ("", "all"):
         return np.arange(len(store.sample_ids))
-    rows = {"train": store.rows("train"), "val": store.rows("val"), "test": store.rows("test")}[part]
+    rows = store.rows(cast(Part, part), fold)
     if not len(rows):
         raise ConfigError.one("part", f"no sample of the cohort is in part {part}")
     return rows
@@ -177,7 +238,9 @@ def evaluate(
         store, rows, config, student.grid, device, train_rows, Labels(tasks, target_NK, known_NK), REPLICATES
     )
     logits_NK, map_NRhw = evaluator.look(student)
-    probability_NK = exported.probabilities(logits_NK)
+    # Calibrated: a temperature moves one class against the rest, and every score is of the probabilities left below.
+    logits_NK = tempered(logits_NK, card.tasks, card.temperature)
+    probability_NK = classify.probabilities(logits_NK, card.tasks)
     answers = Answers(tasks, logits_NK, probability_NK, target_NK, known_NK, evaluator.weight_RN)
     patient_ids = store.patient_ids[rows]
     names = [f"{task.name}/{name}" for task in card.tasks for name in task.logit_names]
@@ -185,8 +248,7 @@ def evaluate(
     predictions.insert(0, "sample", store.sample_ids[rows])
     tables = {"labels": by_label(answers, card, weights), "predictions": predictions}
     if len(np.unique(patient_ids)) < len(rows):
-        tempered_NK = tempered(logits_NK, card.tasks, card.temperature)
-        aggregated = by_patient(tempered_NK, target_NK, known_NK, card.tasks, patient_ids)
+        aggregated = by_patient(logits_NK, target_NK, known_NK, card.tasks, patient_ids)
         probability_PK = classify.probabilities(aggregated.logits_PK, card.tasks)
         weight_RP = evaluator.weight_RN[:, aggregated.first_P]
         answers_P = Answers(
@@ -206,7 +268,7 @@ def evaluate(
         tables["regions"] = by_region(tables["images"], store.sample_ids[rows], evaluator.weight_RN)
         means = tables["images"].groupby("sample")["pointing"].mean()
         pointing_N = means.reindex(store.sample_ids[rows]).to_numpy(float)
-    values = store.privileged(columns).iloc[rows]
+    values = values_of(store, columns).iloc[rows]
     tables["groups"] = by_group(answers, values, store.patient_N[rows], pointing_N)
     return {name: table for name, table in tables.items() if len(table)}
 
@@ -221,24 +283,19 @@ def _leave(folder: Path, tables: Mapping[str, pd.DataFrame], what: Mapping[str, 
     command.write_whole(folder / "evaluation.json", json.dumps(what, indent=1))
 
 
-def _print(tables: Mapping[str, pd.DataFrame], store: Store, rows: NDArray[np.int64], part: str, folder: Path) -> None:
-    console = Console()
-    console = console if console.is_terminal else Console(width=130)  # a file has no edge
-    patients = len(np.unique(store.patient_N[rows]))
-    title = f"{store.manifest['reader']}, part {part}: {len(rows)} samples of {patients} patients"
-    console.print(title, highlight=False, markup=False, soft_wrap=True)
-    for name in ("labels", "labels_by_patient", "regions", "groups"):
+def _print(tables: Mapping[str, pd.DataFrame], title: str, titles: Mapping[str, str]) -> None:
+    console = command.plain_console()
+    console = console if console.is_terminal else command.plain_console(width=130)  # a file has no edge
+    console.print(title, highlight=False, soft_wrap=True)
+    for name in titles:
         if name not in tables:
             continue
         table = tables[name]
         told = [column for column in table if not str(column).endswith(("_low", "_high"))]
-        shown = Table(*map(str, told), title=name)
+        shown = Table(*map(str, told), title=titles[name])
         for _, row in table.iterrows():
             shown.add_row(*(_cell(row, str(column)) for column in told))
         console.print(shown)
-    console.print(
-        f"these tables and the scores of every image: {folder}", highlight=False, markup=False, soft_wrap=True
-    )
 
 
 def _cell(row: pd.Series, name: str) -> str:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_curve
 
 from mmpkd import classify
 from mmpkd.cohort.decode import Depth, depth_of, read_depth
 from mmpkd.cohort.facts import Facts
+from mmpkd.cohort.nifti import is_nifti
+from mmpkd.cohort.store import Store
+from mmpkd.cohort.table_params import TableParams
 from mmpkd.config import StudentConfig, TrialConfig, fingerprint
 from mmpkd.fit import task_loss
 from mmpkd.objectives.guidance import Guided
@@ -61,6 +65,7 @@ class Card:
     trial: str  # fingerprint of its configuration
     credentialed: bool
     head: Mapping[str, Any] | None = None  # what answers by the guide of Deep Multimodal Guidance, see `Guided`
+    slices: tuple[float, ...] = ()  # at which shares of their height volumes were cut; of other images, not written
 
 
 @dataclass(frozen=True)
@@ -144,6 +149,16 @@ def source_of(manifest: Mapping[str, Any]) -> str:
     return fingerprint([reader, {"table": manifest["source"], "synthetic": manifest["params"]}.get(reader)])
 
 
+def slices_of(store: Store) -> tuple[float, ...]:
+    """Of a cohort of NIfTI volumes, at which shares of their height its images are cut; of any other, nothing."""
+    params, reader = store.manifest["params"], store.manifest["reader"]
+    if reader == "radpath":
+        return tuple(params["slices"])
+    if reader == "table" and any(map(is_nifti, store.sample_ids)):  # there, a sample's name is its image's path
+        return TableParams.model_validate(params).slices
+    return ()
+
+
 def fit_temperature(logits_NK: Floats, target_NK: NDArray[Any], known_NK: NDArray[np.bool_], task: Task) -> float:
     """The T > 0 that minimises the task's cross-entropy of logits / T over its known labels."""
     logits, target = (torch.from_numpy(np.asarray(values, np.float32)) for values in (logits_NK, target_NK))
@@ -171,7 +186,11 @@ def write(folder: Path, student: Student, card: Card, seen: NDArray[np.int64]) -
     beside = path.with_suffix(".partial")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
     weights[SEEN] = torch.tensor(seen)
-    save_file(weights, beside, {"format": str(FORMAT), "card": json.dumps(asdict(card))})
+    content = asdict(card)
+    if not card.slices:
+        del content["slices"]  # so that the file is the one that it was before there were slices
+    text = json.dumps(content)
+    beside.write_bytes(save(weights, {"format": str(FORMAT), "card": text, "crc": _checksum(text, weights)}))
     os.replace(beside, path)
     return path
 
@@ -193,11 +212,18 @@ def read(path: Path) -> Exported:
     except OSError as error:
         raise ConfigError.one("model", f"{file} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
-        raise ConfigError.one("model", f"{file} is not a readable safetensors file ({type(error).__name__})") from error
+        what = f"{file} is not a readable safetensors file ({type(error).__name__})"
+        raise ConfigError.one("model", f"{what}; wanted {NAME}, as mmpkd.train leaves it") from error
     if metadata.get("format") != str(FORMAT) or SEEN not in weights:
         found = f"format {metadata['format']}" if "format" in metadata else "no card"
         wanted = f"an exported student of format {FORMAT}, as mmpkd.train leaves it after its last epoch"
         raise ConfigError.one("model", f"{file} has {found}; wanted {wanted}")
+    if "crc" in metadata and metadata["crc"] != _checksum(metadata.get("card", ""), weights):  # earlier files have none
+        raise ConfigError.one(
+            "model",
+            f"{file} is damaged: its card, or what was learnt, is not what its checksum says; "
+            "put an undamaged copy in its place, or the mmpkd.train command that made it writes it anew",
+        )
     try:
         content = json.loads(metadata["card"])
         tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
@@ -205,6 +231,7 @@ def read(path: Path) -> Exported:
         card = Card(
             **{**content, "tasks": tasks, "depth": depth, "mean": tuple(content["mean"]), "std": tuple(content["std"])}
         )
+        card = replace(card, slices=tuple(card.slices))
         assert card.map in MAPS and set(card.temperature) == {task.name for task in tasks}
         config = StudentConfig.model_validate(card.model)
         student = build_student(config, card.image_size, card.channels, tasks[-1].columns.stop)
@@ -218,7 +245,22 @@ def read(path: Path) -> Exported:
     return Exported(student.eval(), card, seen)
 
 
+def _checksum(card: str, weights: Mapping[str, torch.Tensor]) -> str:
+    """Of a card and the tensors beside it, by their names, forms and bytes; the format of the file has none."""
+    crc = zlib.crc32(card.encode())
+    for name, tensor in sorted(weights.items()):
+        crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
+        crc = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().tobytes(), crc)
+    return f"{crc:08x}"
+
+
 def _find(path: Path) -> Path:
+    if path.suffix.lower() in (".yaml", ".yml"):
+        train = f"python -m mmpkd.train config={path}"
+        raise ConfigError.one("model", f"{path} is a configuration, no student; train it first: {train}")
+    if path.suffix.lower() == ".pt":
+        what = f"{path} is a training's checkpoint, with which it goes on"
+        raise ConfigError.one("model", f"{what}; wanted {NAME}, which that folder has after the last epoch")
     if path.is_file():
         return path
     found = sorted(path.rglob(NAME)) if path.is_dir() else []

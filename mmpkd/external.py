@@ -6,8 +6,7 @@ a cohort that knows five of them. Every interval is a percentile bootstrap over 
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,23 +16,15 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, brier_score_loss
 
 from mmpkd import classify, stats
-from mmpkd.cohort.facts import ADMITTED, Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import near
 from mmpkd.export import Card
+from mmpkd.grouping import groups
 from mmpkd.localize import SCORES, UNSEEING
 from mmpkd.stats import Floats
 from mmpkd.types import ConfigError, Task
 
 REPLICATES = 2000
 CHUNK = 100  # replicates that are worked on at once: each holds several numbers a sample
-FEWEST = 10  # patients of a group that is told apart
-MOST_GROUPS = 12
-OLDEST = 200
-QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
-AGE_BANDS = ((0, 40), (40, 60), (60, 80), (80, OLDEST))  # years, the lower end included
-GROUPING = ("sex", "gender", "age", "density", "view", "ap")  # words of column names
-DAYS_A_YEAR = 365.25
 ClassWeights = Literal["equal", "balanced"]
 
 
@@ -165,78 +156,18 @@ def interval(value_R: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def groupings(facts: Facts, asked: Sequence[str] | None) -> list[str]:
-    """The columns that tell groups of patients or images apart: those asked for, or those whose names say so.
-
-    Raises:
-        ConfigError: a column that the store does not hold.
-    """
-    held = [one.name for one in facts.columns.values() if one.role in ADMITTED]
-    if asked is None:
-        return [name for name in held if set(GROUPING) & set(_words(name))]
-    wrong = [name for name in asked if name not in held]
-    if wrong:
-        raise ConfigError.one("groups", f"the cohort has no column {wrong[0]!r} to group by{near(wrong[0], held)}")
-    return list(dict.fromkeys(asked))
-
-
-def _words(name: str) -> list[str]:
-    """Of `breast_density`, `AgeInYears` and `ViewPosition`: breast, density; age, in, years; view, position."""
-    return [word.lower() for word in re.findall("[A-Z]?[a-z]+|[A-Z]+", name)]
-
-
-def groups(column: pd.Series, patient_N: NDArray[np.int64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
-    """Name and members of each group of a column: its values, bands of age in years, or quartiles of other numbers.
-
-    Groups of fewer than `FEWEST` patients are taken together, so that no table tells of a single patient.
-    """
-    name = str(column.name)
-    if pd.api.types.is_numeric_dtype(column) and "age" in _words(name):
-        years = column / DAYS_A_YEAR if "days" in _words(name) else column
-        named = pd.Series("unknown", column.index)
-        for low, high in _bands(years, patient_N):
-            until = "years or more" if high == OLDEST else f"to {high - 1} years"
-            named[(years >= low) & (years < high)] = f"{low} {until}"
-    elif pd.api.types.is_numeric_dtype(column) and column.nunique() > MOST_GROUPS:
-        quarter = pd.qcut(column.rank(method="average"), 4, labels=list(QUARTERS))  # no name holds a value
-        named = quarter.astype("string").fillna("unknown").astype(str)
-    else:
-        named = column.astype("string").fillna("unknown").astype(str)
-    members = {str(one): (named == one).to_numpy() for one in sorted(named.unique())}
-    size = {one: len(np.unique(patient_N[mask])) for one, mask in members.items()}
-    few = [one for one in members if size[one] < FEWEST]
-    if few and len(few) < len(members) and sum(size[one] for one in few) < FEWEST:  # else they were all but the shown
-        few.append(min((one for one in members if one not in few), key=size.__getitem__))
-    yield from ((one, mask) for one, mask in members.items() if one not in few)
-    rest = np.any([members[one] for one in few], axis=0) if few else np.zeros(len(column), bool)
-    if few and len(np.unique(patient_N[rest])) >= FEWEST:
-        yield "(all other)", rest
-
-
-def _bands(years: pd.Series, patient_N: NDArray[np.int64]) -> list[tuple[int, int]]:
-    """`AGE_BANDS`, neighbours taken together until each holds `FEWEST` patients."""
-
-    def is_small(low: int, high: int) -> bool:
-        return len(np.unique(patient_N[((years >= low) & (years < high)).to_numpy()])) < FEWEST
-
-    bands: list[tuple[int, int]] = []
-    for low, high in AGE_BANDS:
-        bands.append((bands.pop()[0], high) if bands and is_small(*bands[-1]) else (low, high))
-    if len(bands) > 1 and is_small(*bands[-1]):
-        last = bands.pop()
-        bands.append((bands.pop()[0], last[1]))
-    return bands
-
-
 def by_group(answers: Answers, values: pd.DataFrame, patient_N: NDArray[np.int64], pointing_N: Floats) -> pd.DataFrame:
     """A row a group of each column of `values`: counts, AUROC and pointing with their 95 % intervals.
 
-    Groups of one column are compared on the same labels, those with both classes in every one of them.
+    Groups of one column are compared on the same labels, those with both classes in every one of them. A column of
+    which a single group is left compares nothing, and has no row.
     """
     rows = []
     for name in values:
         members = dict(groups(values[name], patient_N))
-        common_K = np.all([defined(answers, mask) for mask in members.values()], axis=0) if members else np.array(False)
+        if len(members) < 2:
+            continue
+        common_K = np.all([defined(answers, mask) for mask in members.values()], axis=0)
         for group, mask_N in members.items():
             auroc, low, high = overall(answers, mask_N, common_K)
             pointing = np.where(mask_N, pointing_N, np.nan)[:, None]
@@ -278,7 +209,7 @@ def by_region(images: pd.DataFrame, sample_ids: NDArray[np.str_], weight_RN: Flo
             row = {
                 "label": label or (labels[0] if len(labels) == 1 else "mean over labels"),
                 "score": score,
-                "images": int(images["label"].isin(some).sum()),
+                "images": images.loc[images["label"].isin(some), "sample"].nunique(),
             }
             scored = [one for one in some if images.loc[images["label"] == one, score].notna().any()]
             for name, column in found.items():  # all over the labels that the student has a score of

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy.special import log_expit
 
 from mmpkd import classify
+from mmpkd.cohort.identities import UNNAMED
+from mmpkd.cohort.spelling import DIFFERENCE, alike, folded, is_scientific
 from mmpkd.stats import Floats
 from mmpkd.types import ConfigError, Task
 
@@ -73,6 +75,7 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
             rows = list(csv.DictReader(opened))
     except OSError as error:
         raise ConfigError.one("patients", f"{path} cannot be read: {error.strerror}") from None
+    rows = [{folded(str(key)): cell for key, cell in row.items()} for row in rows]
     columns = list(rows[0]) if rows else []
     if lost := [name for name in ("image", "patient") if name not in columns]:
         held = ", ".join(map(str, columns)) or "none"
@@ -81,6 +84,15 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
     for row in rows:
         patient = (row["patient"] or "").strip()
         listed.setdefault(Path(row["image"] or "").as_posix(), set()).update({patient} if patient else ())
+    patients = {patient for several in listed.values() for patient in several}
+    if groups := alike(patients):
+        what = f"{path} spells {len(groups)} of its patients in several ways, which {DIFFERENCE}"
+        raise ConfigError.one("patients", f"{what}; write each in one way")
+    if wrong_patients := sorted(name for name in patients if is_scientific(name) or folded(name) in UNNAMED):
+        what = (
+            f"{path} has {len(wrong_patients)} patients named by a word for a missing name, or in scientific notation"
+        )
+        raise ConfigError.one("patients", f"{what}; say whose the images are, and write numbers in full")
     names = list(images)
     wrong = [name for name in names if len(listed.get(name, ())) != 1]
     if wrong:

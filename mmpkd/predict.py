@@ -18,17 +18,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
 
 from mmpkd import command, export
-from mmpkd.cohort.decode import read_image, square, to_8_bit
+from mmpkd.cohort.decode import Look, look, square, to_8_bit
 from mmpkd.cohort.facts import BadSample
+from mmpkd.cohort.remarks import seen_badly
 from mmpkd.config import near
 from mmpkd.faults import machine_fault
 from mmpkd.frames import Letterbox
 from mmpkd.patients import patients_of
 from mmpkd.saliency import MAPS
+from mmpkd.shown_images import WARNINGS, is_no_image, read_shown, warnings_of
 from mmpkd.types import CohortError, ConfigError, Mistake, Task
 
 HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overlays=false] [patients=FILE]
@@ -36,13 +37,16 @@ HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overl
 Images through an exported student. It reads the images and nothing else: no table, no report, no second scan.
 
   model=FILE       student.safetensors, as mmpkd.train leaves it; or a folder with one in it
-  images=PATH      an image (docs/formats.md), or a folder of them, looked through to the bottom
+  images=PATH      an image (docs/formats.md), or a folder of them, looked through to the bottom; where the student
+                   learnt from NIfTI volumes, of a volume the slices that it learnt from
   out=DIR          predictions.csv and overlays/                             [runs/predict]
   overlays=false   no pictures                                               [true]
   patients=FILE    a CSV with the columns image (as in predictions.csv) and patient: whose several images are aggregated
 
 predictions.csv has a row an image: the calibrated probability of each label (temperature fitted on the validation
-patients), and for each task what is called: the likeliest class, or the labels above their validation thresholds.
+patients), and for each task what is called: the likeliest class, or the labels above their validation thresholds
+(in a column of the task's name; `image called` for a task named `image`). `warning` says where an image is unlike what
+the student was trained on, or like a mask.
 With patients=FILE, predictions_by_patient.csv has a row a patient: the mean probability over the patient's images, and
 what is called of that; the thresholds were chosen on single images.
 Originals are wanted in the form the student was trained on: of the same kind, bit depth and orientation.
@@ -66,6 +70,8 @@ class Prediction:
     called: by task, its likeliest class, or of a multi-label task the labels above their thresholds.
     map_Rhw: where it looked, on its patches; one for all tasks, or one a task.
     image: at its own size, 8 bits, H x W or H x W x 3.
+    look: how bright it is in the window that the student learnt with.
+    warnings: what is odd about the image, keys of `mmpkd.shown_images.WARNINGS`.
     """
 
     probabilities: dict[str, float]
@@ -73,6 +79,8 @@ class Prediction:
     map_Rhw: NDArray[np.float32]
     image: NDArray[np.uint8]
     letterbox: Letterbox
+    look: Look
+    warnings: tuple[str, ...] = ()
 
     def overlays(self) -> list[Image.Image]:
         """The image with each map over it, stretched from its least to its largest value, at most `LARGEST` pixels."""
@@ -107,10 +115,12 @@ class Predictor:
     def __call__(self, image: Path | str) -> Prediction:
         """
         Raises:
-            BadSample: the file cannot be read, or has another bit depth than the cohort it was trained on.
+            BadSample: the file cannot be read, or has another bit depth than the cohort it was trained on; or it is a
+                volume, and the student learnt from none.
         """
         path, card = Path(image), self.card
-        raw = read_image(path.parent, path.name)
+        raw = read_shown(path, card)
+        brightness = look(raw, card.depth)
         pixels_CHW = square(raw, card.image_size, card.channels, card.depth)
         pixels_BCHW = torch.from_numpy(pixels_CHW).to(self.device)[None].float() / 255
         columns = [tuple(range(task.columns.start, task.columns.stop)) for task in card.tasks]
@@ -120,7 +130,13 @@ class Predictor:
         called = self.called(probabilities)
         letterbox = Letterbox(raw.shape[0], raw.shape[1], card.image_size)
         return Prediction(
-            probabilities, called, map_BRhw[0].float().cpu().numpy(), to_8_bit(raw, card.depth), letterbox
+            probabilities,
+            called,
+            map_BRhw[0].float().cpu().numpy(),
+            to_8_bit(raw, card.depth),
+            letterbox,
+            brightness,
+            warnings_of(raw, path.name, card, brightness),
         )
 
     def called(self, probabilities: dict[str, float]) -> dict[str, tuple[str, ...]]:
@@ -148,15 +164,18 @@ def main(words: Sequence[str]) -> None:
     if mistakes:
         raise ConfigError(mistakes)
     root, out = Path(own["images"]), Path(own["out"])
-    files = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    everything = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
+    files = everything if root.is_file() else [path for path in everything if not is_no_image(path)]
+    others = sorted(set(everything).difference(files))
     if not files:
-        raise ConfigError.one("images", f"no file at {root.absolute()}")
+        raise ConfigError.one("images", f"no {'image' if others else 'file'} at {root.absolute()}")
     name_of = {path: (path.relative_to(root) if root.is_dir() else Path(path.name)).as_posix() for path in files}
     patients = patients_of(Path(own["patients"]), name_of.values()) if own["patients"] else {}
-    model, console = Predictor(own["model"]), Console(stderr=True, soft_wrap=True)
-    tasks, names = [task.name for task in model.card.tasks], model.names
-    endings = file_names(tasks)
-    bad = []
+    model, console = Predictor(own["model"]), command.plain_console(stderr=True, soft_wrap=True)
+    endings = file_names([task.name for task in model.card.tasks])
+    bad, looks = [], []
+    odd: Counter[str] = Counter()
+    pictures_of = picture_names([name_of[path] for path in files])
     by_patient: dict[str, list[dict[str, float]]] = {}
     here, there = out.resolve(), root.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
@@ -165,7 +184,7 @@ def main(words: Sequence[str]) -> None:
     beside = out / f"{TABLE}.partial"
     with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         table = csv.writer(opened)
-        table.writerow(["image", *names, *tasks])
+        table.writerow(headings(["image", "warning"], model))
         for path in track(files, "predicting", console=console, disable=not console.is_terminal):
             try:
                 said = model(path)
@@ -176,14 +195,23 @@ def main(words: Sequence[str]) -> None:
                     ) from error
                 bad.append(f"{path}: {error.reason}")
                 continue
+            looks.append(said.look)
             inside = name_of[path]
-            table.writerow([inside, *_cells(model, said.probabilities)])
+            odd.update(said.warnings)
+            table.writerow([inside, "; ".join(said.warnings), *_cells(model, said.probabilities)])
             if patients:
                 by_patient.setdefault(patients[inside], []).append(said.probabilities)
             if own["overlays"] == "true":
-                _save(said, out / "overlays" / inside, endings)
+                _save(said, out / "overlays" / pictures_of[inside], endings)
+    if others:
+        kinds = ", ".join(sorted({path.suffix.lower() or path.name for path in others}))
+        counted = f"{len(others)} file{'s' * (len(others) > 1)}"
+        console.print(f"passed over, as no images: {counted} ({kinds})", highlight=False)
+    for line in seen_badly(looks, model.card.depth, "images", " in the student's window"):
+        console.print(line, highlight=False, markup=False)
+    command.warn(f"{odd[warning]} of {len(files)} images {WARNINGS[warning]}" for warning in WARNINGS if odd[warning])
     for line in bad:
-        console.print(f"left out: {line}", highlight=False, markup=False)
+        console.print(f"left out: {line}", highlight=False)
     if len(bad) == len(files):
         beside.unlink()
         raise CohortError(f"not one of {len(files)} files could be read as an image")
@@ -194,6 +222,14 @@ def main(words: Sequence[str]) -> None:
     print(f"{len(files) - len(bad)} images: {out / TABLE}{pictures}")
     if bad:
         sys.exit(1)
+
+
+def picture_names(images: Sequence[str]) -> dict[str, str]:
+    """The name of each image's overlay, less the `.png` that all of them end in: of `a.png` it is `a`, unless two would
+    then be alike, as those of `a` and `a.png` would; then all keep theirs."""
+    short = {image: image[:-4] if image.lower().endswith(".png") else image for image in images}
+    is_one_to_one = len({name.casefold() for name in short.values()}) == len(short)
+    return short if is_one_to_one else {image: image for image in images}
 
 
 def file_names(names: Sequence[str]) -> list[str]:
@@ -209,6 +245,17 @@ def file_names(names: Sequence[str]) -> list[str]:
     return given
 
 
+def headings(own: Sequence[str], model: Predictor) -> list[str]:
+    """Own columns, one a label and one a task, no two alike: of a task named `image` it is `image called`."""
+    given = [*own, *model.names]
+    for task in model.card.tasks:
+        name = task.name
+        while name in given:
+            name += " called"
+        given.append(name)
+    return given
+
+
 def _cells(model: Predictor, probabilities: dict[str, float]) -> list[str]:
     called = model.called(probabilities)
     return [*(f"{probabilities[name]:.6f}" for name in model.names), *("; ".join(labels) for labels in called.values())]
@@ -221,7 +268,7 @@ def _leave_patients(
     beside = out / f"{BY_PATIENT}.partial"
     with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         table = csv.writer(opened)
-        table.writerow(["patient", "images", "left_out", *model.names, *(task.name for task in model.card.tasks)])
+        table.writerow(headings(["patient", "images", "left_out"], model))
         count = Counter(patients.values())
         for patient, several in images_of.items():
             mean = {name: fmean(probabilities[name] for probabilities in several) for name in model.names}
@@ -235,7 +282,7 @@ def _save(said: Prediction, path: Path, endings: Sequence[str]) -> None:
     pictures = said.overlays()
     for ending, picture in zip(endings, pictures, strict=False):
         name = f"{path.name}.{ending}.png" if len(pictures) > 1 else f"{path.name}.png"
-        picture.save(path.with_name(name))  # a.png.png: a.jpg may lie beside a.png
+        picture.save(path.with_name(name))
 
 
 if __name__ == "__main__":

@@ -92,10 +92,11 @@ def macro(value_RL: Floats) -> Floats:
 def standard_error(replicate_R: Floats) -> float:
     """Bootstrap standard error: the standard deviation over replicates, undefined ones left out.
 
-    NaN with fewer than `MIN_REPLICATES` defined replicates.
+    NaN with fewer than `MIN_REPLICATES` defined replicates, and where all are one number: an AUROC of 1 in three
+    patients, say, which is not for that reason known to the last digit.
     """
     defined = replicate_R[np.isfinite(replicate_R)]
-    return float(defined.std(ddof=1)) if defined.size >= MIN_REPLICATES else float("nan")
+    return float(defined.std(ddof=1)) if defined.size >= MIN_REPLICATES and np.ptp(defined) > 0 else float("nan")
 
 
 def paired_interval(differences: ArrayLike, level: float = 0.95) -> Interval:

@@ -50,7 +50,7 @@ def score_in_words(name: str, quality: Mapping[str, float]) -> str:
     auroc, error = quality.get("val_auroc", math.nan), quality.get("val_auroc_se", math.nan)
     if math.isnan(auroc):
         return f"{name} not scored on validation"
-    return f"{name} {auroc:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}")
+    return f"{name} {auroc:.3f}" + ("" if math.isnan(error) or error < 1e-9 else f" ± {error:.3f}")
 
 
 def in_words(name: str, quality: Mapping[str, float]) -> str:

@@ -7,6 +7,7 @@ privileged modality; after each epoch it is scored on the validation patients an
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
@@ -15,13 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export, stages
 from mmpkd.augment import View, draw_views, look, relit
-from mmpkd.build import announcements, build, check, needed, paths_of_params
+from mmpkd.build import announcements, build, check, needed, paths_of_params, single_steps
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -38,6 +39,7 @@ from mmpkd.fit import (
     seeded,
     task_loss,
 )
+from mmpkd.machine import cores
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import qualities, teach
 from mmpkd.teachers.stating import before_teaching
@@ -139,7 +141,7 @@ def train(
         logits_NK, map_NRhw = evaluate.look(run.answerer)
         known = evaluate.target_NK, evaluate.known_NK
         card = export.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *known)
-        card = replace(card, map_threshold=evaluate.thresholds(map_NRhw))
+        card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=export.slices_of(store))
         export.write(folder, run.answerer, card, store.digests())
     return history
 
@@ -155,9 +157,9 @@ def train_to_last_stage(
     seconds, first = place.seconds, place.epoch
     while run.stage is not run.stages[-1]:
         assert run.stage.epochs is not None
-        todo, stderr = range(first, run.stage.epochs), Console(stderr=True)
+        todo, stderr = range(first, run.stage.epochs), command.plain_console(stderr=True)
         name, last, silent = f"stage {run.stage.name}", run.stage.epochs, not stderr.is_terminal
-        for epoch in track(todo, name, console=stderr, transient=True, disable=silent):
+        for epoch in track(todo, escape(name), console=stderr, transient=True, disable=silent):
             started = time.perf_counter()
             train_epoch(run, epoch)
             seconds += time.perf_counter() - started
@@ -270,6 +272,10 @@ def on(device: torch.device, values: NDArray[np.generic]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(values)).to(device)
 
 
+def shown_error(error: float) -> str:
+    return "?" if math.isnan(error) else f"{error:.4f}"
+
+
 def main(words: Sequence[str]) -> None:
     """The command line; see HELP."""
     if not words or {"-h", "--help"} & set(words):
@@ -281,12 +287,12 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
     config = load_trial(Path(own["config"]), overrides, (*defaults, *paths_of_params()))
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
-    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), Console()
+    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), command.plain_console()
 
     def show(report: EpochReport) -> None:
         command.write_whole(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
-            f"{goal} {report.metrics[goal]:.4f} ±{report.metrics[f'{goal}_se']:.4f}"
+            f"{goal} {report.metrics[goal]:.4f} ±{shown_error(report.metrics[f'{goal}_se'])}"
             for goal in ("val/auroc", "val/auroc_patient", "val/pointing")
             if goal in report.metrics
         )
@@ -300,17 +306,25 @@ def main(words: Sequence[str]) -> None:
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
-    command.warn([*announcements(config, store.facts), *before_teaching(config, store)])
+    command.make_folder(folder)
+    if config.threads > (here := cores()).amount:
+        told = f"threads={config.threads}, and this process may use {here.amount} cores (what sets this: {here.source})"
+        command.warn([f"{told}; more threads than cores only slow a training down"])
+    command.warn(
+        [*announcements(config, store.facts), *single_steps(config, store.facts), *before_teaching(config, store)]
+    )
     for line in qualities(config, teach(config, store, cache)):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     if last.exists():
-        console.print(f"continuing {folder}")
-    history = train(config, cache, folder, last if last.exists() else None, show, store)
+        console.print(f"continuing {folder}", highlight=False, soft_wrap=True)
     metrics = folder / "metrics.json"
-    command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
+    with command.written_to(folder):
+        history = train(config, cache, folder, last if last.exists() else None, show, store)
+        command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}", highlight=False)
-    console.print(f"every epoch is in {metrics}; the student is in {folder / export.NAME}")
+    places = f"every epoch is in {metrics}; the student is in {folder / export.NAME}"
+    console.print(places, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

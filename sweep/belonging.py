@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -142,8 +143,10 @@ def _identity(
         SPOOL: {event["id"] for event in events if event["event"] == "sweep" and "id" in event},
     }
     known = [(name, one) for name, ids in said.items() for one in sorted(ids)]
+    votes = Counter(one for _, one in known)
+    # Two of three are right against one; of equally many, the first: the journal.
+    first, its = max(known, key=lambda named: votes[named[1]], default=("", ""))
     for name, one in known:
-        first, its = known[0]
         if one != its:
             who = f"{folder / name} and {folder / first} are" if name != first else f"parts of {folder / name} are"
             remedy = "without the spool the sweep goes on too" if name == SPOOL else "put the right one back"
@@ -151,7 +154,7 @@ def _identity(
                 f"{who} of different sweeps ({one} and {its}); move the one away that was put there "
                 f"(mv {folder / name} ...), and {remedy}"
             )
-    return known[0][1] if known else ""
+    return its
 
 
 def _refuse_lost_plan(folder: Path, plan: Mapping[str, Any], studies: Sequence[Any], begun: bool) -> None:

@@ -75,7 +75,7 @@ def main(words: Sequence[str]) -> None:
     if mistakes:
         raise ConfigError(mistakes)
     used = stores_in_use(folders) if said["unused"] == "true" else None  # raises before anything is deleted
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     found: list[Waste] = []
     for folder in folders if not said["name"] else [storage / said["name"]]:
         if is_held(folder / LOCK):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
+from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.database import file_of
-from sweep.files import Spool, write_whole
+from sweep.files import Spool, read_plan, write_whole
 from sweep.plan import Plan
 from sweep.records import Record, judged, picked, write_tables
 from sweep.report import write_report
@@ -37,7 +40,8 @@ def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tr
     config, done = search.space.search, not search.left or (search.halt is not None and search.halt.kind == "limit")
     for warning in search.take_warnings():
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
-    print_summary(console, shown, list(search.space.arms), planned.goals, config.select, said.folder)
+    error = planned_error(said.folder)
+    print_summary(console, shown, list(search.space.arms), planned.goals, config.select, said.folder, error)
     if further := len(records) - len(shown):
         console.print(f"{further} further runs, of promising configurations on other seeds", highlight=False)
     _tell_tracking(_send_rest(tracker), tracker, said, console)
@@ -61,13 +65,22 @@ def _write_files(
         )
     else:
         (folder / "best.yaml").unlink(missing_ok=True)  # of a trial that an extension left behind
-    write_report(folder / "report.html", said.name, shown, list(search.space.arms), goals, config.select)
+    error = planned_error(folder)
+    write_report(folder / "report.html", said.name, shown, list(search.space.arms), goals, config.select, error)
     kept = ["space.yaml", "plan.json", "best.yaml"]
     if planned.facts is not None and not planned.facts.credentialed:
         kept += ["trials.parquet", "report.html"]  # of a credentialed cohort nothing but settings leaves the store
     spool.append("files", paths=kept)
     spool.append("close", status="FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED")
     return best is not None
+
+
+def planned_error(folder: Path) -> float | None:
+    """The standard error of AUROC that the price states for so many validation patients; None where it has none."""
+    with suppress(UserError):  # the next start says so
+        error: float | None = (read_plan(folder).get("price") or {}).get("auroc_error")
+        return error
+    return None
 
 
 def _send_rest(tracker: Tracker) -> int:

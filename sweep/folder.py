@@ -41,9 +41,9 @@ def held(folder: Path) -> Iterator[None]:
         UserError: another driver is at it, or nothing can be written there.
     """
     path = folder / "driver.lock"
-    if path.is_dir():
-        raise UserError(f"{path}: a file of the sweep belongs there, and this is none; move it away")
     try:
+        if path.is_dir():
+            raise UserError(f"{path}: a file of the sweep belongs there, and this is none; move it away")
         folder.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", errors="replace")
     except OSError as error:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final, NoReturn
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+# Grid Engine and LSF announce the end of a job by SIGUSR2, a limit of processor time does by SIGXCPU.
+SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
 SECONDS: Final = 8.0  # from the request to the end; batch systems kill after 10 to 30
 SAME_REQUEST: Final = 1.0  # seconds within which a second signal is the first one's echo
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any, Final
 
-from mmpkd.build import announcements, check, goals, paths_of_params
+from mmpkd.build import announcements, check, goals, paths_of_params, single_steps
 from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import IMAGE, CohortConfig, TeacherConfig, TrialConfig, validate
@@ -145,6 +145,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     told = [f"{path} {caveat}" for path, teacher in made.teachers() for caveat in caveats(teacher, facts)]
     students = {config.student.model_dump_json(): config for several in configs.values() for config in several}
     told += [one for config in students.values() for one in announcements(config, facts)]
+    told += [one for several in configs.values() for config in several for one in single_steps(config, facts)]
     return replace(made, warnings=(*dict.fromkeys(told), *made.warnings))
 
 

@@ -63,6 +63,7 @@ class Price:
     slots: int
     per_device: int | None  # trials to a device, where `search.trials_per_device` says or found it
     num_steps: int  # that were timed
+    auroc_error: float | None  # of a validation AUROC of 0.75, see `auroc_error`; None: no label has two classes
     warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -118,6 +119,7 @@ def price(
     dearest = max((one.cost for one in known if one.cost), key=lambda cost: cost.memory_bytes)
     hours, halved = (full + again) / 3600, (full * share + again) / 3600
     kept = slots + fronts(complete, len(goals))
+    error = auroc_error(store, known[0].config.cohort.fold)
     return Price(
         arms=arms,
         hours=hours,
@@ -131,6 +133,7 @@ def price(
         slots=slots,
         per_device=per_device,
         num_steps=sum(one.cost.num_steps for one in known if one.cost),
+        auroc_error=error if math.isfinite(error) else None,
         warnings=tuple(_warnings(space, store, arms, halved, known[0].config, timed)),
     )
 

@@ -16,6 +16,7 @@ from sweep.records import Record, best_of, front_of, picked
 from sweep.summary import (
     TEACHERS,
     cells,
+    error_of,
     off_front,
     off_front_label,
     resolution,
@@ -41,22 +42,29 @@ th, td {{ text-align: left; padding: .3em .8em .3em 0; border-bottom: 1px solid 
 
 
 def write_report(
-    path: Path, name: str, records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str
+    path: Path,
+    name: str,
+    records: Sequence[Record],
+    arms: Sequence[str],
+    goals: Sequence[str],
+    select: str,
+    auroc_error: float | None = None,
 ) -> None:
-    """Writes the page; `epochs.parquet` lies beside it already."""
+    """Writes the page; `epochs.parquet` lies beside it already. `auroc_error`: see `resolution`."""
     colours = {arm: COLOURS[index % len(COLOURS)] for index, arm in enumerate(arms)}
     complete = [record for record in records if record.state == "complete"]
     counts = ", ".join(
         f"{sum(one.state == state for one in records)} {state}" for state in ("complete", "pruned", "failed")
     )
-    parts = [f'<p class="note">{counts}. Bars and ± are standard errors over validation patients.</p>']
+    errors = "Bars and ± are standard errors over validation patients; ± ? where those are too few to tell it."
+    parts = [f'<p class="note">{counts}. {errors}</p>']
     if complete:
         parts += [f"<h2>Best by each goal</h2>{_best_table(records, arms, goals, select)}"]
     notes = [
         *yardsticks(records, goals),
         *teacher_warnings(records, arms),
         *without_complete(records, arms),
-        *resolution(records, goals),
+        *resolution(records, goals, auroc_error),
     ]
     parts += [f'<p class="note">{escape(note)}.</p>' for note in notes]
     if complete:
@@ -139,7 +147,7 @@ def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Map
 def _bars(records: Sequence[Record], goal: str | None) -> dict[str, Any] | None:
     if goal is None:
         return None
-    errors = [record.metrics.get(f"{goal}_se", 0.0) for record in records]
+    errors = [error_of(record, goal) or 0.0 for record in records]  # no bar where it is not known
     return {"type": "data", "array": errors, "thickness": 0.6, "width": 2}
 
 

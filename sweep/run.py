@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mmpkd.command import own_words
+from mmpkd.command import own_words, plain_console
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.interrupt import leave, requests_end_the_driver
@@ -66,8 +66,8 @@ a sweep leaves in STORAGE/NAME
   trials.parquet    a row a trial; epochs.parquet a row an epoch
   space.yaml, plan.json, journal.log (Optuna), checkpoints of the front, errors/ of failed trials
 
-Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end it in good order within about ten seconds, and the same command
-goes on; what trains then loses its epoch at most. A second Ctrl-C does not wait for tables and report.
+Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end it in good order within about ten seconds, and
+the same command goes on; what trains then loses its epoch at most. A second Ctrl-C does not wait for tables and report.
 Without RAY_ADDRESS it runs on the cores and the memory that this process may use, by taskset, control
 groups (containers) or batch system; Ray's sockets go below TMPDIR if that is short, else /tmp, or RAY_TMPDIR.
 
@@ -119,9 +119,7 @@ def main(words: Sequence[str]) -> None:
     mistakes += found
     if space is None:
         raise ConfigError(mistakes)
-    from rich.console import Console
-
-    console = Console()
+    console = plain_console()
     if said.show == "true":
         from sweep.show import tree
 
@@ -150,7 +148,7 @@ def main(words: Sequence[str]) -> None:
         cohort = planned.example.cohort
         tables = stand_in(cohort)
         for note in tables.notes:
-            console.print(note, highlight=False, markup=False, soft_wrap=True)
+            console.print(note, highlight=False, soft_wrap=True)
         warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
 
         with cluster(), console.status("timing") as status:
@@ -166,7 +164,7 @@ def main(words: Sequence[str]) -> None:
 
 def warn(warnings: Iterable[str], console: Console) -> None:
     for warning in warnings:
-        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
 def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
@@ -178,8 +176,9 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
         if not (path := str(Path(own[key]).absolute())).isprintable():
             problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
             mistakes.append(Mistake(key, f"{problem}; name another folder than {path!r}"))
-    if not re.fullmatch(r"\w[\w.-]*", said.name, re.ASCII):
-        mistakes.append(Mistake("name", f"letters, digits, '-', '_' and '.' only, got {said.name!r}"))
+    if not re.fullmatch(r"\w[\w.-]{0,99}", said.name, re.ASCII):
+        wanted = "letters, digits, '-', '_' and '.' only, at most 100"
+        mistakes.append(Mistake("name", f"{wanted}, got {said.name!r}"))
     for key in ("show", "schema", "plan", "extend", "repair"):
         if getattr(said, key) not in ("true", "false"):
             mistakes.append(Mistake(key, f"true or false, got {getattr(said, key)!r}"))

@@ -34,7 +34,15 @@ def tree(space: Space) -> Drawing:
         below = root.add(f"[bold]arms.{escape(name)}[/]  {_counts(found, count)}")
         _grow(below, own)
         _list(below, name, found, count)
+    _style(root)
     return root
+
+
+def _style(drawing: Drawing) -> None:
+    """Reads the markup of all lines, whatever the console that prints them makes of it."""
+    drawing.label = Text.from_markup(str(drawing.label), emoji=False)
+    for below in drawing.children:
+        _style(below)
 
 
 def _counts(found: Sequence[Branch], count: int) -> str:

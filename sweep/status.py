@@ -14,6 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
+from mmpkd.command import plain_console
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, UserError
 from sweep.database import address_of, follow_move
@@ -83,10 +84,10 @@ def main(words: Sequence[str]) -> None:
     if said["json"] == "true":
         print(json.dumps({"sweeps": [as_json(sweep) for sweep in sweeps], "unread": unread}, indent=2))
         return
-    console = Console()
+    console = plain_console()
     show(sweeps, storage, console)
     for trouble in unread:
-        console.print(f"warning: {trouble}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"warning: {trouble}", highlight=False, soft_wrap=True)
 
 
 def counted(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -163,11 +164,11 @@ def show(sweeps: Sequence[Sweep], storage: Path, console: Console) -> None:
         lines += [f"  {told['continue']}"] if told["continue"] else []
     lines += _about_mlflow(storage.absolute() / "mlflow.db")
     for line in lines:
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        console.print(line, highlight=False, soft_wrap=True)
     for damaged in sweeps[0].damaged:
         spool = sweeps[0].folder / SPOOL
         warning = f"warning: {spool}: {damaged} is damaged and passed over; what it told is not counted here"
-        console.print(warning, highlight=False, markup=False, soft_wrap=True)
+        console.print(warning, highlight=False, soft_wrap=True)
 
 
 def _about_mlflow(file: Path) -> list[str]:

@@ -49,7 +49,7 @@ def main(words: Sequence[str]) -> None:
         mistakes.append(Mistake("NAME", f"which sweep? running under {storage}: {', '.join(running) or 'none'}"))
     if mistakes:
         raise ConfigError(mistakes)
-    folder, console = storage / said["name"], Console(soft_wrap=True, highlight=False, markup=False)
+    folder, console = storage / said["name"], Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     if not is_held(folder / LOCK):
         console.print(f"{folder.name} is not running")
         console.print("\n".join(how_to_continue(read_sweep(folder))))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +15,22 @@ from sweep.records import Record, best_of, front_of, picked
 from sweep.teaching import teacher_warnings, teachers_in_words
 
 TEACHERS = "teacher, on validation"  # heads a column
+SMALLEST = 1e-9  # standard error that is more than rounding
 
 
 def print_summary(
-    console: Console, records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str, folder: Path
+    console: Console,
+    records: Sequence[Record],
+    arms: Sequence[str],
+    goals: Sequence[str],
+    select: str,
+    folder: Path,
+    auroc_error: float | None = None,
 ) -> None:
-    """What a sweep came to: counts, failures, the front with its resolution, and where the files are."""
+    """What a sweep came to: counts, failures, the front with its resolution, and where the files are.
+
+    `auroc_error`: see `resolution`.
+    """
     states = Counter(record.state for record in records)
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     console.print(f"\n{len(records)} trials: {told or 'none finished'}", highlight=False)
@@ -33,7 +44,8 @@ def print_summary(
         console.print(line, highlight=False)
     if states["complete"] and picked(records, select, goals) is None:
         console.print("no best.yaml: every complete trial reads another image at test", highlight=False)
-    for warning in [*teacher_warnings(records, arms), *without_complete(records, arms), *resolution(records, goals)]:
+    unresolved = resolution(records, goals, auroc_error)
+    for warning in [*teacher_warnings(records, arms), *without_complete(records, arms), *unresolved]:
         console.print(f"warning: {warning}", highlight=False)
     names = ("report.html", "best.yaml", "trials.parquet", "epochs.parquet")
     console.print(f"files in {folder}: {', '.join(name for name in names if (folder / name).exists())}", soft_wrap=True)
@@ -96,9 +108,20 @@ def yardsticks(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
 
 
 def with_error(record: Record, goal: str) -> str:
-    """'0.912 ± 0.031', the standard error over validation patients."""
-    error = record.metrics.get(f"{goal}_se")
-    return f"{record.metrics[goal]:.3f}" + ("" if error is None else f" ± {error:.3f}")
+    """'0.912 ± 0.031', the standard error over validation patients; '1.000 ± ?' where they are too few to tell it."""
+    if f"{goal}_se" not in record.metrics:
+        return f"{record.metrics[goal]:.3f}"
+    error = error_of(record, goal)
+    return f"{record.metrics[goal]:.3f} ± {'?' if error is None else f'{error:.3f}'}"
+
+
+def error_of(record: Record, goal: str) -> float | None:
+    """The standard error of a score over validation patients; None where they are too few to tell it.
+
+    One of 0, but for rounding, is of a score that is the same whichever patients are drawn: that tells nothing.
+    """
+    error = record.metrics.get(f"{goal}_se", math.nan)
+    return error if math.isfinite(error) and error > SMALLEST else None
 
 
 def sampled(record: Record) -> str:
@@ -128,20 +151,30 @@ def shortest(paths: Sequence[str]) -> Mapping[str, str]:
     return cut
 
 
-def resolution(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
-    """One warning per goal on which the best cannot be told from others by the validation set."""
+def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: float | None = None) -> list[str]:
+    """One warning per goal on which the best cannot be told from others by the validation set.
+
+    Two trials are told apart by more than the largest of their standard errors and, on AUROC, of `auroc_error`: that
+    which the plan states for so many patients. A perfect score has none of its own.
+    """
     complete = [record for record in records if record.state == "complete" and not record.reference]
     warnings = []
     for goal in goals:
         best = best_of(complete, goal, goals)
-        error = best.metrics.get(f"{goal}_se") if best else None
-        if best is None or not error:
+        if best is None or f"{goal}_se" not in best.metrics:
             continue
-        close = sum(best.metrics[goal] - one.metrics[goal] < error for one in complete) - 1
-        if close:
-            others = f"{close} of the {len(complete) - 1} other complete trials"
+        error = error_of(best, goal)
+        floor = max(error or 0.0, (auroc_error or 0.0) if goal.startswith("val/auroc") else 0.0)
+        reaches = [(one, max(floor, error_of(one, goal) or 0.0)) for one in complete if one is not best]
+        close = [reach for one, reach in reaches if best.metrics[goal] - one.metrics[goal] <= reach]
+        others = f"{len(close)} of the {len(reaches)} other complete trials"
+        within = f"lie within one standard error ({max(close, default=0.0):.3f}) of the best"
+        if error is None:
+            near = f"{others} {within if any(close) else 'score the same'}"
             warnings.append(
-                f"on {goal} {others} lie within one standard error ({error:.3f}) of the best: "
-                "the validation set does not tell them apart"
+                f"on {goal} the best has no standard error, for its score is the same whichever validation patients "
+                f"are drawn: they are too few to tell trials apart{f'; {near}' if close else ''}"
             )
+        elif close:
+            warnings.append(f"on {goal} {others} {within}: the validation set does not tell them apart")
     return warnings

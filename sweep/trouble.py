@@ -11,7 +11,12 @@ from mmpkd.faults import behind, is_out_of_memory, with_fault
 from mmpkd.types import DivergedError, UserError
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
-FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # nothing can be written to a disk, whatever the path
+FULL: Final = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EROFS,
+)  # nothing can be written, whatever the path
 AWAY: Final = (errno.EIO, errno.ESTALE)
 REFUSED: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # of one path
 
@@ -46,7 +51,9 @@ def disk_trouble(error: Exception, places: Sequence[Path]) -> str:
         return ""
     if not isinstance(error.filename, str):
         where = ", ".join(map(str, places))
-        nameless = f"nothing more can be written ({error.strerror}); see the disks of {where} and of temporary files"
+        nameless = (
+            f"nothing more can be written ({error.strerror}); see the disks of {where}, temporary files and the output"
+        )
         return "" if error.errno in REFUSED else nameless
     inside = any(Path(error.filename).absolute().is_relative_to(place.absolute()) for place in places)
     return f"{error.filename}: cannot be read or written any more ({error.strerror})" * (inside or error.errno in FULL)

@@ -152,7 +152,9 @@ def _results(other: Path, store: str) -> list[tuple[str, Mapping[str, Any], str,
     if said and said["store"] != store:
         told = f"{other.name} was run on another cohort (prepared as {said['store']}, this sweep's is {store})"
         raise ConfigError.one(KEY, f"{told}, so its results say nothing here")
-    trials = list(_trials(journal, said.get("generation", 0))) if said and journal.exists() else []
+    if said and not journal.exists():
+        raise ConfigError.one(KEY, f"{journal} is missing, which holds that sweep's results; put a copy of it back")
+    trials = list(_trials(journal, said.get("generation", 0))) if said else []
     runs: dict[int, list[Mapping[str, float]]] = {}
     for _, frozen in trials:
         own = frozen.user_attrs

@@ -30,7 +30,8 @@ LAYERS = (
     {"stages"},
     {"build", "checkpoint", "export", "validation"},
     {"train"},
-    {"external"},
+    {"grouping"},
+    {"external", "shown_images"},
     {"evaluate", "predict", "probe"},
 )
 HEIGHT = {room: height for height, rooms in enumerate(LAYERS) for room in rooms}

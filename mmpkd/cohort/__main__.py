@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from mmpkd.cohort import READERS
 from mmpkd.cohort.check import check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.show import show
 from mmpkd.cohort.suspects import suspects_of
-from mmpkd.command import own_words, run, warn
+from mmpkd.command import own_words, plain_console, run, warn
 from mmpkd.config import CohortConfig, near, overridden, read_yaml, validate
 from mmpkd.types import ConfigError
 
@@ -54,7 +52,7 @@ def main(words: Sequence[str]) -> None:
     config = validate(CohortConfig, content["cohort"], "cohort")
     if own["samples"] != "all" and not own["samples"].isdecimal():
         raise ConfigError.one("samples", f"a number or all, got {own['samples']!r}")
-    console, cache = Console(soft_wrap=True), Path(own["cache"])
+    console, cache = plain_console(soft_wrap=True), Path(own["cache"])
     if verb == "check":
         check(config, cache, None if own["samples"] == "all" else int(own["samples"]), console)
         return
@@ -63,7 +61,7 @@ def main(words: Sequence[str]) -> None:
     if verb == "show":
         show(store, console)
     else:
-        console.print(f"store: {store.path}", highlight=False, markup=False)
+        console.print(f"store: {store.path}", highlight=False)
 
 
 if __name__ == "__main__":

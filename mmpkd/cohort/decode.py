@@ -15,9 +15,11 @@ from PIL import Image
 from mmpkd.cohort.dicom import is_dicom, read_dicom, read_size
 from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.cohort.picture import picture_size, read_picture
-from mmpkd.frames import Box, Letterbox, run_lengths
+from mmpkd.config import IMAGE
+from mmpkd.frames import Letterbox, run_lengths
 
-COLOURED = 24  # mean range of a pixel's channels, of 255, from which an image is in colour; a tint has less
+DIFFERENT = 8  # range of a pixel's channels, of 255, from which they differ; grey that went through JPEG has less
+COLOURED = 0.001  # share of such pixels from which an image is in colour: a tint, or a mark in colour
 
 
 class Clahe(NamedTuple):
@@ -46,12 +48,15 @@ def depth_of(manifest: Mapping[str, Any]) -> Depth:
 
 
 class Look(NamedTuple):
-    """How a stored image looks, by a few numbers; padding is left out."""
+    """How an image looks in its window, before any CLAHE, by a few numbers."""
 
     mean: float  # 0 to 255
     high: float  # 99th percentile
     is_blank: bool  # one value all over
-    is_coloured: bool
+    is_coloured: bool  # its channels differ, be it by a tint
+    modality: str = ""  # as the file states it, see `mmpkd.cohort.dicom.Unit`
+    unit: str = ""
+    is_stretched: bool = False  # spread by its own range, as a slice of a volume is
 
 
 @dataclass(frozen=True)
@@ -72,7 +77,7 @@ class Decoded:
     width: int
     rois: tuple[Roi, ...]
     num_empty: int  # masks without a pixel, which count as no ROI
-    look: Look
+    looks: tuple[Look, ...]  # of the image, then of each view
 
 
 def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths: Sequence[Depth]) -> Decoded:
@@ -85,23 +90,31 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths
     if raw.is_stretched and depths[0].window is not None:
         raise BadSample("", "is a volume, whose values are spread by its own range: cohort.window does not apply to it")
     images = (raw.image, *(raw.views[name] for name in views))
-    pixels = [square(one, size, channels, depth) for one, depth in zip(images, depths, strict=True)]
+    pixels = []
+    for name, one, depth in zip((IMAGE, *views), images, depths, strict=True):
+        try:
+            pixels.append(square(one, size, channels, depth))
+        except BadSample as bad:
+            raise BadSample(bad.file, bad.reason if name == IMAGE else f"its view {name!r} {bad.reason}") from None
     height, width = raw.image.shape[:2]
     letterbox = Letterbox(height, width, size)
     full = [(label, mask) for label, mask in raw.rois if mask.any()]
     rois = tuple(Roi(label, run_lengths(mask), run_lengths(letterbox.store_mask(mask))) for label, mask in full)
-    look = _look(raw.image, pixels[0], letterbox.content)
-    return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full), look)
+    looks = tuple(
+        Look(*look(one, depth)[:4], *raw.units.get(name, ("", "")), raw.is_stretched and name == IMAGE)
+        for name, one, depth in zip((IMAGE, *views), images, depths, strict=True)
+    )
+    return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full), looks)
 
 
-def _look(image: np.ndarray, stored_CHW: np.ndarray, box: Box) -> Look:
-    content = stored_CHW[:, box.top : box.bottom, box.left : box.right]
-    is_coloured = False
-    if image.ndim == 3:
-        some = image.reshape(-1, 3)[:: max(1, image.size // 30_000)]
-        is_coloured = float(np.ptp(some, axis=1).mean()) * 255 / np.iinfo(image.dtype).max >= COLOURED
-    is_blank = bool(content.min() == content.max())
-    return Look(float(content.mean()), float(np.percentile(content, 99)), is_blank, is_coloured)
+def look(image: np.ndarray, depth: Depth) -> Look:
+    """Of an image as a file has it, from some 30,000 of its pixels."""
+    step = max(1, math.isqrt(image.shape[0] * image.shape[1] // 30_000))
+    some = to_8_bit(image[::step, ::step], depth)
+    is_coloured = some.ndim == 3 and float((np.ptp(some, axis=2) >= DIFFERENT).mean()) >= COLOURED
+    grey = _with_channels(some, 1)
+    is_blank = bool(grey.min() == grey.max()) and bool(image.min() == image.max())
+    return Look(float(grey.mean()), float(np.percentile(grey, 99)), is_blank, is_coloured)
 
 
 def square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
@@ -111,8 +124,8 @@ def square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndar
         BadSample: its depth is another, or all its values lie outside the window.
     """
     if image.dtype.itemsize * 8 != depth.bits:
-        found = f"has {image.dtype.itemsize * 8}-bit pixels where the first one of the cohort has {depth.bits}-bit ones"
-        raise BadSample("", f"{found}; bring all images (or all of one view) to the same depth")
+        found = f"has {image.dtype.itemsize * 8}-bit pixels where the cohort's, or those that the student learnt from,"
+        raise BadSample("", f"{found} have {depth.bits} bits; bring all images (or all of one view) to the same depth")
     if depth.window is not None and image.min() < image.max():
         low, high = depth.window
         if image.max() <= low or image.min() >= high:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -14,8 +16,16 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from mmpkd.cohort.facts import BadSample
 
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow draws the line for its own formats
+CODE = re.compile("[A-Z0-9_]{1,16}")  # DICOM's code strings, without blanks
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # that pydicom gives as RGB
+
+
+class Unit(NamedTuple):
+    """Codes of DICOM, empty where nothing is stated."""
+
+    modality: str = ""
+    unit: str = ""
 
 
 def is_dicom(root: Path, file: str) -> bool:
@@ -36,6 +46,29 @@ def read_size(root: Path, file: str) -> tuple[int, int]:
         BadSample: missing, or not a DICOM file with an image.
     """
     return _size(_read(root, file, stop_before_pixels=True), file)
+
+
+def unit_of(root: Path, file: str) -> Unit:
+    """What a file says that its values are; for a CT that states a slope and an intercept, Hounsfield units.
+
+    Raises:
+        BadSample: missing, or not a DICOM file.
+    """
+    data = _read(root, file, stop_before_pixels=True)
+    modality, *stated = (_code(data, name) for name in ("Modality", "RescaleType", "Units"))
+    unit = next((code for code in stated if code not in ("", "US")), "")  # US: unspecified
+    if not unit and modality == "CT" and "RescaleIntercept" in data and "US" not in stated:
+        unit = "HU"
+    return Unit(modality, unit)
+
+
+def _code(data: Dataset, name: str) -> str:
+    """An element that holds a code; empty where it holds anything else, which may be of the patient."""
+    try:
+        value = str(data.get(name, ""))
+    except Exception:  # elements are decoded when they are asked for, and a damaged one raises anything
+        return ""
+    return value if CODE.fullmatch(value) else ""
 
 
 def read_dicom(root: Path, file: str) -> np.ndarray:

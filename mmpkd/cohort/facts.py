@@ -150,6 +150,7 @@ class RawImage:
     image: H x W or H x W x 3, uint8, uint16 or int16 (one depth per cohort).
     views: further images by name, each of its own size; exactly those the scan declares.
     is_stretched: whether the reader spread the image's values by its own range, so that no window can be of them.
+    units: what the values of the image (under "image") and of views are: modality and unit, where files state them.
     rois: (label, mask) pairs, mask H x W bool of the image's own size; several may share a label
         (their union is scored). An all-False mask counts as no ROI.
     """
@@ -158,6 +159,7 @@ class RawImage:
     views: Mapping[str, np.ndarray] = field(default_factory=dict)
     rois: Sequence[tuple[str, np.ndarray]] = ()
     is_stretched: bool = False
+    units: Mapping[str, tuple[str, str]] = field(default_factory=dict)
 
 
 class BadSample(Exception):

@@ -19,6 +19,7 @@ from mmpkd.cohort.tables import NUM_SHOWN
 from mmpkd.types import CohortError
 
 BLANK_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})  # what programs write for a blank cell
+NEARLY = "punctuation, accents or a word before a number"
 UNNAMED = BLANK_WORDS | {"none", "nil", "unknown", "missing", "-", "--", "?", "."}
 
 
@@ -45,6 +46,10 @@ def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
         what = f"{counted(cut_off, 'patient')} written in scientific notation, of which a spreadsheet cut off digits"
         wrong = cut_off
         mend = "Format the column of patients as text where it was written, and export it again"
+    elif garbled := [name for name in counts.index if "\N{REPLACEMENT CHARACTER}" in name]:
+        what = f"{counted(garbled, 'patient')} spelt with a character that stands for a lost one"
+        wrong = garbled
+        mend = "Export the table again as UTF-8 where it was written: several patients may have become one"
     elif unnamed:
         what = f"{counted(unnamed, 'patient')} called by a word that stands for a missing name"
         wrong = unnamed
@@ -58,9 +63,9 @@ def warnings(scan: Scan, is_public: bool) -> list[str]:
     """What to tell of names that may be one name in several spellings, a sentence each."""
     sentences = []
     patients = scan.samples["patient"].astype(str)
-    if groups := alike_but_for_punctuation(patients.unique()):
+    if groups := alike_but_for_punctuation(patients.unique(), loosely=True):
         rows = _rows(scan, patients.isin([name for group in groups for name in group]), patients, is_public)
-        what = f"{counted(groups, 'patient')} perhaps spelt in several ways, which differ only in punctuation: {rows}"
+        what = f"{counted(groups, 'patient')} perhaps spelt in several ways, which differ only in {NEARLY}: {rows}"
         sentences.append(f"warning: {what}; if they are the same people, write each in one way in the source")
     for column in scan.columns.values():
         if column.role in (*ADMITTED, "near_label") and column.kind != "numeric" and column.name in scan.privileged:

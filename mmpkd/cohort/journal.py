@@ -38,7 +38,7 @@ class Entry:
     width: int
     rois: tuple[Roi, ...]
     num_empty: int
-    look: Look
+    looks: tuple[Look, ...]
     pixels: str  # checksum of its pixels, of image and views
 
 
@@ -54,8 +54,8 @@ def read_journal(partial: Path) -> dict[str, Entry]:
                     Roi(label, np.array(runs, np.int32), np.array(stored, np.int32))
                     for label, runs, stored in said["rois"]
                 )
-                look, pixels = Look(*said["look"]), said["pixels"]
-                entry = Entry(said["height"], said["width"], rois, said["num_empty"], look, pixels)
+                looks, pixels = tuple(Look(*one) for one in said["looks"]), said["pixels"]
+                entry = Entry(said["height"], said["width"], rois, said["num_empty"], looks, pixels)
                 entries[said["sample"]] = entry
     return entries
 
@@ -114,7 +114,7 @@ def decode_all(
                     else:
                         for array, pixels_CHW in zip(arrays, decoded.pixels_VCHW, strict=True):
                             array[row] = pixels_CHW
-                        known = decoded.height, decoded.width, decoded.rois, decoded.num_empty, decoded.look
+                        known = decoded.height, decoded.width, decoded.rois, decoded.num_empty, decoded.looks
                         entries[sample] = Entry(*known, _pixels(arrays, row))
                     progress.advance(bar)
                     if time.monotonic() - started > QUIET_SECONDS:

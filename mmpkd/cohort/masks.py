@@ -22,6 +22,7 @@ MAX_GREY = 0.02  # share of a mask's pixels between dark and bright that need no
 MAX_LABEL = 32  # a mask whose largest value is below holds numbers of regions, not shades
 FEW_VALUES = 16  # different ones; a lossy or smoothed mask with edges steeper than one in 8 has more
 REACH = 12  # pixels that an edge or its echo in an 8 x 8 block of a JPEG may lie from a bright pixel
+MOST_SMOOTH = 6  # pixels that the dark half of an edge is wide at most, in a mask without loss
 ECHO_PIXELS = 64  # and what such an echo may be large
 SHOWN_VALUES = 8
 MOST_LOOSE = 2  # values that no nine neighbours share, in a mask that is taken to the letter
@@ -131,6 +132,9 @@ def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) ->
     steps = ndimage.maximum_filter(grey, 3).astype(int) - ndimage.minimum_filter(grey, 3)
     is_flat = (steps <= largest / 16) & (grey > largest / 8) & (grey < largest * 7 / 8)
     is_hidden = len(dark) > 1 and max(dark) - min(dark) > (0 if is_exact else largest / 32)
+    if is_exact:  # without loss, what is far from the bright region is no edge of it, though it may hang on it
+        is_dark = (grey > largest / 8) & (grey <= largest / 2)
+        is_hidden |= bool((ndimage.distance_transform_edt(grey <= largest / 2)[is_dark] > MOST_SMOOTH).any())
     if is_hidden or is_flat.any() or _num_islands(grey, largest, is_exact):
         raise BadSample(file, f"the mask holds a region darker than another, which might be lost: {CHOOSE}")
 

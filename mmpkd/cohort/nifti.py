@@ -6,6 +6,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel
 import numpy as np
@@ -16,11 +17,29 @@ from nibabel.spatialimages import HeaderDataError
 from mmpkd.cohort.facts import BadSample
 
 PERCENTILES = (0.5, 99.5)  # of a volume's foreground: values that become 0 and 255
+MOST_APART = 0.5  # voxels that a mask may lie from its image: headers are rounded
 MAX_VOXELS = 2**28  # a gigabyte as float32; a brain at 1 mm has a thirtieth of it
 
 
+class Place(NamedTuple):
+    """Which slices of a volume an image is of, and where in space its voxels lie."""
+
+    levels: list[int]
+    affine: np.ndarray  # 4 x 4, from voxels to millimetres
+
+
 def read_nifti(root: Path, file: str) -> np.ndarray:
-    """X x Y x Z float32, scaled as it says; x runs to the right, y to the front, z to the head, as nearly as axes do.
+    """The voxels of `read_volume`.
+
+    Raises:
+        BadSample: see `read_volume`.
+    """
+    return read_volume(root, file)[0]
+
+
+def read_volume(root: Path, file: str) -> tuple[np.ndarray, np.ndarray]:
+    """X x Y x Z float32, scaled as it says; x runs to the right, y to the front, z to the head, as nearly as axes do;
+    and the affine of these voxels.
 
     Raises:
         BadSample: missing, truncated, not NIfTI, not three-dimensional, too large, without an orientation.
@@ -53,7 +72,7 @@ def read_nifti(root: Path, file: str) -> np.ndarray:
         raise BadSample(file, f"does not decode ({type(error).__name__})") from None
     if not np.isfinite(voxels).all():
         raise BadSample(file, "holds values that are not finite numbers")
-    return voxels.reshape(voxels.shape[:3])
+    return voxels.reshape(voxels.shape[:3]), upright.affine
 
 
 def is_nifti(file: str) -> bool:
@@ -81,30 +100,35 @@ def axial_slices(voxels_XYZ: np.ndarray, shares: Sequence[float], file: str) -> 
     return np.rot90((255 * slices_XYS).round().astype(np.uint8)), chosen
 
 
-def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndarray, list[int]]:
-    """H x W (of one slice) or H x W x 3 uint8, and the level of each slice.
+def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndarray, Place]:
+    """H x W (of one slice) or H x W x 3 uint8, and where in the volume they are.
 
     Raises:
         BadSample: see `read_nifti` and `axial_slices`.
     """
-    slices_HWS, levels = axial_slices(read_nifti(root, file), shares, file)
-    return slices_HWS[:, :, 0] if len(shares) == 1 else slices_HWS, levels
+    voxels_XYZ, affine = read_volume(root, file)
+    slices_HWS, levels = axial_slices(voxels_XYZ, shares, file)
+    return slices_HWS[:, :, 0] if len(shares) == 1 else slices_HWS, Place(levels, affine)
 
 
 def read_slice_mask(
-    root: Path, file: str, levels: Sequence[int], shape: tuple[int, ...], values: Sequence[int] = ()
+    root: Path, file: str, place: Place, shape: tuple[int, ...], values: Sequence[int] = ()
 ) -> np.ndarray:
     """H x W bool: what is not 0 in these slices of a mask, the front on top; `shape` is that of the image's slice.
 
     With `values`, what has one of them.
 
     Raises:
-        BadSample: see `read_nifti`; it is of another size than its image, or has more values than two.
+        BadSample: see `read_volume`; it is of another size than its image or lies elsewhere, has more values than two,
+            or none that is 0.
     """
-    voxels_XYZ = read_nifti(root, file)
+    (voxels_XYZ, affine), levels = read_volume(root, file), place.levels
     if voxels_XYZ.shape[1::-1] != tuple(shape[:2]) or max(levels) >= voxels_XYZ.shape[2]:
         sides = " x ".join(map(str, voxels_XYZ.shape))
         raise BadSample(file, f"the mask has {sides} voxels, a slice of its image {shape[1]} x {shape[0]}")
+    if (distance := _distance(affine, place.affine, voxels_XYZ.shape)) > MOST_APART:
+        mend = "save the mask with the affine of its image"
+        raise BadSample(file, f"the mask lies elsewhere than its image, up to {distance:.3g} voxels away: {mend}")
     slices_XYS = voxels_XYZ[:, :, list(levels)]
     if values:
         return np.rot90(np.isin(slices_XYS, values).any(axis=2))
@@ -112,4 +136,15 @@ def read_slice_mask(
     if len(present) > 2:
         mend = "say with mask_value which is the region"
         raise BadSample(file, f"the mask holds {len(present)} different values; two are wanted: {mend}")
+    if present.all():
+        raise BadSample(
+            file, "the mask has no voxel of value 0, which is the ground: say with mask_value which value is the region"
+        )
     return np.rot90((slices_XYS != 0).any(axis=2))
+
+
+def _distance(first: np.ndarray, second: np.ndarray, sides: tuple[int, ...]) -> float:
+    """How far apart two affines put a corner of a volume at most, in sides of the smallest voxel."""
+    corners_4K = np.stack([*np.meshgrid(*[(0, side - 1) for side in sides], indexing="ij"), np.ones((2, 2, 2))])
+    apart_K = np.linalg.norm((first - second)[:3] @ corners_4K.reshape(4, -1), axis=0)
+    return float(apart_K.max() / np.linalg.norm(second[:3, :3], axis=0).min())

@@ -25,6 +25,7 @@ MODES = ("1", "L", "P", "RGB")  # of Pillow, 8 bits a channel without transparen
 TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
 HEADER_BYTES = 1 << 20  # a JPEG 2000 file may have a colour profile before it says how many bits it has
 UNNAMED = "a further channel that it does not name; grey, RGB or either with alpha is wanted"
+IMAGEJ_IMAGES = re.compile(r"ImageJ=.*?\bimages=(\d+)", re.DOTALL)
 ONE_FRAME = "one is wanted: save the one that is meant as a file of its own"
 CONVERT = "save it as grey of 8 or 16 bits, or as RGB of 8 bits"
 
@@ -140,6 +141,10 @@ def _stored_in_tiff(image: Image.Image, file: str) -> Stored:
     name = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
     bits = max(tags.get(name["BitsPerSample"], (1,)))
     is_signed = 2 in tags.get(name["SampleFormat"], (1,))
+    # ImageJ writes a stack as one page and says in words how many images there are.
+    num_images = IMAGEJ_IMAGES.match(str(tags.get(name["ImageDescription"], "")))
+    if num_images and int(num_images[1]) > 1:
+        raise BadSample(file, f"is a stack of {num_images[1]} images, as ImageJ writes it; {ONE_FRAME}")
     if 0 in tags.get(name["ExtraSamples"], ()):
         raise BadSample(file, f"has {UNNAMED}")
     if tags.get(name["PhotometricInterpretation"]) == 0 and bits > 8:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
 from mmpkd.types import CohortError
 
+WARNING: Final = "warning: "  # begins the notes that are one
 TABLES_BYTES = 4096  # rough room per sample for tables and journal
 
 
@@ -54,7 +55,8 @@ def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> St
     scan = scanned(config, reader)
     identity = identify(config, reader, scan, depth)
     target = place(cache, identity)
-    if not target.exists():
+    is_known = target.exists()
+    if not is_known:
         with _alone(target):
             if not target.exists():
                 _build(config, reader, scan, target, identity, depth)
@@ -67,7 +69,16 @@ def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> St
             what = f"{mended} of the samples that were left out of {target} can be read now"
             raise CohortError(f"{what}: delete it (rm -r {target}) and it is prepared again\n{error}") from None
         raise
+    if is_known:
+        _say([*(note for note in store.manifest["notes"] if note.startswith(WARNING)), *_left_out(store)])
     return store
+
+
+def _left_out(store: Store) -> list[str]:
+    if not (count := len(store.manifest["left_out"])):
+        return []
+    what = f"{count} sample{'s' * (count > 1)} left out, whose files cannot be read (cohort.max_bad)"
+    return [f"{WARNING}{what}; python -m mmpkd.cohort show says why"]
 
 
 def _is_readable(reader: Reader, sample: str) -> bool:
@@ -163,7 +174,7 @@ def _build(
             "clahe": depths[0].clahe,
             "view_depths": dict(zip(scan.views, depths[1:], strict=True)),
             "left_out": {sample: (one.file, one.reason) for sample, one in bad.items()},
-            "notes": [*scan.notes, *remarks(kept_entries, scan.roi_labels, scan.channels, depths[0])],
+            "notes": [*scan.notes, *remarks(dict(zip(kept, kept_entries, strict=True)), scan, depths)],
             "probe": suspects.columns,
             "probe_pairs": suspects.pairs,
             "probe_sections": suspects.sections,
@@ -252,7 +263,7 @@ def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> di
 def _tell(
     config: CohortConfig, reader: Reader, scan: Scan, manifest: Mapping[str, Any], bad: Mapping[str, BadSample]
 ) -> None:
-    """What the user should know of a store, once, on stderr."""
+    """What the user should know of a new store, on stderr; its warnings are said again whenever it is opened."""
     counts = manifest["counts"]
     lines = [
         f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients",
@@ -261,8 +272,12 @@ def _tell(
     if scan.unlisted:
         lines.append(f"columns without a role, not stored: {', '.join(scan.unlisted)}")
     if counts["empty_masks"]:
-        lines.append(f"empty masks, which count as no ROI: {counts['empty_masks']}")
+        lines.append(f"masks without a region (empty, or lacking their mask_value): {counts['empty_masks']}")
     lines += [f"left out: {line}" for line in descriptions(bad, config, reader, scan)]
-    console = Console(file=sys.stderr, soft_wrap=True)
+    _say(lines)
+
+
+def _say(lines: Iterable[str]) -> None:
+    console = Console(file=sys.stderr, soft_wrap=True, markup=False, emoji=False)
     for line in lines:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, highlight=False)

@@ -30,7 +30,16 @@ def read_polygons(cell: str) -> list[Polygon]:
     polygons = [[(float(x), float(y)) for x, y in _corners(polygon)] for polygon in several]
     if any(len(corners) < 3 for corners in polygons) or not np.isfinite(np.concatenate(polygons)).all():
         raise ValueError("a polygon has three corners or more, of two finite numbers each")
+    if not all(map(_area, polygons)):
+        raise ValueError("a polygon encloses something: its corners do not lie on one line")
     return polygons
+
+
+def _area(polygon: Polygon) -> float:
+    """How far its corners reach from the line through the first and the farthest one, times that line's length."""
+    sides = np.subtract(polygon[1:], polygon[0])
+    far = sides[np.abs(sides).sum(axis=1).argmax()]
+    return float(np.abs(sides[:, 0] * far[1] - sides[:, 1] * far[0]).max())
 
 
 def _corners(polygon: list[Any]) -> list[Any]:

@@ -2,75 +2,166 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import ndimage
 
-from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.decode import Depth, Look
+from mmpkd.cohort.facts import Scan
 from mmpkd.cohort.journal import Entry
+from mmpkd.frames import Letterbox, from_run_lengths
 
+OWN = "images"  # what a cohort's own are called
 FEWEST = 10  # images of a cohort whose brightness is compared
 UNEVEN = 3.0  # how many times as bright the 95th of a hundred images is than the 5th
 DARK = 64  # of 255: where nothing in any image is brighter, most levels are unused
+BLACK, WHITE = 16, 240  # of 255: means of images in which next to nothing is seen
 LARGE = 0.5  # share of an image
+HOLLOW = 2.0  # how many times as large a region is once filled, from which it looks like an outline
+MOST_SHAPES = 500  # regions whose shape is looked at
 
 
-def remarks(entries: Sequence[Entry], roi_labels: Sequence[str], channels: int, depth: Depth) -> list[str]:
-    """Sentences, none of which names a sample."""
-    return [*_of_brightness(entries, depth), *_of_colour(entries, channels), *_of_regions(entries, roi_labels)]
-
-
-def _of_brightness(entries: Sequence[Entry], depth: Depth) -> list[str]:
+def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -> list[str]:
+    """Sentences, none of which names a sample. `entries` are by sample, `depths` of the image and of each view."""
     lines = []
-    mean_N, high_N = (np.array([getattr(entry.look, name) for entry in entries]) for name in ("mean", "high"))
-    if num_blank := sum(entry.look.is_blank for entry in entries):
-        lines.append(f"warning: images of one value all over: {num_blank} of {len(entries)}")
-    if len(entries) < FEWEST:
-        return lines
-    low, high = np.percentile(mean_N, [5, 95])
-    if high >= UNEVEN * max(float(low), 1.0):
-        how = "values are kept as they are"
-        if depth.window is not None:
-            how = f"one window, {depth.window[0]:g} to {depth.window[1]:g}, serves all of them"
-        lines.append(
-            f"warning: stored images differ in brightness, means from {low:.0f} (5th percentile) to {high:.0f} (95th) "
-            f"of 255, and {how}. If they come from several machines or are in several units, bring them to one scale"
-        )
-    if depth.window is None and high_N.max() < DARK:
-        lines.append(
-            f"warning: in no image is more than a hundredth brighter than {high_N.max():.0f} of 255. If values of more "
-            "bits were cut to 8, go back to those; cohort.window={level: .., width: ..} spreads what there is"
-        )
+    for at, depth in enumerate(depths):
+        images = OWN if at == 0 else f"images of view {scan.views[at - 1]!r}"
+        looks = [entry.looks[at] for entry in entries.values()]
+        lines += [*of_brightness(looks, depth, images), *_of_colour(looks, scan.channels, images)]
+        lines += _of_units(looks, images)
+    return [*lines, *_of_copies(entries, scan), *_of_regions([*entries.values()], scan.roi_labels)]
+
+
+def of_brightness(looks: Sequence[Look], depth: Depth, images: str) -> list[str]:
+    """Of `looks` at images in their window; `images` is what to call them."""
+    lines = []
+    mean_N, high_N = (np.array([getattr(look, name) for look in looks]) for name in ("mean", "high"))
+    is_blank_N = np.array([look.is_blank for look in looks])
+    whose = spread = ""
+    if images == OWN:
+        spread = "; cohort.window={level: .., width: ..} spreads what there is"
+    else:
+        whose = f" ({images})"
+    how = "values are kept as they are"
+    if depth.window is not None:
+        how = f"one window, {depth.window[0]:g} to {depth.window[1]:g}, serves all of them"
+    if num_blank := int(is_blank_N.sum()):
+        lines.append(f"warning: {images} of one value all over: {num_blank} of {len(looks)}")
+    if len(looks) >= FEWEST:
+        low, high = np.percentile(mean_N, [5, 95])
+        if high >= UNEVEN * max(float(low), 1.0):
+            lines.append(
+                f"warning: stored {images} differ in brightness, means from {low:.0f} (5th percentile) to {high:.0f} "
+                f"(95th) of 255, and {how}. If they come from several machines or are in several units, bring them to "
+                "one scale"
+            )
+        if depth.window is None and high_N.max() < DARK:
+            lines.append(
+                f"warning: in no image is more than a hundredth brighter than {high_N.max():.0f} of 255{whose}. If "
+                f"values of more bits were cut to 8, go back to those{spread}"
+            )
+    if not lines or num_blank == len(lines) == 1:
+        mend = ". If others, or letters burnt into them, have a larger range, bring them to one scale"
+        mend += ", or state a cohort.window" if images == OWN else ""
+        lines += [line + mend for line in seen_badly(looks, depth, images)]
     return lines
 
 
-def _of_colour(entries: Sequence[Entry], channels: int) -> list[str]:
-    num_coloured = sum(entry.look.is_coloured for entry in entries)
+def seen_badly(looks: Sequence[Look], depth: Depth, images: str, where: str = " as they are stored") -> list[str]:
+    """How many images, which are not of one value all over, are all but black or white."""
+    how = "values are kept as they are"
+    if depth.window is not None:
+        how = f"one window, {depth.window[0]:g} to {depth.window[1]:g}, serves all of them"
+    lines = []
+    means = [look.mean for look in looks if not look.is_blank]
+    for word, count in (("black", sum(mean < BLACK for mean in means)), ("white", sum(mean > WHITE for mean in means))):
+        if count:
+            lines.append(f"warning: {images} that are all but {word}{where}: {count} of {len(looks)}; {how}")
+    return lines
+
+
+def _of_colour(looks: Sequence[Look], channels: int, images: str) -> list[str]:
+    num_coloured = sum(look.is_coloured for look in looks)
     if not num_coloured:
         return []
     if channels == 1:
-        return [f"images in colour, stored as grey: {num_coloured} of {len(entries)}; channels: 3 keeps the colours"]
-    if num_grey := len(entries) - num_coloured:
+        counted = f"{images} in colour, be it a tint or a mark, stored as grey: {num_coloured} of {len(looks)}"
+        return [f"{counted}; channels: 3 in cohort.params (reader table) keeps the colours"]
+    if num_grey := len(looks) - num_coloured:
         what = "does that tell the label or the site?"
-        return [f"warning: images without colour among those with: {num_grey} of {len(entries)}; {what}"]
+        return [f"warning: {images} without colour among those with: {num_grey} of {len(looks)}; {what}"]
     return []
+
+
+def _of_units(looks: Sequence[Look], images: str) -> list[str]:
+    """Where files state several modalities or units, each with its number of images."""
+    counts = Counter((look.modality or "no modality", look.unit or "no stated unit") for look in looks)
+    if len(counts) == 1:
+        return []
+    kinds = ", ".join(f"{modality} in {unit}: {count}" for (modality, unit), count in sorted(counts.items()))
+    told = f"{images} are of several kinds, as their files say ({kinds})"
+    if len({unit for _, unit in counts}) == 1:
+        return [told]
+    return [f"warning: {told}, and one window serves all of them: bring them to one unit"]
+
+
+def _of_copies(entries: Mapping[str, Entry], scan: Scan) -> list[str]:
+    """Where images of several patients are the same, pixel for pixel."""
+    patients = defaultdict(set)
+    seen: Counter[tuple[object, ...]] = Counter()
+    for sample, entry in entries.items():
+        if not entry.looks[0].is_blank:
+            key = (entry.pixels, entry.height, entry.width, entry.looks)  # a checksum alone may meet another one
+            patients[key].add(scan.samples["patient"][sample])
+            seen[key] += 1
+    if not (count := sum(seen[key] for key, names in patients.items() if len(names) > 1)):
+        return []
+    mend = "one of them may train and another validate: if it is one patient, name the patient alike"
+    return [f"warning: images that are the same, pixel for pixel, as one of another patient: {count}; {mend}"]
 
 
 def _of_regions(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list[str]:
     lines = []
     for label in roi_labels:
+        having = [entry for entry in entries if any(roi.label == label for roi in entry.rois)]
         shares = [
             sum(int(roi.runs[1::2].sum()) for roi in entry.rois if roi.label == label) / (entry.height * entry.width)
-            for entry in entries
-            if any(roi.label == label for roi in entry.rois)
+            for entry in having
         ]
         if num_large := sum(share > LARGE for share in shares):
             lines.append(
                 f"warning: regions of {label} that cover more than half of their image: {num_large} of {len(shares)}. "
-                "If they are dark on a bright ground, say so: mask_value: 0 (reader table)"
+                "If their masks are dark on a bright ground, say so: mask_value: 0 (reader table)"
             )
+        lines += _of_shapes(having[:: 1 + len(having) // MOST_SHAPES], label, bool(num_large))
         if not shares and any(entry.num_empty for entry in entries):
             lines.append(
                 f"warning: not one sample has a region of {label}: all its masks are empty, or lack its mask_value"
             )
+    return lines
+
+
+def _of_shapes(entries: Sequence[Entry], label: str, are_large: bool) -> list[str]:
+    """Of the regions of one label in some images: grounds taken for regions, and outlines that are not filled."""
+    num_around = num_hollow = 0
+    for entry in entries:
+        stored = [roi.store_runs for roi in entry.rois if roi.label == label]
+        size = int(np.sqrt(stored[0].sum()))
+        box = Letterbox(entry.height, entry.width, size).content
+        mask_HW = np.any([from_run_lengths(runs, (size, size)) for runs in stored], axis=0)
+        mask_HW = mask_HW[box.top : box.bottom, box.left : box.right]
+        num_around += bool(mask_HW[[0, 0, -1, -1], [0, -1, 0, -1]].all())
+        num_hollow += ndimage.binary_fill_holes(mask_HW).sum() >= HOLLOW * mask_HW.sum()
+    lines = []
+    if num_around and not are_large:
+        mend = "If their masks are dark on a bright ground, say so: mask_value: 0 (reader table)"
+        lines.append(
+            f"warning: regions of {label} that reach all four corners of their image: {num_around} of {len(entries)}. "
+            f"{mend}"
+        )
+    elif num_hollow > len(entries) / 2:
+        mend = "If they are outlines of what is meant, fill them"
+        lines.append(f"warning: regions of {label} that are hollow: {num_hollow} of {len(entries)}. {mend}")
     return lines

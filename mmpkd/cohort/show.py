@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from mmpkd import leakage
@@ -88,9 +87,7 @@ def _parts(store: Store) -> dict[str, NDArray[np.int64]]:
 def _balance(store: Store, task: Task) -> Table:
     """Samples by part and label. Every label of a task is known or none, unless the task is multi-label."""
     labels = task.labels if task.kind == "binary" else task.logit_names
-    table = Table(
-        "part", "samples", "patients", "unknown", *map(escape, labels), title=escape(f"task {task.name} ({task.kind})")
-    )
+    table = Table("part", "samples", "patients", "unknown", *labels, title=f"task {task.name} ({task.kind})")
     columns = task.columns
     for name, rows in _parts(store).items():
         target, known = store.target_NK[rows, columns], store.known_NK[rows, columns]
@@ -106,9 +103,7 @@ def _balance(store: Store, task: Task) -> Table:
 
 
 def _regions(store: Store) -> Table:
-    table = Table(
-        "part", *map(escape, store.facts.roi_labels), title="samples with a region; mean share of the square it covers"
-    )
+    table = Table("part", *store.facts.roi_labels, title="samples with a region; mean share of the square it covers")
     for name, rows in _parts(store).items():
         # A sample at a time: the masks of a large cohort do not fit in memory.
         share_RN = np.array([store.roi_mask(rows[at : at + 1])[0].mean(axis=(1, 2)) for at in range(len(rows))]).T
@@ -126,7 +121,7 @@ def _columns(store: Store) -> Table:
         table.add_column(heading)
     for name, column in store.facts.columns.items():
         if name not in probed:
-            table.add_row(escape(name), column.role, "", "", "", "not stored")
+            table.add_row(name, column.role, "", "", "", "not stored")
             continue
         cells = store.privileged([name])[name]
         values = cells.dropna().str.split(column.separator).explode() if column.separator else cells.dropna()
@@ -134,9 +129,7 @@ def _columns(store: Store) -> Table:
         best = max(scores, key=lambda label: scores[label], default="")
         alone = f"{scores[best]:.2f}{' !' if scores[best] >= leakage.ALARM else ''}" if best else "too few patients"
         alone += f" {best}" if best and len(names) > 1 else ""
-        table.add_row(
-            escape(name), column.role, column.kind, f"{cells.isna().mean():.0%}", str(values.nunique()), escape(alone)
-        )
+        table.add_row(name, column.role, column.kind, f"{cells.isna().mean():.0%}", str(values.nunique()), alone)
     return table
 
 

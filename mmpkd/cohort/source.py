@@ -94,7 +94,9 @@ def _nearest(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -
     if not names:
         return "; its folder is not there, or empty"
     if path.name in names:
-        return "; it is a folder"
+        return (
+            "; it is a folder" if path.is_dir() else "; it is a link to what is not there" if path.is_symlink() else ""
+        )
     if folded(path.name) in set(map(folded, names)):
         return "; there is one that differs only in case, in blanks or in how its letters are encoded"
     stem = next((path.name[: -len(end)] for end in SUFFIXES if path.name.lower().endswith(end)), path.name)

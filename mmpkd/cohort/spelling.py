@@ -14,6 +14,8 @@ WHOLE = re.compile(r"([+-]?)0*(\d+?)(\.0*)?")  # a whole number, however it is p
 LEADING_ZEROS = re.compile(r"(?<![\d.])0+(?=\d)")  # not those of 1.05, which is not 1.5
 SCIENTIFIC = re.compile(r"[+-]?\d+(\.\d+)?e[+-]\d+")
 RUNS = re.compile(r"\d+|[^\W\d_]+")  # of digits, and of letters
+LETTERS_BEFORE = re.compile(r"[^\W\d_]+(\d+)")
+SIGNED = re.compile(r"-\d+")
 MINUS = "\N{MINUS SIGN}"
 DIFFERENCE = "differ only in case, blanks, character width, leading zeros or '.0'"
 
@@ -26,7 +28,8 @@ def folded(name: str) -> str:
     for letter in unicodedata.normalize("NFKC", name):
         category = unicodedata.category(letter)
         if category != "Cf":  # soft hyphens, byte order marks, characters without a width
-            letters.append("-" if category == "Pd" or letter == MINUS else letter)
+            digit = str(unicodedata.decimal(letter)) if category == "Nd" else letter
+            letters.append("-" if category == "Pd" or letter == MINUS else digit)
     return unicodedata.normalize("NFKC", " ".join("".join(letters).split()).casefold())
 
 
@@ -55,19 +58,34 @@ def alike(names: Iterable[str]) -> list[tuple[str, ...]]:
     return groups
 
 
-def alike_but_for_punctuation(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """The groups of names of the same letters and digits in the same order (P-01, P_01, P01), each group sorted;
-    without those that are `alike`."""
+def alike_but_for_punctuation(names: Iterable[str], loosely: bool = False) -> list[tuple[str, ...]]:
+    """The groups of names of the same letters, but for accents, and digits in the same order (P-01, P_01, P01), each
+    group sorted; without those that are `alike`. `loosely` also 123-456 and 123456, and sub-01 and 01."""
     groups = []
+    names = list(names)
     for group in _by_key((name, _runs(unpadded(name)) or name) for name in names):
         texts = [folded(name) for name in group]
         if not alike(group) and (len(set(map(_runs, texts))) < len(texts) or len(set(map(len, texts))) > 1):
             groups.append(group)
+    if not loosely:
+        return groups
+    seen = {name for group in groups for name in group}
+    keys = [(name, re.sub(r"[\W_]", "", unpadded(name))) for name in names]
+    numbers = {key for name, key in keys if key.isdigit() and folded(name).isalnum()}
+    # 1-12 and 11-2 are patients of two sites, unless there is a 112 as well.
+    pairs = [(name, key if key in numbers else "") for name, key in keys if key.isdigit()]
+    prefixed = [(name, LETTERS_BEFORE.fullmatch(key)) for name, key in keys]
+    pairs += [(name, unpadded(match[1])) for name, match in prefixed if match and unpadded(match[1]) in numbers]
+    groups += [
+        group for group in _by_key(pair for pair in pairs if pair[1]) if not seen & set(group) and not alike(group)
+    ]
     return groups
 
 
 def _runs(text: str) -> str:
-    return " ".join(RUNS.findall(text))
+    """Without accents; the sign of a whole number is no punctuation."""
+    plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
+    return plain if SIGNED.fullmatch(plain) else " ".join(RUNS.findall(plain))
 
 
 def _by_key(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:

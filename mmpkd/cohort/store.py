@@ -120,7 +120,7 @@ class Store:
         Raises:
             CohortError: there is no such fold, or the validation part is official.
         """
-        split = self._split
+        split = self.split_N
         splits.refuse_fold(fold, self.num_folds)
         if "val" in split or part == "test":
             chosen = split == part
@@ -132,10 +132,11 @@ class Store:
     @property
     def num_folds(self) -> int:
         """Values that `cohort.fold` can take: 1 where the validation part is official."""
-        return splits.num_folds(self._split)
+        return splits.num_folds(self.split_N)
 
     @cached_property
-    def _split(self) -> NDArray[np.str_]:
+    def split_N(self) -> NDArray[np.str_]:
+        """The part of each sample, N strings: train, val or test; or fold0, fold1 ... and test."""
         return self._samples["split"].to_numpy(dtype=str)
 
     def digests(self) -> NDArray[np.int64]:

@@ -44,15 +44,16 @@ import numpy as np
 import pandas as pd
 
 from mmpkd.cohort.decode import read_image
+from mmpkd.cohort.dicom import is_dicom, unit_of
 from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, same_name
 from mmpkd.cohort.masks import read_mask
-from mmpkd.cohort.nifti import is_nifti, read_slice_mask, read_slices
+from mmpkd.cohort.nifti import Place, is_nifti, read_slice_mask, read_slices
 from mmpkd.cohort.table_cells import ABSOLUTE, OUTSIDE, Drawn, check_cells, drawn_regions, labels_of, notes_of_cells
 from mmpkd.cohort.table_folds import read_split
 from mmpkd.cohort.table_form import suspicion
 from mmpkd.cohort.table_params import TableParams
 from mmpkd.cohort.tables import FIRST_ROW, NUM_SHOWN, read_table
-from mmpkd.config import near
+from mmpkd.config import IMAGE, near
 from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
 
 PARAMS = "cohort.params"
@@ -127,12 +128,14 @@ class Table(Reader):
             self.scan()
         files = self._rows[sample_id]
         params, file = self.params, files[self.params.image]
-        image, levels = self._image(file)
+        image, place = self._image(file)
         masks = [(label, files[column]) for label, column in params.masks.items() if column in files]
-        rois = [(label, self._mask(mask, image.shape, levels, params.mask_values(label))) for label, mask in masks]
+        rois = [(label, self._mask(mask, image.shape, place, params.mask_values(label))) for label, mask in masks]
         rois += [(label, draw(image.shape, file)) for label, draw in self._drawn.get(sample_id, ())]
         views = {name: self._image(files[column])[0] for name, column in params.views.items()}
-        return RawImage(image, views, rois, is_stretched=is_nifti(file))
+        named = {IMAGE: file} | {name: files[column] for name, column in params.views.items()}
+        units = {name: unit_of(self.root, one) for name, one in named.items() if is_dicom(self.root, one)}
+        return RawImage(image, views, rois, is_stretched=is_nifti(file), units=units)
 
     def _same_files(self) -> list[str]:
         """A note where two rows lead to one image by different paths: by links, or on a disk that knows no case."""
@@ -149,18 +152,18 @@ class Table(Reader):
         what = f"{len(rows)} rows lead to the same file as a row before them, by another path: row {shown}"
         return [f"warning: {what}; one row, one image is wanted"]
 
-    def _image(self, file: str) -> tuple[np.ndarray, list[int]]:
-        """Its pixels; and of a volume which of its slices they are."""
+    def _image(self, file: str) -> tuple[np.ndarray, Place | None]:
+        """Its pixels; and of a volume which of its slices they are, and where."""
         if is_nifti(file):
             return read_slices(self.root, file, self.params.slices)
-        return read_image(self.root, file), []
+        return read_image(self.root, file), None
 
-    def _mask(self, file: str, shape: tuple[int, ...], levels: list[int], values: tuple[int, ...]) -> np.ndarray:
+    def _mask(self, file: str, shape: tuple[int, ...], place: Place | None, values: tuple[int, ...]) -> np.ndarray:
         if not is_nifti(file):
             return read_mask(self.root, file, shape, values)
-        if not levels:
+        if place is None:
             raise BadSample(file, "the mask is a volume, its image is none")
-        return read_slice_mask(self.root, file, levels, shape, values)
+        return read_slice_mask(self.root, file, place, shape, values)
 
     def _read(self) -> pd.DataFrame:
         """All cells as stripped text; empty where missing."""

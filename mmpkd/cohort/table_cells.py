@@ -21,6 +21,7 @@ Drawn = Callable[[tuple[int, ...], str], np.ndarray]  # a mask of this shape; th
 FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}  # cells of a multi-label task, however they are padded
 ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")  # the begin of an absolute path, of Windows too
 OUTSIDE = "cohort.allow_outside=true"
+FEWEST_BOXES = 5  # of which none says by itself whether it is two corners
 ODD_REGION = (ValueError, TypeError, IndexError, RecursionError, OverflowError)
 
 
@@ -103,7 +104,7 @@ def _check_regions(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
     for label, columns in params.boxes.items():
         if isinstance(columns, str):
             wrong = cells[columns].dropna().map(partial(_fails, read_box_list))
-            wanted = "no box; [left, top, width, height] is wanted, or a list of several such boxes"
+            wanted = "no box; [left, top, width, height] is wanted, a list of several such boxes, or a blank cell"
             mistakes += tell_cells(params, f"boxes.{label}", wanted, cells[columns], wrong)
             continue
         numbers = cells[list(columns)].apply(pd.to_numeric, errors="coerce").astype(float)
@@ -113,9 +114,38 @@ def _check_regions(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
         mistakes += tell_cells(params, f"boxes.{label}", wanted, cells[columns[0]], wrong)
     for label, column in params.polygons.items():
         wrong = cells[column].dropna().map(partial(_fails, read_polygons))
-        wanted = "no polygon; [[x, y], ...] is wanted, or a list of several such polygons"
+        wanted = "no polygon; [[x, y], ...] is wanted, a list of several such polygons, or a blank cell"
         mistakes += tell_cells(params, f"polygons.{label}", wanted, cells[column], wrong)
+    return mistakes or _check_units(params, cells)
+
+
+def _check_units(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
+    """Regions all of whose numbers are shares of the image, as YOLO and others have them: each would be one pixel."""
+    what = "regions whose numbers all lie between 0 and 1; pixels of the image are wanted, so multiply by its sides"
+    mistakes = []
+    for key, labels, read in (("boxes", params.boxes, _boxes_of), ("polygons", params.polygons, _polygons_of)):
+        for label in labels:
+            regions = read(params, label, cells)
+            if len(regions) and all(
+                0 <= np.concatenate(each).min() <= np.concatenate(each).max() <= 1 for each in regions
+            ):
+                column = cells.loc[regions.index].iloc[:, 0]
+                mistakes += tell_cells(params, f"{key}.{label}", what, column.map(lambda _: None), column.notna())
     return mistakes
+
+
+def _boxes_of(params: TableParams, label: str, cells: pd.DataFrame) -> pd.Series:
+    """The boxes of each row that has some."""
+    columns = params.boxes[label]
+    if isinstance(columns, str):
+        return cells[columns].dropna().map(read_box_list)
+    frames = cells[list(columns)].dropna().astype(float)
+    return pd.Series([[tuple(frame)] for frame in frames.to_numpy().tolist()], frames.index, object)
+
+
+def _polygons_of(params: TableParams, label: str, cells: pd.DataFrame) -> pd.Series:
+    """The polygons of each row that has some."""
+    return cells[params.polygons[label]].dropna().map(read_polygons)
 
 
 def _fails(read: Callable[[str], object], cell: str) -> bool:
@@ -129,27 +159,28 @@ def _fails(read: Callable[[str], object], cell: str) -> bool:
 def drawn_regions(params: TableParams, cells: pd.DataFrame) -> dict[str, list[tuple[str, Drawn]]]:
     """Boxes and polygons by sample, to be drawn into a mask of the image's shape; `cells` has samples as its index."""
     drawn: dict[str, list[tuple[str, Drawn]]] = {}
-    for label, columns in params.boxes.items():
-        if isinstance(columns, str):
-            boxes = cells[columns].dropna().map(read_box_list)
-        else:
-            frames = cells[list(columns)].dropna().astype(float)
-            boxes = pd.Series([[tuple(frame)] for frame in frames.to_numpy().tolist()], frames.index, object)
-        for sample, several in boxes.items():
+    for label in params.boxes:
+        for sample, several in _boxes_of(params, label, cells).items():
             drawn.setdefault(str(sample), []).append((label, partial(boxes_mask, several)))
-    for label, column in params.polygons.items():
-        for sample, cell in cells[column].dropna().items():
-            drawn.setdefault(str(sample), []).append((label, partial(polygon_mask, read_polygons(cell))))
+    for label in params.polygons:
+        for sample, several in _polygons_of(params, label, cells).items():
+            drawn.setdefault(str(sample), []).append((label, partial(polygon_mask, several)))
     return drawn
 
 
 def notes_of_cells(params: TableParams, cells: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """What to tell of cells that are nearly one of `missing`, a sentence each column."""
-    words = {folded(word): word for word in params.missing}
+    """What to tell of boxes that may be two corners, and of cells that are nearly one of `missing`, a sentence each."""
+    words = {folded(word) for word in params.missing}
+    numbers = {unpadded(word) for word in params.missing if unpadded(word).lstrip("-").isdigit()}
     notes = []
+    for label in params.boxes:
+        boxes = np.array([box for several in _boxes_of(params, label, cells) for box in several]).reshape(-1, 4)
+        if len(boxes) >= FEWEST_BOXES and (boxes[:, 2:] > boxes[:, :2]).all():
+            what = f"in all {len(boxes)} boxes of {label!r} the last two numbers are larger than the first two"
+            notes.append(f"warning: {what}: are they two corners? Left, top, width and height are wanted")
     for name in columns:
-        nearly = cells[name].dropna().map(folded).isin(words)
+        nearly = cells[name].dropna().map(lambda cell: folded(cell) in words or unpadded(cell) in numbers)
         if nearly.any():
-            what = f"{int(nearly.sum())} cells differ from a word under `missing` in case or blanks only"
+            what = f"{int(nearly.sum())} cells differ from a word under `missing` in case, blanks or padding only"
             notes.append(f"warning: column {name!r}: {what}; list that spelling too if they are missing")
     return notes

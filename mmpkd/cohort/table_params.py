@@ -36,6 +36,8 @@ def _label(value: Any) -> Any:
 def _box_columns(value: Any) -> Any:
     if isinstance(value, list | tuple) and len(value) != 4:
         raise ValueError("a box has four columns, of left, top, width and height; or one column of all four numbers")
+    if isinstance(value, list | tuple) and len({str(name) for name in value}) != 4:
+        raise ValueError("a box has four different columns, of left, top, width and height")
     return [_word(name) for name in value] if isinstance(value, list | tuple) else _word(value)
 
 

@@ -33,6 +33,11 @@ def check(config: TeacherConfig, facts: Facts) -> tuple[list[Mistake], Offer | N
     return mistakes, None if mistakes else kind.offers(params, facts)
 
 
+def check_name(name: str, where: str) -> list[Mistake]:
+    """What is wrong with the name of a teacher, or of a member of an ensemble."""
+    return [Mistake(where, "its scores are named teacher/NAME/auroc, so a name holds no '/'")] if "/" in name else []
+
+
 def sized(config: TrialConfig, facts: Facts) -> TrialConfig:
     """The same training, the sizes that its teachers leave out filled in from the student's; as it is where the student
     cannot be built, which `build.check` says."""
@@ -79,4 +84,4 @@ def caveats(config: TeacherConfig, facts: Facts) -> list[str]:
     return found + kind.caveats(params, facts)
 
 
-__all__ = ["TEACHERS", "Teacher", "caveats", "check", "outlines", "sized", "sized_teacher"]
+__all__ = ["TEACHERS", "Teacher", "caveats", "check", "check_name", "outlines", "sized", "sized_teacher"]

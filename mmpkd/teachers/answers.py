@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol, Self
@@ -57,7 +58,10 @@ def qualities(config: TrialConfig, answers: Mapping[str, Answers]) -> list[str]:
         for own, quality in scores.items():
             shuffled = config.teachers[name].control == "shuffled"  # made to know nothing of the single sample
             told = f"{score_in_words(own, quality)}, shuffled" if shuffled else in_words(own, quality)
-            lines.append(f"teacher {told} (AUROC on validation; out of fold {quality['auroc']:.3f})")
+            own_fold = f"{quality['auroc']:.3f}"
+            if math.isnan(quality["auroc"]):
+                own_fold = "not scored, so it is not known whether it states the label: too few training patients"
+            lines.append(f"teacher {told} (AUROC on validation; out of fold {own_fold})")
     return lines
 
 

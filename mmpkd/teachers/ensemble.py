@@ -63,6 +63,7 @@ class Ensemble(Teacher):
         mistakes = []
         for name, member in params.members.items():
             where = f"members.{name}"
+            mistakes += teachers.check_name(name, where)
             if member.control is not None:
                 mistakes.append(Mistake(f"{where}.control", "a member takes none; set the ensemble's own"))
             mistakes += [Mistake(f"{where}.{path}", problem) for path, problem in teachers.check(member, facts)[0]]

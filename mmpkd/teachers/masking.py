@@ -33,7 +33,7 @@ class LabelMask:
     those of fewer than three letters are hidden within such a phrase only.
 
     Attributes:
-        left: the labels whose name is one common word, which is not hidden.
+        left: the labels whose name is one word that is common or short, which is not hidden.
 
     Args:
         also: further words and phrases to hide, whatever they are.
@@ -43,7 +43,7 @@ class LabelMask:
         names = [name for task in tasks for name in (task.name, *task.labels)]
         words, phrases, self.initials = set[str](), set[str](), set[str]()
         labels = dict.fromkeys(name for task in tasks for name in task.labels)
-        self.left = tuple(name for name in labels if len(parts := _parts(name)) == 1 and parts[0] in COMMON)
+        self.left = tuple(name for name in labels if _stays(_parts(name)))
         for name in names:
             parts = _parts(name)
             words |= {part for part in parts if len(part) >= MIN_LETTERS and part not in COMMON}
@@ -70,6 +70,10 @@ class LabelMask:
                 pieces += [text[end : match.start()], mask]
                 end = match.end()
         return "".join([*pieces, text[end:]])
+
+
+def _stays(parts: Sequence[str]) -> bool:
+    return len(parts) == 1 and (parts[0] in COMMON or len(parts[0]) < MIN_LETTERS)
 
 
 def _parts(name: str) -> list[str]:

@@ -177,7 +177,9 @@ def kept(
                 shutil.rmtree(folder, ignore_errors=True)  # one without a manifest is none
                 os.replace(beside, folder)
                 for told in warnings(name, good):
-                    Console(stderr=True, soft_wrap=True).print(f"warning: {told}", markup=False, highlight=False)
+                    Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(
+                        f"warning: {told}", highlight=False
+                    )
     try:
         written = (folder / "manifest.json").read_bytes()
         manifest = json.loads(written)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Self
 
@@ -142,9 +143,11 @@ class Text(Teacher):
             told.append(f"says nothing of {most}{silent:.1%} of the training samples, without text in {where}")
         mask = label_mask(params, facts.tasks)
         if mask is not None and mask.left:
-            common = " or ".join(map(repr, mask.left))
-            mend = f"to hide it all the same, set mask_labels: {{also: [{', '.join(mask.left)}]}}"
-            told.append(f"leaves the label's name {common} in its text, for reports of every class hold it; {mend}")
+            names = " or ".join(map(repr, mask.left))
+            words = ", ".join(json.dumps(name, ensure_ascii=False) for name in mask.left)
+            why = "for such a common or short word may stand in reports of every class"
+            mend = f"to hide it all the same, set mask_labels: {{also: [{words}]}}"
+            told.append(f"leaves the label's name {names} in its text, {why}; {mend}")
         return told
 
     @staticmethod

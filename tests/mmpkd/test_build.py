@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mmpkd.build import build, check, goals
+from mmpkd.build import build, check, goals, single_steps
 from mmpkd.cohort import facts as facts_of
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import CohortConfig, TrialConfig
@@ -172,3 +172,29 @@ def test_the_student_does_not_depend_on_the_objectives(tiny_trial: TrialConfig, 
     taught, objectives = build(tiny_trial, facts, {"findings": 5})
     assert all((a == b).all() for a, b in zip(alone.parameters(), taught.parameters(), strict=True))
     assert set(objectives) == {"logits", "features"}
+
+
+@pytest.mark.parametrize("name", ["a/b", "x/auroc", "/"])
+def test_names_that_their_metrics_could_not_be_told_apart_by_are_refused(
+    tiny_trial: TrialConfig, facts: Facts, name: str
+) -> None:
+    teacher = {"kind": "tabular"}
+    mistakes = found(tiny_trial, facts, teachers={name: teacher}, objectives={"logits": {}})
+    assert mistakes == {f"teachers.{name}": "its scores are named teacher/NAME/auroc, so a name holds no '/'"}
+    ensemble = {"kind": "ensemble", "params": {"members": {name: teacher, "other": teacher}}}
+    mistakes = found(tiny_trial, facts, teachers={"both": ensemble}, objectives={"logits": {}})
+    assert list(mistakes) == [f"teachers.both.params.members.{name}"]
+    label = f"gradient_share/{name}"
+    mistakes = found(tiny_trial, facts, teachers={"one": teacher}, objectives={label: {"kind": "logits"}})
+    assert mistakes == {f"objectives.{label}": "its metrics are named loss/LABEL, so a label holds no '/'"}
+
+
+@pytest.mark.parametrize("batch_size", [32, 150, 151, 4096])
+def test_a_batch_that_holds_the_whole_cohort_is_warned_of(
+    tiny_trial: TrialConfig, facts: Facts, batch_size: int
+) -> None:
+    few = replace(facts, num_samples=151)
+    optimizer = tiny_trial.optimizer.model_copy(update={"batch_size": batch_size})
+    told = single_steps(tiny_trial.model_copy(update={"optimizer": optimizer, "epochs": 7}), few)
+    assert len(told) == (batch_size >= 151)
+    assert all("holds all 151 samples" in one and "7 epochs are 7 steps" in one for one in told)

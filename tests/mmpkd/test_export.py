@@ -83,6 +83,10 @@ def test_what_is_no_exported_student_is_refused(folder: Path, tmp_path: Path) ->
         return str(caught.value)
 
     assert "no exported student at" in said(tmp_path)
+    for name in ("best.yaml", "best.YML"):
+        train = f"python -m mmpkd.train config={tmp_path / name}"
+        assert f"{name} is a configuration, no student; train it first: {train}" in said(tmp_path / name)
+    assert "last.pt is a training's checkpoint" in said(folder / "last.pt")
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes((folder / export.NAME).read_bytes()[:1000])
     assert "not a readable safetensors file" in said(torn)
@@ -94,6 +98,14 @@ def test_what_is_no_exported_student_is_refused(folder: Path, tmp_path: Path) ->
     assert "has format 9" in said(bare)
     save_file(weights, bare, {"format": "1", "card": "{}"})
     assert "has a card that is damaged" in said(bare)
+    content = (folder / export.NAME).read_bytes()
+    begin = 8 + int.from_bytes(content[:8], "little")
+    for place in (begin, (begin + len(content)) // 2, len(content) - 1, content.index(b"temperature") + 30):
+        changed = bytearray(content)
+        changed[place] ^= 1
+        bare.write_bytes(changed)
+        assert "damaged" in said(bare), f"byte {place} is another now"
+    bare.unlink()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / export.NAME).write_bytes((folder / export.NAME).read_bytes())

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -9,7 +12,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
 
-from mmpkd import classify, external, stats
+from mmpkd import classify, external, grouping, stats
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.facts import Column, Facts
 from mmpkd.cohort.store import Store
@@ -155,9 +158,9 @@ def test_groups_are_compared_on_the_labels_that_all_of_them_have(answers: Answer
 def test_groups_by_hand() -> None:
     patient_N = np.arange(60)
     sex = pd.Series(["F"] * 30 + ["M"] * 25 + ["X"] * 3 + [None] * 2, name="Sex")
-    assert {name: int(mask.sum()) for name, mask in external.groups(sex, patient_N)} == {"F": 30, "(all other)": 30}
+    assert {name: int(mask.sum()) for name, mask in grouping.groups(sex, patient_N)} == {"F": 30, "(all other)": 30}
     age = pd.Series([39.9] * 10 + [40.0] * 10 + [79.0] * 15 + [80.0] * 12 + [np.nan] * 13, name="patient_age")
-    assert {name: int(mask.sum()) for name, mask in external.groups(age, patient_N)} == {
+    assert {name: int(mask.sum()) for name, mask in grouping.groups(age, patient_N)} == {
         "0 to 39 years": 10,
         "40 to 59 years": 10,
         "60 to 79 years": 15,
@@ -165,19 +168,19 @@ def test_groups_by_hand() -> None:
         "unknown": 13,
     }
     days = (age * 365.25).rename("age_in_days")
-    assert [int(mask.sum()) for _, mask in external.groups(days, patient_N)] == [10, 10, 15, 12, 13]
+    assert [int(mask.sum()) for _, mask in grouping.groups(days, patient_N)] == [10, 10, 15, 12, 13]
     few_ages = pd.Series([39.0] * 5 + [50.0] * 20 + [60.0] * 3 + [85.0] * 12 + [np.nan] * 20, name="Age")
-    told = {name: int(mask.sum()) for name, mask in external.groups(few_ages, patient_N)}
+    told = {name: int(mask.sum()) for name, mask in grouping.groups(few_ages, patient_N)}
     assert told == {"0 to 59 years": 25, "60 years or more": 15, "unknown": 20}  # neighbours, not opposite ends
     view = pd.Series(["AP"] * 45 + ["LL"] * 8 + ["PA"] * 7, name="ViewPosition")
-    assert {name: int(mask.sum()) for name, mask in external.groups(view, patient_N)} == {"AP": 45, "(all other)": 15}
+    assert {name: int(mask.sum()) for name, mask in grouping.groups(view, patient_N)} == {"AP": 45, "(all other)": 15}
     one = np.r_[np.arange(45), np.full(15, 99)]  # fifteen images of one patient, told apart by no group but all others
-    assert [name for name, _ in external.groups(view, one)] == ["(all other)"]
+    assert [name for name, _ in grouping.groups(view, one)] == ["(all other)"]
     three = pd.Series(["F"] * 30 + ["M"] * 25 + ["X"] * 5, name="Sex")  # X would be all but F and M
-    told = {name: int(mask.sum()) for name, mask in external.groups(three, patient_N)}
+    told = {name: int(mask.sum()) for name, mask in grouping.groups(three, patient_N)}
     assert told == {"F": 30, "(all other)": 30}
     density = pd.Series(np.arange(60.0) ** 2, name="density")
-    assert [name for name, _ in external.groups(density, patient_N)] == sorted(external.QUARTERS)
+    assert [name for name, _ in grouping.groups(density, patient_N)] == sorted(grouping.QUARTERS)
 
 
 def test_regions_by_hand_compare_the_same_labels() -> None:
@@ -196,6 +199,7 @@ def test_regions_by_hand_compare_the_same_labels() -> None:
     assert pointing["student"] == pytest.approx((0.4 + 0.1) / 2) and pointing["chance"] == pytest.approx(
         (0.2 + 0.9) / 2
     )
+    assert pointing["images"] == 2, "of two images with three regions"
     tuned = table.loc[("mean over labels", "iou_tuned")]
     assert tuned["student"] == pytest.approx(0.6) and tuned["chance"] == pytest.approx(0.4)
     assert table.loc[("lesion", "pointing"), "student"] == pytest.approx(0.4)
@@ -214,9 +218,60 @@ def test_of_one_label_its_own_bound_stands_beside() -> None:
 
 def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:
     names = ("breast_density", "image_view", "ViewPosition", "AP/PA", "age_in_days", "Sex", "average", "message")
-    columns = {name: Column(name, "context") for name in names} | {"sexual": Column("sex", "near_label")}
-    known = facts(STUDENT, columns)
-    assert external.groupings(known, None) == list(names[:6])
-    assert external.groupings(known, ["average"]) == ["average"]
+    columns = {name: Column(name, "context") for name in names} | {"sex": Column("sex", "near_label")}
+    known = cohort_of(facts(STUDENT, columns))
+    assert grouping.groupings(known, None) == list(names[:6])
+    assert grouping.groupings(known, ["average", "sex"]) == ["average", "sex"]
     with pytest.raises(ConfigError, match=r"no column .Sexx. to group by .did you mean .Sex."):
-        external.groupings(known, ["Sexx"])
+        grouping.groupings(known, ["Sexx"])
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("record", "column 'record' only names things (role id), and is not stored"),
+        ("biopsy", "column 'biopsy' is forbidden: it states the label, and is not stored"),
+        ("scanner", "column 'scanner' has no role in this cohort, so it is not stored; a column for groups alone"),
+    ],
+)
+def test_why_a_column_tells_no_groups_apart(name: str, wanted: str) -> None:
+    columns = {"record": Column("record", "id"), "biopsy": Column("biopsy", "forbidden")}
+    known = replace(facts(STUDENT, columns), unlisted=("scanner",))
+    with pytest.raises(ConfigError, match=re.escape(wanted)):
+        grouping.groupings(cohort_of(known), [name])
+
+
+def test_a_column_of_which_one_group_is_left_has_a_sentence_and_no_row(answers: Answers) -> None:
+    """Four patients under forty, ninety-six in one band: nothing to compare."""
+    ages = np.where(np.arange(200) < 8, 30.0, 50.0)
+    values = pd.DataFrame({"Age": ages, "sex": np.where(np.arange(200) < 100, "f", "m"), "view": "AP"})
+    table = external.by_group(answers, values, np.arange(200) // 2, np.full(200, np.nan))
+    assert table["column"].tolist() == ["sex", "sex"]
+    wanted = "groups by Age: too few patients per age band to tell apart (fewer than 10 in all but one)"
+    assert grouping.alone("Age") == wanted and "fewer than two groups" in grouping.alone("view")
+
+
+def cohort_of(known: Facts) -> Store:
+    return cast(Store, SimpleNamespace(facts=known, manifest={"params": {}, "notes": []}))
+
+
+def test_a_value_that_more_than_a_quarter_share_is_in_one_group() -> None:
+    density = pd.Series(np.r_[np.zeros(40), np.arange(1.0, 19.0), [np.nan] * 2], name="density")
+    told = {name: int(mask.sum()) for name, mask in grouping.groups(density, np.arange(60))}
+    assert told == {"lowest quarter": 40, "(all other)": 20}
+    even = pd.Series(np.arange(61.0), name="density")
+    told = {name: int(mask.sum()) for name, mask in grouping.groups(even, np.arange(61))}
+    assert told == dict(zip(sorted(grouping.QUARTERS), (15, 16, 15, 15), strict=True)) and sum(told.values()) == 61
+
+
+@pytest.mark.parametrize("name, a_year", [("age", 1), ("age_days", 365.25), ("AgeInMonths", 12), ("age weeks", 52.18)])
+def test_ages_are_read_in_the_unit_that_their_column_names(name: str, a_year: float) -> None:
+    ages = pd.Series(np.r_[np.full(20, 30.5), np.full(20, 50.5), np.full(20, 70.5)] * a_year, name=name)
+    told = {group: int(mask.sum()) for group, mask in grouping.groups(ages, np.arange(60))}
+    assert told == {"0 to 39 years": 20, "40 to 59 years": 20, "60 years or more": 20}
+
+
+def test_what_is_no_age_is_not_called_unknown() -> None:
+    ages = pd.Series(np.r_[np.full(20, 30.0), np.full(15, 999.0), np.full(15, -1.0), [np.nan] * 10], name="age")
+    told = {group: int(mask.sum()) for group, mask in grouping.groups(ages, np.arange(60))}
+    assert told == {"0 years or more": 20, "not 0 to 199 years": 30, "unknown": 10}

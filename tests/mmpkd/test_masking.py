@@ -41,6 +41,14 @@ def test_a_common_word_that_is_a_class_is_not_hidden_everywhere(common: str) -> 
     assert hidden((common, "edema"), text, also=(common,)) == "no _ finding in the _ lung", "unless asked for"
 
 
+@pytest.mark.parametrize("short", ["ca", "no", "0", "良性"])
+def test_a_label_too_short_to_be_hidden_is_named(short: str) -> None:
+    text = f"{short} of the lung"
+    mask = LabelMask(lay_out([("task", "multilabel", (short, "edema"))]))
+    assert mask.left == (short,) and mask.hide(text, "_") == text
+    assert hidden((short, "edema"), text, also=(short,)) == "_ of the lung", "unless asked for"
+
+
 def test_a_name_of_common_words_is_hidden_as_a_phrase() -> None:
     assert hidden(("No Finding",), "No finding. No other findings; no  Findings") == "_. No other findings; _"
     assert hidden(("Pleural Other",), "no other pleural line") == "no other _ line"

@@ -131,3 +131,20 @@ def test_whose_an_image_is(tmp_path: Path) -> None:
     assert patients_of(tmp_path / "patients.csv", ["a.png", "deep/b.png"]) == {"a.png": "p1", "deep/b.png": "p1"}
     with pytest.raises(ConfigError, match="cannot be read"):
         patients_of(tmp_path / "nowhere.csv", ["a.png"])
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (("00001", "1"), "in several ways"),
+        (("a", "A"), "in several ways"),
+        (("nan", "nan"), "word for a missing name"),
+        (("1.2E+09", "7"), "word for a missing name"),
+    ],
+)
+def test_a_list_of_patients_that_are_misspelt(tmp_path: Path, names: tuple[str, str], told: str) -> None:
+    path = tmp_path / "patients.csv"
+    path.write_text("Image,Patient\n" + "".join(f"{at}.png,{name}\n" for at, name in enumerate(names)))
+    with pytest.raises(ConfigError, match=told) as raised:
+        patients_of(path, ["0.png", "1.png"])
+    assert not any(repr(name) in str(raised.value) for name in names)

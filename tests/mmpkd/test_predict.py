@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import gzip
+import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,11 +17,14 @@ from PIL import Image
 from mmpkd import export
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
 from mmpkd.cohort.synthetic import Synthetic, SyntheticParams
 from mmpkd.config import TrialConfig
-from mmpkd.predict import Predictor, file_names, main
+from mmpkd.predict import Predictor, file_names, headings, main, picture_names
 from mmpkd.train import train
-from mmpkd.types import CohortError, ConfigError
+from mmpkd.types import CohortError, ConfigError, lay_out
+from tests.mmpkd.cohort.radpath_trees import LPS, SHAPE, nifti, volume
+from tests.mmpkd.cohort_fixtures import cases, config
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +38,16 @@ def model(tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def images(tiny_trial: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images of the cohort as they came, one at twice its size and half its height; one file is no image."""
+    """Three images of the cohort as they came; one at twice its size and half its height, one damaged; no images."""
     folder = tmp_path_factory.mktemp("images")
     reader = Synthetic(None, SyntheticParams.model_validate(tiny_trial.cohort.params))
     for number, sample in enumerate(reader.scan().samples.index[:3]):
         Image.fromarray(reader.load(sample).image).save(folder / f"{number}.png")
     (folder / "deeper").mkdir()
     Image.open(folder / "0.png").resize((64, 32)).save(folder / "deeper" / "wide.png")
-    (folder / "notes.txt").write_text("not an image")
+    (folder / "torn.png").write_text("not an image")
+    (folder / "notes.TXT").write_text("not an image")
+    (folder / "deeper" / "cases.csv").write_text("image\n")
     return folder
 
 
@@ -75,13 +83,14 @@ def test_a_folder_becomes_a_table_and_pictures(
     with pytest.raises(SystemExit, match="1"):  # one file was left out
         main([f"model={model}", f"images={images}", f"out={out}"])
     printed = capsys.readouterr()
-    assert "notes.txt: is not an image" in printed.err
+    assert "torn.png: is not an image" in printed.err
+    assert "passed over, as no images: 2 files (.csv, .txt)\n" in printed.err
     assert printed.out == f"4 images: {out / 'predictions.csv'}, where it looked: {out / 'overlays'}\n"
     rows = list(csv.DictReader((out / "predictions.csv").open()))
     assert [row["image"] for row in rows] == ["0.png", "1.png", "2.png", "deeper/wide.png"]
     assert all(abs(sum(float(row[f"pattern/{name}"]) for name in row_labels(row)) - 1) < 1e-5 for row in rows)
     pictures = {path.relative_to(out / "overlays").as_posix() for path in (out / "overlays").rglob("*.png")}
-    assert pictures == {"0.png.png", "1.png.png", "2.png.png", "deeper/wide.png.png"}
+    assert pictures == {"0.png", "1.png", "2.png", "deeper/wide.png"}
     for inside in (images, images / "deeper" / "out", images.parent):
         with pytest.raises(ConfigError, match="lie one in the other"):
             main([f"model={model}", f"images={images}", f"out={inside}"])
@@ -91,7 +100,7 @@ def test_a_folder_becomes_a_table_and_pictures(
 
 def test_several_images_of_a_patient_become_one_row(model: Path, images: Path, tmp_path: Path) -> None:
     table, out = tmp_path / "patients.csv", tmp_path / "out"
-    table.write_text("image,patient\n0.png,p1\n1.png,p2\n2.png,p1\ndeeper/wide.png,p1\nnotes.txt,p2\n")
+    table.write_text("image,patient\n0.png,p1\n1.png,p2\n2.png,p1\ndeeper/wide.png,p1\ntorn.png,p2\n")
     with pytest.raises(SystemExit, match="1"):
         main([f"model={model}", f"images={images}", f"out={out}", "overlays=false", f"patients={table}"])
     rows = {row["image"]: row for row in csv.DictReader((out / "predictions.csv").open())}
@@ -106,13 +115,117 @@ def test_several_images_of_a_patient_become_one_row(model: Path, images: Path, t
     assert patients[1]["pattern"] == rows["1.png"]["pattern"]
 
 
+@pytest.mark.parametrize("name", ["cases.csv", "cases.xlsx", "t1.json", "notes.TXT", "a.parquet", "a.yaml", "._0.png"])
+def test_what_is_plainly_no_image_is_passed_over(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / name).write_text("a,b\n")
+    words = [f"model={model}", f"images={tmp_path / 'in'}", f"out={tmp_path / 'out'}", "overlays=false"]
+    with pytest.raises(ConfigError, match="no image at"):
+        main(words)
+    shutil.copy(images / "0.png", tmp_path / "in")
+    main(words)  # and no SystemExit
+    printed = capsys.readouterr()
+    assert "passed over, as no images: 1 file (" in printed.err and "left out" not in printed.err
+    assert printed.out.startswith("1 images")
+
+
+def test_images_unlike_those_it_learnt_from_are_told(
+    model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In colour; masks as they are drawn, with lossy edges, of several regions."""
+    folder, rng = tmp_path / "in", np.random.default_rng(0)
+    folder.mkdir()
+    shutil.copy(images / "0.png", folder / "plain.png")
+    Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / "photo.png")
+    mask = np.zeros((80, 80), np.uint8)
+    mask[20:50, 30:60] = 255
+    Image.fromarray(mask).save(folder / "mask.png")
+    Image.fromarray(mask).save(folder / "lossy.jpg", quality=80)
+    mask[60:70, 30:60] = 127
+    Image.fromarray(mask).save(folder / "regions.png")
+    main([f"model={model}", f"images={folder}", f"out={tmp_path / 'out'}", "overlays=false"])
+    told = capsys.readouterr().err
+    assert "warning: 1 of 5 images are in colour, and the student sees their brightness alone" in told
+    assert "warning: 3 of 5 images hold two values only, or hardly more: are they masks?" in told
+    rows = {row["image"]: row["warning"] for row in csv.DictReader((tmp_path / "out" / "predictions.csv").open())}
+    like_a_mask = "hardly more than two values"
+    assert rows == {"plain.png": "", "photo.png": "in colour"} | dict.fromkeys(
+        ("mask.png", "lossy.jpg", "regions.png"), like_a_mask
+    )
+    assert Predictor(model)(folder / "mask.png").warnings == (like_a_mask,)
+
+
+@pytest.fixture(scope="module")
+def volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store, Path]:
+    """A cohort of volumes that lie the other way round, cut at other shares than the default; its store and student."""
+    root, out = tmp_path_factory.mktemp("volumes"), tmp_path_factory.mktemp("volumes-out")
+    table = cases().assign(mask="")
+    table["image"] = [f"p{number}/t1.nii.gz" for number in range(len(table))]
+    for number, name in enumerate(table["image"]):
+        (root / "images" / name).parent.mkdir(parents=True)
+        turned = volume(seed=7 * number)[::-1, ::-1]
+        (root / "images" / name).write_bytes(gzip.compress(nifti(turned, LPS)))
+    table.to_csv(root / "cases.csv", index=False)
+    cohort = config(root, image_size=16, channels=3, slices=[0.2, 0.5, 0.9])
+    student = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    trial = TrialConfig.model_validate({"cohort": cohort, "student": student, "epochs": 1})
+    train(trial, out / "cache", out / "trained")
+    return root, prepare(cohort, out / "cache"), out / "trained"
+
+
+def test_it_says_of_a_volume_what_the_student_says_of_the_store(volumes: tuple[Path, Store, Path]) -> None:
+    root, store, trained = volumes
+    predictor = Predictor(trained)
+    assert predictor.card.slices == (0.2, 0.5, 0.9)
+    with torch.inference_mode():
+        logits = predictor.student(torch.tensor(store.image_NCHW).to(predictor.device).float() / 255).logits_BK
+    wanted = export.read(trained).probabilities(logits.cpu().numpy())
+    for row in (0, 31):
+        said = predictor(root / "images" / str(store.sample_ids[row]))
+        assert list(said.probabilities.values()) == pytest.approx(wanted[row].tolist(), abs=1e-6)
+        assert said.warnings == () and said.overlays()[0].size == (SHAPE[0], SHAPE[1])
+
+
+def test_pictures_before_a_student_of_volumes_and_masks_among_volumes_are_told(
+    volumes: tuple[Path, Store, Path], images: Path, tmp_path: Path
+) -> None:
+    predictor = Predictor(volumes[2])
+    assert predictor(images / "0.png").warnings == ("no volume",)
+    for name, mask in (("tumour.nii", volume() > 500), ("regions.nii.gz", volume() // 400)):
+        written = nifti(mask.astype(np.int16))
+        (tmp_path / name).write_bytes(gzip.compress(written) if name.endswith("gz") else written)
+        assert predictor(tmp_path / name).warnings == ("hardly more than two values",)
+
+
+def test_a_student_of_pictures_reads_no_volume(model: Path, tmp_path: Path) -> None:
+    assert b"slices" not in model.read_bytes() and Predictor(model).card.slices == ()
+    (tmp_path / "t1.nii.gz").write_bytes(gzip.compress(nifti(volume())))
+    with pytest.raises(BadSample, match="is a NIfTI volume, and the student does not say which slices"):
+        Predictor(model)(tmp_path / "t1.nii.gz")
+
+
+@pytest.mark.parametrize(
+    ("images", "pictures"),
+    [
+        (["a.png", "b.PNG", "c.jpg", "d/a.png"], ["a", "b", "c.jpg", "d/a"]),
+        (["a", "a.png"], ["a", "a.png"]),
+        (["a.jpg", "a.jpg.png", "c.png"], ["a.jpg", "a.jpg.png", "c.png"]),
+        (["a.png", "a.PNG"], ["a.png", "a.PNG"]),
+    ],
+)
+def test_no_two_images_share_a_picture(images: list[str], pictures: list[str]) -> None:
+    assert picture_names(images) == dict(zip(images, pictures, strict=True))
+
+
 def row_labels(row: dict[str, str]) -> list[str]:
     return [name.partition("/")[2] for name in row if name.startswith("pattern/")]
 
 
 def test_another_bit_depth_is_told(model: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(BadSample, match="16-bit pixels"):
+    with pytest.raises(BadSample, match="16-bit pixels, and the student was trained on 8-bit images"):
         Predictor(model)(tmp_path / "deep.png")
     with pytest.raises(CohortError, match="not one of 1 files could be read"):
         main([f"model={model}", f"images={tmp_path / 'deep.png'}", f"out={tmp_path / 'out'}"])
@@ -134,3 +247,12 @@ def test_every_task_has_a_picture_of_its_own() -> None:
     parts = file_names(names)
     assert len({part.casefold() for part in parts}) == len(names) and not any("/" in part for part in parts)
     assert parts[3] == "Edema" and parts[6] == "a-b" and file_names(["dx"]) == ["dx"]
+
+
+@pytest.mark.parametrize("names", [("image",), ("images", "patient"), ("image", "image called"), ("left_out",)])
+def test_no_two_columns_of_a_table_are_alike(names: tuple[str, ...]) -> None:
+    tasks = lay_out([(name, "binary", ("no", "yes")) for name in names])
+    model = SimpleNamespace(names=[f"{name}/yes" for name in names], card=SimpleNamespace(tasks=tasks))
+    for own in (["image"], ["patient", "images", "left_out"]):
+        given = headings(own, model)  # type: ignore[arg-type]
+        assert len(set(given)) == len(given) == len(own) + 2 * len(names) and given[: len(own)] == own

@@ -111,3 +111,15 @@ def test_holm_multiplies_the_least_by_all_and_never_falls():
     # 3 x .01, 2 x .03, then 1 x .04, which may not fall below the one before
     assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.6]).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_replicates_of_one_number_say_nothing_of_a_spread(value: float) -> None:
+    assert np.isnan(standard_error(np.full(200, value)))
+    assert standard_error(np.r_[np.full(199, value), value + 0.2]) > 0
+
+
+def test_a_perfect_auroc_of_few_patients_has_no_standard_error() -> None:
+    score_N1, positive_N1 = np.array([[0.1], [0.2], [0.9]]), np.array([[0.0], [0.0], [1.0]])
+    weight_RN = patient_weights(np.arange(3))
+    assert np.isnan(standard_error(weighted_auroc(score_N1, positive_N1, positive_N1 > -1, weight_RN)[:, 0]))

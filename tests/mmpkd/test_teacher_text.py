@@ -121,7 +121,7 @@ def test_a_common_word_that_names_a_class_is_left_and_the_plan_says_so(store: St
     teacher = TeacherConfig(kind="text", params={"mask_labels": True})
     told = " ".join(caveats(teacher, facts))
     assert "leaves the label's name 'other' or 'normal' in its text" in told
-    assert "set mask_labels: {also: [other, normal]}" in told
+    assert 'set mask_labels: {also: ["other", "normal"]}' in told
     assert "leaves" not in " ".join(caveats(TeacherConfig(kind="text"), facts))
 
 

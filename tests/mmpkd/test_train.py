@@ -14,8 +14,9 @@ import torch
 from mmpkd import checkpoint
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig, dump_trial, load_trial
+from mmpkd.machine import Allowance
 from mmpkd.train import main, train
-from mmpkd.types import ConfigError, DivergedError, EpochReport
+from mmpkd.types import ConfigError, DivergedError, EpochReport, UserError
 
 
 def numbers(history: list[EpochReport]) -> list[tuple[dict[str, float], dict[str, float]]]:
@@ -183,6 +184,47 @@ def test_command_line_writes_metrics_and_continues(
     assert load_trial(folder / "config.yaml") == tiny_trial.model_copy(update={"epochs": 1})
     main(words)
     assert "epoch   1/1" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["metrics.json", "student.safetensors", "config.yaml"])
+def test_what_cannot_be_written_is_told_with_its_path(
+    tiny_trial: TrialConfig, cache: Path, tmp_path: Path, name: str
+) -> None:
+    path, out = tmp_path / "best.yaml", tmp_path / "out"
+    path.write_text(dump_trial(tiny_trial))
+    words = [f"config={path}", f"cache={cache}", "epochs=1"]
+    wanted = out / f"best-{load_trial(path, ['epochs=1']).fingerprint()}"
+    (wanted / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=f"{name}.*: cannot be read or written .Is a directory") as caught:
+        main([*words, f"out={out}"])
+    assert str(wanted) in str(caught.value)
+
+
+@pytest.mark.parametrize("out", ["best.yaml", "x" * 300])
+def test_a_place_that_is_none_is_told_before_teachers_are_asked(
+    tiny_trial: TrialConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    path = tmp_path / "best.yaml"
+    path.write_text(dump_trial(tiny_trial))
+    monkeypatch.setattr("mmpkd.train.teach", None)
+    with pytest.raises(ConfigError, match="out: no folder can be made at"):
+        main([f"config={path}", f"cache={cache}", f"out={tmp_path / out}"])
+
+
+def test_places_with_brackets_are_shown_and_more_threads_than_cores_are_told(
+    tiny_trial: TrialConfig,
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    path, out = tmp_path / "best.yaml", tmp_path / "a[red]b [" / "c]"
+    path.write_text(dump_trial(tiny_trial))
+    monkeypatch.setattr("mmpkd.train.cores", lambda: Allowance(1, "SLURM_CPUS_PER_TASK"))
+    main([f"config={path}", f"cache={cache}", f"out={out}", "epochs=1", "threads=2"])
+    printed = capsys.readouterr()
+    assert f"every epoch is in {out}/best-" in printed.out
+    assert "threads=2, and this process may use 1 cores (what sets this: SLURM_CPUS_PER_TASK)" in printed.err
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, whole: tuple[Path, list[EpochReport]]) -> None:

@@ -64,7 +64,7 @@ def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = pl
         searches.append(search)
         return finishing(search, *rest)
 
-    console, finishing = Console(file=io.StringIO(), width=200), closing.finish
+    console, finishing = Console(file=io.StringIO(), width=200, markup=False), closing.finish
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_trials", without_ray if play else run.run_trials)
         patch.setattr(closing, "finish", finish)

@@ -96,7 +96,7 @@ def test_a_file_of_another_sweep_is_refused_by_name(dead: tuple[Path, float], tm
     swept(tmp_path, "trials=8")
     shutil.copy(another(tmp_path) / name, folder / name)
     told = refused(tmp_path, "trials=8")
-    assert "are of different sweeps" in told and f"{folder / name}" in told and "mv " in told
+    assert "are of different sweeps" in told and f"mv {folder / name} " in told
 
 
 # --- files deleted one at a time ---

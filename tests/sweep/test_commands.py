@@ -163,6 +163,12 @@ def test_the_command_that_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert continuing(breast) == moved
 
 
+def test_brackets_in_a_place_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "a[red]b [" / "c]"
+    status.main([f"storage={place}"])
+    assert f"no sweeps under {place};" in capsys.readouterr().out
+
+
 def test_the_table_and_where_nothing_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status.main([f"storage={tmp_path / 'none'}"])
     told = capsys.readouterr().out

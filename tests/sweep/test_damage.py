@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_told_and_trained_again(tmp_path: Path, kind: st
     first.cleanup()
     checkpoint = tmp_path / "checkpoints/0/attempt-1/last.pt"
     if kind.startswith("a byte") or kind == "NUL bytes":
-        pytest.skip("of torch's files, see tests/mmpkd/test_damage.py")
+        pytest.skip("of torch's files, see tests/mmpkd/test_damaged_files.py")
     harm(checkpoint, kind)
     worker = worker_for(job(tmp_path))
     result = worker.step()

@@ -138,7 +138,7 @@ def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, stor
     assert stopped.hours_halving == pytest.approx(12 * each / 3600 * expected / 18)
     text = "\n".join(stopped.lines())
     assert "none 6 x" in text and "with early stopping" in text and "2 GB of 8 GB" in text
-    json.dumps(stopped.as_json())
+    assert json.loads(json.dumps(stopped.as_json()))["auroc_error"] == pytest.approx(auroc_error(store, 0))
 
 
 def test_further_seeds_of_the_front_are_in_the_price(file: Path, store: StandIn) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -14,10 +15,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from mmpkd.command import plain_console
 from sweep.progress import clock
 from sweep.records import Record, trials_table
 from sweep.report import write_report
-from sweep.summary import front_table, print_summary, resolution, sampled, shortest, yardsticks
+from sweep.summary import front_table, print_summary, resolution, sampled, shortest, with_error, yardsticks
 from sweep.teaching import teacher_warnings
 
 GOALS = ("val/auroc", "val/pointing")
@@ -130,6 +132,34 @@ def test_the_resolution_of_the_validation_set() -> None:
     assert resolution([record(1, 0.9, 0.2), record(2, 0.5, 0.9)], GOALS) == []
 
 
+@pytest.mark.parametrize("error", [0.0, 1e-17, math.nan])
+def test_a_perfect_score_is_held_against_what_so_many_patients_can_tell(tmp_path: Path, error: float) -> None:
+    """Differences from 1.000 of 0.016, 0.064 and 0.3, beside standard errors of 0.025, and 0.124 of the plan."""
+    scores = ((1, 1.0, error), (2, 0.984, 0.025), (3, 0.936, 0.025), (4, 0.7, 0.025))
+    records = [record(number, auroc, 0.2) for number, auroc, _ in scores]
+    records = [
+        replace(one, metrics=one.metrics | {"val/auroc_se": each[2]}) for one, each in zip(records, scores, strict=True)
+    ]
+    goal = GOALS[:1]
+    (own,) = resolution(records, goal)
+    assert own.endswith("; 1 of the 3 other complete trials lie within one standard error (0.025) of the best")
+    (planned,) = resolution(records, goal, auroc_error=0.124)
+    assert planned.endswith("; 2 of the 3 other complete trials lie within one standard error (0.124) of the best")
+    (imperfect,) = resolution(records[1:], goal, auroc_error=0.05)
+    assert imperfect.startswith("on val/auroc 1 of the 2 other complete trials lie within one standard error (0.050)")
+    page = reported(tmp_path, records, ARMS)
+    assert "1.000 ± ?" in said(front_table(records, ARMS, GOALS, "val/auroc")) and "1.000 ± ?" in page
+    assert "1.000 ± 0.000" not in page
+
+
+def test_the_larger_standard_error_of_two_decides() -> None:
+    """0.10 apart, 0.02 the best's and 0.15 the other's."""
+    wide = record(2, 0.8, 0.2)
+    wide = replace(wide, metrics=wide.metrics | {"val/auroc_se": 0.15})
+    (line,) = resolution([record(1, 0.9, 0.2), wide], GOALS[:1])
+    assert "1 of the 1 other complete trials lie within one standard error (0.150) of the best" in line
+
+
 def test_short_names_tell_apart() -> None:
     paths = ["optimizer.lr", "objectives.soft.logits.weight", "objectives.soft.features.weight"]
     assert list(shortest(paths).values()) == ["lr", "logits.weight", "features.weight"]
@@ -176,3 +206,22 @@ def test_a_teacher_that_states_the_label_is_named_in_summary_and_report(tmp_path
     assert line.startswith("arm tabular: teacher 'report' all but states the label (out of fold: AUROC 0.997)")
     assert f"warning: {line}" in " ".join(summed_up(tmp_path, records, ARMS).split())
     assert escape(line) in reported(tmp_path, records, ARMS)
+
+
+def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
+    quality = {"teacher/[/t]/auroc": 0.7, "teacher/[/t]/val_auroc": 0.7}
+    one = record(1, 0.9, 0.2)
+    one = replace(one, metrics=one.metrics | quality, config='{"teachers": {"[/t]": {"kind": "tabular"}}}')
+    console = plain_console(file=io.StringIO(), width=200)
+    print_summary(console, [one], ("none",), GOALS, "val/auroc", tmp_path)
+    assert "[/t] 0.700" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_score_without_a_standard_error_is_not_known_to_the_last_digit() -> None:
+    perfect = [record(number, 1.0, 0.2) for number in (1, 2)]
+    perfect = [replace(one, metrics=one.metrics | {"val/auroc_se": math.nan}) for one in perfect]
+    assert with_error(perfect[0], "val/auroc") == "1.000 ± ?"
+    (told,) = resolution(perfect, ("val/auroc",))
+    assert "has no standard error" in told and "1 of the 1 other complete trials score the same" in told
+    (alone,) = resolution([*perfect[:1], record(3, 0.8, 0.2)], ("val/auroc",))
+    assert "has no standard error" in alone and "score the same" not in alone

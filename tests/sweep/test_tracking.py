@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
@@ -215,10 +214,11 @@ def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch
     """More events than go in a portion, of every kind, to a server that notes what it is told."""
     told: list[tuple[Any, ...]] = []
     sizes: list[int] = []
+    address = "http://of-this-test-alone"
 
     class Server:
         def __init__(self, tracking_uri: str):
-            self.runs = itertools.count()
+            assert tracking_uri == address, "a thread that an earlier test left tries its own server again"
 
         def get_experiment_by_name(self, name: str) -> Any:
             return SimpleNamespace(experiment_id="0")
@@ -252,7 +252,7 @@ def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch
     for epoch in range(1, 701):  # one trial of many epochs, more points than MLflow takes at once
         metrics = {"val/auroc": epoch / 1000, "val/ap": 0.5}
         spool.append("epoch", number=300, arm="none", epoch=epoch, seconds=1.0, metrics=metrics, terms={})
-    tracker = drain("http://server", "long", spool)
+    tracker = drain(address, "long", spool)
     assert (tracker.left, tracker.trouble, tracker.refused) == (0, "", [])  # type: ignore[attr-defined]
     assert max(sizes) <= 1000
     for number in range(300):
@@ -310,7 +310,7 @@ def test_a_sweep_in_odd_folders_is_told_to_mlflow(tmp_path: Path, monkeypatch: p
     spool.append("files", paths=[str(folder / "space.yaml")])
     address = address_of(folder.parent / "mlflow.db")
     assert drain(address, "odd", spool).left == 0  # type: ignore[attr-defined]
-    assert {path.name for path in folder.parent.iterdir()} == {"fake", "mlflow.db"}
+    assert {path.name for path in folder.parent.iterdir()} == {"fake", "mlflow.db", "mlartifacts"}
     client = MlflowClient(address)
     assert [file.path for file in client.list_artifacts(runs(address, "odd")[-1].info.run_id)] == ["space.yaml"]
     assert len(list(tmp_path.rglob("mlartifacts/**/space.yaml"))) == 1

@@ -12,6 +12,8 @@ from ray.exceptions import RayError, WorkerCrashedError
 
 from mmpkd.types import ConfigError, UserError
 from sweep import timing
+from sweep.folder import held
+from sweep.run import read_words
 from sweep.trial import checkpoints_of
 from sweep.trouble import cause_of, message_of
 from tests.sweep.fake import FakeWorker
@@ -86,6 +88,7 @@ def test_a_checkpoint_out_of_reach_is_not_passed_over(tmp_path: Path, trouble: E
     ("error", "told"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "{folder}/spool.jsonl"), "spool.jsonl: cannot be read or"),
+        (OSError(errno.EFBIG, "File too large"), "nothing more can be written (File too large)"),  # ulimit -f
         (OSError(errno.EIO, "Input/output error"), "nothing more can be written"),
         (denied("{folder}/trials.parquet"), "trials.parquet: cannot be read or"),
         (ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"), None),
@@ -118,3 +121,10 @@ def test_a_worker_that_dies_while_it_is_timed_keeps_its_cause(monkeypatch: pytes
     with pytest.raises(UserError, match="could not be timed: WorkerCrashedError") as raised:
         timing._got([])
     assert isinstance(raised.value.__cause__, RayError)
+
+
+def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
+    _, (mistake,) = read_words([f"storage={tmp_path}", f"name={'n' * 101}"])
+    assert mistake.path == "name" and "at most 100" in mistake.problem
+    with pytest.raises(UserError, match=r"File name too long.*storage=DIR"), held(tmp_path / ("s" * 300) / "name"):
+        pass

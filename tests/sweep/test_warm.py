@@ -204,6 +204,11 @@ def test_what_is_no_sweep_to_begin_with(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(FakeWorker, "fingerprint", "other images")
     with pytest.raises(ConfigError, match="breast was run on another cohort"):
         swept(tmp_path, "trials=1", "warm_start=breast")
+    monkeypatch.undo()
+    journal = tmp_path / "runs" / "breast" / "journal.log"
+    journal.unlink()
+    with pytest.raises(ConfigError, match=f"{journal} is missing"):
+        swept(tmp_path, "trials=1", "warm_start=breast")
 
 
 def test_results_of_shorter_trainings_say_nothing_here(tmp_path: Path) -> None:

@@ -35,7 +35,12 @@ def nifti(voxels: np.ndarray, axes: Any = RAS, order: str = "<", code: int = 4, 
         struct.pack_into(f"{order}3f", header, 256, *fields["q"][:3])
     elif axes is not None:
         struct.pack_into(f"{order}2h", header, 252, 0, 1)
-        struct.pack_into(f"{order}12f", header, 280, *(value for row in axes for value in (*row, -9.0)))
+        # The least corner is at -9 in space, whichever way round the voxels are stored.
+        origins = [
+            -9.0 - sum(min(0, one) * (side - 1) for one, side in zip(row, voxels.shape, strict=False)) for row in axes
+        ]
+        affine = (value for row, origin in zip(axes, origins, strict=True) for value in (*row, origin))
+        struct.pack_into(f"{order}12f", header, 280, *affine)
     header[344:348] = b"n+1\0"
     return bytes(header) + np.asarray(voxels, f"{order}{kind}").tobytes(order="F")
 

@@ -194,10 +194,11 @@ def test_show_takes_names_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixt
     write_cohort(tmp_path / "raw", table)
     columns = {"size [/mm]": {"role": "descriptor"}}
     tasks = {"malignant": {"kind": "binary", "column": "pathology", "labels": labels}}
-    from rich.console import Console
-
     from mmpkd.cohort.show import show
+    from mmpkd.command import plain_console
 
-    show(prepare(config(tmp_path / "raw", columns=columns, tasks=tasks), tmp_path / "cache[1]"), Console(width=200))
+    show(
+        prepare(config(tmp_path / "raw", columns=columns, tasks=tasks), tmp_path / "cache[1]"), plain_console(width=200)
+    )
     said = capsys.readouterr().out
     assert "size [/mm]" in said and "no [/x]" in said and "cache[1]" in said

@@ -136,7 +136,9 @@ def test_values_in_several_spellings_are_warned_about(tmp_path: Path, capsys: py
     assert "such as 'Oval' and 'oval'; each spelling counts as a value of its own" in message
     assert "column 'shape': 'NaN' counts as a value of its own; if it stands for a missing value" in message
     assert "column 'signs': 1 value is spelt in several ways" in message and "'Halo' and 'halo'" in message
-    assert "column 'signs': 20 cells differ from a word under `missing` in case or blanks only" in message
+    assert "column 'signs': 20 cells differ from a word under `missing` in case, blanks or padding only" in message
+    prepare(config(tmp_path / "raw", missing=["n/a"]), tmp_path / "cache")
+    assert "warning: column 'shape': 1 value is spelt in several ways" in capsys.readouterr().err, "and of the store"
     prepare(config(tmp_path / "raw", credentialed=True), tmp_path / "cache")
     assert "'oval'" not in capsys.readouterr().err
 
@@ -181,3 +183,35 @@ def test_a_column_in_two_spellings(tmp_path: Path) -> None:
     write_cohort(tmp_path, table)
     with pytest.raises(ConfigError, match="columns 'shape' and 'Shape' differ in case or spaces only"):
         reader_for(config(tmp_path)).scan()
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("123-456", "123456"), ("1,234", "1234"), ("sub-01", "01"), ("P1", "1"), ("Müller", "Muller"), ("1 234", "1234")],
+)
+def test_patients_that_may_be_one(first: str, second: str) -> None:
+    assert alike_but_for_punctuation([first, second, "other"], loosely=True) == [tuple(sorted((first, second)))]
+
+
+def test_patients_that_are_two() -> None:
+    """Numbers within two sites, and initials, unless the plain number is there as well; the sign of a fold."""
+    for names in (["1-12", "11-2"], ["A1", "B1"], ["P1", "P2", "3"], ["-1", "1"]):
+        assert alike_but_for_punctuation(names, loosely=names[0] != "-1") == []
+    assert alike(["P\N{ARABIC-INDIC DIGIT ONE}", "P1"]) == [("P1", "P\N{ARABIC-INDIC DIGIT ONE}")]
+
+
+def test_patients_of_whom_a_letter_was_lost(tmp_path: Path) -> None:
+    table = cases()
+    table.loc[:3, "patient"] = "M\N{REPLACEMENT CHARACTER}ller"
+    write_cohort(tmp_path / "raw", table)
+    with pytest.raises(CohortError, match="1 patient is spelt with a character that stands for a lost one"):
+        prepare(config(tmp_path / "raw"), tmp_path / "cache")
+
+
+def test_a_number_for_missing_that_is_padded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = cases()
+    table["age"] = np.resize(["50", "61", "-999.0"], 60)
+    write_cohort(tmp_path / "raw", table)
+    columns = {"age": {"role": "context", "kind": "numeric"}}
+    prepare(config(tmp_path / "raw", missing=[-999], columns=columns), tmp_path / "cache")
+    assert "column 'age': 20 cells differ from a word under `missing`" in capsys.readouterr().err

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from mmpkd.cohort import reader_for
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.masks import having, read_mask, two_valued
-from mmpkd.cohort.nifti import read_slice_mask
+from mmpkd.cohort.nifti import Place, read_slice_mask
 from mmpkd.types import ConfigError
 from tests.mmpkd.cohort_fixtures import config, write_cohort
 
@@ -184,6 +184,37 @@ def test_labels_of_a_volume(tmp_path: Path) -> None:
     voxels[0, :, 1], voxels[1, :2, 1] = 1, 2
     nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "it.nii")
     with pytest.raises(BadSample, match="3 different values; two are wanted: say with mask_value"):
-        read_slice_mask(tmp_path, "it.nii", [1], (5, 4))
-    counts = [int(read_slice_mask(tmp_path, "it.nii", [1], (5, 4), values).sum()) for values in ([1], [2], [1, 2])]
+        read_slice_mask(tmp_path, "it.nii", Place([1], np.eye(4)), (5, 4))
+    counts = [
+        int(read_slice_mask(tmp_path, "it.nii", Place([1], np.eye(4)), (5, 4), values).sum())
+        for values in ([1], [2], [1, 2])
+    ]
     assert counts == [5, 2, 7]
+
+
+@pytest.mark.parametrize("affine", [np.diag([1, -1, 1, 1]), np.diag([2, 1, 1, 1]), np.eye(4) + np.eye(4, k=3)])
+def test_a_mask_that_lies_elsewhere_than_its_image(tmp_path: Path, affine: np.ndarray) -> None:
+    """As of a mask that was saved with another affine: turned round, of larger voxels, or moved."""
+    voxels = np.zeros((4, 5, 3), np.uint8)
+    voxels[0, :, 1] = 1
+    nibabel.Nifti1Image(voxels, affine).to_filename(tmp_path / "it.nii")
+    with pytest.raises(BadSample, match="the mask lies elsewhere than its image"):
+        read_slice_mask(tmp_path, "it.nii", Place([1], np.eye(4)), (5, 4))
+
+
+def test_a_volume_without_a_ground(tmp_path: Path) -> None:
+    voxels = np.ones((4, 5, 3), np.uint8)
+    voxels[0, :, 1] = 2
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "it.nii")
+    with pytest.raises(BadSample, match="has no voxel of value 0"):
+        read_slice_mask(tmp_path, "it.nii", Place([1], np.eye(4)), (5, 4))
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_dark_line_that_hangs_on_a_bright_region(width: int) -> None:
+    """No nine neighbours share its value, and it is no island: yet it is far from the bright region's edge."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[14 : 14 + width, 20:60] = 100
+    mask[10:20, 10:20] = 255
+    with pytest.raises(BadSample, match="a region darker than another"):
+        two_valued(mask, "it.png")

@@ -215,7 +215,7 @@ def test_empty_masks_count_as_no_region(root: Path, fresh: Path, capsys: pytest.
     Image.fromarray(np.zeros((20, 30), np.uint8)).save(root / "masks" / "case4.png")
     store = prepare(config(root), fresh)
     assert not store.roi_mask(np.array([4])).any() and store.manifest["counts"]["empty_masks"] == 1
-    assert "empty masks, which count as no ROI: 1" in capsys.readouterr().err
+    assert "masks without a region (empty, or lacking their mask_value): 1" in capsys.readouterr().err
 
 
 def test_sixteen_bits_share_one_window(tmp_path: Path, fresh: Path) -> None:

@@ -66,6 +66,8 @@ def test_bad_samples_within_the_share_are_left_out(root: Path, fresh: Path, caps
     assert store.roi_mask(np.array([7])).any()
     assert "left out: " in capsys.readouterr().err and "case7.png" in store.manifest["left_out"]
     assert left_behind(fresh) == ["images.npy", "manifest.json", "rois.parquet", "samples.parquet"]
+    prepare(config(root, max_bad=0.034), fresh)
+    assert "warning: 1 sample left out, whose files cannot be read" in capsys.readouterr().err, "each time it is opened"
     with pytest.raises(CohortError, match="1 of 60 samples"):  # the store is there, but less is allowed now
         prepare(config(root), fresh)
 

@@ -244,3 +244,28 @@ def test_a_volume_is_no_mask_of_a_picture(tmp_path: Path) -> None:
     (tmp_path / "mask.nii").write_bytes(nifti(volume()))
     with pytest.raises(BadSample, match=r"mask\.nii.*the mask is a volume, its image is none"):
         reader_for(config(tmp_path)).load("case0.png")
+
+
+@pytest.mark.parametrize(
+    ("params", "cell", "told"),
+    [
+        ({"boxes": {"node": "node"}}, "[0.5, 0.5, 0.2, 0.3]", "numbers all lie between 0 and 1"),
+        ({"polygons": {"node": "node"}}, "[[0.1, 0.1], [0.5, 0.1], [0.5, 0.5]]", "numbers all lie between 0 and 1"),
+        ({"polygons": {"node": "node"}}, "[[1, 1], [9, 9], [5, 5]]", "no polygon"),
+        ({"polygons": {"node": "node"}}, "[[5, 5], [5, 5], [5, 5]]", "no polygon"),
+        ({"boxes": {"node": ["x", "x", "w", "h"]}}, "", "four different columns"),
+    ],
+)
+def test_regions_that_would_be_next_to_nothing(tmp_path: Path, params: dict[str, Any], cell: str, told: str) -> None:
+    write_cohort(tmp_path, cases().assign(node=cell))
+    with pytest.raises(ConfigError, match=told):
+        facts(config(tmp_path, **params))
+
+
+def test_boxes_that_look_like_two_corners(tmp_path: Path) -> None:
+    def told(cell: str) -> bool:
+        write_cohort(tmp_path, cases().assign(node=cell))
+        return any("are they two corners?" in note for note in reader_for(config(tmp_path, **params)).scan().notes)
+
+    params = {"boxes": {"node": "node"}}
+    assert told("[2, 3, 9, 8]") and not told("[9, 8, 2, 3]")
