@@ -119,7 +119,8 @@ def main(words: Sequence[str]) -> None:
             raise ConfigError.one(key, "the cohort has no regions, so it would change nothing; leave it out")
     command.warn(suspects_of(store).lines(store.facts))
     part = own["part"] or ("val" if is_own(store, exported.card) else "all")
-    fold = fold_of(store, exported.card, content["cohort"].get("fold"), part, "cohort.fold" in stated)
+    wanted = config.fold if "fold" in config.model_fields_set else None
+    fold = fold_of(store, exported.card, wanted, part, "cohort.fold" in stated)
     rows = chosen(store, exported, own["part"], fold or 0)
     columns = groupings(store, own["groups"].split(",") if own["groups"] else None)
     weights = cast(ClassWeights, own["class_weights"])

@@ -275,3 +275,36 @@ def test_what_is_no_age_is_not_called_unknown() -> None:
     ages = pd.Series(np.r_[np.full(20, 30.0), np.full(15, 999.0), np.full(15, -1.0), [np.nan] * 10], name="age")
     told = {group: int(mask.sum()) for group, mask in grouping.groups(ages, np.arange(60))}
     assert told == {"0 years or more": 20, "not 0 to 199 years": 30, "unknown": 10}
+
+
+@pytest.mark.parametrize(
+    ("params", "note", "wanted"),
+    [
+        ({"groups": "site"}, "2 folds are given in column 'site', counted from 0 in the order of their names", "site"),
+        ({"split": "fold", "groups": None}, "folds are given in column 'fold': 0 is 'a', 1 is 'b'", "fold"),
+        ({"split": "part", "groups": "site"}, "folds are given in column 'site': 0 is 'a', 1 is 'b'", "site"),
+        ({"split": "part"}, "3 rows without an image are left out", None),  # of parts, not of folds
+        ({}, "", None),
+    ],
+)
+def test_the_column_that_names_the_folds_can_be_grouped_by(
+    params: dict[str, Any], note: str, wanted: str | None
+) -> None:
+    parts = np.array(["fold0", "fold1", "test"])
+    privileged = pd.DataFrame({"sex": ["f", "m", "f"]})
+    known = SimpleNamespace(
+        facts=facts(STUDENT, {"sex": Column("sex", "context")}),
+        manifest={"params": params, "notes": [note]},
+        split_N=parts,
+        privileged=lambda names: privileged[list(names)],
+    )
+    held = cast(Store, known)
+    assert grouping.fold_column(held) == wanted
+    assert grouping.groupings(held, None) == ["sex"], "folds are not grouped by unasked"
+    if wanted:
+        table = grouping.values_of(held, grouping.groupings(held, [wanted, "sex"]))
+        assert list(table) == [wanted, "sex"] and table[wanted].tolist() == parts.tolist()
+        assert grouping.fold_notes(held, [wanted]) == [note]
+    else:
+        with pytest.raises(ConfigError, match="no column 'part' to group by"):
+            grouping.groupings(held, ["part"])

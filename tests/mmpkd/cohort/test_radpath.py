@@ -18,6 +18,7 @@ from mmpkd.cohort.nifti import read_nifti
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.radpath import AGE, CLASS, ID
 from mmpkd.config import CohortConfig
+from mmpkd.export import slices_of
 from mmpkd.types import CohortError, ConfigError
 from tests.mmpkd.cohort.radpath_trees import (
     BRAIN,
@@ -76,6 +77,7 @@ def test_a_prepared_store(root: Path, tmp_path: Path) -> None:
     assert np.allclose(cells[["slide_0", "slide_3"]], features()[["0", "3"]])
     assert cells[AGE].to_list() == [9000.0 + one for one in range(3 * PER_PART)]
     assert any("0.45, 0.6, 0.75 of the brain's height" in note for note in store.manifest["notes"])
+    assert slices_of(store) == (0.45, 0.6, 0.75)  # which an exported student brings to `mmpkd.predict`
     outline = facts(config(root))
     assert outline.credentialed and outline.channels == 3
     assert not check_columns(["slide_0", AGE], [], outline) and check_columns([CLASS], [], outline)
