@@ -76,8 +76,8 @@ class Price:
         stopped = f", {self.hours_halving:.3g} with early stopping" if self.hours_halving < self.hours else ""
         found = [
             f"price: {self.hours:.3g} device-hours for {total:.0f} trials at full length{stopped} "
-            f"(about {_clock(self.wall_hours * 3600)} of epochs with {self.slots} at a time); "
-            f"{self.num_steps} steps timed",
+            f"(about {_clock(self.wall_hours * 3600)} of epochs with {self.slots} at a time; starting Ray and workers, "
+            f"some seconds each, and fitting teachers come on top); {self.num_steps} steps timed",
             f"  {each}",
             f"  teachers, once and apart: {_clock(self.teacher_seconds)} unless they are in the cache",
             f"  disk: cache {_bytes(self.cache_bytes)}, checkpoints {_bytes(self.checkpoint_bytes)}; "

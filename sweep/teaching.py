@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmpkd.teacher_scores import by_teacher, in_words, score_in_words, warnings
 from sweep.records import Record
@@ -34,8 +35,8 @@ def teacher_warnings(records: Sequence[Record], arms: Sequence[str]) -> list[str
     alone = max((record for record in records if _untaught(record)), key=lambda one: one.metrics[AUROC], default=None)
     told = []
     for arm in arms:
-        for name, quality in _best_of(arm, records).items():
-            told += [f"arm {arm}: {line}" for line in warnings(name, quality)]
+        for name, (quality, kind) in _best_of(arm, records).items():
+            told += [f"arm {arm}: {line}" for line in warnings(name, quality, kind)]
             auroc = quality.get(OWN, math.inf)
             if math.isnan(auroc):
                 told.append(f"arm {arm}: teacher {name!r} could not be scored on the validation patients")
@@ -48,18 +49,29 @@ def teacher_warnings(records: Sequence[Record], arms: Sequence[str]) -> list[str
     return told
 
 
-def _best_of(arm: str, records: Sequence[Record]) -> Mapping[str, Mapping[str, float]]:
-    """The scores of each teacher of an arm that is no control, where its AUROC on validation is highest."""
-    found: dict[str, Mapping[str, float]] = {}
+def _best_of(arm: str, records: Sequence[Record]) -> Mapping[str, tuple[Mapping[str, float], str]]:
+    """Scores and kind of each teacher of an arm that is no control, where its AUROC on validation is highest."""
+    found: dict[str, tuple[Mapping[str, float], str]] = {}
     for record in records:
-        controls = {name for name, one in json.loads(record.config).get("teachers", {}).items() if one.get("control")}
+        teachers = json.loads(record.config).get("teachers", {})
+        controls = {name for name, one in teachers.items() if one.get("control")}
         for name, quality in by_teacher(record.metrics).items() if record.arm == arm else ():
             if name.partition("/")[0] in controls:
                 continue
-            before = found.get(name, {}).get(OWN, math.nan)
-            if name not in found or math.isnan(before) or quality.get(OWN, math.nan) > before:
-                found[name] = quality
+            before = found[name][0].get(OWN, math.nan) if name in found else math.nan
+            if math.isnan(before) or quality.get(OWN, math.nan) > before:
+                found[name] = quality, _kind(teachers, name)
     return found
+
+
+def _kind(teachers: Mapping[str, Any], name: str) -> str:
+    """Of a teacher, or of a member of an ensemble as `<ensemble>/<member>`; empty where the configuration lacks it."""
+    own, _, member = name.partition("/")
+    found = teachers.get(own, {})
+    if member:
+        found = found.get("params", {}).get("members", {}).get(member, {})
+    kind: str = found.get("kind", "")
+    return kind
 
 
 def _untaught(record: Record) -> bool:

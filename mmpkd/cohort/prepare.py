@@ -170,6 +170,7 @@ def _build(
             "facts": asdict(facts),
             "counts": _counts(scan, split, kept, sum(entry.num_empty for entry in entries.values())),
             "bit_depth": depths[0].bits,
+            "is_stretched": any(entry.looks[0].is_stretched for entry in kept_entries),
             "window": depths[0].window,
             "clahe": depths[0].clahe,
             "view_depths": dict(zip(scan.views, depths[1:], strict=True)),

@@ -39,6 +39,8 @@ def show(store: Store, console: Console) -> Path:
     manifest, facts = store.manifest, store.facts
     counts, (bits, window, clahe) = manifest["counts"], depth_of(manifest)
     depth = f"{bits} bits" + (f", {window[0]:g} to {window[1]:g} made 0 to 255" if window else "")
+    if manifest.get("is_stretched"):  # stores that were prepared earlier do not say
+        depth = "volumes, each slice spread over 8 bits from its volume's own range"
     depth += f", CLAHE of {clahe.tiles} x {clahe.tiles} tiles clipped at {clahe.clip_limit:g}" if clahe else ""
     told = f"{counts['samples']} samples of {counts['patients']} patients, {facts.channels} x {facts.image_size} x "
     console.print(
@@ -85,15 +87,18 @@ def _parts(store: Store) -> dict[str, NDArray[np.int64]]:
 
 
 def _balance(store: Store, task: Task) -> Table:
-    """Samples by part and label. Every label of a task is known or none, unless the task is multi-label."""
+    """Samples by part and label. Every label of a task is known or none, unless the task is multi-label: then each says
+    of how many it is known."""
     labels = task.labels if task.kind == "binary" else task.logit_names
-    table = Table("part", "samples", "patients", "unknown", *labels, title=f"task {task.name} ({task.kind})")
+    is_multilabel = task.kind == "multilabel"
+    unknown = "all unknown" if is_multilabel else "unknown"
+    table = Table("part", "samples", "patients", unknown, *labels, title=f"task {task.name} ({task.kind})")
     columns = task.columns
     for name, rows in _parts(store).items():
         target, known = store.target_NK[rows, columns], store.known_NK[rows, columns]
         positive = target.sum(axis=0).astype(int)
-        if task.kind == "multilabel":
-            cells = [f"{one} of {of}" for one, of in zip(positive, known.sum(axis=0), strict=True)]
+        if is_multilabel:
+            cells = [f"{one} positive of {of} known" for one, of in zip(positive, known.sum(axis=0), strict=True)]
         else:
             counts = [int(known[:, 0].sum()) - positive[0], positive[0]] if task.kind == "binary" else positive
             cells = [str(count) for count in counts]
@@ -188,5 +193,7 @@ def _caption(store: Store, row: int) -> str:
         elif task.kind == "binary":
             words.append(task.labels[int(target[0])])
         else:
-            words += [name for name, one in zip(task.logit_names, target, strict=True) if one]
+            positive = [name for name, one in zip(task.logit_names, target, strict=True) if one]
+            unknown = [f"{name} ?" for name, one in zip(task.logit_names, known, strict=True) if not one]
+            words += [*positive, *unknown] or ["negative"]
     return ", ".join(words[:3]) + (" ..." if len(words) > 3 else "")

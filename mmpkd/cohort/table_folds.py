@@ -138,10 +138,13 @@ def _order(name: str) -> list[tuple[int, int, str]]:
 def _note(folds: list[str], sealed: str | None, params: TableParams, column: str) -> str:
     """Which fold is which: by name where the data are public."""
     if params.credentialed:
-        which = "named test" if sealed is not None and folded(sealed) == TEST else "that comes last"
+        which = "called test" if sealed is not None and folded(sealed) == TEST else "whose name comes last"
         which = "that test_fold names" if params.test_fold is not None else which
-        seal = "" if sealed is None else f"; sealed as test is the one {which}"
-        return f"{len(folds)} folds are given in column {column!r}, counted from 0 in the order of their names{seal}"
+        each = "validates in turn"
+        each += "" if sealed is None else f" but the one {which}, which is sealed as test"
+        numbers = f"those that do are folds 0 to {len(folds) - 1}, in the order of their names"
+        mend = "cohort.params.credentialed=false prints which name is which fold, if the data are public"
+        return f"each value of column {column!r} {each}; {numbers}. {mend}"
     listed = ", ".join(f"{number} is {name!r}" for number, name in enumerate(folds))
     seal = "" if sealed is None else f"; sealed as test is {sealed!r}"
     return f"folds are given in column {column!r}: {listed}{seal}"

@@ -176,7 +176,7 @@ def kept(
                 (beside / "manifest.json").write_text(sealed(manifest, indent=1))
                 shutil.rmtree(folder, ignore_errors=True)  # one without a manifest is none
                 os.replace(beside, folder)
-                for told in warnings(name, good):
+                for told in warnings(name, good, config.kind):
                     Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(
                         f"warning: {told}", highlight=False
                     )

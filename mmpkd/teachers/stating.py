@@ -81,7 +81,10 @@ def _left(section: str, also: tuple[str, ...], store: Store, fold: int) -> list[
     scores = leakage.probe(texts, {}, labels, patients, prose=[section])[section]
     if not (told := labels_told(scores, leakage.ALARM)):
         return []
-    words = "those that name it"
+    words = (
+        "credentialed: false in cohort.params names them here, for public data only; else list the commonest words of "
+        "that section yourself, apart for each label"
+    )
     if not store.facts.credentialed:
         label = max(scores, key=lambda name: scores[name])
         words = ", ".join(leakage.telling_words(texts[section], labels, patients, label)) + ", where they name it"

@@ -110,6 +110,7 @@ def test_words_of_credentialed_cohorts_are_not_shown(store: Store, cohort: Any, 
     closed = prepare(cohort.model_copy(update={"params": params}), cache)
     (line,) = said(closed, TeacherConfig(kind="text", params={"mask_labels": True}))[3:]
     assert "single words that are left still tell malignant/malignant" in line and "coronavirus" not in line
+    assert "credentialed: false in cohort.params names them here, for public data only" in line
 
 
 def test_a_sound_cohort_gives_nothing_away(tmp_path: Path) -> None:

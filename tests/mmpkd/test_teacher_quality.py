@@ -43,6 +43,9 @@ def test_a_teacher_that_states_the_label(labels: np.ndarray) -> None:
     assert found["auroc"] == found["val_auroc"] == found["agreement"] == found["leak"] == 1
     (told,) = warnings("report", found)
     assert "'report' all but states the label (out of fold: AUROC 1.000, agreement 100.0%)" in told
+    for kind, remedy in {"tabular": "near_label or forbidden", "image": "view", "text": "(mask_labels)"}.items():
+        (line,) = warnings("report", found, kind)
+        assert remedy in line and ("mask_labels" in line) == (kind == "text")
 
 
 def test_a_rare_label_makes_anyone_agree(labels: np.ndarray) -> None:

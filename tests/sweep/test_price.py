@@ -137,6 +137,7 @@ def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, stor
     expected = expected_epochs(6, 9, 3, 3) + expected_epochs(2, 9, 3, 3)  # both arms cost the same
     assert stopped.hours_halving == pytest.approx(12 * each / 3600 * expected / 18)
     text = "\n".join(stopped.lines())
+    assert "at a time; starting Ray and workers, some seconds each, and fitting teachers come on top)" in text
     assert "none 6 x" in text and "with early stopping" in text and "2 GB of 8 GB" in text
     assert json.loads(json.dumps(stopped.as_json()))["auroc_error"] == pytest.approx(auroc_error(store, 0))
 

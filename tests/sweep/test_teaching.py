@@ -90,6 +90,17 @@ def test_members_of_an_ensemble_are_warned_of_by_name() -> None:
     assert teachers_in_words(ensemble) == "both 0.900 ± 0.040"
 
 
+def test_who_states_the_label_is_advised_by_its_kind() -> None:
+    scores = scored(0.9, name="both") | scored(0.9, name="both/findings") | scored(0.9, name="both/report")
+    scores |= {f"both/{name}/{key}": 1.0 for name in ("findings", "report") for key in ("leak", "auroc")}
+    members = {"findings": {"kind": "tabular"}, "report": {"kind": "text"}}
+    ensemble = taught(scores, {"both": {"kind": "ensemble", "params": {"members": members}}})
+    findings, report = teacher_warnings([NONE, ensemble], ARMS)
+    assert "'both/findings' all but states the label" in findings and "the role near_label or forbidden" in findings
+    assert "'both/report' all but states the label" in report and "(mask_labels)" in report
+    assert "mask_labels" not in findings
+
+
 def test_a_teacher_that_is_silent_on_validation() -> None:
     silent = taught(scored(math.nan, math.nan), TEACHERS)
     assert teacher_warnings([NONE, silent], ARMS) == [

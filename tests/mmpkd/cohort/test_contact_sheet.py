@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +49,25 @@ def test_views_stand_beside_their_image(root: Path, monkeypatch: pytest.MonkeyPa
         assert name == f"case{value // 2}.png" and label in ("benign", "malignant")
     (store.path / "views" / "mri.npy").unlink()
     assert {title for title, _ in drawn(store, monkeypatch)[1::2]} == {"late"}
+
+
+def test_unknown_labels_are_told_from_negative_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four patients in turn: positive and unknown, both negative, negative and unknown, both unknown."""
+    cells = {"nodule": ["1", "0", "", ""], "edema": ["", "0", "0", ""]}
+    table = cases().assign(**{name: np.resize(np.repeat(each, 2), 60) for name, each in cells.items()})
+    tasks = {"findings": {"kind": "multilabel", "labels": ["nodule", "edema"]}}
+    table.loc[[0, 9, 16, 25, 32, 41, 48, 57], "edema"] = "1"
+    write_cohort(tmp_path, table)
+    store = prepare(config(tmp_path, tasks=tasks, credentialed=True), tmp_path / "cache")
+    titles = {title for title, _ in drawn(store, monkeypatch)}
+    assert titles == {"nodule, edema", "nodule, edema ?", "negative", "nodule ?", "?"}
+    console = Console(file=io.StringIO(), width=200)
+    show(store, console)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [re.findall(r"\d+", line) for line in text.splitlines() if "positive of" in line]
+    assert "all unknown" in text
+    counted = np.array([row[-4:] for row in rows], int).sum(axis=0)
+    assert counted.tolist() == [16, 32, 8, 38], "positive and known, of nodule and of edema"
 
 
 def test_a_credentialed_sample_has_no_name(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

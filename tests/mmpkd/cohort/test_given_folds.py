@@ -54,6 +54,15 @@ def test_each_name_is_a_fold_and_the_last_is_sealed(tmp_path: Path, key: str) ->
     assert "folds are given in column 'part': 0 is '2', 1 is '9'; sealed as test is '10'" in store.manifest["notes"]
 
 
+def test_which_site_is_sealed_may_be_named(tmp_path: Path) -> None:
+    store, names = store_of(tmp_path, ["Boston", "Lodz", "Turku"], split=None, groups="part", test_fold="Boston")
+    assert names_at(store, names) == {
+        "train": [["Turku"], ["Lodz"]],
+        "val": [["Lodz"], ["Turku"]],
+        "test": [["Boston"], ["Boston"]],
+    }
+
+
 @pytest.mark.parametrize(
     ("names", "test_fold", "sealed"),
     [
@@ -109,8 +118,12 @@ def test_a_fold_that_is_not_there(tmp_path: Path) -> None:
 
 def test_a_private_table_does_not_name_its_sites(tmp_path: Path) -> None:
     store, _ = store_of(tmp_path, ["Boston", "Lodz", "Turku"], credentialed=True)
-    message = "2 folds are given in column 'part', counted from 0 in the order of their names"
-    assert f"{message}; sealed as test is the one that comes last" in store.manifest["notes"]
+    message = (
+        "each value of column 'part' validates in turn but the one whose name comes last, which is sealed as test; "
+        "those that do are folds 0 to 1, in the order of their names. cohort.params.credentialed=false prints which "
+        "name is which fold, if the data are public"
+    )
+    assert message in store.manifest["notes"]
     assert not any(name in (store.path / "manifest.json").read_text() for name in ("Boston", "Lodz", "Turku"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import BadSample, Section
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.regions import box_mask, polygon_mask, read_box_list, read_polygons
+from mmpkd.cohort.show import show
 from mmpkd.config import CohortConfig
 from mmpkd.types import ConfigError
 from tests.mmpkd.cohort.cbis_trees import write_dicom
@@ -197,6 +200,13 @@ def volumes(root: Path, mask: np.ndarray | None = None, axes: Any = RAS) -> Coho
         (root / "mask.nii").write_bytes(nifti(mask, axes))
     table.to_csv(root / "cases.csv", index=False)
     return config(root, boxes={"node": "node"})
+
+
+def test_show_says_that_volumes_are_spread_by_their_own_range(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    show(prepare(volumes(tmp_path / "raw"), tmp_path / "cache"), console)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "15 x 15 from volumes, each slice spread over 8 bits from its volume's own range" in text
 
 
 @pytest.mark.parametrize("axes", [RAS, LPS])
