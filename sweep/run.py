@@ -67,7 +67,7 @@ a sweep leaves in STORAGE/NAME
   space.yaml, plan.json, journal.log (Optuna), checkpoints of the front, errors/ of failed trials
 
 Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end it in good order within about ten seconds, and
-the same command goes on; what trains then loses its epoch at most. A second Ctrl-C does not wait for tables and report.
+the same command goes on; what trains then loses its epoch at most. A second Ctrl-C waits for nothing.
 Without RAY_ADDRESS it runs on the cores and the memory that this process may use, by taskset, control
 groups (containers) or batch system; Ray's sockets go below TMPDIR if that is short, else /tmp, or RAY_TMPDIR.
 
