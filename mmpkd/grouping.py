@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort.facts import ADMITTED, Facts
 from mmpkd.cohort.store import Store
+from mmpkd.cohort.table_folds import given_in
 from mmpkd.config import near
 from mmpkd.types import ConfigError, Mistake
 
@@ -65,7 +66,7 @@ def fold_notes(store: Store, columns: Sequence[str]) -> list[str]:
 
 
 def _notes(store: Store, name: str | None) -> list[str]:
-    return [note for note in store.manifest["notes"] if name and f"given in column {name!r}" in note]
+    return [note for note in store.manifest["notes"] if name and note.startswith(given_in(name))]
 
 
 def values_of(store: Store, columns: Sequence[str]) -> pd.DataFrame:

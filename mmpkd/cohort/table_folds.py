@@ -140,11 +140,16 @@ def _note(folds: list[str], sealed: str | None, params: TableParams, column: str
     if params.credentialed:
         which = "called test" if sealed is not None and folded(sealed) == TEST else "whose name comes last"
         which = "that test_fold names" if params.test_fold is not None else which
-        each = "validates in turn"
+        each = "each of its values validates in turn"
         each += "" if sealed is None else f" but the one {which}, which is sealed as test"
         numbers = f"those that do are folds 0 to {len(folds) - 1}, in the order of their names"
         mend = "cohort.params.credentialed=false prints which name is which fold, if the data are public"
-        return f"each value of column {column!r} {each}; {numbers}. {mend}"
+        return f"{given_in(column)}: {each}; {numbers}. {mend}"
     listed = ", ".join(f"{number} is {name!r}" for number, name in enumerate(folds))
     seal = "" if sealed is None else f"; sealed as test is {sealed!r}"
-    return f"folds are given in column {column!r}: {listed}{seal}"
+    return f"{given_in(column)}: {listed}{seal}"
+
+
+def given_in(column: str) -> str:
+    """How the note on given folds begins, by which `mmpkd/grouping.py` knows their column in a store."""
+    return f"folds are given in column {column!r}"

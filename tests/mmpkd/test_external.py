@@ -280,7 +280,7 @@ def test_what_is_no_age_is_not_called_unknown() -> None:
 @pytest.mark.parametrize(
     ("params", "note", "wanted"),
     [
-        ({"groups": "site"}, "2 folds are given in column 'site', counted from 0 in the order of their names", "site"),
+        ({"groups": "site"}, "folds are given in column 'site': each of its values validates in turn", "site"),
         ({"split": "fold", "groups": None}, "folds are given in column 'fold': 0 is 'a', 1 is 'b'", "fold"),
         ({"split": "part", "groups": "site"}, "folds are given in column 'site': 0 is 'a', 1 is 'b'", "site"),
         ({"split": "part"}, "3 rows without an image are left out", None),  # of parts, not of folds
