@@ -120,8 +120,8 @@ def test_a_private_table_does_not_name_its_sites(tmp_path: Path) -> None:
     store, _ = store_of(tmp_path, ["Boston", "Lodz", "Turku"], credentialed=True)
     message = (
         "folds are given in column 'part': each of its values validates in turn but the one whose name comes last, "
-        "which is sealed as test; those that do are folds 0 to 1, in the order of their names. cohort.params.credentialed=false prints which "
-        "name is which fold, if the data are public"
+        "which is sealed as test; those that do are folds 0 to 1, in the order of their names. "
+        "cohort.params.credentialed=false prints which name is which fold, if the data are public"
     )
     assert message in store.manifest["notes"]
     assert not any(name in (store.path / "manifest.json").read_text() for name in ("Boston", "Lodz", "Turku"))
