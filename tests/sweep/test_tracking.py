@@ -131,6 +131,16 @@ def test_the_next_driver_goes_on_where_the_last_one_stopped(tmp_path: Path, addr
     }
 
 
+def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None:
+    spool, other = Spool(tmp_path / "spool.jsonl"), f"sqlite:///{tmp_path / 'other.db'}"
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "running")  # the end of a trial would be missed, and all be told again for its sake
+    drain(address, "moved-on", spool)
+    drain(other, "moved-on", spool)
+    statuses = {number: run.info.status for number, run in runs(other, "moved-on").items() if number >= 0}
+    assert statuses == {0: "RUNNING"}
+
+
 def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path / "spool.jsonl")
     spool.append("sweep", id="x")
