@@ -45,7 +45,7 @@ from mmpkd.stats import Interval, paired_interval
 from mmpkd.train import train
 from mmpkd.validation import Evaluator
 
-SEEDS = (5, 6, 7, 8, 9)  # a fainter texture was tried on 0 to 4 (docs/decisions.md)
+SEEDS = (5, 6, 7, 8, 9)  # a fainter texture was tried on 0 to 4 (docs/decisions/objectives.md)
 SPACE = Path(__file__).parents[1] / "search_spaces" / "guidance.yaml"
 KNOBS = {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 32}  # those of known_answer.py
 VARIANTS = {"none": "I", "superior": "S", "guided": "G(I)", "guided_joint": "G(I)+I", "both": "S+I"}
