@@ -194,11 +194,11 @@ def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
 
     for name, stand_in in {
         "cluster.cluster": contextlib.nullcontext,
-        "driver.share_of": lambda *_: Share(1.0, 0.0),
-        "driver.slots": lambda _: 1,
-        "driver.idle_gpus": lambda: 0,
-        "driver.cores_of_a_machine": lambda: 2.0,
-        "driver.drive": drive,
+        "workers.tune.share_of": lambda *_: Share(1.0, 0.0),
+        "workers.tune.slots": lambda _: 1,
+        "workers.tune.idle_gpus": lambda: 0,
+        "workers.tune.cores_of_a_machine": lambda: 2.0,
+        "workers.tune.drive": drive,
     }.items():
         monkeypatch.setattr(f"sweep.{name}", stand_in)
     swept(tmp_path, "trials=5", *words, play=None)

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from mmpkd.cohort import journal
-from mmpkd.machine.resources import Allowance, cores, memory, resources
+from mmpkd.machine import resources
+from mmpkd.machine.resources import Allowance, cores, memory
 from mmpkd.types import ConfigError
 
 GIGABYTE = 2**30

@@ -12,8 +12,8 @@ from rich.console import Console
 from mmpkd.cohort.facts import Column, Facts
 from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError, ConfigError, lay_out
+from sweep.plan import plan as planning
 from sweep.plan.plan import Plan, plan
-from sweep.plan.plan import plan as planning
 from sweep.space.loading import shipped
 from sweep.space.show import render
 from sweep.space.space import load_space

@@ -13,7 +13,8 @@ import pytest
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.probe import Cost, StandIn, stand_in
-from sweep.plan.plan import plan, timing
+from sweep.plan import timing
+from sweep.plan.plan import plan
 from sweep.plan.price import Price, Timed, auroc_error, epoch_seconds, expected_epochs, fronts, price
 from sweep.plan.timing import Timing, extremes, throughput
 from sweep.search.halving import Rung

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
-from tests.sweep.test_tracking import drain, runs
 
 from sweep.reports.names import LONGEST, ServerNames
 from sweep.storage.records import Spool
+from tests.sweep.reports.test_mlflow import drain, runs
 
 AWKWARD = (
     *("val/auroc/size/<5 mm", "val/auroc/size/>5 mm", "val/auroc/size/≤5 mm", "val/auroc/size/_5 mm"),

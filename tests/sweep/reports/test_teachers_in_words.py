@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sweep.test_report import ARMS, GOALS, record, reported, said, summed_up
 
 from sweep.reports.console import front_table
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.storage.records import Record
+from tests.sweep.reports.test_html import ARMS, GOALS, record, reported, said, summed_up
 
 NONE = record(1, 0.70, 0.20)
 

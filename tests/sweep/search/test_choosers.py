@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sweep.test_sampling import SPACE, run, sight_of, space_of
 
 from sweep.search.choosers import At, Even, Replay, Unfit
 from sweep.space.draw import draw
+from tests.sweep.search.test_samplers import SPACE, run, sight_of, space_of
 
 
 def test_an_even_point_depends_on_its_index_alone(tmp_path: Path) -> None:

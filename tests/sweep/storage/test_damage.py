@@ -13,7 +13,6 @@ from typing import Any
 import pandas as pd
 import pytest
 from rich.console import Console
-from tests.sweep.test_trial import epochs_of, job, worker_for
 
 from mmpkd.types import UserError
 from sweep import status
@@ -27,6 +26,7 @@ from sweep.storage.failures import error_file, told_error
 from sweep.storage.reader import read_sweep
 from tests.damage import BINARY, FOLDER, TEXT, harm
 from tests.sweep.swept import Killed, dead, dies, left, swept, untracked
+from tests.sweep.workers.test_worker import epochs_of, job, worker_for
 
 __all__ = ["dead", "left", "untracked"]  # fixtures
 

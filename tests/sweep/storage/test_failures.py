@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 from ray.exceptions import RayError, WorkerCrashedError
-from tests.sweep.test_trial import job, worker_for
 
 from mmpkd.types import ConfigError, UserError
-from sweep.plan.plan import timing
+from sweep.plan import timing
 from sweep.run import read_words
 from sweep.storage.continuation import held
 from sweep.storage.failures import cause_of, message_of
 from sweep.workers.worker import checkpoints_of
 from tests.sweep.fake import FakeWorker
 from tests.sweep.swept import swept, untracked
+from tests.sweep.workers.test_worker import job, worker_for
 
 __all__ = ["untracked"]  # a fixture
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
-from tests.sweep.test_tracking import drain, runs
 
 from mmpkd.config import fingerprint
 from sweep import status
@@ -21,6 +20,7 @@ from sweep.storage.database import follow_move
 from sweep.storage.events import Spool
 from sweep.storage.reader import continuing, read_sweep
 from tests.sweep.folders import make
+from tests.sweep.reports.test_mlflow import drain, runs
 from tests.sweep.swept import numbers, swept
 
 

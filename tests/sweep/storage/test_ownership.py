@@ -8,13 +8,13 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from tests.sweep.test_trial import epochs_of, job, worker_for
 
 from sweep.search.searcher import Search
 from sweep.storage.events import read_plan
 from sweep.storage.reader import read_sweep
 from tests.sweep.fake import report
 from tests.sweep.swept import dead, events, from_lr, left, numbers, refused, states, swept, untracked
+from tests.sweep.workers.test_worker import epochs_of, job, worker_for
 
 __all__ = ["dead", "left", "untracked"]  # fixtures
 
