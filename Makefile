@@ -1,7 +1,7 @@
 # Needs Python 3.11 or newer and make; everything else comes from the package index into .venv.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help install sweep test check format clean
+.PHONY: help install sweep test check format docs clean
 
 # python3.11 is what constraints.txt was resolved with, hence first.
 PYTHON ?= $(shell for name in python3.11 python3.12 python3; do \
@@ -33,6 +33,9 @@ check: $(INSTALLED)  ## Lint, format and types, as in CI
 format: $(INSTALLED)  ## Put code into the form that check wants
 	$(BIN)/python -m ruff check --fix .
 	$(BIN)/python -m ruff format .
+
+docs: $(INSTALLED)  ## The pages of docs/ as a site in build/docs, warnings as errors
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs build/docs
 
 clean:  ## Remove .venv and tool caches; runs/ and cache/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache

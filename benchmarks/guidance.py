@@ -45,7 +45,7 @@ from mmpkd.scoring.stats import Interval, paired_interval
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.train import train
 
-SEEDS = (5, 6, 7, 8, 9)  # a fainter texture was tried on 0 to 4 (docs/decisions.md)
+SEEDS = (5, 6, 7, 8, 9)  # a fainter texture was tried on 0 to 4 (docs/decisions/objectives.md)
 SPACE = Path(__file__).parents[1] / "search_spaces" / "guidance.yaml"
 KNOBS = {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 32}  # those of known_answer.py
 VARIANTS = {"none": "I", "superior": "S", "guided": "G(I)", "guided_joint": "G(I)+I", "both": "S+I"}

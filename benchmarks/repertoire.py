@@ -1,7 +1,7 @@
 """What `known_answer.py --all` runs: each objective with one natural teacher, each kind of teacher with `logits`.
 
 A row is a teacher and an objective as a configuration has them; all else is SHARED of known_answer.py. Weights and
-temperatures were chosen on seeds 100 to 102 (docs/decisions.md).
+temperatures were chosen on seeds 100 to 102 (docs/decisions/known_answer.md).
 """
 
 from __future__ import annotations

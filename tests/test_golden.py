@@ -1,7 +1,7 @@
 """Figures that no refactoring may move: fingerprints, losses, a sweep's table, a plan's text.
 
 They lie in `tests/golden/` as the code of a known commit made them. A change that is meant to move one says so in
-`docs/decisions.md` and writes them anew:
+`docs/decisions/` and writes them anew:
 `WRITE_GOLDEN=1 python -m pytest -n 0 tests/test_golden.py`.
 
 Fingerprints, the plan and the sweep (whose trainings are trivial arithmetic) are compared to the last digit. So are

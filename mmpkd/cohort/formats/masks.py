@@ -1,7 +1,7 @@
 """A file that draws a region to the mask that it is. A region is told from the edge of another by its shape.
 
 Smoothing and lossy compression leave values between dark and bright along a region's edge, but none that nine
-neighbours share, nor nearly share: what is solid is a region (docs/decisions.md, 2026-11-26, has what was tried).
+neighbours share, nor nearly share: what is solid is a region (docs/decisions/images.md lists what was tried).
 """
 
 from __future__ import annotations

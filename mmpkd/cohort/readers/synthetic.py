@@ -7,7 +7,7 @@ marker and explains even their errors by it. In validation and test labels are t
 marker is independent of it, so that student is no better than chance and looks at the marker.
 The privileged views (table, text, superior image) speak of the truth and never of the marker or of
 the label's error: a teacher fitted to them, noisy labels and all, has no use for the marker.
-`benchmarks/known_answer.py` measures what follows; `docs/decisions.md` says how the knobs were chosen.
+`benchmarks/known_answer.py` measures what follows; `docs/decisions/known_answer.md` says how the knobs were chosen.
 """
 
 from __future__ import annotations

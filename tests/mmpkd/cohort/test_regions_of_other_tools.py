@@ -1,4 +1,4 @@
-"""README's conversions of COCO and LabelMe files give cells that the table reader draws."""
+"""The conversions of COCO and LabelMe files in docs/your_own_data.md give cells that the table reader draws."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ SQUARE, FAR = [[2, 3], [6, 3], [6, 5], [2, 5]], [[10, 10], [12, 10], [12, 12]]
 
 
 def block(first_line: str, after: str) -> str:
-    """The Python block of the README that follows `after` and starts with this line."""
-    text = (Path(__file__).parents[3] / "README.md").read_text().partition(after)[2]
+    """The Python block of the page that follows `after` and starts with this line."""
+    text = (Path(__file__).parents[3] / "docs" / "your_own_data.md").read_text().partition(after)[2]
     code = text.partition("```python\n")[2].partition("```")[0]
     assert code.startswith(first_line)
     return code
