@@ -43,11 +43,11 @@ from mmpkd import export
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, TrialConfig, read_yaml
-from mmpkd.external import REPLICATES, interval
-from mmpkd.stats import Floats, Interval, macro, patient_weights, weighted_auroc, weighted_mean
+from mmpkd.scoring.stats import Floats, Interval, macro, patient_weights, weighted_auroc, weighted_mean
+from mmpkd.scoring.subgroups import REPLICATES, interval
+from mmpkd.scoring.validation import Evaluator
 from mmpkd.teachers.outputs import cached_outputs
 from mmpkd.train import train
-from mmpkd.validation import Evaluator
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "breast.yaml"
 OPTIMIZER = {"lr": 1e-3, "weight_decay": 0.05, "batch_size": 16}

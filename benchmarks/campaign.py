@@ -21,7 +21,7 @@ from rich.progress import Progress
 
 import mmpkd
 from mmpkd.config import TrialConfig, fingerprint
-from mmpkd.stats import Interval
+from mmpkd.scoring.stats import Interval
 
 Key = TypeVar("Key", bound=Hashable)
 

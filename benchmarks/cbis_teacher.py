@@ -22,7 +22,7 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
-from mmpkd.cohort.cbis_ddsm import OF_KIND, CbisDdsm, CbisDdsmParams
+from mmpkd.cohort.readers.cbis_ddsm.reader import OF_KIND, CbisDdsm, CbisDdsmParams
 from mmpkd.teachers.tabular import Tabular, TabularParams
 
 WITHIN = 0.02

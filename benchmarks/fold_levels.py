@@ -20,10 +20,10 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from mmpkd import classify
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, validate
 from mmpkd.fit import task_loss
+from mmpkd.scoring import classify
 from mmpkd.teachers import TEACHERS
 from mmpkd.teachers.outputs import folds, out_of_fold
 

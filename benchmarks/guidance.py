@@ -41,9 +41,9 @@ from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TrialConfig, read_yaml
-from mmpkd.stats import Interval, paired_interval
+from mmpkd.scoring.stats import Interval, paired_interval
+from mmpkd.scoring.validation import Evaluator
 from mmpkd.train import train
-from mmpkd.validation import Evaluator
 
 SEEDS = (5, 6, 7, 8, 9)  # a fainter texture was tried on 0 to 4 (docs/decisions/objectives.md)
 SPACE = Path(__file__).parents[1] / "search_spaces" / "guidance.yaml"

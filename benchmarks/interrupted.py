@@ -48,11 +48,11 @@ from rich.table import Table
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks.witness import Kill, Watch, descendants, events_of, extra_epochs, faults, lines_of, logged, told
-from mmpkd.machine import cores
+from mmpkd.machine.resources import cores
 
 SPACE = ("space=demo", "name=interrupted", "epochs=8")
 COHORT = ("cohort.params.train=400", "cohort.params.val=100", "cohort.params.test=12")
-LOADED = ("mmpkd.train", "sweep.plan", "sweep.closing", "sweep.driver")  # by every driver
+LOADED = ("mmpkd.train", "sweep.plan.plan", "sweep.reports.final", "sweep.workers.tune")  # by every driver
 FINAL = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 AT_A_TIME = 2  # trials
 SHARE = 0.8  # of the trials, by which all kills are due: the last ones must find something to kill
@@ -99,10 +99,10 @@ class Forked:
 
 
 def drive(words: Sequence[str]) -> int:
-    from sweep.plan import plan
+    from sweep.plan.plan import plan
     from sweep.run import read_words, sweep
-    from sweep.space import load_space
-    from sweep.trial import TrialWorker
+    from sweep.space.space import load_space
+    from sweep.workers.worker import TrialWorker
 
     sys.argv = ["sweep.run", *words]
     said, mistakes = read_words(words)

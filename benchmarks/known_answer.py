@@ -46,7 +46,7 @@ from benchmarks import campaign
 from benchmarks.campaign import source_hash, told, versions, write
 from benchmarks.repertoire import FAINT, FLIPS, NETWORK, ROWS, SMOOTHING
 from mmpkd.config import TrialConfig
-from mmpkd.stats import Interval, holm, paired_interval
+from mmpkd.scoring.stats import Interval, holm, paired_interval
 from mmpkd.train import train
 
 SEEDS = (0, 1, 2, 3, 4)

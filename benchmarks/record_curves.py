@@ -28,8 +28,8 @@ from mmpkd.command import own_words, run
 from mmpkd.config import TrialConfig, validate
 from mmpkd.train import train
 from mmpkd.types import ConfigError, EpochReport
-from sweep.draw import Drawn, draw
-from sweep.space import Space, load_space
+from sweep.space.draw import Drawn, draw
+from sweep.space.space import Space, load_space
 
 FOLDER: Final = Path(__file__).resolve().parent / "curves"
 EPOCHS: Final = 27

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution
 
 from benchmarks.record_curves import GOALS
-from sweep.front import hypervolume
+from sweep.pareto import hypervolume
 
 SHARE: Final = 0.95
 FLOOR: Final = (0.5, 0.0)

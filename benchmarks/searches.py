@@ -16,14 +16,14 @@ from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.record_curves import EPOCHS, GOALS
 from benchmarks.recorded import Curves, Row
-from sweep.books import Books
-from sweep.choosers import Asked
-from sweep.draw import draw
-from sweep.halving import ArmHalving
-from sweep.records import Spool
-from sweep.search import Search
-from sweep.space import Space
-from sweep.studies import Studies
+from sweep.search.choosers import Asked
+from sweep.search.halving import ArmHalving
+from sweep.search.searcher import Search
+from sweep.search.state import Books
+from sweep.search.studies import Studies
+from sweep.space.draw import draw
+from sweep.space.space import Space
+from sweep.storage.records import Spool
 
 
 @dataclass

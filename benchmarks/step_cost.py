@@ -29,14 +29,14 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from mmpkd import classify
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
+from mmpkd.scoring import classify
+from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
 from mmpkd.train import batches, descend, loss_terms
-from mmpkd.validation import Evaluator
 
 BATCH, NUM_VALIDATION = 16, 64
 LIMITS = {"cached logits": 1.05, "cached features": 1.08, "validation with maps and scores": 1.15}

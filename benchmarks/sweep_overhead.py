@@ -56,12 +56,12 @@ from benchmarks.trivial import (
     words_of,
 )
 from mmpkd.config import TrialConfig
-from sweep.books import Books
 from sweep.cluster import cluster
-from sweep.progress import Progress
+from sweep.reports.progress import Progress
 from sweep.run import sweep
-from sweep.sampling import Sampling, Sight
-from sweep.search import Search
+from sweep.search.samplers import Sampling, Sight
+from sweep.search.searcher import Search
+from sweep.search.state import Books
 
 LIMIT, GROWTH, AT = 0.25, 3.0, 1000  # seconds per trial after AT trials; and over no history
 

@@ -20,15 +20,15 @@ from ray import tune
 from benchmarks.witness import descendants
 from mmpkd.config import CohortConfig, TrialConfig, fingerprint
 from mmpkd.types import EpochReport
-from sweep.choosers import Asked
-from sweep.draw import draw
-from sweep.files import Spool, write_whole
-from sweep.halving import Arrival
 from sweep.run import Words, read_words
-from sweep.sampling import Sight
-from sweep.space import Space, dump_space, load_space
-from sweep.studies import Ending, Studies
-from sweep.trial import TrialWorker
+from sweep.search.choosers import Asked
+from sweep.search.halving import Arrival
+from sweep.search.samplers import Sight
+from sweep.search.studies import Ending, Studies
+from sweep.space.draw import draw
+from sweep.space.space import Space, dump_space, load_space
+from sweep.storage.events import Spool, write_whole
+from sweep.workers.worker import TrialWorker
 
 SPACE: Final = """
 cohort: {reader: synthetic}

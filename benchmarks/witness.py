@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport
-from sweep.trial import TrialWorker, attempts_of
+from sweep.workers.worker import TrialWorker, attempts_of
 
 LOG: Final = "trained.log"  # in the sweep's folder, appended to by workers only
 PATIENCE: Final = 30.0  # seconds after a kill by which every process of the driver must have gone

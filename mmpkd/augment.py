@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpkd.config import AugmentationConfig
-from mmpkd.priors import inside
+from mmpkd.scoring.baselines import inside
 
 
 class View(NamedTuple):

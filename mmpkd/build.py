@@ -8,14 +8,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmpkd import stage_check, teachers
+from mmpkd import stage_validation, teachers
 from mmpkd.cohort import READERS
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import IMAGE, STUDENT, TASK, ObjectiveConfig, Strict, TrialConfig, near, validate
 from mmpkd.fit import seeded
+from mmpkd.near_names import paths_of
 from mmpkd.objectives import OBJECTIVES, Objective
-from mmpkd.saliency import MAPS, columns_explained
-from mmpkd.spelling import paths_of
+from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.student import Student, announced, build_student
 from mmpkd.types import ConfigError, Mistake, Needs, Offer
 
@@ -96,7 +96,7 @@ def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
             drafts[label] = _draft(objective, facts)
     sound = student is not None and len(drafts) == len(config.active_objectives())
     if student is not None and sound:
-        mistakes += stage_check.check(config, student, drafts)
+        mistakes += stage_validation.check(config, student, drafts)
     return mistakes
 
 

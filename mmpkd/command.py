@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from mmpkd.faults import behind, machine_fault, with_fault
+from mmpkd.machine.errors import behind, machine_fault, with_fault
 from mmpkd.types import ConfigError, Mistake, UserError
 
 

@@ -25,10 +25,10 @@ from pydantic import (
     model_serializer,
 )
 
-from mmpkd.files import overridden as overridden  # these three are looked for here
-from mmpkd.files import read_yaml as read_yaml
-from mmpkd.spelling import near as near
-from mmpkd.spelling import near_path, paths_of
+from mmpkd.machine.files import overridden as overridden  # these three are looked for here
+from mmpkd.machine.files import read_yaml as read_yaml
+from mmpkd.near_names import near as near
+from mmpkd.near_names import near_path, paths_of
 from mmpkd.types import ConfigError, Mistake
 
 Positive = Annotated[int, Field(gt=0)]

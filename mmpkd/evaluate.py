@@ -13,16 +13,19 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from mmpkd import classify, command, export
+from mmpkd import command, export
 from mmpkd.cohort import splits
 from mmpkd.cohort.decode import depth_of
-from mmpkd.cohort.depths import contrast_of
+from mmpkd.cohort.formats.bit_depths import contrast_of
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, near, overridden, read_yaml, validate
 from mmpkd.export import Card, Exported, source_of, tempered
-from mmpkd.external import (
+from mmpkd.scoring import classify
+from mmpkd.scoring.grouping import FEWEST, alone, fold_notes, groupings, values_of
+from mmpkd.scoring.patients import by_patient
+from mmpkd.scoring.subgroups import (
     REPLICATES,
     Answers,
     ClassWeights,
@@ -31,10 +34,8 @@ from mmpkd.external import (
     by_label,
     by_region,
 )
-from mmpkd.grouping import FEWEST, alone, fold_notes, groupings, values_of
-from mmpkd.patients import by_patient
+from mmpkd.scoring.validation import Evaluator, Labels
 from mmpkd.types import ConfigError, Mistake
-from mmpkd.validation import Evaluator, Labels
 
 PARTS = ("all", "train", "val", "test")
 TITLES = {  # what differs from a training's numbers of the same name stands beside the table

@@ -24,17 +24,17 @@ from safetensors.torch import save
 from scipy.optimize import minimize_scalar
 from sklearn.metrics import roc_curve
 
-from mmpkd import classify
 from mmpkd.cohort.decode import Depth, depth_of, read_depth
 from mmpkd.cohort.facts import Facts
-from mmpkd.cohort.nifti import is_nifti
+from mmpkd.cohort.formats.nifti import is_nifti
+from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.table_params import TableParams
 from mmpkd.config import StudentConfig, TrialConfig, fingerprint
 from mmpkd.fit import task_loss
 from mmpkd.objectives.guidance import Guided
-from mmpkd.saliency import MAPS
-from mmpkd.stats import Floats
+from mmpkd.scoring import classify
+from mmpkd.scoring.saliency import MAPS
+from mmpkd.scoring.stats import Floats
 from mmpkd.student import Student, build_student
 from mmpkd.types import ConfigError, Task
 

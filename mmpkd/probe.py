@@ -28,7 +28,8 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.source import scanned
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
-from mmpkd.machine import memory
+from mmpkd.machine.resources import memory
+from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.student import build_student
 from mmpkd.teachers import TEACHERS, sized
@@ -38,7 +39,6 @@ from mmpkd.teachers.online import untaught
 from mmpkd.teachers.outputs import HIDDEN, NUM_FOLDS, CachedOutputs, folds
 from mmpkd.train import batches, descend, loss_terms
 from mmpkd.types import Needs, TeacherError
-from mmpkd.validation import Evaluator
 
 MOST_VALIDATED = 512  # images that a validation is timed on; the rest is extrapolated
 FEW_TAUGHT, MOST_TAUGHT = 128, 5000  # samples that a teacher's fit is timed on; likewise

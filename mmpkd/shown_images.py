@@ -11,8 +11,8 @@ import numpy as np
 
 from mmpkd.cohort.decode import Look, read_image
 from mmpkd.cohort.facts import BadSample
-from mmpkd.cohort.masks import FEW_VALUES, two_valued
-from mmpkd.cohort.nifti import is_nifti, read_slices
+from mmpkd.cohort.formats.masks import FEW_VALUES, two_valued
+from mmpkd.cohort.formats.nifti import is_nifti, read_slices
 from mmpkd.export import Card
 
 OTHER_FILES = re.compile(

@@ -18,12 +18,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from mmpkd.checksums import DamagedError, require_whole_archive
 from mmpkd.cohort.store import Store
 from mmpkd.config import STUDENT, EvaluationConfig, StageConfig, TrialConfig, fingerprint
 from mmpkd.fit import optimizer_for
+from mmpkd.machine.checksums import DamagedError, require_whole_archive
 from mmpkd.objectives import Objective
-from mmpkd.stage_check import concerned, part_of
+from mmpkd.stage_validation import concerned, part_of
 from mmpkd.student import Student
 from mmpkd.teachers.answers import Answers
 from mmpkd.teachers.fitting import content_hash

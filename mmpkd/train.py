@@ -39,12 +39,12 @@ from mmpkd.fit import (
     seeded,
     task_loss,
 )
-from mmpkd.machine import cores
+from mmpkd.machine.resources import cores
+from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import qualities, teach
 from mmpkd.teachers.stating import before_teaching
 from mmpkd.types import Batch, ConfigError, EpochReport
-from mmpkd.validation import Evaluator
 
 HELP = """\
 python -m mmpkd.train config=FILE [key=value ...]

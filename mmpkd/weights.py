@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from mmpkd.config import NetworkConfig
-from mmpkd.faults import machine_fault
+from mmpkd.machine.errors import machine_fault
 from mmpkd.types import ConfigError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")

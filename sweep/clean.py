@@ -17,9 +17,9 @@ from rich.filesize import decimal
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
-from sweep.folder import held
-from sweep.front import admit
-from sweep.outside import LOCK, STORAGE, Sweep, is_held, read_sweep, read_words, sweeps_under, unknown
+from sweep.pareto import admit
+from sweep.storage.continuation import held
+from sweep.storage.reader import LOCK, STORAGE, Sweep, is_held, read_sweep, read_words, sweeps_under, unknown
 
 HELP = """\
 usage: python -m sweep.clean [NAME] [key=value ...]

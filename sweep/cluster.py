@@ -17,7 +17,7 @@ import grpc
 import ray
 from ray._private.services import canonicalize_bootstrap_address_or_die
 
-from mmpkd.machine import cores, memory
+from mmpkd.machine.resources import cores, memory
 from mmpkd.types import UserError
 from sweep import interrupt
 

@@ -19,16 +19,16 @@ from mmpkd.command import own_words, plain_console
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.interrupt import leave, requests_end_the_driver
-from sweep.source import SHORTCUTS, shipped
-from sweep.space import PATHS_OF_SPACE, Space, dump_space, load_space
-from sweep.trials import run_trials
+from sweep.space.loading import SHORTCUTS, shipped
+from sweep.space.space import PATHS_OF_SPACE, Space, dump_space, load_space
+from sweep.workers.trials import run_trials
 
 if TYPE_CHECKING:  # ray, torch and optuna are loaded once the space is known to be sound
     from rich.console import Console
 
-    from sweep.plan import Plan
-    from sweep.search import Search
-    from sweep.trial import TrialWorker
+    from sweep.plan.plan import Plan
+    from sweep.search.searcher import Search
+    from sweep.workers.worker import TrialWorker
 
 HELP = """\
 usage: python -m sweep.run [space=NAME|FILE] [key=value ...]
@@ -98,7 +98,7 @@ class Words:
 
     @property
     def address(self) -> str:
-        from sweep.database import address_of
+        from sweep.storage.database import address_of
 
         return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or address_of(Path(self.storage) / "mlflow.db")
 
@@ -111,7 +111,7 @@ def main(words: Sequence[str]) -> None:
         return
     said, mistakes = read_words(words)
     if said.schema == "true" and not mistakes:
-        from sweep.schema import schema
+        from sweep.space.schema import schema
 
         print(json.dumps(schema(), indent=2))
         return
@@ -121,21 +121,21 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError(mistakes)
     console = plain_console()
     if said.show == "true":
-        from sweep.show import tree
+        from sweep.space.show import tree
 
         console.print(tree(space))
         if mistakes:
             raise ConfigError(mistakes)
         return
-    from sweep.plan import plan
-    from sweep.show import render
+    from sweep.plan.plan import plan
+    from sweep.space.show import render
 
     planned = plan(space, mistakes)
     if planned.mistakes:
         raise ConfigError(planned.mistakes)
     from sweep.cluster import cluster, refuse_silent_cluster
-    from sweep.driver import refuse_more_cores
-    from sweep.trial import TrialWorker
+    from sweep.workers.tune import refuse_more_cores
+    from sweep.workers.worker import TrialWorker
 
     assert planned.example is not None
     refuse_more_cores(space.search, planned.example.threads)
@@ -182,7 +182,7 @@ def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
     for key in ("show", "schema", "plan", "extend", "repair"):
         if getattr(said, key) not in ("true", "false"):
             mistakes.append(Mistake(key, f"true or false, got {getattr(said, key)!r}"))
-    from sweep.tracking import check_address
+    from sweep.reports.mlflow import check_address
 
     try:
         check_address(said.address)
@@ -201,8 +201,8 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
     Raises:
         UserError: the folder is another sweep's, or cannot be written any more.
     """
-    from sweep.folder import held
-    from sweep.trouble import disk_trouble
+    from sweep.storage.continuation import held
+    from sweep.storage.failures import disk_trouble
 
     with held(said.folder):
         try:
@@ -219,16 +219,16 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
 
 def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None) -> int:
     from sweep import interrupt
-    from sweep.belonging import JOURNAL, examined
-    from sweep.books import Books
-    from sweep.closing import finish
-    from sweep.files import SPOOL, Spool, read_plan, write_json, write_whole
-    from sweep.folder import leaves_of, refuse_other_data, refuse_other_space
-    from sweep.search import Halt, Search
-    from sweep.studies import Studies
-    from sweep.tracking import Tracker, check_address
-    from sweep.trial import TrialWorker
-    from sweep.warm import warm_results
+    from sweep.reports.final import finish
+    from sweep.reports.mlflow import Tracker, check_address
+    from sweep.search.searcher import Halt, Search
+    from sweep.search.state import Books
+    from sweep.search.studies import Studies
+    from sweep.search.warm_start import warm_results
+    from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
+    from sweep.storage.events import SPOOL, Spool, read_plan, write_json, write_whole
+    from sweep.storage.ownership import JOURNAL, examined
+    from sweep.workers.worker import TrialWorker
 
     assert planned.example is not None
     cohort, worker = planned.example.cohort, worker or TrialWorker
@@ -285,7 +285,7 @@ def _greeting(search: Search, said: Words) -> str:
 
 def shown_words() -> list[str]:
     """What this was started with, fit for a record."""
-    from sweep.tracking import without_password
+    from sweep.reports.mlflow import without_password
 
     return [without_password(word) for word in sys.argv[1:]]
 

@@ -17,9 +17,9 @@ from rich.table import Table
 from mmpkd.command import plain_console
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, UserError
-from sweep.database import address_of, follow_move
-from sweep.files import SPOOL
-from sweep.outside import (
+from sweep.storage.database import address_of, follow_move
+from sweep.storage.events import SPOOL
+from sweep.storage.reader import (
     ENDS,
     STORAGE,
     Sweep,

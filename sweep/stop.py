@@ -11,7 +11,17 @@ from rich.console import Console
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
-from sweep.outside import LOCK, STORAGE, holder, how_to_continue, is_held, read_sweep, read_words, sweeps_under, unknown
+from sweep.storage.reader import (
+    LOCK,
+    STORAGE,
+    holder,
+    how_to_continue,
+    is_held,
+    read_sweep,
+    read_words,
+    sweeps_under,
+    unknown,
+)
 
 HELP = """\
 usage: python -m sweep.stop NAME [key=value ...]

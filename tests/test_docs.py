@@ -22,12 +22,12 @@ import mmpkd.command
 from mmpkd.cohort import READERS
 from mmpkd.config import CohortConfig, TrialConfig, dump_trial, load_trial, overridden, read_yaml, validate
 from mmpkd.objectives import OBJECTIVES
-from mmpkd.saliency import MAPS
+from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
-from sweep.grammar import WORDS
-from sweep.plan import plan
-from sweep.source import shipped
-from sweep.space import SCORES, SearchConfig, load_space
+from sweep.plan.plan import plan
+from sweep.space.grammar import WORDS
+from sweep.space.loading import shipped
+from sweep.space.space import SCORES, SearchConfig, load_space
 from tests.mmpkd.cohort_fixtures import cases, write_cohort
 
 ROOT = Path(__file__).parents[1]

@@ -15,7 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpkd import checkpoint, export, leakage
+from mmpkd import checkpoint, export
+from mmpkd.cohort import leakage
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig

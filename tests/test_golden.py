@@ -25,11 +25,11 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig, validate
 from mmpkd.train import train
-from sweep.draw import Walk, branches, draw
-from sweep.plan import plan
-from sweep.show import render
-from sweep.source import shipped
-from sweep.space import load_space
+from sweep.plan.plan import plan
+from sweep.space.draw import Walk, branches, draw
+from sweep.space.loading import shipped
+from sweep.space.show import render
+from sweep.space.space import load_space
 from tests.sweep.swept import swept, untracked  # noqa: F401  (a fixture: the sweep here is told to no server)
 
 FOLDER: Final = Path(__file__).parent / "golden"

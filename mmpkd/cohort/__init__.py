@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from mmpkd.cohort.breast_lesions_usg import BreastLesionsUsg
-from mmpkd.cohort.cbis_ddsm import CbisDdsm
-from mmpkd.cohort.chexlocalize import Chexlocalize
-from mmpkd.cohort.derm7pt import Derm7pt
 from mmpkd.cohort.facts import Facts, Reader
-from mmpkd.cohort.mimic_cxr import MimicCxr
-from mmpkd.cohort.radpath import RadPath
+from mmpkd.cohort.readers.breast_lesions_usg import BreastLesionsUsg
+from mmpkd.cohort.readers.cbis_ddsm.reader import CbisDdsm
+from mmpkd.cohort.readers.chexlocalize import Chexlocalize
+from mmpkd.cohort.readers.derm7pt.reader import Derm7pt
+from mmpkd.cohort.readers.mimic_cxr.reader import MimicCxr
+from mmpkd.cohort.readers.radpath import RadPath
+from mmpkd.cohort.readers.synthetic import Synthetic
+from mmpkd.cohort.readers.table.reader import Table
 from mmpkd.cohort.source import missing_files, refuse_bad, scanned
 from mmpkd.cohort.splits import check_classes, num_folds, refuse_fold
-from mmpkd.cohort.synthetic import Synthetic
-from mmpkd.cohort.table import Table
 from mmpkd.config import CohortConfig, near, validate
 from mmpkd.types import ConfigError
 

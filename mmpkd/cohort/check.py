@@ -11,7 +11,6 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from mmpkd.checksums import first_changed
 from mmpkd.cohort import reader_for
 from mmpkd.cohort.decode import Depth, decode, depth_of, read_depth
 from mmpkd.cohort.facts import BadSample, Reader
@@ -19,7 +18,8 @@ from mmpkd.cohort.prepare import identify, place
 from mmpkd.cohort.source import NUM_SHOWN, missing_files, scanned
 from mmpkd.cohort.store import MANIFEST, Store
 from mmpkd.config import CohortConfig
-from mmpkd.faults import machine_fault
+from mmpkd.machine.checksums import first_changed
+from mmpkd.machine.errors import machine_fault
 from mmpkd.types import CohortError
 
 

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from mmpkd.cohort.dicom import is_dicom, read_dicom, read_size
 from mmpkd.cohort.facts import BadSample, RawImage
-from mmpkd.cohort.picture import picture_size, read_picture
+from mmpkd.cohort.formats.dicom import is_dicom, read_dicom, read_size
+from mmpkd.cohort.formats.images import picture_size, read_picture
 from mmpkd.config import IMAGE
 from mmpkd.frames import Letterbox, run_lengths
 
@@ -54,7 +54,7 @@ class Look(NamedTuple):
     high: float  # 99th percentile
     is_blank: bool  # one value all over
     is_coloured: bool  # its channels differ, be it by a tint
-    modality: str = ""  # as the file states it, see `mmpkd.cohort.dicom.Unit`
+    modality: str = ""  # as the file states it, see `mmpkd.cohort.formats.dicom.Unit`
     unit: str = ""
     is_stretched: bool = False  # spread by its own range, as a slice of a volume is
 

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 
 from mmpkd.cohort.facts import ADMITTED, Column, Scan
+from mmpkd.cohort.formats.tables import NUM_SHOWN
 from mmpkd.cohort.spelling import DIFFERENCE, alike, alike_but_for_punctuation, folded, is_scientific
-from mmpkd.cohort.tables import NUM_SHOWN
 from mmpkd.types import CohortError
 
 BLANK_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})  # what programs write for a blank cell

@@ -18,11 +18,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmpkd.checksums import DamagedError, checksum, objects_in, sealed, unsealed
 from mmpkd.cohort.decode import Decoded, Depth, Look, Roi, decode
 from mmpkd.cohort.facts import BadSample, Reader, Scan
-from mmpkd.faults import machine_fault
-from mmpkd.machine import cores
+from mmpkd.machine.checksums import DamagedError, checksum, objects_in, sealed, unsealed
+from mmpkd.machine.errors import machine_fault
+from mmpkd.machine.resources import cores
 from mmpkd.types import CohortError
 
 BLOCK = 64  # samples decoded between two flushes

@@ -22,12 +22,11 @@ import pandas as pd
 from filelock import FileLock
 from rich.console import Console
 
-from mmpkd.checksums import of_files, sealed
 from mmpkd.cohort import READERS, reader_for, splits
 from mmpkd.cohort.decode import Depth
-from mmpkd.cohort.depths import DEPTHS, as_asked, contrast_of, find_depths, noted_depths
 from mmpkd.cohort.disk import allocate, told_if_full
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
+from mmpkd.cohort.formats.bit_depths import DEPTHS, as_asked, contrast_of, find_depths, noted_depths
 from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
 from mmpkd.cohort.remarks import remarks
 from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
@@ -35,6 +34,7 @@ from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, STORES,
 from mmpkd.cohort.suspects import Suspects, find
 from mmpkd.config import CohortConfig, fingerprint, validate
 from mmpkd.frames import Letterbox
+from mmpkd.machine.checksums import of_files, sealed
 from mmpkd.types import CohortError
 
 WARNING: Final = "warning: "  # begins the notes that are one

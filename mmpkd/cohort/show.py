@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from mmpkd import leakage
+from mmpkd.cohort import leakage
 from mmpkd.cohort.decode import depth_of
 from mmpkd.cohort.facts import label_columns
 from mmpkd.cohort.store import Store

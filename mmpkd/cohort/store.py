@@ -23,11 +23,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmpkd.checksums import DamagedError, first_changed, unsealed
 from mmpkd.cohort import splits
 from mmpkd.cohort.facts import Column, Facts, Section, label_columns
 from mmpkd.config import IMAGE
 from mmpkd.frames import Letterbox, from_run_lengths
+from mmpkd.machine.checksums import DamagedError, first_changed, unsealed
 from mmpkd.types import CohortError, Task
 
 SCHEMA = 5  # raise it when a store is laid out or filled differently

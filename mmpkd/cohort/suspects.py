@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from mmpkd import leakage
+from mmpkd.cohort import leakage
 from mmpkd.cohort.facts import ADMITTED, Facts, label_columns
 from mmpkd.cohort.store import Store
 

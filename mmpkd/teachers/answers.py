@@ -13,7 +13,7 @@ from torch import Tensor
 from mmpkd.augment import View
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
-from mmpkd.teacher_scores import by_teacher, in_words, score_in_words
+from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words
 from mmpkd.teachers import TEACHERS, sized
 from mmpkd.teachers.controls import shuffled_within_label
 from mmpkd.teachers.online import online

@@ -12,11 +12,12 @@ from pydantic import Field, model_validator
 from scipy.optimize import minimize
 from torch import Tensor
 
-from mmpkd import classify, teachers
+from mmpkd import teachers
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, near, validate
 from mmpkd.fit import task_loss
+from mmpkd.scoring import classify
 from mmpkd.teachers.fitting import one_thread
 from mmpkd.teachers.teacher import Size, Teacher, TeacherParams
 from mmpkd.types import Mistake, Offer, TeacherError, TeacherOutput

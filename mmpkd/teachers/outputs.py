@@ -27,12 +27,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from mmpkd.augment import View, look_map
-from mmpkd.checksums import DamagedError, first_changed, of_files, sealed, unsealed
 from mmpkd.cohort.splits import dealt
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, fingerprint, validate
 from mmpkd.fit import derived_seed
-from mmpkd.teacher_scores import warnings
+from mmpkd.machine.checksums import DamagedError, first_changed, of_files, sealed, unsealed
+from mmpkd.scoring.teacher_scores import warnings
 from mmpkd.teachers import TEACHERS, Teacher
 from mmpkd.teachers.alignment import offsets
 from mmpkd.teachers.ensemble import Ensemble

@@ -9,8 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mmpkd import classify, leakage, localize, stats
+from mmpkd.cohort import leakage
 from mmpkd.cohort.store import Store
+from mmpkd.scoring import classify, localize, stats
 from mmpkd.types import Task
 
 LEAK_AUROC, LEAK_AGREEMENT = leakage.STATED, 0.95  # our thresholds: soft targets as hard as the label add little

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import pandas as pd
 
-from mmpkd import leakage
+from mmpkd.cohort import leakage
 from mmpkd.cohort.facts import label_columns
 from mmpkd.cohort.store import Store
 from mmpkd.cohort.suspects import Suspects, labels_told, suspects_of

@@ -9,8 +9,8 @@ import pytest
 
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import Column, Facts, check_columns, matching
-from mmpkd.cohort.table import Table
-from mmpkd.cohort.table_params import TableParams
+from mmpkd.cohort.readers.table.params import TableParams
+from mmpkd.cohort.readers.table.reader import Table
 from mmpkd.teachers.columns import chosen_columns
 from mmpkd.teachers.tabular import TabularParams
 from mmpkd.types import ConfigError, lay_out

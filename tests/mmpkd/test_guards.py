@@ -20,12 +20,12 @@ import torch
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
+from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
 from mmpkd.teachers.outputs import cached_outputs, out_of_fold
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import batches, loss_terms, train
-from mmpkd.validation import Evaluator
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, MEMBERS, TEXT
 
 

@@ -17,8 +17,8 @@ from PIL import Image
 from mmpkd import export
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.readers.synthetic import Synthetic, SyntheticParams
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.synthetic import Synthetic, SyntheticParams
 from mmpkd.config import TrialConfig
 from mmpkd.predict import Predictor, file_names, headings, main, picture_names
 from mmpkd.train import train

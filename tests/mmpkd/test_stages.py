@@ -16,11 +16,11 @@ from mmpkd.build import build, check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, TrialConfig, fingerprint
+from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach
 from mmpkd.train import batches, train
 from mmpkd.types import CohortError, ConfigError, DivergedError
-from mmpkd.validation import Evaluator
 from tests.mmpkd.teacher_fixtures import EXAMPLES, IMAGE
 
 ALONE = {"name": "alone", "train": ["student"], "epochs": 2}

@@ -14,7 +14,7 @@ import torch
 from mmpkd import checkpoint
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig, dump_trial, load_trial
-from mmpkd.machine import Allowance
+from mmpkd.machine.resources import Allowance
 from mmpkd.train import main, train
 from mmpkd.types import ConfigError, DivergedError, EpochReport, UserError
 

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.types import ConfigError, DivergedError, EpochReport
-from sweep.trial import TrialWorker, checkpoints_of
+from sweep.workers.worker import TrialWorker, checkpoints_of
 
 if TYPE_CHECKING:
-    from sweep.search import Search
+    from sweep.search.searcher import Search
 
 SPACE = """
 cohort: {reader: synthetic}

@@ -13,7 +13,7 @@ from mmpkd.command import run as command
 from mmpkd.config import TrialConfig
 from sweep.interrupt import leave, requests_end_the_driver
 from sweep.run import read_words, sweep
-from sweep.space import load_space
+from sweep.space.space import load_space
 from tests.sweep.fake import FakeWorker
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from sweep.outside import is_held
-from sweep.records import Spool
+from sweep.storage.reader import is_held
+from sweep.storage.records import Spool
 
 GOALS = ["val/auroc", "val/pointing"]
 
@@ -59,7 +59,7 @@ def driven(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     code = f"""if True:
         import time
         from pathlib import Path
-        from sweep.folder import held
+        from sweep.storage.continuation import held
         folder = Path({str(folder)!r})
         with held(folder):
             while not (folder / "stop").exists():

@@ -20,12 +20,13 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
-from sweep import closing, run
-from sweep.records import Spool
+from sweep import run
+from sweep.reports import final
+from sweep.reports.mlflow import Tracker
 from sweep.run import read_words
-from sweep.search import Search
-from sweep.space import load_space
-from sweep.tracking import Tracker
+from sweep.search.searcher import Search
+from sweep.space.space import load_space
+from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, FakeWorker, play, play_all, report
 
 GOALS = ("val/auroc", "val/pointing")
@@ -38,7 +39,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow takes seconds to load, and what it would be told is in the spool; a report takes half of each sweep."""
-    monkeypatch.setattr(closing, "write_report", lambda *args: None)
+    monkeypatch.setattr(final, "write_report", lambda *args: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(Tracker, "start", lambda self: None)
     monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)
@@ -64,10 +65,10 @@ def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = pl
         searches.append(search)
         return finishing(search, *rest)
 
-    console, finishing = Console(file=io.StringIO(), width=200, markup=False), closing.finish
+    console, finishing = Console(file=io.StringIO(), width=200, markup=False), final.finish
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_trials", without_ray if play else run.run_trials)
-        patch.setattr(closing, "finish", finish)
+        patch.setattr(final, "finish", finish)
         run.sweep(space, planned, said, console, FakeWorker)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return searches[0], text

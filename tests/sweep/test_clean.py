@@ -10,7 +10,7 @@ import pytest
 
 from mmpkd.types import ConfigError, UserError
 from sweep import clean
-from sweep.outside import read_sweep
+from sweep.storage.reader import read_sweep
 from tests.sweep.folders import add, driven, files, locked, make
 
 

@@ -13,12 +13,13 @@ from pathlib import Path
 import pytest
 import ray
 
-from mmpkd.machine import Allowance
+from mmpkd.machine.resources import Allowance
 from mmpkd.types import ConfigError, UserError
-from sweep import cluster, driver
+from sweep import cluster
 from sweep.cluster import LONGEST_SOCKET, folder_for_sockets, refuse_silent_cluster
-from sweep.driver import refuse_more_cores
-from sweep.space import SearchConfig
+from sweep.space.space import SearchConfig
+from sweep.workers import tune
+from sweep.workers.tune import refuse_more_cores
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_more_cores_than_may_be_used_are_refused(
     search: dict[str, float], threads: int, leaf: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(driver, "cores", lambda: Allowance(2, "SLURM_CPUS_PER_TASK"))
+    monkeypatch.setattr(tune, "cores", lambda: Allowance(2, "SLURM_CPUS_PER_TASK"))
     with pytest.raises(ConfigError, match=rf"{leaf}: .*may use 2 here .*SLURM_CPUS_PER_TASK.*{leaf}=2"):
         refuse_more_cores(SearchConfig(**search), threads)
     refuse_more_cores(SearchConfig(), 2)

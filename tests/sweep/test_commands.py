@@ -12,8 +12,8 @@ import pytest
 
 from mmpkd.types import ConfigError
 from sweep import clean, status, stop
-from sweep.folder import held
-from sweep.outside import continuing, read_sweep
+from sweep.storage.continuation import held
+from sweep.storage.reader import continuing, read_sweep
 from tests.sweep.folders import GOALS, add, driven, files, locked, make
 
 

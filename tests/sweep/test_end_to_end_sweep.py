@@ -17,7 +17,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig, load_trial
 from mmpkd.train import train
 from sweep.run import main
-from sweep.trial import TrialWorker
+from sweep.workers.worker import TrialWorker
 from tests import colour_cohort
 from tests.colour_cohort import LABELS
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, TEXT

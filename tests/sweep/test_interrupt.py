@@ -18,11 +18,12 @@ from mlflow import MlflowClient
 
 from benchmarks.interrupted import disagreements
 from mmpkd import command
-from sweep import closing, interrupt
+from sweep import interrupt
 from sweep.interrupt import deferred, insisted, patience, requested, requests_end_the_driver
-from sweep.records import Spool
-from sweep.search import Search
-from sweep.tracking import Tracker
+from sweep.reports import final
+from sweep.reports.mlflow import Tracker
+from sweep.search.searcher import Search
+from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, FakeWorker, play, report
 from tests.sweep.swept import events, swept
 from tests.sweep.test_run import ran
@@ -132,8 +133,8 @@ def test_what_was_reached_is_written(stage: str, tmp_path: Path, monkeypatch: py
     """Though the request comes while the trials run, or in the midst of the closing report."""
     for name in ("write_tables", "write_report"):
         if stage in name:
-            write = getattr(closing, name)
-            monkeypatch.setattr(closing, name, lambda *args, write=write: (send(), write(*args)))
+            write = getattr(final, name)
+            monkeypatch.setattr(final, name, lambda *args, write=write: (send(), write(*args)))
     search, text = swept(tmp_path, play=some_then(send if stage == "trials" else lambda: None))
     folder = tmp_path / "runs" / "fake"
     assert requested() == "SIGTERM" and "6 trials to go; this continues" in text
@@ -176,8 +177,8 @@ def test_a_server_that_is_away_does_not_hold_up_the_end(tmp_path: Path, monkeypa
     tracker._thread.start()
     monkeypatch.setattr(tracker, "close", closing_for)
     with requests_end_the_driver():
-        assert closing._send_rest(tracker) == 1, "it waits in the spool"
-        assert closing._send_rest(tracker) == 1
+        assert final._send_rest(tracker) == 1, "it waits in the spool"
+        assert final._send_rest(tracker) == 1
     assert waited[0] == 60 and len(waited) == 3 and max(waited[1:]) <= interrupt.SECONDS
 
 

@@ -19,8 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
-from sweep.outside import read_sweep
-from sweep.records import Spool
+from sweep.storage.reader import read_sweep
+from sweep.storage.records import Spool
 from tests.sweep.fake import FakeWorker
 from tests.sweep.swept import untracked
 from tests.sweep.test_run import ran

@@ -11,7 +11,7 @@ import ray
 import yaml
 
 from sweep.run import main
-from sweep.trial import TrialWorker
+from sweep.workers.worker import TrialWorker
 from tests.mmpkd.cohort_fixtures import PARAMS, cases, write_cohort
 
 PLANTED = ("plantedpatient", "plantedfile", "plantedshape", "plantedsign", "plantedreport", "plantedbiopsy")

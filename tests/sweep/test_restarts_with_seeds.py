@@ -14,13 +14,13 @@ import pandas as pd
 import pytest
 
 from mmpkd.config import TrialConfig, load_trial
-from sweep.books import Books
-from sweep.driver import Share
-from sweep.halving import ArmHalving, Arrival
-from sweep.records import Spool, epochs_table, judged, trials_table
-from sweep.search import Search
-from sweep.space import load_space
-from sweep.studies import Studies
+from sweep.search.halving import ArmHalving, Arrival
+from sweep.search.searcher import Search
+from sweep.search.state import Books
+from sweep.search.studies import Studies
+from sweep.space.space import load_space
+from sweep.storage.records import Spool, epochs_table, judged, trials_table
+from sweep.workers.tune import Share
 from tests.sweep.fake import SPACE, metrics_of, play
 from tests.sweep.swept import swept, untracked
 
@@ -194,11 +194,11 @@ def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
 
     for name, stand_in in {
         "cluster.cluster": contextlib.nullcontext,
-        "driver.share_of": lambda *_: Share(1.0, 0.0),
-        "driver.slots": lambda _: 1,
-        "driver.idle_gpus": lambda: 0,
-        "driver.cores_of_a_machine": lambda: 2.0,
-        "driver.drive": drive,
+        "workers.tune.share_of": lambda *_: Share(1.0, 0.0),
+        "workers.tune.slots": lambda _: 1,
+        "workers.tune.idle_gpus": lambda: 0,
+        "workers.tune.cores_of_a_machine": lambda: 2.0,
+        "workers.tune.drive": drive,
     }.items():
         monkeypatch.setattr(f"sweep.{name}", stand_in)
     swept(tmp_path, "trials=5", *words, play=None)

@@ -21,12 +21,12 @@ from benchmarks.witness import extra_epochs, faults, lines_of, logged
 from mmpkd.config import CohortConfig, TrialConfig, load_trial
 from mmpkd.types import ConfigError, UserError
 from sweep import run
-from sweep.folder import held, refuse_other_space
-from sweep.plan import plan
-from sweep.records import Spool
+from sweep.plan.plan import plan
 from sweep.run import Words, main, read_words, sweep
-from sweep.space import Space, dump_space, load_space
-from sweep.trial import TrialWorker
+from sweep.space.space import Space, dump_space, load_space
+from sweep.storage.continuation import held, refuse_other_space
+from sweep.storage.records import Spool
+from sweep.workers.worker import TrialWorker
 from tests.sweep.fake import SPACE, FakeWorker, play_all
 
 

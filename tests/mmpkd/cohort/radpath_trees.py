@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmpkd.cohort.radpath import AGE, CLASS, ID
+from mmpkd.cohort.readers.radpath import AGE, CLASS, ID
 
 LPS = ((-1, 0, 0), (0, -1, 0), (0, 0, 1))  # how the challenge's volumes are stored
 RAS = ((1, 0, 0), (0, 1, 0), (0, 0, 1))

@@ -15,9 +15,9 @@ from mmpkd.cohort import journal, reader_for
 from mmpkd.cohort.__main__ import main
 from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import BadSample, RawImage
-from mmpkd.cohort.masks import read_mask
+from mmpkd.cohort.formats.masks import read_mask
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.table import Table
+from mmpkd.cohort.readers.table.reader import Table
 from mmpkd.types import CohortError, ConfigError
 from tests.mmpkd.cohort.cbis_trees import write_dicom
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
@@ -104,7 +104,7 @@ def interrupted_after(blocks: int, root: Path, cache: Path, monkeypatch: pytest.
 
     with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
         context.setattr(journal, "BLOCK", 8)
-        context.setattr("mmpkd.cohort.depths.WINDOW_SAMPLES", 2)
+        context.setattr("mmpkd.cohort.formats.bit_depths.WINDOW_SAMPLES", 2)
         context.setattr(Table, "load", stopped)
         prepare(config(root, **params), cache)
     (partial,) = (cache / "stores").glob("*.partial")

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from mmpkd.cohort import facts
-from mmpkd.cohort.breast_lesions_usg import COLUMNS, IMAGES, BreastLesionsUsg, BreastLesionsUsgParams
 from mmpkd.cohort.facts import check_columns
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.readers.breast_lesions_usg import COLUMNS, IMAGES, BreastLesionsUsg, BreastLesionsUsgParams
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError

@@ -17,10 +17,10 @@ import pytest
 from PIL import Image
 
 from mmpkd.cohort import facts, reader_for
-from mmpkd.cohort.chexlocalize import MASKED, decode_mask, run_lengths
 from mmpkd.cohort.facts import BadSample, Scan
-from mmpkd.cohort.mimic_tables import FINDINGS
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.readers.chexlocalize import MASKED, decode_mask, run_lengths
+from mmpkd.cohort.readers.mimic_cxr.tables import FINDINGS
 from mmpkd.config import CohortConfig
 from mmpkd.frames import Letterbox
 from mmpkd.types import CohortError, ConfigError

@@ -11,8 +11,8 @@ from PIL.PngImagePlugin import PngImageFile
 
 from mmpkd.cohort.decode import Depth, decode, find_depth, read_image, to_8_bit
 from mmpkd.cohort.facts import BadSample, RawImage
-from mmpkd.cohort.masks import read_mask
-from mmpkd.cohort.picture import ADMITTED
+from mmpkd.cohort.formats.images import ADMITTED
+from mmpkd.cohort.formats.masks import read_mask
 from mmpkd.frames import from_run_lengths
 
 

@@ -13,10 +13,10 @@ import pytest
 from PIL import Image
 
 from mmpkd.cohort import facts, reader_for
-from mmpkd.cohort.derm7pt import Derm7pt
-from mmpkd.cohort.derm7pt_classes import CLASSES, DEEPGUIDE_COUNTS, DEEPGUIDE_LACKS, DEEPGUIDE_PARTS
 from mmpkd.cohort.facts import BadSample, Scan, check_columns
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.readers.derm7pt.classes import CLASSES, DEEPGUIDE_COUNTS, DEEPGUIDE_LACKS, DEEPGUIDE_PARTS
+from mmpkd.cohort.readers.derm7pt.reader import Derm7pt
 from mmpkd.cohort.source import missing_files
 from mmpkd.cohort.store import PRIVILEGED
 from mmpkd.config import CohortConfig

@@ -19,7 +19,7 @@ from pydicom import Dataset
 
 from mmpkd.cohort.decode import image_size, read_image
 from mmpkd.cohort.facts import BadSample
-from mmpkd.cohort.nifti import read_nifti
+from mmpkd.cohort.formats.nifti import read_nifti
 from tests.mmpkd.cohort.cbis_trees import write_dicom
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"

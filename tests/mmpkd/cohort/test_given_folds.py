@@ -15,7 +15,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.probe import stand_in
 from mmpkd.types import CohortError, ConfigError
-from sweep.seeds import repeated
+from sweep.search.repeats import repeated
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
 
 

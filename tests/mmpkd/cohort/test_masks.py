@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from mmpkd.cohort import reader_for
 from mmpkd.cohort.facts import BadSample
-from mmpkd.cohort.masks import having, read_mask, two_valued
-from mmpkd.cohort.nifti import Place, read_slice_mask
+from mmpkd.cohort.formats.masks import having, read_mask, two_valued
+from mmpkd.cohort.formats.nifti import Place, read_slice_mask
 from mmpkd.types import ConfigError
 from tests.mmpkd.cohort_fixtures import config, write_cohort
 

@@ -11,10 +11,10 @@ import pytest
 
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import RawImage, Scan
-from mmpkd.cohort.mimic_boxes import held_out
-from mmpkd.cohort.mimic_reports import normal_name, split_sections
-from mmpkd.cohort.mimic_tables import PUBLISHED, differences
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.readers.mimic_cxr.boxes import held_out
+from mmpkd.cohort.readers.mimic_cxr.reports import normal_name, split_sections
+from mmpkd.cohort.readers.mimic_cxr.tables import PUBLISHED, differences
 from mmpkd.config import CohortConfig
 from mmpkd.types import ConfigError
 from tests.mmpkd.cohort.mimic_trees import (

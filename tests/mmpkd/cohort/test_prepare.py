@@ -16,8 +16,8 @@ from mmpkd.cohort import facts, journal, reader_for
 from mmpkd.cohort import prepare as preparation
 from mmpkd.cohort.facts import RawImage
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.readers.table.reader import Table
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.table import Table
 from mmpkd.config import CohortConfig
 from mmpkd.frames import from_run_lengths
 from mmpkd.types import CohortError

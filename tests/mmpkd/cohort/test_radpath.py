@@ -14,9 +14,9 @@ import pytest
 
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import BadSample, Scan, check_columns
-from mmpkd.cohort.nifti import read_nifti
+from mmpkd.cohort.formats.nifti import read_nifti
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.radpath import AGE, CLASS, ID
+from mmpkd.cohort.readers.radpath import AGE, CLASS, ID
 from mmpkd.config import CohortConfig
 from mmpkd.export import slices_of
 from mmpkd.types import CohortError, ConfigError

@@ -19,9 +19,9 @@ from PIL import Image
 from mmpkd.cohort import disk, facts, reader_for
 from mmpkd.cohort.facts import RawImage
 from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.readers.table.reader import Table
 from mmpkd.cohort.source import missing_files
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.table import Table
 from mmpkd.types import CohortError
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort, write_mask
 

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from mmpkd.cohort import breast_lesions_usg, cbis_ddsm, derm7pt
 from mmpkd.cohort.facts import Column
+from mmpkd.cohort.readers import breast_lesions_usg
+from mmpkd.cohort.readers.cbis_ddsm import reader as cbis_ddsm
+from mmpkd.cohort.readers.derm7pt import reader as derm7pt
 
 BREAST = breast_lesions_usg.COLUMNS
 CBIS = (*cbis_ddsm.SHARED, *(one for columns in cbis_ddsm.OF_KIND.values() for one in columns))

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmpkd.cohort.synthetic import CLASSES, COLUMNS, Synthetic, SyntheticParams
+from mmpkd.cohort.readers.synthetic import CLASSES, COLUMNS, Synthetic, SyntheticParams
 from mmpkd.config import validate
 from mmpkd.types import ConfigError
 

@@ -15,8 +15,8 @@ from rich.console import Console
 
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import BadSample, Section
+from mmpkd.cohort.formats.regions import box_mask, polygon_mask, read_box_list, read_polygons
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.regions import box_mask, polygon_mask, read_box_list, read_polygons
 from mmpkd.cohort.show import show
 from mmpkd.config import CohortConfig
 from mmpkd.types import ConfigError

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mmpkd.cohort.tables import read_table, refuse_rows, tell_rows
+from mmpkd.cohort.formats.tables import read_table, refuse_rows, tell_rows
 from mmpkd.types import CohortError
 
 MEND = "is it mine?"

@@ -1,0 +1,173 @@
+"""A file that draws a region to the mask that it is. A region is told from the edge of another by its shape.
+
+Smoothing and lossy compression leave values between dark and bright along a region's edge, but none that nine
+neighbours share, nor nearly share: what is solid is a region (docs/decisions/images.md lists what was tried).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from mmpkd.cohort.facts import BadSample
+from mmpkd.cohort.formats.dicom import is_dicom, read_dicom
+from mmpkd.cohort.formats.images import read_picture
+
+MAX_GREY = 0.02  # share of a mask's pixels between dark and bright that need no further reason
+MAX_LABEL = 32  # a mask whose largest value is below holds numbers of regions, not shades
+FEW_VALUES = 16  # different ones; a lossy or smoothed mask with edges steeper than one in 8 has more
+REACH = 12  # pixels that an edge or its echo in an 8 x 8 block of a JPEG may lie from a bright pixel
+MOST_SMOOTH = 6  # pixels that the dark half of an edge is wide at most, in a mask without loss
+ECHO_PIXELS = 64  # and what such an echo may be large
+SHOWN_VALUES = 8
+MOST_LOOSE = 2  # values that no nine neighbours share, in a mask that is taken to the letter
+NEIGHBOURS = np.ones((3, 3))
+CHOOSE = "say which is the region with mask_value (reader table), or save the mask with two values"
+LOSSY = "the mask has lossy edges and not just two values, so mask_value cannot choose; save it without loss"
+
+
+def read_mask(root: Path, file: str, shape: tuple[int, ...], values: Sequence[int] = ()) -> np.ndarray:
+    """A mask as H x W bool: its bright part, see `two_valued`, or what has one of `values`, see `having`.
+
+    Raises:
+        BadSample: it does not decode, is not two-valued, or `shape`, its image's, is another.
+    """
+    pixels, alpha = (read_dicom(root, file), None) if is_dicom(root, file) else read_picture(root, file)
+    if pixels.shape[:2] != tuple(shape[:2]):
+        sizes = [f"{width} x {height}" for height, width in (pixels.shape[:2], shape[:2])]
+        raise BadSample(file, f"the mask is {sizes[0]} pixels, its image {sizes[1]}")
+    if alpha is not None and not pixels.any() and alpha.min() < alpha.max():
+        raise BadSample(file, "the mask is drawn in its transparency alone; save what is seen as black and white")
+    return having(pixels, values, file) if values else two_valued(pixels, file)
+
+
+def two_valued(pixels: np.ndarray, file: str) -> np.ndarray:
+    """H x W bool: above half of the largest value.
+
+    Raises:
+        BadSample: `pixels`, H x W or H x W x 3, are a picture, hold several regions of different values, of which some
+            might be lost, or are bright all over.
+    """
+    grey = _grey(pixels, file)
+    values, counts = np.unique(grey, return_counts=True)
+    largest = int(values[-1])
+    mask_HW: np.ndarray = grey > largest / 2
+    if mask_HW.all():
+        raise BadSample(file, "the mask is bright all over")
+    cropped = _cropped(pixels, values[counts.argmax()], grey)
+    is_exact = len(values) <= FEW_VALUES
+    if len(values) > 2 or pixels.ndim == 3:
+        _refuse_several(cropped if is_exact else _grey(cropped, file), values, is_exact, file)
+    is_between = (values > largest / 8) & (values < largest * 7 / 8)
+    if (share := counts[is_between].sum() / grey.size) > MAX_GREY and not _is_edge(grey, largest):
+        raise BadSample(file, f"the mask holds shades of grey ({share:.0%} of it); two values are wanted")
+    if len(values) > 2:
+        _refuse_darker(_grey(cropped, file), largest, is_exact, file)
+    return mask_HW
+
+
+def having(pixels: np.ndarray, values: Sequence[int], file: str) -> np.ndarray:
+    """H x W bool: where a mask has one of these values; of two with lossy or smoothed edges, the nearer counts.
+
+    Raises:
+        BadSample: it is in colour, or has such edges between more than two values.
+    """
+    grey = _grey(pixels, file)
+    if pixels.ndim == 3 and np.ptp(pixels, axis=2).any():
+        raise BadSample(file, "the mask is in colour; mask_value names a value of grey")
+    present = np.unique(grey)
+    num_loose = len(np.setdiff1d(present, _solid(grey)))  # values that edges have, and regions of a few pixels
+    if num_loose > MOST_LOOSE:
+        with suppress(BadSample):
+            is_bright_HW, largest = two_valued(grey, file), int(present[-1])
+            if not any(largest / 8 < value < largest * 7 / 8 for value in values):
+                return np.isin(is_bright_HW, [value > largest / 2 for value in values])
+    if num_loose > FEW_VALUES:
+        raise BadSample(file, LOSSY)
+    return np.isin(grey, list(values))
+
+
+def _grey(pixels: np.ndarray, file: str) -> np.ndarray:
+    if pixels.ndim == 3 and pixels.dtype != np.uint8:
+        raise BadSample(file, "the mask is in 16-bit colour; grey is wanted")
+    if pixels.min() < 0:
+        raise BadSample(file, f"the mask has values below 0 ({pixels.min()})")
+    return pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+def _cropped(pixels: np.ndarray, ground: int, grey: np.ndarray) -> np.ndarray:
+    """To all that differs from the commonest value, and a margin: masks are large, and regions small."""
+    rows, columns = (np.flatnonzero((grey != ground).any(axis=axis)) for axis in (1, 0))
+    box = [slice(max(0, at[0] - REACH), at[-1] + REACH + 1) for at in (rows, columns) if len(at)]
+    return pixels[tuple(box)]
+
+
+def _refuse_several(pixels: np.ndarray, values: np.ndarray, is_exact: bool, file: str) -> None:
+    """
+    Raises:
+        BadSample: there are regions of more than one value, or colour, beside the ground; of a lossy mask, values alike
+            count as one.
+    """
+    solid = values if values[-1] < MAX_LABEL else _solid(pixels)
+    if not is_exact:
+        solid = solid[np.diff(solid, prepend=solid[:1] - int(values[-1])) > values[-1] / 32]
+    if len(solid) > 2:
+        kind, named = "colours", ""
+        if pixels.ndim == 2:
+            kind, named = "values", f" ({', '.join(map(str, values[:SHOWN_VALUES]))})"
+        raise BadSample(file, f"the mask holds {len(solid)} {kind}{named}, ground included; two are wanted: {CHOOSE}")
+
+
+def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) -> None:
+    """
+    Raises:
+        BadSample: there is a region of almost one value, or one apart, that is darker than the brightest.
+    """
+    dark = [int(value) for value in _solid(grey) if value <= largest / 2]  # the ground, and what one bright pixel hides
+    steps = ndimage.maximum_filter(grey, 3).astype(int) - ndimage.minimum_filter(grey, 3)
+    is_flat = (steps <= largest / 16) & (grey > largest / 8) & (grey < largest * 7 / 8)
+    is_hidden = len(dark) > 1 and max(dark) - min(dark) > (0 if is_exact else largest / 32)
+    if is_exact:  # without loss, what is far from the bright region is no edge of it, though it may hang on it
+        is_dark = (grey > largest / 8) & (grey <= largest / 2)
+        is_hidden |= bool((ndimage.distance_transform_edt(grey <= largest / 2)[is_dark] > MOST_SMOOTH).any())
+    if is_hidden or is_flat.any() or _num_islands(grey, largest, is_exact):
+        raise BadSample(file, f"the mask holds a region darker than another, which might be lost: {CHOOSE}")
+
+
+def _solid(pixels: np.ndarray) -> np.ndarray:
+    """The values (of H x W x 3 the colours, as one number each) that nine neighbours share."""
+    codes = pixels.astype(np.int32)
+    if pixels.ndim == 3:
+        codes = (codes * [1 << 16, 1 << 8, 1]).sum(axis=2)
+    inner = ndimage.maximum_filter(codes, 3) == ndimage.minimum_filter(codes, 3)
+    solid: np.ndarray = np.unique(codes[inner])
+    return solid
+
+
+def _num_islands(grey: np.ndarray, largest: int, is_exact: bool) -> int:
+    """Regions that are dark throughout and no echo of a bright one's edge."""
+    regions, count = ndimage.label(grey > largest / (32 if is_exact else 16), NEIGHBOURS)
+    if count < 2:
+        return 0
+    numbers = range(1, count + 1)
+    is_dark = ndimage.maximum(grey, regions, numbers) <= largest / 2
+    if is_exact:
+        return int(np.sum(is_dark))
+    distance = ndimage.distance_transform_edt(grey <= largest / 2)
+    is_far = np.asarray(ndimage.minimum(distance, regions, numbers)) > REACH
+    is_large = ndimage.sum_labels(regions > 0, regions, numbers) > ECHO_PIXELS
+    return int(np.sum(is_dark & (is_far | is_large)))
+
+
+def _is_edge(grey: np.ndarray, largest: int) -> bool:
+    """Whether all that is neither dark nor bright lies between the two, and is less than what is bright."""
+    is_bright, is_dark = grey >= largest * 7 / 8, grey <= largest / 8
+    is_between = ~is_bright & ~is_dark
+    if not is_dark.any() or is_between.sum() > is_bright.sum():
+        return False
+    return all(ndimage.distance_transform_edt(~near)[is_between].max() <= REACH for near in (is_bright, is_dark))

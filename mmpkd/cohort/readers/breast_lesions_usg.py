@@ -1,0 +1,171 @@
+"""BrEaST, breast ultrasound with lesion masks (TCIA Breast-Lesions-USG, doi 10.7937/9WKK-Q141; Pawlowska
+et al., Sci Data 11:148, 2024; CC BY 4.0), read as published: one .xlsx and one folder of PNGs.
+
+256 cases, one image each; the 252 with a tumour mask are the samples of the binary task `malignant`
+(154 benign, 98 malignant). The four normal images have no lesion to describe or to point at.
+
+- A case is a patient: the publishers give CaseID as the only identifier, one case per patient.
+- Pixels: RGBA, though B-mode is grey. In 163 images the channels differ (a scanner's sepia tint, a
+  coloured mark), so grey is luma. In 31 the surroundings of the sector are transparent, with
+  forgotten marks underneath in seven; they become black, as a viewer shows them.
+- `Margin` says 'not circumscribed - angular&indistinct': the prefix goes, since every value but
+  `circumscribed` implies it. `not available` and `not applicable` are missing.
+- `Pixel_size` has no role: it tells the scanner and its depth setting, not the patient, and would
+  teach the student's teacher a confounder.
+- `Mask_other` (other suspicious areas, seven images) is not stored: localisation is scored on the tumour.
+- There are no reports. The text section `description` is rendered here: one sentence of the descriptors and of
+  nothing else, so it tells what those columns tell and no more.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from mmpkd.cohort.decode import read_image
+from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.formats.masks import read_mask
+from mmpkd.cohort.formats.tables import FIRST_ROW, read_table, refuse_rows
+from mmpkd.config import Strict
+from mmpkd.types import CohortError, lay_out
+
+TABLE = "*.xlsx"
+IMAGES = "BrEaST-Lesions_USG-images_and_masks"
+MISSING = ("", "not available", "not applicable")
+NOT_CIRCUMSCRIBED = "not circumscribed - "
+LESION = "lesion"
+PHRASES = {
+    "Posterior_features": {
+        "no": "no posterior features",
+        "enhancement": "posterior enhancement",
+        "shadowing": "posterior shadowing",
+        "combined": "combined posterior features",
+    },
+    "Halo": {"no": "no halo", "yes": "an echogenic halo"},
+    "Calcifications": {
+        "no": "no calcifications",
+        "in a mass": "calcifications in the mass",
+        "intraductal": "intraductal calcifications",
+        "indefinable": "indefinable calcifications",
+    },
+    "Skin_thickening": {"no": "no skin thickening", "yes": "skin thickening"},
+}  # in the sentence's order; shape, echogenicity and margin are adjectives as they stand
+
+COLUMNS = (
+    Column("CaseID", "id"),
+    Column("Image_filename", "id"),
+    Column("Mask_tumor_filename", "id"),
+    Column("Mask_other_filename", "id"),
+    Column("Age", "context", "numeric"),
+    Column("Tissue_composition", "context", "multivalued", "&"),
+    Column("Signs", "context", "multivalued", "&"),
+    Column("Symptoms", "context", "multivalued", "&"),
+    Column("Shape", "descriptor"),
+    Column("Margin", "descriptor", "multivalued", "&"),
+    Column("Echogenicity", "descriptor"),
+    Column("Posterior_features", "descriptor"),
+    Column("Halo", "descriptor"),
+    Column("Calcifications", "descriptor"),
+    Column("Skin_thickening", "descriptor"),
+    Column("BIRADS", "near_label"),
+    Column("Interpretation", "forbidden", "multivalued", "&"),
+    Column("Verification", "forbidden"),
+    Column("Diagnosis", "forbidden", "multivalued", "&"),
+    Column("Classification", "forbidden"),  # the label itself
+)
+
+
+class BreastLesionsUsgParams(Strict):
+    """No options."""
+
+
+class BreastLesionsUsg(Reader):
+    """The published folder, as unpacked."""
+
+    Params = BreastLesionsUsgParams
+    VERSION: ClassVar[int] = 2
+    needs_root: ClassVar[bool] = True
+    credentialed: ClassVar[bool] = False
+
+    def __init__(self, root: Path | None, params: BreastLesionsUsgParams) -> None:
+        assert root is not None
+        self.root = root
+
+    def scan(self) -> Scan:
+        path = self._table()
+        wanted = [column.name for column in COLUMNS]
+        table = read_table(path, wanted, "is it the BrEaST table as published?", is_public=True)
+        table["row"] = range(FIRST_ROW, len(table) + FIRST_ROW)
+        (task,) = lay_out([("malignant", "binary", ("benign", "malignant"))])
+        masked = table["Mask_tumor_filename"] != ""
+        cells = table["Classification"]
+        wrong = masked & ~cells.isin(task.labels)
+        refuse_rows(path, wrong, "a Classification that is neither benign nor malignant", cells)
+        for name, phrases in PHRASES.items():
+            unheard = masked & ~table[name].isin([*phrases, *MISSING])
+            refuse_rows(path, unheard, f"a {name} that is none of {', '.join(phrases)}", table[name])
+        lesions, others = table[masked], table[~masked]
+        lesions = lesions.set_index(lesions["Image_filename"].str.removesuffix(".png").rename("sample"))
+        counts = ", ".join(f"{count} {name}" for name, count in others["Classification"].value_counts().items())
+        left_out = [f"left out, without a tumour mask: {counts}"] if len(others) else []
+        files = lesions[["Image_filename", "Mask_tumor_filename"]]
+        privileged = _privileged(lesions)
+        sentences = [_sentence(cells.dropna()) for _, cells in privileged.iterrows()]
+        return Scan(
+            tasks=(task,),
+            samples=pd.DataFrame({"patient": lesions["CaseID"], "row": lesions["row"]}),
+            labels=encode(task, lesions["Classification"]),
+            privileged=privileged,
+            columns={column.name: column for column in COLUMNS},
+            unlisted=tuple(name for name in table.columns if name not in (*wanted, "row")),
+            channels=1,
+            roi_labels=(LESION,),
+            text=pd.DataFrame({"description": sentences}, index=lesions.index),
+            files={str(sample): [f"{IMAGES}/{file}" for file in pair] for sample, *pair in files.itertuples()},
+            tables=[path.name],
+            notes=(*left_out, "one case is taken for one patient, as published", "other masks are not stored"),
+        )
+
+    def load(self, sample_id: str) -> RawImage:
+        image = read_image(self.root, f"{IMAGES}/{sample_id}.png")
+        mask = read_mask(self.root, f"{IMAGES}/{sample_id}_tumor.png", image.shape)
+        return RawImage(image, rois=[(LESION, mask)])
+
+    def _table(self) -> Path:
+        found = sorted(path for path in self.root.glob(TABLE) if not path.name.startswith("~"))
+        if len(found) != 1 or not (self.root / IMAGES).is_dir():
+            names = ", ".join(path.name for path in found) or "none"
+            raise CohortError(
+                f"{self.root.absolute()} is not the BrEaST data set as published: wanted one {TABLE} (found: {names}) "
+                f"and the folder {IMAGES}; point cohort.root at the folder that holds both"
+            )
+        return found[0]
+
+
+def _privileged(table: pd.DataFrame) -> pd.DataFrame:
+    admitted = [column for column in COLUMNS if column.role in (*ADMITTED, "near_label")]
+    cells = table[[column.name for column in admitted]]
+    cells = cells.mask(cells.isin(MISSING))
+    cells["Margin"] = cells["Margin"].str.removeprefix(NOT_CIRCUMSCRIBED)
+    numeric = {
+        column.name: pd.to_numeric(cells[column.name]).astype(float) for column in admitted if column.kind == "numeric"
+    }
+    return cells.assign(**numeric)
+
+
+def _sentence(told: pd.Series[Any]) -> str | None:
+    """The descriptors among the cells of one lesion, in words; None if there are none."""
+    adjectives = [told[name].replace("/", " and ") for name in ("Shape", "Echogenicity") if name in told]
+    findings = [f"{_listed(told['Margin'].split('&'))} margins"] if "Margin" in told else []
+    findings += [phrases[told[name]] for name, phrases in PHRASES.items() if name in told]
+    if not adjectives and not findings:
+        return None
+    noun = " ".join([", ".join(adjectives), "mass"]).strip()
+    article = "An" if noun[0] in "aeiou" else "A"
+    return f"{article} {noun}{' with ' if findings else ''}{_listed(findings)}."
+
+
+def _listed(words: list[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,103 @@
+"""Where the files of CBIS-DDSM lie, in each of the three layouts that people have.
+
+  descriptive  NBIA Data Retriever, "descriptive directory name":
+               <dir>/08-29-2017-DDSM-NA-96009/1.000000-full mammogram images-63992/1-1.dcm
+  classic      NBIA Data Retriever, "classic directory name": <dir>/<StudyUID>/<SeriesUID>/000000.dcm
+  jpeg         the JPEG re-release on Kaggle: jpeg/<SeriesUID>/1-192.jpg, beside csv/dicom_info.csv
+
+The description files name <dir>/<StudyUID>/<SeriesUID>/<name>.dcm. <dir> is the DICOM PatientID
+(`Mass-Training_P_00001_LEFT_CC`, with `_<abnormality>` for a crop or a mask). A descriptive
+name ends with the last five digits of the UID. File names and the columns that a crop and its mask
+stand in are not to be trusted, so all files of both their series are handed on, to be told
+apart by what they hold.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mmpkd.cohort.formats.tables import read_table
+from mmpkd.types import CohortError
+
+DIGITS = 5  # of a UID, that end a descriptive name
+INFO = "dicom_info.csv"
+PREFIXES = ("Mass-Training_", "Mass-Test_", "Calc-Training_", "Calc-Test_")
+WANTED = (
+    "a folder of Mass-Training_P_... folders (NBIA), or jpeg/ beside csv/dicom_info.csv (the JPEG re-release), "
+    "in cohort.root or up to three folders below it"
+)
+
+
+class Files:
+    """The files of a copy, found by the paths that the description files state."""
+
+    def __init__(self, root: Path):
+        """
+        Raises:
+            CohortError: no layout is recognised, or a JPEG copy whose dicom_info.csv is not one.
+        """
+        self.root = root
+        self.base, self.is_jpeg = _base(root)
+        self.info = next((path for path in (root / "csv" / INFO, root / INFO) if path.is_file()), None)
+        self._folder_of = _patient_ids(self.info) if self.is_jpeg and self.info else {}
+
+    @property
+    def tables(self) -> list[str]:
+        return [self.info.relative_to(self.root).as_posix()] if self.is_jpeg and self.info else []
+
+    def of(self, *stated: str) -> list[str]:
+        """The files of the series that these paths state, relative to the root, sorted.
+
+        A series that is not there, or that dicom_info.csv gives to another folder, is told by a path that is not there.
+        """
+        found: list[str] = []
+        for one in dict.fromkeys(path.rsplit("/", 1)[0] for path in stated):
+            series = self._series(one)
+            files = sorted(path for path in series.iterdir() if _is_image(path)) if series else []
+            missing = self.base / (one.rsplit("/", 1)[1] if self.is_jpeg else one)
+            found += [path.relative_to(self.root).as_posix() for path in files or [missing]]
+        return found
+
+    def _series(self, stated: str) -> Path | None:
+        folder, study, series = stated.split("/")
+        if self.is_jpeg:
+            path = self.base / series
+            return path if path.is_dir() and self._folder_of.get(series, folder) == folder else None
+        exact = self.base / folder / study / series
+        if exact.is_dir():
+            return exact
+        studies = _ending(self.base / folder, study)
+        found = [path for each in studies for path in _ending(each, series)]
+        return found[0] if len(found) == 1 else None
+
+
+def _is_image(path: Path) -> bool:
+    """Not what macOS leaves beside a file on other disks, `._1-1.dcm`."""
+    return path.suffix.lower() in (".dcm", ".jpg", ".jpeg", ".png") and not path.name.startswith("._")
+
+
+def _ending(folder: Path, uid: str) -> list[Path]:
+    """Folders whose names end with the last digits of a UID."""
+    if not folder.is_dir():
+        return []
+    return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.endswith(f"-{uid[-DIGITS:]}")]
+
+
+def _base(root: Path) -> tuple[Path, bool]:
+    """The folder whose names the description files state, and whether it is a JPEG copy's."""
+    level = [root]
+    for _ in range(4):
+        for folder in level:
+            if (folder / "jpeg").is_dir():
+                return folder / "jpeg", True
+            if any(name.name.startswith(PREFIXES) for name in folder.iterdir()):
+                return folder, False
+        level = [path for folder in level for path in sorted(folder.iterdir()) if path.is_dir()]
+    raise CohortError(f"{root.absolute()} has the description files of CBIS-DDSM but no images: wanted {WANTED}")
+
+
+def _patient_ids(info: Path) -> dict[str, str]:
+    """DICOM PatientID, which is a folder name, by series UID."""
+    wanted = ["SeriesInstanceUID", "PatientID"]
+    table = read_table(info, wanted, "is it the re-release's dicom_info.csv?", is_public=True)
+    return {series: patient for series, patient in table[wanted].itertuples(index=False) if patient}

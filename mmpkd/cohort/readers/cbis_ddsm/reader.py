@@ -1,0 +1,242 @@
+"""CBIS-DDSM, digitised film mammograms (TCIA, doi 10.7937/K9/TCIA.2016.7O02S9CY; Lee et al., Sci Data
+4:170177, 2017; CC BY 3.0): the four case descriptions, and images in any layout of `cbis_files`.
+
+3,103 images of 1,566 patients, with 3,568 abnormalities; binary task `malignant` (the two BENIGN are not).
+
+- Two official splits, of masses and of calcifications: 31 patients are in the training part of one and in
+  the test part of the other, and 29 of the 71 views that are stored twice cross that line. Read together,
+  those patients leave the training part (64 images). The other 42 views stay twice, both in one part.
+- An image shows up to seven abnormalities (293 show several, of which 17 both malignant and benign ones). By
+  default a sample is an image: malignant if any is, its descriptors the union, its region the union of masks.
+- `assessment` (BI-RADS) nearly states the label. `subtlety` and `breast_density` 0 are missing.
+- Descriptors join several values by hyphens, in any order and some twice. LUCENT_CENTERED is LUCENT_CENTER.
+- A crop and its mask are told apart by what they hold, whatever their names and columns say: the mask has the
+  size of the mammogram and two values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+from pydantic import Field
+
+from mmpkd.cohort.decode import image_size, read_image
+from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.formats.masks import two_valued
+from mmpkd.cohort.formats.tables import read_table, refuse_rows
+from mmpkd.cohort.readers.cbis_ddsm.files import Files
+from mmpkd.config import Strict
+from mmpkd.types import CohortError, lay_out
+
+Kind = Literal["mass", "calc"]
+KINDS: tuple[Kind, ...] = ("mass", "calc")
+MEND = "is it the description file as published?"
+MISSING = ("", "N/A", "NA")
+PATHOLOGY = {"MALIGNANT": "malignant", "BENIGN": "benign", "BENIGN_WITHOUT_CALLBACK": "benign"}
+SAME_ATOM = {"LUCENT_CENTERED": "LUCENT_CENTER"}
+MAX_RATIO = 1.25  # of a mask's sides to its image's; beyond it, another image's
+LESION = "lesion"
+IMAGE, CROP, MASK = "image_file_path", "cropped_image_file_path", "roi_mask_file_path"
+
+SHARED = (
+    Column("patient_id", "id"),
+    Column("abnormality_id", "id"),
+    Column(IMAGE, "id"),
+    Column(CROP, "id"),
+    Column(MASK, "id"),
+    Column("left_or_right_breast", "context"),
+    Column("image_view", "context"),
+    Column("breast_density", "descriptor"),
+    Column("abnormality_type", "descriptor", "multivalued", "-"),
+    Column("subtlety", "descriptor"),
+    Column("assessment", "near_label"),
+    Column("pathology", "forbidden"),
+)
+OF_KIND: dict[Kind, tuple[Column, ...]] = {
+    "mass": (
+        Column("mass_shape", "descriptor", "multivalued", "-"),
+        Column("mass_margins", "descriptor", "multivalued", "-"),
+    ),
+    "calc": (
+        Column("calc_type", "descriptor", "multivalued", "-"),
+        Column("calc_distribution", "descriptor", "multivalued", "-"),
+    ),
+}
+
+
+class CbisDdsmParams(Strict):
+    kinds: tuple[Kind, ...] = Field(KINDS, min_length=1)
+    rows: Literal["image", "abnormality"] = "image"  # what a sample is; an abnormality has its own region and label
+    mixed: Literal["malignant", "left_out"] = "malignant"  # an image with malignant and benign abnormalities
+
+
+class CbisDdsm(Reader):
+    """A copy of CBIS-DDSM with its description files."""
+
+    Params = CbisDdsmParams
+    VERSION: ClassVar[int] = 2
+    needs_root: ClassVar[bool] = True
+    credentialed: ClassVar[bool] = False
+    windowed: ClassVar[bool] = True  # the JPEG re-release is 8-bit of the same 16-bit films
+
+    def __init__(self, root: Path | None, params: CbisDdsmParams) -> None:
+        assert root is not None
+        self.root = root
+        self.params = params
+        self._files: dict[str, tuple[str, list[list[str]]]] = {}  # by sample: its image, and what may be each mask
+
+    def scan(self) -> Scan:
+        scan, stated = self.describe()
+        files = Files(self.root)
+        self._files = {}
+        for sample, image, crop, mask in stated.itertuples():
+            _, masks = self._files.setdefault(str(sample), (files.of(image)[0], []))
+            masks.append(files.of(crop, mask))
+        listed = {sample: [image, *chain.from_iterable(masks)] for sample, (image, masks) in self._files.items()}
+        return replace(scan, files=listed, tables=[*scan.tables, *files.tables])
+
+    def describe(self) -> tuple[Scan, pd.DataFrame]:
+        """What the description files alone say; and the paths they state, a row an abnormality, index = sample."""
+        kinds = [kind for kind in KINDS if kind in self.params.kinds]
+        columns = {one.name: one for one in (*SHARED, *(one for kind in kinds for one in OF_KIND[kind]))}
+        paths = {(kind, part): self._description(kind, part) for kind in kinds for part in ("train", "test")}
+        table = pd.concat([_read(path, *which) for which, path in paths.items()], ignore_index=True)
+        table, notes = _without_shared_patients(table)
+        table["sample"] = table[IMAGE].str.split("/").str[0]
+        if self.params.rows == "abnormality":
+            table["sample"] += "_" + table["abnormality_id"]
+        groups = table.groupby("sample", sort=False)
+        mixed = groups["pathology"].transform("nunique") > 1
+        if num_mixed := table.loc[mixed, "sample"].nunique():
+            notes.append(f"{num_mixed} images with malignant and benign abnormalities: {self.params.mixed}")
+        if self.params.mixed == "left_out":
+            table = table[~mixed]
+            groups = table.groupby("sample", sort=False)
+        (task,) = lay_out([("malignant", "binary", ("benign", "malignant"))])
+        admitted = [one for one in columns.values() if one.role in (*ADMITTED, "near_label")]
+        first = groups[["patient_id", "part"]].first()
+        scan = Scan(
+            tasks=(task,),
+            samples=first.set_axis(["patient", "split"], axis=1),
+            labels=encode(task, groups["pathology"].max()),  # malignant comes after benign
+            privileged=pd.DataFrame({one.name: _joined(table, one) for one in admitted}),
+            columns=columns,
+            unlisted=tuple(name for name in table.columns if name not in columns and name not in ("part", "sample")),
+            channels=1,
+            roi_labels=(LESION,),
+            tables=[path.relative_to(self.root).as_posix() for path in paths.values()],
+            notes=tuple(notes),
+        )
+        return scan, table.set_index("sample")[[IMAGE, CROP, MASK]]
+
+    def load(self, sample_id: str) -> RawImage:
+        if not self._files:
+            self.scan()
+        file, masks = self._files[sample_id]
+        image = read_image(self.root, file)
+        if image.ndim != 2:
+            raise BadSample(file, "is in colour; a mammogram is grey")
+        return RawImage(image, rois=[(LESION, _mask(self.root, files, image.shape)) for files in masks])
+
+    def _description(self, kind: Kind, part: str) -> Path:
+        name = f"{kind}_case_description_{part}_set.csv"
+        for folder in (self.root, self.root / "csv"):
+            if (folder / name).is_file():
+                return folder / name
+        other = "calc" if kind == "mass" else "mass"
+        mend = f"put the four description files there, or read one kind alone with cohort.params.kinds=[{other}]"
+        raise CohortError(f"no {name} in {self.root.absolute()} or its folder csv: {mend}")
+
+
+def _read(path: Path, kind: Kind, part: str) -> pd.DataFrame:
+    """A description file as text, missing as NaN, `pathology` as the task's labels, with the official `part`."""
+    table = read_table(path, [one.name for one in (*SHARED, *OF_KIND[kind])], MEND, is_public=True)
+    table = table.mask(table.isin(MISSING))
+    named = table[["patient_id", "abnormality_id", "pathology"]]
+    refuse_rows(path, named.isna().any(axis=1), "no patient, abnormality or pathology")
+    cells = table["pathology"]
+    refuse_rows(path, ~cells.isin(PATHOLOGY), f"a pathology that is none of {', '.join(PATHOLOGY)}", cells)
+    for column in (IMAGE, CROP, MASK):
+        parts = table[column].fillna("").str.split("/")
+        wrong = (parts.map(len) != 4) | parts.map(lambda each: bool({"", ".", ".."} & set(each)))
+        refuse_rows(path, wrong, f"a {column} that is not folder/StudyUID/SeriesUID/file, as published", table[column])
+    refuse_rows(path, table.duplicated([IMAGE, "abnormality_id"]), "an abnormality that is listed before")
+    place = "Training" if part == "train" else "Test"
+    own = table[["patient_id", "left_or_right_breast", "image_view"]].fillna("").agg("_".join, axis=1)
+    stated = table[IMAGE].str.split("/").str[0]
+    wrong = stated != f"{kind.title()}-{place}_" + own
+    refuse_rows(path, wrong, f"an {IMAGE} of another kind, part, patient, side or view", stated)
+    table["pathology"] = table["pathology"].map(PATHOLOGY)
+    for column in ("breast_density", "subtlety"):
+        table[column] = table[column].mask(table[column] == "0")
+    read: pd.DataFrame = table.assign(part=part)
+    return read
+
+
+def _without_shared_patients(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Without the training rows of patients who are in the test part too; and what to say of it."""
+    shared = table.groupby("patient_id")["part"].transform("nunique") > 1
+    leaving = shared & (table["part"] == "train")
+    kept = table[~leaving]
+    notes = []
+    if leaving.any():
+        notes.append(
+            f"{table.loc[shared, 'patient_id'].nunique()} patients are in the training part of one kind and in the "
+            f"test part of the other: their {table.loc[leaving, IMAGE].nunique()} training images are left out"
+        )
+    views = kept.groupby(["patient_id", "left_or_right_breast", "image_view"])["abnormality_type"].nunique()
+    if twice := int((views > 1).sum()):
+        notes.append(f"{twice} views are stored once for each kind, both in one part")
+    return kept, notes
+
+
+def _joined(table: pd.DataFrame, column: Column) -> pd.Series:
+    """One cell a sample: the union of its abnormalities' values, or the highest grade; NaN where none is known."""
+    cells = table[["sample", column.name]].dropna()
+    if column.kind == "multivalued":
+        cells[column.name] = cells[column.name].str.split("-")
+        cells = cells.explode(column.name).replace(SAME_ATOM).drop_duplicates().sort_values(column.name)
+        joined = cells.groupby("sample")[column.name].agg("-".join)
+    else:
+        joined = cells.groupby("sample")[column.name].max()
+    return joined.reindex(table["sample"].unique()).rename_axis("sample")
+
+
+def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
+    """The one file that is two-valued and of the image's size, give or take `MAX_RATIO`; resized where it differs.
+
+    Raises:
+        BadSample: none, or several that fit alike.
+    """
+    sizes = {file: image_size(root, file) for file in files}
+    fits = [file for file, size in sizes.items() if _ratio(size, shape) <= MAX_RATIO]
+    if not fits:
+        found = ", ".join(f"{width} x {height}" for height, width in sizes.values())
+        raise BadSample(files[0], f"no mask: its region's files are {found} pixels, the image {shape[1]} x {shape[0]}")
+    masks = {}
+    for file in fits:
+        pixels = read_image(root, file)
+        with suppress(BadSample):  # a picture
+            masks[file] = two_valued(pixels, file)
+    if not masks:
+        raise BadSample(fits[0], "no mask: its region's files of the image's size hold more than two values")
+    closest = min(_ratio(sizes[file], shape) for file in masks)
+    best = [mask for file, mask in masks.items() if _ratio(sizes[file], shape) == closest]
+    if len(best) > 1 and any(not np.array_equal(best[0], mask) for mask in best[1:]):
+        raise BadSample(next(iter(masks)), f"{len(best)} different masks of one region")
+    if best[0].shape == shape:
+        return best[0]
+    return np.asarray(Image.fromarray(best[0]).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
+
+
+def _ratio(size: tuple[int, int], shape: tuple[int, ...]) -> float:
+    """How far two frames are apart: the larger ratio of their sides, 1 or more."""
+    return max(max(one, other) / max(1, min(one, other)) for one, other in zip(size, shape, strict=False))

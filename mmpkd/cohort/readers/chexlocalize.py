@@ -1,0 +1,279 @@
+"""CheXlocalize, masks of ten findings on CheXpert's validation and test radiographs (Saporta et al., Nature Machine
+Intelligence 2022, doi 10.1038/s42256-022-00536-x; CheXpert: Irvin et al., AAAI 2019, arXiv 1901.07031). Credentialed:
+messages name rows. An external test, without a training part, for students that learnt from `mimic_cxr`, whose labels
+it has.
+
+    CheXpert/val/patient64541/study1/view1_frontal.jpg      and test/; CheXpert's own release calls val `valid`
+    CheXpert/val_labels.csv, test_labels.csv                Path, 14 findings; or valid.csv. Sex, Age, AP/PA: val only
+    CheXlocalize/gt_segmentations_val.json, ..._test.json   patient64541_study1_view1_frontal: finding: size, counts
+
+- Labels are radiologists': 1, 0, or empty for unknown. (CheXzero's `groundtruth.csv` lists studies and is not read.)
+- Of a Path only what follows val/, valid/ or test/ counts: published are `CheXpert-v1.0/valid/...` (and `-small`) and
+  `test/...`. Which view it is, its file name says, because the test table has no column for it.
+- Masks are COCO's compressed run lengths, column by column, of the full images; the smaller ones of CheXpert-v1.0-small
+  do not fit. `Airspace Opacity` is Lung Opacity. A mask without a pixel, and an image without masks, are no ROI.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import numpy as np
+import pandas as pd
+from pydantic import field_validator
+
+from mmpkd.cohort.decode import read_image
+from mmpkd.cohort.facts import BadSample, Column, RawImage, Reader, Scan, label_columns
+from mmpkd.cohort.formats.tables import FIRST_ROW, refuse_rows
+from mmpkd.cohort.readers.mimic_cxr.tables import FINDINGS, MEND, VALUES, Finding, read_ids
+from mmpkd.config import Strict
+from mmpkd.frames import from_run_lengths
+from mmpkd.types import CohortError, ConfigError, lay_out
+
+MASKED: dict[str, Finding] = {  # as the masks call them, as the labels do
+    "Atelectasis": "Atelectasis",
+    "Cardiomegaly": "Cardiomegaly",
+    "Consolidation": "Consolidation",
+    "Edema": "Edema",
+    "Enlarged Cardiomediastinum": "Enlarged Cardiomediastinum",
+    "Lung Lesion": "Lung Lesion",
+    "Airspace Opacity": "Lung Opacity",
+    "Pleural Effusion": "Pleural Effusion",
+    "Pneumothorax": "Pneumothorax",
+    "Support Devices": "Support Devices",
+}
+TABLES = {"val": ("val_labels.csv", "valid.csv"), "test": ("test_labels.csv",)}
+FOLDERS = {"val": ("val", "valid"), "test": ("test",)}
+CONTEXT = (Column("Sex", "context"), Column("Age", "context", "numeric"), Column("AP/PA", "context"))
+VIEW = "Frontal/Lateral"
+PATH = (
+    r"^(?:.*/)?(?P<folder>val|valid|test)/(?P<file>(?P<patient>patient[0-9]+)/study[0-9]+/"
+    r"view[0-9]+_(?P<view>frontal|lateral)\.jpg)$"
+)
+KNOWN = {cell: value for cell, value in VALUES.items() if value != -1}
+COUNTED = ("images", "patients", "images with masks")
+PUBLISHED = {"val": (234, 200, 187), "test": (668, 500, None)}  # of the test part's masks no count is stated
+
+
+class ChexlocalizeParams(Strict):
+    """`images`: the folder of CheXpert's tables and images; `masks`: that of the JSON files; both under the root."""
+
+    parts: tuple[Literal["val", "test"], ...] = ("val", "test")
+    labels: tuple[Finding, ...] = FINDINGS
+    views: tuple[Literal["Frontal", "Lateral"], ...] = ("Frontal",)
+    images: str = "CheXpert"
+    masks: str = "CheXlocalize"
+
+    @field_validator("images", "masks")
+    @classmethod
+    def _is_inside(cls, value: str) -> str:
+        if PurePosixPath(value).is_absolute() or ".." in PurePosixPath(value).parts:
+            raise ValueError("must be relative to cohort.root, and lie under it")
+        return value
+
+    @field_validator("parts", "labels", "views")
+    @classmethod
+    def _are_some(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value or len(set(value)) != len(value):
+            raise ValueError("lists none" if not value else "lists one twice")
+        return value
+
+
+class Part(NamedTuple):
+    """`images`: see `_images`; `tables`: relative to the root."""
+
+    images: pd.DataFrame
+    unlisted: list[str]
+    tables: tuple[str, str]
+    notes: list[str]
+
+
+class Chexlocalize(Reader):
+    """A copy of both releases, or of one part of them; 8-bit grey images."""
+
+    Params = ChexlocalizeParams
+    VERSION: ClassVar[int] = 1
+    needs_root: ClassVar[bool] = True
+    credentialed: ClassVar[bool] = True
+
+    def __init__(self, root: Path | None, params: ChexlocalizeParams) -> None:
+        assert root is not None
+        self.root = root
+        self.params = params
+        self._files: dict[str, list[str]] = {}  # by sample
+        self._masks: dict[str, dict[str, Any]] = {}  # by sample and finding, encoded
+        self._counts: dict[str, tuple[int, ...]] = {}  # what `COUNTED` names, by part
+
+    def scan(self) -> Scan:
+        params = self.params
+        parts = [self._part(part) for part in params.parts]
+        notes = [note for part in parts for note in part.notes]
+        table = pd.concat([part.images for part in parts])
+        if shared := int((table.groupby("patient")["split"].nunique() > 1).sum()):
+            raise CohortError(f"{shared} patients are in the tables of both parts; are they as published?")
+        kept = table[VIEW].isin(params.views)
+        if not kept.any():
+            raise ConfigError.one("cohort.params.views", f"no image is {' or '.join(params.views)}")
+        if not kept.all():
+            notes.append(f"left out: {(~kept).sum()} images that are not {' or '.join(params.views)}")
+        table = table[kept]
+        self._files = {str(sample): [file] for sample, file in table["file"].items()}
+        (task,) = lay_out([("findings", "multilabel", params.labels)])
+        columns = [Column("Path", "id"), *CONTEXT, Column(VIEW, "context")]
+        columns += [Column(name, "forbidden") for name in FINDINGS]
+        return Scan(
+            tasks=(task,),
+            samples=table[["patient", "split", "row"]],
+            labels=table[list(params.labels)].set_axis(label_columns([task]), axis=1),
+            privileged=table[[*(one.name for one in CONTEXT), VIEW]],
+            columns={one.name: one for one in columns},
+            unlisted=tuple(dict.fromkeys(name for part in parts for name in part.unlisted)),
+            channels=1,
+            roi_labels=tuple(MASKED.values()),
+            files=self._files,
+            tables=[file for part in parts for file in part.tables],
+            notes=tuple(notes),
+        )
+
+    def deviations(self, scan: Scan) -> list[str]:
+        """The tables' counts by part, whatever the options leave out, against those that the authors state."""
+        return [
+            f"part {part} has {found} {what}, published are {published}"
+            for part, counts in self._counts.items()
+            for what, found, published in zip(COUNTED, counts, PUBLISHED[part], strict=True)
+            if published not in (found, None)
+        ]
+
+    def load(self, sample_id: str) -> RawImage:
+        if not self._files:
+            self.scan()
+        file = self._files[sample_id][0]
+        image = read_image(self.root, file)
+        masks = self._masks.get(sample_id, {})
+        drawn = [(finding, decode_mask(mask, image.shape, file)) for finding, mask in masks.items()]
+        return RawImage(image, rois=[(finding, mask) for finding, mask in drawn if mask is not None])
+
+    def _part(self, part: str) -> Part:
+        """What one part's files hold, whatever the view. Keeps the masks and the counts."""
+        table_file, folder = self._find("images", TABLES[part]), self._find("images", FOLDERS[part])
+        masks_file = self._find("masks", (f"gt_segmentations_{part}.json",))
+        images, unlisted = _images(self.root / table_file, part)
+        images["file"] = f"{folder}/" + images["file"]
+        masks = _masks(self.root / masks_file)
+        found = images.index.isin(list(masks))
+        if not found.any():
+            what = f"none of its entries is of an image in {table_file}"
+            raise CohortError(f"{self.root / masks_file}: {what}; are both of the same part?")
+        notes = []
+        if num_bare := int((~found).sum()):
+            notes.append(f"{num_bare} of {len(found)} {part} images have no masks, and so no ROI")
+        if num_lost := len(masks) - int(found.sum()):
+            notes.append(f"{num_lost} entries of {masks_file} are of no image in {table_file}")
+        self._masks |= masks
+        self._counts[part] = (len(images), images["patient"].nunique(), int(found.sum()))
+        return Part(images, unlisted, (table_file, masks_file), notes)
+
+    def _find(self, option: str, names: Sequence[str]) -> str:
+        """The first of these that is there, relative to the root.
+
+        Raises:
+            CohortError: none is.
+        """
+        folder = PurePosixPath(getattr(self.params, option))
+        for name in names:
+            if (self.root / folder / name).exists():
+                return (folder / name).as_posix()
+        where = f"no {' and no '.join(names)} in {(self.root / folder).absolute()}"
+        mend = f"say where it is with cohort.params.{option}=DIR, or leave its part out with cohort.params.parts"
+        raise CohortError(f"{where}: {mend}")
+
+
+def _images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
+    """A row an image, index = sample: patient, split, row, file (in the part's folder), context and 14 labels;
+    and the columns without a role."""
+    table = read_ids(path, ("Path", *FINDINGS), "Path", {"Airspace Opacity": "Lung Opacity"})
+    parsed = table["Path"].str.extract(PATH)
+    wanted = f"{' or '.join(FOLDERS[part])}/patient.../study.../view..._frontal.jpg (or _lateral.jpg)"
+    refuse_rows(path, ~parsed["folder"].isin(FOLDERS[part]), f"a Path that does not end in {wanted}")
+    refuse_rows(path, parsed["file"].duplicated(), "an image that is listed before")
+    for name in FINDINGS:
+        wrong = ~table[name].isin(list(KNOWN))
+        refuse_rows(path, wrong, f"a label that is not 1, 0 or empty in column {name!r}")
+    context = table.reindex(columns=[one.name for one in CONTEXT], fill_value="")
+    refuse_rows(path, ~context["Age"].str.fullmatch(r"([0-9]{1,3}(\.0)?)?"), "an Age that is not a number of years")
+    context = context.mask(context == "").assign(Age=pd.to_numeric(context["Age"]).astype(float))
+    images = parsed[["patient", "file"]].join(context).assign(split=part)
+    images[VIEW] = parsed["view"].str.capitalize()
+    images["row"] = [f"{position + FIRST_ROW} of {path.name}" for position in range(len(table))]
+    images = images.join(table[list(FINDINGS)].apply(lambda column: column.map(KNOWN).astype(float)))
+    unlisted = [str(name) for name in table if name not in ("Path", *images)]
+    return images.set_index(parsed["file"].str.removesuffix(".jpg").str.replace("/", "_").rename("sample")), unlisted
+
+
+def _masks(path: Path) -> dict[str, dict[str, Any]]:
+    """Encoded masks by sample and finding.
+
+    Raises:
+        CohortError: not JSON, or not the ten findings of each image.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CohortError(f"{path} is not a JSON file: {type(error).__name__}; {MEND}") from None
+    if not isinstance(content, dict):
+        raise CohortError(f"{path}: wanted masks by image and finding; {MEND}")
+    wrong = [not isinstance(one, dict) or set(one) != set(MASKED) for one in content.values()]
+    refuse_rows(path, wrong, f"not the masks of {', '.join(MASKED)}", unit="entry")
+    return {sample: {finding: one[name] for name, finding in MASKED.items()} for sample, one in content.items()}
+
+
+def decode_mask(mask: Any, shape: tuple[int, ...], file: str) -> np.ndarray | None:
+    """H x W bool from a size and compressed counts; None if no pixel is in it.
+
+    Raises:
+        BadSample: it is damaged, or of another size than its image.
+    """
+    height, width = shape[:2]
+    if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str):
+        raise BadSample(file, "a mask of it has no compressed counts")
+    if mask.get("size") != [height, width]:
+        mend = "masks are of CheXpert's full images, not of CheXpert-v1.0-small"
+        raise BadSample(file, f"is {width} x {height} pixels, a mask of it is of another size; {mend}")
+    try:
+        runs = run_lengths(mask["counts"])
+    except ValueError as error:
+        raise BadSample(file, f"a mask of it does not decode: {error}") from None
+    if min(runs, default=0) < 0 or sum(runs) != height * width:
+        raise BadSample(file, "a mask of it is damaged: its runs do not add up to the image")
+    return from_run_lengths(np.array(runs), (width, height)).T if any(runs[1::2]) else None
+
+
+def run_lengths(counts: str) -> list[int]:
+    """Lengths of alternating runs, the first one out of the mask, from COCO's string (cocoapi, maskApi.c, rleFrString).
+
+    A number is written in groups of five bits, the lowest first, as characters from `0` on; 32 is added where another
+    group follows, 16 in the last one means that it is negative. From the fourth on, a number is the difference to the
+    last but one.
+
+    Raises:
+        ValueError: says what is wrong.
+    """
+    runs: list[int] = []
+    number = bits = 0
+    for character in counts:
+        group = ord(character) - ord("0")
+        if not 0 <= group < 64 or bits > 30:  # more pixels than any image that is read
+            raise ValueError("a character or a number that no run length has")
+        number |= (group & 31) << bits
+        bits += 5
+        if group & 32:
+            continue
+        number -= (group & 16) >> 4 << bits
+        runs.append(number + (runs[-2] if len(runs) > 2 else 0))
+        number = bits = 0
+    if bits:
+        raise ValueError("it ends within a run length")
+    return runs

@@ -1,0 +1,168 @@
+"""The tables of MIMIC-CXR-JPG: found zipped or not, held against what is published, and the label policies.
+
+chexpert and negbio: `subject_id,study_id` and 14 findings a study; 1 found, 0 negated, -1 uncertain, empty not
+mentioned, which is another thing than negated. test-set-labeled: `study_id` alone, and `Airspace Opacity` for
+`Lung Opacity`. Messages name tables and rows, never a cell: these data are credentialed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+
+from mmpkd.cohort.formats.tables import FIRST_ROW, read_table, refuse_rows
+from mmpkd.types import CohortError
+
+Finding = Literal[
+    "Atelectasis",
+    "Cardiomegaly",
+    "Consolidation",
+    "Edema",
+    "Enlarged Cardiomediastinum",
+    "Fracture",
+    "Lung Lesion",
+    "Lung Opacity",
+    "No Finding",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Pneumonia",
+    "Pneumothorax",
+    "Support Devices",
+]
+Policy = Literal["ignore", "zero", "one"]
+FINDINGS: tuple[Finding, ...] = get_args(Finding)
+NO_FINDING = FINDINGS.index("No Finding")
+ABNORMAL = [at for at, name in enumerate(FINDINGS) if name not in ("No Finding", "Support Devices")]
+MEANING: dict[Policy, float] = {"ignore": np.nan, "zero": 0.0, "one": 1.0}
+VALUES = {"": np.nan, "1": 1.0, "1.0": 1.0, "0": 0.0, "0.0": 0.0, "-1": -1.0, "-1.0": -1.0}
+IDS = {"dicom_id": "[0-9a-f]{8}(-[0-9a-f]{8}){4}", "subject_id": "[0-9]{8}", "study_id": "[0-9]{8}"}
+SHAPES = {"dicom_id": "five groups of 8 hexadecimal digits", "subject_id": "8 digits", "study_id": "8 digits"}
+METADATA, SPLIT = "mimic-cxr-2.0.0-metadata.csv", "mimic-cxr-2.0.0-split.csv"
+LABELS = {name: f"mimic-cxr-2.0.0-{name}.csv" for name in ("chexpert", "negbio")}
+EXPERT = "mimic-cxr-2.1.0-test-set-labeled.csv"
+COUNTED = ("images", "studies", "patients", "frontal images")
+PUBLISHED = {
+    "train": (368_960, 222_758, 64_586, 248_020),
+    "validate": (2_991, 1_808, 500, 2_041),
+    "test": (5_159, 3_269, 293, 3_653),
+}
+MEND = "is it the file as published? Else download it again"
+
+
+def find_table(root: Path, name: str) -> Path:
+    """The table as published, `name`.gz, or unzipped.
+
+    Raises:
+        CohortError: neither is there.
+    """
+    for path in (root / f"{name}.gz", root / name):
+        if path.is_file():
+            return path
+    raise CohortError(f"no {name}.gz and no {name} in {root.absolute()}: put it there, or mend cohort.root=DIR")
+
+
+def read_ids(path: Path, wanted: Sequence[str], key: str, also_named: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """The table as text (see `tables.read_table`), whose ids have their published shape; `key` is unique.
+
+    Raises:
+        CohortError: it is not as published.
+    """
+    table = read_table(path, wanted, MEND, also_named=also_named)
+    for name in (name for name in IDS if name in wanted):
+        refuse_rows(path, ~table[name].str.fullmatch(IDS[name]), f"a {name} that is not {SHAPES[name]}, as published")
+    refuse_rows(path, table[key].duplicated(), f"a {key} that is listed before")
+    return table
+
+
+def read_labels(path: Path, is_expert: bool) -> pd.DataFrame:
+    """The 14 findings as given, by study: 1, 0, -1, or NaN for not mentioned; of a labeller with its `subject_id`.
+
+    Raises:
+        CohortError: see `read_ids`; a value that is none of these.
+    """
+    ids = ["study_id"] if is_expert else ["subject_id", "study_id"]
+    table = read_ids(path, [*ids, *FINDINGS], "study_id", {"Airspace Opacity": "Lung Opacity"} if is_expert else None)
+    for name in FINDINGS:
+        wrong = ~table[name].isin(list(VALUES))
+        refuse_rows(path, wrong, f"a label that is not 1, 0, -1 or empty in column {name!r}")
+    given = pd.DataFrame({name: table[name].map(VALUES).astype(float) for name in FINDINGS})
+    return given.assign(**{name: table[name] for name in ids}).set_index("study_id")
+
+
+def label_images(
+    root: Path, table: pd.DataFrame, labeller: str, is_test_expert: bool, notes: list[str]
+) -> tuple[np.ndarray, list[Path]]:
+    """N x 14 of findings as given (see `read_labels`) for the rows of `table`, and the tables they were read from.
+
+    `table` has study_id, subject_id, `part`, and `row` in the metadata; with `is_test_expert` the test part has the
+    experts' labels, and no other. What to say of it is added to `notes`.
+
+    Raises:
+        CohortError: see `read_labels`; the tables do not belong together.
+    """
+    paths = [find_table(root, LABELS[labeller])]
+    given = read_labels(paths[0], is_expert=False)
+    stated = given["subject_id"].reindex(table["study_id"]).to_numpy()
+    differs = pd.notna(stated) & (stated != table["subject_id"].to_numpy())
+    wrong = np.bincount(table.loc[differs, "row"] - FIRST_ROW)  # rows of the whole metadata, which `table` may not hold
+    what = f"another subject_id than {paths[0].name} has for the study (are both of one download?)"
+    refuse_rows(find_table(root, METADATA), wrong, what)
+    given_NK = given[list(FINDINGS)].reindex(table["study_id"]).to_numpy(float, copy=True)
+    if is_test_expert:
+        paths.append(find_table(root, EXPERT))
+        expert = read_labels(paths[1], is_expert=True)
+        is_test = (table["part"] == "test").to_numpy()
+        has_expert = table.loc[is_test, "study_id"].isin(expert.index)
+        if not has_expert.any():
+            raise CohortError(f"{paths[1]}: none of its studies is in the test part; is this the whole data set?")
+        given_NK[is_test] = expert[list(FINDINGS)].reindex(table.loc[is_test, "study_id"]).to_numpy(float)
+        notes.append(f"test labels are the experts'; {(~has_expert).sum()} of {is_test.sum()} test images have none")
+    unlabelled = np.isnan(given_NK).all(axis=1)
+    if unlabelled.any():
+        studies = table.loc[unlabelled, "study_id"].nunique()
+        notes.append(f"{unlabelled.sum()} images of {studies} studies have no label: all unknown")
+    return given_NK, paths
+
+
+def decide(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_implied: bool) -> np.ndarray:
+    """S x 14 of 1, 0 and NaN (unknown) from what was given (`read_labels`); S x 14 in the order of `FINDINGS`.
+
+    A study without any label stays unknown whatever the policies say. `is_implied`: No Finding denies the
+    abnormalities that are not mentioned, and an abnormality denies a No Finding that is not mentioned; before
+    `empty` is asked. Support Devices are no abnormality (Irvin et al., AAAI 2019, arXiv 1901.07031).
+    """
+    open_SK = np.isnan(given_SK)
+    decided_SK = np.where(given_SK == -1, MEANING[uncertain], given_SK)
+    if is_implied:
+        is_free_S = given_SK[:, NO_FINDING] == 1
+        has_any_S = (decided_SK[:, ABNORMAL] == 1).any(axis=1)
+        denied_SK = np.zeros_like(open_SK)
+        denied_SK[:, ABNORMAL] = is_free_S[:, None]
+        denied_SK[:, NO_FINDING] = has_any_S
+        decided_SK[open_SK & denied_SK] = 0
+        open_SK &= ~denied_SK
+    decided_SK[open_SK] = MEANING[empty]
+    decided_SK[np.isnan(given_SK).all(axis=1)] = np.nan
+    return decided_SK
+
+
+def counted(table: pd.DataFrame) -> dict[str, tuple[int, ...]]:
+    """What `COUNTED` names, by official part; `table` has split, study_id, subject_id and ViewPosition."""
+    groups = table.groupby("split")
+    frontal = table["ViewPosition"].isin(["AP", "PA"]).groupby(table["split"]).sum()
+    counts = pd.concat([groups.size(), groups[["study_id", "subject_id"]].nunique(), frontal], axis=1)
+    return {str(part): tuple(map(int, row)) for part, row in zip(counts.index, counts.to_numpy(), strict=True)}
+
+
+def differences(counts: dict[str, tuple[int, ...]]) -> list[str]:
+    """How `counted` tables differ from version 2.1.0 (MIT-LCP/mimic-cxr), a sentence each."""
+    return [
+        f"part {part} has {found:,} {what}, published are {published:,}"
+        for part, row in PUBLISHED.items()
+        for what, found, published in zip(COUNTED, counts.get(part, (0, 0, 0, 0)), row, strict=True)
+        if found != published
+    ]

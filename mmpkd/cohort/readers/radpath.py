@@ -1,0 +1,148 @@
+"""CPM-RadPath 2020 (the MICCAI challenge's training cases), MRI with histology, as DeepGuide uses it.
+
+    labels/split_1_train.csv  split_1_val.csv  split_1_test.csv     CPM_RadPath_2019_ID, class, age_in_days
+    <ID>/<ID>_t1ce.nii.gz, and _t1, _t2, _flair                     240 x 240 x 155, skull-stripped
+    slide_features.csv (or .parquet)                                CPM_RadPath_2019_ID, and a column per feature
+
+221 patients, one sample each, of three classes: G glioblastoma, O oligodendroglioma, A astrocytoma. The label files are
+those of github.com/mayurmallya/DeepGuide (Mallya & Hamarneh, MICCAI 2022), which released one of its five splits.
+
+- The image is three axial slices of one sequence as its three channels, at `slices` of the brain's height. No tumour is
+  outlined, so the default is where most supratentorial gliomas are; the foreground is what is not the corner's value.
+- MR intensities have no unit: each volume's own 0.5th and 99.5th percentiles of the foreground become 0 and 255.
+- Whole slides do not fit a store: a patient's slide is a vector that was computed before (DeepGuide's: 512 numbers, the
+  pooled features of CLAM). It is stored as numeric columns `slide_<name>`, so that a tabular teacher reads them.
+- The challenge's terms do not let its data be shown, so messages name rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, encode, same_name
+from mmpkd.cohort.formats.nifti import axial_slices, read_nifti
+from mmpkd.cohort.formats.tables import FIRST_ROW, read_table, refuse_rows
+from mmpkd.cohort.spelling import DIFFERENCE, unpadded
+from mmpkd.config import Strict
+from mmpkd.types import CohortError, lay_out
+
+ID, CLASS, AGE = "CPM_RadPath_2019_ID", "class", "age_in_days"
+LABELS = ("G", "O", "A")
+PARTS = ("train", "val", "test")
+SLIDE = "slide_"
+SPLIT_1: Mapping[str, Mapping[str, int]] = {  # counted in DeepGuide's label files
+    "train": {"G": 103, "O": 24, "A": 38},
+    "val": {"G": 15, "O": 5, "A": 8},
+    "test": {"G": 15, "O": 5, "A": 8},
+}
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class RadPathParams(Strict):
+    sequence: Literal["t1", "t1ce", "t2", "flair"] = "t1ce"
+    # of the brain's height, from its lowest slice to its highest
+    slices: tuple[Share, Share, Share] = (0.45, 0.6, 0.75)
+    split: int = Field(1, ge=1)
+    labels: str = "labels"  # folder of the label files
+    volumes: str = "."  # folder of the patients' folders
+    features: str | None = "slide_features.csv"  # None: MRI alone
+
+
+class RadPath(Reader):
+    """The challenge's folders, DeepGuide's label files, and slide features."""
+
+    Params = RadPathParams
+    VERSION: ClassVar[int] = 1
+    needs_root: ClassVar[bool] = True
+    credentialed: ClassVar[bool] = True
+
+    def __init__(self, root: Path | None, params: RadPathParams) -> None:
+        assert root is not None
+        self.root = root
+        self.params = params
+
+    def scan(self) -> Scan:
+        params = self.params
+        names = {part: f"{params.labels}/split_{params.split}_{part}.csv" for part in PARTS}
+        cases = pd.concat([_cases(self.root / name, part) for part, name in names.items()])
+        for part, name in names.items():
+            twice = cases[ID].duplicated()[cases["part"] == part]
+            refuse_rows(self.root / name, twice, "a patient that is listed before")
+        cases = cases.set_index(cases[ID].rename("sample"))
+        columns = [Column(ID, "id"), Column(CLASS, "forbidden"), Column(AGE, "context", "numeric")]
+        privileged = cases[[AGE]].astype(float)
+        notes = [f"three axial slices at {', '.join(f'{share:g}' for share in params.slices)} of the brain's height"]
+        if params.features is not None:
+            features = _features(self.root / params.features)
+            known = {unpadded(str(name)) for name in cases.index}
+            wrong = ~features.index.isin(cases.index) & features.index.map(unpadded).isin(known)
+            what = f"a {ID} that the label files spell otherwise: they {DIFFERENCE}"
+            refuse_rows(self.root / params.features, wrong, what)
+            if not cases.index.isin(features.index).any():
+                raise CohortError(f"{self.root / params.features}: none of its {ID} is one of the label files'")
+            columns += [Column(str(name), "descriptor", "numeric") for name in features]
+            if without := int((~cases.index.isin(features.index)).sum()):
+                notes.append(f"patients without slide features: {without}")
+            privileged = privileged.join(features)
+        (task,) = lay_out([(CLASS, "multiclass", LABELS)])
+        return Scan(
+            tasks=(task,),
+            samples=cases[["part", "row"]].set_axis(["split", "row"], axis=1).assign(patient=cases[ID]),
+            labels=encode(task, cases[CLASS]),
+            privileged=privileged,
+            columns={one.name: one for one in columns},
+            channels=3,
+            files={str(sample): [self._file(str(sample))] for sample in cases.index},
+            tables=[*names.values(), *([params.features] if params.features is not None else [])],
+            notes=tuple(notes),
+        )
+
+    def deviations(self, scan: Scan) -> list[str]:
+        if self.params.split != 1:
+            return [f"split {self.params.split}: DeepGuide released split 1 alone"]
+        said = []
+        for part, counts in SPLIT_1.items():
+            found = scan.labels[scan.samples["split"] == part].sum().set_axis(LABELS)
+            if apart := [name for name in LABELS if found[name] != counts[name]]:
+                said.append(f"part {part}: {', '.join(f'{one} {found[one]:.0f} for {counts[one]}' for one in apart)}")
+        return said
+
+    def load(self, sample_id: str) -> RawImage:
+        file = self._file(sample_id)
+        return RawImage(axial_slices(read_nifti(self.root, file), self.params.slices, file)[0], is_stretched=True)
+
+    def _file(self, sample: str) -> str:
+        return (Path(self.params.volumes) / sample / f"{sample}_{self.params.sequence}.nii.gz").as_posix()
+
+
+def _cases(path: Path, part: str) -> pd.DataFrame:
+    """One label file: the three columns, `part`, and `row` for messages."""
+    mend = "wanted a label file of DeepGuide; their folder is cohort.params.labels"
+    table = read_table(path, [ID, CLASS, AGE], mend)[[ID, CLASS, AGE]]
+    for wrong, what in (
+        (~table[ID].str.fullmatch("[A-Za-z0-9_-]+"), f"a {ID} that is not of letters, digits and underscores"),
+        (~table[CLASS].isin(LABELS), f"a class that is none of {', '.join(LABELS)}"),
+        (~table[AGE].str.fullmatch("[0-9]{1,5}|"), f"an {AGE} that is not a number of days"),
+    ):
+        refuse_rows(path, wrong, what)
+    table[AGE] = pd.to_numeric(table[AGE])
+    return table.assign(part=part, row=[f"{at} of {path.name}" for at in range(FIRST_ROW, len(table) + FIRST_ROW)])
+
+
+def _features(path: Path) -> pd.DataFrame:
+    """Slide features as floats, index = patient, columns `slide_<name>`."""
+    mend = f"wanted {ID} and a column for each feature; without slides: cohort.params.features=null"
+    table = read_table(path, [ID], mend).set_index(ID).rename_axis("sample")
+    refuse_rows(path, table.index.duplicated(), "a patient that is listed before")
+    stated = [str(name) for name in table if same_name(str(name)) in (CLASS, AGE)]
+    if stated or not len(table.columns):
+        raise CohortError(f"{path}: the column {', '.join(stated) or ID} is no feature of a slide; {mend}")
+    numbers: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(float)
+    refuse_rows(path, ~np.isfinite(numbers).all(axis=1), "a feature that is not a finite number")
+    return numbers.add_prefix(SLIDE)

@@ -1,0 +1,234 @@
+"""Any CSV, Parquet or .xlsx table with a column map: how to bring your own data. Images: see docs/formats.md.
+
+```yaml
+cohort:
+  reader: table
+  root: /data/my-study                    # everything below is relative to it
+  params:
+    file: cases.csv
+    image: image_file                     # column: path of each image, under image_root
+    image_root: images
+    patient: patient_id                   # column; splits go by patient
+    split: part                           # optional column: train, val, test; or folds by name
+    # groups: site                        # optional column: a fold for each of its values (leave one site out)
+    # test_fold: C                        # the fold that is sealed; else the one called test, or the last by name
+    tasks:
+      malignant: {kind: binary, column: pathology, labels: [benign, malignant]}     # the second is positive
+      findings: {kind: multilabel, labels: [edema, effusion]}                       # columns of 0, 1 or missing
+    masks: {lesion: mask_file}            # ROI label: column of mask paths, empty where there is none
+    mask_value: {lesion: 2}               # which value is the region, where masks hold several; [1, 2]: both; 0: black
+    boxes: {node: [x, y, w, h]}           # ROI label: columns of left, top, width and height, pixels of the image;
+                                          # or one column of "[x, y, w, h]" or "[[x, y, w, h], ...]"
+    polygons: {duct: outline}             # ROI label: column of corners, "[[x, y], ...]", or a list of such polygons
+    slices: [0.5]                         # of NIfTI volumes: at which share of the height; three where channels is 3
+    views: {mri: mri_file}                # further images of each sample: a better scan that a teacher may see
+    text: {findings: report}              # section of a report: column of its text
+    columns:                              # privileged columns; a column without a role is not stored
+      shape: {role: descriptor}
+      signs: {role: descriptor, separator: "|"}
+      age: {role: context, kind: numeric}
+      slide_*: {role: descriptor, kind: numeric}    # every such column that nothing else asks for
+      birads: {role: near_label}
+      biopsy: {role: forbidden}
+    missing: ["n/a"]                      # besides blank cells
+```
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import pandas as pd
+
+from mmpkd.cohort.decode import read_image
+from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, same_name
+from mmpkd.cohort.formats.dicom import is_dicom, unit_of
+from mmpkd.cohort.formats.masks import read_mask
+from mmpkd.cohort.formats.nifti import Place, is_nifti, read_slice_mask, read_slices
+from mmpkd.cohort.formats.tables import FIRST_ROW, NUM_SHOWN, read_table
+from mmpkd.cohort.readers.table.cells import (
+    ABSOLUTE,
+    OUTSIDE,
+    Drawn,
+    check_cells,
+    drawn_regions,
+    labels_of,
+    notes_of_cells,
+)
+from mmpkd.cohort.readers.table.folds import read_split
+from mmpkd.cohort.readers.table.form import suspicion
+from mmpkd.cohort.readers.table.params import TableParams
+from mmpkd.config import IMAGE, near
+from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
+
+PARAMS = "cohort.params"
+MEND = "wanted a table under cohort.root: CSV (commas, UTF-8), Parquet or .xlsx"
+
+
+class Table(Reader):
+    """One row a sample, one image a row."""
+
+    Params = TableParams
+    VERSION: ClassVar[int] = 4
+    needs_root: ClassVar[bool] = True
+
+    def __init__(self, root: Path | None, params: TableParams) -> None:
+        assert root is not None
+        self.root = root
+        self.params = params
+        self._rows: dict[str, dict[str, str]] = {}  # from the last scan, by sample: paths by column
+        self._drawn: dict[str, list[tuple[str, Drawn]]] = {}  # and regions that are numbers, by label
+
+    @property
+    def credentialed(self) -> bool:
+        return self.params.credentialed
+
+    def scan(self) -> Scan:
+        table = self._read()
+        self.params = params = self.params.over(list(table.columns))  # a pattern is what this table makes of it
+        columns = self._columns()
+        self._check_header(table, columns)
+        tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])
+        cells = table.mask(table.isin(["", *params.missing]))
+        mistakes = check_cells(params, cells, tasks, self.allow_outside)
+        given = read_split(cells, params)
+        if mistakes or given.mistakes:
+            raise ConfigError([*mistakes, *given.mistakes])
+        admitted = [one.name for one in columns.values() if one.role in (*ADMITTED, "near_label")]
+        notes = [*given.notes, *notes_of_cells(params, cells, admitted)]
+        cells = cells.set_index(cells[params.image].rename("sample"))
+        samples = pd.DataFrame({"patient": cells[params.patient], "row": range(FIRST_ROW, len(cells) + FIRST_ROW)})
+        if given.split is not None:
+            samples["split"] = given.split.to_numpy()
+        privileged = cells[admitted]
+        for name in admitted:
+            if (separator := columns[name].separator) is not None:
+                privileged[name] = _tidy(cells[name], separator)
+            elif columns[name].kind == "numeric":
+                privileged[name] = pd.to_numeric(cells[name]).astype(float)
+        self._drawn = drawn_regions(params, cells)
+        self._rows = {str(sample): {} for sample in cells.index}
+        for column, folder in params.paths.items():
+            for sample, cell in cells[column].dropna().items():
+                self._rows[str(sample)][column] = (Path(folder) / cell).as_posix()
+        notes += self._same_files()
+        return Scan(
+            tasks=tasks,
+            samples=samples,
+            labels=pd.concat([labels_of(task, params, cells) for task in tasks], axis=1),
+            privileged=privileged,
+            columns=columns,
+            unlisted=tuple(name for name in table.columns if name not in columns and name not in params.text.values()),
+            channels=params.channels,
+            roi_labels=tuple(dict.fromkeys((*params.masks, *params.boxes, *params.polygons))),
+            views=tuple(params.views),
+            text=pd.DataFrame({name: cells[column] for name, column in params.text.items()}) if params.text else None,
+            files={sample: list(files.values()) for sample, files in self._rows.items()},
+            tables=[params.file],
+            notes=tuple(notes),
+        )
+
+    def load(self, sample_id: str) -> RawImage:
+        if not self._rows:
+            self.scan()
+        files = self._rows[sample_id]
+        params, file = self.params, files[self.params.image]
+        image, place = self._image(file)
+        masks = [(label, files[column]) for label, column in params.masks.items() if column in files]
+        rois = [(label, self._mask(mask, image.shape, place, params.mask_values(label))) for label, mask in masks]
+        rois += [(label, draw(image.shape, file)) for label, draw in self._drawn.get(sample_id, ())]
+        views = {name: self._image(files[column])[0] for name, column in params.views.items()}
+        named = {IMAGE: file} | {name: files[column] for name, column in params.views.items()}
+        units = {name: unit_of(self.root, one) for name, one in named.items() if is_dicom(self.root, one)}
+        return RawImage(image, views, rois, is_stretched=is_nifti(file), units=units)
+
+    def _same_files(self) -> list[str]:
+        """A note where two rows lead to one image by different paths: by links, or on a disk that knows no case."""
+        first: dict[tuple[int, int], int] = {}
+        rows = []
+        for row, files in enumerate(self._rows.values(), FIRST_ROW):
+            with suppress(OSError, ValueError):  # a file that is not there is told of by others
+                there = (self.root / files[self.params.image]).stat()
+                if first.setdefault((there.st_dev, there.st_ino), row) != row:
+                    rows.append(str(row))
+        if not rows:
+            return []
+        shown = ", ".join(rows[:NUM_SHOWN]) + (f" and {len(rows) - NUM_SHOWN} more" if len(rows) > NUM_SHOWN else "")
+        what = f"{len(rows)} rows lead to the same file as a row before them, by another path: row {shown}"
+        return [f"warning: {what}; one row, one image is wanted"]
+
+    def _image(self, file: str) -> tuple[np.ndarray, Place | None]:
+        """Its pixels; and of a volume which of its slices they are, and where."""
+        if is_nifti(file):
+            return read_slices(self.root, file, self.params.slices)
+        return read_image(self.root, file), None
+
+    def _mask(self, file: str, shape: tuple[int, ...], place: Place | None, values: tuple[int, ...]) -> np.ndarray:
+        if not is_nifti(file):
+            return read_mask(self.root, file, shape, values)
+        if place is None:
+            raise BadSample(file, "the mask is a volume, its image is none")
+        return read_slice_mask(self.root, file, place, shape, values)
+
+    def _read(self) -> pd.DataFrame:
+        """All cells as stripped text; empty where missing."""
+        where, file = f"{PARAMS}.file", self.params.file
+        if ABSOLUTE.match(file) and not self.allow_outside:
+            raise ConfigError.one(where, f"must be relative to cohort.root unless {OUTSIDE}, got {file}")
+        try:
+            return read_table(self.root / file, (), MEND, is_public=not self.credentialed)
+        except CohortError as error:
+            raise ConfigError.one(where, str(error)) from None
+
+    def _columns(self) -> dict[str, Column]:
+        """Every column with a role: those given one, and those that are labels or name things."""
+        params = self.params
+        named = [column for where, column in params.read if not where.startswith(("tasks", "columns", "text"))]
+        labels = [name for task in params.tasks.values() for name in ([task.column] if task.column else task.names)]
+        columns = {name: one.named(name) for name, one in params.columns.items()}
+        columns |= {name: Column(name, "id") for name in named}
+        return columns | {name: Column(name, "forbidden") for name in labels}
+
+    def _check_header(self, table: pd.DataFrame, columns: dict[str, Column]) -> None:
+        params = self.params
+        headers = list(table.columns)
+        # Where not one name is found there may be no header: what stands in its place are cells, and stays untold.
+        told = headers if {name for _, name in params.read} & set(headers) or not self.credentialed else []
+        mistakes = [
+            Mistake(f"{PARAMS}.{where}", f"{params.file} has no column {name!r}{near(name, told)}")
+            for where, name in params.read
+            if name not in headers
+        ]
+        if mistakes and (doubt := suspicion(self.root / params.file)):
+            raise ConfigError.one(f"{PARAMS}.file", f"{params.file} {doubt}")
+        mistakes += [
+            Mistake(
+                f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}"
+            )
+            for name, one in params.columns.items()
+            if one.role != columns[name].role
+        ]
+        mistakes += [
+            Mistake(f"{PARAMS}.text.{section}", f"column {name!r} has role {columns[name].role}; it is no report")
+            for section, name in params.text.items()
+            if name in columns and columns[name].role in ("forbidden", "id", "near_label")
+        ]
+        if not params.tasks:
+            mistakes.append(Mistake(f"{PARAMS}.tasks", "at least one task is needed"))
+        same = {same_name(name): name for name in told}
+        mistakes += [
+            Mistake(f"{PARAMS}.file", f"columns {name!r} and {same[same_name(name)]!r} differ in case or spaces only")
+            for name in told
+            if same[same_name(name)] != name
+        ]
+        if mistakes:
+            raise ConfigError(mistakes)
+
+
+def _tidy(cells: pd.Series, separator: str) -> pd.Series:
+    """Multivalued cells without blanks around their values: 'a | b|' is 'a|b', and '|' is missing."""
+    joined = cells.dropna().map(lambda cell: separator.join(filter(None, map(str.strip, cell.split(separator)))))
+    return joined[joined != ""].reindex(cells.index)

@@ -1,0 +1,199 @@
+"""Classification scores of one split: AUROC, AP, Brier and calibration error, per label and over tasks.
+
+A label has an AUROC and an AP when the split holds both of its classes; otherwise they are NaN,
+left out of the means and counted. Every headline number is the unweighted mean over tasks. AUROC
+and AP rank by log odds, which order samples as probabilities do and never saturate into ties.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import expit, logsumexp, softmax, xlogy
+
+from mmpkd.scoring.stats import Floats, macro, standard_error, weighted_auroc
+from mmpkd.types import Task
+
+Bools = NDArray[np.bool_]
+
+NUM_BINS = 15  # of the calibration error: equal width over [0, 1]
+
+
+def score(
+    logits_NK: ArrayLike,
+    target_NK: ArrayLike,
+    known_NK: ArrayLike,
+    tasks: Sequence[Task],
+    weight_RN: Floats | None = None,
+) -> dict[str, float]:
+    """Every classification metric of a split.
+
+    `auroc`, `ap`: per task the mean over its labels that have both classes (a binary task has one
+    label, its positive class; a multi-class task is scored one class against the rest).
+    `brier`: binary mean (p - y)^2; multi-class summed over classes; multi-label mean over labels.
+    `ece`: binary on P(positive); multi-class on the confidence of the top class; multi-label mean
+    over labels (Guo et al. 2017, eq. 3, 15 bins of equal width).
+    `balanced_accuracy`: of a multi-class task, whose answer is its likeliest class, the mean recall of the classes
+    that occur; of every other label the mean of sensitivity and specificity, where it is called above a
+    probability of 0.5 (no threshold is tuned), then the mean over those with both classes.
+    `auroc_se` is there if `weight_RN` (see `stats.patient_weights`) is.
+
+    Returns:
+        `auroc`, `ap`, `brier`, `ece`, `balanced_accuracy`, `auroc_undefined` (labels without both classes), and
+        `auroc/<task>/<label>`, `ap/<task>/<label>`, `balanced_accuracy/<task>`. A task without any defined label
+        makes `auroc`, `ap` and `balanced_accuracy` NaN: planning refuses it (see `scorable`).
+
+    Raises:
+        ValueError: logits that are not finite.
+    """
+    logits = np.asarray(logits_NK, dtype=np.float64)
+    positive = np.asarray(target_NK) > 0.5
+    known = np.asarray(known_NK, dtype=np.bool_)
+    if not np.isfinite(logits).all():
+        raise ValueError(
+            f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} samples have logits "
+            "that are not finite numbers"
+        )
+    odds, probability = log_odds(logits, tasks), probabilities(logits, tasks)
+    auroc = weighted_auroc(odds, positive, known, np.ones((1, len(logits))))[0]
+    ap = average_precision(odds, positive, known)
+    defined = np.isfinite(auroc)
+    accuracy = {task.name: _balanced_accuracy(task, logits, positive, known) for task in tasks}
+    metrics = {
+        "auroc": float(over_tasks(auroc[None], defined, tasks)[0]),
+        "ap": float(over_tasks(ap[None], defined, tasks)[0]),
+        "brier": float(np.mean([_brier(task, probability, positive, known) for task in tasks])),
+        "ece": float(np.mean([_ece(task, probability, positive, known) for task in tasks])),
+        "balanced_accuracy": float(np.mean(list(accuracy.values()))),
+        "auroc_undefined": float((~defined).sum()),
+    }
+    if weight_RN is not None:
+        replicates = weighted_auroc(odds, positive, known, weight_RN)
+        metrics["auroc_se"] = standard_error(over_tasks(replicates, defined, tasks))
+    metrics |= {f"balanced_accuracy/{name}": value for name, value in accuracy.items()}
+    for task in tasks:
+        for name, column in zip(task.logit_names, range(task.columns.start, task.columns.stop), strict=True):
+            metrics[f"auroc/{task.name}/{name}"] = float(auroc[column])
+            metrics[f"ap/{task.name}/{name}"] = float(ap[column])
+    return metrics
+
+
+def scorable(target_NK: ArrayLike, known_NK: ArrayLike, tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
+    """The labels of each task that have both classes in a split, which are the ones `auroc` averages."""
+    positive = np.asarray(target_NK) > 0.5
+    known = np.asarray(known_NK, dtype=np.bool_)
+    both: Bools = np.any(positive & known, axis=0) & np.any(~positive & known, axis=0)
+    return {
+        task.name: tuple(name for name, there in zip(task.logit_names, both[task.columns], strict=True) if there)
+        for task in tasks
+    }
+
+
+def probabilities(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
+    """Softmax over the classes of a multi-class task, sigmoid of every other logit."""
+    logits = np.asarray(logits_NK, dtype=np.float64)
+    probability_NK: Floats = expit(logits)
+    for task in tasks:
+        if task.kind == "multiclass":
+            probability_NK[:, task.columns] = softmax(logits[:, task.columns], axis=1)
+    return probability_NK
+
+
+def entropy(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
+    """How unsure each sample's prediction is, N: mean over tasks, of a binary or multi-label one over labels; nats."""
+    p = probabilities(logits_NK, tasks)
+    bernoulli_NK = -(xlogy(p, p) + xlogy(1 - p, 1 - p))
+    by_task = [
+        -xlogy(p, p)[:, task.columns].sum(axis=1)
+        if task.kind == "multiclass"
+        else bernoulli_NK[:, task.columns].mean(axis=1)
+        for task in tasks
+    ]
+    unsure_N: Floats = np.mean(by_task, axis=0)
+    return unsure_N
+
+
+def log_odds(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
+    """log(p / (1 - p)) of each probability: the logit itself, or class against the rest of its softmax."""
+    logits = np.asarray(logits_NK, dtype=np.float64)
+    odds_NK = logits.copy()
+    for task in tasks:
+        if task.kind == "multiclass":
+            for column in range(task.columns.start, task.columns.stop):
+                rest = [other for other in range(task.columns.start, task.columns.stop) if other != column]
+                odds_NK[:, column] -= logsumexp(logits[:, rest], axis=1)
+    return odds_NK
+
+
+def average_precision(score_NL: Floats, positive_NL: Bools, known_NL: Bools) -> Floats:
+    """Sum of precision x gain in recall over the thresholds, equal scores entering together.
+
+    NaN for a column without a positive or without a negative.
+    """
+    ap_L = np.full(score_NL.shape[1], np.nan)
+    for column in range(score_NL.shape[1]):
+        known = np.flatnonzero(known_NL[:, column])
+        order = known[np.argsort(-score_NL[known, column], kind="stable")]
+        hits = np.cumsum(positive_NL[order, column])
+        if not known.size or not 0 < hits[-1] < known.size:
+            continue
+        score = score_NL[order, column]
+        last = np.flatnonzero(np.r_[score[1:] != score[:-1], True])  # where each run of equal scores ends
+        ap_L[column] = np.sum(np.diff(hits[last], prepend=0) * hits[last] / (last + 1)) / hits[-1]
+    return ap_L
+
+
+def calibration_error(confidence_N: Floats, correct_N: NDArray[Any]) -> float:
+    """Expected calibration error: mean over samples of |mean confidence - share correct| of their bin."""
+    bins = np.clip(np.digitize(confidence_N, np.linspace(0, 1, NUM_BINS + 1)) - 1, 0, NUM_BINS - 1)
+    gap = np.bincount(bins, confidence_N - correct_N, minlength=NUM_BINS)
+    return float(np.abs(gap).sum() / len(confidence_N)) if len(confidence_N) else float("nan")
+
+
+def over_tasks(value_RK: Floats, defined_K: Bools, tasks: Sequence[Task]) -> Floats:
+    """Mean over tasks of the mean over each task's defined labels; a row lacking one of them is NaN."""
+    by_task = [macro(value_RK[:, task.columns][:, defined_K[task.columns]]) for task in tasks]
+    return macro(np.stack(by_task, axis=1))
+
+
+def _brier(task: Task, probability_NK: Floats, positive_NK: Bools, known_NK: Bools) -> float:
+    columns = task.columns
+    known = known_NK[:, columns]
+    error = np.where(known, (probability_NK[:, columns] - positive_NK[:, columns]) ** 2, 0.0).sum(axis=0)
+    count = known.sum(axis=0)
+    by_label = error[count > 0] / count[count > 0]
+    if not by_label.size:
+        return float("nan")
+    return float(by_label.sum() if task.kind == "multiclass" else by_label.mean())
+
+
+def _balanced_accuracy(task: Task, logits_NK: Floats, positive_NK: Bools, known_NK: Bools) -> float:
+    logits, positive, known = logits_NK[:, task.columns], positive_NK[:, task.columns], known_NK[:, task.columns]
+    if task.kind == "multiclass":
+        called = logits.argmax(axis=1)[:, None] == np.arange(task.num_logits)
+        recalls = [called[rows, name].mean() for name, rows in enumerate((known & positive).T) if rows.any()]
+        return float(np.mean(recalls)) if len(recalls) > 1 else float("nan")
+    right, by_label = (logits > 0) == positive, []
+    for label in range(task.num_logits):
+        sides = [right[known[:, label] & (positive[:, label] == side), label] for side in (True, False)]
+        if all(side.size for side in sides):
+            by_label.append(np.mean([side.mean() for side in sides]))
+    return float(np.mean(by_label)) if by_label else float("nan")
+
+
+def _ece(task: Task, probability_NK: Floats, positive_NK: Bools, known_NK: Bools) -> float:
+    columns = task.columns
+    probability, positive, known = probability_NK[:, columns], positive_NK[:, columns], known_NK[:, columns]
+    if task.kind == "multiclass":
+        rows = np.flatnonzero(known.all(axis=1))
+        top = probability[rows].argmax(axis=1)
+        return calibration_error(probability[rows, top], positive[rows, top])
+    by_label = [
+        calibration_error(probability[rows, label], positive[rows, label])
+        for label, rows in enumerate(known.T)
+        if rows.any()
+    ]
+    return float(np.mean(by_label)) if by_label else float("nan")

@@ -1,0 +1,301 @@
+"""Scores of saliency maps against regions of interest, beside those of maps that have not looked.
+
+One value for each (image, label) that has an ROI; several ROIs of a label on an image are their
+union. Scored in the store frame; `score_original` does the same in an original image's. Everything
+that depends on the ROIs alone is prepared once, in `Regions`; scoring new maps is then a few tensor
+operations. The formulas are in `scores.py`.
+
+Padding (what the letterbox added) counts as outside for pointing and mass, so that a map that
+looks at the border loses, and is left out of the scores of pixels. Where scores are restricted to the
+foreground (a mammogram is mostly black film), nothing outside it counts at all: maps are 0 there.
+No ROI: NaN, and counted. A map that is zero everywhere predicts nothing: mass and IoU are 0, and what
+ranks cells or pixels is at chance, as it is for any flat map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from scipy import ndimage
+from torch import Tensor
+
+from mmpkd.frames import Letterbox
+from mmpkd.scoring import attainable, baselines, formulas
+from mmpkd.scoring.stats import Floats, macro, standard_error, weighted_mean
+
+MEASURED = ("pointing", "mass", "pixel_ap", "rank", "cnr", "iou_otsu")
+SCORES = (*MEASURED, "iou_tuned")
+UNSEEING = ("chance", "centre", "prior")  # maps that have not looked
+DARK = 0.1  # of the way from an image's 1st to its 99th percentile: background below
+CHUNK_PIXELS = 1 << 18  # the scores of pixels work through so many at once, which stay in the cache
+# A pixel is above 0.2 of an 8-bit image where its level is above 51.
+CUTS = [int(threshold * (formulas.NUM_LEVELS - 1) + 1e-9) for threshold in formulas.THRESHOLDS]
+NUM_MEASURED = len(MEASURED) + len(CUTS)  # columns of what `measure` finds
+
+
+@dataclass(frozen=True)
+class Regions:
+    """The ROIs of some images, laid out by pair: P = the (image, label) pairs that have an ROI.
+
+    `box_P4` is the content of each pair's image inside its letterbox (top, left, bottom, right).
+    """
+
+    shape: tuple[int, int]  # N images, R labels
+    grid: tuple[int, int]
+    image_P: Tensor
+    label_P: Tensor
+    roi_PHW: Tensor  # bool, empty outside the content
+    cells_Phw: Tensor  # share of each patch cell's area that the ROI covers
+    box_P4: Tensor
+    inside_PHW: Tensor  # bool: the pixels that count, the content or the foreground
+    seen_Phw: Tensor  # share of each patch cell's area that counts: 1, or what of it is in the foreground
+
+    @classmethod
+    def of(
+        cls,
+        roi_NRHW: NDArray[Any] | Tensor,
+        content_box_N4: NDArray[Any] | Tensor,
+        grid: tuple[int, int],
+        device: torch.device | str | None = None,
+        foreground_NHW: NDArray[np.bool_] | None = None,
+    ) -> Regions:
+        """The pairs of N images and R labels, on the device where the maps will be.
+
+        With `foreground_NHW` (see `foreground`) nothing outside it counts, of maps or of regions.
+
+        Raises:
+            ValueError: a frame that the patch grid does not divide.
+        """
+        roi_NRHW, box_N4 = torch.as_tensor(roi_NRHW), torch.as_tensor(content_box_N4)
+        (height, width), (rows, columns) = roi_NRHW.shape[2:], grid
+        if height % rows or width % columns:
+            raise ValueError(
+                f"a grid of {rows} x {columns} patches does not divide a frame of {height} x {width} pixels"
+            )
+        inside_NHW = baselines.inside(box_N4, (height, width))
+        if foreground_NHW is not None:
+            inside_NHW = inside_NHW & torch.as_tensor(foreground_NHW)
+            roi_NRHW = roi_NRHW & inside_NHW[:, None]  # an ROI outside the foreground is none
+        image_P, label_P = roi_NRHW.flatten(2).any(dim=2).nonzero(as_tuple=True)
+        inside_PHW = inside_NHW[image_P].to(device)
+        roi_PHW = roi_NRHW[image_P, label_P].to(device) & inside_PHW
+
+        def share(mask_PHW: Tensor) -> Tensor:
+            cells = mask_PHW.view(len(mask_PHW), rows, height // rows, columns, width // columns)
+            return cells.sum(dim=(2, 4)) / (cells.shape[2] * cells.shape[4])
+
+        return cls(
+            shape=(roi_NRHW.shape[0], roi_NRHW.shape[1]),
+            grid=grid,
+            image_P=image_P.to(device),
+            label_P=label_P.to(device),
+            roi_PHW=roi_PHW,
+            cells_Phw=share(roi_PHW),
+            box_P4=box_N4[image_P].to(device),
+            inside_PHW=inside_PHW,
+            seen_Phw=share(inside_PHW if foreground_NHW is not None else torch.ones_like(inside_PHW)),
+        )
+
+
+def score(map_NRhw: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
+    """Every one of SCORES, each (N, R), NaN where there is no ROI.
+
+    Args:
+        map_NRhw: on the patch grid, non-negative, in any scale; R is 1 where one map serves all labels.
+        threshold_R: see `finish`.
+
+    Raises:
+        ValueError: maps of another number or grid than the regions', negative or not finite.
+    """
+    return finish(measure(by_pair(map_NRhw, regions), regions), regions, threshold_R)
+
+
+def by_pair(map_NRhw: Tensor, regions: Regions) -> Tensor:
+    """The map of each pair (P, h, w); raises as `score` does."""
+    (num_images, num_labels), given = regions.shape, tuple(map_NRhw.shape)
+    if given not in [(num_images, count, *regions.grid) for count in (1, num_labels)]:
+        raise ValueError(
+            f"maps of shape {given}, wanted {(num_images, num_labels, *regions.grid)} or one for all labels"
+        )
+    if not (torch.isfinite(map_NRhw) & (map_NRhw >= 0)).all():
+        raise ValueError("a saliency map holds values that are negative or not finite")
+    return map_NRhw.float().expand(num_images, num_labels, *regions.grid)[regions.image_P, regions.label_P]
+
+
+def measure(map_Phw: Tensor, regions: Regions) -> Tensor:
+    """The scores of MEASURED, then the IoU at each of THRESHOLDS (P, S); maps are upsampled to the store frame.
+
+    Bilinearly (align_corners=False), and scaled on the grid first: a constant map becomes exactly zero
+    there, where upsampling would leave rounding noise that the later scaling blows up to a full ranking.
+    """
+    height, width = regions.roi_PHW.shape[1:]
+    pixels = []
+    step = max(1, CHUNK_PIXELS // (height * width))
+    for start in range(0, max(1, len(map_Phw)), step):
+        part = slice(start, start + step)
+        grid_P1hw = formulas.scaled(map_Phw[part])[:, None]
+        up_PHW = F.interpolate(grid_P1hw, (height, width), mode="bilinear", align_corners=False)[:, 0]
+        pixels.append(_measure_pixels(up_PHW, regions.roi_PHW[part], regions.inside_PHW[part]))
+    cells = [kind(map_Phw, regions.cells_Phw, regions.seen_Phw) for kind in (formulas.pointing, formulas.mass)]
+    return torch.cat([torch.stack(cells, dim=1).double(), torch.cat(pixels)], dim=1)
+
+
+def measure_original(
+    map_hw: Tensor, roi_HW: NDArray[np.bool_], letterbox: Letterbox, inside_HW: NDArray[np.bool_] | None = None
+) -> Tensor:
+    """`measure` of one map (1, S) in the frame of the original image, against its ROI there.
+
+    The cells' shares are those of the ROI as it was drawn, and the upsampled map is the one of the
+    store frame, read at the original pixels' centres. `inside_HW`: where only the foreground counts.
+    """
+    grid = (int(map_hw.shape[0]), int(map_hw.shape[1]))
+    counts_HW = np.ones_like(roi_HW) if inside_HW is None else inside_HW
+    roi_HW = roi_HW & counts_HW
+    if not roi_HW.any():  # the stored foreground kept a pixel of it, which read at this scale it does not
+        return torch.full((1, NUM_MEASURED), torch.nan, dtype=torch.float64)
+    cells_1hw, seen_1hw = (share_hw[None] for share_hw in original_shares(roi_HW, letterbox, grid, inside_HW))
+    one_1hw = torch.as_tensor(map_hw).cpu().float()[None]
+    up_HW = letterbox.original_map(formulas.scaled(one_1hw)[0].numpy())
+    pixels = _measure_pixels(*(torch.from_numpy(one)[None] for one in (up_HW, roi_HW, counts_HW)))
+    cells = [kind(one_1hw, cells_1hw, seen_1hw) for kind in (formulas.pointing, formulas.mass)]
+    return torch.cat([torch.stack(cells, dim=1).double(), pixels], dim=1)
+
+
+def original_shares(
+    roi_HW: NDArray[np.bool_], letterbox: Letterbox, grid: tuple[int, int], inside_HW: NDArray[np.bool_] | None = None
+) -> tuple[Tensor, Tensor]:
+    """`cells` and `seen` (h, w) of `Regions`, of one ROI as it was drawn on the original image."""
+    roi_HW = roi_HW if inside_HW is None else roi_HW & inside_HW
+    cells_hw = letterbox.cell_shares(roi_HW, grid)
+    seen_hw = np.ones_like(cells_hw) if inside_HW is None else letterbox.cell_shares(inside_HW, grid)
+    return torch.from_numpy(cells_hw).float(), torch.from_numpy(seen_hw).float()
+
+
+def _measure_pixels(map_PHW: Tensor, roi_PHW: Tensor, inside_PHW: Tensor) -> Tensor:
+    count_PL2 = formulas.histogram(map_PHW, roi_PHW, inside_PHW)
+    iou_PL = formulas.iou(count_PL2)
+    ranked = [formulas.pixel_ap(count_PL2), formulas.rank(count_PL2), formulas.cnr(count_PL2)]
+    cut = iou_PL.gather(1, formulas.otsu(count_PL2)[:, None])
+    return torch.cat([torch.stack(ranked, dim=1), cut, iou_PL[:, CUTS]], dim=1)
+
+
+def finish(measured_PS: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
+    """Every one of SCORES, each (N, R), from what `measure` or `measure_original` found.
+
+    Args:
+        threshold_R: of `iou_tuned`, chosen by `tuned` on other images. Without it the thresholds are
+            chosen on these very pairs, which flatters the score: so it is during a sweep, for every
+            trial alike. NaN for a label is a label without a threshold, and so without a score.
+    """
+    threshold_R = tuned(measured_PS, regions) if threshold_R is None else threshold_R
+    label_P = regions.label_P.cpu().numpy()
+    value_PS = measured_PS.cpu().numpy()
+    chosen_P = threshold_R[label_P]
+    cut_P = np.abs(np.array(formulas.THRESHOLDS) - chosen_P[:, None]).argmin(axis=1)
+    tuned_P = np.where(np.isnan(chosen_P), np.nan, value_PS[np.arange(len(cut_P)), len(MEASURED) + cut_P])
+    found: dict[str, Floats] = {}
+    for name, value_P in zip(SCORES, [*value_PS.T[: len(MEASURED)], tuned_P], strict=True):
+        found[name] = np.full(regions.shape, np.nan)
+        found[name][regions.image_P.cpu().numpy(), label_P] = value_P
+    return found
+
+
+def tuned(measured_PS: Tensor, regions: Regions) -> Floats:
+    """Of each label (R) the one of THRESHOLDS with the highest mean IoU, the lowest of equals; NaN without an ROI.
+
+    As CheXlocalize tunes, per label, on validation.
+    """
+    iou_PT, label_P = measured_PS[:, len(MEASURED) :].cpu().numpy(), regions.label_P.cpu().numpy()
+    threshold_R = np.full(regions.shape[1], np.nan)
+    for label in np.unique(label_P):
+        threshold_R[label] = formulas.THRESHOLDS[iou_PT[label_P == label].mean(axis=0).argmax()]
+    return threshold_R
+
+
+def unseeing(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Tensor]:
+    """Maps that ignore the image, by pair (P, h, w).
+
+    `chance` is uniform, `centre` a bump in the middle of the content, `prior` the mean ROI of the
+    training images (see `priors.mean_roi`), where that is given: a map for each label, or one for all.
+    """
+    frame = tuple(regions.roi_PHW.shape[1:])
+    maps = {
+        "chance": torch.ones_like(regions.cells_Phw),
+        "centre": baselines.centre(regions.box_P4, frame, regions.grid),
+    }
+    if prior_Rhw is not None:
+        prior_Rhw = prior_Rhw.to(regions.label_P.device).expand(regions.shape[1], *regions.grid)
+        maps["prior"] = baselines.letterboxed(prior_Rhw[regions.label_P], regions.box_P4, frame)
+    return maps
+
+
+def baseline_scores(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Floats]:
+    """What the maps of `unseeing` score: `<score>_chance`, `<score>_centre`, `<score>_prior`, each (N, R).
+
+    They depend on the ROIs alone: compute them once per validation set. A student whose one map serves all labels is
+    held against a prior that is one map, too.
+    """
+    found = {name: finish(measure(map_Phw, regions), regions) for name, map_Phw in unseeing(regions, prior_Rhw).items()}
+    return {f"{score}_{name}": values for name, by_score in found.items() for score, values in by_score.items()}
+
+
+def bounds(regions: Regions, one_map: bool) -> dict[str, Floats]:
+    """What `attainable.best_shares` finds, as `pointing_max` and `mass_max`, each (N, R)."""
+    best_P = attainable.best_shares(regions.cells_Phw, regions.seen_Phw, regions.image_P, regions.label_P, one_map)
+    best_NR = np.full(regions.shape, np.nan)
+    best_NR[regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()] = best_P.cpu().numpy()
+    return {f"{score}_max": best_NR for score in attainable.SCORES}
+
+
+def summarize(
+    found: Mapping[str, Floats], weight_RN: Floats | None = None, labels: Sequence[str] = ()
+) -> dict[str, float]:
+    """Each score as the mean over labels of the mean over images with an ROI.
+
+    Returns:
+        `<score>`; `<score>_undefined`, its (image, label) pairs without a value; with `weight_RN`
+        (see `stats.patient_weights`) `<score>_se`; where there are several `labels`, `<score>/<label>`.
+        NaN if no image has an ROI.
+    """
+    summary: dict[str, float] = {}
+    for name, value_NR in found.items():
+        mean_1R = weighted_mean(value_NR, np.ones((1, len(value_NR))))
+        defined_R = np.isfinite(mean_1R[0])
+        summary[name] = float(macro(mean_1R[:, defined_R])[0])
+        if name in SCORES:  # a baseline lacks the same pairs
+            summary[f"{name}_undefined"] = float((~np.isfinite(value_NR)).sum())
+            if len(labels) > 1:
+                summary |= {f"{name}/{label}": float(mean) for label, mean in zip(labels, mean_1R[0], strict=True)}
+        if weight_RN is not None:
+            summary[f"{name}_se"] = standard_error(macro(weighted_mean(value_NR[:, defined_R], weight_RN)))
+    return summary
+
+
+def table(
+    found: Mapping[str, Floats], regions: Regions, sample_ids: Sequence[str], labels: Sequence[str]
+) -> pd.DataFrame:
+    """One row for each (sample, label) that has an ROI, with every score: what statistics are computed from."""
+    image_P, label_P = regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()
+    columns = {name: value_NR[image_P, label_P] for name, value_NR in found.items()}
+    return pd.DataFrame({"sample": np.array(sample_ids)[image_P], "label": np.array(labels)[label_P], **columns})
+
+
+def foreground(image_NHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """The largest bright region of each image, holes filled: the breast on its film, without labels.
+
+    Bright is above `DARK` between the image's 1st and 99th percentiles. An image without contrast is all foreground.
+    """
+    found = np.empty(image_NHW.shape, bool)
+    for image_HW, found_HW in zip(image_NHW, found, strict=True):
+        low, high = np.percentile(image_HW, [1, 99])
+        region_HW, count = ndimage.label(image_HW > low + DARK * (high - low))
+        largest = np.bincount(region_HW.ravel())[1:].argmax() + 1 if count else 0
+        found_HW[:] = ndimage.binary_fill_holes(region_HW == largest)
+    return found

@@ -1,0 +1,103 @@
+"""From images to their patients: what a student says of a patient of whom it has seen several images.
+
+A patient's probability is the mean over all of the patient's images. A patient's label is that on which all images
+agree whose label is known; where they disagree (a benign left breast, a malignant right one) the patient has no label
+and is left out of that label's score, and counted: any rule that chose one would answer another question in silence.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_expit
+
+from mmpkd.cohort.identities import UNNAMED
+from mmpkd.cohort.spelling import DIFFERENCE, alike, folded, is_scientific
+from mmpkd.scoring import classify
+from mmpkd.scoring.stats import Floats
+from mmpkd.types import ConfigError, Task
+
+Bools = NDArray[np.bool_]
+
+
+class Patients(NamedTuple):
+    """Answers and labels of P patients in the layout of the K logits, as those of images are; see `by_patient`."""
+
+    logits_PK: Floats  # whose probabilities are the mean probabilities
+    target_PK: NDArray[np.float32]
+    known_PK: Bools
+    mixed_PK: Bools  # the patient's images disagree; of a multi-class task in all of its columns
+    first_P: NDArray[np.int64]  # position of each patient's first image
+    images_P: NDArray[np.int64]  # how many there are
+
+
+def by_patient(
+    logits_NK: Floats, target_NK: NDArray[Any], known_NK: Bools, tasks: Sequence[Task], patient_N: NDArray[Any]
+) -> Patients:
+    """Aggregates N images by their patients, who are in the order of `np.unique`.
+
+    Means are taken of logarithms of probabilities, so that no two patients tie because both are all but certain.
+    """
+    _, first_P, patient_N, images_P = np.unique(patient_N, return_index=True, return_inverse=True, return_counts=True)
+    shape = (len(first_P), logits_NK.shape[1])
+    odds_NK = classify.log_odds(logits_NK, tasks)
+    yes_PK, no_PK = np.full(shape, -np.inf), np.full(shape, -np.inf)
+    np.logaddexp.at(yes_PK, patient_N, log_expit(odds_NK))
+    np.logaddexp.at(no_PK, patient_N, log_expit(-odds_NK))
+    logits_PK = yes_PK - no_PK
+    positive_NK = np.asarray(target_NK) > 0.5
+    positive_PK, negative_PK = np.zeros(shape, bool), np.zeros(shape, bool)
+    np.logical_or.at(positive_PK, patient_N, known_NK & positive_NK)
+    np.logical_or.at(negative_PK, patient_N, known_NK & ~positive_NK)
+    mixed_PK = positive_PK & negative_PK
+    for task in tasks:
+        if task.kind == "multiclass":
+            logits_PK[:, task.columns] = yes_PK[:, task.columns]  # softmax of it is the mean of the softmaxes
+            mixed_PK[:, task.columns] = mixed_PK[:, task.columns].any(axis=1, keepdims=True)
+    known_PK = (positive_PK | negative_PK) & ~mixed_PK
+    target_PK = (positive_PK & known_PK).astype(np.float32)
+    return Patients(logits_PK, target_PK, known_PK, mixed_PK, first_P.astype(np.int64), images_P.astype(np.int64))
+
+
+def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
+    """The patient of each image, from a CSV with the columns image and patient; its other rows do not count.
+
+    Raises:
+        ConfigError: the file cannot be read, or does not give each image one patient.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
+            rows = list(csv.DictReader(opened))
+    except OSError as error:
+        raise ConfigError.one("patients", f"{path} cannot be read: {error.strerror}") from None
+    rows = [{folded(str(key)): cell for key, cell in row.items()} for row in rows]
+    columns = list(rows[0]) if rows else []
+    if lost := [name for name in ("image", "patient") if name not in columns]:
+        held = ", ".join(map(str, columns)) or "none"
+        raise ConfigError.one("patients", f"{path} lacks the column {' and '.join(lost)}; its columns are {held}")
+    listed: dict[str, set[str]] = {}
+    for row in rows:
+        patient = (row["patient"] or "").strip()
+        listed.setdefault(Path(row["image"] or "").as_posix(), set()).update({patient} if patient else ())
+    patients = {patient for several in listed.values() for patient in several}
+    if groups := alike(patients):
+        what = f"{path} spells {len(groups)} of its patients in several ways, which {DIFFERENCE}"
+        raise ConfigError.one("patients", f"{what}; write each in one way")
+    if wrong_patients := sorted(name for name in patients if is_scientific(name) or folded(name) in UNNAMED):
+        what = (
+            f"{path} has {len(wrong_patients)} patients named by a word for a missing name, or in scientific notation"
+        )
+        raise ConfigError.one("patients", f"{what}; say whose the images are, and write numbers in full")
+    names = list(images)
+    wrong = [name for name in names if len(listed.get(name, ())) != 1]
+    if wrong:
+        count = len(listed.get(wrong[0], ())) or "no"
+        more = f", and {len(wrong) - 1} other images are like it" if len(wrong) > 1 else ""
+        what = f"{path} gives image {wrong[0]} {count} patient{'s' * (count != 'no')}{more}"
+        raise ConfigError.one("patients", f"{what}; give each image one patient, by its path below images=")
+    return {name: next(iter(listed[name])) for name in names}

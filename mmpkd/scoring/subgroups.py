@@ -1,0 +1,223 @@
+"""An exported student on other patients: how well it classifies and where it looks, for whom.
+
+Answers of a student are compared with a cohort's labels by name, so a student of fourteen findings is scored on
+a cohort that knows five of them. Every interval is a percentile bootstrap over patients with shared replicates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from sklearn.metrics import average_precision_score, brier_score_loss
+
+from mmpkd.cohort.store import Store
+from mmpkd.export import Card
+from mmpkd.scoring import classify, stats
+from mmpkd.scoring.grouping import groups
+from mmpkd.scoring.localize import SCORES, UNSEEING
+from mmpkd.scoring.stats import Floats
+from mmpkd.types import ConfigError, Task
+
+REPLICATES = 2000
+CHUNK = 100  # replicates that are worked on at once: each holds several numbers a sample
+ClassWeights = Literal["equal", "balanced"]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a student said of some samples of a store, in the layout of the student's own tasks.
+
+    A label that the store does not know is unknown of every sample; `tasks` are those with a known one.
+    """
+
+    tasks: tuple[Task, ...]
+    logits_NK: Floats
+    probability_NK: Floats  # calibrated
+    target_NK: NDArray[np.float32]
+    known_NK: NDArray[np.bool_]
+    weight_RN: Floats  # bootstrap replicates of patients
+
+
+def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.float32], NDArray[np.bool_]]:
+    """The student's tasks that the store knows something of; targets and known masks (N, K) in the student's layout.
+
+    Labels meet by name; a binary or multi-class task needs the same classes in both.
+
+    Raises:
+        ConfigError: not one label in common, or images of another kind.
+    """
+    facts = store.facts
+    if facts.channels != card.channels:
+        raise ConfigError.one("cohort", f"its images have {facts.channels} channels, the student's {card.channels}")
+    theirs = {task.name: task for task in facts.tasks}
+    shape = (len(store.sample_ids), card.tasks[-1].columns.stop)
+    target_NK, known_NK, tasks = np.zeros(shape, np.float32), np.zeros(shape, bool), []
+    for task in card.tasks:
+        other = theirs.get(task.name)
+        if other is None or other.kind != task.kind or (task.kind != "multilabel" and other.labels != task.labels):
+            continue
+        there = {name: column for name, column in zip(other.logit_names, _columns(other), strict=True)}
+        common = [
+            (own, there[name]) for name, own in zip(task.logit_names, _columns(task), strict=True) if name in there
+        ]
+        for own, column in common:
+            target_NK[:, own], known_NK[:, own] = store.target_NK[:, column], store.known_NK[:, column]
+        tasks += [task] if common else []
+    if not tasks:
+        what = f"no label in common: the student knows {_told(card.tasks)}; the cohort {_told(facts.tasks)}"
+        raise ConfigError.one("cohort", what)
+    return tuple(tasks), target_NK, known_NK
+
+
+def _columns(task: Task) -> range:
+    return range(task.columns.start, task.columns.stop)
+
+
+def _told(tasks: Sequence[Task]) -> str:
+    return "; ".join(f"{task.name} ({task.kind} of {', '.join(task.labels)})" for task in tasks)
+
+
+def by_label(answers: Answers, card: Card, weights: ClassWeights) -> pd.DataFrame:
+    """A row a label: counts, AUROC with its 95 % interval, and what depends on a threshold or on prevalence.
+
+    `balanced_accuracy` is at the threshold chosen on the student's validation patients (multi-class: whether the
+    class is the likeliest). `ap` and `brier` weigh samples alike or, with `balanced`, both classes alike, which makes
+    cohorts of different prevalence comparable; the AUROC and the balanced accuracy are the same either way.
+    """
+    odds_NK = classify.log_odds(answers.logits_NK, answers.tasks)
+    auroc_K = stats.weighted_auroc(odds_NK, answers.target_NK, answers.known_NK, np.ones((1, len(odds_NK))))[0]
+    chunks = np.array_split(answers.weight_RN, 1 + len(answers.weight_RN) // CHUNK)
+    auroc_RK = np.concatenate(
+        [stats.weighted_auroc(odds_NK, answers.target_NK, answers.known_NK, one) for one in chunks]
+    )
+    rows = []
+    for task in answers.tasks:
+        top_N = answers.probability_NK[:, task.columns].argmax(axis=1) + task.columns.start
+        for name, column in zip(task.logit_names, _columns(task), strict=True):
+            known = answers.known_NK[:, column]
+            if not known.any():
+                continue
+            label, probability = answers.target_NK[known, column] > 0.5, answers.probability_NK[known, column]
+            called = top_N[known] == column
+            if task.kind != "multiclass":
+                called = probability > card.threshold[f"{task.name}/{name}"]
+            weight = np.ones(len(label))
+            if weights == "balanced" and 0 < label.sum() < len(label):
+                weight = np.where(label, 0.5 / label.mean(), 0.5 / (1 - label.mean()))
+            both = 0 < label.sum() < len(label)
+            low, high = interval(auroc_RK[:, column])
+            rows.append(
+                {
+                    "label": f"{task.name}/{name}",
+                    "samples": len(label),
+                    "positive": int(label.sum()),
+                    "auroc": auroc_K[column],
+                    "auroc_low": low,
+                    "auroc_high": high,
+                    "ap": average_precision_score(label, probability, sample_weight=weight) if both else np.nan,
+                    "balanced_accuracy": (called[label].mean() + (~called[~label]).mean()) / 2 if both else np.nan,
+                    "brier": brier_score_loss(label, probability, sample_weight=weight),
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def overall(answers: Answers, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """AUROC of some samples, the mean over tasks of the mean over `defined_K` labels, and its 95 % interval."""
+    odds_NK = classify.log_odds(answers.logits_NK, answers.tasks)
+    known_NK = answers.known_NK & mask_N[:, None]
+    weight_RN = np.concatenate([np.ones((1, len(mask_N))), answers.weight_RN])
+    chunks = np.array_split(weight_RN, 1 + len(weight_RN) // CHUNK)
+    auroc_RK = np.concatenate([stats.weighted_auroc(odds_NK, answers.target_NK, known_NK, one) for one in chunks])
+    tasks = [task for task in answers.tasks if defined_K[task.columns].any()]
+    value_R = classify.over_tasks(auroc_RK, defined_K, tasks) if tasks else np.full(len(auroc_RK), np.nan)
+    return (float(value_R[0]), *interval(value_R[1:]))
+
+
+def defined(answers: Answers, mask_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The logits with both classes among some samples (K)."""
+    known_NK, positive_NK = answers.known_NK & mask_N[:, None], answers.target_NK > 0.5
+    both: NDArray[np.bool_] = np.any(known_NK & positive_NK, axis=0) & np.any(known_NK & ~positive_NK, axis=0)
+    return both
+
+
+def interval(value_R: Floats) -> tuple[float, float]:
+    """The middle 95 % of replicates; NaN with fewer than `stats.MIN_REPLICATES` defined ones, or where all are one
+    number: so few patients say nothing of a spread."""
+    value_R = value_R[np.isfinite(value_R)]
+    if len(value_R) < stats.MIN_REPLICATES or np.ptp(value_R) == 0:
+        return float("nan"), float("nan")
+    low, high = np.percentile(value_R, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def by_group(answers: Answers, values: pd.DataFrame, patient_N: NDArray[np.int64], pointing_N: Floats) -> pd.DataFrame:
+    """A row a group of each column of `values`: counts, AUROC and pointing with their 95 % intervals.
+
+    Groups of one column are compared on the same labels, those with both classes in every one of them. A column of
+    which a single group is left compares nothing, and has no row.
+    """
+    rows = []
+    for name in values:
+        members = dict(groups(values[name], patient_N))
+        if len(members) < 2:
+            continue
+        common_K = np.all([defined(answers, mask) for mask in members.values()], axis=0)
+        for group, mask_N in members.items():
+            auroc, low, high = overall(answers, mask_N, common_K)
+            pointing = np.where(mask_N, pointing_N, np.nan)[:, None]
+            pointing_R = stats.weighted_mean(pointing, answers.weight_RN)[:, 0]
+            pointing_low, pointing_high = interval(pointing_R)
+            rows.append(
+                {
+                    "column": name,
+                    "group": group,
+                    "samples": int(mask_N.sum()),
+                    "patients": len(np.unique(patient_N[mask_N])),
+                    "labels": int(common_K.sum()),
+                    "auroc": auroc,
+                    "auroc_low": low,
+                    "auroc_high": high,
+                    "with ROI": int(np.isfinite(pointing).sum()),
+                    "pointing": float(np.nanmean(pointing)) if np.isfinite(pointing).any() else float("nan"),
+                    "pointing_low": pointing_low,
+                    "pointing_high": pointing_high,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
+def by_region(images: pd.DataFrame, sample_ids: NDArray[np.str_], weight_RN: Floats) -> pd.DataFrame:
+    """A row a score: its mean over labels of the mean over images with an ROI, its 95 % interval, and what maps that
+    have not looked would score and the highest attainable (of pointing and mass); then the same of each label, where
+    there are several."""
+    labels = list(dict.fromkeys(images["label"]))
+    rows = []
+    for label in [None, *labels] if len(labels) > 1 else [None]:
+        some = labels if label is None else [label]
+        for score in SCORES:
+            found = {"": f"{score}"} | {name: f"{score}_{name}" for name in UNSEEING if f"{score}_{name}" in images}
+            # The bound of a row of one label is that of the label alone, where one map serves several.
+            bounds = (f"{score}_max_alone", f"{score}_max") if label else (f"{score}_max",)
+            if bound := next((name for name in bounds if name in images), None):
+                found["max"] = bound
+            row = {
+                "label": label or (labels[0] if len(labels) == 1 else "mean over labels"),
+                "score": score,
+                "images": images.loc[images["label"].isin(some), "sample"].nunique(),
+            }
+            scored = [one for one in some if images.loc[images["label"] == one, score].notna().any()]
+            for name, column in found.items():  # all over the labels that the student has a score of
+                wide = images.pivot(index="sample", columns="label", values=column)[scored].reindex(sample_ids)
+                value_NR = wide.to_numpy(float)
+                row[name or "student"] = float(stats.macro(stats.weighted_mean(value_NR, np.ones((1, len(wide)))))[0])
+                if not name:
+                    replicate_R = stats.macro(stats.weighted_mean(value_NR, weight_RN))
+                    row["student_low"], row["student_high"] = interval(replicate_R)
+            rows.append(row)
+    return pd.DataFrame(rows)

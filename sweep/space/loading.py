@@ -1,0 +1,247 @@
+"""A search space file as plain values: found, laid over what it extends, overridden, references resolved.
+
+extends: other_space      a name, or a path relative to this file. Mappings merge deep and this file
+                          wins; lists and distributions are replaced whole
+${a.path}                 a leaf's value; where it is sampled, the same as is drawn there (`same.py`)
+${oc.env:NAME}            an environment variable
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
+
+from mmpkd.config import near
+from mmpkd.near_names import near_path
+from mmpkd.types import ConfigError, Mistake
+from sweep.space.grammar import REFERENCE, join, lone_word
+
+FOLDER: Final = Path(__file__).resolve().parents[2] / "search_spaces"
+SHORTCUTS: Final = ("trials", "budget_device_hours", "deadline", "warm_start")  # of the command line, for search.KEY
+
+
+def shipped() -> list[str]:
+    """Names of the spaces in `search_spaces/`."""
+    return sorted(path.stem for path in FOLDER.glob("*.yaml"))
+
+
+def read(word: str) -> dict[Any, Any]:
+    """A space by name or path, laid over all that it extends; the arm `none` is always there.
+
+    Raises:
+        ConfigError: no such file, not a mapping, or files that extend each other in a circle.
+    """
+    path = _located(word, Path(), "space")
+    content = _read(path, "space")
+    chain = [path.resolve()]
+    while (parent := content.pop("extends", None)) is not None:
+        if not isinstance(parent, str):
+            raise ConfigError.one("extends", f"wants one name or path of a space, got {parent!r}")
+        path = _located(parent, path.parent, "extends")
+        chain.append(path.resolve())
+        if chain[-1] in chain[:-1]:
+            circle = " -> ".join(step.name for step in chain[chain.index(chain[-1]) :])
+            raise ConfigError.one("extends", f"goes in a circle: {circle}")
+        content = laid_over(_read(path, "extends"), content)
+    arms = content.get("arms")
+    if arms is None or isinstance(arms, dict):
+        content["arms"] = {"none": {}} | (arms or {})
+    return content
+
+
+def _located(word: str, folder: Path, key: str) -> Path:
+    is_path = word.endswith((".yaml", ".yml"))
+    path = folder / Path(word).expanduser() if is_path else FOLDER / f"{word}.yaml"
+    if not path.is_file():
+        wanted = "is no file" if is_path else f"is no space{near(word, shipped())}"
+        raise ConfigError.one(key, f"{word!r} {wanted}; give a name from {FOLDER} or the path of a .yaml file")
+    return path
+
+
+def _read(path: Path, key: str) -> dict[Any, Any]:
+    try:
+        # OmegaConf's loader, because PyYAML's takes 1e-3 for a string and lets a key stand twice.
+        content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError.one(key, f"{path} cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError.one(key, f"{path} must be a mapping, got a {type(content).__name__}")
+    return content
+
+
+def laid_over(base: Any, over: Any) -> Any:
+    """Plain values merged deep; where one of them is no mapping, or a distribution, `over` stands."""
+    if not (isinstance(base, dict) and isinstance(over, dict)) or lone_word(base) or lone_word(over):
+        return over
+    return base | {key: laid_over(base[key], value) if key in base else value for key, value in over.items()}
+
+
+def override(content: dict[Any, Any], assignment: str, mistakes: list[Mistake], known: Collection[str] = ()) -> None:
+    """Lays `dotted.key=value` over a space.
+
+    Args:
+        known: every word and dotted path that a command line may hold; a word that begins like none of them is told.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals or not key:
+        space = f"; write space={assignment}" if assignment in shipped() else ""
+        mistakes.append(Mistake(assignment, f"expected key=value{space}"))
+        return
+    if known and key.split(".")[0] not in {one.split(".")[0] for one in known}:
+        meant = near_path(key, None, known) or near_path(key.split(".")[0], None, known)
+        mistakes.append(Mistake(key, f"unknown word{meant}"))
+        return
+    try:
+        value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        mistakes.append(Mistake(key, f"{text!r} is not a YAML value: {str(error).splitlines()[0]}"))
+        return
+    assert isinstance(value, dict)
+    if key == "extends":
+        mistakes.append(Mistake(key, "stands in a file; on the command line say space=FILE"))
+        return
+    keys = ["search", key] if key in SHORTCUTS else key.split(".")
+    arms = content["arms"]
+    if len(keys) > 1 and keys[0] == "arms" and isinstance(arms, dict) and keys[1] not in arms:
+        whole = len(keys) == 2 and isinstance(value["value"], dict)  # a new arm, given as a whole
+        if not whole:
+            mistakes.append(Mistake(f"arms.{keys[1]}", f"no such arm{near(keys[1], map(str, arms))}"))
+            return
+    _place(content, keys, value["value"], "", mistakes)
+
+
+def _place(node: dict[Any, Any], keys: Sequence[str], value: Any, path: str, mistakes: list[Mistake]) -> None:
+    """Puts `value` where `keys` lead. Mappings merge; a distribution is replaced as a whole."""
+    key: Any = next((known for known in node if str(known) == keys[0]), keys[0])
+    word = lone_word(node)
+    if word is not None and key != word:
+        inner = node[word]
+        if word not in ("one_of", "maybe") or not isinstance(inner, dict):
+            mistakes.append(Mistake(join(path, key), f"nothing is below {path}, a {word}; override {path} itself"))
+        elif word == "one_of" and keys[0] not in map(str, inner):
+            mistakes.append(Mistake(join(path, key), f"no such branch{near(keys[0], map(str, inner))}"))
+        else:
+            _place(inner, keys, value, path, mistakes)
+        return
+    here = path if key == word else join(path, key)
+    old = node.get(key)
+    mergeable = isinstance(old, dict) and lone_word(old) is None
+    if len(keys) > 1:
+        if old is None:
+            old = node[key] = {}
+        if isinstance(old, dict):
+            _place(old, keys[1:], value, here, mistakes)
+        else:
+            mistakes.append(Mistake(join(here, keys[1]), f"nothing is below {here}, which is {old!r}"))
+    elif mergeable and isinstance(value, dict) and lone_word(value) is None:
+        for inner_key, inner_value in value.items():
+            _place(node[key], [str(inner_key)], inner_value, here, mistakes)
+    else:
+        node[key] = value
+
+
+def resolved(content: dict[Any, Any], static: Collection[str], mistakes: list[Mistake]) -> dict[Any, Any]:
+    """References resolved; a key whose value cannot be is left out.
+
+    A reference from one leaf of a trial to another stays, as `${path}` without grammar words: an arm
+    may replace the leaf, or it is sampled.
+
+    Args:
+        static: sections in which, and to which, a reference is resolved here and now.
+    """
+    return _References(content, static, mistakes).mapping(content, ())
+
+
+class _References:
+    def __init__(self, content: dict[Any, Any], static: Collection[str], mistakes: list[Mistake]):
+        self._content, self._static, self._mistakes = content, static, mistakes
+        self._config = OmegaConf.create(content)
+
+    def mapping(self, content: dict[Any, Any], keys: tuple[Any, ...]) -> dict[Any, Any]:
+        result = {}
+        for key, value in content.items():
+            here = ".".join(map(str, _without_words(self._content, (*keys, key))))
+            try:
+                result[key] = self._value(value, (*keys, key), here)
+            except MissingMandatoryValue:
+                self._mistakes.append(Mistake(here, f"has no value yet; add {here}=... to the command"))
+            except OmegaConfBaseException as error:
+                self._mistakes.append(Mistake(here, self._unresolved(str(error).splitlines()[0], here)))
+        return result
+
+    def _value(self, value: Any, keys: tuple[Any, ...], path: str) -> Any:
+        if isinstance(value, dict):
+            return self.mapping(value, keys)
+        if isinstance(value, list):
+            return [self._value(one, (*keys, index), path) for index, one in enumerate(value)]
+        if not isinstance(value, str) or not ("${" in value or value == "???"):
+            return value
+        whole = REFERENCE.fullmatch(value)
+        target = self._led(whole[1], keys) if whole else None
+        if target and isinstance(there := _at(self._content, target), dict) and lone_word(there) is None:
+            raise InterpolationResolutionError("a reference must lead to a single leaf, this is a mapping")
+        if target and self._stays(keys, target):
+            return "${" + ".".join(map(str, _without_words(self._content, target))) + "}"
+        for inner in () if target else REFERENCE.findall(value):
+            led = self._led(inner, keys)
+            if led and isinstance(_at(self._content, led), dict):
+                raise InterpolationResolutionError("a reference inside a text must lead to a single fixed value")
+        result = _at(self._config, target or keys)
+        if isinstance(result, DictConfig | ListConfig):
+            result = OmegaConf.to_container(result, resolve=True)
+        if isinstance(result, dict):
+            raise InterpolationResolutionError("a reference must lead to a single fixed value here")
+        return result
+
+    def _stays(self, keys: tuple[Any, ...], target: tuple[Any, ...]) -> bool:
+        """Whether a reference is settled when an arm is: between leaves of a trial, not across arms."""
+        arm = target[1] if target[0] == "arms" else None
+        sees = arm is None or (keys[0] == "arms" and keys[1] == arm)
+        inside_list = any(isinstance(_at(self._content, keys[:depth]), list) for depth in range(1, len(keys)))
+        drawn = lone_word(_at(self._content, target)) is not None
+        if drawn and not sees and keys[0] not in self._static:
+            return not inside_list  # for `same.bind` to refuse, which knows the arms
+        return sees and not inside_list and not {keys[0], target[0]} & set(self._static)
+
+    def _led(self, text: str, keys: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Where a reference leads, grammar words written or not; None: to nothing."""
+        dots = len(text) - len(text.lstrip("."))
+        found: tuple[Any, ...] = keys[:-dots] if dots else ()
+        node = _at(self._content, found)
+        for key in text[dots:].split("."):
+            while (word := lone_word(node)) in ("one_of", "maybe") and key != word:
+                found, node = (*found, word), node[word]
+            known = [one for one in node if str(one) == key] if isinstance(node, dict) else []
+            if not known:
+                return None
+            found, node = (*found, known[0]), node[known[0]]
+        return found
+
+    def _unresolved(self, message: str, path: str) -> str:
+        variable = re.search(r"Environment variable '(.+)' not found", message)
+        if variable:
+            return f"the environment variable {variable[1]} is not set; set it, or add {path}=... to the command"
+        key = re.match(r"Interpolation key '(.+)' not found", message)
+        return message + (near(key[1], _paths(self._content, "")) if key else "")
+
+
+def _at(node: Any, keys: Sequence[Any]) -> Any:
+    for key in keys:
+        node = node[key]
+    return node
+
+
+def _without_words(content: Any, keys: Sequence[Any]) -> list[Any]:
+    """Keys less those that are grammar words."""
+    return [key for depth, key in enumerate(keys) if lone_word(_at(content, keys[:depth])) != key]
+
+
+def _paths(node: Any, path: str) -> list[str]:
+    below = node.items() if isinstance(node, dict) else ()
+    return [path, *(one for key, inner in below for one in _paths(inner, path if lone_word(node) else join(path, key)))]

@@ -1,0 +1,134 @@
+"""A machine that gives way is not blamed on the file that was being read."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mmpkd import checkpoint, command
+from mmpkd.cohort.disk import told_if_full
+from mmpkd.cohort.facts import BadSample
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.readers.synthetic import Synthetic
+from mmpkd.config import CohortConfig
+from mmpkd.machine.errors import machine_fault, with_fault
+from mmpkd.machine.resources import memory
+from mmpkd.types import CohortError, ConfigError, UserError
+
+
+def caused_by(cause: BaseException) -> UserError:
+    """As the readers say it, with the cause kept out of the traceback."""
+    try:
+        try:
+            raise cause
+        except BaseException:
+            raise UserError("best.pt is damaged; delete it") from None
+    except UserError as error:
+        return error
+
+
+def allocation(num_bytes: int) -> MemoryError:
+    """What numpy raises."""
+    error = MemoryError("Unable to allocate")
+    error.shape, error.dtype = (num_bytes,), np.dtype(np.uint8)  # type: ignore[attr-defined]
+    return error
+
+
+@pytest.mark.parametrize(
+    ("cause", "fault"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (OSError(errno.ESTALE, "Stale file handle"), "Stale file handle"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (MemoryError(), "out of memory"),
+        (allocation(1000), "out of memory"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (allocation(1000 * memory().amount), ""),  # a damaged header
+        (OSError(errno.EIO, "Input/output error"), ""),  # one bad block of the file
+        (FileNotFoundError(errno.ENOENT, "No such file"), ""),
+        (PermissionError(errno.EACCES, "Permission denied"), ""),
+        (KeyError("student"), ""),
+    ],
+)
+def test_what_stands_behind_an_error(cause: BaseException, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+    error = caused_by(cause)
+    assert machine_fault(error) == fault
+
+    def main(words: Any) -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        command.run(main)
+    told = capsys.readouterr().err
+    assert ended.value.code == 2 and told.startswith("error: best.pt is damaged")
+    assert ("delete nothing before" in told) == bool(fault) and with_fault(error) in told
+
+
+def test_mistakes_are_told_with_their_fault_too(capsys: pytest.CaptureFixture[str]) -> None:
+    def main(words: Any) -> None:
+        raise ConfigError.one("student", "cannot be built") from MemoryError()
+
+    with pytest.raises(SystemExit):
+        command.run(main)
+    told = capsys.readouterr().err
+    assert told.startswith("1 mistake:\n  student: cannot be built\n  behind this") and "(out of memory)" in told
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
+def test_no_sample_is_left_out_for_a_fault_of_the_machine(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though some may be; the same command goes on when the machine is well again."""
+    config = CohortConfig(
+        reader="synthetic", image_size=32, max_bad=0.5, params={"side": 32, "train": 60, "val": 30, "test": 12}
+    )
+    load: Callable[..., Any] = Synthetic.load
+    calls: list[str] = []
+
+    def failing(reader: Synthetic, sample: str) -> Any:
+        calls.append(sample)
+        if len(calls) == 40:
+            try:
+                raise OSError(number, os.strerror(number))
+            except OSError as error:
+                raise BadSample("", f"cannot be read: {error.strerror}") from None
+        return load(reader, sample)
+
+    monkeypatch.setattr(Synthetic, "load", failing)
+    with pytest.raises(CohortError, match=rf"preparing stopped: {os.strerror(number)}; .*same command goes on"):
+        prepare(config, tmp_path)
+    store = prepare(config, tmp_path)
+    assert len(store.sample_ids) == 102 and not store.manifest["left_out"]
+
+
+def test_a_disk_that_is_not_the_caches_is_not_taken_for_it(tmp_path: Path) -> None:
+    """Nor is what was prepared so far thrown away for it."""
+    partial = tmp_path / "cache" / "store.partial"
+    partial.mkdir(parents=True)
+    elsewhere = OSError(errno.ENOSPC, "No space left on device", "/scratch/decoder.tmp")
+    with pytest.raises(OSError, match="decoder") as raised, told_if_full(partial, 1):
+        raise elsewhere
+    assert raised.value is elsewhere and partial.exists()
+    here = OSError(errno.ENOSPC, "No space left on device", str(partial / "images.npy"))
+    with pytest.raises(CohortError, match="does not fit on the disk"), told_if_full(partial, 1):
+        raise here
+
+
+def test_a_checkpoint_out_of_reach_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*args: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "last.pt"))
+
+    (tmp_path / "last.pt").write_bytes(b"torn")
+    with pytest.raises(ConfigError, match="is not a readable checkpoint"):
+        checkpoint.read(tmp_path / "last.pt")
+    monkeypatch.setattr(checkpoint, "require_whole_archive", forbidden)
+    with pytest.raises(ConfigError, match=r"last.pt: cannot be read \(Permission denied\)"):
+        checkpoint.read(tmp_path / "last.pt")

@@ -1,0 +1,133 @@
+"""Bootstrap and intervals against analytic values, a naive loop and sklearn."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats as scipy_stats
+from sklearn.metrics import roc_auc_score
+
+from mmpkd.scoring.stats import (
+    holm,
+    macro,
+    paired_interval,
+    patient_weights,
+    standard_error,
+    weighted_auroc,
+    weighted_mean,
+)
+
+
+def test_patients_are_drawn_whole_and_as_many_as_there_are():
+    patient_N = np.array([7, 3, 7, 9, 3, 7])
+    weight_RN = patient_weights(patient_N, replicates=50, seed=1)
+    for patient in (3, 7, 9):
+        together = weight_RN[:, patient_N == patient]
+        assert (together == together[:, :1]).all()
+    assert (weight_RN[:, 0] + weight_RN[:, 1] + weight_RN[:, 3] == 3).all()
+    assert (weight_RN != weight_RN[0]).any()
+    assert (weight_RN == patient_weights(patient_N, replicates=50, seed=1)).all()
+    assert (weight_RN != patient_weights(patient_N, replicates=50, seed=2)).any()
+
+
+def test_standard_error_of_a_mean_is_the_textbook_one():
+    value_N1 = np.random.default_rng(0).normal(3.0, 2.0, size=(400, 1))
+    replicates = macro(weighted_mean(value_N1, patient_weights(np.arange(400), 4000)))
+    analytic = value_N1.std() / np.sqrt(400)  # about 0.1
+    # 4,000 replicates know their spread to 1 / sqrt(8000) = 1.1 %
+    assert standard_error(replicates) == pytest.approx(analytic, rel=0.04)
+
+
+def test_images_of_one_patient_count_as_one_observation():
+    patient_value = np.random.default_rng(0).normal(size=100)
+    value_N1 = np.repeat(patient_value, 4)[:, None]
+    patient_N = np.repeat(np.arange(100), 4)
+    by_patient = standard_error(weighted_mean(value_N1, patient_weights(patient_N, 2000))[:, 0])
+    by_image = standard_error(weighted_mean(value_N1, patient_weights(np.arange(400), 2000))[:, 0])
+    assert by_patient == pytest.approx(patient_value.std() / 10, rel=0.06)
+    assert by_patient / by_image == pytest.approx(2, rel=0.1)  # sqrt(4) images each
+
+
+def test_weighted_mean_leaves_nan_out():
+    value_NL = np.array([[1.0, np.nan], [3.0, 5.0], [np.nan, np.nan]])
+    weight_RN = np.array([[1.0, 1, 1], [3, 1, 9], [2, 0, 4]])
+    mean_RL = weighted_mean(value_NL, weight_RN)
+    np.testing.assert_allclose(mean_RL, [[2, 5], [1.5, 5], [1, np.nan]])
+
+
+def test_auroc_by_hand():
+    # Pairs (positive above negative): 0.8 beats 0.1 and 0.4; 0.4 beats 0.1 and ties with 0.4. 3.5 of 4.
+    score = np.array([[0.1], [0.4], [0.4], [0.8]])
+    positive, known = np.array([[0], [0], [1], [1]]), np.ones((4, 1), bool)
+    weight_RN = np.array([[1.0, 1, 1, 1], [1, 2, 1, 0], [0, 0, 1, 1], [1, 1, 0, 0]])
+    # Second: positive 0.4 against 0.1 once and 0.4 twice: (1 + 2 / 2) / 3. Then a class is missing.
+    np.testing.assert_allclose(
+        weighted_auroc(score, positive, known, weight_RN)[:, 0], [3.5 / 4, 2 / 3, np.nan, np.nan]
+    )
+    known[3] = False  # 0.4 beats 0.1 and ties with 0.4
+    assert weighted_auroc(score, positive, known, weight_RN[:1])[0, 0] == 1.5 / 2
+    assert np.isnan(weighted_auroc(score, positive, np.zeros((4, 1), bool), weight_RN)).all()
+
+
+def test_auroc_of_replicates_equals_a_loop_that_resamples():
+    generator = np.random.default_rng(5)
+    for _ in range(20):
+        num = int(generator.integers(20, 60))
+        score = generator.integers(0, 8, size=(num, 2)).astype(float)  # many ties
+        positive = generator.random((num, 2)) < 0.4
+        known = generator.random((num, 2)) < 0.9
+        weight_RN = patient_weights(generator.integers(0, 15, num), replicates=8, seed=int(generator.integers(99)))
+        auroc_RL = weighted_auroc(score, positive, known, weight_RN)
+        for weight, auroc in zip(weight_RN, auroc_RL, strict=True):
+            rows = np.repeat(np.arange(num), weight.astype(int))
+            for label in range(2):
+                kept = rows[known[rows, label]]
+                if len(set(positive[kept, label])) < 2:
+                    assert np.isnan(auroc[label])
+                else:
+                    expected = roc_auc_score(positive[kept, label], score[kept, label])
+                    assert auroc[label] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_mean_over_labels_refuses_another_set_of_labels():
+    np.testing.assert_allclose(macro(np.array([[0.5, 1.0], [0.5, np.nan]])), [0.75, np.nan])
+    assert np.isnan(macro(np.zeros((3, 0)))).all()
+
+
+def test_standard_error_leaves_undefined_replicates_out_and_needs_enough_of_them():
+    replicates = np.r_[np.arange(20.0), np.nan]
+    assert standard_error(replicates) == pytest.approx(np.sqrt(35))  # variance of 0..19 is 20 * 21 / 12
+    assert np.isnan(standard_error(replicates[1:]))
+
+
+def test_paired_interval():
+    mean, low, high = paired_interval([0.1, 0.2, 0.3])
+    # sd 0.1, t(2 degrees, 97.5 %) = 4.303
+    assert (mean, low, high) == pytest.approx((0.2, 0.2 - 0.2484, 0.2 + 0.2484), abs=1e-4)
+    values = np.random.default_rng(0).normal(size=7)
+    expected = scipy_stats.ttest_1samp(values, 0).confidence_interval(0.9)
+    assert paired_interval(values, level=0.9)[1:] == pytest.approx(tuple(expected))
+
+
+@pytest.mark.parametrize("differences", [[], [0.1], [0.1, float("nan")]])
+def test_paired_interval_refuses_too_little(differences):
+    with pytest.raises(ValueError, match="at least two"):
+        paired_interval(differences)
+
+
+def test_holm_multiplies_the_least_by_all_and_never_falls():
+    # 3 x .01, 2 x .03, then 1 x .04, which may not fall below the one before
+    assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.9, 0.6]).tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
+def test_replicates_of_one_number_say_nothing_of_a_spread(value: float) -> None:
+    assert np.isnan(standard_error(np.full(200, value)))
+    assert standard_error(np.r_[np.full(199, value), value + 0.2]) > 0
+
+
+def test_a_perfect_auroc_of_few_patients_has_no_standard_error() -> None:
+    score_N1, positive_N1 = np.array([[0.1], [0.2], [0.9]]), np.array([[0.0], [0.0], [1.0]])
+    weight_RN = patient_weights(np.arange(3))
+    assert np.isnan(standard_error(weighted_auroc(score_N1, positive_N1, positive_N1 > -1, weight_RN)[:, 0]))

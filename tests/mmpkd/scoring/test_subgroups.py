@@ -1,0 +1,312 @@
+"""Scores on another cohort: labels meet by name, groups are whole, small ones are not told apart."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_auc_score
+
+from mmpkd.cohort.decode import Depth
+from mmpkd.cohort.facts import Column, Facts
+from mmpkd.cohort.store import Store
+from mmpkd.export import Card
+from mmpkd.scoring import classify, grouping, stats, subgroups
+from mmpkd.scoring.subgroups import Answers
+from mmpkd.types import ConfigError, Task, lay_out
+
+STUDENT = lay_out([("findings", "multilabel", ("Edema", "Fracture", "Pneumonia")), ("sex", "binary", ("f", "m"))])
+
+
+def facts(tasks: tuple[Task, ...], columns: dict[str, Column] | None = None, channels: int = 1) -> Facts:
+    return Facts(tasks, columns or {}, (), channels, 32, (), (), {}, True, 4)
+
+
+class FakeStore:
+    def __init__(self, tasks: tuple[Task, ...], target_NK: list[list[float]], channels: int = 1):
+        self.facts = facts(tasks, channels=channels)
+        self.sample_ids = np.array(["a", "b", "c"])
+        self.known_NK = ~np.isnan(np.array(target_NK))
+        self.target_NK = np.nan_to_num(np.array(target_NK, np.float32))
+
+
+def card(tasks: tuple[Task, ...] = STUDENT, **changes: Any) -> Card:
+    threshold = {f"{task.name}/{name}": 0.5 for task in tasks for name in task.logit_names}
+    content: dict[str, Any] = {
+        "model": {},
+        "mean": (0.5,),
+        "std": (0.25,),
+        "tasks": tasks,
+        "channels": 1,
+        "image_size": 32,
+        "depth": Depth(),
+        "map": "cls_attention",
+        "temperature": {task.name: 1.0 for task in tasks},
+        "threshold": threshold,
+        "map_threshold": {},
+        "source": "s",
+        "cohort": "c",
+        "fold": 0,
+        "trial": "t",
+        "credentialed": True,
+    }
+    return Card(**{**content, **changes})
+
+
+def store(tasks: tuple[Task, ...], target_NK: list[list[float]], channels: int = 1) -> Store:
+    return cast(Store, FakeStore(tasks, target_NK, channels))
+
+
+def test_labels_meet_by_name_in_whatever_order_they_stand() -> None:
+    nan = float("nan")
+    theirs = lay_out([("other", "binary", ("x", "y")), ("findings", "multilabel", ("Pneumonia", "Mass", "Edema"))])
+    tasks, target_NK, known_NK = subgroups.aligned(
+        card(), store(theirs, [[1, 1, 0, 0], [0, nan, 1, 1], [1, 0, 1, nan]])
+    )
+    assert tasks == STUDENT[:1]
+    assert known_NK.tolist() == [[True, False, True, False], [True, False, False, False], [False, False, True, False]]
+    assert target_NK.tolist() == [[0, 0, 1, 0], [1, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "channels", "wanted"),
+    [
+        (lay_out([("sex", "binary", ("m", "f"))]), 1, "no label in common"),  # the other way round is another question
+        (lay_out([("findings", "multiclass", ("Edema", "Fracture"))]), 1, "no label in common"),
+        (lay_out([("sex", "binary", ("f", "m"))]), 3, "its images have 3 channels, the student's 1"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(tasks: tuple[Task, ...], channels: int, wanted: str) -> None:
+    width = tasks[-1].columns.stop
+    with pytest.raises(ConfigError, match=wanted):
+        subgroups.aligned(card(), store(tasks, [[0.0] * width] * 3, channels))
+
+
+@pytest.fixture
+def answers() -> Answers:
+    """Two tasks of 200 samples of 100 patients, some unknown."""
+    generator = np.random.default_rng(0)
+    tasks = lay_out([("findings", "multilabel", ("a", "b")), ("kind", "multiclass", ("x", "y", "z"))])
+    target_NK = np.zeros((200, 5), np.float32)
+    target_NK[:, :2] = generator.random((200, 2)) < (0.2, 0.5)
+    target_NK[np.arange(200), 2 + generator.integers(0, 3, 200)] = 1
+    logits_NK = 1.5 * target_NK + generator.normal(size=(200, 5))
+    known_NK = np.ones((200, 5), bool)
+    known_NK[:40, 0] = False
+    probability_NK = np.c_[1 / (1 + np.exp(-logits_NK[:, :2])), np.exp(logits_NK[:, 2:])]
+    probability_NK[:, 2:] /= probability_NK[:, 2:].sum(axis=1, keepdims=True)
+    weight_RN = stats.patient_weights(np.arange(200) // 2, replicates=100)
+    return Answers(tasks, logits_NK, probability_NK, target_NK, known_NK, weight_RN)
+
+
+def test_scores_by_label_are_scikit_learns(answers: Answers) -> None:
+    table = subgroups.by_label(answers, card(answers.tasks), "equal").set_index("label")
+    known, label = answers.known_NK[:, 0], answers.target_NK[:, 0]
+    probability = answers.probability_NK[known, 0]
+    row = table.loc["findings/a"]
+    assert (row["samples"], row["positive"]) == (160, label[known].sum())
+    assert row["auroc"] == pytest.approx(roc_auc_score(label[known], probability))
+    assert row["ap"] == pytest.approx(average_precision_score(label[known], probability))
+    assert row["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(label[known], probability > 0.5))
+    assert row["brier"] == pytest.approx(((probability - label[known]) ** 2).mean())
+    assert row["auroc_low"] < row["auroc"] < row["auroc_high"]
+    called = answers.probability_NK[:, 2:].argmax(axis=1) == 1
+    balanced = balanced_accuracy_score(answers.target_NK[:, 3], called)
+    assert table.loc["kind/y", "balanced_accuracy"] == pytest.approx(balanced)
+
+
+def test_balanced_weights_score_as_if_both_classes_were_as_frequent(answers: Answers) -> None:
+    equal = subgroups.by_label(answers, card(answers.tasks), "equal").set_index("label")
+    balanced = subgroups.by_label(answers, card(answers.tasks), "balanced").set_index("label")
+    known = answers.known_NK[:, 0]
+    label, error = answers.target_NK[known, 0], (answers.probability_NK - answers.target_NK)[known, 0] ** 2
+    assert balanced.loc["findings/a", "brier"] == pytest.approx(
+        (error[label == 1].mean() + error[label == 0].mean()) / 2
+    )
+    assert balanced.loc["findings/a", "ap"] > equal.loc["findings/a", "ap"] + 0.1  # of a label in one of five
+    assert balanced.loc["findings/a", "auroc"] == equal.loc["findings/a", "auroc"]
+
+
+def test_overall_is_the_mean_over_tasks_of_defined_labels(answers: Answers) -> None:
+    everyone = np.ones(200, bool)
+    by_label = subgroups.by_label(answers, card(answers.tasks), "equal")["auroc"].to_numpy()
+    value, low, high = subgroups.overall(answers, everyone, subgroups.defined(answers, everyone))
+    assert value == pytest.approx((by_label[:2].mean() + by_label[2:].mean()) / 2)
+    assert low < value < high
+    some = np.arange(200) < 40  # the label `a` is unknown of them
+    assert subgroups.defined(answers, some).tolist() == [False, True, True, True, True]
+
+
+def test_groups_are_compared_on_the_labels_that_all_of_them_have(answers: Answers) -> None:
+    """The first forty samples do not know the label `a`, so it counts for nobody."""
+    values = pd.DataFrame({"site": np.where(np.arange(200) < 40, "north", "south")})
+    table = subgroups.by_group(answers, values, np.arange(200) // 2, np.full(200, np.nan)).set_index("group")
+    assert table["labels"].tolist() == [4, 4]
+    common = np.array([False, True, True, True, True])
+    for group, inside in {"north": np.arange(200) < 40, "south": np.arange(200) >= 40}.items():
+        by_label = [
+            roc_auc_score(answers.target_NK[inside, column], odds[inside])
+            for column, odds in enumerate(classify.log_odds(answers.logits_NK, answers.tasks).T)
+            if common[column]
+        ]
+        assert table.loc[group, "auroc"] == pytest.approx((by_label[0] + np.mean(by_label[1:])) / 2)
+
+
+def test_groups_by_hand() -> None:
+    patient_N = np.arange(60)
+    sex = pd.Series(["F"] * 30 + ["M"] * 25 + ["X"] * 3 + [None] * 2, name="Sex")
+    assert {name: int(mask.sum()) for name, mask in grouping.groups(sex, patient_N)} == {"F": 30, "(all other)": 30}
+    age = pd.Series([39.9] * 10 + [40.0] * 10 + [79.0] * 15 + [80.0] * 12 + [np.nan] * 13, name="patient_age")
+    assert {name: int(mask.sum()) for name, mask in grouping.groups(age, patient_N)} == {
+        "0 to 39 years": 10,
+        "40 to 59 years": 10,
+        "60 to 79 years": 15,
+        "80 years or more": 12,
+        "unknown": 13,
+    }
+    days = (age * 365.25).rename("age_in_days")
+    assert [int(mask.sum()) for _, mask in grouping.groups(days, patient_N)] == [10, 10, 15, 12, 13]
+    few_ages = pd.Series([39.0] * 5 + [50.0] * 20 + [60.0] * 3 + [85.0] * 12 + [np.nan] * 20, name="Age")
+    told = {name: int(mask.sum()) for name, mask in grouping.groups(few_ages, patient_N)}
+    assert told == {"0 to 59 years": 25, "60 years or more": 15, "unknown": 20}  # neighbours, not opposite ends
+    view = pd.Series(["AP"] * 45 + ["LL"] * 8 + ["PA"] * 7, name="ViewPosition")
+    assert {name: int(mask.sum()) for name, mask in grouping.groups(view, patient_N)} == {"AP": 45, "(all other)": 15}
+    one = np.r_[np.arange(45), np.full(15, 99)]  # fifteen images of one patient, told apart by no group but all others
+    assert [name for name, _ in grouping.groups(view, one)] == ["(all other)"]
+    three = pd.Series(["F"] * 30 + ["M"] * 25 + ["X"] * 5, name="Sex")  # X would be all but F and M
+    told = {name: int(mask.sum()) for name, mask in grouping.groups(three, patient_N)}
+    assert told == {"F": 30, "(all other)": 30}
+    density = pd.Series(np.arange(60.0) ** 2, name="density")
+    assert [name for name, _ in grouping.groups(density, patient_N)] == sorted(grouping.QUARTERS)
+
+
+def test_regions_by_hand_compare_the_same_labels() -> None:
+    """Of a label without a student's score no baseline counts either."""
+    rows = [
+        ("a", "lesion", 0.2, 0.1, 0.4, 0.3),
+        ("b", "lesion", 0.6, 0.3, 0.8, 0.5),
+        ("b", "other", 0.1, 0.9, np.nan, 0.9),
+    ]
+    columns = ["sample", "label", "pointing", "pointing_chance", "iou_tuned", "iou_tuned_chance"]
+    images = pd.DataFrame(rows, columns=columns)
+    for score in ("mass", "pixel_ap", "rank", "cnr", "iou_otsu"):
+        images[score] = 0.5
+    table = subgroups.by_region(images, np.array(["a", "b"]), np.ones((30, 2))).set_index(["label", "score"])
+    pointing = table.loc[("mean over labels", "pointing")]
+    assert pointing["student"] == pytest.approx((0.4 + 0.1) / 2) and pointing["chance"] == pytest.approx(
+        (0.2 + 0.9) / 2
+    )
+    assert pointing["images"] == 2, "of two images with three regions"
+    tuned = table.loc[("mean over labels", "iou_tuned")]
+    assert tuned["student"] == pytest.approx(0.6) and tuned["chance"] == pytest.approx(0.4)
+    assert table.loc[("lesion", "pointing"), "student"] == pytest.approx(0.4)
+
+
+def test_of_one_label_its_own_bound_stands_beside() -> None:
+    columns = ["sample", "label", "pointing", "pointing_max", "pointing_max_alone"]
+    images = pd.DataFrame([("a", "lesion", 0.2, 0.0, 0.5), ("a", "other", 0.1, 1.0, 1.0)], columns=columns)
+    for score in ("mass", "pixel_ap", "rank", "cnr", "iou_otsu", "iou_tuned"):
+        images[score] = 0.5
+    table = subgroups.by_region(images, np.array(["a"]), np.ones((30, 1))).set_index(["label", "score"])
+    assert table.loc[("mean over labels", "pointing"), "max"] == 0.5  # of one map, which points at the other
+    assert table.loc[("lesion", "pointing"), "max"] == 0.5 and table.loc[("other", "pointing"), "max"] == 1
+    assert np.isnan(table.loc[("lesion", "mass"), "max"])
+
+
+def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:
+    names = ("breast_density", "image_view", "ViewPosition", "AP/PA", "age_in_days", "Sex", "average", "message")
+    columns = {name: Column(name, "context") for name in names} | {"sex": Column("sex", "near_label")}
+    known = cohort_of(facts(STUDENT, columns))
+    assert grouping.groupings(known, None) == list(names[:6])
+    assert grouping.groupings(known, ["average", "sex"]) == ["average", "sex"]
+    with pytest.raises(ConfigError, match=r"no column .Sexx. to group by .did you mean .Sex."):
+        grouping.groupings(known, ["Sexx"])
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("record", "column 'record' only names things (role id), and is not stored"),
+        ("biopsy", "column 'biopsy' is forbidden: it states the label, and is not stored"),
+        ("scanner", "column 'scanner' has no role in this cohort, so it is not stored; a column for groups alone"),
+    ],
+)
+def test_why_a_column_tells_no_groups_apart(name: str, wanted: str) -> None:
+    columns = {"record": Column("record", "id"), "biopsy": Column("biopsy", "forbidden")}
+    known = replace(facts(STUDENT, columns), unlisted=("scanner",))
+    with pytest.raises(ConfigError, match=re.escape(wanted)):
+        grouping.groupings(cohort_of(known), [name])
+
+
+def test_a_column_of_which_one_group_is_left_has_a_sentence_and_no_row(answers: Answers) -> None:
+    """Four patients under forty, ninety-six in one band: nothing to compare."""
+    ages = np.where(np.arange(200) < 8, 30.0, 50.0)
+    values = pd.DataFrame({"Age": ages, "sex": np.where(np.arange(200) < 100, "f", "m"), "view": "AP"})
+    table = subgroups.by_group(answers, values, np.arange(200) // 2, np.full(200, np.nan))
+    assert table["column"].tolist() == ["sex", "sex"]
+    wanted = "groups by Age: too few patients per age band to tell apart (fewer than 10 in all but one)"
+    assert grouping.alone("Age") == wanted and "fewer than two groups" in grouping.alone("view")
+
+
+def cohort_of(known: Facts) -> Store:
+    return cast(Store, SimpleNamespace(facts=known, manifest={"params": {}, "notes": []}))
+
+
+def test_a_value_that_more_than_a_quarter_share_is_in_one_group() -> None:
+    density = pd.Series(np.r_[np.zeros(40), np.arange(1.0, 19.0), [np.nan] * 2], name="density")
+    told = {name: int(mask.sum()) for name, mask in grouping.groups(density, np.arange(60))}
+    assert told == {"lowest quarter": 40, "(all other)": 20}
+    even = pd.Series(np.arange(61.0), name="density")
+    told = {name: int(mask.sum()) for name, mask in grouping.groups(even, np.arange(61))}
+    assert told == dict(zip(sorted(grouping.QUARTERS), (15, 16, 15, 15), strict=True)) and sum(told.values()) == 61
+
+
+@pytest.mark.parametrize("name, a_year", [("age", 1), ("age_days", 365.25), ("AgeInMonths", 12), ("age weeks", 52.18)])
+def test_ages_are_read_in_the_unit_that_their_column_names(name: str, a_year: float) -> None:
+    ages = pd.Series(np.r_[np.full(20, 30.5), np.full(20, 50.5), np.full(20, 70.5)] * a_year, name=name)
+    told = {group: int(mask.sum()) for group, mask in grouping.groups(ages, np.arange(60))}
+    assert told == {"0 to 39 years": 20, "40 to 59 years": 20, "60 years or more": 20}
+
+
+def test_what_is_no_age_is_not_called_unknown() -> None:
+    ages = pd.Series(np.r_[np.full(20, 30.0), np.full(15, 999.0), np.full(15, -1.0), [np.nan] * 10], name="age")
+    told = {group: int(mask.sum()) for group, mask in grouping.groups(ages, np.arange(60))}
+    assert told == {"0 years or more": 20, "not 0 to 199 years": 30, "unknown": 10}
+
+
+@pytest.mark.parametrize(
+    ("params", "note", "wanted"),
+    [
+        ({"groups": "site"}, "folds are given in column 'site': each of its values validates in turn", "site"),
+        ({"split": "fold", "groups": None}, "folds are given in column 'fold': 0 is 'a', 1 is 'b'", "fold"),
+        ({"split": "part", "groups": "site"}, "folds are given in column 'site': 0 is 'a', 1 is 'b'", "site"),
+        ({"split": "part"}, "3 rows without an image are left out", None),  # of parts, not of folds
+        ({}, "", None),
+    ],
+)
+def test_the_column_that_names_the_folds_can_be_grouped_by(
+    params: dict[str, Any], note: str, wanted: str | None
+) -> None:
+    parts = np.array(["fold0", "fold1", "test"])
+    privileged = pd.DataFrame({"sex": ["f", "m", "f"]})
+    known = SimpleNamespace(
+        facts=facts(STUDENT, {"sex": Column("sex", "context")}),
+        manifest={"params": params, "notes": [note]},
+        split_N=parts,
+        privileged=lambda names: privileged[list(names)],
+    )
+    held = cast(Store, known)
+    assert grouping.fold_column(held) == wanted
+    assert grouping.groupings(held, None) == ["sex"], "folds are not grouped by unasked"
+    if wanted:
+        table = grouping.values_of(held, grouping.groupings(held, [wanted, "sex"]))
+        assert list(table) == [wanted, "sex"] and table[wanted].tolist() == parts.tolist()
+        assert grouping.fold_notes(held, [wanted]) == [note]
+    else:
+        with pytest.raises(ConfigError, match="no column 'part' to group by"):
+            grouping.groupings(held, ["part"])

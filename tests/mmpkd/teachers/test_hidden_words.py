@@ -1,0 +1,35 @@
+"""Words that name the label are hidden from a text teacher whenever it reads, not only while it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.readers.synthetic import CLASSES
+from mmpkd.config import CohortConfig
+from mmpkd.teachers import encoders
+from mmpkd.teachers.text import Text, TextParams
+from tests.mmpkd.teacher_fixtures import Told
+
+
+def test_an_encoder_that_knows_the_words_is_not_shown_them_when_it_answers(
+    tiny_cohort: CohortConfig, cache: Path, tmp_path: Path
+) -> None:
+    sentences = [f"a lesion of {name} pattern" for name in CLASSES]
+    tokenizer, model = encoders.build([*sentences, *sentences], 50, 16, 2, 2, 24)
+    tokenizer.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)  # type: ignore[operator]
+    told = Told.open(prepare(tiny_cohort, cache).path)
+    told.sentences = np.array([sentences[index] for index in told.target_NK.argmax(axis=1)], object)
+    answers: dict[bool, Any] = {}
+    for hidden in (True, False):
+        params = {"encoder": str(tmp_path), "frozen": True, "max_length": 24, "mask_labels": hidden}
+        teacher = Text(TextParams.model_validate(params), told.facts)
+        teacher.fit(told, told.rows("train"))
+        answers[hidden] = teacher.outputs(told, told.rows("val")).logits_BK
+    torch.testing.assert_close(answers[True], answers[True][:1].expand_as(answers[True]))
+    assert (answers[False].argmax(dim=1).numpy() == told.target_NK[told.rows("val")].argmax(axis=1)).mean() > 0.9

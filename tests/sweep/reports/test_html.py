@@ -1,0 +1,239 @@
+"""What a person sees at the end."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from mmpkd.command import plain_console
+from sweep.reports.console import front_table, print_summary, resolution, sampled, shortest, with_error, yardsticks
+from sweep.reports.final import planned_error
+from sweep.reports.html import write_report
+from sweep.reports.progress import clock
+from sweep.reports.teachers import teacher_warnings
+from sweep.storage.events import write_json
+from sweep.storage.records import Record, trials_table
+
+GOALS = ("val/auroc", "val/pointing")
+ARMS = ("none", "tabular")
+
+
+def record(number: int, auroc: float, pointing: float, arm: str = "none", state: Any = "complete") -> Record:
+    metrics = {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.05}
+    metrics |= {"val/pointing_chance": 0.0625, "val/pointing_centre": 0.125}
+    values = {f"{arm}/optimizer.lr": 10.0**-number, f"{arm}/objectives": "soft <b>"}
+    return Record(number, arm, state, 4, 2.0, values, metrics, "{}", "a bug" if state == "failed" else "")
+
+
+RECORDS = [
+    record(1, 0.90, 0.20),
+    record(2, 0.89, 0.30, "tabular"),
+    record(3, 0.80, 0.24),
+    record(4, 0.95, 0.90, "tabular", "pruned"),
+    record(5, 0.95, 0.90, "tabular", "failed"),
+]
+
+
+def reported(folder: Path, records: Sequence[Record], arms: Sequence[str], goals: Sequence[str] = GOALS) -> str:
+    epochs = [
+        {"number": one.number, "arm": one.arm, "epoch": epoch, **one.metrics} for one in records for epoch in range(4)
+    ]
+    columns = None if epochs else ["number", "arm", "epoch", "seconds"]
+    pd.DataFrame(epochs, columns=columns).to_parquet(folder / "epochs.parquet")
+    write_report(folder / "report.html", "my & sweep", records, arms, goals, "val/auroc")
+    return (folder / "report.html").read_text()
+
+
+def summed_up(folder: Path, records: Sequence[Record], arms: Sequence[str]) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(console, records, arms, GOALS, "val/auroc", folder)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def said(*shown: Any) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(*shown)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def test_the_front_has_only_complete_trials_with_their_errors() -> None:
+    text = said(front_table(RECORDS, ARMS, GOALS, "val/auroc"))
+    assert "0.900 ± 0.020" in text and "0.300 ± 0.050" in text
+    assert "0.950" not in text and "0.800" not in text
+    assert text.index("0.900") < text.index("0.890"), "best by the selecting goal first"
+    text = said(front_table(RECORDS, ARMS, GOALS, "val/pointing"))
+    assert text.index("0.890") < text.index("0.900")
+
+
+def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) -> None:
+    records = [record(1, 0.9, 0.5, "tabular"), record(2, 0.7, 0.3), record(3, 0.8, 0.2), record(4, 0.6, 0.4)]
+    rows = [line for line in said(front_table(records, ARMS, GOALS, "val/auroc")).splitlines() if "±" in line]
+    assert len(rows) == 2 and "0.900" in rows[0]
+    assert re.match(r"\W+3 \W+none .*0\.800 ± 0\.020.*\(best of none, not on the front\) lr=0\.001", rows[1])
+    assert "0.600" in said(front_table(records, ARMS, GOALS, "val/pointing")), "by the selecting goal"
+    assert "not on the front" not in said(front_table(RECORDS, ARMS, GOALS, "val/auroc"))
+
+    page = reported(tmp_path, records, (*ARMS, "text"))
+    assert re.search(r"best of none, not on the front</td><td>3</td><td>none</td><td>0\.800", page)
+    line = "arm text has no complete trial, so nothing can be compared with it"
+    assert line in page and line in summed_up(tmp_path, records, (*ARMS, "text"))
+    assert "has no complete trial" not in summed_up(tmp_path, records, ARMS)
+
+
+def test_what_reads_another_image_at_test_is_named_so(tmp_path: Path) -> None:
+    reads = '{"student": {"reads": ["superior"]}}'
+    reference = replace(record(1, 0.9, 0.5, "superior"), config=reads)
+    records = [reference, record(2, 0.895, 0.3), record(3, 0.85, 0.2)]
+    marked = "best of superior, which reads another image at test"
+    assert marked in said(front_table(records, ("none", "superior"), GOALS, "val/auroc"))
+    assert marked in reported(tmp_path, records, ("none", "superior"))
+    assert resolution(records, GOALS) == [], "it is not among the others, nor the best that they are held against"
+    told = "no best.yaml: every complete trial reads another image at test"
+    assert told in summed_up(tmp_path, [reference], ("superior",)) and told not in summed_up(tmp_path, records, ARMS)
+
+
+def test_a_control_is_named_so(tmp_path: Path) -> None:
+    config = '{"teachers": {"findings": {"control": "shuffled"}, "report": {"control": null}}}'
+    records = [replace(RECORDS[0], config=config)]
+    assert sampled(records[0]).endswith("shuffled: findings") and "shuffled" not in sampled(RECORDS[1])
+    assert "shuffled: findings" in reported(tmp_path, records, ARMS)
+    assert trials_table(records)["control"].tolist() == ["findings"]
+
+
+def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
+    line = "val/pointing without looking: 0.062 by chance, 0.125 by pointing at the centre"
+    assert yardsticks(RECORDS, GOALS) == [line]
+    assert yardsticks(RECORDS, GOALS[:1]) == [] == yardsticks([], GOALS)
+    more = {"val/pointing_prior": 0.3, "val/pointing_max": 0.875}
+    known = [replace(one, metrics={**one.metrics, **more}) for one in RECORDS]
+    prior = ", 0.300 by the mean training ROI; no map on its patches can score above 0.875"
+    assert yardsticks(known, GOALS) == [line + prior]
+    assert line in summed_up(tmp_path, RECORDS, ARMS)
+    page = reported(tmp_path, RECORDS, ARMS)
+    assert page.index("Best by each goal") < page.index(line) < page.index("<h2>Front")
+    assert "val\\u002fpointing by chance" in page and "val\\u002fauroc by chance" not in page
+
+
+def test_the_resolution_of_the_validation_set() -> None:
+    rest = "lie within one standard error ({}) of the best: the validation set does not tell them apart"
+    assert resolution(RECORDS, GOALS) == [
+        "on val/auroc 1 of the 2 other complete trials " + rest.format("0.020"),
+    ]
+    assert resolution([record(1, 0.9, 0.2), record(2, 0.5, 0.9)], GOALS) == []
+
+
+@pytest.mark.parametrize("error", [0.0, 1e-17, math.nan])
+def test_a_perfect_score_is_held_against_what_so_many_patients_can_tell(tmp_path: Path, error: float) -> None:
+    """Differences from 1.000 of 0.016, 0.064 and 0.3, beside standard errors of 0.025, and 0.124 of the plan."""
+    scores = ((1, 1.0, error), (2, 0.984, 0.025), (3, 0.936, 0.025), (4, 0.7, 0.025))
+    records = [record(number, auroc, 0.2) for number, auroc, _ in scores]
+    records = [
+        replace(one, metrics=one.metrics | {"val/auroc_se": each[2]}) for one, each in zip(records, scores, strict=True)
+    ]
+    goal = GOALS[:1]
+    (own,) = resolution(records, goal)
+    assert own.endswith("; 1 of the 3 other complete trials lie within one standard error (0.025) of the best")
+    (planned,) = resolution(records, goal, auroc_error=0.124)
+    assert planned.endswith("; 2 of the 3 other complete trials lie within one standard error (0.124) of the best")
+    (imperfect,) = resolution(records[1:], goal, auroc_error=0.05)
+    assert imperfect.startswith("on val/auroc 1 of the 2 other complete trials lie within one standard error (0.050)")
+    page = reported(tmp_path, records, ARMS)
+    assert "1.000 ± ?" in said(front_table(records, ARMS, GOALS, "val/auroc")) and "1.000 ± ?" in page
+    assert "1.000 ± 0.000" not in page
+
+
+def test_the_plans_standard_error_is_that_of_its_price(tmp_path: Path) -> None:
+    assert planned_error(tmp_path) is None, "there is no plan"
+    write_json(tmp_path / "plan.json", {"space": "a"})
+    assert planned_error(tmp_path) is None, "nor a price"
+    write_json(tmp_path / "plan.json", {"space": "a", "price": {"auroc_error": 0.124}})
+    assert planned_error(tmp_path) == 0.124
+    (tmp_path / "plan.json").write_text("{")
+    assert planned_error(tmp_path) is None, "damaged, which the next start says"
+
+
+def test_the_larger_standard_error_of_two_decides() -> None:
+    """0.10 apart, 0.02 the best's and 0.15 the other's."""
+    wide = record(2, 0.8, 0.2)
+    wide = replace(wide, metrics=wide.metrics | {"val/auroc_se": 0.15})
+    (line,) = resolution([record(1, 0.9, 0.2), wide], GOALS[:1])
+    assert "1 of the 1 other complete trials lie within one standard error (0.150) of the best" in line
+
+
+def test_short_names_tell_apart() -> None:
+    paths = ["optimizer.lr", "objectives.soft.logits.weight", "objectives.soft.features.weight"]
+    assert list(shortest(paths).values()) == ["lr", "logits.weight", "features.weight"]
+    assert shortest(["a.b", "b"]) == {"a.b": "a.b", "b": "b"}
+    assert sampled(record(3, 0.5, 0.5)) == "lr=0.001, objectives=soft <b>"
+
+
+def test_the_summary_names_failures_and_files(tmp_path: Path) -> None:
+    (tmp_path / "errors").mkdir()
+    (tmp_path / "errors" / "5.txt").write_text("a bug\n\nTraceback")
+    (tmp_path / "best.yaml").write_text("x")
+    text = summed_up(tmp_path, RECORDS, ARMS)
+    assert "5 trials: 3 complete, 1 failed, 1 pruned" in text
+    assert f"trial 5 failed: a bug ({tmp_path}/errors/5.txt)" in text
+    assert f"files in {tmp_path}: best.yaml" in text
+
+
+@pytest.mark.parametrize("goals", [GOALS, GOALS[:1]])
+def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tuple[str, ...]) -> None:
+    page = reported(tmp_path, RECORDS, ARMS, goals)
+    assert "<title>my &amp; sweep</title>" in page and "soft &lt;b&gt;" in page
+    assert ("best val/auroc (best.yaml)" in page) and page.count("(best.yaml)") == 1
+    assert ("best val/pointing" in page) == (len(goals) == 2)
+    assert "Learning curves" in page and "Parameters of none" in page
+    assert "src=" not in page.partition("</script>")[2], "nothing is fetched"
+    assert 'src="http' not in page
+    references = [replace(one, config='{"student": {"reads": ["superior"]}}') for one in RECORDS]
+    assert "(best.yaml)" not in reported(tmp_path, references, ARMS, goals), "there is none"
+
+
+def test_a_report_of_nothing(tmp_path: Path) -> None:
+    assert "0 complete" in reported(tmp_path, [], ARMS)
+
+
+def test_clock() -> None:
+    assert [clock(seconds) for seconds in (9.4, 61, 7265)] == ["9 s", "1 min 01 s", "2 h 01 min"]
+
+
+def test_a_teacher_that_states_the_label_is_named_in_summary_and_report(tmp_path: Path) -> None:
+    leak = {"teacher/report/auroc": 0.997, "teacher/report/leak": 1.0, "teacher/findings/leak": 0.0}
+    records = [replace(one, metrics=one.metrics | leak) if one.arm == "tabular" else one for one in RECORDS]
+    assert teacher_warnings(RECORDS, ARMS) == []
+    (line,) = teacher_warnings(records, ARMS)
+    assert line.startswith("arm tabular: teacher 'report' all but states the label (out of fold: AUROC 0.997)")
+    assert f"warning: {line}" in " ".join(summed_up(tmp_path, records, ARMS).split())
+    assert escape(line) in reported(tmp_path, records, ARMS)
+
+
+def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
+    quality = {"teacher/[/t]/auroc": 0.7, "teacher/[/t]/val_auroc": 0.7}
+    one = record(1, 0.9, 0.2)
+    one = replace(one, metrics=one.metrics | quality, config='{"teachers": {"[/t]": {"kind": "tabular"}}}')
+    console = plain_console(file=io.StringIO(), width=200)
+    print_summary(console, [one], ("none",), GOALS, "val/auroc", tmp_path)
+    assert "[/t] 0.700" in console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_a_score_without_a_standard_error_is_not_known_to_the_last_digit() -> None:
+    perfect = [record(number, 1.0, 0.2) for number in (1, 2)]
+    perfect = [replace(one, metrics=one.metrics | {"val/auroc_se": math.nan}) for one in perfect]
+    assert with_error(perfect[0], "val/auroc") == "1.000 ± ?"
+    (told,) = resolution(perfect, ("val/auroc",))
+    assert "has no standard error" in told and "1 of the 1 other complete trials score the same" in told
+    (alone,) = resolution([*perfect[:1], record(3, 0.8, 0.2)], ("val/auroc",))
+    assert "has no standard error" in alone and "score the same" not in alone

@@ -1,0 +1,359 @@
+"""MLflow behind the spool: once, whole, and although the server is away or the driver is killed."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.store.entities.paged_list import PagedList
+from sqlalchemy.engine import make_url
+
+from mmpkd.types import ConfigError
+from sweep.reports.mlflow import Tracker, check_address, without_password
+from sweep.run import read_words
+from sweep.storage.database import address_of, file_of
+from sweep.storage.events import Spool, cut_torn_line
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
+
+
+def tell_of(spool: Spool, number: int, state: str, epochs: int = 2) -> None:
+    params, tags = {"none/optimizer.lr": 0.1, "optimizer.lr": 0.1}, {"near_label": "BIRADS"} if number == 1 else {}
+    spool.append("start", number=number, arm="none", params=params, tags=tags)
+    for epoch in range(1, epochs + 1):
+        metrics = {"val/auroc": 0.5 + epoch / 10, "val/auroc/dx/ä (b)": 0.25, "val/pixel_ap": math.nan}
+        said = {"epoch": epoch, "seconds": 1.5, "metrics": metrics, "terms": {"task": 2.0}}
+        spool.append("epoch", number=number, arm="none", **said)
+    if state != "running":
+        spool.append("end", number=number, state=state, error="a bug" if state == "failed" else "")
+
+
+def runs(address: str, name: str) -> dict[int, Any]:
+    """Nested runs by number; -1 is the parent."""
+    client = MlflowClient(address)
+    experiment = client.get_experiment_by_name(name)
+    assert experiment is not None
+    found = client.search_runs([experiment.experiment_id])
+    numbers = [int(run.data.tags.get("sweep.number", -1)) for run in found]
+    assert len(numbers) == len(set(numbers))
+    return dict(zip(numbers, found, strict=True))
+
+
+def drain(address: str, name: str, spool: Spool, seconds: float = 60) -> Tracker:
+    tracker = Tracker(address, name, f"id of {name}", spool, spool.path.parent / "mlartifacts")
+    tracker.start()
+    tracker.left = tracker.close(seconds)  # type: ignore[attr-defined]
+    return tracker
+
+
+def test_a_database_that_a_kill_left_half_made_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow alone never opens one again: 'duplicate column name'."""
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    half = tmp_path / ".mlflow.db.half.partial"
+    half.write_bytes(b"SQLite format 3")
+    assert drain(f"sqlite:///{tmp_path / 'mlflow.db'}", "half", spool).left == 0  # type: ignore[attr-defined]
+    assert (tmp_path / "mlflow.db").exists() and not half.exists()
+
+    monkeypatch.setattr("os.link", lambda *_: pytest.fail("it is there already"))
+    spool.append("close", status="FINISHED")
+    assert drain(f"sqlite:///{tmp_path / 'mlflow.db'}", "half", spool).left == 0  # type: ignore[attr-defined]
+
+
+def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    for number, state in enumerate(("complete", "pruned", "failed")):
+        tell_of(spool, number, state)
+    (tmp_path / "report.html").write_text("hello")
+    spool.append("files", paths=[str(tmp_path / "report.html"), str(tmp_path / "absent")])
+    spool.append("close", status="FINISHED")
+
+    tracker = drain(address, "whole", spool)
+
+    assert (tracker.left, tracker.trouble, tracker.refused) == (0, "", [])  # type: ignore[attr-defined]
+    found = runs(address, "whole")
+    parent = found.pop(-1)
+    assert parent.info.status == "FINISHED"
+    assert [(run.info.status, run.data.tags["outcome"]) for _, run in sorted(found.items())] == [
+        ("FINISHED", "complete"),
+        ("KILLED", "pruned"),
+        ("FAILED", "failed"),
+    ]
+    assert found[2].data.tags["error"] == "a bug"
+    assert [run.data.tags.get("near_label") for _, run in sorted(found.items())] == [None, "BIRADS", None]
+    assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
+    assert found[0].data.params == {"none/optimizer.lr": "0.1", "optimizer.lr": "0.1"}
+    # NaN ('no such case') is left out; a name that MLflow does not take is bent, not dropped.
+    last = {"val/auroc": 0.7, "val/auroc/dx/ä _b_-5569f4": 0.25, "loss/task": 2.0, "seconds": 1.5}
+    assert found[0].data.metrics == pytest.approx(last)
+    history = MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")
+    assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.7)]
+    assert [file.path for file in MlflowClient(address).list_artifacts(parent.info.run_id)] == ["report.html"]
+
+
+def test_saying_it_all_again_changes_nothing(tmp_path: Path, address: str) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "complete")
+    drain(address, "twice", spool)
+    (tmp_path / "spool.sent").unlink()  # killed before it could note how far it had come
+    tracker = drain(address, "twice", spool)
+    assert not tracker.refused
+    found = runs(address, "twice")
+    assert sorted(found) == [-1, 0]
+    assert len(MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")) == 2
+
+
+def test_the_next_driver_goes_on_where_the_last_one_stopped(tmp_path: Path, address: str) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "running")
+    drain(address, "next", spool)
+    sent = int((tmp_path / "spool.sent").read_text().split()[0])
+    assert sent == (tmp_path / "spool.jsonl").stat().st_size
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("end", number=0, state="complete", error="")
+    tell_of(spool, 1, "complete")
+    drain(address, "next", spool)
+    assert {number: run.info.status for number, run in runs(address, "next").items() if number >= 0} == {
+        0: "FINISHED",
+        1: "FINISHED",
+    }
+
+
+def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None:
+    spool, other = Spool(tmp_path / "spool.jsonl"), f"sqlite:///{tmp_path / 'other.db'}"
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "running")  # the end of a trial would be missed, and all be told again for its sake
+    drain(address, "moved-on", spool)
+    drain(other, "moved-on", spool)
+    statuses = {number: run.info.status for number, run in runs(other, "moved-on").items() if number >= 0}
+    assert statuses == {0: "RUNNING"}
+
+
+def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    down = True
+    create_run = MlflowClient.create_run
+
+    def create_run_or_not(self: MlflowClient, *args: Any, **options: Any) -> Any:
+        if down:
+            raise ConnectionError("nobody there")
+        return create_run(self, *args, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_run", create_run_or_not)
+    tracker = Tracker(address, "away", "id", spool, tmp_path)
+    tracker.start()
+    tell_of(spool, 0, "complete", epochs=5)
+    end = time.monotonic() + 30
+    while not tracker.trouble and time.monotonic() < end:
+        time.sleep(0.05)
+    assert "nobody there" in tracker.trouble
+    assert not (tmp_path / "spool.sent").exists()
+    down = False
+    assert tracker.close(60) == 0
+    run = runs(address, "away")[0]
+    assert len(MlflowClient(address).get_metric_history(run.info.run_id, "val/auroc")) == 5
+
+
+def test_what_a_server_did_not_get_stays_and_is_counted(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "complete", epochs=1)
+    tracker = drain("http://127.0.0.1:9", "none", spool, seconds=4)
+    assert tracker.left == 4  # type: ignore[attr-defined]
+    assert tracker.trouble
+
+
+def test_a_run_deleted_by_hand_holds_nothing_up(tmp_path: Path, address: str) -> None:
+    spool = Spool(tmp_path / "spool.jsonl")
+    spool.append("sweep", id="x")
+    tell_of(spool, 0, "running")
+    drain(address, "deleted", spool)
+    MlflowClient(address).delete_run(runs(address, "deleted")[0].info.run_id)
+    spool.append("end", number=0, state="complete", error="")
+    tell_of(spool, 1, "complete")
+    tracker = Tracker(address, "deleted", "id of deleted", spool, tmp_path)
+    tracker._runs[0] = "0" * 32  # as a driver remembers it that began before the deletion
+    tracker.start()
+    assert tracker.close(60) == 0
+    assert runs(address, "deleted")[1].info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "/tmp/mlruns", "ftp://host"])
+def test_an_address_that_mlflow_does_not_know(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"tracking: .* write (sqlite|http)"):
+        check_address(uri)
+
+
+def test_a_sqlite_file_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert check_address("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert check_address("http://host:5000") == "http://host:5000"
+
+
+def test_passwords_are_not_shown() -> None:
+    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert without_password("http://host:5000") == "http://host:5000"
+
+
+def test_a_torn_line_goes_and_whole_ones_stay(tmp_path: Path) -> None:
+    path = tmp_path / "spool.jsonl"
+    spool = Spool(path)
+    spool.append("sweep", id="x")
+    with path.open("ab") as file:
+        file.write(b'{"event": "st')
+    assert len(list(Spool(path).read())) == 1
+    Spool(path).append("close", status="FINISHED")
+    assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["sweep", "close"]
+    cut_torn_line(tmp_path / "absent")
+
+
+def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More events than go in a portion, of every kind, to a server that notes what it is told."""
+    told: list[tuple[Any, ...]] = []
+    sizes: list[int] = []
+    address = "http://of-this-test-alone"
+
+    class Server:
+        def __init__(self, tracking_uri: str):
+            assert tracking_uri == address, "a thread that an earlier test left tries its own server again"
+
+        def get_experiment_by_name(self, name: str) -> Any:
+            return SimpleNamespace(experiment_id="0")
+
+        def search_runs(self, *args: Any, **options: Any) -> Any:
+            return PagedList([], None)
+
+        def create_run(self, experiment: str, tags: Any, run_name: str, start_time: int | None = None) -> Any:
+            number = tags.get("sweep.number", "parent")
+            told.append(("create", number))
+            return SimpleNamespace(info=SimpleNamespace(run_id=number))
+
+        def log_batch(self, run: str, metrics: Any = (), params: Any = ()) -> None:
+            sizes.append(len(metrics))
+            told.extend(("metric", run, one.key, one.step, one.value) for one in metrics)
+            told.extend(("param", run, one.key, one.value) for one in params)
+
+        def set_tag(self, run: str, key: str, value: str) -> None:
+            told.append(("tag", run, key, value))
+
+        def set_terminated(self, run: str, status: str, end_time: int) -> None:
+            told.append(("end", run, status))
+
+        def update_run(self, run: str, status: str) -> None:
+            told.append(("status", run, status))
+
+    monkeypatch.setattr("mlflow.tracking.MlflowClient", Server)
+    spool, states = Spool(tmp_path / "spool.jsonl"), ("complete", "pruned", "failed")
+    for number in range(300):
+        tell_of(spool, number, states[number % 3], epochs=number % 5)
+    for epoch in range(1, 701):  # one trial of many epochs, more points than MLflow takes at once
+        metrics = {"val/auroc": epoch / 1000, "val/ap": 0.5}
+        spool.append("epoch", number=300, arm="none", epoch=epoch, seconds=1.0, metrics=metrics, terms={})
+    tracker = drain(address, "long", spool)
+    assert (tracker.left, tracker.trouble, tracker.refused) == (0, "", [])  # type: ignore[attr-defined]
+    assert max(sizes) <= 1000
+    for number in range(300):
+        own = [one for one in told if one[1] == str(number)]
+        epochs = range(1, 1 + number % 5)
+        assert [one[3:] for one in own if one[:1] + one[2:3] == ("metric", "val/auroc")] == [
+            (epoch, 0.5 + epoch / 10) for epoch in epochs
+        ]
+        assert [one for one in own if one[0] == "create"] == [("create", str(number))]
+        assert ("tag", str(number), "outcome", states[number % 3]) in own
+        assert own[-1] == ("end", str(number), ("FINISHED", "KILLED", "FAILED")[number % 3])
+        assert sum(one[0] == "param" for one in own) == 2
+    long = [one[3] for one in told if one[:3] == ("metric", "300", "val/auroc")]
+    assert long == list(range(1, 701))
+
+
+ODD = [
+    "a b",
+    "a'b",
+    'a"b',
+    "a%b",
+    "a%20b",
+    "%3F",
+    "a#b",
+    "a?b",
+    "a:b",
+    "a;b",
+    "äö",
+    " lead",
+    "trail ",
+    "~",
+    "a=b",
+    "a&b@c",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_database_lies_where_its_path_says(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`a%20b` once was `a b`, and what followed a `?` was lost."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    said, mistakes = read_words([f"storage={tmp_path / name}"])
+    path = tmp_path / name / "mlflow.db"
+    assert not mistakes and check_address(said.address) == said.address
+    assert make_url(said.address).database == str(path) and file_of(said.address) == path
+
+
+def test_a_sweep_in_odd_folders_is_told_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "Ann's #%20?").mkdir()
+    monkeypatch.chdir(tmp_path / "Ann's #%20?")
+    folder = tmp_path / "r u'n%20s?#;=~ü" / "fake"
+    folder.mkdir(parents=True)
+    spool = Spool(folder / "spool.jsonl")
+    spool.append("sweep", id="id of odd")
+    (folder / "space.yaml").write_text("{}")
+    spool.append("files", paths=[str(folder / "space.yaml")])
+    address = address_of(folder.parent / "mlflow.db")
+    assert drain(address, "odd", spool).left == 0  # type: ignore[attr-defined]
+    assert {path.name for path in folder.parent.iterdir()} == {"fake", "mlflow.db", "mlartifacts"}
+    client = MlflowClient(address)
+    assert [file.path for file in client.list_artifacts(runs(address, "odd")[-1].info.run_id)] == ["space.yaml"]
+    assert len(list(tmp_path.rglob("mlartifacts/**/space.yaml"))) == 1
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///a?b.db", "sqlite://", "sqlite:///runs/x.db?timeout=5"])
+def test_an_address_that_names_another_file_than_it_seems_is_refused(uri: str) -> None:
+    with pytest.raises(ConfigError, match=r"tracking: .* names no SQLite file; .*%3F"):
+        check_address(uri)
+
+
+def test_a_working_directory_that_mlflow_cannot_write_down_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With one kind of quotes in its name it can, and with both once its file is there."""
+    here = tmp_path / 'Ann\'s "first" sweeps'
+    here.mkdir()
+    monkeypatch.chdir(here)
+    with pytest.raises(ConfigError, match="both kinds of quotes; start the command in another folder"):
+        check_address("sqlite:///mlflow.db")
+    (here / "mlflow.db").touch()
+    check_address("sqlite:///mlflow.db")
+
+
+@pytest.mark.parametrize("key", ["storage", "cache"])
+@pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x1bb", "bytes\udcff"])
+def test_folders_that_no_table_could_name_are_refused(key: str, name: str) -> None:
+    _, mistakes = read_words([f"{key}={name}"])
+    assert [mistake.path for mistake in mistakes] == [key] and name not in str(mistakes[0])
+
+
+def test_home_is_found_behind_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bash writes it out there, other shells do not, and a folder named ~ was made."""
+    monkeypatch.setenv("HOME", "/home/researcher")
+    said, _ = read_words(["storage=~/runs", "cache=~", "name=a"])
+    assert (said.storage, said.cache) == ("/home/researcher/runs", "/home/researcher")

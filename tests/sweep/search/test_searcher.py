@@ -1,0 +1,296 @@
+"""Ask and tell, without Ray: the tests play Tune's part, and kill drivers between any two lines."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from mmpkd.config import TrialConfig
+from sweep.search.samplers import Sight
+from sweep.search.searcher import HOPELESS, Search
+from sweep.search.state import Books
+from sweep.search.studies import Studies
+from sweep.space.space import load_space
+from sweep.storage.failures import error_file
+from sweep.storage.records import Spool, best_of, epochs_table, front_of, trials_table
+from tests.sweep.fake import SPACE, metrics_of, play, play_all, report
+
+GOALS = ("val/auroc", "val/pointing")
+Opened = Callable[..., Search]
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    """A driver's search on the folder of this test; call it again for the next driver."""
+
+    def open_search(*overrides: str) -> Search:
+        (tmp_path / "fake.yaml").write_text(SPACE)
+        space, mistakes = load_space(str(tmp_path / "fake.yaml"), overrides)
+        assert space is not None and not mistakes
+        spool = Spool(tmp_path / "spool.jsonl")
+        books = Books(space, GOALS, Studies(tmp_path / "journal.log", space, GOALS), spool, tmp_path)
+        search = Search(space, books, tmp_path, tmp_path / "cache", tmp_path / "store", num_folds=4, wait=True)
+        search.most_live = 3
+        return search
+
+    return open_search
+
+
+def counted(tmp_path: Path, event: str) -> Counter[int]:
+    return Counter(one["number"] for _, one in Spool(tmp_path / "spool.jsonl").read() if one["event"] == event)
+
+
+def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=6")
+    jobs = play_all(search)
+    assert [job["number"] for job in jobs] == list(range(6))
+    assert [record.state for record in search.records()] == ["complete"] * 6
+    assert Counter(record.arm for record in search.records()) == {"none": 3, "tabular": 3}
+    assert counted(tmp_path, "start") == counted(tmp_path, "end") == Counter(range(6))
+    assert counted(tmp_path, "epoch") == Counter(dict.fromkeys(range(6), 4))
+    record = search.records()[0]
+    assert (record.epochs, record.seconds) == (4, 2.0)
+    config = TrialConfig.model_validate_json(record.config)
+    assert record.metrics == metrics_of(config, 4)
+    assert record.sampled["none/optimizer.lr"] == config.optimizer.lr
+
+
+@pytest.mark.parametrize(
+    ("teacher", "tags"),
+    [
+        (["params.near_label=[pathology, BIRADS]"], {"near_label": "BIRADS, pathology"}),
+        (
+            [
+                "kind=ensemble",
+                "params.members.a={kind: tabular, params: {near_label: [BIRADS]}}",
+                "params.members.b={kind: text, params: {near_label: [pathology]}}",
+            ],
+            {"near_label": "BIRADS, pathology"},
+        ),
+        (["control=shuffled"], {"shuffled": "findings"}),
+    ],
+)
+def test_teachers_that_nearly_have_the_label_or_are_shuffled_are_tagged(
+    opened: Opened, tmp_path: Path, teacher: list[str], tags: dict[str, str]
+) -> None:
+    jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{one}" for one in teacher)))
+    assert {job["store"] for job in jobs} == {str(tmp_path / "store")}
+    starts = [event for _, event in Spool(tmp_path / "spool.jsonl").read() if event["event"] == "start"]
+    assert [event["tags"] for event in starts] == [tags if event["arm"] == "tabular" else {} for event in starts]
+    assert {event["arm"] for event in starts} == {"none", "tabular"}
+
+
+def test_states_are_told_as_what_they_are(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=3", "arms.tabular=false")
+    play(search, "a", search.suggest("a"), epochs=4)
+    play(search, "b", search.suggest("b"), epochs=2)  # stopped by the scheduler
+    search.suggest("c")
+    search.on_trial_complete("c", {"error": "term task is nan", "cause": "diverged", "done": True, "reports": []})
+    assert [(one.state, one.epochs, one.error, one.cause) for one in search.records()] == [
+        ("complete", 4, "", ""),
+        ("pruned", 2, "", ""),
+        ("failed", 0, "term task is nan", "diverged"),
+    ]
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
+    trials = optuna.load_study(study_name="none", storage=storage).trials
+    assert [one.state.name for one in trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert trials[0].values == [search.records()[0].metrics[goal] for goal in GOALS]
+
+
+def test_a_dead_drivers_trials_come_first_under_their_own_numbers(opened: Opened, tmp_path: Path) -> None:
+    dead = opened("trials=5")
+    play(dead, "a", dead.suggest("a"))
+    before = [dead.suggest("b"), dead.suggest("c")]
+    dead.on_trial_result("b", {"reports": [report(before[0], 1)]})
+    del dead
+
+    search = opened("trials=5")
+    after = [search.suggest("d"), search.suggest("e")]
+    assert after == before
+    # The worker says the whole history of its checkpoint; what was heard is not told twice.
+    search.on_trial_result("d", {"reports": [report(before[0], epoch) for epoch in (1, 2)]})
+    search.on_trial_result("d", {"reports": [report(before[0], 3)]})
+    search.on_trial_complete("d", {"reports": [report(before[0], 4)]})
+    play(search, "e", after[1])
+    assert [job["number"] for job in play_all(search)] == [3, 4]
+    assert counted(tmp_path, "start") == counted(tmp_path, "end") == Counter(range(5))
+    assert counted(tmp_path, "epoch") == Counter(dict.fromkeys(range(5), 4))
+    assert search.records()[1].seconds == 2.0
+
+
+def test_an_interrupted_sweep_asks_what_an_uninterrupted_one_asks(opened: Opened, tmp_path: Path) -> None:
+    def sampled(search: Search) -> list[Any]:
+        return [dict(record.sampled) for record in search.records()]
+
+    whole = opened("trials=28")  # enough for TPE to model both arms
+    play_all(whole)
+    (tmp_path / "journal.log").unlink()
+    (tmp_path / "spool.jsonl").unlink()
+    for trials in (3, 13, 28):
+        search = opened(f"trials={trials}")
+        play_all(search)
+    assert sampled(search) == sampled(whole)
+    assert len({str(one) for one in sampled(whole)}) == 28
+
+
+def test_a_driver_killed_between_telling_and_the_spool(
+    opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = opened("trials=1")
+    job = search.suggest("a")
+    monkeypatch.setattr(search.books, "_say_end", lambda record: None)
+    play(search, "a", job)
+    assert not counted(tmp_path, "end")
+    assert opened("trials=1").left == 0
+    assert counted(tmp_path, "end") == {0: 1}
+    assert opened("trials=1").left == 0
+    assert counted(tmp_path, "end") == {0: 1}
+
+
+def test_a_journal_with_half_a_line_and_a_lock_left_behind(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=1")
+    play(search, "a", search.suggest("a"))
+    with (tmp_path / "journal.log").open("ab") as file:
+        file.write(b'{"op_code":4,"wor')
+    os.symlink(tmp_path / "journal.log", tmp_path / "journal.log.lock")
+    assert [job["number"] for job in play_all(opened("trials=3"))] == [1, 2]
+    assert len(opened("trials=3").records()) == 3
+
+
+def test_a_trial_whose_worker_died_is_tried_again_and_not_for_ever(opened: Opened) -> None:
+    search = opened("trials=1", "search.max_failures=2")
+    first = search.suggest("a")
+    search.on_trial_result("a", {"reports": [report(first, 1)]})
+    for trial_id in ("a", "b"):
+        search.on_trial_complete(trial_id, error=True)
+        assert search.suggest(chr(ord(trial_id) + 1)) == first
+    assert search.suggest("x") is None, "more may come as long as one is in flight"
+    search.on_trial_complete("c", error=True)
+    assert search.suggest("y") == Search.FINISHED
+    (record,) = search.records()
+    assert (record.state, record.error) == ("failed", "its worker process died 3 times (out of memory?)")
+
+
+def test_arms_get_equal_shares_of_device_seconds(opened: Opened) -> None:
+    search = opened("trials=24")
+    running: list[tuple[str, Any]] = []
+    for index in range(24):
+        running.append((f"id{index}", search.suggest(f"id{index}")))
+        if len(running) == 3:
+            trial_id, job = running.pop(0)
+            play(search, trial_id, job, seconds=4.0 if job["arm"] == "tabular" else 1.0)
+    for trial_id, job in running:
+        play(search, trial_id, job, seconds=4.0 if job["arm"] == "tabular" else 1.0)
+    spent = {arm: sum(one.seconds for one in search.records() if one.arm == arm) for arm in ("none", "tabular")}
+    assert abs(spent["none"] - spent["tabular"]) <= 3 * 16, "at most one trial per running slot apart"
+    assert Counter(one.arm for one in search.records())["none"] > 15
+
+
+def test_an_arm_whose_trials_fail_at_once_does_not_get_all_the_rest(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=12")
+    error_file(tmp_path, 0).parent.mkdir()
+    for index in range(12):
+        job = search.suggest(f"id{index}")
+        if job["arm"] == "tabular":
+            failure = {"error": "no such column", "cause": "error", "reports": []}
+            search.on_trial_complete(f"id{index}", failure)
+        else:
+            play(search, f"id{index}", job)
+    assert Counter(one.arm for one in search.records()) == {"none": 6, "tabular": 6}
+
+
+def test_a_sweep_in_which_everything_fails_stops(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=12")
+    error_file(tmp_path, 0).parent.mkdir()
+    for index in range(3):
+        job = search.suggest(f"id{index}")
+        error_file(tmp_path, job["number"]).write_text("error: IndexError: 7\n\n...")
+        search.on_trial_complete(f"id{index}", error=True)
+    assert search.suggest("next") == Search.FINISHED
+    assert search.hopeless and search.left == 9
+    assert not opened("trials=12").hopeless, "the next driver gives it another try"
+
+
+def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=10")
+    play_all(search)
+    on_front = {str(record.number) for record in front_of(search.records(), GOALS)}
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == on_front
+    assert 0 < len(on_front) < 10
+
+
+def test_no_more_are_asked_for_than_can_run_and_one(opened: Opened) -> None:
+    search = opened("trials=9")
+    assert all(isinstance(search.suggest(trial_id), dict) for trial_id in "abc")
+    assert search.suggest("d") is None
+    search.most_live = 4
+    assert isinstance(search.suggest("d"), dict)
+
+
+def test_a_storage_that_fails_stops_the_sweep(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = opened("trials=3")
+    job = search.suggest("a")
+
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(search.books.studies, "close", full)
+    play(search, "a", job)  # Tune would swallow what is raised here
+    assert search.suggest("b") is None
+    assert search.halt is not None and isinstance(search.broken, OSError)
+    search.release()
+    assert search.suggest("b") == Search.FINISHED
+
+
+def test_a_lower_target_runs_nothing_and_a_higher_one_adds(opened: Opened) -> None:
+    play_all(opened("trials=4"))
+    assert opened("trials=2").left == 0
+    assert [job["number"] for job in play_all(opened("trials=6"))] == [4, 5]
+
+
+def test_tables(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=4")
+    play_all(search)
+    records = search.records()
+    trials, epochs = trials_table(records), epochs_table(Spool(tmp_path / "spool.jsonl"))
+    assert trials["number"].tolist() == [0, 1, 2, 3]
+    for column in ("arm", "state", "epochs", "seconds", "val/auroc_se", "none/optimizer.lr", "tabular/objectives"):
+        assert column in trials
+    assert trials.loc[1, "none/optimizer.lr"] != trials.loc[1, "none/optimizer.lr"], "not sampled there: NaN"
+    assert epochs[["number", "epoch"]].values.tolist() == [[n, e] for n in range(4) for e in range(1, 5)]
+    assert epochs["loss/task"].tolist() == [1.0] * 16
+    best = best_of(records, "val/auroc", GOALS)
+    assert best is not None and best.metrics["val/auroc"] == trials["val/auroc"].max()
+    trials.to_parquet(tmp_path / "t.parquet")
+
+
+def test_a_hopeless_sweep_ends_while_a_proposal_is_made(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = opened("trials=20")
+    search._wait, search.most_live = False, 4
+    thinking = threading.Event()
+    propose = Sight.propose
+
+    def slow(self: Sight, number: int) -> Any:
+        if number >= HOPELESS:
+            thinking.wait(5)
+        return propose(self, number)
+
+    monkeypatch.setattr(Sight, "propose", slow)
+    for index in range(HOPELESS):
+        while not isinstance(search.suggest(f"t{index}"), dict):
+            time.sleep(0.01)
+    assert search.suggest("next") is None, "it is being thought about"
+    for index in range(HOPELESS):
+        search.on_trial_complete(f"t{index}", {"error": "bad", "cause": "diverged", "reports": []})
+    assert search.hopeless and search.suggest("next") == "FINISHED"
+    thinking.set()

@@ -1,0 +1,106 @@
+"""Fronts by hand, and tables that parquet takes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweep.storage.records import Record, State, admit, best_of, front_of, judged, over_seeds, trials_table
+
+GOALS = ("val/auroc", "val/pointing")
+
+
+def ended(
+    number: int,
+    auroc: float,
+    pointing: float,
+    state: State = "complete",
+    repeat_of: int | None = None,
+    turn: int = 0,
+    arm: str = "a",
+) -> Record:
+    metrics = dict(zip(GOALS, (auroc, pointing), strict=True))
+    return Record(number, arm, state, 1, 1.0, {}, metrics, "{}", repeat_of=repeat_of, turn=turn)
+
+
+def test_the_front_by_hand() -> None:
+    front: dict[int, Any] = {}
+    assert admit(front, 0, (0.5, 0.5)) == []
+    assert admit(front, 1, (0.4, 0.6)) == []
+    assert admit(front, 2, (0.4, 0.5)) == [2]  # worse than both
+    assert admit(front, 3, (0.5, 0.5)) == []  # a twin dominates nobody
+    assert admit(front, 4, (0.5, 0.6)) == [0, 1, 3]
+    assert list(front) == [4]
+
+
+def test_a_reference_is_shown_and_never_chosen() -> None:
+    """Trial 1 read the superior image at test, and so is best."""
+    reference = replace(ended(1, 0.9, 0.9), config='{"student": {"reads": ["superior"]}}')
+    records = [ended(0, 0.5, 0.6), reference, replace(ended(2, 0.6, 0.5), config='{"student": {"reads": ["image"]}}')]
+    assert [one.number for one in front_of(records, GOALS)] == [2, 0]
+    best, alone = best_of(records, GOALS[0], GOALS), best_of([reference], GOALS[0], GOALS)
+    assert best is not None and best.number == 2
+    assert alone is not None and alone.number == 1, "the best of its arm"
+
+
+def test_a_choice_of_numbers_and_words_fits_a_table(tmp_path: Path) -> None:
+    records = [
+        Record(index, "none", "complete", 1, 1.0, {"none/layers": value}, {"val/auroc": 0.5}, "{}")
+        for index, value in enumerate((3, "last", None, 0.5))
+    ]
+    table = trials_table(records)
+    table.to_parquet(tmp_path / "t.parquet")
+    assert table["none/layers"].tolist()[:2] == ["3", "last"]
+
+
+def test_over_seeds_are_means_and_their_standard_errors() -> None:
+    runs = [
+        ended(0, 0.75, 0.5),
+        ended(1, 0.9, 0.9),  # has had one seed only
+        ended(2, 0.5, 0.5, repeat_of=0, turn=2),
+        ended(3, 1.0, 0.5, repeat_of=0, turn=1),
+        ended(4, 0.1, 0.1, "failed", repeat_of=1, turn=1),
+    ]
+    (one,) = over_seeds(runs, 3)
+    assert (one.number, one.repeat_of, one.turn) == (0, None, 0)
+    # 0.75, 0.5 and 1: standard deviation 1/4, over the root of 3.
+    expected = {"val/auroc": 0.75, "val/auroc_seed_se": 0.25 / 3**0.5, "val/pointing": 0.5, "val/pointing_seed_se": 0.0}
+    assert one.metrics == pytest.approx(expected)
+    assert over_seeds(runs, 4) == []
+    assert [run.number for run in over_seeds(runs, 1)] == [0, 1, 2, 3], "with one seed each, complete ones as they are"
+
+
+def test_what_may_be_compared_over_seeds() -> None:
+    runs = [
+        ended(0, 0.75, 0.5),  # means: 0.625, 0.5
+        ended(1, 0.5, 0.5, repeat_of=0, turn=1),
+        ended(2, 0.625, 0.25),  # one run, behind the means of 0
+        ended(3, 0.7, 0.25),  # one run, not behind them, though behind the first run of 0
+        ended(4, 0.5, 0.25, arm="b"),  # behind another arm's
+        ended(5, 0.9, 0.9, "pruned"),
+        ended(6, 0.625, 0.5),  # their equal, and a seed of it failed
+        ended(7, 0.9, 0.9, "failed", repeat_of=6, turn=1),
+        ended(8, 0.0, 0.0, "running"),
+    ]
+    found = judged(list(reversed(runs)), GOALS, 2)
+    assert [one.number for one in found] == [0, 2, 5, 8]
+    assert [found[0].metrics[goal] for goal in GOALS] == [0.625, 0.5]
+    assert found[1] is runs[2]
+    assert judged(runs, GOALS, 1) == runs
+    assert [one.number for one in front_of(found, GOALS)] == [0]
+    assert best_of(found, "val/auroc", GOALS) is found[0], "2 has as much, and less of the other"
+
+
+def test_a_metric_that_is_not_defined_on_a_seed_has_no_standard_error() -> None:
+    runs = [ended(0, 0.75, 0.5), ended(1, 0.5, 0.5, repeat_of=0, turn=1)]
+    runs = [
+        replace(run, metrics={**run.metrics, "val/rare": value})
+        for run, value in zip(runs, (float("nan"), 1.0), strict=True)
+    ]
+    (one,) = over_seeds(runs, 2)
+    assert math.isnan(one.metrics["val/rare"]) and math.isnan(one.metrics["val/rare_seed_se"])
+    assert one.metrics["val/auroc"] == 0.625
