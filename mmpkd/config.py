@@ -244,7 +244,7 @@ class TrialConfig(Strict):
         return list(dict.fromkeys(name for name in names if name))
 
     def staged(self) -> tuple[StageConfig, ...]:
-        """Returns the stages, the last with its epochs; without `stages`, one stage trains everything with all terms."""
+        """Returns the stages, the last with its epochs; without `stages`, one stage trains all with all terms."""
         if self.stages:
             return (*self.stages[:-1], self.stages[-1].model_copy(update={"epochs": self.epochs}))
         active = self.active_objectives()
