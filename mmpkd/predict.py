@@ -24,9 +24,9 @@ from mmpkd import command, export
 from mmpkd.cohort.decode import Look, look, square, to_8_bit
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.remarks import seen_badly
-from mmpkd.config import near
 from mmpkd.frames import Letterbox
 from mmpkd.machine.errors import machine_fault
+from mmpkd.near_names import near
 from mmpkd.scoring.patients import patients_of
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.shown_images import WARNINGS, is_no_image, read_shown, warnings_of
@@ -168,7 +168,7 @@ def main(words: Sequence[str]) -> None:
     files = everything if root.is_file() else [path for path in everything if not is_no_image(path)]
     others = sorted(set(everything).difference(files))
     if not files:
-        raise ConfigError.one("images", f"no {'image' if others else 'file'} at {root.absolute()}")
+        raise ConfigError.at("images", f"no {'image' if others else 'file'} at {root.absolute()}")
     name_of = {path: (path.relative_to(root) if root.is_dir() else Path(path.name)).as_posix() for path in files}
     patients = patients_of(Path(own["patients"]), name_of.values()) if own["patients"] else {}
     model, console = Predictor(own["model"]), command.plain_console(stderr=True, soft_wrap=True)
@@ -179,7 +179,7 @@ def main(words: Sequence[str]) -> None:
     by_patient: dict[str, list[dict[str, float]]] = {}
     here, there = out.resolve(), root.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
-        raise ConfigError.one("out", f"{out} and the images lie one in the other: pictures would be taken for images")
+        raise ConfigError.at("out", f"{out} and the images lie one in the other: pictures would be taken for images")
     command.make_folder(out)
     beside = out / f"{TABLE}.partial"
     with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:

@@ -152,17 +152,17 @@ def check_tracking_uri(uri: str) -> str:
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in TRACKING_SCHEMES:
         wanted = f"sqlite:///{uri}/mlflow.db" if not scheme else "sqlite:///FILE or http://HOST:PORT"
-        raise ConfigError.one("tracking", f"{uri!r} is no address of a tracking server; write {wanted}")
+        raise ConfigError.at("tracking", f"{uri!r} is no address of a tracking server; write {wanted}")
     if scheme == "sqlite":
         if "?" in uri or not sqlite_file(uri).name:
             wanted = "wanted is sqlite:///FILE, with %3F for a '?' in its path and %25 for a '%'"
-            raise ConfigError.one("tracking", f"{uri!r} names no SQLite file; {wanted}")
+            raise ConfigError.at("tracking", f"{uri!r} names no SQLite file; {wanted}")
         # MLflow writes the working directory into a new file, quoted as in Python and not as in SQL (3.17).
         working_directory = os.getcwd()
         if "'" in working_directory and '"' in working_directory and not sqlite_file(uri).exists():
             problem = f"MLflow cannot make a SQLite file from within {working_directory}"
             why = "the name of that folder holds both kinds of quotes"
-            raise ConfigError.one("tracking", f"{problem}: {why}; start the command in another folder")
+            raise ConfigError.at("tracking", f"{problem}: {why}; start the command in another folder")
         return sqlite_uri(sqlite_file(uri))
     return uri
 

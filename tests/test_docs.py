@@ -20,10 +20,12 @@ from pydantic import BaseModel
 
 import mmpkd.command
 from mmpkd.cohort import READERS
-from mmpkd.config import CohortConfig, TrialConfig, dump_trial, load_trial, overridden, read_yaml, validate
+from mmpkd.config import CohortConfig, TrialConfig, dump_trial, load_trial, validate
+from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
+from mmpkd.train import train
 from sweep.options import RUN_KEYS, read_run_options
 from sweep.plan.plan import plan
 from sweep.space.grammar import WORDS
@@ -281,9 +283,9 @@ KEYS = list(tables("keys: (.+?)"))
 
 def below(model: type[BaseModel], key: str) -> type[BaseModel]:
     """The model of a key's value, or of the values in its mapping or list."""
-    found = list(models_in(model.model_fields[key].annotation))
-    assert found, f"{model.__name__}.{key} is a plain value"
-    return found[0]
+    models = list(models_in(model.model_fields[key].annotation))
+    assert models, f"{model.__name__}.{key} is a plain value"
+    return models[0]
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -362,6 +364,18 @@ def test_words_of_dictionaries_are_named() -> None:
     assert all(f"`{name}`" in published for name in (*READERS, *shipped()) if name != "table")
 
 
+def test_every_metric_is_explained(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
+    page = (DOCS / "reading_the_numbers.md").read_text()
+    scan = {"kind": "image", "params": {"view": "superior", "epochs": 1}}
+    content = tiny_trial.model_dump() | {"teachers": {"scan": scan}, "objectives": {"logits": {}}, "epochs": 1}
+    (report,) = train(TrialConfig.model_validate(content), cache, tmp_path)
+    for metric in report.metrics:
+        name = re.sub("^teacher/scan", "teacher/<name>", metric)
+        name = re.sub("pattern/(lamellar|columnar|reticular)$", "<task>/<label>", name).replace("pattern", "<task>")
+        stem = re.sub("_(se|undefined|chance|centre|prior|max)$", "", name)
+        assert f"`{name}`" in page or (f"`{stem}`" in page and name.removeprefix(stem) in page), metric
+
+
 # --- Commands' help -------------------------------------------------------------------------------------------
 
 
@@ -386,6 +400,13 @@ def slugs(page: Path) -> set[str]:
     text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+def test_files_that_pages_name_exist() -> None:
+    named = r"`((?:mmpkd|sweep|tests|benchmarks|docs|search_spaces)/[\w/.]*)`"
+    paths = {path for page in PAGES for path in re.findall(named, page.read_text())}
+    assert len(paths) > 10
+    assert [path for path in paths if not re.search(r"\b[A-Z]+\b", path) and not (ROOT / path).exists()] == []
 
 
 def test_links_of_the_readme_resolve() -> None:

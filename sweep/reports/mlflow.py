@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mmpkd.config import fingerprint
+from mmpkd.machine.checksums import fingerprint
 from sweep.options import redact_passwords, sqlite_file
 from sweep.reports.names import ServerNames
 from sweep.storage.database import artifacts_of, follow_move, make_whole

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from mmpkd.config import near
+from mmpkd.near_names import near
 from mmpkd.types import Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, redact_passwords, run_command
 from sweep.storage.events import SPOOL, read_events, read_plan, read_space
