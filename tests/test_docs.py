@@ -387,6 +387,13 @@ def slugs(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
+def test_files_that_pages_name_exist() -> None:
+    named = r"`((?:mmpkd|sweep|tests|benchmarks|docs|search_spaces)/[\w/.]*)`"
+    paths = {path for page in PAGES for path in re.findall(named, page.read_text())}
+    assert len(paths) > 10
+    assert [path for path in paths if not re.search(r"\b[A-Z]+\b", path) and not (ROOT / path).exists()] == []
+
+
 def test_links_of_the_readme_resolve() -> None:
     text = (ROOT / "README.md").read_text()
     broken = []
