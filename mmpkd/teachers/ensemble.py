@@ -18,8 +18,8 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, near, validate
 from mmpkd.fit import task_loss
 from mmpkd.scoring import classify
-from mmpkd.teachers.fitting import one_thread
 from mmpkd.teachers.teacher import Size, Teacher, TeacherParams
+from mmpkd.teachers.training import one_thread
 from mmpkd.types import Mistake, Offer, TeacherError, TeacherOutput
 
 

@@ -17,7 +17,8 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, NetworkConfig, near
 from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.student import Student, announced, build_student
-from mmpkd.teachers.fitting import (
+from mmpkd.teachers.teacher import Size, Teacher
+from mmpkd.teachers.training import (
     EpochsParams,
     content_hash,
     descend,
@@ -27,7 +28,6 @@ from mmpkd.teachers.fitting import (
     one_thread,
     require_classes,
 )
-from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherError, TeacherOutput
 from mmpkd.weights import weights_of
 
