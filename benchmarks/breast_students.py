@@ -92,7 +92,7 @@ def one(config: TrialConfig, cache: Path) -> Seen:
     store, fold = prepare(config.cohort, cache), config.cohort.fold
     rows, cpu = store.rows("val", fold), torch.device("cpu")
     evaluate = Evaluator(store, rows, config.evaluation, student.grid, cpu, store.rows("train", fold))
-    logits_NK, map_NRhw = evaluate.look(student)
+    logits_NK, map_NRhw = evaluate.predict(student)
     scores = evaluate.table(map_NRhw, original=True).set_index("sample").loc[store.sample_ids[rows]]
     masses = {name: scores[name].tolist() for name in ("mass", *(f"mass_{name}" for name in UNSEEING))}
     return {"logit": logits_NK[:, 0].tolist(), **masses, "seconds": [report.seconds for report in reports]}

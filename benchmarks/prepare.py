@@ -33,7 +33,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
-from mmpkd.augment import draw_views, look
+from mmpkd.augment import apply_view, draw_views
 from mmpkd.cohort.decode import Depth, depth_of, read_image, to_8_bit
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -109,7 +109,7 @@ class Originals(Dataset[torch.Tensor]):
         image = to_8_bit(read_image(self.root, self.names[index]), self.depth)
         square = torch.from_numpy(Letterbox(*image.shape, SIZE).store_image(image))
         view = draw_views(1, SIZE, AUGMENTATION, generator_for(0, "views", index))
-        return look(square[None, None], view)[0].float() / 255
+        return apply_view(square[None, None], view)[0].float() / 255
 
 
 def from_store(store: Store, epochs: int) -> Iterator[torch.Tensor]:
@@ -119,7 +119,7 @@ def from_store(store: Store, epochs: int) -> Iterator[torch.Tensor]:
         order = torch.randperm(len(store.sample_ids), generator=generator_for(0, "order", epoch))
         for chosen in order.split(BATCH):
             view = draw_views(len(chosen), SIZE, AUGMENTATION, draws)
-            yield look(torch.from_numpy(store.image_NCHW[chosen.numpy()]), view).float() / 255
+            yield apply_view(torch.from_numpy(store.image_NCHW[chosen.numpy()]), view).float() / 255
 
 
 def per_second(batches: Iterator[torch.Tensor]) -> float:

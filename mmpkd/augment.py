@@ -58,7 +58,7 @@ def draw_views(count: int, size: int, config: AugmentationConfig, generator: tor
     return View(rows_BH, columns_BW, turn_B22, light_B2)
 
 
-def look(x_BCHW: Tensor, view: View) -> Tensor:
+def apply_view(x_BCHW: Tensor, view: View) -> Tensor:
     """The views of a batch of images or masks (any dtype); what lies outside the image is 0.
 
     A turned or scaled view reads images between their pixels (bilinear), and masks at the nearest one.
@@ -95,7 +95,7 @@ def _turned(x_BCHW: Tensor, view: View, turn_B22: Tensor) -> Tensor:
     return seen_BCHW.round().to(x_BCHW.dtype)
 
 
-def relit(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor:
+def apply_light(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor:
     """Views of images in [0, 1] under the light of their view; without one, as they are.
 
     Brightness multiplies; contrast stretches about the mean of what is seen of the image. The letterbox and what lies
@@ -109,20 +109,20 @@ def relit(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor:
     bright_B, contrast_B = (factor[:, None, None, None] for factor in view.light_B2.to(image_BCHW.device).unbind(1))
     count, _, height, width = image_BCHW.shape
     box_B4 = torch.tensor([[0, 0, height, width]]).expand(count, 4) if box_B4 is None else box_B4
-    seen_B1HW = look(inside(box_B4.to(image_BCHW.device), (height, width))[:, None], view)
+    seen_B1HW = apply_view(inside(box_B4.to(image_BCHW.device), (height, width))[:, None], view)
     bright_BCHW = image_BCHW * bright_B
     count_B111 = seen_B1HW.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1) * image_BCHW.shape[1]
     mean_B111 = (bright_BCHW * seen_B1HW).sum(dim=(1, 2, 3), keepdim=True) / count_B111
     return ((bright_BCHW - mean_B111) * contrast_B + mean_B111).clamp(0, 1) * seen_B1HW
 
 
-def look_map(map_Bhw: Tensor, view: View) -> Tensor:
+def apply_view_to_map(map_Bhw: Tensor, view: View) -> Tensor:
     """Maps over the cells of a grid, moved as the batch's images are; each sums to 1.
 
     A cell is spread over its pixels, and the pixels seen are averaged over the cells again. A map of which
     the view sees nothing is NaN.
     """
     size = view.rows_BH.shape[1], view.columns_BW.shape[1]
-    seen_B1HW = look(F.interpolate(map_Bhw[:, None], size=size, mode="nearest"), view)
+    seen_B1HW = apply_view(F.interpolate(map_Bhw[:, None], size=size, mode="nearest"), view)
     moved_Bhw = F.adaptive_avg_pool2d(seen_B1HW, (map_Bhw.shape[1], map_Bhw.shape[2]))[:, 0]
     return moved_Bhw / moved_Bhw.sum(dim=(1, 2), keepdim=True)

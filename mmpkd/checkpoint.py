@@ -75,12 +75,12 @@ def read(path: Path) -> dict[str, Any]:
         require_whole_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
-        raise ConfigError.one(str(path), f"cannot be read ({error.strerror})") from error
+        raise ConfigError.at(str(path), f"cannot be read ({error.strerror})") from error
     except Exception as error:  # torch raises whatever the bytes led it to
         why = str(error) if isinstance(error, DamagedError) else type(error).__name__
-        raise ConfigError.one(str(path), f"is not a readable checkpoint ({why}); {MEND}") from error
+        raise ConfigError.at(str(path), f"is not a readable checkpoint ({why}); {MEND}") from error
     if not isinstance(state, dict) or set(state) != KEYS:
-        raise ConfigError.one(str(path), f"is not a checkpoint of this version of mmpkd.train; {MEND}")
+        raise ConfigError.at(str(path), f"is not a checkpoint of this version of mmpkd.train; {MEND}")
     return state
 
 
@@ -101,7 +101,7 @@ def restore(
     """
     state = read(path)
     if state["fingerprint"] != fingerprint:
-        raise ConfigError.one(
+        raise ConfigError.at(
             str(path), "belongs to another configuration, other data or another version; remove it, or restore those"
         )
     student.load_state_dict(state["student"])
@@ -119,7 +119,7 @@ def history(path: Path, owner: str = "") -> list[EpochReport]:
     """
     state = read(path)
     if owner and state["owner"] != owner:
-        raise ConfigError.one(str(path), "belongs to another configuration, other data or another version")
+        raise ConfigError.at(str(path), "belongs to another configuration, other data or another version")
     return _reports(state)
 
 

@@ -62,7 +62,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError.one("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from error
+        raise ConfigError.at("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from error
 
 
 @contextmanager

@@ -313,7 +313,7 @@ def load_trial(path: Path, overrides: Iterable[str] = (), known: Iterable[str] =
     content = read_yaml(path)
     if "arms" in content or "extends" in content:
         mend = f"wanted one configuration, such as a sweep's best.yaml; python -m sweep.run space={path} searches this"
-        raise ConfigError.one(str(path), f"is a search space; {mend}")
+        raise ConfigError.at(str(path), f"is a search space; {mend}")
     return validate(TrialConfig, overridden(content, overrides), known=known)
 
 

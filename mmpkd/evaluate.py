@@ -27,8 +27,8 @@ from mmpkd.scoring.grouping import FEWEST, alone, fold_notes, groupings, values_
 from mmpkd.scoring.patients import by_patient
 from mmpkd.scoring.subgroups import (
     REPLICATES,
-    Answers,
     ClassWeights,
+    Predictions,
     aligned,
     by_group,
     by_label,
@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> None:
     content = {"cohort": read_yaml(Path(own["config"])).get("cohort", {}) if own["config"] else {}}
     content = overridden(content, overrides)
     if not isinstance(content["cohort"], dict):
-        raise ConfigError.one(
+        raise ConfigError.at(
             "cohort", f"keys begin with cohort., e.g. cohort.reader={content['cohort']}; or config=FILE"
         )
     mistakes = [Mistake(key, f"not a word of this command{near(key, own)}") for key in content if key != "cohort"]
@@ -104,20 +104,20 @@ def main(words: Sequence[str]) -> None:
     stated = {word.partition("=")[0] for word in overrides}  # on the command line, not in a file of other uses
     asked, size = content["cohort"].get("image_size"), exported.card.image_size
     if asked not in (None, size) and "cohort.image_size" in stated:
-        raise ConfigError.one("cohort.image_size", f"the student sees {size} pixels a side, got {asked}: leave it out")
+        raise ConfigError.at("cohort.image_size", f"the student sees {size} pixels a side, got {asked}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
     store, depth = prepare(config, cache), exported.card.depth
     if not is_own(store, exported.card) and contrast_of(config):
         unused = "cohort.window and cohort.clahe are not used: images are shown as those that the student learnt from"
         for key in ("window", "clahe"):
             if any(word == f"cohort.{key}" or word.startswith(f"cohort.{key}.") for word in stated):
-                raise ConfigError.one(f"cohort.{key}", f"{unused}; leave it out")
+                raise ConfigError.at(f"cohort.{key}", f"{unused}; leave it out")
         command.warn([f"{unused}, {depth}"])
     if not is_own(store, exported.card) and depth_of(store.manifest) != depth:  # the student's window, as in predict
         store = prepare(config, cache, depth)
     for key in ("within", "roi"):
         if own[key] != defaults[key] and not store.facts.roi_labels:
-            raise ConfigError.one(key, "the cohort has no regions, so it would change nothing; leave it out")
+            raise ConfigError.at(key, "the cohort has no regions, so it would change nothing; leave it out")
     command.warn(suspects_of(store).lines(store.facts))
     part = own["part"] or ("val" if is_own(store, exported.card) else "all")
     wanted = config.fold if "fold" in config.model_fields_set else None
@@ -156,7 +156,7 @@ def is_own(store: Store, card: Card) -> bool:
     """
     if store.fingerprint != card.cohort and source_of(store.manifest) == card.source:
         what = f"the student was trained on {store.manifest['reader']}, prepared with other options or from other files"
-        raise ConfigError.one(
+        raise ConfigError.at(
             "cohort", f"{what}: its training patients may be anywhere in this one; take the same words"
         )
     return store.fingerprint == card.cohort
@@ -178,12 +178,12 @@ def fold_of(store: Store, card: Card, stated: int | None, part: str, by_word: bo
     if is_own(store, card):
         if has_folds and stated not in (None, card.fold):
             why = f"this student validated on fold {card.fold}; the other folds are its training patients"
-            raise ConfigError.one("cohort.fold", f"{why}; leave cohort.fold out, or write cohort.fold={card.fold}")
+            raise ConfigError.at("cohort.fold", f"{why}; leave cohort.fold out, or write cohort.fold={card.fold}")
         return card.fold if has_folds else None
     if part in ("train", "val"):
         return stated or 0 if has_folds else None
     if by_word and has_folds:
-        raise ConfigError.one("cohort.fold", f"part={part} is the same whichever fold validates; leave it out")
+        raise ConfigError.at("cohort.fold", f"part={part} is the same whichever fold validates; leave it out")
     return None
 
 
@@ -197,18 +197,18 @@ def chosen(store: Store, exported: Exported, part: str, fold: int) -> NDArray[np
     if is_own(store, card):
         if part not in ("", "val"):
             why = "the student was trained on this cohort: its training part would flatter, its test part is sealed"
-            raise ConfigError.one("part", f"{why}; part=val is what is left")
+            raise ConfigError.at("part", f"{why}; part=val is what is left")
         return store.rows("val", card.fold)
     if known := int(np.isin(store.digests(), exported.seen).sum()):
         what = f"{known} of its {len(store.sample_ids)} images are images of the student's own cohort as well"
         what += " (whether they trained it, validated it or are sealed there)"
         mend = "take their patients out, or name the student's own cohort, whose validation part is scored"
-        raise ConfigError.one("cohort", f"{what}: {mend}")
+        raise ConfigError.at("cohort", f"{what}: {mend}")
     if part in ("", "all"):
         return np.arange(len(store.sample_ids))
     rows = store.rows(cast(Part, part), fold)
     if not len(rows):
-        raise ConfigError.one("part", f"no sample of the cohort is in part {part}")
+        raise ConfigError.at("part", f"no sample of the cohort is in part {part}")
     return rows
 
 
@@ -239,11 +239,11 @@ def evaluate(
     evaluator = Evaluator(
         store, rows, config, student.grid, device, train_rows, Labels(tasks, target_NK, known_NK), REPLICATES
     )
-    logits_NK, map_NRhw = evaluator.look(student)
+    logits_NK, map_NRhw = evaluator.predict(student)
     # Calibrated: a temperature moves one class against the rest, and every score is of the probabilities left below.
     logits_NK = tempered(logits_NK, card.tasks, card.temperature)
     probability_NK = classify.probabilities(logits_NK, card.tasks)
-    answers = Answers(tasks, logits_NK, probability_NK, target_NK, known_NK, evaluator.weight_RN)
+    answers = Predictions(tasks, logits_NK, probability_NK, target_NK, known_NK, evaluator.weight_RN)
     patient_ids = store.patient_ids[rows]
     names = [f"{task.name}/{name}" for task in card.tasks for name in task.logit_names]
     predictions = pd.DataFrame(probability_NK, columns=names)
@@ -253,7 +253,7 @@ def evaluate(
         aggregated = by_patient(logits_NK, target_NK, known_NK, card.tasks, patient_ids)
         probability_PK = classify.probabilities(aggregated.logits_PK, card.tasks)
         weight_RP = evaluator.weight_RN[:, aggregated.first_P]
-        answers_P = Answers(
+        answers_P = Predictions(
             tasks, aggregated.logits_PK, probability_PK, aggregated.target_PK, aggregated.known_PK, weight_RP
         )
         tables["labels_by_patient"] = by_label(answers_P, card, weights).rename(columns={"samples": "patients"})

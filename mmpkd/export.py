@@ -210,16 +210,16 @@ def read(path: Path) -> Exported:
             metadata = opened.metadata() or {}
             weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except OSError as error:
-        raise ConfigError.one("model", f"{file} cannot be read ({error.strerror or error})") from error
+        raise ConfigError.at("model", f"{file} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
         what = f"{file} is not a readable safetensors file ({type(error).__name__})"
-        raise ConfigError.one("model", f"{what}; wanted {NAME}, as mmpkd.train leaves it") from error
+        raise ConfigError.at("model", f"{what}; wanted {NAME}, as mmpkd.train leaves it") from error
     if metadata.get("format") != str(FORMAT) or SEEN not in weights:
         found = f"format {metadata['format']}" if "format" in metadata else "no card"
         wanted = f"an exported student of format {FORMAT}, as mmpkd.train leaves it after its last epoch"
-        raise ConfigError.one("model", f"{file} has {found}; wanted {wanted}")
+        raise ConfigError.at("model", f"{file} has {found}; wanted {wanted}")
     if "crc" in metadata and metadata["crc"] != _checksum(metadata.get("card", ""), weights):  # earlier files have none
-        raise ConfigError.one(
+        raise ConfigError.at(
             "model",
             f"{file} is damaged: its card, or what was learnt, is not what its checksum says; "
             "put an undamaged copy in its place, or the mmpkd.train command that made it writes it anew",
@@ -240,7 +240,7 @@ def read(path: Path) -> Exported:
         seen = weights.pop(SEEN).numpy()
         student.load_state_dict(weights)
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError, ConfigError) as error:
-        raise ConfigError.one("model", f"{file} has a card that is damaged ({type(error).__name__})") from error
+        raise ConfigError.at("model", f"{file} has a card that is damaged ({type(error).__name__})") from error
     student.mean, student.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
     return Exported(student.eval(), card, seen)
 
@@ -257,10 +257,10 @@ def _checksum(card: str, weights: Mapping[str, torch.Tensor]) -> str:
 def _find(path: Path) -> Path:
     if path.suffix.lower() in (".yaml", ".yml"):
         train = f"python -m mmpkd.train config={path}"
-        raise ConfigError.one("model", f"{path} is a configuration, no student; train it first: {train}")
+        raise ConfigError.at("model", f"{path} is a configuration, no student; train it first: {train}")
     if path.suffix.lower() == ".pt":
         what = f"{path} is a training's checkpoint, with which it goes on"
-        raise ConfigError.one("model", f"{what}; wanted {NAME}, which that folder has after the last epoch")
+        raise ConfigError.at("model", f"{what}; wanted {NAME}, which that folder has after the last epoch")
     if path.is_file():
         return path
     found = sorted(path.rglob(NAME)) if path.is_dir() else []
@@ -268,6 +268,6 @@ def _find(path: Path) -> Path:
         return found[0]
     listed = "\n".join(f"  model={file}" for file in found[:10])
     if found:
-        raise ConfigError.one("model", f"{path} holds {len(found)} exported students; name one:\n{listed}")
+        raise ConfigError.at("model", f"{path} holds {len(found)} exported students; name one:\n{listed}")
     wanted = f"python -m mmpkd.train config=FILE leaves {NAME} in its folder after the last epoch"
-    raise ConfigError.one("model", f"no exported student at {path}; {wanted}")
+    raise ConfigError.at("model", f"no exported student at {path}; {wanted}")

@@ -168,7 +168,7 @@ def main(words: Sequence[str]) -> None:
     files = everything if root.is_file() else [path for path in everything if not is_no_image(path)]
     others = sorted(set(everything).difference(files))
     if not files:
-        raise ConfigError.one("images", f"no {'image' if others else 'file'} at {root.absolute()}")
+        raise ConfigError.at("images", f"no {'image' if others else 'file'} at {root.absolute()}")
     name_of = {path: (path.relative_to(root) if root.is_dir() else Path(path.name)).as_posix() for path in files}
     patients = patients_of(Path(own["patients"]), name_of.values()) if own["patients"] else {}
     model, console = Predictor(own["model"]), command.plain_console(stderr=True, soft_wrap=True)
@@ -179,7 +179,7 @@ def main(words: Sequence[str]) -> None:
     by_patient: dict[str, list[dict[str, float]]] = {}
     here, there = out.resolve(), root.resolve()
     if here.is_relative_to(there) or there.is_relative_to(here):
-        raise ConfigError.one("out", f"{out} and the images lie one in the other: pictures would be taken for images")
+        raise ConfigError.at("out", f"{out} and the images lie one in the other: pictures would be taken for images")
     command.make_folder(out)
     beside = out / f"{TABLE}.partial"
     with beside.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:

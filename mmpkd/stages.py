@@ -156,10 +156,10 @@ def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict)
             for label, values in state.items():
                 objectives[label].load_state_dict(values)
         except OSError as error:
-            raise ConfigError.one(str(paths[index]), f"cannot be read ({error.strerror})") from error
+            raise ConfigError.at(str(paths[index]), f"cannot be read ({error.strerror})") from error
         except Exception as error:  # torch raises whatever the bytes led it to
             why = str(error) if isinstance(error, DamagedError) else type(error).__name__
             problem = f"is not this finished stage ({why}); delete it, and it is trained again"
-            raise ConfigError.one(str(paths[index]), problem) from error
+            raise ConfigError.at(str(paths[index]), problem) from error
         return index + 1
     return 0

@@ -161,7 +161,7 @@ def build_student(
     """
     known = timm.list_models()
     if config.model.partition(".")[0] not in known:  # a tag behind the dot names one set of weights
-        raise ConfigError.one("student.model", f"timm has no model {config.model!r}{near(config.model, known)}")
+        raise ConfigError.at("student.model", f"timm has no model {config.model!r}{near(config.model, known)}")
     weights = weights_of(config)
     if weights is not None and not empty:
         build_student(config, image_size, channels, num_logits, empty=True)  # where its weights are held against it
@@ -183,13 +183,13 @@ def build_student(
     except Exception as error:  # timm and its models raise whatever sizes or weights led them to
         reason = (str(error) or "its class token or sizes do not fit").splitlines()[0]
         if "pool" in reason:  # of no class token, of pooling by attention, of means alone
-            raise ConfigError.one(
+            raise ConfigError.at(
                 "student.model",
                 f"{config.model!r} has no CLS token to classify by, whose attention is the map: {reason}",
             ) from None
         given = ", ".join(f"{key}={value}" for key, value in options.items() if key in sizes) or "its own sizes"
         source = f" and weights {weights}" if "pretrained" in options else ""
-        raise ConfigError.one("student", f"{config.model!r} with {given}{source} cannot be built: {reason}") from None
+        raise ConfigError.at("student", f"{config.model!r} with {given}{source} cannot be built: {reason}") from None
     _require_fit(model, config, image_size)
     if weights is not None and empty:
         require_fit(weights, config, model, _outline, channels)
@@ -212,24 +212,24 @@ def _require_fit(model: Any, config: NetworkConfig, image_size: int) -> None:
     if not kinds or not kinds.issubset(SHOWN):
         made_of = ", ".join(sorted(kind.__name__ for kind in kinds.difference(SHOWN))) or type(model).__name__
         known = ", ".join(kind.__name__ for kind in SHOWN if kind is not BeitAttention)
-        raise ConfigError.one(
+        raise ConfigError.at(
             "student.model",
             f"{config.model!r} is no ViT whose attention can be shown: its blocks hold {made_of}, not {known}",
         )
     patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if not isinstance(model.get_classifier(), nn.Linear) or not isinstance(patch_size, tuple):
-        raise ConfigError.one("student.model", f"{config.model!r} is not a plain ViT with one linear classifier")
+        raise ConfigError.at("student.model", f"{config.model!r} is not a plain ViT with one linear classifier")
     if getattr(model, "cls_token", None) is None:
-        raise ConfigError.one("student.model", f"{config.model!r} has no CLS token, whose attention is the map")
+        raise ConfigError.at("student.model", f"{config.model!r} has no CLS token, whose attention is the map")
     patch = patch_size[0]
     if image_size % patch:
         nearest = max(patch, round(image_size / patch) * patch)
-        raise ConfigError.one(
+        raise ConfigError.at(
             "cohort.image_size", f"{image_size} is not a multiple of the student's patch of {patch}; try {nearest}"
         )
     rows, columns = model.patch_embed.grid_size
     if image_size % rows or image_size % columns:  # a stem of convolutions rounds
-        raise ConfigError.one(
+        raise ConfigError.at(
             "cohort.image_size", f"the student's grid of {rows} x {columns} patches does not divide {image_size} pixels"
         )
 

@@ -21,7 +21,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from mmpkd import checkpoint, command, export, stages
-from mmpkd.augment import View, draw_views, look, relit
+from mmpkd.augment import View, apply_light, apply_view, draw_views
 from mmpkd.build import announcements, build, check, needed, paths_of_params, single_steps
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
@@ -138,7 +138,7 @@ def train(
         save(checkpoint.Place(run.index, epoch + 1))
         report(history[-1])
     if folder is not None and reads == (IMAGE,):
-        logits_NK, map_NRhw = evaluate.look(run.answerer)
+        logits_NK, map_NRhw = evaluate.predict(run.answerer)
         known = evaluate.target_NK, evaluate.known_NK
         card = export.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *known)
         card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=export.slices_of(store))
@@ -234,7 +234,7 @@ def descend(run: Run, weighted_terms: Mapping[str, Tensor], step: int, num_steps
     loss = torch.stack(list(weighted_terms.values())).sum()
     if not loss.requires_grad:
         problem = f"no term ({', '.join(weighted_terms)}) depends on what the stage trains"
-        raise ConfigError.one(f"stages.{run.index}.objectives", problem)
+        raise ConfigError.at(f"stages.{run.index}.objectives", problem)
     loss.backward()
     if config.optimizer.clip_norm:
         nn.utils.clip_grad_norm_(parameters_of(run.optimizer), config.optimizer.clip_norm)
@@ -255,12 +255,12 @@ def batches(run: Run, epoch: int) -> Iterator[tuple[Batch, View]]:
     for chosen in order.split(config.optimizer.batch_size):
         rows = run.rows[chosen.numpy()]
         view = draw_views(len(rows), store.facts.image_size, config.augmentation, draws)
-        image_BCHW = look(on(device, store.images(rows, config.student.reads)), view).float() / 255
+        image_BCHW = apply_view(on(device, store.images(rows, config.student.reads)), view).float() / 255
         box_B4 = torch.from_numpy(store.content_box_N4[rows]) if config.student.reads == (IMAGE,) else None
         batch = Batch(
             sample_ids=tuple(store.sample_ids[rows]),
             patient_B=on(device, store.patient_N[rows]),
-            image_BCHW=relit(image_BCHW, view, box_B4),
+            image_BCHW=apply_light(image_BCHW, view, box_B4),
             target_BK=on(device, store.target_NK[rows]),
             known_BK=on(device, store.known_NK[rows]),
             rows_B=on(device, rows),
@@ -284,7 +284,7 @@ def main(words: Sequence[str]) -> None:
     defaults = {"config": "", "out": "runs/train", "cache": "cache"}
     own, overrides = command.own_words(words, defaults, TrialConfig.model_fields)
     if not own["config"]:
-        raise ConfigError.one("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
+        raise ConfigError.at("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
     config = load_trial(Path(own["config"]), overrides, (*defaults, *paths_of_params()))
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
     last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), command.plain_console()

@@ -59,7 +59,7 @@ def lay_out(tasks: Sequence[tuple[str, TaskKind, Sequence[str]]]) -> tuple[Task,
     names = [*(task.name for task in laid), *(f"{task.name}/{label}" for task in laid for label in task.logit_names)]
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         problem = f"two tasks or labels would be scored under the name {twice[0]!r}; name one of them otherwise"
-        raise ConfigError.one("cohort.params.tasks", problem)
+        raise ConfigError.at("cohort.params.tasks", problem)
     return tuple(laid)
 
 
@@ -155,7 +155,7 @@ class ConfigError(UserError):
         super().__init__("\n".join(str(mistake) for mistake in self.mistakes))
 
     @classmethod
-    def one(cls, path: str, problem: str) -> Self:
+    def at(cls, path: str, problem: str) -> Self:
         return cls([Mistake(path, problem)])
 
     def __reduce__(self) -> tuple[type[Self], tuple[tuple[Mistake, ...]]]:

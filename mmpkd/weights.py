@@ -44,24 +44,24 @@ def weights_of(config: NetworkConfig) -> Path | None:
     """
     if not config.pretrained:
         if config.weights is not None:
-            raise ConfigError.one("student.weights", "is given but student.pretrained is false")
+            raise ConfigError.at("student.weights", "is given but student.pretrained is false")
         if config.weights_heads is not None:
-            raise ConfigError.one("student.weights_heads", "is given but student.pretrained is false")
+            raise ConfigError.at("student.weights_heads", "is given but student.pretrained is false")
         return None
     if config.weights is not None:
         if not config.weights.is_file():
-            raise ConfigError.one("student.weights", f"no file {config.weights}")
+            raise ConfigError.at("student.weights", f"no file {config.weights}")
         if config.weights.suffix == ".safetensors":
             _require_timms(config.weights)
         return config.weights
     known = timm.get_pretrained_cfg(config.model)
     if known is None or not known.hf_hub_id:
-        raise ConfigError.one("student.pretrained", f"timm names no pretrained weights for {config.model!r}")
+        raise ConfigError.at("student.pretrained", f"timm names no pretrained weights for {config.model!r}")
     for name in WEIGHT_FILES:
         found = try_to_load_from_cache(known.hf_hub_id, name)
         if isinstance(found, str):
             return Path(found)
-    raise ConfigError.one(
+    raise ConfigError.at(
         "student.pretrained",
         f"the weights of {config.model!r} are not on this machine (looked for {known.hf_hub_id} in {HF_HUB_CACHE}); "
         f"where there is a network run `hf download {known.hf_hub_id}`, "
@@ -76,12 +76,12 @@ def _require_timms(weights: Path) -> None:
         with safe_open(weights, "pt") as opened:
             metadata = opened.metadata() or {}
     except OSError as error:
-        raise ConfigError.one("student.weights", f"{weights} cannot be read: {error.strerror or error}") from error
+        raise ConfigError.at("student.weights", f"{weights} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise ConfigError.one("student.weights", f"{weights} is no whole safetensors file: {error}") from error
+        raise ConfigError.at("student.weights", f"{weights} is no whole safetensors file: {error}") from error
     if "card" in metadata:
         problem = f"{weights} is a student that was trained here; wanted weights of timm's, which know no cohort"
-        raise ConfigError.one("student.weights", problem)
+        raise ConfigError.at("student.weights", problem)
 
 
 def require_fit(weights: Path, config: NetworkConfig, model: Any, outline: Callable[[str], Any], channels: int) -> None:
@@ -109,9 +109,9 @@ def require_fit(weights: Path, config: NetworkConfig, model: Any, outline: Calla
     try:
         problem = _misfit(*file, config.model, built, tuple(model.state_dict()))
     except OSError as error:
-        raise ConfigError.one("student.weights", f"{weights} cannot be read: {error.strerror or error}") from error
+        raise ConfigError.at("student.weights", f"{weights} cannot be read: {error.strerror or error}") from error
     if problem:
-        raise ConfigError.one("student.weights", f"{weights} does not fit {config.model!r}: {problem}; {WHOSE}")
+        raise ConfigError.at("student.weights", f"{weights} does not fit {config.model!r}: {problem}; {WHOSE}")
 
 
 def _side(model: Any) -> int:
@@ -134,7 +134,7 @@ def _require_alike(weights: Path, name: str, model: Any, theirs: str, made: Any)
     ours, wanted = _unseen(model), _unseen(made)
     if differ := [f"{what} is {wanted.get(what)}, not {ours[what]}" for what in ours if ours[what] != wanted.get(what)]:
         problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}"
-        raise ConfigError.one("student.model", f"{problem}: no shape tells them apart; set student.model={theirs}")
+        raise ConfigError.at("student.model", f"{problem}: no shape tells them apart; set student.model={theirs}")
 
 
 def _unseen(model: Any) -> dict[str, str]:
@@ -160,7 +160,7 @@ def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any,
     known = {who: count for who, count in says.items() if count is not None}
     if len(set(known.values())) > 1:
         counts = " and ".join(f"{count} ({who})" for who, count in known.items())
-        raise ConfigError.one(
+        raise ConfigError.at(
             "student.weights_heads", f"the weights are said to have {counts} attention heads; leave it out"
         )
     if not known and model.embed_dim == named.embed_dim:
@@ -170,7 +170,7 @@ def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any,
             f"the weights are not as wide as {config.model!r}, and no shape tells with how many attention heads they "
             f"were trained; say it: student.weights_heads={wanted} if it was {wanted}, as in this student"
         )
-        raise ConfigError.one("student.weights_heads", problem)
+        raise ConfigError.at("student.weights_heads", problem)
     who, count = next(iter(known.items()))
     if count != wanted:
         problem = (
@@ -179,7 +179,7 @@ def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any,
         )
         if who == config.model:
             problem += f", or student.weights_heads={wanted} if you trained these weights with {wanted}"
-        raise ConfigError.one("student.num_heads", problem)
+        raise ConfigError.at("student.num_heads", problem)
 
 
 @lru_cache(maxsize=32)

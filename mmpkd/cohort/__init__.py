@@ -35,18 +35,18 @@ def reader_for(config: CohortConfig) -> Reader:
         ConfigError: `cohort.reader`, `cohort.root` and `cohort.params`, all at once where possible.
     """
     if config.reader not in READERS:
-        raise ConfigError.one("cohort.reader", f"unknown reader {config.reader!r}{near(config.reader, READERS)}")
+        raise ConfigError.at("cohort.reader", f"unknown reader {config.reader!r}{near(config.reader, READERS)}")
     reader = READERS[config.reader]
     mistakes = []
     root = config.root
     if not reader.needs_root and root is not None:
-        mistakes.append(ConfigError.one("cohort.root", f"reader {config.reader!r} generates its data; leave it out"))
+        mistakes.append(ConfigError.at("cohort.root", f"reader {config.reader!r} generates its data; leave it out"))
     if reader.needs_root and root is None:
         wanted = f"missing: reader {config.reader!r} reads a data set on disk; say where with cohort.root=DIR"
-        mistakes.append(ConfigError.one("cohort.root", wanted))
+        mistakes.append(ConfigError.at("cohort.root", wanted))
     if reader.needs_root and root is not None and not root.is_dir():
         what = "is not a folder" if root.exists() else "no such folder"
-        mistakes.append(ConfigError.one("cohort.root", f"{what}: {root.absolute()}; say where with cohort.root=DIR"))
+        mistakes.append(ConfigError.at("cohort.root", f"{what}: {root.absolute()}; say where with cohort.root=DIR"))
     try:
         params = validate(reader.Params, config.params, "cohort.params")
     except ConfigError as error:

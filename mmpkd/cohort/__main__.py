@@ -43,15 +43,15 @@ def main(words: Sequence[str]) -> None:
         return
     verb, *rest = words
     if verb not in VERBS:
-        raise ConfigError.one("verb", f"wanted {', '.join(VERBS)}, got {verb!r}{near(verb, VERBS)}; --help explains")
+        raise ConfigError.at("verb", f"wanted {', '.join(VERBS)}, got {verb!r}{near(verb, VERBS)}; --help explains")
     own, overrides = own_words(rest, {"config": "", "cache": "cache", "samples": "64"})
     content = {"cohort": read_yaml(Path(own["config"])).get("cohort", {}) if own["config"] else {}}
     content = overridden(content, overrides)
     if unknown := [key for key in content if key != "cohort"]:
-        raise ConfigError.one(unknown[0], f"not of a cohort; keys begin with cohort.{near(unknown[0], own)}")
+        raise ConfigError.at(unknown[0], f"not of a cohort; keys begin with cohort.{near(unknown[0], own)}")
     config = validate(CohortConfig, content["cohort"], "cohort")
     if own["samples"] != "all" and not own["samples"].isdecimal():
-        raise ConfigError.one("samples", f"a number or all, got {own['samples']!r}")
+        raise ConfigError.at("samples", f"a number or all, got {own['samples']!r}")
     console, cache = plain_console(soft_wrap=True), Path(own["cache"])
     if verb == "check":
         check(config, cache, None if own["samples"] == "all" else int(own["samples"]), console)

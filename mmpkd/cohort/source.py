@@ -32,7 +32,7 @@ def scanned(config: CohortConfig, reader: Reader) -> Scan:
     for name, option in (("window", config.window), ("clahe", config.clahe)):
         if option is not None and scan.channels != 1:
             what = f"is of grey images, and this cohort's have {scan.channels} channels: leave it out"
-            raise ConfigError.one(f"cohort.{name}", what)
+            raise ConfigError.at(f"cohort.{name}", what)
     identities.refuse_patients(scan, config.reader, not reader.credentialed)
     return replace(scan, notes=(*scan.notes, *identities.warnings(scan, not reader.credentialed)))
 

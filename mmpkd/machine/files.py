@@ -22,12 +22,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         content = OmegaConf.to_container(OmegaConf.load(path))  # PyYAML alone takes 1e-3 for a word
     except OSError as error:
-        raise ConfigError.one(str(path), f"cannot be read: {error.strerror}") from None
+        raise ConfigError.at(str(path), f"cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         where = " ".join(str(error).split())
-        raise ConfigError.one(str(path), f"is not YAML: {where}") from None
+        raise ConfigError.at(str(path), f"is not YAML: {where}") from None
     if not isinstance(content, dict):
-        raise ConfigError.one(str(path), f"must be a mapping, got {type(content).__name__}")
+        raise ConfigError.at(str(path), f"must be a mapping, got {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
 
 
@@ -44,12 +44,12 @@ def overridden(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str
     try:
         laid_over = OmegaConf.from_dotlist(words)
     except (yaml.YAMLError, OmegaConfBaseException, IndexError):
-        raise ConfigError.one("", f"an override is not YAML: {' '.join(words)}") from None
+        raise ConfigError.at("", f"an override is not YAML: {' '.join(words)}") from None
     try:
         merged = OmegaConf.merge(OmegaConf.create(dict(content)), laid_over)
         resolved = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         where = str(getattr(error, "full_key", "") or "")
-        raise ConfigError.one(where, str(error).splitlines()[0]) from None
+        raise ConfigError.at(where, str(error).splitlines()[0]) from None
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}

@@ -67,7 +67,7 @@ def _positive(environ: Mapping[str, str], name: str) -> int:
     text = environ[name].strip()
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
         wanted = f"this environment variable must hold a whole number above 0, got {text!r}"
-        raise ConfigError.one(name, f"{wanted}; correct it, or unset {name}")
+        raise ConfigError.at(name, f"{wanted}; correct it, or unset {name}")
     return int(text)
 
 

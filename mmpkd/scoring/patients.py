@@ -74,12 +74,12 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
             rows = list(csv.DictReader(opened))
     except OSError as error:
-        raise ConfigError.one("patients", f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigError.at("patients", f"{path} cannot be read: {error.strerror}") from None
     rows = [{folded(str(key)): cell for key, cell in row.items()} for row in rows]
     columns = list(rows[0]) if rows else []
     if lost := [name for name in ("image", "patient") if name not in columns]:
         held = ", ".join(map(str, columns)) or "none"
-        raise ConfigError.one("patients", f"{path} lacks the column {' and '.join(lost)}; its columns are {held}")
+        raise ConfigError.at("patients", f"{path} lacks the column {' and '.join(lost)}; its columns are {held}")
     listed: dict[str, set[str]] = {}
     for row in rows:
         patient = (row["patient"] or "").strip()
@@ -87,17 +87,17 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
     patients = {patient for several in listed.values() for patient in several}
     if groups := alike(patients):
         what = f"{path} spells {len(groups)} of its patients in several ways, which {DIFFERENCE}"
-        raise ConfigError.one("patients", f"{what}; write each in one way")
+        raise ConfigError.at("patients", f"{what}; write each in one way")
     if wrong_patients := sorted(name for name in patients if is_scientific(name) or folded(name) in UNNAMED):
         what = (
             f"{path} has {len(wrong_patients)} patients named by a word for a missing name, or in scientific notation"
         )
-        raise ConfigError.one("patients", f"{what}; say whose the images are, and write numbers in full")
+        raise ConfigError.at("patients", f"{what}; say whose the images are, and write numbers in full")
     names = list(images)
     wrong = [name for name in names if len(listed.get(name, ())) != 1]
     if wrong:
         count = len(listed.get(wrong[0], ())) or "no"
         more = f", and {len(wrong) - 1} other images are like it" if len(wrong) > 1 else ""
         what = f"{path} gives image {wrong[0]} {count} patient{'s' * (count != 'no')}{more}"
-        raise ConfigError.one("patients", f"{what}; give each image one patient, by its path below images=")
+        raise ConfigError.at("patients", f"{what}; give each image one patient, by its path below images=")
     return {name: next(iter(listed[name])) for name in names}

@@ -54,7 +54,7 @@ def columns_explained(labels: Sequence[str], tasks: Sequence[Task]) -> list[Colu
     columns = [tuple(named[label]) if len(named.get(label, ())) == 1 else answer for label in labels]
     if lost := [label for label, found in zip(labels, columns, strict=True) if not found]:
         alike = ", ".join(name for name, one in MAPS.items() if not one.per_label)
-        raise ConfigError.one(
+        raise ConfigError.at(
             "evaluation.map",
             f"explains one logit, and none is plainly that of the regions {', '.join(lost)} "
             f"(logits: {', '.join(named)}); maps that are the same for every label: {alike}",

@@ -29,7 +29,7 @@ ClassWeights = Literal["equal", "balanced"]
 
 
 @dataclass(frozen=True)
-class Answers:
+class Predictions:
     """What a student said of some samples of a store, in the layout of the student's own tasks.
 
     A label that the store does not know is unknown of every sample; `tasks` are those with a known one.
@@ -53,7 +53,7 @@ def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.floa
     """
     facts = store.facts
     if facts.channels != card.channels:
-        raise ConfigError.one("cohort", f"its images have {facts.channels} channels, the student's {card.channels}")
+        raise ConfigError.at("cohort", f"its images have {facts.channels} channels, the student's {card.channels}")
     theirs = {task.name: task for task in facts.tasks}
     shape = (len(store.sample_ids), card.tasks[-1].columns.stop)
     target_NK, known_NK, tasks = np.zeros(shape, np.float32), np.zeros(shape, bool), []
@@ -70,7 +70,7 @@ def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.floa
         tasks += [task] if common else []
     if not tasks:
         what = f"no label in common: the student knows {_told(card.tasks)}; the cohort {_told(facts.tasks)}"
-        raise ConfigError.one("cohort", what)
+        raise ConfigError.at("cohort", what)
     return tuple(tasks), target_NK, known_NK
 
 
@@ -82,7 +82,7 @@ def _told(tasks: Sequence[Task]) -> str:
     return "; ".join(f"{task.name} ({task.kind} of {', '.join(task.labels)})" for task in tasks)
 
 
-def by_label(answers: Answers, card: Card, weights: ClassWeights) -> pd.DataFrame:
+def by_label(answers: Predictions, card: Card, weights: ClassWeights) -> pd.DataFrame:
     """A row a label: counts, AUROC with its 95 % interval, and what depends on a threshold or on prevalence.
 
     `balanced_accuracy` is at the threshold chosen on the student's validation patients (multi-class: whether the
@@ -127,7 +127,9 @@ def by_label(answers: Answers, card: Card, weights: ClassWeights) -> pd.DataFram
     return pd.DataFrame(rows)
 
 
-def overall(answers: Answers, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]) -> tuple[float, float, float]:
+def overall(
+    answers: Predictions, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]
+) -> tuple[float, float, float]:
     """AUROC of some samples, the mean over tasks of the mean over `defined_K` labels, and its 95 % interval."""
     odds_NK = classify.log_odds(answers.logits_NK, answers.tasks)
     known_NK = answers.known_NK & mask_N[:, None]
@@ -139,7 +141,7 @@ def overall(answers: Answers, mask_N: NDArray[np.bool_], defined_K: NDArray[np.b
     return (float(value_R[0]), *interval(value_R[1:]))
 
 
-def defined(answers: Answers, mask_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def defined(answers: Predictions, mask_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The logits with both classes among some samples (K)."""
     known_NK, positive_NK = answers.known_NK & mask_N[:, None], answers.target_NK > 0.5
     both: NDArray[np.bool_] = np.any(known_NK & positive_NK, axis=0) & np.any(known_NK & ~positive_NK, axis=0)
@@ -156,7 +158,9 @@ def interval(value_R: Floats) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def by_group(answers: Answers, values: pd.DataFrame, patient_N: NDArray[np.int64], pointing_N: Floats) -> pd.DataFrame:
+def by_group(
+    answers: Predictions, values: pd.DataFrame, patient_N: NDArray[np.int64], pointing_N: Floats
+) -> pd.DataFrame:
     """A row a group of each column of `values`: counts, AUROC and pointing with their 95 % intervals.
 
     Groups of one column are compared on the same labels, those with both classes in every one of them. A column of

@@ -105,7 +105,7 @@ class Evaluator:
         Raises:
             DivergedError: the last step left weights that give no finite logits.
         """
-        logits_NK, map_NRhw = self.look(student)
+        logits_NK, map_NRhw = self.predict(student)
         if not np.isfinite(logits_NK).all():
             raise DivergedError(
                 "the student's logits are no longer finite after an epoch: "
@@ -131,7 +131,7 @@ class Evaluator:
             "auroc_patient_mixed": float(patients.mixed_PK.any(axis=1).sum()),
         }
 
-    def look(self, student: Student) -> tuple[NDArray[np.float64], Tensor]:
+    def predict(self, student: Student) -> tuple[NDArray[np.float64], Tensor]:
         """Logits (N, K) and maps (N, R, h, w) of every sample, with R = 1 where one map serves all labels."""
         student.eval()
         logits, maps = [], []
@@ -160,7 +160,7 @@ class Evaluator:
         the highest attainable; where one map serves several labels, as well that of a label alone (`_max_alone`).
 
         Args:
-            map_NRhw: from `look`.
+            map_NRhw: from `predict`.
             threshold_R: of `iou_tuned`, see `localize.finish`; not of the baselines, which are tuned on these pairs.
             original: score in the frame of the original images, one at a time, not in the stored squares.
         """

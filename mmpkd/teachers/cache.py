@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from mmpkd.augment import View, look_map
+from mmpkd.augment import View, apply_view_to_map
 from mmpkd.cohort.splits import dealt
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, fingerprint, validate
@@ -67,7 +67,7 @@ class CachedOutputs:
         """Of some samples; their maps as the view shows them, since what was cached is of whole images."""
         taken = {name: values[rows_B] for name, values in self.arrays.items()}
         if view is not None and "map" in taken:
-            taken["map"] = look_map(taken["map"], view)
+            taken["map"] = apply_view_to_map(taken["map"], view)
         hidden = {int(name.removeprefix(HIDDEN)): each for name, each in taken.items() if name.startswith(HIDDEN)}
         return TeacherOutput(taken.get("logits"), taken.get("embedding"), hidden, taken.get("map"))
 

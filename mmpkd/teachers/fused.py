@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from mmpkd.augment import View, draw_views, look, relit
+from mmpkd.augment import View, apply_light, apply_view, draw_views
 from mmpkd.cohort.facts import Facts, check_columns
 from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, Positive
@@ -163,9 +163,9 @@ class Fused(Teacher):
         if self.params.view is not None:
             inputs["view"] = images_on(device, store.view(self.params.view)[rows])
         if view is not None:
-            inputs = {name: look(image_BCHW, view) for name, image_BCHW in inputs.items()}
+            inputs = {name: apply_view(image_BCHW, view) for name, image_BCHW in inputs.items()}
             box_B4 = torch.from_numpy(store.content_box_N4[rows])  # only the student's own image changes its light
-            inputs["image"] = relit(inputs["image"], view, box_B4)
+            inputs["image"] = apply_light(inputs["image"], view, box_B4)
         return inputs | {"table": cell_BV.to(device)}
 
 

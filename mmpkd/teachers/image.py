@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor, nn
 
-from mmpkd.augment import draw_views, look, relit
+from mmpkd.augment import apply_light, apply_view, draw_views
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, NetworkConfig, near
@@ -126,7 +126,7 @@ class Image(Teacher):
             view = draw_views(len(chosen), self.facts.image_size, params.augmentation, draws)
             own = params.view is None
             box_B4 = torch.from_numpy(store.content_box_N4[rows[chosen.numpy()]]) if own else None
-            said: StudentOutput = self.network(relit(look(image_BCHW, view), view, box_B4))
+            said: StudentOutput = self.network(apply_light(apply_view(image_BCHW, view), view, box_B4))
             return said.logits_BK
 
         descend(self.network, forward, target_NK, known_NK, self.facts.tasks, params, params.lr)

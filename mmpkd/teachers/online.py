@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from mmpkd.augment import View, look
+from mmpkd.augment import View, apply_view
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, validate
 from mmpkd.fit import autocast, seeded
@@ -68,7 +68,7 @@ class Online:
         inputs = {"image": image_BCHW}
         if self.view_NCHW is not None:
             further_BCHW = images_on(image_BCHW.device, self.view_NCHW[source_B.cpu().numpy()])
-            inputs["view"] = further_BCHW if view is None else look(further_BCHW, view)
+            inputs["view"] = further_BCHW if view is None else apply_view(further_BCHW, view)
 
         def ask(model: Model, chosen: Tensor) -> tuple[Tensor, Tensor]:
             cell_BV = model.cell_MV[torch.searchsorted(model.row_M, source_B[chosen])]

@@ -39,16 +39,16 @@ def folder_of(encoder: str) -> Path:
         try:
             found = try_to_load_from_cache(encoder, CONFIG)
         except HFValidationError:
-            raise ConfigError.one("encoder", f"no folder {encoder!r}, nor the name of a model; {mend}") from None
+            raise ConfigError.at("encoder", f"no folder {encoder!r}, nor the name of a model; {mend}") from None
         mend = f"where there is a network run `hf download {encoder}`, {mend}"
         if not isinstance(found, str):
-            raise ConfigError.one("encoder", f"{encoder!r} is not on this machine (looked in {HF_HUB_CACHE}); {mend}")
+            raise ConfigError.at("encoder", f"{encoder!r} is not on this machine (looked in {HF_HUB_CACHE}); {mend}")
         folder = Path(found).parent
     wanted = (("weights", WEIGHTS), ("vocabulary", VOCABULARIES), (CONFIG, (CONFIG,)))
     if lacking := [what for what, names in wanted if not any(any(folder.glob(name)) for name in names)]:
-        raise ConfigError.one("encoder", f"{encoder!r} lacks its {' and '.join(lacking)} in {folder}; {mend}")
+        raise ConfigError.at("encoder", f"{encoder!r} lacks its {' and '.join(lacking)} in {folder}; {mend}")
     if (wrong := _damaged(folder)) is not None:
-        raise ConfigError.one("encoder", f"{wrong} is missing, empty or cut short; {mend}")
+        raise ConfigError.at("encoder", f"{wrong} is missing, empty or cut short; {mend}")
     return folder
 
 
@@ -101,9 +101,9 @@ def config_of(encoder: str) -> Any:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises whatever the words led it to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError.one("encoder", f"transformers cannot read {folder / CONFIG}: {reason}") from None
+        raise ConfigError.at("encoder", f"transformers cannot read {folder / CONFIG}: {reason}") from None
     if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
-        raise ConfigError.one("encoder", f"{encoder!r} is a {config.model_type}, not an encoder of text such as bert")
+        raise ConfigError.at("encoder", f"{encoder!r} is a {config.model_type}, not an encoder of text such as bert")
     return config
 
 
@@ -127,12 +127,12 @@ def tokenizer_of(encoder: str) -> Any:
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # transformers raises whatever the files led it to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ConfigError.one("encoder", f"transformers cannot read the tokenizer in {folder}: {reason}") from None
+        raise ConfigError.at("encoder", f"transformers cannot read the tokenizer in {folder}: {reason}") from None
     if tokenizer.pad_token is None:
         problem = (
             f"the tokenizer in {folder} has no padding token, so its texts cannot be batched; take another encoder"
         )
-        raise ConfigError.one("encoder", problem)
+        raise ConfigError.at("encoder", problem)
     return tokenizer
 
 

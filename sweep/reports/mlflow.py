@@ -51,15 +51,15 @@ def check_address(uri: str) -> str:
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in SCHEMES:
         wanted = f"sqlite:///{uri}/mlflow.db" if not scheme else "sqlite:///FILE or http://HOST:PORT"
-        raise ConfigError.one("tracking", f"{uri!r} is no address of a tracking server; write {wanted}")
+        raise ConfigError.at("tracking", f"{uri!r} is no address of a tracking server; write {wanted}")
     if scheme == "sqlite":
         if "?" in uri or not file_of(uri).name:
             wanted = "wanted is sqlite:///FILE, with %3F for a '?' in its path and %25 for a '%'"
-            raise ConfigError.one("tracking", f"{uri!r} names no SQLite file; {wanted}")
+            raise ConfigError.at("tracking", f"{uri!r} names no SQLite file; {wanted}")
         here = os.getcwd()  # which MLflow writes into a new file, as Python would and not as SQL wants (3.17)
         if "'" in here and '"' in here and not file_of(uri).exists():
             problem = f"MLflow can make no SQLite file from within {here}, whose name holds both kinds of quotes"
-            raise ConfigError.one("tracking", f"{problem}; start the command in another folder")
+            raise ConfigError.at("tracking", f"{problem}; start the command in another folder")
         return address_of(file_of(uri))
     return uri
 

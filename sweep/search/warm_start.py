@@ -131,13 +131,11 @@ def _judged_alike(config: str, space: Space) -> bool:
 
 def _refuse(other: Path, word: str, folder: Path, storage: Path) -> None:
     if other.resolve() == folder.resolve():
-        raise ConfigError.one(
-            KEY, f"{word!r} is this very sweep; name another, or start this one as another (name=...)"
-        )
+        raise ConfigError.at(KEY, f"{word!r} is this very sweep; name another, or start this one as another (name=...)")
     if not (other / "spool.jsonl").is_file():
         hint = near(word, [path.name for path in sweeps_under(storage) if path.name != folder.name])
         there = f"there is no sweep in {other}" if os.sep in word else f"no sweep {word!r} under {storage}{hint}"
-        raise ConfigError.one(KEY, f"{there}; give a sweep's name, or its folder as a path")
+        raise ConfigError.at(KEY, f"{there}; give a sweep's name, or its folder as a path")
 
 
 def _results(other: Path, store: str) -> list[tuple[str, Mapping[str, Any], str, Mapping[str, float]]]:
@@ -148,12 +146,12 @@ def _results(other: Path, store: str) -> list[tuple[str, Mapping[str, Any], str,
     """
     said, journal = read_plan(other), other / "journal.log"
     if (damage := damage_of(journal)) is not None:
-        raise ConfigError.one(KEY, f"{journal}: {damage}; mend that sweep first, by running its own command again")
+        raise ConfigError.at(KEY, f"{journal}: {damage}; mend that sweep first, by running its own command again")
     if said and said["store"] != store:
         told = f"{other.name} was run on another cohort (prepared as {said['store']}, this sweep's is {store})"
-        raise ConfigError.one(KEY, f"{told}, so its results say nothing here")
+        raise ConfigError.at(KEY, f"{told}, so its results say nothing here")
     if said and not journal.exists():
-        raise ConfigError.one(KEY, f"{journal} is missing, which holds that sweep's results; put a copy of it back")
+        raise ConfigError.at(KEY, f"{journal} is missing, which holds that sweep's results; put a copy of it back")
     trials = list(_trials(journal, said.get("generation", 0))) if said else []
     runs: dict[int, list[Mapping[str, float]]] = {}
     for _, frozen in trials:
@@ -163,7 +161,7 @@ def _results(other: Path, store: str) -> list[tuple[str, Mapping[str, Any], str,
         elif frozen.state == TrialState.PRUNED and own["ending"]["learned"] is not None:
             runs[own["number"]] = [dict(zip(said["goals"], own["ending"]["learned"], strict=True))]
     if not runs:
-        raise ConfigError.one(KEY, f"{other.name} has no finished results yet")
+        raise ConfigError.at(KEY, f"{other.name} has no finished results yet")
     return [
         (arm, frozen.params, frozen.user_attrs["config"], _means(runs[frozen.user_attrs["number"]]))
         for arm, frozen in trials

@@ -42,12 +42,12 @@ def read(word: str) -> dict[Any, Any]:
     chain = [path.resolve()]
     while (parent := content.pop("extends", None)) is not None:
         if not isinstance(parent, str):
-            raise ConfigError.one("extends", f"wants one name or path of a space, got {parent!r}")
+            raise ConfigError.at("extends", f"wants one name or path of a space, got {parent!r}")
         path = _located(parent, path.parent, "extends")
         chain.append(path.resolve())
         if chain[-1] in chain[:-1]:
             circle = " -> ".join(step.name for step in chain[chain.index(chain[-1]) :])
-            raise ConfigError.one("extends", f"goes in a circle: {circle}")
+            raise ConfigError.at("extends", f"goes in a circle: {circle}")
         content = laid_over(_read(path, "extends"), content)
     arms = content.get("arms")
     if arms is None or isinstance(arms, dict):
@@ -60,7 +60,7 @@ def _located(word: str, folder: Path, key: str) -> Path:
     path = folder / Path(word).expanduser() if is_path else FOLDER / f"{word}.yaml"
     if not path.is_file():
         wanted = "is no file" if is_path else f"is no space{near(word, shipped())}"
-        raise ConfigError.one(key, f"{word!r} {wanted}; give a name from {FOLDER} or the path of a .yaml file")
+        raise ConfigError.at(key, f"{word!r} {wanted}; give a name from {FOLDER} or the path of a .yaml file")
     return path
 
 
@@ -69,9 +69,9 @@ def _read(path: Path, key: str) -> dict[Any, Any]:
         # OmegaConf's loader, because PyYAML's takes 1e-3 for a string and lets a key stand twice.
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError.one(key, f"{path} cannot be read: {error}") from error
+        raise ConfigError.at(key, f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ConfigError.one(key, f"{path} must be a mapping, got a {type(content).__name__}")
+        raise ConfigError.at(key, f"{path} must be a mapping, got a {type(content).__name__}")
     return content
 
 

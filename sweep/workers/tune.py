@@ -75,7 +75,7 @@ def slots(share: Share) -> int:
         if fitting[0] == 0:
             raise _too_few_cores(share.cpus, "search.cpus")
         found = f"{have.get('GPU', 0):g} GPUs are here"
-        raise ConfigError.one("search.gpus", f"a trial wants {share.gpus:g} GPUs, and {found}; set search.gpus=...")
+        raise ConfigError.at("search.gpus", f"a trial wants {share.gpus:g} GPUs, and {found}; set search.gpus=...")
     return max(min(fitting), 1)
 
 
@@ -92,7 +92,7 @@ def refuse_more_cores(search: SearchConfig, threads: int) -> None:
 
 def _too_few_cores(wanted: float, leaf: str) -> ConfigError:
     here = cores()
-    return ConfigError.one(
+    return ConfigError.at(
         leaf,
         f"a trial wants {wanted:g} cores, and the sweep may use {here.amount} here (what sets this: {here.source}); "
         f"set {leaf}={here.amount}, or start the sweep with more cores",

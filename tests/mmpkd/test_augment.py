@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmpkd.augment import View, draw_views, look, look_map, relit
+from mmpkd.augment import View, apply_light, apply_view, apply_view_to_map, draw_views
 from mmpkd.config import AugmentationConfig, TrialConfig, fingerprint, validate
 from mmpkd.types import ConfigError
 
@@ -20,7 +20,7 @@ def test_a_view_by_hand() -> None:
     image = torch.arange(9.0).view(1, 1, 3, 3)
     # Down by one row (row -1 is background) and mirrored left to right.
     view = View(torch.tensor([[-1, 0, 1]]), torch.tensor([[2, 1, 0]]))
-    assert look(image, view)[0, 0].tolist() == [[0, 0, 0], [2, 1, 0], [5, 4, 3]]
+    assert apply_view(image, view)[0, 0].tolist() == [[0, 0, 0], [2, 1, 0], [5, 4, 3]]
 
 
 def test_image_and_roi_move_together() -> None:
@@ -28,7 +28,7 @@ def test_image_and_roi_move_together() -> None:
     image = torch.rand(64, 1, 16, 16, generator=generator)
     roi = image > 0.9
     view = draw_views(64, 16, AugmentationConfig(shift=0.25, flip_vertical=True), generator)
-    seen, seen_roi = look(image, view), look(roi, view)
+    seen, seen_roi = apply_view(image, view), apply_view(roi, view)
     assert seen_roi.dtype == torch.bool
     assert torch.equal(seen > 0.9, seen_roi)
     assert not torch.equal(seen, image)
@@ -45,7 +45,7 @@ def test_each_image_is_drawn_apart_and_reach_is_kept() -> None:
 def test_nothing_asked_for_changes_nothing() -> None:
     image = torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8)
     config = AugmentationConfig(shift=0, flip_horizontal=False)
-    assert torch.equal(look(image, draw_views(4, 8, config, torch.Generator())), image)
+    assert torch.equal(apply_view(image, draw_views(4, 8, config, torch.Generator())), image)
 
 
 def test_a_map_moves_with_its_image_by_hand() -> None:
@@ -53,7 +53,7 @@ def test_a_map_moves_with_its_image_by_hand() -> None:
     rows, flipped, shifted = torch.arange(4), torch.arange(3, -1, -1), torch.arange(4) + 2  # a cell is two pixels wide
     half = torch.arange(4) + 1
     view = View(torch.stack([rows, rows, rows, rows]), torch.stack([rows, flipped, shifted, half]))
-    moved = look_map(map_Bhw, view)
+    moved = apply_view_to_map(map_Bhw, view)
     torch.testing.assert_close(moved[0], map_Bhw[0])
     torch.testing.assert_close(moved[1], torch.tensor([[0.2, 0.1], [0.4, 0.3]]))
     torch.testing.assert_close(moved[2], torch.tensor([[0.2, 0.0], [0.4, 0.0]]) / 0.6)
@@ -62,27 +62,31 @@ def test_a_map_moves_with_its_image_by_hand() -> None:
 
 def test_a_map_that_the_view_leaves_behind_is_nan() -> None:
     gone = View(torch.arange(4)[None], torch.arange(4)[None] + 4)
-    assert look_map(torch.full((1, 2, 2), 0.25), gone).isnan().all()
+    assert apply_view_to_map(torch.full((1, 2, 2), 0.25), gone).isnan().all()
 
 
 def test_a_quarter_turn_and_a_doubling_by_hand() -> None:
     image = torch.arange(9.0).view(1, 1, 3, 3)
     quarter = seen_as([[0.0, -1.0], [1.0, 0.0]])  # clockwise: the view's first row is the first column
-    assert look(image, quarter)[0, 0].tolist() == [[6, 3, 0], [7, 4, 1], [8, 5, 2]]
-    assert look(image > 4, quarter)[0, 0].tolist() == [[True, False, False], [True, False, False], [True, True, False]]
-    assert look(image.byte(), quarter)[0, 0].tolist() == [[6, 3, 0], [7, 4, 1], [8, 5, 2]]
+    assert apply_view(image, quarter)[0, 0].tolist() == [[6, 3, 0], [7, 4, 1], [8, 5, 2]]
+    assert apply_view(image > 4, quarter)[0, 0].tolist() == [
+        [True, False, False],
+        [True, False, False],
+        [True, True, False],
+    ]
+    assert apply_view(image.byte(), quarter)[0, 0].tolist() == [[6, 3, 0], [7, 4, 1], [8, 5, 2]]
     twice = seen_as([[0.5, 0.0], [0.0, 0.5]])  # twice as large: the corners are midway between the middle and the old
-    torch.testing.assert_close(look(image, twice)[0, 0], torch.tensor([[2, 2.5, 3], [3.5, 4, 4.5], [5, 5.5, 6]]))
+    torch.testing.assert_close(apply_view(image, twice)[0, 0], torch.tensor([[2, 2.5, 3], [3.5, 4, 4.5], [5, 5.5, 6]]))
     half = seen_as([[2.0, 0.0], [0.0, 2.0]])  # half as large: all but the middle lies outside
-    assert look(image + 1, half)[0, 0].tolist() == [[0, 0, 0], [0, 5, 0], [0, 0, 0]]
+    assert apply_view(image + 1, half)[0, 0].tolist() == [[0, 0, 0], [0, 5, 0], [0, 0, 0]]
 
 
 def test_shift_and_flip_come_after_the_turn() -> None:
     image = torch.arange(9.0).view(1, 1, 3, 3)
     quarter = torch.tensor([[[0.0, -1.0], [1.0, 0.0]]])
-    turned = look(image, View(torch.arange(3)[None], torch.arange(3)[None], quarter))
+    turned = apply_view(image, View(torch.arange(3)[None], torch.arange(3)[None], quarter))
     rows, columns = torch.tensor([[-1, 0, 1]]), torch.tensor([[2, 1, 0]])
-    assert torch.equal(look(image, View(rows, columns, quarter)), look(turned, View(rows, columns)))
+    assert torch.equal(apply_view(image, View(rows, columns, quarter)), apply_view(turned, View(rows, columns)))
 
 
 def test_image_and_roi_turn_together() -> None:
@@ -91,14 +95,14 @@ def test_image_and_roi_turn_together() -> None:
     disc = ((row - 9) ** 2 + (column - 13) ** 2 < 36)[None, None].expand(40, 1, 32, 32)
     config = AugmentationConfig(rotation=180, scale=(0.8, 1.25), flip_vertical=True)
     view = draw_views(40, 32, config, torch.Generator().manual_seed(0))
-    image, roi = look(disc.float(), view), look(disc, view)
+    image, roi = apply_view(disc.float(), view), apply_view(disc, view)
     assert roi.dtype == torch.bool and ((image > 0.5) == roi).float().mean() > 0.995
     assert (roi != disc).flatten(1).any(dim=1).all()  # and every one of them has moved
 
 
 def test_a_map_turns_with_its_image() -> None:
     map_Bhw = torch.tensor([[[0.1, 0.2], [0.3, 0.4]]])
-    moved = look_map(map_Bhw, seen_as([[0.0, -1.0], [1.0, 0.0]], side=4))
+    moved = apply_view_to_map(map_Bhw, seen_as([[0.0, -1.0], [1.0, 0.0]], side=4))
     torch.testing.assert_close(moved, torch.tensor([[[0.3, 0.1], [0.4, 0.2]]]))
 
 
@@ -116,13 +120,15 @@ def test_light_by_hand() -> None:
     image = torch.tensor([[0.0, 0.2, 0.6]]).repeat(3, 1)[None, None]
     image[..., 2, :] = 0
     box = torch.tensor([[0, 0, 2, 3]])  # the last row is letterbox, the black column is not
-    brighter = relit(image, seen_as([[1.0, 0.0], [0.0, 1.0]], (1.5, 1.0)), box)
+    brighter = apply_light(image, seen_as([[1.0, 0.0], [0.0, 1.0]], (1.5, 1.0)), box)
     torch.testing.assert_close(brighter[0, 0], torch.tensor([[0.0, 0.3, 0.9], [0.0, 0.3, 0.9], [0, 0, 0]]))
-    flatter = relit(image, seen_as([[1.0, 0.0], [0.0, 1.0]], (1.0, 0.5)), box)  # about the content's mean, 0.8 / 3
+    flatter = apply_light(
+        image, seen_as([[1.0, 0.0], [0.0, 1.0]], (1.0, 0.5)), box
+    )  # about the content's mean, 0.8 / 3
     middle = 0.8 / 6
     row = [middle, middle + 0.1, middle + 0.3]
     torch.testing.assert_close(flatter[0, 0], torch.tensor([row, row, [0, 0, 0]]))
-    both = relit(image, seen_as([[1.0, 0.0], [0.0, 1.0]], (1.5, 1.5)), box)
+    both = apply_light(image, seen_as([[1.0, 0.0], [0.0, 1.0]], (1.5, 1.5)), box)
     torch.testing.assert_close(
         both[0, 0, 0], torch.tensor([0.0, 0.25, 1.0])
     )  # 0.4 -+ 1.5 x, kept within black and white
@@ -131,7 +137,7 @@ def test_light_by_hand() -> None:
 def test_no_light_leaves_the_very_same_pixels() -> None:
     image = torch.rand(2, 1, 4, 4)
     view = draw_views(2, 4, AugmentationConfig(), torch.Generator())
-    assert relit(image, view, None) is image
+    assert apply_light(image, view, None) is image
 
 
 def test_what_is_off_moves_no_random_draw() -> None:

@@ -226,7 +226,7 @@ def test_a_guided_student_answers_without_the_superior_image(
     assert found == {name: history[-1].metrics[name] for name in found}
     evaluator, card = Evaluator(clinic, rows, EvaluationConfig(), student.grid, cpu), export.read(tmp_path / "run").card
     (task,), known = card.tasks, (evaluator.target_NK, evaluator.known_NK)
-    calibrated = export.fit_temperature(evaluator.look(student)[0], *known, task)
+    calibrated = export.fit_temperature(evaluator.predict(student)[0], *known, task)
     assert card.temperature[task.name] == pytest.approx(calibrated), "by what answers, not by the student alone"
     head = fit_teachers(config, store, cache)["scan"].head
     assert head is not None and student.head is not None

@@ -99,9 +99,9 @@ class FakeWorker(TrialWorker):
         try:
             its, reports = json.loads(checkpoint.read_text())
         except (OSError, ValueError):
-            raise ConfigError.one(str(checkpoint), "is damaged") from None
+            raise ConfigError.at(str(checkpoint), "is damaged") from None
         if owner and its != owner:
-            raise ConfigError.one(str(checkpoint), "belongs to another configuration")
+            raise ConfigError.at(str(checkpoint), "belongs to another configuration")
         return [EpochReport(*one) for one in reports]
 
 

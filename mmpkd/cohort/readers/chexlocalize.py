@@ -116,7 +116,7 @@ class Chexlocalize(Reader):
             raise CohortError(f"{shared} patients are in the tables of both parts; are they as published?")
         kept = table[VIEW].isin(params.views)
         if not kept.any():
-            raise ConfigError.one("cohort.params.views", f"no image is {' or '.join(params.views)}")
+            raise ConfigError.at("cohort.params.views", f"no image is {' or '.join(params.views)}")
         if not kept.all():
             notes.append(f"left out: {(~kept).sum()} images that are not {' or '.join(params.views)}")
         table = table[kept]

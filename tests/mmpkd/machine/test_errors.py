@@ -74,7 +74,7 @@ def test_what_stands_behind_an_error(cause: BaseException, fault: str, capsys: p
 
 def test_mistakes_are_told_with_their_fault_too(capsys: pytest.CaptureFixture[str]) -> None:
     def main(words: Any) -> None:
-        raise ConfigError.one("student", "cannot be built") from MemoryError()
+        raise ConfigError.at("student", "cannot be built") from MemoryError()
 
     with pytest.raises(SystemExit):
         command.run(main)

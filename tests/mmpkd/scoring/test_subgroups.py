@@ -17,7 +17,7 @@ from mmpkd.cohort.facts import Column, Facts
 from mmpkd.cohort.store import Store
 from mmpkd.export import Card
 from mmpkd.scoring import classify, grouping, stats, subgroups
-from mmpkd.scoring.subgroups import Answers
+from mmpkd.scoring.subgroups import Predictions
 from mmpkd.types import ConfigError, Task, lay_out
 
 STUDENT = lay_out([("findings", "multilabel", ("Edema", "Fracture", "Pneumonia")), ("sex", "binary", ("f", "m"))])
@@ -88,7 +88,7 @@ def test_what_cannot_be_compared_is_refused(tasks: tuple[Task, ...], channels: i
 
 
 @pytest.fixture
-def answers() -> Answers:
+def answers() -> Predictions:
     """Two tasks of 200 samples of 100 patients, some unknown."""
     generator = np.random.default_rng(0)
     tasks = lay_out([("findings", "multilabel", ("a", "b")), ("kind", "multiclass", ("x", "y", "z"))])
@@ -101,10 +101,10 @@ def answers() -> Answers:
     probability_NK = np.c_[1 / (1 + np.exp(-logits_NK[:, :2])), np.exp(logits_NK[:, 2:])]
     probability_NK[:, 2:] /= probability_NK[:, 2:].sum(axis=1, keepdims=True)
     weight_RN = stats.patient_weights(np.arange(200) // 2, replicates=100)
-    return Answers(tasks, logits_NK, probability_NK, target_NK, known_NK, weight_RN)
+    return Predictions(tasks, logits_NK, probability_NK, target_NK, known_NK, weight_RN)
 
 
-def test_scores_by_label_are_scikit_learns(answers: Answers) -> None:
+def test_scores_by_label_are_scikit_learns(answers: Predictions) -> None:
     table = subgroups.by_label(answers, card(answers.tasks), "equal").set_index("label")
     known, label = answers.known_NK[:, 0], answers.target_NK[:, 0]
     probability = answers.probability_NK[known, 0]
@@ -120,7 +120,7 @@ def test_scores_by_label_are_scikit_learns(answers: Answers) -> None:
     assert table.loc["kind/y", "balanced_accuracy"] == pytest.approx(balanced)
 
 
-def test_balanced_weights_score_as_if_both_classes_were_as_frequent(answers: Answers) -> None:
+def test_balanced_weights_score_as_if_both_classes_were_as_frequent(answers: Predictions) -> None:
     equal = subgroups.by_label(answers, card(answers.tasks), "equal").set_index("label")
     balanced = subgroups.by_label(answers, card(answers.tasks), "balanced").set_index("label")
     known = answers.known_NK[:, 0]
@@ -132,7 +132,7 @@ def test_balanced_weights_score_as_if_both_classes_were_as_frequent(answers: Ans
     assert balanced.loc["findings/a", "auroc"] == equal.loc["findings/a", "auroc"]
 
 
-def test_overall_is_the_mean_over_tasks_of_defined_labels(answers: Answers) -> None:
+def test_overall_is_the_mean_over_tasks_of_defined_labels(answers: Predictions) -> None:
     everyone = np.ones(200, bool)
     by_label = subgroups.by_label(answers, card(answers.tasks), "equal")["auroc"].to_numpy()
     value, low, high = subgroups.overall(answers, everyone, subgroups.defined(answers, everyone))
@@ -142,7 +142,7 @@ def test_overall_is_the_mean_over_tasks_of_defined_labels(answers: Answers) -> N
     assert subgroups.defined(answers, some).tolist() == [False, True, True, True, True]
 
 
-def test_groups_are_compared_on_the_labels_that_all_of_them_have(answers: Answers) -> None:
+def test_groups_are_compared_on_the_labels_that_all_of_them_have(answers: Predictions) -> None:
     """The first forty samples do not know the label `a`, so it counts for nobody."""
     values = pd.DataFrame({"site": np.where(np.arange(200) < 40, "north", "south")})
     table = subgroups.by_group(answers, values, np.arange(200) // 2, np.full(200, np.nan)).set_index("group")
@@ -243,7 +243,7 @@ def test_why_a_column_tells_no_groups_apart(name: str, wanted: str) -> None:
         grouping.groupings(cohort_of(known), [name])
 
 
-def test_a_column_of_which_one_group_is_left_has_a_sentence_and_no_row(answers: Answers) -> None:
+def test_a_column_of_which_one_group_is_left_has_a_sentence_and_no_row(answers: Predictions) -> None:
     """Four patients under forty, ninety-six in one band: nothing to compare."""
     ages = np.where(np.arange(200) < 8, 30.0, 50.0)
     values = pd.DataFrame({"Age": ages, "sex": np.where(np.arange(200) < 100, "f", "m"), "view": "AP"})

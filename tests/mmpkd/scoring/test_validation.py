@@ -217,7 +217,7 @@ def test_patients_are_scored_where_one_has_several_images(store: Store) -> None:
     )
     found = evaluator(store)
     scores = found(student)
-    logits, _ = found.look(student)
+    logits, _ = found.predict(student)
     pairs = logits.reshape(-1, 2)  # a patient's images stand side by side
     mean = (1 / (1 + np.exp(-pairs))).mean(axis=1)
     sick = found.target_NK.reshape(-1, 2)[:, 0] > 0

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mmpkd.augment import draw_views, look
+from mmpkd.augment import apply_view, draw_views
 from mmpkd.build import build, check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
@@ -216,13 +216,13 @@ def test_nothing_is_computed_that_is_not_needed(store: Store, asked: Online) -> 
 def test_the_further_image_moves_as_the_students_does(store: Store, asked: Online) -> None:
     rows = store.rows("val")[:4]
     view = draw_views(4, 32, AugmentationConfig(shift=0.3), torch.Generator().manual_seed(3))
-    seen = look(images(store, rows), view)
+    seen = apply_view(images(store, rows), view)
     speaker = with_speakers(asked)
     speaker.at(torch.from_numpy(rows), seen, view)
     network: Any = speaker.models[5].network
     (heard,) = network.heard[:1]
     assert torch.equal(heard["image"], seen)
-    assert torch.equal(heard["view"], look(torch.from_numpy(store.view("superior")[rows]).float() / 255, view))
+    assert torch.equal(heard["view"], apply_view(torch.from_numpy(store.view("superior")[rows]).float() / 255, view))
     one, other = (asked.at(torch.from_numpy(rows), pixels).logits_BK for pixels in (seen, images(store, rows)))
     assert not torch.allclose(one, other), "it sees the student's view"  # type: ignore[arg-type]
 

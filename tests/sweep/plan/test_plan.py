@@ -189,7 +189,7 @@ def test_a_misspelt_key_does_not_hide_mistakes_elsewhere(file: Path):
 
 def test_a_cohort_that_cannot_be_read_does_not_hide_the_rest(file: Path, monkeypatch: pytest.MonkeyPatch):
     def missing(config: CohortConfig) -> Facts:
-        raise ConfigError.one("cohort.root", "no such folder: /nowhere")
+        raise ConfigError.at("cohort.root", "no such folder: /nowhere")
 
     layer = "arms.tabular.objectives.deep.features.params.layer"
     monkeypatch.setattr(planning, "read_facts", missing)

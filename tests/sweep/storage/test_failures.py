@@ -52,7 +52,7 @@ def test_only_errors_of_the_sweeps_own_places_are_its_storage(tmp_path: Path, er
 
 def test_memory_that_ran_out_is_seen_behind_a_damaged_file(tmp_path: Path) -> None:
     """So that half as many trials are tried at a time, instead of a file deleted."""
-    damaged = ConfigError.one("stage.pt", "is not a readable finished stage; delete it")
+    damaged = ConfigError.at("stage.pt", "is not a readable finished stage; delete it")
     damaged.__context__ = MemoryError()
     assert cause_of(damaged, (tmp_path,)) == "memory" and "delete nothing" in message_of(damaged, (tmp_path,))
 
@@ -68,7 +68,7 @@ def test_a_checkpoint_out_of_reach_is_not_passed_over(tmp_path: Path, trouble: E
         @staticmethod
         def read_history(checkpoint: Path, owner: str = "") -> Any:
             if checkpoint.parent.name == "attempt-2":
-                raise ConfigError.one(str(checkpoint), "is not readable") from trouble
+                raise ConfigError.at(str(checkpoint), "is not readable") from trouble
             return []
 
     for attempt in (1, 2):

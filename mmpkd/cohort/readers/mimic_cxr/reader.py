@@ -198,7 +198,7 @@ class MimicCxr(Reader):
         path = self.root / value
         if not (path.is_dir() if option == "reports" else path.is_file()):
             kind = "folder" if option == "reports" else "file"
-            raise ConfigError.one(f"cohort.params.{option}", f"no such {kind}: {path.absolute()}")
+            raise ConfigError.at(f"cohort.params.{option}", f"no such {kind}: {path.absolute()}")
         return path
 
     def _hold_out(self, table: pd.DataFrame, path: Path) -> list[str]:
@@ -231,10 +231,10 @@ class MimicCxr(Reader):
         views = list(self.params.views)
         if unknown := set(views) - set(VIEWS) - set(view):
             told = "; ".join(f"no image has ViewPosition {name!r}{near(name, VIEWS)}" for name in sorted(unknown))
-            raise ConfigError.one("cohort.params.views", told)
+            raise ConfigError.at("cohort.params.views", told)
         kept = view.isin(views)
         if not kept.any():
-            raise ConfigError.one("cohort.params.views", f"no image has a ViewPosition of {', '.join(views)}")
+            raise ConfigError.at("cohort.params.views", f"no image has a ViewPosition of {', '.join(views)}")
         if num_left := int((~kept).sum()):
             unstated = int((view[~kept] == UNSTATED).sum())
             boxed = int(table.loc[~kept, "dicom_id"].isin(list(self._boxes)).sum())

@@ -177,11 +177,11 @@ class Table(Reader):
         """All cells as stripped text; empty where missing."""
         where, file = f"{PARAMS}.file", self.params.file
         if ABSOLUTE.match(file) and not self.allow_outside:
-            raise ConfigError.one(where, f"must be relative to cohort.root unless {OUTSIDE}, got {file}")
+            raise ConfigError.at(where, f"must be relative to cohort.root unless {OUTSIDE}, got {file}")
         try:
             return read_table(self.root / file, (), MEND, is_public=not self.credentialed)
         except CohortError as error:
-            raise ConfigError.one(where, str(error)) from None
+            raise ConfigError.at(where, str(error)) from None
 
     def _columns(self) -> dict[str, Column]:
         """Every column with a role: those given one, and those that are labels or name things."""
@@ -203,7 +203,7 @@ class Table(Reader):
             if name not in headers
         ]
         if mistakes and (doubt := suspicion(self.root / params.file)):
-            raise ConfigError.one(f"{PARAMS}.file", f"{params.file} {doubt}")
+            raise ConfigError.at(f"{PARAMS}.file", f"{params.file} {doubt}")
         mistakes += [
             Mistake(
                 f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}"
