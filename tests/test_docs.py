@@ -22,7 +22,8 @@ from pydantic import BaseModel
 
 import mmpkd.command
 from mmpkd.cohort import READERS
-from mmpkd.config import CohortConfig, TrialConfig, dump_trial, load_trial, overridden, read_yaml, validate
+from mmpkd.config import CohortConfig, TrialConfig, dump_trial, load_trial, validate
+from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
