@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import itertools
 import re
 import shlex
 import subprocess
@@ -278,6 +280,7 @@ def tables(pattern: str) -> Iterator[tuple[str, list[Key]]]:
             yield match[1], [Key(row[0].strip("| `"), row[1].strip("`"), " | ".join(row[2:])) for row in rows]
 
 
+QUOTED = r"\| you read \|.*\n\|.*\n((?:\|.*\n)+)"  # a table of messages and what to do
 KEYS = list(tables("keys: (.+?)"))
 
 
@@ -374,6 +377,30 @@ def test_every_metric_is_explained(tiny_trial: TrialConfig, cache: Path, tmp_pat
         name = re.sub("pattern/(lamellar|columnar|reticular)$", "<task>/<label>", name).replace("pattern", "<task>")
         stem = re.sub("_(se|undefined|chance|centre|prior|max)$", "", name)
         assert f"`{name}`" in page or (f"`{stem}`" in page and name.removeprefix(stem) in page), metric
+
+
+def pairs_of_words(text: str) -> list[tuple[str, str]]:
+    words = re.findall("[a-z]+", text.lower())
+    return list(itertools.pairwise(words))
+
+
+def test_messages_that_pages_quote_are_those_of_the_program() -> None:
+    """Most neighbouring words of each quoted message stand side by side in a text of the source."""
+    known = {
+        pair
+        for package in ("mmpkd", "sweep")
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for pair in pairs_of_words(node.value)
+    }
+    tables = [match[1] for page in PAGES for match in re.finditer(QUOTED, page.read_text())]
+    messages = [row.split("`")[1] for table in tables for row in table.splitlines()]
+    assert len(messages) > 10
+    for message in messages:
+        pairs = pairs_of_words(message)
+        share = sum(pair in known for pair in pairs) / len(pairs)
+        assert share >= 0.6, f"{message!r}: is this still what the program says?"
 
 
 # --- Commands' help -------------------------------------------------------------------------------------------
