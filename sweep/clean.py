@@ -17,10 +17,11 @@ from rich.filesize import decimal
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
+from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
 from sweep.pareto import admit
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock, is_locked
-from sweep.storage.reader import STORAGE, Sweep, read_sweep, read_words, unknown
+from sweep.storage.reader import Sweep, read_sweep, unknown
 
 HELP = """\
 usage: python -m sweep.clean [NAME] [key=value ...]
@@ -46,7 +47,6 @@ examples
   python -m sweep.clean breast delete=true
   python -m sweep.clean unused=true cache=/scratch/cache
 """
-CACHE: Final = "cache"  # where sweep.run keeps it unless told otherwise
 HALF_WRITTEN: Final = (".partial", ".tmp")
 
 
@@ -61,8 +61,8 @@ def main(words: Sequence[str]) -> None:
     if {"--help", "-h", "help"} & set(words):
         print(HELP, end="")
         return
-    defaults = {"name": "", "delete": "false", "storage": STORAGE, "unused": "false", "cache": CACHE}
-    said, mistakes = read_words(words, defaults)
+    defaults = {"name": "", "delete": "false", "storage": DEFAULT_STORAGE, "unused": "false", "cache": DEFAULT_CACHE}
+    said, mistakes = read_sweep_options(words, defaults)
     storage, delete = Storage(Path(said["storage"])), said["delete"] == "true"
     folders = storage.sweeps()
     if said["name"]:

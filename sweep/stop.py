@@ -11,9 +11,10 @@ from rich.console import Console
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
+from sweep.options import DEFAULT_STORAGE, read_sweep_options
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import driver_of, is_locked
-from sweep.storage.reader import STORAGE, how_to_continue, read_sweep, read_words, unknown
+from sweep.storage.reader import how_to_continue, read_sweep, unknown
 
 HELP = """\
 usage: python -m sweep.stop NAME [key=value ...]
@@ -41,7 +42,7 @@ def main(words: Sequence[str]) -> None:
     if {"--help", "-h", "help"} & set(words):
         print(HELP, end="")
         return
-    said, mistakes = read_words(words, {"name": "", "storage": STORAGE, "timeout": "300"})
+    said, mistakes = read_sweep_options(words, {"name": "", "storage": DEFAULT_STORAGE, "timeout": "300"})
     storage, timeout = Storage(Path(said["storage"])), _seconds(said["timeout"], mistakes)
     if said["name"]:
         mistakes += unknown(said["name"], storage)
