@@ -36,7 +36,7 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"types"},
+        {"types", "storage.layout"},
         {"options", "pareto", "interrupt", "space"},
         {"cluster"},
         {"storage", "plan"},
