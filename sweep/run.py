@@ -114,13 +114,13 @@ def main(words: Sequence[str]) -> None:
         console.print(render(planned))
         from mmpkd.cohort.suspects import find_in
         from mmpkd.probe import stand_in
-        from mmpkd.teachers.stating import stating
+        from mmpkd.teachers.input_leakage import leakage_warnings
 
         cohort = planned.example.cohort
         tables = stand_in(cohort)
         for note in tables.notes:
             console.print(note, highlight=False, soft_wrap=True)
-        warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
+        warn(leakage_warnings(find_in(tables), planned.teachers(), tables, cohort.fold), console)
 
         with cluster(), console.status("timing") as status:
             say = status.update if console.is_terminal else console.print
