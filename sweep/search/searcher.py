@@ -1,7 +1,7 @@
 """The search behind Ray Tune's `Searcher` interface: it hands out trials and receives their results.
 
 Nothing is kept in memory only. If a driver dies, its trials stay running in the Optuna storage; the next driver starts
-them again first, under their own numbers, from their checkpoints. The same happens to a trial whose worker process dies.
+them again first, under their own numbers, from their checkpoints. The same happens to a trial whose worker dies.
 """
 
 from __future__ import annotations

@@ -14,9 +14,9 @@ from mmpkd.config import TrialConfig
 from sweep.pareto import admit
 from sweep.search.budget import Ledger, Plateau
 from sweep.search.imputation import Imputation
-from sweep.search.proposals import ArmSampler, Proposal, SamplerThread
+from sweep.search.proposals import ArmSampler, Proposal, SamplerThread, resolved_values
 from sweep.search.repeats import PendingRepeat, Repeats
-from sweep.search.studies import Studies, resolved_values
+from sweep.search.studies import Studies
 from sweep.space.space import Space
 from sweep.storage.events import Spool
 from sweep.storage.layout import SweepFolder
@@ -88,7 +88,8 @@ class SweepState:
         self._restore_left_behind(known_ends)
         spooled = self._spooled.items()
         self.ledger.left_behind = sum(spent for number, (_, spent) in spooled if number not in records)
-        missing = [number for number, record in records.items() if record.state != "running" and number not in known_ends]
+        finished = [number for number, record in records.items() if record.state != "running"]
+        missing = [number for number in finished if number not in known_ends]
         settled: dict[int, Values | None] = {}
         for number in [*(number for number in ended if number in records), *missing]:
             settled |= self._settle(records[number])
@@ -148,7 +149,7 @@ class SweepState:
 
     @property
     def left_behind(self) -> list[int]:
-        """Numbers of trials that no longer belong to the sweep: an extension left them out, or the journal lost them."""
+        """Numbers of trials that no longer belong to the sweep: an extension left them out or the journal lost them."""
         return sorted({*self.studies.left_behind, *self._lost})
 
     @property

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
 import optuna
@@ -27,6 +26,7 @@ from sweep.space.draw import draw
 from sweep.space.space import Space
 from sweep.storage.events import cut_torn_line
 from sweep.storage.journal import BELONGS, Journal, arm_and_generation, study_name
+from sweep.storage.layout import SweepFolder
 from sweep.types import Arrival, Ending, Record, State, Values
 
 STATES: Final[Mapping[TrialState, State]] = {
@@ -44,7 +44,7 @@ class Studies:
     """Keeps every trial under its number in the sweep; Optuna itself counts within an arm.
 
     Args:
-        journal: the file; the process that opens it holds the sweep's lock.
+        folder: of the sweep, whose journal this process opens; it holds the sweep's lock.
         generation: how often the sweep's space was extended.
         begins: whether this generation begins now.
         identity: of the sweep and of its cohort; each new study keeps it.
@@ -52,7 +52,7 @@ class Studies:
 
     def __init__(
         self,
-        journal: Path,
+        folder: SweepFolder,
         space: Space,
         goals: Sequence[str],
         generation: int = 0,
@@ -60,10 +60,10 @@ class Studies:
         identity: Mapping[str, str] = {},
     ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        cut_torn_line(journal)  # half a line of a killed driver would damage the next line
+        cut_torn_line(folder.journal)  # half a line of a killed driver would damage the next line
         with contextlib.suppress(FileNotFoundError):
-            Path(f"{journal}.lock").unlink()  # Optuna would wait for the lock of a killed driver
-        self._storage = JournalStorage(Journal(journal))
+            folder.journal_lock.unlink()  # Optuna would wait for the lock of a killed driver
+        self._storage = JournalStorage(Journal(folder.journal))
         self._space, self._goals, self._generation = space, tuple(goals), generation
         for study in self._stored():
             study_generation = arm_and_generation(study.study_name)[1]
@@ -106,7 +106,7 @@ class Studies:
                 self._add(number, proposal, attributes, frozen.state, frozen.values)
         num_kept, num_left = len(self._trials), len(self.left_behind)
         line = f"extended: {num_kept} of {num_kept + num_left} earlier trials lie in the new space and stay"
-        others = f"the other {num_left} remain in the journal and in MLflow only"
+        others = f"{num_left} {'is' if num_left == 1 else 'are'} left behind, in the journal and in MLflow only"
         return f"{line}; {others}" if num_left else line
 
     @property

@@ -104,7 +104,7 @@ def _read_results(other: SweepFolder, store: str) -> list[Result]:
         problem = f"{other.name} was run on another cohort (prepared as {plan['store']}, this sweep's is {store})"
         raise ConfigError.at(KEY, f"{problem}; its results cannot be used here, so name a sweep of the same cohort")
     if plan and not journal.exists():
-        raise ConfigError.at(KEY, f"{journal}, which holds that sweep's results, is missing; put a copy of it back")
+        raise ConfigError.at(KEY, f"{journal} is missing, and it holds that sweep's results; put a copy of it back")
     trials = list(_trials_of(journal, plan.get("generation", 0))) if plan else []
     runs: dict[int, list[Mapping[str, float]]] = {}
     for _, frozen in trials:
