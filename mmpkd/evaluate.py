@@ -283,8 +283,8 @@ def _leave(folder: Path, tables: Mapping[str, pd.DataFrame], what: Mapping[str, 
     for old in (folder / "evaluation.json", *folder.glob("*.csv")):
         old.unlink(missing_ok=True)
     for name, table in tables.items():
-        command.write_whole(folder / f"{name}.csv", table.to_csv(index=False))
-    command.write_whole(folder / "evaluation.json", json.dumps(what, indent=1))
+        command.write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
+    command.write_atomically(folder / "evaluation.json", json.dumps(what, indent=1))
 
 
 def _print(tables: Mapping[str, pd.DataFrame], title: str, titles: Mapping[str, str]) -> None:

@@ -217,7 +217,14 @@ class Probe:
         with tempfile.TemporaryDirectory() as folder:
             started = self._now()
             path = checkpoint.save(
-                Path(folder), run.student, run.objectives, run.optimizer, [], checkpoint.Place(0, 0), "probe", "probe"
+                Path(folder),
+                run.student,
+                run.objectives,
+                run.optimizer,
+                [],
+                checkpoint.Progress(0, 0),
+                "probe",
+                "probe",
             )
             return self._now() - started, path.stat().st_size
 

@@ -122,10 +122,10 @@ def train(
     if resume is not None:
         place, history = checkpoint.restore(resume, student, objectives, run.enter, identity)
     else:
-        place = checkpoint.Place(stages.recall(kept, student, objectives), 0)
+        place = checkpoint.Progress(stages.recall(kept, student, objectives), 0)
         run.enter(place.stage)
 
-    def save(place: checkpoint.Place) -> None:
+    def save(place: checkpoint.Progress) -> None:
         if folder is not None:
             checkpoint.save(folder, student, objectives, run.optimizer, history, place, owner, identity)
 
@@ -136,7 +136,7 @@ def train(
         metrics = evaluate(run.answerer) | quality
         seconds = time.perf_counter() - started + (0 if history else earlier)
         history.append(EpochReport(epoch + 1, step, seconds, terms, metrics))
-        save(checkpoint.Place(run.index, epoch + 1))
+        save(checkpoint.Progress(run.index, epoch + 1))
         report(history[-1])
     if folder is not None and reads == (IMAGE,):
         logits_NK, map_NRhw = evaluate.predict(run.answerer)
@@ -148,7 +148,7 @@ def train(
 
 
 def train_to_last_stage(
-    run: Run, place: checkpoint.Place, kept: Sequence[Path], save: Callable[[checkpoint.Place], None]
+    run: Run, place: checkpoint.Progress, kept: Sequence[Path], save: Callable[[checkpoint.Progress], None]
 ) -> float:
     """Trains what is left of the stages before the last, keeps each for other trainings, and enters the last.
 
@@ -164,7 +164,7 @@ def train_to_last_stage(
             started = time.perf_counter()
             train_epoch(run, epoch)
             seconds += time.perf_counter() - started
-            save(checkpoint.Place(run.index, epoch + 1, seconds))
+            save(checkpoint.Progress(run.index, epoch + 1, seconds))
         stderr.print(f"{name} ended with epoch {last}, {seconds:.1f} s so far", highlight=False, soft_wrap=True)
         stages.keep(kept[run.index], run.stages[: run.index + 1], run.student, run.objectives)
         run.enter(run.index + 1)
@@ -291,7 +291,7 @@ def main(words: Sequence[str]) -> None:
     last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), command.plain_console()
 
     def show(report: EpochReport) -> None:
-        command.write_whole(folder / "config.yaml", dump_trial(config))
+        command.write_atomically(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
             f"{goal} {report.metrics[goal]:.4f} ±{shown_error(report.metrics[f'{goal}_se'])}"
             for goal in ("val/auroc", "val/auroc_patient", "val/pointing")
@@ -321,7 +321,7 @@ def main(words: Sequence[str]) -> None:
     metrics = folder / "metrics.json"
     with command.written_to(folder):
         history = train(config, cache, folder, last if last.exists() else None, show, store)
-        command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
+        command.write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}", highlight=False)
     places = f"every epoch is in {metrics}; the student is in {folder / export.NAME}"
