@@ -23,12 +23,12 @@ from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import EpochReport
 from sweep.run import Words, read_words
 from sweep.search.choosers import Asked
-from sweep.search.halving import Arrival
 from sweep.search.samplers import Sight
-from sweep.search.studies import Ending, Studies
+from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space, dump_space, load_space
 from sweep.storage.events import Spool, write_whole
+from sweep.types import Arrival, Ending
 from sweep.workers.worker import TrialWorker
 
 SPACE: Final = """

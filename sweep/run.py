@@ -221,13 +221,14 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
     from sweep import interrupt
     from sweep.reports.final import finish
     from sweep.reports.mlflow import Tracker, check_address
-    from sweep.search.searcher import Halt, Search
+    from sweep.search.searcher import Search
     from sweep.search.state import Books
     from sweep.search.studies import Studies
     from sweep.search.warm_start import warm_results
     from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
     from sweep.storage.events import SPOOL, Spool, read_plan, write_json, write_whole
     from sweep.storage.ownership import JOURNAL, examined
+    from sweep.types import Halt
     from sweep.workers.worker import TrialWorker
 
     assert planned.example is not None
@@ -271,7 +272,7 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
         except KeyboardInterrupt:
             if interrupt.insisted() or not interrupt.requested():
                 raise
-            search.halt = Halt("asked", f"asked to end ({interrupt.requested()})")
+            search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
     elif not search.left:
         console.print(f"{said.name}: all {len(books.finished)} trials are done; trials=N with a higher N adds more")
     return finish(search, planned, said, spool, tracker, console)

@@ -53,7 +53,6 @@ HEIGHT = {
 }
 # Imports that still go the wrong way while the packages are being built. This list only ever shrinks.
 TO_MEND = {
-    ("sweep.plan", "sweep.search"),
     ("sweep.plan", "sweep.workers"),
     ("sweep.reports", "sweep.run"),
     ("sweep.search", "sweep.workers"),

@@ -21,7 +21,8 @@ from sweep.reports.mlflow import Tracker, check_address, without_password
 from sweep.search.searcher import Search
 from sweep.storage.database import file_of
 from sweep.storage.events import Spool, read_plan, write_whole
-from sweep.storage.records import Record, judged, picked, write_tables
+from sweep.storage.records import judged, picked, write_tables
+from sweep.types import Record
 
 if TYPE_CHECKING:
     from sweep.run import Words
@@ -98,7 +99,7 @@ def _send_rest(tracker: Tracker) -> int:
 def _why(search: Search, command: str) -> list[str]:
     """Why it ended, where that is not plain to see, and how it goes on."""
     config = search.space.search
-    lines = [f"stopped: {search.halt.why}"] if search.halt and search.halt.why else []
+    lines = [f"stopped: {search.halt.reason}"] if search.halt and search.halt.reason else []
     if search.hopeless:
         lines += ["stopped: every trial failed so far; mend that, then run the same command again"]
     elif search.left:

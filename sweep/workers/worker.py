@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -32,19 +32,6 @@ if TYPE_CHECKING:
     from sweep.plan.plan import Plan
     from sweep.plan.price import Price
     from sweep.space.space import Space
-
-
-class Job(TypedDict):
-    """A trial as the driver hands it out; plain values, so that Ray resolves nothing in it."""
-
-    number: int
-    arm: str
-    repeat_of: int | None  # the trial whose configuration this one runs on a further seed
-    trial: str  # TrialConfig as JSON
-    goals: list[str]
-    folder: str  # the sweep's, seen by driver and workers alike
-    cache: str
-    store: str  # the prepared cohort: a worker needs no raw data, and reads none
 
 
 class TrialWorker(tune.Trainable):
