@@ -10,12 +10,16 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
 
 from mmpkd.machine.errors import error_chain, machine_fault, with_fault
 from mmpkd.types import ConfigError, Mistake, UserError
+
+Item = TypeVar("Item")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -47,6 +51,12 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 def plain_console(**options: Any) -> Console:
     """Returns a console that prints names literally: rich would read `[/b]`, `[b]` and `:x:` as markup and emoji."""
     return Console(markup=False, emoji=False, **options)
+
+
+def progress_bar(items: Sequence[Item], name: str) -> Iterable[Item]:
+    """Iterates over items and shows a transient progress bar on stderr if that is a terminal."""
+    console = plain_console(stderr=True)
+    return track(items, escape(name), console=console, transient=True, disable=not console.is_terminal)
 
 
 def warn(warnings: Iterable[str]) -> None:

@@ -132,6 +132,11 @@ def gradient_shares(weighted_terms: Mapping[str, Tensor], parameters: Sequence[n
     return {f"gradient_share/{name}": (norm / total).item() for name, norm in norms.items()}
 
 
+def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    """Returns an array as a tensor on a device."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
 def autocast(device: torch.device) -> torch.autocast:
     """Returns the autocast context: bfloat16 on CUDA, which needs no loss scaling; plain float32 on a CPU."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

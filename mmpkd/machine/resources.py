@@ -63,6 +63,15 @@ def memory(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Allowa
     return Allowance(*min(bounds, key=lambda bound: bound[0]))
 
 
+def thread_warnings(threads: int) -> list[str]:
+    """Returns a warning if a training would use more threads than this process has cores."""
+    limit = cores()
+    if threads <= limit.amount:
+        return []
+    allowed = f"threads={threads}, but this process may use {limit.amount} cores (limit: {limit.source})"
+    return [f"{allowed}; more threads than cores only slow a training down"]
+
+
 def _positive(environ: Mapping[str, str], name: str) -> int:
     text = environ[name].strip()
     if not text.isascii() or not text.isdecimal() or int(text) < 1:
