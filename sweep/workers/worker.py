@@ -48,10 +48,10 @@ class TrialWorker(tune.Trainable):
     def cautions(planned: Plan, store: Store) -> list[str]:
         """What in a prepared cohort gives its labels away to the teachers of a plan, as warnings."""
         from mmpkd.cohort.suspects import suspects_of
-        from mmpkd.teachers.stating import stating
+        from mmpkd.teachers.input_leakage import leakage_warnings
 
         assert planned.example is not None
-        return stating(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
+        return leakage_warnings(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
 
     @staticmethod
     def price(space: Space, planned: Plan, seconds: float, say: Callable[[str], None]) -> Price | None:
