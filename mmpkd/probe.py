@@ -154,11 +154,7 @@ class Probe:
         student, objectives = build(config, store.facts, widths)
         student.to(self.device)
         objectives.to(self.device)
-<<<<<<< HEAD
-        teachers, config = dict[str, Answers](), sized(config, store.facts)
-=======
-        answers, config = dict[str, FittedTeacher](), sized(config, store.facts)
->>>>>>> main
+        teachers, config = dict[str, FittedTeacher](), sized(config, store.facts)
         for name, width in widths.items():
             teacher, needs = config.teachers[name], needed(config, objectives, name)
             if TEACHERS[teacher.kind].sees_view:

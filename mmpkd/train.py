@@ -81,18 +81,11 @@ def train(
     if mistakes := check(config, store.facts if store else facts(config.cohort)):
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
-<<<<<<< HEAD
-    outputs = teach(config, store, cache)
+    outputs = fit_teachers(config, store, cache)
     heads = {name: teacher.head for name, teacher in outputs.items() if teacher.head is not None}
     widths = {name: teacher.width for name, teacher in outputs.items()}
     student, objectives = build(config, store.facts, widths, heads)
     teachers = {name: teacher.only(needed(config, objectives, name)).to(device) for name, teacher in outputs.items()}
-=======
-    outputs = fit_teachers(config, store, cache)
-    heads = {name: one.head for name, one in outputs.items() if one.head is not None}
-    student, objectives = build(config, store.facts, {name: one.width for name, one in outputs.items()}, heads)
-    teachers = {name: one.only(needed(config, objectives, name)).to(device) for name, one in outputs.items()}
->>>>>>> main
     student.to(device)
     objectives.to(device)
     rows = store.rows("train", config.cohort.fold)
@@ -287,25 +280,10 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
     command.make_folder(folder)
-<<<<<<< HEAD
     command.warn([*thread_warnings(config.threads), *announcements(config, store.facts)])
     command.warn([*single_steps(config, store.facts), *before_teaching(config, store)])
-    for line in qualities(config, teach(config, store, cache)):
-        console.print(line)
-=======
-    if config.threads > (here := cores()).amount:
-        told = f"threads={config.threads}, and this process may use {here.amount} cores (what sets this: {here.source})"
-        command.warn([f"{told}; more threads than cores only slow a training down"])
-    command.warn(
-        [
-            *announcements(config, store.facts),
-            *single_steps(config, store.facts),
-            *warnings_before_fitting(config, store),
-        ]
-    )
     for line in quality_lines(config, fit_teachers(config, store, cache)):
-        console.print(line, highlight=False, soft_wrap=True)
->>>>>>> main
+        console.print(line)
     if last.exists():
         console.print(f"continuing {folder}")
     metrics = folder / "metrics.json"
