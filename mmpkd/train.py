@@ -281,7 +281,7 @@ def main(words: Sequence[str]) -> None:
     store = prepare(config.cohort, cache)
     command.make_folder(folder)
     command.warn([*thread_warnings(config.threads), *announcements(config, store.facts)])
-    command.warn([*single_steps(config, store.facts), *before_teaching(config, store)])
+    command.warn([*single_steps(config, store.facts), *warnings_before_fitting(config, store)])
     for line in quality_lines(config, fit_teachers(config, store, cache)):
         console.print(line)
     if last.exists():
