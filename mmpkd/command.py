@@ -101,13 +101,6 @@ def written_to(folder: Path) -> Iterator[None]:
         raise UserError(f"{problem}\n  {advice}") from error
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file atomically: readers see the old content or the new, never a part of it."""
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_text(text)
-    os.replace(partial, path)
-
-
 def options(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:
     """Yields a mistake for each argument written as `--key value`, with its `key=value` form.
 

@@ -25,6 +25,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TASK, TrialConfig, dump_trial, load_trial
 from mmpkd.machine.checksums import fingerprint
+from mmpkd.machine.files import write_atomically
 from mmpkd.machine.resources import thread_warnings
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
@@ -268,7 +269,7 @@ def main(words: Sequence[str]) -> None:
     console = command.plain_console(highlight=False, soft_wrap=True)
 
     def show(report: EpochReport) -> None:
-        command.write_atomically(folder / "config.yaml", dump_trial(config))
+        write_atomically(folder / "config.yaml", dump_trial(config))
         shown = [f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name]
         for goal in ("val/auroc", "val/auroc_patient", "val/pointing"):
             if goal in report.metrics:
@@ -289,7 +290,7 @@ def main(words: Sequence[str]) -> None:
     metrics = folder / "metrics.json"
     with command.written_to(folder):
         history = train(config, cache, folder, last if last.exists() else None, show, store)
-        command.write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
+        write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}")
     console.print(f"every epoch is in {metrics}; the student is in {folder / export.NAME}")

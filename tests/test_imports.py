@@ -36,7 +36,7 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"types"},
+        {"types", "storage.layout", "search.samplers"},  # a space names samplers
         {"options", "pareto", "interrupt", "space"},
         {"cluster"},
         {"storage", "plan"},
