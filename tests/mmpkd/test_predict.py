@@ -148,7 +148,7 @@ def test_images_unlike_those_it_learnt_from_are_told(
     main([f"model={model}", f"images={folder}", f"out={tmp_path / 'out'}", "overlays=false"])
     told = capsys.readouterr().err
     assert "warning: 1 of 5 images are in colour, and the student sees only their brightness" in told
-    assert "warning: 3 of 5 images hold two values only, or hardly more: are they masks?" in told
+    assert "warning: 3 of 5 images hold only two values, or hardly more: are they masks?" in told
     rows = {row["image"]: row["warning"] for row in csv.DictReader((tmp_path / "out" / "predictions.csv").open())}
     like_a_mask = "hardly more than two values"
     assert rows == {"plain.png": "", "photo.png": "in colour"} | dict.fromkeys(
@@ -237,7 +237,7 @@ def test_mistakes_are_told_together(model: Path, tmp_path: Path) -> None:
         main(["modle=x", "overlays=no"])
     said = str(caught.value)
     assert "modle=x: not an option of this command (did you mean 'model'?)" in said
-    assert "images: which?" in said and "overlays: true or false, got 'no'" in said
+    assert "images: missing: write images=" in said and "overlays: true or false, got 'no'" in said
     with pytest.raises(ConfigError, match="images: no file at"):
         main([f"model={model}", f"images={tmp_path / 'nowhere'}"])
 
