@@ -170,7 +170,7 @@ def test_seeds_of_what_is_dominated_again(tmp_path: Path, monkeypatch: pytest.Mo
     promising = {one.repeat_of for one in second.records() if one.number > max(first.finished)} - {None}
     back, _ = swept(tmp_path, "trials=3", *words, "extend=true")
     assert promising and promising <= set(back.finished) and set(first.finished) <= set(back.finished)
-    assert back.left == 0
+    assert back.remaining_trials == 0
 
 
 # --- what is refused ---
