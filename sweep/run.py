@@ -112,7 +112,7 @@ def main(words: Sequence[str]) -> None:
     refuse_more_cores(space.search, planned.example.threads)
     if options.plan:
         console.print(render(planned))
-        from mmpkd.cohort.suspects import find_in
+        from mmpkd.cohort.suspects import find_suspects_in
         from mmpkd.probe import stand_in
         from mmpkd.teachers.input_leakage import leakage_warnings
 
@@ -120,7 +120,7 @@ def main(words: Sequence[str]) -> None:
         tables = stand_in(cohort)
         for note in tables.notes:
             console.print(note, highlight=False, soft_wrap=True)
-        warn(leakage_warnings(find_in(tables), planned.teachers(), tables, cohort.fold), console)
+        warn(leakage_warnings(find_suspects_in(tables), planned.teachers(), tables, cohort.fold), console)
 
         with cluster(), console.status("timing") as status:
             say = status.update if console.is_terminal else console.print

@@ -11,7 +11,7 @@ from mmpkd.cohort.readers.mimic_cxr.reader import MimicCxr
 from mmpkd.cohort.readers.radpath import RadPath
 from mmpkd.cohort.readers.synthetic import Synthetic
 from mmpkd.cohort.readers.table.reader import Table
-from mmpkd.cohort.source import missing_files, refuse_bad, scanned
+from mmpkd.cohort.source import missing_files, refuse_bad_samples, scan_cohort
 from mmpkd.cohort.splits import check_classes, num_folds, refuse_fold
 from mmpkd.config import CohortConfig, validate
 from mmpkd.near_names import near
@@ -67,8 +67,8 @@ def facts(config: CohortConfig) -> Facts:
         CohortError: tables not as published, missing files, a task with one class, no such fold.
     """
     reader = reader_for(config)
-    scan = scanned(config, reader)
-    refuse_bad(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
+    scan = scan_cohort(config, reader)
+    refuse_bad_samples(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     check_classes("the whole cohort", scan.labels, scan.tasks)
     refuse_fold(config.fold, num_folds(scan.samples.get("split")))
     return scan.facts(config.image_size, reader.credentialed)

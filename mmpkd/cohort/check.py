@@ -14,8 +14,8 @@ from rich.progress import track
 from mmpkd.cohort import reader_for
 from mmpkd.cohort.decode import Depth, decode, depth_of, read_depth
 from mmpkd.cohort.facts import BadSample, Reader
-from mmpkd.cohort.prepare import identify, place
-from mmpkd.cohort.source import NUM_SHOWN, missing_files, scanned
+from mmpkd.cohort.prepare import store_identity, store_path
+from mmpkd.cohort.source import NUM_SHOWN, missing_files, scan_cohort
 from mmpkd.cohort.store import MANIFEST, Store
 from mmpkd.config import CohortConfig
 from mmpkd.machine.checksums import first_changed
@@ -30,11 +30,11 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         CohortError: there is no store of these sources and options; or all that differs.
     """
     reader = reader_for(config)
-    scan = scanned(config, reader)
-    identity = identify(config, reader, scan)
-    target = place(cache, identity)
+    scan = scan_cohort(config, reader)
+    identity = store_identity(config, reader, scan)
+    target = store_path(cache, identity)
     if not target.exists():
-        why = "".join(f"\n  {path.name} differs in {_apart(path, identity)}" for path in _others(target))
+        why = "".join(f"\n  {path.name} differs in {_describe_differences(path, identity)}" for path in _other_stores(target))
         mend = "prepare it first: python -m mmpkd.cohort prepare, with the same words"
         raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {mend}{why}")
     store = Store.open(target)
@@ -55,7 +55,7 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         rows = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))
     depths = [depth_of(store.manifest), *(read_depth(*stated) for stated in store.manifest["view_depths"].values())]
     for row in track(rows, "decoding again", console=console, transient=True, disable=not console.is_terminal):
-        if problem := _compared(store, reader, int(row), views, depths):
+        if problem := _compare_sample(store, reader, int(row), views, depths):
             problems.append(f"sample {row + 1} of the store: {problem}")
     if problems:
         shown = problems[:NUM_SHOWN] + [f"and {len(problems) - NUM_SHOWN} more"] * (len(problems) > NUM_SHOWN)
@@ -67,13 +67,13 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
     console.print(told, highlight=False, markup=False)
 
 
-def _others(target: Path) -> list[Path]:
+def _other_stores(target: Path) -> list[Path]:
     """Whole stores of the same reader."""
     reader = target.name.rsplit("-", 1)[0]
     return sorted(path.parent for path in target.parent.glob(f"{reader}-*/{MANIFEST}") if path.parent.suffix == "")
 
 
-def _apart(path: Path, identity: Mapping[str, Any]) -> str:
+def _describe_differences(path: Path, identity: Mapping[str, Any]) -> str:
     """In what another store was made otherwise."""
     other = json.loads((path / MANIFEST).read_text())
     words = {"source": "the files or tables", "params": "cohort.params", "image_size": "cohort.image_size"}
@@ -83,7 +83,7 @@ def _apart(path: Path, identity: Mapping[str, Any]) -> str:
     return ", ".join(dict.fromkeys(apart))
 
 
-def _compared(store: Store, reader: Reader, row: int, views: Sequence[np.ndarray], depths: Sequence[Depth]) -> str:
+def _compare_sample(store: Store, reader: Reader, row: int, views: Sequence[np.ndarray], depths: Sequence[Depth]) -> str:
     """What differs; empty if nothing does."""
     facts = store.facts
     try:

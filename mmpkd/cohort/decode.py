@@ -47,7 +47,7 @@ def depth_of(manifest: Mapping[str, Any]) -> Depth:
     return read_depth(manifest["bit_depth"], manifest["window"], manifest["clahe"])
 
 
-class Look(NamedTuple):
+class Appearance(NamedTuple):
     """How an image looks in its window, before any CLAHE, by a few numbers."""
 
     mean: float  # 0 to 255
@@ -77,7 +77,7 @@ class Decoded:
     width: int
     rois: tuple[Roi, ...]
     num_empty: int  # masks without a pixel, which count as no ROI
-    looks: tuple[Look, ...]  # of the image, then of each view
+    looks: tuple[Appearance, ...]  # of the image, then of each view
 
 
 def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths: Sequence[Depth]) -> Decoded:
@@ -93,7 +93,7 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths
     pixels = []
     for name, one, depth in zip((IMAGE, *views), images, depths, strict=True):
         try:
-            pixels.append(square(one, size, channels, depth))
+            pixels.append(to_stored_square(one, size, channels, depth))
         except BadSample as bad:
             raise BadSample(bad.file, bad.reason if name == IMAGE else f"its view {name!r} {bad.reason}") from None
     height, width = raw.image.shape[:2]
@@ -101,23 +101,23 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths
     full = [(label, mask) for label, mask in raw.rois if mask.any()]
     rois = tuple(Roi(label, run_lengths(mask), run_lengths(letterbox.store_mask(mask))) for label, mask in full)
     looks = tuple(
-        Look(*look(one, depth)[:4], *raw.units.get(name, ("", "")), raw.is_stretched and name == IMAGE)
+        Appearance(*measure_appearance(one, depth)[:4], *raw.units.get(name, ("", "")), raw.is_stretched and name == IMAGE)
         for name, one, depth in zip((IMAGE, *views), images, depths, strict=True)
     )
     return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full), looks)
 
 
-def look(image: np.ndarray, depth: Depth) -> Look:
+def measure_appearance(image: np.ndarray, depth: Depth) -> Appearance:
     """Of an image as a file has it, from some 30,000 of its pixels."""
     step = max(1, math.isqrt(image.shape[0] * image.shape[1] // 30_000))
     some = to_8_bit(image[::step, ::step], depth)
     is_coloured = some.ndim == 3 and float((np.ptp(some, axis=2) >= DIFFERENT).mean()) >= COLOURED
-    grey = _with_channels(some, 1)
+    grey = _convert_channels(some, 1)
     is_blank = bool(grey.min() == grey.max()) and bool(image.min() == image.max())
-    return Look(float(grey.mean()), float(np.percentile(grey, 99)), is_blank, is_coloured)
+    return Appearance(float(grey.mean()), float(np.percentile(grey, 99)), is_blank, is_coloured)
 
 
-def square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
+def to_stored_square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
     """C x size x size uint8.
 
     Raises:
@@ -131,21 +131,21 @@ def square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndar
         if image.max() <= low or image.min() >= high:
             raise BadSample("", f"has all its values outside the window of {low:g} to {high:g}: nothing would be seen")
     letterbox = Letterbox(image.shape[0], image.shape[1], size)
-    stored = letterbox.store_image(_with_channels(to_8_bit(image, depth), channels))
+    stored = letterbox.store_image(_convert_channels(to_8_bit(image, depth), channels))
     if depth.clahe is not None:
         box = letterbox.content
         content = stored[box.top : box.bottom, box.left : box.right]
-        content[:] = _equalised(content, depth.clahe)
+        content[:] = _equalise(content, depth.clahe)
     return stored[None] if channels == 1 else stored.transpose(2, 0, 1)
 
 
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
+def _convert_channels(image: np.ndarray, channels: int) -> np.ndarray:
     """Grey as H x W (ITU-R 601 luma of a colour image), or colour as H x W x 3."""
     mode = "L" if channels == 1 else "RGB"
     return np.asarray(Image.fromarray(image).convert(mode))
 
 
-def _equalised(grey: np.ndarray, clahe: Clahe) -> np.ndarray:
+def _equalise(grey: np.ndarray, clahe: Clahe) -> np.ndarray:
     """H x W uint8 by CLAHE (Zuiderveld 1994); of one value all over, as it is."""
     from skimage.exposure import equalize_adapthist  # here, for most cohorts do without
 
@@ -179,14 +179,14 @@ def _grey_levels(depth: Depth, is_signed: bool) -> np.ndarray:
     return grey
 
 
-def thinned(image: np.ndarray) -> np.ndarray:
+def sample_pixels(image: np.ndarray) -> np.ndarray:
     """Some 100,000 of its pixels, evenly spaced: every image weighs the same, whatever its size."""
     some: np.ndarray = image.ravel()[:: max(1, image.size // 100_000)].copy()
     return some
 
 
 def find_depth(pixels: Sequence[np.ndarray], windowed: bool) -> Depth:
-    """Of a cohort, from the `thinned` pixels of some of its images: the bits of the first and, of 16-bit or
+    """Of a cohort, from the `sample_pixels` pixels of some of its images: the bits of the first and, of 16-bit or
     `windowed` ones, a window from percentile 0.5 to 99.5."""
     bits = pixels[0].dtype.itemsize * 8 if pixels else 8
     if not pixels or (bits == 8 and not windowed):

@@ -57,7 +57,7 @@ def reserve(descriptor: int, num_bytes: int) -> None:
 
 
 @contextmanager
-def told_if_full(partial: Path, needed_bytes: int) -> Iterator[None]:
+def explain_full_disk(partial: Path, needed_bytes: int) -> Iterator[None]:
     """Turn a full disk, now or while writing `partial`, into a CohortError; nothing half-written stays.
 
     Raises:

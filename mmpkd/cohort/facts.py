@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmpkd.cohort.spelling import folded
+from mmpkd.cohort.spelling import normalise_name
 from mmpkd.config import Strict
 from mmpkd.near_names import near
 from mmpkd.types import Mistake, Task
@@ -83,7 +83,7 @@ class Scan:
         (where in the source table, for messages of credentialed cohorts; header is row 1).
     labels: one float column per logit, in the order of the tasks, named by `label_columns(tasks)`:
         1, 0, or NaN for unknown. One-hot for a multi-class task, all NaN where its class is unknown.
-        `encode` makes these columns from class names.
+        `encode_labels` makes these columns from class names.
     privileged: the columns of role descriptor, context and near_label, as text (categorical,
         multivalued: joined, no blanks around the separator) or floats (numeric); missing is NaN. Never a forbidden one.
     text: one string column per section of a report, NaN where missing; or None.
@@ -224,7 +224,7 @@ def label_columns(tasks: Sequence[Task]) -> list[str]:
     return [f"{task.name}/{label}" for task in tasks for label in task.logit_names]
 
 
-def encode(task: Task, names: pd.Series) -> pd.DataFrame:
+def encode_labels(task: Task, names: pd.Series) -> pd.DataFrame:
     """Label columns of a binary or multi-class task from class names; NaN (or None) is unknown.
 
     Raises:
@@ -240,26 +240,26 @@ def encode(task: Task, names: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(kept_NK, index=names.index, columns=label_columns([task]))
 
 
-def same_name(name: str) -> str:
+def comparable_name(name: str) -> str:
     """What column names are compared by: 'Assessment ' is `assessment`."""
-    return folded(name)
+    return normalise_name(name)
 
 
-def matching(name: str, known: Iterable[str]) -> list[str]:
+def matching_names(name: str, known: Iterable[str]) -> list[str]:
     """The names that one stands for, in the order of `known`: itself, or with a `*` all that fit it; case counts."""
     names = list(known)
     return [name] if name in names else [one for one in names if "*" in name and fnmatchcase(one, name)]
 
 
-def admitted(facts: Facts) -> list[str]:
+def admitted_columns(facts: Facts) -> list[str]:
     """The columns that may be taught from unasked: descriptors and context."""
-    return [one.name for one in facts.columns.values() if one.role in ADMITTED]
+    return [column.name for column in facts.columns.values() if column.role in ADMITTED]
 
 
 def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Facts) -> list[Mistake]:
     """What is wrong with teaching from these columns, under the path `columns` or `near_label`; empty if nothing is.
 
-    `columns` are descriptors and context, by name or by a pattern (`matching`) that fits at least one of them; a
+    `columns` are descriptors and context, by name or by a pattern (`matching_names`) that fits at least one of them; a
     near-label column is listed in `near_label` instead, by name.
     """
     counts = Counter((*columns, *near_label))
@@ -271,11 +271,11 @@ def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Fact
 
 
 def _problem(name: str, near_label: Sequence[str], facts: Facts) -> str:
-    usable = admitted(facts)
-    if "*" in name and name not in near_label and matching(name, usable):
+    usable = admitted_columns(facts)
+    if "*" in name and name not in near_label and matching_names(name, usable):
         return ""
     wanted = f" (columns to teach from: {', '.join(usable)})" if usable else " (this cohort has none to teach from)"
-    meant = {same_name(known): known for known in (*facts.unlisted, *facts.columns)}.get(same_name(name))
+    meant = {comparable_name(known): known for known in (*facts.unlisted, *facts.columns)}.get(comparable_name(name))
     if meant is None:
         return f"no column {name!r}{near(name, [*usable, *near_label_columns(facts)])}"
     if meant in facts.unlisted:
@@ -297,4 +297,4 @@ def _problem(name: str, near_label: Sequence[str], facts: Facts) -> str:
 
 def near_label_columns(facts: Facts) -> list[str]:
     """The columns that must be asked for by name."""
-    return [one.name for one in facts.columns.values() if one.role == "near_label"]
+    return [column.name for column in facts.columns.values() if column.role == "near_label"]

@@ -15,7 +15,7 @@ import pandas as pd
 
 from mmpkd.cohort.facts import ADMITTED, Column, Scan
 from mmpkd.cohort.formats.tables import NUM_SHOWN
-from mmpkd.cohort.spelling import DIFFERENCE, alike, alike_but_for_punctuation, folded, is_scientific
+from mmpkd.cohort.spelling import DIFFERENCE, group_spellings, group_loose_spellings, normalise_name, is_scientific
 from mmpkd.types import CohortError
 
 BLANK_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})  # what programs write for a blank cell
@@ -31,27 +31,27 @@ def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
     """
     patients = scan.samples["patient"].astype(str)
     counts = patients.value_counts()
-    groups = alike(counts.index)
+    groups = group_spellings(counts.index)
     cut_off = [name for name in counts.index if is_scientific(name)]
-    unnamed = [name for name in counts.index if folded(name) in UNNAMED and counts[name] > 1]
+    unnamed = [name for name in counts.index if normalise_name(name) in UNNAMED and counts[name] > 1]
     if groups:
         what = (
-            f"{counted(groups, 'patient')} spelt in several ways, which {DIFFERENCE} and would count as several people"
+            f"{count_phrase(groups, 'patient')} spelt in several ways, which {DIFFERENCE} and would count as several people"
         )
         wrong = [name for group in groups for name in group]
         mend = (
             "Write each patient in one way in the source; different patients need names that differ in more than that"
         )
     elif cut_off:
-        what = f"{counted(cut_off, 'patient')} written in scientific notation, of which a spreadsheet cut off digits"
+        what = f"{count_phrase(cut_off, 'patient')} written in scientific notation, of which a spreadsheet cut off digits"
         wrong = cut_off
         mend = "Format the column of patients as text where it was written, and export it again"
     elif garbled := [name for name in counts.index if "\N{REPLACEMENT CHARACTER}" in name]:
-        what = f"{counted(garbled, 'patient')} spelt with a character that stands for a lost one"
+        what = f"{count_phrase(garbled, 'patient')} spelt with a character that stands for a lost one"
         wrong = garbled
         mend = "Export the table again as UTF-8 where it was written: several patients may have become one"
     elif unnamed:
-        what = f"{counted(unnamed, 'patient')} called by a word that stands for a missing name"
+        what = f"{count_phrase(unnamed, 'patient')} called by a word that stands for a missing name"
         wrong = unnamed
         mend = "Say in the source whose these samples are, or take them out"
     else:
@@ -63,9 +63,9 @@ def warnings(scan: Scan, is_public: bool) -> list[str]:
     """What to tell of names that may be one name in several spellings, a sentence each."""
     sentences = []
     patients = scan.samples["patient"].astype(str)
-    if groups := alike_but_for_punctuation(patients.unique(), loosely=True):
+    if groups := group_loose_spellings(patients.unique(), loosely=True):
         rows = _rows(scan, patients.isin([name for group in groups for name in group]), patients, is_public)
-        what = f"{counted(groups, 'patient')} perhaps spelt in several ways, which differ only in {NEARLY}: {rows}"
+        what = f"{count_phrase(groups, 'patient')} perhaps spelt in several ways, which differ only in {NEARLY}: {rows}"
         sentences.append(f"warning: {what}; if they are the same people, write each in one way in the source")
     for column in scan.columns.values():
         if column.role in (*ADMITTED, "near_label") and column.kind != "numeric" and column.name in scan.privileged:
@@ -78,18 +78,18 @@ def _column_warnings(column: Column, cells: pd.Series, is_public: bool) -> list[
     if column.separator is not None:
         names = {value for cell in names for value in cell.split(column.separator)}
     sentences = []
-    if groups := alike(names):
+    if groups := group_spellings(names):
         example = f", such as {' and '.join(map(reprlib.repr, groups[0]))}" if is_public else ""
-        what = f"{counted(groups, 'value')} spelt in several ways, which {DIFFERENCE}{example}"
+        what = f"{count_phrase(groups, 'value')} spelt in several ways, which {DIFFERENCE}{example}"
         sentences.append(f"warning: column {column.name!r}: {what}; each spelling counts as a value of its own")
-    if blanks := sorted(name for name in names if folded(name) in BLANK_WORDS):
+    if blanks := sorted(name for name in names if normalise_name(name) in BLANK_WORDS):
         what = f"{', '.join(map(repr, blanks))} counts as a value of its own"
         mend = "if it stands for a missing value, blank it in the source (the `table` reader has `missing` for that)"
         sentences.append(f"warning: column {column.name!r}: {what}; {mend}")
     return sentences
 
 
-def counted(things: Sequence[Any], noun: str) -> str:
+def count_phrase(things: Sequence[Any], noun: str) -> str:
     """'1 patient is', '3 patients are'."""
     return f"1 {noun} is" if len(things) == 1 else f"{len(things)} {noun}s are"
 

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmpkd.cohort.decode import Decoded, Depth, Look, Roi, decode
+from mmpkd.cohort.decode import Decoded, Depth, Appearance, Roi, decode
 from mmpkd.cohort.facts import BadSample, Reader, Scan
 from mmpkd.machine.checksums import DamagedError, checksum, objects_in, sealed, unsealed
 from mmpkd.machine.errors import machine_fault
@@ -38,7 +38,7 @@ class Entry:
     width: int
     rois: tuple[Roi, ...]
     num_empty: int
-    looks: tuple[Look, ...]
+    looks: tuple[Appearance, ...]
     pixels: str  # checksum of its pixels, of image and views
 
 
@@ -54,13 +54,13 @@ def read_journal(partial: Path) -> dict[str, Entry]:
                     Roi(label, np.array(runs, np.int32), np.array(stored, np.int32))
                     for label, runs, stored in said["rois"]
                 )
-                looks, pixels = tuple(Look(*one) for one in said["looks"]), said["pixels"]
+                looks, pixels = tuple(Appearance(*one) for one in said["looks"]), said["pixels"]
                 entry = Entry(said["height"], said["width"], rois, said["num_empty"], looks, pixels)
                 entries[said["sample"]] = entry
     return entries
 
 
-def _pixels(arrays: Sequence[np.memmap], row: int) -> str:
+def _pixel_checksum(arrays: Sequence[np.memmap], row: int) -> str:
     """Checksum of what a sample has in all arrays."""
     crc = ""
     for array in arrays:
@@ -91,10 +91,10 @@ def decode_all(
             return BadSample(bad.file or next(iter(scan.files.get(sample, ())), ""), bad.reason)
 
     ids = [str(sample) for sample in scan.samples.index]
-    _mend(partial / JOURNAL)
+    _drop_unfinished_line(partial / JOURNAL)
     noted = read_journal(partial)
     done = {
-        sample for row, sample in enumerate(ids) if sample in noted and noted[sample].pixels == _pixels(arrays, row)
+        sample for row, sample in enumerate(ids) if sample in noted and noted[sample].pixels == _pixel_checksum(arrays, row)
     }
     todo = [(row, sample) for row, sample in enumerate(ids) if sample not in done]
     bad: dict[str, BadSample] = {}
@@ -115,27 +115,27 @@ def decode_all(
                         for array, pixels_CHW in zip(arrays, decoded.pixels_VCHW, strict=True):
                             array[row] = pixels_CHW
                         known = decoded.height, decoded.width, decoded.rois, decoded.num_empty, decoded.looks
-                        entries[sample] = Entry(*known, _pixels(arrays, row))
+                        entries[sample] = Entry(*known, _pixel_checksum(arrays, row))
                     progress.advance(bar)
                     if time.monotonic() - started > QUIET_SECONDS:
                         progress.start()
                 for array in arrays:
                     array.flush()
-                _append(partial / JOURNAL, entries)
+                _append_entries(partial / JOURNAL, entries)
         finally:
             progress.stop()
             pool.shutdown(cancel_futures=True)
     return bad
 
 
-def _mend(path: Path) -> None:
+def _drop_unfinished_line(path: Path) -> None:
     """Cut off a last line that an interruption left without an end: it must not run into the next one."""
     if path.exists():
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _append(path: Path, entries: dict[str, Entry]) -> None:
+def _append_entries(path: Path, entries: dict[str, Entry]) -> None:
     with path.open("a") as file:
         for sample, entry in entries.items():
             rois = [(roi.label, roi.runs.tolist(), roi.store_runs.tolist()) for roi in entry.rois]

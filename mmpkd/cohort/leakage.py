@@ -38,13 +38,13 @@ def probe(
     """
     if columns.empty:
         return {}
-    columns, labels, patients = _thinned(columns, labels, patients)
+    columns, labels, patients = _subsample(columns, labels, patients)
     scores: dict[str, dict[str, float]] = {str(name): {} for name in columns}
     indicators = {
         name: _words(columns[name])[0] if name in prose else _indicators(columns[name], separators.get(name))
         for name in scores
     }
-    for label, known, target, folds in _questions(labels, patients):
+    for label, known, target, folds in _label_problems(labels, patients):
         for name in scores:
             model = LogisticRegression(solver="liblinear")  # small and single-threaded
             inputs = indicators[name][known]
@@ -62,8 +62,8 @@ def probe_pairs(
     A pair's score of a sample is the share of the label among the other folds' samples with the same two values (text;
     deciles of numbers; missing is a value), where few have them drawn towards the share among all.
     """
-    columns, labels, patients = _thinned(columns.iloc[:, :MAX_COLUMNS], labels, patients)
-    code_CN = [_codes(columns[name]) for name in columns]
+    columns, labels, patients = _subsample(columns.iloc[:, :MAX_COLUMNS], labels, patients)
+    code_CN = [_value_codes(columns[name]) for name in columns]
     cell_PN = {
         (str(columns.columns[one]), str(columns.columns[other])): np.unique(
             code_CN[one] * (code_CN[other].max() + 1) + code_CN[other], return_inverse=True
@@ -71,7 +71,7 @@ def probe_pairs(
         for one, other in combinations(range(len(code_CN)), 2)
     }
     scores: dict[tuple[str, str], dict[str, float]] = {}
-    for label, known, target, folds in _questions(labels, patients) if cell_PN else ():
+    for label, known, target, folds in _label_problems(labels, patients) if cell_PN else ():
         for pair, cell_N in cell_PN.items():
             cell, share = cell_N[known], np.empty(len(target))
             for train, held_out in folds:
@@ -85,7 +85,7 @@ def probe_pairs(
 
 def telling_words(texts: pd.Series, labels: pd.DataFrame, patients: pd.Series, label: str, most: int = 5) -> list[str]:
     """The words that speak most for a label, the strongest first, by the logistic regression of `probe`."""
-    frame, labels, _ = _thinned(texts.to_frame(), labels, patients)
+    frame, labels, _ = _subsample(texts.to_frame(), labels, patients)
     known = labels[label].notna().to_numpy()
     indicators, words = _words(frame.iloc[:, 0])
     model = LogisticRegression(solver="liblinear").fit(indicators[known], labels[label].to_numpy()[known].astype(int))
@@ -94,7 +94,7 @@ def telling_words(texts: pd.Series, labels: pd.DataFrame, patients: pd.Series, l
     return [words[index] for index in strongest]
 
 
-def _thinned(
+def _subsample(
     columns: pd.DataFrame, labels: pd.DataFrame, patients: pd.Series
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
     """All samples, or those of so many patients, drawn evenly, that they are about `MAX_SAMPLES`."""
@@ -106,7 +106,7 @@ def _thinned(
     return columns[chosen], labels[chosen], patients[chosen]
 
 
-def _questions(
+def _label_problems(
     labels: pd.DataFrame, patients: pd.Series
 ) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.int64], list[tuple[NDArray[np.int64], NDArray[np.int64]]]]]:
     """Each label that can be asked about: its name, where it is known, its values there, and patient-grouped folds."""
@@ -132,7 +132,7 @@ def _words(column: pd.Series) -> tuple[csr_matrix, list[str]]:
     return csr_matrix(hstack([words, column.isna().to_numpy(dtype=float)[:, None]])), names
 
 
-def _codes(column: pd.Series) -> NDArray[np.int64]:
+def _value_codes(column: pd.Series) -> NDArray[np.int64]:
     """A number for each value of a column: text as it is, numbers by decile, and one for missing."""
     if pd.api.types.is_numeric_dtype(column):
         column = pd.qcut(column, NUM_BINS, labels=False, duplicates="drop")

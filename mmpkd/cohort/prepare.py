@@ -24,14 +24,14 @@ from rich.console import Console
 
 from mmpkd.cohort import READERS, reader_for, splits
 from mmpkd.cohort.decode import Depth
-from mmpkd.cohort.disk import allocate, told_if_full
+from mmpkd.cohort.disk import allocate, explain_full_disk
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
-from mmpkd.cohort.formats.bit_depths import DEPTHS, as_asked, contrast_of, find_depths, noted_depths
+from mmpkd.cohort.formats.bit_depths import DEPTHS, apply_contrast, contrast_options, find_depths, read_noted_depths
 from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
 from mmpkd.cohort.remarks import remarks
-from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
+from mmpkd.cohort.source import describe_bad_samples, missing_files, refuse_bad_samples, scan_cohort, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, STORES, Store
-from mmpkd.cohort.suspects import Suspects, find
+from mmpkd.cohort.suspects import Suspects, find_suspects
 from mmpkd.config import CohortConfig, validate
 from mmpkd.frames import Letterbox
 from mmpkd.machine.checksums import fingerprint, of_files, sealed
@@ -52,25 +52,25 @@ def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> St
         CohortError: bad samples beyond `cohort.max_bad`, a task with one class, a full disk ...
     """
     reader = reader_for(config)
-    scan = scanned(config, reader)
-    identity = identify(config, reader, scan, depth)
-    target = place(cache, identity)
+    scan = scan_cohort(config, reader)
+    identity = store_identity(config, reader, scan, depth)
+    target = store_path(cache, identity)
     is_known = target.exists()
     if not is_known:
-        with _alone(target):
+        with _store_lock(target):
             if not target.exists():
-                _build(config, reader, scan, target, identity, depth)
+                _build_store(config, reader, scan, target, identity, depth)
     store = Store.open(target)
     bad = {sample: BadSample(*why) for sample, why in store.manifest["left_out"].items()}
     try:
-        refuse_bad(bad, config, reader, scan)  # prepared when more was allowed
+        refuse_bad_samples(bad, config, reader, scan)  # prepared when more was allowed
     except CohortError as error:
         if mended := sum(_is_readable(reader, sample) for sample in bad):
             what = f"{mended} of the samples that were left out of {target} can be read now"
             raise CohortError(f"{what}: delete it (rm -r {target}) and it is prepared again\n{error}") from None
         raise
     if is_known:
-        _say([*(note for note in store.manifest["notes"] if note.startswith(WARNING)), *_left_out(store)])
+        _print_lines([*(note for note in store.manifest["notes"] if note.startswith(WARNING)), *_left_out(store)])
     return store
 
 
@@ -89,7 +89,7 @@ def _is_readable(reader: Reader, sample: str) -> bool:
     return True
 
 
-def identify(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | None = None) -> dict[str, Any]:
+def store_identity(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | None = None) -> dict[str, Any]:
     """What makes a store this one and no other, with its fingerprint."""
     identity = {
         "schema": SCHEMA,
@@ -99,18 +99,18 @@ def identify(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | No
         "image_size": config.image_size,
         "source": source_fingerprint(config.root, scan),
         **({} if depth is None else {"depth": depth}),
-        **({} if not (contrast := contrast_of(config)) else {"contrast": contrast}),
+        **({} if not (contrast := contrast_options(config)) else {"contrast": contrast}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
 
 
-def place(cache: Path, identity: Mapping[str, Any]) -> Path:
+def store_path(cache: Path, identity: Mapping[str, Any]) -> Path:
     """Where the store of this identity lies, or will."""
     return cache / STORES / f"{identity['reader']}-{identity['fingerprint']}"
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
+def _store_lock(target: Path) -> Iterator[None]:
     """Holds the lock of a store; one process prepares, others wait here and then find it done."""
     lock = FileLock(target.with_name(f"{target.name}.lock"))
     try:
@@ -126,12 +126,12 @@ def _alone(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(
+def _build_store(
     config: CohortConfig, reader: Reader, scan: Scan, target: Path, identity: Mapping[str, Any], depth: Depth | None
 ) -> None:
     split = splits.assign(scan)
     splits.check(split, scan.samples["patient"], scan.labels, scan.tasks)
-    refuse_bad(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
+    refuse_bad_samples(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     size, ids = config.image_size, [str(sample) for sample in scan.samples.index]
     partial = target.with_name(f"{target.name}.partial")
     shape = (len(ids), scan.channels, size, size)
@@ -139,14 +139,14 @@ def _build(
     if not _can_continue(partial, names, shape):
         # Pixels that no journal vouches for, or a journal without them.
         partial.unlink() if partial.is_file() else shutil.rmtree(partial, ignore_errors=True)
-    with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
+    with explain_full_disk(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
         depths = find_depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
-        depths[0] = depth or as_asked(config, depths[0])
+        depths[0] = depth or apply_contrast(config, depths[0])
         bad = decode_all(reader, scan, partial, arrays, size, depths)
         try:
-            refuse_bad(bad, config, reader, scan)
+            refuse_bad_samples(bad, config, reader, scan)
             good = np.array([sample not in bad for sample in ids])
             if lost := sorted(set(split) - set(split[good])):
                 raise CohortError(f"not one sample of part {', '.join(lost)} can be used; mend its files")
@@ -159,12 +159,12 @@ def _build(
         kept_entries = [entries[sample] for sample in kept]
         _write_tables(partial, scan, split, kept_entries, kept, size)
         facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
-        suspects = _suspects(scan, facts, split, kept)
+        suspects = _find_suspects(scan, facts, split, kept)
         (partial / DEPTHS).unlink()
         (partial / JOURNAL).unlink()  # rows move now, so the journal's claims end: a kill from here decodes anew
         if bad:
             for name, array in zip(names, arrays, strict=True):
-                _keep(partial / name, array, np.flatnonzero(good))
+                _keep_rows(partial / name, array, np.flatnonzero(good))
         manifest = {
             **identity,
             "facts": asdict(facts),
@@ -188,17 +188,17 @@ def _build(
         manifest["checksums"] = of_files(partial, manifest["files"])
         (partial / MANIFEST).write_text(sealed(manifest, indent=1))
         os.replace(partial, target)
-    _tell(config, reader, scan, manifest, bad)
+    _print_summary(config, reader, scan, manifest, bad)
 
 
 def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bool:
     """Whether an interrupted preparation left all that it noted as done: scratch disks are purged file by file."""
     least = int(np.prod(shape))
     kept = [partial / name for name in names]
-    return bool(noted_depths(partial)) and all(file.exists() and file.stat().st_size > least for file in kept)
+    return bool(read_noted_depths(partial)) and all(file.exists() and file.stat().st_size > least for file in kept)
 
 
-def _keep(path: Path, array: np.memmap, rows: np.ndarray) -> None:
+def _keep_rows(path: Path, array: np.memmap, rows: np.ndarray) -> None:
     """Write `path` again without the rows of samples that were left out."""
     kept = allocate(path.with_name(f"kept-{path.name}"), (len(rows), *array.shape[1:]))
     for new, old in enumerate(rows):
@@ -218,7 +218,7 @@ def _write_tables(
     )
     samples = scan.samples.loc[kept].assign(split=split[kept], patient=scan.samples["patient"].astype(str)[kept])
     labels, privileged = scan.labels.loc[kept], scan.privileged.loc[kept]
-    stored = {one.name for one in scan.columns.values() if one.role in (*ADMITTED, "near_label")}
+    stored = {column.name for column in scan.columns.values() if column.role in (*ADMITTED, "near_label")}
     forbidden = set(privileged) - stored
     assert not forbidden, f"the reader handed over columns that must not be stored: {forbidden}"
     table = pd.concat([samples, geometry, labels.add_prefix(LABEL), privileged.add_prefix(PRIVILEGED)], axis=1)
@@ -242,11 +242,11 @@ def _write_parquet(path: Path, table: pd.DataFrame) -> None:
     path.write_bytes(buffer.getvalue())
 
 
-def _suspects(scan: Scan, facts: Facts, split: pd.Series, kept: list[str]) -> Suspects:
+def _find_suspects(scan: Scan, facts: Facts, split: pd.Series, kept: list[str]) -> Suspects:
     """What gives the labels away, to everyone but the sealed test patients."""
     seen = [sample for sample in kept if split[sample] != "test"]
     text = None if scan.text is None else scan.text.loc[seen]
-    return find(facts, scan.privileged.loc[seen], text, scan.labels.loc[seen], scan.samples["patient"].loc[seen])
+    return find_suspects(facts, scan.privileged.loc[seen], text, scan.labels.loc[seen], scan.samples["patient"].loc[seen])
 
 
 def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> di
     }
 
 
-def _tell(
+def _print_summary(
     config: CohortConfig, reader: Reader, scan: Scan, manifest: Mapping[str, Any], bad: Mapping[str, BadSample]
 ) -> None:
     """What the user should know of a new store, on stderr; its warnings are said again whenever it is opened."""
@@ -274,11 +274,11 @@ def _tell(
         lines.append(f"columns without a role, not stored: {', '.join(scan.unlisted)}")
     if counts["empty_masks"]:
         lines.append(f"masks without a region (empty, or lacking their mask_value): {counts['empty_masks']}")
-    lines += [f"left out: {line}" for line in descriptions(bad, config, reader, scan)]
-    _say(lines)
+    lines += [f"left out: {line}" for line in describe_bad_samples(bad, config, reader, scan)]
+    _print_lines(lines)
 
 
-def _say(lines: Iterable[str]) -> None:
+def _print_lines(lines: Iterable[str]) -> None:
     console = Console(file=sys.stderr, soft_wrap=True, markup=False, emoji=False)
     for line in lines:
         console.print(line, highlight=False)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from mmpkd.cohort.decode import Depth, Look
+from mmpkd.cohort.decode import Depth, Appearance
 from mmpkd.cohort.facts import Scan
 from mmpkd.cohort.journal import Entry
 from mmpkd.frames import Letterbox, from_run_lengths
@@ -29,12 +29,12 @@ def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -
     for at, depth in enumerate(depths):
         images = OWN if at == 0 else f"images of view {scan.views[at - 1]!r}"
         looks = [entry.looks[at] for entry in entries.values()]
-        lines += [*of_brightness(looks, depth, images), *_of_colour(looks, scan.channels, images)]
-        lines += _of_units(looks, images)
-    return [*lines, *_of_copies(entries, scan), *_of_regions([*entries.values()], scan.roi_labels)]
+        lines += [*brightness_remarks(looks, depth, images), *_colour_remarks(looks, scan.channels, images)]
+        lines += _unit_remarks(looks, images)
+    return [*lines, *_copy_remarks(entries, scan), *_region_remarks([*entries.values()], scan.roi_labels)]
 
 
-def of_brightness(looks: Sequence[Look], depth: Depth, images: str) -> list[str]:
+def brightness_remarks(looks: Sequence[Appearance], depth: Depth, images: str) -> list[str]:
     """Of `looks` at images in their window; `images` is what to call them."""
     lines = []
     mean_N, high_N = (np.array([getattr(look, name) for look in looks]) for name in ("mean", "high"))
@@ -65,11 +65,11 @@ def of_brightness(looks: Sequence[Look], depth: Depth, images: str) -> list[str]
     if not lines or num_blank == len(lines) == 1:
         mend = ". If others, or letters burnt into them, have a larger range, bring them to one scale"
         mend += ", or state a cohort.window" if images == OWN else ""
-        lines += [line + mend for line in seen_badly(looks, depth, images)]
+        lines += [line + mend for line in nearly_black_or_white(looks, depth, images)]
     return lines
 
 
-def seen_badly(looks: Sequence[Look], depth: Depth, images: str, where: str = " as they are stored") -> list[str]:
+def nearly_black_or_white(looks: Sequence[Appearance], depth: Depth, images: str, where: str = " as they are stored") -> list[str]:
     """How many images, which are not of one value all over, are all but black or white."""
     how = "values are kept as they are"
     if depth.window is not None:
@@ -82,7 +82,7 @@ def seen_badly(looks: Sequence[Look], depth: Depth, images: str, where: str = " 
     return lines
 
 
-def _of_colour(looks: Sequence[Look], channels: int, images: str) -> list[str]:
+def _colour_remarks(looks: Sequence[Appearance], channels: int, images: str) -> list[str]:
     num_coloured = sum(look.is_coloured for look in looks)
     if not num_coloured:
         return []
@@ -95,7 +95,7 @@ def _of_colour(looks: Sequence[Look], channels: int, images: str) -> list[str]:
     return []
 
 
-def _of_units(looks: Sequence[Look], images: str) -> list[str]:
+def _unit_remarks(looks: Sequence[Appearance], images: str) -> list[str]:
     """Where files state several modalities or units, each with its number of images."""
     counts = Counter((look.modality or "no modality", look.unit or "no stated unit") for look in looks)
     if len(counts) == 1:
@@ -107,7 +107,7 @@ def _of_units(looks: Sequence[Look], images: str) -> list[str]:
     return [f"warning: {told}, and one window serves all of them: bring them to one unit"]
 
 
-def _of_copies(entries: Mapping[str, Entry], scan: Scan) -> list[str]:
+def _copy_remarks(entries: Mapping[str, Entry], scan: Scan) -> list[str]:
     """Where images of several patients are the same, pixel for pixel."""
     patients = defaultdict(set)
     seen: Counter[tuple[object, ...]] = Counter()
@@ -122,7 +122,7 @@ def _of_copies(entries: Mapping[str, Entry], scan: Scan) -> list[str]:
     return [f"warning: images that are the same, pixel for pixel, as one of another patient: {count}; {mend}"]
 
 
-def _of_regions(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list[str]:
+def _region_remarks(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list[str]:
     lines = []
     for label in roi_labels:
         having = [entry for entry in entries if any(roi.label == label for roi in entry.rois)]
@@ -135,7 +135,7 @@ def _of_regions(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list[str
                 f"warning: regions of {label} that cover more than half of their image: {num_large} of {len(shares)}. "
                 "If their masks are dark on a bright ground, say so: mask_value: 0 (reader table)"
             )
-        lines += _of_shapes(having[:: 1 + len(having) // MOST_SHAPES], label, bool(num_large))
+        lines += _shape_remarks(having[:: 1 + len(having) // MOST_SHAPES], label, bool(num_large))
         if not shares and any(entry.num_empty for entry in entries):
             lines.append(
                 f"warning: not one sample has a region of {label}: all its masks are empty, or lack its mask_value"
@@ -143,7 +143,7 @@ def _of_regions(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list[str
     return lines
 
 
-def _of_shapes(entries: Sequence[Entry], label: str, are_large: bool) -> list[str]:
+def _shape_remarks(entries: Sequence[Entry], label: str, are_large: bool) -> list[str]:
     """Of the regions of one label in some images: grounds taken for regions, and outlines that are not filled."""
     num_around = num_hollow = 0
     for entry in entries:

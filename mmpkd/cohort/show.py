@@ -55,11 +55,11 @@ def show(store: Store, console: Console) -> Path:
         for reason, count in reasons.items():
             console.print(f"- left out: {count} ({reason})", highlight=False, markup=False)
     for task in facts.tasks:
-        console.print(_balance(store, task))
+        console.print(_label_table(store, task))
     if facts.roi_labels:
-        console.print(_regions(store))
+        console.print(_region_table(store))
     if facts.columns:
-        console.print(_columns(store))
+        console.print(_column_table(store))
     if facts.views:
         console.print(f"further images of each sample: {', '.join(facts.views)}", highlight=False, markup=False)
     if facts.sections:
@@ -72,12 +72,12 @@ def show(store: Store, console: Console) -> Path:
     if facts.unlisted:
         console.print(f"columns without a role, not stored: {', '.join(facts.unlisted)}", markup=False)
     path = store.path / SHEET
-    _sheet(store).savefig(path)
+    _contact_sheet(store).savefig(path)
     console.print(f"contact sheet: {path}", highlight=False, markup=False)
     return path
 
 
-def _parts(store: Store) -> dict[str, NDArray[np.int64]]:
+def _rows_by_part(store: Store) -> dict[str, NDArray[np.int64]]:
     names = [f"fold {fold}" for fold in range(store.num_folds)] if store.num_folds > 1 else ["train", "val"]
     rows = [store.rows("val", fold) for fold in range(store.num_folds)]
     if store.num_folds == 1:
@@ -86,7 +86,7 @@ def _parts(store: Store) -> dict[str, NDArray[np.int64]]:
     return {name: each for name, each in parts.items() if len(each)}
 
 
-def _balance(store: Store, task: Task) -> Table:
+def _label_table(store: Store, task: Task) -> Table:
     """Samples by part and label. Every label of a task is known or none, unless the task is multi-label: then each says
     of how many it is known."""
     labels = task.labels if task.kind == "binary" else task.logit_names
@@ -94,7 +94,7 @@ def _balance(store: Store, task: Task) -> Table:
     unknown = "all unknown" if is_multilabel else "unknown"
     table = Table("part", "samples", "patients", unknown, *labels, title=f"task {task.name} ({task.kind})")
     columns = task.columns
-    for name, rows in _parts(store).items():
+    for name, rows in _rows_by_part(store).items():
         target, known = store.target_NK[rows, columns], store.known_NK[rows, columns]
         positive = target.sum(axis=0).astype(int)
         if is_multilabel:
@@ -107,9 +107,9 @@ def _balance(store: Store, task: Task) -> Table:
     return table
 
 
-def _regions(store: Store) -> Table:
+def _region_table(store: Store) -> Table:
     table = Table("part", *store.facts.roi_labels, title="samples with a region; mean share of the square it covers")
-    for name, rows in _parts(store).items():
+    for name, rows in _rows_by_part(store).items():
         # A sample at a time: the masks of a large cohort do not fit in memory.
         share_RN = np.array([store.roi_mask(rows[at : at + 1])[0].mean(axis=(1, 2)) for at in range(len(rows))]).T
         cells = (f"{(one > 0).sum()}; {one[one > 0].mean():.1%}" if one.any() else "0" for one in share_RN)
@@ -117,7 +117,7 @@ def _regions(store: Store) -> Table:
     return table
 
 
-def _columns(store: Store) -> Table:
+def _column_table(store: Store) -> Table:
     probed, names = store.manifest["probe"], label_columns(store.facts.tasks)
     told = f"out-of-fold AUROC of this column by itself, for the label that it tells best; ! from {leakage.ALARM}"
     table = Table(title="privileged columns", caption=f"alone: {told}")
@@ -138,7 +138,7 @@ def _columns(store: Store) -> Table:
     return table
 
 
-def _sheet(store: Store) -> Figure:
+def _contact_sheet(store: Store) -> Figure:
     """Images of the training and validation parts, evenly spaced, with the outlines of their regions; each with its
     further images to the right, as far as the store still has them."""
     images = {"": store.image_NCHW}
@@ -160,7 +160,7 @@ def _sheet(store: Store) -> Figure:
             title = name or _title(store, int(row))
             axis.set_title(title, fontsize=7, parse_math=False)
             if not name:  # regions are drawn on the image itself
-                _outline(axis, mask_RHW)
+                _draw_outlines(axis, mask_RHW)
     if store.facts.roi_labels:
         colours = zip(store.facts.roi_labels, COLOURS * len(store.facts.roi_labels), strict=False)
         lines = [Line2D([], [], color=colour, label=label) for label, colour in colours]
@@ -168,7 +168,7 @@ def _sheet(store: Store) -> Figure:
     return figure
 
 
-def _outline(axis: Axes, mask_RHW: NDArray[np.bool_]) -> None:
+def _draw_outlines(axis: Axes, mask_RHW: NDArray[np.bool_]) -> None:
     for index, mask_HW in enumerate(mask_RHW):
         if mask_HW.any():
             axis.contour(mask_HW, [0.5], colors=[COLOURS[index % len(COLOURS)]], linewidths=1)

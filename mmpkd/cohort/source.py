@@ -12,7 +12,7 @@ from pathlib import Path
 
 from mmpkd.cohort import identities
 from mmpkd.cohort.facts import BadSample, Reader, Scan
-from mmpkd.cohort.spelling import folded
+from mmpkd.cohort.spelling import normalise_name
 from mmpkd.config import CohortConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import CohortError, ConfigError
@@ -22,7 +22,7 @@ SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp",
 OUTSIDE = "leads out of cohort.root"
 
 
-def scanned(config: CohortConfig, reader: Reader) -> Scan:
+def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
     """What a reader's tables say, with a note where names may be misspelt.
 
     Raises:
@@ -54,12 +54,12 @@ def missing_files(root: Path | None, scan: Scan, allow_outside: bool = False) ->
     if root is None:
         return lacking
     inside = functools.cache(functools.partial(_is_inside, os.path.realpath(root)))
-    listing = functools.cache(_listing)
+    listing = functools.cache(_list_folder)
     for sample, files in scan.files.items():
         for file in files:
             path = root / file
             if not os.path.isfile(path):  # Path.is_file raises, with the path, at a name too long
-                hint = _nearest(root, file, listing) if allow_outside or inside(path.parent) else ""
+                hint = _hint(root, file, listing) if allow_outside or inside(path.parent) else ""
                 lacking[sample] = BadSample(file, f"no such file{hint}")
             elif not allow_outside and (not inside(path.parent) or (os.path.islink(path) and not inside(path))):
                 lacking[sample] = BadSample(file, OUTSIDE)
@@ -77,7 +77,7 @@ def _is_inside(root: str, path: Path) -> bool:
         return False
 
 
-def _listing(folder: Path) -> frozenset[str]:
+def _list_folder(folder: Path) -> frozenset[str]:
     """The names in a folder; none where it cannot be read."""
     try:
         return frozenset(os.listdir(folder))
@@ -85,7 +85,7 @@ def _listing(folder: Path) -> frozenset[str]:
         return frozenset()
 
 
-def _nearest(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -> str:
+def _hint(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -> str:
     """What is there instead of a file that is not, without a name: names may carry patients' identities."""
     if "\\" in file:
         is_there = _size(root / file.replace("\\", "/")) is not None
@@ -98,7 +98,7 @@ def _nearest(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -
         return (
             "; it is a folder" if path.is_dir() else "; it is a link to what is not there" if path.is_symlink() else ""
         )
-    if folded(path.name) in set(map(folded, names)):
+    if normalise_name(path.name) in set(map(normalise_name, names)):
         return "; there is one that differs only in case, in blanks or in how its letters are encoded"
     stem = next((path.name[: -len(end)] for end in SUFFIXES if path.name.lower().endswith(end)), path.name)
     others = [end for end in SUFFIXES for name in (stem + end, stem + end.upper()) if name in names]
@@ -107,7 +107,7 @@ def _nearest(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -
     return f"; there is one that ends in {others[0]} instead" if others else ""
 
 
-def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> None:
+def refuse_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> None:
     """Refuse a cohort of which more than `cohort.max_bad` cannot be used.
 
     Raises:
@@ -116,7 +116,7 @@ def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reade
     share = len(bad) / max(1, len(scan.samples))
     if share <= config.max_bad:
         return
-    lines = [f"  {line}" for line in descriptions(bad, config, reader, scan)[:NUM_SHOWN]]
+    lines = [f"  {line}" for line in describe_bad_samples(bad, config, reader, scan)[:NUM_SHOWN]]
     if len(bad) > NUM_SHOWN:
         lines.append(f"  and {len(bad) - NUM_SHOWN} more")
     enough = min(1.0, math.ceil(share * 1000) / 1000)
@@ -137,7 +137,7 @@ def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reade
     )
 
 
-def descriptions(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> list[str]:
+def describe_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> list[str]:
     """One line each, in the order of the samples: the file, or of a credentialed cohort the row; and why."""
     lines = []
     for position, sample in enumerate(scan.samples.index):

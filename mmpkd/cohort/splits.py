@@ -35,7 +35,7 @@ def assign(scan: Scan) -> pd.Series:
         CohortError: a patient in two official parts, unknown part names, too few patients.
     """
     if "split" not in scan.samples:
-        folds = _folds(scan, np.ones(len(scan.samples), bool), 5)
+        folds = _deal_by_strata(scan, np.ones(len(scan.samples), bool), 5)
         return folds.replace({"fold4": "test"})
     split = scan.samples["split"].astype(str)
     if has_folds(split):
@@ -47,7 +47,7 @@ def assign(scan: Scan) -> pd.Series:
     if "val" in set(split) or "train" not in set(split):
         return split
     training = (split == "train").to_numpy()
-    folds = _folds(scan, training, len(FOLDS))
+    folds = _deal_by_strata(scan, training, len(FOLDS))
     return folds.where(training, split)
 
 
@@ -120,7 +120,7 @@ def check_classes(part: str, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> N
             )
 
 
-def dealt(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int, seed: int) -> NDArray[np.int64]:
+def deal_folds(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int, seed: int) -> NDArray[np.int64]:
     """The fold of each sample, 0 to num_folds - 1: whole patients, each fold with its share of every stratum.
 
     Strata smaller than the number of folds reach as many folds as they can; where all are that
@@ -149,17 +149,17 @@ def dealt(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int, seed
     return fold_N
 
 
-def _folds(scan: Scan, chosen: np.ndarray, count: int) -> pd.Series:
+def _deal_by_strata(scan: Scan, chosen: np.ndarray, count: int) -> pd.Series:
     """fold0 ... of the chosen samples, whole patients, stratified by all tasks; NaN elsewhere."""
     patients = scan.samples["patient"].to_numpy(dtype=object)[chosen]
-    strata = np.stack([_stratum(task, scan.labels) for task in scan.tasks], axis=1)[chosen]
+    strata = np.stack([_task_stratum(task, scan.labels) for task in scan.tasks], axis=1)[chosen]
     _, stratum = np.unique(strata, axis=0, return_inverse=True)
     folds = pd.Series(np.nan, index=scan.samples.index, dtype=object)
-    folds[chosen] = np.array([f"fold{fold}" for fold in dealt(stratum, patients, count, SPLIT_SEED)], object)
+    folds[chosen] = np.array([f"fold{fold}" for fold in deal_folds(stratum, patients, count, SPLIT_SEED)], object)
     return folds
 
 
-def _stratum(task: Task, labels: pd.DataFrame) -> np.ndarray:
+def _task_stratum(task: Task, labels: pd.DataFrame) -> np.ndarray:
     """A class per sample: its class, or its rarest label; -1 where there is none or it is unknown."""
     one_hot = labels[label_columns([task])].fillna(-1).to_numpy()
     if task.kind == "binary":

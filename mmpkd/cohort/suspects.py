@@ -32,21 +32,21 @@ class Suspects:
         """
         warnings = []
         for name, scores in self.columns.items():
-            if facts.columns[name].role in ADMITTED and (told := labels_told(scores, leakage.ALARM)):
+            if facts.columns[name].role in ADMITTED and (told := describe_labels(scores, leakage.ALARM)):
                 mend = "if it states the label, give it the role near_label or forbidden"
                 warnings.append(f"column {name!r} alone tells {told}; {mend}")
         for first, second, scores in self.pairs:
             mend = "if they state the label, give one the role near_label or forbidden"
-            told = labels_told(scores, leakage.STATED)
+            told = describe_labels(scores, leakage.STATED)
             warnings.append(f"columns {first!r} and {second!r} together tell {told}, though neither does alone; {mend}")
         for name, scores in self.sections.items() if sections else ():
-            if not facts.sections[name].near_label and (told := labels_told(scores, leakage.STATED)):
+            if not facts.sections[name].near_label and (told := describe_labels(scores, leakage.STATED)):
                 mend = "hide the labels' names from a text teacher (mask_labels), or teach from other sections"
                 warnings.append(f"the words of section {name!r} alone tell {told}; {mend}")
         return warnings
 
 
-def labels_told(scores: Scores, alarm: float) -> str:
+def describe_labels(scores: Scores, alarm: float) -> str:
     """'task/label with AUROC 0.99, out of fold (and 2 other labels)' of those from `alarm`; empty where none is."""
     told = sorted((label for label, auroc in scores.items() if auroc >= alarm), key=lambda label: -scores[label])
     if not told:
@@ -56,7 +56,7 @@ def labels_told(scores: Scores, alarm: float) -> str:
     return f"{told[0]} with AUROC {scores[told[0]]:.2f}, out of fold{more}"
 
 
-def find(
+def find_suspects(
     facts: Facts, privileged: pd.DataFrame, text: pd.DataFrame | None, labels: pd.DataFrame, patients: pd.Series
 ) -> Suspects:
     """Looks at some samples, which are not the sealed test's; all frames share rows.
@@ -76,16 +76,16 @@ def find(
     return Suspects(columns, pairs, sections)
 
 
-def find_in(store: Store) -> Suspects:
-    """What `find` finds in a store, or in what stands in for one that is not prepared yet."""
+def find_suspects_in(store: Store) -> Suspects:
+    """What `find_suspects` finds in a store, or in what stands in for one that is not prepared yet."""
     rows = np.setdiff1d(np.arange(len(store.sample_ids)), store.rows("test"))
     facts = store.facts
-    stored = [one.name for one in facts.columns.values() if one.role in (*ADMITTED, "near_label")]
+    stored = [column.name for column in facts.columns.values() if column.role in (*ADMITTED, "near_label")]
     label_NK = np.where(store.known_NK[rows], store.target_NK[rows], np.nan)
     privileged = store.privileged(stored).iloc[rows]
     text = store.text(list(facts.sections)).iloc[rows] if facts.sections else None
     labels = pd.DataFrame(label_NK, privileged.index, label_columns(facts.tasks))
-    return find(facts, privileged, text, labels, pd.Series(store.patient_N[rows], privileged.index))
+    return find_suspects(facts, privileged, text, labels, pd.Series(store.patient_N[rows], privileged.index))
 
 
 def suspects_of(store: Store) -> Suspects:

@@ -15,7 +15,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mmpkd.cohort.facts import Column, Facts, admitted, matching
+from mmpkd.cohort.facts import Column, Facts, admitted_columns, matching_names
 from mmpkd.cohort.store import Store
 from mmpkd.teachers.teacher import TeacherParams
 
@@ -29,8 +29,8 @@ class ColumnsParams(TeacherParams):
 
 def chosen_columns(params: ColumnsParams, facts: Facts) -> list[str]:
     """The columns that a teacher reads, each once: those named or fitted, or every descriptor and context column."""
-    usable = admitted(facts)
-    named = [one for name in params.columns for one in matching(name, usable)] if params.columns is not None else usable
+    usable = admitted_columns(facts)
+    named = [one for name in params.columns for one in matching_names(name, usable)] if params.columns is not None else usable
     return [*dict.fromkeys(named), *params.near_label]
 
 

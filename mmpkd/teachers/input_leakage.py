@@ -10,7 +10,7 @@ import pandas as pd
 from mmpkd.cohort import leakage
 from mmpkd.cohort.facts import label_columns
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.suspects import Suspects, labels_told, suspects_of
+from mmpkd.cohort.suspects import Suspects, describe_labels, suspects_of
 from mmpkd.config import TeacherConfig, TrialConfig, validate
 from mmpkd.teachers import TEACHERS, caveats
 from mmpkd.teachers.columns import ColumnsParams
@@ -52,10 +52,10 @@ def leakage_warnings(
                     masked.setdefault((name, params.mask_labels.also), []).append(path)
     warnings = suspects.lines(store.facts, sections=False)
     for name, paths in near_label.items():
-        if told := labels_told(suspects.columns.get(name, {}), leakage.ALARM):
+        if told := describe_labels(suspects.columns.get(name, {}), leakage.ALARM):
             warnings.append(f"{_all(paths)} reads the near-label column {name!r}, which alone tells {told}")
     for name, paths in whole.items():
-        if told := labels_told(suspects.sections.get(name, {}), leakage.STATED):
+        if told := describe_labels(suspects.sections.get(name, {}), leakage.STATED):
             mend = (
                 "was it written with the label in hand? Leave that section out, or hide the labels' names (mask_labels)"
             )
@@ -81,7 +81,7 @@ def _left(section: str, also: tuple[str, ...], store: Store, fold: int) -> list[
     labels = pd.DataFrame(label_NK, texts.index, label_columns(store.facts.tasks))
     patients = pd.Series(store.patient_N[rows].astype(str), texts.index)
     scores = leakage.probe(texts, {}, labels, patients, prose=[section])[section]
-    if not (told := labels_told(scores, leakage.ALARM)):
+    if not (told := describe_labels(scores, leakage.ALARM)):
         return []
     words = (
         "credentialed: false in cohort.params names them here, for public data only; else list the commonest words of "

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from mmpkd.cohort.decode import Clahe, Depth, find_depth, read_depth, thinned
+from mmpkd.cohort.decode import Clahe, Depth, find_depth, read_depth, sample_pixels
 from mmpkd.cohort.facts import BadSample, Reader
 from mmpkd.config import CohortConfig
 from mmpkd.machine.checksums import sealed, unsealed
@@ -19,13 +19,13 @@ DEPTHS = "depths.json"  # of a partial store
 WINDOW_SAMPLES = 32  # images, evenly spaced and none of the sealed test's, that give a cohort's window
 
 
-def contrast_of(config: CohortConfig) -> dict[str, Any]:
+def contrast_options(config: CohortConfig) -> dict[str, Any]:
     """The options that change brightness, where there are any."""
     stated = {"window": config.window, "clahe": config.clahe}
     return {name: option.model_dump() for name, option in stated.items() if option is not None}
 
 
-def as_asked(config: CohortConfig, found: Depth) -> Depth:
+def apply_contrast(config: CohortConfig, found: Depth) -> Depth:
     """With the window and the CLAHE that are asked for; both are of a cohort's own images alone."""
     window = found.window if config.window is None else config.window.ends
     clahe = None if config.clahe is None else Clahe(config.clahe.clip_limit, config.clahe.tiles)
@@ -38,10 +38,10 @@ def find_depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list
     def look(position: int) -> list[np.ndarray]:
         with suppress(BadSample):  # listed with the others when its turn comes
             raw = reader.load(ids[position])
-            return [thinned(image) for image in (raw.image, *(raw.views[view] for view in views))]
+            return [sample_pixels(image) for image in (raw.image, *(raw.views[view] for view in views))]
         return []
 
-    if known := noted_depths(partial):
+    if known := read_noted_depths(partial):
         return known
     first, *others = np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)).tolist()
     looked = [look(first)]
@@ -53,7 +53,7 @@ def find_depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list
     return depths
 
 
-def noted_depths(partial: Path) -> list[Depth]:
+def read_noted_depths(partial: Path) -> list[Depth]:
     """What an interrupted preparation noted; none where that is damaged or was not noted yet."""
     try:
         found = unsealed((partial / DEPTHS).read_bytes())["depths"]

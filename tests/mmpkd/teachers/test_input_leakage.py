@@ -15,7 +15,7 @@ from mmpkd import evaluate, train
 from mmpkd.cohort.__main__ import main as cohort_command
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.suspects import Suspects, find_in, suspects_of
+from mmpkd.cohort.suspects import Suspects, find_suspects_in, suspects_of
 from mmpkd.config import TeacherConfig
 from mmpkd.probe import stand_in
 from mmpkd.teachers.input_leakage import leakage_warnings
@@ -83,8 +83,8 @@ def test_columns_and_pairs_of_columns_by_name_and_score(store: Store) -> None:
 
 
 def test_the_tables_alone_give_what_the_store_has(store: Store, cohort: Any) -> None:
-    assert find_in(stand_in(cohort)) == suspects_of(store)
-    assert find_in(store) == suspects_of(store)
+    assert find_suspects_in(stand_in(cohort)) == suspects_of(store)
+    assert find_suspects_in(store) == suspects_of(store)
 
 
 def test_a_near_label_column_is_told_to_whoever_asks_for_it(store: Store) -> None:
@@ -120,7 +120,7 @@ def test_words_of_credentialed_cohorts_are_not_shown(store: Store, cohort: Any, 
 def test_a_sound_cohort_gives_nothing_away(tmp_path: Path) -> None:
     cohort_fixtures.write_cohort(tmp_path)
     tables = stand_in(cohort_fixtures.config(tmp_path))
-    assert find_in(tables).lines(tables.facts) == []
+    assert find_suspects_in(tables).lines(tables.facts) == []
     assert Suspects().lines(tables.facts) == []
 
 
