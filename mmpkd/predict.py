@@ -21,7 +21,7 @@ from PIL import Image
 from rich.progress import track
 
 from mmpkd import command, export
-from mmpkd.cohort.decode import Appearance, measure_appearance, to_stored_square, to_8_bit
+from mmpkd.cohort.decode import Appearance, measure_appearance, to_8_bit, to_stored_square
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.remarks import nearly_black_or_white
 from mmpkd.frames import Letterbox

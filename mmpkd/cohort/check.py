@@ -34,7 +34,9 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
     identity = store_identity(config, reader, scan)
     target = store_path(cache, identity)
     if not target.exists():
-        why = "".join(f"\n  {path.name} differs in {_describe_differences(path, identity)}" for path in _other_stores(target))
+        why = "".join(
+            f"\n  {path.name} differs in {_describe_differences(path, identity)}" for path in _other_stores(target)
+        )
         mend = "prepare it first: python -m mmpkd.cohort prepare, with the same words"
         raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {mend}{why}")
     store = Store.open(target)
@@ -83,7 +85,9 @@ def _describe_differences(path: Path, identity: Mapping[str, Any]) -> str:
     return ", ".join(dict.fromkeys(apart))
 
 
-def _compare_sample(store: Store, reader: Reader, row: int, views: Sequence[np.ndarray], depths: Sequence[Depth]) -> str:
+def _compare_sample(
+    store: Store, reader: Reader, row: int, views: Sequence[np.ndarray], depths: Sequence[Depth]
+) -> str:
     """What differs; empty if nothing does."""
     facts = store.facts
     try:

@@ -101,7 +101,9 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths
     full = [(label, mask) for label, mask in raw.rois if mask.any()]
     rois = tuple(Roi(label, run_lengths(mask), run_lengths(letterbox.store_mask(mask))) for label, mask in full)
     looks = tuple(
-        Appearance(*measure_appearance(one, depth)[:4], *raw.units.get(name, ("", "")), raw.is_stretched and name == IMAGE)
+        Appearance(
+            *measure_appearance(one, depth)[:4], *raw.units.get(name, ("", "")), raw.is_stretched and name == IMAGE
+        )
         for name, one, depth in zip((IMAGE, *views), images, depths, strict=True)
     )
     return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full), looks)

@@ -15,7 +15,7 @@ import pandas as pd
 
 from mmpkd.cohort.facts import ADMITTED, Column, Scan
 from mmpkd.cohort.formats.tables import NUM_SHOWN
-from mmpkd.cohort.spelling import DIFFERENCE, group_spellings, group_loose_spellings, normalise_name, is_scientific
+from mmpkd.cohort.spelling import DIFFERENCE, group_loose_spellings, group_spellings, is_scientific, normalise_name
 from mmpkd.types import CohortError
 
 BLANK_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})  # what programs write for a blank cell
@@ -35,15 +35,15 @@ def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
     cut_off = [name for name in counts.index if is_scientific(name)]
     unnamed = [name for name in counts.index if normalise_name(name) in UNNAMED and counts[name] > 1]
     if groups:
-        what = (
-            f"{count_phrase(groups, 'patient')} spelt in several ways, which {DIFFERENCE} and would count as several people"
-        )
+        what = f"{count_phrase(groups, 'patient')} spelt in several ways, which {DIFFERENCE} and would count as several people"
         wrong = [name for group in groups for name in group]
         mend = (
             "Write each patient in one way in the source; different patients need names that differ in more than that"
         )
     elif cut_off:
-        what = f"{count_phrase(cut_off, 'patient')} written in scientific notation, of which a spreadsheet cut off digits"
+        what = (
+            f"{count_phrase(cut_off, 'patient')} written in scientific notation, of which a spreadsheet cut off digits"
+        )
         wrong = cut_off
         mend = "Format the column of patients as text where it was written, and export it again"
     elif garbled := [name for name in counts.index if "\N{REPLACEMENT CHARACTER}" in name]:

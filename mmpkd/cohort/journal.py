@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmpkd.cohort.decode import Decoded, Depth, Appearance, Roi, decode
+from mmpkd.cohort.decode import Appearance, Decoded, Depth, Roi, decode
 from mmpkd.cohort.facts import BadSample, Reader, Scan
 from mmpkd.machine.checksums import DamagedError, checksum, objects_in, sealed, unsealed
 from mmpkd.machine.errors import machine_fault
@@ -94,7 +94,9 @@ def decode_all(
     _drop_unfinished_line(partial / JOURNAL)
     noted = read_journal(partial)
     done = {
-        sample for row, sample in enumerate(ids) if sample in noted and noted[sample].pixels == _pixel_checksum(arrays, row)
+        sample
+        for row, sample in enumerate(ids)
+        if sample in noted and noted[sample].pixels == _pixel_checksum(arrays, row)
     }
     todo = [(row, sample) for row, sample in enumerate(ids) if sample not in done]
     bad: dict[str, BadSample] = {}

@@ -246,7 +246,9 @@ def _find_suspects(scan: Scan, facts: Facts, split: pd.Series, kept: list[str]) 
     """What gives the labels away, to everyone but the sealed test patients."""
     seen = [sample for sample in kept if split[sample] != "test"]
     text = None if scan.text is None else scan.text.loc[seen]
-    return find_suspects(facts, scan.privileged.loc[seen], text, scan.labels.loc[seen], scan.samples["patient"].loc[seen])
+    return find_suspects(
+        facts, scan.privileged.loc[seen], text, scan.labels.loc[seen], scan.samples["patient"].loc[seen]
+    )
 
 
 def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> dict[str, Any]:

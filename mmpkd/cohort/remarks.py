@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from scipy import ndimage
 
-from mmpkd.cohort.decode import Depth, Appearance
+from mmpkd.cohort.decode import Appearance, Depth
 from mmpkd.cohort.facts import Scan
 from mmpkd.cohort.journal import Entry
 from mmpkd.frames import Letterbox, from_run_lengths
@@ -69,7 +69,9 @@ def brightness_remarks(looks: Sequence[Appearance], depth: Depth, images: str) -
     return lines
 
 
-def nearly_black_or_white(looks: Sequence[Appearance], depth: Depth, images: str, where: str = " as they are stored") -> list[str]:
+def nearly_black_or_white(
+    looks: Sequence[Appearance], depth: Depth, images: str, where: str = " as they are stored"
+) -> list[str]:
     """How many images, which are not of one value all over, are all but black or white."""
     how = "values are kept as they are"
     if depth.window is not None:

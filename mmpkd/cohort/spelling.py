@@ -65,7 +65,9 @@ def group_loose_spellings(names: Iterable[str], loosely: bool = False) -> list[t
     names = list(names)
     for group in _group_by_key((name, _letter_and_digit_runs(strip_padding(name)) or name) for name in names):
         texts = [normalise_name(name) for name in group]
-        if not group_spellings(group) and (len(set(map(_letter_and_digit_runs, texts))) < len(texts) or len(set(map(len, texts))) > 1):
+        if not group_spellings(group) and (
+            len(set(map(_letter_and_digit_runs, texts))) < len(texts) or len(set(map(len, texts))) > 1
+        ):
             groups.append(group)
     if not loosely:
         return groups
@@ -75,9 +77,13 @@ def group_loose_spellings(names: Iterable[str], loosely: bool = False) -> list[t
     # 1-12 and 11-2 are patients of two sites, unless there is a 112 as well.
     pairs = [(name, key if key in numbers else "") for name, key in keys if key.isdigit()]
     prefixed = [(name, LETTERS_BEFORE.fullmatch(key)) for name, key in keys]
-    pairs += [(name, strip_padding(match[1])) for name, match in prefixed if match and strip_padding(match[1]) in numbers]
+    pairs += [
+        (name, strip_padding(match[1])) for name, match in prefixed if match and strip_padding(match[1]) in numbers
+    ]
     groups += [
-        group for group in _group_by_key(pair for pair in pairs if pair[1]) if not seen & set(group) and not group_spellings(group)
+        group
+        for group in _group_by_key(pair for pair in pairs if pair[1])
+        if not seen & set(group) and not group_spellings(group)
     ]
     return groups
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import log_expit
 
 from mmpkd.cohort.identities import UNNAMED
-from mmpkd.cohort.spelling import DIFFERENCE, group_spellings, normalise_name, is_scientific
+from mmpkd.cohort.spelling import DIFFERENCE, group_spellings, is_scientific, normalise_name
 from mmpkd.scoring import classify
 from mmpkd.scoring.stats import Floats
 from mmpkd.types import ConfigError, Task

@@ -30,7 +30,11 @@ class ColumnsParams(TeacherParams):
 def chosen_columns(params: ColumnsParams, facts: Facts) -> list[str]:
     """The columns that a teacher reads, each once: those named or fitted, or every descriptor and context column."""
     usable = admitted_columns(facts)
-    named = [one for name in params.columns for one in matching_names(name, usable)] if params.columns is not None else usable
+    named = (
+        [one for name in params.columns for one in matching_names(name, usable)]
+        if params.columns is not None
+        else usable
+    )
     return [*dict.fromkeys(named), *params.near_label]
 
 

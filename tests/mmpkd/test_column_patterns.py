@@ -83,7 +83,9 @@ def test_patterns_that_are_mistakes(columns: list[str], near_label: list[str], p
 
 def test_matching_by_hand() -> None:
     assert matching_names("a*", ["b", "ab", "a", "Ab"]) == ["ab", "a"]
-    assert matching_names("a", ["ab", "a"]) == ["a"] and matching_names("c", ["ab"]) == matching_names("c*", ["ab"]) == []
+    assert (
+        matching_names("a", ["ab", "a"]) == ["a"] and matching_names("c", ["ab"]) == matching_names("c*", ["ab"]) == []
+    )
 
 
 SLIDES = {f"slide_{number}": [f"{index * (number + 1)}.5" for index in range(60)] for number in range(3)}

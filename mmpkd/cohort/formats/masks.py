@@ -128,7 +128,9 @@ def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) ->
     Raises:
         BadSample: there is a region of almost one value, or one apart, that is darker than the brightest.
     """
-    dark = [int(value) for value in _solid_values(grey) if value <= largest / 2]  # the ground, and what one bright pixel hides
+    dark = [
+        int(value) for value in _solid_values(grey) if value <= largest / 2
+    ]  # the ground, and what one bright pixel hides
     steps = ndimage.maximum_filter(grey, 3).astype(int) - ndimage.minimum_filter(grey, 3)
     is_flat = (steps <= largest / 16) & (grey > largest / 8) & (grey < largest * 7 / 8)
     is_hidden = len(dark) > 1 and max(dark) - min(dark) > (0 if is_exact else largest / 32)

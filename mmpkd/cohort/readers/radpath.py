@@ -25,7 +25,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, encode_labels, comparable_name
+from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, comparable_name, encode_labels
 from mmpkd.cohort.formats.nifti import axial_slices, read_nifti
 from mmpkd.cohort.formats.tables import FIRST_ROW, read_table, refuse_rows
 from mmpkd.cohort.spelling import DIFFERENCE, strip_padding

@@ -11,7 +11,7 @@ import pytest
 
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.spelling import group_spellings, group_loose_spellings
+from mmpkd.cohort.spelling import group_loose_spellings, group_spellings
 from mmpkd.config import CohortConfig
 from mmpkd.probe import stand_in
 from mmpkd.types import CohortError, ConfigError

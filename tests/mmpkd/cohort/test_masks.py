@@ -149,7 +149,9 @@ def test_which_value_is_the_region_may_be_said() -> None:
     first[LESION], second[SECOND] = True, True
     for low, high in ((1, 2), (127, 255), (254, 255)):
         pixels = drawn(low, high)
-        assert (mask_of_values(pixels, [low], "") == second).all() and (mask_of_values(pixels, [high], "") == first).all()
+        assert (mask_of_values(pixels, [low], "") == second).all() and (
+            mask_of_values(pixels, [high], "") == first
+        ).all()
         assert (mask_of_values(pixels, [low, high], "") == first | second).all()
         assert not mask_of_values(pixels, [3], "").any()
     inverted = drawn(0, first=255, ground=255)

@@ -205,5 +205,7 @@ def test_units_that_differ(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("scale", "told"), [(100, "white"), (1, "black"), (16, "")])
 def test_new_images_in_the_window_of_a_student(scale: int, told: str) -> None:
     depth = Depth(16, (0.0, 4095.0), Clahe(0.01, 8))
-    lines = nearly_black_or_white([measure_appearance(even(0).astype(np.uint16) * np.uint16(scale), depth)], depth, "images")
+    lines = nearly_black_or_white(
+        [measure_appearance(even(0).astype(np.uint16) * np.uint16(scale), depth)], depth, "images"
+    )
     assert [line.split(" as ")[0] for line in lines] == [f"warning: images that are all but {told}"] * bool(told)

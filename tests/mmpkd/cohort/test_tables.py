@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mmpkd.cohort.formats.tables import read_table, refuse_rows, describe_rows
+from mmpkd.cohort.formats.tables import describe_rows, read_table, refuse_rows
 from mmpkd.types import CohortError
 
 MEND = "is it mine?"

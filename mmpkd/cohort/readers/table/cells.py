@@ -38,7 +38,8 @@ def class_names(task: Task, cells: pd.Series) -> pd.Series:
     """The label that each cell is; NaN where it is none. Numbers may be padded: 0.0 and 00 are the label 0."""
     numbers = {strip_padding(label): label for label in task.labels if strip_padding(label).lstrip("-").isdigit()}
     names = {
-        cell: cell if cell in task.labels else numbers.get(strip_padding(cell), np.nan) for cell in cells.dropna().unique()
+        cell: cell if cell in task.labels else numbers.get(strip_padding(cell), np.nan)
+        for cell in cells.dropna().unique()
     }
     return cells.map(names, na_action="ignore").astype(object)
 

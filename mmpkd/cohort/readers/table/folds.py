@@ -10,7 +10,7 @@ import pandas as pd
 from mmpkd.cohort.identities import BLANK_WORDS
 from mmpkd.cohort.readers.table.mistakes import cell_mistakes
 from mmpkd.cohort.readers.table.params import TableParams
-from mmpkd.cohort.spelling import DIFFERENCE, group_spellings, group_loose_spellings, normalise_name, strip_padding
+from mmpkd.cohort.spelling import DIFFERENCE, group_loose_spellings, group_spellings, normalise_name, strip_padding
 from mmpkd.cohort.splits import FOLD, PARTS
 from mmpkd.near_names import near
 from mmpkd.types import Mistake

@@ -209,7 +209,11 @@ class Table(Reader):
             Mistake(
                 f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}"
             )
+<<<<<<< Updated upstream
             for name, column in params.columns.items()
+=======
+            for name, one in params.columns.items()
+>>>>>>> Stashed changes
             if column.role != columns[name].role
         ]
         mistakes += [
