@@ -160,11 +160,7 @@ class Chexlocalize(Reader):
         """What one part's files hold, whatever the view. Keeps the masks and the counts."""
         table_file, folder = self._find_entry("images", TABLES[part]), self._find_entry("images", FOLDERS[part])
         masks_file = self._find_entry("masks", (f"gt_segmentations_{part}.json",))
-<<<<<<< Updated upstream
         images, unlisted = _read_images(self.root / table_file, part)
-=======
-        images, unlisted = _images(self.root / table_file, part)
->>>>>>> Stashed changes
         images["file"] = f"{folder}/" + images["file"]
         masks = _read_masks(self.root / masks_file)
         found = images.index.isin(list(masks))

@@ -48,6 +48,7 @@ from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Sc
 from mmpkd.cohort.formats.dicom import is_dicom, unit_of
 from mmpkd.cohort.formats.masks import read_mask
 from mmpkd.cohort.formats.nifti import SlicePosition, is_nifti, read_slice_mask, read_slices
+from mmpkd.cohort.formats.other_formats import recognise_format
 from mmpkd.cohort.formats.tables import FIRST_ROW, NUM_SHOWN, read_table
 from mmpkd.cohort.readers.table.cells import (
     ABSOLUTE,
@@ -59,7 +60,6 @@ from mmpkd.cohort.readers.table.cells import (
     notes_of_cells,
 )
 from mmpkd.cohort.readers.table.folds import read_split
-from mmpkd.cohort.formats.other_formats import recognise_format
 from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.config import IMAGE
 from mmpkd.near_names import near
@@ -89,7 +89,9 @@ class Table(Reader):
 
     def scan(self) -> Scan:
         table = self._read_table()
-        self.params = params = self.params.expand_patterns(list(table.columns))  # a pattern is what this table makes of it
+        self.params = params = self.params.expand_patterns(
+            list(table.columns)
+        )  # a pattern is what this table makes of it
         columns = self._columns()
         self._check_header(table, columns)
         tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])
@@ -167,7 +169,9 @@ class Table(Reader):
             return read_slices(self.root, file, self.params.slices)
         return read_image(self.root, file), None
 
-    def _read_mask(self, file: str, shape: tuple[int, ...], place: SlicePosition | None, values: tuple[int, ...]) -> np.ndarray:
+    def _read_mask(
+        self, file: str, shape: tuple[int, ...], place: SlicePosition | None, values: tuple[int, ...]
+    ) -> np.ndarray:
         if not is_nifti(file):
             return read_mask(self.root, file, shape, values)
         if place is None:
@@ -187,7 +191,9 @@ class Table(Reader):
     def _columns(self) -> dict[str, Column]:
         """Every column with a role: those given one, and those that are labels or name things."""
         params = self.params
-        named = [column for where, column in params.requested_columns if not where.startswith(("tasks", "columns", "text"))]
+        named = [
+            column for where, column in params.requested_columns if not where.startswith(("tasks", "columns", "text"))
+        ]
         labels = [name for task in params.tasks.values() for name in ([task.column] if task.column else task.names)]
         columns = {name: one.to_column(name) for name, one in params.columns.items()}
         columns |= {name: Column(name, "id") for name in named}
@@ -209,11 +215,7 @@ class Table(Reader):
             Mistake(
                 f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}"
             )
-<<<<<<< Updated upstream
             for name, column in params.columns.items()
-=======
-            for name, one in params.columns.items()
->>>>>>> Stashed changes
             if column.role != columns[name].role
         ]
         mistakes += [
@@ -225,7 +227,9 @@ class Table(Reader):
             mistakes.append(Mistake(f"{PARAMS}.tasks", "at least one task is needed"))
         same = {comparable_name(name): name for name in told}
         mistakes += [
-            Mistake(f"{PARAMS}.file", f"columns {name!r} and {same[comparable_name(name)]!r} differ in case or spaces only")
+            Mistake(
+                f"{PARAMS}.file", f"columns {name!r} and {same[comparable_name(name)]!r} differ in case or spaces only"
+            )
             for name in told
             if same[comparable_name(name)] != name
         ]
