@@ -33,8 +33,7 @@ class Clahe(NamedTuple):
 
 
 class Depth(NamedTuple):
-    """How pixel values become 8 bits: in the same way for all images of a cohort, so that brightness keeps its meaning.
-    """
+    """How pixel values become 8 bits: alike for all images of a cohort, so that brightness keeps its meaning."""
 
     bits: int = 8  # of the originals, 8 or 16, with or without a sign
     window: tuple[float, float] | None = None  # the values that become 0 and 255; None keeps values as they are
@@ -134,8 +133,12 @@ def to_stored_square(image: np.ndarray, size: int, channels: int, depth: Depth) 
         BadSample: the image has another bit depth, or all its values lie outside the window.
     """
     if image.dtype.itemsize * 8 != depth.bits:
-        problem = f"has {image.dtype.itemsize * 8}-bit pixels where the cohort's, or those that the student learnt from,"
-        raise BadSample("", f"{problem} have {depth.bits} bits; bring all images (or all of one view) to the same depth")
+        problem = (
+            f"has {image.dtype.itemsize * 8}-bit pixels where the cohort's, or those that the student learnt from,"
+        )
+        raise BadSample(
+            "", f"{problem} have {depth.bits} bits; bring all images (or all of one view) to the same depth"
+        )
     if depth.window is not None and image.min() < image.max():
         low, high = depth.window
         if image.max() <= low or image.min() >= high:
@@ -197,8 +200,10 @@ def sample_pixels(image: np.ndarray) -> np.ndarray:
 
 
 def find_depth(pixels: Sequence[np.ndarray], windowed: bool) -> Depth:
-    """Of a cohort, from the `sample_pixels` pixels of some of its images: the bits of the first and, of 16-bit or
-    `windowed` ones, a window from percentile 0.5 to 99.5."""
+    """Returns the Depth of a cohort from the `sample_pixels` of some of its images.
+
+    The bits are those of the first image. 16-bit images, and `windowed` ones, get a window from percentile 0.5 to 99.5.
+    """
     bits = pixels[0].dtype.itemsize * 8 if pixels else 8
     if not pixels or (bits == 8 and not windowed):
         return Depth(bits)

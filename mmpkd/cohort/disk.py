@@ -63,7 +63,9 @@ def explain_full_disk(partial: Path, needed_bytes: int) -> Iterator[None]:
     Raises:
         CohortError: the disk is full; the message states the space needed and free, and how to use another disk.
     """
-    existing_bytes = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.exists() else 0
+    existing_bytes = (
+        sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.exists() else 0
+    )
     try:
         if shutil.disk_usage(partial.parent).free + existing_bytes < needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

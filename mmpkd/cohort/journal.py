@@ -111,7 +111,9 @@ def decode_all(
             for start in range(0, len(todo), BLOCK):
                 block = todo[start : start + BLOCK]
                 entries: dict[str, Entry] = {}
-                for (row, sample), decoded in zip(block, pool.map(decode_sample, (name for _, name in block)), strict=True):
+                for (row, sample), decoded in zip(
+                    block, pool.map(decode_sample, (name for _, name in block)), strict=True
+                ):
                     if isinstance(decoded, BadSample):
                         bad[sample] = decoded
                     else:

@@ -28,17 +28,17 @@ def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -
     lines = []
     for at, depth in enumerate(depths):
         images = OWN if at == 0 else f"images of view {scan.views[at - 1]!r}"
-        looks = [entry.looks[at] for entry in entries.values()]
-        lines += [*brightness_remarks(looks, depth, images), *_colour_remarks(looks, scan.channels, images)]
-        lines += _unit_remarks(looks, images)
+        appearances = [entry.appearances[at] for entry in entries.values()]
+        lines += [*brightness_remarks(appearances, depth, images), *_colour_remarks(appearances, scan.channels, images)]
+        lines += _unit_remarks(appearances, images)
     return [*lines, *_copy_remarks(entries, scan), *_region_remarks([*entries.values()], scan.roi_labels)]
 
 
-def brightness_remarks(looks: Sequence[Appearance], depth: Depth, images: str) -> list[str]:
-    """Of `looks` at images in their window; `images` is what to call them."""
+def brightness_remarks(appearances: Sequence[Appearance], depth: Depth, images: str) -> list[str]:
+    """Of `appearances` at images in their window; `images` is what to call them."""
     lines = []
-    mean_N, high_N = (np.array([getattr(look, name) for look in looks]) for name in ("mean", "high"))
-    is_blank_N = np.array([look.is_blank for look in looks])
+    mean_N, high_N = (np.array([getattr(appearance, name) for appearance in appearances]) for name in ("mean", "high"))
+    is_blank_N = np.array([appearance.is_blank for appearance in appearances])
     whose = spread = ""
     if images == OWN:
         spread = "; cohort.window={level: .., width: ..} spreads what there is"
@@ -48,8 +48,8 @@ def brightness_remarks(looks: Sequence[Appearance], depth: Depth, images: str) -
     if depth.window is not None:
         how = f"one window, {depth.window[0]:g} to {depth.window[1]:g}, serves all of them"
     if num_blank := int(is_blank_N.sum()):
-        lines.append(f"warning: {images} of one value all over: {num_blank} of {len(looks)}")
-    if len(looks) >= FEWEST:
+        lines.append(f"warning: {images} of one value all over: {num_blank} of {len(appearances)}")
+    if len(appearances) >= FEWEST:
         low, high = np.percentile(mean_N, [5, 95])
         if high >= UNEVEN * max(float(low), 1.0):
             lines.append(
@@ -65,41 +65,43 @@ def brightness_remarks(looks: Sequence[Appearance], depth: Depth, images: str) -
     if not lines or num_blank == len(lines) == 1:
         mend = ". If others, or letters burnt into them, have a larger range, bring them to one scale"
         mend += ", or state a cohort.window" if images == OWN else ""
-        lines += [line + mend for line in nearly_black_or_white(looks, depth, images)]
+        lines += [line + mend for line in nearly_black_or_white(appearances, depth, images)]
     return lines
 
 
 def nearly_black_or_white(
-    looks: Sequence[Appearance], depth: Depth, images: str, where: str = " as they are stored"
+    appearances: Sequence[Appearance], depth: Depth, images: str, where: str = " as they are stored"
 ) -> list[str]:
     """How many images, which are not of one value all over, are all but black or white."""
     how = "values are kept as they are"
     if depth.window is not None:
         how = f"one window, {depth.window[0]:g} to {depth.window[1]:g}, serves all of them"
     lines = []
-    means = [look.mean for look in looks if not look.is_blank]
+    means = [appearance.mean for appearance in appearances if not appearance.is_blank]
     for word, count in (("black", sum(mean < BLACK for mean in means)), ("white", sum(mean > WHITE for mean in means))):
         if count:
-            lines.append(f"warning: {images} that are all but {word}{where}: {count} of {len(looks)}; {how}")
+            lines.append(f"warning: {images} that are all but {word}{where}: {count} of {len(appearances)}; {how}")
     return lines
 
 
-def _colour_remarks(looks: Sequence[Appearance], channels: int, images: str) -> list[str]:
-    num_coloured = sum(look.is_coloured for look in looks)
+def _colour_remarks(appearances: Sequence[Appearance], channels: int, images: str) -> list[str]:
+    num_coloured = sum(appearance.is_coloured for appearance in appearances)
     if not num_coloured:
         return []
     if channels == 1:
-        counted = f"{images} in colour, be it a tint or a mark, stored as grey: {num_coloured} of {len(looks)}"
+        counted = f"{images} in colour, be it a tint or a mark, stored as grey: {num_coloured} of {len(appearances)}"
         return [f"{counted}; channels: 3 in cohort.params (reader table) keeps the colours"]
-    if num_grey := len(looks) - num_coloured:
+    if num_grey := len(appearances) - num_coloured:
         what = "does that tell the label or the site?"
-        return [f"warning: {images} without colour among those with: {num_grey} of {len(looks)}; {what}"]
+        return [f"warning: {images} without colour among those with: {num_grey} of {len(appearances)}; {what}"]
     return []
 
 
-def _unit_remarks(looks: Sequence[Appearance], images: str) -> list[str]:
+def _unit_remarks(appearances: Sequence[Appearance], images: str) -> list[str]:
     """Where files state several modalities or units, each with its number of images."""
-    counts = Counter((look.modality or "no modality", look.unit or "no stated unit") for look in looks)
+    counts = Counter(
+        (appearance.modality or "no modality", appearance.unit or "no stated unit") for appearance in appearances
+    )
     if len(counts) == 1:
         return []
     kinds = ", ".join(f"{modality} in {unit}: {count}" for (modality, unit), count in sorted(counts.items()))
@@ -114,8 +116,8 @@ def _copy_remarks(entries: Mapping[str, Entry], scan: Scan) -> list[str]:
     patients = defaultdict(set)
     seen: Counter[tuple[object, ...]] = Counter()
     for sample, entry in entries.items():
-        if not entry.looks[0].is_blank:
-            key = (entry.pixels, entry.height, entry.width, entry.looks)  # a checksum alone may meet another one
+        if not entry.appearances[0].is_blank:
+            key = (entry.pixels, entry.height, entry.width, entry.appearances)  # a checksum alone may meet another one
             patients[key].add(scan.samples["patient"][sample])
             seen[key] += 1
     if not (count := sum(seen[key] for key, names in patients.items() if len(names) > 1)):

@@ -34,7 +34,7 @@ def normalise_name(name: str) -> str:
 
 
 def strip_padding(name: str) -> str:
-    """What the spellings of one name have in common: `normalise_name`, without leading zeros and the `.0` of whole numbers."""
+    """Returns the part that all spellings of a name share: `normalise_name` without leading zeros and a final `.0`."""
     text = normalise_name(name)
     number = WHOLE.fullmatch(text)
     return number[1].replace("+", "") + number[2] if number else LEADING_ZEROS.sub("", text)

@@ -26,8 +26,7 @@ def contrast_options(config: CohortConfig) -> dict[str, Any]:
 
 
 def apply_contrast(config: CohortConfig, depth: Depth) -> Depth:
-    """Returns a depth with the window and the CLAHE of the options. They apply to a cohort's images, not to its views.
-    """
+    """Returns a depth with the window and the CLAHE of the options, which apply to images but not to views."""
     window = depth.window if config.window is None else config.window.ends
     clahe = None if config.clahe is None else Clahe(config.clahe.clip_limit, config.clahe.tiles)
     return Depth(depth.bits, window, clahe)
