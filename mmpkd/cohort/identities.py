@@ -18,16 +18,16 @@ from mmpkd.cohort.formats.tables import NUM_SHOWN
 from mmpkd.cohort.spelling import DIFFERENCE, group_loose_spellings, group_spellings, is_scientific, normalise_name
 from mmpkd.types import CohortError
 
-BLANK_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})  # what programs write for a blank cell
+BLANK_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})  # programs write these for a blank cell
 NEARLY = "punctuation, accents or a word before a number"
 UNNAMED = BLANK_WORDS | {"none", "nil", "unknown", "missing", "-", "--", "?", "."}
 
 
 def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
-    """Refuses patients of whom some are spelt in several ways, cut off by a spreadsheet, or not named at all.
+    """Checks that each patient has one spelling, which no spreadsheet truncated and which is a name.
 
     Raises:
-        CohortError: how many, and in which rows; of public data their spellings too.
+        CohortError: a check failed; the message states how many patients and which rows, and spellings of public data.
     """
     patients = scan.samples["patient"].astype(str)
     counts = patients.value_counts()
@@ -47,24 +47,25 @@ def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
         wrong = cut_off
         mend = "Format the column of patients as text where it was written, and export it again"
     elif garbled := [name for name in counts.index if "\N{REPLACEMENT CHARACTER}" in name]:
-        what = f"{count_phrase(garbled, 'patient')} spelt with a character that stands for a lost one"
-        wrong = garbled
+        problem = f"{count_phrase(garbled, 'patient')} spelt with a character that stands for a lost one"
+        refused = garbled
         mend = "Export the table again as UTF-8 where it was written: several patients may have become one"
     elif unnamed:
-        what = f"{count_phrase(unnamed, 'patient')} called by a word that stands for a missing name"
-        wrong = unnamed
+        problem = f"{count_phrase(unnamed, 'patient')} called by a word that stands for a missing name"
+        refused = unnamed
         mend = "Say in the source whose these samples are, or take them out"
     else:
         return
-    raise CohortError(f"cohort {reader}: {what}: {_rows(scan, patients.isin(wrong), patients, is_public)}. {mend}.")
+    rows = _describe_rows(scan, patients.isin(refused), patients, is_public)
+    raise CohortError(f"cohort {reader}: {problem}: {rows}. {mend}.")
 
 
 def warnings(scan: Scan, is_public: bool) -> list[str]:
-    """What to tell of names that may be one name in several spellings, a sentence each."""
+    """Returns a warning for each kind of names that may be one name in several spellings."""
     sentences = []
     patients = scan.samples["patient"].astype(str)
     if groups := group_loose_spellings(patients.unique(), loosely=True):
-        rows = _rows(scan, patients.isin([name for group in groups for name in group]), patients, is_public)
+        rows = _describe_rows(scan, patients.isin([name for group in groups for name in group]), patients, is_public)
         what = f"{count_phrase(groups, 'patient')} perhaps spelt in several ways, which differ only in {NEARLY}: {rows}"
         sentences.append(f"warning: {what}; if they are the same people, write each in one way in the source")
     for column in scan.columns.values():
@@ -90,13 +91,13 @@ def _column_warnings(column: Column, cells: pd.Series, is_public: bool) -> list[
 
 
 def count_phrase(things: Sequence[Any], noun: str) -> str:
-    """'1 patient is', '3 patients are'."""
+    """Returns the beginning of a sentence: '1 patient is', '3 patients are'."""
     return f"1 {noun} is" if len(things) == 1 else f"{len(things)} {noun}s are"
 
 
-def _rows(scan: Scan, wrong: pd.Series, names: pd.Series, is_public: bool) -> str:
-    """The first of them: rows of the source table where the scan has them, else samples counted from 1."""
-    positions = np.flatnonzero(wrong.to_numpy(bool))
+def _describe_rows(scan: Scan, is_refused: pd.Series, names: pd.Series, is_public: bool) -> str:
+    """Lists the first rows of the source table, or samples counted from 1 if the scan has no rows."""
+    positions = np.flatnonzero(is_refused.to_numpy(bool))
     has_rows = "row" in scan.samples
     numbers = scan.samples["row"].iloc[positions] if has_rows else positions + 1
     shown = ", ".join(str(number) for number in numbers[:NUM_SHOWN])

@@ -35,7 +35,7 @@ def probe(
 ) -> dict[str, dict[str, float]]:
     """Returns the out-of-fold AUROC of each column alone for each label (1, 0, NaN: unknown); all frames share rows.
 
-    A logistic regression reads indicators: one per value of a text column (cells are split at `separators[column]`), per
+    A logistic regression reads indicators: one per value of a text column (cells split at `separators[column]`), per
     word of a column in `prose`, or per decile of numbers, and one for missing. Folds are grouped by patient. A label
     with fewer than five patients in one of its classes is left out. About `MAX_SAMPLES` of a large cohort are probed.
     """
@@ -62,9 +62,9 @@ def probe_pairs(
     """Returns the pairs of columns that together state a label, with their out-of-fold AUROC by label.
 
     Only an AUROC from `STATED` is kept. Neither column need predict the label alone, as with an exclusive or. All pairs
-    of the first `MAX_COLUMNS` columns are probed. The score of a sample is the share of the label among those samples of
-    the other folds that have the same two values (text, deciles of numbers, or missing), shrunk towards the share among
-    all samples where few have these values.
+    of the first `MAX_COLUMNS` columns are probed. The score of a sample is the share of the label among the samples of
+    the other folds that have the same two values (text, deciles of numbers, or missing). Where few samples have these
+    values, the share is shrunk towards that of all samples.
     """
     columns, labels, patients = _subsample(columns.iloc[:, :MAX_COLUMNS], labels, patients)
     code_CN = [_value_codes(columns[name]) for name in columns]
@@ -113,7 +113,7 @@ def _subsample(
 def _label_problems(
     labels: pd.DataFrame, patients: pd.Series
 ) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.int64], list[tuple[NDArray[np.int64], NDArray[np.int64]]]]]:
-    """Yields each label that can be probed: its name, which samples have it, their values, and patient-grouped folds."""
+    """Yields each label that can be probed: its name, where it is known, its values there, and patient-grouped folds."""
     for label in labels:
         known = labels[label].notna().to_numpy()
         target, group = labels[label].to_numpy()[known].astype(int), patients.to_numpy(dtype=object)[known]
@@ -138,7 +138,7 @@ def _words(column: pd.Series) -> tuple[csr_matrix, list[str]]:
 
 
 def _value_codes(column: pd.Series) -> NDArray[np.int64]:
-    """Returns an integer code for each value of a column: for each text, for each decile of numbers, and for missing."""
+    """Returns an integer code for each value of a column: each text, each decile of numbers, and missing."""
     if pd.api.types.is_numeric_dtype(column):
         column = pd.qcut(column, NUM_BINS, labels=False, duplicates="drop")
     codes: NDArray[np.int64] = pd.factorize(column)[0].astype(np.int64) + 1

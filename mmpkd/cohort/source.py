@@ -1,4 +1,4 @@
-"""The raw files: which there are, what identifies them, and what to say when some cannot be used."""
+"""The raw files of a cohort: which are missing, what identifies them, and how unusable samples are reported."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from mmpkd.types import CohortError, ConfigError
 
 NUM_SHOWN = 10  # bad samples named in a message
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
-OUTSIDE = "leads out of cohort.root"
+OUTSIDE = "leads out of cohort.root"  # the reason of a BadSample
 
 
 def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
-    """What a reader's tables say, with a note where names may be misspelt.
+    """Returns a reader's scan, with added warnings about names that may be misspelt.
 
     Raises:
-        ConfigError, CohortError: as the reader raises them; or a patient is spelt in several ways; or a
-            window or CLAHE is asked for of images in colour.
+        ConfigError: the reader raises it, or the options set a window or CLAHE for images in colour.
+        CohortError: the reader raises it, or a patient is spelt in several ways.
     """
     scan = reader.scan()
     for name, option in (("window", config.window), ("clahe", config.clahe)):
         if option is not None and scan.channels != 1:
-            what = f"is of grey images, and this cohort's have {scan.channels} channels: leave it out"
-            raise ConfigError.at(f"cohort.{name}", what)
+            problem = f"is of grey images, and this cohort's have {scan.channels} channels: leave it out"
+            raise ConfigError.at(f"cohort.{name}", problem)
     identities.refuse_patients(scan, config.reader, not reader.credentialed)
     return replace(scan, notes=(*scan.notes, *identities.warnings(scan, not reader.credentialed)))
 
 
 def source_fingerprint(root: Path | None, scan: Scan) -> str:
-    """Hash of relative paths and sizes, and of the contents of tables; where the root lies does not count."""
+    """Returns a hash of the relative paths and sizes of files and the contents of tables; the root does not count."""
     assert root is not None or not (scan.files or scan.tables), "a generated cohort has no files"
     if root is None:
         return fingerprint({})
@@ -49,28 +49,28 @@ def source_fingerprint(root: Path | None, scan: Scan) -> str:
 
 
 def missing_files(root: Path | None, scan: Scan, allow_outside: bool = False) -> dict[str, BadSample]:
-    """Samples that lack a file, or one of whose files lies outside the root, by `..`, a link or an absolute path."""
-    lacking: dict[str, BadSample] = {}
+    """Returns the samples that lack a file or have a file outside the root: by `..`, a link or an absolute path."""
+    missing: dict[str, BadSample] = {}
     if root is None:
-        return lacking
+        return missing
     inside = functools.cache(functools.partial(_is_inside, os.path.realpath(root)))
     listing = functools.cache(_list_folder)
     for sample, files in scan.files.items():
         for file in files:
             path = root / file
-            if not os.path.isfile(path):  # Path.is_file raises, with the path, at a name too long
+            if not os.path.isfile(path):  # for a name that is too long, Path.is_file would raise an error with the path
                 hint = _hint(root, file, listing) if allow_outside or inside(path.parent) else ""
-                lacking[sample] = BadSample(file, f"no such file{hint}")
+                missing[sample] = BadSample(file, f"no such file{hint}")
             elif not allow_outside and (not inside(path.parent) or (os.path.islink(path) and not inside(path))):
-                lacking[sample] = BadSample(file, OUTSIDE)
+                missing[sample] = BadSample(file, OUTSIDE)
             else:
                 continue
             break
-    return lacking
+    return missing
 
 
 def _is_inside(root: str, path: Path) -> bool:
-    """Whether it is under the root, once all links are followed."""
+    """Returns whether a path is under the root after all links are followed."""
     try:
         return Path(os.path.realpath(path)).is_relative_to(root)
     except ValueError:  # a name with a null character
@@ -78,7 +78,7 @@ def _is_inside(root: str, path: Path) -> bool:
 
 
 def _list_folder(folder: Path) -> frozenset[str]:
-    """The names in a folder; none where it cannot be read."""
+    """Returns the names in a folder; empty where it cannot be read."""
     try:
         return frozenset(os.listdir(folder))
     except (OSError, ValueError):
@@ -86,10 +86,10 @@ def _list_folder(folder: Path) -> frozenset[str]:
 
 
 def _hint(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -> str:
-    """What is there instead of a file that is not, without a name: names may carry patients' identities."""
+    """Describes what exists in place of a missing file. It names no file, as names may carry patient identities."""
     if "\\" in file:
-        is_there = _size(root / file.replace("\\", "/")) is not None
-        return f"; its path has backslashes, {'and with slashes it is there' if is_there else 'slashes are wanted'}"
+        exists = _size(root / file.replace("\\", "/")) is not None
+        return f"; its path has backslashes, {'and with slashes it is there' if exists else 'slashes are wanted'}"
     path = root / file
     names = listing(path.parent)
     if not names:
@@ -100,18 +100,18 @@ def _hint(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -> s
         )
     if normalise_name(path.name) in set(map(normalise_name, names)):
         return "; there is one that differs only in case, in blanks or in how its letters are encoded"
-    stem = next((path.name[: -len(end)] for end in SUFFIXES if path.name.lower().endswith(end)), path.name)
-    others = [end for end in SUFFIXES for name in (stem + end, stem + end.upper()) if name in names]
+    stem = next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.name)
+    others = [suffix for suffix in SUFFIXES for name in (stem + suffix, stem + suffix.upper()) if name in names]
     if others and stem == path.name:
         return f"; there is one that ends in {others[0]}: is the extension missing?"
     return f"; there is one that ends in {others[0]} instead" if others else ""
 
 
 def refuse_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> None:
-    """Refuse a cohort of which more than `cohort.max_bad` cannot be used.
+    """Checks that the share of samples that cannot be used is at most `cohort.max_bad`.
 
     Raises:
-        CohortError: lists the first of them, and the mend.
+        CohortError: it is larger; the message lists the first bad samples and what to do.
     """
     share = len(bad) / max(1, len(scan.samples))
     if share <= config.max_bad:
@@ -138,19 +138,19 @@ def refuse_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reade
 
 
 def describe_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> list[str]:
-    """One line each, in the order of the samples: the file, or of a credentialed cohort the row; and why."""
+    """Returns a line per bad sample, in sample order: its file (its row if credentialed), and the reason."""
     lines = []
     for position, sample in enumerate(scan.samples.index):
         if sample in bad:
-            one = bad[sample]
+            error = bad[sample]
             row = scan.samples["row"].iloc[position] if "row" in scan.samples else position + 1
-            place = f"row {row}" if reader.credentialed else str((config.root or Path()) / (one.file or sample))
-            lines.append(f"{place}: {one.reason}")
+            place = f"row {row}" if reader.credentialed else str((config.root or Path()) / (error.file or sample))
+            lines.append(f"{place}: {error.reason}")
     return lines
 
 
 def _size(path: Path) -> int | None:
-    """Bytes; None if it is not there, which is for `missing_files` to tell."""
+    """Returns the size of a file in bytes; None if it is missing, which `missing_files` reports."""
     try:
         return path.stat().st_size
     except (OSError, ValueError):  # ValueError: a name with a null character

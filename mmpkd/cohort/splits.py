@@ -111,7 +111,7 @@ def check_patients(split: pd.Series, patients: pd.Series) -> None:
 
 
 def check_classes(part: str, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> None:
-    """Raises CohortError if a task has a single class in a part; a multi-label task needs one label with two classes."""
+    """Raises CohortError if a task has one class in a part; a multi-label task needs a label with two classes."""
     for task in tasks:
         known = labels[label_columns([task])].dropna(how="all")
         counts = known.sum().astype(int).set_axis(task.logit_names)
