@@ -1,7 +1,7 @@
-"""Whom and what the cells of a cohort name, in every reader: a patient spelt in two ways would count as two.
+"""Checks the names of patients and values in any cohort, because a patient spelt in two ways would count as two.
 
-Patients of whom some are spelt in several ways are refused (`spelling.alike`). What may as well be a difference, such
-as `P-01` and `P_01`, and values of privileged columns, are warned about.
+A cohort in which a patient is spelt in several ways (`spelling.group_spellings`) is refused. Warnings list names that
+may be one or two, such as `P-01` and `P_01`, and values of privileged columns that are spelt in several ways.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
     cut_off = [name for name in counts.index if is_scientific(name)]
     unnamed = [name for name in counts.index if normalise_name(name) in UNNAMED and counts[name] > 1]
     if groups:
-        what = f"{count_phrase(groups, 'patient')} spelt in several ways, which {DIFFERENCE} and would count as several people"
-        wrong = [name for group in groups for name in group]
+        problem = f"{count_phrase(groups, 'patient')} spelt in several ways"
+        problem += f", which {DIFFERENCE} and would count as several people"
+        refused = [name for group in groups for name in group]
         mend = (
             "Write each patient in one way in the source; different patients need names that differ in more than that"
         )
     elif cut_off:
-        what = (
-            f"{count_phrase(cut_off, 'patient')} written in scientific notation, of which a spreadsheet cut off digits"
-        )
-        wrong = cut_off
+        problem = f"{count_phrase(cut_off, 'patient')} written in scientific notation"
+        problem += ", of which a spreadsheet cut off digits"
+        refused = cut_off
         mend = "Format the column of patients as text where it was written, and export it again"
     elif garbled := [name for name in counts.index if "\N{REPLACEMENT CHARACTER}" in name]:
         problem = f"{count_phrase(garbled, 'patient')} spelt with a character that stands for a lost one"

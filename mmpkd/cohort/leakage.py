@@ -113,7 +113,10 @@ def _subsample(
 def _label_problems(
     labels: pd.DataFrame, patients: pd.Series
 ) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.int64], list[tuple[NDArray[np.int64], NDArray[np.int64]]]]]:
-    """Yields each label that can be probed: its name, where it is known, its values there, and patient-grouped folds."""
+    """Yields each label that can be probed, with a mask of the samples where it is known, its values there, and folds.
+
+    The folds are grouped by patient.
+    """
     for label in labels:
         known = labels[label].notna().to_numpy()
         target, group = labels[label].to_numpy()[known].astype(int), patients.to_numpy(dtype=object)[known]

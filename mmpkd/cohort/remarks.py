@@ -43,7 +43,7 @@ def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -
 
 
 def brightness_remarks(appearances: Sequence[Appearance], depth: Depth, images: str) -> list[str]:
-    """Of `appearances` at images in their window; `images` is what to call them."""
+    """Returns remarks on the brightness of images in their window; `images` is their name in a remark."""
     lines = []
     mean_N, high_N = (np.array([getattr(appearance, name) for appearance in appearances]) for name in ("mean", "high"))
     is_blank_N = np.array([appearance.is_blank for appearance in appearances])
