@@ -37,7 +37,7 @@ FLOORS = {
     ),
     "sweep": (
         {"types"},
-        {"options", "pareto", "interrupt", "space"},
+        {"options", "pareto", "interrupt", "local_ray", "space"},
         {"cluster"},
         {"storage", "plan"},
         {"search", "workers"},
