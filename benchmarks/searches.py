@@ -23,6 +23,7 @@ from sweep.search.state import Books
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 
 
@@ -116,7 +117,7 @@ class Ours:
     def __init__(self, space: Space, curves: Curves, slots: int, folder: Path):
         self._curves = curves
         books = Books(
-            space, GOALS, Studies(folder / "journal.log", space, GOALS), Spool(folder / "spool.jsonl"), folder
+            space, GOALS, Studies(folder / "journal.log", space, GOALS), Spool(SweepFolder(folder)), SweepFolder(folder)
         )
         self.search = Search(space, books, folder, folder, folder, wait=True)
         self.search.most_live = slots

@@ -62,6 +62,7 @@ from sweep.run import sweep
 from sweep.search.samplers import Sampling, Sight
 from sweep.search.searcher import Search
 from sweep.search.state import Books
+from sweep.storage.layout import SweepFolder
 
 LIMIT, GROWTH, AT = 0.25, 3.0, 1000  # seconds per trial after AT trials; and over no history
 
@@ -92,10 +93,9 @@ def ours(history: int, trials: int, seed: int, place: Path) -> dict[str, float]:
     return watched.figures()
 
 
-def untold(folder: Path) -> int:
+def untold(folder: SweepFolder) -> int:
     """Events that MLflow has not had yet."""
-    spool = folder / "spool.jsonl"
-    return spool.read_bytes()[int(spool.with_suffix(".sent").read_text().split()[0]) :].count(b"\n")
+    return folder.spool.read_bytes()[int(folder.spool_sent.read_text().split()[0]) :].count(b"\n")
 
 
 def plain(history: int, trials: int, seed: int, place: Path) -> dict[str, float]:

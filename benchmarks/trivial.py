@@ -20,6 +20,7 @@ from ray import tune
 from benchmarks.witness import descendants
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint
+from mmpkd.machine.files import write_atomically
 from mmpkd.types import EpochReport
 from sweep.options import RunOptions, read_run_options
 from sweep.search.choosers import Asked
@@ -27,7 +28,7 @@ from sweep.search.samplers import Sight
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space, dump_space, load_space
-from sweep.storage.events import Spool, write_whole
+from sweep.storage.events import Spool
 from sweep.types import Arrival, Ending
 from sweep.workers.worker import TrialWorker
 
@@ -130,11 +131,11 @@ def words_of(place: Path, *overrides: str) -> tuple[RunOptions, Space]:
 
 def begin_after(history: int, space: Space, options: RunOptions, noise: random.Random) -> None:
     """Leaves the folder of a sweep that has finished so many trials, told to MLflow as far as it knows."""
-    options.folder.mkdir(parents=True)
-    spool = Spool(options.folder / "spool.jsonl")
+    options.folder.path.mkdir(parents=True)
+    spool = Spool(options.folder)
     spool.append("sweep", id="overhead", words=[])
-    write_whole(options.folder / "space.yaml", dump_space(space))
-    studies = Studies(options.folder / "journal.log", space, GOALS)
+    write_atomically(options.folder.space, dump_space(space))
+    studies = Studies(options.folder.journal, space, GOALS)
     at_random = replace(space, search=space.search.model_copy(update={"sampler": "random"}))
     sights = {arm: Sight(at_random, arm, GOALS) for arm in space.arms}
     for number in range(history):
@@ -155,7 +156,7 @@ def begin_after(history: int, space: Space, options: RunOptions, noise: random.R
         ending = Ending(state, epochs, spent, spent, told[epochs - 1], learned=None if goes_on else values[1])
         studies.close(number, ending)
         spool.append("end", number=number, state=state, error="", cause="")
-    spool.path.with_suffix(".sent").write_text(f"{spool.path.stat().st_size} {fingerprint(options.tracking_uri)}\n")
+    options.folder.spool_sent.write_text(f"{spool.path.stat().st_size} {fingerprint(options.tracking_uri)}\n")
 
 
 # --- what is noted ---

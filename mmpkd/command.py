@@ -88,13 +88,6 @@ def written_to(folder: Path) -> Iterator[None]:
         raise UserError(f"{problem}\n  {mend}") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes beside and renames, so that a kill leaves the old file or the new one."""
-    beside = path.with_name(f"{path.name}.partial")
-    beside.write_text(text)
-    os.replace(beside, path)
-
-
 def options(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:
     """Words that begin with a dash, each with the word that says the same here; what is 'false' else is a switch."""
     names = sorted({*defaults, *known})

@@ -22,7 +22,7 @@ from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export import Card, Exported, source_of, tempered
-from mmpkd.machine.files import overridden, read_yaml
+from mmpkd.machine.files import overridden, read_yaml, write_atomically
 from mmpkd.near_names import near
 from mmpkd.scoring import classify
 from mmpkd.scoring.grouping import FEWEST, alone, fold_notes, groupings, values_of
@@ -283,8 +283,8 @@ def _leave(folder: Path, tables: Mapping[str, pd.DataFrame], what: Mapping[str, 
     for old in (folder / "evaluation.json", *folder.glob("*.csv")):
         old.unlink(missing_ok=True)
     for name, table in tables.items():
-        command.write_whole(folder / f"{name}.csv", table.to_csv(index=False))
-    command.write_whole(folder / "evaluation.json", json.dumps(what, indent=1))
+        write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
+    write_atomically(folder / "evaluation.json", json.dumps(what, indent=1))
 
 
 def _print(tables: Mapping[str, pd.DataFrame], title: str, titles: Mapping[str, str]) -> None:

@@ -40,11 +40,12 @@ from mmpkd.fit import (
     task_loss,
 )
 from mmpkd.machine.checksums import fingerprint
+from mmpkd.machine.files import write_atomically
 from mmpkd.machine.resources import cores
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
-from mmpkd.teachers.fitted import fit_teachers, quality_lines
-from mmpkd.teachers.input_leakage import warnings_before_fitting
+from mmpkd.teachers.answers import qualities, teach
+from mmpkd.teachers.stating import before_teaching
 from mmpkd.types import Batch, ConfigError, EpochReport
 
 HELP = """\
@@ -98,7 +99,7 @@ def train(
     if mistakes := check(config, store.facts if store else facts(config.cohort)):
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
-    outputs = fit_teachers(config, store, cache)
+    outputs = teach(config, store, cache)
     heads = {name: one.head for name, one in outputs.items() if one.head is not None}
     student, objectives = build(config, store.facts, {name: one.width for name, one in outputs.items()}, heads)
     teachers = {name: one.only(needed(config, objectives, name)).to(device) for name, one in outputs.items()}
@@ -291,7 +292,7 @@ def main(words: Sequence[str]) -> None:
     last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), command.plain_console()
 
     def show(report: EpochReport) -> None:
-        command.write_whole(folder / "config.yaml", dump_trial(config))
+        write_atomically(folder / "config.yaml", dump_trial(config))
         scores = "  ".join(
             f"{goal} {report.metrics[goal]:.4f} ±{shown_error(report.metrics[f'{goal}_se'])}"
             for goal in ("val/auroc", "val/auroc_patient", "val/pointing")
@@ -312,20 +313,16 @@ def main(words: Sequence[str]) -> None:
         told = f"threads={config.threads}, and this process may use {here.amount} cores (what sets this: {here.source})"
         command.warn([f"{told}; more threads than cores only slow a training down"])
     command.warn(
-        [
-            *announcements(config, store.facts),
-            *single_steps(config, store.facts),
-            *warnings_before_fitting(config, store),
-        ]
+        [*announcements(config, store.facts), *single_steps(config, store.facts), *before_teaching(config, store)]
     )
-    for line in quality_lines(config, fit_teachers(config, store, cache)):
+    for line in qualities(config, teach(config, store, cache)):
         console.print(line, highlight=False, soft_wrap=True)
     if last.exists():
         console.print(f"continuing {folder}", highlight=False, soft_wrap=True)
     metrics = folder / "metrics.json"
     with command.written_to(folder):
         history = train(config, cache, folder, last if last.exists() else None, show, store)
-        command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
+        write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}", highlight=False)
     places = f"every epoch is in {metrics}; the student is in {folder / export.NAME}"

@@ -12,11 +12,13 @@ import yaml
 
 from mmpkd.command import plain_console
 from mmpkd.command import run as command
+from mmpkd.machine.files import write_atomically
 from mmpkd.types import ConfigError, UserError
 from sweep.interrupt import leave, requests_end_the_driver
 from sweep.options import RUN_KEYS, RunOptions, check_tracking_uri, read_run_options
 from sweep.space.loading import SHORTCUTS, shipped
 from sweep.space.space import PATHS_OF_SPACE, Space, dump_space, load_space
+from sweep.storage.layout import Storage
 from sweep.workers.trials import run_trials
 
 if TYPE_CHECKING:  # ray, torch and optuna are loaded once the space is known to be sound
@@ -112,13 +114,13 @@ def main(words: Sequence[str]) -> None:
         console.print(render(planned))
         from mmpkd.cohort.suspects import find_in
         from mmpkd.probe import stand_in
-        from mmpkd.teachers.input_leakage import leakage_warnings
+        from mmpkd.teachers.stating import stating
 
         cohort = planned.example.cohort
         tables = stand_in(cohort)
         for note in tables.notes:
             console.print(note, highlight=False, soft_wrap=True)
-        warn(leakage_warnings(find_in(tables), planned.teachers(), tables, cohort.fold), console)
+        warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
 
         with cluster(), console.status("timing") as status:
             say = status.update if console.is_terminal else console.print
@@ -147,14 +149,14 @@ def sweep(
     Raises:
         UserError: the folder is another sweep's, or cannot be written any more.
     """
-    from sweep.storage.continuation import held
     from sweep.storage.failures import disk_trouble
+    from sweep.storage.lock import hold_driver_lock
 
-    with held(options.folder):
+    with hold_driver_lock(options.folder):
         try:
             return _sweep(space, planned, options, console, worker)
         except OSError as error:
-            trouble = disk_trouble(error, (options.folder, Path(options.storage), Path(options.cache)))
+            trouble = disk_trouble(error, (options.folder.path, Path(options.storage), Path(options.cache)))
             if not trouble:
                 raise
             raise UserError(
@@ -172,8 +174,8 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     from sweep.search.studies import Studies
     from sweep.search.warm_start import warm_results
     from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
-    from sweep.storage.events import SPOOL, Spool, read_plan, write_json, write_whole
-    from sweep.storage.ownership import JOURNAL, examined
+    from sweep.storage.events import Spool
+    from sweep.storage.ownership import examined
     from sweep.types import Halt
     from sweep.workers.worker import TrialWorker
 
@@ -182,17 +184,17 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     folder, cache = options.folder, Path(options.cache).absolute()
     repaired = "" if options.repair else " repair=true"
     here = examined(folder, options.repair, options.command + repaired)
-    (folder / "stop").unlink(missing_ok=True)
+    folder.stop_request.unlink(missing_ok=True)
     extended = refuse_other_space(folder, space, options.extend)
     store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
     refuse_other_data(folder, here.store, store.fingerprint, cohort.root)
     warn([*here.notes, *worker.cautions(planned, store)], console)
-    known, told = warm_results(space, planned.goals, folder, Path(options.storage), store.fingerprint)
-    spool, sweep_id = Spool(folder / SPOOL), here.sweep_id or uuid.uuid4().hex
+    known, told = warm_results(space, planned.goals, folder, Storage(Path(options.storage)), store.fingerprint)
+    spool, sweep_id = Spool(folder), here.sweep_id or uuid.uuid4().hex
     spool.append("sweep", id=sweep_id, words=list(options.words))
-    generation = read_plan(folder).get("generation", 0) + extended
+    generation = folder.read_plan().get("generation", 0) + extended
     belongs = {"sweep": sweep_id, "store": store.fingerprint}
-    studies = Studies(folder / JOURNAL, space, planned.goals, generation, anew=extended, belongs=belongs)
+    studies = Studies(folder.journal, space, planned.goals, generation, anew=extended, belongs=belongs)
     for line in filter(None, (studies.take_over() if extended else "", told)):
         console.print(line, highlight=False, soft_wrap=True)
     # The plan decides which space the sweep is in: killed before it is written, the old one; after it, this one.
@@ -203,15 +205,19 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
         "left_behind": left_behind,
         "lost": list(here.lost),
     }
-    if (price := read_plan(folder).get("price")) and not extended:
+    if (price := folder.read_plan().get("price")) and not extended:
         began["price"] = price
     dumped = dump_space(space)
-    write_json(folder / "plan.json", planned.as_json() | began | {"leaves": leaves_of(yaml.safe_load(dumped))})
-    write_whole(folder / "space.yaml", dumped)
+    folder.write_plan(planned.as_json() | began | {"leaves": leaves_of(yaml.safe_load(dumped))})
+    write_atomically(folder.space, dumped)
     books = Books(space, planned.goals, studies, spool, folder, known, here.lost)
     search = Search(space, books, folder, cache, store.path, store.num_folds)
     tracker = Tracker(
-        check_tracking_uri(options.tracking_uri), options.name, sweep_id, spool, Path(options.storage) / "mlartifacts"
+        check_tracking_uri(options.tracking_uri),
+        options.name,
+        sweep_id,
+        spool,
+        Storage(Path(options.storage)).mlflow_artifacts,
     )
     if search.left and search.halt is None:
         console.print(_greeting(search, options), highlight=False, soft_wrap=True)

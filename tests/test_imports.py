@@ -36,12 +36,13 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"types"},
+        {"types", "storage.layout"},
         {"options", "pareto", "interrupt", "local_ray", "space"},
         {"cluster"},
         {"storage", "plan"},
         {"search", "workers"},
         {"reports"},
+        {"driver"},
         {"run", "status", "stop", "clean"},
     ),
 }

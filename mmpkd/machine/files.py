@@ -1,7 +1,8 @@
-"""YAML files and `dotted.key=value` words as plain values, before anything judges them."""
+"""Reads YAML files and `dotted.key=value` overrides as plain values, and writes files atomically."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from mmpkd.types import ConfigError, Mistake
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file atomically: readers see the old content or the new, never a part of it."""
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(beside, path)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -18,8 +18,7 @@ from mmpkd.config import AugmentationConfig, NetworkConfig
 from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.near_names import near
 from mmpkd.student import Student, announced, build_student
-from mmpkd.teachers.teacher import Size, Teacher
-from mmpkd.teachers.training import (
+from mmpkd.teachers.fitting import (
     EpochsParams,
     content_hash,
     descend,
@@ -29,6 +28,7 @@ from mmpkd.teachers.training import (
     one_thread,
     require_classes,
 )
+from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherError, TeacherOutput
 from mmpkd.weights import weights_of
 

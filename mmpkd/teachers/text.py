@@ -16,11 +16,8 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import Positive, Strict
 from mmpkd.fit import autocast, seeded
-from mmpkd.teachers.masking import LabelMask
-from mmpkd.teachers.sections import LEAST, check_sections, chosen_sections
-from mmpkd.teachers.teacher import Size, Teacher
-from mmpkd.teachers.text_encoders import build, config_of, files_of, folder_of, load, most_tokens, tokenizer_of
-from mmpkd.teachers.training import (
+from mmpkd.teachers.encoders import build, config_of, files_of, folder_of, load, most_tokens, tokenizer_of
+from mmpkd.teachers.fitting import (
     EpochsParams,
     content_hash,
     descend,
@@ -29,6 +26,9 @@ from mmpkd.teachers.training import (
     one_thread,
     require_classes,
 )
+from mmpkd.teachers.masking import LabelMask
+from mmpkd.teachers.sections import LEAST, check_sections, chosen_sections
+from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, Task, TeacherError, TeacherOutput
 
 Texts = NDArray[np.object_]

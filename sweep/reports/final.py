@@ -5,13 +5,13 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from shlex import quote
 from typing import Final
 
 from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
+from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
@@ -20,7 +20,8 @@ from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
-from sweep.storage.events import Spool, read_plan, write_whole
+from sweep.storage.events import Spool
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import judged, picked, write_tables
 from sweep.types import Record
 
@@ -56,25 +57,23 @@ def _write_files(
     best = picked(shown, config.select, goals)
     if best:
         here = {"cohort": planned.example.cohort}  # the data may have moved since
-        write_whole(
-            folder / "best.yaml", dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=here))
-        )
+        write_atomically(folder.best, dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=here)))
     else:
-        (folder / "best.yaml").unlink(missing_ok=True)  # of a trial that an extension left behind
+        folder.best.unlink(missing_ok=True)  # of a trial that an extension left behind
     error = planned_error(folder)
-    write_report(folder / "report.html", options.name, shown, list(search.space.arms), goals, config.select, error)
-    kept = ["space.yaml", "plan.json", "best.yaml"]
+    write_report(folder, shown, list(search.space.arms), goals, config.select, error)
+    kept = [folder.space, folder.plan, folder.best]
     if planned.facts is not None and not planned.facts.credentialed:
-        kept += ["trials.parquet", "report.html"]  # of a credentialed cohort nothing but settings leaves the store
-    spool.append("files", paths=kept)
+        kept += [folder.trials, folder.report]  # of a credentialed cohort nothing but settings leaves the store
+    spool.append("files", paths=[path.name for path in kept])
     spool.append("close", status="FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED")
     return best is not None
 
 
-def planned_error(folder: Path) -> float | None:
+def planned_error(folder: SweepFolder) -> float | None:
     """The standard error of AUROC that the price states for so many validation patients; None where it has none."""
     with suppress(UserError):  # the next start says so
-        error: float | None = (read_plan(folder).get("price") or {}).get("auroc_error")
+        error: float | None = (folder.read_plan().get("price") or {}).get("auroc_error")
         return error
     return None
 
@@ -126,7 +125,7 @@ def _tell_tracking(left: int, tracker: Tracker, options: RunOptions, console: Co
         why = f" ({tracker.trouble})" if tracker.trouble else ""
         console.print(
             f"warning: {left} records have not reached {address}{why}; they wait in "
-            f"{options.folder / 'spool.jsonl'}, and the same command sends them",
+            f"{options.folder.spool}, and the same command sends them",
             highlight=False,
             soft_wrap=True,
         )

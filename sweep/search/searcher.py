@@ -22,7 +22,8 @@ from sweep.search.repeats import repeated
 from sweep.search.samplers import Proposal
 from sweep.search.state import Books, Live
 from sweep.space.space import Space
-from sweep.storage.failures import error_file, told_error
+from sweep.storage.failures import told_error
+from sweep.storage.layout import SweepFolder
 from sweep.types import Halt, Job, Record, State
 
 HOPELESS = 3  # trials that fail before any comes through: then it is not the configuration
@@ -43,7 +44,7 @@ class Search(Searcher):
         self,
         space: Space,
         books: Books,
-        folder: Path,
+        folder: SweepFolder,
         cache: Path,
         store: Path,
         num_folds: int = 1,
@@ -192,7 +193,7 @@ class Search(Searcher):
 
     def _hand_out(self, trial_id: str, number: int, proposal: Proposal, config: TrialConfig) -> Job:
         self.live[trial_id] = self.books.announce(number, proposal, config, self.devices)
-        error_file(self._folder, number).unlink(missing_ok=True)
+        self._folder.error(number).unlink(missing_ok=True)
         self.changed()
         return Job(
             number=number,

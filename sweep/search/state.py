@@ -7,10 +7,8 @@ this one be killed between two lines.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmpkd.config import TrialConfig
@@ -22,8 +20,8 @@ from sweep.search.samplers import Proposal, Sampling, Sight
 from sweep.search.studies import Studies, resolved
 from sweep.space.space import Space
 from sweep.storage.events import Spool
+from sweep.storage.layout import SweepFolder
 from sweep.types import Ending, Record, State, Values
-from sweep.workers.worker import checkpoints_of
 
 
 @dataclass
@@ -59,7 +57,7 @@ class Books:
         goals: Sequence[str],
         studies: Studies,
         spool: Spool,
-        folder: Path,
+        folder: SweepFolder,
         known: Iterable[tuple[Proposal, Values]] = (),
         lost: Collection[int] = (),
     ):
@@ -100,7 +98,7 @@ class Books:
             if record.number in self._announced - said:
                 self._say_end(record)
             if record.state != "complete":  # it might return with another extension, to the front
-                shutil.rmtree(checkpoints_of(self._folder, record.number), ignore_errors=True)
+                self._folder.delete_checkpoints(record.number)
         self.ledger.before = sum(spent for number, (_, spent) in self._heard.items() if number not in records)
         unsaid = [number for number, record in records.items() if record.state != "running" and number not in said]
         settled: dict[int, Values | None] = {}
@@ -213,7 +211,7 @@ class Books:
             if (learned := told[number]) is not None:
                 self._outcomes.see(arm, learned)
         for one in leaving:
-            shutil.rmtree(checkpoints_of(self._folder, one), ignore_errors=True)
+            self._folder.delete_checkpoints(one)
         return told
 
 

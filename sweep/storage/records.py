@@ -11,13 +11,14 @@ import statistics
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
+from mmpkd.machine.files import write_atomically
 from sweep.pareto import admit, dominates
-from sweep.storage.events import Spool, write_whole
+from sweep.storage.events import Spool
+from sweep.storage.layout import SweepFolder
 from sweep.types import Record, Values
 
 TRIAL_COLUMNS: Final = ("number", "arm", "control", "state", "repeat_of", "epochs", "seconds")
@@ -141,14 +142,16 @@ def _one_type_per_column(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def write_tables(folder: Path, records: Sequence[Record], spool: Spool, left_behind: Collection[int] = ()) -> None:
+def write_tables(
+    folder: SweepFolder, records: Sequence[Record], spool: Spool, left_behind: Collection[int] = ()
+) -> None:
     """`left_behind`: trials that an extension of the space left out; the spool has their epochs too."""
-    write_whole(folder / "trials.parquet", trials_table(records).to_parquet(index=False))
-    path, epochs = folder / "epochs.parquet", epochs_table(spool)
+    write_atomically(folder.trials, trials_table(records).to_parquet(index=False))
+    path, epochs = folder.epochs, epochs_table(spool)
     with suppress(Exception):  # there is none yet, or it is damaged
         before = pd.read_parquet(path)
         lost = before[before["number"].isin({one.number for one in records} - set(epochs["number"]))]
         if len(lost):  # the spool was, and this is all that is left of it
             epochs = pd.concat([lost, epochs]).sort_values(["number", "epoch"])
     epochs = epochs[~epochs["number"].isin(left_behind)]
-    write_whole(path, epochs.to_parquet(index=False))
+    write_atomically(path, epochs.to_parquet(index=False))

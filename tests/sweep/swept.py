@@ -26,6 +26,7 @@ from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.space.space import load_space
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, FakeWorker, play, play_all, report
 
@@ -98,7 +99,7 @@ def refused(tmp_path: Path, *words: str) -> str:
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for _, event in Spool(folder / "spool.jsonl").read() if event["event"] == kind]
+    return [event for _, event in Spool(SweepFolder(folder)).read() if event["event"] == kind]
 
 
 def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:

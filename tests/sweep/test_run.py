@@ -25,7 +25,9 @@ from sweep.options import RunOptions, read_run_options
 from sweep.plan.plan import plan
 from sweep.run import main, sweep
 from sweep.space.space import Space, dump_space, load_space
-from sweep.storage.continuation import held, refuse_other_space
+from sweep.storage.continuation import refuse_other_space
+from sweep.storage.layout import SweepFolder
+from sweep.storage.lock import hold_driver_lock
 from sweep.storage.records import Spool
 from sweep.workers.worker import TrialWorker
 from tests.sweep.fake import SPACE, FakeWorker, play_all
@@ -107,14 +109,17 @@ def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_second_driver_is_refused(tmp_path: Path) -> None:
     (tmp_path / "fake.yaml").write_text(SPACE)
-    with held(tmp_path / "fake"), pytest.raises(UserError, match=r"another driver .*\(process \d+ on .+\)"):
+    with (
+        hold_driver_lock(SweepFolder(tmp_path / "fake")),
+        pytest.raises(UserError, match=r"another driver .*\(process \d+ on .+\)"),
+    ):
         main([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", f"cache={tmp_path / 'cache'}"])
-    with held(tmp_path / "fake"):
+    with hold_driver_lock(SweepFolder(tmp_path / "fake")):
         pass  # let go of
 
 
 def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError), held(tmp_path / "new"):
+    with pytest.raises(UserError), hold_driver_lock(SweepFolder(tmp_path / "new")):
         raise UserError("an image does not decode")
     assert not (tmp_path / "new").exists()
 
@@ -122,10 +127,10 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_name_of_a_different_space_is_refused(tmp_path: Path) -> None:
     space, _ = loaded(tmp_path)
     (tmp_path / "space.yaml").write_text(dump_space(space))
-    refuse_other_space(tmp_path, loaded(tmp_path, "trials=99", "search.cpus=0.5", "cohort.root=/moved")[0])
+    refuse_other_space(SweepFolder(tmp_path), loaded(tmp_path, "trials=99", "search.cpus=0.5", "cohort.root=/moved")[0])
     changed, _ = loaded(tmp_path, "optimizer.lr=0.01", "epochs=5", "arms.none=false")
     with pytest.raises(UserError) as error:
-        refuse_other_space(tmp_path, changed)
+        refuse_other_space(SweepFolder(tmp_path), changed)
     text = str(error.value)
     assert "epochs: was 4, is now 5" in text
     assert "arms.none: was" in text and "optimizer.lr: was absent, is now 0.01" in text
@@ -234,7 +239,7 @@ def test_credentialed_cohorts_keep_their_tables(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(run, "run_trials", lambda *args: None)
     said_paths: list[Any] = []
     sweep(space, planned, options, Console(file=io.StringIO()), FakeWorker)
-    for _, event in Spool(options.folder / "spool.jsonl").read():
+    for _, event in Spool(options.folder).read():
         if event["event"] == "files":
             said_paths += [Path(path).name for path in event["paths"]]
     assert said_paths == ["space.yaml", "plan.json", "best.yaml"]
