@@ -49,9 +49,11 @@ def plain_console(**options: Any) -> Console:
     return Console(markup=False, emoji=False, **options)
 
 
-def warn(warnings: Iterable[str]) -> None:
+def warn(warnings: Iterable[str], console: Console | None = None) -> None:
+    """Prints each warning on a line of its own, on stderr unless a console is given."""
+    console = console or plain_console(stderr=True)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
 def make_folder(path: Path) -> None:
