@@ -16,7 +16,7 @@ from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.record_curves import EPOCHS, GOALS
 from benchmarks.recorded import Curves, Row
-from sweep.search.choosers import Asked
+from sweep.search.choosers import OptunaChooser
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
 from sweep.search.state import Books
@@ -68,7 +68,7 @@ class Free:
 
 def _drawn(space: Space, trial: Any) -> tuple[str, Mapping[str, Any]]:
     arm = trial.suggest_categorical("arm", list(space.arms))
-    return arm, draw(space.arms[arm], Asked(trial), arm).values
+    return arm, draw(space.arms[arm], OptunaChooser(trial), arm).values
 
 
 class Documented:
@@ -124,7 +124,7 @@ class Ours:
         stopping = space.search.early_stopping
         assert stopping is not None
         rungs = stopping.rungs(EPOCHS)
-        self._halving = ArmHalving(list(space.arms), GOALS, rungs, stopping.reduction, keep=books.studies.reach)
+        self._halving = ArmHalving(list(space.arms), GOALS, rungs, stopping.reduction, on_arrival=books.studies.reach)
 
     def next(self, key: str) -> Trial | None:
         job = self.search.suggest(key)

@@ -59,7 +59,7 @@ from mmpkd.config import TrialConfig
 from sweep.cluster import cluster
 from sweep.driver import run_sweep
 from sweep.reports.progress import Progress
-from sweep.search.samplers import Sampling, Sight
+from sweep.search.proposals import ArmSampler, SamplerThread
 from sweep.search.searcher import Search
 from sweep.search.state import Books
 from sweep.storage.layout import SweepFolder
@@ -83,8 +83,8 @@ def ours(history: int, trials: int, seed: int, place: Path) -> dict[str, float]:
     console = Console(file=StringIO(), force_terminal=True, width=120)
     with (
         observed(Search, watched, lambda result: float(result["reports"][-1]["terms"]["made"])),
-        timed(Sight, "propose", lambda seconds, *rest: watched.proposals.append(seconds)),
-        timed(Sampling, "answer", answered),
+        timed(ArmSampler, "propose", lambda seconds, *rest: watched.proposals.append(seconds)),
+        timed(SamplerThread, "collect", answered),
         timed(Books, "__init__", lambda seconds, *rest: watched.once.update(open=seconds)),
         timed(Progress, "__exit__", lambda *_: watched.once.update(behind=untold(said.folder))),
     ):

@@ -24,8 +24,8 @@ from mmpkd.machine.files import write_atomically
 from mmpkd.types import EpochReport
 from sweep.driver import SweepFunctions
 from sweep.options import RunOptions, read_run_options
-from sweep.search.choosers import Asked
-from sweep.search.samplers import Sight
+from sweep.search.choosers import OptunaChooser
+from sweep.search.proposals import ArmSampler
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space, dump_space, load_space
@@ -112,7 +112,7 @@ class Asking:
 
     def __call__(self, trial: Any) -> dict[str, Any]:
         arm = trial.suggest_categorical("arm", list(self._space.arms))
-        return draw(self._space.arms[arm], Asked(trial), arm).config
+        return draw(self._space.arms[arm], OptunaChooser(trial), arm).config
 
 
 def words_of(place: Path, *overrides: str) -> tuple[RunOptions, Space]:
@@ -132,9 +132,9 @@ def begin_after(history: int, space: Space, options: RunOptions, noise: random.R
     write_atomically(options.folder.space, dump_space(space))
     studies = Studies(options.folder.journal, space, GOALS)
     at_random = replace(space, search=space.search.model_copy(update={"sampler": "random"}))
-    sights = {arm: Sight(at_random, arm, GOALS) for arm in space.arms}
+    samplers = {arm: ArmSampler(at_random, arm, GOALS) for arm in space.arms}
     for number in range(history):
-        proposal = sights[list(sights)[number % len(sights)]].propose(number)
+        proposal = samplers[list(samplers)[number % len(samplers)]].propose(number)
         assert proposal is not None
         arm, optimizer = proposal.arm, proposal.config.optimizer
         told = [metrics_of(optimizer.lr, optimizer.weight_decay, epoch, noise) for epoch in (1, 2)]

@@ -18,7 +18,7 @@ from mmpkd.command import warn
 from mmpkd.config import CohortConfig
 from mmpkd.machine.files import write_atomically
 from mmpkd.probe import stand_in
-from mmpkd.teachers.stating import stating
+from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.cluster import cluster, count_gpus, count_slots, reservation_for
@@ -51,9 +51,9 @@ SWEEP_SECONDS: Final = 2.0  # for which a sweep times each configuration before 
 
 
 def leakage_warnings(planned: Plan, store: Store) -> list[str]:
-    """Returns a warning for each thing in a prepared cohort that gives its labels away to the plan's teachers."""
+    """Returns a warning for each thing in a prepared cohort that gives its labels away to the teachers of a plan."""
     assert planned.example is not None
-    return stating(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
+    return input_leakage.leakage_warnings(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def show_plan(space: Space, planned: Plan, console: Console) -> None:
     tables = stand_in(cohort)
     for note in tables.notes:
         console.print(note, highlight=False, soft_wrap=True)
-    warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
+    warn(input_leakage.leakage_warnings(find_in(tables), planned.teachers(), tables, cohort.fold), console)
     with cluster():
         price = _timed_price(FUNCTIONS, space, planned, PLAN_SECONDS, console)
     if price is not None:

@@ -23,8 +23,8 @@ from optuna.trial import FrozenTrial, TrialState
 from mmpkd.config import EvaluationConfig, TrialConfig, validate
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError
-from sweep.search.choosers import Replay, Unfit
-from sweep.search.samplers import Proposal
+from sweep.search.choosers import NotInSpace, ReplayChooser
+from sweep.search.proposals import Proposal
 from sweep.space.draw import draw, leaf_name
 from sweep.space.grammar import Choice, Range, spots
 from sweep.space.space import SCORES, Space
@@ -63,11 +63,11 @@ def fitted(
             labels = (label for label, value in spot.node.values.items() if value == at(had, spot.place))
             given[leaf_name(arm, spot.path)] = next(labels, None)
     given |= params
-    replay = Replay(given)
+    replay = ReplayChooser(given)
     try:
         drawn = draw(space.arms[arm], replay, arm)
         own = validate(TrialConfig, drawn.config)
-    except (Unfit, ConfigError):
+    except (NotInSpace, ConfigError):
         return None
     chosen = {name: given[name] for name in replay.distributions}
     if any(drawn.values[name] != value for name, value in chosen.items() if not isinstance(value, str)):

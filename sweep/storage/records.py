@@ -24,6 +24,19 @@ from sweep.types import Record, Values
 TRIAL_COLUMNS: Final = ("number", "arm", "control", "state", "repeat_of", "epochs", "seconds")
 
 
+def runs_by_configuration(records: Iterable[Record]) -> dict[int, list[Record]]:
+    """Groups trials by configuration: the number of its first trial, and its runs over seeds in the given order."""
+    runs: dict[int, list[Record]] = {}
+    for record in records:
+        runs.setdefault(record.configuration, []).append(record)
+    return runs
+
+
+def mean_values(runs: Sequence[Record], goals: Sequence[str]) -> tuple[float, ...]:
+    """Returns the mean of each goal over the runs of one configuration."""
+    return tuple(statistics.fmean(run.metrics[goal] for run in runs) for goal in goals)
+
+
 def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
     """Configurations that completed on `repeats` seeds, as their first trial with metrics averaged.
 
@@ -33,9 +46,7 @@ def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
     complete = [one for one in records if one.state == "complete"]
     if repeats == 1:
         return complete
-    runs: dict[int, list[Record]] = {}
-    for one in complete:
-        runs.setdefault(one.number if one.repeat_of is None else one.repeat_of, []).append(one)
+    runs = runs_by_configuration(complete)
     return [_averaged(min(found, key=lambda one: one.turn), found) for found in runs.values() if len(found) >= repeats]
 
 

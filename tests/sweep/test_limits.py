@@ -67,7 +67,7 @@ def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_p
 
 def test_a_deadline_that_has_passed_runs_nothing(tmp_path: Path) -> None:
     status, text = ran(tmp_path, "deadline=2020-01-01T00:00")
-    assert status == 1 and "the deadline (2020-01-01 00:00) has come; deadline=... with a later one continues" in text
+    assert status == 1 and "the deadline (2020-01-01 00:00) has passed; to continue, give a later deadline=..." in text
     assert not (tmp_path / "fake" / "trained.txt").exists()
 
 

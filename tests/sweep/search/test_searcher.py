@@ -16,7 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
-from sweep.search.samplers import Sight
+from sweep.search.proposals import ArmSampler
 from sweep.search.searcher import HOPELESS, Search
 from sweep.search.state import Books
 from sweep.search.studies import Studies
@@ -280,14 +280,14 @@ def test_a_hopeless_sweep_ends_while_a_proposal_is_made(opened: Opened, monkeypa
     search = opened("trials=20")
     search._wait, search.most_live = False, 4
     thinking = threading.Event()
-    propose = Sight.propose
+    propose = ArmSampler.propose
 
-    def slow(self: Sight, number: int) -> Any:
+    def slow(self: ArmSampler, number: int) -> Any:
         if number >= HOPELESS:
             thinking.wait(5)
         return propose(self, number)
 
-    monkeypatch.setattr(Sight, "propose", slow)
+    monkeypatch.setattr(ArmSampler, "propose", slow)
     for index in range(HOPELESS):
         while not isinstance(search.suggest(f"t{index}"), dict):
             time.sleep(0.01)

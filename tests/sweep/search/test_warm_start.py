@@ -23,7 +23,7 @@ NONE = "arms.tabular=false"
 
 def seen(search: Search, arm: str = "none") -> list[FrozenTrial]:
     """What an arm's sampler knows."""
-    trials: list[FrozenTrial] = search.books.sampling.sights[arm].study.trials
+    trials: list[FrozenTrial] = search.books.samplers.by_arm[arm].study.trials
     return trials
 
 

@@ -65,8 +65,8 @@ def test_trials_that_lie_in_the_new_space_stay_and_the_others_do_not(dead: tuple
     assert ended[cut] == ("failed", "extended") and ended[goes_on] == ("complete", "")
     assert not (folder / "checkpoints" / str(cut)).exists() and (folder / "checkpoints" / str(goes_on)).exists()
     assert sum(states(folder).values(), Counter()) == {"COMPLETE": 6 + 10, "FAIL": 2}, "nothing is left running"
-    sights = search.books.sampling.sights.values()
-    assert sum(len(sight.study.get_trials(states=(TrialState.COMPLETE,))) for sight in sights) == 10
+    samplers = search.books.samplers.by_arm.values()
+    assert sum(len(sampler.study.get_trials(states=(TrialState.COMPLETE,))) for sampler in samplers) == 10
 
     again, text = swept(tmp_path, *words)
     assert "extended" not in text and [one.number for one in again.records()] == [*stay, *new]
