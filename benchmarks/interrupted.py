@@ -100,8 +100,8 @@ class Forked:
 
 
 def drive(words: Sequence[str]) -> int:
-    from sweep.options import read_run_options
     from sweep.driver import FUNCTIONS, run_sweep
+    from sweep.options import read_run_options
     from sweep.plan.plan import plan
     from sweep.space.space import load_space
 

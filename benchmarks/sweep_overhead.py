@@ -52,8 +52,8 @@ from benchmarks.trivial import (
     metrics_of,
     observed,
     timed,
-    words_of,
     trivial_functions,
+    words_of,
 )
 from mmpkd.config import TrialConfig
 from sweep.cluster import cluster

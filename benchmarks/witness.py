@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 def logged(training: TrainingFunctions) -> TrainingFunctions:
-    """Returns the functions with a line in LOG whenever an attempt finds its checkpoints, and an epoch begins or ends."""
+    """Returns functions that also write to LOG when an attempt finds checkpoints, and when an epoch begins or ends."""
 
     def run(
         config: TrialConfig,

@@ -1,4 +1,4 @@
-"""The driver's part of a sweep, from its lock to its report: it prepares the cohort, runs trials, writes the results."""
+"""The driver's part of a sweep, from its lock to its report: it prepares the cohort, runs trials, writes results."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ from sweep.storage.ownership import examined
 from sweep.types import Halt
 from sweep.workers.pricing import price_sweep
 from sweep.workers.tune import run_tune
-from sweep.workers.worker import TrainingFunctions
+from sweep.workers.worker import TRAINING, TrainingFunctions
 
 PLAN_SECONDS: Final = 6.0  # for which `plan=true` times each configuration
 SWEEP_SECONDS: Final = 2.0  # for which a sweep times each configuration before its first trial
@@ -67,7 +67,7 @@ class SweepFunctions:
     prepare: Callable[[CohortConfig, Path], Store] = prepare
     leakage_warnings: Callable[[Plan, Store], list[str]] = leakage_warnings
     price: Callable[[Space, Plan, float, Callable[[str], None]], Price | None] = price_sweep
-    training: TrainingFunctions = TrainingFunctions()
+    training: TrainingFunctions = TRAINING
 
 
 FUNCTIONS = SweepFunctions()
@@ -113,9 +113,7 @@ def run_sweep(
             ) from error
 
 
-def _run_locked(
-    space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions
-) -> int:
+def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions) -> int:
     search, spool, tracker = _open_sweep(space, planned, options, console, functions)
     if search.left and search.halt is None:
         finished, trials = len(search.finished), search.space.search.trials

@@ -15,6 +15,7 @@ import numpy as np
 
 from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, StandIn
+from sweep.plan.expectations import expected_epochs, expected_front
 from sweep.space.draw import branches, count_branches
 from sweep.space.space import Space
 
@@ -154,40 +155,6 @@ def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
     train, val = len(store.rows("train", config.cohort.fold)), len(store.rows("val", config.cohort.fold))
     passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
     return passes * train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
-
-
-def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
-    """Returns the mean epochs of a trial under asynchronous halving, if trials come in no particular order.
-
-    Of i trials that have come to a rung the last goes on with probability 1 - (h + 1)/i, h = (i - 2)(1 -
-    1/reduction): it has to beat the interpolated percentile of the i - 1 before it, whose expectation
-    among uniform values that is. The first trial always goes on. So a rung with few trials stops less often than
-    1/reduction says.
-    """
-    arriving, total, last_rung = trials, 0.0, 0
-    for rung in rungs:
-        total += arriving * (rung - last_rung)
-        arriving, last_rung = _expected_survivors(arriving, reduction), rung
-    return (total + arriving * (epochs - last_rung)) / trials if trials else float(epochs)
-
-
-def _expected_survivors(arriving: float, reduction: int) -> float:
-    full = math.floor(arriving)
-    chances = [1.0] + [1 - ((i - 2) * (1 - 1 / reduction) + 1) / i for i in range(2, full + 2)]
-    return float(sum(chances[:full]) + (arriving - full) * chances[full])
-
-
-def expected_front(trials: float, goals: int) -> float:
-    """Returns how many of so many trials are on the front when they end, if goals are independent of each other.
-
-    The i-th is on it with probability M_d(i)/i, where M_1 = 1 and M_d(i) = sum over j <= i of M_{d-1}(j)/j
-    (Bentley et al. 1978).
-    """
-    count = max(round(trials), 1)
-    maxima = np.ones(count)
-    for _ in range(goals - 1):
-        maxima = np.cumsum(maxima / np.arange(1, count + 1))
-    return float(np.sum(maxima / np.arange(1, count + 1)))
 
 
 def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:

@@ -8,10 +8,11 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from ray import tune
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.search import Searcher
 
 from sweep import interrupt
 from sweep.cluster import Reservation, count_slots
@@ -64,7 +65,7 @@ def run_tune(
     tuner = tune.Tuner(
         tune.with_resources(worker, {"cpu": reservation.cpus, "gpu": reservation.gpus}),
         tune_config=tune.TuneConfig(
-            search_alg=search,
+            search_alg=cast(Searcher, search),
             scheduler=scheduler,
             num_samples=-1,  # until the search says that it is finished
             reuse_actors=True,

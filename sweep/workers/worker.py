@@ -76,10 +76,13 @@ class TrainingFunctions:
     read_history: Callable[[Path, str], list[EpochReport]] = read_history
 
 
+TRAINING = TrainingFunctions()
+
+
 class TrialWorker(tune.Trainable):
     """Serves trials until Ray ends the process."""
 
-    def setup(self, config: dict[str, Any], functions: TrainingFunctions) -> None:
+    def setup(self, config: dict[str, Any], functions: TrainingFunctions = TRAINING) -> None:
         self._functions = functions
         self._training: TrainingThread | None = None
         self._notes: list[str] = []  # for the user, sent with the next result

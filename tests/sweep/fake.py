@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.types import ConfigError, DivergedError, EpochReport
-from sweep.storage.layout import SweepFolder
 from sweep.driver import SweepFunctions
+from sweep.storage.layout import SweepFolder
 from sweep.workers.worker import TrainingFunctions
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from rich.console import Console
 from benchmarks.witness import logged
 from mmpkd.command import run as command
 from mmpkd.config import TrialConfig
+from sweep.driver import run_sweep
 from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import read_run_options
-from sweep.driver import run_sweep
 from sweep.space.space import load_space
 from tests.sweep.fake import FAKE
 

@@ -46,7 +46,9 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)
 
 
-def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all, functions: SweepFunctions = FAKE) -> tuple[Search, str]:
+def swept(
+    tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all, functions: SweepFunctions = FAKE
+) -> tuple[Search, str]:
     """One driver's part: its search, and what the console said. On Ray where nothing plays Tune's part."""
     (tmp_path / "fake.yaml").write_text(SPACE)
     options, wrong = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])

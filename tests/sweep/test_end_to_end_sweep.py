@@ -70,7 +70,7 @@ def swept(
     (root / "colour.yaml").write_text(yaml.safe_dump(space, sort_keys=False))
     words = [f"space={root / 'colour.yaml'}", f"storage={root / 'runs'}", f"cache={root / 'cache'}"]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ended:
-        patch.setattr(driver, "FUNCTIONS", replace(driver.FUNCTIONS, price=lambda *_: None))  # pricing takes half a minute
+        patch.setattr(driver, "FUNCTIONS", replace(driver.FUNCTIONS, price=lambda *_: None))  # it takes half a minute
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         main(words)
     assert ended.value.code == 0

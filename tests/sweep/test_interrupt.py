@@ -20,7 +20,7 @@ from mlflow import MlflowClient
 from benchmarks.interrupted import disagreements
 from mmpkd import command
 from sweep import interrupt
-from sweep.interrupt import deferred, repeated, allowed_seconds, requested, requests_end_the_driver
+from sweep.interrupt import allowed_seconds, deferred, repeated, requested, requests_end_the_driver
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
+from sweep.driver import SweepFunctions
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from sweep.storage.records import Spool

@@ -66,7 +66,7 @@ def test_nothing_planted_is_found_again(
     }
     (tmp_path / "private.yaml").write_text(yaml.safe_dump(space))
     words = [f"space={tmp_path / 'private.yaml'}", f"storage={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"]
-    monkeypatch.setattr(driver, "FUNCTIONS", replace(driver.FUNCTIONS, price=lambda *_: None))  # pricing takes half a minute
+    monkeypatch.setattr(driver, "FUNCTIONS", replace(driver.FUNCTIONS, price=lambda *_: None))  # it takes half a minute
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == 0

@@ -21,9 +21,9 @@ from benchmarks.witness import extra_epochs, faults, lines_of, logged
 from mmpkd.config import CohortConfig, TrialConfig, load_trial
 from mmpkd.types import ConfigError, UserError
 from sweep import driver
+from sweep.driver import SweepFunctions, run_sweep
 from sweep.options import RunOptions, read_run_options
 from sweep.plan.plan import plan
-from sweep.driver import SweepFunctions, run_sweep
 from sweep.run import main
 from sweep.space.space import Space, dump_space, load_space
 from sweep.storage.continuation import refuse_other_space

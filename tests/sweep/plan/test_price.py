@@ -14,8 +14,9 @@ import pytest
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.probe import Cost, StandIn, stand_in
 from sweep.cluster import Reservation
+from sweep.plan.expectations import expected_epochs, expected_front
 from sweep.plan.plan import plan
-from sweep.plan.price import Price, TimedConfig, auroc_error, compute_price, epoch_seconds, expected_epochs, expected_front
+from sweep.plan.price import Price, TimedConfig, auroc_error, compute_price, epoch_seconds
 from sweep.plan.timing import extremes, throughput
 from sweep.search.halving import Rung
 from sweep.space.space import Space, load_space
@@ -118,7 +119,10 @@ def priced(space: Space, store: StandIn, dear: float = 3.0, trouble: str = "") -
     """An arm of COST, and one that takes `dear` times as long."""
     config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 9})
     slow = Cost(**{**vars(COST), "step_seconds": COST.step_seconds * dear, "validation_seconds": 0.01 * dear})
-    timed = {"none": [TimedConfig(config, COST, 2)], "tabular": [TimedConfig(config, None if trouble else slow, 2, trouble)]}
+    timed = {
+        "none": [TimedConfig(config, COST, 2)],
+        "tabular": [TimedConfig(config, None if trouble else slow, 2, trouble)],
+    }
     return compute_price(space, store, timed, devices=0.5, slots=2, teacher_seconds=4.0, goals=("val/auroc",))
 
 
@@ -198,7 +202,11 @@ def test_as_many_to_a_device_as_train_more_and_fit(
         cost = Cost(**{**vars(COST), "step_seconds": seconds[count], "memory_bytes": memory * 10**9})
         return [TimedConfig(configs[0], None if seconds[count] == math.inf else cost, count)]
 
-    monkeypatch.setattr(pricing, "reservation_of_shared_device", lambda count, threads: Reservation(1.0, 1 / count) if count < 16 else None)
+    monkeypatch.setattr(
+        pricing,
+        "reservation_of_shared_device",
+        lambda count, threads: Reservation(1.0, 1 / count) if count < 16 else None,
+    )
     watch = Stopwatch(store, 1.0, lambda _: None)
     monkeypatch.setattr(watch, "time_trials", time_trials)
     assert watch.find_trials_per_device(tiny_trial, 1) == wanted

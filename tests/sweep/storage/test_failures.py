@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sweep.options import read_run_options
 from sweep.storage.failures import cause_of, message_of
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
+from sweep.workers import pricing
 from tests.sweep.fake import FAKE_TRAINING
 from tests.sweep.swept import swept, untracked
 from tests.sweep.workers.test_worker import job, worker_for
