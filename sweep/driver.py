@@ -30,9 +30,9 @@ from sweep.reports.mlflow import Tracker
 from sweep.reports.progress import Progress
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
-from sweep.search.state import Books
+from sweep.search.state import SweepState
 from sweep.search.studies import Studies
-from sweep.search.warm_start import warm_results
+from sweep.search.warm_start import load_warm_start
 from sweep.space.show import render
 from sweep.space.space import Space, dump_space
 from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
@@ -115,7 +115,7 @@ def run_sweep(
 
 def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions) -> int:
     search, spool, tracker = _open_sweep(space, planned, options, console, functions)
-    if search.left and search.halt is None:
+    if search.remaining_trials and search.halt is None:
         finished, trials = len(search.finished), search.space.search.trials
         so_far = f", {finished} done before" if finished else ""
         greeting = f"{options.name}: {trials} trials over {', '.join(space.arms)}{so_far}; files in {options.folder}"
@@ -126,7 +126,7 @@ def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Conso
             if interrupt.repeated() or not interrupt.requested():
                 raise
             search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
-    elif not search.left:
+    elif not search.remaining_trials:
         console.print(f"{options.name}: all {len(search.finished)} trials are done; trials=N with a higher N adds more")
     return finish(search, planned, options, spool, tracker, console)
 
@@ -149,15 +149,15 @@ def _open_sweep(
     store = functions.prepare(cohort, cache)  # in the driver, so that the user sees its progress and its errors
     refuse_other_data(folder, before.store, store.fingerprint, cohort.root)
     warn([*before.notes, *functions.leakage_warnings(planned, store)], console)
-    warm_start, warm_start_line = warm_results(space, planned.goals, folder, storage, store.fingerprint)
+    warm_start, warm_start_line = load_warm_start(space, planned.goals, folder, storage, store.fingerprint)
 
     sweep_id = before.sweep_id or uuid.uuid4().hex
     spool = Spool(folder)
     spool.append("sweep", id=sweep_id, words=list(options.words))
     generation = folder.read_plan().get("generation", 0) + extended
     identity = {"sweep": sweep_id, "store": store.fingerprint}
-    studies = Studies(folder.journal, space, planned.goals, generation, anew=extended, belongs=identity)
-    for line in filter(None, (studies.take_over() if extended else "", warm_start_line)):
+    studies = Studies(folder, space, planned.goals, generation, begins=extended, identity=identity)
+    for line in filter(None, (studies.adopt_earlier_trials() if extended else "", warm_start_line)):
         console.print(line, highlight=False, soft_wrap=True)
 
     # The plan's file decides which space the sweep has: a driver that is killed before this write leaves the old space,
@@ -171,8 +171,8 @@ def _open_sweep(
     folder.write_plan(content | {"leaves": leaves_of(yaml.safe_load(dumped))})
     write_atomically(folder.space, dumped)
 
-    books = Books(space, planned.goals, studies, spool, folder, warm_start, before.lost)
-    search = Search(space, books, folder, cache, store.path, store.num_folds)
+    state = SweepState(space, planned.goals, studies, spool, folder, warm_start, before.lost)
+    search = Search(space, state, folder, cache, store.path, store.num_folds)
     uri = check_tracking_uri(options.tracking_uri)
     return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts)
 
@@ -201,10 +201,10 @@ def run_trials(
             warn([f"{gpus} GPUs are here and trials use none; {hint}"], console)
         reservation = reservation_for(config, planned.example.threads, per_device)
         while True:
-            halving, stopping, studies = None, config.early_stopping, search.books.studies
+            halving, stopping, studies = None, config.early_stopping, search.state.studies
             if stopping and (rungs := stopping.rungs(epochs)):
                 arms, past = list(search.space.arms), studies.arrivals()
-                halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.reach)
+                halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
             doubled = reservation.doubled()
             search.devices, search.can_halve = reservation.devices, doubled is not None
             with Progress(search, count_slots(reservation), console):

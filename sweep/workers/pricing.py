@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
-from mmpkd.probe import MOST_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
+from mmpkd.probe import MAX_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
 from mmpkd.teachers import sized
 from mmpkd.types import UserError
 from sweep.cluster import Reservation, count_machine_slots, count_slots, largest_machine_cores, reservation_for
@@ -140,7 +140,7 @@ class Stopwatch:
         return timed
 
     def _time_trial(self, config: TrialConfig, probers: Sequence[Any]) -> TimedConfig:
-        samples = self._store.thinned(EPOCH_BATCHES * config.optimizer.batch_size, MOST_VALIDATED, config.cohort.fold)
+        samples = self._store.thinned(EPOCH_BATCHES * config.optimizer.batch_size, MAX_VALIDATED, config.cohort.fold)
         widths = {name: self._widths[config.teachers[name].model_dump_json()] for name in config.active_teachers()}
         try:
             _get([prober.prepare.remote(self._store.facts, samples, config, widths) for prober in probers])

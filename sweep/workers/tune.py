@@ -25,14 +25,14 @@ class HaltableSearch(Protocol):
     """A Ray Tune searcher that decides itself when the sweep halts; see `sweep.search.searcher.Search`."""
 
     halt: Halt | None
-    broken: Exception | None  # what broke the search
-    most_live: int  # trials that may be open at a time
-    changed: Callable[[], None]
+    error: Exception | None  # what broke the search
+    max_running: int  # trials that may be open at a time
+    on_change: Callable[[], None]
 
-    def look(self) -> None:
+    def check_limits(self) -> None:
         """Halts the search if a limit is reached."""
 
-    def release(self) -> None:
+    def release_running(self) -> None:
         """Takes note that no trial runs any more."""
 
 
@@ -86,10 +86,10 @@ def run_tune(
         with interrupt.deferred():
             tuner.fit()
     finally:
-        search.release()
+        search.release_running()
         shutil.rmtree(scratch, ignore_errors=True)
-        if search.broken is not None:
-            raise search.broken
+        if search.error is not None:
+            raise search.error
 
 
 class Heartbeat(tune.Callback):
@@ -112,13 +112,13 @@ class Heartbeat(tune.Callback):
         if time.monotonic() < self._next_check:
             return
         self._next_check = time.monotonic() + 1
-        self._search.most_live = count_slots(self._reservation) + 1
-        self._search.look()
+        self._search.max_running = count_slots(self._reservation) + 1
+        self._search.check_limits()
         if self._stop_request.exists() and self._search.halt is None:
             self._search.halt = Halt("requested", "asked to stop by sweep.stop")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._search.changed()
+        self._search.on_change()
 
 
 class StopWhenHalted(tune.Stopper):

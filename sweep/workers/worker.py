@@ -22,7 +22,7 @@ from typing import Any
 from ray import tune
 
 from mmpkd.config import TrialConfig
-from mmpkd.machine.errors import behind, machine_fault
+from mmpkd.machine.errors import error_chain, machine_fault
 from mmpkd.types import DivergedError, EpochReport, UserError
 from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
@@ -160,7 +160,7 @@ class TrialWorker(tune.Trainable):
             try:
                 reports = self._functions.read_history(checkpoint, owner)
             except UserError as error:
-                if machine_fault(error) or any(isinstance(cause, PermissionError) for cause in behind(error)):
+                if machine_fault(error) or any(isinstance(cause, PermissionError) for cause in error_chain(error)):
                     raise  # the checkpoint may be intact, and its epochs would be trained again
                 problems.append(str(error))  # a full disk or a dying node tore it, or a user put it there
                 continue
