@@ -55,7 +55,6 @@ HEIGHT = {
 TO_MEND = {
     ("sweep.plan", "sweep.workers"),
     ("sweep.search", "sweep.workers"),
-    ("sweep.space", "sweep.plan"),
     ("sweep.storage", "sweep.search"),
     ("sweep.workers", "sweep.reports"),
     ("sweep.workers", "sweep.search"),

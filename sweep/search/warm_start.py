@@ -27,7 +27,8 @@ from sweep.search.choosers import NotInSpace, ReplayChooser
 from sweep.search.proposals import Proposal
 from sweep.space.draw import draw, leaf_name
 from sweep.space.grammar import Choice, Range, spots
-from sweep.space.space import SCORES, Space
+from sweep.space.search_config import SCORES
+from sweep.space.space import Space
 from sweep.storage.journal import damage_of, stored_studies
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.types import Values
