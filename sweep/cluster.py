@@ -22,7 +22,7 @@ from mmpkd.machine.resources import cores
 from mmpkd.types import ConfigError, UserError
 from sweep import interrupt
 from sweep.local_ray import make_socket_folder, one_line, start_ray
-from sweep.space.space import SearchConfig
+from sweep.space.search_config import SearchConfig
 
 ANSWER_SECONDS: Final = 5.0  # within which a cluster has to answer
 ROUNDING: Final = 1e-9  # so that 3 x 1/3 of a device counts as one device

@@ -25,6 +25,7 @@ from sweep.cluster import cluster, count_gpus, count_slots, reservation_for
 from sweep.options import RunOptions, check_tracking_uri
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price
+from sweep.plan.show import render
 from sweep.reports.final import finish
 from sweep.reports.mlflow import Tracker
 from sweep.reports.progress import Progress
@@ -33,7 +34,6 @@ from sweep.search.searcher import Search
 from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.search.warm_start import load_warm_start
-from sweep.space.show import render
 from sweep.space.space import Space, dump_space
 from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
 from sweep.storage.events import Spool

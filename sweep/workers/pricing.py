@@ -23,7 +23,8 @@ from sweep.cluster import Reservation, count_machine_slots, count_slots, largest
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price, TimedConfig, compute_price
 from sweep.plan.timing import extremes, gains, mean_cost
-from sweep.space.space import SearchConfig, Space
+from sweep.space.search_config import SearchConfig
+from sweep.space.space import Space
 
 EPOCH_BATCHES: Final = 4  # full batches in an epoch that is timed
 

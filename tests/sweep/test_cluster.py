@@ -18,7 +18,7 @@ from mmpkd.types import ConfigError, UserError
 from sweep import cluster, local_ray
 from sweep.cluster import refuse_silent_cluster, refuse_too_many_cores
 from sweep.local_ray import LONGEST_SOCKET, make_socket_folder
-from sweep.space.space import SearchConfig
+from sweep.space.search_config import SearchConfig
 
 
 @pytest.fixture
