@@ -1,4 +1,4 @@
-"""The command line of our programs: reading arguments, and ending with exit status 2 and one screen on a mistake."""
+"""The command line of our programs: reads arguments, and reports mistakes on one screen with exit status 2."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def written_to(folder: Path) -> Iterator[None]:
-    """Turns errors of the disk while results are written to a folder into messages.
+    """Turns disk errors into messages while results are written to a folder.
 
     Raises:
         UserError: a file of this folder cannot be read or written, or a disk is full or unreachable.
