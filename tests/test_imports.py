@@ -62,7 +62,7 @@ TO_MEND = {
     ("sweep.workers", "sweep.reports"),
     ("sweep.workers", "sweep.search"),
 }
-CIRCLES_TO_MEND = {"sweep", "mmpkd"}
+CIRCLES_TO_MEND = {"sweep"}
 ENGINE = {"ray", "optuna", "mlflow", "sweep"}  # what one training run never needs
 DISTRIBUTIONS = {
     "PIL": "pillow",

@@ -7,13 +7,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 CHANCE = 0.5  # AUROC of who knows nothing, whatever the number of classes
-REMEDIES = {  # of a teacher that all but states the label, by its kind
-    "tabular": "Give the columns that state it the role near_label or forbidden, or name the others in its `columns`",
-    "text": "Leave that section out, or hide the labels' names (mask_labels)",
-    "image": "See whether its view shows the label, drawn on it or in where it was taken, or take another view",
-    "fused": "Leave out the columns or the view that state it",
-    "ensemble": "Leave out the member that states it",
-}
 METRIC = re.compile(r"teacher/(?P<name>.+?)/(?P<score>(?:(?:val_)?auroc(?:_se)?|leak)(?:/.+)?|agreement|silent)")
 
 
@@ -67,7 +60,7 @@ def in_words(name: str, quality: Mapping[str, float]) -> str:
     return ", ".join([score_in_words(name, quality), *flaws])
 
 
-def warnings(name: str, quality: Mapping[str, float], kind: str = "") -> list[str]:
+def warnings(name: str, quality: Mapping[str, float], remedy: str = "Leave out what states it") -> list[str]:
     """What the user should be told of a teacher of this kind whose scores are these."""
     lines = []
     if tasks := stated(quality):
@@ -76,7 +69,7 @@ def warnings(name: str, quality: Mapping[str, float], kind: str = "") -> list[st
         lines.append(
             f"teacher {name!r} all but states the label{_on(tasks)} (out of fold: AUROC {quality[f'auroc{below}']:.3f}"
             f"{agreement}), so it teaches little else; was what it reads written with the label in hand? "
-            f"{REMEDIES.get(kind, 'Leave out what states it')}"
+            f"{remedy}"
         )
     if tasks := at_chance(quality):
         below = f"/{tasks[0]}" if tasks[0] else ""

@@ -12,8 +12,9 @@ from typing import Any, Final
 from mmpkd.build import announcements, check, goals, paths_of_params, single_steps
 from mmpkd.cohort import facts as read_facts
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import IMAGE, CohortConfig, TeacherConfig, TrialConfig, validate
-from mmpkd.teachers import caveats, outlines, sized
+from mmpkd.config import IMAGE, CohortConfig, TrialConfig, validate
+from mmpkd.teachers import resolve, sized
+from mmpkd.teachers.teacher import ResolvedTeacher
 from mmpkd.types import CohortError, ConfigError, Mistake, TaskKind, lay_out
 from sweep.space.draw import Drawn, branches, count_branches, count_configurations
 from sweep.space.grammar import WORDS, Fixed, Maybe, Node, OneOf, Tree
@@ -50,12 +51,12 @@ class Plan:
         """A trial; cohort, evaluation, epochs, threads and seed are those of all."""
         return next((config for configs in self.configs.values() for config in configs), None)
 
-    def teachers(self) -> Iterator[tuple[str, TeacherConfig]]:
+    def teachers(self) -> Iterator[tuple[str, ResolvedTeacher]]:
         """Every teacher that an arm listens to, with its path in the space; a path may have several."""
         for arm, configs in self.configs.items():
             for config in configs:
                 for name in config.active_teachers():
-                    yield f"arms.{arm}.teachers.{name}", config.teachers[name]
+                    yield f"arms.{arm}.teachers.{name}", resolve(config.teachers[name])
 
     def outlines(self) -> list[str]:
         """What each teacher will be, a line each; several where its size depends on what is sampled."""
@@ -66,7 +67,8 @@ class Plan:
             for config in configs:
                 whole = sized(config, facts)
                 for name in whole.active_teachers():
-                    found |= dict.fromkeys(outlines(f"arms.{arm}.teachers.{name}", whole.teachers[name], facts))
+                    teacher = resolve(whole.teachers[name])
+                    found |= dict.fromkeys(teacher.outlines(f"arms.{arm}.teachers.{name}", facts))
         return list(found)
 
     @property
@@ -142,7 +144,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     made = Plan(space.name, space.search.trials, chosen, *said, facts, configs)
     if facts is None or found.mistakes:
         return made
-    told = [f"{path} {caveat}" for path, teacher in made.teachers() for caveat in caveats(teacher, facts)]
+    told = [f"{path} {caveat}" for path, teacher in made.teachers() for caveat in teacher.caveats(facts)]
     students = {config.student.model_dump_json(): config for several in configs.values() for config in several}
     told += [one for config in students.values() for one in announcements(config, facts)]
     told += [one for several in configs.values() for config in several for one in single_steps(config, facts)]

@@ -19,7 +19,7 @@ from ray.exceptions import RayError
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
 from mmpkd.probe import MOST_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
-from mmpkd.teachers import sized
+from mmpkd.teachers import resolve, sized
 from mmpkd.types import UserError
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price, Timed, price
@@ -119,7 +119,7 @@ class Timing:
         with _probers(1, share) as (prober,):
             for key, (path, teacher, config) in needed.items():
                 try:
-                    asked = prober.teacher.remote(teacher, self._store, config.cohort.fold)
+                    asked = prober.teacher.remote(resolve(teacher), self._store, config.cohort.fold)
                     seconds, self._widths[key] = _got(asked)
                 except UserError as error:
                     raise UserError(f"{path}: {error}") from error

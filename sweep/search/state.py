@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mmpkd.config import TrialConfig
+from mmpkd.teachers import resolve
 from sweep.pareto import admit
 from sweep.search.budget import Ledger, Plateau
 from sweep.search.imputation import Outcomes
@@ -220,14 +221,9 @@ class Books:
 def _tags(config: TrialConfig, repeat_of: int | None) -> dict[str, str]:
     """What a run is marked with in the tracking: whose seed it repeats, the names of columns and sections
     that nearly state the label, if taught from, and the teachers whose answers are shuffled."""
-    columns = {name for one in config.active_teachers() for name in _near_label(config.teachers[one].params)}
+    teachers = {name: resolve(config.teachers[name]) for name in config.active_teachers()}
+    columns = {column for teacher in teachers.values() for column in teacher.near_label_inputs}
     tags = {"near_label": ", ".join(sorted(columns))} if columns else {}
-    if shuffled := [name for name in config.active_teachers() if config.teachers[name].control]:
+    if shuffled := [name for name, teacher in teachers.items() if teacher.control]:
         tags["shuffled"] = ", ".join(shuffled)
     return tags if repeat_of is None else tags | {"repeat_of": str(repeat_of)}
-
-
-def _near_label(params: Mapping[str, Any]) -> list[str]:
-    """Of a teacher or, in an ensemble, of its members."""
-    members = [name for one in params.get("members", {}).values() for name in _near_label(one.get("params", {}))]
-    return [*params.get("near_label", ()), *members]

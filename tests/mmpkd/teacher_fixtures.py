@@ -12,7 +12,7 @@ import torch
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig
-from mmpkd.teachers import TEACHERS
+from mmpkd.teachers import TEACHERS, resolve
 from mmpkd.teachers.cache import CachedOutputs, cached_outputs
 from mmpkd.teachers.online import online
 
@@ -36,8 +36,8 @@ EXAMPLES = {
 def told_by(config: TeacherConfig, store: Store, cache: Path) -> CachedOutputs:
     """What a teacher says of the training and validation samples; one that sees the view, about whole images."""
     if not TEACHERS[config.kind].sees_view:
-        return cached_outputs(config, store, 0, cache)
-    asked = online(config, store, 0, cache)
+        return cached_outputs(resolve(config), store, 0, cache)
+    asked = online(resolve(config), store, 0, cache)
     rows = np.r_[store.rows("train"), store.rows("val")]
     said = asked.at(torch.from_numpy(rows), torch.from_numpy(store.image_NCHW[rows]).float() / 255)
     arrays = {}
