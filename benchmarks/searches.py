@@ -16,13 +16,14 @@ from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.record_curves import EPOCHS, GOALS
 from benchmarks.recorded import Curves, Row
-from sweep.search.choosers import Asked
+from sweep.search.choosers import OptunaChooser
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
 from sweep.search.state import Books
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 
 
@@ -67,7 +68,7 @@ class Free:
 
 def _drawn(space: Space, trial: Any) -> tuple[str, Mapping[str, Any]]:
     arm = trial.suggest_categorical("arm", list(space.arms))
-    return arm, draw(space.arms[arm], Asked(trial), arm).values
+    return arm, draw(space.arms[arm], OptunaChooser(trial), arm).values
 
 
 class Documented:
@@ -116,14 +117,14 @@ class Ours:
     def __init__(self, space: Space, curves: Curves, slots: int, folder: Path):
         self._curves = curves
         books = Books(
-            space, GOALS, Studies(folder / "journal.log", space, GOALS), Spool(folder / "spool.jsonl"), folder
+            space, GOALS, Studies(folder / "journal.log", space, GOALS), Spool(SweepFolder(folder)), SweepFolder(folder)
         )
         self.search = Search(space, books, folder, folder, folder, wait=True)
         self.search.most_live = slots
         stopping = space.search.early_stopping
         assert stopping is not None
         rungs = stopping.rungs(EPOCHS)
-        self._halving = ArmHalving(list(space.arms), GOALS, rungs, stopping.reduction, keep=books.studies.reach)
+        self._halving = ArmHalving(list(space.arms), GOALS, rungs, stopping.reduction, on_arrival=books.studies.reach)
 
     def next(self, key: str) -> Trial | None:
         job = self.search.suggest(key)

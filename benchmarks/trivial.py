@@ -20,14 +20,15 @@ from ray import tune
 from benchmarks.witness import descendants
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint
+from mmpkd.machine.files import write_atomically
 from mmpkd.types import EpochReport
-from sweep.run import Words, read_words
-from sweep.search.choosers import Asked
-from sweep.search.samplers import Sight
+from sweep.options import RunOptions, read_run_options
+from sweep.search.choosers import OptunaChooser
+from sweep.search.proposals import ArmSampler
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space, dump_space, load_space
-from sweep.storage.events import Spool, write_whole
+from sweep.storage.events import Spool
 from sweep.types import Arrival, Ending
 from sweep.workers.worker import TrialWorker
 
@@ -116,29 +117,29 @@ class Asking:
 
     def __call__(self, trial: Any) -> dict[str, Any]:
         arm = trial.suggest_categorical("arm", list(self._space.arms))
-        return draw(self._space.arms[arm], Asked(trial), arm).config
+        return draw(self._space.arms[arm], OptunaChooser(trial), arm).config
 
 
-def words_of(place: Path, *overrides: str) -> tuple[Words, Space]:
+def words_of(place: Path, *overrides: str) -> tuple[RunOptions, Space]:
     (place / "overhead.yaml").write_text(SPACE)
     tracking = f"tracking=sqlite:///{place / 'mlflow.db'}"
-    said, mistakes = read_words([f"space={place / 'overhead.yaml'}", f"storage={place}", tracking, *overrides])
-    space, found = load_space(said.space, said.overrides)
+    options, mistakes = read_run_options([f"space={place / 'overhead.yaml'}", f"storage={place}", tracking, *overrides])
+    space, found = load_space(options.space, options.overrides)
     assert space is not None and not mistakes and not found, found
-    return said, space
+    return options, space
 
 
-def begin_after(history: int, space: Space, said: Words, noise: random.Random) -> None:
+def begin_after(history: int, space: Space, options: RunOptions, noise: random.Random) -> None:
     """Leaves the folder of a sweep that has finished so many trials, told to MLflow as far as it knows."""
-    said.folder.mkdir(parents=True)
-    spool = Spool(said.folder / "spool.jsonl")
+    options.folder.path.mkdir(parents=True)
+    spool = Spool(options.folder)
     spool.append("sweep", id="overhead", words=[])
-    write_whole(said.folder / "space.yaml", dump_space(space))
-    studies = Studies(said.folder / "journal.log", space, GOALS)
+    write_atomically(options.folder.space, dump_space(space))
+    studies = Studies(options.folder.journal, space, GOALS)
     at_random = replace(space, search=space.search.model_copy(update={"sampler": "random"}))
-    sights = {arm: Sight(at_random, arm, GOALS) for arm in space.arms}
+    samplers = {arm: ArmSampler(at_random, arm, GOALS) for arm in space.arms}
     for number in range(history):
-        proposal = sights[list(sights)[number % len(sights)]].propose(number)
+        proposal = samplers[list(samplers)[number % len(samplers)]].propose(number)
         assert proposal is not None
         arm, optimizer = proposal.arm, proposal.config.optimizer
         told = [metrics_of(optimizer.lr, optimizer.weight_decay, epoch, noise) for epoch in (1, 2)]
@@ -155,7 +156,7 @@ def begin_after(history: int, space: Space, said: Words, noise: random.Random) -
         ending = Ending(state, epochs, spent, spent, told[epochs - 1], learned=None if goes_on else values[1])
         studies.close(number, ending)
         spool.append("end", number=number, state=state, error="", cause="")
-    spool.path.with_suffix(".sent").write_text(f"{spool.path.stat().st_size} {fingerprint(said.address)}\n")
+    options.folder.spool_sent.write_text(f"{spool.path.stat().st_size} {fingerprint(options.tracking_uri)}\n")
 
 
 # --- what is noted ---

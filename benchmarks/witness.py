@@ -18,7 +18,8 @@ from typing import Any, Final, NamedTuple
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport
-from sweep.workers.worker import TrialWorker, attempts_of
+from sweep.storage.layout import SweepFolder
+from sweep.workers.worker import TrialWorker
 
 LOG: Final = "trained.log"  # in the sweep's folder, appended to by workers only
 PATIENCE: Final = 30.0  # seconds after a kill by which every process of the driver must have gone
@@ -58,7 +59,7 @@ def logged(worker: type[TrialWorker]) -> type[TrialWorker]:
                 if one.epoch < config.epochs:
                     say("begins", one.epoch + 1)
 
-            earlier = attempts_of(folder.parents[2], int(number))
+            earlier = SweepFolder(folder.parents[2]).attempts(int(number))
             say("found", max((_epochs_in(worker, one) for one in earlier if one != folder), default=0))
             say("begins", (0 if resume is None else len(worker.read_history(resume))) + 1)
             worker.run_training(config, cache, store, folder, resume, heard)
@@ -125,7 +126,7 @@ class Watch:
                 kill.gone_after = now - kill.at
         with suppress(FileNotFoundError):
             for trial in (self._folder / "checkpoints").iterdir():
-                for attempt in attempts_of(self._folder, int(trial.name))[:-1]:
+                for attempt in SweepFolder(self._folder).attempts(int(trial.name))[:-1]:
                     self._compare(attempt)
 
     def _compare(self, attempt: Path) -> None:

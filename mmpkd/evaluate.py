@@ -22,7 +22,7 @@ from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export import Card, Exported, source_of, tempered
-from mmpkd.machine.files import overridden, read_yaml
+from mmpkd.machine.files import overridden, read_yaml, write_atomically
 from mmpkd.near_names import near
 from mmpkd.scoring import classify
 from mmpkd.scoring.grouping import FEWEST, alone, fold_notes, groupings, values_of
@@ -93,7 +93,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.at(
             "cohort", f"keys begin with cohort., e.g. cohort.reader={content['cohort']}; or config=FILE"
         )
-    mistakes = [Mistake(key, f"not a word of this command{near(key, own)}") for key in content if key != "cohort"]
+    mistakes = [Mistake(key, f"not an option of this command{near(key, own)}") for key in content if key != "cohort"]
     mistakes += [] if own["model"] else [Mistake("model", "which? --help explains")]
     within, roi = (get_args(EvaluationConfig.model_fields[key].annotation) for key in ("within", "roi"))
     known = {"part": ("", *PARTS), "class_weights": get_args(ClassWeights), "within": within, "roi": roi}
@@ -283,8 +283,8 @@ def _leave(folder: Path, tables: Mapping[str, pd.DataFrame], what: Mapping[str, 
     for old in (folder / "evaluation.json", *folder.glob("*.csv")):
         old.unlink(missing_ok=True)
     for name, table in tables.items():
-        command.write_whole(folder / f"{name}.csv", table.to_csv(index=False))
-    command.write_whole(folder / "evaluation.json", json.dumps(what, indent=1))
+        write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
+    write_atomically(folder / "evaluation.json", json.dumps(what, indent=1))
 
 
 def _print(tables: Mapping[str, pd.DataFrame], title: str, titles: Mapping[str, str]) -> None:

@@ -28,7 +28,9 @@ from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
 from mmpkd.train import train
+from sweep.options import RUN_KEYS, read_run_options
 from sweep.plan.plan import plan
+from sweep.search.samplers import SAMPLERS
 from sweep.space.grammar import WORDS
 from sweep.space.loading import shipped
 from sweep.space.space import SCORES, SearchConfig, load_space
@@ -220,20 +222,20 @@ def check_words(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) ->
 
 def check_sweep_words(command: ModuleType, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_ROOT", "/data")
-    given, mistakes = command.read_words(words)
-    _, further = load_space(given.space, given.overrides, command.OWN)
+    options, mistakes = read_run_options(words)
+    _, further = load_space(options.space, options.overrides, RUN_KEYS)
     assert [*mistakes, *further] == []
 
 
 def check_name_and_words(command: ModuleType, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    read = command.read_words
+    read = command.read_sweep_options
 
     def read_and_end(words: Sequence[str], defaults: dict[str, str]) -> Any:
         _, mistakes = read(words, defaults)
         assert mistakes == []
         raise WordsRead
 
-    monkeypatch.setattr(command, "read_words", read_and_end)
+    monkeypatch.setattr(command, "read_sweep_options", read_and_end)
     with pytest.raises(WordsRead):
         command.main(words)
 
@@ -360,7 +362,7 @@ def test_every_model_has_a_table() -> None:
 
 def test_words_of_dictionaries_are_named() -> None:
     spaces, kinds = (DOCS / "search_spaces.md").read_text(), (DOCS / "objectives_and_teachers.md").read_text()
-    assert all(f"`{word}" in spaces for word in (*WORDS, *SCORES))
+    assert all(f"`{word}" in spaces for word in (*WORDS, *SCORES, *SAMPLERS))
     assert all(f"`{name}`" in kinds for name in (*MAPS, *TEACHERS, *OBJECTIVES))
     published = (DOCS / "published_data_sets.md").read_text()
     assert all(f"`{name}`" in published for name in (*READERS, *shipped()) if name != "table")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import best_of, front_of, picked
 from sweep.types import Record
 
@@ -25,7 +25,7 @@ def print_summary(
     arms: Sequence[str],
     goals: Sequence[str],
     select: str,
-    folder: Path,
+    folder: SweepFolder,
     auroc_error: float | None = None,
 ) -> None:
     """What a sweep came to: counts, failures, the front with its resolution, and where the files are.
@@ -36,7 +36,7 @@ def print_summary(
     told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     console.print(f"\n{len(records)} trials: {told or 'none finished'}", highlight=False)
     for record in [one for one in records if one.state == "failed"][:3]:
-        story = folder / "errors" / f"{record.number}.txt"
+        story = folder.error(record.number)
         where = f" ({story})" if story.exists() else ""
         console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
     if states["complete"]:
@@ -44,12 +44,12 @@ def print_summary(
     for line in yardsticks(records, goals):
         console.print(line, highlight=False)
     if states["complete"] and picked(records, select, goals) is None:
-        console.print("no best.yaml: every complete trial reads another image at test", highlight=False)
+        console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
     unresolved = resolution(records, goals, auroc_error)
     for warning in [*teacher_warnings(records, arms), *without_complete(records, arms), *unresolved]:
         console.print(f"warning: {warning}", highlight=False)
-    names = ("report.html", "best.yaml", "trials.parquet", "epochs.parquet")
-    console.print(f"files in {folder}: {', '.join(name for name in names if (folder / name).exists())}", soft_wrap=True)
+    written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
+    console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
 
 
 def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:

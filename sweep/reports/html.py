@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mmpkd.machine.files import write_atomically
 from sweep.reports.console import (
     TEACHERS,
     cells,
@@ -24,7 +24,7 @@ from sweep.reports.console import (
     yardsticks,
 )
 from sweep.reports.teachers import teacher_warnings
-from sweep.storage.events import write_whole
+from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import best_of, front_of, picked
 from sweep.types import Record
 
@@ -43,15 +43,18 @@ th, td {{ text-align: left; padding: .3em .8em .3em 0; border-bottom: 1px solid 
 
 
 def write_report(
-    path: Path,
-    name: str,
+    folder: SweepFolder,
     records: Sequence[Record],
     arms: Sequence[str],
     goals: Sequence[str],
     select: str,
     auroc_error: float | None = None,
 ) -> None:
-    """Writes the page; `epochs.parquet` lies beside it already. `auroc_error`: see `resolution`."""
+    """Writes the report, with the learning curves of the table of epochs, which must be written before.
+
+    Args:
+        auroc_error: see `resolution`.
+    """
     colours = {arm: COLOURS[index % len(COLOURS)] for index, arm in enumerate(arms)}
     complete = [record for record in records if record.state == "complete"]
     counts = ", ".join(
@@ -70,7 +73,7 @@ def write_report(
     parts += [f'<p class="note">{escape(note)}.</p>' for note in notes]
     if complete:
         parts += ["<h2>Front</h2>", _front_figure(complete, goals, colours)]
-    epochs = pd.read_parquet(path.with_name("epochs.parquet"))
+    epochs = pd.read_parquet(folder.epochs)
     if len(epochs):
         parts += ["<h2>Learning curves</h2>", _curves(epochs, goals, colours)]
     for arm in arms:
@@ -79,7 +82,7 @@ def write_report(
             parts += [f"<h2>Parameters of {escape(arm)}</h2>", _parameters(mine, goals, colours[arm])]
     body = "\n".join(part if isinstance(part, str) else _html(part) for part in parts)
     script = _plotly() if len(epochs) or complete else ""
-    write_whole(path, PAGE.format(name=escape(name), body=script + body))
+    write_atomically(folder.report, PAGE.format(name=escape(folder.name), body=script + body))
 
 
 def _plotly() -> str:
@@ -96,7 +99,7 @@ def _html(figure: go.Figure) -> str:
 
 def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> str:
     marked = select if picked(records, select, goals) else ""
-    best = [(f"best {goal}{' (best.yaml)' * (goal == marked)}", best_of(records, goal, goals)) for goal in goals]
+    best = [(f"best {goal}{f' ({BEST})' * (goal == marked)}", best_of(records, goal, goals)) for goal in goals]
     best += [(off_front_label(one), one) for one in off_front(records, arms, goals, select)]
     rows = []
     for label, one in best:

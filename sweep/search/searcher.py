@@ -17,12 +17,13 @@ from ray.tune.search import Searcher
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
-from sweep.search.budget import limit
-from sweep.search.repeats import repeated
-from sweep.search.samplers import Proposal
+from sweep.search.budget import reached_limit
+from sweep.search.proposals import Proposal
+from sweep.search.repeats import repeat_config
 from sweep.search.state import Books, Live
 from sweep.space.space import Space
-from sweep.storage.failures import error_file, told_error
+from sweep.storage.failures import told_error
+from sweep.storage.layout import SweepFolder
 from sweep.types import Halt, Job, Record, State
 
 HOPELESS = 3  # trials that fail before any comes through: then it is not the configuration
@@ -43,7 +44,7 @@ class Search(Searcher):
         self,
         space: Space,
         books: Books,
-        folder: Path,
+        folder: SweepFolder,
         cache: Path,
         store: Path,
         num_folds: int = 1,
@@ -89,14 +90,14 @@ class Search(Searcher):
     @property
     def left(self) -> int:
         """Trials that a driver would still have to run."""
-        return len(self.books.orphans) + len(self.books.seeds.due) + self.fresh + len(self.live)
+        return len(self.books.orphans) + len(self.books.repeats.pending) + self.fresh + len(self.live)
 
     def records(self) -> list[Record]:
         return [self.finished[number] for number in sorted(self.finished)]
 
     def look(self) -> None:
         """Whether it is time to stop; the driver asks now and then."""
-        if self.halt is None and (why := limit(self.space.search, self.books.ledger)):
+        if self.halt is None and (why := reached_limit(self.space.search, self.books.ledger)):
             self.halt = Halt("limit", why)
 
     def release(self) -> None:
@@ -120,7 +121,7 @@ class Search(Searcher):
             chosen = None if self.hopeless else self._choose()
             if chosen is None:
                 # While any is in flight its worker may die, and it will be handed out again.
-                waiting = self.live or (self.books.sampling.asked and not self.hopeless)
+                waiting = self.live or (self.books.samplers.requested_arm and not self.hopeless)
                 return None if waiting else str(self.FINISHED)
             return self._hand_out(trial_id, *chosen)
         return str(self.FINISHED)  # or a Job, or None for 'not now'
@@ -165,25 +166,25 @@ class Search(Searcher):
         if books.orphans:
             number = books.orphans.pop(0)
             proposal, turn = books.studies.proposal(number), books.studies.record(number).turn
-            return number, proposal, repeated(proposal.config, turn, self._num_folds)
-        if books.seeds.due:
-            due = books.seeds.due.popleft()
-            proposal = books.waiting[due.number]
-            config = repeated(proposal.config, due.turn, self._num_folds)
-            return books.start(proposal, config, due), proposal, config
+            return number, proposal, repeat_config(proposal.config, turn, self._num_folds)
+        if books.repeats.pending:
+            repeat = books.repeats.pending.popleft()
+            proposal = books.waiting[repeat.configuration]
+            config = repeat_config(proposal.config, repeat.turn, self._num_folds)
+            return books.start(proposal, config, repeat), proposal, config
         proposed = self._proposed()
         return (books.start(proposed, proposed.config), proposed, proposed.config) if proposed else None
 
     def _proposed(self) -> Proposal | None:
         """A new configuration; None while it is being thought about, and when no more are wanted."""
-        sampling = self.books.sampling
-        while sampling.asked or self.fresh:
-            if not sampling.asked:
+        samplers = self.books.samplers
+        while samplers.requested_arm or self.fresh:
+            if not samplers.requested_arm:
                 arms = [arm for arm in self.space.arms if arm not in self.exhausted]
                 flying = [(live.proposal.arm, live.device_seconds) for live in self.live.values()]
-                sampling.ask(self.books.ledger.neediest(arms, flying), self.books.next_number)
-            arm = sampling.asked
-            there, proposal = sampling.answer(self._wait or not self.live)
+                samplers.request(self.books.ledger.neediest(arms, flying), self.books.next_number)
+            arm = samplers.requested_arm
+            there, proposal = samplers.collect(self._wait or not self.live)
             if not there or proposal is not None:
                 return proposal
             assert arm is not None
@@ -192,7 +193,7 @@ class Search(Searcher):
 
     def _hand_out(self, trial_id: str, number: int, proposal: Proposal, config: TrialConfig) -> Job:
         self.live[trial_id] = self.books.announce(number, proposal, config, self.devices)
-        error_file(self._folder, number).unlink(missing_ok=True)
+        self._folder.error(number).unlink(missing_ok=True)
         self.changed()
         return Job(
             number=number,

@@ -7,24 +7,22 @@ this one be killed between two lines.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmpkd.config import TrialConfig
 from mmpkd.teachers import resolve
 from sweep.pareto import admit
 from sweep.search.budget import Ledger, Plateau
-from sweep.search.imputation import Outcomes
-from sweep.search.repeats import Due, Seeds
-from sweep.search.samplers import Proposal, Sampling, Sight
+from sweep.search.imputation import Imputation
+from sweep.search.proposals import ArmSampler, Proposal, SamplerThread
+from sweep.search.repeats import PendingRepeat, Repeats
 from sweep.search.studies import Studies, resolved
 from sweep.space.space import Space
 from sweep.storage.events import Spool
+from sweep.storage.layout import SweepFolder
 from sweep.types import Ending, Record, State, Values
-from sweep.workers.worker import checkpoints_of
 
 
 @dataclass
@@ -60,7 +58,7 @@ class Books:
         goals: Sequence[str],
         studies: Studies,
         spool: Spool,
-        folder: Path,
+        folder: SweepFolder,
         known: Iterable[tuple[Proposal, Values]] = (),
         lost: Collection[int] = (),
     ):
@@ -68,9 +66,9 @@ class Books:
         self.goals, self.studies, self._spool, self._folder = tuple(goals), studies, spool, folder
         self.ledger = Ledger(space.shares)
         self.plateau = Plateau(arms, goals, space.search.plateau)
-        self.seeds = Seeds(arms, goals, space.search.repeats)
-        self.sampling = Sampling({arm: Sight(space, arm, goals) for arm in arms})
-        self._outcomes = Outcomes(arms)
+        self.repeats = Repeats(arms, goals, space.search.repeats)
+        self.samplers = SamplerThread({arm: ArmSampler(space, arm, goals) for arm in arms})
+        self._imputation = Imputation(arms)
         self.finished: dict[int, Record] = {}
         self.orphans: list[int] = []
         self.waiting: dict[int, Proposal] = {}
@@ -79,7 +77,7 @@ class Books:
         self._announced: set[int] = set()
         self._lost = set(lost)
         for proposal, values in known:  # before our own, as they were when the sweep began
-            self.sampling.recall(proposal, values)
+            self.samplers.add_trial(proposal, values)
         self._catch_up()
 
     def _catch_up(self) -> None:
@@ -101,8 +99,8 @@ class Books:
             if record.number in self._announced - said:
                 self._say_end(record)
             if record.state != "complete":  # it might return with another extension, to the front
-                shutil.rmtree(checkpoints_of(self._folder, record.number), ignore_errors=True)
-        self.ledger.before = sum(spent for number, (_, spent) in self._heard.items() if number not in records)
+                self._folder.delete_checkpoints(record.number)
+        self.ledger.left_behind = sum(spent for number, (_, spent) in self._heard.items() if number not in records)
         unsaid = [number for number, record in records.items() if record.state != "running" and number not in said]
         settled: dict[int, Values | None] = {}
         for number in [*(number for number in ended if number in records), *unsaid]:
@@ -119,24 +117,24 @@ class Books:
             if record.state == "running":
                 self.orphans.append(number)
             if record.repeat_of is not None:
-                self.seeds.started(Due(record.repeat_of, record.turn))
+                self.repeats.mark_started(PendingRepeat(record.repeat_of, record.turn))
                 continue
             proposal, unsettled = self.studies.proposal(number), record.state == "running"
-            if number in self.seeds.waited_for:
+            if number in self.repeats.unsettled:
                 self.waiting[number], unsettled = proposal, True
             learned = None if unsettled else settled.get(number) or self.studies.learned(number)
-            self.sampling.recall(proposal, learned, unsettled)
+            self.samplers.add_trial(proposal, learned, unsettled)
         self.started = sum(record.repeat_of is None for record in records.values())
         self._next = max([self.studies.next_number, *(number + 1 for number in self._lost)])
 
-    def start(self, proposal: Proposal, config: TrialConfig, due: Due | None = None) -> int:
+    def start(self, proposal: Proposal, config: TrialConfig, repeat: PendingRepeat | None = None) -> int:
         """Records a new trial, and gives it its number."""
         number, self._next = self._next, self._next + 1
-        if due is None:
+        if repeat is None:
             self.studies.start(number, proposal, config)
             self.started += 1
         else:
-            self.studies.start(number, proposal, config, due.number, due.turn)
+            self.studies.start(number, proposal, config, repeat.configuration, repeat.turn)
         return number
 
     @property
@@ -176,7 +174,7 @@ class Books:
         """In this order: should the driver die between two lines, `_catch_up` does the rest."""
         values = tuple(live.metrics[goal] for goal in self.goals) if live.metrics else None
         reached = self.studies.reached(live.number) or ({live.epoch: values} if values else {})
-        learned = self._outcomes.learned(live.proposal.arm, state, cause, reached)
+        learned = self._imputation.learned(live.proposal.arm, state, cause, reached)
         spent = live.epoch, live.seconds, live.device_seconds, dict(live.metrics or {})
         self.studies.close(live.number, Ending(state, *spent, error, cause, learned))
         record = self.studies.record(live.number)
@@ -184,7 +182,7 @@ class Books:
         if record.repeat_of is None:
             self.waiting[record.number] = live.proposal
         for number, told in self._file(record).items():
-            self.sampling.learn(self.waiting.pop(number), told)
+            self.samplers.learn(self.waiting.pop(number), told)
 
     def _say_end(self, record: Record) -> None:
         self._spool.append("end", number=record.number, state=record.state, error=record.error, cause=record.cause)
@@ -196,25 +194,25 @@ class Books:
         """
         number, arm = record.number, record.arm
         self.finished[number] = record
-        self.ledger.finish(record)
+        self.ledger.add_finished(record)
         first = number if record.repeat_of is None else record.repeat_of
         leaving = [number] if first != number or record.state != "complete" else []
         told: dict[int, Values | None] = {}
         if record.state == "complete" and first == number:
-            self._outcomes.complete(arm, self.studies.reached(number), record.values(self.goals))
-        if first != number and first not in self.seeds.waited_for:
+            self._imputation.add_complete(arm, self.studies.reached(number), record.values(self.goals))
+        if first != number and first not in self.repeats.unsettled:
             told = {}  # an extension has brought back what is better than its configuration
         elif record.state == "complete" or first != number:
-            told = dict([settled]) if (settled := self.seeds.finish(record)) else {}
+            told = dict([settled]) if (settled := self.repeats.add(record)) else {}
             for settled_first, means in told.items():
                 self.plateau.add(arm, settled_first, means)
                 leaving += [settled_first] if means is None else admit(self._front, settled_first, means)
         else:
             told = {number: self.studies.learned(number)}
             if (learned := told[number]) is not None:
-                self._outcomes.see(arm, learned)
+                self._imputation.add_values(arm, learned)
         for one in leaving:
-            shutil.rmtree(checkpoints_of(self._folder, one), ignore_errors=True)
+            self._folder.delete_checkpoints(one)
         return told
 
 

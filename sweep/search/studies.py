@@ -23,8 +23,8 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mmpkd.config import TrialConfig, validate
-from sweep.search.choosers import Replay
-from sweep.search.samplers import Proposal
+from sweep.search.choosers import ReplayChooser
+from sweep.search.proposals import Proposal
 from sweep.search.warm_start import arm_and_generation, at, fitted, study_name
 from sweep.space.draw import Drawn, draw
 from sweep.space.space import Space
@@ -206,7 +206,7 @@ class Studies:
     def proposal(self, number: int) -> Proposal:
         """What a trial was, drawn again: the data may have moved since."""
         arm, frozen = self._trials[number]
-        replay = Replay(frozen.params)
+        replay = ReplayChooser(frozen.params)
         drawn = draw(self._space.arms[arm], replay, arm)
         config = validate(TrialConfig, drawn.config)
         return Proposal(arm, drawn, config, frozen.params, replay.distributions, frozen.system_attrs)

@@ -23,14 +23,13 @@ from optuna.trial import FrozenTrial, TrialState
 from mmpkd.config import EvaluationConfig, TrialConfig, validate
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError
-from sweep.search.choosers import Replay, Unfit
-from sweep.search.samplers import Proposal
+from sweep.search.choosers import NotInSpace, ReplayChooser
+from sweep.search.proposals import Proposal
 from sweep.space.draw import draw, leaf_name
 from sweep.space.grammar import Choice, Range, spots
 from sweep.space.space import SCORES, Space
-from sweep.storage.events import read_json, read_plan, write_json
 from sweep.storage.journal import damage_of, stored_studies
-from sweep.storage.reader import sweeps_under
+from sweep.storage.layout import Storage, SweepFolder
 from sweep.types import Values
 
 KEY: Final = "search.warm_start"
@@ -64,11 +63,11 @@ def fitted(
             labels = (label for label, value in spot.node.values.items() if value == at(had, spot.place))
             given[leaf_name(arm, spot.path)] = next(labels, None)
     given |= params
-    replay = Replay(given)
+    replay = ReplayChooser(given)
     try:
         drawn = draw(space.arms[arm], replay, arm)
         own = validate(TrialConfig, drawn.config)
-    except (Unfit, ConfigError):
+    except (NotInSpace, ConfigError):
         return None
     chosen = {name: given[name] for name in replay.distributions}
     if any(drawn.values[name] != value for name, value in chosen.items() if not isinstance(value, str)):
@@ -84,7 +83,7 @@ def at(config: Any, place: str) -> Any:
 
 
 def warm_results(
-    space: Space, goals: Sequence[str], folder: Path, storage: Path, store: str
+    space: Space, goals: Sequence[str], folder: SweepFolder, storage: Storage, store: str
 ) -> tuple[list[tuple[Proposal, Values]], str]:
     """What the samplers may know of another sweep, and a line that says how much it is.
 
@@ -99,13 +98,12 @@ def warm_results(
     word = space.search.warm_start
     if word is None:
         return [], ""
-    other = Path(word) if os.sep in word else storage / word
-    path = folder / "warm.json"
-    kept = read_json(path, f"and what {other.name} has come to by now is read anew")
+    other = SweepFolder(Path(word)) if os.sep in word else storage.sweep(word)
+    kept = folder.read_warm_start(f"and what {other.name} has come to by now is read anew")
     if kept.get("from") != word:
         _refuse(other, word, folder, storage)
         kept = {"from": word, "results": _results(other, store)}
-        write_json(path, kept)
+        folder.write_warm_start(kept)
     known: list[tuple[Proposal, Values]] = []
     for arm, params, config, metrics in kept["results"]:
         if not _judged_alike(config, space):
@@ -130,22 +128,22 @@ def _judged_alike(config: str, space: Space) -> bool:
     return theirs.epochs == (ours["epochs"] or defaults["epochs"]) and theirs.evaluation == evaluation
 
 
-def _refuse(other: Path, word: str, folder: Path, storage: Path) -> None:
-    if other.resolve() == folder.resolve():
+def _refuse(other: SweepFolder, word: str, folder: SweepFolder, storage: Storage) -> None:
+    if other.path.resolve() == folder.path.resolve():
         raise ConfigError.at(KEY, f"{word!r} is this very sweep; name another, or start this one as another (name=...)")
-    if not (other / "spool.jsonl").is_file():
-        hint = near(word, [path.name for path in sweeps_under(storage) if path.name != folder.name])
+    if not other.spool.is_file():
+        hint = near(word, [sweep.name for sweep in storage.sweeps() if sweep.name != folder.name])
         there = f"there is no sweep in {other}" if os.sep in word else f"no sweep {word!r} under {storage}{hint}"
         raise ConfigError.at(KEY, f"{there}; give a sweep's name, or its folder as a path")
 
 
-def _results(other: Path, store: str) -> list[tuple[str, Mapping[str, Any], str, Mapping[str, float]]]:
+def _results(other: SweepFolder, store: str) -> list[tuple[str, Mapping[str, Any], str, Mapping[str, float]]]:
     """Arm, parameters, configuration and scores of what was run to a result there. Nothing is written.
 
     A configuration that was run on several seeds has their means, one that was stopped early what its
     sampler was told of it.
     """
-    said, journal = read_plan(other), other / "journal.log"
+    said, journal = other.read_plan(), other.journal
     if (damage := damage_of(journal)) is not None:
         raise ConfigError.at(KEY, f"{journal}: {damage}; mend that sweep first, by running its own command again")
     if said and said["store"] != store:

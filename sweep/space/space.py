@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -30,6 +30,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from mmpkd.config import Positive, Strict, TrialConfig, validate
 from mmpkd.near_names import near, near_path, paths_of
 from mmpkd.types import ConfigError, Mistake
+from sweep.search.samplers import SAMPLERS
 from sweep.space.draw import Walk, draw, leaf_name
 from sweep.space.grammar import REFERENCE, Fixed, Node, OneOf, Tree, distributions, lay_over, lone_word, parse
 from sweep.space.loading import SHORTCUTS, override, read, resolved
@@ -93,7 +94,10 @@ PerDevice = Annotated[
     int | Literal["auto"] | None,
     BeforeValidator(_per_device, json_schema_input_type=Annotated[int, Field(ge=1)] | Literal["auto"] | None),
 ]
-Sampler = Literal["tpe", "nsga2", "gp", "qmc", "random"]
+if TYPE_CHECKING:
+    SamplerName = str
+else:  # a name of the dictionary, which mypy cannot read
+    SamplerName = Literal[tuple(SAMPLERS)]
 Point = Mapping[str, Any]
 WarmStart = Annotated[str | None, AfterValidator(_folder)]
 
@@ -108,7 +112,7 @@ class SearchConfig(Strict):
     deadline: datetime | None = None  # nothing runs later; local time unless it names a zone
     plateau: Annotated[int, Field(ge=2)] | None = None  # complete trials of an arm without 1 % more hypervolume: enough
     shares: Mapping[str, Share] = {}  # of device-hours, by arm; arms not named share the rest equally
-    sampler: Sampler = "tpe"
+    sampler: SamplerName = "tpe"
     warm_start: WarmStart = None  # a sweep of the same cohort, by name or folder, whose results the samplers begin with
     points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}, what is left out is sampled
     repeats: Positive = 1  # seeds that a complete trial needs before it may enter the front

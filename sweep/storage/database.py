@@ -7,20 +7,10 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
-ARTIFACTS: Final = "mlartifacts"  # folder beside the file, with one folder a sweep
-
-
-def address_of(path: Path) -> str:
-    """The address of a SQLite file, quoted, lest a `?` in its path begin a query and `%20` be a blank."""
-    return f"sqlite:///{quote(os.fsencode(path.absolute()))}"
-
-
-def file_of(uri: str) -> Path:
-    """The file that a SQLite address names."""
-    return Path(unquote(uri.partition("://")[2].removeprefix("/"), errors="surrogateescape"))
+from sweep.options import sqlite_uri
+from sweep.storage.layout import Storage
 
 
 def make_whole(path: Path, name: str, connect: Callable[[str], object]) -> None:
@@ -37,7 +27,7 @@ def make_whole(path: Path, name: str, connect: Callable[[str], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{name}.partial")
     beside.unlink(missing_ok=True)
-    connect(address_of(beside))
+    connect(sqlite_uri(beside))
     try:
         os.link(beside, path)
     except FileExistsError:
@@ -49,7 +39,7 @@ def make_whole(path: Path, name: str, connect: Callable[[str], object]) -> None:
 
 def artifacts_of(path: Path, name: str) -> str:
     """Where the artifacts of a sweep lie that is tracked in this file: beside it."""
-    return (path.parent / ARTIFACTS / name).absolute().as_uri()
+    return (Storage(path.parent).mlflow_artifacts / name).absolute().as_uri()
 
 
 def follow_move(path: Path) -> None:
@@ -73,7 +63,7 @@ def follow_move(path: Path) -> None:
             if not place or place == here or place.split("/")[-2:] != here.split("/")[-2:]:
                 continue  # right as it is, or none of ours
             there = Path(unquote(urlsplit(place).path))
-            beside = path.parent / ARTIFACTS / name
+            beside = Storage(path.parent).mlflow_artifacts / name
             if there.is_dir() and (not beside.is_dir() or there.samefile(beside)):
                 continue
             connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (here, number))

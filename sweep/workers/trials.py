@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmpkd.types import UserError
@@ -14,13 +13,14 @@ if TYPE_CHECKING:  # ray, torch and optuna are loaded once trials are run
     from sweep.plan.plan import Plan
     from sweep.reports.mlflow import Tracker
     from sweep.search.searcher import Search
+    from sweep.storage.layout import SweepFolder
     from sweep.workers.worker import TrialWorker
 
 SHORT = 2.0  # seconds that each configuration is timed before a sweep
 
 
 def run_trials(
-    search: Search, planned: Plan, worker: type[TrialWorker], folder: Path, tracker: Tracker, console: Console
+    search: Search, planned: Plan, worker: type[TrialWorker], folder: SweepFolder, tracker: Tracker, console: Console
 ) -> None:
     """Ray from start to end; comes back when no trial is left, or when it is enough.
 
@@ -58,11 +58,11 @@ def run_trials(
             share, search.halt = fewer, None
 
 
-def _priced(space: Space, planned: Plan, worker: type[TrialWorker], folder: Path, console: Console) -> int | None:
+def _priced(
+    space: Space, planned: Plan, worker: type[TrialWorker], folder: SweepFolder, console: Console
+) -> int | None:
     """Says what the sweep will cost, unless an earlier driver has; returns trials to a device, None: as reserved."""
-    from sweep.storage.events import read_plan, write_json
-
-    wanted, known = space.search.trials_per_device, read_plan(folder).get("price")
+    wanted, known = space.search.trials_per_device, folder.read_plan().get("price")
     found: int | None = known and known["per_device"]
     if known is None or (wanted == "auto" and found is None):
         try:
@@ -74,6 +74,6 @@ def _priced(space: Space, planned: Plan, worker: type[TrialWorker], folder: Path
             return 1 if wanted == "auto" else wanted
         if price is not None:
             console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
-            write_json(folder / "plan.json", read_plan(folder) | {"price": price.as_json()})
+            folder.write_plan(folder.read_plan() | {"price": price.as_json()})
             found = price.per_device
     return found if wanted == "auto" else wanted

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import ray
 from ray import tune
@@ -21,10 +21,9 @@ from sweep.cluster import address
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
 from sweep.space.space import SearchConfig
+from sweep.storage.layout import SweepFolder
 from sweep.types import Halt
 from sweep.workers.worker import TrialWorker
-
-STOP_FILE: Final = "stop"  # in a sweep's folder: `python -m sweep.stop` puts it there
 
 
 @dataclass(frozen=True)
@@ -150,7 +149,9 @@ class Halted(tune.Stopper):
         return {}
 
 
-def drive(search: Search, worker: type[TrialWorker], halving: ArmHalving | None, share: Share, folder: Path) -> None:
+def drive(
+    search: Search, worker: type[TrialWorker], halving: ArmHalving | None, share: Share, folder: SweepFolder
+) -> None:
     """Runs trials until the search has none left or halts.
 
     Tune wants a folder for snapshots, which we never restore from; it goes with the end of the run.
@@ -163,7 +164,7 @@ def drive(search: Search, worker: type[TrialWorker], halving: ArmHalving | None,
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # Tune would start one worker after the other; how far ahead to ask is the search's to say.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(slots(share))
-    scratch = folder / "ray"
+    scratch = folder.tune_scratch
     shutil.rmtree(scratch, ignore_errors=True)
     tuner = tune.Tuner(
         tune.with_resources(worker, {"cpu": share.cpus, "gpu": share.gpus}),
@@ -177,9 +178,9 @@ def drive(search: Search, worker: type[TrialWorker], halving: ArmHalving | None,
         ),
         run_config=tune.RunConfig(
             name=scratch.name,
-            storage_path=str(folder),
+            storage_path=str(scratch.parent),
             verbose=0,
-            callbacks=[Heartbeat(search, share, folder / STOP_FILE)],
+            callbacks=[Heartbeat(search, share, folder.stop_request)],
             stop=Halted(search),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),  # the search hands a lost trial out again

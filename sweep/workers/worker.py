@@ -8,7 +8,6 @@ a trial that is stopped unwinds there, and the process serves the next one.
 from __future__ import annotations
 
 import gc
-import itertools
 import math
 import queue
 import sys
@@ -23,9 +22,10 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from mmpkd.config import CohortConfig, TrialConfig
-from mmpkd.machine.errors import behind, machine_fault
+from mmpkd.machine.errors import error_chain, machine_fault
 from mmpkd.types import DivergedError, EpochReport, UserError
-from sweep.storage.failures import GoalError, cause_of, error_file, message_of
+from sweep.storage.failures import GoalError, cause_of, message_of
+from sweep.storage.layout import SweepFolder
 
 if TYPE_CHECKING:
     from mmpkd.cohort.store import Store
@@ -111,14 +111,14 @@ class TrialWorker(tune.Trainable):
         Anything else may have spoilt the process (CUDA), so it is raised and Ray starts a new one; its
         story is in `errors/<number>.txt`. An error without a story: the process itself died.
         """
-        number, folder = self.config["number"], Path(self.config["folder"])
+        number, folder = self.config["number"], SweepFolder(Path(self.config["folder"]))
         try:
             reports = self._next_reports()
         except Exception as error:
-            places = (folder, Path(self.config["cache"]))
+            places = (folder.path, Path(self.config["cache"]))
             cause, message = cause_of(error, places), message_of(error, places)
             with suppress(OSError):  # the disk may be the trouble
-                path = error_file(folder, number)
+                path = folder.error(number)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
             if cause == "error" and not isinstance(error, UserError):
@@ -146,11 +146,11 @@ class TrialWorker(tune.Trainable):
 
     def _start(self) -> Sequence[EpochReport]:
         """Begins in a folder of its own, from the newest sound checkpoint of earlier attempts."""
-        job = self.config
+        job, folder = self.config, SweepFolder(Path(self.config["folder"]))
         config = TrialConfig.model_validate_json(job["trial"])
         self._epochs = config.epochs
-        resume, reports = self._newest(attempts_of(Path(job["folder"]), job["number"]), config)
-        own = _claim(Path(job["folder"]), job["number"])
+        resume, reports = self._newest(folder.saved_checkpoints(job["number"]), config)
+        own = folder.claim_attempt(job["number"])
 
         def run(report: Callable[[EpochReport], None]) -> None:
             self.run_training(config, Path(job["cache"]), Path(job["store"]), own, resume, report)
@@ -158,17 +158,16 @@ class TrialWorker(tune.Trainable):
         self._training = Training(run)
         return reports
 
-    def _newest(self, attempts: Sequence[Path], config: TrialConfig) -> tuple[Path | None, list[EpochReport]]:
+    def _newest(self, checkpoints: Sequence[Path], config: TrialConfig) -> tuple[Path | None, list[EpochReport]]:
         """The checkpoint of this very training that is furthest on; what is passed over is noted."""
         best: tuple[Path | None, list[EpochReport]] = (None, [])
-        checkpoints = [path for path in (attempt / "last.pt" for attempt in attempts) if path.exists()]
         owner = self.owner(config, Path(self.config["store"])) if checkpoints else ""
         problems = []
         for checkpoint in checkpoints:
             try:
                 reports = self.read_history(checkpoint, owner)
             except UserError as error:
-                if machine_fault(error) or any(isinstance(one, PermissionError) for one in behind(error)):
+                if machine_fault(error) or any(isinstance(one, PermissionError) for one in error_chain(error)):
                     raise  # it may be whole, and epochs that it holds would be trained again
                 problems.append(str(error))  # torn by a full disk or a dying node, or put there: an older one will do
                 continue
@@ -255,32 +254,6 @@ class Training:
 
 class _Stopped(BaseException):
     """Not an Exception, so that no handler in a training swallows it."""
-
-
-def checkpoints_of(folder: Path, number: int) -> Path:
-    return folder / "checkpoints" / str(number)
-
-
-def attempts_of(folder: Path, number: int) -> list[Path]:
-    """The attempts made at a trial, oldest first."""
-    found = [path for path in checkpoints_of(folder, number).glob("attempt-*") if path.name[8:].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[8:]))
-
-
-def _claim(folder: Path, number: int) -> Path:
-    """A new attempt's folder. Nobody else writes there and earlier ones are only read, so an
-    orphaned worker of a dead driver cannot write over its successor."""
-    attempts = attempts_of(folder, number)
-    taken = int(attempts[-1].name.partition("-")[2]) if attempts else 0
-    for attempt in itertools.count(taken + 1):
-        own = checkpoints_of(folder, number) / f"attempt-{attempt}"
-        own.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            own.mkdir()
-        except FileExistsError:
-            continue
-        return own
-    raise AssertionError("unreachable")
 
 
 def _check_goals(report: EpochReport, goals: Sequence[str]) -> None:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.types import ConfigError, DivergedError, EpochReport
-from sweep.workers.worker import TrialWorker, checkpoints_of
+from sweep.storage.layout import SweepFolder
+from sweep.workers.worker import TrialWorker
 
 if TYPE_CHECKING:
     from sweep.search.searcher import Search
@@ -115,7 +116,7 @@ def report(job: dict[str, Any], epoch: int, seconds: float = 0.5) -> dict[str, A
 
 def play(search: Search, trial_id: str, job: dict[str, Any], epochs: int = 4, seconds: float = 0.5) -> None:
     """Tune's part: results while the trial goes on, completion with the last one."""
-    folder = checkpoints_of(Path(job["folder"]), job["number"]) / "attempt-1"
+    folder = SweepFolder(Path(job["folder"])).checkpoints_of(job["number"]) / "attempt-1"
     folder.mkdir(parents=True, exist_ok=True)
     for epoch in range(1, epochs):
         search.on_trial_result(trial_id, {"reports": [report(job, epoch, seconds)]})

@@ -23,6 +23,7 @@ from sweep.interrupt import deferred, insisted, patience, requested, requests_en
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, FakeWorker, play, report
 from tests.sweep.swept import events, swept
@@ -160,7 +161,7 @@ def test_who_insists_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_a_server_that_is_away_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request may come before the driver waits for the server, or meanwhile."""
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     waited: list[float] = []
     tracker = Tracker("http://127.0.0.1:1", "away", "x", spool, tmp_path)

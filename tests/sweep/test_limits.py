@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from sweep.storage.records import Spool
 from tests.sweep.fake import FakeWorker
@@ -51,7 +52,7 @@ def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_p
     status, text = ran(tmp_path, "trials=8", f"budget_device_hours={hours!r}")
     spent = sum(
         event["seconds"] * event["devices"]
-        for _, event in Spool(tmp_path / "fake" / "spool.jsonl").read()
+        for _, event in Spool(SweepFolder(tmp_path / "fake")).read()
         if event["event"] == "epoch"
     )
     assert 6.2 <= spent <= 6.2 + 2 * 0.5, "an epoch of each of the two that run"
@@ -66,7 +67,7 @@ def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_p
 
 def test_a_deadline_that_has_passed_runs_nothing(tmp_path: Path) -> None:
     status, text = ran(tmp_path, "deadline=2020-01-01T00:00")
-    assert status == 1 and "the deadline (2020-01-01 00:00) has come; deadline=... with a later one continues" in text
+    assert status == 1 and "the deadline (2020-01-01 00:00) has passed; to continue, give a later deadline=..." in text
     assert not (tmp_path / "fake" / "trained.txt").exists()
 
 
@@ -156,7 +157,7 @@ def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path)
     assert states(tmp_path) == {"COMPLETE": 6}
     devices = [
         event["devices"]
-        for _, event in Spool(tmp_path / "fake" / "spool.jsonl").read()
+        for _, event in Spool(SweepFolder(tmp_path / "fake")).read()
         if event["event"] == "epoch" and event["number"] == 5
     ]
     assert set(devices) == {2.0}, "both cores for one trial"
@@ -170,4 +171,4 @@ def test_a_sweep_that_a_limit_ended_says_how_it_goes_on_and_is_not_called_finish
     _, text = ran(tmp_path, "trials=8", "budget_device_hours=0.001", "deadline=2099-01-01")
     command = "python -m sweep.run 'space=my space.yaml' trials=8 budget_device_hours=0.002 deadline=null"
     assert command in text.splitlines()[-1]
-    assert read_sweep(tmp_path / "fake").state == "stopped"
+    assert read_sweep(SweepFolder(tmp_path / "fake")).state == "stopped"

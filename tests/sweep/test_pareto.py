@@ -6,19 +6,19 @@ import numpy as np
 import pytest
 from optuna._hypervolume import compute_hypervolume
 
-from sweep.pareto import admit, hypervolume, place
+from sweep.pareto import admit, hypervolume, rank_with_spread
 
 
 def test_places_by_rank_then_by_spread() -> None:
     front = [(1.0, 0.0), (0.9, 0.1), (0.0, 1.0)]
     behind = [(0.5, 0.05), (0.4, 0.04)]
-    assert place((0.95, 0.0), [*front, *behind]) == 3, "first of the second front, by its first goal"
+    assert rank_with_spread((0.95, 0.0), [*front, *behind]) == 3, "first of the second front, by its first goal"
     # In the first front: the best by the first goal, the furthest from it, and then the middle.
-    assert place((0.5, 0.5), [*front, *behind]) == 2
-    assert place((0.91, 0.09), [*front, *behind]) == 3, "closer to the best than (0.9, 0.1)"
-    assert place((0.3, 0.03), [*front, *behind]) == 5
-    assert place((0.1,), []) == 0
-    assert [place((value,), [(3.0,), (1.0,), (2.0,)]) for value in (4.0, 2.5, 0.5)] == [0, 1, 3]
+    assert rank_with_spread((0.5, 0.5), [*front, *behind]) == 2
+    assert rank_with_spread((0.91, 0.09), [*front, *behind]) == 3, "closer to the best than (0.9, 0.1)"
+    assert rank_with_spread((0.3, 0.03), [*front, *behind]) == 5
+    assert rank_with_spread((0.1,), []) == 0
+    assert [rank_with_spread((value,), [(3.0,), (1.0,), (2.0,)]) for value in (4.0, 2.5, 0.5)] == [0, 1, 3]
 
 
 def test_hypervolume_by_hand() -> None:

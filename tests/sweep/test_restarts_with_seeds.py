@@ -19,6 +19,7 @@ from sweep.search.searcher import Search
 from sweep.search.state import Books
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool, epochs_table, judged, trials_table
 from sweep.types import Arrival
 from sweep.workers.tune import Share
@@ -51,8 +52,10 @@ class Machine:
         space, mistakes = load_space(str(self.folder / "fake.yaml"), words)
         assert space is not None and not mistakes
         studies = Studies(self.folder / "journal.log", space, GOALS)
-        books = Books(space, GOALS, studies, Spool(self.folder / "spool.jsonl"), self.folder)
-        search = Search(space, books, self.folder, Path("cache"), Path("store"), num_folds=FOLDS, wait=True)
+        books = Books(space, GOALS, studies, Spool(SweepFolder(self.folder)), SweepFolder(self.folder))
+        search = Search(
+            space, books, SweepFolder(self.folder), Path("cache"), Path("store"), num_folds=FOLDS, wait=True
+        )
         search.most_live, search.devices = 2, DEVICES
         return search
 
@@ -128,7 +131,7 @@ def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Mach
     handed = {job["number"]: TrialConfig.model_validate_json(job["trial"]) for job in machine.jobs}
     records = search.records()
     table = trials_table(records).set_index("number")
-    epochs = epochs_table(Spool(machine.folder / "spool.jsonl"))
+    epochs = epochs_table(Spool(SweepFolder(machine.folder)))
     for number, config in handed.items():
         row, own = table.loc[number], epochs[epochs["number"] == number]
         assert own["epoch"].tolist() == [1, 2, 3, 4]
@@ -139,7 +142,7 @@ def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Mach
         assert row["device_hours"] * 3600 == pytest.approx(0.5 * EPOCHS * DEVICES)
     assert search.books.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
     assert machine.search().books.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
-    heard = [event for _, event in Spool(machine.folder / "spool.jsonl").read()]
+    heard = [event for _, event in Spool(SweepFolder(machine.folder)).read()]
     for kind, times in (("start", 1), ("end", 1), ("epoch", EPOCHS)):
         counts = pd.Series([event["number"] for event in heard if event["event"] == kind]).value_counts()
         assert counts.to_dict() == dict.fromkeys(handed, times)

@@ -203,7 +203,7 @@ def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Pa
     [
         (
             {"sections": ["findigs"]},
-            r"params\.sections: the cohort has no section 'findigs' \(did you mean 'findings'\?\)",
+            r"params\.sections: .*no section 'findigs' \(did you mean 'findings'\?\)",
         ),
         (
             {"sections": ["impression"]},

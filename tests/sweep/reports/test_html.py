@@ -21,7 +21,7 @@ from sweep.reports.final import planned_error
 from sweep.reports.html import write_report
 from sweep.reports.progress import clock
 from sweep.reports.teachers import teacher_warnings
-from sweep.storage.events import write_json
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import trials_table
 from sweep.types import Record
 
@@ -50,14 +50,16 @@ def reported(folder: Path, records: Sequence[Record], arms: Sequence[str], goals
         {"number": one.number, "arm": one.arm, "epoch": epoch, **one.metrics} for one in records for epoch in range(4)
     ]
     columns = None if epochs else ["number", "arm", "epoch", "seconds"]
-    pd.DataFrame(epochs, columns=columns).to_parquet(folder / "epochs.parquet")
-    write_report(folder / "report.html", "my & sweep", records, arms, goals, "val/auroc")
-    return (folder / "report.html").read_text()
+    sweep = SweepFolder(folder / "my & sweep")
+    sweep.path.mkdir(exist_ok=True)
+    pd.DataFrame(epochs, columns=columns).to_parquet(sweep.epochs)
+    write_report(sweep, records, arms, goals, "val/auroc")
+    return sweep.report.read_text()
 
 
 def summed_up(folder: Path, records: Sequence[Record], arms: Sequence[str]) -> str:
     console = Console(file=io.StringIO(), width=200)
-    print_summary(console, records, arms, GOALS, "val/auroc", folder)
+    print_summary(console, records, arms, GOALS, "val/auroc", SweepFolder(folder))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -156,13 +158,13 @@ def test_a_perfect_score_is_held_against_what_so_many_patients_can_tell(tmp_path
 
 
 def test_the_plans_standard_error_is_that_of_its_price(tmp_path: Path) -> None:
-    assert planned_error(tmp_path) is None, "there is no plan"
-    write_json(tmp_path / "plan.json", {"space": "a"})
-    assert planned_error(tmp_path) is None, "nor a price"
-    write_json(tmp_path / "plan.json", {"space": "a", "price": {"auroc_error": 0.124}})
-    assert planned_error(tmp_path) == 0.124
+    assert planned_error(SweepFolder(tmp_path)) is None, "there is no plan"
+    SweepFolder(tmp_path).write_plan({"space": "a"})
+    assert planned_error(SweepFolder(tmp_path)) is None, "nor a price"
+    SweepFolder(tmp_path).write_plan({"space": "a", "price": {"auroc_error": 0.124}})
+    assert planned_error(SweepFolder(tmp_path)) == 0.124
     (tmp_path / "plan.json").write_text("{")
-    assert planned_error(tmp_path) is None, "damaged, which the next start says"
+    assert planned_error(SweepFolder(tmp_path)) is None, "damaged, which the next start says"
 
 
 def test_the_larger_standard_error_of_two_decides() -> None:
@@ -226,7 +228,7 @@ def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
     one = record(1, 0.9, 0.2)
     one = replace(one, metrics=one.metrics | quality, config='{"teachers": {"[/t]": {"kind": "tabular"}}}')
     console = plain_console(file=io.StringIO(), width=200)
-    print_summary(console, [one], ("none",), GOALS, "val/auroc", tmp_path)
+    print_summary(console, [one], ("none",), GOALS, "val/auroc", SweepFolder(tmp_path))
     assert "[/t] 0.700" in console.file.getvalue()  # type: ignore[attr-defined]
 
 

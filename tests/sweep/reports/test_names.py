@@ -12,6 +12,7 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from sweep.reports.names import LONGEST, ServerNames
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 from tests.sweep.reports.test_mlflow import drain, runs
 
@@ -41,7 +42,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def begin(tmp_path: Path) -> Spool:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     spool.append("start", number=0, arm="none", params={name: len(name) for name in AWKWARD}, tags={})
     return spool

@@ -6,7 +6,7 @@ from datetime import datetime
 
 import pytest
 
-from sweep.search.budget import Ledger, Plateau, limit
+from sweep.search.budget import Ledger, Plateau, reached_limit
 from sweep.space.space import SearchConfig
 from sweep.types import Record, State
 
@@ -22,7 +22,7 @@ def ledger_of(*records: Record, **shares: float) -> Ledger:
     ledger = Ledger(shares)
     for record in records:
         ledger.spend(record.arm, record.device_seconds)
-        ledger.finish(record)
+        ledger.add_finished(record)
     return ledger
 
 
@@ -46,7 +46,7 @@ def test_the_arm_furthest_behind_its_share_is_next() -> None:
 
 def test_a_trial_in_flight_counts_as_what_it_will_probably_cost() -> None:
     ledger = ledger_of(ended("a", 30), ended("a", 50, "pruned"), ended("b", 90), a=0.5, b=0.5)
-    assert (ledger.typical("a"), ledger.typical("b"), ledger.total) == (40, 90, 170)
+    assert (ledger.typical_cost("a"), ledger.typical_cost("b"), ledger.total) == (40, 90, 170)
     assert ledger.neediest(("a", "b"), ()) == "a"  # 80 against 90
     assert ledger.neediest(("a", "b"), [("a", 25)]) == "b"  # 80 + 15
     assert ledger.neediest(("a", "b"), [("a", 31)]) == "a"  # 80 + 9
@@ -55,10 +55,10 @@ def test_a_trial_in_flight_counts_as_what_it_will_probably_cost() -> None:
 
 
 def test_before_an_arm_has_a_trial_any_arms_are_typical() -> None:
-    assert ledger_of(a=0.5, b=0.5).typical("a") == 1.0
+    assert ledger_of(a=0.5, b=0.5).typical_cost("a") == 1.0
     ledger = ledger_of(ended("a", 30), ended("c", 60), ended("c", 60), a=0.3, b=0.3, c=0.4)
-    assert ledger.typical("b") == 50, "over trials, not over arms"
-    assert ledger_of(ended("a", 7, "failed"), a=1.0).typical("a") == 1.0, "a failed trial is not typical"
+    assert ledger.typical_cost("b") == 50, "over trials, not over arms"
+    assert ledger_of(ended("a", 7, "failed"), a=1.0).typical_cost("a") == 1.0, "a failed trial is not typical"
 
 
 def test_a_failed_trial_is_charged_like_one_that_went_through() -> None:
@@ -73,7 +73,7 @@ def test_a_failed_trial_is_charged_like_one_that_went_through() -> None:
 
 def test_what_the_space_no_longer_holds_is_spent_but_charged_to_none() -> None:
     ledger = ledger_of(ended("a", 10), a=0.5, b=0.5)
-    ledger.before = 100
+    ledger.left_behind = 100
     assert ledger.total == 110
     assert ledger.neediest(("a", "b"), ()) == "b"
 
@@ -121,12 +121,13 @@ def test_a_budget_is_spent_when_its_seconds_are() -> None:
     search = SearchConfig(budget_device_hours=0.5)
     ledger = ledger_of(ended("a", 1000), a=0.5, b=0.5)
     ledger.spend("b", 799)
-    assert limit(search, ledger) == ""
+    assert reached_limit(search, ledger) == ""
     ledger.spend("b", 1)
     assert (
-        limit(search, ledger) == "the budget of 0.5 device-hours is spent; budget_device_hours=... with more continues"
+        reached_limit(search, ledger)
+        == "the budget of 0.5 device-hours is spent; to continue, raise budget_device_hours=..."
     )
-    assert limit(SearchConfig(), ledger) == ""
+    assert reached_limit(SearchConfig(), ledger) == ""
 
 
 # 2030 begins at 1893456000 in UTC; a day and twelve and a half hours are 131400 seconds.
@@ -138,10 +139,10 @@ def test_a_deadline_comes_in_its_own_time_or_in_local_time(
         when = datetime(2030, 1, 2, 12, 30).astimezone().timestamp()
     search = SearchConfig.model_validate({"deadline": f"2030-01-02T12:30{zone}"})
     monkeypatch.setattr("time.time", lambda: when - 1)
-    assert limit(search, Ledger({"a": 1.0})) == ""
+    assert reached_limit(search, Ledger({"a": 1.0})) == ""
     monkeypatch.setattr("time.time", lambda: when)
-    told = limit(search, Ledger({"a": 1.0}))
-    assert told == "the deadline (2030-01-02 12:30) has come; deadline=... with a later one continues"
+    told = reached_limit(search, Ledger({"a": 1.0}))
+    assert told == "the deadline (2030-01-02 12:30) has passed; to continue, give a later deadline=..."
 
 
 def test_an_arm_with_nothing_left_to_try_holds_up_no_plateau() -> None:

@@ -8,23 +8,23 @@ from typing import Any
 
 import pytest
 
-from sweep.search.choosers import At, Even, Replay, Unfit
+from sweep.search.choosers import CubeChooser, EvenCover, NotInSpace, ReplayChooser
 from sweep.space.draw import draw
-from tests.sweep.search.test_samplers import SPACE, run, sight_of, space_of
+from tests.sweep.search.test_samplers import SPACE, run, sampler_of, space_of
 
 
 def test_an_even_point_depends_on_its_index_alone(tmp_path: Path) -> None:
     space = space_of(tmp_path, SPACE)
-    cover, other = (Even(space.arms["tabular"], "tabular", 0) for _ in range(2))
+    cover, other = (EvenCover(space.arms["tabular"], "tabular", 0) for _ in range(2))
     forward = [cover.point(index) for index in range(9)]
     assert [other.point(index) for index in reversed(range(9))] == forward[::-1]
     assert len({str(point) for point in forward}) == 9
-    assert Even(space.arms["tabular"], "tabular", 1).point(0) != forward[0]
-    assert Even(space_of(tmp_path, "cohort: {reader: synthetic}").arms["none"], "none", 0).point(3) == {}
+    assert EvenCover(space.arms["tabular"], "tabular", 1).point(0) != forward[0]
+    assert EvenCover(space_of(tmp_path, "cohort: {reader: synthetic}").arms["none"], "none", 0).point(3) == {}
 
 
 def test_even_points_cover_branches_and_ranges_evenly(tmp_path: Path) -> None:
-    cover = Even(space_of(tmp_path, SPACE).arms["tabular"], "tabular", 0)
+    cover = EvenCover(space_of(tmp_path, SPACE).arms["tabular"], "tabular", 0)
     points = [cover.point(index) for index in range(64)]
 
     def counts(name: str) -> Counter[Any]:
@@ -41,7 +41,7 @@ def test_even_points_cover_branches_and_ranges_evenly(tmp_path: Path) -> None:
 
 
 def test_a_place_in_the_cube_by_hand() -> None:
-    at = At({"half": 0.5, "low": 0.0, "high": 0.999999, "third": 0.34})
+    at = CubeChooser({"half": 0.5, "low": 0.0, "high": 0.999999, "third": 0.34})
     assert at.uniform("half", 2, 4, log=False) == 3
     assert at.uniform("half", 1e-4, 1e-2, log=True) == pytest.approx(1e-3)
     # 1 to 3 is [0.5, 3.5), a third for each.
@@ -55,8 +55,8 @@ def test_a_place_in_the_cube_by_hand() -> None:
 
 def test_a_trial_is_replayed_where_the_space_holds_it(tmp_path: Path) -> None:
     space = space_of(tmp_path, SPACE)
-    (one,) = run(sight_of(space, "none"), [0])
-    replay = Replay(one.params)
+    (one,) = run(sampler_of(space, "none"), [0])
+    replay = ReplayChooser(one.params)
     assert draw(space.arms["none"], replay, "none").config == one.drawn.config
     assert replay.distributions == one.distributions
     low = one.config.optimizer.lr
@@ -66,5 +66,5 @@ def test_a_trial_is_replayed_where_the_space_holds_it(tmp_path: Path) -> None:
         "words for numbers": ("optimizer.batch_size={choice: [8, 9, 10, 11]}", "none/optimizer.batch_size"),
     }
     for override, name in unfit.values():
-        with pytest.raises(Unfit, match=name):
-            draw(space_of(tmp_path, SPACE, override).arms["none"], Replay(one.params), "none")
+        with pytest.raises(NotInSpace, match=name):
+            draw(space_of(tmp_path, SPACE, override).arms["none"], ReplayChooser(one.params), "none")

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 from ray.tune.schedulers import ASHAScheduler
 
-from sweep.pareto import dominates, place
+from sweep.pareto import dominates, rank_with_spread
 from sweep.search.halving import ArmHalving
 from sweep.space.space import EarlyStopping
 from sweep.types import Arrival
@@ -93,12 +93,12 @@ def test_no_trial_is_stopped_while_one_that_it_dominates_ranks_above_it(seed: in
     points = [tuple(chance.randrange(8) / 8 for _ in range(goals)) for _ in range(30)]
     for index, values in enumerate(points):
         others = points[:index]
-        own = place(values, others)
+        own = rank_with_spread(values, others)
         # Whoever would stand before it, by their own places among the same points:
         for position, other in enumerate(others):
             rest = [values, *others[:position], *others[position + 1 :]]
             if dominates(values, other):
-                assert own < place(other, rest), f"{values} behind {other}, which it dominates"
+                assert own < rank_with_spread(other, rest), f"{values} behind {other}, which it dominates"
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -130,9 +130,9 @@ def test_a_restart_in_mid_sweep_decides_as_if_there_had_been_none(cut: int) -> N
     whole = replay(ArmHalving(["none"], GOALS, [1, 3], 3), trace)
     kept: list[Arrival] = []
     stopped: set[int] = set()
-    first = replay(ArmHalving(["none"], GOALS, [1, 3], 3, keep=kept.append), trace[:cut], stopped=stopped)
+    first = replay(ArmHalving(["none"], GOALS, [1, 3], 3, on_arrival=kept.append), trace[:cut], stopped=stopped)
     random.Random(0).shuffle(kept)  # the storage has them by trial, not by time
-    second = replay(ArmHalving(["none"], GOALS, [1, 3], 3, arrived=kept), trace[cut:], stopped=stopped)
+    second = replay(ArmHalving(["none"], GOALS, [1, 3], 3, arrivals=kept), trace[cut:], stopped=stopped)
     assert first + second == whole
 
 
@@ -164,7 +164,7 @@ def test_a_resumed_trials_earlier_epochs_enter_their_own_rungs() -> None:
 
 def test_a_trial_started_again_ranks_once_and_stays_stopped() -> None:
     kept: list[Arrival] = []
-    halving = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2, keep=kept.append)
+    halving = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2, on_arrival=kept.append)
     for _ in range(5):
         assert halving.on_trial_result(None, trial(0), result((1, (0.5,)))) == halving.CONTINUE
         assert halving.on_trial_result(None, trial(1), result((1, (0.1,)))) == halving.STOP

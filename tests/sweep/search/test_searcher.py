@@ -16,12 +16,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
-from sweep.search.samplers import Sight
+from sweep.search.proposals import ArmSampler
 from sweep.search.searcher import HOPELESS, Search
 from sweep.search.state import Books
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
-from sweep.storage.failures import error_file
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool, best_of, epochs_table, front_of, trials_table
 from tests.sweep.fake import SPACE, metrics_of, play, play_all, report
 
@@ -37,9 +37,11 @@ def opened(tmp_path: Path) -> Opened:
         (tmp_path / "fake.yaml").write_text(SPACE)
         space, mistakes = load_space(str(tmp_path / "fake.yaml"), overrides)
         assert space is not None and not mistakes
-        spool = Spool(tmp_path / "spool.jsonl")
-        books = Books(space, GOALS, Studies(tmp_path / "journal.log", space, GOALS), spool, tmp_path)
-        search = Search(space, books, tmp_path, tmp_path / "cache", tmp_path / "store", num_folds=4, wait=True)
+        spool = Spool(SweepFolder(tmp_path))
+        books = Books(space, GOALS, Studies(tmp_path / "journal.log", space, GOALS), spool, SweepFolder(tmp_path))
+        search = Search(
+            space, books, SweepFolder(tmp_path), tmp_path / "cache", tmp_path / "store", num_folds=4, wait=True
+        )
         search.most_live = 3
         return search
 
@@ -47,7 +49,7 @@ def opened(tmp_path: Path) -> Opened:
 
 
 def counted(tmp_path: Path, event: str) -> Counter[int]:
-    return Counter(one["number"] for _, one in Spool(tmp_path / "spool.jsonl").read() if one["event"] == event)
+    return Counter(one["number"] for _, one in Spool(SweepFolder(tmp_path)).read() if one["event"] == event)
 
 
 def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path: Path) -> None:
@@ -85,7 +87,7 @@ def test_teachers_that_nearly_have_the_label_or_are_shuffled_are_tagged(
 ) -> None:
     jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{one}" for one in teacher)))
     assert {job["store"] for job in jobs} == {str(tmp_path / "store")}
-    starts = [event for _, event in Spool(tmp_path / "spool.jsonl").read() if event["event"] == "start"]
+    starts = [event for _, event in Spool(SweepFolder(tmp_path)).read() if event["event"] == "start"]
     assert [event["tags"] for event in starts] == [tags if event["arm"] == "tabular" else {} for event in starts]
     assert {event["arm"] for event in starts} == {"none", "tabular"}
 
@@ -198,7 +200,7 @@ def test_arms_get_equal_shares_of_device_seconds(opened: Opened) -> None:
 
 def test_an_arm_whose_trials_fail_at_once_does_not_get_all_the_rest(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=12")
-    error_file(tmp_path, 0).parent.mkdir()
+    SweepFolder(tmp_path).error(0).parent.mkdir()
     for index in range(12):
         job = search.suggest(f"id{index}")
         if job["arm"] == "tabular":
@@ -211,10 +213,10 @@ def test_an_arm_whose_trials_fail_at_once_does_not_get_all_the_rest(opened: Open
 
 def test_a_sweep_in_which_everything_fails_stops(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=12")
-    error_file(tmp_path, 0).parent.mkdir()
+    SweepFolder(tmp_path).error(0).parent.mkdir()
     for index in range(3):
         job = search.suggest(f"id{index}")
-        error_file(tmp_path, job["number"]).write_text("error: IndexError: 7\n\n...")
+        SweepFolder(tmp_path).error(job["number"]).write_text("error: IndexError: 7\n\n...")
         search.on_trial_complete(f"id{index}", error=True)
     assert search.suggest("next") == Search.FINISHED
     assert search.hopeless and search.left == 9
@@ -262,7 +264,7 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=4")
     play_all(search)
     records = search.records()
-    trials, epochs = trials_table(records), epochs_table(Spool(tmp_path / "spool.jsonl"))
+    trials, epochs = trials_table(records), epochs_table(Spool(SweepFolder(tmp_path)))
     assert trials["number"].tolist() == [0, 1, 2, 3]
     for column in ("arm", "state", "epochs", "seconds", "val/auroc_se", "none/optimizer.lr", "tabular/objectives"):
         assert column in trials
@@ -278,14 +280,14 @@ def test_a_hopeless_sweep_ends_while_a_proposal_is_made(opened: Opened, monkeypa
     search = opened("trials=20")
     search._wait, search.most_live = False, 4
     thinking = threading.Event()
-    propose = Sight.propose
+    propose = ArmSampler.propose
 
-    def slow(self: Sight, number: int) -> Any:
+    def slow(self: ArmSampler, number: int) -> Any:
         if number >= HOPELESS:
             thinking.wait(5)
         return propose(self, number)
 
-    monkeypatch.setattr(Sight, "propose", slow)
+    monkeypatch.setattr(ArmSampler, "propose", slow)
     for index in range(HOPELESS):
         while not isinstance(search.suggest(f"t{index}"), dict):
             time.sleep(0.01)

@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial
 
 from mmpkd.types import ConfigError
 from sweep.search.searcher import Search
-from sweep.storage.continuation import held
+from sweep.storage.layout import SweepFolder
+from sweep.storage.lock import hold_driver_lock
 from tests.sweep import fake
 from tests.sweep.fake import FakeWorker, play
 from tests.sweep.swept import GOALS, Killed, dies, drawn, from_lr, numbers, refused, swept, untracked
@@ -22,7 +23,7 @@ NONE = "arms.tabular=false"
 
 def seen(search: Search, arm: str = "none") -> list[FrozenTrial]:
     """What an arm's sampler knows."""
-    trials: list[FrozenTrial] = search.books.sampling.sights[arm].study.trials
+    trials: list[FrozenTrial] = search.books.samplers.by_arm[arm].study.trials
     return trials
 
 
@@ -175,7 +176,7 @@ def test_a_running_sweep_is_read_and_not_touched(tmp_path: Path) -> None:
     def content() -> dict[Path, tuple[bytes, int]]:
         return {path: (path.read_bytes(), path.lstat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
-    with held(folder):
+    with hold_driver_lock(SweepFolder(folder)):
         before = content()
         _, text = swept(tmp_path, "trials=1", NONE, "warm_start=breast")
         assert content() == before

@@ -16,6 +16,7 @@ from sweep.search.searcher import Search
 from sweep.search.state import Books
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE
 
@@ -40,10 +41,10 @@ def tuned(tmp_path: Path, cost: dict[str, float], *overrides: str) -> Search:
     space, mistakes = load_space(str(tmp_path / "fake.yaml"), words)
     assert space is not None and not mistakes
     studies = Studies(tmp_path / "journal.log", space, GOALS)
-    books = Books(space, GOALS, studies, Spool(tmp_path / "spool.jsonl"), tmp_path)
-    search = Search(space, books, tmp_path, tmp_path / "cache", tmp_path / "store", wait=True)
+    books = Books(space, GOALS, studies, Spool(SweepFolder(tmp_path)), SweepFolder(tmp_path))
+    search = Search(space, books, SweepFolder(tmp_path), tmp_path / "cache", tmp_path / "store", wait=True)
     search.most_live = SLOTS
-    halving = ArmHalving(list(space.arms), GOALS, [3], 3, keep=studies.reach)
+    halving = ArmHalving(list(space.arms), GOALS, [3], 3, on_arrival=studies.reach)
     clock: list[tuple[float, str, dict[str, Any], int]] = []  # when an epoch ends, of whom, which
     now, started = 0.0, 0
     while True:

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from sweep.clean import of_sweep
 from sweep.search.searcher import Search
 from sweep.status import as_json
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import how_to_continue, read_sweep
 from sweep.types import Arrival
 from tests.sweep import fake
@@ -64,8 +65,8 @@ def test_trials_that_lie_in_the_new_space_stay_and_the_others_do_not(dead: tuple
     assert ended[cut] == ("failed", "extended") and ended[goes_on] == ("complete", "")
     assert not (folder / "checkpoints" / str(cut)).exists() and (folder / "checkpoints" / str(goes_on)).exists()
     assert sum(states(folder).values(), Counter()) == {"COMPLETE": 6 + 10, "FAIL": 2}, "nothing is left running"
-    sights = search.books.sampling.sights.values()
-    assert sum(len(sight.study.get_trials(states=(TrialState.COMPLETE,))) for sight in sights) == 10
+    samplers = search.books.samplers.by_arm.values()
+    assert sum(len(sampler.study.get_trials(states=(TrialState.COMPLETE,))) for sampler in samplers) == 10
 
     again, text = swept(tmp_path, *words)
     assert "extended" not in text and [one.number for one in again.records()] == [*stay, *new]
@@ -228,7 +229,7 @@ def test_a_budget_is_the_whole_sweeps_and_shares_are_of_what_stays(dead: tuple[P
 def test_status_and_clean_count_what_stayed(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, low = dead
     search, _ = swept(tmp_path, "trials=10", from_lr(low), "extend=true")
-    sweep = read_sweep(folder)
+    sweep = read_sweep(SweepFolder(folder))
     told = as_json(sweep)
     assert {name: told[name] for name in ("complete", "failed", "open")} == {"complete": 10, "failed": 0, "open": 0}
     assert told["left_behind"] == len(search.books.studies.left_behind) > 0

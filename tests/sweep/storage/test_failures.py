@@ -11,11 +11,11 @@ import pytest
 from ray.exceptions import RayError, WorkerCrashedError
 
 from mmpkd.types import ConfigError, UserError
+from sweep.options import read_run_options
 from sweep.plan import timing
-from sweep.run import read_words
-from sweep.storage.continuation import held
 from sweep.storage.failures import cause_of, message_of
-from sweep.workers.worker import checkpoints_of
+from sweep.storage.layout import SweepFolder
+from sweep.storage.lock import hold_driver_lock
 from tests.sweep.fake import FakeWorker
 from tests.sweep.swept import swept, untracked
 from tests.sweep.workers.test_worker import job, worker_for
@@ -72,7 +72,7 @@ def test_a_checkpoint_out_of_reach_is_not_passed_over(tmp_path: Path, trouble: E
             return []
 
     for attempt in (1, 2):
-        folder = checkpoints_of(tmp_path, 0) / f"attempt-{attempt}"
+        folder = SweepFolder(tmp_path).checkpoints_of(0) / f"attempt-{attempt}"
         folder.mkdir(parents=True)
         (folder / "last.pt").write_text('["its owner", []]')
     worker = worker_for(job(tmp_path), OutOfReach)
@@ -124,7 +124,10 @@ def test_a_worker_that_dies_while_it_is_timed_keeps_its_cause(monkeypatch: pytes
 
 
 def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
-    _, (mistake,) = read_words([f"storage={tmp_path}", f"name={'n' * 101}"])
+    _, (mistake,) = read_run_options([f"storage={tmp_path}", f"name={'n' * 101}"])
     assert mistake.path == "name" and "at most 100" in mistake.problem
-    with pytest.raises(UserError, match=r"File name too long.*storage=DIR"), held(tmp_path / ("s" * 300) / "name"):
+    with (
+        pytest.raises(UserError, match=r"File name too long.*storage=DIR"),
+        hold_driver_lock(SweepFolder(tmp_path / ("s" * 300) / "name")),
+    ):
         pass

@@ -14,8 +14,9 @@ import torch
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import DivergedError, EpochReport
-from sweep.storage.failures import error_file, told_error
-from sweep.workers.worker import Training, TrialWorker, attempts_of, checkpoints_of
+from sweep.storage.failures import told_error
+from sweep.storage.layout import SweepFolder
+from sweep.workers.worker import Training, TrialWorker
 from tests.sweep.fake import FakeWorker
 
 GOALS = ["val/auroc", "val/pointing"]
@@ -124,7 +125,7 @@ def test_an_attempt_writes_only_its_own_folder(tmp_path: Path) -> None:
     orphan.step()  # has not yet noticed that its driver is gone
     orphan.step()
     assert (tmp_path / "checkpoints/0/attempt-2/last.pt").read_bytes() == before
-    assert [path.name for path in attempts_of(tmp_path, 0)] == ["attempt-1", "attempt-2"]
+    assert [path.name for path in SweepFolder(tmp_path).attempts(0)] == ["attempt-1", "attempt-2"]
     orphan.cleanup()
     successor.cleanup()
 
@@ -133,12 +134,12 @@ def test_the_newest_sound_checkpoint_counts(tmp_path: Path) -> None:
     first = worker_for(job(tmp_path))
     first.step()
     first.cleanup()
-    torn = checkpoints_of(tmp_path, 0) / "attempt-2"
+    torn = SweepFolder(tmp_path).checkpoints_of(0) / "attempt-2"
     torn.mkdir()
     (torn / "last.pt").write_text("[[1, 1")
     third = worker_for(job(tmp_path))
     assert epochs_of(third.step()) == [1]
-    assert [path.name for path in attempts_of(tmp_path, 0)][-1] == "attempt-3"
+    assert [path.name for path in SweepFolder(tmp_path).attempts(0)][-1] == "attempt-3"
     third.cleanup()
 
 
@@ -147,17 +148,17 @@ def test_the_checkpoint_that_has_come_furthest_counts(tmp_path: Path, longer: st
     """An orphaned worker may have come further than its successor, which was killed at once."""
     for name in ("attempt-1", "attempt-2"):
         epochs = range(1, 3 if name == longer else 2)
-        (checkpoints_of(tmp_path, 0) / name).mkdir(parents=True)
+        (SweepFolder(tmp_path).checkpoints_of(0) / name).mkdir(parents=True)
         content = [[epoch, epoch, 0.5, {}, dict.fromkeys(GOALS, 0.5)] for epoch in epochs]
         own = [TrialConfig.model_validate_json(job(tmp_path)["trial"]).fingerprint(), content]
-        (checkpoints_of(tmp_path, 0) / name / "last.pt").write_text(json.dumps(own))
+        (SweepFolder(tmp_path).checkpoints_of(0) / name / "last.pt").write_text(json.dumps(own))
     worker = worker_for(job(tmp_path))
     assert epochs_of(worker.step()) == [1, 2] and epochs_of(worker.step()) == [3]
     worker.cleanup()
 
 
 def test_a_checkpoint_of_an_earlier_stage_counts_though_it_reports_nothing(tmp_path: Path) -> None:
-    earlier = checkpoints_of(tmp_path, 0) / "attempt-1"
+    earlier = SweepFolder(tmp_path).checkpoints_of(0) / "attempt-1"
     earlier.mkdir(parents=True)
     owner = FakeWorker.owner(TrialConfig.model_validate_json(job(tmp_path)["trial"]), tmp_path)
     (earlier / "last.pt").write_text(json.dumps([owner, []]))
@@ -179,9 +180,9 @@ def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path) ->
     worker.step()
     result = worker.step()
     assert (result["done"], result["error"], result["cause"]) == (True, "term task is nan at step 7", "diverged")
-    story = error_file(tmp_path, 4).read_text()
+    story = SweepFolder(tmp_path).error(4).read_text()
     assert story.startswith("diverged: term task is nan at step 7\n\nTraceback")
-    assert told_error(tmp_path, 4, result) == ("diverged", "term task is nan at step 7")
+    assert told_error(SweepFolder(tmp_path), 4, result) == ("diverged", "term task is nan at step 7")
     assert worker.reset_config(job(tmp_path, number=5))
 
 
@@ -190,8 +191,8 @@ def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> No
     worker.step()
     with pytest.raises(ValueError, match="a bug"):
         worker.step()
-    assert told_error(tmp_path, 0, {}) == ("error", "ValueError: a bug")
-    assert told_error(tmp_path, 1, {}) == ("", ""), "no story: its process died"
+    assert told_error(SweepFolder(tmp_path), 0, {}) == ("error", "ValueError: a bug")
+    assert told_error(SweepFolder(tmp_path), 1, {}) == ("", ""), "no story: its process died"
 
 
 @pytest.mark.parametrize(
