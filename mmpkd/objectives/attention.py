@@ -26,9 +26,9 @@ class Attention(Objective):
 
     `activation` (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928): the map is the mean of |token|^power over the
     channels of the patch tokens. The distance is the squared L2 distance of the two maps, each L2-normalised, so it
-    lies between 0 and 2 on any grid. The authors' code uses the mean over patches instead of the sum (their weight 1000 is 1000 /
-    patches here). Equation 2 of the paper has the distance without the square, and the sum over channels, which is the
-    same after normalisation.
+    lies between 0 and 2 on any grid. The authors' code uses the mean over patches instead of the sum (their weight 1000
+    is 1000 / patches here). Equation 2 of the paper has the distance without the square, and the sum over channels,
+    which is the same after normalisation.
 
     `query_kl` and `query_l2` are our own forms for vision transformers: the map is the attention of the CLS token,
     averaged over heads, over the patches only (without prefix columns, renormalised). The distance is KL(teacher ||

@@ -182,9 +182,8 @@ def test_names_that_their_metrics_could_not_be_told_apart_by_are_refused(
 ) -> None:
     teacher = {"kind": "tabular"}
     mistakes = found(tiny_trial, facts, teachers={name: teacher}, objectives={"logits": {}})
-    assert mistakes == {
-        f"teachers.{name}": "a name cannot contain '/', because scores are named teacher/NAME/auroc; choose another name"
-    }
+    problem = "a name cannot contain '/', because scores are named teacher/NAME/auroc; choose another name"
+    assert mistakes == {f"teachers.{name}": problem}
     ensemble = {"kind": "ensemble", "params": {"members": {name: teacher, "other": teacher}}}
     mistakes = found(tiny_trial, facts, teachers={"both": ensemble}, objectives={"logits": {}})
     assert list(mistakes) == [f"teachers.both.params.members.{name}"]
