@@ -131,7 +131,7 @@ def _check_objective(
         return None, [Mistake(where, "this name is reserved; choose another name for the objective")]
     if "/" in label:
         return None, [
-            Mistake(where, "a label cannot contain '/', because metrics are named loss/LABEL; choose another")
+            Mistake(where, "a label cannot contain '/', because metrics are named loss/LABEL; choose another label")
         ]
     try:
         kind, params = objectives.resolve(objective, where)

@@ -18,9 +18,8 @@ import pandas as pd
 
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
-from sweep.search.warm_start import arm_and_generation
 from sweep.storage.events import read_events
-from sweep.storage.journal import BELONGS, damage_of, stored_studies
+from sweep.storage.journal import BELONGS, arm_and_generation, damage_of, stored_studies
 from sweep.storage.layout import SweepFolder
 
 MOST_SHOWN: Final = 10

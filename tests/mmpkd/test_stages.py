@@ -183,7 +183,7 @@ def test_a_damaged_finished_stage_is_named(beside: TrialConfig, cache: Path, tmp
     run, path = run_of(beside, cache), tmp_path / "stage.pt"
     for content in (b"words", {"a": 1}, [], {"student": {"model.cls_token": torch.zeros(2)}}):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-        with pytest.raises(ConfigError, match=r"stage\.pt: is not this finished stage .*; delete it"):
+        with pytest.raises(ConfigError, match=r"stage\.pt: does not hold this finished stage .*; delete the file"):
             stages.recall([path], run.student, run.objectives)
 
 
@@ -329,7 +329,7 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
         ({"student": {"reads": ["superier"]}}, "student.reads: the cohort has no image 'superier'"),
         (
             {"student": {"reads": ["superior"]}, "teachers": {"scan": EXAMPLES["fused"]}, "objectives": {"logits": {}}},
-            "student.reads: teacher 'scan' sees what the student reads",
+            "student.reads: teacher 'scan' sees the view of the student",
         ),
     ],
 )
