@@ -99,7 +99,7 @@ def main(words: Sequence[str]) -> None:
             raise ConfigError(mistakes)
         return
     from sweep.plan.plan import plan
-    from sweep.space.show import render
+    from sweep.plan.show import render
 
     planned = plan(space, mistakes)
     if planned.mistakes:

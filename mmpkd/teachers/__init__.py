@@ -111,4 +111,4 @@ def _sized_teacher(config: TeacherConfig, student: StudentSize) -> TeacherConfig
 
 def leakage_remedy(kind: str) -> str:
     """Returns what the user can do if a teacher of this kind states the label; a kind may be unknown."""
-    return TEACHERS[kind].LEAKAGE_REMEDY if kind in TEACHERS else "Leave out what states it"
+    return TEACHERS[kind].LEAKAGE_REMEDY if kind in TEACHERS else "Leave out the inputs that state it"

@@ -55,7 +55,7 @@ class Image(Teacher):
 
     Params = ImageParams
     VERSION = 3  # since timm determines which weights do not decay
-    LEAKAGE_REMEDY = "See whether its view shows the label, drawn on it or in where it was taken, or take another view"
+    LEAKAGE_REMEDY = "Check whether its view reveals the label by a mark on it or by its site, or use another view"
 
     def __init__(self, params: ImageParams, facts: Facts) -> None:
         self.params = params

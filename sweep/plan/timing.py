@@ -23,7 +23,8 @@ from mmpkd.teachers import resolve, sized
 from mmpkd.types import UserError
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price, Timed, price
-from sweep.space.space import SearchConfig, Space
+from sweep.space.search_config import SearchConfig
+from sweep.space.space import Space
 from sweep.workers.tune import Share, cores_of_a_machine, share_of, slots
 
 BATCHES: Final = 4  # whole ones that a timed epoch holds

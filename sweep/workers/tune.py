@@ -20,7 +20,7 @@ from sweep import interrupt
 from sweep.cluster import address
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
-from sweep.space.space import SearchConfig
+from sweep.space.search_config import SearchConfig
 from sweep.storage.layout import SweepFolder
 from sweep.types import Halt
 from sweep.workers.worker import TrialWorker

@@ -17,7 +17,7 @@ from mmpkd.machine.resources import Allowance
 from mmpkd.types import ConfigError, UserError
 from sweep import cluster
 from sweep.cluster import LONGEST_SOCKET, folder_for_sockets, refuse_silent_cluster
-from sweep.space.space import SearchConfig
+from sweep.space.search_config import SearchConfig
 from sweep.workers import tune
 from sweep.workers.tune import refuse_more_cores
 
