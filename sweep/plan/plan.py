@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from mmpkd.build import announcements, paths_of_params, single_steps
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import IMAGE, TeacherConfig, TrialConfig, validate
-from mmpkd.teachers import caveats, outlines, sized
+from mmpkd.config import IMAGE, TrialConfig, validate
+from mmpkd.teachers import resolve, sized
+from mmpkd.teachers.teacher import ResolvedTeacher
 from mmpkd.types import ConfigError, Mistake
 from sweep.plan.checks import config_without, facts_of, goals_of, mistakes_of, nothing_to_sample
 from sweep.plan.findings import Findings
@@ -47,12 +48,12 @@ class Plan:
         """The configuration of some trial. All trials share its cohort, evaluation, epochs, threads and seed."""
         return next((config for configs in self.configs.values() for config in configs), None)
 
-    def teachers(self) -> Iterator[tuple[str, TeacherConfig]]:
+    def teachers(self) -> Iterator[tuple[str, ResolvedTeacher]]:
         """Yields every teacher that an arm uses, with its path in the space. A path may have several teachers."""
         for arm, configs in self.configs.items():
             for config in configs:
                 for name in config.active_teachers():
-                    yield f"arms.{arm}.teachers.{name}", config.teachers[name]
+                    yield f"arms.{arm}.teachers.{name}", resolve(config.teachers[name])
 
     def outlines(self) -> list[str]:
         """Returns a line about each teacher to be fitted; several lines if its size depends on sampled values."""
@@ -63,8 +64,8 @@ class Plan:
             for config in configs:
                 config_with_sizes = sized(config, facts)
                 for name in config_with_sizes.active_teachers():
-                    teacher = config_with_sizes.teachers[name]
-                    lines |= dict.fromkeys(outlines(f"arms.{arm}.teachers.{name}", teacher, facts))
+                    teacher = resolve(config_with_sizes.teachers[name])
+                    lines |= dict.fromkeys(teacher.outlines(f"arms.{arm}.teachers.{name}", facts))
         return list(lines)
 
     @property
@@ -155,7 +156,7 @@ def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
     )
     if facts is None or findings.mistakes:
         return checked
-    notes = [f"{path} {caveat}" for path, teacher in checked.teachers() for caveat in caveats(teacher, facts)]
+    notes = [f"{path} {caveat}" for path, teacher in checked.teachers() for caveat in teacher.caveats(facts)]
     every_config = [config for of_arm in configs.values() for config in of_arm]
     students = {config.student.model_dump_json(): config for config in every_config}
     notes += [note for config in students.values() for note in announcements(config, facts)]
