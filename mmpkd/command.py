@@ -59,10 +59,11 @@ def progress_bar(items: Sequence[Item], name: str) -> Iterable[Item]:
     return track(items, escape(name), console=console, transient=True, disable=not console.is_terminal)
 
 
-def warn(warnings: Iterable[str]) -> None:
-    """Prints warnings to stderr, one per line."""
+def warn(warnings: Iterable[str], console: Console | None = None) -> None:
+    """Prints each warning on a line of its own, on stderr unless a console is given."""
+    console = console or plain_console(stderr=True)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
 def make_folder(path: Path) -> None:

@@ -25,8 +25,8 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.predict import Predictor
 from mmpkd.stages import Run
-from mmpkd.teachers.cache import folds
 from mmpkd.teachers.fitted import fit_teachers
+from mmpkd.teachers.fitting import folds
 from mmpkd.train import batches
 from tests import colour_cohort
 from tests.colour_cohort import LABELS

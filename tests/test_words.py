@@ -22,7 +22,6 @@ LONG_FILES: Final = frozenset(
         "sweep/plan/plan.py",
         "sweep/reports/mlflow.py",
         "sweep/space/space.py",
-        "sweep/workers/worker.py",
     }
 )
 
