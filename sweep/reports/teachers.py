@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words, warnings
+from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words, stated, warnings
 from sweep.types import Record
 
 AUROC = "val/auroc"
@@ -36,7 +36,7 @@ def teacher_warnings(records: Sequence[Record], arms: Sequence[str]) -> list[str
     told = []
     for arm in arms:
         for name, (quality, kind) in _best_of(arm, records).items():
-            told += [f"arm {arm}: {line}" for line in warnings(name, quality, kind)]
+            told += [f"arm {arm}: {line}" for line in warnings(name, quality, _remedy(kind) if stated(quality) else "")]
             auroc = quality.get(OWN, math.inf)
             if math.isnan(auroc):
                 told.append(f"arm {arm}: teacher {name!r} could not be scored on the validation patients")
@@ -72,6 +72,13 @@ def _kind(teachers: Mapping[str, Any], name: str) -> str:
         found = found.get("params", {}).get("members", {}).get(member, {})
     kind: str = found.get("kind", "")
     return kind
+
+
+def _remedy(kind: str) -> str:
+    """Returns what the user can do if a teacher of this kind states the label."""
+    from mmpkd.teachers import leakage_remedy  # loads torch, which a report without such a teacher does not need
+
+    return leakage_remedy(kind)
 
 
 def _untaught(record: Record) -> bool:

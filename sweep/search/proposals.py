@@ -35,8 +35,8 @@ from sweep.space.grammar import Choice, Node, Range, spots
 from sweep.space.space import Space
 from sweep.types import Values
 
-SAMPLER_TRIES: Final = 16  # proposals of the sampler until one has not been run before
-RANDOM_TRIES: Final = 500  # random draws after these; if they too have all been run, the arm is exhausted
+SAMPLER_TRIES: Final = 16  # the sampler may propose so many configurations that have been run before
+RANDOM_TRIES: Final = 500  # then come so many random draws; if all of them have been run, the arm is exhausted
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,10 @@ class Proposal:
     """A configuration that is not yet a trial, in the terms of the grammar and in those of Optuna.
 
     Attributes:
+        drawn: the configuration with the names, values and paths of its leaves.
+        params: what Optuna has drawn, by the name of the leaf; a choice is held by its label.
         internal: the sampler's own notes; NSGA-II notes the generation.
-        foreign: whether it is a trial of another sweep, whose result is known but which is no trial of this sweep.
+        foreign: whether it is a trial of another sweep: samplers know its result, but it is no trial of this sweep.
     """
 
     arm: str

@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
 from mmpkd.probe import MAX_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
-from mmpkd.teachers import sized
+from mmpkd.teachers import resolve, sized
 from mmpkd.types import UserError
 from sweep.cluster import Reservation, count_machine_slots, count_slots, largest_machine_cores, reservation_for
 from sweep.plan.plan import Plan
@@ -114,7 +114,7 @@ class Stopwatch:
         with _probers(1, reservation) as (prober,):
             for key, (path, teacher, config) in teachers.items():
                 try:
-                    timing = prober.time_teacher.remote(teacher, self._store, config.cohort.fold)
+                    timing = prober.time_teacher.remote(resolve(teacher), self._store, config.cohort.fold)
                     seconds, self._widths[key] = _get(timing)
                 except UserError as error:
                     raise UserError(f"{path}: {error}") from error
