@@ -16,7 +16,7 @@ from sweep.driver import run_sweep
 from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import read_run_options
 from sweep.space.space import load_space
-from tests.sweep.fake import FAKE
+from tests.sweep.fake_sweep import FAKE
 
 
 @requests_end_the_driver()

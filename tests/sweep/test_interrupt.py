@@ -26,7 +26,8 @@ from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
-from tests.sweep.fake import FAKE, SPACE, play, report
+from tests.sweep.fake import SPACE, play, report
+from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import events, swept
 from tests.sweep.test_run import ran
 

@@ -30,7 +30,8 @@ from sweep.storage.continuation import refuse_other_space
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.storage.records import Spool
-from tests.sweep.fake import FAKE, SPACE, FakeStore, play_all
+from tests.sweep.fake import SPACE, play_all
+from tests.sweep.fake_sweep import FAKE, FakeStore
 
 
 def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, RunOptions]:
@@ -101,7 +102,7 @@ def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
     assert read_run_options([])[0].tracking_uri == "http://there:5000"
     assert read_run_options(["tracking=http://here"])[0].tracking_uri == "http://here"
-    assert read_run_options(["name=other"])[0].folder == Path.cwd() / "runs" / "other"
+    assert read_run_options(["name=other"])[0].folder.path == Path.cwd() / "runs" / "other"
 
 
 # --- refusals ---
