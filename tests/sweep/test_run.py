@@ -37,13 +37,13 @@ from tests.sweep.fake_sweep import FAKE, FakeStore
 def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, RunOptions]:
     (tmp_path / "fake.yaml").write_text(SPACE)
     options, mistakes = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", *overrides])
-    space, found = load_space(options.space, options.overrides)
-    assert space is not None and not mistakes and not found
+    space, space_mistakes = load_space(options.space, options.overrides)
+    assert space is not None and not mistakes and not space_mistakes
     return space, options
 
 
 def ran(tmp_path: Path, *overrides: str, functions: SweepFunctions = FAKE) -> tuple[int, str]:
-    """A sweep with the fake worker: exit status and what the console said."""
+    """Runs a sweep with fake trainings; returns its exit status and the text of the console."""
     space, options = loaded(tmp_path, *overrides)
     console, planned = Console(file=io.StringIO(), width=160), plan(space)
     status = run_sweep(space, planned, options, console, functions)
@@ -54,7 +54,7 @@ def ran(tmp_path: Path, *overrides: str, functions: SweepFunctions = FAKE) -> tu
 # --- words ---
 
 
-def test_teaching_and_showing_load_no_engine() -> None:
+def test_help_and_show_load_no_engine() -> None:
     code = """if True:
         import sys
         from sweep.run import main
@@ -94,7 +94,7 @@ def test_mistakes_of_the_command_and_of_the_space_are_shown_together(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     options, mistakes = read_run_options(["space=dir/mine.yaml", "trials=3", "optimizer.lr=1"])
     assert (options.name, options.overrides, mistakes) == ("mine", ("trials=3", "optimizer.lr=1"), [])
@@ -116,7 +116,7 @@ def test_a_second_driver_is_refused(tmp_path: Path) -> None:
     ):
         main([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", f"cache={tmp_path / 'cache'}"])
     with hold_driver_lock(SweepFolder(tmp_path / "fake")):
-        pass  # let go of
+        pass  # the lock is free again
 
 
 def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_sweep_through_bugs_and_dying_workers(tmp_path: Path) -> None:
+def test_a_sweep_with_bugs_and_dying_workers(tmp_path: Path) -> None:
     decays = {"diverges": 0.01, "bug": 0.07, "dies": 0.15}
     arms = [f"arms.{arm}={{optimizer: {{weight_decay: {decay}}}}}" for arm, decay in decays.items()]
     status, text = ran(tmp_path, "trials=5", "arms.tabular=false", *arms)
