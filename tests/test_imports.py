@@ -32,7 +32,7 @@ FLOORS = {
         {"build", "checkpoint", "export", "scoring.validation"},
         {"train"},
         {"scoring.grouping"},
-        {"scoring.subgroups", "shown_images"},
+        {"scoring.subgroups", "input_images"},
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
