@@ -10,6 +10,7 @@ from typing import Final
 
 from rich.console import Console
 
+from mmpkd.command import warn
 from mmpkd.config import TrialConfig, dump_trial
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
@@ -36,8 +37,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
         best = _write_files(search, planned, options, spool, records, shown)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials
-    for warning in search.take_warnings():
-        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    warn(search.take_warnings(), console)
     error = planned_error(options.folder)
     print_summary(console, shown, list(search.space.arms), planned.goals, config.select, options.folder, error)
     if further := len(records) - len(shown):

@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mmpkd.command import warn
 from sweep.search.searcher import Search
 from sweep.storage.records import best_of, over_seeds
 
@@ -45,8 +46,7 @@ class Progress:
             self._console.print(self.line(), soft_wrap=True, highlight=False)
 
     def tick(self) -> None:
-        for warning in self._search.take_warnings():
-            self._console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        warn(self._search.take_warnings(), self._console)
         silent = time.monotonic() - self._shown_at
         if self._live and silent > 0.5:
             self._live.update(self._drawn(), refresh=True)
