@@ -28,7 +28,8 @@ from sweep.search.searcher import Search
 from sweep.space.space import load_space
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
-from tests.sweep.fake import FAKE, SPACE, play, play_all, report
+from tests.sweep.fake import SPACE, play, play_all, report
+from tests.sweep.fake_sweep import FAKE
 
 GOALS = ("val/auroc", "val/pointing")
 
