@@ -170,7 +170,7 @@ def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
     folder, tracking = tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert status == 0
     assert "Front" in text and "±" in text and "tabular" in text and "6/6 done (6 complete), 0 running" in text
-    assert "lie within one standard error" in text
+    assert "within one standard error" in text
     assert f"mlflow ui --backend-store-uri {tracking}" in text
     assert not disagreements(folder, tracking, trials=6)
     left = {path.name for path in folder.iterdir()}
