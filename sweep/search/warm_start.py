@@ -22,7 +22,8 @@ from mmpkd.config import EvaluationConfig, TrialConfig
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError
 from sweep.search.proposals import Proposal, redraw
-from sweep.space.space import SCORES, Space
+from sweep.space.search_config import SCORES
+from sweep.space.space import Space
 from sweep.storage.journal import arm_and_generation, damage_of, stored_studies
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.types import Values
@@ -125,7 +126,7 @@ def _read_results(other: SweepFolder, store: str) -> list[Result]:
 
 
 def _trials_of(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTrial]]:
-    """Yields the arm and each trial of one generation."""
+    """Yields each trial of one generation with its arm."""
     for study in stored_studies(journal):
         arm, study_generation = arm_and_generation(study.study_name)
         if study_generation == generation:

@@ -1,4 +1,4 @@
-"""One driver's part of a sweep after the other, without Ray or MLflow, and what each left."""
+"""Runs drivers of one sweep one after another, without Ray or MLflow, and reads what they leave."""
 
 from __future__ import annotations
 
@@ -20,38 +20,41 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
-from sweep import run
+from sweep import driver
+from sweep.driver import SweepFunctions
 from sweep.options import read_run_options
-from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.space.space import load_space
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
-from tests.sweep.fake import SPACE, FakeWorker, play, play_all, report
+from tests.sweep.fake import SPACE, play, play_all, report
+from tests.sweep.fake_sweep import FAKE
 
 GOALS = ("val/auroc", "val/pointing")
 
 
 class Killed(BaseException):
-    """What happens to a driver between two lines."""
+    """Stands for the kill of a driver between two lines."""
 
 
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow takes seconds to load, and what it would be told is in the spool; a report takes half of each sweep."""
-    monkeypatch.setattr(final, "write_report", lambda *args: None)
+    """MLflow takes seconds to import, and the spool holds what it would receive; a report takes half of each sweep."""
+    monkeypatch.setattr("sweep.reports.final.write_report", lambda *args: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(Tracker, "start", lambda self: None)
     monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)
 
 
-def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all) -> tuple[Search, str]:
-    """One driver's part: its search, and what the console said. On Ray where nothing plays Tune's part."""
+def swept(
+    tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all, functions: SweepFunctions = FAKE
+) -> tuple[Search, str]:
+    """Runs one driver; returns its search and the text of its console. Where `play` is None, Ray runs the trials."""
     (tmp_path / "fake.yaml").write_text(SPACE)
-    options, wrong = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
-    space, mistakes = load_space(options.space, options.overrides)
-    assert space is not None and not wrong and not mistakes
+    options, mistakes = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
+    space, space_mistakes = load_space(options.space, options.overrides)
+    assert space is not None and not mistakes and not space_mistakes
     example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
     goals = space.search.maximize or GOALS
     planned: Any = SimpleNamespace(goals=goals, facts=None, example=example, as_json=lambda: {"goals": list(goals)})
@@ -66,17 +69,17 @@ def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = pl
         searches.append(search)
         return finishing(search, *rest)
 
-    console, finishing = Console(file=io.StringIO(), width=200, markup=False), final.finish
+    console, finishing = Console(file=io.StringIO(), width=200, markup=False), driver.finish
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "run_trials", without_ray if play else run.run_trials)
-        patch.setattr(final, "finish", finish)
-        run.sweep(space, planned, options, console, FakeWorker)
+        patch.setattr(driver, "run_trials", without_ray if play else driver.run_trials)
+        patch.setattr(driver, "finish", finish)
+        driver.run_sweep(space, planned, options, console, functions)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return searches[0], text
 
 
 def dies(search: Search) -> None:
-    """Six trials, then two in flight that have had an epoch, then the end."""
+    """Plays six trials to their end and one epoch of two more, and then kills the driver."""
     for index in range(6):
         play(search, str(index), search.suggest(str(index)))
     for index in (6, 7):
@@ -85,7 +88,7 @@ def dies(search: Search) -> None:
 
 
 def refused(tmp_path: Path, *words: str) -> str:
-    """Why a start is, and that it left everything as it was."""
+    """Returns the message with which a start is refused, and checks that it changes no file."""
 
     def content() -> dict[Path, bytes]:
         there = (path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.name != "driver.lock")
@@ -103,7 +106,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:
-    """What every trial that was ever started has there, by number."""
+    """Returns the drawn value of a leaf by trial number, of every trial that was ever started."""
     return {event["number"]: event["params"][leaf] for event in events(folder, "start")}
 
 
@@ -112,25 +115,25 @@ def from_lr(low: float) -> str:
 
 
 def further(folder: Path, low: float) -> float:
-    """An lr that two trials less are above."""
+    """Returns the third lowest lr that is at least `low`: a bound that excludes two more trials."""
     return sorted(lr for lr in drawn(folder).values() if lr >= low)[2]
 
 
 def states(folder: Path) -> dict[str, Counter[str]]:
-    """Of every study in the storage."""
+    """Returns how many trials of each state every study in the storage has."""
     storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
-    return {study.study_name: Counter(one.state.name for one in study.trials) for study in studies}
+    return {study.study_name: Counter(trial.state.name for trial in study.trials) for study in studies}
 
 
 def numbers(folder: Path) -> list[int]:
-    found: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
-    return found
+    trial_numbers: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
+    return trial_numbers
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """What a killed driver left, and an lr that one of the two trials in flight is above, the other below."""
+    """The storage that a killed driver leaves, and an lr between those of its two running trials."""
     tmp_path = tmp_path_factory.mktemp("dead")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Tracker, "start", lambda self: None)
@@ -141,6 +144,6 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 @pytest.fixture
 def dead(left: tuple[Path, float], tmp_path: Path) -> tuple[Path, float]:
-    """A copy of that for a test to go on with."""
+    """A copy of the killed driver's sweep, in which a test continues."""
     shutil.copytree(left[0], tmp_path / "runs")
     return tmp_path / "runs" / "fake", left[1]
