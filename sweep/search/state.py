@@ -38,7 +38,7 @@ class RunningTrial:
 
 
 class SweepState:
-    """Continues where the last driver stopped, at whichever line it was killed.
+    """Rebuilds the state of a sweep from storage and spool when a driver starts, and records every event from then on.
 
     Attributes:
         finished: trials by number.

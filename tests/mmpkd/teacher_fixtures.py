@@ -34,7 +34,7 @@ EXAMPLES = {
 
 
 def told_by(config: TeacherConfig, store: Store, cache: Path) -> CachedOutputs:
-    """What a teacher says of the training and validation samples; one that sees the view, about whole images."""
+    """Returns the outputs of a teacher for training and validation samples; views are whole images."""
     if not TEACHERS[config.kind].sees_view:
         return cached_outputs(resolve(config), store, 0, cache)
     teacher = online(resolve(config), store, 0, cache)
