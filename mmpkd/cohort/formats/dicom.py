@@ -1,4 +1,4 @@
-"""One DICOM file to pixels."""
+"""Reads the pixels of a DICOM file."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from mmpkd.cohort.facts import BadSample
 
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow draws the line for its own formats
-CODE = re.compile("[A-Z0-9_]{1,16}")  # DICOM's code strings, without blanks
+CODE = re.compile("[A-Z0-9_]{1,16}")  # a DICOM code string without blanks
 GREY = ("MONOCHROME1", "MONOCHROME2")
-COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # that pydicom gives as RGB
+COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom returns these as RGB
 
 
 class Unit(NamedTuple):
-    """Codes of DICOM, empty where nothing is stated."""
+    """Modality and unit of pixel values as DICOM codes, empty where the file states none."""
 
     modality: str = ""
     unit: str = ""
 
 
 def is_dicom(root: Path, file: str) -> bool:
-    """By the suffix, or the mark that stands after the preamble: many archives name their files without one."""
+    """Returns whether a file is DICOM, by its suffix or the mark after its preamble, as many archives use no suffix."""
     if file.lower().endswith((".dcm", ".dicom")):
         return True
     try:
         with (root / file).open("rb") as opened:
             return opened.read(132)[128:] == b"DICM"
     except (OSError, ValueError):
-        return False  # for the one who reads it to tell
+        return False  # reading the file reports the error
 
 
 def read_size(root: Path, file: str) -> tuple[int, int]:
-    """Height and width, from the header alone.
+    """Returns height and width from the header alone.
 
     Raises:
-        BadSample: missing, or not a DICOM file with an image.
+        BadSample: the file is missing, or is not a DICOM file with an image.
     """
     return _size(_read(root, file, stop_before_pixels=True), file)
 
 
 def unit_of(root: Path, file: str) -> Unit:
-    """What a file says that its values are; for a CT that states a slope and an intercept, Hounsfield units.
+    """Returns the modality and unit that a file states; Hounsfield units for a CT that states slope and intercept only.
 
     Raises:
-        BadSample: missing, or not a DICOM file.
+        BadSample: the file is missing, or is not a DICOM file.
     """
     data = _read(root, file, stop_before_pixels=True)
     modality, *stated = (_read_code(data, name) for name in ("Modality", "RescaleType", "Units"))
@@ -63,25 +63,26 @@ def unit_of(root: Path, file: str) -> Unit:
 
 
 def _read_code(data: Dataset, name: str) -> str:
-    """An element that holds a code; empty where it holds anything else, which may be of the patient."""
+    """Returns an element that holds a code; empty where it holds anything else, which may be patient data."""
     try:
         value = str(data.get(name, ""))
-    except Exception:  # elements are decoded when they are asked for, and a damaged one raises anything
+    except Exception:  # elements are decoded on access, and a damaged one may raise any exception
         return ""
     return value if CODE.fullmatch(value) else ""
 
 
 def read_dicom(root: Path, file: str) -> np.ndarray:
-    """H x W, or H x W x 3 where in colour; uint8, uint16 or int16, brighter is more.
+    """Reads the pixels of a file: H x W, or H x W x 3 in colour; uint8, uint16 or int16; larger values are brighter.
 
-    MONOCHROME1, where 0 is white, is turned round over the values that its bits can hold. A rescale slope and
-    intercept are applied where they keep whole numbers of 16 bits; windows for display are not. Pixels of the
-    padding value get the least value of the others. Fewer than 8 bits are spread over 0 to 255.
+    MONOCHROME1, where 0 is white, is inverted over the values that its bits can hold. A rescale slope and intercept are
+    applied; the result must be whole numbers of 16 bits. Display windows are not applied. Pixels with the padding value
+    get the smallest value of the other pixels. Fewer than 8 bits are scaled to 0 to 255.
 
     Raises:
-        BadSample: missing, truncated, several frames, a photometric interpretation or depth that is not handled.
+        BadSample: the file is missing or truncated, has several frames, or has a photometric interpretation or depth
+            that is not handled.
     """
-    height, width = read_size(root, file)  # before the pixels, which may be many
+    height, width = read_size(root, file)  # checked before the pixels are read, which may be too many
     data = _read(root, file)
     try:
         photometric, bits = str(data.PhotometricInterpretation), int(data.BitsStored)
@@ -99,9 +100,9 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
         is_inverse = data.get("PresentationLUTShape") == "INVERSE"
         if photometric == "MONOCHROME2" and is_inverse:
             raise BadSample(file, "says both that 0 is black (MONOCHROME2) and that it is white (INVERSE)")
-        if not is_signed:  # else pydicom clears the bits above those stated, and a larger value becomes another one
+        if not is_signed:  # otherwise pydicom clears bits above those stated, which turns a larger value into another
             data.pixel_array_options(correct_unused_bits=False)
-        pixels = np.asarray(data.pixel_array)  # of YBR already RGB
+        pixels = np.asarray(data.pixel_array)  # YBR is converted to RGB
         low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed else (0, (1 << bits) - 1)
         is_padding = _padding_mask(data, pixels) if is_grey else None
         imaged = pixels if is_padding is None or is_padding.all() else pixels[~is_padding]
@@ -118,9 +119,9 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
             pixels = np.rint(pixels.clip(0) * (255 / ((1 << bits) - 1)))
     except BadSample:
         raise
-    except Exception as error:  # each decoder raises its own kind; its text may quote the file's elements
-        what = f"its pixels do not decode ({type(error).__name__})"
-        raise BadSample(file, f"{what}: {_transfer_syntax(data)}") from None
+    except Exception as error:  # each decoder has its own exceptions, and their text may quote the file's elements
+        problem = f"its pixels do not decode ({type(error).__name__})"
+        raise BadSample(file, f"{problem}: {_transfer_syntax(data)}") from None
     colours = () if is_grey else (3,)
     if pixels.shape != (height, width, *colours):
         wanted = " x ".join(map(str, (height, width, *colours)))
@@ -147,7 +148,7 @@ def _read(root: Path, file: str, stop_before_pixels: bool = False) -> Dataset:
 def _size(data: Dataset, file: str) -> tuple[int, int]:
     try:
         height, width, frames = int(data.Rows), int(data.Columns), int(data.get("NumberOfFrames") or 1)
-    except Exception:  # elements are decoded when they are asked for, and a damaged one raises anything
+    except Exception:  # elements are decoded on access, and a damaged one may raise any exception
         raise BadSample(file, "is a DICOM file without an image") from None
     if height * width > MAX_PIXELS:
         raise BadSample(file, f"has {height * width:,} pixels; {MAX_PIXELS:,} at most are decoded")
@@ -157,7 +158,7 @@ def _size(data: Dataset, file: str) -> tuple[int, int]:
 
 
 def _transfer_syntax(data: Dataset) -> str:
-    """How the pixels are compressed, in words; some need a package that decodes them."""
+    """Describes how the pixels are compressed, with the package that may decode them."""
     try:
         syntax = data.file_meta.TransferSyntaxUID
         return f"{syntax.name}{'; pip install pylibjpeg[all] may decode it' if syntax.is_compressed else ''}"
@@ -166,7 +167,7 @@ def _transfer_syntax(data: Dataset) -> str:
 
 
 def _padding_mask(data: Dataset, pixels: np.ndarray) -> np.ndarray | None:
-    """H x W bool: where a grey image states that nothing was imaged (PS3.3 C.7.5.1.1.2); None if it states nothing."""
+    """Returns where a grey image is padding (PS3.3 C.7.5.1.1.2), H x W bool; None if the file states no padding value."""
     value = data.get("PixelPaddingValue")
     if value is None:
         return None
@@ -176,7 +177,7 @@ def _padding_mask(data: Dataset, pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _to_integers(pixels: np.ndarray, bits: int, file: str) -> np.ndarray:
-    """uint8; or uint16, or int16 where there are values below 0."""
+    """Converts pixels to uint8, uint16, or int16 where some are negative; raises BadSample if values would be lost."""
     if bits > 16 or (pixels.dtype.kind == "f" and not np.array_equal(pixels, np.rint(pixels))):
         raise BadSample(file, f"has {bits}-bit pixels of type {pixels.dtype}; whole numbers of 8 or 16 bits are wanted")
     low, high = int(pixels.min()), int(pixels.max())

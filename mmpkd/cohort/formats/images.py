@@ -1,7 +1,7 @@
-"""One picture file to pixels, by Pillow; whatever Pillow would drop without a word is refused first.
+"""Reads a picture file with Pillow, and refuses files of which Pillow would silently drop information.
 
-docs/formats.md says for every format what is read as it is and what is refused; tests/mmpkd/cohort/test_formats.py
-writes one file for each of its cells.
+docs/formats.md lists for every format what is read and what is refused; tests/mmpkd/cohort/test_formats.py tests a file
+for each cell of its table.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pydicom.pixels.utils import get_j2k_parameters
 
 from mmpkd.cohort.facts import BadSample
 
-ImageFile.MAXBLOCK = 1 << 22  # bytes that are decoded at one go: between two, threads wait for the interpreter
-FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")  # as Pillow names them
-ADMITTED = "PNG, JPEG, TIFF, JPEG 2000, BMP, GIF, WebP, PGM or PPM, DICOM"  # as messages name them
-MODES = ("1", "L", "P", "RGB")  # of Pillow, 8 bits a channel without transparency
+ImageFile.MAXBLOCK = 1 << 22  # bytes decoded in one step; between steps threads wait for the interpreter's lock
+FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")  # Pillow's names
+ADMITTED = "PNG, JPEG, TIFF, JPEG 2000, BMP, GIF, WebP, PGM or PPM, DICOM"  # the names in messages
+MODES = ("1", "L", "P", "RGB")  # Pillow's modes with 8 bits a channel and no transparency
 TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
-HEADER_BYTES = 1 << 20  # a JPEG 2000 file may have a colour profile before it says how many bits it has
+HEADER_BYTES = 1 << 20  # in JPEG 2000 a colour profile may precede the number of bits
 UNNAMED = "a further channel that it does not name; grey, RGB or either with alpha is wanted"
 IMAGEJ_IMAGES = re.compile(r"ImageJ=.*?\bimages=(\d+)", re.DOTALL)
 ONE_FRAME = "one is wanted: save the one that is meant as a file of its own"
@@ -31,31 +31,31 @@ CONVERT = "save it as grey of 8 or 16 bits, or as RGB of 8 bits"
 
 
 class Picture(NamedTuple):
-    """What one file shows, and how much of it is transparent."""
+    """The pixels of a picture file and their transparency."""
 
     pixels: np.ndarray  # H x W (x 3), uint8, uint16 or int16; transparent pixels are black
     alpha: np.ndarray | None  # H x W uint8, 0 where transparent; None where the file has no transparency
 
 
 class ChannelDepth(NamedTuple):
-    """How the values of one channel stand in a file, by its own header."""
+    """The bits of a channel in a file, and whether its values have a sign, as the header states them."""
 
     bits: int
     is_signed: bool = False
 
 
 def read_picture(root: Path, file: str) -> Picture:
-    """The one picture of a file, turned as viewers turn it.
+    """Reads the picture of a file, rotated as its EXIF orientation states.
 
     Raises:
-        BadSample: missing, unreadable, truncated, not of `FORMATS`; or several frames, a depth or a kind of colour of
-            which something would be lost.
+        BadSample: the file is missing, unreadable, truncated or not of `FORMATS`, or it has several frames, or a depth
+            or kind of colour of which information would be lost.
     """
     with _open_image(root, file) as opened:
         stored = _channel_depth(opened, root / file, file)
         _refuse_losses(opened, stored, file)
         opened.load()
-        image = ImageOps.exif_transpose(opened)  # as a viewer shows it, and as it was drawn on
+        image = ImageOps.exif_transpose(opened)  # regions were drawn on the picture as viewers show it
         if image.mode.startswith("I"):
             return Picture(_16_bit(np.asarray(image), stored, image.info.get("transparency"), file), None)
         if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
@@ -67,10 +67,10 @@ def read_picture(root: Path, file: str) -> Picture:
 
 
 def picture_size(root: Path, file: str) -> tuple[int, int]:
-    """Height and width as `read_picture` gives them, from the header alone.
+    """Returns height and width as `read_picture` gives them, from the header alone.
 
     Raises:
-        BadSample: missing, or not an image.
+        BadSample: the file is missing, or is not an image.
     """
     with _open_image(root, file) as image:
         lies_on_its_side = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
@@ -79,12 +79,13 @@ def picture_size(root: Path, file: str) -> tuple[int, int]:
 
 @contextmanager
 def _open_image(root: Path, file: str) -> Iterator[Image.Image]:
-    """
+    """Opens a picture, and turns any error of Pillow, on opening or later, into a BadSample.
+
     Raises:
-        BadSample: whatever Pillow raises, on opening or while the image is used.
+        BadSample: Pillow raises an error, or the code within the context raises BadSample.
     """
     try:
-        # By a handle: of a path, Pillow 13 maps plain TIFFs into memory and then forgets to turn them.
+        # A handle is passed because Pillow 13 maps plain TIFFs into memory if given a path, and then ignores rotation.
         with (root / file).open("rb") as handle, Image.open(handle, formats=FORMATS) as image:
             yield image
     except BadSample:
@@ -93,12 +94,12 @@ def _open_image(root: Path, file: str) -> Iterator[Image.Image]:
         raise BadSample(file, f"is not an image of a kind that is read here ({ADMITTED}), or is damaged") from None
     except OSError as error:
         raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # a damaged file: every format's decoder raises its own kind
+    except Exception as error:  # for a damaged file, each decoder has its own exceptions
         raise BadSample(file, f"does not decode: {str(error) or type(error).__name__}") from None
 
 
 def _channel_depth(image: Image.Image, path: Path, file: str) -> ChannelDepth:
-    """Asked of the file, because Pillow's mode does not tell it: 16 bits a channel in colour become 8 there."""
+    """Reads bits and sign from the file's header, because Pillow's mode hides them: it reads 16-bit colour as 8-bit."""
     if image.format == "TIFF":
         return _tiff_depth(image, file)
     if image.format not in ("PNG", "JPEG2000", "PPM", "BMP"):
@@ -121,17 +122,17 @@ def _channel_depth(image: Image.Image, path: Path, file: str) -> ChannelDepth:
 
 
 def _ppm_depth(image: Image.Image, path: Path, header: bytes, file: str) -> ChannelDepth:
-    magic, _, _, *rest = re.sub(rb"#[^\r\n]*", b"", header[:4096]).split(maxsplit=4)
-    if magic not in (b"P2", b"P3", b"P5", b"P6"):  # bitmaps, and floating point
+    magic, _, _, *remainder = re.sub(rb"#[^\r\n]*", b"", header[:4096]).split(maxsplit=4)
+    if magic not in (b"P2", b"P3", b"P5", b"P6"):  # a bitmap, or floating point
         return ChannelDepth(32 if image.mode == "F" else 1)
-    if rest[0] not in (b"255", b"65535"):
-        largest = rest[0].decode("ascii", "replace")
+    if remainder[0] not in (b"255", b"65535"):
+        largest = remainder[0].decode("ascii", "replace")
         raise BadSample(file, f"states {largest} as the largest value of its pixels; 255 or 65535 is wanted")
-    stored = ChannelDepth(8 if rest[0] == b"255" else 16)
+    stored = ChannelDepth(8 if remainder[0] == b"255" else 16)
     if magic in (b"P5", b"P6"):
         start = image.tile[0].offset  # type: ignore[attr-defined]
         length = image.width * image.height * (3 if magic == b"P6" else 1) * stored.bits // 8
-        if path.stat().st_size > start + length + 2:  # but for the end of a line
+        if path.stat().st_size > start + length + 2:  # a line end may follow
             raise BadSample(file, f"goes on after its first image; {ONE_FRAME}")
     return stored
 
@@ -141,7 +142,7 @@ def _tiff_depth(image: Image.Image, file: str) -> ChannelDepth:
     name = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
     bits = max(tags.get(name["BitsPerSample"], (1,)))
     is_signed = 2 in tags.get(name["SampleFormat"], (1,))
-    # ImageJ writes a stack as one page and says in words how many images there are.
+    # ImageJ writes a stack as one page, and states the number of images in the description.
     num_images = IMAGEJ_IMAGES.match(str(tags.get(name["ImageDescription"], "")))
     if num_images and int(num_images[1]) > 1:
         raise BadSample(file, f"is a stack of {num_images[1]} images, as ImageJ writes it; {ONE_FRAME}")
@@ -167,7 +168,7 @@ def _refuse_losses(image: Image.Image, stored: ChannelDepth, file: str) -> None:
 
 
 def _16_bit(pixels: np.ndarray, stored: ChannelDepth, transparent: int | None, file: str) -> np.ndarray:
-    """uint16, or int16 where there are values below 0: both count alike."""
+    """Converts pixels to uint16, or to int16 where some are negative. Pixels of the transparent value become 0."""
     if transparent is not None:
         pixels = np.where(pixels == transparent, 0, pixels)
     low, high = int(pixels.min()), int(pixels.max())

@@ -1,7 +1,7 @@
-"""A file that draws a region to the mask that it is. A region is told from the edge of another by its shape.
+"""Reads a mask file, and tells regions apart from the blurred edges of other regions.
 
-Smoothing and lossy compression leave values between dark and bright along a region's edge, but none that nine
-neighbours share, nor nearly share: what is solid is a region (docs/decisions/images.md lists what was tried).
+Smoothing and lossy compression leave values between dark and bright along the edge of a region, but no 3 x 3 block of
+equal or nearly equal values. A value that fills such a block is a region (docs/decisions/images.md lists what was tried).
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.formats.dicom import is_dicom, read_dicom
 from mmpkd.cohort.formats.images import read_picture
 
-MAX_GREY = 0.02  # share of a mask's pixels between dark and bright that need no further reason
-MAX_LABEL = 32  # a mask whose largest value is below holds numbers of regions, not shades
-FEW_VALUES = 16  # different ones; a lossy or smoothed mask with edges steeper than one in 8 has more
-REACH = 12  # pixels that an edge or its echo in an 8 x 8 block of a JPEG may lie from a bright pixel
-MOST_SMOOTH = 6  # pixels that the dark half of an edge is wide at most, in a mask without loss
-ECHO_PIXELS = 64  # and what such an echo may be large
+MAX_GREY = 0.02  # share of a mask's pixels that may be between dark and bright without further checks
+MAX_LABEL = 32  # a mask whose largest value is below this holds numbers of regions, not shades
+FEW_VALUES = 16  # distinct values; a lossy or smoothed mask with edges steeper than one in 8 has more
+REACH = 12  # pixels from a bright pixel within which its edge, or an echo in an 8 x 8 block of a JPEG, may lie
+MAX_EDGE_WIDTH = 6  # pixels of the dark half of an edge, in a mask without lossy compression
+ECHO_PIXELS = 64  # largest area of such an echo
 SHOWN_VALUES = 8
-MOST_LOOSE = 2  # values that no nine neighbours share, in a mask that is taken to the letter
+MAX_EDGE_VALUES = 2  # values that fill no 3 x 3 block, up to which `mask_of_values` takes a mask literally
 NEIGHBOURS = np.ones((3, 3))
 CHOOSE = "say which is the region with mask_value (reader table), or save the mask with two values"
 LOSSY = "the mask has lossy edges and not just two values, so mask_value cannot choose; save it without loss"
 
 
 def read_mask(root: Path, file: str, shape: tuple[int, ...], values: Sequence[int] = ()) -> np.ndarray:
-    """A mask as H x W bool: its bright part, see `two_valued_mask`, or what has one of `values`, see `mask_of_values`.
+    """Reads a mask, H x W bool: its bright part (`two_valued_mask`), or pixels with one of `values` (`mask_of_values`).
 
     Raises:
-        BadSample: it does not decode, is not two-valued, or `shape`, its image's, is another.
+        BadSample: the file does not decode, is not two-valued, or has another size than `shape`, that of its image.
     """
     pixels, alpha = (read_dicom(root, file), None) if is_dicom(root, file) else read_picture(root, file)
     if pixels.shape[:2] != tuple(shape[:2]):
@@ -47,11 +47,11 @@ def read_mask(root: Path, file: str, shape: tuple[int, ...], values: Sequence[in
 
 
 def two_valued_mask(pixels: np.ndarray, file: str) -> np.ndarray:
-    """H x W bool: above half of the largest value.
+    """Returns the pixels above half of the largest value, H x W bool.
 
     Raises:
-        BadSample: `pixels`, H x W or H x W x 3, are a picture, hold several regions of different values, of which some
-            might be lost, or are bright all over.
+        BadSample: `pixels`, H x W or H x W x 3, are a picture, are bright everywhere, or hold regions of several values,
+            of which some might be lost.
     """
     grey = _to_grey(pixels, file)
     values, counts = np.unique(grey, return_counts=True)
@@ -72,22 +72,22 @@ def two_valued_mask(pixels: np.ndarray, file: str) -> np.ndarray:
 
 
 def mask_of_values(pixels: np.ndarray, values: Sequence[int], file: str) -> np.ndarray:
-    """H x W bool: where a mask has one of these values; of two with lossy or smoothed edges, the nearer counts.
+    """Returns where a mask has one of these values, H x W bool. With lossy or smoothed edges the nearest value counts.
 
     Raises:
-        BadSample: it is in colour, or has such edges between more than two values.
+        BadSample: the mask is in colour, or has such edges between more than two values.
     """
     grey = _to_grey(pixels, file)
     if pixels.ndim == 3 and np.ptp(pixels, axis=2).any():
         raise BadSample(file, "the mask is in colour; mask_value names a value of grey")
     present = np.unique(grey)
-    num_loose = len(np.setdiff1d(present, _solid_values(grey)))  # values that edges have, and regions of a few pixels
-    if num_loose > MOST_LOOSE:
+    num_edge_values = len(np.setdiff1d(present, _solid_values(grey)))  # edges, and regions of a few pixels
+    if num_edge_values > MAX_EDGE_VALUES:
         with suppress(BadSample):
             is_bright_HW, largest = two_valued_mask(grey, file), int(present[-1])
             if not any(largest / 8 < value < largest * 7 / 8 for value in values):
                 return np.isin(is_bright_HW, [value > largest / 2 for value in values])
-    if num_loose > FEW_VALUES:
+    if num_edge_values > FEW_VALUES:
         raise BadSample(file, LOSSY)
     return np.isin(grey, list(values))
 
@@ -101,17 +101,17 @@ def _to_grey(pixels: np.ndarray, file: str) -> np.ndarray:
 
 
 def _crop_to_content(pixels: np.ndarray, ground: int, grey: np.ndarray) -> np.ndarray:
-    """To all that differs from the commonest value, and a margin: masks are large, and regions small."""
+    """Crops a mask to all that differs from its commonest value, with a margin, because masks are large."""
     rows, columns = (np.flatnonzero((grey != ground).any(axis=axis)) for axis in (1, 0))
     box = [slice(max(0, at[0] - REACH), at[-1] + REACH + 1) for at in (rows, columns) if len(at)]
     return pixels[tuple(box)]
 
 
 def _refuse_several(pixels: np.ndarray, values: np.ndarray, is_exact: bool, file: str) -> None:
-    """
+    """Checks that all regions have the same value or colour; in a lossy mask, similar values count as one.
+
     Raises:
-        BadSample: there are regions of more than one value, or colour, beside the ground; of a lossy mask, values alike
-            count as one.
+        BadSample: there are regions of several values or colours beside the background.
     """
     solid = values if values[-1] < MAX_LABEL else _solid_values(pixels)
     if not is_exact:
@@ -124,25 +124,28 @@ def _refuse_several(pixels: np.ndarray, values: np.ndarray, is_exact: bool, file
 
 
 def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) -> None:
-    """
+    """Checks that no region is darker than the brightest one, because it would be lost.
+
     Raises:
-        BadSample: there is a region of almost one value, or one apart, that is darker than the brightest.
+        BadSample: a darker region has almost one value, or lies apart from the bright region.
     """
     dark = [
         int(value) for value in _solid_values(grey) if value <= largest / 2
-    ]  # the ground, and what one bright pixel hides
+    ]  # the background, and regions that one bright pixel hides
     steps = ndimage.maximum_filter(grey, 3).astype(int) - ndimage.minimum_filter(grey, 3)
     is_flat = (steps <= largest / 16) & (grey > largest / 8) & (grey < largest * 7 / 8)
     is_hidden = len(dark) > 1 and max(dark) - min(dark) > (0 if is_exact else largest / 32)
-    if is_exact:  # without loss, what is far from the bright region is no edge of it, though it may hang on it
+    if (
+        is_exact
+    ):  # without lossy compression, dark pixels far from the bright region are not its edge, even if connected
         is_dark = (grey > largest / 8) & (grey <= largest / 2)
-        is_hidden |= bool((ndimage.distance_transform_edt(grey <= largest / 2)[is_dark] > MOST_SMOOTH).any())
+        is_hidden |= bool((ndimage.distance_transform_edt(grey <= largest / 2)[is_dark] > MAX_EDGE_WIDTH).any())
     if is_hidden or is_flat.any() or _num_islands(grey, largest, is_exact):
         raise BadSample(file, f"the mask holds a region darker than another, which might be lost: {CHOOSE}")
 
 
 def _solid_values(pixels: np.ndarray) -> np.ndarray:
-    """The values (of H x W x 3 the colours, as one number each) that nine neighbours share."""
+    """Returns the values that fill a 3 x 3 block; a colour of H x W x 3 is coded as one number."""
     codes = pixels.astype(np.int32)
     if pixels.ndim == 3:
         codes = (codes * [1 << 16, 1 << 8, 1]).sum(axis=2)
@@ -152,7 +155,7 @@ def _solid_values(pixels: np.ndarray) -> np.ndarray:
 
 
 def _num_islands(grey: np.ndarray, largest: int, is_exact: bool) -> int:
-    """Regions that are dark throughout and no echo of a bright one's edge."""
+    """Returns the number of connected regions that are dark throughout and are not an echo of a bright region's edge."""
     regions, count = ndimage.label(grey > largest / (32 if is_exact else 16), NEIGHBOURS)
     if count < 2:
         return 0
@@ -167,7 +170,7 @@ def _num_islands(grey: np.ndarray, largest: int, is_exact: bool) -> int:
 
 
 def _is_only_edges(grey: np.ndarray, largest: int) -> bool:
-    """Whether all that is neither dark nor bright lies between the two, and is less than what is bright."""
+    """Returns whether all grey pixels lie between dark and bright ones, and are fewer than the bright ones."""
     is_bright, is_dark = grey >= largest * 7 / 8, grey <= largest / 8
     is_between = ~is_bright & ~is_dark
     if not is_dark.any() or is_between.sum() > is_bright.sum():

@@ -1,4 +1,4 @@
-"""One NIfTI file to voxels, by nibabel; and axial slices of it to an image."""
+"""Reads the voxels of a NIfTI file with nibabel, and makes images of its axial slices."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from nibabel.spatialimages import HeaderDataError
 
 from mmpkd.cohort.facts import BadSample
 
-PERCENTILES = (0.5, 99.5)  # of a volume's foreground: values that become 0 and 255
-MOST_APART = 0.5  # voxels that a mask may lie from its image: headers are rounded
-MAX_VOXELS = 2**28  # a gigabyte as float32; a brain at 1 mm has a thirtieth of it
+PERCENTILES = (0.5, 99.5)  # percentiles of a volume's foreground that become 0 and 255
+MAX_DISTANCE = 0.5  # voxels by which a mask may be displaced from its image, because headers are rounded
+MAX_VOXELS = 2**28  # a gigabyte as float32; a brain at 1 mm has a thirtieth of that
 
 
 class SlicePosition(NamedTuple):
-    """Which slices of a volume an image is of, and where in space its voxels lie."""
+    """The slices of a volume that an image shows, and the position of its voxels in space."""
 
     levels: list[int]
     affine: np.ndarray  # 4 x 4, from voxels to millimetres
 
 
 def read_nifti(root: Path, file: str) -> np.ndarray:
-    """The voxels of `read_volume`.
+    """Returns the voxels of `read_volume`.
 
     Raises:
         BadSample: see `read_volume`.
@@ -38,11 +38,12 @@ def read_nifti(root: Path, file: str) -> np.ndarray:
 
 
 def read_volume(root: Path, file: str) -> tuple[np.ndarray, np.ndarray]:
-    """X x Y x Z float32, scaled as it says; x runs to the right, y to the front, z to the head, as nearly as axes do;
-    and the affine of these voxels.
+    """Returns the voxels of a volume, X x Y x Z float32, scaled as its header states, and their affine.
+
+    x runs to the right, y to the front and z to the head, as closely as the axes of the file allow.
 
     Raises:
-        BadSample: missing, truncated, not NIfTI, not three-dimensional, too large, without an orientation.
+        BadSample: the file is missing, truncated, not NIfTI, not three-dimensional, too large or without orientation.
     """
     try:
         image = nibabel.load(root / file)
@@ -66,7 +67,7 @@ def read_volume(root: Path, file: str) -> tuple[np.ndarray, np.ndarray]:
         raise BadSample(file, "is not a NIfTI file") from None
     except (EOFError, zlib.error):
         raise BadSample(file, "is truncated or damaged") from None
-    except OSError as error:  # BadGzipFile is one, and nibabel's for too few bytes
+    except OSError as error:  # BadGzipFile and nibabel's error for too few bytes are OSErrors
         raise BadSample(file, f"cannot be read: {error.strerror or 'is truncated or damaged'}") from None
     except (ValueError, TypeError, OverflowError, MemoryError) as error:  # a damaged header
         raise BadSample(file, f"does not decode ({type(error).__name__})") from None
@@ -76,18 +77,18 @@ def read_volume(root: Path, file: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_nifti(file: str) -> bool:
-    """By the suffix."""
+    """Returns whether a file is NIfTI by its suffix."""
     return file.lower().endswith((".nii", ".nii.gz"))
 
 
 def axial_slices(voxels_XYZ: np.ndarray, shares: Sequence[float], file: str) -> tuple[np.ndarray, list[int]]:
-    """H x W x S uint8, the front on top, and the level of each slice: at these shares of the foreground's height.
+    """Returns axial slices at these shares of the foreground's height, H x W x S uint8, and the level of each slice.
 
-    Intensities have no unit: percentiles of the volume's own foreground, which is what has not the corner's value,
-    become 0 and 255.
+    The front is on top. The foreground is all voxels that differ from the corner voxel. Intensities have no unit, so
+    percentiles of the volume's own foreground become 0 and 255.
 
     Raises:
-        BadSample: it has the same value everywhere.
+        BadSample: the volume has the same value everywhere.
     """
     foreground_XYZ = voxels_XYZ != voxels_XYZ[0, 0, 0]
     levels = np.flatnonzero(foreground_XYZ.any(axis=(0, 1)))
@@ -101,10 +102,10 @@ def axial_slices(voxels_XYZ: np.ndarray, shares: Sequence[float], file: str) -> 
 
 
 def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndarray, SlicePosition]:
-    """H x W (of one slice) or H x W x 3 uint8, and where in the volume they are.
+    """Reads axial slices as an image, H x W (one slice) or H x W x 3 uint8, with their position in the volume.
 
     Raises:
-        BadSample: see `read_nifti` and `axial_slices`.
+        BadSample: see `read_volume` and `axial_slices`.
     """
     voxels_XYZ, affine = read_volume(root, file)
     slices_HWS, levels = axial_slices(voxels_XYZ, shares, file)
@@ -114,19 +115,21 @@ def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndar
 def read_slice_mask(
     root: Path, file: str, place: SlicePosition, shape: tuple[int, ...], values: Sequence[int] = ()
 ) -> np.ndarray:
-    """H x W bool: what is not 0 in these slices of a mask, the front on top; `shape` is that of the image's slice.
+    """Returns slices of a mask, H x W bool with the front on top: voxels that have one of `values`, or that are not 0.
 
-    With `values`, what has one of them.
+    Args:
+        place: the slices of the image.
+        shape: the shape of the image's slice.
 
     Raises:
-        BadSample: see `read_volume`; it is of another size than its image or lies elsewhere, has more values than two,
-            or none that is 0.
+        BadSample: see `read_volume`; or the mask has another size or position than its image, or, without `values`,
+            more than two values or no voxel that is 0.
     """
     (voxels_XYZ, affine), levels = read_volume(root, file), place.levels
     if voxels_XYZ.shape[1::-1] != tuple(shape[:2]) or max(levels) >= voxels_XYZ.shape[2]:
         sides = " x ".join(map(str, voxels_XYZ.shape))
         raise BadSample(file, f"the mask has {sides} voxels, a slice of its image {shape[1]} x {shape[0]}")
-    if (distance := _distance(affine, place.affine, voxels_XYZ.shape)) > MOST_APART:
+    if (distance := _distance(affine, place.affine, voxels_XYZ.shape)) > MAX_DISTANCE:
         mend = "save the mask with the affine of its image"
         raise BadSample(file, f"the mask lies elsewhere than its image, up to {distance:.3g} voxels away: {mend}")
     slices_XYS = voxels_XYZ[:, :, list(levels)]
@@ -144,7 +147,7 @@ def read_slice_mask(
 
 
 def _distance(first: np.ndarray, second: np.ndarray, sides: tuple[int, ...]) -> float:
-    """How far apart two affines put a corner of a volume at most, in sides of the smallest voxel."""
+    """Returns the largest distance between a volume's corners under two affines, in units of the smallest voxel side."""
     corners_4K = np.stack([*np.meshgrid(*[(0, side - 1) for side in sides], indexing="ij"), np.ones((2, 2, 2))])
-    apart_K = np.linalg.norm((first - second)[:3] @ corners_4K.reshape(4, -1), axis=0)
-    return float(apart_K.max() / np.linalg.norm(second[:3, :3], axis=0).min())
+    distance_K = np.linalg.norm((first - second)[:3] @ corners_4K.reshape(4, -1), axis=0)
+    return float(distance_K.max() / np.linalg.norm(second[:3, :3], axis=0).min())

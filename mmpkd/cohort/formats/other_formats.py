@@ -1,4 +1,4 @@
-"""What a file that does not read as the table wanted seems to be: by its first bytes, never by what its cells say."""
+"""Recognises the format of a file that is not the expected table, by its first bytes and never by its cells."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import gzip
 import zlib
 from pathlib import Path
 
-HEAD = 1 << 16  # bytes that are looked at
+HEAD = 1 << 16  # bytes that are examined
 MAGIC = {
     b"PK\x03\x04": "a spreadsheet (.xlsx) under another name; give it that suffix",
     b"\xd0\xcf\x11\xe0": "an old spreadsheet (.xls); save it as .xlsx or as CSV",
@@ -17,9 +17,9 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 def recognise_format(path: Path) -> str:
-    """What the file seems to be instead of a CSV with commas in UTF-8, and how to mend it; empty if nothing is seen.
+    """Describes what a file seems to be instead of a CSV with commas in UTF-8, and how to convert it.
 
-    A path that ends in .parquet or .xlsx is no text, and nothing is said of it.
+    Empty if nothing is recognised, and for a path that ends in .parquet or .xlsx, which is not text.
     """
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".xlsx"):
@@ -38,14 +38,14 @@ def recognise_format(path: Path) -> str:
     words += [f"separated by {SEPARATORS[separator]} instead of commas"] if separator != "," else []
     if not words:
         return ""
-    mended = f"{path.name.partition('.')[0]}-mended.csv"
+    converted = f"{path.name.partition('.')[0]}-mended.csv"
     read = f"pandas.read_csv({path.name!r}, sep={separator!r}, encoding={encoding!r}, dtype=str, keep_default_na=False)"
-    command = f'python -c "import pandas; {read}.to_csv({mended!r}, index=False)"'
-    return f"seems to be {' and '.join(words)}; in its folder, {command} writes {mended} as it is wanted"
+    command = f'python -c "import pandas; {read}.to_csv({converted!r}, index=False)"'
+    return f"seems to be {' and '.join(words)}; in its folder, {command} writes {converted} as it is wanted"
 
 
 def _encoding(head: bytes) -> tuple[str, str]:
-    """The encoding as Python calls it, and in words where it is not UTF-8."""
+    """Returns Python's name of the encoding, and a description in words if it is not UTF-8."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16", "in UTF-16 instead of UTF-8"
     if b"\0" in head:
@@ -54,12 +54,12 @@ def _encoding(head: bytes) -> tuple[str, str]:
     try:
         head.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        if error.start < len(head) - 4:  # not a letter that the end of what was read cuts in two
+        if error.start < len(head) - 4:  # a letter may be cut in two at the end of `head`
             return "cp1252", "in Windows-1252 or latin-1 instead of UTF-8"
     return "utf-8-sig", ""
 
 
 def _separator(text: str) -> str:
-    """The character that separates the names of the header: the commonest of some, outside of quotes."""
+    """Returns the separator of the header: the most frequent of the known separators outside of quotes."""
     header = "".join((text.splitlines() or [""])[0].split('"')[::2])
     return max((",", *SEPARATORS), key=header.count)

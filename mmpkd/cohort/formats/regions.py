@@ -1,4 +1,4 @@
-"""Regions that a table states by numbers: boxes and polygons, in pixels of the original image."""
+"""Reads boxes and polygons that a table states in pixels of the original image, and draws them as masks."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from mmpkd.cohort.facts import BadSample
 Box = tuple[float, float, float, float]  # left, top, width, height
 Polygon = list[tuple[float, float]]  # corners as (x, y)
 BOX_WANTED = "a box is left, top, width and height in its pixels, not two corners"
-SLACK = 1.0  # pixels that rounding may put a corner outside its image
+SLACK = 1.0  # pixels by which rounding may put a corner outside its image
 
 
 def read_polygons(cell: str) -> list[Polygon]:
-    """[[x, y], ...], or a list of several such polygons, each of which may be flat as COCO's: [x, y, x, y, ...].
+    """Reads a polygon [[x, y], ...] or a list of polygons; each may be flat as in COCO: [x, y, x, y, ...].
 
     Raises:
-        ValueError, TypeError: not JSON, fewer than three corners, or a corner that is not two finite numbers.
+        ValueError, TypeError: the cell is not JSON, a polygon has fewer than three corners, or a corner is not two
+            finite numbers.
     """
     content = json.loads(cell)
     is_list = isinstance(content, list) and content and isinstance(content[0], list) and content[0]
@@ -36,14 +37,15 @@ def read_polygons(cell: str) -> list[Polygon]:
 
 
 def _area(polygon: Polygon) -> float:
-    """How far its corners reach from the line through the first and the farthest one, times that line's length."""
+    """Returns the largest distance of a corner from the line through the first and the farthest corner, times the
+    distance of those two; 0 if all corners lie on one line."""
     sides = np.subtract(polygon[1:], polygon[0])
     far = sides[np.abs(sides).sum(axis=1).argmax()]
     return float(np.abs(sides[:, 0] * far[1] - sides[:, 1] * far[0]).max())
 
 
 def _corner_pairs(polygon: list[Any]) -> list[Any]:
-    """Pairs, also of a flat list of an even length."""
+    """Returns the corners of a polygon as pairs; a flat list of even length is split into pairs."""
     if not isinstance(polygon, list):
         raise ValueError("a polygon is a list of corners")
     if any(isinstance(each, list) for each in polygon):
@@ -52,10 +54,10 @@ def _corner_pairs(polygon: list[Any]) -> list[Any]:
 
 
 def read_box_list(cell: str) -> list[Box]:
-    """[left, top, width, height], or a list of several such boxes.
+    """Reads a box [left, top, width, height], or a list of boxes.
 
     Raises:
-        ValueError, TypeError: not JSON, or not four finite numbers of which width and height are above 0.
+        ValueError, TypeError: the cell is not JSON, or a box is not four finite numbers with width and height above 0.
     """
     content = json.loads(cell)
     several = content if isinstance(content, list) and content and isinstance(content[0], list) else [content]
@@ -68,18 +70,19 @@ def read_box_list(cell: str) -> list[Box]:
 
 
 def boxes_mask(boxes: Sequence[Box], shape: tuple[int, ...], file: str) -> np.ndarray:
-    """H x W bool: the union of boxes, see `box_mask`."""
+    """Returns the union of boxes as a mask, H x W bool; see `box_mask`."""
     union: np.ndarray = np.any([box_mask(box, shape, file) for box in boxes], axis=0)
     return union
 
 
 def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
-    """H x W bool: the pixels whose centres lie in [left, left + width) x [top, top + height), one at least.
+    """Returns a box as a mask, H x W bool: the pixels whose centres lie in [left, left + width) x [top, top + height).
 
-    So does COCO's own rasteriser (rleFrPoly in pycocotools/common/maskApi.c). A side keeps its length, on average.
+    At least one pixel is set. COCO's rasteriser does the same (rleFrPoly in pycocotools/common/maskApi.c). A side keeps
+    its length on average.
 
     Raises:
-        BadSample: the box reaches out of the image, as corners taken for sizes do.
+        BadSample: the box reaches beyond the image, for example because two corners were read as corner and size.
     """
     left, top, width, height = box
     _require_inside([(left, top), (left + width, top + height)], shape, file, BOX_WANTED)
@@ -90,15 +93,15 @@ def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
 
 
 def _first_pixel(edge: float) -> int:
-    """The first pixel whose centre is not before an edge; pixel 0 has its centre at 0.5."""
+    """Returns the first pixel whose centre is not before an edge; pixel 0 has its centre at 0.5."""
     return math.ceil(edge - 0.5)
 
 
 def polygon_mask(polygons: Sequence[Polygon], shape: tuple[int, ...], file: str) -> np.ndarray:
-    """H x W bool: the union of filled polygons, their outlines included.
+    """Returns the union of filled polygons with their outlines as a mask, H x W bool.
 
     Raises:
-        BadSample: a corner lies out of the image.
+        BadSample: a corner lies outside the image.
     """
     canvas = Image.new("1", (shape[1], shape[0]))
     for corners in polygons:
@@ -108,7 +111,8 @@ def polygon_mask(polygons: Sequence[Polygon], shape: tuple[int, ...], file: str)
 
 
 def _require_inside(corners: Sequence[tuple[float, float]], shape: tuple[int, ...], file: str, wanted: str) -> None:
-    """Says where the image ends, not where the region is, which of a credentialed cohort is not to be told."""
+    """Raises BadSample if a corner is outside the image. The message states the size of the image but not the place of
+    the region, because messages about credentialed cohorts must not reveal it."""
     if any(not (-SLACK <= x <= shape[1] + SLACK and -SLACK <= y <= shape[0] + SLACK) for x, y in corners):
         size = f"{shape[1]} x {shape[0]} pixels (width x height)"
         raise BadSample(file, f"a region reaches out of its image of {size}; {wanted}")

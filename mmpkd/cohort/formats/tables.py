@@ -1,8 +1,8 @@
-"""Tables on disk as text, and how they are refused: in one way, whichever reader asks.
+"""Reads tables as text, and reports their mistakes in the same way for all readers.
 
-CSV (zipped where the name ends in .gz), Parquet, or the first sheet of an .xlsx. Rows are numbered as a spreadsheet
-numbers them, blank lines left out: the header is row 1. Of credentialed data no message holds a cell, nor the name of
-a column that was not asked for: where the header is missing, that is a cell.
+A table is a CSV (gzipped where the name ends in .gz), Parquet, or the first sheet of an .xlsx. Rows are numbered as in a
+spreadsheet, without blank lines: the header is row 1. A message about credentialed data holds no cell, and no column
+name that the reader does not expect, because such a name is a cell where the header is missing.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from mmpkd.cohort.facts import comparable_name
 from mmpkd.cohort.formats.other_formats import recognise_format
 from mmpkd.types import CohortError
 
-FIRST_ROW = 2  # of the data
-NUM_SHOWN = 5  # rows, and values, that a message names
-KINDS = {".gz": "gzipped CSV", ".parquet": "Parquet", ".xlsx": "spreadsheet"}  # by suffix; all else is CSV
+FIRST_ROW = 2  # number of the first row of data
+NUM_SHOWN = 5  # rows and values that a message lists
+KINDS = {".gz": "gzipped CSV", ".parquet": "Parquet", ".xlsx": "spreadsheet"}  # by suffix; any other is CSV
 DAMAGED = (
     OSError,
     EOFError,
@@ -37,61 +37,61 @@ DAMAGED = (
     zlib.error,
     BadZipFile,
 )  # what the libraries raise
-HARMLESS = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)  # their words hold no cell
+HARMLESS = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)  # their messages hold no cell
 
 
 def read_table(
     path: Path, wanted: Sequence[str], mend: str, is_public: bool = False, also_named: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Stripped text, empty where missing, in the order of the file.
+    """Reads a table as stripped text, empty where missing, in the order of the file.
 
-    The columns wanted may be spelt in another case, with blanks for underscores, or as `also_named` says (other name:
-    name wanted), and stand in any order among others; those keep their names.
+    The wanted columns may be written in another case, with blanks for underscores, or as `also_named` states (other
+    name: wanted name), and in any order among other columns, which keep their names.
 
     Raises:
-        CohortError: the file is missing or damaged, a column is lacking or stands twice, there is no row; ends with
-            `mend`.
+        CohortError: the file is missing or damaged, a column is missing or occurs twice, or there is no row; the
+            message ends with `mend`.
     """
     try:
         table = _read_cells(path)
     except FileNotFoundError:
         raise CohortError(f"no {path.name} in {path.parent.absolute()}; {mend}") from None
     except DAMAGED as error:
-        words = error.strerror if isinstance(error, OSError) else str(error) if isinstance(error, HARMLESS) else None
-        why = type(error).__name__ + (f" ({words.strip()})" if words else "")
-        doubt = recognise_format(path)
-        mend = f"it {doubt}" if doubt else mend
-        raise CohortError(f"{path} is not a {KINDS.get(path.suffix.lower(), 'CSV')} file: {why}; {mend}") from None
-    spelt = {_header_key(name): name for name in wanted}
-    spelt |= {_header_key(other): name for other, name in (also_named or {}).items()}
-    names = [spelt.get(_header_key(name), name) for name in table.columns]
-    if lacking := [name for name in wanted if name not in names]:
-        found = ", ".join(names if is_public else [name for name in wanted if name in names]) or "none"
+        text = error.strerror if isinstance(error, OSError) else str(error) if isinstance(error, HARMLESS) else None
+        problem = type(error).__name__ + (f" ({text.strip()})" if text else "")
+        other_format = recognise_format(path)
+        mend = f"it {other_format}" if other_format else mend
+        raise CohortError(f"{path} is not a {KINDS.get(path.suffix.lower(), 'CSV')} file: {problem}; {mend}") from None
+    name_by_key = {_header_key(name): name for name in wanted}
+    name_by_key |= {_header_key(other): name for other, name in (also_named or {}).items()}
+    names = [name_by_key.get(_header_key(name), name) for name in table.columns]
+    if missing := [name for name in wanted if name not in names]:
+        present = ", ".join(names if is_public else [name for name in wanted if name in names]) or "none"
         among = "" if is_public else " of those wanted"
-        doubt = recognise_format(path)
-        mend = f"it {doubt}" if doubt else mend
-        raise CohortError(f"{path}: no column {', '.join(lacking)} (found{among}: {found}); {mend}")
+        other_format = recognise_format(path)
+        mend = f"it {other_format}" if other_format else mend
+        raise CohortError(f"{path}: no column {', '.join(missing)} (found{among}: {present}); {mend}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
-        places = ", ".join(str(at) for at, name in enumerate(names, 1) if name in twice)
-        called = f", {', '.join(twice)}" if is_public else ""
-        raise CohortError(f"{path}: columns {places} have the same name{called}; {mend}")
+        places = ", ".join(str(number) for number, name in enumerate(names, 1) if name in twice)
+        shared = f", {', '.join(twice)}" if is_public else ""
+        raise CohortError(f"{path}: columns {places} have the same name{shared}; {mend}")
     if not len(table):
         raise CohortError(f"{path}: no row; {mend}")
     return table.set_axis(names, axis=1)
 
 
 def _read_cells(path: Path) -> pd.DataFrame:
-    if path.suffix.lower() == ".parquet":  # 2.0 in a column of whole numbers and gaps is read as 2
+    if path.suffix.lower() == ".parquet":  # pandas reads 2 as 2.0 in a column of whole numbers with gaps
         rows = pd.read_parquet(path).convert_dtypes().astype("string").reset_index(drop=True)
         header = [str(name) for name in rows.columns]
-    else:  # the header is read as a row: pandas would rename a column that stands twice, and shift long rows
+    else:  # the header is read as a row, because pandas would rename a repeated column and shift rows that are too long
         if path.suffix.lower() == ".xlsx":
             rows = pd.read_excel(path, header=None, dtype=str, keep_default_na=False)
         else:
             rows = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8-sig")
         header, rows = list(rows.iloc[0].fillna("")), rows.iloc[1:].reset_index(drop=True)
     stripped: pd.DataFrame = rows.fillna("").apply(lambda column: column.str.strip())
-    return stripped.set_axis([name.strip() or f"Unnamed: {at}" for at, name in enumerate(header)], axis=1)
+    return stripped.set_axis([name.strip() or f"Unnamed: {index}" for index, name in enumerate(header)], axis=1)
 
 
 def _header_key(name: str) -> str:
@@ -99,18 +99,24 @@ def _header_key(name: str) -> str:
 
 
 def refuse_rows(path: Path, wrong: Any, what: str, cells: pd.Series | None = None, unit: str = "row") -> None:
-    """
+    """Checks that no row is wrong.
+
     Raises:
         CohortError: some of `wrong`, a bool per row, is True; see `describe_rows`.
     """
-    if told := describe_rows(wrong, cells, unit):
-        raise CohortError(f"{path}: {what}, in {told}; mend it or take it out")
+    if rows := describe_rows(wrong, cells, unit):
+        raise CohortError(f"{path}: {what}, in {rows}; mend it or take it out")
 
 
 def describe_rows(wrong: Any, cells: pd.Series | None = None, unit: str = "row") -> str:
-    """The first rows of `wrong`, a bool per row, and what `cells` hold there, which only public data may tell.
+    """Lists the first rows that are wrong, and their values in `cells`, which may be passed for public data only.
 
-    Empty if none is wrong. Another `unit` than rows is counted from 1.
+    Args:
+        wrong: a bool per row.
+        unit: what is counted; anything but rows is counted from 1.
+
+    Returns:
+        An empty text if no row is wrong.
     """
     positions = np.flatnonzero(np.asarray(wrong, bool))
     if not len(positions):

@@ -1,4 +1,4 @@
-"""What the cells of a user's own table say: labels, regions, paths; refused where they say nothing that is known."""
+"""Reads and checks the cells of a user's table: labels, regions, paths and numbers."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.cohort.spelling import DIFFERENCE, normalise_name, strip_padding
 from mmpkd.types import Mistake, Task
 
-DrawRegion = Callable[[tuple[int, ...], str], np.ndarray]  # a mask of this shape; the file is for a message
-FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}  # cells of a multi-label task, however they are padded
-ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")  # the begin of an absolute path, of Windows too
+DrawRegion = Callable[[tuple[int, ...], str], np.ndarray]  # draws a mask of a shape; the file name is for messages
+FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}  # cells of a multi-label task, without padding
+ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")  # the beginning of an absolute path, also on Windows
 OUTSIDE = "cohort.allow_outside=true"
-FEWEST_BOXES = 5  # of which none says by itself whether it is two corners
+MIN_BOXES = 5  # boxes from which a warning asks whether they are two corners; a few may look so by chance
 ODD_REGION = (ValueError, TypeError, IndexError, RecursionError, OverflowError)
 
 
 def labels_of(task: Task, params: TableParams, cells: pd.DataFrame) -> pd.DataFrame:
-    """The label columns of a task, a row each row of the table; NaN is unknown."""
+    """Returns the label columns of a task for each row of the table; NaN means unknown."""
     source = params.tasks[task.name].column
     if source is not None:
         return encode_labels(task, class_names(task, cells[source]))
@@ -35,7 +35,7 @@ def labels_of(task: Task, params: TableParams, cells: pd.DataFrame) -> pd.DataFr
 
 
 def class_names(task: Task, cells: pd.Series) -> pd.Series:
-    """The label that each cell is; NaN where it is none. Numbers may be padded: 0.0 and 00 are the label 0."""
+    """Returns the label of each cell; NaN where it is not a label. Numbers may be padded: 0.0 and 00 are the label 0."""
     numbers = {strip_padding(label): label for label in task.labels if strip_padding(label).lstrip("-").isdigit()}
     names = {
         cell: cell if cell in task.labels else numbers.get(strip_padding(cell), np.nan)
@@ -49,7 +49,7 @@ def _flag(cell: str) -> float:
 
 
 def check_cells(params: TableParams, cells: pd.DataFrame, tasks: Sequence[Task], may_lead_out: bool) -> list[Mistake]:
-    """All that is wrong with images, patients, paths, labels and regions; blank cells are NaN."""
+    """Returns all mistakes in images, patients, paths, labels, regions and numbers; blank cells are NaN."""
     image = cells[params.image]
     mistakes = cell_mistakes(params, "image", "missing", image, image.isna())
     twice = image.dropna().map(posixpath.normpath).duplicated()  # ./a.png is a.png
@@ -121,7 +121,7 @@ def _check_regions(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
 
 
 def _check_units(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
-    """Regions all of whose numbers are shares of the image, as YOLO and others have them: each would be one pixel."""
+    """Returns a mistake if all numbers of a label's regions are shares of the image, as in YOLO: each would be one pixel."""
     what = "regions whose numbers all lie between 0 and 1; pixels of the image are wanted, so multiply by its sides"
     mistakes = []
     for key, labels, read in (("boxes", params.boxes, _boxes_of), ("polygons", params.polygons, _polygons_of)):
@@ -136,7 +136,7 @@ def _check_units(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
 
 
 def _boxes_of(params: TableParams, label: str, cells: pd.DataFrame) -> pd.Series:
-    """The boxes of each row that has some."""
+    """Returns the boxes of each row that has boxes."""
     columns = params.boxes[label]
     if isinstance(columns, str):
         return cells[columns].dropna().map(read_box_list)
@@ -145,7 +145,7 @@ def _boxes_of(params: TableParams, label: str, cells: pd.DataFrame) -> pd.Series
 
 
 def _polygons_of(params: TableParams, label: str, cells: pd.DataFrame) -> pd.Series:
-    """The polygons of each row that has some."""
+    """Returns the polygons of each row that has polygons."""
     return cells[params.polygons[label]].dropna().map(read_polygons)
 
 
@@ -158,7 +158,7 @@ def _fails(read: Callable[[str], object], cell: str) -> bool:
 
 
 def drawn_regions(params: TableParams, cells: pd.DataFrame) -> dict[str, list[tuple[str, DrawRegion]]]:
-    """Boxes and polygons by sample, to be drawn into a mask of the image's shape; `cells` has samples as its index."""
+    """Returns functions that draw each sample's boxes and polygons as masks; `cells` has the samples as index."""
     drawn: dict[str, list[tuple[str, DrawRegion]]] = {}
     for label in params.boxes:
         for sample, several in _boxes_of(params, label, cells).items():
@@ -170,13 +170,13 @@ def drawn_regions(params: TableParams, cells: pd.DataFrame) -> dict[str, list[tu
 
 
 def notes_of_cells(params: TableParams, cells: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """What to tell of boxes that may be two corners, and of cells that are nearly one of `missing`, a sentence each."""
+    """Returns warnings about boxes that may be two corners, and about cells that are nearly a word of `missing`."""
     words = {normalise_name(word) for word in params.missing}
     numbers = {strip_padding(word) for word in params.missing if strip_padding(word).lstrip("-").isdigit()}
     notes = []
     for label in params.boxes:
         boxes = np.array([box for several in _boxes_of(params, label, cells) for box in several]).reshape(-1, 4)
-        if len(boxes) >= FEWEST_BOXES and (boxes[:, 2:] > boxes[:, :2]).all():
+        if len(boxes) >= MIN_BOXES and (boxes[:, 2:] > boxes[:, :2]).all():
             what = f"in all {len(boxes)} boxes of {label!r} the last two numbers are larger than the first two"
             notes.append(f"warning: {what}: are they two corners? Left, top, width and height are wanted")
     for name in columns:

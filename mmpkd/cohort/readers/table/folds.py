@@ -1,4 +1,4 @@
-"""The parts or folds that a user's own table states: official parts, folds by name, or a fold for each site."""
+"""Reads the parts or folds that a user's table states: official parts, folds by name, or a fold for each site."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ TEST = "test"
 PART_WORDS = {
     *("train", "training", "trainset", "trainingset", "val", "valid", "validation", "validate", "validating", "valset"),
     *("validationset", "dev", "devset", "development", "tune", "tuning", "test", "testing", "testset", "holdout"),
-}  # words for a part, which are not to be taken for names of folds
-SHORT_WORDS = {"tr", "trn", "va", "vl", "te", "ts", "tst"}  # which may as well be sites, unless there is nothing else
+}  # words for parts; they are not names of folds
+SHORT_WORDS = {"tr", "trn", "va", "vl", "te", "ts", "tst"}  # these may be sites, unless all names are words for parts
 
 
 class GivenSplit(NamedTuple):
-    """`split` is the part of each row, as `Scan.samples` has it, or None where patients are to be dealt."""
+    """`split` is the part of each row as in `Scan.samples`, or None if patients are dealt into folds."""
 
     split: pd.Series | None
     notes: list[str]
@@ -32,7 +32,7 @@ class GivenSplit(NamedTuple):
 
 
 def read_split(cells: pd.DataFrame, params: TableParams) -> GivenSplit:
-    """What the columns `split` and `groups` say; blank cells are NaN."""
+    """Returns the split that the columns `split` and `groups` state; blank cells are NaN."""
     if params.split is None:
         if params.groups is not None:
             return _read_folds(cells, params, "groups", params.groups)
@@ -65,7 +65,7 @@ def read_split(cells: pd.DataFrame, params: TableParams) -> GivenSplit:
 
 
 def _part_words_in(names: set[str]) -> set[str]:
-    """The folded names that say a part, such as `dev` and `train_set`, and so name no fold."""
+    """Returns those normalised names that are words for a part, such as `dev` and `train_set`, and so name no fold."""
     parts = {name for name in names if PART_WORDS & set(re.findall(r"[^\W\d_]+", name)) or name == "hold-out"}
     return names if names and names <= parts | SHORT_WORDS else parts
 
@@ -75,10 +75,10 @@ def _mistake(key: str, problem: str) -> list[Mistake]:
 
 
 def _read_folds(cells: pd.DataFrame, params: TableParams, key: str, column: str, is_sealed: bool = False) -> GivenSplit:
-    """The folds that a column names; one of them is sealed, unless other rows are already.
+    """Returns the folds that a column names. One of them is sealed as test, unless other rows are sealed already.
 
-    The sealed one is that called test, else that of `test_fold`, else the last. Names are in the order of a person:
-    2 comes before 10.
+    The sealed fold is the one called test, or else the one of `test_fold`, or else the last. In the order of names, 2
+    comes before 10.
     """
     names = cells[column]
     texts = names.dropna().map(normalise_name)
@@ -114,7 +114,7 @@ def _read_folds(cells: pd.DataFrame, params: TableParams, key: str, column: str,
 
 
 def _sealed_fold(folds: list[str], params: TableParams, is_sealed: bool) -> tuple[str | None, list[Mistake]]:
-    """The name of the fold that is sealed as test, and what is wrong with `test_fold`."""
+    """Returns the name of the fold that is sealed as test, and the mistakes in `test_fold`."""
     if is_sealed or not folds:
         return None, []
     called_test = [name for name in folds if normalise_name(name) == TEST]
@@ -130,13 +130,13 @@ def _sealed_fold(folds: list[str], params: TableParams, is_sealed: bool) -> tupl
 
 
 def _sort_key(name: str) -> list[tuple[int, int, str]]:
-    """What names are sorted by: runs of digits as numbers, before letters."""
+    """Returns the sort key of a name: runs of digits are numbers and come before letters."""
     runs = re.findall(r"[0-9]{1,18}|[^0-9]+", strip_padding(name))
     return [(0, int(run), "") if run.isdigit() else (1, 0, run) for run in runs]
 
 
 def _fold_note(folds: list[str], sealed: str | None, params: TableParams, column: str) -> str:
-    """Which fold is which: by name where the data are public."""
+    """Returns the note that states which fold has which number; it names folds only if the data are public."""
     if params.credentialed:
         which = "called test" if sealed is not None and normalise_name(sealed) == TEST else "whose name comes last"
         which = "that test_fold names" if params.test_fold is not None else which
@@ -151,5 +151,5 @@ def _fold_note(folds: list[str], sealed: str | None, params: TableParams, column
 
 
 def given_in(column: str) -> str:
-    """How the note on given folds begins, by which `mmpkd/scoring/grouping.py` knows their column in a store."""
+    """Returns the beginning of the note on given folds; `mmpkd/scoring/grouping.py` recognises their column by it."""
     return f"folds are given in column {column!r}"

@@ -1,4 +1,4 @@
-"""What is wrong with the cells of a user's own table, told once for all wrong cells of a column."""
+"""Reports wrong cells of a user's table, in one mistake for all wrong cells of a column."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from mmpkd.types import Mistake
 
 
 def cell_mistakes(params: TableParams, key: str, problem: str, column: pd.Series, wrong: pd.Series) -> list[Mistake]:
-    """One mistake under `cohort.params.<key>` for all cells of a column that are `wrong`: their rows, and of public
-    data their values; none if no cell is. Both are indexed by the position of the row, and may be of some rows."""
+    """Returns one mistake under `cohort.params.<key>` for all wrong cells of a column; empty if no cell is wrong.
+
+    It lists their rows, and their values if the data are public. `column` and `wrong` are indexed by the position of the
+    row, and may lack rows.
+    """
     positions = wrong.index[wrong.to_numpy(bool, na_value=False)]
     if not len(positions):
         return []

@@ -1,4 +1,4 @@
-"""The column map of the `table` reader: what a configuration's `cohort.params` may say."""
+"""The options of the `table` reader, which `cohort.params` of a configuration holds: a map of columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _word(value: Any) -> Any:
-    """A value of the YAML as a name or a cell; numbers as they are written."""
+    """Converts a value of the YAML to the text of a name or a cell."""
     if isinstance(value, bool):
         read, quoted = ("yes, on and true", "'yes'") if value else ("no, off and false", "'no'")
         raise ValueError(f"YAML takes {read} for {value} where there are no quotes; put it in quotes, such as {quoted}")
@@ -50,7 +50,7 @@ Columns = dict[Word, Word]
 
 
 class TaskParams(Strict):
-    """`column` holds one of `labels` per cell; of a multilabel task, `labels` are themselves columns of 0 and 1."""
+    """A task. Each cell of `column` holds one of `labels`; the labels of a multilabel task are columns of 0 and 1."""
 
     kind: TaskKind
     column: OptionalWord = None
@@ -106,11 +106,11 @@ class TableParams(Strict):
     tasks: dict[Word, TaskParams]
     image_root: str = "."
     split: OptionalWord = None  # column of train, val and test; or of folds by name
-    groups: OptionalWord = None  # column: a fold each of its values
-    test_fold: OptionalWord = None  # the fold that is sealed; else the last
+    groups: OptionalWord = None  # column; each of its values is a fold
+    test_fold: OptionalWord = None  # the fold that is sealed; by default the last
     views: Columns = Field({})  # further images of each sample: name, column of paths
     masks: Columns = Field({})  # ROI label, column of paths
-    # Which value of a mask is the region, where it holds several or is dark on bright: of all labels, or by label
+    # The value of the region in masks that hold several values or are dark on bright, for all labels or by label
     mask_value: MaskValues | dict[Word, MaskValues] | None = None
     # ROI label, columns of left, top, width, height; or one column of "[left, top, width, height]" or a list of several
     boxes: dict[Word, BoxColumns] = Field({})
@@ -118,50 +118,50 @@ class TableParams(Strict):
     text: Columns = Field({})  # section of a report, column
     columns: dict[Word, ColumnParams] = Field({})  # by name, or by a pattern with `*`
     missing: tuple[Word, ...] = ()  # besides blank cells
-    # of volumes (NIfTI), at which shares of the height that is not background: one axial slice, or one a channel
+    # Heights of the axial slices of a NIfTI volume, as shares of its foreground: one slice, or one per channel
     slices: Annotated[tuple[Share, ...], Field(min_length=1, max_length=3)] = (0.5,)
     channels: Literal[1, 3] = 1
-    # True: messages name rows, not files, and pictures stay in the store; False for public data
+    # True: messages name rows and not files, and pictures stay in the store; False for public data
     credentialed: bool = True
 
     def mask_values(self, label: str) -> tuple[int, ...]:
-        """The values that are the region in the masks of a label; empty where it is what is bright."""
+        """Returns the values of the region in the masks of a label; empty if the region is the bright part."""
         by_label = self.mask_value if isinstance(self.mask_value, dict) else dict.fromkeys(self.masks, self.mask_value)
         values = by_label.get(label)
         return () if values is None else (values,) if isinstance(values, int) else values
 
     @property
     def paths(self) -> dict[str, str]:
-        """Columns of files, each with the folder that they are relative to."""
+        """The columns of file paths, each with the folder to which its paths are relative."""
         return {self.image: self.image_root} | dict.fromkeys([*self.views.values(), *self.masks.values()], ".")
 
     @property
     def requested_columns(self) -> list[tuple[str, str]]:
-        """Every column that is asked for, with the dotted path that asks."""
-        asked = [("image", self.image), ("patient", self.patient)]
-        asked += [(key, column) for key, column in (("split", self.split), ("groups", self.groups)) if column]
+        """Every column that the options name, each after the dotted path of the option."""
+        requests = [("image", self.image), ("patient", self.patient)]
+        requests += [(key, column) for key, column in (("split", self.split), ("groups", self.groups)) if column]
         for key, columns in (("views", self.views), ("masks", self.masks), ("polygons", self.polygons)):
-            asked += [(f"{key}.{name}", column) for name, column in columns.items()]
+            requests += [(f"{key}.{name}", column) for name, column in columns.items()]
         for label, box in self.boxes.items():
-            asked += [(f"boxes.{label}", column) for column in ([box] if isinstance(box, str) else box)]
-        asked += [(f"text.{name}", column) for name, column in self.text.items()]
+            requests += [(f"boxes.{label}", column) for column in ([box] if isinstance(box, str) else box)]
+        requests += [(f"text.{name}", column) for name, column in self.text.items()]
         for name, task in self.tasks.items():
-            asked += [(f"tasks.{name}.column", task.column)] if task.column else []
-            asked += [] if task.column else [(f"tasks.{name}.labels", label) for label in task.names]
-        return [*asked, *((f"columns.{name}", name) for name in self.columns)]
+            requests += [(f"tasks.{name}.column", task.column)] if task.column else []
+            requests += [] if task.column else [(f"tasks.{name}.labels", label) for label in task.names]
+        return [*requests, *((f"columns.{name}", name) for name in self.columns)]
 
     def expand_patterns(self, headers: Sequence[str]) -> Self:
-        """With each pattern of `columns` spelt out: a key with `*` stands for the columns that nothing else asks for.
+        """Returns these options with each pattern of `columns` replaced by the columns that match it.
 
-        A column that several patterns fit has the strictest of their roles; a pattern that fits none stays, for `read`
-        to be held against the table.
+        A key with `*` matches the columns that no other option names. A column that matches several patterns gets the
+        strictest of their roles. A pattern without a match stays, so that `requested_columns` lists it as missing.
         """
-        taken = {column for _, column in self.requested_columns}
-        spelt: dict[str, ColumnParams] = {}
-        for name, one in sorted(self.columns.items(), key=lambda item: STRICTEST.index(item[1].role)):
-            free = [header for header in headers if header == name or header not in taken | spelt.keys()]
-            spelt |= dict.fromkeys(matching_names(name, free) or [name], one)
-        return self.model_copy(update={"columns": spelt})
+        requested = {column for _, column in self.requested_columns}
+        expanded: dict[str, ColumnParams] = {}
+        for pattern, column in sorted(self.columns.items(), key=lambda item: STRICTEST.index(item[1].role)):
+            free = [header for header in headers if header == pattern or header not in requested | expanded.keys()]
+            expanded |= dict.fromkeys(matching_names(pattern, free) or [pattern], column)
+        return self.model_copy(update={"columns": expanded})
 
     @model_validator(mode="after")
     def _of_masks(self) -> Self:

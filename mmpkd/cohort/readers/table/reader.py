@@ -1,4 +1,6 @@
-"""Any CSV, Parquet or .xlsx table with a column map: how to bring your own data. Images: see docs/formats.md.
+"""Reads any CSV, Parquet or .xlsx table with a column map. This is how users bring their own data.
+
+docs/formats.md lists the image formats. An example:
 
 ```yaml
 cohort:
@@ -70,7 +72,7 @@ MEND = "wanted a table under cohort.root: CSV (commas, UTF-8), Parquet or .xlsx"
 
 
 class Table(Reader):
-    """One row a sample, one image a row."""
+    """Reads a user's table, in which each row is a sample with one image."""
 
     Params = TableParams
     VERSION: ClassVar[int] = 4
@@ -80,8 +82,8 @@ class Table(Reader):
         assert root is not None
         self.root = root
         self.params = params
-        self._rows: dict[str, dict[str, str]] = {}  # from the last scan, by sample: paths by column
-        self._drawn: dict[str, list[tuple[str, DrawRegion]]] = {}  # and regions that are numbers, by label
+        self._rows: dict[str, dict[str, str]] = {}  # paths by sample and column, from the last scan
+        self._drawn: dict[str, list[tuple[str, DrawRegion]]] = {}  # label and drawing function of regions, by sample
 
     @property
     def credentialed(self) -> bool:
@@ -145,17 +147,17 @@ class Table(Reader):
         rois += [(label, draw(image.shape, file)) for label, draw in self._drawn.get(sample_id, ())]
         views = {name: self._read_pixels(files[column])[0] for name, column in params.views.items()}
         named = {IMAGE: file} | {name: files[column] for name, column in params.views.items()}
-        units = {name: unit_of(self.root, one) for name, one in named.items() if is_dicom(self.root, one)}
+        units = {name: unit_of(self.root, path) for name, path in named.items() if is_dicom(self.root, path)}
         return RawImage(image, views, rois, is_stretched=is_nifti(file), units=units)
 
     def _duplicate_file_notes(self) -> list[str]:
-        """A note where two rows lead to one image by different paths: by links, or on a disk that knows no case."""
+        """Returns a warning if two rows have one image file by different paths: links, or case on some disks."""
         first: dict[tuple[int, int], int] = {}
         rows = []
         for row, files in enumerate(self._rows.values(), FIRST_ROW):
-            with suppress(OSError, ValueError):  # a file that is not there is told of by others
-                there = (self.root / files[self.params.image]).stat()
-                if first.setdefault((there.st_dev, there.st_ino), row) != row:
+            with suppress(OSError, ValueError):  # `missing_files` reports a file that does not exist
+                status = (self.root / files[self.params.image]).stat()
+                if first.setdefault((status.st_dev, status.st_ino), row) != row:
                     rows.append(str(row))
         if not rows:
             return []
@@ -164,7 +166,7 @@ class Table(Reader):
         return [f"warning: {what}; one row, one image is wanted"]
 
     def _read_pixels(self, file: str) -> tuple[np.ndarray, SlicePosition | None]:
-        """Its pixels; and of a volume which of its slices they are, and where."""
+        """Returns the pixels of an image, and for a volume the position of its slices."""
         if is_nifti(file):
             return read_slices(self.root, file, self.params.slices)
         return read_image(self.root, file), None
@@ -179,7 +181,7 @@ class Table(Reader):
         return read_slice_mask(self.root, file, place, shape, values)
 
     def _read_table(self) -> pd.DataFrame:
-        """All cells as stripped text; empty where missing."""
+        """Returns all cells as stripped text; empty where missing."""
         where, file = f"{PARAMS}.file", self.params.file
         if ABSOLUTE.match(file) and not self.allow_outside:
             raise ConfigError.at(where, f"must be relative to cohort.root unless {OUTSIDE}, got {file}")
@@ -189,28 +191,30 @@ class Table(Reader):
             raise ConfigError.at(where, str(error)) from None
 
     def _columns(self) -> dict[str, Column]:
-        """Every column with a role: those given one, and those that are labels or name things."""
+        """Returns every column with a role: columns with a stated role, labels, and columns that name files or patients."""
         params = self.params
         named = [
             column for where, column in params.requested_columns if not where.startswith(("tasks", "columns", "text"))
         ]
         labels = [name for task in params.tasks.values() for name in ([task.column] if task.column else task.names)]
-        columns = {name: one.to_column(name) for name, one in params.columns.items()}
+        columns = {name: options.to_column(name) for name, options in params.columns.items()}
         columns |= {name: Column(name, "id") for name in named}
         return columns | {name: Column(name, "forbidden") for name in labels}
 
     def _check_header(self, table: pd.DataFrame, columns: dict[str, Column]) -> None:
         params = self.params
         headers = list(table.columns)
-        # Where not one name is found there may be no header: what stands in its place are cells, and stays untold.
-        told = headers if {name for _, name in params.requested_columns} & set(headers) or not self.credentialed else []
+        # If no expected name is present, the header may be missing. Its place holds cells then, which must stay private.
+        shown = (
+            headers if {name for _, name in params.requested_columns} & set(headers) or not self.credentialed else []
+        )
         mistakes = [
-            Mistake(f"{PARAMS}.{where}", f"{params.file} has no column {name!r}{near(name, told)}")
+            Mistake(f"{PARAMS}.{where}", f"{params.file} has no column {name!r}{near(name, shown)}")
             for where, name in params.requested_columns
             if name not in headers
         ]
-        if mistakes and (doubt := recognise_format(self.root / params.file)):
-            raise ConfigError.at(f"{PARAMS}.file", f"{params.file} {doubt}")
+        if mistakes and (other_format := recognise_format(self.root / params.file)):
+            raise ConfigError.at(f"{PARAMS}.file", f"{params.file} {other_format}")
         mistakes += [
             Mistake(
                 f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}"
@@ -225,12 +229,12 @@ class Table(Reader):
         ]
         if not params.tasks:
             mistakes.append(Mistake(f"{PARAMS}.tasks", "at least one task is needed"))
-        same = {comparable_name(name): name for name in told}
+        same = {comparable_name(name): name for name in shown}
         mistakes += [
             Mistake(
                 f"{PARAMS}.file", f"columns {name!r} and {same[comparable_name(name)]!r} differ in case or spaces only"
             )
-            for name in told
+            for name in shown
             if same[comparable_name(name)] != name
         ]
         if mistakes:
@@ -238,6 +242,6 @@ class Table(Reader):
 
 
 def _trim_values(cells: pd.Series, separator: str) -> pd.Series:
-    """Multivalued cells without blanks around their values: 'a | b|' is 'a|b', and '|' is missing."""
+    """Removes blanks around the values of multivalued cells: 'a | b|' becomes 'a|b', and '|' is missing."""
     joined = cells.dropna().map(lambda cell: separator.join(filter(None, map(str.strip, cell.split(separator)))))
     return joined[joined != ""].reindex(cells.index)
