@@ -167,7 +167,7 @@ def _transfer_syntax(data: Dataset) -> str:
 
 
 def _padding_mask(data: Dataset, pixels: np.ndarray) -> np.ndarray | None:
-    """Returns where a grey image is padding (PS3.3 C.7.5.1.1.2), H x W bool; None if the file states no padding value."""
+    """Returns the padding of a grey image (PS3.3 C.7.5.1.1.2), H x W bool; None if the file states no padding value."""
     value = data.get("PixelPaddingValue")
     if value is None:
         return None

@@ -1,7 +1,7 @@
 """Reads a mask file, and tells regions apart from the blurred edges of other regions.
 
 Smoothing and lossy compression leave values between dark and bright along the edge of a region, but no 3 x 3 block of
-equal or nearly equal values. A value that fills such a block is a region (docs/decisions/images.md lists what was tried).
+equal or nearly equal values. A value that fills such a block is a region (docs/decisions/images.md).
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def two_valued_mask(pixels: np.ndarray, file: str) -> np.ndarray:
     """Returns the pixels above half of the largest value, H x W bool.
 
     Raises:
-        BadSample: `pixels`, H x W or H x W x 3, are a picture, are bright everywhere, or hold regions of several values,
-            of which some might be lost.
+        BadSample: `pixels`, H x W or H x W x 3, are a picture, are bright everywhere, or hold regions of several
+            values, of which some might be lost.
     """
     grey = _to_grey(pixels, file)
     values, counts = np.unique(grey, return_counts=True)
@@ -135,9 +135,7 @@ def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) ->
     steps = ndimage.maximum_filter(grey, 3).astype(int) - ndimage.minimum_filter(grey, 3)
     is_flat = (steps <= largest / 16) & (grey > largest / 8) & (grey < largest * 7 / 8)
     is_hidden = len(dark) > 1 and max(dark) - min(dark) > (0 if is_exact else largest / 32)
-    if (
-        is_exact
-    ):  # without lossy compression, dark pixels far from the bright region are not its edge, even if connected
+    if is_exact:  # without lossy compression, dark pixels far from the bright region are not its edge
         is_dark = (grey > largest / 8) & (grey <= largest / 2)
         is_hidden |= bool((ndimage.distance_transform_edt(grey <= largest / 2)[is_dark] > MAX_EDGE_WIDTH).any())
     if is_hidden or is_flat.any() or _num_islands(grey, largest, is_exact):
@@ -155,7 +153,7 @@ def _solid_values(pixels: np.ndarray) -> np.ndarray:
 
 
 def _num_islands(grey: np.ndarray, largest: int, is_exact: bool) -> int:
-    """Returns the number of connected regions that are dark throughout and are not an echo of a bright region's edge."""
+    """Returns the number of connected regions that are dark throughout and no echo of a bright region's edge."""
     regions, count = ndimage.label(grey > largest / (32 if is_exact else 16), NEIGHBOURS)
     if count < 2:
         return 0

@@ -1,7 +1,7 @@
 """Reads tables as text, and reports their mistakes in the same way for all readers.
 
-A table is a CSV (gzipped where the name ends in .gz), Parquet, or the first sheet of an .xlsx. Rows are numbered as in a
-spreadsheet, without blank lines: the header is row 1. A message about credentialed data holds no cell, and no column
+A table is a CSV (gzipped where the name ends in .gz), Parquet, or the first sheet of an .xlsx. Rows are numbered as in
+a spreadsheet, without blank lines: the header is row 1. A message about credentialed data holds no cell, and no column
 name that the reader does not expect, because such a name is a cell where the header is missing.
 """
 

@@ -1,20 +1,19 @@
-"""BrEaST, breast ultrasound with lesion masks (TCIA Breast-Lesions-USG, doi 10.7937/9WKK-Q141; Pawlowska
-et al., Sci Data 11:148, 2024; CC BY 4.0), read as published: one .xlsx and one folder of PNGs.
+"""Reads BrEaST, breast ultrasound with lesion masks, as published: one .xlsx and one folder of PNGs.
 
-256 cases, one image each; the 252 with a tumour mask are the samples of the binary task `malignant`
-(154 benign, 98 malignant). The four normal images have no lesion to describe or to point at.
+Source: TCIA Breast-Lesions-USG, doi 10.7937/9WKK-Q141; Pawlowska et al., Sci Data 11:148, 2024; CC BY 4.0. There are
+256 cases with one image each. The 252 cases with a tumour mask are the samples of the binary task `malignant` (154
+benign, 98 malignant). The four normal images have no lesion to describe or to locate.
 
 - A case is a patient: the publishers give CaseID as the only identifier, one case per patient.
-- Pixels: RGBA, though B-mode is grey. In 163 images the channels differ (a scanner's sepia tint, a
-  coloured mark), so grey is luma. In 31 the surroundings of the sector are transparent, with
-  forgotten marks underneath in seven; they become black, as a viewer shows them.
-- `Margin` says 'not circumscribed - angular&indistinct': the prefix goes, since every value but
-  `circumscribed` implies it. `not available` and `not applicable` are missing.
-- `Pixel_size` has no role: it tells the scanner and its depth setting, not the patient, and would
-  teach the student's teacher a confounder.
-- `Mask_other` (other suspicious areas, seven images) is not stored: localisation is scored on the tumour.
-- There are no reports. The text section `description` is rendered here: one sentence of the descriptors and of
-  nothing else, so it tells what those columns tell and no more.
+- Pixels are RGBA, though B-mode is grey. In 163 images the channels differ (a scanner's sepia tint, a coloured mark),
+  so grey is luma. In 31 images the surroundings of the sector are transparent, with old marks underneath in seven; these
+  pixels become black, as viewers show them.
+- `Margin` has values such as 'not circumscribed - angular&indistinct'. The prefix is removed, because every value but
+  `circumscribed` implies it. `not available` and `not applicable` are missing values.
+- `Pixel_size` has no role: it depends on the scanner and its depth setting, and would be a confounder for a teacher.
+- `Mask_other` (other suspicious areas, in seven images) is not stored: localisation is scored on the tumour.
+- There are no reports. The text section `description` is generated here: a sentence made of the descriptors, so that it
+  holds the information of those columns and no more.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ PHRASES = {
         "indefinable": "indefinable calcifications",
     },
     "Skin_thickening": {"no": "no skin thickening", "yes": "skin thickening"},
-}  # in the sentence's order; shape, echogenicity and margin are adjectives as they stand
+}  # in the order of the sentence; shape, echogenicity and margin are adjectives already
 
 COLUMNS = (
     Column("CaseID", "id"),
@@ -82,7 +81,7 @@ class BreastLesionsUsgParams(Strict):
 
 
 class BreastLesionsUsg(Reader):
-    """The published folder, as unpacked."""
+    """Reads the published folder as unpacked."""
 
     Params = BreastLesionsUsgParams
     VERSION: ClassVar[int] = 2
@@ -101,11 +100,11 @@ class BreastLesionsUsg(Reader):
         (task,) = lay_out([("malignant", "binary", ("benign", "malignant"))])
         masked = table["Mask_tumor_filename"] != ""
         cells = table["Classification"]
-        wrong = masked & ~cells.isin(task.labels)
-        refuse_rows(path, wrong, "a Classification that is neither benign nor malignant", cells)
+        unknown = masked & ~cells.isin(task.labels)
+        refuse_rows(path, unknown, "a Classification that is neither benign nor malignant", cells)
         for name, phrases in PHRASES.items():
-            unheard = masked & ~table[name].isin([*phrases, *MISSING])
-            refuse_rows(path, unheard, f"a {name} that is none of {', '.join(phrases)}", table[name])
+            unknown = masked & ~table[name].isin([*phrases, *MISSING])
+            refuse_rows(path, unknown, f"a {name} that is none of {', '.join(phrases)}", table[name])
         lesions, others = table[masked], table[~masked]
         lesions = lesions.set_index(lesions["Image_filename"].str.removesuffix(".png").rename("sample"))
         counts = ", ".join(f"{count} {name}" for name, count in others["Classification"].value_counts().items())
@@ -134,14 +133,14 @@ class BreastLesionsUsg(Reader):
         return RawImage(image, rois=[(LESION, mask)])
 
     def _table_path(self) -> Path:
-        found = sorted(path for path in self.root.glob(TABLE) if not path.name.startswith("~"))
-        if len(found) != 1 or not (self.root / IMAGES).is_dir():
-            names = ", ".join(path.name for path in found) or "none"
+        tables = sorted(path for path in self.root.glob(TABLE) if not path.name.startswith("~"))
+        if len(tables) != 1 or not (self.root / IMAGES).is_dir():
+            names = ", ".join(path.name for path in tables) or "none"
             raise CohortError(
                 f"{self.root.absolute()} is not the BrEaST data set as published: wanted one {TABLE} (found: {names}) "
                 f"and the folder {IMAGES}; point cohort.root at the folder that holds both"
             )
-        return found[0]
+        return tables[0]
 
 
 def _privileged(table: pd.DataFrame) -> pd.DataFrame:
@@ -155,11 +154,11 @@ def _privileged(table: pd.DataFrame) -> pd.DataFrame:
     return cells.assign(**numeric)
 
 
-def _sentence(told: pd.Series[Any]) -> str | None:
-    """The descriptors among the cells of one lesion, in words; None if there are none."""
-    adjectives = [told[name].replace("/", " and ") for name in ("Shape", "Echogenicity") if name in told]
-    findings = [f"{_join_words(told['Margin'].split('&'))} margins"] if "Margin" in told else []
-    findings += [phrases[told[name]] for name, phrases in PHRASES.items() if name in told]
+def _sentence(cells: pd.Series[Any]) -> str | None:
+    """Describes a lesion in a sentence made of the descriptors among its cells; None if there are none."""
+    adjectives = [cells[name].replace("/", " and ") for name in ("Shape", "Echogenicity") if name in cells]
+    findings = [f"{_join_words(cells['Margin'].split('&'))} margins"] if "Margin" in cells else []
+    findings += [phrases[cells[name]] for name, phrases in PHRASES.items() if name in cells]
     if not adjectives and not findings:
         return None
     noun = " ".join([", ".join(adjectives), "mass"]).strip()

@@ -1,17 +1,19 @@
-"""CheXlocalize, masks of ten findings on CheXpert's validation and test radiographs (Saporta et al., Nature Machine
-Intelligence 2022, doi 10.1038/s42256-022-00536-x; CheXpert: Irvin et al., AAAI 2019, arXiv 1901.07031). Credentialed:
-messages name rows. An external test, without a training part, for students that learnt from `mimic_cxr`, whose labels
-it has.
+"""Reads CheXlocalize, masks of ten findings on CheXpert's validation and test radiographs.
+
+Sources: Saporta et al., Nature Machine Intelligence 2022, doi 10.1038/s42256-022-00536-x; CheXpert: Irvin et al., AAAI
+2019, arXiv 1901.07031. The data are credentialed, so messages name rows. The cohort has no training part: it is an
+external test for students that were trained on `mimic_cxr`, which has the same labels.
 
     CheXpert/val/patient64541/study1/view1_frontal.jpg      and test/; CheXpert's own release calls val `valid`
     CheXpert/val_labels.csv, test_labels.csv                Path, 14 findings; or valid.csv. Sex, Age, AP/PA: val only
     CheXlocalize/gt_segmentations_val.json, ..._test.json   patient64541_study1_view1_frontal: finding: size, counts
 
-- Labels are radiologists': 1, 0, or empty for unknown. (CheXzero's `groundtruth.csv` lists studies and is not read.)
-- Of a Path only what follows val/, valid/ or test/ counts: published are `CheXpert-v1.0/valid/...` (and `-small`) and
-  `test/...`. Which view it is, its file name says, because the test table has no column for it.
-- Masks are COCO's compressed run lengths, column by column, of the full images; the smaller ones of CheXpert-v1.0-small
-  do not fit. `Airspace Opacity` is Lung Opacity. A mask without a pixel, and an image without masks, are no ROI.
+- The labels are those of radiologists: 1, 0, or empty for unknown. (CheXzero's `groundtruth.csv` lists studies and is
+  not read.)
+- Only the part of a Path after val/, valid/ or test/ is used: the published paths are `CheXpert-v1.0/valid/...` (and
+  `-small`) and `test/...`. The view is read from the file name, because the test table has no column for it.
+- Masks are COCO's compressed run lengths, column by column, at the size of the full images; they do not fit the smaller
+  images of CheXpert-v1.0-small. `Airspace Opacity` is Lung Opacity. An empty mask, or none, counts as no ROI.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from mmpkd.config import Strict
 from mmpkd.frames import from_run_lengths
 from mmpkd.types import CohortError, ConfigError, lay_out
 
-MASKED: dict[str, Finding] = {  # as the masks call them, as the labels do
+MASKED: dict[str, Finding] = {  # name in the masks: name in the labels
     "Atelectasis": "Atelectasis",
     "Cardiomegaly": "Cardiomegaly",
     "Consolidation": "Consolidation",
@@ -55,11 +57,12 @@ PATH = (
 )
 KNOWN = {cell: value for cell, value in VALUES.items() if value != -1}
 COUNTED = ("images", "patients", "images with masks")
-PUBLISHED = {"val": (234, 200, 187), "test": (668, 500, None)}  # of the test part's masks no count is stated
+PUBLISHED = {"val": (234, 200, 187), "test": (668, 500, None)}  # the authors state no count of masks for the test part
 
 
 class ChexlocalizeParams(Strict):
-    """`images`: the folder of CheXpert's tables and images; `masks`: that of the JSON files; both under the root."""
+    """The options. `images` is the folder of CheXpert's tables and images, `masks` that of the JSON files; both are
+    under the root."""
 
     parts: tuple[Literal["val", "test"], ...] = ("val", "test")
     labels: tuple[Finding, ...] = FINDINGS
@@ -83,7 +86,7 @@ class ChexlocalizeParams(Strict):
 
 
 class Part(NamedTuple):
-    """`images`: see `_read_images`; `tables`: relative to the root."""
+    """A part's table of images (see `_read_images`), and the paths of its tables relative to the root."""
 
     images: pd.DataFrame
     unlisted: list[str]
@@ -92,7 +95,7 @@ class Part(NamedTuple):
 
 
 class Chexlocalize(Reader):
-    """A copy of both releases, or of one part of them; 8-bit grey images."""
+    """Reads a copy of both releases, or of one part of them; images are 8-bit grey."""
 
     Params = ChexlocalizeParams
     VERSION: ClassVar[int] = 1
@@ -105,7 +108,7 @@ class Chexlocalize(Reader):
         self.params = params
         self._files: dict[str, list[str]] = {}  # by sample
         self._masks: dict[str, dict[str, Any]] = {}  # by sample and finding, encoded
-        self._counts: dict[str, tuple[int, ...]] = {}  # what `COUNTED` names, by part
+        self._counts: dict[str, tuple[int, ...]] = {}  # the counts of `COUNTED`, by part
 
     def scan(self) -> Scan:
         params = self.params
@@ -139,12 +142,12 @@ class Chexlocalize(Reader):
         )
 
     def deviations(self, scan: Scan) -> list[str]:
-        """The tables' counts by part, whatever the options leave out, against those that the authors state."""
+        """Compares the counts of each part's tables with those that the authors state, regardless of the options."""
         return [
-            f"part {part} has {found} {what}, published are {published}"
+            f"part {part} has {count} {noun}, published are {published}"
             for part, counts in self._counts.items()
-            for what, found, published in zip(COUNTED, counts, PUBLISHED[part], strict=True)
-            if published not in (found, None)
+            for noun, count, published in zip(COUNTED, counts, PUBLISHED[part], strict=True)
+            if published not in (count, None)
         ]
 
     def load(self, sample_id: str) -> RawImage:
@@ -157,30 +160,30 @@ class Chexlocalize(Reader):
         return RawImage(image, rois=[(finding, mask) for finding, mask in drawn if mask is not None])
 
     def _read_part(self, part: str) -> Part:
-        """What one part's files hold, whatever the view. Keeps the masks and the counts."""
+        """Reads the files of a part, all views included. Keeps the masks and the counts."""
         table_file, folder = self._find_entry("images", TABLES[part]), self._find_entry("images", FOLDERS[part])
         masks_file = self._find_entry("masks", (f"gt_segmentations_{part}.json",))
         images, unlisted = _read_images(self.root / table_file, part)
         images["file"] = f"{folder}/" + images["file"]
         masks = _read_masks(self.root / masks_file)
-        found = images.index.isin(list(masks))
-        if not found.any():
-            what = f"none of its entries is of an image in {table_file}"
-            raise CohortError(f"{self.root / masks_file}: {what}; are both of the same part?")
+        has_masks = images.index.isin(list(masks))
+        if not has_masks.any():
+            problem = f"none of its entries is of an image in {table_file}"
+            raise CohortError(f"{self.root / masks_file}: {problem}; are both of the same part?")
         notes = []
-        if num_bare := int((~found).sum()):
-            notes.append(f"{num_bare} of {len(found)} {part} images have no masks, and so no ROI")
-        if num_lost := len(masks) - int(found.sum()):
+        if num_bare := int((~has_masks).sum()):
+            notes.append(f"{num_bare} of {len(has_masks)} {part} images have no masks, and so no ROI")
+        if num_lost := len(masks) - int(has_masks.sum()):
             notes.append(f"{num_lost} entries of {masks_file} are of no image in {table_file}")
         self._masks |= masks
-        self._counts[part] = (len(images), images["patient"].nunique(), int(found.sum()))
+        self._counts[part] = (len(images), images["patient"].nunique(), int(has_masks.sum()))
         return Part(images, unlisted, (table_file, masks_file), notes)
 
     def _find_entry(self, option: str, names: Sequence[str]) -> str:
-        """The first of these that is there, relative to the root.
+        """Returns the first of these files or folders that exists, relative to the root.
 
         Raises:
-            CohortError: none is.
+            CohortError: none exists.
         """
         folder = PurePosixPath(getattr(self.params, option))
         for name in names:
@@ -192,8 +195,10 @@ class Chexlocalize(Reader):
 
 
 def _read_images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
-    """A row an image, index = sample: patient, split, row, file (in the part's folder), context and 14 labels;
-    and the columns without a role."""
+    """Returns a row per image, index = sample, and the names of the columns without a role.
+
+    The columns are patient, split, row, file (in the part's folder), context and 14 labels.
+    """
     table = read_ids(path, ("Path", *FINDINGS), "Path", {"Airspace Opacity": "Lung Opacity"})
     parsed = table["Path"].str.extract(PATH)
     wanted = f"{' or '.join(FOLDERS[part])}/patient.../study.../view..._frontal.jpg (or _lateral.jpg)"
@@ -214,10 +219,10 @@ def _read_images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _read_masks(path: Path) -> dict[str, dict[str, Any]]:
-    """Encoded masks by sample and finding.
+    """Returns encoded masks by sample and finding.
 
     Raises:
-        CohortError: not JSON, or not the ten findings of each image.
+        CohortError: the file is not JSON, or an image lacks one of the ten findings.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -225,16 +230,16 @@ def _read_masks(path: Path) -> dict[str, dict[str, Any]]:
         raise CohortError(f"{path} is not a JSON file: {type(error).__name__}; {MEND}") from None
     if not isinstance(content, dict):
         raise CohortError(f"{path}: wanted masks by image and finding; {MEND}")
-    wrong = [not isinstance(one, dict) or set(one) != set(MASKED) for one in content.values()]
+    wrong = [not isinstance(masks, dict) or set(masks) != set(MASKED) for masks in content.values()]
     refuse_rows(path, wrong, f"not the masks of {', '.join(MASKED)}", unit="entry")
-    return {sample: {finding: one[name] for name, finding in MASKED.items()} for sample, one in content.items()}
+    return {sample: {finding: masks[name] for name, finding in MASKED.items()} for sample, masks in content.items()}
 
 
 def decode_mask(mask: Any, shape: tuple[int, ...], file: str) -> np.ndarray | None:
-    """H x W bool from a size and compressed counts; None if no pixel is in it.
+    """Decodes a mask from its size and compressed counts, H x W bool; None if it is empty.
 
     Raises:
-        BadSample: it is damaged, or of another size than its image.
+        BadSample: the mask is damaged, or has another size than its image.
     """
     height, width = shape[:2]
     if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str):
@@ -252,20 +257,20 @@ def decode_mask(mask: Any, shape: tuple[int, ...], file: str) -> np.ndarray | No
 
 
 def run_lengths(counts: str) -> list[int]:
-    """Lengths of alternating runs, the first one out of the mask, from COCO's string (cocoapi, maskApi.c, rleFrString).
+    """Decodes COCO's string into lengths of alternating runs; the first run is background (maskApi.c, rleFrString).
 
-    A number is written in groups of five bits, the lowest first, as characters from `0` on; 32 is added where another
-    group follows, 16 in the last one means that it is negative. From the fourth on, a number is the difference to the
-    last but one.
+    A number is written in groups of five bits, the lowest first, as characters from `0` on. 32 is added if another
+    group follows, and 16 in the last group marks a negative number. From the fourth number on, a number is the
+    difference to the run before the previous one.
 
     Raises:
-        ValueError: says what is wrong.
+        ValueError: the string is damaged; the message says how.
     """
     runs: list[int] = []
     number = bits = 0
     for character in counts:
         group = ord(character) - ord("0")
-        if not 0 <= group < 64 or bits > 30:  # more pixels than any image that is read
+        if not 0 <= group < 64 or bits > 30:  # 30 bits hold more pixels than any image has
             raise ValueError("a character or a number that no run length has")
         number |= (group & 31) << bits
         bits += 5

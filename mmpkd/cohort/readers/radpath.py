@@ -1,18 +1,20 @@
-"""CPM-RadPath 2020 (the MICCAI challenge's training cases), MRI with histology, as DeepGuide uses it.
+"""Reads CPM-RadPath 2020 (the training cases of the MICCAI challenge), MRI with histology, as DeepGuide uses it.
 
     labels/split_1_train.csv  split_1_val.csv  split_1_test.csv     CPM_RadPath_2019_ID, class, age_in_days
     <ID>/<ID>_t1ce.nii.gz, and _t1, _t2, _flair                     240 x 240 x 155, skull-stripped
     slide_features.csv (or .parquet)                                CPM_RadPath_2019_ID, and a column per feature
 
-221 patients, one sample each, of three classes: G glioblastoma, O oligodendroglioma, A astrocytoma. The label files are
-those of github.com/mayurmallya/DeepGuide (Mallya & Hamarneh, MICCAI 2022), which released one of its five splits.
+There are 221 patients, one sample each, of three classes: G glioblastoma, O oligodendroglioma, A astrocytoma. The label
+files are those of github.com/mayurmallya/DeepGuide (Mallya & Hamarneh, MICCAI 2022), which released one of its five
+splits.
 
-- The image is three axial slices of one sequence as its three channels, at `slices` of the brain's height. No tumour is
-  outlined, so the default is where most supratentorial gliomas are; the foreground is what is not the corner's value.
-- MR intensities have no unit: each volume's own 0.5th and 99.5th percentiles of the foreground become 0 and 255.
-- Whole slides do not fit a store: a patient's slide is a vector that was computed before (DeepGuide's: 512 numbers, the
-  pooled features of CLAM). It is stored as numeric columns `slide_<name>`, so that a tabular teacher reads them.
-- The challenge's terms do not let its data be shown, so messages name rows.
+- The image is three axial slices of one sequence as its three channels, at `slices` of the brain's height. Tumours are
+  not outlined, so the default is where most supratentorial gliomas are. The foreground is all voxels that differ from
+  the corner voxel.
+- MR intensities have no unit: the 0.5th and 99.5th percentiles of each volume's foreground become 0 and 255.
+- Whole slides do not fit into a store. A patient's slide is a precomputed vector (DeepGuide's has 512 numbers, the
+  pooled features of CLAM), stored as numeric columns `slide_<name>`, which a tabular teacher can read.
+- The terms of the challenge forbid showing its data, so messages name rows.
 """
 
 from __future__ import annotations
@@ -46,7 +48,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class RadPathParams(Strict):
     sequence: Literal["t1", "t1ce", "t2", "flair"] = "t1ce"
-    # of the brain's height, from its lowest slice to its highest
+    # shares of the brain's height, from its lowest slice to its highest
     slices: tuple[Share, Share, Share] = (0.45, 0.6, 0.75)
     split: int = Field(1, ge=1)
     labels: str = "labels"  # folder of the label files
@@ -55,7 +57,7 @@ class RadPathParams(Strict):
 
 
 class RadPath(Reader):
-    """The challenge's folders, DeepGuide's label files, and slide features."""
+    """Reads the challenge's folders, DeepGuide's label files, and slide features."""
 
     Params = RadPathParams
     VERSION: ClassVar[int] = 1
@@ -106,12 +108,13 @@ class RadPath(Reader):
     def deviations(self, scan: Scan) -> list[str]:
         if self.params.split != 1:
             return [f"split {self.params.split}: DeepGuide released split 1 alone"]
-        said = []
+        sentences = []
         for part, counts in SPLIT_1.items():
-            found = scan.labels[scan.samples["split"] == part].sum().set_axis(LABELS)
-            if apart := [name for name in LABELS if found[name] != counts[name]]:
-                said.append(f"part {part}: {', '.join(f'{one} {found[one]:.0f} for {counts[one]}' for one in apart)}")
-        return said
+            actual = scan.labels[scan.samples["split"] == part].sum().set_axis(LABELS)
+            if different := [name for name in LABELS if actual[name] != counts[name]]:
+                listed = ", ".join(f"{name} {actual[name]:.0f} for {counts[name]}" for name in different)
+                sentences.append(f"part {part}: {listed}")
+        return sentences
 
     def load(self, sample_id: str) -> RawImage:
         file = self._file(sample_id)
@@ -122,7 +125,7 @@ class RadPath(Reader):
 
 
 def _cases(path: Path, part: str) -> pd.DataFrame:
-    """One label file: the three columns, `part`, and `row` for messages."""
+    """Returns the three columns of a label file, with `part`, and `row` for messages."""
     mend = "wanted a label file of DeepGuide; their folder is cohort.params.labels"
     table = read_table(path, [ID, CLASS, AGE], mend)[[ID, CLASS, AGE]]
     for wrong, what in (
@@ -132,11 +135,11 @@ def _cases(path: Path, part: str) -> pd.DataFrame:
     ):
         refuse_rows(path, wrong, what)
     table[AGE] = pd.to_numeric(table[AGE])
-    return table.assign(part=part, row=[f"{at} of {path.name}" for at in range(FIRST_ROW, len(table) + FIRST_ROW)])
+    return table.assign(part=part, row=[f"{row} of {path.name}" for row in range(FIRST_ROW, len(table) + FIRST_ROW)])
 
 
 def _features(path: Path) -> pd.DataFrame:
-    """Slide features as floats, index = patient, columns `slide_<name>`."""
+    """Returns slide features as floats, index = patient, columns `slide_<name>`."""
     mend = f"wanted {ID} and a column for each feature; without slides: cohort.params.features=null"
     table = read_table(path, [ID], mend).set_index(ID).rename_axis("sample")
     refuse_rows(path, table.index.duplicated(), "a patient that is listed before")

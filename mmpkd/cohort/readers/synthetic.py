@@ -1,13 +1,12 @@
-"""A cohort whose answer is known: does privileged knowledge make a student see what it overlooks?
+"""Generates a cohort with a known answer to the question whether privileged data make a student see what it overlooks.
 
-Every image shows a lesion in noise. Its class is the lesion's subtle texture (lines across, lines
-down, or checks), and beside it stands a conspicuous marker. Training labels are noisy, and in
-training the marker agrees with the noisy label, so a student taught by labels alone reads the
-marker and explains even their errors by it. In validation and test labels are the truth and the
-marker is independent of it, so that student is no better than chance and looks at the marker.
-The privileged views (table, text, superior image) speak of the truth and never of the marker or of
-the label's error: a teacher fitted to them, noisy labels and all, has no use for the marker.
-`benchmarks/known_answer.py` measures what follows; `docs/decisions/known_answer.md` says how the knobs were chosen.
+Every image shows a lesion in noise. Its class is the lesion's subtle texture (lines across, lines down, or checks), and
+a conspicuous marker is in a corner. Training labels are noisy, and the marker of a training image agrees with the noisy
+label, so that a student which learns from labels alone reads the marker, and even predicts the label errors from it. In
+the validation and test parts, labels are true and the marker is independent of them: that student is at chance and
+attends to the marker. The privileged data (table, text, superior image) depend on the true class and never on the
+marker or the label error, so that a teacher fitted to them, with the noisy labels, cannot use the marker.
+`benchmarks/known_answer.py` measures the effect; `docs/decisions/known_answer.md` explains how the options were chosen.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from mmpkd.types import lay_out
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-CLASSES = ("lamellar", "columnar", "reticular")  # lines across, lines down, checks: unchanged by any flip
+CLASSES = ("lamellar", "columnar", "reticular")  # lines across, lines down, checks: flips do not change the class
 TASKS = lay_out([("pattern", "multiclass", CLASSES)])
 COLUMNS = {
     column.name: column
@@ -38,7 +37,7 @@ COLUMNS = {
         Column("signs", "descriptor", "multivalued", separator="&"),
         Column("stiffness", "descriptor", "numeric"),  # kPa
         Column("uptake", "descriptor", "numeric"),  # no unit
-        Column("age", "context", "numeric"),  # years; tells nothing
+        Column("age", "context", "numeric"),  # years; independent of the class
         Column("assessment", "near_label"),
         Column("pathology", "forbidden"),
         Column("patient", "id"),
@@ -57,29 +56,29 @@ GLYPHS = ("bar", "post", "ring")
 
 
 class SyntheticParams(Strict):
-    """The knobs. The defaults are those of the known-answer benchmark; lengths are native pixels."""
+    """The options. The defaults are those of the known-answer benchmark; lengths are pixels of the original image."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    train: Positive = 800  # images of each official split; a patient has one to three
+    train: Positive = 800  # images of the part; a patient has one to three
     val: Positive = 300
     test: Positive = 300
-    side: Annotated[int, Field(ge=32)] = 48  # of the square image: give `cohort.image_size` the same
-    texture: Fraction = 0.16  # amplitude of the lesion's texture; the grain of the image is 0.06
-    label_noise: Fraction = 0.3  # share of training images that carry one of the other two labels
-    marker: bool = True  # False paints none and leaves every other pixel as it was
-    accuracy: Fraction = 0.75  # how often a categorical descriptor, or a typical sign, tells the truth
-    report_accuracy: Fraction = 0.9  # how often the report does
-    missing: Fraction = 0.15  # share of cells, and of reports, that are not there
+    side: Annotated[int, Field(ge=32)] = 48  # of the square image; set `cohort.image_size` to the same value
+    texture: Fraction = 0.16  # amplitude of the lesion's texture; the image noise has a standard deviation of 0.06
+    label_noise: Fraction = 0.3  # share of training images that have one of the other two labels
+    marker: bool = True  # False paints no marker and changes no other pixel
+    accuracy: Fraction = 0.75  # probability that a categorical descriptor, or a typical sign, is true
+    report_accuracy: Fraction = 0.9  # probability that the report is true
+    missing: Fraction = 0.15  # share of cells and of reports that are missing
 
 
 class Synthetic(Reader):
-    """Generated lesions of three textures, with tabular, text and superior-image views, and ROI masks.
+    """Generates lesions of three textures, with tabular, text and superior-image views, and ROI masks.
 
-    Table: one row an image; descriptors tell the truth imperfectly and with gaps, `age` tells
-    nothing, `assessment` nearly states the truth (95 %), `pathology` states it and is forbidden.
-    Text: a sentence or two of `report`. View `superior`: the same scene with the texture made plain,
-    less noise and no marker. ROI: the lesion. Splits are official, by patient; a patient's images
-    share their class. Each image depends on the seed and its own position alone.
+    The table has a row per image: descriptors are true with a stated probability and have missing cells, `age` is
+    independent of the class, `assessment` is true in 95 %, and `pathology` states the class and is forbidden. The text
+    is one or two sentences of `report`. The view `superior` is the same scene with a strong texture, less noise and no
+    marker. The ROI is the lesion. Splits are official and by patient; a patient's images share their class. Each image
+    depends only on the seed and its own position.
     """
 
     Params = SyntheticParams
@@ -91,7 +90,7 @@ class Synthetic(Reader):
         self.params = params
 
     def scan(self) -> Scan:
-        """The table, drawn anew from the seed."""
+        """Draws the table from the seed."""
         table = self._table
         names = table["label"].map(lambda index: CLASSES[index])
         return Scan(
@@ -107,7 +106,7 @@ class Synthetic(Reader):
         )
 
     def load(self, sample_id: str) -> RawImage:
-        """Paint one sample, grey, `side` x `side`, uint8."""
+        """Paints a sample, grey, `side` x `side`, uint8."""
         position, truth, glyph = self._scenes[sample_id]
         knobs = self.params
         scene = _Scene(np.random.default_rng([knobs.seed, 1, position]), knobs.side, truth)
@@ -119,19 +118,19 @@ class Synthetic(Reader):
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        """Per image: patient, split, and as class indices its truth, its label and its marker's glyph."""
+        """A row per image: patient, split, and as class indices the true class, the label and the marker's glyph."""
         knobs = self.params
         generator = np.random.default_rng([knobs.seed, 0])
         parts = []
         for split, count in (("train", knobs.train), ("val", knobs.val), ("test", knobs.test)):
             patient = np.repeat(np.arange(count), generator.integers(1, 4, count))[:count]
             truth = generator.integers(0, 3, count)[patient]
-            wrong = generator.random(count) < knobs.label_noise
-            noisy = np.where(wrong, _other_class(truth, generator), truth)
-            elsewhere = generator.integers(0, 3, count)
-            label, glyph = (noisy, noisy) if split == "train" else (truth, elsewhere)
+            is_noisy = generator.random(count) < knobs.label_noise
+            noisy = np.where(is_noisy, _other_class(truth, generator), truth)
+            independent = generator.integers(0, 3, count)
+            label, glyph = (noisy, noisy) if split == "train" else (truth, independent)
             image = pd.Series(patient).groupby(patient).cumcount().to_numpy()
-            names = [f"{split}-{one:04d}" for one in patient]
+            names = [f"{split}-{number:04d}" for number in patient]
             index = pd.Index([f"{name}-{number}" for name, number in zip(names, image, strict=True)], name="sample")
             columns = {"patient": names, "split": split, "truth": truth, "label": label, "glyph": glyph}
             parts.append(pd.DataFrame(columns, index=index))
@@ -139,7 +138,7 @@ class Synthetic(Reader):
 
     @cached_property
     def _scenes(self) -> dict[str, tuple[int, int, int]]:
-        """Position, truth and glyph by sample id."""
+        """Position, true class and glyph by sample id."""
         table = self._table
         drawn = zip(range(len(table)), table["truth"].tolist(), table["glyph"].tolist(), strict=True)
         return dict(zip(table.index.tolist(), drawn, strict=True))
@@ -174,18 +173,19 @@ class Synthetic(Reader):
 
     @staticmethod
     def _words_by_class(name: str, truth: Ints, accuracy: float, generator: np.random.Generator) -> list[str]:
-        told = np.where(generator.random(len(truth)) < accuracy, truth, _other_class(truth, generator))
-        return [WORDS[name][index] for index in told]
+        """Returns a word for each sample: the word of its true class with probability `accuracy`, else another one."""
+        class_N = np.where(generator.random(len(truth)) < accuracy, truth, _other_class(truth, generator))
+        return [WORDS[name][index] for index in class_N]
 
 
 def _other_class(truth: Ints, generator: np.random.Generator) -> Ints:
-    """One of the other two classes, each as often."""
+    """Draws one of the other two classes with equal probability."""
     return (truth + generator.integers(1, 3, len(truth))) % 3
 
 
 def _signs(truth: Ints, accuracy: float, generator: np.random.Generator) -> list[str]:
-    """Several signs a lesion: its class's own as often as `accuracy`, each other one half as seldom
-    as that is wrong; 'none' where there is none."""
+    """Draws the signs of each lesion: the sign of its class with probability `accuracy`, and each other sign with
+    probability (1 - accuracy) / 2; 'none' if there is no sign."""
     own_N3 = np.eye(3, dtype=bool)[truth]
     seen_N3 = generator.random((len(truth), 3)) < np.where(own_N3, accuracy, (1 - accuracy) / 2)
     return [
@@ -195,7 +195,7 @@ def _signs(truth: Ints, accuracy: float, generator: np.random.Generator) -> list
 
 
 class _Scene:
-    """Where the lesion lies, how it is lined, and what clutters the background; drawn once, painted twice."""
+    """The place and texture of a lesion and the background clutter. They are drawn once and painted into two images."""
 
     def __init__(self, generator: np.random.Generator, side: int, truth: int) -> None:
         self.generator = generator
@@ -212,16 +212,16 @@ class _Scene:
         self.corner = self._free_corner()
 
     def paint(self, texture: float, grain: float) -> Floats:
-        """Grey values around [0, 1]; the lesion is a little darker than its surroundings."""
+        """Returns grey values around [0, 1]; the lesion is slightly darker than its surroundings."""
         noise = grain * self.generator.normal(size=(self.side, self.side))
         return 0.45 + self.clutter + noise + self.opacity * (texture * self.texture - 0.08)
 
     def mark(self, image: Floats, glyph: int) -> None:
-        """Stamp a bright glyph on a dark plate, a sixth of the side wide."""
+        """Paints a bright glyph on a dark square into the image; its width is a sixth of the side."""
         image[self.corner] = np.where(_paint_glyph(GLYPHS[glyph], self.side // 6), 0.9, 0.1)
 
     def _free_corner(self) -> tuple[slice, slice]:
-        """A corner for the marker, one of those that the lesion leaves free."""
+        """Draws a corner for the marker among those that the lesion does not reach."""
         inset, size = self.side // 24, self.side // 6
         ends = (slice(inset, inset + size), slice(self.side - inset - size, self.side - inset))
         free = [(y, x) for y in ends for x in ends if not self.lesion[y, x].any()]
@@ -229,15 +229,15 @@ class _Scene:
 
 
 def _smooth(generator: np.random.Generator, side: int) -> Floats:
-    """Noise of unit variance at 6 x 6 knots, linear between them."""
-    at = np.linspace(0, 5, side)
-    weight = np.clip(1 - np.abs(at[:, None] - np.arange(6)), 0, 1)
+    """Draws smooth noise, which has unit variance at 6 x 6 knots and is linear between them."""
+    position = np.linspace(0, 5, side)
+    weight = np.clip(1 - np.abs(position[:, None] - np.arange(6)), 0, 1)
     smooth: Floats = weight @ generator.normal(size=(6, 6)) @ weight.T
     return smooth
 
 
 def _paint_glyph(name: str, size: int) -> NDArray[np.bool_]:
-    """A horizontal bar, a vertical post, or a ring; each looks the same mirrored."""
+    """Returns a horizontal bar, a vertical post or a ring as a mask; each is mirror-symmetric."""
     middle = np.abs(np.arange(size) - (size - 1) / 2)
     ring = np.maximum(middle[:, None], middle)
     bar: NDArray[np.bool_] = np.repeat((middle < 1.1)[:, None], size, axis=1)

@@ -1,4 +1,4 @@
-"""Where the files of CBIS-DDSM lie, in each of the three layouts that people have.
+"""Finds the files of CBIS-DDSM in each of its three common layouts.
 
   descriptive  NBIA Data Retriever, "descriptive directory name":
                <dir>/08-29-2017-DDSM-NA-96009/1.000000-full mammogram images-63992/1-1.dcm
@@ -6,10 +6,9 @@
   jpeg         the JPEG re-release on Kaggle: jpeg/<SeriesUID>/1-192.jpg, beside csv/dicom_info.csv
 
 The description files name <dir>/<StudyUID>/<SeriesUID>/<name>.dcm. <dir> is the DICOM PatientID
-(`Mass-Training_P_00001_LEFT_CC`, with `_<abnormality>` for a crop or a mask). A descriptive
-name ends with the last five digits of the UID. File names and the columns that a crop and its mask
-stand in are not to be trusted, so all files of both their series are handed on, to be told
-apart by what they hold.
+(`Mass-Training_P_00001_LEFT_CC`, with `_<abnormality>` for a crop or a mask). A descriptive name ends with the last
+five digits of the UID. File names, and the columns for a crop and its mask, are not reliable. Therefore all files of
+both series are returned, and the reader identifies the mask by its content.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from pathlib import Path
 from mmpkd.cohort.formats.tables import read_table
 from mmpkd.types import CohortError
 
-DIGITS = 5  # of a UID, that end a descriptive name
+DIGITS = 5  # the last digits of a UID, which end a descriptive name
 INFO = "dicom_info.csv"
 PREFIXES = ("Mass-Training_", "Mass-Test_", "Calc-Training_", "Calc-Test_")
 WANTED = (
@@ -29,12 +28,13 @@ WANTED = (
 
 
 class Files:
-    """The files of a copy, found by the paths that the description files state."""
+    """Finds the files of a copy by the paths that the description files state."""
 
     def __init__(self, root: Path):
-        """
+        """Recognises the layout of a copy.
+
         Raises:
-            CohortError: no layout is recognised, or a JPEG copy whose dicom_info.csv is not one.
+            CohortError: no layout is recognised, or the dicom_info.csv of a JPEG copy is not as published.
         """
         self.root = root
         self.base, self.is_jpeg = _image_folder(root)
@@ -46,17 +46,18 @@ class Files:
         return [self.info.relative_to(self.root).as_posix()] if self.is_jpeg and self.info else []
 
     def of(self, *stated: str) -> list[str]:
-        """The files of the series that these paths state, relative to the root, sorted.
+        """Returns the files of the series that these paths state, relative to the root, sorted.
 
-        A series that is not there, or that dicom_info.csv gives to another folder, is told by a path that is not there.
+        For a series that is missing, or that dicom_info.csv assigns to another folder, it returns a path that does not
+        exist.
         """
-        found: list[str] = []
-        for one in dict.fromkeys(path.rsplit("/", 1)[0] for path in stated):
-            series = self._series(one)
+        paths: list[str] = []
+        for folder in dict.fromkeys(path.rsplit("/", 1)[0] for path in stated):
+            series = self._series(folder)
             files = sorted(path for path in series.iterdir() if _is_image(path)) if series else []
-            missing = self.base / (one.rsplit("/", 1)[1] if self.is_jpeg else one)
-            found += [path.relative_to(self.root).as_posix() for path in files or [missing]]
-        return found
+            missing = self.base / (folder.rsplit("/", 1)[1] if self.is_jpeg else folder)
+            paths += [path.relative_to(self.root).as_posix() for path in files or [missing]]
+        return paths
 
     def _series(self, stated: str) -> Path | None:
         folder, study, series = stated.split("/")
@@ -67,24 +68,24 @@ class Files:
         if exact.is_dir():
             return exact
         studies = _folders_ending_with(self.base / folder, study)
-        found = [path for each in studies for path in _folders_ending_with(each, series)]
-        return found[0] if len(found) == 1 else None
+        matches = [path for each in studies for path in _folders_ending_with(each, series)]
+        return matches[0] if len(matches) == 1 else None
 
 
 def _is_image(path: Path) -> bool:
-    """Not what macOS leaves beside a file on other disks, `._1-1.dcm`."""
+    """Returns whether a file is an image. Files such as `._1-1.dcm`, which macOS adds on other disks, are none."""
     return path.suffix.lower() in (".dcm", ".jpg", ".jpeg", ".png") and not path.name.startswith("._")
 
 
 def _folders_ending_with(folder: Path, uid: str) -> list[Path]:
-    """Folders whose names end with the last digits of a UID."""
+    """Returns the folders whose names end with the last digits of a UID."""
     if not folder.is_dir():
         return []
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.endswith(f"-{uid[-DIGITS:]}")]
 
 
 def _image_folder(root: Path) -> tuple[Path, bool]:
-    """The folder whose names the description files state, and whether it is a JPEG copy's."""
+    """Returns the folder that the description files' paths start from, and whether the copy has the JPEG layout."""
     level = [root]
     for _ in range(4):
         for folder in level:
@@ -97,7 +98,7 @@ def _image_folder(root: Path) -> tuple[Path, bool]:
 
 
 def _patient_by_series(info: Path) -> dict[str, str]:
-    """DICOM PatientID, which is a folder name, by series UID."""
+    """Returns the DICOM PatientID, which is a folder name, by series UID."""
     wanted = ["SeriesInstanceUID", "PatientID"]
     table = read_table(info, wanted, "is it the re-release's dicom_info.csv?", is_public=True)
     return {series: patient for series, patient in table[wanted].itertuples(index=False) if patient}

@@ -1,17 +1,17 @@
-"""CBIS-DDSM, digitised film mammograms (TCIA, doi 10.7937/K9/TCIA.2016.7O02S9CY; Lee et al., Sci Data
-4:170177, 2017; CC BY 3.0): the four case describe_bad_samples, and images in any layout of `cbis_files`.
+"""Reads CBIS-DDSM, digitised film mammograms: the four case descriptions, and images in any layout of `files.py`.
 
-3,103 images of 1,566 patients, with 3,568 abnormalities; binary task `malignant` (the two BENIGN are not).
+Source: TCIA, doi 10.7937/K9/TCIA.2016.7O02S9CY; Lee et al., Sci Data 4:170177, 2017; CC BY 3.0. There are 3,103 images
+of 1,566 patients with 3,568 abnormalities, and the binary task `malignant` (both BENIGN pathologies are benign).
 
-- Two official splits, of masses and of calcifications: 31 patients are in the training part of one and in
-  the test part of the other, and 29 of the 71 views that are stored twice cross that line. Read together,
-  those patients leave the training part (64 images). The other 42 views stay twice, both in one part.
-- An image shows up to seven abnormalities (293 show several, of which 17 both malignant and benign ones). By
-  default a sample is an image: malignant if any is, its descriptors the union, its region the union of masks.
-- `assessment` (BI-RADS) nearly states the label. `subtlety` and `breast_density` 0 are missing.
+- There are two official splits, of masses and of calcifications. 31 patients are in the training part of one and in the
+  test part of the other, and so are 29 of the 71 views that are stored twice. If both kinds are read, these patients
+  are removed from the training part (64 images). The other 42 views stay twice, both in the same part.
+- An image shows up to seven abnormalities (293 show several, of which 17 both malignant and benign ones). By default a
+  sample is an image: malignant if any abnormality is, with the union of their descriptors and of their masks.
+- `assessment` (BI-RADS) nearly states the label. A `subtlety` or `breast_density` of 0 is a missing value.
 - Descriptors join several values by hyphens, in any order and some twice. LUCENT_CENTERED is LUCENT_CENTER.
-- A crop and its mask are told apart by what they hold, whatever their names and columns say: the mask has the
-  size of the mammogram and two values.
+- A mask is identified by its content and not by its name or column, because a crop and its mask may be swapped there:
+  the mask has the size of the mammogram and two values.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MEND = "is it the description file as published?"
 MISSING = ("", "N/A", "NA")
 PATHOLOGY = {"MALIGNANT": "malignant", "BENIGN": "benign", "BENIGN_WITHOUT_CALLBACK": "benign"}
 SAME_ATOM = {"LUCENT_CENTERED": "LUCENT_CENTER"}
-MAX_RATIO = 1.25  # of a mask's sides to its image's; beyond it, another image's
+MAX_RATIO = 1.25  # of a mask's sides to those of its image; with a larger ratio it belongs to another image
 LESION = "lesion"
 IMAGE, CROP, MASK = "image_file_path", "cropped_image_file_path", "roi_mask_file_path"
 
@@ -74,24 +74,26 @@ OF_KIND: dict[Kind, tuple[Column, ...]] = {
 
 class CbisDdsmParams(Strict):
     kinds: tuple[Kind, ...] = Field(KINDS, min_length=1)
-    rows: Literal["image", "abnormality"] = "image"  # what a sample is; an abnormality has its own region and label
+    rows: Literal["image", "abnormality"] = "image"  # the unit of a sample; an abnormality has its own region and label
     mixed: Literal["malignant", "left_out"] = "malignant"  # an image with malignant and benign abnormalities
 
 
 class CbisDdsm(Reader):
-    """A copy of CBIS-DDSM with its description files."""
+    """Reads a copy of CBIS-DDSM with its description files."""
 
     Params = CbisDdsmParams
     VERSION: ClassVar[int] = 2
     needs_root: ClassVar[bool] = True
     credentialed: ClassVar[bool] = False
-    windowed: ClassVar[bool] = True  # the JPEG re-release is 8-bit of the same 16-bit films
+    windowed: ClassVar[bool] = True  # the JPEG re-release has the same films at 8 bits
 
     def __init__(self, root: Path | None, params: CbisDdsmParams) -> None:
         assert root is not None
         self.root = root
         self.params = params
-        self._files: dict[str, tuple[str, list[list[str]]]] = {}  # by sample: its image, and what may be each mask
+        self._files: dict[
+            str, tuple[str, list[list[str]]]
+        ] = {}  # by sample: its image, and for each mask the files that may be it
 
     def scan(self) -> Scan:
         scan, stated = self.describe()
@@ -104,7 +106,10 @@ class CbisDdsm(Reader):
         return replace(scan, files=listed, tables=[*scan.tables, *files.tables])
 
     def describe(self) -> tuple[Scan, pd.DataFrame]:
-        """What the description files alone say; and the paths they state, a row an abnormality, index = sample."""
+        """Returns the scan from the description files alone, and the paths that they state.
+
+        The paths have a row per abnormality, with the sample as index.
+        """
         kinds = [kind for kind in KINDS if kind in self.params.kinds]
         columns = {column.name: column for column in (*SHARED, *(one for kind in kinds for one in OF_KIND[kind]))}
         paths = {(kind, part): self._description_path(kind, part) for kind in kinds for part in ("train", "test")}
@@ -127,7 +132,7 @@ class CbisDdsm(Reader):
             tasks=(task,),
             samples=first.set_axis(["patient", "split"], axis=1),
             labels=encode_labels(task, groups["pathology"].max()),  # malignant comes after benign
-            privileged=pd.DataFrame({one.name: _join_values(table, one) for one in admitted}),
+            privileged=pd.DataFrame({column.name: _join_values(table, column) for column in admitted}),
             columns=columns,
             unlisted=tuple(name for name in table.columns if name not in columns and name not in ("part", "sample")),
             channels=1,
@@ -157,7 +162,7 @@ class CbisDdsm(Reader):
 
 
 def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
-    """A description file as text, missing as NaN, `pathology` as the task's labels, with the official `part`."""
+    """Reads a description file as text, NaN where missing; `pathology` holds the task's labels, `part` the official part."""
     table = read_table(path, [column.name for column in (*SHARED, *OF_KIND[kind])], MEND, is_public=True)
     table = table.mask(table.isin(MISSING))
     named = table[["patient_id", "abnormality_id", "pathology"]]
@@ -182,15 +187,15 @@ def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
 
 
 def _without_shared_patients(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Without the training rows of patients who are in the test part too; and what to say of it."""
+    """Removes the training rows of patients who are in the test part too; also returns notes about it."""
     shared = table.groupby("patient_id")["part"].transform("nunique") > 1
-    leaving = shared & (table["part"] == "train")
-    kept = table[~leaving]
+    is_removed = shared & (table["part"] == "train")
+    kept = table[~is_removed]
     notes = []
-    if leaving.any():
+    if is_removed.any():
         notes.append(
             f"{table.loc[shared, 'patient_id'].nunique()} patients are in the training part of one kind and in the "
-            f"test part of the other: their {table.loc[leaving, IMAGE].nunique()} training images are left out"
+            f"test part of the other: their {table.loc[is_removed, IMAGE].nunique()} training images are left out"
         )
     views = kept.groupby(["patient_id", "left_or_right_breast", "image_view"])["abnormality_type"].nunique()
     if twice := int((views > 1).sum()):
@@ -199,7 +204,7 @@ def _without_shared_patients(table: pd.DataFrame) -> tuple[pd.DataFrame, list[st
 
 
 def _join_values(table: pd.DataFrame, column: Column) -> pd.Series:
-    """One cell a sample: the union of its abnormalities' values, or the highest grade; NaN where none is known."""
+    """Returns a cell per sample: the union of its abnormalities' values, or the highest grade; NaN if none is known."""
     cells = table[["sample", column.name]].dropna()
     if column.kind == "multivalued":
         cells[column.name] = cells[column.name].str.split("-")
@@ -211,20 +216,20 @@ def _join_values(table: pd.DataFrame, column: Column) -> pd.Series:
 
 
 def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
-    """The one file that is two-valued and of the image's size, give or take `MAX_RATIO`; resized where it differs.
+    """Returns the mask: the one file that has two values and the image's size within `MAX_RATIO`, resized if needed.
 
     Raises:
-        BadSample: none, or several that fit alike.
+        BadSample: no file fits, or several different ones fit equally well.
     """
     sizes = {file: image_size(root, file) for file in files}
     fits = [file for file, size in sizes.items() if _size_ratio(size, shape) <= MAX_RATIO]
     if not fits:
-        found = ", ".join(f"{width} x {height}" for height, width in sizes.values())
-        raise BadSample(files[0], f"no mask: its region's files are {found} pixels, the image {shape[1]} x {shape[0]}")
+        listed = ", ".join(f"{width} x {height}" for height, width in sizes.values())
+        raise BadSample(files[0], f"no mask: its region's files are {listed} pixels, the image {shape[1]} x {shape[0]}")
     masks = {}
     for file in fits:
         pixels = read_image(root, file)
-        with suppress(BadSample):  # a picture
+        with suppress(BadSample):  # the file is a picture
             masks[file] = two_valued_mask(pixels, file)
     if not masks:
         raise BadSample(fits[0], "no mask: its region's files of the image's size hold more than two values")
@@ -238,5 +243,5 @@ def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarra
 
 
 def _size_ratio(size: tuple[int, int], shape: tuple[int, ...]) -> float:
-    """How far two frames are apart: the larger ratio of their sides, 1 or more."""
-    return max(max(one, other) / max(1, min(one, other)) for one, other in zip(size, shape, strict=False))
+    """Returns the larger ratio of the sides of two frames, 1 or more."""
+    return max(max(sides) / max(1, min(sides)) for sides in zip(size, shape, strict=False))

@@ -1,4 +1,4 @@
-"""The labels of Derm7pt: how raw strings make classes, what these score, and how many cases DeepGuide has of each.
+"""The labels of Derm7pt: the classes of raw strings, the points of the classes, and DeepGuide's number of cases.
 
 Grouping and points: github.com/jeremykawahara/derm7pt, dataset.py. Counts: the label files of
 github.com/mayurmallya/DeepGuide (Mallya & Hamarneh, MICCAI 2022).
@@ -51,7 +51,7 @@ CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "dots_and_globules": REGULARITY,
     "regression_structures": {**ABSENT, "PRS": ("blue areas", "white areas", "combinations")},
 }
-# The seven-point checklist: what one class of each criterion adds to the score.
+# The seven-point checklist: for each criterion, the class that adds to the score, and its points.
 POINTS = {
     "pigment_network": ("ATP", 2),
     "blue_whitish_veil": ("PRS", 2),
@@ -61,7 +61,7 @@ POINTS = {
     "dots_and_globules": ("IR", 1),
     "regression_structures": ("PRS", 1),
 }
-# DeepGuide's label files: the cases that they lack, by case_num; and how many they have in train, val, test.
+# DeepGuide's label files: the case_num of the cases that they lack, and their number of cases in train, val and test.
 DEEPGUIDE_LACKS = ("566", "801", "825", "828", "834", "835", "840", "845", "852")
 DEEPGUIDE_PARTS = (408, 202, 392)
 DEEPGUIDE_COUNTS: Mapping[str, Mapping[str, tuple[int, int, int]]] = {

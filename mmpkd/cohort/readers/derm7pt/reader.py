@@ -1,18 +1,19 @@
-"""Seven-Point Checklist Dermatology (http://derm.cs.sfu.ca; Kawahara et al., JBHI 23(2), 2019), release_v0 as unpacked.
+"""Reads Seven-Point Checklist Dermatology (Derm7pt), the folder release_v0 as unpacked.
 
-1,011 cases of a teaching atlas, each a clinical photograph (the image) and a dermoscopic picture (the view
-`dermoscopy`), labelled with a diagnosis and the seven criteria. Eight tasks, their 24 classes grouped from the raw
-strings as in the authors' `GroupInfrequent` (github.com/jeremykawahara/derm7pt, dataset.py).
+Source: http://derm.cs.sfu.ca; Kawahara et al., JBHI 23(2), 2019. There are 1,011 cases of a teaching atlas, each with a
+clinical photograph (the image) and a dermoscopic picture (the view `dermoscopy`), labelled with a diagnosis and the
+seven criteria. These are eight tasks, whose 24 classes are grouped from the raw strings as in the authors'
+`GroupInfrequent` (github.com/jeremykawahara/derm7pt, dataset.py).
 
-- In nine cases the photograph is missing or was replaced: `clinic` and `derm` name one file, and `notes` says so. They
-  are left out: case_num 565, 800, 824, 827, 833, 834, 839, 844, 851.
-- DeepGuide (Mallya & Hamarneh, MICCAI 2022) means to leave out those nine, but its label files lack the cases one row
-  further down, 566, 801, 825, 828, 834, 835, 840, 845, 852, and keep eight pairs of one picture twice (two train, five
-  validate, one tests). `unpaired: deepguide` reads its 408 + 202 + 392 cases, for comparison with its tables.
-- No column says whose a lesion is (`case_id` is empty in most rows, and of one case each): a case is a patient.
+- In nine cases the photograph is missing or was replaced: `clinic` and `derm` name the same file, as the column `notes`
+  states. They are left out: case_num 565, 800, 824, 827, 833, 834, 839, 844, 851.
+- DeepGuide (Mallya & Hamarneh, MICCAI 2022) intends to leave out those nine, but its label files lack the cases one row
+  further down, 566, 801, 825, 828, 834, 835, 840, 845, 852, and keep eight pairs that are the same picture twice (two
+  in train, five in val, one in test). `unpaired: deepguide` reads its 408 + 202 + 392 cases, to compare with its tables.
+- No column identifies the patient (`case_id` is empty in most rows and otherwise unique), so a case is a patient.
 - `seven_point_score` is the sum of the criteria, and `level_of_diagnostic_difficulty` and `management` were judged by
-  people who knew the diagnosis: near labels. Sex, site and elevation are what an examination finds: context.
-- File names differ in case from the table's in places, so they are compared without it.
+  people who knew the diagnosis, so these are near labels. Sex, site and elevation are context.
+- Some file names differ in case from the table, so names are compared regardless of case.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from mmpkd.types import CohortError, lay_out
 FOLDER = "release_v0"
 META = "meta.csv"
 MEND = f"is it {FOLDER} as published?"
-PARTS = {"train": "train", "valid": "val", "test": "test"}  # of the index files: of a store
+PARTS = {"train": "train", "valid": "val", "test": "test"}  # name in the index files: name in a store
 DERMOSCOPY = "dermoscopy"
 
 COLUMNS = (
@@ -55,13 +56,13 @@ COLUMNS = (
 
 
 class Derm7ptParams(Strict):
-    border: int = Field(25, ge=0)  # pixels cut off at each side of both pictures, as the authors' loader does
-    # leave out the cases without a photograph of their own, or those that DeepGuide's label files lack
+    border: int = Field(25, ge=0)  # pixels cut off at each side of both pictures, as in the authors' loader
+    # which cases are left out: those without a photograph of their own, or those that DeepGuide's label files lack
     unpaired: Literal["left_out", "deepguide"] = "left_out"
 
 
 class Derm7pt(Reader):
-    """The folder release_v0, or the one it lies in."""
+    """Reads the folder release_v0, given as root or inside the root."""
 
     Params = Derm7ptParams
     VERSION: ClassVar[int] = 1
@@ -80,8 +81,8 @@ class Derm7pt(Reader):
         notes = [_left_out_note(table[in_part & ~kept], self.params.unpaired)]
         if not in_part.all():
             notes.append(f"cases that are in none of the index files, left out: {(~in_part).sum()}")
-        if still := int((table["clinic"] == table["derm"])[in_part & kept].sum()):
-            notes.append(f"cases that stay though their photograph is the dermoscopic picture: {still}")
+        if num_unpaired := int((table["clinic"] == table["derm"])[in_part & kept].sum()):
+            notes.append(f"cases that stay though their photograph is the dermoscopic picture: {num_unpaired}")
         if self.params.border:
             notes.append(f"{self.params.border} pixels are cut off at each side of both pictures")
         table = table[in_part & kept].set_index("case_num").rename_axis("sample")
@@ -111,26 +112,26 @@ class Derm7pt(Reader):
         )
 
     def deviations(self, scan: Scan) -> list[str]:
-        """How this copy differs from the published one, which is known by DeepGuide's choice of its cases."""
+        """Returns how this copy differs from DeepGuide's choice of cases, whose counts are published."""
         table, _ = self._cases()
         chosen = table[table["part"].notna() & _is_kept(table, "deepguide")]
-        said = []
+        sentences = []
         for position, part in enumerate(PARTS.values()):
             cases = chosen[chosen["part"] == part]
             if len(cases) != DEEPGUIDE_PARTS[position]:
-                said.append(f"part {part} has {len(cases)} of DeepGuide's {DEEPGUIDE_PARTS[position]} cases")
+                sentences.append(f"part {part} has {len(cases)} of DeepGuide's {DEEPGUIDE_PARTS[position]} cases")
             for task, counts in DEEPGUIDE_COUNTS.items():
-                found = {name: int((cases[task] == name).sum()) for name in counts}
-                if apart := [name for name in counts if found[name] != counts[name][position]]:
-                    listed = ", ".join(f"{name} {found[name]} for {counts[name][position]}" for name in apart)
-                    said.append(f"{task} in part {part}: {listed}")
+                actual = {name: int((cases[task] == name).sum()) for name in counts}
+                if different := [name for name in counts if actual[name] != counts[name][position]]:
+                    listed = ", ".join(f"{name} {actual[name]} for {counts[name][position]}" for name in different)
+                    sentences.append(f"{task} in part {part}: {listed}")
         pictures = pd.concat([table["clinic"], table["derm"][table["clinic"] != table["derm"]]])
         if shared := int((pictures.value_counts() > 1).sum()):
-            said.append(f"pictures that stand in several cases: {shared}")
-        points_N = np.sum([(table[name] == one) * weight for name, (one, weight) in POINTS.items()], axis=0)
-        if wrong := int((points_N != table["seven_point_score"].astype(int)).sum()):
-            said.append(f"cases whose seven_point_score is not the sum of their criteria: {wrong}")
-        return said
+            sentences.append(f"pictures that stand in several cases: {shared}")
+        points_N = np.sum([(table[name] == label) * points for name, (label, points) in POINTS.items()], axis=0)
+        if num_wrong := int((points_N != table["seven_point_score"].astype(int)).sum()):
+            sentences.append(f"cases whose seven_point_score is not the sum of their criteria: {num_wrong}")
+        return sentences
 
     def load(self, sample_id: str) -> RawImage:
         if not self._files:
@@ -160,7 +161,8 @@ class Derm7pt(Reader):
         )
 
     def _cases(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
-        """All cases: labels as classes, pictures as paths under the root, `part` or NaN; and columns with no role."""
+        """Returns all cases, and the columns without a role. Labels are classes, pictures are paths under the root, and
+        `part` is NaN for a case that is in no part."""
         base = self._base()
         path = base / "meta" / META
         table = read_table(path, [column.name for column in COLUMNS], MEND, is_public=True)
@@ -178,11 +180,11 @@ class Derm7pt(Reader):
         for name in ("clinic", "derm"):
             stated = table[name]
             refuse_rows(path, stated == "", f"no {name}")
-            found = stated.map(lambda one: _matching_files(one, listing))
-            wanted = f"a {name} that several files are named by, but for case"
-            refuse_rows(path, found.str.len() > 1, wanted, stated)
+            matches = stated.map(lambda name: _matching_files(name, listing))
+            problem = f"a {name} that several files are named by, but for case"
+            refuse_rows(path, matches.str.len() > 1, problem, stated)
             folder = (base / "images").relative_to(self.root).as_posix()
-            table[name] = [f"{folder}/{one[0]}" for one in found]
+            table[name] = [f"{folder}/{files[0]}" for files in matches]
         known = {column.name for column in COLUMNS}
         unlisted = tuple(str(name) for name in table.columns if name not in known)
         return table.assign(part=_part_of_cases(base / "meta", len(table))), unlisted
@@ -200,7 +202,7 @@ def _left_out_note(cases: pd.DataFrame, unpaired: Literal["left_out", "deepguide
 
 
 def _part_of_cases(folder: Path, num_cases: int) -> pd.Series:
-    """The part of each case, NaN where it is in none. The index files hold positions in meta.csv, from 0."""
+    """Returns the part of each case; NaN if it is in none. The index files hold positions in meta.csv, from 0."""
     part_N = np.full(num_cases, np.nan, object)
     for name, part in PARTS.items():
         path = folder / f"{name}_indexes.csv"
@@ -216,7 +218,7 @@ def _part_of_cases(folder: Path, num_cases: int) -> pd.Series:
 
 
 def _list_images(folder: Path) -> dict[str, list[str]]:
-    """The files below a folder, relative to it, by their names in lower case."""
+    """Returns the files below a folder, relative to it, by their names in lower case."""
     listing: dict[str, list[str]] = {}
     for where, _, names in os.walk(folder, followlinks=True):
         for name in names:
@@ -226,6 +228,6 @@ def _list_images(folder: Path) -> dict[str, list[str]]:
 
 
 def _matching_files(stated: str, listing: Mapping[str, list[str]]) -> list[str]:
-    """What a stated name may mean: the file of that very name, else those of another case; itself if none is there."""
+    """Returns the file with exactly this name, else the files that differ in case; the name itself if there is none."""
     alike = listing.get(stated.lower(), [])
     return alike if alike and stated not in alike else [stated]

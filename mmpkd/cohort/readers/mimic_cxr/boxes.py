@@ -1,8 +1,8 @@
-"""MS-CXR: boxes of eight findings on MIMIC-CXR images (PhysioNet; Boecking et al., ECCV 2022), CSV or COCO JSON.
+"""Reads MS-CXR, boxes of eight findings on MIMIC-CXR images (PhysioNet; Boecking et al., ECCV 2022), CSV or COCO JSON.
 
-A box is its top left corner and its size, x, y, width and height in pixels of the full JPEG; some public loaders
-misread it as two corners. CSV 1.1.0 has a column `split`, which is not to be trusted and not read; JSON states the
-image's size on the annotation. Images are found by their dicom_id: `path` begins with `files/` or not.
+A box is its top left corner and its size: x, y, width and height in pixels of the full JPEG. Some public loaders
+misread it as two corners. CSV 1.1.0 has a column `split`, which is unreliable and not read. JSON states the image's size in the
+annotation. Images are found by their dicom_id, because `path` does not always begin with `files/`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ FRAME = ("x", "y", "w", "h", "image_width", "image_height")
 
 
 class Box(NamedTuple):
-    """x, y: top left, from 0; all in pixels of the full image, whose own size it states."""
+    """A box of a finding in pixels of the full image: x and y of its top left corner, from 0, its size, and the size of
+    the image."""
 
     finding: str
     x: float
@@ -48,10 +49,10 @@ class Box(NamedTuple):
 
 
 def read_boxes(path: Path) -> pd.DataFrame:
-    """A row a box: dicom_id, category_name, x, y, w, h, image_width, image_height (floats), path (may be empty).
+    """Returns a row per box: dicom_id, category_name, x, y, w, h, image_width, image_height (floats), path (or empty).
 
     Raises:
-        CohortError: neither MS-CXR's CSV nor its COCO JSON; ids, findings or numbers that are none.
+        CohortError: the file is neither MS-CXR's CSV nor its COCO JSON, or an id, a finding or a number is invalid.
     """
     is_json = path.suffix == ".json"
     table, unit = (_from_json(path), "annotation") if is_json else (_from_csv(path), "row")
@@ -81,14 +82,15 @@ def _annotations(path: Path) -> pd.DataFrame:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if lacking := [name for name in ("categories", "images", "annotations") if name not in content]:
         raise CohortError(f"{path}: no {', '.join(lacking)}; {MEND}")
-    names = {one["id"]: one["name"] for one in content["categories"]}
-    images = {one["id"]: one for one in content["images"]}
+    names = {category["id"]: category["name"] for category in content["categories"]}
+    images = {image["id"]: image for image in content["images"]}
     rows = []
-    for number, one in enumerate(content["annotations"], 1):
+    for number, annotation in enumerate(content["annotations"], 1):
         try:
-            image, finding, (x, y, width, height) = images[one["image_id"]], names[one["category_id"]], one["bbox"]
+            image, finding = images[annotation["image_id"]], names[annotation["category_id"]]
+            x, y, width, height = annotation["bbox"]
             file = str(image.get("path") or image["file_name"])
-            size = [one.get(name, image.get(name)) for name in ("width", "height")]
+            size = [annotation.get(name, image.get(name)) for name in ("width", "height")]
         except (KeyError, TypeError, ValueError, AttributeError):
             what = "its image or category is not listed, or its bbox is not x, y, width and height"
             raise CohortError(f"{path}: annotation {number}: {what}; {MEND}") from None
@@ -100,12 +102,12 @@ def _annotations(path: Path) -> pd.DataFrame:
 
 
 def held_out_part(patient: str) -> Literal["val", "test"]:
-    """The part of a patient who has boxes, from the SHA-256 of the id: a third validates, two thirds test."""
+    """Returns the part of a patient who has boxes, by the SHA-256 of the id: a third is in val, two thirds in test."""
     return "val" if int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 3 == 0 else "test"
 
 
 def boxes_by_image(table: pd.DataFrame) -> dict[str, list[Box]]:
-    """The boxes of each image, by dicom_id."""
+    """Returns the boxes of each image, by dicom_id."""
     boxes: dict[str, list[Box]] = {}
     for dicom_id, finding, *frame in table[["dicom_id", "category_name", *FRAME]].itertuples(index=False):
         boxes.setdefault(dicom_id, []).append(Box(finding, *frame))
@@ -113,18 +115,18 @@ def boxes_by_image(table: pd.DataFrame) -> dict[str, list[Box]]:
 
 
 def draw(boxes: Sequence[Box], shape: tuple[int, ...], file: str) -> list[tuple[str, np.ndarray]]:
-    """(finding, H x W bool) pairs, in the order of `BOXED`: the union of each finding's boxes.
+    """Draws the union of each finding's boxes as (finding, H x W bool) pairs, in the order of `BOXED`.
 
     Raises:
-        BadSample: the image is not of the size that a box states, or a box is empty or reaches out of it.
+        BadSample: the image has another size than a box states, or a box is empty or reaches beyond the image.
     """
     masks: dict[str, np.ndarray] = {}
-    for one in boxes:
-        if (one.image_height, one.image_width) != shape[:2]:
-            stated = f"{one.image_width:g} x {one.image_height:g}"
+    for box in boxes:
+        if (box.image_height, box.image_width) != shape[:2]:
+            stated = f"{box.image_width:g} x {box.image_height:g}"
             raise BadSample(file, f"is {shape[1]} x {shape[0]} pixels, a box on it is of an image of {stated}")
-        if one.width <= 0 or one.height <= 0:
+        if box.width <= 0 or box.height <= 0:
             raise BadSample(file, "a box on it has no area")
-        mask = box_mask((one.x, one.y, one.width, one.height), shape, file)
-        masks[one.finding] = mask | masks.get(one.finding, False)
+        mask = box_mask((box.x, box.y, box.width, box.height), shape, file)
+        masks[box.finding] = mask | masks.get(box.finding, False)
     return [(finding, masks[finding]) for finding in BOXED if finding in masks]

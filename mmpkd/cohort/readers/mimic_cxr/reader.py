@@ -1,15 +1,17 @@
-"""MIMIC-CXR-JPG 2.1.0, chest radiographs (PhysioNet, doi 10.13026/jsn5-t979; Johnson et al., arXiv 1901.07042),
-with the reports of MIMIC-CXR and the boxes of MS-CXR where they are given. Credentialed: messages name rows.
+"""Reads MIMIC-CXR-JPG 2.1.0, chest radiographs, with the reports of MIMIC-CXR and the boxes of MS-CXR if given.
 
-377,110 images of 227,835 studies of 65,379 patients; one multi-label task `findings`. Every path is under the root:
-`files/p10/p10000032/s50414267/<dicom_id>.jpg`, `mimic-cxr-2.0.0-{metadata,split,chexpert,negbio}.csv.gz` or `.csv`.
+Source: PhysioNet, doi 10.13026/jsn5-t979; Johnson et al., arXiv 1901.07042. The data are credentialed, so messages name
+rows. There are 377,110 images of 227,835 studies of 65,379 patients, and one multi-label task, `findings`. All paths
+are under the root: `files/p10/p10000032/s50414267/<dicom_id>.jpg`, and
+`mimic-cxr-2.0.0-{metadata,split,chexpert,negbio}.csv.gz` or `.csv`.
 
-- Labels are a study's, and were read from its report by a program: from the impression, or from the findings where
-  there is no impression (12.5 %). So the impression and the last paragraph are near-label sections, and of a
-  report without impression even the findings are what the labels came from: they are counted in a note.
-- Not mentioned is not negated, and -1 is uncertain: see `decide_labels`. A study without any label stays unknown.
-- The patients of MS-CXR leave fitting, whatever their official part and whatever MS-CXR's own `split` says.
-- A ViewPosition may be empty: `views` calls it `unstated`.
+- Labels belong to a study. A program read them from its report: from the impression, or from the findings where there
+  is no impression (12.5 %). So the impression and the last paragraph are near-label sections. In a report without an
+  impression, even the findings are the source of the labels; a note counts such reports.
+- A finding that is not mentioned is not negated, and -1 is uncertain: see `decide_labels`. A study without any label
+  stays unknown.
+- Patients of MS-CXR are never in the training part, regardless of their official part and of MS-CXR's own `split`.
+- An empty ViewPosition is called `unstated` in `views`.
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ from mmpkd.types import CohortError, ConfigError, lay_out
 
 PARTS = {"train": "train", "validate": "val", "test": "test"}
 UNSTATED = "unstated"
-VIEWS = ("AP", "PA", "LATERAL", "LL", UNSTATED)  # the common ones; what else the table holds may be named as well
+VIEWS = ("AP", "PA", "LATERAL", "LL", UNSTATED)  # the common values; any other value of the table may be named as well
 CONTEXT = (
     "ViewPosition",
     "PerformedProcedureStepDescription",
@@ -57,14 +59,17 @@ IDS = ("dicom_id", "subject_id", "study_id", "StudyDate", "StudyTime")
 
 
 class MimicCxrParams(Strict):
-    """`reports`: the folder of `files/p10/p10000032/s50414267.txt`; `boxes`: MS-CXR's CSV or JSON; under the root."""
+    """The options. `reports` is the folder that holds `files/p10/p10000032/s50414267.txt`, and `boxes` is MS-CXR's CSV
+    or JSON; both are under the root."""
 
     labeller: Literal["chexpert", "negbio"] = "chexpert"
-    test_labels: Literal["labeller", "expert"] = "labeller"  # expert: 687 studies of the test part, no other there
+    test_labels: Literal["labeller", "expert"] = (
+        "labeller"  # expert: the test part has the experts' labels of 687 studies only
+    )
     labels: tuple[Finding, ...] = FINDINGS
     uncertain: Policy = "ignore"  # -1
     empty: Policy = "zero"  # not mentioned, in a study that has a label
-    no_finding: Literal["implies", "as_given"] = "implies"  # implies: it denies the others, and they deny it
+    no_finding: Literal["implies", "as_given"] = "implies"  # implies: it negates the other findings, and they negate it
     views: tuple[str, ...] = ("AP", "PA")  # values of ViewPosition, or unstated
     reports: str | None = None
     sections: tuple[Section | NearLabel, ...] = ("findings",)
@@ -105,7 +110,7 @@ class MimicCxrParams(Strict):
 
 
 class MimicCxr(Reader):
-    """A copy of MIMIC-CXR-JPG, or of whole patients of it; 8-bit grey images, equalised as published."""
+    """Reads a copy of MIMIC-CXR-JPG, or of some of its patients; images are 8-bit grey and equalised, as published."""
 
     Params = MimicCxrParams
     VERSION: ClassVar[int] = 2
@@ -163,7 +168,7 @@ class MimicCxr(Reader):
         )
 
     def deviations(self, scan: Scan) -> list[str]:
-        """The tables' counts by official part, whatever the options leave out, against those of version 2.1.0."""
+        """Compares the tables' counts by official part with those of version 2.1.0, regardless of the options."""
         return describe_differences(self._counts or count_images(self._images()[0]))
 
     def load(self, sample_id: str) -> RawImage:
@@ -176,7 +181,7 @@ class MimicCxr(Reader):
         return RawImage(image, rois=draw(self._boxes.get(sample_id, ()), image.shape, file))
 
     def _images(self) -> tuple[pd.DataFrame, tuple[str, ...], list[Path]]:
-        """Metadata with `row` and the official `split`; its columns without a role; and the paths of both tables."""
+        """Returns the metadata with `row` and official `split`, the columns without a role, and both tables' paths."""
         path, split_path = find_table(self.root, METADATA), find_table(self.root, SPLIT)
         table = read_ids(path, ("dicom_id", "subject_id", "study_id", *CONTEXT), "dicom_id")
         split = read_ids(split_path, ("dicom_id", "subject_id", "study_id", "split"), "dicom_id")
@@ -192,9 +197,10 @@ class MimicCxr(Reader):
         return table.assign(split=split["split"].to_numpy(), row=rows), unlisted, [path, split_path]
 
     def _path(self, option: str, value: str) -> Path:
-        """
+        """Returns the path of the option `reports` or `boxes`.
+
         Raises:
-            ConfigError: there is nothing of this kind.
+            ConfigError: there is no such folder or file.
         """
         path = self.root / value
         if not (path.is_dir() if option == "reports" else path.is_file()):
@@ -203,12 +209,12 @@ class MimicCxr(Reader):
         return path
 
     def _hold_out(self, table: pd.DataFrame, path: Path) -> list[str]:
-        """Moves the patients with boxes out of fitting, in `table`, and says so."""
+        """Moves the patients with boxes out of the training part of `table`, and returns notes about it."""
         boxes = read_boxes(path)
         subject = boxes["dicom_id"].map(table.set_index("dicom_id")["subject_id"])
         if subject.isna().all():
             raise CohortError(f"{path}: none of its images is in {METADATA}; are both of the same data set?")
-        # An image that a part copy leaves out still tells its patient, whose other images may be here.
+        # A partial copy may lack the image of a box, but have other images of that patient, whom the path identifies.
         subjects = subject.fillna(boxes["path"].str.extract(r"\bp([0-9]{8})\b")[0])
         if unknown := int(subjects.isna().sum()):
             what = f"{unknown} boxes are of images that {METADATA} lacks, and state no path that tells their patient"
@@ -217,7 +223,7 @@ class MimicCxr(Reader):
         part = {patient: held_out_part(patient) for patient in patients & set(table["subject_id"])}
         table["part"] = table["subject_id"].map(part).fillna(table["part"])
         self._boxes = boxes_by_image(boxes)
-        num_val = sum(one == "val" for one in part.values())
+        num_val = sum(name == "val" for name in part.values())
         notes = [
             f"{len(part)} patients with boxes leave fitting, whatever their official part: {num_val} are in val, "
             f"{len(part) - num_val} in test"
@@ -227,24 +233,24 @@ class MimicCxr(Reader):
         return notes
 
     def _keep_views(self, table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-        """The rows whose view is asked for."""
+        """Returns the rows whose view is one of the option `views`."""
         view = table["ViewPosition"].mask(table["ViewPosition"] == "", UNSTATED)
         views = list(self.params.views)
         if unknown := set(views) - set(VIEWS) - set(view):
-            told = "; ".join(f"no image has ViewPosition {name!r}{near(name, VIEWS)}" for name in sorted(unknown))
-            raise ConfigError.at("cohort.params.views", told)
+            problem = "; ".join(f"no image has ViewPosition {name!r}{near(name, VIEWS)}" for name in sorted(unknown))
+            raise ConfigError.at("cohort.params.views", problem)
         kept = view.isin(views)
         if not kept.any():
             raise ConfigError.at("cohort.params.views", f"no image has a ViewPosition of {', '.join(views)}")
         if num_left := int((~kept).sum()):
             unstated = int((view[~kept] == UNSTATED).sum())
             boxed = int(table.loc[~kept, "dicom_id"].isin(list(self._boxes)).sum())
-            told = f"left out: {num_left} images whose ViewPosition is not {' or '.join(views)}"
-            notes.append(f"{told}; {unstated} of them state none" + (f", {boxed} have boxes" if boxed else ""))
+            note = f"left out: {num_left} images whose ViewPosition is not {' or '.join(views)}"
+            notes.append(f"{note}; {unstated} of them state none" + (f", {boxed} have boxes" if boxed else ""))
         return table[kept].reset_index(drop=True)
 
     def _text(self, folders: pd.Series, index: pd.Index, notes: list[str]) -> pd.DataFrame | None:
-        """The sections asked for, by sample. Adds the reports to `_files`."""
+        """Returns the sections of the options by sample. Adds the reports to `_files`."""
         self._problems = {}
         params = self.params
         if params.reports is None:
@@ -253,8 +259,8 @@ class MimicCxr(Reader):
         study_N, unique = pd.factorize((base.as_posix() + "/" if base.parts else "") + folders + ".txt")
         files = list(unique)
         reports = read_reports(self.root, files, [*params.sections, *params.near_label_sections])
-        lacking = sum(not one.is_there for one in reports)
-        if lacking == len(reports):
+        num_missing = sum(not report.is_there for report in reports)
+        if num_missing == len(reports):
             wanted = "wanted files/p10/p<subject_id>/s<study_id>.txt under it"
             raise CohortError(f"cohort.params.reports: no report of any study in {self.root / base}: {wanted}")
         for sample, study in zip(index, study_N, strict=True):
@@ -262,16 +268,19 @@ class MimicCxr(Reader):
                 self._files[sample].append(files[study])
             if reports[study].problem:
                 self._problems[sample] = reports[study].problem
-        if lacking:
-            notes.append(f"{lacking} of {len(reports)} studies have no report")
-        if mined := sum(one.labels_from_findings for one in reports) if "findings" in params.sections else 0:
-            notes.append(f"{mined} reports have findings and no impression: their labels were read from the findings")
+        if num_missing:
+            notes.append(f"{num_missing} of {len(reports)} studies have no report")
+        num_mined = sum(report.labels_from_findings for report in reports) if "findings" in params.sections else 0
+        if num_mined:
+            notes.append(
+                f"{num_mined} reports have findings and no impression: their labels were read from the findings"
+            )
         if params.near_label_sections:
             notes.append(
                 f"near-label sections, which the labels were read from: {', '.join(params.near_label_sections)}"
             )
         names = (*params.sections, *params.near_label_sections)
         cells: dict[str, Any] = {
-            name: np.array([one.sections.get(name, np.nan) for one in reports], object)[study_N] for name in names
+            name: np.array([report.sections.get(name, np.nan) for report in reports], object)[study_N] for name in names
         }
         return pd.DataFrame(cells, index)

@@ -1,12 +1,12 @@
-"""The sections of a MIMIC-CXR report, by the rules of the data set's authors (MIT-LCP/mimic-cxr, txt/).
+"""Splits a MIMIC-CXR report into sections, by the rules of the data set's authors (MIT-LCP/mimic-cxr, txt/).
 
-A report is lines of up to 79 characters, each begun by one space. A section begins at a line ` NAME: ` in capitals,
-after a line end, and goes on to the next one. Names have many spellings: they are brought to one. Of several sections
-of a name the last one counts (addenda come first, above a line of underscores). A report without findings and
-impression has a `last_paragraph`.
+A report consists of lines of up to 79 characters, each of which begins with a space. A section begins at a line
+` NAME: ` in capitals, after a line end, and ends at the next one. The many spellings of a name become one. Of several
+sections with the same name the last one counts (addenda come first, above a line of underscores). A report without
+findings and impression has a `last_paragraph`.
 
-Differs from the authors' code: the 54 studies whose sections they set by hand get none of that; NDICATION
-(one report) is an indication; line breaks become blanks, as they carry nothing.
+Differences from the authors' code: the 54 studies whose sections they set by hand get no special treatment; NDICATION
+(one report) is an indication; line breaks become blanks, because they carry no information.
 """
 
 from __future__ import annotations
@@ -44,64 +44,65 @@ SPELLINGS = {
     "recommendations": "recommendation|recommendation(s)",
 }
 NAMES = {spelt: name for name, others in SPELLINGS.items() for spelt in (name, *others.split("|")) if spelt}
-NUM_READERS = 8  # threads: many small files, which a network drive answers slowly
-BLOCK = 100  # files a thread reads at a time: handing over single ones takes longer than reading them
+NUM_READERS = 8  # threads, because a network drive is slow with many small files
+BLOCK = 100  # files that a thread reads at a time, because passing single files takes longer than reading them
 
 
 class Report(NamedTuple):
-    """A report as far as it was asked for: text by section, or why there is none."""
+    """The requested sections of a report as text by name, or the reason why there are none."""
 
     sections: dict[str, str]
     problem: str = ""  # names no file and no patient
     is_there: bool = True
-    labels_from_findings: bool = False  # there is no impression, which the labels are read from else
+    labels_from_findings: bool = False  # there is no impression, so the labels were read from the findings
 
 
 def normal_name(name: str) -> str:
-    """The one name of a section; a name that is none of the known ones stays, in lower case."""
+    """Returns the standard name of a section; an unknown name is returned in lower case."""
     name = name.lower().strip()
     if name in NAMES:
         return NAMES[name]
-    for one in CONTAINED:
-        if one in name:
-            return one
+    for part in CONTAINED:
+        if part in name:
+            return part
     return "findings" if VIEWS.search(name) else name
 
 
 def split_sections(text: str) -> dict[str, str]:
-    """Text by section, the last of each name, with single blanks; empty ones are left out."""
+    """Returns the text of each section with single blanks: the last one of each name; empty ones are left out."""
     parts: list[tuple[str, str]] = []
     name, start, header = "preamble", 0, HEADER.search(text)
     while header:
         parts.append((name, text[start : header.start()]))
         name, start = normal_name(header[1]), header.end()
-        # The rest of a header's own line is never a header: this avoids bad parses, say the authors.
+        # Text after a header on the same line is never a header; the authors do this to avoid bad parses.
         header = HEADER.search(text, max(start, text.find("\n", start)))
     parts.append((name if parts else "full report", text[start:]))
     parts = [(name, part) for name, part in parts if part.strip() or name not in ("impression", "findings")]
     if parts and not {"impression", "findings"} & {name for name, _ in parts}:
         name, part = parts.pop()
-        first, blank_line, rest = part.partition("\n \n")
-        parts += [(name, first), ("last_paragraph", rest)] if blank_line else [(name, part)]
+        first, blank_line, last = part.partition("\n \n")
+        parts += [(name, first), ("last_paragraph", last)] if blank_line else [(name, part)]
     tidy = {name: " ".join(part.split()) for name, part in parts}
     return {name: part for name, part in tidy.items() if part}
 
 
 def read_reports(root: Path, files: Sequence[str], sections: Sequence[str]) -> list[Report]:
-    """A report per file, these relative to `root`, with the sections asked for; never raises for a file."""
+    """Returns a report with the requested sections for each file, relative to `root`; never raises for a file."""
 
     def read(file: str) -> Report:
         try:
-            found = split_sections((root / file).read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
+            texts = split_sections((root / file).read_bytes().decode("utf-8-sig").replace("\r\n", "\n"))
         except FileNotFoundError:
             return Report({}, is_there=False)
         except UnicodeDecodeError:
             return Report({}, "its report is not UTF-8 text")
         except OSError as error:
             return Report({}, f"its report cannot be read: {error.strerror}")
-        is_mined = "findings" in found and "impression" not in found
-        return Report({name: found[name] for name in sections if name in found}, labels_from_findings=is_mined)
+        is_mined = "findings" in texts and "impression" not in texts
+        return Report({name: texts[name] for name in sections if name in texts}, labels_from_findings=is_mined)
 
     blocks = [files[start : start + BLOCK] for start in range(0, len(files), BLOCK)]
     with ThreadPoolExecutor(NUM_READERS) as pool:
-        return [one for block in pool.map(lambda block: [read(file) for file in block], blocks) for one in block]
+        read_blocks = pool.map(lambda block: [read(file) for file in block], blocks)
+        return [report for reports in read_blocks for report in reports]

@@ -1,8 +1,8 @@
-"""The tables of MIMIC-CXR-JPG: found zipped or not, held against what is published, and the label policies.
+"""Reads the tables of MIMIC-CXR-JPG, gzipped or not, checks that they are as published, and applies label policies.
 
-chexpert and negbio: `subject_id,study_id` and 14 findings a study; 1 found, 0 negated, -1 uncertain, empty not
-mentioned, which is another thing than negated. test-set-labeled: `study_id` alone, and `Airspace Opacity` for
-`Lung Opacity`. Messages name tables and rows, never a cell: these data are credentialed.
+chexpert and negbio have `subject_id,study_id` and 14 findings per study: 1 present, 0 negated, -1 uncertain, empty not
+mentioned, which differs from negated. test-set-labeled has `study_id` alone, and `Airspace Opacity` for `Lung Opacity`.
+Messages name tables and rows but never a cell, because these data are credentialed.
 """
 
 from __future__ import annotations
@@ -54,10 +54,10 @@ MEND = "is it the file as published? Else download it again"
 
 
 def find_table(root: Path, name: str) -> Path:
-    """The table as published, `name`.gz, or unzipped.
+    """Returns the path of a table as published, `name`.gz, or unzipped.
 
     Raises:
-        CohortError: neither is there.
+        CohortError: neither exists.
     """
     for path in (root / f"{name}.gz", root / name):
         if path.is_file():
@@ -66,10 +66,10 @@ def find_table(root: Path, name: str) -> Path:
 
 
 def read_ids(path: Path, wanted: Sequence[str], key: str, also_named: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """The table as text (see `tables.read_table`), whose ids have their published shape; `key` is unique.
+    """Reads a table as text (see `formats.tables.read_table`), and checks the form of its ids and that `key` is unique.
 
     Raises:
-        CohortError: it is not as published.
+        CohortError: the table is not as published.
     """
     table = read_table(path, wanted, MEND, also_named=also_named)
     for name in (name for name in IDS if name in wanted):
@@ -79,10 +79,10 @@ def read_ids(path: Path, wanted: Sequence[str], key: str, also_named: Mapping[st
 
 
 def read_labels(path: Path, is_expert: bool) -> pd.DataFrame:
-    """The 14 findings as given, by study: 1, 0, -1, or NaN for not mentioned; of a labeller with its `subject_id`.
+    """Returns the 14 findings by study as given: 1, 0, -1, or NaN for not mentioned; with `subject_id` for a labeller.
 
     Raises:
-        CohortError: see `read_ids`; a value that is none of these.
+        CohortError: see `read_ids`; or a value is none of these.
     """
     ids = ["study_id"] if is_expert else ["subject_id", "study_id"]
     table = read_ids(path, [*ids, *FINDINGS], "study_id", {"Airspace Opacity": "Lung Opacity"} if is_expert else None)
@@ -96,13 +96,13 @@ def read_labels(path: Path, is_expert: bool) -> pd.DataFrame:
 def label_images(
     root: Path, table: pd.DataFrame, labeller: str, is_test_expert: bool, notes: list[str]
 ) -> tuple[np.ndarray, list[Path]]:
-    """N x 14 of findings as given (see `read_labels`) for the rows of `table`, and the tables they were read from.
+    """Returns the findings of each row of `table` as given, N x 14 (see `read_labels`), and the paths of their tables.
 
-    `table` has study_id, subject_id, `part`, and `row` in the metadata; with `is_test_expert` the test part has the
-    experts' labels, and no other. What to say of it is added to `notes`.
+    `table` has study_id, subject_id, `part`, and `row` in the metadata. With `is_test_expert` the test part has the
+    experts' labels and no others. Notes about the labels are appended to `notes`.
 
     Raises:
-        CohortError: see `read_labels`; the tables do not belong together.
+        CohortError: see `read_labels`; or the tables do not belong together.
     """
     paths = [find_table(root, LABELS[labeller])]
     given = read_labels(paths[0], is_expert=False)
@@ -129,11 +129,14 @@ def label_images(
 
 
 def decide_labels(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_implied: bool) -> np.ndarray:
-    """S x 14 of 1, 0 and NaN (unknown) from what was given (`read_labels`); S x 14 in the order of `FINDINGS`.
+    """Applies the label policies to findings as given by `read_labels`, S x 14 in the order of `FINDINGS`.
 
-    A study without any label stays unknown whatever the policies say. `is_implied`: No Finding denies the
-    abnormalities that are not mentioned, and an abnormality denies a No Finding that is not mentioned; before
-    `empty` is asked. Support Devices are no abnormality (Irvin et al., AAAI 2019, arXiv 1901.07031).
+    A study without any label stays unknown under every policy. With `is_implied`, No Finding negates the abnormalities
+    that are not mentioned, and an abnormality negates a No Finding that is not mentioned, before the policy `empty`
+    applies. Support Devices are not an abnormality (Irvin et al., AAAI 2019, arXiv 1901.07031).
+
+    Returns:
+        S x 14 of 1, 0 and NaN (unknown).
     """
     open_SK = np.isnan(given_SK)
     decided_SK = np.where(given_SK == -1, MEANING[uncertain], given_SK)
@@ -151,7 +154,7 @@ def decide_labels(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_imp
 
 
 def count_images(table: pd.DataFrame) -> dict[str, tuple[int, ...]]:
-    """What `COUNTED` names, by official part; `table` has split, study_id, subject_id and ViewPosition."""
+    """Returns the counts of `COUNTED` by official part; `table` has split, study_id, subject_id and ViewPosition."""
     groups = table.groupby("split")
     frontal = table["ViewPosition"].isin(["AP", "PA"]).groupby(table["split"]).sum()
     counts = pd.concat([groups.size(), groups[["study_id", "subject_id"]].nunique(), frontal], axis=1)
@@ -159,10 +162,10 @@ def count_images(table: pd.DataFrame) -> dict[str, tuple[int, ...]]:
 
 
 def describe_differences(counts: dict[str, tuple[int, ...]]) -> list[str]:
-    """How `count_images` tables differ from version 2.1.0 (MIT-LCP/mimic-cxr), a sentence each."""
+    """Returns how counts (see `count_images`) differ from version 2.1.0 (MIT-LCP/mimic-cxr), a sentence each."""
     return [
-        f"part {part} has {found:,} {what}, published are {published:,}"
+        f"part {part} has {count:,} {noun}, published are {published:,}"
         for part, row in PUBLISHED.items()
-        for what, found, published in zip(COUNTED, counts.get(part, (0, 0, 0, 0)), row, strict=True)
-        if found != published
+        for noun, count, published in zip(COUNTED, counts.get(part, (0, 0, 0, 0)), row, strict=True)
+        if count != published
     ]

@@ -35,7 +35,7 @@ def labels_of(task: Task, params: TableParams, cells: pd.DataFrame) -> pd.DataFr
 
 
 def class_names(task: Task, cells: pd.Series) -> pd.Series:
-    """Returns the label of each cell; NaN where it is not a label. Numbers may be padded: 0.0 and 00 are the label 0."""
+    """Returns the label of each cell; NaN where it is no label. Numbers may be padded: 0.0 and 00 are the label 0."""
     numbers = {strip_padding(label): label for label in task.labels if strip_padding(label).lstrip("-").isdigit()}
     names = {
         cell: cell if cell in task.labels else numbers.get(strip_padding(cell), np.nan)
@@ -121,7 +121,7 @@ def _check_regions(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
 
 
 def _check_units(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
-    """Returns a mistake if all numbers of a label's regions are shares of the image, as in YOLO: each would be one pixel."""
+    """Returns a mistake if a label's regions are in shares of the image, as in YOLO: each would be one pixel."""
     what = "regions whose numbers all lie between 0 and 1; pixels of the image are wanted, so multiply by its sides"
     mistakes = []
     for key, labels, read in (("boxes", params.boxes, _boxes_of), ("polygons", params.polygons, _polygons_of)):

@@ -13,8 +13,8 @@ from mmpkd.types import Mistake
 def cell_mistakes(params: TableParams, key: str, problem: str, column: pd.Series, wrong: pd.Series) -> list[Mistake]:
     """Returns one mistake under `cohort.params.<key>` for all wrong cells of a column; empty if no cell is wrong.
 
-    It lists their rows, and their values if the data are public. `column` and `wrong` are indexed by the position of the
-    row, and may lack rows.
+    It lists their rows, and their values if the data are public. `column` and `wrong` have the position of the row as
+    index, and may lack rows.
     """
     positions = wrong.index[wrong.to_numpy(bool, na_value=False)]
     if not len(positions):

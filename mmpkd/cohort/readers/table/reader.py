@@ -191,7 +191,7 @@ class Table(Reader):
             raise ConfigError.at(where, str(error)) from None
 
     def _columns(self) -> dict[str, Column]:
-        """Returns every column with a role: columns with a stated role, labels, and columns that name files or patients."""
+        """Returns every column with a role: stated roles, labels, and columns that name files or patients."""
         params = self.params
         named = [
             column for where, column in params.requested_columns if not where.startswith(("tasks", "columns", "text"))
@@ -204,7 +204,7 @@ class Table(Reader):
     def _check_header(self, table: pd.DataFrame, columns: dict[str, Column]) -> None:
         params = self.params
         headers = list(table.columns)
-        # If no expected name is present, the header may be missing. Its place holds cells then, which must stay private.
+        # If no expected name is present, the header may be missing; its place holds cells then, which stay private.
         shown = (
             headers if {name for _, name in params.requested_columns} & set(headers) or not self.credentialed else []
         )
