@@ -6,8 +6,8 @@ benign, 98 malignant). The four normal images have no lesion to describe or to l
 
 - A case is a patient: the publishers give CaseID as the only identifier, one case per patient.
 - Pixels are RGBA, though B-mode is grey. In 163 images the channels differ (a scanner's sepia tint, a coloured mark),
-  so grey is luma. In 31 images the surroundings of the sector are transparent, with old marks underneath in seven; these
-  pixels become black, as viewers show them.
+  so grey is luma. In 31 images the surroundings of the sector are transparent, with old marks underneath in seven;
+  these pixels become black, as viewers show them.
 - `Margin` has values such as 'not circumscribed - angular&indistinct'. The prefix is removed, because every value but
   `circumscribed` implies it. `not available` and `not applicable` are missing values.
 - `Pixel_size` has no role: it depends on the scanner and its depth setting, and would be a confounder for a teacher.

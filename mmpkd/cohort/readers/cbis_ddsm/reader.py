@@ -111,7 +111,7 @@ class CbisDdsm(Reader):
         The paths have a row per abnormality, with the sample as index.
         """
         kinds = [kind for kind in KINDS if kind in self.params.kinds]
-        columns = {column.name: column for column in (*SHARED, *(one for kind in kinds for one in OF_KIND[kind]))}
+        columns = {column.name: column for column in (*SHARED, *(column for kind in kinds for column in OF_KIND[kind]))}
         paths = {(kind, part): self._description_path(kind, part) for kind in kinds for part in ("train", "test")}
         table = pd.concat([_read_description(path, *which) for which, path in paths.items()], ignore_index=True)
         table, notes = _without_shared_patients(table)
@@ -162,7 +162,10 @@ class CbisDdsm(Reader):
 
 
 def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
-    """Reads a description file as text, NaN where missing; `pathology` holds the task's labels, `part` the official part."""
+    """Reads a description file as text, NaN where missing.
+
+    `pathology` holds the labels of the task, and `part` the official part.
+    """
     table = read_table(path, [column.name for column in (*SHARED, *OF_KIND[kind])], MEND, is_public=True)
     table = table.mask(table.isin(MISSING))
     named = table[["patient_id", "abnormality_id", "pathology"]]

@@ -9,7 +9,8 @@ seven criteria. These are eight tasks, whose 24 classes are grouped from the raw
   states. They are left out: case_num 565, 800, 824, 827, 833, 834, 839, 844, 851.
 - DeepGuide (Mallya & Hamarneh, MICCAI 2022) intends to leave out those nine, but its label files lack the cases one row
   further down, 566, 801, 825, 828, 834, 835, 840, 845, 852, and keep eight pairs that are the same picture twice (two
-  in train, five in val, one in test). `unpaired: deepguide` reads its 408 + 202 + 392 cases, to compare with its tables.
+  in train, five in val, one in test). `unpaired: deepguide` reads its 408 + 202 + 392 cases, to compare with its
+  tables.
 - No column identifies the patient (`case_id` is empty in most rows and otherwise unique), so a case is a patient.
 - `seven_point_score` is the sum of the criteria, and `level_of_diagnostic_difficulty` and `management` were judged by
   people who knew the diagnosis, so these are near labels. Sex, site and elevation are context.

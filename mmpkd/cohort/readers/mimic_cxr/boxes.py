@@ -1,8 +1,8 @@
 """Reads MS-CXR, boxes of eight findings on MIMIC-CXR images (PhysioNet; Boecking et al., ECCV 2022), CSV or COCO JSON.
 
 A box is its top left corner and its size: x, y, width and height in pixels of the full JPEG. Some public loaders
-misread it as two corners. CSV 1.1.0 has a column `split`, which is unreliable and not read. JSON states the image's size in the
-annotation. Images are found by their dicom_id, because `path` does not always begin with `files/`.
+misread it as two corners. CSV 1.1.0 has a column `split`, which is unreliable and not read. JSON states the image's
+size in the annotation. Images are found by their dicom_id, because `path` does not always begin with `files/`.
 """
 
 from __future__ import annotations
