@@ -174,7 +174,7 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     from sweep.search.studies import Studies
     from sweep.search.warm_start import warm_results
     from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
-    from sweep.storage.events import Spool
+    from sweep.storage.events import Spool, SweepBegan
     from sweep.storage.ownership import examined
     from sweep.types import Halt
     from sweep.workers.worker import TrialWorker
@@ -191,7 +191,7 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     warn([*here.notes, *worker.cautions(planned, store)], console)
     known, told = warm_results(space, planned.goals, folder, Storage(Path(options.storage)), store.fingerprint)
     spool, sweep_id = Spool(folder), here.sweep_id or uuid.uuid4().hex
-    spool.append("sweep", id=sweep_id, words=list(options.words))
+    spool.append(SweepBegan(sweep_id, list(options.words)))
     generation = folder.read_plan().get("generation", 0) + extended
     belongs = {"sweep": sweep_id, "store": store.fingerprint}
     studies = Studies(folder.journal, space, planned.goals, generation, anew=extended, belongs=belongs)

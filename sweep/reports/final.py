@@ -20,7 +20,7 @@ from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
-from sweep.storage.events import Spool
+from sweep.storage.events import FilesWritten, Spool, SweepClosed
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import judged, picked, write_tables
 from sweep.types import Record
@@ -65,8 +65,8 @@ def _write_files(
     kept = [folder.space, folder.plan, folder.best]
     if planned.facts is not None and not planned.facts.credentialed:
         kept += [folder.trials, folder.report]  # of a credentialed cohort nothing but settings leaves the store
-    spool.append("files", paths=[path.name for path in kept])
-    spool.append("close", status="FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED")
+    spool.append(FilesWritten([path.name for path in kept]))
+    spool.append(SweepClosed("FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED"))
     return best is not None
 
 

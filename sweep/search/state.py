@@ -19,7 +19,7 @@ from sweep.search.proposals import ArmSampler, Proposal, SamplerThread
 from sweep.search.repeats import PendingRepeat, Repeats
 from sweep.search.studies import Studies, resolved
 from sweep.space.space import Space
-from sweep.storage.events import Spool
+from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
 from sweep.types import Ending, Record, State, Values
 
@@ -82,14 +82,15 @@ class Books:
     def _catch_up(self) -> None:
         ended: list[int] = []
         for _, event in self._spool.read():
-            if event["event"] == "epoch":
-                epoch, seconds = self._heard.get(event["number"], (0, 0.0))
-                spent = seconds + event["seconds"] * event["devices"]
-                self._heard[event["number"]] = max(event["epoch"], epoch), spent
-            elif event["event"] == "start":
-                self._announced.add(event["number"])
-            elif event["event"] == "end":
-                ended.append(event["number"])
+            match event:
+                case EpochEnded():
+                    epoch, seconds = self._heard.get(event.number, (0, 0.0))
+                    spent = seconds + event.seconds * (event.devices or 0.0)
+                    self._heard[event.number] = max(event.epoch, epoch), spent
+                case TrialStarted():
+                    self._announced.add(event.number)
+                case TrialEnded():
+                    ended.append(event.number)
         records = {record.number: record for record in self.studies.records()}
         # None that runs has ended, unless the journal is an older one put back, in which it runs again.
         ended = [number for number in ended if number not in records or records[number].state != "running"]
@@ -110,7 +111,7 @@ class Books:
                 self.announce(number, proposal, TrialConfig.model_validate_json(record.config), 0.0)
             self._say_end(records[number])
         for number in sorted(self._lost & (self._announced - said)):
-            self._spool.append("end", number=number, state="failed", error="the journal has lost it", cause="lost")
+            self._spool.append(TrialEnded(number, "failed", error="the journal has lost it", cause="lost"))
         for number, record in records.items():
             self.ledger.spend(record.arm, max(self._heard.get(number, (0, 0.0))[1], record.device_seconds))
             if record.state == "running":
@@ -151,7 +152,7 @@ class Books:
             self._announced.add(number)
             tags = _tags(config, self.studies.record(number).repeat_of)
             params = resolved(proposal.drawn)
-            self._spool.append("start", number=number, arm=proposal.arm, params=params, tags=tags, devices=devices)
+            self._spool.append(TrialStarted(number, proposal.arm, params, tags, devices))
         return Live(number, proposal, config, device_seconds=self._heard.get(number, (0, 0.0))[1])
 
     def hear(self, live: Live, reports: Sequence[Mapping[str, Any]], devices: float) -> None:
@@ -166,8 +167,8 @@ class Books:
                 live.device_seconds += report["seconds"] * devices
                 self.ledger.spend(live.proposal.arm, report["seconds"] * devices)
                 self._heard[live.number] = report["epoch"], live.device_seconds
-                told = {key: report[key] for key in ("epoch", "seconds", "metrics", "terms")}
-                self._spool.append("epoch", number=live.number, arm=live.proposal.arm, devices=devices, **told)
+                measured = {key: report[key] for key in ("epoch", "seconds", "metrics", "terms")}
+                self._spool.append(EpochEnded(number=live.number, arm=live.proposal.arm, devices=devices, **measured))
 
     def close(self, live: Live, state: State, error: str = "", cause: str = "") -> None:
         """In this order: should the driver die between two lines, `_catch_up` does the rest."""
@@ -184,7 +185,7 @@ class Books:
             self.samplers.learn(self.waiting.pop(number), told)
 
     def _say_end(self, record: Record) -> None:
-        self._spool.append("end", number=record.number, state=record.state, error=record.error, cause=record.cause)
+        self._spool.append(TrialEnded(record.number, record.state, record.error, record.cause))
 
     def _file(self, record: Record) -> dict[int, Values | None]:
         """Takes a finished trial in; the configurations that are settled by it, and what their sampler is told.

@@ -19,7 +19,7 @@ import pandas as pd
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep.search.warm_start import arm_and_generation
-from sweep.storage.events import read_events
+from sweep.storage.events import Event, SweepBegan, TrialEnded, TrialEvent, read_events
 from sweep.storage.journal import BELONGS, damage_of, stored_studies
 from sweep.storage.layout import SweepFolder
 
@@ -82,7 +82,7 @@ def examined(folder: SweepFolder, repair: bool, command: str) -> Known:
     before = set(plan.get("lost", ()))
     traces = _traces(folder, events)
     lost = {number for number in traces if number not in of_trial} | before
-    again = {event["number"] for event in events if event["event"] == "end"} & {
+    again = {event.number for event in events if isinstance(event, TrialEnded)} & {
         number for number, finished in of_trial.items() if not finished
     }
     if (lost - before or again) and not repair:
@@ -123,9 +123,7 @@ def _about_spool(path: Path, damaged: Sequence[str], begun: bool) -> list[str]:
     return [f"{path}: {where} is damaged and passed over; {lost}" for where in damaged]
 
 
-def _identity(
-    folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], events: Sequence[Mapping[str, Any]]
-) -> str:
+def _identity(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], events: Sequence[Event]) -> str:
     """The sweep's; empty where nothing says it yet.
 
     Raises:
@@ -134,7 +132,7 @@ def _identity(
     said: dict[Path, set[str]] = {
         folder.journal: {study.user_attrs[BELONGS]["sweep"] for study in studies if BELONGS in study.user_attrs},
         folder.plan: {plan["sweep"]} if "sweep" in plan else set(),
-        folder.spool: {event["id"] for event in events if event["event"] == "sweep" and "id" in event},
+        folder.spool: {event.id for event in events if isinstance(event, SweepBegan)},
     }
     known = [(path, one) for path, ids in said.items() for one in sorted(ids)]
     votes = Counter(one for _, one in known)
@@ -182,7 +180,7 @@ def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Seq
             )
 
 
-def _traces(folder: SweepFolder, events: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
     """Numbers of trials that anything beside the journal tells of, and what does."""
     found: dict[int, str] = {}
     for place in (folder.checkpoints, folder.errors):
@@ -194,7 +192,7 @@ def _traces(folder: SweepFolder, events: Sequence[Mapping[str, Any]]) -> dict[in
         found |= {int(number): folder.trials.name for number in table["number"]}
     except Exception:  # there is none yet, or it is damaged: it is written anew
         pass
-    return found | {event["number"]: folder.spool.name for event in events if "number" in event}
+    return found | {event.number: folder.spool.name for event in events if isinstance(event, TrialEvent)}
 
 
 def _unknown(lost: set[int], again: set[int], traces: Mapping[int, str]) -> list[str]:

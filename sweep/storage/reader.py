@@ -14,7 +14,7 @@ from typing import Any, Final
 from mmpkd.near_names import near
 from mmpkd.types import Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, redact_passwords, run_command
-from sweep.storage.events import read_events
+from sweep.storage.events import EpochEnded, Event, SweepBegan, SweepClosed, TrialEnded, TrialStarted, read_events
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import is_locked
 
@@ -102,7 +102,7 @@ def read_sweep(folder: SweepFolder) -> Sweep:
         plan = folder.read_plan()
         sweep = Sweep(folder, running, plan, folder.read_space().get("search") or {})
         for _, event in read_events(folder.spool, damaged=sweep.damaged):
-            _take_in(sweep, event)
+            _add_event(sweep, event)
         known = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
         sweep.left = {number: sweep.trials.pop(number) for number in known}
     except OSError as error:
@@ -110,25 +110,25 @@ def read_sweep(folder: SweepFolder) -> Sweep:
     return sweep
 
 
-def _take_in(sweep: Sweep, event: Mapping[str, Any]) -> None:
-    """What this knows nothing of, it passes over: a newer sweep.run may say more."""
-    sweep.heard = event.get("time", sweep.heard)
+def _add_event(sweep: Sweep, event: Event) -> None:
+    sweep.heard = event.time
     match event:
-        case {"event": "sweep"}:
-            sweep.closed, sweep.words = "", event.get("words", sweep.words)
-        case {"event": "start", "number": number, "arm": arm}:
-            first = event.get("tags", {}).get("repeat_of")
-            trial = sweep.trials.setdefault(number, Trial(arm))
-            trial.devices, trial.repeat_of = event.get("devices"), None if first is None else int(first)
-        case {"event": "epoch", "number": number, "arm": arm, "epoch": epoch, "seconds": seconds, "metrics": metrics}:
-            trial = sweep.trials.setdefault(number, Trial(arm))
-            devices = event.get("devices", trial.devices)
-            trial.device_seconds.setdefault(epoch, None if devices is None else seconds * devices)
-            trial.metrics = metrics
-        case {"event": "end", "number": number, "state": state} if number in sweep.trials and state in ENDS:
-            sweep.trials[number].state = state
-        case {"event": "close", "status": status}:
-            sweep.closed = status
+        case SweepBegan():
+            sweep.closed = ""
+            sweep.words = sweep.words if event.words is None else event.words
+        case TrialStarted():
+            first = event.tags.get("repeat_of")
+            trial = sweep.trials.setdefault(event.number, Trial(event.arm))
+            trial.devices, trial.repeat_of = event.devices, None if first is None else int(first)
+        case EpochEnded():
+            trial = sweep.trials.setdefault(event.number, Trial(event.arm))
+            devices = trial.devices if event.devices is None else event.devices
+            trial.device_seconds.setdefault(event.epoch, None if devices is None else event.seconds * devices)
+            trial.metrics = event.metrics
+        case TrialEnded() if event.number in sweep.trials and event.state in ENDS:
+            sweep.trials[event.number].state = event.state
+        case SweepClosed():
+            sweep.closed = event.status
 
 
 def continuing(sweep: Sweep) -> str | None:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from mmpkd.machine.files import write_atomically
 from sweep.pareto import admit, dominates
-from sweep.storage.events import Spool
+from sweep.storage.events import EpochEnded, Spool
 from sweep.storage.layout import SweepFolder
 from sweep.types import Record, Values
 
@@ -136,11 +136,9 @@ def epochs_table(spool: Spool) -> pd.DataFrame:
     """One row per trial and epoch: number, arm, epoch, seconds, metrics, and terms as `loss/<term>`."""
     rows: dict[tuple[int, int], dict[str, Any]] = {}
     for _, event in spool.read():
-        if event["event"] != "epoch":
-            continue
-        terms = {f"loss/{name}": value for name, value in event["terms"].items()}
-        row = {name: event[name] for name in ("number", "arm", "epoch", "seconds")}
-        rows.setdefault((event["number"], event["epoch"]), {**row, **event["metrics"], **terms})
+        if isinstance(event, EpochEnded):
+            row = {"number": event.number, "arm": event.arm, "epoch": event.epoch, "seconds": event.seconds}
+            rows.setdefault((event.number, event.epoch), {**row, **event.measurements})
     ordered = [rows[key] for key in sorted(rows)]
     return pd.DataFrame(ordered, columns=None if rows else ["number", "arm", "epoch", "seconds"])
 

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import pandas as pd
@@ -26,11 +26,12 @@ from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.space.space import load_space
+from sweep.storage.events import Event, Spool, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, FakeWorker, play, play_all, report
 
 GOALS = ("val/auroc", "val/pointing")
+Kind = TypeVar("Kind", bound=Event)
 
 
 class Killed(BaseException):
@@ -98,13 +99,14 @@ def refused(tmp_path: Path, *words: str) -> str:
     return str(error.value)
 
 
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for _, event in Spool(SweepFolder(folder)).read() if event["event"] == kind]
+def events(folder: Path, kind: type[Kind]) -> list[Kind]:
+    """Returns the events of one kind in a sweep's folder."""
+    return [event for _, event in Spool(SweepFolder(folder)).read() if isinstance(event, kind)]
 
 
 def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:
     """What every trial that was ever started has there, by number."""
-    return {event["number"]: event["params"][leaf] for event in events(folder, "start")}
+    return {event.number: event.params[leaf] for event in events(folder, TrialStarted)}
 
 
 def from_lr(low: float) -> str:

@@ -12,6 +12,7 @@ import pytest
 
 from mmpkd.types import ConfigError
 from sweep import clean, status, stop
+from sweep.storage.events import EpochEnded, SweepBegan, SweepClosed, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.storage.reader import continuing, read_sweep
@@ -73,7 +74,7 @@ def test_counts_hours_and_best_by_hand(tmp_path: Path, capsys: pytest.CaptureFix
     add(spool, 1, "complete", 0.9, 0.2, arm="tabular")
     add(spool, 2, "pruned", 0.99, 0.99, arm="tabular")  # higher, but not of an equal budget
     add(spool, 3, "open", 0.7, 0.1)
-    spool.append("end", number=4, state="complete", error="")  # of a trial that nothing else is known of
+    spool.append(TrialEnded(number=4, state="complete", error=""))  # of a trial that nothing else is known of
     spool.append("telegram", number=0)
     (one,) = as_json(capsys, tmp_path)["sweeps"]
     assert [one[name] for name in ("complete", "pruned", "failed", "open", "planned")] == [2, 1, 0, 1, 8]
@@ -91,9 +92,9 @@ def test_an_epoch_heard_twice_is_paid_once_and_unknown_devices_are_said(
     spool = make(tmp_path / "breast")
     add(spool, 0, "open", 0.8, 0.4)
     metrics = dict.fromkeys(GOALS, 0.5)
-    spool.append("epoch", number=0, arm="none", epoch=2, seconds=900.0, metrics=metrics, terms={})
+    spool.append(EpochEnded(number=0, arm="none", epoch=2, seconds=900.0, metrics=metrics, terms={}))
     assert as_json(capsys, tmp_path)["sweeps"][0]["device_hours"] == pytest.approx(0.25)
-    spool.append("epoch", number=9, arm="none", epoch=1, seconds=900.0, metrics=metrics, terms={})
+    spool.append(EpochEnded(number=9, arm="none", epoch=1, seconds=900.0, metrics=metrics, terms={}))
     assert as_json(capsys, tmp_path)["sweeps"][0]["device_hours"] is None
 
 
@@ -145,9 +146,9 @@ def test_running_is_whether_the_lock_is_held_and_asking_leaves_it(
 def test_finished_until_a_driver_starts_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spool = make(tmp_path / "breast")
     add(spool, 0, "complete", 0.8, 0.4)
-    spool.append("close", status="FINISHED")
+    spool.append(SweepClosed(status="FINISHED"))
     assert as_json(capsys, tmp_path)["sweeps"][0]["state"] == "finished"
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     assert as_json(capsys, tmp_path)["sweeps"][0]["state"] == "stopped"
 
 

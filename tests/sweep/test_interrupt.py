@@ -23,6 +23,7 @@ from sweep.interrupt import deferred, insisted, patience, requested, requests_en
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
+from sweep.storage.events import SweepBegan, SweepClosed
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, FakeWorker, play, report
@@ -142,7 +143,7 @@ def test_what_was_reached_is_written(stage: str, tmp_path: Path, monkeypatch: py
     assert ("stopped: asked to end (SIGTERM)" in text) == (stage == "trials")
     assert pd.read_parquet(folder / "trials.parquet")["state"].tolist() == ["complete", "complete"]
     assert (folder / "report.html").exists() and (folder / "best.yaml").exists()
-    assert [event["status"] for event in events(folder, "close")] == ["KILLED"]
+    assert [event.status for event in events(folder, SweepClosed)] == ["KILLED"]
     assert search.left == 6
 
 
@@ -162,7 +163,7 @@ def test_who_insists_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.Monke
 def test_a_server_that_is_away_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request may come before the driver waits for the server, or meanwhile."""
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     waited: list[float] = []
     tracker = Tracker("http://127.0.0.1:1", "away", "x", spool, tmp_path)
     monkeypatch.setattr(tracker, "start", lambda: None)

@@ -22,7 +22,7 @@ from sweep.reports import final
 from sweep.reports.final import _tell_tracking
 from sweep.reports.mlflow import Tracker
 from sweep.status import as_json
-from sweep.storage.events import Spool, read_events
+from sweep.storage.events import Spool, SweepBegan, TrialEnded, read_events
 from sweep.storage.failures import told_error
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
@@ -140,15 +140,15 @@ def test_events_are_told_though_lines_of_the_spool_are_damaged(tmp_path: Path) -
     path = tmp_path / "spool.jsonl"
     spool = Spool(SweepFolder(tmp_path))
     for number in range(5):
-        spool.append("end", number=number, state="complete", error="")
+        spool.append(TrialEnded(number=number, state="complete", error=""))
     lines = path.read_bytes().splitlines(keepends=True)
     other = lines[1].replace(b'"number": 1', b'"number": 7')
     path.write_bytes(lines[0].rstrip() + other + b"\0\0" + lines[2] + b"\n" + b"{}\n" + lines[3][:9] + b"\n" + lines[4])
     damaged: list[str] = []
     events = list(read_events(path, damaged=damaged))
-    assert [event["number"] for _, event in events] == [0, 2, 4]
+    assert [event.number for _, event in events if isinstance(event, TrialEnded)] == [0, 2, 4]
     assert [where.partition(" (")[0] for where in damaged] == ["line 1", "line 4", "line 5"]
-    assert [event["number"] for _, event in read_events(path, events[1][0])] == [4]
+    assert [event.number for _, event in read_events(path, events[1][0]) if isinstance(event, TrialEnded)] == [4]
 
 
 @pytest.mark.parametrize("kind", BINARY)
@@ -192,7 +192,7 @@ def test_a_damaged_mlflow_file_stops_no_sweep(
     database.write_bytes(database.read_bytes()[:100])
     harm(database, kind)
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     tracker = Tracker(f"sqlite:///{database}", "damaged", "x", spool, tmp_path)
     tracker.start()
     for _ in range(600):

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from sweep.clean import of_sweep
 from sweep.search.searcher import Search
 from sweep.status import as_json
+from sweep.storage.events import EpochEnded, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import how_to_continue, read_sweep
 from sweep.types import Arrival
@@ -60,8 +61,8 @@ def test_trials_that_lie_in_the_new_space_stay_and_the_others_do_not(dead: tuple
     assert {record.state for record in search.records()} == {"complete"}
     assert set(pd.read_parquet(folder / "epochs.parquet")["number"]) == {*stay, *new}
 
-    assert Counter(event["number"] for event in events(folder, "end")) == Counter([*range(8), *new])
-    ended = {event["number"]: (event["state"], event["cause"]) for event in events(folder, "end")}
+    assert Counter(event.number for event in events(folder, TrialEnded)) == Counter([*range(8), *new])
+    ended = {event.number: (event.state, event.cause) for event in events(folder, TrialEnded)}
     assert ended[cut] == ("failed", "extended") and ended[goes_on] == ("complete", "")
     assert not (folder / "checkpoints" / str(cut)).exists() and (folder / "checkpoints" / str(goes_on)).exists()
     assert sum(states(folder).values(), Counter()) == {"COMPLETE": 6 + 10, "FAIL": 2}, "nothing is left running"
@@ -214,8 +215,8 @@ def test_a_budget_is_the_whole_sweeps_and_shares_are_of_what_stays(dead: tuple[P
     folder, low = dead
     search, _ = swept(tmp_path, "trials=10", from_lr(low), "extend=true")
     spent = Counter[int]()
-    for event in events(folder, "epoch"):
-        spent[event["number"]] += event["seconds"] * event["devices"]
+    for event in events(folder, EpochEnded):
+        spent[event.number] += event.seconds * event.devices
     ledger, stay = search.books.ledger, numbers(folder)
     assert ledger.total == pytest.approx(sum(spent.values()))
     assert sum(ledger.spent.values()) == pytest.approx(sum(spent[number] for number in stay))
@@ -235,7 +236,7 @@ def test_status_and_clean_count_what_stayed(dead: tuple[Path, float], tmp_path: 
     assert told["left_behind"] == len(search.books.studies.left_behind) > 0
     assert told["device_hours"] == pytest.approx(search.books.ledger.total / 3600)
     assert told["best"]["val/auroc"] == max(one.metrics["val/auroc"] for one in search.records())
-    assert told["best"]["val/auroc"] < max(event["metrics"]["val/auroc"] for event in events(folder, "epoch"))
+    assert told["best"]["val/auroc"] < max(event.metrics["val/auroc"] for event in events(folder, EpochEnded))
     assert "10 trials have ended" in how_to_continue(sweep)[0] or sweep.closed == "FINISHED"
     could_go = {waste.path.name for waste in of_sweep(sweep)}
     assert not could_go & set(map(str, sweep.left)), "another extension may bring them back"

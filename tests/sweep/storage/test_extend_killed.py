@@ -13,6 +13,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from sweep.search.searcher import Search
+from sweep.storage.events import TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from sweep.storage.records import Spool
@@ -65,7 +66,7 @@ def killed(tmp_path: Path, at: int | None, *words: str) -> int:
 def outcome(folder: Path) -> tuple[Any, ...]:
     """What must not depend on kills."""
     table = pd.read_parquet(folder / "trials.parquet").drop(columns=["seconds", "device_hours"])
-    told = sorted((event["number"], event["state"], event["cause"]) for event in events(folder, "end"))
+    told = sorted((event.number, event.state, event.cause) for event in events(folder, TrialEnded))
     running = [name for name, found in states(folder).items() if found["RUNNING"]]
     return table.to_json(), told, running, read_sweep(SweepFolder(folder)).plan["left_behind"]
 

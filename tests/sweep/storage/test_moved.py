@@ -17,7 +17,7 @@ from sweep import status
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.storage.database import follow_move
-from sweep.storage.events import Spool
+from sweep.storage.events import FilesWritten, Spool, SweepBegan, SweepClosed, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import continuing, read_sweep
 from tests.sweep.folders import make
@@ -37,7 +37,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An MLflow file without a run: to make one takes seconds."""
     spool = Spool(SweepFolder(tmp_path_factory.mktemp("tables")))
-    spool.append("close", status="FINISHED")
+    spool.append(SweepClosed(status="FINISHED"))
     drain(f"sqlite:///{spool.path.parent / 'mlflow.db'}", "none", spool)
     return (spool.path.parent / "mlflow.db").read_bytes()
 
@@ -93,15 +93,15 @@ def test_going_on_after_a_move_needs_no_look_before(
     old.mkdir()
     (old / "mlflow.db").write_bytes(tables)
     spool = Spool(SweepFolder(old))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     (old / "report.html").write_text("first")
-    spool.append("files", paths=[str(old / "report.html")])  # as earlier versions wrote it
+    spool.append(FilesWritten(paths=[str(old / "report.html")]))  # as earlier versions wrote it
     drain(f"sqlite:///{old / 'mlflow.db'}", "again", spool)
     old.rename(new)
     another_process()
     (new / "report.html").write_text("second")
     spool = Spool(SweepFolder(new))
-    spool.append("files", paths=["report.html"])
+    spool.append(FilesWritten(paths=["report.html"]))
     drain(f"sqlite:///{new / 'mlflow.db'}", "again", spool)
     assert artifacts(new / "mlflow.db", "again") == {"report.html": b"second"}
     assert not old.exists()
@@ -159,9 +159,9 @@ def test_a_storage_reached_by_a_link_has_not_moved(tmp_path: Path) -> None:
 
 def test_an_older_file_is_told_what_it_lacks(tmp_path: Path, tables: bytes) -> None:
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
-    spool.append("start", number=0, arm="none", params={}, tags={})
-    spool.append("end", number=0, state="complete", error="")
+    spool.append(SweepBegan(id="x"))
+    spool.append(TrialStarted(number=0, arm="none", params={}, tags={}))
+    spool.append(TrialEnded(number=0, state="complete", error=""))
     (tmp_path / "mlflow.db").write_bytes(tables)
     address, size = f"sqlite:///{tmp_path / 'mlflow.db'}", spool.path.stat().st_size
     (tmp_path / "spool.sent").write_text(f"{size} {fingerprint([address, size])}\n")  # as of the newer file
@@ -173,7 +173,7 @@ def test_an_older_file_is_told_what_it_lacks(tmp_path: Path, tables: bytes) -> N
 def test_an_offset_that_cannot_be_is_none(tmp_path: Path, offset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tracker, "_work", lambda self: None)
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     number = int(offset) if offset.lstrip("-").isdecimal() else 0
     (tmp_path / "spool.sent").write_text(f"{offset} {fingerprint(['http://h', number])}\n")
     tracker = Tracker("http://h", "name", "x", spool, tmp_path)

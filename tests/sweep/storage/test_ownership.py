@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from sweep.search.searcher import Search
+from sweep.storage.events import SweepBegan
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from tests.sweep.fake import report
@@ -52,7 +53,7 @@ def test_going_on_without_the_journal_gives_no_number_twice_and_keeps_the_tables
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "before-repair-1" / "trials.parquet"), before)
     sweep = read_sweep(SweepFolder(folder))
     assert set(sweep.trials) == {8, 9, 10} and set(sweep.left) == set(range(8))
-    assert {event["id"] for event in events(folder, "sweep")} == {SweepFolder(folder).read_plan()["sweep"]}, (
+    assert {event.id for event in events(folder, SweepBegan)} == {SweepFolder(folder).read_plan()["sweep"]}, (
         "one run in MLflow"
     )
     swept(tmp_path, "trials=4")  # asked for once, not every time
