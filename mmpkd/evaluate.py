@@ -93,7 +93,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.at(
             "cohort", f"keys begin with cohort., e.g. cohort.reader={content['cohort']}; or config=FILE"
         )
-    mistakes = [Mistake(key, f"not a word of this command{near(key, own)}") for key in content if key != "cohort"]
+    mistakes = [Mistake(key, f"not an option of this command{near(key, own)}") for key in content if key != "cohort"]
     mistakes += [] if own["model"] else [Mistake("model", "which? --help explains")]
     within, roi = (get_args(EvaluationConfig.model_fields[key].annotation) for key in ("within", "roi"))
     known = {"part": ("", *PARTS), "class_weights": get_args(ClassWeights), "within": within, "roi": roi}

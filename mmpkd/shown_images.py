@@ -1,4 +1,4 @@
-"""Images that an exported student is shown: read as its cohort read its own, and what is odd about them."""
+"""Reading images for an exported student as its cohort was read, and warnings about unusual images."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ OTHER_FILES = re.compile(
     r"|sqlite|npy|npz|pkl|pt|safetensors|bvals?|bvecs?)(\.gz)?$",
     re.IGNORECASE,
 )
-LOSSY_MASK = 0.1  # share of pixels between dark and bright from which a picture is not looked at as a lossy mask
+MAX_LOSSY_SHARE = 0.1  # of pixels between dark and bright, in a picture that may be a lossy mask
 
-# What a row of the table says of an image, and what the console says of all such images.
+# The warning about an image in its row of the table, and the warning about all such images on the console.
 WARNINGS: Mapping[str, str] = {
-    "in colour": "are in colour, and the student sees their brightness alone: was it trained on such images?",
-    "no volume": "are no NIfTI volumes, and the student was trained on slices of those, each spread by its own range",
-    "hardly more than two values": "hold two values only, or hardly more: are they masks?",
+    "in colour": "are in colour, and the student sees only their brightness: was it trained on such images?",
+    "no volume": "are not NIfTI volumes; the student was trained on slices of those, each scaled by its own range",
+    "hardly more than two values": "hold only two values, or hardly more: are they masks?",
 }
 
 NO_VOLUMES = (
-    "is a NIfTI volume, and the student does not say which slices of one it learnt from: it learnt from pictures; or "
-    "it was exported before students said so, and the mmpkd.train command that made it writes it anew"
+    "is a NIfTI volume, and the student does not state the slices that it was trained on: it was trained on pictures, "
+    "or exported by an earlier version; then repeat the mmpkd.train command that made it"
 )
 
 
 def is_no_image(path: Path) -> bool:
-    """By the name: tables, texts and the like, and what systems hide."""
+    """Whether a file name is that of a table, a text or the like, or of a hidden file."""
     return path.name.startswith(".") or OTHER_FILES.search(path.name) is not None
 
 
 def read_shown(path: Path, card: Card) -> np.ndarray:
-    """H x W or H x W x 3 at its own size, of the depth that the student learnt from; slices of a volume as it learnt.
+    """Returns an image, H x W or H x W x 3 at its own size, of the student's bit depth; of a volume, its slices.
 
     Raises:
-        BadSample: it cannot be read, has another depth, or is a volume and the student says no slices.
+        BadSample: the file cannot be read, has another bit depth, or is a volume and the student states no slices.
     """
     if not is_nifti(path.name):
         image = read_image(path.parent, path.name)
@@ -53,27 +53,27 @@ def read_shown(path: Path, card: Card) -> np.ndarray:
     else:
         raise BadSample(path.name, NO_VOLUMES)
     if (bits := image.dtype.itemsize * 8) != card.depth.bits:
-        trained = f"the student was trained on {card.depth.bits}-bit images; save it as they were"
-        raise BadSample(path.name, f"has {bits}-bit pixels, and {trained}")
+        trained = f"the student was trained on {card.depth.bits}-bit images; save it with that depth"
+        raise BadSample(path.name, f"has {bits}-bit pixels, but {trained}")
     return image
 
 
 def warnings_of(image: np.ndarray, file: str, card: Card, look: Look) -> tuple[str, ...]:
-    """Keys of `WARNINGS`, of an image as its file has it (H x W or H x W x 3) and its `look`, before a student of
-    this card."""
+    """Returns the keys of `WARNINGS` that apply to an image (H x W or H x W x 3, as in its file) for a student with
+    this card. `look` holds the brightness and colour of the image."""
     is_coloured = card.channels == 1 and look.is_coloured
-    held = (is_coloured, bool(card.slices) and not is_nifti(file), _is_like_a_mask(image))
-    return tuple(warning for warning, holds in zip(WARNINGS, held, strict=True) if holds)
+    conditions = (is_coloured, bool(card.slices) and not is_nifti(file), _is_like_a_mask(image))
+    return tuple(warning for warning, applies in zip(WARNINGS, conditions, strict=True) if applies)
 
 
 def _is_like_a_mask(image: np.ndarray) -> bool:
-    """Of a few values, or of two with lossy edges; looked at closely only where some of its pixels are like that."""
-    some = image[:: max(1, image.shape[0] // 200), :: max(1, image.shape[1] // 200)]
-    if len(np.unique(some)) <= FEW_VALUES and len(np.unique(image)) <= FEW_VALUES:
+    """Whether an image has a few values, or two with lossy edges. All pixels are read only if a sample suggests it."""
+    thinned = image[:: max(1, image.shape[0] // 200), :: max(1, image.shape[1] // 200)]
+    if len(np.unique(thinned)) <= FEW_VALUES and len(np.unique(image)) <= FEW_VALUES:
         return True
-    largest = int(some.max())
-    if np.mean((some > largest / 8) & (some < largest * 7 / 8)) <= LOSSY_MASK:
-        with suppress(BadSample):  # which is how a picture ends
+    largest = int(thinned.max())
+    if np.mean((thinned > largest / 8) & (thinned < largest * 7 / 8)) <= MAX_LOSSY_SHARE:
+        with suppress(BadSample):  # raised for a picture that is not a mask
             two_valued(image, "")
             return True
     return False

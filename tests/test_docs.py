@@ -30,6 +30,7 @@ from mmpkd.teachers import TEACHERS
 from mmpkd.train import train
 from sweep.options import RUN_KEYS, read_run_options
 from sweep.plan.plan import plan
+from sweep.search.samplers import SAMPLERS
 from sweep.space.grammar import WORDS
 from sweep.space.loading import shipped
 from sweep.space.space import SCORES, SearchConfig, load_space
@@ -361,7 +362,7 @@ def test_every_model_has_a_table() -> None:
 
 def test_words_of_dictionaries_are_named() -> None:
     spaces, kinds = (DOCS / "search_spaces.md").read_text(), (DOCS / "objectives_and_teachers.md").read_text()
-    assert all(f"`{word}" in spaces for word in (*WORDS, *SCORES))
+    assert all(f"`{word}" in spaces for word in (*WORDS, *SCORES, *SAMPLERS))
     assert all(f"`{name}`" in kinds for name in (*MAPS, *TEACHERS, *OBJECTIVES))
     published = (DOCS / "published_data_sets.md").read_text()
     assert all(f"`{name}`" in published for name in (*READERS, *shipped()) if name != "table")

@@ -18,7 +18,7 @@ from ray.exceptions import RayError
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
-from mmpkd.probe import MOST_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
+from mmpkd.probe import MAX_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
 from mmpkd.teachers import sized
 from mmpkd.types import UserError
 from sweep.plan.plan import Plan
@@ -142,7 +142,7 @@ class Timing:
         return timed
 
     def _trial(self, config: TrialConfig, probers: Sequence[Any]) -> Timed:
-        samples = self._store.thinned(BATCHES * config.optimizer.batch_size, MOST_VALIDATED, config.cohort.fold)
+        samples = self._store.thinned(BATCHES * config.optimizer.batch_size, MAX_VALIDATED, config.cohort.fold)
         widths = {name: self._widths[config.teachers[name].model_dump_json()] for name in config.active_teachers()}
         try:
             _got([one.prepare.remote(self._store.facts, samples, config, widths) for one in probers])

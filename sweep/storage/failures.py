@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mmpkd.machine.errors import behind, is_out_of_memory, with_fault
+from mmpkd.machine.errors import error_chain, is_out_of_memory, with_fault
 from mmpkd.types import DivergedError, UserError
 from sweep.storage.layout import SweepFolder
 
@@ -32,7 +32,7 @@ def cause_of(error: Exception, places: Sequence[Path]) -> Cause:
         return "diverged"
     if isinstance(error, GoalError):
         return "goal"
-    if any(map(is_out_of_memory, behind(error))):
+    if any(map(is_out_of_memory, error_chain(error))):
         return "memory"
     return "storage" if disk_trouble(error, places) else "error"
 

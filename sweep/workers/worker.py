@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from ray import tune
 
 from mmpkd.config import CohortConfig, TrialConfig
-from mmpkd.machine.errors import behind, machine_fault
+from mmpkd.machine.errors import error_chain, machine_fault
 from mmpkd.types import DivergedError, EpochReport, UserError
 from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
@@ -167,7 +167,7 @@ class TrialWorker(tune.Trainable):
             try:
                 reports = self.read_history(checkpoint, owner)
             except UserError as error:
-                if machine_fault(error) or any(isinstance(one, PermissionError) for one in behind(error)):
+                if machine_fault(error) or any(isinstance(one, PermissionError) for one in error_chain(error)):
                     raise  # it may be whole, and epochs that it holds would be trained again
                 problems.append(str(error))  # torn by a full disk or a dying node, or put there: an older one will do
                 continue

@@ -84,15 +84,15 @@ def test_a_folder_becomes_a_table_and_pictures(
         main([f"model={model}", f"images={images}", f"out={out}"])
     printed = capsys.readouterr()
     assert "torn.png: is not an image" in printed.err
-    assert "passed over, as no images: 2 files (.csv, .txt)\n" in printed.err
-    assert printed.out == f"4 images: {out / 'predictions.csv'}, where it looked: {out / 'overlays'}\n"
+    assert "skipped, not images: 2 files (.csv, .txt)\n" in printed.err
+    assert printed.out == f"4 images: {out / 'predictions.csv'}, overlays: {out / 'overlays'}\n"
     rows = list(csv.DictReader((out / "predictions.csv").open()))
     assert [row["image"] for row in rows] == ["0.png", "1.png", "2.png", "deeper/wide.png"]
     assert all(abs(sum(float(row[f"pattern/{name}"]) for name in row_labels(row)) - 1) < 1e-5 for row in rows)
     pictures = {path.relative_to(out / "overlays").as_posix() for path in (out / "overlays").rglob("*.png")}
     assert pictures == {"0.png", "1.png", "2.png", "deeper/wide.png"}
     for inside in (images, images / "deeper" / "out", images.parent):
-        with pytest.raises(ConfigError, match="lie one in the other"):
+        with pytest.raises(ConfigError, match="inside one another"):
             main([f"model={model}", f"images={images}", f"out={inside}"])
     main([f"model={model}", f"images={images / '0.png'}", f"out={tmp_path / 'one'}", "overlays=false"])
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["predictions.csv"]
@@ -127,7 +127,7 @@ def test_what_is_plainly_no_image_is_passed_over(
     shutil.copy(images / "0.png", tmp_path / "in")
     main(words)  # and no SystemExit
     printed = capsys.readouterr()
-    assert "passed over, as no images: 1 file (" in printed.err and "left out" not in printed.err
+    assert "skipped, not images: 1 file (" in printed.err and "left out" not in printed.err
     assert printed.out.startswith("1 images")
 
 
@@ -147,8 +147,8 @@ def test_images_unlike_those_it_learnt_from_are_told(
     Image.fromarray(mask).save(folder / "regions.png")
     main([f"model={model}", f"images={folder}", f"out={tmp_path / 'out'}", "overlays=false"])
     told = capsys.readouterr().err
-    assert "warning: 1 of 5 images are in colour, and the student sees their brightness alone" in told
-    assert "warning: 3 of 5 images hold two values only, or hardly more: are they masks?" in told
+    assert "warning: 1 of 5 images are in colour, and the student sees only their brightness" in told
+    assert "warning: 3 of 5 images hold only two values, or hardly more: are they masks?" in told
     rows = {row["image"]: row["warning"] for row in csv.DictReader((tmp_path / "out" / "predictions.csv").open())}
     like_a_mask = "hardly more than two values"
     assert rows == {"plain.png": "", "photo.png": "in colour"} | dict.fromkeys(
@@ -202,7 +202,7 @@ def test_pictures_before_a_student_of_volumes_and_masks_among_volumes_are_told(
 def test_a_student_of_pictures_reads_no_volume(model: Path, tmp_path: Path) -> None:
     assert b"slices" not in model.read_bytes() and Predictor(model).card.slices == ()
     (tmp_path / "t1.nii.gz").write_bytes(gzip.compress(nifti(volume())))
-    with pytest.raises(BadSample, match="is a NIfTI volume, and the student does not say which slices"):
+    with pytest.raises(BadSample, match="is a NIfTI volume, and the student does not state the slices"):
         Predictor(model)(tmp_path / "t1.nii.gz")
 
 
@@ -225,9 +225,9 @@ def row_labels(row: dict[str, str]) -> list[str]:
 
 def test_another_bit_depth_is_told(model: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(BadSample, match="16-bit pixels, and the student was trained on 8-bit images"):
+    with pytest.raises(BadSample, match="16-bit pixels, but the student was trained on 8-bit images"):
         Predictor(model)(tmp_path / "deep.png")
-    with pytest.raises(CohortError, match="not one of 1 files could be read"):
+    with pytest.raises(CohortError, match="none of 1 files could be read"):
         main([f"model={model}", f"images={tmp_path / 'deep.png'}", f"out={tmp_path / 'out'}"])
     assert not list((tmp_path / "out").iterdir())
 
@@ -236,8 +236,8 @@ def test_mistakes_are_told_together(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         main(["modle=x", "overlays=no"])
     said = str(caught.value)
-    assert "modle=x: not a word of this command (did you mean 'model'?)" in said
-    assert "images: which?" in said and "overlays: true or false, got 'no'" in said
+    assert "modle=x: not an option of this command (did you mean 'model'?)" in said
+    assert "images: missing: write images=" in said and "overlays: true or false, got 'no'" in said
     with pytest.raises(ConfigError, match="images: no file at"):
         main([f"model={model}", f"images={tmp_path / 'nowhere'}"])
 

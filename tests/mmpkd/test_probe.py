@@ -82,7 +82,7 @@ def test_a_fit_is_extrapolated_in_samples_and_epochs(
     """A fit that takes 2 s by itself and 10 ms for each sample of each epoch; answers take nothing."""
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr("mmpkd.probe.FEW_TAUGHT", 15)
+    monkeypatch.setattr("mmpkd.probe.MIN_FITTED", 15)
 
     def fit(self: Text, store: StandIn, rows: np.ndarray) -> None:
         clock[0] += 2 + 0.01 * len(rows) * self.params.epochs

@@ -46,7 +46,9 @@ def beside(tiny_trial: TrialConfig) -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(beside: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[checkpoint.Place, Path]:
+def whole(
+    beside: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[checkpoint.Progress, Path]:
     """An uninterrupted run: the checkpoint of each epoch, by its place."""
     folder, copies = tmp_path_factory.mktemp("whole"), {}
     save = checkpoint.save
@@ -73,9 +75,9 @@ def changed(one: Path, other: Path) -> set[str]:
     return {".".join(name.split(".")[:2]) for name in ours if not torch.equal(ours[name], theirs[name])}
 
 
-def test_each_stage_trains_its_own_modules_alone(whole: dict[checkpoint.Place, Path]) -> None:
-    alone, guess, first, last = (whole[checkpoint.Place(*place)] for place in ((0, 2), (1, 1), (2, 1), (2, 2)))
-    assert changed(whole[checkpoint.Place(0, 1)], alone) == {"model.patch_embed", "model.cls_token"} | {
+def test_each_stage_trains_its_own_modules_alone(whole: dict[checkpoint.Progress, Path]) -> None:
+    alone, guess, first, last = (whole[checkpoint.Progress(*place)] for place in ((0, 2), (1, 1), (2, 1), (2, 2)))
+    assert changed(whole[checkpoint.Progress(0, 1)], alone) == {"model.patch_embed", "model.cls_token"} | {
         f"model.{name}" for name in ("pos_embed", "blocks", "norm", "head")
     }
     assert changed(alone, guess) == {"guidance.guide"}
@@ -83,29 +85,31 @@ def test_each_stage_trains_its_own_modules_alone(whole: dict[checkpoint.Place, P
 
 
 def test_the_first_stage_is_a_training_without_stages(
-    whole: dict[checkpoint.Place, Path], tiny_trial: TrialConfig, cache: Path, tmp_path: Path
+    whole: dict[checkpoint.Progress, Path], tiny_trial: TrialConfig, cache: Path, tmp_path: Path
 ) -> None:
     plain = staged(tiny_trial, objectives={}, teachers={})
     train(plain, cache, tmp_path)
-    ours, theirs = (checkpoint.read(path)["student"] for path in (whole[checkpoint.Place(0, 2)], tmp_path / "last.pt"))
+    ours, theirs = (
+        checkpoint.read(path)["student"] for path in (whole[checkpoint.Progress(0, 2)], tmp_path / "last.pt")
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 1), (2, 1)])
 def test_resumed_in_any_stage_equals_uninterrupted(
-    place: tuple[int, int], whole: dict[checkpoint.Place, Path], beside: TrialConfig, cache: Path, tmp_path: Path
+    place: tuple[int, int], whole: dict[checkpoint.Progress, Path], beside: TrialConfig, cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "teachers").symlink_to(cache / "teachers")  # but no finished stage
     reported: list[int] = []
     store = prepare(beside.cohort, cache)
     resumed = train(
-        beside, tmp_path, tmp_path, whole[checkpoint.Place(*place)], lambda one: reported.append(one.epoch), store
+        beside, tmp_path, tmp_path, whole[checkpoint.Progress(*place)], lambda one: reported.append(one.epoch), store
     )
-    last = whole[checkpoint.Place(2, 2)]
+    last = whole[checkpoint.Progress(2, 2)]
     assert not changed(tmp_path / "last.pt", last)
     assert [one.metrics for one in resumed] == [one.metrics for one in checkpoint.history(last)]
     assert reported == ([2] if place[0] == 2 else [1, 2])
-    assert len(checkpoint.history(whole[checkpoint.Place(*place)])) == (place[1] if place[0] == 2 else 0)
+    assert len(checkpoint.history(whole[checkpoint.Progress(*place)])) == (place[1] if place[0] == 2 else 0)
 
 
 def test_a_finished_stage_is_not_trained_again(

@@ -207,11 +207,11 @@ def test_a_place_that_is_none_is_told_before_teachers_are_asked(
     path = tmp_path / "best.yaml"
     path.write_text(dump_trial(tiny_trial))
     monkeypatch.setattr("mmpkd.train.fit_teachers", None)
-    with pytest.raises(ConfigError, match="out: no folder can be made at"):
+    with pytest.raises(ConfigError, match=r"out: the folder .* cannot be made"):
         main([f"config={path}", f"cache={cache}", f"out={tmp_path / out}"])
 
 
-def test_places_with_brackets_are_shown_and_more_threads_than_cores_are_told(
+def test_brackets_in_paths_are_printed_and_excess_threads_are_reported(
     tiny_trial: TrialConfig,
     cache: Path,
     tmp_path: Path,
@@ -220,11 +220,11 @@ def test_places_with_brackets_are_shown_and_more_threads_than_cores_are_told(
 ) -> None:
     path, out = tmp_path / "best.yaml", tmp_path / "a[red]b [" / "c]"
     path.write_text(dump_trial(tiny_trial))
-    monkeypatch.setattr("mmpkd.train.cores", lambda: Allowance(1, "SLURM_CPUS_PER_TASK"))
+    monkeypatch.setattr("mmpkd.machine.resources.cores", lambda: Allowance(1, "SLURM_CPUS_PER_TASK"))
     main([f"config={path}", f"cache={cache}", f"out={out}", "epochs=1", "threads=2"])
     printed = capsys.readouterr()
     assert f"every epoch is in {out}/best-" in printed.out
-    assert "threads=2, and this process may use 1 cores (what sets this: SLURM_CPUS_PER_TASK)" in printed.err
+    assert "threads=2, but this process may use 1 cores (limit: SLURM_CPUS_PER_TASK)" in printed.err
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, whole: tuple[Path, list[EpochReport]]) -> None:

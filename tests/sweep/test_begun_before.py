@@ -62,6 +62,12 @@ def numbers(spool: bytes, kind: str) -> list[int]:
     return [event["number"] for event in events(spool, kind)]
 
 
+def attributes(journal: bytes) -> set[str]:
+    """Returns the names of the attributes that lines of Optuna's journal give to trials."""
+    lines = map(json.loads, journal.splitlines())
+    return {name for line in lines for key in ("user_attr", "user_attrs") for name in line.get(key, {})}
+
+
 def histories(folder: Path) -> dict[int, list[dict[str, Any]]]:
     """Returns the reports in the checkpoint of each trial that was training when the driver was killed, by number."""
     checkpoints = {int(path.parts[-3]): path for path in folder.glob("checkpoints/*/attempt-1/last.pt")}
@@ -101,7 +107,7 @@ def steps(metric: str) -> set[tuple[int, int]]:
 def test_a_sweep_begun_before_continues(
     ray_session: None, begun: Path, further: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spool = (begun / "spool.jsonl").read_bytes()
+    spool, journal = (begun / "spool.jsonl").read_bytes(), (begun / "journal.log").read_bytes()
     reached = int((begun / "spool.sent").read_text().split()[0])
     open_before = set(numbers(spool, "start")) - set(numbers(spool, "end"))
     checkpoints = histories(begun)
@@ -141,12 +147,18 @@ def test_a_sweep_begun_before_continues(
 
     after = (begun / "spool.jsonl").read_bytes()
     assert after.startswith(spool)
+    for kind in ("start", "epoch", "end"):
+        for event in events(after[len(spool) :], kind):
+            assert set(event) >= set(events(spool, kind)[0]), "events keep their fields"
+    assert (begun / "journal.log").read_bytes().startswith(journal)
+    records = (begun / "journal.log").read_bytes()[len(journal) :]
+    assert attributes(records) >= {"number", "sampled", "config", "rung 2", "ending"}, "and trials their attributes"
     heard = [(event["number"], event["epoch"]) for event in events(after, "epoch")]
     assert sorted(heard) == sorted(set(heard)) == list(trained.index)
     assert sorted(numbers(after, "end")) == sorted(numbers(after, "start")) == trials["number"].tolist()
 
     sent = set(numbers(spool[:reached], "end"))
-    assert sent and open_before and set(numbers(spool, "end")) - sent | open_before
+    assert sent and sent < set(numbers(spool, "end")) | open_before
     outcomes = dict(zip(trials["number"], trials["state"], strict=True)) | dict.fromkeys(sent, BY_HAND)
     assert tags("outcome") == outcomes, "MLflow is told of every trial, and of none again that it was told of"
     assert steps("val/auroc") == set(trained.index)

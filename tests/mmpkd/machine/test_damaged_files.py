@@ -53,7 +53,7 @@ def test_a_teachers_damaged_answers_are_named(tiny_cohort: CohortConfig, cache: 
 def test_a_damaged_checkpoint_is_named(tmp_path: Path, kind: str) -> None:
     layer = torch.nn.Linear(40, 40)
     optimizer = torch.optim.AdamW(layer.parameters())
-    place = checkpoint.Place(0, 1)
+    place = checkpoint.Progress(0, 1)
     path = checkpoint.save(tmp_path, layer, torch.nn.ModuleDict(), optimizer, [], place, "mine", "identity")
     with pytest.raises(ConfigError, match="belongs to another configuration"):
         checkpoint.history(path, "another's")

@@ -79,7 +79,10 @@ def test_mistakes_are_told_with_their_fault_too(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         command.run(main)
     told = capsys.readouterr().err
-    assert told.startswith("1 mistake:\n  student: cannot be built\n  behind this") and "(out of memory)" in told
+    assert (
+        told.startswith("1 mistake:\n  student: cannot be built\n  the cause is a fault of the machine")
+        and "(out of memory)" in told
+    )
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
