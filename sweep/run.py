@@ -149,18 +149,18 @@ def sweep(
     Raises:
         UserError: the folder is another sweep's, or cannot be written any more.
     """
-    from sweep.storage.failures import disk_trouble
+    from sweep.storage.failures import disk_problem
     from sweep.storage.lock import hold_driver_lock
 
     with hold_driver_lock(options.folder):
         try:
             return _sweep(space, planned, options, console, worker)
         except OSError as error:
-            trouble = disk_trouble(error, (options.folder.path, Path(options.storage), Path(options.cache)))
-            if not trouble:
+            problem = disk_problem(error, (options.folder.path, Path(options.storage), Path(options.cache)))
+            if not problem:
                 raise
             raise UserError(
-                f"{trouble}; the sweep stopped\n"
+                f"{problem}; the sweep stopped\n"
                 f"  what was written before is whole; once that is mended, this goes on:\n  {options.command}"
             ) from error
 
@@ -175,7 +175,7 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     from sweep.search.warm_start import warm_results
     from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
     from sweep.storage.events import Spool, SweepBegan
-    from sweep.storage.ownership import examined
+    from sweep.storage.integrity import check_folder
     from sweep.types import Halt
     from sweep.workers.worker import TrialWorker
 
@@ -183,14 +183,14 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     cohort, worker = planned.example.cohort, worker or TrialWorker
     folder, cache = options.folder, Path(options.cache).absolute()
     repaired = "" if options.repair else " repair=true"
-    here = examined(folder, options.repair, options.command + repaired)
+    checked = check_folder(folder, options.repair, options.command + repaired)
     folder.stop_request.unlink(missing_ok=True)
     extended = refuse_other_space(folder, space, options.extend)
     store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
-    refuse_other_data(folder, here.store, store.fingerprint, cohort.root)
-    warn([*here.notes, *worker.cautions(planned, store)], console)
+    refuse_other_data(folder, checked.store, store.fingerprint, cohort.root)
+    warn([*checked.notes, *worker.cautions(planned, store)], console)
     known, told = warm_results(space, planned.goals, folder, Storage(Path(options.storage)), store.fingerprint)
-    spool, sweep_id = Spool(folder), here.sweep_id or uuid.uuid4().hex
+    spool, sweep_id = Spool(folder), checked.sweep_id or uuid.uuid4().hex
     spool.append(SweepBegan(sweep_id, list(options.words)))
     generation = folder.read_plan().get("generation", 0) + extended
     belongs = {"sweep": sweep_id, "store": store.fingerprint}
@@ -198,19 +198,19 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     for line in filter(None, (studies.take_over() if extended else "", told)):
         console.print(line, highlight=False, soft_wrap=True)
     # The plan decides which space the sweep is in: killed before it is written, the old one; after it, this one.
-    left_behind = sorted({*studies.left_behind, *here.lost})
+    left_behind = sorted({*studies.left_behind, *checked.lost})
     began: dict[str, Any] = {
         **belongs,
         "generation": generation,
         "left_behind": left_behind,
-        "lost": list(here.lost),
+        "lost": list(checked.lost),
     }
     if (price := folder.read_plan().get("price")) and not extended:
         began["price"] = price
     dumped = dump_space(space)
     folder.write_plan(planned.as_json() | began | {"leaves": leaves_of(yaml.safe_load(dumped))})
     write_atomically(folder.space, dumped)
-    books = Books(space, planned.goals, studies, spool, folder, known, here.lost)
+    books = Books(space, planned.goals, studies, spool, folder, known, checked.lost)
     search = Search(space, books, folder, cache, store.path, store.num_folds)
     tracker = Tracker(
         check_tracking_uri(options.tracking_uri),

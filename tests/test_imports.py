@@ -56,7 +56,6 @@ TO_MEND = {
     ("sweep.plan", "sweep.workers"),
     ("sweep.search", "sweep.workers"),
     ("sweep.space", "sweep.plan"),
-    ("sweep.storage", "sweep.search"),
     ("sweep.workers", "sweep.reports"),
     ("sweep.workers", "sweep.search"),
 }

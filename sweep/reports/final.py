@@ -19,10 +19,11 @@ from sweep.plan.plan import Plan
 from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
 from sweep.reports.mlflow import Tracker
+from sweep.reports.tables import write_tables
 from sweep.search.searcher import Search
 from sweep.storage.events import FilesWritten, Spool, SweepClosed
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import judged, picked, write_tables
+from sweep.storage.records import comparable, picked
 from sweep.types import Record
 
 LIMITS: Final = ("budget_device_hours=", "deadline=")
@@ -32,7 +33,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     """Leaves the sweep's files, sends what the tracking has not had, and says how it stands; the exit status."""
     with interrupt.deferred():
         records = search.records()
-        shown = judged(records, planned.goals, search.space.search.repeats)
+        shown = comparable(records, planned.goals, search.space.search.repeats)
         best = _write_files(search, planned, options, spool, records, shown)
     config, done = search.space.search, not search.left or (search.halt is not None and search.halt.kind == "limit")
     for warning in search.take_warnings():

@@ -21,7 +21,6 @@ from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from sweep.options import redact_passwords, sqlite_file
 from sweep.reports.names import ServerNames
-from sweep.storage.database import artifacts_of, follow_move, make_whole
 from sweep.storage.events import (
     EpochEnded,
     Event,
@@ -33,6 +32,7 @@ from sweep.storage.events import (
     TrialEvent,
     TrialStarted,
 )
+from sweep.storage.mlflow_database import artifacts_uri, make_database, repoint_artifacts
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param
@@ -186,9 +186,9 @@ class Tracker:
 
         place = (self._artifacts / self._name).absolute().as_uri()
         if urlsplit(self._uri).scheme == "sqlite":
-            make_whole(sqlite_file(self._uri), self._name, MlflowClient)
-            follow_move(sqlite_file(self._uri))
-            place = artifacts_of(sqlite_file(self._uri), self._name)
+            make_database(sqlite_file(self._uri), self._name, MlflowClient)
+            repoint_artifacts(sqlite_file(self._uri))
+            place = artifacts_uri(sqlite_file(self._uri), self._name)
         client = MlflowClient(tracking_uri=self._uri)
         experiment = client.get_experiment_by_name(self._name)
         if experiment is None:

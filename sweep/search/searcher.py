@@ -22,7 +22,7 @@ from sweep.search.proposals import Proposal
 from sweep.search.repeats import repeat_config
 from sweep.search.state import Books, Live
 from sweep.space.space import Space
-from sweep.storage.failures import told_error
+from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Halt, Job, Record, State
 
@@ -210,7 +210,7 @@ class Search(Searcher):
         live = self.live[trial_id]
         self._warnings += result.get("notes", ())
         self.books.hear(live, result.get("reports", ()), self.devices)
-        cause, message = told_error(self._folder, live.number, result) if error or "error" in result else ("", "")
+        cause, message = failure_of(self._folder, live.number, result) if error or "error" in result else ("", "")
         if cause in ("storage", "goal"):  # not this trial's fault, and all others will meet it
             raise UserError(message)
         if cause == "memory" and self.can_halve:

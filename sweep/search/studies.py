@@ -25,11 +25,11 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from mmpkd.config import TrialConfig, validate
 from sweep.search.choosers import ReplayChooser
 from sweep.search.proposals import Proposal
-from sweep.search.warm_start import arm_and_generation, at, fitted, study_name
+from sweep.search.warm_start import at, fitted
 from sweep.space.draw import Drawn, draw
 from sweep.space.space import Space
 from sweep.storage.events import cut_torn_line
-from sweep.storage.journal import BELONGS, Journal
+from sweep.storage.journal import BELONGS, Journal, arm_and_generation, study_name
 from sweep.types import Arrival, Ending, Record, State, Values
 
 STATES: Final[Mapping[TrialState, State]] = {

@@ -28,22 +28,13 @@ from sweep.search.proposals import Proposal
 from sweep.space.draw import draw, leaf_name
 from sweep.space.grammar import Choice, Range, spots
 from sweep.space.space import SCORES, Space
-from sweep.storage.journal import damage_of, stored_studies
+from sweep.storage.journal import arm_and_generation, find_damage, load_studies
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.types import Values
 
 KEY: Final = "search.warm_start"
 # NSGA-II breeds from numbered generations, and knows nothing of a trial that is in none.
 FIRST_GENERATION: Final = {f"{NSGAIISampler.__name__}:generation": 0}
-
-
-def study_name(arm: str, generation: int) -> str:
-    return f"{arm} {generation}" if generation else arm
-
-
-def arm_and_generation(study: str) -> tuple[str, int]:
-    arm, _, generation = study.partition(" ")
-    return arm, int(generation or 0)
 
 
 def fitted(
@@ -144,7 +135,7 @@ def _results(other: SweepFolder, store: str) -> list[tuple[str, Mapping[str, Any
     sampler was told of it.
     """
     said, journal = other.read_plan(), other.journal
-    if (damage := damage_of(journal)) is not None:
+    if (damage := find_damage(journal)) is not None:
         raise ConfigError.at(KEY, f"{journal}: {damage}; mend that sweep first, by running its own command again")
     if said and said["store"] != store:
         told = f"{other.name} was run on another cohort (prepared as {said['store']}, this sweep's is {store})"
@@ -169,7 +160,7 @@ def _results(other: SweepFolder, store: str) -> list[tuple[str, Mapping[str, Any
 
 
 def _trials(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTrial]]:
-    for study in stored_studies(journal):
+    for study in load_studies(journal):
         arm, its_generation = arm_and_generation(study.study_name)
         if its_generation == generation:
             for frozen in study.get_trials(deepcopy=False):

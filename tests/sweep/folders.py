@@ -13,10 +13,9 @@ from pathlib import Path
 
 import yaml
 
-from sweep.storage.events import EpochEnded, SweepBegan, TrialEnded, TrialStarted
+from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import is_locked
-from sweep.storage.records import Spool
 
 GOALS = ["val/auroc", "val/pointing"]
 

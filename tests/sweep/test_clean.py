@@ -41,7 +41,7 @@ def test_clean_lists_first_and_deletes_only_when_told(tmp_path: Path, capsys: py
     told = capsys.readouterr().out
     assert files(tmp_path) == before
     assert re.findall(r"checkpoints/(\d+)  \(", told) == ["2", "3"]
-    assert f"{100 + 107 + 7 + 5} bytes in 4 places could go" in told and "delete=true" in told
+    assert f"{100 + 107 + 7 + 5} bytes in 4 places can be deleted" in told and "delete=true" in told
     clean.main(["breast", f"storage={tmp_path}", "delete=true"])
     assert "deleted 219 bytes in 4 places" in capsys.readouterr().out
     assert before - files(tmp_path) == {
@@ -61,7 +61,7 @@ def test_a_running_sweep_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFix
     before = files(tmp_path)
     with driven(tmp_path / "breast"):
         clean.main([f"storage={tmp_path}", "delete=true"])
-    assert "breast is running, and left alone" in capsys.readouterr().out
+    assert "breast is running, and is not touched" in capsys.readouterr().out
     assert files(tmp_path) == before
 
 
@@ -70,7 +70,7 @@ def test_what_waits_for_its_seeds_may_come_to_the_front(tmp_path: Path) -> None:
     add(spool, 0, "complete", 0.9, 0.9)
     add(spool, 1, "complete", 0.9, 0.9, of=0)
     add(spool, 2, "complete", 0.5, 0.5)  # its further seed is not there yet
-    assert clean.settled(read_sweep(SweepFolder(tmp_path / "breast"))) == [1]
+    assert clean.settled_numbers(read_sweep(SweepFolder(tmp_path / "breast"))) == [1]
 
 
 def cached(cache: Path, kind: str, name: str, **manifest: str) -> None:
@@ -109,6 +109,6 @@ def test_the_cache_is_not_judged_while_a_sweep_has_not_said_what_it_uses(tmp_pat
     with locked(storage / "new" / "driver.lock"), pytest.raises(UserError, match="try again later"):
         clean.main(words)
     assert (cache / "stores" / "table-bb22").exists()
-    with pytest.raises(ConfigError, match="nothing says what is needed"):
+    with pytest.raises(ConfigError, match="it is unknown what is needed"):
         clean.main([f"storage={tmp_path / 'typo'}", *words[1:]])
     assert (cache / "stores" / "table-bb22").exists()

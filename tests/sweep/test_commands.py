@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
+from mmpkd.machine.checksums import sealed
 from mmpkd.types import ConfigError
 from sweep import clean, status, stop
 from sweep.storage.events import EpochEnded, SweepBegan, SweepClosed, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
-from sweep.storage.reader import continuing, read_sweep
+from sweep.storage.reader import continue_command, read_sweep
 from tests.sweep.folders import GOALS, add, driven, files, locked, make
 
 
@@ -52,7 +53,7 @@ def test_a_mistake_is_status_2_without_traceback(tmp_path: Path) -> None:
         [sys.executable, "-m", "sweep.stop", f"storage={tmp_path}", "timeout=soon"], capture_output=True, text=True
     )
     assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert "timeout: a number of seconds above 0, got 'soon'" in done.stderr and "which sweep?" in done.stderr
+    assert "timeout: expected a number of seconds above 0, got 'soon'" in done.stderr and "which sweep?" in done.stderr
 
 
 def test_status_and_stop_load_no_engine() -> None:
@@ -75,7 +76,8 @@ def test_counts_hours_and_best_by_hand(tmp_path: Path, capsys: pytest.CaptureFix
     add(spool, 2, "pruned", 0.99, 0.99, arm="tabular")  # higher, but not of an equal budget
     add(spool, 3, "open", 0.7, 0.1)
     spool.append(TrialEnded(number=4, state="complete", error=""))  # of a trial that nothing else is known of
-    spool.append("telegram", number=0)
+    with spool.path.open("a") as file:  # of a later version
+        file.write(sealed({"event": "telegram", "time": 0.0, "number": 0}) + "\n")
     (one,) = as_json(capsys, tmp_path)["sweeps"]
     assert [one[name] for name in ("complete", "pruned", "failed", "open", "planned")] == [2, 1, 0, 1, 8]
     assert one["state"] == "stopped" and one["space"] == "breast"
@@ -157,12 +159,12 @@ def test_the_command_that_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     make(tmp_path / "runs" / "plain")
     breast, plain = (read_sweep(SweepFolder(tmp_path / "runs" / name)) for name in ("breast", "plain"))
     monkeypatch.chdir(tmp_path)
-    assert continuing(breast) == "python -m sweep.run space=breast trials=8 'tracking=http://me:***@host'"
+    assert continue_command(breast) == "python -m sweep.run space=breast trials=8 'tracking=http://me:***@host'"
     resolved = f"space={tmp_path}/runs/plain/space.yaml name=plain storage={tmp_path}/runs"
-    assert continuing(plain) == f"python -m sweep.run {resolved}"
+    assert continue_command(plain) == f"python -m sweep.run {resolved}"
     monkeypatch.chdir("/")  # the words it was started with would begin another one here
     moved = f"python -m sweep.run {resolved} 'tracking=http://me:***@host'".replace("plain", "breast")
-    assert continuing(breast) == moved
+    assert continue_command(breast) == moved
 
 
 def test_brackets_in_a_place_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -216,5 +218,5 @@ def test_a_driver_that_does_not_hear_is_waited_for_so_long(tmp_path: Path, capsy
         stop.main(["breast", f"storage={tmp_path}", "timeout=0.3"])
     assert caught.value.code == 1
     told = capsys.readouterr().out
-    assert "still runs after 0.3 s (process 7 on a-machine)" in told and "waits on" in told
-    assert "breast/stop" in files(tmp_path), "the request stands"
+    assert "still runs after 0.3 s (process 7 on a-machine)" in told and "the same command waits again" in told
+    assert "breast/stop" in files(tmp_path), "the request remains"

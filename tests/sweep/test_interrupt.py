@@ -23,9 +23,8 @@ from sweep.interrupt import deferred, insisted, patience, requested, requests_en
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
-from sweep.storage.events import SweepBegan, SweepClosed
+from sweep.storage.events import Spool, SweepBegan, SweepClosed
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, FakeWorker, play, report
 from tests.sweep.swept import events, swept
 from tests.sweep.test_run import ran

@@ -19,10 +19,9 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
-from sweep.storage.events import EpochEnded
+from sweep.storage.events import EpochEnded, Spool
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
-from sweep.storage.records import Spool
 from tests.sweep.fake import FakeWorker
 from tests.sweep.swept import events, untracked
 from tests.sweep.test_run import ran

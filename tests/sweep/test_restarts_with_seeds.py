@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 
 from mmpkd.config import TrialConfig, load_trial
+from sweep.reports.tables import epochs_table, trials_table
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
 from sweep.search.state import Books
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
-from sweep.storage.events import EpochEnded, TrialEnded, TrialStarted
+from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool, epochs_table, judged, trials_table
+from sweep.storage.records import comparable
 from sweep.types import Arrival
 from sweep.workers.tune import Share
 from tests.sweep.fake import SPACE, metrics_of, play
@@ -149,7 +150,7 @@ def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Mach
         assert counts.to_dict() == dict.fromkeys(handed, times)
     first = table["repeat_of"].fillna(table.index.to_series()).astype(int)
     means, runs = table[list(GOALS)].groupby(first).mean(), first.value_counts()
-    shown = {record.number: record for record in judged(records, GOALS, REPEATS)}
+    shown = {record.number: record for record in comparable(records, GOALS, REPEATS)}
     repeated = runs.index[runs == REPEATS]
     assert len(repeated) and set(repeated) <= set(shown)
     for number in repeated:

@@ -12,9 +12,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from sweep.reports.names import LONGEST, ServerNames
-from sweep.storage.events import EpochEnded, SweepBegan, TrialStarted
+from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool
 from tests.sweep.reports.test_mlflow import drain, runs
 
 AWKWARD = (

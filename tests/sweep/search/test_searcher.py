@@ -16,14 +16,15 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
+from sweep.reports.tables import epochs_table, trials_table
 from sweep.search.proposals import ArmSampler
 from sweep.search.searcher import HOPELESS, Search
 from sweep.search.state import Books
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
-from sweep.storage.events import EpochEnded, TrialEnded, TrialEvent, TrialStarted
+from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialEvent, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool, best_of, epochs_table, front_of, trials_table
+from sweep.storage.records import best_of, front_of
 from tests.sweep.fake import SPACE, metrics_of, play, play_all, report
 from tests.sweep.swept import events
 

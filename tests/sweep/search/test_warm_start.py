@@ -126,7 +126,7 @@ def test_of_an_extended_sweep_its_newest_generation(tmp_path: Path) -> None:
     assert "of 2 results of breast" in text
 
 
-# --- continuing ---
+# --- continue_command ---
 
 
 def test_a_restart_goes_on_alike_though_the_other_has_gone(tmp_path: Path) -> None:

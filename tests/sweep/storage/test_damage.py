@@ -16,14 +16,14 @@ from rich.console import Console
 
 from mmpkd.types import UserError
 from sweep import status
-from sweep.clean import of_sweep
+from sweep.clean import waste_of
 from sweep.options import read_run_options
 from sweep.reports import final
 from sweep.reports.final import _tell_tracking
 from sweep.reports.mlflow import Tracker
 from sweep.status import as_json
 from sweep.storage.events import Spool, SweepBegan, TrialEnded, read_events
-from sweep.storage.failures import told_error
+from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from tests.damage import BINARY, FOLDER, TEXT, harm
@@ -78,7 +78,7 @@ def test_a_damaged_file_is_named_or_made_anew(done: Path, tmp_path: Path, name: 
 
     try:  # seen from outside
         seen = as_json(read_sweep(SweepFolder(folder)))
-        of_sweep(read_sweep(SweepFolder(folder)))
+        waste_of(read_sweep(SweepFolder(folder)))
         assert seen["complete"] == 8 or name in str(read_sweep(SweepFolder(folder)).damaged) or name == "spool.jsonl"
     except UserError as error:
         assert f"{folder / name}: " in str(error)
@@ -113,7 +113,7 @@ def test_the_command_that_goes_on_does(done: Path, tmp_path: Path) -> None:
             assert "nothing is lost" in text and left_whole(folder) == before
         else:
             assert (folder / "before-repair-1" / "journal.log").exists()
-            assert "lost" in text or "it knows nothing of trials" in text
+            assert "lost" in text or "it does not know trials" in text
             assert len(pd.read_parquet(folder / "trials.parquet")) == 8, "as many as are wanted"
         assert "warning" not in swept(place, *WORDS)[1].replace("warning: on val", ""), "said once"
 
@@ -169,7 +169,7 @@ def test_a_damaged_checkpoint_is_told_and_trained_again(tmp_path: Path, kind: st
 def test_a_story_that_is_no_text_is_told_all_the_same(tmp_path: Path) -> None:
     SweepFolder(tmp_path).error(0).parent.mkdir()
     SweepFolder(tmp_path).error(0).write_bytes(b"error: Val\xffueError: a bug\n\nTraceback")
-    assert told_error(SweepFolder(tmp_path), 0, {}) == ("error", "Val�ueError: a bug")
+    assert failure_of(SweepFolder(tmp_path), 0, {}) == ("error", "Val�ueError: a bug")
 
 
 def test_status_says_what_it_passed_over(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -177,7 +177,7 @@ def test_status_says_what_it_passed_over(done: Path, tmp_path: Path, capsys: pyt
     harm(tmp_path / "runs" / "fake" / "spool.jsonl", "NUL bytes")
     status.main(["fake", f"storage={tmp_path / 'runs'}"])
     told = capsys.readouterr().out
-    assert f"warning: {tmp_path}/runs/fake/spool.jsonl: line " in told and "is damaged and passed over" in told
+    assert f"warning: {tmp_path}/runs/fake/spool.jsonl: line " in told and "is damaged and skipped" in told
 
 
 @pytest.mark.parametrize("kind", ["a byte near its beginning", "NUL bytes", FOLDER])

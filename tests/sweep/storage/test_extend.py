@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from sweep.clean import of_sweep
+from sweep.clean import waste_of
 from sweep.search.searcher import Search
 from sweep.status import as_json
 from sweep.storage.events import EpochEnded, TrialEnded
@@ -197,7 +197,7 @@ def test_a_changed_space_is_shown_and_the_way_on_named(tmp_path: Path) -> None:
     swept(tmp_path, "trials=1", "arms.tabular=false")
     text = refused(tmp_path, "trials=1", "arms.tabular=false", "optimizer.lr=0.01")
     assert "optimizer.lr: was absent, is now 0.01" in text
-    assert "extend=true goes on in the new space" in text and "name=fake-2" in text
+    assert "extend=true continues in the new space" in text and "name=fake-2" in text
 
 
 def test_in_an_unchanged_space_it_does_nothing(tmp_path: Path) -> None:
@@ -238,8 +238,8 @@ def test_status_and_clean_count_what_stayed(dead: tuple[Path, float], tmp_path: 
     assert told["best"]["val/auroc"] == max(one.metrics["val/auroc"] for one in search.records())
     assert told["best"]["val/auroc"] < max(event.metrics["val/auroc"] for event in events(folder, EpochEnded))
     assert "10 trials have ended" in how_to_continue(sweep)[0] or sweep.closed == "FINISHED"
-    could_go = {waste.path.name for waste in of_sweep(sweep)}
-    assert not could_go & set(map(str, sweep.left)), "another extension may bring them back"
+    could_go = {waste.path.name for waste in waste_of(sweep)}
+    assert not could_go & set(map(str, sweep.left_behind)), "another extension may bring them back"
 
 
 @pytest.mark.usefixtures("ray_session")

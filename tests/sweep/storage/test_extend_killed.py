@@ -13,10 +13,9 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from sweep.search.searcher import Search
-from sweep.storage.events import TrialEnded
+from sweep.storage.events import Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
-from sweep.storage.records import Spool
 from tests.sweep.swept import (
     Killed,
     dead,

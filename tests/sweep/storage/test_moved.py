@@ -16,10 +16,10 @@ from mmpkd.machine.checksums import fingerprint
 from sweep import status
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
-from sweep.storage.database import follow_move
 from sweep.storage.events import FilesWritten, Spool, SweepBegan, SweepClosed, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.reader import continuing, read_sweep
+from sweep.storage.mlflow_database import repoint_artifacts
+from sweep.storage.reader import continue_command, read_sweep
 from tests.sweep.folders import make
 from tests.sweep.reports.test_mlflow import drain, runs
 from tests.sweep.swept import numbers, swept
@@ -113,7 +113,7 @@ def test_the_command_that_continues_leads_to_the_new_place(tmp_path: Path) -> No
     (tmp_path / "old").rename(tmp_path / "new")
     folder = tmp_path / "new" / "runs" / "fake"
     resolved = f"space={folder}/space.yaml name=fake storage={folder.parent} cache={tmp_path} tracking=http://h"
-    assert continuing(read_sweep(SweepFolder(folder))) == f"python -m sweep.run {resolved}"
+    assert continue_command(read_sweep(SweepFolder(folder))) == f"python -m sweep.run {resolved}"
 
 
 # --- the file alone ---
@@ -140,11 +140,11 @@ def places(path: Path) -> tuple[str, str]:
 def test_what_is_elsewhere_on_purpose_stays_there(tmp_path: Path) -> None:
     for index, place in enumerate(["s3://bucket/mlartifacts/other", f"file://{tmp_path}/mine", "mlflow-artifacts:/x"]):
         file = made(tmp_path / f"{index}.db", place)
-        follow_move(file)
+        repoint_artifacts(file)
         assert places(file) == (place, f"{place}/a/artifacts")
     (tmp_path / "far" / "mlartifacts" / "fake").mkdir(parents=True)  # the file alone was copied
     place = (tmp_path / "far" / "mlartifacts" / "fake").as_uri()
-    follow_move(file := made(tmp_path / "alone.db", place))
+    repoint_artifacts(file := made(tmp_path / "alone.db", place))
     assert places(file) == (place, f"{place}/a/artifacts")
 
 
@@ -153,7 +153,7 @@ def test_a_storage_reached_by_a_link_has_not_moved(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     place = (tmp_path / "link" / "mlartifacts" / "fake").as_uri()
     made(tmp_path / "real" / "mlflow.db", place)
-    follow_move(tmp_path / "real" / "mlflow.db")
+    repoint_artifacts(tmp_path / "real" / "mlflow.db")
     assert places(tmp_path / "real" / "mlflow.db")[0] == place
 
 

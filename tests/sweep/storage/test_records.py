@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from sweep.storage.records import admit, best_of, front_of, judged, over_seeds, trials_table
+from sweep.pareto import admit
+from sweep.reports.tables import trials_table
+from sweep.storage.records import best_of, comparable, front_of, over_seeds
 from sweep.types import Record, State
 
 GOALS = ("val/auroc", "val/pointing")
@@ -87,11 +89,11 @@ def test_what_may_be_compared_over_seeds() -> None:
         ended(7, 0.9, 0.9, "failed", repeat_of=6, turn=1),
         ended(8, 0.0, 0.0, "running"),
     ]
-    found = judged(list(reversed(runs)), GOALS, 2)
+    found = comparable(list(reversed(runs)), GOALS, 2)
     assert [one.number for one in found] == [0, 2, 5, 8]
     assert [found[0].metrics[goal] for goal in GOALS] == [0.625, 0.5]
     assert found[1] is runs[2]
-    assert judged(runs, GOALS, 1) == runs
+    assert comparable(runs, GOALS, 1) == runs
     assert [one.number for one in front_of(found, GOALS)] == [0]
     assert best_of(found, "val/auroc", GOALS) is found[0], "2 has as much, and less of the other"
 

@@ -14,7 +14,7 @@ import torch
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import DivergedError, EpochReport
-from sweep.storage.failures import told_error
+from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.workers.worker import Training, TrialWorker
 from tests.sweep.fake import FakeWorker
@@ -182,7 +182,7 @@ def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path) ->
     assert (result["done"], result["error"], result["cause"]) == (True, "term task is nan at step 7", "diverged")
     story = SweepFolder(tmp_path).error(4).read_text()
     assert story.startswith("diverged: term task is nan at step 7\n\nTraceback")
-    assert told_error(SweepFolder(tmp_path), 4, result) == ("diverged", "term task is nan at step 7")
+    assert failure_of(SweepFolder(tmp_path), 4, result) == ("diverged", "term task is nan at step 7")
     assert worker.reset_config(job(tmp_path, number=5))
 
 
@@ -191,8 +191,8 @@ def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> No
     worker.step()
     with pytest.raises(ValueError, match="a bug"):
         worker.step()
-    assert told_error(SweepFolder(tmp_path), 0, {}) == ("error", "ValueError: a bug")
-    assert told_error(SweepFolder(tmp_path), 1, {}) == ("", ""), "no story: its process died"
+    assert failure_of(SweepFolder(tmp_path), 0, {}) == ("error", "ValueError: a bug")
+    assert failure_of(SweepFolder(tmp_path), 1, {}) == ("", ""), "no story: its process died"
 
 
 @pytest.mark.parametrize(

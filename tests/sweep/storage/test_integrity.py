@@ -52,7 +52,7 @@ def test_going_on_without_the_journal_gives_no_number_twice_and_keeps_the_tables
     assert numbers(folder) == [8, 9, 10]
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "before-repair-1" / "trials.parquet"), before)
     sweep = read_sweep(SweepFolder(folder))
-    assert set(sweep.trials) == {8, 9, 10} and set(sweep.left) == set(range(8))
+    assert set(sweep.trials) == {8, 9, 10} and set(sweep.left_behind) == set(range(8))
     assert {event.id for event in events(folder, SweepBegan)} == {SweepFolder(folder).read_plan()["sweep"]}, (
         "one run in MLflow"
     )
@@ -66,8 +66,8 @@ def test_an_older_journal_is_refused_and_what_it_knows_goes_on(dead: tuple[Path,
     swept(tmp_path, "trials=10")
     (folder / "journal.log").write_bytes(older)
     told = refused(tmp_path, "trials=10")
-    assert "journal.log is older than what lies beside it" in told
-    assert "knows nothing of trials 8, 9" in told and "trials 6, 7 have ended by spool.jsonl" in told
+    assert "journal.log is older than other files of the sweep" in told
+    assert "does not know trials 8, 9" in told and "trials 6, 7 have ended by spool.jsonl" in told
     swept(tmp_path, "trials=10", "repair=true")
     assert numbers(folder) == [0, 1, 2, 3, 4, 5, 6, 7, 10, 11]
 
@@ -81,7 +81,7 @@ def test_a_journal_that_lost_its_last_trial_is_refused_by_its_checkpoints(
     (folder / "journal.log").write_bytes(b"".join(lines[:begun]))
     (folder / "spool.jsonl").unlink()
     (folder / "checkpoints" / "7").mkdir(parents=True, exist_ok=True)
-    assert "trials 7, of which checkpoints/7 tell" in refused(tmp_path, "trials=8")
+    assert "trials 7, which are in checkpoints/7" in refused(tmp_path, "trials=8")
 
 
 # --- other sweeps' files ---
