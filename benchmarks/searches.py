@@ -19,7 +19,7 @@ from benchmarks.recorded import Curves, Row
 from sweep.search.choosers import OptunaChooser
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
-from sweep.search.state import Books
+from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space
@@ -116,23 +116,25 @@ class Ours:
 
     def __init__(self, space: Space, curves: Curves, slots: int, folder: Path):
         self._curves = curves
-        books = Books(
-            space, GOALS, Studies(folder / "journal.log", space, GOALS), Spool(SweepFolder(folder)), SweepFolder(folder)
+        state = SweepState(
+            space, GOALS, Studies(SweepFolder(folder), space, GOALS), Spool(SweepFolder(folder)), SweepFolder(folder)
         )
-        self.search = Search(space, books, folder, folder, folder, wait=True)
-        self.search.most_live = slots
+        self.search = Search(space, state, SweepFolder(folder), folder, folder, wait=True)
+        self.search.max_running = slots
         stopping = space.search.early_stopping
         assert stopping is not None
         rungs = stopping.rungs(EPOCHS)
-        self._halving = ArmHalving(list(space.arms), GOALS, rungs, stopping.reduction, on_arrival=books.studies.reach)
+        self._halving = ArmHalving(
+            list(space.arms), GOALS, rungs, stopping.reduction, on_arrival=state.studies.record_arrival
+        )
 
     def next(self, key: str) -> Trial | None:
         job = self.search.suggest(key)
-        if self.search.broken:
-            raise self.search.broken
+        if self.search.error:
+            raise self.search.error
         if not isinstance(job, dict):
             return None
-        proposal = self.search.live[key].proposal
+        proposal = self.search.running[key].proposal
         row = self._curves.nearest(proposal.arm, proposal.drawn.values, proposal.distributions)
         return Trial(key, row, job=SimpleNamespace(config=job))
 

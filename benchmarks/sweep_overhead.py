@@ -61,7 +61,7 @@ from sweep.reports.progress import Progress
 from sweep.run import sweep
 from sweep.search.proposals import ArmSampler, SamplerThread
 from sweep.search.searcher import Search
-from sweep.search.state import Books
+from sweep.search.state import SweepState
 from sweep.storage.layout import SweepFolder
 
 LIMIT, GROWTH, AT = 0.25, 3.0, 1000  # seconds per trial after AT trials; and over no history
@@ -85,7 +85,7 @@ def ours(history: int, trials: int, seed: int, place: Path) -> dict[str, float]:
         observed(Search, watched, lambda result: float(result["reports"][-1]["terms"]["made"])),
         timed(ArmSampler, "propose", lambda seconds, *rest: watched.proposals.append(seconds)),
         timed(SamplerThread, "collect", answered),
-        timed(Books, "__init__", lambda seconds, *rest: watched.once.update(open=seconds)),
+        timed(SweepState, "__init__", lambda seconds, *rest: watched.once.update(open=seconds)),
         timed(Progress, "__exit__", lambda *_: watched.once.update(behind=untold(said.folder))),
     ):
         status = sweep(space, planned, said, console, Trivial)

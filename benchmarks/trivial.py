@@ -135,7 +135,7 @@ def begin_after(history: int, space: Space, options: RunOptions, noise: random.R
     spool = Spool(options.folder)
     spool.append(SweepBegan(id="overhead", words=[]))
     write_atomically(options.folder.space, dump_space(space))
-    studies = Studies(options.folder.journal, space, GOALS)
+    studies = Studies(options.folder, space, GOALS)
     at_random = replace(space, search=space.search.model_copy(update={"sampler": "random"}))
     samplers = {arm: ArmSampler(at_random, arm, GOALS) for arm in space.arms}
     for number in range(history):
@@ -151,10 +151,10 @@ def begin_after(history: int, space: Space, options: RunOptions, noise: random.R
         for epoch in range(1, epochs + 1):
             said_of = {"seconds": 0.01, "metrics": told[epoch - 1], "terms": {"task": 1.0}}
             spool.append(EpochEnded(number=number, arm=arm, devices=1.0, epoch=epoch, **said_of))
-        studies.reach(Arrival(number, arm, 1, values[0], goes_on))
+        studies.record_arrival(Arrival(number, arm, 1, values[0], goes_on))
         spent = 0.01 * epochs
         ending = Ending(state, epochs, spent, spent, told[epochs - 1], learned=None if goes_on else values[1])
-        studies.close(number, ending)
+        studies.end(number, ending)
         spool.append(TrialEnded(number=number, state=state, error="", cause=""))
     options.folder.spool_sent.write_text(f"{spool.path.stat().st_size} {fingerprint(options.tracking_uri)}\n")
 

@@ -170,9 +170,9 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     from sweep.reports.final import finish
     from sweep.reports.mlflow import Tracker
     from sweep.search.searcher import Search
-    from sweep.search.state import Books
+    from sweep.search.state import SweepState
     from sweep.search.studies import Studies
-    from sweep.search.warm_start import warm_results
+    from sweep.search.warm_start import load_warm_start
     from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
     from sweep.storage.events import Spool, SweepBegan
     from sweep.storage.integrity import check_folder
@@ -189,13 +189,13 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
     refuse_other_data(folder, checked.store, store.fingerprint, cohort.root)
     warn([*checked.notes, *worker.cautions(planned, store)], console)
-    known, told = warm_results(space, planned.goals, folder, Storage(Path(options.storage)), store.fingerprint)
+    known, told = load_warm_start(space, planned.goals, folder, Storage(Path(options.storage)), store.fingerprint)
     spool, sweep_id = Spool(folder), checked.sweep_id or uuid.uuid4().hex
-    spool.append(SweepBegan(sweep_id, list(options.words)))
+    spool.append(SweepBegan(id=sweep_id, words=list(options.words)))
     generation = folder.read_plan().get("generation", 0) + extended
     belongs = {"sweep": sweep_id, "store": store.fingerprint}
-    studies = Studies(folder.journal, space, planned.goals, generation, anew=extended, belongs=belongs)
-    for line in filter(None, (studies.take_over() if extended else "", told)):
+    studies = Studies(folder, space, planned.goals, generation, begins=extended, identity=belongs)
+    for line in filter(None, (studies.adopt_earlier_trials() if extended else "", told)):
         console.print(line, highlight=False, soft_wrap=True)
     # The plan decides which space the sweep is in: killed before it is written, the old one; after it, this one.
     left_behind = sorted({*studies.left_behind, *checked.lost})
@@ -210,8 +210,8 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
     dumped = dump_space(space)
     folder.write_plan(planned.as_json() | began | {"leaves": leaves_of(yaml.safe_load(dumped))})
     write_atomically(folder.space, dumped)
-    books = Books(space, planned.goals, studies, spool, folder, known, checked.lost)
-    search = Search(space, books, folder, cache, store.path, store.num_folds)
+    state = SweepState(space, planned.goals, studies, spool, folder, known, checked.lost)
+    search = Search(space, state, folder, cache, store.path, store.num_folds)
     tracker = Tracker(
         check_tracking_uri(options.tracking_uri),
         options.name,
@@ -219,7 +219,7 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
         spool,
         Storage(Path(options.storage)).mlflow_artifacts,
     )
-    if search.left and search.halt is None:
+    if search.remaining_trials and search.halt is None:
         console.print(_greeting(search, options), highlight=False, soft_wrap=True)
         try:
             run_trials(search, planned, worker, folder, tracker, console)
@@ -227,8 +227,8 @@ def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, w
             if interrupt.insisted() or not interrupt.requested():
                 raise
             search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
-    elif not search.left:
-        console.print(f"{options.name}: all {len(books.finished)} trials are done; trials=N with a higher N adds more")
+    elif not search.remaining_trials:
+        console.print(f"{options.name}: all {len(state.finished)} trials are done; trials=N with a higher N adds more")
     return finish(search, planned, options, spool, tracker, console)
 
 

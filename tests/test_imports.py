@@ -54,7 +54,6 @@ HEIGHT = {
 # Imports that still go the wrong way while the packages are being built. This list only ever shrinks.
 TO_MEND = {
     ("sweep.plan", "sweep.workers"),
-    ("sweep.search", "sweep.workers"),
     ("sweep.space", "sweep.plan"),
     ("sweep.workers", "sweep.reports"),
     ("sweep.workers", "sweep.search"),

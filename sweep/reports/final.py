@@ -35,7 +35,8 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
         records = search.records()
         shown = comparable(records, planned.goals, search.space.search.repeats)
         best = _write_files(search, planned, options, spool, records, shown)
-    config, done = search.space.search, not search.left or (search.halt is not None and search.halt.kind == "limit")
+    config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
+    done = at_limit or not search.remaining_trials
     for warning in search.take_warnings():
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
     error = planned_error(options.folder)
@@ -45,7 +46,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     _tell_tracking(_send_rest(tracker), tracker, options, console)
     for line in _why(search, _with_more(options.command, search)):
         console.print(line, highlight=False, soft_wrap=True)
-    return 0 if best and done else 1 if search.hopeless or done else 130
+    return 0 if best and done else 1 if search.all_failed or done else 130
 
 
 def _write_files(
@@ -54,7 +55,7 @@ def _write_files(
     """Tables, best.yaml and report, and what the tracking is to be told of them; whether there is a best trial."""
     assert planned.example is not None
     config, folder, goals = search.space.search, options.folder, planned.goals
-    write_tables(folder, records, spool, search.books.left_behind)
+    write_tables(folder, records, spool, search.state.left_behind)
     best = picked(shown, config.select, goals)
     if best:
         here = {"cohort": planned.example.cohort}  # the data may have moved since
@@ -67,7 +68,7 @@ def _write_files(
     if planned.facts is not None and not planned.facts.credentialed:
         kept += [folder.trials, folder.report]  # of a credentialed cohort nothing but settings leaves the store
     spool.append(FilesWritten([path.name for path in kept]))
-    spool.append(SweepClosed("FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED"))
+    spool.append(SweepClosed("FAILED" if search.all_failed else "KILLED" if search.remaining_trials else "FINISHED"))
     return best is not None
 
 
@@ -95,11 +96,11 @@ def _why(search: Search, command: str) -> list[str]:
     """Why it ended, where that is not plain to see, and how it goes on."""
     config = search.space.search
     lines = [f"stopped: {search.halt.reason}"] if search.halt and search.halt.reason else []
-    if search.hopeless:
+    if search.all_failed:
         lines += ["stopped: every trial failed so far; mend that, then run the same command again"]
-    elif search.left:
-        lines += [f"{search.left} trials to go; this continues from their checkpoints:", f"  {command}"]
-    elif search.books.plateau.reached(search.exhausted):
+    elif search.remaining_trials:
+        lines += [f"{search.remaining_trials} trials to go; this continues from their checkpoints:", f"  {command}"]
+    elif search.state.plateau.reached(search.exhausted):
         lines += [
             f"stopped: the last {config.plateau} configurations of each arm added less than 1 % to its hypervolume; "
             "search.plateau=null goes on"

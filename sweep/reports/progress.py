@@ -29,7 +29,7 @@ class Progress:
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._shown_at = -math.inf
         self._shown_done = self._before
-        search.changed = self.tick
+        search.on_change = self.tick
 
     def __enter__(self) -> Self:
         if self._live:
@@ -68,8 +68,8 @@ class Progress:
     def _counts(self) -> str:
         search = self._search
         states = Counter(record.state for record in search.finished.values())
-        total = len(search.finished) + search.left
-        running = min(len(search.live), self._slots)
+        total = len(search.finished) + search.remaining_trials
+        running = min(len(search.running), self._slots)
         told = ", ".join(f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state])
         return f"{len(search.finished)}/{total} done{f' ({told})' if told else ''}, {running} running"
 
@@ -85,10 +85,10 @@ class Progress:
 
     def _left(self) -> str:
         here = len(self._search.finished) - self._before
-        started = sum(live.epoch / live.config.epochs for live in list(self._search.live.values()))
+        started = sum(live.epoch / live.config.epochs for live in list(self._search.running.values()))
         if here + started < 0.5:
             return "time left: not known yet"
-        seconds = (time.monotonic() - self._since) / (here + started) * max(self._search.left - started, 0)
+        seconds = (time.monotonic() - self._since) / (here + started) * max(self._search.remaining_trials - started, 0)
         return f"about {clock(seconds)} left"
 
     def _drawn(self) -> Group:

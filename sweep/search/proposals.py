@@ -9,6 +9,7 @@ running trials never wait for a sampler.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -24,12 +25,13 @@ from optuna.trial import TrialState, create_trial
 
 from mmpkd.config import TrialConfig, validate
 from mmpkd.machine.checksums import fingerprint
-from sweep.search.choosers import EvenCover, OptunaChooser
+from mmpkd.types import ConfigError
+from sweep.search.choosers import EvenCover, NotInSpace, OptunaChooser, ReplayChooser
 from sweep.search.samplers import SAMPLERS
 from sweep.search.samplers.random import Random
 from sweep.search.samplers.sampler import NUM_STARTUP
-from sweep.space.draw import Drawn, draw
-from sweep.space.grammar import Node
+from sweep.space.draw import Drawn, draw, leaf_name
+from sweep.space.grammar import Choice, Node, Range, spots
 from sweep.space.space import Space
 from sweep.types import Values
 
@@ -53,6 +55,55 @@ class Proposal:
     distributions: Mapping[str, BaseDistribution]
     internal: Mapping[str, Any]
     foreign: bool = False
+
+
+def redraw(
+    space: Space, arm: str, params: Mapping[str, Any], config: str, internal: Mapping[str, Any]
+) -> Proposal | None:
+    """Returns a trial that was drawn from another space as `space` would draw it; None if it cannot.
+
+    A leaf that was fixed in the other space may be sampled in this one: its value is in the trial's configuration.
+
+    Args:
+        config: of the trial, as JSON.
+    """
+    if arm not in space.arms:
+        return None
+    content, given = json.loads(config), {}
+    for spot in spots(space.arms[arm]):
+        if isinstance(spot.node, Range):
+            given[leaf_name(arm, spot.path)] = value_at(content, spot.place)
+        elif isinstance(spot.node, Choice):
+            labels = (label for label, value in spot.node.values.items() if value == value_at(content, spot.place))
+            given[leaf_name(arm, spot.path)] = next(labels, None)
+    given |= params
+    chooser = ReplayChooser(given)
+    try:
+        drawn = draw(space.arms[arm], chooser, arm)
+        redrawn = validate(TrialConfig, drawn.config)
+    except (NotInSpace, ConfigError):
+        return None
+    chosen = {name: given[name] for name in chooser.distributions}
+    if any(drawn.values[name] != value for name, value in chosen.items() if not isinstance(value, str)):
+        return None  # for example 2.7 for a leaf that holds whole numbers in this space
+    return Proposal(arm, drawn, redrawn, chosen, chooser.distributions, internal)
+
+
+def resolved_values(drawn: Drawn) -> dict[str, Any]:
+    """Returns each sampled value under the name of its leaf, and again under its path in the TrialConfig."""
+    values: dict[str, Any] = dict(drawn.values)
+    for path in drawn.places.values():
+        value = value_at(drawn.config, path)
+        if value is not None and not isinstance(value, dict):
+            values[path] = json.dumps(value) if isinstance(value, list) else value
+    return values
+
+
+def value_at(config: Any, path: str) -> Any:
+    """Returns the value at a dotted path of nested mappings; None if there is none."""
+    for key in path.split(".") if path else ():
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
 
 
 class ArmSampler:

@@ -42,10 +42,10 @@ def run_trials(
             console.print(f"warning: {count} GPUs are here and trials use none; {hint}", highlight=False)
         share = share_of(config, planned.example.threads, per_device)
         while True:
-            halving, stopping, studies = None, config.early_stopping, search.books.studies
+            halving, stopping, studies = None, config.early_stopping, search.state.studies
             if stopping and (rungs := stopping.rungs(epochs)):
                 arms, past = list(search.space.arms), studies.arrivals()
-                halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.reach)
+                halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
             fewer = share.doubled()
             search.devices, search.can_halve = share.devices, fewer is not None
             with Progress(search, slots(share), console):

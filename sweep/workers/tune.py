@@ -123,13 +123,13 @@ class Heartbeat(tune.Callback):
         if time.monotonic() < self._next_look:
             return
         self._next_look = time.monotonic() + 1
-        self._search.most_live = slots(self._share) + 1
-        self._search.look()
+        self._search.max_running = slots(self._share) + 1
+        self._search.check_limits()
         if self._stop_file.exists() and self._search.halt is None:
             self._search.halt = Halt("requested", "asked to stop by sweep.stop")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        self._search.changed()
+        self._search.on_change()
 
 
 class Halted(tune.Stopper):
@@ -190,7 +190,7 @@ def drive(
         with interrupt.deferred():
             tuner.fit()
     finally:
-        search.release()
+        search.release_running()
         shutil.rmtree(scratch, ignore_errors=True)
-        if search.broken is not None:
-            raise search.broken
+        if search.error is not None:
+            raise search.error

@@ -125,8 +125,8 @@ def play(search: Search, trial_id: str, job: dict[str, Any], epochs: int = 4, se
 
 def play_all(search: Search, **options: Any) -> list[dict[str, Any]]:
     jobs = []
-    while isinstance(job := search.suggest(f"id-{search.books.next_number}-{len(jobs)}"), dict):
-        (trial_id,) = search.live
+    while isinstance(job := search.suggest(f"id-{search.state.next_number}-{len(jobs)}"), dict):
+        (trial_id,) = search.running
         play(search, trial_id, job, **options)
         jobs.append(job)
     assert job == "FINISHED"

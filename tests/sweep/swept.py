@@ -59,7 +59,7 @@ def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = pl
     searches: list[Search] = []
 
     def without_ray(search: Search, *rest: Any) -> None:
-        search.most_live, search._wait = 3, True
+        search.max_running, search._wait = 3, True
         assert play
         play(search)
 

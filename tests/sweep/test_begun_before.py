@@ -98,9 +98,9 @@ def tags(key: str) -> dict[int, str]:
 def steps(metric: str) -> set[tuple[int, int]]:
     """Returns the number of the trial and the epoch of every point of a metric; no point stands there twice."""
     joined = "FROM metrics AS it JOIN tags AS n ON it.run_uuid = n.run_uuid AND n.key = 'sweep.number'"
-    found = query(f"SELECT n.value, it.step {joined} WHERE it.key = ?", metric)
-    assert len(found) == len(set(found))
-    return {(int(number), step) for number, step in found}
+    points = query(f"SELECT n.value, it.step {joined} WHERE it.key = ?", metric)
+    assert len(points) == len(set(points))
+    return {(int(number), step) for number, step in points}
 
 
 @pytest.mark.parametrize("further", [(), WIDER], ids=["same_command", "extended_space"])
@@ -153,8 +153,8 @@ def test_a_sweep_begun_before_continues(
     assert (begun / "journal.log").read_bytes().startswith(journal)
     records = (begun / "journal.log").read_bytes()[len(journal) :]
     assert attributes(records) >= {"number", "sampled", "config", "rung 2", "ending"}, "and trials their attributes"
-    heard = [(event["number"], event["epoch"]) for event in events(after, "epoch")]
-    assert sorted(heard) == sorted(set(heard)) == list(trained.index)
+    reported = [(event["number"], event["epoch"]) for event in events(after, "epoch")]
+    assert sorted(reported) == sorted(set(reported)) == list(trained.index)
     assert sorted(numbers(after, "end")) == sorted(numbers(after, "start")) == trials["number"].tolist()
 
     sent = set(numbers(spool[:reached], "end"))

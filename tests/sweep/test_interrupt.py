@@ -122,7 +122,7 @@ def some_then(end: Callable[[], Any]) -> Callable[[Search], None]:
         for index in range(2):
             play(search, str(index), search.suggest(str(index)))
         search.on_trial_result("2", {"reports": [report(search.suggest("2"), 1)]})
-        search.release()
+        search.release_running()
         end()
 
     return drive
@@ -143,7 +143,7 @@ def test_what_was_reached_is_written(stage: str, tmp_path: Path, monkeypatch: py
     assert pd.read_parquet(folder / "trials.parquet")["state"].tolist() == ["complete", "complete"]
     assert (folder / "report.html").exists() and (folder / "best.yaml").exists()
     assert [event.status for event in events(folder, SweepClosed)] == ["KILLED"]
-    assert search.left == 6
+    assert search.remaining_trials == 6
 
 
 @pytest.mark.usefixtures("handled", "untracked")

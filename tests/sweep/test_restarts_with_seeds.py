@@ -17,7 +17,7 @@ from mmpkd.config import TrialConfig, load_trial
 from sweep.reports.tables import epochs_table, trials_table
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
-from sweep.search.state import Books
+from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
 from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialStarted
@@ -53,12 +53,12 @@ class Machine:
         words = ["trials=6", f"search.repeats={REPEATS}", "seed=3"]
         space, mistakes = load_space(str(self.folder / "fake.yaml"), words)
         assert space is not None and not mistakes
-        studies = Studies(self.folder / "journal.log", space, GOALS)
-        books = Books(space, GOALS, studies, Spool(SweepFolder(self.folder)), SweepFolder(self.folder))
+        studies = Studies(SweepFolder(self.folder), space, GOALS)
+        state = SweepState(space, GOALS, studies, Spool(SweepFolder(self.folder)), SweepFolder(self.folder))
         search = Search(
-            space, books, SweepFolder(self.folder), Path("cache"), Path("store"), num_folds=FOLDS, wait=True
+            space, state, SweepFolder(self.folder), Path("cache"), Path("store"), num_folds=FOLDS, wait=True
         )
-        search.most_live, search.devices = 2, DEVICES
+        search.max_running, search.devices = 2, DEVICES
         return search
 
     def drive(self, epochs: int | None) -> Search | None:
@@ -142,8 +142,8 @@ def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Mach
             assert row[goal] == scores(config, EPOCHS)[goal]
         assert (row["state"], row["epochs"], row["seconds"]) == ("complete", EPOCHS, 0.5 * EPOCHS)
         assert row["device_hours"] * 3600 == pytest.approx(0.5 * EPOCHS * DEVICES)
-    assert search.books.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
-    assert machine.search().books.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
+    assert search.state.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
+    assert machine.search().state.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
     heard = [event for _, event in Spool(SweepFolder(machine.folder)).read()]
     for kind, times in ((TrialStarted, 1), (TrialEnded, 1), (EpochEnded, EPOCHS)):
         counts = pd.Series([event.number for event in heard if isinstance(event, kind)]).value_counts()
@@ -188,7 +188,7 @@ def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
             job = search.suggest(f"t{number}")
             metrics = metrics_of(TrialConfig.model_validate_json(job["trial"]), 1)
             values = tuple(metrics[goal] for goal in GOALS)
-            search.books.studies.reach(Arrival(job["number"], "none", 1, values, True))
+            search.state.studies.record_arrival(Arrival(job["number"], "none", 1, values, True))
             play(search, f"t{number}", job)
 
     swept(tmp_path, "trials=4", *words, play=reaching)

@@ -18,8 +18,8 @@ from optuna.storages.journal import JournalFileBackend
 from mmpkd.config import TrialConfig
 from sweep.reports.tables import epochs_table, trials_table
 from sweep.search.proposals import ArmSampler
-from sweep.search.searcher import HOPELESS, Search
-from sweep.search.state import Books
+from sweep.search.searcher import FAILURES_TO_STOP, Search
+from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
 from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialEvent, TrialStarted
@@ -41,11 +41,11 @@ def opened(tmp_path: Path) -> Opened:
         space, mistakes = load_space(str(tmp_path / "fake.yaml"), overrides)
         assert space is not None and not mistakes
         spool = Spool(SweepFolder(tmp_path))
-        books = Books(space, GOALS, Studies(tmp_path / "journal.log", space, GOALS), spool, SweepFolder(tmp_path))
+        state = SweepState(space, GOALS, Studies(SweepFolder(tmp_path), space, GOALS), spool, SweepFolder(tmp_path))
         search = Search(
-            space, books, SweepFolder(tmp_path), tmp_path / "cache", tmp_path / "store", num_folds=4, wait=True
+            space, state, SweepFolder(tmp_path), tmp_path / "cache", tmp_path / "store", num_folds=4, wait=True
         )
-        search.most_live = 3
+        search.max_running = 3
         return search
 
     return open_search
@@ -153,12 +153,12 @@ def test_a_driver_killed_between_telling_and_the_spool(
 ) -> None:
     search = opened("trials=1")
     job = search.suggest("a")
-    monkeypatch.setattr(search.books, "_say_end", lambda record: None)
+    monkeypatch.setattr(search.state, "spool_end", lambda record: None)
     play(search, "a", job)
     assert not counted(tmp_path, TrialEnded)
-    assert opened("trials=1").left == 0
+    assert opened("trials=1").remaining_trials == 0
     assert counted(tmp_path, TrialEnded) == {0: 1}
-    assert opened("trials=1").left == 0
+    assert opened("trials=1").remaining_trials == 0
     assert counted(tmp_path, TrialEnded) == {0: 1}
 
 
@@ -222,8 +222,8 @@ def test_a_sweep_in_which_everything_fails_stops(opened: Opened, tmp_path: Path)
         SweepFolder(tmp_path).error(job["number"]).write_text("error: IndexError: 7\n\n...")
         search.on_trial_complete(f"id{index}", error=True)
     assert search.suggest("next") == Search.FINISHED
-    assert search.hopeless and search.left == 9
-    assert not opened("trials=12").hopeless, "the next driver gives it another try"
+    assert search.all_failed and search.remaining_trials == 9
+    assert not opened("trials=12").all_failed, "the next driver gives it another try"
 
 
 def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_no_more_are_asked_for_than_can_run_and_one(opened: Opened) -> None:
     search = opened("trials=9")
     assert all(isinstance(search.suggest(trial_id), dict) for trial_id in "abc")
     assert search.suggest("d") is None
-    search.most_live = 4
+    search.max_running = 4
     assert isinstance(search.suggest("d"), dict)
 
 
@@ -249,17 +249,17 @@ def test_a_storage_that_fails_stops_the_sweep(opened: Opened, monkeypatch: pytes
     def full(*args: Any, **options: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(search.books.studies, "close", full)
+    monkeypatch.setattr(search.state.studies, "end", full)
     play(search, "a", job)  # Tune would swallow what is raised here
     assert search.suggest("b") is None
-    assert search.halt is not None and isinstance(search.broken, OSError)
-    search.release()
+    assert search.halt is not None and isinstance(search.error, OSError)
+    search.release_running()
     assert search.suggest("b") == Search.FINISHED
 
 
 def test_a_lower_target_runs_nothing_and_a_higher_one_adds(opened: Opened) -> None:
     play_all(opened("trials=4"))
-    assert opened("trials=2").left == 0
+    assert opened("trials=2").remaining_trials == 0
     assert [job["number"] for job in play_all(opened("trials=6"))] == [4, 5]
 
 
@@ -281,21 +281,21 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
 
 def test_a_hopeless_sweep_ends_while_a_proposal_is_made(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     search = opened("trials=20")
-    search._wait, search.most_live = False, 4
+    search._wait, search.max_running = False, 4
     thinking = threading.Event()
     propose = ArmSampler.propose
 
     def slow(self: ArmSampler, number: int) -> Any:
-        if number >= HOPELESS:
+        if number >= FAILURES_TO_STOP:
             thinking.wait(5)
         return propose(self, number)
 
     monkeypatch.setattr(ArmSampler, "propose", slow)
-    for index in range(HOPELESS):
+    for index in range(FAILURES_TO_STOP):
         while not isinstance(search.suggest(f"t{index}"), dict):
             time.sleep(0.01)
     assert search.suggest("next") is None, "it is being thought about"
-    for index in range(HOPELESS):
+    for index in range(FAILURES_TO_STOP):
         search.on_trial_complete(f"t{index}", {"error": "bad", "cause": "diverged", "reports": []})
-    assert search.hopeless and search.suggest("next") == "FINISHED"
+    assert search.all_failed and search.suggest("next") == "FINISHED"
     thinking.set()

@@ -23,7 +23,7 @@ NONE = "arms.tabular=false"
 
 def seen(search: Search, arm: str = "none") -> list[FrozenTrial]:
     """What an arm's sampler knows."""
-    trials: list[FrozenTrial] = search.books.samplers.by_arm[arm].study.trials
+    trials: list[FrozenTrial] = search.state.samplers.by_arm[arm].study.trials
     return trials
 
 
@@ -41,7 +41,7 @@ def test_anothers_results_are_known_and_are_no_trials(tmp_path: Path) -> None:
     search, text = swept(tmp_path, "trials=4", "warm_start=breast")
     assert "warm start: 8 of 8 results of breast fit this space (none 4, tabular 4)" in text
     assert len(search.records()) == 4 and numbers(tmp_path / "runs" / "fake") == [0, 1, 2, 3]
-    assert search.books.started == 4 and search.books.ledger.total == 8.0
+    assert search.state.num_started == 4 and search.state.ledger.total == 8.0
     for arm in ("none", "tabular"):
         known = seen(search, arm)[:4]
         theirs = [one for one in other.records() if one.arm == arm]
@@ -68,7 +68,7 @@ def test_a_result_is_the_mean_over_seeds_or_what_a_sampler_was_told(tmp_path: Pa
     other, _ = swept(tmp_path, "name=breast", "trials=4", NONE, play=stopping)
     search, text = swept(tmp_path, "trials=1", NONE, "warm_start=breast")
     assert "4 of 4 results" in text
-    learned = other.books.studies.learned
+    learned = other.state.studies.learned
     expected = [
         list(one.values(other.goals) if one.state == "complete" else learned(one.number) or ())
         for one in other.records()
@@ -192,8 +192,8 @@ def test_what_is_no_sweep_to_begin_with(tmp_path: Path, monkeypatch: pytest.Monk
     said = {
         "braest": "did you mean 'breast'",
         f"{tmp_path}/nowhere": f"there is no sweep in {tmp_path}/nowhere",
-        "fake": "is this very sweep",
-        str(tmp_path / "runs" / "fake"): "is this very sweep",
+        "fake": "is this sweep itself",
+        str(tmp_path / "runs" / "fake"): "is this sweep itself",
         "empty": "empty has no finished results yet",
     }
     for word, why in said.items():

@@ -119,7 +119,7 @@ def test_a_file_that_is_gone_is_made_again(dead: tuple[Path, float], tmp_path: P
     for table, content in tables.items():
         pd.testing.assert_frame_equal(pd.read_parquet(folder / table), content)
     assert (folder / "best.yaml").read_text() == best and SweepFolder(folder).read_plan()["sweep"] == sweep_id
-    assert search.books.started == 9 and not search.books.orphans
+    assert search.state.num_started == 9 and not search.state.interrupted
     assert (f"{folder / name} is missing" in text) == (name in ("plan.json", "spool.jsonl"))
 
 
@@ -153,9 +153,9 @@ def test_an_older_plan_does_not_undo_an_extension(dead: tuple[Path, float], tmp_
 
 def test_what_was_spent_is_known_without_the_spool(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, _ = dead
-    spent = swept(tmp_path, "trials=8")[0].books.ledger.total
+    spent = swept(tmp_path, "trials=8")[0].state.ledger.total
     (folder / "spool.jsonl").unlink()
-    assert swept(tmp_path, "trials=8")[0].books.ledger.total == pytest.approx(spent)
+    assert swept(tmp_path, "trials=8")[0].state.ledger.total == pytest.approx(spent)
 
 
 # --- checkpoints ---
