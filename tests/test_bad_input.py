@@ -166,7 +166,7 @@ def test_storage_that_cannot_be_written(
     said = told(
         [f"space={space_file(tmp_path)}", f"storage={storage}", f"cache={tmp_path / 'cache'}"], monkeypatch, capsys
     )
-    assert "cannot be kept there" in said and "storage=DIR" in said
+    assert "cannot be written there" in said and "storage=DIR" in said
 
 
 def test_a_disk_that_fills_up(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One driver's part of a sweep after the other, without Ray or MLflow, and what each left."""
+"""Runs drivers of a sweep one after the other, without Ray and MLflow, and reads the files that each leaves."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Killed(BaseException):
 
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow takes seconds to load, and what it would be told is in the spool; a report takes half of each sweep."""
+    """Switches off MLflow, which takes seconds to load, and the report, which takes half of each sweep."""
     monkeypatch.setattr(final, "write_report", lambda *args: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(Tracker, "start", lambda self: None)
@@ -48,7 +48,7 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all) -> tuple[Search, str]:
-    """One driver's part: its search, and what the console said. On Ray where nothing plays Tune's part."""
+    """Runs one driver, and returns its search and the output. It runs on Ray if no `play` takes the place of Tune."""
     (tmp_path / "fake.yaml").write_text(SPACE)
     options, wrong = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
     space, mistakes = load_space(options.space, options.overrides)
@@ -77,7 +77,7 @@ def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = pl
 
 
 def dies(search: Search) -> None:
-    """Six trials, then two in flight that have had an epoch, then the end."""
+    """Plays six trials and one epoch of two further trials, and then kills the driver."""
     for index in range(6):
         play(search, str(index), search.suggest(str(index)))
     for index in (6, 7):
@@ -86,7 +86,7 @@ def dies(search: Search) -> None:
 
 
 def refused(tmp_path: Path, *words: str) -> str:
-    """Why a start is, and that it left everything as it was."""
+    """Returns the message with which a start is refused, and checks that it changed nothing."""
 
     def content() -> dict[Path, bytes]:
         there = (path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.name != "driver.lock")
@@ -105,7 +105,7 @@ def events(folder: Path, kind: type[Kind]) -> list[Kind]:
 
 
 def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:
-    """What every trial that was ever started has there, by number."""
+    """Returns the value of a leaf in every trial that was ever started, by number."""
     return {event.number: event.params[leaf] for event in events(folder, TrialStarted)}
 
 
@@ -114,25 +114,25 @@ def from_lr(low: float) -> str:
 
 
 def further(folder: Path, low: float) -> float:
-    """An lr that two trials less are above."""
+    """Returns a learning rate above which lie two trials fewer."""
     return sorted(lr for lr in drawn(folder).values() if lr >= low)[2]
 
 
 def states(folder: Path) -> dict[str, Counter[str]]:
-    """Of every study in the storage."""
+    """Counts the states of the trials in every study of the storage."""
     storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
-    return {study.study_name: Counter(one.state.name for one in study.trials) for study in studies}
+    return {study.study_name: Counter(trial.state.name for trial in study.trials) for study in studies}
 
 
 def numbers(folder: Path) -> list[int]:
-    found: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
-    return found
+    values: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
+    return values
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """What a killed driver left, and an lr that one of the two trials in flight is above, the other below."""
+    """The folder that a killed driver left, and a learning rate between those of the two running trials."""
     tmp_path = tmp_path_factory.mktemp("dead")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Tracker, "start", lambda self: None)
@@ -143,6 +143,6 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 @pytest.fixture
 def dead(left: tuple[Path, float], tmp_path: Path) -> tuple[Path, float]:
-    """A copy of that for a test to go on with."""
+    """A copy of `left` in which a test can continue the sweep."""
     shutil.copytree(left[0], tmp_path / "runs")
     return tmp_path / "runs" / "fake", left[1]

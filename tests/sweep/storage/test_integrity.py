@@ -25,13 +25,13 @@ __all__ = ["dead", "left", "untracked"]  # fixtures
 def test_a_folder_without_its_journal_is_no_new_sweep(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, _ = dead
     (folder / "journal.log").unlink()
-    told = refused(tmp_path, "trials=8")
-    assert f"{folder}/journal.log is missing" in told and "trials 0, 1, 2, 3, 4, 5, 6, 7" in told
-    assert "spool.jsonl" in told and "name=fake-2" in told and "repair=true" in told
+    message = refused(tmp_path, "trials=8")
+    assert f"{folder}/journal.log is missing" in message and "trials 0, 1, 2, 3, 4, 5, 6, 7" in message
+    assert "spool.jsonl" in message and "name=fake-2" in message and "repair=true" in message
 
 
 @pytest.mark.parametrize("trace", ["spool.jsonl", "trials.parquet", "checkpoints"])
-def test_each_trace_alone_is_enough(left: tuple[Path, float], tmp_path: Path, trace: str) -> None:
+def test_each_trace_of_a_trial_is_enough_to_refuse(left: tuple[Path, float], tmp_path: Path, trace: str) -> None:
     folder = tmp_path / "runs" / "fake"
     swept(tmp_path, "trials=4")
     for path in folder.iterdir():
@@ -40,7 +40,7 @@ def test_each_trace_alone_is_enough(left: tuple[Path, float], tmp_path: Path, tr
     assert trace.partition(".")[0] in refused(tmp_path, "trials=4")
 
 
-def test_going_on_without_the_journal_gives_no_number_twice_and_keeps_the_tables(
+def test_a_repair_without_the_journal_gives_no_number_twice_and_keeps_the_tables(
     dead: tuple[Path, float], tmp_path: Path
 ) -> None:
     folder, _ = dead
@@ -56,18 +56,18 @@ def test_going_on_without_the_journal_gives_no_number_twice_and_keeps_the_tables
     assert {event.id for event in events(folder, SweepBegan)} == {SweepFolder(folder).read_plan()["sweep"]}, (
         "one run in MLflow"
     )
-    swept(tmp_path, "trials=4")  # asked for once, not every time
+    swept(tmp_path, "trials=4")  # repair=true is needed once, not every time
     assert numbers(folder) == [8, 9, 10, 11]
 
 
-def test_an_older_journal_is_refused_and_what_it_knows_goes_on(dead: tuple[Path, float], tmp_path: Path) -> None:
+def test_an_older_journal_is_refused_and_a_repair_continues_it(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, _ = dead
     older = (folder / "journal.log").read_bytes()
     swept(tmp_path, "trials=10")
     (folder / "journal.log").write_bytes(older)
-    told = refused(tmp_path, "trials=10")
-    assert "journal.log is older than other files of the sweep" in told
-    assert "does not know trials 8, 9" in told and "trials 6, 7 have ended by spool.jsonl" in told
+    message = refused(tmp_path, "trials=10")
+    assert "journal.log is older than other files of the sweep" in message
+    assert "does not know trials 8, 9" in message and "trials 6, 7 have ended by spool.jsonl" in message
     swept(tmp_path, "trials=10", "repair=true")
     assert numbers(folder) == [0, 1, 2, 3, 4, 5, 6, 7, 10, 11]
 
@@ -98,8 +98,8 @@ def test_a_file_of_another_sweep_is_refused_by_name(dead: tuple[Path, float], tm
     folder, _ = dead
     swept(tmp_path, "trials=8")
     shutil.copy(another(tmp_path) / name, folder / name)
-    told = refused(tmp_path, "trials=8")
-    assert "are of different sweeps" in told and f"mv {folder / name} " in told
+    message = refused(tmp_path, "trials=8")
+    assert "are of different sweeps" in message and f"mv {folder / name} " in message
 
 
 # --- files deleted one at a time ---

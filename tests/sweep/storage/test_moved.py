@@ -52,8 +52,8 @@ def artifacts(database: Path, name: str) -> dict[str, bytes]:
     """What a person sees of a sweep's run, by the file's own address."""
     client = MlflowClient(f"sqlite:///{database}")
     run = runs(f"sqlite:///{database}", name)[-1].info.run_id
-    found = [file.path for file in client.list_artifacts(run)]
-    return {path: Path(client.download_artifacts(run, path)).read_bytes() for path in found}
+    row = [file.path for file in client.list_artifacts(run)]
+    return {path: Path(client.download_artifacts(run, path)).read_bytes() for path in row}
 
 
 def test_a_moved_sweep_is_seen_and_goes_on_where_it_lies_now(
@@ -132,9 +132,9 @@ def made(path: Path, place: str, name: str = "fake") -> Path:
 def places(path: Path) -> tuple[str, str]:
     with sqlite3.connect(path) as connection:
         joined = "SELECT artifact_location, artifact_uri FROM experiments JOIN runs USING (experiment_id)"
-        (found,) = connection.execute(joined).fetchall()
+        (row,) = connection.execute(joined).fetchall()
     connection.close()
-    return found[0], found[1]
+    return row[0], row[1]
 
 
 def test_what_is_elsewhere_on_purpose_stays_there(tmp_path: Path) -> None:
