@@ -85,8 +85,8 @@ def test_what_is_no_exported_student_is_refused(folder: Path, tmp_path: Path) ->
     assert "no exported student at" in said(tmp_path)
     for name in ("best.yaml", "best.YML"):
         train = f"python -m mmpkd.train config={tmp_path / name}"
-        assert f"{name} is a configuration, no student; train it first: {train}" in said(tmp_path / name)
-    assert "last.pt is a training's checkpoint" in said(folder / "last.pt")
+        assert f"{name} is a configuration, not a student; train it first: {train}" in said(tmp_path / name)
+    assert "last.pt is the checkpoint from which a training continues" in said(folder / "last.pt")
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes((folder / export.NAME).read_bytes()[:1000])
     assert "not a readable safetensors file" in said(torn)
@@ -97,7 +97,7 @@ def test_what_is_no_exported_student_is_refused(folder: Path, tmp_path: Path) ->
     save_file(weights, bare, {"format": "9", "card": "{}"})
     assert "has format 9" in said(bare)
     save_file(weights, bare, {"format": "1", "card": "{}"})
-    assert "has a card that is damaged" in said(bare)
+    assert "has a damaged card" in said(bare)
     content = (folder / export.NAME).read_bytes()
     begin = 8 + int.from_bytes(content[:8], "little")
     for place in (begin, (begin + len(content)) // 2, len(content) - 1, content.index(b"temperature") + 30):

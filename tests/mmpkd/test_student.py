@@ -141,7 +141,7 @@ def test_attention_that_is_no_single_softmax_is_refused_by_name(monkeypatch: pyt
     monkeypatch.setattr(timm, "list_models", lambda: ["mine"])
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
     with pytest.raises(
-        ConfigError, match=r"student.model: 'mine' is no ViT .* blocks hold DiffAttention, not Attention"
+        ConfigError, match=r"student.model: 'mine' is not a ViT .* blocks hold DiffAttention, not Attention"
     ):
         build_student(StudentConfig(model="mine"), 32, 1, 2)
 

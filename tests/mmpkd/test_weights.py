@@ -57,7 +57,10 @@ MISFITS: dict[str, tuple[Any, str]] = {
     "a file of fewer blocks": (lambda: state_of(depth=1), "it holds nothing for blocks.1.norm1.weight"),
     "a file of more blocks": (lambda: state_of(depth=3), "it holds blocks.2.attn.proj.bias"),
     "no last norm": (lambda: without(state_of(), "norm.weight", "norm.bias"), "it holds nothing for"),
-    "another width": (lambda: state_of(embed_dim=48), "cls_token is [1, 1, 48] there and [1, 1, 24] here"),
+    "another width": (
+        lambda: state_of(embed_dim=48),
+        "cls_token is [1, 1, 48] in the file and [1, 1, 24] in the model",
+    ),
     "no class token": (
         lambda: state_of(class_token=False, global_pool="avg", fc_norm=False),
         "it holds nothing for cls_token",
@@ -70,7 +73,10 @@ MISFITS: dict[str, tuple[Any, str]] = {
         lambda: state_of(global_pool="avg", fc_norm=True),
         "classify by the mean of its tokens (fc_norm)",
     ),
-    "a wider MLP": (lambda: state_of(mlp_ratio=2.0), "blocks.0.mlp.fc1.weight is [48, 24] there and [96, 24] here"),
+    "a wider MLP": (
+        lambda: state_of(mlp_ratio=2.0),
+        "blocks.0.mlp.fc1.weight is [48, 24] in the file and [96, 24] in the model",
+    ),
     "a prefix": (
         lambda: {f"backbone.{key}": value for key, value in state_of().items()},
         "its names begin with 'backbone.': save them without it",
@@ -99,7 +105,7 @@ def test_weights_that_lie_deeper_are_refused(key: str, tmp_path: Path) -> None:
     path = saved(
         tmp_path / "w.pth", {key: {f"backbone.{name}": value for name, value in state_of().items()}, "epoch": 3}
     )
-    assert f"its weights lie deeper, under {key}: save what is there" in problem(student(path))
+    assert f"its weights are nested under {key}: save these" in problem(student(path))
 
 
 @pytest.mark.parametrize("wrap", ["state_dict", "model", "module.", "n_averaged"])
@@ -145,7 +151,7 @@ def test_heads_that_timm_names(tmp_path: Path) -> None:
     whole = {"embed_dim": None, "weights_heads": None}
     assert build_student(student(path, **whole), SIDE, 3, 2).model.blocks[0].attn.num_heads == 3
     told = problem(student(path, **whole, num_heads=6), empty=True)
-    assert told.startswith("student.num_heads: the student has 6 attention heads and the weights were trained with 3")
+    assert told.startswith("student.num_heads: the student has 6 attention heads, but the weights were trained with 3")
     assert "set student.num_heads=3, or student.weights_heads=6 if you trained these weights with 6" in told
     meant = student(path, embed_dim=None, num_heads=6, weights_heads=6)
     assert build_student(meant, SIDE, 3, 2).model.blocks[0].attn.num_heads == 6
@@ -154,16 +160,16 @@ def test_heads_that_timm_names(tmp_path: Path) -> None:
 def test_heads_that_nothing_tells_must_be_said(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of())
     told = problem(student(path, weights_heads=None))
-    assert told.startswith("student.weights_heads: ") and "say it: student.weights_heads=3 if it was 3" in told
-    assert "with 4 (so says student.weights_heads)" in problem(student(path, weights_heads=4))
+    assert told.startswith("student.weights_heads: ") and "set student.weights_heads=3 if it was 3" in told
+    assert "with 4 (source: student.weights_heads)" in problem(student(path, weights_heads=4))
 
 
 def test_heads_that_the_header_tells(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of(), {"num_heads": "4"})
-    assert "trained with 4 (so says the header of" in problem(student(path, weights_heads=None))
+    assert "trained with 4 (source: the header of" in problem(student(path, weights_heads=None))
     told = problem(student(path))
     assert told.startswith(
-        "student.weights_heads: the weights are said to have 3 (student.weights_heads) and 4 (the hea"
+        "student.weights_heads: the weights are stated to have 3 (student.weights_heads) and 4 (the hea"
     )
     assert build_student(student(path, weights_heads=None, num_heads=4), SIDE, 3, 2, empty=True)
 
@@ -178,7 +184,7 @@ def test_a_file_that_is_said_to_be_of_another_model(where: str, tmp_path: Path) 
     if where == "config.json":
         (tmp_path / "config.json").write_text(json.dumps({"architecture": f"{theirs}.openai", "num_classes": 512}))
     told = problem(student(path, model=plain))
-    assert f"is said to be of '{theirs}" in told and "activation is QuickGELU, not GELU as of" in told
+    assert f"states that it is of '{theirs}" in told and "activation is QuickGELU, not GELU as in" in told
     assert f"set student.model={theirs}" in told
     assert build_student(student(path, model=theirs), SIDE, 3, 2, empty=True)
 
@@ -187,7 +193,7 @@ def test_heads_of_the_model_that_a_file_is_said_to_be_of(tmp_path: Path) -> None
     path = saved(tmp_path / "w.safetensors", state_of(embed_dim=192), {"architecture": NAME})
     assert build_student(student(path, embed_dim=None, weights_heads=None), SIDE, 3, 2, empty=True)
     told = problem(student(path, embed_dim=None, num_heads=6, weights_heads=6))
-    assert "said to have 6 (student.weights_heads) and 3 (the model that" in told
+    assert "stated to have 6 (student.weights_heads) and 3 (the stated model of" in told
 
 
 @pytest.mark.parametrize("text", ["no json {", "[1]", '{"architectures": ["ViTModel"]}', '{"architecture": "resnext"}'])
@@ -214,7 +220,7 @@ def test_what_is_done_to_weights_is_told(tmp_path: Path) -> None:
         "its numbers are float16",
     ]
     assert told[4].startswith(
-        "pixels are normalised by mean 0.500 and standard deviation 0.500, as timm says of vit_tiny"
+        "pixels are normalised by mean 0.500 and standard deviation 0.500, timm's values for vit_tiny"
     )
     assert announced(StudentConfig(model=NAME), SIDE, 1) == []
 

@@ -15,9 +15,9 @@ class Sampler(ABC):
     """Makes the Optuna sampler that proposes the configurations of an arm.
 
     Attributes:
-        cover_every: one in so many proposals of an arm is a point of the even cover instead (`choosers.EvenCover`), and
-            so are the first `NUM_STARTUP`; 0: none is. Without them a lucky trial could capture the search for good
-            (Falkner et al. 2018, BOHB, draw a third of the proposals at random).
+        cover_every: with n, every n-th proposal of an arm is a point of the even cover (`choosers.EvenCover`) and not
+            the sampler's own, and so are the first `NUM_STARTUP`; with 0 none is. Without such points a lucky trial
+            could capture the search for good (Falkner et al. 2018, BOHB, draw a third of the proposals at random).
     """
 
     cover_every: ClassVar[int] = 0
@@ -25,5 +25,8 @@ class Sampler(ABC):
     @staticmethod
     @abstractmethod
     def make(seed: int) -> BaseSampler:
-        """Returns a new Optuna sampler. It is made anew for each proposal, with a seed that holds the trial's number,
-        so it keeps no state: everything it goes by is in the study that it is asked with."""
+        """Returns a new Optuna sampler.
+
+        One is made for each proposal, with a seed that depends on the trial's number. So it keeps no state of its own:
+        everything it uses is in the study, and a restarted driver proposes the same.
+        """

@@ -254,7 +254,7 @@ def test_thresholds_are_tuned_per_label_and_carried_to_other_images():
     regions = Regions.of(roi, torch.tensor([[0, 0, 4, 4]] * 2), GRID)
     maps = torch.zeros(2, 1, *GRID)
     maps[:, 0, 0, :3] = torch.tensor([1.0, 0.55, 0.35])
-    threshold_R = localize.tuned(localize.measure(localize.by_pair(maps, regions), regions), regions)
+    threshold_R = localize.tuned_thresholds(localize.measure(localize.by_pair(maps, regions), regions), regions)
     assert localize.CUTS == [51, 76, 102, 127, 153, 178, 204]
     assert threshold_R.tolist() == [0.2, 0.6]  # the lowest of 0.2, 0.3 and of 0.6, 0.7, 0.8
     assert score(maps, regions)["iou_tuned"][:, 0].tolist() == [1, 1]
@@ -263,7 +263,7 @@ def test_thresholds_are_tuned_per_label_and_carried_to_other_images():
     assert elsewhere[0].tolist() == pytest.approx([2 / 3, 1 / 3])
     assert np.isnan(score(maps, regions, np.array([0.5, np.nan]))["iou_tuned"][0, 1])
     lone = Regions.of(roi[1:], torch.tensor([[0, 0, 4, 4]]), GRID)
-    assert np.isnan(localize.tuned(localize.measure(localize.by_pair(maps[1:], lone), lone), lone)[1])
+    assert np.isnan(localize.tuned_thresholds(localize.measure(localize.by_pair(maps[1:], lone), lone), lone)[1])
 
 
 def test_scores_of_each_label_where_there_are_several():

@@ -115,7 +115,7 @@ def test_the_standard_error_is_that_of_patients() -> None:
     [
         ("image,patient\na.png,p1\n", "gives image b.png no patient; give each image one"),
         ("image,patient\na.png,p1\na.png,p2\nb.png,p1\n", "gives image a.png 2 patients;"),
-        ("image,patient\na.png,\nb.png,\n", "gives image a.png no patient, and 1 other images are like it"),
+        ("image,patient\na.png,\nb.png,\n", "gives image a.png no patient; this is so for 1 other images"),
         ("file;patient\na.png;p1\n", "lacks the column image and patient; its columns are file;patient"),
         ("", "lacks the column image and patient; its columns are none"),
     ],

@@ -231,9 +231,9 @@ def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("record", "column 'record' only names things (role id), and is not stored"),
-        ("biopsy", "column 'biopsy' is forbidden: it states the label, and is not stored"),
-        ("scanner", "column 'scanner' has no role in this cohort, so it is not stored; a column for groups alone"),
+        ("record", "column 'record' is an identifier (role id), and is not stored"),
+        ("biopsy", "column 'biopsy' is forbidden because it states the label, and is not stored"),
+        ("scanner", "column 'scanner' has no role in this cohort, so it is not stored; give it the role near_label"),
     ],
 )
 def test_why_a_column_tells_no_groups_apart(name: str, wanted: str) -> None:
@@ -249,8 +249,10 @@ def test_a_column_of_which_one_group_is_left_has_a_sentence_and_no_row(answers: 
     values = pd.DataFrame({"Age": ages, "sex": np.where(np.arange(200) < 100, "f", "m"), "view": "AP"})
     table = subgroups.by_group(answers, values, np.arange(200) // 2, np.full(200, np.nan))
     assert table["column"].tolist() == ["sex", "sex"]
-    wanted = "groups by Age: too few patients per age band to tell apart (fewer than 10 in all but one)"
-    assert grouping.alone("Age") == wanted and "fewer than two groups" in grouping.alone("view")
+    wanted = "groups by Age: too few patients per age band to compare (fewer than 10 in all but one)"
+    assert grouping.reason_not_compared("Age") == wanted and "fewer than two groups" in grouping.reason_not_compared(
+        "view"
+    )
 
 
 def cohort_of(known: Facts) -> Store:

@@ -1,4 +1,4 @@
-"""Ask and tell, without Ray: the tests play Tune's part, and kill drivers between any two lines."""
+"""The search without Ray: the tests play the part of Ray Tune, and kill drivers between any two lines."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Opened = Callable[..., Search]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Opened:
-    """A driver's search on the folder of this test; call it again for the next driver."""
+    """Returns a function that opens a driver's search on the folder of this test; a further call is the next driver."""
 
     def open_search(*overrides: str) -> Search:
         (tmp_path / "fake.yaml").write_text(SPACE)
@@ -85,34 +85,34 @@ def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path
         (["control=shuffled"], {"shuffled": "findings"}),
     ],
 )
-def test_teachers_that_nearly_have_the_label_or_are_shuffled_are_tagged(
+def test_teachers_that_read_near_labels_or_are_shuffled_are_tagged(
     opened: Opened, tmp_path: Path, teacher: list[str], tags: dict[str, str]
 ) -> None:
-    jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{one}" for one in teacher)))
+    jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{key}" for key in teacher)))
     assert {job["store"] for job in jobs} == {str(tmp_path / "store")}
     starts = events(tmp_path, TrialStarted)
     assert [event.tags for event in starts] == [tags if event.arm == "tabular" else {} for event in starts]
     assert {event.arm for event in starts} == {"none", "tabular"}
 
 
-def test_states_are_told_as_what_they_are(opened: Opened, tmp_path: Path) -> None:
+def test_optuna_receives_the_state_of_each_trial(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=3", "arms.tabular=false")
     play(search, "a", search.suggest("a"), epochs=4)
     play(search, "b", search.suggest("b"), epochs=2)  # stopped by the scheduler
     search.suggest("c")
     search.on_trial_complete("c", {"error": "term task is nan", "cause": "diverged", "done": True, "reports": []})
-    assert [(one.state, one.epochs, one.error, one.cause) for one in search.records()] == [
+    assert [(record.state, record.epochs, record.error, record.cause) for record in search.records()] == [
         ("complete", 4, "", ""),
         ("pruned", 2, "", ""),
         ("failed", 0, "term task is nan", "diverged"),
     ]
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
     trials = optuna.load_study(study_name="none", storage=storage).trials
-    assert [one.state.name for one in trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "FAIL"]
     assert trials[0].values == [search.records()[0].metrics[goal] for goal in GOALS]
 
 
-def test_a_dead_drivers_trials_come_first_under_their_own_numbers(opened: Opened, tmp_path: Path) -> None:
+def test_trials_of_a_dead_driver_come_first_under_their_own_numbers(opened: Opened, tmp_path: Path) -> None:
     dead = opened("trials=5")
     play(dead, "a", dead.suggest("a"))
     before = [dead.suggest("b"), dead.suggest("c")]
@@ -122,7 +122,7 @@ def test_a_dead_drivers_trials_come_first_under_their_own_numbers(opened: Opened
     search = opened("trials=5")
     after = [search.suggest("d"), search.suggest("e")]
     assert after == before
-    # The worker says the whole history of its checkpoint; what was heard is not told twice.
+    # The worker reports all epochs of its checkpoint; known epochs are not spooled twice.
     search.on_trial_result("d", {"reports": [report(before[0], epoch) for epoch in (1, 2)]})
     search.on_trial_result("d", {"reports": [report(before[0], 3)]})
     search.on_trial_complete("d", {"reports": [report(before[0], 4)]})
@@ -133,22 +133,22 @@ def test_a_dead_drivers_trials_come_first_under_their_own_numbers(opened: Opened
     assert search.records()[1].seconds == 2.0
 
 
-def test_an_interrupted_sweep_asks_what_an_uninterrupted_one_asks(opened: Opened, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_proposes_what_an_uninterrupted_one_proposes(opened: Opened, tmp_path: Path) -> None:
     def sampled(search: Search) -> list[Any]:
         return [dict(record.sampled) for record in search.records()]
 
-    whole = opened("trials=28")  # enough for TPE to model both arms
-    play_all(whole)
+    uninterrupted = opened("trials=28")  # enough for TPE to model both arms
+    play_all(uninterrupted)
     (tmp_path / "journal.log").unlink()
     (tmp_path / "spool.jsonl").unlink()
     for trials in (3, 13, 28):
         search = opened(f"trials={trials}")
         play_all(search)
-    assert sampled(search) == sampled(whole)
-    assert len({str(one) for one in sampled(whole)}) == 28
+    assert sampled(search) == sampled(uninterrupted)
+    assert len({str(values) for values in sampled(uninterrupted)}) == 28
 
 
-def test_a_driver_killed_between_telling_and_the_spool(
+def test_a_driver_that_is_killed_between_journal_and_spool(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = opened("trials=1")
@@ -162,7 +162,7 @@ def test_a_driver_killed_between_telling_and_the_spool(
     assert counted(tmp_path, TrialEnded) == {0: 1}
 
 
-def test_a_journal_with_half_a_line_and_a_lock_left_behind(opened: Opened, tmp_path: Path) -> None:
+def test_a_journal_with_half_a_line_and_a_stale_lock(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=1")
     play(search, "a", search.suggest("a"))
     with (tmp_path / "journal.log").open("ab") as file:
@@ -172,14 +172,14 @@ def test_a_journal_with_half_a_line_and_a_lock_left_behind(opened: Opened, tmp_p
     assert len(opened("trials=3").records()) == 3
 
 
-def test_a_trial_whose_worker_died_is_tried_again_and_not_for_ever(opened: Opened) -> None:
+def test_a_trial_whose_worker_died_runs_again_a_limited_number_of_times(opened: Opened) -> None:
     search = opened("trials=1", "search.max_failures=2")
     first = search.suggest("a")
     search.on_trial_result("a", {"reports": [report(first, 1)]})
     for trial_id in ("a", "b"):
         search.on_trial_complete(trial_id, error=True)
         assert search.suggest(chr(ord(trial_id) + 1)) == first
-    assert search.suggest("x") is None, "more may come as long as one is in flight"
+    assert search.suggest("x") is None, "more may come while a trial is running"
     search.on_trial_complete("c", error=True)
     assert search.suggest("y") == Search.FINISHED
     (record,) = search.records()
@@ -196,12 +196,14 @@ def test_arms_get_equal_shares_of_device_seconds(opened: Opened) -> None:
             play(search, trial_id, job, seconds=4.0 if job["arm"] == "tabular" else 1.0)
     for trial_id, job in running:
         play(search, trial_id, job, seconds=4.0 if job["arm"] == "tabular" else 1.0)
-    spent = {arm: sum(one.seconds for one in search.records() if one.arm == arm) for arm in ("none", "tabular")}
-    assert abs(spent["none"] - spent["tabular"]) <= 3 * 16, "at most one trial per running slot apart"
-    assert Counter(one.arm for one in search.records())["none"] > 15
+    spent = {
+        arm: sum(record.seconds for record in search.records() if record.arm == arm) for arm in ("none", "tabular")
+    }
+    assert abs(spent["none"] - spent["tabular"]) <= 3 * 16, "they differ by at most one trial for each slot"
+    assert Counter(record.arm for record in search.records())["none"] > 15
 
 
-def test_an_arm_whose_trials_fail_at_once_does_not_get_all_the_rest(opened: Opened, tmp_path: Path) -> None:
+def test_an_arm_whose_trials_fail_at_once_does_not_receive_all_remaining_trials(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=12")
     SweepFolder(tmp_path).error(0).parent.mkdir()
     for index in range(12):
@@ -211,7 +213,7 @@ def test_an_arm_whose_trials_fail_at_once_does_not_get_all_the_rest(opened: Open
             search.on_trial_complete(f"id{index}", failure)
         else:
             play(search, f"id{index}", job)
-    assert Counter(one.arm for one in search.records()) == {"none": 6, "tabular": 6}
+    assert Counter(record.arm for record in search.records()) == {"none": 6, "tabular": 6}
 
 
 def test_a_sweep_in_which_everything_fails_stops(opened: Opened, tmp_path: Path) -> None:
@@ -223,7 +225,7 @@ def test_a_sweep_in_which_everything_fails_stops(opened: Opened, tmp_path: Path)
         search.on_trial_complete(f"id{index}", error=True)
     assert search.suggest("next") == Search.FINISHED
     assert search.all_failed and search.remaining_trials == 9
-    assert not opened("trials=12").all_failed, "the next driver gives it another try"
+    assert not opened("trials=12").all_failed, "the next driver tries again"
 
 
 def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) -> None:
@@ -234,7 +236,7 @@ def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) ->
     assert 0 < len(on_front) < 10
 
 
-def test_no_more_are_asked_for_than_can_run_and_one(opened: Opened) -> None:
+def test_no_more_trials_are_handed_out_than_may_run(opened: Opened) -> None:
     search = opened("trials=9")
     assert all(isinstance(search.suggest(trial_id), dict) for trial_id in "abc")
     assert search.suggest("d") is None
@@ -257,7 +259,7 @@ def test_a_storage_that_fails_stops_the_sweep(opened: Opened, monkeypatch: pytes
     assert search.suggest("b") == Search.FINISHED
 
 
-def test_a_lower_target_runs_nothing_and_a_higher_one_adds(opened: Opened) -> None:
+def test_fewer_trials_run_nothing_and_more_trials_add_to_the_sweep(opened: Opened) -> None:
     play_all(opened("trials=4"))
     assert opened("trials=2").remaining_trials == 0
     assert [job["number"] for job in play_all(opened("trials=6"))] == [4, 5]
@@ -271,7 +273,7 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
     assert trials["number"].tolist() == [0, 1, 2, 3]
     for column in ("arm", "state", "epochs", "seconds", "val/auroc_se", "none/optimizer.lr", "tabular/objectives"):
         assert column in trials
-    assert trials.loc[1, "none/optimizer.lr"] != trials.loc[1, "none/optimizer.lr"], "not sampled there: NaN"
+    assert trials.loc[1, "none/optimizer.lr"] != trials.loc[1, "none/optimizer.lr"], "NaN where a value is not sampled"
     assert epochs[["number", "epoch"]].values.tolist() == [[n, e] for n in range(4) for e in range(1, 5)]
     assert epochs["loss/task"].tolist() == [1.0] * 16
     best = best_of(records, "val/auroc", GOALS)
@@ -279,23 +281,23 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
     trials.to_parquet(tmp_path / "t.parquet")
 
 
-def test_a_hopeless_sweep_ends_while_a_proposal_is_made(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_ends_while_a_proposal_is_made(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     search = opened("trials=20")
     search._wait, search.max_running = False, 4
-    thinking = threading.Event()
+    released = threading.Event()
     propose = ArmSampler.propose
 
     def slow(self: ArmSampler, number: int) -> Any:
         if number >= FAILURES_TO_STOP:
-            thinking.wait(5)
+            released.wait(5)
         return propose(self, number)
 
     monkeypatch.setattr(ArmSampler, "propose", slow)
     for index in range(FAILURES_TO_STOP):
         while not isinstance(search.suggest(f"t{index}"), dict):
             time.sleep(0.01)
-    assert search.suggest("next") is None, "it is being thought about"
+    assert search.suggest("next") is None, "a proposal is being made"
     for index in range(FAILURES_TO_STOP):
         search.on_trial_complete(f"t{index}", {"error": "bad", "cause": "diverged", "reports": []})
     assert search.all_failed and search.suggest("next") == "FINISHED"
-    thinking.set()
+    released.set()

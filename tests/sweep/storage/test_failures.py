@@ -85,7 +85,7 @@ def test_a_checkpoint_out_of_reach_is_not_passed_over(tmp_path: Path, trouble: E
 
 @pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "{folder}/spool.jsonl"), "spool.jsonl: cannot be read or"),
         (OSError(errno.EFBIG, "File too large"), "nothing more can be written (File too large)"),  # ulimit -f
