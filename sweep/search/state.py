@@ -47,7 +47,7 @@ class SweepState:
 
     Args:
         known: another sweep's results, which only the samplers learn from.
-        lost: numbers of trials that the journal has lost; see `storage/ownership.py`.
+        lost: numbers of trials that the journal has lost; see `storage/integrity.py`.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
-from sweep.storage.events import EpochEnded, Spool
+from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from tests.sweep.fake import FakeWorker
@@ -109,10 +109,10 @@ def test_a_storage_that_goes_read_only_stops_the_sweep_and_loses_nothing(
 ) -> None:
     append = Spool.append
 
-    def fails(self: Spool, event: str, **content: Any) -> None:
-        if event == "end" and content["number"] == 3:
+    def fails(self: Spool, event: Event) -> None:
+        if isinstance(event, TrialEnded) and event.number == 3:
             raise OSError(errno.EROFS, "Read-only file system", str(self.path))
-        append(self, event, **content)
+        append(self, event)
 
     monkeypatch.setattr(Spool, "append", fails)
     with pytest.raises(UserError) as error:

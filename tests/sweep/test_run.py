@@ -101,7 +101,7 @@ def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
     assert read_run_options([])[0].tracking_uri == "http://there:5000"
     assert read_run_options(["tracking=http://here"])[0].tracking_uri == "http://here"
-    assert read_run_options(["name=other"])[0].folder == Path.cwd() / "runs" / "other"
+    assert read_run_options(["name=other"])[0].folder == SweepFolder(Path.cwd() / "runs" / "other")
 
 
 # --- refusals ---

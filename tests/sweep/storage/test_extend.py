@@ -200,7 +200,7 @@ def test_a_change_that_no_extension_allows(tmp_path: Path, change: str, key: str
     swept(tmp_path, "trials=1", "arms.tabular=false")
     for words in (("extend=true",), ()):
         text = refused(tmp_path, "trials=1", "arms.tabular=false", change, *words)
-        assert f"another {key} is another sweep" in text and "name=fake-2" in text
+        assert f"a change of {key} needs a new sweep" in text and "name=fake-2" in text
         assert "extend=true goes on" not in text
 
 

@@ -100,7 +100,7 @@ def test_after_a_kill_before_any_write_the_same_command_continues(dead: tuple[Pa
         if committed[-1]:
             assert "optimizer.lr.log_uniform: was" in refused(tmp_path, *old)
         else:
-            assert "extend=true goes on" in refused(tmp_path, *new)
+            assert "extend=true continues" in refused(tmp_path, *new)
             swept(tmp_path, *old)
             assert outcome(folder) == unextended, at
         afresh(tmp_path / "killed")

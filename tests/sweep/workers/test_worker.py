@@ -205,7 +205,7 @@ def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> No
             "storage",
             "/runs/last.pt: cannot be read or written",
         ),
-        (OSError(errno.ENOSPC, "No space left"), "storage", "see the disks of"),
+        (OSError(errno.ENOSPC, "No space left"), "storage", "check the disks of"),
     ],
 )
 def test_want_of_memory_or_disk_is_told_as_that(tmp_path: Path, error: Exception, cause: str, said: str) -> None:
