@@ -47,18 +47,18 @@ from benchmarks.trivial import (
     GOALS,
     Asking,
     Plain,
-    Trivial,
     Watched,
     begin_after,
     metrics_of,
     observed,
     timed,
+    trivial_functions,
     words_of,
 )
 from mmpkd.config import TrialConfig
 from sweep.cluster import cluster
+from sweep.driver import run_sweep
 from sweep.reports.progress import Progress
-from sweep.run import sweep
 from sweep.search.proposals import ArmSampler, SamplerThread
 from sweep.search.searcher import Search
 from sweep.search.state import SweepState
@@ -88,7 +88,7 @@ def ours(history: int, trials: int, seed: int, place: Path) -> dict[str, float]:
         timed(SweepState, "__init__", lambda seconds, *rest: watched.once.update(open=seconds)),
         timed(Progress, "__exit__", lambda *_: watched.once.update(behind=untold(said.folder))),
     ):
-        status = sweep(space, planned, said, console, Trivial)
+        status = run_sweep(space, planned, said, console, trivial_functions())
     assert status == 0, console.file.getvalue()  # type: ignore[attr-defined]
     return watched.figures()
 

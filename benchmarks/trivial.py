@@ -22,6 +22,7 @@ from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import EpochReport
+from sweep.driver import SweepFunctions
 from sweep.options import RunOptions, read_run_options
 from sweep.search.choosers import OptunaChooser
 from sweep.search.proposals import ArmSampler
@@ -30,7 +31,7 @@ from sweep.space.draw import draw
 from sweep.space.space import Space, dump_space, load_space
 from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialEnded, TrialStarted
 from sweep.types import Arrival, Ending
-from sweep.workers.worker import TrialWorker
+from sweep.workers.worker import TrainingFunctions
 
 SPACE: Final = """
 cohort: {reader: synthetic}
@@ -63,33 +64,27 @@ def metrics_of(lr: float, weight_decay: float, epoch: int, noise: random.Random)
     return {"val/auroc": auroc, "val/pointing": pointing, **{f"val/more/{one}": noise.random() for one in range(10)}}
 
 
-class Trivial(TrialWorker):
-    @classmethod
-    def prepare(cls, config: CohortConfig, cache: Path) -> Any:
+def run_training(
+    config: TrialConfig,
+    cache: Path,
+    store: Path,
+    folder: Path,
+    resume: Path | None,
+    report: Callable[[EpochReport], None],
+) -> None:
+    noise = random.Random(config.fingerprint())
+    for epoch in range(1, config.epochs + 1):
+        metrics = metrics_of(config.optimizer.lr, config.optimizer.weight_decay, epoch, noise)
+        report(EpochReport(epoch, epoch, 0.01, {"task": 1.0, "made": time.time()}, metrics))
+
+
+def trivial_functions() -> SweepFunctions:
+    """Returns functions that prepare no cohort, find no column that gives labels away, and time nothing."""
+
+    def prepare(config: CohortConfig, cache: Path) -> Any:
         return SimpleNamespace(path=cache / "store", fingerprint="none", num_folds=4)
 
-    @staticmethod
-    def cautions(*_: Any) -> list[str]:
-        """There is no column that could give a label away."""
-        return []
-
-    @staticmethod
-    def price(*_: Any) -> None:
-        """Nothing to time."""
-
-    @staticmethod
-    def run_training(
-        config: TrialConfig,
-        cache: Path,
-        store: Path,
-        folder: Path,
-        resume: Path | None,
-        report: Callable[[EpochReport], None],
-    ) -> None:
-        noise = random.Random(config.fingerprint())
-        for epoch in range(1, config.epochs + 1):
-            metrics = metrics_of(config.optimizer.lr, config.optimizer.weight_decay, epoch, noise)
-            report(EpochReport(epoch, epoch, 0.01, {"task": 1.0, "made": time.time()}, metrics))
+    return SweepFunctions(prepare, lambda *_: [], lambda *_: None, TrainingFunctions(run_training))
 
 
 class Plain(tune.Trainable):  # type: ignore[misc]

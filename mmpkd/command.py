@@ -1,4 +1,4 @@
-"""The command line of our programs: reading arguments, and ending with exit status 2 and one screen on a mistake."""
+"""The command line of our programs: reads arguments, and reports mistakes on one screen with exit status 2."""
 
 from __future__ import annotations
 
@@ -59,10 +59,11 @@ def progress_bar(items: Sequence[Item], name: str) -> Iterable[Item]:
     return track(items, escape(name), console=console, transient=True, disable=not console.is_terminal)
 
 
-def warn(warnings: Iterable[str]) -> None:
-    """Prints warnings to stderr, one per line."""
+def warn(warnings: Iterable[str], console: Console | None = None) -> None:
+    """Prints each warning on a line of its own, on stderr unless a console is given."""
+    console = console or plain_console(stderr=True)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
 def make_folder(path: Path) -> None:
@@ -79,7 +80,7 @@ def make_folder(path: Path) -> None:
 
 @contextmanager
 def written_to(folder: Path) -> Iterator[None]:
-    """Turns errors of the disk while results are written to a folder into messages.
+    """Turns disk errors into messages while results are written to a folder.
 
     Raises:
         UserError: a file of this folder cannot be read or written, or a disk is full or unreachable.
@@ -101,7 +102,7 @@ def written_to(folder: Path) -> Iterator[None]:
         raise UserError(f"{problem}\n  {advice}") from error
 
 
-def options(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:
+def dashed_words(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:
     """Yields a mistake for each argument written as `--key value`, with its `key=value` form.
 
     A key whose default is 'false' is a switch without a value.
@@ -119,7 +120,7 @@ def options(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[s
             yield Mistake(word, f"words are key=value, without dashes; write {key}={value}")
 
 
-def at_home(value: str) -> str:
+def expand_home(value: str) -> str:
     """Expands a leading `~` of a value, which many shells do not do after `key=`."""
     return os.path.expanduser(value) if value.startswith("~") else value
 
@@ -135,13 +136,13 @@ def own_words(
     Raises:
         ConfigError: words are written as options, `--key value`, so that it is unclear which value belongs to which.
     """
-    if mistakes := [*options(words, defaults, known)]:
+    if mistakes := [*dashed_words(words, defaults, known)]:
         raise ConfigError(mistakes)
     own, rest = dict(defaults), []
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in own:
-            own[key] = at_home(value)
+            own[key] = expand_home(value)
         else:
             rest.append(word)
     return own, rest

@@ -139,7 +139,7 @@ def is_own(store: Store, card: Card) -> bool:
     """Whether a student was trained on this same cohort.
 
     Raises:
-        ConfigError: it was trained on the same data set with other options, whose parts may mix training patients.
+        ConfigError: the student was trained on the same data set with other options, so parts may differ.
     """
     if store.fingerprint != card.cohort and source_of(store.manifest) == card.source:
         problem = (
@@ -208,7 +208,8 @@ def evaluate(
     regions: Mapping[str, str],
     columns: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables of HELP by name, those that are not empty; by patient if a patient has several images.
+    """Returns the tables of HELP by name: labels, predictions, and groups, regions and images if there are any. If a
+    patient has several images, there are labels and predictions by patient, too.
 
     Args:
         regions: `within` and `roi` of EvaluationConfig.

@@ -176,7 +176,10 @@ def fit_temperature(logits_NK: Floats, target_NK: NDArray[Any], known_NK: NDArra
 
 
 def best_threshold(probability_N: Floats, target_N: NDArray[Any]) -> float:
-    """Returns the threshold of the largest sensitivity + specificity (0.5 with one class), between probabilities."""
+    """Returns the threshold with the largest sensitivity + specificity; 0.5 if there is a single class.
+
+    The threshold lies midway between the best probability and the next lower one.
+    """
     if len(np.unique(target_N)) < 2:
         return 0.5
     false_rate, true_rate, thresholds = roc_curve(target_N, probability_N)

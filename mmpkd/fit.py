@@ -72,31 +72,32 @@ def balanced_weights(
 
 
 def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what learns of student and objectives. Vectors (biases, norms) do not decay, nor does what a timm
-    model names in `no_weight_decay` (position tables, rotary frequencies)."""
+    """Returns AdamW over the trainable parameters of student and objectives. Vectors (biases, norms) do not decay, nor
+    do parameters that a timm model names in `no_weight_decay` (position tables, rotary frequencies)."""
     tables = {"pos_embed", "cls_token", "reg_token"}
     for prefix, module in student.named_modules():
-        if named := getattr(module, "no_weight_decay", None):
-            tables |= {f"{prefix}.{name}".removeprefix(".") for name in named()}
+        if no_weight_decay := getattr(module, "no_weight_decay", None):
+            tables |= {f"{prefix}.{name}".removeprefix(".") for name in no_weight_decay()}
     decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for name, parameter in [*student.named_parameters(), *objectives.named_parameters()]:
         if not parameter.requires_grad:
             continue
-        table = name in tables or name.rsplit(".", 1)[-1] in tables
-        (kept if parameter.ndim <= 1 or table else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        is_table = name in tables or name.rsplit(".", 1)[-1] in tables
+        (undecayed if parameter.ndim <= 1 or is_table else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Returns all parameters of an optimiser."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup: float, final: float) -> float:
-    """Linear warm-up over the first `warmup` share of steps, then cosine to `final` x peak.
+    """Returns the learning rate: linear warm-up over the first `warmup` share of steps, then cosine to `final` x peak.
 
-    A function of the step alone, so that a resumed run needs no scheduler state.
+    It depends on the step alone, so that a resumed run needs no scheduler state.
     """
     num_warmup = round(warmup * num_steps)
     if step < num_warmup:
@@ -106,8 +107,8 @@ def learning_rate(step: int, num_steps: int, peak: float, warmup: float, final: 
 
 
 def objective_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """Factor on an objective's weight in epoch 0, 1, ...: `constant`; `warmup`, linear over the
-    first tenth (DKD's min(e/warm, 1)); `cosine`, from 1 towards 0, so that hard labels finish."""
+    """Returns the factor on the weight of an objective in epoch 0, 1, ...: `constant`; `warmup`, linear over the first
+    tenth (DKD's min(e/warm, 1)); `cosine`, from 1 towards 0, so that hard labels decide at the end."""
     if schedule == "warmup":
         return min(1.0, (epoch + 1) / max(1, round(0.1 * epochs)))
     if schedule == "cosine":

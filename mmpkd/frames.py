@@ -108,7 +108,10 @@ def _resize(array: np.ndarray, box: Box, how: Image.Resampling) -> np.ndarray:
 
 
 def run_lengths(mask: np.ndarray) -> np.ndarray:
-    """Returns the lengths of alternating runs over a bool mask, row by row (int32). The first is of False."""
+    """Returns the lengths of alternating runs over a bool mask, row by row (int32).
+
+    The first run is of False and may have length 0.
+    """
     flat = np.concatenate([[False], mask.ravel(), [not mask.flat[-1]]])
     ends = np.flatnonzero(flat[1:] != flat[:-1])
     return np.diff(ends, prepend=0).astype(np.int32)

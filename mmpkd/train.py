@@ -82,11 +82,11 @@ def train(
     if mistakes := check(config, store.facts if store else facts(config.cohort)):
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
-    outputs = fit_teachers(config, store, cache)
-    heads = {name: teacher.head for name, teacher in outputs.items() if teacher.head is not None}
-    widths = {name: teacher.width for name, teacher in outputs.items()}
+    fitted = fit_teachers(config, store, cache)
+    heads = {name: teacher.head for name, teacher in fitted.items() if teacher.head is not None}
+    widths = {name: teacher.width for name, teacher in fitted.items()}
     student, objectives = build(config, store.facts, widths, heads)
-    teachers = {name: teacher.only(needed(config, objectives, name)).to(device) for name, teacher in outputs.items()}
+    teachers = {name: teacher.only(needed(config, objectives, name)).to(device) for name, teacher in fitted.items()}
     student.to(device)
     objectives.to(device)
     rows = store.rows("train", config.cohort.fold)
@@ -98,13 +98,14 @@ def train(
     val, reads = store.rows("val", config.cohort.fold), config.student.reads
     evaluate = Evaluator(store, val, config.evaluation, student.grid, device, rows, reads=reads)
     evaluate.require_scorable()
-    scores = [(name, key, value) for name, teacher in outputs.items() for key, value in teacher.quality.items()]
+    scores = [(name, key, value) for name, teacher in fitted.items() for key, value in teacher.quality.items()]
     quality = {f"teacher/{name}/{key}": value for name, key, value in scores}
-    addresses = {name: teacher.address for name, teacher in outputs.items()}
+
+    addresses = {name: teacher.address for name, teacher in fitted.items()}
     content = [stages.VERSION, config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), addresses]
     identity, owner = fingerprint(content), checkpoint.owner(config, store.fingerprint)
     history: list[EpochReport] = []
-    stage_files = stages.addresses(config, store, outputs, cache)
+    stage_files = stages.addresses(config, store, fitted, cache)
     if resume is not None:
         progress, history = checkpoint.restore(resume, student, objectives, run.enter, identity)
     else:
@@ -136,11 +137,8 @@ def train(
 def train_to_last_stage(
     run: Run, progress: checkpoint.Progress, stage_files: Sequence[Path], save: Callable[[checkpoint.Progress], None]
 ) -> float:
-    """Trains the remaining epochs of the stages before the last, caches each stage, and enters the last one.
-
-    Returns:
-        The seconds that these stages took, including earlier attempts; 0 if there are none.
-    """
+    """Trains the stages before the last, caches each, and enters the last one. Returns the seconds that they took,
+    including earlier attempts; 0 if there are none."""
     seconds, first = progress.seconds, progress.epoch
     while run.stage is not run.stages[-1]:
         assert run.stage.epochs is not None

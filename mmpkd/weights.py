@@ -80,7 +80,7 @@ def _require_foreign(weights: Path) -> None:
     except SafetensorError as error:
         raise ConfigError.at("student.weights", f"{weights} is not a complete safetensors file: {error}") from error
     if "card" in metadata:
-        problem = f"{weights} is a student that was trained here; wanted weights that no cohort was used for"
+        problem = f"{weights} is a student that was trained here; wanted weights not trained on a cohort"
         raise ConfigError.at("student.weights", problem)
 
 

@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import quote as quote_in_uri
 from urllib.parse import unquote, urlsplit
 
-from mmpkd.command import at_home, options, own_words
+from mmpkd.command import dashed_words, expand_home, own_words
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
 from sweep.storage.layout import Storage, SweepFolder
@@ -119,11 +119,11 @@ def read_sweep_options(words: Sequence[str], defaults: Mapping[str, str]) -> tup
         defaults: the keys of the command, among them `name`. A key whose default is 'false' is a switch.
     """
     values: dict[str, str] = dict(defaults)
-    mistakes = [*options(words, defaults)]
+    mistakes = [*dashed_words(words, defaults)]
     for word in [word for word in words if not word.startswith("-")]:
         key, equals, value = word.partition("=")
         if equals and key in defaults:
-            values[key] = at_home(value)
+            values[key] = expand_home(value)
         elif equals:
             mistakes.append(Mistake(key, f"unknown word{near(key, defaults)}"))
         elif word in defaults:

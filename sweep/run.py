@@ -1,32 +1,17 @@
-"""Searches a space: `python -m sweep.run [space=NAME|FILE] [key=value ...]`; --help says the rest."""
+"""Searches a space: `python -m sweep.run [space=NAME|FILE] [key=value ...]`; `--help` lists all words."""
 
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Iterable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
-import yaml
-
-from mmpkd.command import plain_console
-from mmpkd.command import run as command
-from mmpkd.machine.files import write_atomically
-from mmpkd.types import ConfigError, UserError
-from sweep.interrupt import leave, requests_end_the_driver
-from sweep.options import RUN_KEYS, RunOptions, check_tracking_uri, read_run_options
+from mmpkd.command import plain_console, warn
+from mmpkd.command import run as run_command
+from mmpkd.types import ConfigError
+from sweep.interrupt import exit_process, requests_end_the_driver
+from sweep.options import RUN_KEYS, read_run_options
 from sweep.space.loading import SHORTCUTS, shipped
-from sweep.space.space import PATHS_OF_SPACE, Space, dump_space, load_space
-from sweep.storage.layout import Storage
-from sweep.workers.trials import run_trials
-
-if TYPE_CHECKING:  # ray, torch and optuna are loaded once the space is known to be sound
-    from rich.console import Console
-
-    from sweep.plan.plan import Plan
-    from sweep.search.searcher import Search
-    from sweep.workers.worker import TrialWorker
+from sweep.space.space import PATHS_OF_SPACE, load_space
 
 HELP = """\
 usage: python -m sweep.run [space=NAME|FILE] [key=value ...]
@@ -76,7 +61,14 @@ sweep.stop), the same command goes on
 
 @requests_end_the_driver()
 def main(words: Sequence[str]) -> None:
-    """Raises SystemExit with 0 (done), 1 (nothing came through) or 130 (interrupted); UserError means 2."""
+    """Reads the words and runs the sweep, or shows what they ask for.
+
+    Ray, torch, Optuna and MLflow take seconds to import, so they are imported once the space is known to be sound.
+
+    Raises:
+        SystemExit: with status 0 (done), 1 (no trial succeeded) or 130 (stopped before the end).
+        UserError: the user's mistakes; the command then ends with status 2.
+    """
     if {"--help", "-h", "help"} & set(words):
         print(HELP.format(spaces=", ".join(shipped())), end="")
         return
@@ -86,8 +78,8 @@ def main(words: Sequence[str]) -> None:
 
         print(json.dumps(schema(), indent=2))
         return
-    space, found = load_space(options.space, options.overrides, RUN_KEYS)
-    mistakes += found
+    space, space_mistakes = load_space(options.space, options.overrides, RUN_KEYS)
+    mistakes += space_mistakes
     if space is None:
         raise ConfigError(mistakes)
     console = plain_console()
@@ -99,144 +91,22 @@ def main(words: Sequence[str]) -> None:
             raise ConfigError(mistakes)
         return
     from sweep.plan.plan import plan
-    from sweep.space.show import render
 
     planned = plan(space, mistakes)
     if planned.mistakes:
         raise ConfigError(planned.mistakes)
-    from sweep.cluster import cluster, refuse_silent_cluster
-    from sweep.workers.tune import refuse_more_cores
-    from sweep.workers.worker import TrialWorker
+    from sweep.cluster import refuse_silent_cluster, refuse_too_many_cores
+    from sweep.driver import run_sweep, show_plan
 
     assert planned.example is not None
-    refuse_more_cores(space.search, planned.example.threads)
+    refuse_too_many_cores(space.search, planned.example.threads)
     if options.plan:
-        console.print(render(planned))
-        from mmpkd.cohort.suspects import find_in
-        from mmpkd.probe import stand_in
-        from mmpkd.teachers.input_leakage import leakage_warnings
-
-        cohort = planned.example.cohort
-        tables = stand_in(cohort)
-        for note in tables.notes:
-            console.print(note, highlight=False, soft_wrap=True)
-        warn(leakage_warnings(find_in(tables), planned.teachers(), tables, cohort.fold), console)
-
-        with cluster(), console.status("timing") as status:
-            say = status.update if console.is_terminal else console.print
-            price = TrialWorker.price(space, planned, PLAN_SECONDS, say)
-        assert price is not None
-        console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
+        show_plan(space, planned, console)
         return
     warn(planned.warnings, console)
     refuse_silent_cluster()  # before hours may be spent on preparing the cohort
-    leave(sweep(space, planned, options, console))
-
-
-PLAN_SECONDS = 6.0  # for which each configuration is timed by `plan=true`
-
-
-def warn(warnings: Iterable[str], console: Console) -> None:
-    for warning in warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
-
-
-def sweep(
-    space: Space, planned: Plan, options: RunOptions, console: Console, worker: type[TrialWorker] | None = None
-) -> int:
-    """One driver's part of a sweep, from its lock to its report; the exit status.
-
-    Raises:
-        UserError: the folder is another sweep's, or cannot be written any more.
-    """
-    from sweep.storage.failures import disk_problem
-    from sweep.storage.lock import hold_driver_lock
-
-    with hold_driver_lock(options.folder):
-        try:
-            return _sweep(space, planned, options, console, worker)
-        except OSError as error:
-            problem = disk_problem(error, (options.folder.path, Path(options.storage), Path(options.cache)))
-            if not problem:
-                raise
-            raise UserError(
-                f"{problem}; the sweep stopped\n"
-                f"  what was written before is whole; once that is mended, this goes on:\n  {options.command}"
-            ) from error
-
-
-def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, worker: type[TrialWorker] | None) -> int:
-    from sweep import interrupt
-    from sweep.reports.final import finish
-    from sweep.reports.mlflow import Tracker
-    from sweep.search.searcher import Search
-    from sweep.search.state import SweepState
-    from sweep.search.studies import Studies
-    from sweep.search.warm_start import load_warm_start
-    from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
-    from sweep.storage.events import Spool, SweepBegan
-    from sweep.storage.integrity import check_folder
-    from sweep.types import Halt
-    from sweep.workers.worker import TrialWorker
-
-    assert planned.example is not None
-    cohort, worker = planned.example.cohort, worker or TrialWorker
-    folder, cache = options.folder, Path(options.cache).absolute()
-    repaired = "" if options.repair else " repair=true"
-    checked = check_folder(folder, options.repair, options.command + repaired)
-    folder.stop_request.unlink(missing_ok=True)
-    extended = refuse_other_space(folder, space, options.extend)
-    store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
-    refuse_other_data(folder, checked.store, store.fingerprint, cohort.root)
-    warn([*checked.notes, *worker.cautions(planned, store)], console)
-    known, told = load_warm_start(space, planned.goals, folder, Storage(Path(options.storage)), store.fingerprint)
-    spool, sweep_id = Spool(folder), checked.sweep_id or uuid.uuid4().hex
-    spool.append(SweepBegan(id=sweep_id, words=list(options.words)))
-    generation = folder.read_plan().get("generation", 0) + extended
-    belongs = {"sweep": sweep_id, "store": store.fingerprint}
-    studies = Studies(folder, space, planned.goals, generation, begins=extended, identity=belongs)
-    for line in filter(None, (studies.adopt_earlier_trials() if extended else "", told)):
-        console.print(line, highlight=False, soft_wrap=True)
-    # The plan decides which space the sweep is in: killed before it is written, the old one; after it, this one.
-    left_behind = sorted({*studies.left_behind, *checked.lost})
-    began: dict[str, Any] = {
-        **belongs,
-        "generation": generation,
-        "left_behind": left_behind,
-        "lost": list(checked.lost),
-    }
-    if (price := folder.read_plan().get("price")) and not extended:
-        began["price"] = price
-    dumped = dump_space(space)
-    folder.write_plan(planned.as_json() | began | {"leaves": leaves_of(yaml.safe_load(dumped))})
-    write_atomically(folder.space, dumped)
-    state = SweepState(space, planned.goals, studies, spool, folder, known, checked.lost)
-    search = Search(space, state, folder, cache, store.path, store.num_folds)
-    tracker = Tracker(
-        check_tracking_uri(options.tracking_uri),
-        options.name,
-        sweep_id,
-        spool,
-        Storage(Path(options.storage)).mlflow_artifacts,
-    )
-    if search.remaining_trials and search.halt is None:
-        console.print(_greeting(search, options), highlight=False, soft_wrap=True)
-        try:
-            run_trials(search, planned, worker, folder, tracker, console)
-        except KeyboardInterrupt:
-            if interrupt.insisted() or not interrupt.requested():
-                raise
-            search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
-    elif not search.remaining_trials:
-        console.print(f"{options.name}: all {len(state.finished)} trials are done; trials=N with a higher N adds more")
-    return finish(search, planned, options, spool, tracker, console)
-
-
-def _greeting(search: Search, options: RunOptions) -> str:
-    done, target = len(search.finished), search.space.search.trials
-    so_far = f", {done} done before" if done else ""
-    return f"{options.name}: {target} trials over {', '.join(search.space.arms)}{so_far}; files in {options.folder}"
+    exit_process(run_sweep(space, planned, options, console))
 
 
 if __name__ == "__main__":
-    command(main)
+    run_command(main)

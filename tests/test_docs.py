@@ -33,7 +33,8 @@ from sweep.plan.plan import plan
 from sweep.search.samplers import SAMPLERS
 from sweep.space.grammar import WORDS
 from sweep.space.loading import shipped
-from sweep.space.space import SCORES, SearchConfig, load_space
+from sweep.space.search_config import SCORES, SearchConfig
+from sweep.space.space import load_space
 from tests.mmpkd.cohort_fixtures import cases, write_cohort
 
 ROOT = Path(__file__).parents[1]

@@ -17,7 +17,8 @@ from mmpkd.teachers import caveats, outlines, sized
 from mmpkd.types import CohortError, ConfigError, Mistake, TaskKind, lay_out
 from sweep.space.draw import Drawn, branches, count_branches, count_configurations
 from sweep.space.grammar import WORDS, Fixed, Maybe, Node, OneOf, Tree
-from sweep.space.space import PATHS_OF_SPACE, SCORES, SearchConfig, Space
+from sweep.space.search_config import SCORES, SearchConfig
+from sweep.space.space import PATHS_OF_SPACE, Space
 
 STAND_INS: Final[Sequence[tuple[str, TaskKind, Sequence[str]]]] = (
     ("unknown", "binary", ("no", "yes")),

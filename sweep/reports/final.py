@@ -85,11 +85,11 @@ def _send_rest(tracker: Tracker) -> int:
     if not interrupt.requested():  # where it was never started, no server knows of this driver
         tracker.start()
     try:
-        return tracker.close(interrupt.patience(60))
+        return tracker.close(interrupt.allowed_seconds(60))
     except KeyboardInterrupt:
-        if interrupt.insisted():
+        if interrupt.repeated():
             raise
-        return tracker.close(interrupt.patience(60))
+        return tracker.close(interrupt.allowed_seconds(60))
 
 
 def _why(search: Search, command: str) -> list[str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from sweep.pareto import admit, hypervolume
-from sweep.space.space import SearchConfig
+from sweep.space.search_config import SearchConfig
 from sweep.types import Record, Values
 
 MIN_GROWTH: Final = 1.01  # factor by which an arm's hypervolume must grow; less counts as a plateau

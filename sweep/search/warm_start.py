@@ -22,7 +22,8 @@ from mmpkd.config import EvaluationConfig, TrialConfig
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError
 from sweep.search.proposals import Proposal, redraw
-from sweep.space.space import SCORES, Space
+from sweep.space.search_config import SCORES
+from sweep.space.space import Space
 from sweep.storage.journal import arm_and_generation, find_damage, load_studies
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.types import Values

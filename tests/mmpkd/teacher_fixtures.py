@@ -37,15 +37,15 @@ def told_by(config: TeacherConfig, store: Store, cache: Path) -> CachedOutputs:
     """What a teacher says of the training and validation samples; one that sees the view, about whole images."""
     if not TEACHERS[config.kind].sees_view:
         return cached_outputs(config, store, 0, cache)
-    asked = online(config, store, 0, cache)
+    requested = online(config, store, 0, cache)
     rows = np.r_[store.rows("train"), store.rows("val")]
-    said = asked.at(torch.from_numpy(rows), torch.from_numpy(store.image_NCHW[rows]).float() / 255)
+    message = requested.at(torch.from_numpy(rows), torch.from_numpy(store.image_NCHW[rows]).float() / 255)
     arrays = {}
-    for name, values in {"logits": said.logits_BK, "embedding": said.embedding_BD}.items():
+    for name, values in {"logits": message.logits_BK, "embedding": message.embedding_BD}.items():
         assert values is not None
         arrays[name] = torch.full((len(store.sample_ids), values.shape[1]), torch.nan)
         arrays[name][rows] = values
-    return CachedOutputs(arrays, asked.quality, asked.seconds)
+    return CachedOutputs(arrays, requested.quality, requested.seconds)
 
 
 class Told(Store):

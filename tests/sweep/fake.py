@@ -7,13 +7,13 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.types import ConfigError, DivergedError, EpochReport
+from sweep.driver import SweepFunctions
 from sweep.storage.layout import SweepFolder
-from sweep.workers.worker import TrialWorker
+from sweep.workers.worker import TrainingFunctions
 
 if TYPE_CHECKING:
     from sweep.search.searcher import Search
@@ -43,67 +43,68 @@ def metrics_of(config: TrialConfig, epoch: int) -> dict[str, float]:
     return {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.03, **known}
 
 
-class FakeWorker(TrialWorker):
-    """Waits `FAKE_SECONDS` per epoch. In epoch 2 a weight decay below 0.05 diverges, one below 0.1 hits
-    a bug, and one below 0.2 takes its process down, the first time."""
+class FakeStore:
+    """A prepared cohort, as far as a driver looks at it; tests replace its fingerprint."""
 
     fingerprint = "as prepared"
+    num_folds = 4
 
-    @classmethod
-    def prepare(cls, config: CohortConfig, cache: Path) -> Any:
-        return SimpleNamespace(path=cache / "store", fingerprint=cls.fingerprint, num_folds=4)
+    def __init__(self, path: Path):
+        self.path = path
 
-    @staticmethod
-    def cautions(*_: Any) -> list[str]:
-        """A store without columns gives nothing away."""
-        return []
 
-    @staticmethod
-    def price(*_: Any) -> None:
-        """Trivial arithmetic has no price."""
+def prepare(config: CohortConfig, cache: Path) -> Any:
+    return FakeStore(cache / "store")
 
-    @staticmethod
-    def run_training(
-        config: TrialConfig,
-        cache: Path,
-        store: Path,
-        folder: Path,
-        resume: Path | None,
-        report: Callable[[EpochReport], None],
-    ) -> None:
-        assert store == cache / "store", "where the driver has prepared it"
-        history = [] if resume is None else FakeWorker.read_history(resume)
-        decay = config.optimizer.weight_decay
-        for epoch in range(len(history) + 1, config.epochs + 1):
-            time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
-            if epoch == 2 and decay < 0.05:
-                raise DivergedError("term task is nan at step 7")
-            if epoch == 2 and decay < 0.1:
-                raise ValueError("a bug")
-            if epoch == 2 and decay < 0.2 and folder.name == "attempt-1":
-                os._exit(1)
-            history.append(EpochReport(epoch, epoch * 10, 0.5, {"task": 1 / epoch}, metrics_of(config, epoch)))
-            beside = folder / "last.partial"
-            reports = [[one.epoch, one.step, one.seconds, one.terms, one.metrics] for one in history]
-            beside.write_text(json.dumps([FakeWorker.owner(config, store), reports]))
-            os.replace(beside, folder / "last.pt")
-            with (folder.parents[2] / "trained.txt").open("a") as log:  # what really was trained, for the tests
-                log.write(f"{folder.parent.name} {folder.name} {epoch}\n")
-            report(history[-1])
 
-    @staticmethod
-    def owner(config: TrialConfig, store: Path) -> str:
-        return config.fingerprint()
+def run_training(
+    config: TrialConfig,
+    cache: Path,
+    store: Path,
+    folder: Path,
+    resume: Path | None,
+    report: Callable[[EpochReport], None],
+) -> None:
+    """Waits `FAKE_SECONDS` per epoch. In epoch 2 a weight decay below 0.05 diverges, one below 0.1 meets a bug, and one
+    below 0.2 ends its process, the first time."""
+    assert store == cache / "store", "where the driver has prepared it"
+    history = [] if resume is None else read_history(resume)
+    decay = config.optimizer.weight_decay
+    for epoch in range(len(history) + 1, config.epochs + 1):
+        time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+        if epoch == 2 and decay < 0.05:
+            raise DivergedError("term task is nan at step 7")
+        if epoch == 2 and decay < 0.1:
+            raise ValueError("a bug")
+        if epoch == 2 and decay < 0.2 and folder.name == "attempt-1":
+            os._exit(1)
+        history.append(EpochReport(epoch, epoch * 10, 0.5, {"task": 1 / epoch}, metrics_of(config, epoch)))
+        partial = folder / "last.partial"
+        reports = [[past.epoch, past.step, past.seconds, past.terms, past.metrics] for past in history]
+        partial.write_text(json.dumps([checkpoint_owner(config, store), reports]))
+        os.replace(partial, folder / "last.pt")
+        with (folder.parents[2] / "trained.txt").open("a") as log:  # the epochs that were really trained
+            log.write(f"{folder.parent.name} {folder.name} {epoch}\n")
+        report(history[-1])
 
-    @staticmethod
-    def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
-        try:
-            its, reports = json.loads(checkpoint.read_text())
-        except (OSError, ValueError):
-            raise ConfigError.at(str(checkpoint), "is damaged") from None
-        if owner and its != owner:
-            raise ConfigError.at(str(checkpoint), "belongs to another configuration")
-        return [EpochReport(*one) for one in reports]
+
+def checkpoint_owner(config: TrialConfig, store: Path) -> str:
+    return config.fingerprint()
+
+
+def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
+    try:
+        written_owner, reports = json.loads(checkpoint.read_text())
+    except (OSError, ValueError):
+        raise ConfigError.at(str(checkpoint), "is damaged") from None
+    if owner and written_owner != owner:
+        raise ConfigError.at(str(checkpoint), "belongs to another configuration")
+    return [EpochReport(*values) for values in reports]
+
+
+FAKE_TRAINING = TrainingFunctions(run_training, checkpoint_owner, read_history)
+# A cohort without columns gives nothing away, and trivial arithmetic has no price.
+FAKE = SweepFunctions(prepare, lambda *_: [], lambda *_: None, FAKE_TRAINING)
 
 
 # --- Ray Tune's part, for tests without it ---

@@ -20,15 +20,15 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
-from sweep import run
+from sweep import driver
+from sweep.driver import SweepFunctions
 from sweep.options import read_run_options
-from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.space.space import load_space
 from sweep.storage.events import Event, Spool, TrialStarted
 from sweep.storage.layout import SweepFolder
-from tests.sweep.fake import SPACE, FakeWorker, play, play_all, report
+from tests.sweep.fake import FAKE, SPACE, play, play_all, report
 
 GOALS = ("val/auroc", "val/pointing")
 Kind = TypeVar("Kind", bound=Event)
@@ -41,13 +41,15 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Switches off MLflow, which takes seconds to load, and the report, which takes half of each sweep."""
-    monkeypatch.setattr(final, "write_report", lambda *args: None)
+    monkeypatch.setattr("sweep.reports.final.write_report", lambda *args: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(Tracker, "start", lambda self: None)
     monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)
 
 
-def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all) -> tuple[Search, str]:
+def swept(
+    tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all, functions: SweepFunctions = FAKE
+) -> tuple[Search, str]:
     """Runs one driver, and returns its search and the output. It runs on Ray if no `play` takes the place of Tune."""
     (tmp_path / "fake.yaml").write_text(SPACE)
     options, wrong = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
@@ -67,11 +69,11 @@ def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = pl
         searches.append(search)
         return finishing(search, *rest)
 
-    console, finishing = Console(file=io.StringIO(), width=200, markup=False), final.finish
+    console, finishing = Console(file=io.StringIO(), width=200, markup=False), driver.finish
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "run_trials", without_ray if play else run.run_trials)
-        patch.setattr(final, "finish", finish)
-        run.sweep(space, planned, options, console, FakeWorker)
+        patch.setattr(driver, "run_trials", without_ray if play else driver.run_trials)
+        patch.setattr(driver, "finish", finish)
+        driver.run_sweep(space, planned, options, console, functions)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return searches[0], text
 

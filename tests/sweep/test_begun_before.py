@@ -14,6 +14,7 @@ import lzma
 import shutil
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sweep import run, status
-from sweep.workers.worker import TrialWorker
+from sweep import driver, run, status
 
 MADE: Final = Path(__file__).parents[1] / "golden" / "sweep_before_16"
 WORDS: Final = ("space=before.yaml", "storage=runs", "cache=cache", "trials=10")  # of the killed driver
@@ -115,7 +115,7 @@ def test_a_sweep_begun_before_continues(
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ending:
         if further:  # another space is timed anew, which takes half of this test
-            patch.setattr(TrialWorker, "price", lambda *args: None)
+            patch.setattr(driver, "FUNCTIONS", replace(driver.FUNCTIONS, price=lambda *_: None))
         run.main([*WORDS, *further])
     assert ending.value.code == 0
 

@@ -15,11 +15,10 @@ import ray
 
 from mmpkd.machine.resources import Allowance
 from mmpkd.types import ConfigError, UserError
-from sweep import cluster
-from sweep.cluster import LONGEST_SOCKET, folder_for_sockets, refuse_silent_cluster
-from sweep.space.space import SearchConfig
-from sweep.workers import tune
-from sweep.workers.tune import refuse_more_cores
+from sweep import cluster, local_ray
+from sweep.cluster import refuse_silent_cluster, refuse_too_many_cores
+from sweep.local_ray import LONGEST_SOCKET, make_socket_folder
+from sweep.space.search_config import SearchConfig
 
 
 @pytest.fixture
@@ -46,7 +45,7 @@ def test_ray_gets_a_short_folder_whatever_tmpdir_is(name: str, short: Path, monk
         (short / name).mkdir()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(short / name))
-    folder = folder_for_sockets()
+    folder = make_socket_folder()
     try:
         assert usable(folder)
         assert (folder.parent == short / name) == (name == "fit")
@@ -57,9 +56,9 @@ def test_ray_gets_a_short_folder_whatever_tmpdir_is(name: str, short: Path, monk
 def test_the_folder_that_was_named_is_never_replaced(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(short / "missing"))
     with pytest.raises(UserError, match=r"(?s)missing: No such file.*RAY_TMPDIR=DIR names one"):
-        folder_for_sockets()
+        make_socket_folder()
     monkeypatch.setenv("RAY_TMPDIR", str(short))
-    folder = folder_for_sockets()
+    folder = make_socket_folder()
     assert folder.parent == short and usable(folder)
 
 
@@ -68,9 +67,9 @@ def test_every_place_that_was_tried_is_told(short: Path, monkeypatch: pytest.Mon
     (short / ("y" * 60)).mkdir()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(short / ("y" * 60)))
-    monkeypatch.setattr(cluster, "FURTHER_FOLDERS", (str(short / "none"),))
+    monkeypatch.setattr(local_ray, "FURTHER_FOLDERS", (str(short / "none"),))
     with pytest.raises(UserError, match=r"(?s)y: no socket can be opened below it.*none: No such file"):
-        folder_for_sockets()
+        make_socket_folder()
     assert not list((short / ("y" * 60)).iterdir())
 
 
@@ -167,9 +166,9 @@ def test_more_cores_than_may_be_used_are_refused(
     search: dict[str, float], threads: int, leaf: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(tune, "cores", lambda: Allowance(2, "SLURM_CPUS_PER_TASK"))
+    monkeypatch.setattr(cluster, "cores", lambda: Allowance(2, "SLURM_CPUS_PER_TASK"))
     with pytest.raises(ConfigError, match=rf"{leaf}: .*may use 2 here .*SLURM_CPUS_PER_TASK.*{leaf}=2"):
-        refuse_more_cores(SearchConfig(**search), threads)
-    refuse_more_cores(SearchConfig(), 2)
+        refuse_too_many_cores(SearchConfig(**search), threads)
+    refuse_too_many_cores(SearchConfig(), 2)
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # which counts for itself
-    refuse_more_cores(SearchConfig(**search), threads)
+    refuse_too_many_cores(SearchConfig(**search), threads)

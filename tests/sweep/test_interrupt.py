@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from mlflow import MlflowClient
 from benchmarks.interrupted import disagreements
 from mmpkd import command
 from sweep import interrupt
-from sweep.interrupt import deferred, insisted, patience, requested, requests_end_the_driver
+from sweep.interrupt import allowed_seconds, deferred, repeated, requested, requests_end_the_driver
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.storage.events import Spool, SweepBegan, SweepClosed
 from sweep.storage.layout import SweepFolder
-from tests.sweep.fake import SPACE, FakeWorker, play, report
+from tests.sweep.fake import FAKE, SPACE, play, report
 from tests.sweep.swept import events, swept
 from tests.sweep.test_run import ran
 
@@ -61,12 +62,12 @@ def test_an_echo_changes_nothing_and_a_later_ctrl_c_insists(monkeypatch: pytest.
         send(signal.SIGINT)
         send(signal.SIGINT)
         send(signal.SIGTERM)
-    assert requested() == "SIGINT" and not insisted()
+    assert requested() == "SIGINT" and not repeated()
     send(signal.SIGTERM)
-    monkeypatch.setattr(interrupt, "SAME_REQUEST", 0.0)
+    monkeypatch.setattr(interrupt, "ECHO_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt), deferred():
         send(signal.SIGINT)
-    assert insisted()
+    assert repeated()
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:
@@ -81,12 +82,12 @@ def test_what_nohup_ignores_stays_ignored() -> None:
 
 def test_a_request_leaves_seconds_and_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
     with requests_end_the_driver():
-        assert patience(60) == 60
+        assert allowed_seconds(60) == 60
         with deferred():
             send()
-        assert 1 <= patience(60) <= interrupt.SECONDS
-        monkeypatch.setattr(interrupt, "SECONDS", -5.0)
-        assert patience(60) == 1
+        assert 1 <= allowed_seconds(60) <= interrupt.END_SECONDS
+        monkeypatch.setattr(interrupt, "END_SECONDS", -5.0)
+        assert allowed_seconds(60) == 1
 
 
 # --- every stage of a driver's part, without Ray ---
@@ -94,9 +95,8 @@ def test_a_request_leaves_seconds_and_never_none(monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.usefixtures("handled")
 def test_a_request_while_the_cohort_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeWorker, "prepare", lambda config, cache: send())
     with pytest.raises(KeyboardInterrupt):
-        swept(tmp_path)
+        swept(tmp_path, functions=replace(FAKE, prepare=lambda config, cache: send()))
     assert not (tmp_path / "runs" / "fake").exists(), "nothing had begun"
 
 
@@ -149,7 +149,7 @@ def test_what_was_reached_is_written(stage: str, tmp_path: Path, monkeypatch: py
 @pytest.mark.usefixtures("handled", "untracked")
 def test_who_insists_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def insist() -> None:
-        monkeypatch.setattr(interrupt, "SAME_REQUEST", 0.0)
+        monkeypatch.setattr(interrupt, "ECHO_SECONDS", 0.0)
         with deferred():
             send(signal.SIGINT)
         send(signal.SIGINT)
@@ -180,7 +180,7 @@ def test_a_server_that_is_away_does_not_hold_up_the_end(tmp_path: Path, monkeypa
     with requests_end_the_driver():
         assert final._send_rest(tracker) == 1, "it waits in the spool"
         assert final._send_rest(tracker) == 1
-    assert waited[0] == 60 and len(waited) == 3 and max(waited[1:]) <= interrupt.SECONDS
+    assert waited[0] == 60 and len(waited) == 3 and max(waited[1:]) <= interrupt.END_SECONDS
 
 
 # --- a whole driver ---
@@ -236,7 +236,7 @@ def test_who_insists_is_not_made_to_wait_for_the_interpreter() -> None:
         import atexit, os, signal
         from sweep import interrupt
         atexit.register(print, "taken down")
-        interrupt.SAME_REQUEST = 0.0
+        interrupt.ECHO_SECONDS = 0.0
         with interrupt.requests_end_the_driver():
             with interrupt.deferred():
                 os.kill(os.getpid(), signal.SIGINT)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
+from sweep.driver import SweepFunctions
 from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
-from tests.sweep.fake import FakeWorker
+from tests.sweep.fake import FAKE
 from tests.sweep.swept import events, untracked
 from tests.sweep.test_run import ran
 
@@ -92,13 +94,11 @@ def test_a_plateau_of_every_arm_ends_a_sweep(tmp_path: Path) -> None:
 
 
 def test_a_goal_that_trainings_never_report_stops_the_sweep_and_fails_no_trial(tmp_path: Path) -> None:
-    class Silent(FakeWorker):
-        @staticmethod
-        def run_training(*args: Any) -> None:
-            args[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc": 0.5, "val/auroc_se": 0.1}))
+    def run(*args: Any) -> None:
+        args[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc": 0.5, "val/auroc_se": 0.1}))
 
     with pytest.raises(UserError, match=r"search.maximize: trainings do not report val/pointing; they report val/auro"):
-        ran(tmp_path, "trials=4", worker=Silent)
+        ran(tmp_path, "trials=4", functions=running(run))
     assert set(states(tmp_path)) == {"RUNNING"}
     assert ran(tmp_path, "trials=4")[0] == 0, "once it is mended"
     assert states(tmp_path) == {"COMPLETE": 4}
@@ -126,15 +126,17 @@ def test_a_storage_that_goes_read_only_stops_the_sweep_and_loses_nothing(
     assert sorted(table_of(tmp_path)["number"]) == list(range(6))
 
 
-def failing_once(error: Callable[[], Exception]) -> type[FakeWorker]:
-    class Failing(FakeWorker):
-        @staticmethod
-        def run_training(config: TrialConfig, cache: Path, store: Path, folder: Path, *rest: Any) -> None:
-            if folder.parent.name == "2" and folder.name == "attempt-1":
-                raise error()
-            FakeWorker.run_training(config, cache, store, folder, *rest)
+def running(run: Callable[..., None]) -> SweepFunctions:
+    return replace(FAKE, training=replace(FAKE.training, run=run))
 
-    return Failing
+
+def failing_once(error: Callable[[], Exception]) -> SweepFunctions:
+    def run(config: TrialConfig, cache: Path, store: Path, folder: Path, *more: Any) -> None:
+        if folder.parent.name == "2" and folder.name == "attempt-1":
+            raise error()
+        FAKE.training.run(config, cache, store, folder, *more)
+
+    return running(run)
 
 
 def test_a_worker_that_cannot_write_stops_the_sweep_and_fails_no_trial(tmp_path: Path) -> None:
@@ -142,13 +144,13 @@ def test_a_worker_that_cannot_write_stops_the_sweep_and_fails_no_trial(tmp_path:
     with pytest.raises(
         UserError, match=r"last\.pt: cannot be read or written any more \(No space left on device\), in a worker"
     ):
-        ran(tmp_path, "trials=6", worker=full)
-    assert ran(tmp_path, "trials=6", worker=full)[0] == 0
+        ran(tmp_path, "trials=6", functions=full)
+    assert ran(tmp_path, "trials=6", functions=full)[0] == 0
     assert states(tmp_path) == {"COMPLETE": 6}
 
 
 def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path) -> None:
-    status, text = ran(tmp_path, "trials=6", worker=failing_once(lambda: MemoryError("Unable to allocate 2 GiB")))
+    status, text = ran(tmp_path, "trials=6", functions=failing_once(lambda: MemoryError("Unable to allocate 2 GiB")))
     assert status == 0 and "out of memory: goes on with half as many trials to a device" in text
     assert states(tmp_path) == {"COMPLETE": 6}
     devices = [event.devices for event in events(tmp_path / "fake", EpochEnded) if event.number == 5]

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from mmpkd.config import TrialConfig, load_trial
+from sweep.cluster import Reservation
 from sweep.reports.tables import epochs_table, trials_table
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
@@ -24,7 +25,6 @@ from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import comparable
 from sweep.types import Arrival
-from sweep.workers.tune import Share
 from tests.sweep.fake import SPACE, metrics_of, play
 from tests.sweep.swept import swept, untracked
 
@@ -194,18 +194,18 @@ def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
     swept(tmp_path, "trials=4", *words, play=reaching)
     decisions: list[bool] = []
 
-    def drive(search: Search, worker: Any, halving: ArmHalving, *rest: Any) -> None:
+    def run_tune(search: Search, halving: ArmHalving, *rest: Any) -> None:
         poor = {"epoch": 1, "metrics": dict.fromkeys(GOALS, 0.0)}
         decisions.append(halving.decide(search.suggest("fifth"), poor))
 
     for name, stand_in in {
-        "cluster.cluster": contextlib.nullcontext,
-        "workers.tune.share_of": lambda *_: Share(1.0, 0.0),
-        "workers.tune.slots": lambda _: 1,
-        "workers.tune.idle_gpus": lambda: 0,
-        "workers.tune.cores_of_a_machine": lambda: 2.0,
-        "workers.tune.drive": drive,
+        "cluster": contextlib.nullcontext,
+        "reservation_for": lambda *_: Reservation(1.0, 0.0),
+        "count_slots": lambda _: 1,
+        "count_gpus": lambda: 0,
+        "run_tune": run_tune,
     }.items():
-        monkeypatch.setattr(f"sweep.{name}", stand_in)
+        monkeypatch.setattr(f"sweep.driver.{name}", stand_in)
+    monkeypatch.setattr("sweep.cluster.largest_machine_cores", lambda: 2.0)
     swept(tmp_path, "trials=5", *words, play=None)
     assert decisions == [False]

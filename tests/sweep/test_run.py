@@ -19,17 +19,17 @@ from benchmarks.interrupted import disagreements, interrupt
 from benchmarks.witness import extra_epochs, faults, lines_of, logged
 from mmpkd.config import CohortConfig, TrialConfig, load_trial
 from mmpkd.types import ConfigError, UserError
-from sweep import run
+from sweep import driver
+from sweep.driver import SweepFunctions, run_sweep
 from sweep.options import RunOptions, read_run_options
 from sweep.plan.plan import plan
-from sweep.run import main, sweep
+from sweep.run import main
 from sweep.space.space import Space, dump_space, load_space
 from sweep.storage.continuation import refuse_other_space
 from sweep.storage.events import FilesWritten
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
-from sweep.workers.worker import TrialWorker
-from tests.sweep.fake import SPACE, FakeWorker, play_all
+from tests.sweep.fake import FAKE, SPACE, FakeStore, play_all
 from tests.sweep.swept import events
 
 
@@ -41,11 +41,11 @@ def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, RunOptions]:
     return space, options
 
 
-def ran(tmp_path: Path, *overrides: str, worker: type[TrialWorker] = FakeWorker) -> tuple[int, str]:
+def ran(tmp_path: Path, *overrides: str, functions: SweepFunctions = FAKE) -> tuple[int, str]:
     """A sweep with the fake worker: exit status and what the console said."""
     space, options = loaded(tmp_path, *overrides)
     console, planned = Console(file=io.StringIO(), width=160), plan(space)
-    status = sweep(space, planned, options, console, worker)
+    status = run_sweep(space, planned, options, console, functions)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return status, text
 
@@ -138,22 +138,22 @@ def test_a_name_of_a_different_space_is_refused(tmp_path: Path) -> None:
 
 
 def test_data_may_move_but_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "run_trials", lambda search, *rest: play_all(search))
+    monkeypatch.setattr(driver, "run_trials", lambda search, *rest: play_all(search))
 
     def sweep_at(root: str) -> int:
         space, options = loaded(tmp_path, "trials=2", f"cohort.root={root}")
         planned = plan(loaded(tmp_path)[0])  # of the generated cohort, which has no root
         assert planned.example is not None
         example = planned.example.model_copy(update={"cohort": CohortConfig(reader="synthetic", root=Path(root))})
-        return sweep(
-            space, replace(planned, configs={"none": [example]}), options, Console(file=io.StringIO()), FakeWorker
+        return run_sweep(
+            space, replace(planned, configs={"none": [example]}), options, Console(file=io.StringIO()), FAKE
         )
 
     assert sweep_at("/before") == 0
     assert sweep_at("/moved") == 0
     assert load_trial(tmp_path / "fake" / "best.yaml").cohort.root == Path("/moved"), "though trained at /before"
 
-    monkeypatch.setattr(FakeWorker, "fingerprint", "with one image more")
+    monkeypatch.setattr(FakeStore, "fingerprint", "with one image more")
     before = {path: path.read_bytes() for path in (tmp_path / "fake").glob("*.*") if path.name != "driver.lock"}
     with pytest.raises(UserError, match=r"(?s)began with other data.*was as prepared, is now with one.*name=fake-2"):
         sweep_at("/moved")
@@ -198,7 +198,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
 
     command = [sys.executable, "-m", "tests.sweep.fake_run", *words, "trials=9"]
     watch = interrupt(lambda: subprocess.Popen(command), tmp_path / "fake", moments=[(0, 0), (3, 0.1)])
-    assert ran(tmp_path, words[-1], "trials=9", worker=logged(FakeWorker))[0] == 0
+    assert ran(tmp_path, words[-1], "trials=9", functions=replace(FAKE, training=logged(FAKE.training)))[0] == 0
 
     folder = tmp_path / "fake"
     table, lines = pd.read_parquet(folder / "trials.parquet"), lines_of(folder)
@@ -236,7 +236,7 @@ def test_credentialed_cohorts_keep_their_tables(tmp_path: Path, monkeypatch: pyt
     planned = plan(space)
     assert planned.facts is not None
     planned = replace(planned, facts=replace(planned.facts, credentialed=True))
-    monkeypatch.setattr(run, "run_trials", lambda *args: None)
-    sweep(space, planned, options, Console(file=io.StringIO()), FakeWorker)
+    monkeypatch.setattr(driver, "run_trials", lambda *args: None)
+    run_sweep(space, planned, options, Console(file=io.StringIO()), FAKE)
     (event,) = events(options.folder.path, FilesWritten)
     assert event.paths == ["space.yaml", "plan.json", "best.yaml"]

@@ -14,8 +14,8 @@ from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError, ConfigError, lay_out
 from sweep.plan import plan as planning
 from sweep.plan.plan import Plan, plan
+from sweep.plan.show import render
 from sweep.space.loading import shipped
-from sweep.space.show import render
 from sweep.space.space import load_space
 from tests.conftest import real_data
 from tests.mmpkd.cohort import derm7pt_trees, mimic_trees, radpath_trees

@@ -13,13 +13,15 @@ import pytest
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.probe import Cost, StandIn, stand_in
-from sweep.plan import timing
+from sweep.cluster import Reservation
+from sweep.plan.expectations import expected_epochs, expected_front
 from sweep.plan.plan import plan
-from sweep.plan.price import Price, Timed, auroc_error, epoch_seconds, expected_epochs, fronts, price
-from sweep.plan.timing import Timing, extremes, throughput
+from sweep.plan.price import Price, TimedConfig, auroc_error, compute_price, epoch_seconds
+from sweep.plan.timing import extremes, throughput
 from sweep.search.halving import Rung
 from sweep.space.space import Space, load_space
-from sweep.workers.tune import Share
+from sweep.workers import pricing
+from sweep.workers.pricing import Stopwatch
 
 COST = Cost(
     step_seconds=0.5,
@@ -94,8 +96,8 @@ def test_expected_epochs_are_what_the_rungs_do(goals: int) -> None:
 
 
 def test_fronts_by_hand() -> None:
-    assert fronts(3, 1) == pytest.approx(1 + 1 / 2 + 1 / 3)
-    assert fronts(3, 2) == pytest.approx(1 + (1 + 1 / 2) / 2 + (1 + 1 / 2 + 1 / 3) / 3)
+    assert expected_front(3, 1) == pytest.approx(1 + 1 / 2 + 1 / 3)
+    assert expected_front(3, 2) == pytest.approx(1 + (1 + 1 / 2) / 2 + (1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_the_error_of_auroc_by_hand(store: StandIn) -> None:
@@ -117,8 +119,11 @@ def priced(space: Space, store: StandIn, dear: float = 3.0, trouble: str = "") -
     """An arm of COST, and one that takes `dear` times as long."""
     config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 9})
     slow = Cost(**{**vars(COST), "step_seconds": COST.step_seconds * dear, "validation_seconds": 0.01 * dear})
-    timed = {"none": [Timed(config, COST, 2)], "tabular": [Timed(config, None if trouble else slow, 2, trouble)]}
-    return price(space, store, timed, devices=0.5, slots=2, teacher_seconds=4.0, goals=("val/auroc",))
+    timed = {
+        "none": [TimedConfig(config, COST, 2)],
+        "tabular": [TimedConfig(config, None if trouble else slow, 2, trouble)],
+    }
+    return compute_price(space, store, timed, devices=0.5, slots=2, teacher_seconds=4.0, goals=("val/auroc",))
 
 
 def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, store: StandIn) -> None:
@@ -132,7 +137,7 @@ def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, stor
     assert found.wall_hours == pytest.approx(found.hours / 0.5 / 2)
     assert found.cache_bytes == 2 * 102 * 32 * 32, "each image, and its superior view"
     assert found.teacher_seconds == 4
-    assert found.checkpoint_bytes == round((2 + fronts(8, 1)) * 10**6)
+    assert found.checkpoint_bytes == round((2 + expected_front(8, 1)) * 10**6)
     stopped = priced(load(file), store)
     expected = expected_epochs(6, 9, [3], 3) + expected_epochs(2, 9, [3], 3)  # both arms cost the same
     assert stopped.hours_halving == pytest.approx(12 * each / 3600 * expected / 18)
@@ -145,7 +150,7 @@ def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, stor
 def test_further_seeds_of_the_front_are_in_the_price(file: Path, store: StandIn) -> None:
     found = priced(load(file, "search.early_stopping=false", "search.repeats=3"), store)
     each = 0.5 * 9 * (60 / 16 * 0.5 + 30 * 0.01)
-    again = 2 * (each * fronts(6, 1) + 3 * each * fronts(2, 1))
+    again = 2 * (each * expected_front(6, 1) + 3 * each * expected_front(2, 1))
     assert found.hours == pytest.approx((12 * each + again) / 3600)
 
 
@@ -193,27 +198,31 @@ def test_as_many_to_a_device_as_train_more_and_fit(
     memory: int,
     wanted: int,
 ) -> None:
-    def trials(configs: list[TrialConfig], share: Share, count: int) -> list[Timed]:
+    def time_trials(configs: list[TrialConfig], share: Reservation, count: int) -> list[TimedConfig]:
         cost = Cost(**{**vars(COST), "step_seconds": seconds[count], "memory_bytes": memory * 10**9})
-        return [Timed(configs[0], None if seconds[count] == math.inf else cost, count)]
+        return [TimedConfig(configs[0], None if seconds[count] == math.inf else cost, count)]
 
-    monkeypatch.setattr(timing, "share_of_device", lambda count, threads: Share(1.0, 1 / count) if count < 16 else None)
-    watch = Timing(store, 1.0, lambda _: None)
-    monkeypatch.setattr(watch, "trials", trials)
-    assert watch.packing(tiny_trial, 1) == wanted
+    monkeypatch.setattr(
+        pricing,
+        "reservation_of_shared_device",
+        lambda count, threads: Reservation(1.0, 1 / count) if count < 16 else None,
+    )
+    watch = Stopwatch(store, 1.0, lambda _: None)
+    monkeypatch.setattr(watch, "time_trials", time_trials)
+    assert watch.find_trials_per_device(tiny_trial, 1) == wanted
 
 
 def test_what_fills_the_memory_trains_nothing() -> None:
     config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}})
-    assert throughput(Timed(config, COST, 3)) == 6.0
-    assert throughput(Timed(config, COST, 4)) == 0.0
-    assert throughput(Timed(config, None, 1, "no")) == 0.0
+    assert throughput(TimedConfig(config, COST, 3)) == 6.0
+    assert throughput(TimedConfig(config, COST, 4)) == 0.0
+    assert throughput(TimedConfig(config, None, 1, "no")) == 0.0
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_sweep_is_timed_in_workers(file: Path) -> None:
     space, said = load(file, "search.trials_per_device=2"), list[str]()
-    found = timing.priced(space, plan(space), 0.3, said.append)
+    found = pricing.price_sweep(space, plan(space), 0.3, said.append)
     assert [arm.arm for arm in found.arms] == ["none", "tabular"]
     assert all(0 < arm.low < arm.high for arm in found.arms), "one block costs less than three"
     assert found.num_steps > 4 and found.hours > found.hours_halving > 0
@@ -223,5 +232,5 @@ def test_a_sweep_is_timed_in_workers(file: Path) -> None:
 
 @pytest.mark.parametrize(("gpus", "doubled"), [(0.25, 0.5), (0.6, None), (0.3, 1.0), (1.0, None)])
 def test_doubling_a_share_runs_half_as_many(gpus: float, doubled: float | None) -> None:
-    found = Share(1.0, gpus).doubled()
+    found = Reservation(1.0, gpus).doubled()
     assert (found and found.gpus) == doubled

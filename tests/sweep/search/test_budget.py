@@ -7,7 +7,7 @@ from datetime import datetime
 import pytest
 
 from sweep.search.budget import Ledger, Plateau, reached_limit
-from sweep.space.space import SearchConfig
+from sweep.space.search_config import SearchConfig
 from sweep.types import Record, State
 
 GOALS = ("val/auroc", "val/pointing")

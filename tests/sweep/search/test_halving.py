@@ -11,7 +11,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from sweep.pareto import dominates, rank_with_spread
 from sweep.search.halving import ArmHalving
-from sweep.space.space import EarlyStopping
+from sweep.space.search_config import EarlyStopping
 from sweep.types import Arrival
 
 GOALS = ("val/auroc", "val/pointing")

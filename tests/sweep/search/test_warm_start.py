@@ -14,7 +14,7 @@ from sweep.search.searcher import Search
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from tests.sweep import fake
-from tests.sweep.fake import FakeWorker, play
+from tests.sweep.fake import FakeStore, play
 from tests.sweep.swept import GOALS, Killed, dies, drawn, from_lr, numbers, refused, swept, untracked
 
 __all__ = ["untracked"]  # a fixture of every test here
@@ -203,7 +203,7 @@ def test_refused_warm_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (mistake,) = error.value.mistakes
         assert mistake.path == "search.warm_start" and problem in mistake.problem
         assert not (tmp_path / "runs" / "fake").exists(), "a refused start leaves no folder"
-    monkeypatch.setattr(FakeWorker, "fingerprint", "other images")
+    monkeypatch.setattr(FakeStore, "fingerprint", "other images")
     with pytest.raises(ConfigError, match="breast was run on another cohort"):
         swept(tmp_path, "trials=1", "warm_start=breast")
     monkeypatch.undo()

@@ -6,18 +6,20 @@ import errno
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.types import DivergedError, EpochReport
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.workers.worker import Training, TrialWorker
-from tests.sweep.fake import FakeWorker
+from sweep.workers.worker import TrainingFunctions, TrainingThread, TrialWorker, run_training
+from tests.sweep.fake import FAKE_TRAINING
 
 GOALS = ["val/auroc", "val/pointing"]
 
@@ -36,10 +38,10 @@ def job(folder: Path, number: int = 0, epochs: int = 3, decay: float = 0.5, seed
     }
 
 
-def worker_for(job: dict[str, Any], kind: type[TrialWorker] = FakeWorker) -> TrialWorker:
-    worker = kind.__new__(kind)  # Tune's own constructor wants a running Ray
+def worker_for(job: dict[str, Any], functions: TrainingFunctions = FAKE_TRAINING) -> TrialWorker:
+    worker = TrialWorker.__new__(TrialWorker)  # Tune's own constructor wants a running Ray
     worker.config = job
-    worker.setup(job)
+    worker.setup(job, functions)
     return worker
 
 
@@ -54,7 +56,7 @@ def training_threads() -> int:
 def test_a_worker_trains_on_the_prepared_store_and_never_looks_at_raw_data(
     tmp_path: Path, cache: Path, tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = TrialWorker.prepare(tiny_trial.cohort, cache)
+    store = prepare(tiny_trial.cohort, cache)
 
     def scan(*args: Any) -> None:
         raise AssertionError("the raw data were read")
@@ -62,7 +64,7 @@ def test_a_worker_trains_on_the_prepared_store_and_never_looks_at_raw_data(
     monkeypatch.setattr("mmpkd.train.prepare", scan)
     reports: list[EpochReport] = []
     config = tiny_trial.model_copy(update={"epochs": 1, "teachers": {}, "objectives": {}})
-    TrialWorker.run_training(config, cache, store.path, tmp_path, None, reports.append)
+    run_training(config, cache, store.path, tmp_path, None, reports.append)
     assert [report.epoch for report in reports] == [1]
 
 
@@ -160,17 +162,15 @@ def test_the_checkpoint_that_has_come_furthest_counts(tmp_path: Path, longer: st
 def test_a_checkpoint_of_an_earlier_stage_counts_though_it_reports_nothing(tmp_path: Path) -> None:
     earlier = SweepFolder(tmp_path).checkpoints_of(0) / "attempt-1"
     earlier.mkdir(parents=True)
-    owner = FakeWorker.owner(TrialConfig.model_validate_json(job(tmp_path)["trial"]), tmp_path)
+    owner = FAKE_TRAINING.checkpoint_owner(TrialConfig.model_validate_json(job(tmp_path)["trial"]), tmp_path)
     (earlier / "last.pt").write_text(json.dumps([owner, []]))
     resumed: list[Path | None] = []
 
-    class Noting(FakeWorker):
-        @staticmethod
-        def run_training(*arguments: Any) -> None:
-            resumed.append(arguments[4])
-            FakeWorker.run_training(*arguments)
+    def run(*arguments: Any) -> None:
+        resumed.append(arguments[4])
+        FAKE_TRAINING.run(*arguments)
 
-    worker = worker_for(job(tmp_path), Noting)
+    worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
     assert epochs_of(worker.step()) == [1] and resumed == [earlier / "last.pt"]
     worker.cleanup()
 
@@ -209,12 +209,10 @@ def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> No
     ],
 )
 def test_want_of_memory_or_disk_is_told_as_that(tmp_path: Path, error: Exception, cause: str, said: str) -> None:
-    class Wanting(FakeWorker):
-        @staticmethod
-        def run_training(*args: Any) -> None:
-            raise error
+    def run(*arguments: Any) -> None:
+        raise error
 
-    worker = worker_for(job(tmp_path), Wanting)
+    worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
     result = worker.step()
     assert result["cause"] == cause and said in result["error"] and result["done"]
     worker.cleanup()
@@ -230,25 +228,21 @@ def test_want_of_memory_or_disk_is_told_as_that(tmp_path: Path, error: Exception
 def test_a_goal_that_is_no_number_ends_the_trial(
     tmp_path: Path, metrics: dict[str, float], cause: str, said: str
 ) -> None:
-    class Odd(FakeWorker):
-        @staticmethod
-        def run_training(*args: Any) -> None:
-            args[-1](EpochReport(1, 1, 0.1, {}, metrics))
+    def run(*arguments: Any) -> None:
+        arguments[-1](EpochReport(1, 1, 0.1, {}, metrics))
 
-    worker = worker_for(job(tmp_path), Odd)
+    worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
     result = worker.step()
     assert result["cause"] == cause and said in result["error"]
     worker.cleanup()
 
 
 def test_patients_of_whom_no_image_agrees_are_no_divergence(tmp_path: Path) -> None:
-    class Mixed(FakeWorker):
-        @staticmethod
-        def run_training(*args: Any) -> None:
-            lost = {"val/auroc_patient_undefined": 1.0, "val/auroc_patient_mixed": 7.0}
-            args[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc_patient": float("nan"), **lost}))
+    def run(*arguments: Any) -> None:
+        counts = {"val/auroc_patient_undefined": 1.0, "val/auroc_patient_mixed": 7.0}
+        arguments[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc_patient": float("nan"), **counts}))
 
-    worker = worker_for({**job(tmp_path), "goals": ["val/auroc_patient"]}, Mixed)
+    worker = worker_for({**job(tmp_path), "goals": ["val/auroc_patient"]}, replace(FAKE_TRAINING, run=run))
     result = worker.step()
     assert result["cause"] == "goal" and "7 patients whose images disagree have no label" in result["error"]
     worker.cleanup()
@@ -259,9 +253,9 @@ def test_a_training_passes_on_what_it_raises() -> None:
         raise DivergedError("term task is nan")
 
     with pytest.raises(DivergedError, match="nan"):
-        Training(diverges).advance()
+        TrainingThread(diverges).advance()
 
 
 def test_a_training_that_ends_early_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="before its last epoch"):
-        Training(lambda report: None).advance()
+        TrainingThread(lambda report: None).advance()
