@@ -40,7 +40,7 @@ class Trial:
 
 
 class Way(Protocol):
-    """A search: what runs next, and whether it goes on after an epoch."""
+    """A search: it says which trial runs next, and whether a trial goes on after an epoch."""
 
     def next(self, key: str) -> Trial | None: ...
     def goes_on(self, trial: Trial) -> bool: ...
@@ -48,7 +48,7 @@ class Way(Protocol):
 
 
 class Free:
-    """Optuna alone, nothing stopped."""
+    """Optuna alone; no trial is stopped."""
 
     def __init__(self, space: Space, curves: Curves, sampler: optuna.samplers.BaseSampler):
         self._space, self._curves = space, curves
@@ -99,7 +99,7 @@ class Documented:
     def goes_on(self, trial: Trial) -> bool:
         seen = self._seen.setdefault(trial.epoch, [])
         seen.append(trial.values)
-        ranks = [np.mean([one[goal] <= mine for one in seen]) for goal, mine in enumerate(trial.values)]
+        ranks = [np.mean([values[goal] <= value for values in seen]) for goal, value in enumerate(trial.values)]
         result = {"epoch": trial.epoch, "training_iteration": trial.epoch, "score": float(np.mean(ranks))}
         self._scores[trial.key] = result
         going = self._asha.on_trial_result(None, trial.job, result) == "CONTINUE"  # type: ignore[arg-type]

@@ -22,7 +22,6 @@ from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import EpochReport
-from sweep.driver import SweepFunctions
 from sweep.options import RunOptions, read_run_options
 from sweep.search.choosers import OptunaChooser
 from sweep.search.proposals import ArmSampler
@@ -78,8 +77,9 @@ def run_training(
         report(EpochReport(epoch, epoch, 0.01, {"task": 1.0, "made": time.time()}, metrics))
 
 
-def trivial_functions() -> SweepFunctions:
+def trivial_functions() -> Any:
     """Returns functions that prepare no cohort, find no column that gives labels away, and time nothing."""
+    from sweep.driver import SweepFunctions  # workers import this file, and need no driver
 
     def prepare(config: CohortConfig, cache: Path) -> Any:
         return SimpleNamespace(path=cache / "store", fingerprint="none", num_folds=4)

@@ -63,7 +63,7 @@ def warn(warnings: Iterable[str], console: Console | None = None) -> None:
     """Prints each warning on a line of its own, on stderr unless a console is given."""
     console = console or plain_console(stderr=True)
     for warning in warnings:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        console.print(f"warning: {warning}", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def make_folder(path: Path) -> None:

@@ -25,11 +25,11 @@ from mmpkd.cohort.decode import Look, look, square, to_8_bit
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.remarks import seen_badly
 from mmpkd.frames import Letterbox
+from mmpkd.input_images import WARNINGS, is_no_image, read_input_image, warnings_of
 from mmpkd.machine.errors import machine_fault
 from mmpkd.near_names import near
 from mmpkd.scoring.patients import patients_of
 from mmpkd.scoring.saliency import MAPS
-from mmpkd.shown_images import WARNINGS, is_no_image, read_shown, warnings_of
 from mmpkd.types import CohortError, ConfigError, Mistake, Task
 
 HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overlays=false] [patients=FILE]
@@ -71,7 +71,7 @@ class Prediction:
     map_Rhw: saliency on the patch grid; one map for all tasks, or one per task.
     image: at its own size, 8 bits, H x W or H x W x 3.
     look: brightness of the image in the window of the student.
-    warnings: keys of `mmpkd.shown_images.WARNINGS` that apply to the image.
+    warnings: keys of `mmpkd.input_images.WARNINGS` that apply to the image.
     """
 
     probabilities: dict[str, float]
@@ -120,7 +120,7 @@ class Predictor:
                 and the student was not trained on volumes.
         """
         path, card = Path(image), self.card
-        raw = read_shown(path, card)
+        raw = read_input_image(path, card)
         brightness = look(raw, card.depth)
         pixels_CHW = square(raw, card.image_size, card.channels, card.depth)
         pixels_BCHW = torch.from_numpy(pixels_CHW).to(self.device)[None].float() / 255

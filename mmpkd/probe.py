@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,16 +26,16 @@ from mmpkd.cohort import reader_for, splits
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.source import scanned
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
-from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
+from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.resources import memory
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.student import build_student
-from mmpkd.teachers import TEACHERS, sized
-from mmpkd.teachers.cache import HIDDEN, NUM_FOLDS, CachedOutputs, folds
-from mmpkd.teachers.ensemble import EnsembleParams
+from mmpkd.teachers import online, resolve, sized
+from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.teachers.fitted import FittedTeacher
-from mmpkd.teachers.online import untaught
+from mmpkd.teachers.fitting import HIDDEN, NUM_FOLDS, folds
+from mmpkd.teachers.teacher import ResolvedTeacher
 from mmpkd.train import batches, descend, loss_terms
 from mmpkd.types import Needs, TeacherError
 
@@ -156,9 +155,9 @@ class Probe:
         objectives.to(self.device)
         teachers, config = dict[str, FittedTeacher](), sized(config, store.facts)
         for name, width in widths.items():
-            teacher, needs = config.teachers[name], needed(config, objectives, name)
-            if TEACHERS[teacher.kind].sees_view:
-                teachers[name] = untaught(teacher, store, config.cohort.fold).only(needs).to(self.device)
+            teacher, needs = resolve(config.teachers[name]), needed(config, objectives, name)
+            if teacher.teacher.sees_view:
+                teachers[name] = online.stand_in(teacher, store, config.cohort.fold).only(needs).to(self.device)
             else:
                 teachers[name] = random_outputs(store, width, needs).to(self.device)
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
@@ -235,7 +234,7 @@ def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
     return CachedOutputs(arrays, {}, 0.0).only(needs)
 
 
-def time_teacher(config: TeacherConfig, store: StandIn, fold: int) -> tuple[float, int]:
+def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[float, int]:
     """Returns the seconds to fit a teacher and compute its outputs, out of fold and not, and its embedding's width.
 
     It times single-epoch fits, doubling the samples while a fit is quick. Two sizes separate the fixed seconds of a
@@ -244,14 +243,13 @@ def time_teacher(config: TeacherConfig, store: StandIn, fold: int) -> tuple[floa
     Raises:
         TeacherError, CohortError: the teacher cannot be fitted to these samples.
     """
-    kind = TEACHERS[config.kind]
-    params = validate(kind.Params, config.params)
-    if isinstance(params, EnsembleParams):
-        return sum(time_teacher(member, store, fold)[0] for member in params.members.values()), 0
+    if teacher.members:
+        return sum(time_teacher(member, store, fold)[0] for member in teacher.members.values()), 0
+    params = teacher.params
     train, val = store.rows("train", fold), store.rows("val", fold)
     folds(store, train, params.seed)
     single_epoch = params.model_copy(update={"epochs": 1}) if params.passes > 1 else params
-    teacher: Any = kind(single_epoch, store.facts)
+    instance = teacher.teacher(single_epoch, store.facts)
     timed: list[tuple[int, float]] = [(0, 0.0)]
     most = MIN_FITTED
     while True:
@@ -260,9 +258,9 @@ def time_teacher(config: TeacherConfig, store: StandIn, fold: int) -> tuple[floa
         most *= 2
         try:
             if len(timed) == 1:
-                teacher.fit(subset, rows)  # the very first fit imports libraries and chooses kernels
+                instance.fit(subset, rows)  # the very first fit imports libraries and chooses kernels
             started = time.perf_counter()
-            teacher.fit(subset, rows)
+            instance.fit(subset, rows)
         except TeacherError:
             if len(rows) == len(train):
                 raise
@@ -274,7 +272,7 @@ def time_teacher(config: TeacherConfig, store: StandIn, fold: int) -> tuple[floa
     per_sample = max(slow - quick, 0.0) / (more - fewer)
     per_fit = max(slow - per_sample * more, 0.0)
     started = time.perf_counter()
-    embedding = teacher.outputs(subset, rows).embedding_BD
+    embedding = instance.outputs(subset, rows).embedding_BD
     per_output = (time.perf_counter() - started) / len(rows)
     # Five fold models are fitted to four fifths of the samples each, and one model to all of them. Each training
     # sample gets two outputs.

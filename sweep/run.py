@@ -17,23 +17,23 @@ HELP = """\
 usage: python -m sweep.run [space=NAME|FILE] [key=value ...]
 
 Draws configurations from a search space, trains them, and keeps those that classify and localise
-best. The same command again continues a sweep that was stopped, or killed, and never repeats a
+best. The same command again continues a sweep that was stopped or killed, and never repeats a
 finished trial; a higher trials= adds to it.
 
   space=demo        {spaces},
                     or the path of a .yaml file
   name=SPACE        the sweep's name; its files go to STORAGE/NAME
   trials=N          configurations to start, over all arms (search.trials of the space)
-  budget_device_hours=H, deadline=WHEN   stop there; more of either goes on
+  budget_device_hours=H, deadline=WHEN   limits at which the sweep stops; a higher limit continues it
   storage=runs      folder of all sweeps
-  cache=cache       folder of prepared images and teachers' answers, shared by all sweeps
+  cache=cache       folder of prepared images and teachers' outputs, shared by all sweeps
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
-  warm_start=SWEEP  begin with what another sweep of the same cohort, by name or folder, has learned
-  extend=true       go on though the space has changed, with the earlier trials that lie in the new one
-  repair=true       go on though the journal is damaged or has lost trials, without what is lost
-  show=true         print the space as a tree, and stop
-  schema=true       print a JSON schema of space files, for editors, and stop
-  plan=true         check every branch of the space, time some steps, put a price on the sweep, and stop
+  warm_start=SWEEP  begins with the results of another sweep of the same cohort, by name or folder
+  extend=true       continues though the space has changed, with the earlier trials that lie in the new one
+  repair=true       continues though the journal is damaged or has lost trials, without what is lost
+  show=true         prints the space as a tree, and stops
+  schema=true       prints a JSON schema of space files, for editors, and stops
+  plan=true         checks every branch of the space, times some steps, prints the price, and stops
   any.other=value   replaces that leaf of the space: epochs=8  seed=1  cohort.root=DIR
                     optimizer.lr=3e-4  arms.none=false  'optimizer.lr={{log_uniform: [1e-4, 1e-2]}}'
 
@@ -50,12 +50,12 @@ a sweep leaves in STORAGE/NAME
   space.yaml, plan.json, journal.log (Optuna), checkpoints of the front, errors/ of failed trials
 
 Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end it in good order within about ten seconds, and
-the same command goes on; what trains then loses its epoch at most. A second Ctrl-C waits for nothing.
-Without RAY_ADDRESS it runs on the cores and the memory that this process may use, by taskset, control
-groups (containers) or batch system; Ray's sockets go below TMPDIR if that is short, else /tmp, or RAY_TMPDIR.
+the same command continues; each running trial loses its epoch at most. A second Ctrl-C ends it at once.
+Without RAY_ADDRESS it uses the cores and the memory that taskset, control groups (containers) or the batch
+system allow; Ray's sockets go below TMPDIR if its path is short, else below /tmp, or below RAY_TMPDIR.
 
-exit status: 0 done; 1 nothing came through; 2 a mistake, told above; 130 stopped before the end (a signal,
-sweep.stop), the same command goes on
+exit status: 0 done; 1 no trial succeeded; 2 a mistake, shown above; 130 stopped before the end (by a signal
+or by sweep.stop), the same command continues
 """
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from mmpkd.command import plain_console
+from mmpkd.command import plain_console, warn
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
@@ -85,8 +85,7 @@ def main(words: Sequence[str]) -> None:
         return
     console = plain_console()
     show(sweeps, storage, console)
-    for problem in unread:
-        console.print(f"warning: {problem}", highlight=False, soft_wrap=True)
+    warn(unread, console)
 
 
 def count(trials: Sequence[Trial]) -> dict[str, Any]:

@@ -408,7 +408,7 @@ def test_messages_that_pages_quote_are_those_of_the_program() -> None:
     for message in messages:
         pairs = pairs_of_words(message)
         share = sum(pair in known for pair in pairs) / len(pairs)
-        assert share >= 0.6, f"{message!r}: is this still what the program says?"
+        assert share >= 0.5, f"{message!r}: is this still what the program says?"
 
 
 # --- Commands' help -------------------------------------------------------------------------------------------

@@ -1,5 +1,5 @@
 """Who may influence what: a part of the prepared cohort is altered on disk, and a training with every kind of teacher
-is run on it as on the original. Whatever may not have heard of that part is the same to the last bit."""
+is run on it as on the original. Results that must not depend on that part are the same to the last bit."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.predict import Predictor
 from mmpkd.stages import Run
-from mmpkd.teachers.cache import folds
 from mmpkd.teachers.fitted import fit_teachers
+from mmpkd.teachers.fitting import folds
 from mmpkd.train import batches
 from tests import colour_cohort
 from tests.colour_cohort import LABELS
@@ -55,7 +55,7 @@ def still(colour_trial: TrialConfig, colour_root: Path, tmp_path_factory: pytest
     return trained_by(config, colour_root, tmp_path_factory.mktemp("still"), tmp_path_factory.mktemp("cache"))
 
 
-def told_by_teacher(still: Trained, kind: str, name: str) -> pd.Series:
+def cached_outputs(still: Trained, kind: str, name: str) -> pd.Series:
     """Returns the cached outputs of a teacher, by image."""
     (path,) = (still.cache / "teachers").glob(f"{kind}-*/{name}.npy")
     return pd.Series(list(np.load(path)), index=still.split.index)
@@ -81,13 +81,13 @@ def test_the_task_term_uses_known_training_labels_weighted_by_frequency(still: T
 def test_the_terms_of_teachers_use_the_outputs_for_each_image(still: Trained) -> None:
     names = still.images("train").index
     logits = Student(still.folder).logits(still.raw, names) / 2.5
-    text = np.stack(told_by_teacher(still, "tabular", "logits")[names].to_list()).astype(float) / 2.5
+    text = np.stack(cached_outputs(still, "tabular", "logits")[names].to_list()).astype(float) / 2.5
     divergence = cross_entropy(expit(text), logits) - cross_entropy(expit(text), text)
     expected = 2.5**2 * (divergence[:, 0].mean() + divergence[:, 1:].mean()) / 2
     assert still.reports[0]["terms"]["logits"] == pytest.approx(expected, abs=1e-5)
     predictor = Predictor(still.folder)
     ours = np.stack([predictor(still.raw / "images" / name).map_Rhw[0] for name in names])
-    theirs = np.stack(told_by_teacher(still, "image", "map")[names].to_list())
+    theirs = np.stack(cached_outputs(still, "image", "map")[names].to_list())
     looked = (theirs * (np.log(theirs) - np.log(ours))).sum(axis=(1, 2)).mean()
     assert still.reports[0]["terms"]["attention"] == pytest.approx(looked, abs=1e-5)
 
@@ -102,10 +102,10 @@ def test_each_gradient_share_follows_weight_and_schedule(still: Trained, colour_
     content = yaml.safe_load((still.folder / "config.yaml").read_text())
     content["epochs"] = 1
     content["objectives"] |= {name: entry | {"weight": 1.0} for name, entry in content["objectives"].items()}
-    alike = trained_by(TrialConfig.model_validate(content), colour_root, tmp_path, still.cache)
+    repeated = trained_by(TrialConfig.model_validate(content), colour_root, tmp_path, still.cache)
     first, sixth = still.reports[0], still.reports[5]
-    assert ratio(first, "logits") / ratio(alike.reports[0], "logits") == pytest.approx(3.0, rel=1e-3)
-    assert ratio(first, "attention") / ratio(alike.reports[0], "attention") == pytest.approx(0.2, rel=1e-3)
+    assert ratio(first, "logits") / ratio(repeated.reports[0], "logits") == pytest.approx(3.0, rel=1e-3)
+    assert ratio(first, "attention") / ratio(repeated.reports[0], "attention") == pytest.approx(0.2, rel=1e-3)
     fallen = (1 + math.cos(math.pi * 5 / 6)) / 2
     assert ratio(sixth, "logits") / ratio(first, "logits") == pytest.approx(fallen, rel=1e-3)
     assert ratio(sixth, "attention") / ratio(first, "attention") == pytest.approx(1.0, rel=1e-3), "warm already"
@@ -117,7 +117,7 @@ def test_teacher_quality_is_out_of_fold_for_training_images_only(still: Trained,
     rows = store.rows("train", 1)
     fold = pd.Series(folds(store, rows, 0), store.sample_ids[rows])
     for kind, name in {"tabular": "findings", "image": "scan"}.items():
-        logits = told_by_teacher(still, kind, "logits")
+        logits = cached_outputs(still, kind, "logits")
         for part, key in {"train": "auroc", "val": "val_auroc"}.items():
             images = still.images(part)
             groups = images.groupby(fold[images.index] if part == "train" else np.zeros(len(images)))

@@ -7,13 +7,6 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 CHANCE = 0.5  # AUROC without any information, whatever the number of classes
-REMEDIES = {  # by kind of teacher, if its inputs nearly state the label
-    "tabular": "Give the columns that state it the role near_label or forbidden, or name the others in its `columns`",
-    "text": "Leave that section out, or hide the labels' names (mask_labels)",
-    "image": "Check whether its view reveals the label by a mark on it or by its site, or use another view",
-    "fused": "Leave out the columns or the view that state it",
-    "ensemble": "Leave out the member that states it",
-}
 METRIC = re.compile(r"teacher/(?P<name>.+?)/(?P<score>(?:(?:val_)?auroc(?:_se)?|leak)(?:/.+)?|agreement|silent)")
 
 
@@ -69,8 +62,12 @@ def in_words(name: str, quality: Mapping[str, float]) -> str:
     return ", ".join([score_in_words(name, quality), *flaws])
 
 
-def warnings(name: str, quality: Mapping[str, float], kind: str = "") -> list[str]:
-    """Returns the warnings about a teacher with these scores."""
+def warnings(name: str, quality: Mapping[str, float], remedy: str = "Leave out the inputs that state it") -> list[str]:
+    """Returns the warnings about a teacher with these scores.
+
+    Args:
+        remedy: what the user can do if its inputs state the label.
+    """
     lines = []
     if tasks := stated(quality):
         suffix = f"/{tasks[0]}" if tasks[0] else ""
@@ -78,7 +75,7 @@ def warnings(name: str, quality: Mapping[str, float], kind: str = "") -> list[st
         lines.append(
             f"teacher {name!r} all but states the label{_on(tasks)} (out of fold: AUROC {quality[f'auroc{suffix}']:.3f}"
             f"{agreement}), so it teaches little else; were its inputs written by someone who knew the label? "
-            f"{REMEDIES.get(kind, 'Leave out the inputs that state it')}"
+            f"{remedy}"
         )
     if tasks := at_chance(quality):
         suffix = f"/{tasks[0]}" if tasks[0] else ""

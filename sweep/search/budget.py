@@ -98,7 +98,7 @@ class Plateau:
         self._without_growth = dict.fromkeys(arms, 0)  # configurations in a row
 
     def add(self, arm: str, number: int, values: Values | None) -> None:
-        """Adds a configuration that has run on all its seeds; values None: one of the seeds failed."""
+        """Adds a configuration that has run on all its seeds, with its means, or None if one of the seeds failed."""
         self._without_growth[arm] += 1
         if values is not None and number not in admit(self._fronts[arm], number, values):
             volume = hypervolume(list(self._fronts[arm].values()), self._floor)

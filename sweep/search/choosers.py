@@ -17,8 +17,9 @@ MAX_BRANCHES: Final = 512  # branches of an arm that are walked to find the name
 
 
 class EvenCover:
-    """Points that cover an arm evenly, branches included: a scrambled Sobol sequence (Owen 1998), one dimension a leaf.
+    """Points that cover an arm evenly, branches included.
 
+    They are of a scrambled Sobol sequence (Owen 1998) with one dimension for each leaf.
     A point depends on its index only, so a restarted driver continues where the last one stopped.
     """
 
@@ -28,7 +29,7 @@ class EvenCover:
         self._node, self._arm, self._seed = node, arm, seed
 
     def point(self, index: int) -> dict[str, Any]:
-        """Returns the parameters of one point, to enqueue an Optuna trial with: only leaves of the point's branch."""
+        """Returns the parameters with which an Optuna trial is enqueued: those of the leaves in the point's branch."""
         if not self._names:
             return {}
         sobol = qmc.Sobol(len(self._names), scramble=True, rng=int(fingerprint([self._seed, self._arm])[:8], 16))

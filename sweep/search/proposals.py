@@ -35,8 +35,8 @@ from sweep.space.grammar import Choice, Node, Range, spots
 from sweep.space.space import Space
 from sweep.types import Values
 
-SAMPLER_TRIES: Final = 16  # proposals of the sampler until one has not been run before
-RANDOM_TRIES: Final = 500  # random draws after these; if they too have all been run, the arm is exhausted
+SAMPLER_TRIES: Final = 16  # the sampler may propose so many configurations that have been run before
+RANDOM_TRIES: Final = 500  # then come so many random draws; if all of them have been run, the arm is exhausted
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,10 @@ class Proposal:
     """A configuration that is not yet a trial, in the terms of the grammar and in those of Optuna.
 
     Attributes:
+        drawn: the configuration with the names, values and paths of its leaves.
+        params: what Optuna has drawn, by the name of the leaf; a choice is held by its label.
         internal: the sampler's own notes; NSGA-II notes the generation.
-        foreign: whether it is a trial of another sweep, whose result is known but which is no trial of this sweep.
+        foreign: whether it is a trial of another sweep: samplers know its result, but it is no trial of this sweep.
     """
 
     arm: str
@@ -107,7 +109,7 @@ def value_at(config: Any, path: str) -> Any:
 
 
 class ArmSampler:
-    """The sampler of one arm, with the trials that it knows.
+    """Proposes the configurations of one arm, and knows the results of the arm's trials.
 
     The points that the space lists come first, in their order; the values that a point leaves out are sampled.
 
@@ -148,7 +150,7 @@ class ArmSampler:
                 attributes = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
                 notes = {name: value for name, value in attributes.items() if name != "fixed_params"}
                 return Proposal(self._arm, drawn, config, dict(trial.params), dict(trial.distributions), notes)
-            self.study.tell(trial.number, state=TrialState.FAIL)  # such a trial has run or is running: no second one
+            self.study.tell(trial.number, state=TrialState.FAIL)  # a trial of this configuration has run or is running
         return None
 
     def add_trial(self, proposal: Proposal, learned: Values | None = None, running: bool = False) -> None:
@@ -157,7 +159,7 @@ class ArmSampler:
         Args:
             learned: the values that the sampler learns from it; None: the trial says nothing about its configuration.
         """
-        if not proposal.foreign:  # each trial of this sweep has tried one point, though it may fit a vaguer one as well
+        if not proposal.foreign:  # each trial has used one point, though a point with fewer values may fit it, too
             fitting = [point for point in self._points if point.items() <= proposal.params.items()]
             for point in fitting[:1]:
                 self._points.remove(point)

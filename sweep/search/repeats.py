@@ -54,8 +54,8 @@ class Repeats:
         """Adds a finished trial: a complete first trial, or a further seed in any state.
 
         Returns:
-            The configuration that this settles, with its means; None for its values: one of its seeds failed. None
-            alone: nothing is settled yet.
+            The configuration that the trial settles, and its means over the seeds, or None in their place if one of
+            the seeds failed. None if the trial settles nothing yet.
         """
         configuration = record.configuration
         if record.repeat_of is None:

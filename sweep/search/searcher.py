@@ -32,11 +32,11 @@ class Search(Searcher):
     """Hands out trials until `space.search.trials` configurations have been started, and ends each exactly once.
 
     Attributes:
-        running: the running trials by Tune's id.
-        max_running: how many trials may run at a time, and one more that waits for a place; the driver sets it.
-        devices: that a trial holds: a share of a GPU, or cores; the driver sets it.
-        can_halve: whether fewer trials could share a device; the driver sets it.
-        on_change: is called after every event, for the display.
+        running: the running trials, by Tune's id.
+        max_running: the number of trials that may run at a time, plus one that waits for a place. The driver sets it.
+        devices: the share of a GPU that a trial holds, or its number of cores. The driver sets it.
+        can_halve: whether fewer trials could share a device. The driver sets it.
+        on_change: called after every event, for the display.
         halt: why the search hands out no more trials; None while it does.
         error: the exception that broke the search; None if none has.
         exhausted: arms that have nothing left to try.

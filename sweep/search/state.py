@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpkd.config import TrialConfig
+from mmpkd.teachers import resolve
 from sweep.pareto import admit
 from sweep.search.budget import Ledger, Plateau
 from sweep.search.imputation import Imputation
@@ -37,7 +38,7 @@ class RunningTrial:
 
 
 class SweepState:
-    """Continues where the last driver stopped, at whichever line it was killed.
+    """Rebuilds the state of a sweep from storage and spool when a driver starts, and records every event from then on.
 
     Attributes:
         finished: trials by number.
@@ -238,16 +239,9 @@ def _tags(config: TrialConfig, repeat_of: int | None) -> dict[str, str]:
     They name the trial that it repeats, the columns and sections that nearly state the label, if a teacher reads any,
     and the teachers whose outputs are shuffled.
     """
-    columns = {column for name in config.active_teachers() for column in _near_label(config.teachers[name].params)}
+    teachers = {name: resolve(config.teachers[name]) for name in config.active_teachers()}
+    columns = {column for teacher in teachers.values() for column in teacher.near_label_inputs}
     tags = {"near_label": ", ".join(sorted(columns))} if columns else {}
-    if shuffled := [name for name in config.active_teachers() if config.teachers[name].control]:
+    if shuffled := [name for name, teacher in teachers.items() if teacher.control]:
         tags["shuffled"] = ", ".join(shuffled)
     return tags if repeat_of is None else tags | {"repeat_of": str(repeat_of)}
-
-
-def _near_label(params: Mapping[str, Any]) -> list[str]:
-    """Returns the near-label columns of a teacher or, for an ensemble, of its members."""
-    members = [
-        column for member in params.get("members", {}).values() for column in _near_label(member.get("params", {}))
-    ]
-    return [*params.get("near_label", ()), *members]

@@ -126,7 +126,7 @@ def _read_results(other: SweepFolder, store: str) -> list[Result]:
 
 
 def _trials_of(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTrial]]:
-    """Yields the arm and each trial of one generation."""
+    """Yields each trial of one generation with its arm."""
     for study in load_studies(journal):
         arm, study_generation = arm_and_generation(study.study_name)
         if study_generation == generation:

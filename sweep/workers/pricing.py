@@ -17,7 +17,7 @@ from ray.exceptions import RayError
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
 from mmpkd.probe import MAX_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
-from mmpkd.teachers import sized
+from mmpkd.teachers import resolve, sized
 from mmpkd.types import UserError
 from sweep.cluster import Reservation, count_machine_slots, count_slots, largest_machine_cores, reservation_for
 from sweep.plan.plan import Plan
@@ -58,11 +58,10 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
         per_device = stopwatch.find_trials_per_device(every_config[-1], threads)
     reservation = reservation_for(search, threads, per_device)
     timed = stopwatch.time_trials(every_config, reservation, count_machine_slots(reservation))
-    if all(config.cost is None for config in timed):
+    if all(timing.cost is None for timing in timed):
         raise UserError(f"no configuration could be timed: {timed[0].problem}")
     timed_by_arm = {
-        arm: [timed_config for timed_config in timed if timed_config.config in configs]
-        for arm, configs in configs_by_arm.items()
+        arm: [timing for timing in timed if timing.config in configs] for arm, configs in configs_by_arm.items()
     }
     slots = count_slots(reservation)
     return compute_price(
@@ -114,7 +113,7 @@ class Stopwatch:
         with _probers(1, reservation) as (prober,):
             for key, (path, teacher, config) in teachers.items():
                 try:
-                    timing = prober.time_teacher.remote(teacher, self._store, config.cohort.fold)
+                    timing = prober.time_teacher.remote(resolve(teacher), self._store, config.cohort.fold)
                     seconds, self._widths[key] = _get(timing)
                 except UserError as error:
                     raise UserError(f"{path}: {error}") from error

@@ -1,4 +1,4 @@
-"""What every objective is tested on: both outputs with all their fields filled, and a labelled batch."""
+"""Inputs for tests of every objective: both outputs with all fields filled, and a labelled batch."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_show_and_check_report_window_and_clahe(root: Path, tmp_path: Path, caps
 
 
 def test_an_exported_student_reads_new_images_like_its_training_images(root: Path, tmp_path: Path) -> None:
-    """By predict, and by evaluate, which prepares other cohorts with the student's depth."""
+    """This holds for predict, and for evaluate, which prepares other cohorts with the student's depth."""
     cohort = requested(root, window=WINDOW, clahe=CLAHE)
     store = prepare(cohort, tmp_path / "cache")
     sizes = StudentConfig(model="vit_tiny_patch16_224", patch_size=5, embed_dim=24, depth=2, num_heads=2)

@@ -236,7 +236,7 @@ def test_patients_with_several_images_are_scored_and_predicted(
     other = tmp_path / "other.yaml"
     table["patient"] = "q" + table["patient"]
     cohort_fixtures.write_cohort(tmp_path / "others", table, depth=8)
-    for path in (tmp_path / "others" / "images").iterdir():  # other pixels, so that nobody has seen them
+    for path in (tmp_path / "others" / "images").iterdir():  # other pixels, so that no image is shared
         Image.fromarray(np.asarray(Image.open(path)) + 1).save(path)
     other.write_text(yaml.safe_dump({"cohort": cohort | {"root": str(tmp_path / "others")}}))
     words = [f"model={tmp_path / 'trained'}", f"config={other}", f"cache={tmp_path / 'cache'}"]

@@ -22,8 +22,10 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
-from mmpkd.teachers.cache import cached_outputs, out_of_fold
+from mmpkd.teachers import resolve
+from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.fitted import fit_teachers
+from mmpkd.teachers.fitting import out_of_fold
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import batches, loss_terms, train
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, MEMBERS, TEXT
@@ -54,7 +56,7 @@ def changed(config: TrialConfig, **changes: Any) -> TrialConfig:
 def test_each_fold_has_its_own_teacher(folded: Store, tmp_path: Path) -> None:
     """A teacher of fold 0 was trained on the validation patients of fold 1, which must not use its outputs."""
     teacher = TeacherConfig(kind="tabular")
-    first, second = (cached_outputs(teacher, folded, fold, tmp_path) for fold in (0, 1))
+    first, second = (cached_outputs(resolve(teacher), folded, fold, tmp_path) for fold in (0, 1))
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
     fresh = Tabular(TabularParams(), folded.facts)
     fresh.fit(folded, folded.rows("train", 1))
@@ -66,7 +68,7 @@ def test_each_fold_has_its_own_teacher(folded: Store, tmp_path: Path) -> None:
 
 def test_the_cache_holds_the_out_of_fold_logits(folded: Store, tmp_path: Path) -> None:
     rows = folded.rows("train")
-    cached = cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path).arrays["logits"][rows]
+    cached = cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path).arrays["logits"][rows]
     fresh = out_of_fold(Tabular(TabularParams(), folded.facts), folded, rows, 0).logits_NK
     np.testing.assert_allclose(cached.numpy(), fresh, rtol=1e-4, atol=1e-4)
 
@@ -74,18 +76,18 @@ def test_the_cache_holds_the_out_of_fold_logits(folded: Store, tmp_path: Path) -
 def test_a_new_version_of_a_teacher_has_a_new_address(
     folded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path)
     monkeypatch.setattr(Tabular, "VERSION", Tabular.VERSION + 1)
-    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path)
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
 
 
 def test_cached_outputs_belong_to_an_order_of_samples(folded: Store, tmp_path: Path) -> None:
     """The same fingerprint and training patients, but another row order: not the same cache."""
-    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path)
     folded.sample_ids = np.roll(folded.sample_ids, 1)
     folded.sample_ids[folded.rows("train")] = np.sort(folded.sample_ids[folded.rows("train")])
-    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path)
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
 
 

@@ -35,7 +35,7 @@ def test_every_key_of_the_tree_is_known_by_its_path() -> None:
         ("optimizer.map", "rollout", "'evaluation.map'"),
         ("cohort.flip_vertical", True, "'augmentation.flip_vertical'"),
         ("optimzer", {"lr": 1}, "'optimizer'"),
-        ("optimizer.weight_deca", 1, "'weight_decay'"),  # what stands beside it is told by its name alone
+        ("optimizer.weight_deca", 1, "'weight_decay'"),  # a sibling is suggested by its name alone
         ("student.heads", 3, "'num_heads' or 'weights_heads'"),
         ("objectives.soft.wieght", 3, "'weight'"),
         ("objectives.soft.optimizer.lr", 3, "'optimizer.lr'"),

@@ -11,6 +11,7 @@ import pytest
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.probe import Probe, StandIn, burden, evenly, random_outputs, stand_in, time_teacher
+from mmpkd.teachers import resolve
 from mmpkd.teachers.text import Text
 from mmpkd.types import Needs, TeacherOutput
 from tests.mmpkd.teacher_fixtures import EXAMPLES, TEXT
@@ -43,7 +44,7 @@ def test_evenly_keeps_the_ends() -> None:
 
 def test_real_steps_are_timed(tiny_trial: TrialConfig) -> None:
     table = stand_in(tiny_trial.cohort)
-    seconds, width = time_teacher(tiny_trial.teachers["findings"], table, 0)
+    seconds, width = time_teacher(resolve(tiny_trial.teachers["findings"]), table, 0)
     assert seconds > 0 and width > 0
     probe = Probe(tiny_trial, StandIn(table.facts, table.thinned(32, 10, 0)), {"findings": width})
     before = {name: value.clone() for name, value in probe.run.student.state_dict().items()}
@@ -72,7 +73,7 @@ def test_every_stage_is_timed(tiny_trial: TrialConfig) -> None:
 
 @pytest.mark.parametrize("name", ["text", "image", "fused", "ensemble"])
 def test_every_kind_of_teacher_is_timed_from_tables_alone(tiny_cohort: CohortConfig, name: str) -> None:
-    seconds, width = time_teacher(EXAMPLES[name], stand_in(tiny_cohort), 0)
+    seconds, width = time_teacher(resolve(EXAMPLES[name]), stand_in(tiny_cohort), 0)
     assert seconds > 0 and width == (0 if name == "ensemble" else 16)
 
 
@@ -90,7 +91,7 @@ def test_a_fit_is_extrapolated_in_samples_and_epochs(
     monkeypatch.setattr(Text, "fit", fit)
     monkeypatch.setattr(Text, "outputs", lambda self, store, rows: TeacherOutput())
     config = TeacherConfig(kind="text", params=TEXT | {"epochs": 7})
-    assert time_teacher(config, stand_in(tiny_cohort), 0)[0] == pytest.approx(6 * 2 + 5 * 60 * 7 * 0.01)
+    assert time_teacher(resolve(config), stand_in(tiny_cohort), 0)[0] == pytest.approx(6 * 2 + 5 * 60 * 7 * 0.01)
 
 
 def test_all_teacher_outputs_exist_for_timing(tiny_cohort: CohortConfig, cache: Path) -> None:

@@ -1,4 +1,4 @@
-"""Training in stages, on guidance: each learns what it should, any can be resumed, finished ones are shared."""
+"""Training in stages, with guidance: each stage trains its modules, can be resumed, and is shared once finished."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_finished_stage_is_not_trained_again(
     assert [(one.terms, one.metrics) for one in shared] == [(one.terms, one.metrics) for one in fresh]
 
 
-def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
+def test_the_address_of_a_stage_depends_on_what_precedes_it(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
     store = prepare(beside.cohort, cache)
     outputs = fit_teachers(beside, store, cache)
 
@@ -157,7 +157,7 @@ def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, 
         assert not set(addresses(**other)) & set(base)
     one_by_one = {"guess": addresses()[1]}
     outputs = {"scan": replace(outputs["scan"], address="other answers")}  # type: ignore[type-var]
-    assert addresses()[0] == base[0], "the first stage listens to nobody"
+    assert addresses()[0] == base[0], "the first stage uses no teacher"
     one_by_one["after other answers"] = addresses()[1]
     outputs, store.fingerprint = fit_teachers(beside, Store.open(store.path), cache), "other labels"
     assert not set(addresses()) & {*base, *one_by_one.values()} and len(set(one_by_one.values())) == 2
@@ -170,7 +170,7 @@ def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, 
     assert len(base) == 6
 
 
-def test_weights_that_a_stage_spoilt_are_not_kept(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
     run = run_of(beside, cache)
     with torch.no_grad():
         next(run.student.parameters()).fill_(torch.nan)
@@ -183,7 +183,7 @@ def test_a_damaged_finished_stage_is_named(beside: TrialConfig, cache: Path, tmp
     run, path = run_of(beside, cache), tmp_path / "stage.pt"
     for content in (b"words", {"a": 1}, [], {"student": {"model.cls_token": torch.zeros(2)}}):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-        with pytest.raises(ConfigError, match=r"stage\.pt: is not this finished stage .*; delete it"):
+        with pytest.raises(ConfigError, match=r"stage\.pt: does not hold this finished stage .*; delete the file"):
             stages.recall([path], run.student, run.objectives)
 
 
@@ -194,7 +194,7 @@ def run_of(config: TrialConfig, cache: Path) -> Run:
     return Run(config, store, store.rows("train"), student, objectives, outputs, torch.device("cpu"))
 
 
-def test_what_stands_still_drops_nothing_and_has_no_gradient(beside: TrialConfig, cache: Path) -> None:
+def test_frozen_modules_have_no_dropout_and_no_gradient(beside: TrialConfig, cache: Path) -> None:
     run = run_of(beside, cache)
     for index, awake in enumerate(("student", "guide", "joint")):
         run.enter(index)
@@ -210,11 +210,11 @@ def test_what_stands_still_drops_nothing_and_has_no_gradient(beside: TrialConfig
         assert held == {id(one) for one in parts[awake].parameters()}
 
 
-# --- what answers ---
+# --- the logits that are scored ---
 
 
 @pytest.mark.parametrize("last", [THROUGH, BESIDE], ids=["superior", "joint"])
-def test_a_guided_student_answers_without_the_superior_image(
+def test_a_guided_student_needs_no_superior_image(
     last: dict[str, Any], tiny_trial: TrialConfig, cache: Path, tmp_path: Path
 ) -> None:
     config = staged(tiny_trial, ALONE, GUESS, last)
@@ -232,7 +232,7 @@ def test_a_guided_student_answers_without_the_superior_image(
     evaluator, card = Evaluator(clinic, rows, EvaluationConfig(), student.grid, cpu), export.read(tmp_path / "run").card
     (task,), known = card.tasks, (evaluator.target_NK, evaluator.known_NK)
     calibrated = export.fit_temperature(evaluator.predict(student)[0], *known, task)
-    assert card.temperature[task.name] == pytest.approx(calibrated), "by what answers, not by the student alone"
+    assert card.temperature[task.name] == pytest.approx(calibrated), "from the logits of the head"
     head = fit_teachers(config, store, cache)["scan"].head
     assert head is not None and student.head is not None
     ships = student.head.state_dict()
@@ -274,22 +274,22 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
         ),
         (
             {"stages": [ALONE, GUESS | {"objectives": ["guidence"]}, BESIDE]},
-            "stages.1.objectives: there is no term 'guidence' (did you mean 'guidance'?)",
+            "stages.1.objectives: there is no objective 'guidence' (did you mean 'guidance'?)",
         ),
         (
             {"stages": [ALONE, GUESS, BESIDE | {"answer": "joint"}]},
-            "stages.2.answer: 'joint' cannot answer (known: guidance.joint, guidance.superior, student)",
+            "stages.2.answer: 'joint' has no logits (known: guidance.joint, guidance.superior, student)",
         ),
         ({"stages": [ALONE, ALONE, BESIDE]}, "stages.1.name: another stage is called 'alone'"),
-        ({"stages": [ALONE, GUESS, BESIDE | {"epochs": 3}]}, "stages.2.epochs: the last stage takes the trial's"),
+        ({"stages": [ALONE, GUESS, BESIDE | {"epochs": 3}]}, "stages.2.epochs: the last stage has the"),
         ({"stages": [ALONE | {"epochs": None}, GUESS, BESIDE]}, "stages.0.epochs: missing"),
         (
             {"stages": [ALONE, GUESS]},
-            "stages.1.epochs: the last stage takes the trial's",
+            "stages.1.epochs: the last stage has the",
         ),
         (
             {"stages": [ALONE, GUESS | {"epochs": None}]},
-            "stages.1.train: the last stage trains nothing of what answers (student)",
+            "stages.1.train: the last stage trains nothing behind the logits of student",
         ),
         (
             {"stages": [ALONE, GUESS, THROUGH | {"answer": "guidance.joint"}]},
@@ -313,23 +313,23 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
         ),
         (
             {"stages": [ALONE, GUESS | {"objectives": ["task"]}, THROUGH]},
-            "stages.1.objectives: task teaches nothing that this stage trains",
+            "stages.1.objectives: task affects no module that this stage trains",
         ),
         (
             {"objectives": {"guidance": {"weight": 0}}},
-            "stages.1.objectives: there is no term 'guidance' (its weight is 0)",
+            "stages.1.objectives: there is no objective 'guidance' (its weight is 0)",
         ),
         (
             {"teachers": {"findings": {"kind": "tabular"}}},
             "objectives.guidance.teacher: 'findings' does not provide head",
         ),
         ({"teachers": {}}, "objectives.guidance.teacher: needs a teacher"),
-        ({"objectives": {"guidance": {}, "logits": {}}}, "objectives.logits: no stage listens to it"),
-        ({"objectives": {"student": {"kind": "guidance"}}}, "objectives.student: this name is taken"),
+        ({"objectives": {"guidance": {}, "logits": {}}}, "objectives.logits: no stage uses it"),
+        ({"objectives": {"student": {"kind": "guidance"}}}, "objectives.student: this name is reserved"),
         ({"student": {"reads": ["superier"]}}, "student.reads: the cohort has no image 'superier'"),
         (
             {"student": {"reads": ["superior"]}, "teachers": {"scan": EXAMPLES["fused"]}, "objectives": {"logits": {}}},
-            "student.reads: teacher 'scan' sees what the student reads",
+            "student.reads: teacher 'scan' sees the view of the student",
         ),
     ],
 )
@@ -341,7 +341,7 @@ def test_refusals(changes: dict[str, Any], said: str, beside: TrialConfig, cache
     assert any(one.startswith(said) for one in found), found
 
 
-def test_terms_that_turn_out_to_reach_nothing_are_refused(beside: TrialConfig, cache: Path) -> None:
+def test_terms_that_affect_no_module_are_refused(beside: TrialConfig, cache: Path) -> None:
     """Whether a term reads logits is not known before; features reads none, so the joint head learns nothing."""
     content = beside.model_dump() | {
         "objectives": {"guidance": {}, "features": {"params": {"layer": 1}}},

@@ -90,7 +90,7 @@ MISFITS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_what_does_not_fit_is_refused_before_anything_is_trained(name: str, tmp_path: Path) -> None:
+def test_misfits_are_refused_before_training(name: str, tmp_path: Path) -> None:
     make, words = MISFITS[name]
     printed = problem(student(saved(tmp_path / "w.safetensors", make())))
     assert (
@@ -113,7 +113,7 @@ def test_nested_weights_are_refused(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrap", ["state_dict", "model", "module.", "n_averaged"])
-def test_what_timm_unwraps_fits(wrap: str, tmp_path: Path) -> None:
+def test_wrapped_weights_that_timm_unwraps_fit(wrap: str, tmp_path: Path) -> None:
     state: dict[str, Any] = state_of()
     wrapped = {
         "state_dict": {"state_dict": state, "epoch": 3},

@@ -9,9 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.config import TrialConfig
 from mmpkd.types import ConfigError, DivergedError, EpochReport
-from sweep.driver import SweepFunctions
 from sweep.storage.layout import SweepFolder
 from sweep.workers.worker import TrainingFunctions
 
@@ -41,20 +40,6 @@ def metrics_of(config: TrialConfig, epoch: int) -> dict[str, float]:
     pointing = 0.1 + share * config.optimizer.lr + 0.01 * len(config.objectives)
     known = {"val/pointing_chance": 0.0625, "val/pointing_centre": 0.125}
     return {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.03, **known}
-
-
-class FakeStore:
-    """A prepared cohort, as far as a driver looks at it; tests replace its fingerprint."""
-
-    fingerprint = "as prepared"
-    num_folds = 4
-
-    def __init__(self, path: Path):
-        self.path = path
-
-
-def prepare(config: CohortConfig, cache: Path) -> Any:
-    return FakeStore(cache / "store")
 
 
 def run_training(
@@ -103,8 +88,6 @@ def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
 
 
 FAKE_TRAINING = TrainingFunctions(run_training, checkpoint_owner, read_history)
-# A cohort without columns gives nothing away, and trivial arithmetic has no price.
-FAKE = SweepFunctions(prepare, lambda *_: [], lambda *_: None, FAKE_TRAINING)
 
 
 # --- Ray Tune's part, for tests without it ---

@@ -1,4 +1,4 @@
-"""Runs drivers of a sweep one after the other, without Ray and MLflow, and reads the files that each leaves."""
+"""Runs drivers of one sweep one after another, without Ray or MLflow, and reads what they leave."""
 
 from __future__ import annotations
 
@@ -28,19 +28,20 @@ from sweep.search.searcher import Search
 from sweep.space.space import load_space
 from sweep.storage.events import Event, Spool, TrialStarted
 from sweep.storage.layout import SweepFolder
-from tests.sweep.fake import FAKE, SPACE, play, play_all, report
+from tests.sweep.fake import SPACE, play, play_all, report
+from tests.sweep.fake_sweep import FAKE
 
 GOALS = ("val/auroc", "val/pointing")
 Kind = TypeVar("Kind", bound=Event)
 
 
 class Killed(BaseException):
-    """What happens to a driver between two lines."""
+    """Stands for the kill of a driver between two lines."""
 
 
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Switches off MLflow, which takes seconds to load, and the report, which takes half of each sweep."""
+    """MLflow takes seconds to import, and the spool holds what it would receive; a report takes half of each sweep."""
     monkeypatch.setattr("sweep.reports.final.write_report", lambda *args: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(Tracker, "start", lambda self: None)
@@ -50,11 +51,11 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
 def swept(
     tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all, functions: SweepFunctions = FAKE
 ) -> tuple[Search, str]:
-    """Runs one driver, and returns its search and the output. It runs on Ray if no `play` takes the place of Tune."""
+    """Runs one driver; returns its search and the text of its console. Where `play` is None, Ray runs the trials."""
     (tmp_path / "fake.yaml").write_text(SPACE)
-    options, wrong = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
-    space, mistakes = load_space(options.space, options.overrides)
-    assert space is not None and not wrong and not mistakes
+    options, mistakes = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
+    space, space_mistakes = load_space(options.space, options.overrides)
+    assert space is not None and not mistakes and not space_mistakes
     example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
     goals = space.search.maximize or GOALS
     planned: Any = SimpleNamespace(goals=goals, facts=None, example=example, as_json=lambda: {"goals": list(goals)})
@@ -79,7 +80,7 @@ def swept(
 
 
 def dies(search: Search) -> None:
-    """Plays six trials and one epoch of two further trials, and then kills the driver."""
+    """Plays six trials to their end and one epoch of two more, and then kills the driver."""
     for index in range(6):
         play(search, str(index), search.suggest(str(index)))
     for index in (6, 7):
@@ -88,7 +89,7 @@ def dies(search: Search) -> None:
 
 
 def refused(tmp_path: Path, *words: str) -> str:
-    """Returns the message with which a start is refused, and checks that it changed nothing."""
+    """Returns the message with which a start is refused, and checks that it changes no file."""
 
     def content() -> dict[Path, bytes]:
         there = (path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.name != "driver.lock")
@@ -107,7 +108,7 @@ def events(folder: Path, kind: type[Kind]) -> list[Kind]:
 
 
 def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:
-    """Returns the value of a leaf in every trial that was ever started, by number."""
+    """Returns the drawn value of a leaf by trial number, of every trial that was ever started."""
     return {event.number: event.params[leaf] for event in events(folder, TrialStarted)}
 
 
@@ -116,25 +117,25 @@ def from_lr(low: float) -> str:
 
 
 def further(folder: Path, low: float) -> float:
-    """Returns a learning rate above which lie two trials fewer."""
+    """Returns the third lowest lr that is at least `low`: a bound that excludes two more trials."""
     return sorted(lr for lr in drawn(folder).values() if lr >= low)[2]
 
 
 def states(folder: Path) -> dict[str, Counter[str]]:
-    """Counts the states of the trials in every study of the storage."""
+    """Returns how many trials of each state every study in the storage has."""
     storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
     return {study.study_name: Counter(trial.state.name for trial in study.trials) for study in studies}
 
 
 def numbers(folder: Path) -> list[int]:
-    values: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
-    return values
+    trial_numbers: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
+    return trial_numbers
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """The folder that a killed driver left, and a learning rate between those of the two running trials."""
+    """The storage that a killed driver leaves, and an lr between those of its two running trials."""
     tmp_path = tmp_path_factory.mktemp("dead")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Tracker, "start", lambda self: None)
@@ -145,6 +146,6 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 @pytest.fixture
 def dead(left: tuple[Path, float], tmp_path: Path) -> tuple[Path, float]:
-    """A copy of `left` in which a test can continue the sweep."""
+    """A copy of the killed driver's sweep, in which a test continues."""
     shutil.copytree(left[0], tmp_path / "runs")
     return tmp_path / "runs" / "fake", left[1]

@@ -24,7 +24,7 @@ from sweep.driver import SweepFunctions
 from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
-from tests.sweep.fake import FAKE
+from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import events, untracked
 from tests.sweep.test_run import ran
 

@@ -29,20 +29,21 @@ from sweep.storage.continuation import refuse_other_space
 from sweep.storage.events import FilesWritten
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
-from tests.sweep.fake import FAKE, SPACE, FakeStore, play_all
+from tests.sweep.fake import SPACE, play_all
+from tests.sweep.fake_sweep import FAKE, FakeStore
 from tests.sweep.swept import events
 
 
 def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, RunOptions]:
     (tmp_path / "fake.yaml").write_text(SPACE)
     options, mistakes = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", *overrides])
-    space, found = load_space(options.space, options.overrides)
-    assert space is not None and not mistakes and not found
+    space, space_mistakes = load_space(options.space, options.overrides)
+    assert space is not None and not mistakes and not space_mistakes
     return space, options
 
 
 def ran(tmp_path: Path, *overrides: str, functions: SweepFunctions = FAKE) -> tuple[int, str]:
-    """A sweep with the fake worker: exit status and what the console said."""
+    """Runs a sweep with fake trainings; returns its exit status and the text of the console."""
     space, options = loaded(tmp_path, *overrides)
     console, planned = Console(file=io.StringIO(), width=160), plan(space)
     status = run_sweep(space, planned, options, console, functions)
@@ -53,7 +54,7 @@ def ran(tmp_path: Path, *overrides: str, functions: SweepFunctions = FAKE) -> tu
 # --- words ---
 
 
-def test_teaching_and_showing_load_no_engine() -> None:
+def test_help_and_show_load_no_engine() -> None:
     code = """if True:
         import sys
         from sweep.run import main
@@ -93,7 +94,7 @@ def test_mistakes_of_the_command_and_of_the_space_are_shown_together(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     options, mistakes = read_run_options(["space=dir/mine.yaml", "trials=3", "optimizer.lr=1"])
     assert (options.name, options.overrides, mistakes) == ("mine", ("trials=3", "optimizer.lr=1"), [])
@@ -101,7 +102,7 @@ def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
     assert read_run_options([])[0].tracking_uri == "http://there:5000"
     assert read_run_options(["tracking=http://here"])[0].tracking_uri == "http://here"
-    assert read_run_options(["name=other"])[0].folder == SweepFolder(Path.cwd() / "runs" / "other")
+    assert read_run_options(["name=other"])[0].folder.path == Path.cwd() / "runs" / "other"
 
 
 # --- refusals ---
@@ -115,7 +116,7 @@ def test_a_second_driver_is_refused(tmp_path: Path) -> None:
     ):
         main([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", f"cache={tmp_path / 'cache'}"])
     with hold_driver_lock(SweepFolder(tmp_path / "fake")):
-        pass  # let go of
+        pass  # the lock is free again
 
 
 def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
     folder, tracking = tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert status == 0
     assert "Front" in text and "±" in text and "tabular" in text and "6/6 done (6 complete), 0 running" in text
-    assert "lie within one standard error" in text
+    assert "within one standard error" in text
     assert f"mlflow ui --backend-store-uri {tracking}" in text
     assert not disagreements(folder, tracking, trials=6)
     left = {path.name for path in folder.iterdir()}
@@ -212,7 +213,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_sweep_through_bugs_and_dying_workers(tmp_path: Path) -> None:
+def test_a_sweep_with_bugs_and_dying_workers(tmp_path: Path) -> None:
     decays = {"diverges": 0.01, "bug": 0.07, "dies": 0.15}
     arms = [f"arms.{arm}={{optimizer: {{weight_decay: {decay}}}}}" for arm, decay in decays.items()]
     status, text = ran(tmp_path, "trials=5", "arms.tabular=false", *arms)

@@ -12,6 +12,7 @@ from mmpkd import checkpoint
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig
+from mmpkd.teachers import resolve
 from mmpkd.teachers.cache import cached_outputs
 from mmpkd.types import CohortError, ConfigError, TeacherError
 from tests.damage import BINARY, harm, mended
@@ -36,17 +37,17 @@ def test_a_damaged_store_is_reported(tiny_cohort: CohortConfig, cache: Path, tmp
 
 def test_damaged_teacher_outputs_are_reported(tiny_cohort: CohortConfig, cache: Path, tmp_path: Path) -> None:
     store, config = prepare(tiny_cohort, cache), TeacherConfig(kind="tabular")
-    cached_outputs(config, store, 0, tmp_path)
+    cached_outputs(resolve(config), store, 0, tmp_path)
     (folder,) = (path for path in (tmp_path / "teachers").iterdir() if path.is_dir())
     whole = shutil.copytree(folder, tmp_path / "whole")
     for saved in sorted(whole.iterdir()):
         for kind in BINARY:
             harm(folder / saved.name, kind)
             with pytest.raises(TeacherError, match="delete that folder") as error:
-                cached_outputs(config, store, 0, tmp_path)
+                cached_outputs(resolve(config), store, 0, tmp_path)
             assert str(folder) in str(error.value)
             mended(folder / saved.name, saved)
-    cached_outputs(config, store, 0, tmp_path)
+    cached_outputs(resolve(config), store, 0, tmp_path)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BINARY if "its end" not in kind])  # there are names, no values

@@ -112,7 +112,7 @@ def test_a_task_without_a_defined_label_makes_the_mean_nan():
     assert scorable(target, known_all(target), MIXED)["pathology"] == ()
 
 
-def test_tasks_weigh_equally_whatever_their_number_of_labels():
+def test_tasks_weigh_equally_for_any_number_of_labels():
     logits, target, _ = random_split(1)
     metrics = score(logits, target, known_all(target), MIXED)
     by_task = [np.mean([metrics[key] for key in metrics if key.startswith(f"auroc/{task.name}/")]) for task in MIXED]
@@ -184,7 +184,7 @@ def test_saturated_probabilities_are_still_ranked():
     assert (odds == logits[:, :1]).all()
 
 
-def test_standard_error_is_that_of_the_macro_itself():
+def test_standard_error_is_that_of_the_macro_mean():
     logits, target, generator = random_split(3)
     known, patient_N = known_all(target), generator.integers(0, 30, len(target))
     weight_RN = patient_weights(patient_N, replicates=60, seed=4)

@@ -171,7 +171,7 @@ def test_contract(name: str, model: str) -> None:
     assert map_BRhw.shape == (5, 3 if MAPS[name].per_label else 1, 4, 4) and logits_BK.shape == (5, 5)
     assert not map_BRhw.requires_grad and not logits_BK.requires_grad
     assert torch.isfinite(map_BRhw).all() and (map_BRhw >= 0).all() and (map_BRhw > 0).any(dim=(2, 3)).all()
-    with torch.inference_mode():  # whatever the caller's mode
+    with torch.inference_mode():  # the mode of the caller does not matter
         again = MAPS[name]()(student, image_BCHW, EXPLAINED)
     assert torch.equal(again[0], logits_BK) and torch.equal(again[1], map_BRhw)
     order = torch.tensor([3, 0, 4, 1, 2])

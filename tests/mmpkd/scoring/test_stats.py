@@ -30,7 +30,7 @@ def test_replicates_draw_whole_patients():
     assert (weight_RN != patient_weights(patient_N, replicates=50, seed=2)).any()
 
 
-def test_standard_error_of_a_mean_is_the_textbook_one():
+def test_standard_error_of_a_mean_agrees_with_the_formula():
     value_N1 = np.random.default_rng(0).normal(3.0, 2.0, size=(400, 1))
     replicates = macro(weighted_mean(value_N1, patient_weights(np.arange(400), 4000)))
     analytic = value_N1.std() / np.sqrt(400)  # about 0.1
@@ -94,7 +94,7 @@ def test_a_mean_over_labels_is_nan_if_a_label_is_missing():
     assert np.isnan(macro(np.zeros((3, 0)))).all()
 
 
-def test_standard_error_leaves_undefined_replicates_out_and_needs_enough_of_them():
+def test_standard_error_ignores_undefined_replicates_and_needs_enough():
     replicates = np.r_[np.arange(20.0), np.nan]
     assert standard_error(replicates) == pytest.approx(np.sqrt(35))  # variance of 0..19 is 20 * 21 / 12
     assert np.isnan(standard_error(replicates[1:]))

@@ -176,9 +176,7 @@ def test_groups_by_hand() -> None:
     assert text == {"0 to 59 years": 25, "60 years or more": 15, "unknown": 20}  # neighbours, not opposite ends
     view = pd.Series(["AP"] * 45 + ["LL"] * 8 + ["PA"] * 7, name="ViewPosition")
     assert {name: int(mask.sum()) for name, mask in grouping.groups(view, patient_N)} == {"AP": 45, "(all other)": 15}
-    entry = np.r_[
-        np.arange(45), np.full(15, 99)
-    ]  # fifteen images of one patient, told apart by no group but all others
+    entry = np.r_[np.arange(45), np.full(15, 99)]  # fifteen images of one patient, in a group of their own
     assert [name for name, _ in grouping.groups(view, entry)] == ["(all other)"]
     three = pd.Series(["F"] * 30 + ["M"] * 25 + ["X"] * 5, name="Sex")  # X would be all but F and M
     text = {name: int(mask.sum()) for name, mask in grouping.groups(three, patient_N)}

@@ -131,7 +131,7 @@ def test_samples_without_any_roi_have_an_empty_table(store: Store, original: boo
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """As `store`, and on every image a second ROI, `duct`, in the lower right: rows 14 to 17, columns 24 to 27."""
+    """Like `store`, with a second ROI, `duct`, on every image: rows 14 to 17, columns 24 to 27."""
     root = tmp_path_factory.mktemp("two")
     table = cohort_fixtures.cases()
     table["duct"] = [f"masks/duct{index}.png" for index in range(len(table))]

@@ -1,4 +1,4 @@
-"""Teachers that are built here take their size from the student's; what is given wins; the plan says what each is."""
+"""Teachers that are built here follow the size of the student; given sizes take precedence; the plan describes each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.student import build_student
-from mmpkd.teachers import outlines, sized
+from mmpkd.teachers import resolve, sized
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.text import Text, TextParams
 
@@ -73,7 +73,7 @@ def test_members_of_an_ensemble_too(store: Store) -> None:
     assert found["members"]["scan"]["params"]["network"] == STUDENT
 
 
-def test_a_broken_student_or_teacher_is_left_to_the_check(store: Store) -> None:
+def test_an_invalid_student_or_teacher_stays_as_it_is_for_the_check(store: Store) -> None:
     config = trial(store, image(), num_heads=7)
     assert sized(config, store.facts) is config
     assert filled(store, image(networks={})) == {"view": "superior", "networks": {}}
@@ -89,18 +89,19 @@ def test_the_outline_counts_parameters(store: Store) -> None:
     config = sized(trial(store, image(), embed_dim=240, depth=2), store.facts)
     network = build_student(config.student, 32, 1, 3)
     count = sum(one.numel() for one in network.parameters()) / 1e6
-    assert outlines("t", config.teachers["it"], store.facts) == [
+    assert resolve(config.teachers["it"]).outlines("t", store.facts) == [
         f"t: image, vit_tiny_patch16_224 from scratch, 2 blocks x 240, patch 8, 32 x 32 px of superior, "
         f"{count:.3g} M parameters"
     ]
-    (line,) = outlines("t", trial(store, {"kind": "tabular"}).teachers["it"], store.facts)
+    (line,) = resolve(trial(store, {"kind": "tabular"}).teachers["it"]).outlines("t", store.facts)
     assert line == "t: tabular, linear on 6 columns"
     both = {"kind": "ensemble", "params": {"members": {"scan": image(), "findings": {"kind": "tabular"}}}}
     config = sized(trial(store, both), store.facts)
-    lines = outlines("t", config.teachers["it"], store.facts)
+    lines = resolve(config.teachers["it"]).outlines("t", store.facts)
     assert lines[0] == "t: ensemble, of scan, findings; weights: equal"
     assert lines[1].startswith("t.params.members.scan: image, ") and len(lines) == 3
-    (line,) = outlines("t", sized(trial(store, {"kind": "fused"}), store.facts).teachers["it"], store.facts)
+    config = sized(trial(store, {"kind": "fused"}), store.facts)
+    (line,) = resolve(config.teachers["it"]).outlines("t", store.facts)
     assert line.startswith("t: fused, 1 blocks x 24, 16 latents, patch 8, 32 x 32 px of the student's image, 6 columns")
 
 

@@ -1,4 +1,4 @@
-"""The text teacher: what it reads, what is hidden from it, whose encoder it uses, and what it refuses."""
+"""The text teacher: the sections that it reads, hidden words, its encoder, and refusals."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig
 from mmpkd.fit import seeded
 from mmpkd.machine.checksums import fingerprint
-from mmpkd.teachers import caveats, check, text_encoders
+from mmpkd.teachers import check, resolve, text_encoders
 from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.sections import chosen_sections
 from mmpkd.teachers.text import Network, Text, TextParams
@@ -45,7 +45,7 @@ def leaking(store: Store) -> Told:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder of three layers on disk, as `save_pretrained` leaves one."""
+    """Returns the folder of an encoder of three layers that `save_pretrained` wrote."""
     folder = tmp_path_factory.mktemp("encoder")
     with seeded(0, "saved"):
         tokenizer, model = text_encoders.build(
@@ -61,7 +61,7 @@ def with_sections(facts: Facts, **sections: Section) -> Facts:
 
 
 def problems(facts: Facts, **params: Any) -> list[str]:
-    return [str(one) for one in check(TeacherConfig(kind="text", params=params), facts)[0]]
+    return [str(one) for one in check(TeacherConfig(kind="text", params=params), facts)]
 
 
 def test_sections_are_joined_and_blank_ones_left_out(store: Store) -> None:
@@ -93,22 +93,22 @@ def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(
     """Though a sixth of the samples have no report, each report learns its own label."""
     leaking.sentences[1::6] = None
     params = TEXT | {"epochs": 10, "lr": 0.02}
-    flagged = cached_outputs(TeacherConfig(kind="text", params=params), leaking, 0, tmp_path, "report")
+    flagged = cached_outputs(resolve(TeacherConfig(kind="text", params=params)), leaking, 0, tmp_path, "report")
     assert flagged.quality["auroc"] > 0.98 and flagged.quality["leak"] == 1.0
     assert "warning: teacher 'report' all but states the label" in " ".join(capfd.readouterr().err.split())
     masked = cached_outputs(
-        TeacherConfig(kind="text", params=params | {"mask_labels": True}), leaking, 0, tmp_path, "report"
+        resolve(TeacherConfig(kind="text", params=params | {"mask_labels": True})), leaking, 0, tmp_path, "report"
     )
     assert masked.quality["auroc"] < 0.8 and masked.quality["leak"] == 0.0
     val = masked.arrays["logits"][leaking.rows("val")]
     val = val[val.isfinite().all(dim=1)]
     torch.testing.assert_close(val, val[:1].expand_as(val))  # all texts look alike now
     assert "'report' is at chance on validation (AUROC 0.500)" in " ".join(capfd.readouterr().err.split())
-    cached_outputs(TeacherConfig(kind="text", params=params), leaking, 0, tmp_path, "report")
+    cached_outputs(resolve(TeacherConfig(kind="text", params=params)), leaking, 0, tmp_path, "report")
     assert capfd.readouterr().err == "", "told once"
 
 
-def test_further_words_are_asked_for_by_name(store: Store) -> None:
+def test_further_words_are_hidden_if_listed(store: Store) -> None:
     assert TextParams(mask_labels=False).mask_labels is None and TextParams(mask_labels=True).mask_labels is not None
     assert problems(store.facts, mask_labels="yes") == [
         "params.mask_labels: true, false, or {also: [further words to hide]}, got 'yes'"
@@ -117,24 +117,24 @@ def test_further_words_are_asked_for_by_name(store: Store) -> None:
     assert problems(store.facts, mask_labels={"also": ["-"]})[0].startswith("params.mask_labels.also.0: ")
 
 
-def test_a_common_word_that_names_a_class_is_left_and_the_plan_says_so(store: Store) -> None:
+def test_a_common_word_that_names_a_class_stays_and_the_plan_reports_it(store: Store) -> None:
     facts = replace(store.facts, tasks=lay_out([("lung", "multiclass", ("other", "normal", "edema"))]))
     teacher = TeacherConfig(kind="text", params={"mask_labels": True})
-    told = " ".join(caveats(teacher, facts))
+    told = " ".join(resolve(teacher).caveats(facts))
     assert "leaves the label's name 'other' or 'normal' in its text" in told
     assert 'set mask_labels: {also: ["other", "normal"]}' in told
-    assert "leaves" not in " ".join(caveats(TeacherConfig(kind="text"), facts))
+    assert "leaves" not in " ".join(resolve(TeacherConfig(kind="text")).caveats(facts))
 
 
-def test_padding_and_company_change_no_answer(store: Store) -> None:
+def test_outputs_do_not_depend_on_padding_or_batch(store: Store) -> None:
     teacher = Text(TextParams(**TEXT), store.facts)
     with seeded(0, "test"):
         texts = np.array(["a lesion", "one round lesion with bands that run across a mesh", "mesh"], object)
         teacher.tokenizer, encoder = text_encoders.build([*texts, *texts], 100, 16, 2, 2, 24)
         teacher.network = Network(encoder, 3).eval()
-    together, hidden = teacher._ask(texts)
+    together, hidden = teacher._predict(texts)
     for index in range(3):
-        alone, own = teacher._ask(texts[[index]])
+        alone, own = teacher._predict(texts[[index]])
         torch.testing.assert_close(alone[0], together[index])
         torch.testing.assert_close(own[:, 0], hidden[:, index])
     tokens = teacher._tokens(texts[:1])
@@ -145,17 +145,18 @@ def test_padding_and_company_change_no_answer(store: Store) -> None:
     torch.testing.assert_close(together[0], teacher.network.head(hidden[-1, 0]))
 
 
-def test_hardly_any_report_is_refused(leaking: Told, tmp_path: Path) -> None:
+def test_too_few_reports_are_refused(leaking: Told, tmp_path: Path) -> None:
     leaking.sentences[leaking.rows("train")[2:]] = None
     with pytest.raises(
-        TeacherError, match=r"teacher 'report': [12] of \d+ training samples of a fold have text in report"
+        TeacherError, match=r"teacher 'report': only [12] of \d+ training samples of a fold have text in report"
     ):
-        cached_outputs(TeacherConfig(kind="text", params=TEXT), leaking, 0, tmp_path, "report")
+        cached_outputs(resolve(TeacherConfig(kind="text", params=TEXT)), leaking, 0, tmp_path, "report")
 
 
-def test_an_encoder_from_disk_is_read_whole_or_frozen(store: Store, saved: Path) -> None:
+def test_an_encoder_from_disk_is_fine_tuned_or_frozen(store: Store, saved: Path) -> None:
     params = {"encoder": str(saved), "frozen": True, "max_length": 24}
-    mistakes, offer = check(TeacherConfig(kind="text", params=params), store.facts)
+    config = TeacherConfig(kind="text", params=params)
+    mistakes, offer = check(config, store.facts), resolve(config).offers(store.facts)
     assert not mistakes and offer is not None and offer.layers == 3
     rows = store.rows("train")
     frozen, tuned = Text(TextParams(**params), store.facts), Text(TextParams(encoder=str(saved), epochs=1), store.facts)
@@ -173,7 +174,7 @@ def test_an_encoder_from_disk_is_read_whole_or_frozen(store: Store, saved: Path)
     assert told.std(dim=0).min() > 0.01, "the head was fitted"
 
 
-def test_other_weights_other_address(saved: Path, tmp_path: Path) -> None:
+def test_other_weights_give_another_address(saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     folder.mkdir()
     for path in saved.iterdir():
@@ -186,7 +187,7 @@ def test_other_weights_other_address(saved: Path, tmp_path: Path) -> None:
     assert fingerprint(Text.sources(TextParams())) == fingerprint({})
 
 
-def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Path) -> None:
+def test_weights_of_another_encoder_are_refused(saved: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     for path in saved.iterdir():
@@ -200,7 +201,10 @@ def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({"sections": ["findigs"]}, r"params\.sections: no section 'findigs' \(did you mean 'findings'\?\)"),
+        (
+            {"sections": ["findigs"]},
+            r"params\.sections: .*no section 'findigs' \(did you mean 'findings'\?\)",
+        ),
         (
             {"sections": ["impression"]},
             r"params\.sections: the labels were read from section 'impression'; .*near_label",
@@ -216,9 +220,9 @@ def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Pa
             r"params\.encoder: .*not on this machine.*`hf download nobody/no-such-bert`",
         ),
         ({"encoder": "/no/such/folder"}, r"params\.encoder: no folder '/no/such/folder', nor the name of a model"),
-        ({"frozen": True}, r"params: .*frozen leaves nothing learnt"),
+        ({"frozen": True}, r"params: .*frozen needs a pretrained encoder"),
         ({"hidden": 15}, r"params: .*hidden must be a multiple of heads, got 15 and 2"),
-        ({"encoder": "x", "layers": 3}, r"params: .*layers: sizes of an encoder built here"),
+        ({"encoder": "x", "layers": 3}, r"params: .*layers: a named `encoder` has its own sizes"),
     ],
 )
 def test_refusals_at_planning(store: Store, params: dict[str, Any], said: str) -> None:
@@ -239,7 +243,7 @@ def test_a_cohort_without_text_or_with_near_label_text_only(store: Store) -> Non
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
 @pytest.mark.parametrize("spoil", ["empty", "cut", "gone"])
-def test_an_encoder_whose_files_are_not_whole_is_refused_at_planning(
+def test_an_encoder_with_truncated_files_is_refused_at_planning(
     store: Store, saved: Path, tmp_path: Path, name: str, spoil: str
 ) -> None:
     for path in saved.iterdir():
@@ -273,14 +277,14 @@ def test_an_encoder_that_lacks_a_part_of_its_weights_is_refused(store: Store, sa
 @pytest.mark.parametrize(
     ("blank", "said"),
     [
-        (0.04, "says nothing of 4.0%"),
-        (0.5, "says nothing of 50.0%"),
+        (0.04, "has no output for 4.0%"),
+        (0.5, "has no output for 50.0%"),
         (1.0, "0.0% of the training samples have any text there"),
         ("benign", "no training sample with text there is not pathology/malignant, though others are"),
         ("not in training", "0.0% of the training samples have any text there"),
     ],
 )
-def test_reports_that_a_share_of_the_patients_lacks(blank: float | str, said: str) -> None:
+def test_a_share_of_patients_without_reports_is_a_caveat_or_refused(blank: float | str, said: str) -> None:
     tasks = lay_out([("pathology", "binary", ("benign", "malignant"))])
     samples = pd.DataFrame({"patient": [f"p{i}" for i in range(150)], "split": ["train"] * 100 + ["test"] * 50})
     labels = pd.DataFrame({"pathology/malignant": np.arange(150) % 2.0})
@@ -291,8 +295,9 @@ def test_reports_that_a_share_of_the_patients_lacks(blank: float | str, said: st
         report[: 100 if blank == "not in training" else int(float(blank) * 100)] = None
     scan = Scan(tasks, samples, labels, pd.DataFrame(index=samples.index), text=pd.DataFrame({"report": report}))
     config = TeacherConfig(kind="text")
-    mistakes, _ = check(config, scan.facts(32, credentialed=False))
-    told = [str(one) for one in mistakes] or caveats(config, scan.facts(32, credentialed=False))
+    facts = scan.facts(32, credentialed=False)
+    mistakes = check(config, facts)
+    told = [str(one) for one in mistakes] or resolve(config).caveats(facts)
     assert len(told) == 1 and said in told[0] and bool(mistakes) == (told[0].startswith("params.sections: report: "))
 
 

@@ -14,7 +14,8 @@ from sweep.search.searcher import Search
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from tests.sweep import fake
-from tests.sweep.fake import FakeStore, play
+from tests.sweep.fake import play
+from tests.sweep.fake_sweep import FakeStore
 from tests.sweep.swept import GOALS, Killed, dies, drawn, from_lr, numbers, refused, swept, untracked
 
 __all__ = ["untracked"]  # a fixture of every test here

@@ -129,7 +129,7 @@ def test_the_same_space_and_data_are_wanted_though_the_plan_is_gone(
     folder, low = dead
     (folder / "plan.json").unlink()
     assert "optimizer.lr.log_uniform: was" in refused(tmp_path, "trials=8", from_lr(low))
-    monkeypatch.setattr("tests.sweep.fake.FakeStore.fingerprint", "other data")
+    monkeypatch.setattr("tests.sweep.fake_sweep.FakeStore.fingerprint", "other data")
     assert "was as prepared, is now other data" in refused(tmp_path, "trials=8")
     (folder / "space.yaml").unlink()
     assert "plan.json and space.yaml are both missing" in refused(tmp_path, "trials=8")

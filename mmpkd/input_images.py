@@ -40,7 +40,7 @@ def is_no_image(path: Path) -> bool:
     return path.name.startswith(".") or OTHER_FILES.search(path.name) is not None
 
 
-def read_shown(path: Path, card: Card) -> np.ndarray:
+def read_input_image(path: Path, card: Card) -> np.ndarray:
     """Returns an image, H x W or H x W x 3 at its own size, of the student's bit depth; of a volume, its slices.
 
     Raises:
