@@ -16,6 +16,7 @@ import torch
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.types import DivergedError, EpochReport
+from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.workers.worker import TrainingFunctions, TrainingThread, TrialWorker, run_training
 from tests.sweep.fake import FAKE_TRAINING
