@@ -42,7 +42,8 @@ from benchmarks.repertoire import LOGITS
 from mmpkd import export
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import TeacherConfig, TrialConfig, read_yaml
+from mmpkd.config import TeacherConfig, TrialConfig
+from mmpkd.machine.files import read_yaml
 from mmpkd.scoring.stats import Floats, Interval, macro, patient_weights, weighted_auroc, weighted_mean
 from mmpkd.scoring.subgroups import REPLICATES, interval
 from mmpkd.scoring.validation import Evaluator

@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 import mmpkd
-from mmpkd.config import TrialConfig, fingerprint
+from mmpkd.config import TrialConfig
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.scoring.stats import Interval
 
 Key = TypeVar("Key", bound=Hashable)

@@ -40,7 +40,8 @@ from mmpkd import checkpoint, export
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import IMAGE, TrialConfig, read_yaml
+from mmpkd.config import IMAGE, TrialConfig
+from mmpkd.machine.files import read_yaml
 from mmpkd.scoring.stats import Interval, paired_interval
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.train import train

@@ -18,7 +18,8 @@ from typing import Any, Final
 from ray import tune
 
 from benchmarks.witness import descendants
-from mmpkd.config import CohortConfig, TrialConfig, fingerprint
+from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import EpochReport
 from sweep.run import Words, read_words
 from sweep.search.choosers import Asked

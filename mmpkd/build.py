@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from mmpkd import stage_validation, teachers
 from mmpkd.cohort import READERS
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import IMAGE, STUDENT, TASK, ObjectiveConfig, Strict, TrialConfig, near, validate
+from mmpkd.config import IMAGE, STUDENT, TASK, ObjectiveConfig, Strict, TrialConfig, validate
 from mmpkd.fit import seeded
-from mmpkd.near_names import paths_of
+from mmpkd.near_names import near, paths_of
 from mmpkd.objectives import OBJECTIVES, Objective
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.student import Student, announced, build_student

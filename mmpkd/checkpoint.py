@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from mmpkd.config import TrialConfig, fingerprint
-from mmpkd.machine.checksums import DamagedError, require_whole_archive
+from mmpkd.config import TrialConfig
+from mmpkd.machine.checksums import DamagedError, fingerprint, require_whole_archive
 from mmpkd.stages import VERSION
 from mmpkd.types import ConfigError, EpochReport
 

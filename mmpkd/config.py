@@ -1,16 +1,12 @@
-"""TrialConfig: everything that decides one training run. Frozen, strict, fingerprinted.
+"""TrialConfig: everything that determines one training run. Frozen, strict, fingerprinted.
 
-It knows an objective's or teacher's `kind` and `params`, not what each kind's parameters are:
-`build.py` resolves kinds through the dictionaries, so that nobody edits this file to add one.
+It holds the `kind` and `params` of an objective or teacher, but does not know the parameters of each kind:
+`build.py` resolves kinds through the dictionaries, so that a new kind needs no change in this file.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -25,26 +21,25 @@ from pydantic import (
     model_serializer,
 )
 
-from mmpkd.machine.files import overridden as overridden  # these three are looked for here
-from mmpkd.machine.files import read_yaml as read_yaml
-from mmpkd.near_names import near as near
-from mmpkd.near_names import near_path, paths_of
-from mmpkd.types import ConfigError, Mistake
+from mmpkd.machine.checksums import fingerprint
+from mmpkd.machine.files import overridden, read_yaml
+from mmpkd.near_names import mistake_of, paths_of
+from mmpkd.types import ConfigError
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Zoom = Annotated[float, Field(ge=0.25, le=4)]
 Model = TypeVar("Model", bound="Strict")
 
-IMAGE = "image"  # a cohort's own image, beside its further ones; what a student reads
-STUDENT, TASK = "student", "task"  # a module, and a term of the loss, that every training has
+IMAGE = "image"  # the cohort's main image, beside further views; what a student reads by default
+STUDENT, TASK = "student", "task"  # the module and the loss term that every training has
 
 
 class Strict(BaseModel):
-    """Base of every configuration: immutable, unknown keys and non-finite numbers refused.
+    """Base of every configuration: immutable; refuses unknown keys and non-finite numbers.
 
-    A field that came later is named in `LATER`: at its default it is not dumped, so that fingerprints and the addresses
-    of caches, which are hashes of dumps, are what they were before there was such a field.
+    `LATER` names the fields that were added to a class after its first release. At their default they are not dumped,
+    so that fingerprints and cache addresses, which are hashes of dumps, stay as they were before the field existed.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -60,36 +55,36 @@ class Strict(BaseModel):
 
 
 class WindowConfig(Strict):
-    """The values of the originals that become 0 to 255, as radiology states them: Hounsfield units in CT."""
+    """The range of original values that is mapped to 0..255, as level and width (Hounsfield units in CT)."""
 
     level: float
     width: Annotated[float, Field(ge=2)]
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The values that become 0 and 255 (DICOM PS3.3 C.11.2.1.2.1)."""
+        """The values that are mapped to 0 and 255 (DICOM PS3.3 C.11.2.1.2.1)."""
         return self.level - self.width / 2, self.level + self.width / 2 - 1
 
 
 class ClaheConfig(Strict):
-    """Contrast limited adaptive histogram equalisation of each image as it is stored."""
+    """Contrast-limited adaptive histogram equalisation, applied to each image when it is stored."""
 
-    clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.01  # as scikit-image has it; more is more contrast
-    tiles: Annotated[int, Field(ge=1, le=64)] = 8  # along either side
+    clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.01  # scikit-image's default; a larger limit gives more contrast
+    tiles: Annotated[int, Field(ge=1, le=64)] = 8  # along each side
 
 
 class CohortConfig(Strict):
-    """Which images. `params` belong to the reader (see its class in `mmpkd/cohort/`)."""
+    """The data. `params` belong to the reader (see its class in `mmpkd/cohort/readers/`)."""
 
     LATER = ("allow_outside", "window", "clahe")
 
     reader: str
-    root: Path | None = None  # the raw data set; `synthetic` needs none
+    root: Path | None = None  # folder of the raw data set; the reader `synthetic` needs none
     image_size: Positive = 224  # longest side, pixels; letterboxed, never cropped
-    window: WindowConfig | None = None  # None: 8 bits are kept as they are, 16 get a window from the data
+    window: WindowConfig | None = None  # None: 8-bit pixels are kept; 16-bit pixels get a window from the data
     clahe: ClaheConfig | None = None
-    fold: Annotated[int, Field(ge=0)] = 0  # which one validates, of those that are not sealed; of dealt ones 0 to 3
-    allow_outside: bool = False  # whether files may lie outside the root, by a link, by `..` or by an absolute path
+    fold: Annotated[int, Field(ge=0)] = 0  # the validation fold, among those not sealed; 0 to 3 of our own folds
+    allow_outside: bool = False  # whether files may lie outside the root: through a link, `..` or an absolute path
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
     params: dict[str, Any] = {}
 
@@ -100,13 +95,13 @@ class CohortConfig(Strict):
 
 
 class NetworkConfig(Strict):
-    """A timm ViT by name; sizes left out are the named model's own."""
+    """A timm ViT by name. A size that is left out is the named model's own."""
 
     LATER = ("weights_heads",)
     model: str = "vit_small_patch16_224"
     pretrained: bool = False
-    weights: Path | None = None  # a local file for `pretrained`; else the Hugging Face cache is read
-    weights_heads: Positive | None = None  # attention heads that the weights were trained with, where no file tells
+    weights: Path | None = None  # a local file for `pretrained`; by default the Hugging Face cache is read
+    weights_heads: Positive | None = None  # attention heads of the pretrained weights, where no file states them
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
     depth: Positive | None = None
@@ -115,18 +110,20 @@ class NetworkConfig(Strict):
 
 
 class StudentConfig(NetworkConfig):
-    """`reads` other images than the cohort's own, or more, for a reference: what one could do who had them at test.
+    """A student ViT. `reads` names its input images: other ones than the cohort's main image give a reference, the
+    score that is possible when those images are available at test time.
 
-    Such a student is scored as every other, and is not exported. Several images are stacked as channels of one,
-    so they should be in register.
+    Such a student is scored like any other, and is not exported. Several images are stacked as channels,
+    so they should be registered to each other.
     """
 
     reads: Annotated[tuple[str, ...], Field(min_length=1)] = (IMAGE,)
 
 
 class TeacherConfig(Strict):
-    """`control: shuffled` gives every training sample the teacher's answer about another patient of the same
-    labels, or of the nearest where there is none; of a teacher that sees the student's view, its privileged inputs."""
+    """A teacher. `control: shuffled` gives every training sample the teacher's output for another patient with the
+    same labels, or with the nearest labels if there is none. For a teacher that sees the student's view, it
+    exchanges the privileged inputs instead."""
 
     kind: str
     control: Literal["shuffled"] | None = None
@@ -134,7 +131,7 @@ class TeacherConfig(Strict):
 
 
 class ObjectiveConfig(Strict):
-    """weight x schedule(epoch) x term. A weight of 0 is never built, so zero equals absent."""
+    """An objective contributes weight x schedule(epoch) x term. With weight 0 it is not built: zero equals absent."""
 
     kind: str | None = None  # its label by default
     teacher: str | None = None  # the only one by default
@@ -144,71 +141,72 @@ class ObjectiveConfig(Strict):
 
 
 class StageConfig(Strict):
-    """One stage of a training that has several; those before the last report nothing and have no goals."""
+    """One stage of a training with several. Stages before the last report nothing and have no goals."""
 
     name: str
-    train: Annotated[tuple[str, ...], Field(min_length=1)]  # what learns: student, an objective, or a part of either
-    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = (TASK,)  # terms: that of the labels, others by label
-    answer: str = STUDENT  # whose logits the labels judge: the student's own, or a head's, such as guidance.joint
-    epochs: Positive | None = None  # the last stage has the trial's
+    train: Annotated[tuple[str, ...], Field(min_length=1)]  # modules that learn: student, objectives, or parts of them
+    objectives: Annotated[tuple[str, ...], Field(min_length=1)] = (TASK,)  # loss terms: `task` and objectives by label
+    answer: str = STUDENT  # which logits are scored: the student's own, or those of a head such as guidance.joint
+    epochs: Positive | None = None  # the last stage has the epochs of the trial
 
 
 class OptimizerConfig(Strict):
-    """AdamW. `clip_norm` bounds the global gradient norm (0: no clipping)."""
+    """Options of AdamW. `clip_norm` bounds the global gradient norm (0: no clipping)."""
 
     lr: Annotated[float, Field(gt=0)] = 5e-4
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     batch_size: Positive = 32
     clip_norm: Annotated[float, Field(ge=0)] = 1.0
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    class_weights: Literal["equal", "balanced"] = "equal"  # balanced: of the task loss, by how rare a class is
+    class_weights: Literal["equal", "balanced"] = "equal"  # balanced: the task loss weighs rare classes more
 
 
 class ScheduleConfig(Strict):
-    """Linear warm-up, then cosine decay; both as shares, of all steps and of the learning rate."""
+    """Linear warm-up, then cosine decay. `warmup` is a share of all steps, `final` a share of the learning rate."""
 
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
     final: Fraction = 0.01
 
 
 class AugmentationConfig(Strict):
-    """Random shift by up to `shift` of the side, and flips; drawn per image. All below the flips is off by default."""
+    """Random shifts by up to `shift` of the side, and flips, drawn per image. The rest is off by default."""
 
     LATER = ("rotation", "scale", "brightness", "contrast")
 
     shift: Annotated[float, Field(ge=0, le=0.5)] = 0.1
     flip_horizontal: bool = True
     flip_vertical: bool = False
-    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees, to either side
-    scale: Annotated[tuple[Zoom, ...], Field(min_length=2, max_length=2)] = (1.0, 1.0)  # least and largest factor
-    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0  # a factor between 1 - brightness and 1 + brightness
-    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0  # likewise, about the image's mean
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # largest angle in degrees, in both directions
+    scale: Annotated[tuple[Zoom, ...], Field(min_length=2, max_length=2)] = (1.0, 1.0)  # smallest and largest factor
+    brightness: Annotated[float, Field(ge=0, lt=1)] = 0.0  # the factor lies between 1 - brightness and 1 + brightness
+    contrast: Annotated[float, Field(ge=0, lt=1)] = 0.0  # likewise, around the mean of the image
 
     @field_validator("scale")
     @classmethod
     def _in_order(cls, scale: tuple[float, float]) -> tuple[float, float]:
         if scale[0] > scale[1]:
-            raise ValueError(f"the least factor comes first; write [{scale[1]:g}, {scale[0]:g}]")
+            raise ValueError(f"the smaller factor must come first; write [{scale[1]:g}, {scale[0]:g}]")
         return scale
 
     @property
     def moves(self) -> bool:
-        """Whether views are turned or scaled."""
+        """Whether views are rotated or scaled."""
         return self.rotation > 0 or self.scale != (1.0, 1.0)
 
     @property
     def lights(self) -> bool:
+        """Whether views change in brightness or contrast."""
         return self.brightness > 0 or self.contrast > 0
 
 
 class EvaluationConfig(Strict):
-    """Where it is read that the student looks, and against what. `roi` counts where a cohort has ROIs of several
-    labels: each on its own, or all of an image as one region, which is what a map that serves all labels can cover."""
+    """How localisation is scored. `roi` matters for a cohort with ROIs of several labels: each label is scored on its
+    own, or all ROIs of an image form one region, which is what a map that serves all labels can cover."""
 
     LATER = ("roi",)
     map: str = "cls_attention"
     roi: Literal["per_label", "union"] = "per_label"
-    within: Literal["content", "foreground"] = "content"  # foreground: the breast on its film
+    within: Literal["content", "foreground"] = "content"  # foreground: only the breast on its film, say
     batch_size: Positive = 64
 
 
@@ -229,94 +227,73 @@ class TrialConfig(Strict):
     seed: Annotated[int, Field(ge=0)] = 0
 
     def active_objectives(self) -> dict[str, ObjectiveConfig]:
-        """The objectives that are built (weight above 0), with kind and teacher filled in.
+        """Returns the objectives that are built (weight above 0), with kind and teacher filled in.
 
-        A teacher that is not named is the only one; where there are several it stays None.
+        An objective without a named teacher gets the only one; if there are several, its teacher stays None.
         """
         only = next(iter(self.teachers)) if len(self.teachers) == 1 else None
         return {
-            label: one.model_copy(update={"kind": one.kind or label, "teacher": one.teacher or only})
-            for label, one in self.objectives.items()
-            if one.weight > 0
+            label: objective.model_copy(update={"kind": objective.kind or label, "teacher": objective.teacher or only})
+            for label, objective in self.objectives.items()
+            if objective.weight > 0
         }
 
     def active_teachers(self) -> list[str]:
-        """Names of the teachers that an active objective listens to, each once; others are not fitted."""
-        return list(dict.fromkeys(one.teacher for one in self.active_objectives().values() if one.teacher))
+        """Returns the names of the teachers of the active objectives, each once. Other teachers are not fitted."""
+        names = [objective.teacher for objective in self.active_objectives().values()]
+        return list(dict.fromkeys(name for name in names if name))
 
     def staged(self) -> tuple[StageConfig, ...]:
-        """The stages, the last with its epochs; a training without any is one in which all learn from all."""
+        """Returns the stages, the last with its epochs; without `stages`, one stage trains all with all terms."""
         if self.stages:
             return (*self.stages[:-1], self.stages[-1].model_copy(update={"epochs": self.epochs}))
         active = self.active_objectives()
         return (StageConfig(name="", train=(STUDENT, *active), objectives=(TASK, *active), epochs=self.epochs),)
 
     def fingerprint(self) -> str:
-        """Content hash of everything but where the data lie, as 16 hex digits."""
+        """Returns the content hash of everything but the location of the data, as 16 hex digits."""
         content = self.model_dump(mode="json", exclude={"cohort": {"root", "allow_outside"}})
-        if not self.stages:  # as before there were any
+        if not self.stages:  # keeps the fingerprints from before stages existed
             del content["stages"]
         if self.student.reads == (IMAGE,):
             del content["student"]["reads"]
         return fingerprint(content)
 
 
-def fingerprint(content: object) -> str:
-    """Short content hash of anything JSON can say, independent of the order of keys."""
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def validate(model: type[Model], content: Any, path: str = "", known: Iterable[str] = ()) -> Model:
-    """`content` as a `model`, or a ConfigError with every mistake under its dotted path.
+    """Returns `content` as a `model`.
 
     Args:
-        known: dotted paths besides the model's and a training's that an unknown key may have been meant to be.
+        known: further dotted paths to suggest for an unknown key, beside those of the model and of a TrialConfig.
 
     Raises:
-        ConfigError: unknown keys (with near names), missing keys and values out of range.
+        ConfigError: unknown keys (with near names), missing keys and values out of range, each with its dotted path.
     """
     try:
         return model.model_validate(content)
     except ValidationError as error:
         tree = {*paths_of(model, path), *paths_of(TrialConfig), *known}
-        raise ConfigError([_mistake(one, path, tree) for one in error.errors()]) from error
-
-
-def _mistake(error: Mapping[str, Any], path: str, tree: Iterable[str]) -> Mistake:
-    location = tuple(str(part) for part in error["loc"])
-    where = ".".join([*([path] if path else []), *location])
-    if error["type"] == "extra_forbidden":
-        return Mistake(where, f"unknown key{near_path(where, error['input'], tree)}")
-    if error["type"] == "missing":
-        return Mistake(where, "missing")
-    if error["type"] == "value_error":  # of a validator of ours
-        message = str(error["ctx"]["error"])
-        if isinstance(error["input"], Mapping):  # one value is told again, a whole section is not
-            return Mistake(where, message)
-    else:
-        message = error["msg"][0].lower() + error["msg"][1:]
-    values = re.findall("'([^']*)'", str(error.get("ctx", {}).get("expected", "")))  # of an option that has few
-    meant = get_close_matches(str(error["input"]), values, n=1, cutoff=0.6)
-    return Mistake(where, f"{message}, got {error['input']!r}" + (f" (did you mean {meant[0]!r}?)" if meant else ""))
+        raise ConfigError([mistake_of(details, path, tree) for details in error.errors()]) from error
 
 
 def load_trial(path: Path, overrides: Iterable[str] = (), known: Iterable[str] = ()) -> TrialConfig:
-    """A TrialConfig from a YAML file and overrides.
+    """Returns the TrialConfig of a YAML file with overrides.
 
     Args:
-        known: words of the command line, which an unknown key may have been meant to be.
+        known: options of the command, which are suggested for an unknown key.
 
     Raises:
-        ConfigError: every mistake in it; or it is a search space.
+        ConfigError: all mistakes in the file; or the file is a search space.
     """
     content = read_yaml(path)
     if "arms" in content or "extends" in content:
-        mend = f"wanted one configuration, such as a sweep's best.yaml; python -m sweep.run space={path} searches this"
-        raise ConfigError.at(str(path), f"is a search space; {mend}")
+        advice = (
+            f"wanted one configuration, such as a sweep's best.yaml; python -m sweep.run space={path} searches this"
+        )
+        raise ConfigError.at(str(path), f"is a search space; {advice}")
     return validate(TrialConfig, overridden(content, overrides), known=known)
 
 
 def dump_trial(config: TrialConfig) -> str:
-    """The YAML that `load_trial` reads back as an equal configuration."""
+    """Returns YAML that `load_trial` reads back as an equal configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)

@@ -20,8 +20,10 @@ from mmpkd.cohort.formats.bit_depths import contrast_of
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
-from mmpkd.config import CohortConfig, EvaluationConfig, near, overridden, read_yaml, validate
+from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export import Card, Exported, source_of, tempered
+from mmpkd.machine.files import overridden, read_yaml
+from mmpkd.near_names import near
 from mmpkd.scoring import classify
 from mmpkd.scoring.grouping import FEWEST, alone, fold_notes, groupings, values_of
 from mmpkd.scoring.patients import by_patient

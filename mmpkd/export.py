@@ -29,8 +29,9 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.formats.nifti import is_nifti
 from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.cohort.store import Store
-from mmpkd.config import StudentConfig, TrialConfig, fingerprint
+from mmpkd.config import StudentConfig, TrialConfig
 from mmpkd.fit import task_loss
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.objectives.guidance import Guided
 from mmpkd.scoring import classify
 from mmpkd.scoring.saliency import MAPS

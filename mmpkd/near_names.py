@@ -1,7 +1,8 @@
-"""What a misspelt name was meant to be: the nearest of those that are known, wherever in the tree they stand."""
+"""Suggestions for misspelt names: the nearest known names, wherever in the tree of a configuration they stand."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from difflib import SequenceMatcher, get_close_matches
 from functools import lru_cache
@@ -9,36 +10,62 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
-NAME = "NAME"  # stands in a path for a key that the user chooses, such as a teacher's name
-BESIDE, ELSEWHERE = 0.7, 0.75  # how alike a name must be that stands beside the misspelt one, or elsewhere
-WORD = 0.9  # how alike a name is to one of several words of which it is one
-MARGIN = 0.04  # names hardly less alike than the nearest are told as well
+from mmpkd.types import Mistake
+
+NAME = "NAME"  # in a path, stands for a key that the user chooses, such as the name of a teacher
+SIBLING_CUTOFF, ELSEWHERE_CUTOFF = 0.7, 0.75  # least similarity of a name beside the misspelt key, or elsewhere
+WORD_SIMILARITY = 0.9  # of a name and another of which it is one word
+MARGIN = 0.04  # names whose similarity is this close to that of the nearest are suggested as well
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """' (did you mean ...?)' if a known name is close, else the list of them if it is short."""
+    """Returns ' (did you mean ...?)' if a known name is close, else the list of known names if it is short."""
     names = sorted(known)
     return _meant(get_close_matches(name, names, n=3, cutoff=0.6)) or _list_of(names)
 
 
 def near_path(path: str, content: Any, known: Iterable[str]) -> str:
-    """As `near`, of a key by its dotted path, among all dotted paths of a tree.
+    """Like `near`, for the dotted path of a key, among all dotted paths of a configuration.
 
-    A key that stands beside the misspelt key is told by its name alone, any other by its path. `task: {class_weights:
-    balanced}` leads to optimizer.class_weights by what stands below the unknown key.
+    A key beside the misspelt key is suggested by its name alone, any other by its path. The keys below an unknown
+    top-level key count as well: `task: {class_weights: balanced}` leads to optimizer.class_weights.
 
     Args:
-        content: what was given for the key.
-        known: in which NAME stands for whatever a user calls a thing.
+        content: the value that was given for the key.
+        known: dotted paths, in which NAME stands for a name that the user chooses.
     """
-    tree = sorted({_named_as(place, path) for place in known})
+    tree = sorted({_with_user_names(candidate, path) for candidate in known})
     parent = path.rpartition(".")[0]
     nearest = _nearest(path, tree)
     for below in _paths_below(path, content) if not parent else ():
         nearest = nearest or _nearest(below, tree)
     if nearest:
-        return _meant([place.rpartition(".")[2] if place.rpartition(".")[0] == parent else place for place in nearest])
-    return _list_of([place.rpartition(".")[2] for place in tree if place.rpartition(".")[0] == parent])
+        split = [(candidate.rpartition("."), candidate) for candidate in nearest]
+        return _meant([name if owner == parent else candidate for (owner, _, name), candidate in split])
+    return _list_of([candidate.rpartition(".")[2] for candidate in tree if candidate.rpartition(".")[0] == parent])
+
+
+def mistake_of(error: Mapping[str, Any], path: str, tree: Iterable[str]) -> Mistake:
+    """Returns pydantic's error details as a Mistake, with a suggestion where a known name is near.
+
+    Args:
+        path: dotted path of the model that was validated.
+        tree: known dotted paths, see `near_path`.
+    """
+    location = ".".join([*([path] if path else []), *(str(part) for part in error["loc"])])
+    if error["type"] == "extra_forbidden":
+        return Mistake(location, f"unknown key{near_path(location, error['input'], tree)}")
+    if error["type"] == "missing":
+        return Mistake(location, "missing")
+    if error["type"] == "value_error":  # raised by a validator of ours
+        message = str(error["ctx"]["error"])
+        if isinstance(error["input"], Mapping):  # the message repeats a single value, but not a whole section
+            return Mistake(location, message)
+    else:
+        message = error["msg"][0].lower() + error["msg"][1:]
+    values = re.findall("'([^']*)'", str(error.get("ctx", {}).get("expected", "")))  # if the field has a few options
+    similar = get_close_matches(str(error["input"]), values, n=1, cutoff=0.6)
+    return Mistake(location, f"{message}, got {error['input']!r}{_meant(similar)}")
 
 
 def _meant(names: Iterable[str]) -> str:
@@ -51,37 +78,36 @@ def _list_of(names: list[str]) -> str:
 
 
 def _nearest(path: str, tree: Iterable[str]) -> list[str]:
-    """At most three of the paths that are most like this path; none where nothing is like it."""
+    """Returns at most three of the paths that are most similar to this path; none if no path is similar."""
     parent, _, last = path.rpartition(".")
-    alike = []
-    for place in tree:
-        whose, _, name = place.rpartition(".")
-        by_name = 1.0 if name == last else SequenceMatcher(None, name, last).ratio()
+    similar = []
+    for candidate in tree:
+        owner, _, name = candidate.rpartition(".")
+        similarity = 1.0 if name == last else SequenceMatcher(None, name, last).ratio()
         if min(len(name), len(last)) > 2 and ({name} & set(last.split("_")) or {last} & set(name.split("_"))):
-            by_name = max(by_name, WORD)  # `heads` of `num_heads`
-        wanted = BESIDE if whose == parent else ELSEWHERE
-        if name != NAME and by_name >= wanted:
-            alike.append(
-                (by_name - (0.05 if whose != parent else 0), SequenceMatcher(None, place, path).ratio(), place)
-            )
-    # Of paths equally near those that every training has go first, and leave out the rest.
-    alike.sort(key=lambda scored: (-scored[0], NAME in scored[2].split("."), -scored[1], scored[2]))
-    nearest = [place for score, _, place in alike if score > alike[0][0] - MARGIN]
-    everywhere = [place for place in nearest if NAME not in place.split(".")]
+            similarity = max(similarity, WORD_SIMILARITY)  # `heads` of `num_heads`
+        if name != NAME and similarity >= (SIBLING_CUTOFF if owner == parent else ELSEWHERE_CUTOFF):
+            by_path = SequenceMatcher(None, candidate, path).ratio()
+            similar.append((similarity - (0.05 if owner != parent else 0), by_path, candidate))
+    # Among equally near paths, those that every training has come first and exclude the others.
+    similar.sort(key=lambda scored: (-scored[0], NAME in scored[2].split("."), -scored[1], scored[2]))
+    nearest = [candidate for score, _, candidate in similar if score > similar[0][0] - MARGIN]
+    everywhere = [candidate for candidate in nearest if NAME not in candidate.split(".")]
     return (everywhere if everywhere and nearest[0] == everywhere[0] else nearest)[:3]
 
 
-def _named_as(known: str, path: str) -> str:
-    """A known path with the names that stand in the same places of another, as far as the two go together."""
+def _with_user_names(known: str, path: str) -> str:
+    """Returns a known path with each NAME replaced by the user's name at that position, as far as the paths agree."""
     keys, given = known.split("."), path.split(".")
-    for place, key in enumerate(keys):
-        if place >= len(given) - 1 or key not in (NAME, given[place]):
+    for position, key in enumerate(keys):
+        if position >= len(given) - 1 or key not in (NAME, given[position]):
             break
-        keys[place] = given[place]
+        keys[position] = given[position]
     return ".".join(keys)
 
 
 def _paths_below(path: str, content: Any) -> Iterator[str]:
+    """Yields the dotted path of every key below a key with this content."""
     for key, value in content.items() if isinstance(content, Mapping) else ():
         yield f"{path}.{key}"
         yield from _paths_below(f"{path}.{key}", value)
@@ -89,21 +115,21 @@ def _paths_below(path: str, content: Any) -> Iterator[str]:
 
 @lru_cache(maxsize=256)
 def paths_of(model: type[BaseModel], start: str = "") -> tuple[str, ...]:
-    """The dotted path of every key that a configuration may have."""
+    """Returns the dotted path of every key that a configuration may have."""
     paths: list[str] = []
     for key, field in model.model_fields.items():
-        here = f"{start}.{key}" if start else key
-        paths.append(here)
-        for place, inner in _models_in(field.annotation):
-            paths += paths_of(inner, f"{here}.{NAME}" if place else here)
+        path = f"{start}.{key}" if start else key
+        paths.append(path)
+        for is_named, inner in _models_in(field.annotation):
+            paths += paths_of(inner, f"{path}.{NAME}" if is_named else path)
     return tuple(paths)
 
 
 def _models_in(annotation: Any) -> Iterator[tuple[bool, type[BaseModel]]]:
-    """The configurations that a value may be or hold; True: below a key or an index of the user's."""
+    """Yields the models that a value may be or hold, each with whether it lies below a key or an index of the user."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield False, annotation
-    holds = get_origin(annotation) in (dict, Mapping, tuple, list)
+    is_container = get_origin(annotation) in (dict, Mapping, tuple, list)
     for inner in get_args(annotation):
-        for place, model in _models_in(inner):
-            yield place or holds, model
+        for is_named, model in _models_in(inner):
+            yield is_named or is_container, model

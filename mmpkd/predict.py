@@ -24,9 +24,9 @@ from mmpkd import command, export
 from mmpkd.cohort.decode import Look, look, square, to_8_bit
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.remarks import seen_badly
-from mmpkd.config import near
 from mmpkd.frames import Letterbox
 from mmpkd.machine.errors import machine_fault
+from mmpkd.near_names import near
 from mmpkd.scoring.patients import patients_of
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.shown_images import WARNINGS, is_no_image, read_shown, warnings_of

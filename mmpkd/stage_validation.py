@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from torch import nn
 
-from mmpkd.config import STUDENT, TASK, StageConfig, TrialConfig, near
+from mmpkd.config import STUDENT, TASK, StageConfig, TrialConfig
+from mmpkd.near_names import near
 from mmpkd.objectives import Objective
 from mmpkd.student import Student
 from mmpkd.types import Mistake

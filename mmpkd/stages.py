@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from mmpkd.cohort.store import Store
-from mmpkd.config import STUDENT, EvaluationConfig, StageConfig, TrialConfig, fingerprint
+from mmpkd.config import STUDENT, EvaluationConfig, StageConfig, TrialConfig
 from mmpkd.fit import optimizer_for
-from mmpkd.machine.checksums import DamagedError, require_whole_archive
+from mmpkd.machine.checksums import DamagedError, fingerprint, require_whole_archive
 from mmpkd.objectives import Objective
 from mmpkd.stage_validation import concerned, part_of
 from mmpkd.student import Student

@@ -15,7 +15,8 @@ from timm.models.eva import EvaAttention
 from timm.models.vision_transformer_relpos import RelPosAttention
 from torch import Tensor, nn
 
-from mmpkd.config import NetworkConfig, near
+from mmpkd.config import NetworkConfig
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError, StudentOutput
 from mmpkd.weights import changes, require_fit, weights_of
 

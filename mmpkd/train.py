@@ -26,7 +26,7 @@ from mmpkd.build import announcements, build, check, needed, paths_of_params, si
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import IMAGE, TASK, TrialConfig, dump_trial, fingerprint, load_trial
+from mmpkd.config import IMAGE, TASK, TrialConfig, dump_trial, load_trial
 from mmpkd.fit import (
     TermLog,
     autocast,
@@ -39,6 +39,7 @@ from mmpkd.fit import (
     seeded,
     task_loss,
 )
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.resources import cores
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run

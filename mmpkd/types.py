@@ -1,4 +1,4 @@
-"""The vocabulary: what travels between the rooms of this package, and nothing else.
+"""The types that the modules of this package exchange.
 
 Shape legend, used in every name that ends in capitals:
     B batch    N tokens (prefix + patches), or samples of a store    P patches    D width
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
-if TYPE_CHECKING:  # named only: the space of a sweep is read without loading torch
+if TYPE_CHECKING:  # for annotations only: reading the space of a sweep must not load torch
     from torch import Tensor
 
 TaskKind = Literal["binary", "multiclass", "multilabel"]
@@ -20,7 +20,7 @@ TaskKind = Literal["binary", "multiclass", "multilabel"]
 
 @dataclass(frozen=True)
 class Task:
-    """One question asked of an image, and where its logits stand among the K of all tasks.
+    """A classification task, and the position of its logits among the K logits of all tasks.
 
     `binary` has one logit (sigmoid) and `labels` = (negative, positive); `multiclass` has one logit
     per class (softmax); `multilabel` has one logit per label (independent sigmoids).
@@ -37,7 +37,7 @@ class Task:
 
     @property
     def columns(self) -> slice:
-        """This task's columns among the K logits."""
+        """The columns of this task among the K logits."""
         return slice(self.start, self.start + self.num_logits)
 
     @property
@@ -47,28 +47,29 @@ class Task:
 
 
 def lay_out(tasks: Sequence[tuple[str, TaskKind, Sequence[str]]]) -> tuple[Task, ...]:
-    """Tasks laid side by side over the K logits, in the order given.
+    """Returns the tasks, side by side over the K logits, in the order given.
 
     Raises:
-        ConfigError: two of them, or of their labels, would be scored under one name.
+        ConfigError: two tasks, or two labels, would be scored under the same name.
     """
-    laid: list[Task] = []
+    placed: list[Task] = []
     for name, kind, labels in tasks:
-        start = laid[-1].columns.stop if laid else 0
-        laid.append(Task(name, kind, tuple(labels), start))
-    names = [*(task.name for task in laid), *(f"{task.name}/{label}" for task in laid for label in task.logit_names)]
-    if twice := [name for name, count in Counter(names).items() if count > 1]:
-        problem = f"two tasks or labels would be scored under the name {twice[0]!r}; name one of them otherwise"
+        start = placed[-1].columns.stop if placed else 0
+        placed.append(Task(name, kind, tuple(labels), start))
+    names = [task.name for task in placed]
+    names += [f"{task.name}/{label}" for task in placed for label in task.logit_names]
+    if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+        problem = f"two tasks or labels would be scored under the name {duplicates[0]!r}; rename one of them"
         raise ConfigError.at("cohort.params.tasks", problem)
-    return tuple(laid)
+    return tuple(placed)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """What the student and the objectives may see. Never a privileged field, never an ROI.
+    """What the student and the objectives may see. It never holds a privileged field or an ROI.
 
-    `target_BK` is multi-hot (one-hot over the columns of a multi-class task); where `known_BK` is
-    False the label is unknown and the target is 0. NaN became this mask once, in the store.
+    `target_BK` is multi-hot (one-hot over the columns of a multi-class task). Where `known_BK` is
+    False the label is unknown and the target is 0. The store turns NaN into this mask, once.
     """
 
     sample_ids: tuple[str, ...]
@@ -76,15 +77,15 @@ class Batch:
     image_BCHW: Tensor  # float in [0, 1]
     target_BK: Tensor
     known_BK: Tensor
-    rows_B: Tensor  # positions in the store, which is how cached teacher outputs are found
+    rows_B: Tensor  # positions in the store, by which cached teacher outputs are looked up
 
 
 @dataclass(frozen=True)
 class TeacherOutput:
-    """What a teacher says of some samples; a sample of which it has nothing to say is NaN.
+    """The outputs of a teacher for some samples. They are NaN for a sample without the teacher's input.
 
-    `hidden_BD` is pooled, by layer (0 is the first), and as wide as the embedding. `map_Bhw` is where
-    the teacher looks, on its own grid: not negative, each map sums to 1, moved as the batch's images are.
+    `hidden_BD` is pooled, by layer (0 is the first), and as wide as the embedding. `map_Bhw` is the teacher's
+    saliency map on its own grid: not negative, sums to 1, and moved as the images of the batch are.
     """
 
     logits_BK: Tensor | None = None
@@ -95,28 +96,30 @@ class TeacherOutput:
 
 @dataclass(frozen=True)
 class StudentOutput:
+    """The outputs of the student for a batch; hidden tokens and attention of the requested blocks only."""
+
     logits_BK: Tensor
     embedding_BD: Tensor
-    hidden_BND: Mapping[int, Tensor]  # by block, 0 is the first; prefix tokens lead
-    query_attention_BAN: Mapping[int, Tensor]  # by block: the CLS token's row, prefix columns lead
+    hidden_BND: Mapping[int, Tensor]  # by block, 0 is the first; prefix tokens come first
+    query_attention_BAN: Mapping[int, Tensor]  # by block: the row of the CLS token; prefix columns come first
     grid: tuple[int, int]
     num_prefix: int
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What an objective reads: blocks of the student, fields of its teacher's output."""
+    """What an objective reads: blocks of the student and fields of its teacher's output."""
 
-    student_layers: frozenset[int] = frozenset()  # whose tokens
-    teacher: frozenset[str] = frozenset()  # of logits, embedding, hidden, map, head
-    student_attention: frozenset[int] = frozenset()  # blocks whose CLS rows
-    teacher_layers: frozenset[int] = frozenset()  # of hidden
+    student_layers: frozenset[int] = frozenset()  # blocks whose tokens are read
+    teacher: frozenset[str] = frozenset()  # some of logits, embedding, hidden, map, head
+    student_attention: frozenset[int] = frozenset()  # blocks whose CLS attention rows are read
+    teacher_layers: frozenset[int] = frozenset()  # hidden layers of the teacher
 
 
 @dataclass(frozen=True)
 class Offer:
-    """What a teacher provides: fields of its output (logits, embedding, hidden, map), how many hidden layers, and
-    `head`, the linear layer that its logits are read from its embedding by."""
+    """What a teacher provides: fields of its output (logits, embedding, hidden, map), the number of its hidden
+    layers, and `head`, the linear layer that computes its logits from its embedding."""
 
     fields: frozenset[str]
     layers: int = 0
@@ -124,9 +127,9 @@ class Offer:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """What a training tells the world after each epoch; plain numbers, safe to log anywhere."""
+    """The report of a training after each epoch: plain numbers, safe to log anywhere."""
 
-    epoch: int  # epochs finished, so the first report says 1
+    epoch: int  # number of finished epochs: 1 in the first report
     step: int
     seconds: float  # wall time of this epoch, validation included
     terms: Mapping[str, float]  # unweighted mean of each loss term over the epoch
@@ -134,7 +137,7 @@ class EpochReport:
 
 
 class Mistake(NamedTuple):
-    """One thing wrong in a configuration: where, and what was got and wanted."""
+    """A mistake in a configuration: its dotted path, and what was given and wanted."""
 
     path: str
     problem: str
@@ -144,11 +147,11 @@ class Mistake(NamedTuple):
 
 
 class UserError(Exception):
-    """A mistake of the user's, told on one screen without a traceback; exit status 2."""
+    """A mistake of the user, shown on one screen without a traceback; exit status 2."""
 
 
 class ConfigError(UserError):
-    """Everything wrong with a configuration, all at once."""
+    """All mistakes in a configuration, reported together."""
 
     def __init__(self, mistakes: Sequence[Mistake]):
         self.mistakes = tuple(mistakes)
@@ -156,19 +159,20 @@ class ConfigError(UserError):
 
     @classmethod
     def at(cls, path: str, problem: str) -> Self:
+        """Returns the error for a single mistake at a dotted path."""
         return cls([Mistake(path, problem)])
 
     def __reduce__(self) -> tuple[type[Self], tuple[tuple[Mistake, ...]]]:
-        return type(self), (self.mistakes,)  # crosses process borders whole
+        return type(self), (self.mistakes,)  # keeps the mistakes when the error is pickled for another process
 
 
 class CohortError(UserError):
-    """The data on disk are not what the reader needs. Names the file, or of a credentialed cohort the row."""
+    """The data on disk are not what the reader needs. Names the file; in a credentialed cohort, the row instead."""
 
 
 class TeacherError(UserError):
-    """A teacher cannot be fitted or does not provide what is asked of it."""
+    """A teacher cannot be fitted, or does not provide an output that is required."""
 
 
 class DivergedError(UserError):
-    """A loss term stopped being a finite number; names the term and the step."""
+    """A loss term is no longer a finite number. Names the term and the step."""

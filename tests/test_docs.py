@@ -20,10 +20,12 @@ from pydantic import BaseModel
 
 import mmpkd.command
 from mmpkd.cohort import READERS
-from mmpkd.config import CohortConfig, TrialConfig, dump_trial, load_trial, overridden, read_yaml, validate
+from mmpkd.config import CohortConfig, TrialConfig, dump_trial, load_trial, validate
+from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
+from mmpkd.train import train
 from sweep.plan.plan import plan
 from sweep.space.grammar import WORDS
 from sweep.space.loading import shipped
@@ -280,9 +282,9 @@ KEYS = list(tables("keys: (.+?)"))
 
 def below(model: type[BaseModel], key: str) -> type[BaseModel]:
     """The model of a key's value, or of the values in its mapping or list."""
-    found = list(models_in(model.model_fields[key].annotation))
-    assert found, f"{model.__name__}.{key} is a plain value"
-    return found[0]
+    models = list(models_in(model.model_fields[key].annotation))
+    assert models, f"{model.__name__}.{key} is a plain value"
+    return models[0]
 
 
 def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
@@ -359,6 +361,18 @@ def test_words_of_dictionaries_are_named() -> None:
     assert all(f"`{name}`" in kinds for name in (*MAPS, *TEACHERS, *OBJECTIVES))
     published = (DOCS / "published_data_sets.md").read_text()
     assert all(f"`{name}`" in published for name in (*READERS, *shipped()) if name != "table")
+
+
+def test_every_metric_is_explained(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
+    page = (DOCS / "reading_the_numbers.md").read_text()
+    scan = {"kind": "image", "params": {"view": "superior", "epochs": 1}}
+    content = tiny_trial.model_dump() | {"teachers": {"scan": scan}, "objectives": {"logits": {}}, "epochs": 1}
+    (report,) = train(TrialConfig.model_validate(content), cache, tmp_path)
+    for metric in report.metrics:
+        name = re.sub("^teacher/scan", "teacher/<name>", metric)
+        name = re.sub("pattern/(lamellar|columnar|reticular)$", "<task>/<label>", name).replace("pattern", "<task>")
+        stem = re.sub("_(se|undefined|chance|centre|prior|max)$", "", name)
+        assert f"`{name}`" in page or (f"`{stem}`" in page and name.removeprefix(stem) in page), metric
 
 
 # --- Commands' help -------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ from mmpkd.cohort.readers.synthetic import Synthetic
 from mmpkd.cohort.readers.table.reader import Table
 from mmpkd.cohort.source import missing_files, refuse_bad, scanned
 from mmpkd.cohort.splits import check_classes, num_folds, refuse_fold
-from mmpkd.config import CohortConfig, near, validate
+from mmpkd.config import CohortConfig, validate
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError
 
 READERS: dict[str, type[Reader]] = {

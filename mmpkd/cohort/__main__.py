@@ -11,7 +11,9 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.show import show
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.command import own_words, plain_console, run, warn
-from mmpkd.config import CohortConfig, near, overridden, read_yaml, validate
+from mmpkd.config import CohortConfig, validate
+from mmpkd.machine.files import overridden, read_yaml
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError
 
 VERBS = ("prepare", "show", "check")

@@ -20,7 +20,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from mmpkd.cohort.spelling import folded
-from mmpkd.config import Strict, near
+from mmpkd.config import Strict
+from mmpkd.near_names import near
 from mmpkd.types import Mistake, Task
 
 Role = Literal["descriptor", "context", "near_label", "forbidden", "id"]

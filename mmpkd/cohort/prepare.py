@@ -32,9 +32,9 @@ from mmpkd.cohort.remarks import remarks
 from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, STORES, Store
 from mmpkd.cohort.suspects import Suspects, find
-from mmpkd.config import CohortConfig, fingerprint, validate
+from mmpkd.config import CohortConfig, validate
 from mmpkd.frames import Letterbox
-from mmpkd.machine.checksums import of_files, sealed
+from mmpkd.machine.checksums import fingerprint, of_files, sealed
 from mmpkd.types import CohortError
 
 WARNING: Final = "warning: "  # begins the notes that are one

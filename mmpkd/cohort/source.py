@@ -13,7 +13,8 @@ from pathlib import Path
 from mmpkd.cohort import identities
 from mmpkd.cohort.facts import BadSample, Reader, Scan
 from mmpkd.cohort.spelling import folded
-from mmpkd.config import CohortConfig, fingerprint
+from mmpkd.config import CohortConfig
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import CohortError, ConfigError
 
 NUM_SHOWN = 10  # bad samples named in a message

@@ -6,6 +6,7 @@ object for what it says need not know of it, and one without it (of an earlier v
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import zipfile
@@ -69,6 +70,12 @@ def objects_in(line: bytes) -> Iterator[bytes]:
             at = end + len(text[end:]) - len(text[end:].lstrip())
     except ValueError as error:
         raise DamagedError(_position(error)) from None
+
+
+def fingerprint(content: object) -> str:
+    """Returns a short content hash of any JSON value, independent of the order of keys."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def of_file(path: Path) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mmpkd.cohort.facts import ADMITTED, Facts
 from mmpkd.cohort.readers.table.folds import given_in
 from mmpkd.cohort.store import Store
-from mmpkd.config import near
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
 
 FEWEST = 10  # patients of a group that is told apart

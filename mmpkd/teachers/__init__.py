@@ -1,7 +1,8 @@
 """Teachers, by name. A new one is a file here, a line below and a hand-worked test."""
 
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import TeacherConfig, TrialConfig, near, validate
+from mmpkd.config import TeacherConfig, TrialConfig, validate
+from mmpkd.near_names import near
 from mmpkd.student import build_student
 from mmpkd.teachers.ensemble import Ensemble
 from mmpkd.teachers.fused import Fused

@@ -15,8 +15,9 @@ from torch import Tensor
 from mmpkd import teachers
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import TeacherConfig, near, validate
+from mmpkd.config import TeacherConfig, validate
 from mmpkd.fit import task_loss
+from mmpkd.near_names import near
 from mmpkd.scoring import classify
 from mmpkd.teachers.fitting import one_thread
 from mmpkd.teachers.teacher import Size, Teacher, TeacherParams

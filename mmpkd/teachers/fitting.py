@@ -16,8 +16,9 @@ from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from mmpkd.config import Positive, fingerprint
+from mmpkd.config import Positive
 from mmpkd.fit import autocast, generator_for, learning_rate, optimizer_for, seeded, task_loss
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.teachers.teacher import TeacherParams
 from mmpkd.types import Task, TeacherError
 

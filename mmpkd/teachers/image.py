@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from mmpkd.augment import apply_light, apply_view, draw_views
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import AugmentationConfig, NetworkConfig, near
+from mmpkd.config import AugmentationConfig, NetworkConfig
 from mmpkd.fit import autocast, generator_for, seeded
+from mmpkd.near_names import near
 from mmpkd.student import Student, announced, build_student
 from mmpkd.teachers.fitting import (
     EpochsParams,

@@ -29,9 +29,9 @@ from torch import Tensor
 from mmpkd.augment import View, apply_view_to_map
 from mmpkd.cohort.splits import dealt
 from mmpkd.cohort.store import Store
-from mmpkd.config import TeacherConfig, fingerprint, validate
+from mmpkd.config import TeacherConfig, validate
 from mmpkd.fit import derived_seed
-from mmpkd.machine.checksums import DamagedError, first_changed, of_files, sealed, unsealed
+from mmpkd.machine.checksums import DamagedError, fingerprint, first_changed, of_files, sealed, unsealed
 from mmpkd.scoring.teacher_scores import warnings
 from mmpkd.teachers import TEACHERS, Teacher
 from mmpkd.teachers.alignment import offsets

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import near
+from mmpkd.near_names import near
 from mmpkd.types import Mistake
 
 if TYPE_CHECKING:

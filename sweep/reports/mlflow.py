@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from mmpkd.config import fingerprint
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import ConfigError
 from sweep.reports.names import ServerNames
 from sweep.storage.database import address_of, artifacts_of, file_of, follow_move, make_whole

@@ -9,7 +9,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import Trial
 from scipy.stats import qmc
 
-from mmpkd.config import fingerprint
+from mmpkd.machine.checksums import fingerprint
 from sweep.space.draw import branches, draw
 from sweep.space.grammar import Node
 

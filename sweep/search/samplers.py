@@ -23,7 +23,8 @@ from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
-from mmpkd.config import TrialConfig, fingerprint, validate
+from mmpkd.config import TrialConfig, validate
+from mmpkd.machine.checksums import fingerprint
 from sweep.pareto import Values
 from sweep.search.choosers import Asked, Even
 from sweep.space.draw import Drawn, draw

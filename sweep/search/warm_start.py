@@ -20,7 +20,8 @@ from typing import Any, Final
 from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 
-from mmpkd.config import EvaluationConfig, TrialConfig, near, validate
+from mmpkd.config import EvaluationConfig, TrialConfig, validate
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError
 from sweep.pareto import Values
 from sweep.search.choosers import Replay, Unfit

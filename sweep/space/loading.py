@@ -17,8 +17,7 @@ import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, MissingMandatoryValue, OmegaConfBaseException
 
-from mmpkd.config import near
-from mmpkd.near_names import near_path
+from mmpkd.near_names import near, near_path
 from mmpkd.types import ConfigError, Mistake
 from sweep.space.grammar import REFERENCE, join, lone_word
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mmpkd.config import near
+from mmpkd.near_names import near
 from mmpkd.types import Mistake
 from sweep.space.grammar import Choice, Fixed, Maybe, Node, OneOf, Range, Spot, Tree, spots
 

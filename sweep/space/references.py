@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from mmpkd.config import near
+from mmpkd.near_names import near
 from mmpkd.types import Mistake
 from sweep.space.grammar import Fixed, Maybe, Node, OneOf, Same, Spot, Tree, join, spots
 

@@ -27,8 +27,8 @@ from typing import Annotated, Any, Final, Literal
 from omegaconf import OmegaConf
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from mmpkd.config import Positive, Strict, TrialConfig, near, validate
-from mmpkd.near_names import near_path, paths_of
+from mmpkd.config import Positive, Strict, TrialConfig, validate
+from mmpkd.near_names import near, near_path, paths_of
 from mmpkd.types import ConfigError, Mistake
 from sweep.space.draw import Walk, draw, leaf_name
 from sweep.space.grammar import REFERENCE, Fixed, Node, OneOf, Tree, distributions, lay_over, lone_word, parse

@@ -15,7 +15,7 @@ from shlex import quote
 from typing import Any, Final
 
 from mmpkd.command import at_home, options
-from mmpkd.config import near
+from mmpkd.near_names import near
 from mmpkd.types import Mistake, UserError
 from sweep.storage.events import SPOOL, read_events, read_plan, read_space
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mmpkd.augment import View, apply_light, apply_view, apply_view_to_map, draw_views
-from mmpkd.config import AugmentationConfig, TrialConfig, fingerprint, validate
+from mmpkd.config import AugmentationConfig, TrialConfig, validate
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import ConfigError
 
 STILL = {"shift": 0, "flip_horizontal": False}
@@ -167,7 +168,7 @@ def test_at_its_default_the_new_is_in_no_dump_and_no_fingerprint() -> None:
     [
         ({"rotation": -5}, "augmentation.rotation"),
         ({"rotation": 270}, "augmentation.rotation"),
-        ({"scale": [1.2, 0.8]}, r"augmentation.scale: the least factor comes first; write \[0.8, 1.2\]"),
+        ({"scale": [1.2, 0.8]}, r"augmentation.scale: the smaller factor must come first; write \[0.8, 1.2\]"),
         ({"scale": 1.2}, "augmentation.scale"),
         ({"scale": [0, 1]}, r"augmentation.scale.0"),
         ({"scale": [0.9, 1.0, 1.1]}, "augmentation.scale"),

@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mmpkd.config import TrialConfig, dump_trial, fingerprint, load_trial, near, overridden, validate
+from mmpkd.config import TrialConfig, dump_trial, load_trial, validate
+from mmpkd.machine.checksums import fingerprint
+from mmpkd.machine.files import overridden
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError
 
 MINIMAL = {"cohort": {"reader": "synthetic"}}

@@ -15,7 +15,8 @@ from mmpkd import checkpoint, export, stages
 from mmpkd.build import build, check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import EvaluationConfig, TrialConfig, fingerprint
+from mmpkd.config import EvaluationConfig, TrialConfig
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.teachers.answers import teach

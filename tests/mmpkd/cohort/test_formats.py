@@ -1,4 +1,4 @@
-"""Every cell of the table in docs/formats.md: one file of that format with that feature, read right or refused."""
+"""Every cell of the tables in docs/formats.md: a file of that format with that feature is read right or refused."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ FORMATS = ("PNG", "JPEG", "TIFF", "JPEG 2000", "BMP", "GIF", "WebP", "PGM, PPM",
 FEATURES = {
     "frames": "several frames, pages or volumes",
     "grey 8": "grey, 8 bits",
-    "grey 16": "grey, 16 bits, or 12 of 16",
+    "grey 16": "grey, 16 bits, or 12 bits stored in 16",
     "few": "1 to 7 bits",
-    "signed": "signed, 16 bits",
-    "odd": "8 bits signed, or relative to another largest value than 255 or 65535",
+    "signed": "signed 16 bits",
+    "odd": "signed 8 bits, or a largest value other than 255 or 65535",
     "wide": "values beyond 16 bits, floating point, fractions",
-    "colour 8": "colour, 8 bits a channel",
-    "colour 16": "colour, 16 bits a channel",
+    "colour 8": "colour, 8 bits per channel",
+    "colour 16": "colour, 16 bits per channel",
     "palette": "palette",
-    "alpha": "transparency, 8 bits: black",
-    "alpha 16": "transparency, 16 bits a channel",
+    "alpha": "transparency, 8 bits (becomes black)",
+    "alpha 16": "transparency, 16 bits per channel",
     "inverse": "0 is white, 8 bits",
     "inverse 16": "0 is white, 12 or 16 bits",
     "other": "CMYK, LAB, YCbCr or channels without a name",
     "units": "slope and intercept, padding value",
-    "table": "values looked up in a table, or scaled in functional groups",
-    "turned": "orientation",
-    "cut": "truncated",
+    "table": "values from a lookup table, or scaled in functional groups",
+    "turned": "EXIF orientation",
+    "cut": "truncated file",
 }
 GREY = np.array([[0, 7, 200], [255, 128, 90]], np.uint8)
 LARGE = np.kron(GREY, np.ones((16, 16), np.uint8))
@@ -323,12 +323,13 @@ def test_a_cell_is_right_or_refused(case: Case, tmp_path: Path) -> None:
         assert image_size(tmp_path, file) == pixels.shape[:2]
 
 
-def test_the_page_says_what_the_cases_show() -> None:
-    """Fails with the table that the page should hold."""
-    lines = [f"| | {' | '.join(FORMATS)} |", f"|---{'|---' * len(FORMATS)}|"]
+@pytest.mark.parametrize("formats", [FORMATS[:5], FORMATS[5:]])
+def test_the_page_says_what_the_cases_show(formats: tuple[str, ...]) -> None:
+    """Fails with the table that the page should hold; ten formats are wider than a page."""
+    lines = [f"| | {' | '.join(formats)} |", f"|---{'|---' * len(formats)}|"]
     for feature, words in FEATURES.items():
         cells = []
-        for form in FORMATS:
+        for form in formats:
             cases = [case for case in CASES if (case.format, case.feature) == (form, feature)]
             outcomes = {"refused" if isinstance(case.wanted, str) else "right" for case in cases}
             assert len(outcomes) <= 1, f"{form}, {words}: both right and refused"

@@ -12,7 +12,8 @@ import pytest
 
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
-from mmpkd.config import CohortConfig, load_trial, read_yaml
+from mmpkd.config import CohortConfig, load_trial
+from mmpkd.machine.files import read_yaml
 from mmpkd.types import CohortError, ConfigError
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
 

@@ -16,8 +16,9 @@ import torch
 from mmpkd.cohort.facts import Facts, Scan, Section
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.config import CohortConfig, TeacherConfig, fingerprint
+from mmpkd.config import CohortConfig, TeacherConfig
 from mmpkd.fit import seeded
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.teachers import caveats, check, encoders
 from mmpkd.teachers.outputs import cached_outputs
 from mmpkd.teachers.sections import chosen_sections

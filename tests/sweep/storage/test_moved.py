@@ -12,7 +12,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
-from mmpkd.config import fingerprint
+from mmpkd.machine.checksums import fingerprint
 from sweep import status
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker

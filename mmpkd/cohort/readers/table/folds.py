@@ -12,7 +12,7 @@ from mmpkd.cohort.readers.table.mistakes import tell_cells
 from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.cohort.spelling import DIFFERENCE, alike, alike_but_for_punctuation, folded, unpadded
 from mmpkd.cohort.splits import FOLD, PARTS
-from mmpkd.config import near
+from mmpkd.near_names import near
 from mmpkd.types import Mistake
 
 TEST = "test"

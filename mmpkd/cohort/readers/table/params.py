@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mmpkd.cohort.facts import Column, ColumnKind, Role, matching
 from mmpkd.cohort.spelling import DIFFERENCE, alike
-from mmpkd.config import IMAGE, Strict, near
+from mmpkd.config import IMAGE, Strict
+from mmpkd.near_names import near
 from mmpkd.types import TaskKind
 
 Share = Annotated[float, Field(ge=0, le=1)]

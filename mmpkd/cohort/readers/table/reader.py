@@ -61,7 +61,8 @@ from mmpkd.cohort.readers.table.cells import (
 from mmpkd.cohort.readers.table.folds import read_split
 from mmpkd.cohort.readers.table.form import suspicion
 from mmpkd.cohort.readers.table.params import TableParams
-from mmpkd.config import IMAGE, near
+from mmpkd.config import IMAGE
+from mmpkd.near_names import near
 from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
 
 PARAMS = "cohort.params"
