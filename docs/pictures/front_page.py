@@ -90,11 +90,11 @@ def draw_front(axes: Axes, trials: pd.DataFrame, best: dict[str, int]) -> None:
     for name, label in (("chance", "chance"), ("centre", "always the centre")):
         level = trials[f"{POINTS}_{name}"].mean()
         axes.axhline(level, color="#4a78b0", linewidth=0.8, linestyle=":")
-        axes.annotate(label, (1, level), (-4, 3), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
-                      ha="right", fontsize=8, color="#4a78b0")  # fmt: skip
+        axes.annotate(label, (0, level), (4, 3), xycoords=axes.get_yaxis_transform(), textcoords="offset points",
+                      fontsize=8, color="#4a78b0")  # fmt: skip
     axes.set(xlabel="classification: AUROC on validation", ylabel="localisation: share of attention peaks on a lesion")
     axes.set_title("Each point is a configuration that the sweep tried", fontsize=10)
-    axes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.2))
+    axes.legend(fontsize=8, loc="center", bbox_to_anchor=(0.6, 0.62))
 
 
 def dominated(point: NDArray[np.float64], points: NDArray[np.float64]) -> bool:
