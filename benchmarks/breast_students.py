@@ -47,7 +47,7 @@ from mmpkd.machine.files import read_yaml
 from mmpkd.scoring.stats import Floats, Interval, macro, patient_weights, weighted_auroc, weighted_mean
 from mmpkd.scoring.subgroups import REPLICATES, interval
 from mmpkd.scoring.validation import Evaluator
-from mmpkd.teachers.outputs import cached_outputs
+from mmpkd.teachers.cache import cached_outputs
 from mmpkd.train import train
 
 SPACE = Path(__file__).parents[1] / "search_spaces" / "breast.yaml"

@@ -99,18 +99,19 @@ class Forked:
 
 
 def drive(words: Sequence[str]) -> int:
+    from sweep.options import read_run_options
     from sweep.plan.plan import plan
-    from sweep.run import read_words, sweep
+    from sweep.run import sweep
     from sweep.space.space import load_space
     from sweep.workers.worker import TrialWorker
 
     sys.argv = ["sweep.run", *words]
-    said, mistakes = read_words(words)
-    space, found = load_space(said.space, said.overrides)
+    options, mistakes = read_run_options(words)
+    space, found = load_space(options.space, options.overrides)
     assert space is not None
     planned = plan(space, mistakes + found)
     assert not planned.mistakes, planned.mistakes
-    status = sweep(space, planned, said, Console(width=160), logged(TrialWorker))
+    status = sweep(space, planned, options, Console(width=160), logged(TrialWorker))
     sys.stdout.flush()
     return status
 

@@ -45,8 +45,9 @@ from benchmarks.record_curves import EPOCHS, FOLDER, GOALS
 from benchmarks.recorded import FLOOR, Curves, spread
 from benchmarks.searches import Documented, Free, Ours, Trial, Way
 from mmpkd.command import own_words
-from sweep.pareto import Values, admit, hypervolume
+from sweep.pareto import admit, hypervolume
 from sweep.space.space import Space, load_space
+from sweep.types import Values
 
 # Times the whole table's device-hours; a search that has not found it by then counts with that. The two that
 # Optuna leads fall in on a few rows and seldom find it; a low limit flatters them, and saves hours.

@@ -122,8 +122,8 @@ class Ours:
         self.search.most_live = slots
         stopping = space.search.early_stopping
         assert stopping is not None
-        grace = stopping.first_rung(EPOCHS)
-        self._halving = ArmHalving(list(space.arms), GOALS, EPOCHS, grace, stopping.reduction, keep=books.studies.reach)
+        rungs = stopping.rungs(EPOCHS)
+        self._halving = ArmHalving(list(space.arms), GOALS, rungs, stopping.reduction, keep=books.studies.reach)
 
     def next(self, key: str) -> Trial | None:
         job = self.search.suggest(key)

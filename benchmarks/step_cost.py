@@ -35,7 +35,7 @@ from mmpkd.config import TrialConfig
 from mmpkd.scoring import classify
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
-from mmpkd.teachers.answers import teach
+from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.train import batches, descend, loss_terms
 
 BATCH, NUM_VALIDATION = 16, 64
@@ -59,7 +59,7 @@ def run_with(objectives: dict[str, Any], cache: Path) -> Run:
         }
     )
     store, device = prepare(config.cohort, cache), torch.device("cpu")
-    teachers = teach(config, store, cache)
+    teachers = fit_teachers(config, store, cache)
     student, modules = build(config, store.facts, {name: one.width for name, one in teachers.items()})
     return Run(config, store, store.rows("train"), student, modules, teachers, device)
 

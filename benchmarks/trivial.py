@@ -21,14 +21,14 @@ from benchmarks.witness import descendants
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import EpochReport
-from sweep.run import Words, read_words
+from sweep.options import RunOptions, read_run_options
 from sweep.search.choosers import Asked
-from sweep.search.halving import Arrival
 from sweep.search.samplers import Sight
-from sweep.search.studies import Ending, Studies
+from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space, dump_space, load_space
 from sweep.storage.events import Spool, write_whole
+from sweep.types import Arrival, Ending
 from sweep.workers.worker import TrialWorker
 
 SPACE: Final = """
@@ -119,22 +119,22 @@ class Asking:
         return draw(self._space.arms[arm], Asked(trial), arm).config
 
 
-def words_of(place: Path, *overrides: str) -> tuple[Words, Space]:
+def words_of(place: Path, *overrides: str) -> tuple[RunOptions, Space]:
     (place / "overhead.yaml").write_text(SPACE)
     tracking = f"tracking=sqlite:///{place / 'mlflow.db'}"
-    said, mistakes = read_words([f"space={place / 'overhead.yaml'}", f"storage={place}", tracking, *overrides])
-    space, found = load_space(said.space, said.overrides)
+    options, mistakes = read_run_options([f"space={place / 'overhead.yaml'}", f"storage={place}", tracking, *overrides])
+    space, found = load_space(options.space, options.overrides)
     assert space is not None and not mistakes and not found, found
-    return said, space
+    return options, space
 
 
-def begin_after(history: int, space: Space, said: Words, noise: random.Random) -> None:
+def begin_after(history: int, space: Space, options: RunOptions, noise: random.Random) -> None:
     """Leaves the folder of a sweep that has finished so many trials, told to MLflow as far as it knows."""
-    said.folder.mkdir(parents=True)
-    spool = Spool(said.folder / "spool.jsonl")
+    options.folder.mkdir(parents=True)
+    spool = Spool(options.folder / "spool.jsonl")
     spool.append("sweep", id="overhead", words=[])
-    write_whole(said.folder / "space.yaml", dump_space(space))
-    studies = Studies(said.folder / "journal.log", space, GOALS)
+    write_whole(options.folder / "space.yaml", dump_space(space))
+    studies = Studies(options.folder / "journal.log", space, GOALS)
     at_random = replace(space, search=space.search.model_copy(update={"sampler": "random"}))
     sights = {arm: Sight(at_random, arm, GOALS) for arm in space.arms}
     for number in range(history):
@@ -155,7 +155,7 @@ def begin_after(history: int, space: Space, said: Words, noise: random.Random) -
         ending = Ending(state, epochs, spent, spent, told[epochs - 1], learned=None if goes_on else values[1])
         studies.close(number, ending)
         spool.append("end", number=number, state=state, error="", cause="")
-    spool.path.with_suffix(".sent").write_text(f"{spool.path.stat().st_size} {fingerprint(said.address)}\n")
+    spool.path.with_suffix(".sent").write_text(f"{spool.path.stat().st_size} {fingerprint(options.tracking_uri)}\n")
 
 
 # --- what is noted ---

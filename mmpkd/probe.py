@@ -33,10 +33,10 @@ from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.student import build_student
 from mmpkd.teachers import TEACHERS, sized
-from mmpkd.teachers.answers import Answers
+from mmpkd.teachers.cache import HIDDEN, NUM_FOLDS, CachedOutputs, folds
 from mmpkd.teachers.ensemble import EnsembleParams
+from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.online import untaught
-from mmpkd.teachers.outputs import HIDDEN, NUM_FOLDS, CachedOutputs, folds
 from mmpkd.train import batches, descend, loss_terms
 from mmpkd.types import Needs, TeacherError
 
@@ -154,7 +154,7 @@ class Probe:
         student, objectives = build(config, store.facts, widths)
         student.to(self.device)
         objectives.to(self.device)
-        answers, config = dict[str, Answers](), sized(config, store.facts)
+        answers, config = dict[str, FittedTeacher](), sized(config, store.facts)
         for name, width in widths.items():
             teacher, needs = config.teachers[name], needed(config, objectives, name)
             if TEACHERS[teacher.kind].sees_view:

@@ -25,8 +25,8 @@ from mmpkd.machine.checksums import DamagedError, fingerprint, require_whole_arc
 from mmpkd.objectives import Objective
 from mmpkd.stage_validation import concerned, part_of
 from mmpkd.student import Student
-from mmpkd.teachers.answers import Answers
-from mmpkd.teachers.fitting import content_hash
+from mmpkd.teachers.fitted import FittedTeacher
+from mmpkd.teachers.training import content_hash
 from mmpkd.types import ConfigError, DivergedError
 from mmpkd.weights import weights_of
 
@@ -47,7 +47,7 @@ class Run:
     rows: NDArray[np.int64]  # of the training samples, in the store
     student: Student
     objectives: nn.ModuleDict
-    teachers: Mapping[str, Answers]
+    teachers: Mapping[str, FittedTeacher]
     device: torch.device
     weight_2K: Tensor | None = None  # of the task loss; None: all alike
 
@@ -89,7 +89,7 @@ class Run:
         return [part_of(path, self.student, self.objectives) for path in self.stage.train]
 
 
-def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, Answers], cache: Path) -> list[Path]:
+def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, FittedTeacher], cache: Path) -> list[Path]:
     """Where each stage but the last is kept once it is finished, in their order.
 
     The name is a content hash of all that led there and of nothing after it, so that trials which part

@@ -43,8 +43,8 @@ from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.resources import cores
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
-from mmpkd.teachers.answers import qualities, teach
-from mmpkd.teachers.stating import before_teaching
+from mmpkd.teachers.fitted import fit_teachers, quality_lines
+from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.types import Batch, ConfigError, EpochReport
 
 HELP = """\
@@ -98,7 +98,7 @@ def train(
     if mistakes := check(config, store.facts if store else facts(config.cohort)):
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
-    outputs = teach(config, store, cache)
+    outputs = fit_teachers(config, store, cache)
     heads = {name: one.head for name, one in outputs.items() if one.head is not None}
     student, objectives = build(config, store.facts, {name: one.width for name, one in outputs.items()}, heads)
     teachers = {name: one.only(needed(config, objectives, name)).to(device) for name, one in outputs.items()}
@@ -312,9 +312,13 @@ def main(words: Sequence[str]) -> None:
         told = f"threads={config.threads}, and this process may use {here.amount} cores (what sets this: {here.source})"
         command.warn([f"{told}; more threads than cores only slow a training down"])
     command.warn(
-        [*announcements(config, store.facts), *single_steps(config, store.facts), *before_teaching(config, store)]
+        [
+            *announcements(config, store.facts),
+            *single_steps(config, store.facts),
+            *warnings_before_fitting(config, store),
+        ]
     )
-    for line in qualities(config, teach(config, store, cache)):
+    for line in quality_lines(config, fit_teachers(config, store, cache)):
         console.print(line, highlight=False, soft_wrap=True)
     if last.exists():
         console.print(f"continuing {folder}", highlight=False, soft_wrap=True)

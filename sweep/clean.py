@@ -17,9 +17,10 @@ from rich.filesize import decimal
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
+from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
 from sweep.pareto import admit
 from sweep.storage.continuation import held
-from sweep.storage.reader import LOCK, STORAGE, Sweep, is_held, read_sweep, read_words, sweeps_under, unknown
+from sweep.storage.reader import LOCK, Sweep, is_held, read_sweep, sweeps_under, unknown
 
 HELP = """\
 usage: python -m sweep.clean [NAME] [key=value ...]
@@ -45,7 +46,6 @@ examples
   python -m sweep.clean breast delete=true
   python -m sweep.clean unused=true cache=/scratch/cache
 """
-CACHE: Final = "cache"  # where sweep.run keeps it unless told otherwise
 HALF_WRITTEN: Final = (".partial", ".tmp")
 SCRATCH: Final = "ray"  # Tune's, see `driver.drive`
 
@@ -61,8 +61,8 @@ def main(words: Sequence[str]) -> None:
     if {"--help", "-h", "help"} & set(words):
         print(HELP, end="")
         return
-    defaults = {"name": "", "delete": "false", "storage": STORAGE, "unused": "false", "cache": CACHE}
-    said, mistakes = read_words(words, defaults)
+    defaults = {"name": "", "delete": "false", "storage": DEFAULT_STORAGE, "unused": "false", "cache": DEFAULT_CACHE}
+    said, mistakes = read_sweep_options(words, defaults)
     storage, delete = Path(said["storage"]), said["delete"] == "true"
     folders = sweeps_under(storage)
     if said["name"]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Values = Sequence[float]
+from sweep.types import Values
 
 
 def dominates(one: Values, other: Values) -> bool:

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import re
-import sys
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mmpkd.command import own_words, plain_console
+from mmpkd.command import plain_console
 from mmpkd.command import run as command
-from mmpkd.types import ConfigError, Mistake, UserError
+from mmpkd.types import ConfigError, UserError
 from sweep.interrupt import leave, requests_end_the_driver
+from sweep.options import RUN_KEYS, RunOptions, check_tracking_uri, read_run_options
 from sweep.space.loading import SHORTCUTS, shipped
 from sweep.space.space import PATHS_OF_SPACE, Space, dump_space, load_space
 from sweep.workers.trials import run_trials
@@ -76,51 +72,24 @@ sweep.stop), the same command goes on
 """
 
 
-@dataclass(frozen=True)
-class Words:
-    """The command line: what is ours, and what is the space's."""
-
-    space: str = "demo"
-    name: str = ""
-    storage: str = "runs"
-    cache: str = "cache"
-    tracking: str = ""
-    show: str = "false"
-    schema: str = "false"
-    plan: str = "false"
-    extend: str = "false"
-    repair: str = "false"
-    overrides: tuple[str, ...] = ()
-
-    @property
-    def folder(self) -> Path:
-        return (Path(self.storage) / self.name).absolute()
-
-    @property
-    def address(self) -> str:
-        from sweep.storage.database import address_of
-
-        return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or address_of(Path(self.storage) / "mlflow.db")
-
-
 @requests_end_the_driver()
 def main(words: Sequence[str]) -> None:
     """Raises SystemExit with 0 (done), 1 (nothing came through) or 130 (interrupted); UserError means 2."""
     if {"--help", "-h", "help"} & set(words):
         print(HELP.format(spaces=", ".join(shipped())), end="")
         return
-    said, mistakes = read_words(words)
-    if said.schema == "true" and not mistakes:
+    options, mistakes = read_run_options(words, (*SHORTCUTS, *PATHS_OF_SPACE))
+    if options.schema and not mistakes:
         from sweep.space.schema import schema
 
         print(json.dumps(schema(), indent=2))
         return
-    space, found = load_space(said.space, said.overrides, OWN)
+    space, found = load_space(options.space, options.overrides, RUN_KEYS)
     mistakes += found
     if space is None:
         raise ConfigError(mistakes)
     console = plain_console()
-    if said.show == "true":
+    if options.show:
         from sweep.space.show import tree
 
         console.print(tree(space))
@@ -139,27 +108,30 @@ def main(words: Sequence[str]) -> None:
 
     assert planned.example is not None
     refuse_more_cores(space.search, planned.example.threads)
-    if said.plan == "true":
+    if options.plan:
         console.print(render(planned))
         from mmpkd.cohort.suspects import find_in
         from mmpkd.probe import stand_in
-        from mmpkd.teachers.stating import stating
+        from mmpkd.teachers.input_leakage import leakage_warnings
 
         cohort = planned.example.cohort
         tables = stand_in(cohort)
         for note in tables.notes:
             console.print(note, highlight=False, soft_wrap=True)
-        warn(stating(find_in(tables), planned.teachers(), tables, cohort.fold), console)
+        warn(leakage_warnings(find_in(tables), planned.teachers(), tables, cohort.fold), console)
 
         with cluster(), console.status("timing") as status:
             say = status.update if console.is_terminal else console.print
-            price = TrialWorker.price(space, planned, LONG, say)
+            price = TrialWorker.price(space, planned, PLAN_SECONDS, say)
         assert price is not None
         console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
         return
     warn(planned.warnings, console)
     refuse_silent_cluster()  # before hours may be spent on preparing the cohort
-    leave(sweep(space, planned, said, console))
+    leave(sweep(space, planned, options, console))
+
+
+PLAN_SECONDS = 6.0  # for which each configuration is timed by `plan=true`
 
 
 def warn(warnings: Iterable[str], console: Console) -> None:
@@ -167,35 +139,9 @@ def warn(warnings: Iterable[str], console: Console) -> None:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
 
 
-def read_words(words: Sequence[str]) -> tuple[Words, list[Mistake]]:
-    own, rest = own_words(words, {key: getattr(Words, key) for key in OWN}, (*SHORTCUTS, *PATHS_OF_SPACE))
-    own["name"] = own["name"] or Path(own["space"]).stem
-    said = Words(**own, overrides=tuple(rest))
-    mistakes = []
-    for key in ("storage", "cache"):
-        if not (path := str(Path(own[key]).absolute())).isprintable():
-            problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
-            mistakes.append(Mistake(key, f"{problem}; name another folder than {path!r}"))
-    if not re.fullmatch(r"\w[\w.-]{0,99}", said.name, re.ASCII):
-        wanted = "letters, digits, '-', '_' and '.' only, at most 100"
-        mistakes.append(Mistake("name", f"{wanted}, got {said.name!r}"))
-    for key in ("show", "schema", "plan", "extend", "repair"):
-        if getattr(said, key) not in ("true", "false"):
-            mistakes.append(Mistake(key, f"true or false, got {getattr(said, key)!r}"))
-    from sweep.reports.mlflow import check_address
-
-    try:
-        check_address(said.address)
-    except ConfigError as error:
-        mistakes += error.mistakes
-    return said, mistakes
-
-
-LONG = 6.0  # seconds that each configuration is timed for `plan=true`
-OWN = ("space", "name", "storage", "cache", "tracking", "show", "schema", "plan", "extend", "repair")
-
-
-def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None = None) -> int:
+def sweep(
+    space: Space, planned: Plan, options: RunOptions, console: Console, worker: type[TrialWorker] | None = None
+) -> int:
     """One driver's part of a sweep, from its lock to its report; the exit status.
 
     Raises:
@@ -204,45 +150,46 @@ def sweep(space: Space, planned: Plan, said: Words, console: Console, worker: ty
     from sweep.storage.continuation import held
     from sweep.storage.failures import disk_trouble
 
-    with held(said.folder):
+    with held(options.folder):
         try:
-            return _sweep(space, planned, said, console, worker)
+            return _sweep(space, planned, options, console, worker)
         except OSError as error:
-            trouble = disk_trouble(error, (said.folder, Path(said.storage), Path(said.cache)))
+            trouble = disk_trouble(error, (options.folder, Path(options.storage), Path(options.cache)))
             if not trouble:
                 raise
             raise UserError(
                 f"{trouble}; the sweep stopped\n"
-                f"  what was written before is whole; once that is mended, this goes on:\n  {again(said)}"
+                f"  what was written before is whole; once that is mended, this goes on:\n  {options.command}"
             ) from error
 
 
-def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: type[TrialWorker] | None) -> int:
+def _sweep(space: Space, planned: Plan, options: RunOptions, console: Console, worker: type[TrialWorker] | None) -> int:
     from sweep import interrupt
     from sweep.reports.final import finish
-    from sweep.reports.mlflow import Tracker, check_address
-    from sweep.search.searcher import Halt, Search
+    from sweep.reports.mlflow import Tracker
+    from sweep.search.searcher import Search
     from sweep.search.state import Books
     from sweep.search.studies import Studies
     from sweep.search.warm_start import warm_results
     from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
     from sweep.storage.events import SPOOL, Spool, read_plan, write_json, write_whole
     from sweep.storage.ownership import JOURNAL, examined
+    from sweep.types import Halt
     from sweep.workers.worker import TrialWorker
 
     assert planned.example is not None
     cohort, worker = planned.example.cohort, worker or TrialWorker
-    folder, cache = said.folder, Path(said.cache).absolute()
-    repaired = "" if "repair=true" in sys.argv else " repair=true"
-    here = examined(folder, said.repair == "true", again(said) + repaired)
+    folder, cache = options.folder, Path(options.cache).absolute()
+    repaired = "" if options.repair else " repair=true"
+    here = examined(folder, options.repair, options.command + repaired)
     (folder / "stop").unlink(missing_ok=True)
-    extended = refuse_other_space(folder, space, said.extend == "true")
+    extended = refuse_other_space(folder, space, options.extend)
     store = worker.prepare(cohort, cache)  # here, so that its progress and its troubles are seen
     refuse_other_data(folder, here.store, store.fingerprint, cohort.root)
     warn([*here.notes, *worker.cautions(planned, store)], console)
-    known, told = warm_results(space, planned.goals, folder, Path(said.storage), store.fingerprint)
+    known, told = warm_results(space, planned.goals, folder, Path(options.storage), store.fingerprint)
     spool, sweep_id = Spool(folder / SPOOL), here.sweep_id or uuid.uuid4().hex
-    spool.append("sweep", id=sweep_id, words=shown_words())
+    spool.append("sweep", id=sweep_id, words=list(options.words))
     generation = read_plan(folder).get("generation", 0) + extended
     belongs = {"sweep": sweep_id, "store": store.fingerprint}
     studies = Studies(folder / JOURNAL, space, planned.goals, generation, anew=extended, belongs=belongs)
@@ -263,36 +210,26 @@ def _sweep(space: Space, planned: Plan, said: Words, console: Console, worker: t
     write_whole(folder / "space.yaml", dumped)
     books = Books(space, planned.goals, studies, spool, folder, known, here.lost)
     search = Search(space, books, folder, cache, store.path, store.num_folds)
-    tracker = Tracker(check_address(said.address), said.name, sweep_id, spool, Path(said.storage) / "mlartifacts")
+    tracker = Tracker(
+        check_tracking_uri(options.tracking_uri), options.name, sweep_id, spool, Path(options.storage) / "mlartifacts"
+    )
     if search.left and search.halt is None:
-        console.print(_greeting(search, said), highlight=False, soft_wrap=True)
+        console.print(_greeting(search, options), highlight=False, soft_wrap=True)
         try:
             run_trials(search, planned, worker, folder, tracker, console)
         except KeyboardInterrupt:
             if interrupt.insisted() or not interrupt.requested():
                 raise
-            search.halt = Halt("asked", f"asked to end ({interrupt.requested()})")
+            search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
     elif not search.left:
-        console.print(f"{said.name}: all {len(books.finished)} trials are done; trials=N with a higher N adds more")
-    return finish(search, planned, said, spool, tracker, console)
+        console.print(f"{options.name}: all {len(books.finished)} trials are done; trials=N with a higher N adds more")
+    return finish(search, planned, options, spool, tracker, console)
 
 
-def _greeting(search: Search, said: Words) -> str:
+def _greeting(search: Search, options: RunOptions) -> str:
     done, target = len(search.finished), search.space.search.trials
     so_far = f", {done} done before" if done else ""
-    return f"{said.name}: {target} trials over {', '.join(search.space.arms)}{so_far}; files in {said.folder}"
-
-
-def shown_words() -> list[str]:
-    """What this was started with, fit for a record."""
-    from sweep.reports.mlflow import without_password
-
-    return [without_password(word) for word in sys.argv[1:]]
-
-
-def again(said: Words) -> str:
-    """The command that goes on with the sweep."""
-    return "python -m sweep.run " + " ".join(quote(word) for word in shown_words())
+    return f"{options.name}: {target} trials over {', '.join(search.space.arms)}{so_far}; files in {options.folder}"
 
 
 if __name__ == "__main__":

@@ -17,18 +17,17 @@ from rich.table import Table
 from mmpkd.command import plain_console
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, UserError
-from sweep.storage.database import address_of, follow_move
+from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
+from sweep.storage.database import follow_move
 from sweep.storage.events import SPOOL
 from sweep.storage.reader import (
     ENDS,
-    STORAGE,
     Sweep,
     Trial,
     continuing,
     holder,
     how_to_continue,
     read_sweep,
-    read_words,
     sweeps_under,
     unknown,
 )
@@ -67,7 +66,7 @@ def main(words: Sequence[str]) -> None:
     if {"--help", "-h", "help"} & set(words):
         print(HELP, end="")
         return
-    said, mistakes = read_words(words, {"name": "", "storage": STORAGE, "json": "false"})
+    said, mistakes = read_sweep_options(words, {"name": "", "storage": DEFAULT_STORAGE, "json": "false"})
     storage = Path(said["storage"])
     folders = sweeps_under(storage)
     if said["name"]:
@@ -134,7 +133,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
 def show(sweeps: Sequence[Sweep], storage: Path, console: Console) -> None:
     if not sweeps:
         console.print(f"no sweeps under {storage}; start one, or name another folder with storage=DIR:", soft_wrap=True)
-        where = [] if storage == Path(STORAGE) else [f"storage={storage}"]
+        where = [] if storage == Path(DEFAULT_STORAGE) else [f"storage={storage}"]
         console.print("  " + " ".join(["python -m sweep.run", *map(quote, where)]), highlight=False, soft_wrap=True)
         return
     # Several things to a column, so that a terminal of 80 columns holds it.
@@ -179,7 +178,7 @@ def _about_mlflow(file: Path) -> list[str]:
         follow_move(file)
     except sqlite3.Error as error:
         return [f"warning: {file}: artifacts may not be found from it ({error}); is it damaged, or read-only?"]
-    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(address_of(file))}"]
+    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(sqlite_uri(file))}"]
 
 
 def _cost_and_best(told: Mapping[str, Any]) -> tuple[str, str]:

@@ -11,14 +11,13 @@ from rich.console import Console
 
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
+from sweep.options import DEFAULT_STORAGE, read_sweep_options
 from sweep.storage.reader import (
     LOCK,
-    STORAGE,
     holder,
     how_to_continue,
     is_held,
     read_sweep,
-    read_words,
     sweeps_under,
     unknown,
 )
@@ -50,7 +49,7 @@ def main(words: Sequence[str]) -> None:
     if {"--help", "-h", "help"} & set(words):
         print(HELP, end="")
         return
-    said, mistakes = read_words(words, {"name": "", "storage": STORAGE, "timeout": "300"})
+    said, mistakes = read_sweep_options(words, {"name": "", "storage": DEFAULT_STORAGE, "timeout": "300"})
     storage, timeout = Path(said["storage"]), _seconds(said["timeout"], mistakes)
     if said["name"]:
         mistakes += unknown(said["name"], storage)

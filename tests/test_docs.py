@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
+import itertools
 import re
 import shlex
 import subprocess
@@ -26,6 +28,7 @@ from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
 from mmpkd.train import train
+from sweep.options import RUN_KEYS, read_run_options
 from sweep.plan.plan import plan
 from sweep.space.grammar import WORDS
 from sweep.space.loading import shipped
@@ -218,20 +221,20 @@ def check_words(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) ->
 
 def check_sweep_words(command: ModuleType, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATA_ROOT", "/data")
-    given, mistakes = command.read_words(words)
-    _, further = load_space(given.space, given.overrides, command.OWN)
+    options, mistakes = read_run_options(words)
+    _, further = load_space(options.space, options.overrides, RUN_KEYS)
     assert [*mistakes, *further] == []
 
 
 def check_name_and_words(command: ModuleType, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    read = command.read_words
+    read = command.read_sweep_options
 
     def read_and_end(words: Sequence[str], defaults: dict[str, str]) -> Any:
         _, mistakes = read(words, defaults)
         assert mistakes == []
         raise WordsRead
 
-    monkeypatch.setattr(command, "read_words", read_and_end)
+    monkeypatch.setattr(command, "read_sweep_options", read_and_end)
     with pytest.raises(WordsRead):
         command.main(words)
 
@@ -277,6 +280,7 @@ def tables(pattern: str) -> Iterator[tuple[str, list[Key]]]:
             yield match[1], [Key(row[0].strip("| `"), row[1].strip("`"), " | ".join(row[2:])) for row in rows]
 
 
+QUOTED = r"\| you read \|.*\n\|.*\n((?:\|.*\n)+)"  # a table of messages and what to do
 KEYS = list(tables("keys: (.+?)"))
 
 
@@ -373,6 +377,30 @@ def test_every_metric_is_explained(tiny_trial: TrialConfig, cache: Path, tmp_pat
         name = re.sub("pattern/(lamellar|columnar|reticular)$", "<task>/<label>", name).replace("pattern", "<task>")
         stem = re.sub("_(se|undefined|chance|centre|prior|max)$", "", name)
         assert f"`{name}`" in page or (f"`{stem}`" in page and name.removeprefix(stem) in page), metric
+
+
+def pairs_of_words(text: str) -> list[tuple[str, str]]:
+    words = re.findall("[a-z]+", text.lower())
+    return list(itertools.pairwise(words))
+
+
+def test_messages_that_pages_quote_are_those_of_the_program() -> None:
+    """Most neighbouring words of each quoted message stand side by side in a text of the source."""
+    known = {
+        pair
+        for package in ("mmpkd", "sweep")
+        for file in (ROOT / package).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        for pair in pairs_of_words(node.value)
+    }
+    tables = [match[1] for page in PAGES for match in re.finditer(QUOTED, page.read_text())]
+    messages = [row.split("`")[1] for table in tables for row in table.splitlines()]
+    assert len(messages) > 10
+    for message in messages:
+        pairs = pairs_of_words(message)
+        share = sum(pair in known for pair in pairs) / len(pairs)
+        assert share >= 0.6, f"{message!r}: is this still what the program says?"
 
 
 # --- Commands' help -------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.frames import run_lengths
-from mmpkd.teachers.stating import before_teaching
+from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.train import train
 from tests.colour_cohort import SIDE
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, TEXT
@@ -251,6 +251,6 @@ def test_the_words_of_sealed_reports_are_not_probed(
     monkeypatch.setattr(leakage, "probe", noting)
     report = {"kind": "text", "params": TEXT | {"mask_labels": True}}
     changes = {"teachers": {"report": report}, "objectives": {"logits": {}}}
-    before_teaching(TrialConfig.model_validate(config.model_dump() | changes), store)
+    warnings_before_fitting(TrialConfig.model_validate(config.model_dump() | changes), store)
     open_rows = np.r_[store.rows("train", 1), store.rows("val", 1)]
     assert set(asked) == set(store.sample_ids[open_rows])

@@ -25,8 +25,8 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.predict import Predictor
 from mmpkd.stages import Run
-from mmpkd.teachers.answers import teach
-from mmpkd.teachers.outputs import folds
+from mmpkd.teachers.cache import folds
+from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.train import batches
 from tests import colour_cohort
 from tests.colour_cohort import LABELS
@@ -208,7 +208,7 @@ def test_a_shuffled_answer_is_about_another_training_patient(
         changes = {"teachers": teachers, "objectives": objectives}
         config = TrialConfig.model_validate(colour_trial.model_dump() | changes)
         store = prepare(config.cohort, tmp_path)
-        answers[control] = teach(config, store, tmp_path)["one"]
+        answers[control] = fit_teachers(config, store, tmp_path)["one"]
     table = colour_cohort.read(colour_root).loc[store.sample_ids]
     patient, labels = table["patient"].to_numpy(), table[list(LABELS)].fillna(-1).to_numpy()
     train, val = store.rows("train", 1), store.rows("val", 1)

@@ -20,7 +20,7 @@ LONG_FILES: Final = frozenset(
     {
         "mmpkd/evaluate.py",
         "mmpkd/scoring/localize.py",
-        "mmpkd/teachers/outputs.py",
+        "mmpkd/teachers/cache.py",
         "mmpkd/train.py",
         "sweep/plan/plan.py",
         "sweep/reports/mlflow.py",

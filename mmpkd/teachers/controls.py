@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from mmpkd.cohort.store import Store
 from mmpkd.fit import derived_seed
-from mmpkd.teachers.outputs import CachedOutputs
+from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.types import Task
 
 

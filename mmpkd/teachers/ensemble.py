@@ -19,8 +19,8 @@ from mmpkd.config import TeacherConfig, validate
 from mmpkd.fit import task_loss
 from mmpkd.near_names import near
 from mmpkd.scoring import classify
-from mmpkd.teachers.fitting import one_thread
 from mmpkd.teachers.teacher import Size, Teacher, TeacherParams
+from mmpkd.teachers.training import one_thread
 from mmpkd.types import Mistake, Offer, TeacherError, TeacherOutput
 
 

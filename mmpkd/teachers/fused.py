@@ -16,7 +16,10 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, Positive
 from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.teachers.columns import ColumnsParams, Encoder, chosen_columns
-from mmpkd.teachers.fitting import (
+from mmpkd.teachers.fusion import Cells, Fusion, Patches
+from mmpkd.teachers.image import check_view
+from mmpkd.teachers.teacher import Size, Teacher
+from mmpkd.teachers.training import (
     EpochsParams,
     descend,
     device_of_fits,
@@ -25,9 +28,6 @@ from mmpkd.teachers.fitting import (
     one_thread,
     require_classes,
 )
-from mmpkd.teachers.fusion import Cells, Fusion, Patches
-from mmpkd.teachers.image import check_view
-from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import Mistake, Offer, TeacherOutput
 
 

@@ -18,7 +18,8 @@ from mmpkd.config import AugmentationConfig, NetworkConfig
 from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.near_names import near
 from mmpkd.student import Student, announced, build_student
-from mmpkd.teachers.fitting import (
+from mmpkd.teachers.teacher import Size, Teacher
+from mmpkd.teachers.training import (
     EpochsParams,
     content_hash,
     descend,
@@ -28,7 +29,6 @@ from mmpkd.teachers.fitting import (
     one_thread,
     require_classes,
 )
-from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, StudentOutput, TeacherError, TeacherOutput
 from mmpkd.weights import weights_of
 

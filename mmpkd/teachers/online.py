@@ -17,12 +17,12 @@ from mmpkd.augment import View, apply_view
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, validate
 from mmpkd.fit import autocast, seeded
+from mmpkd.teachers.cache import MEND, NUM_FOLDS, fit_and_predict, fit_or_load
 from mmpkd.teachers.controls import dealt_within
-from mmpkd.teachers.fitting import images_on
 from mmpkd.teachers.fused import Fused, FusedParams, network_of
 from mmpkd.teachers.fusion import Fusion
-from mmpkd.teachers.outputs import MEND, NUM_FOLDS, fit_and_ask, kept
 from mmpkd.teachers.teacher import Teacher
+from mmpkd.teachers.training import images_on
 from mmpkd.types import Needs, TeacherError, TeacherOutput
 
 NETWORK = "network."  # before the names of its weights, beside which lie:
@@ -109,7 +109,7 @@ class Online:
 
 
 def online(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str = "") -> Online:
-    """A teacher that sees the student's view, from the cache, fitted first if need be; see `kept`.
+    """A teacher that sees the student's view, from the cache, fitted first if need be; see `fit_or_load`.
 
     Args:
         name: what the user calls it; its kind by default.
@@ -128,11 +128,11 @@ def online(config: TeacherConfig, store: Store, fold: int, cache: Path, name: st
             content |= {ROWS: torch.from_numpy(rows), CELLS: teacher.cells(store, rows)}
             save_file({key: values.contiguous().cpu() for key, values in content.items()}, _file(folder, index))
 
-        arrays, offset_FK = fit_and_ask(teacher, store, fold, params.seed, name or config.kind, keep)
+        arrays, offset_FK = fit_and_predict(teacher, store, fold, params.seed, name or config.kind, keep)
         np.save(folder / OFFSETS, offset_FK)
         return arrays
 
-    folder, manifest = kept(config, store, fold, cache, name or config.kind, fill)
+    folder, manifest = fit_or_load(config, store, fold, cache, name or config.kind, fill)
     models = []
     for index in range(NUM_FOLDS + 1):
         try:

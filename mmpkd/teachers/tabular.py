@@ -16,8 +16,8 @@ from mmpkd.cohort.facts import Facts, check_columns
 from mmpkd.cohort.store import Store
 from mmpkd.fit import seeded, task_loss
 from mmpkd.teachers.columns import ColumnsParams, Encoder, chosen_columns
-from mmpkd.teachers.fitting import fit_linear, one_thread, questions, require_classes
 from mmpkd.teachers.teacher import Teacher
+from mmpkd.teachers.training import fit_linear, one_thread, questions, require_classes
 from mmpkd.types import Mistake, Offer, Task, TeacherOutput
 
 

@@ -39,7 +39,7 @@ class Size:
 class Teacher(Protocol):
     """Learns a cohort's labels from a privileged modality, then answers about samples.
 
-    `outputs.py` decides which samples it may learn from, and caches its answers; of one that sees the student's
+    `cache.py` decides which samples it may learn from, and caches its answers; of one that sees the student's
     view `online.py` caches the weights, and asks it at each step.
     """
 

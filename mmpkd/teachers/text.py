@@ -16,8 +16,11 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
 from mmpkd.config import Positive, Strict
 from mmpkd.fit import autocast, seeded
-from mmpkd.teachers.encoders import build, config_of, files_of, folder_of, load, most_tokens, tokenizer_of
-from mmpkd.teachers.fitting import (
+from mmpkd.teachers.masking import LabelMask
+from mmpkd.teachers.sections import LEAST, check_sections, chosen_sections
+from mmpkd.teachers.teacher import Size, Teacher
+from mmpkd.teachers.text_encoders import build, config_of, files_of, folder_of, load, most_tokens, tokenizer_of
+from mmpkd.teachers.training import (
     EpochsParams,
     content_hash,
     descend,
@@ -26,9 +29,6 @@ from mmpkd.teachers.fitting import (
     one_thread,
     require_classes,
 )
-from mmpkd.teachers.masking import LabelMask
-from mmpkd.teachers.sections import LEAST, check_sections, chosen_sections
-from mmpkd.teachers.teacher import Size, Teacher
 from mmpkd.types import ConfigError, Mistake, Offer, Task, TeacherError, TeacherOutput
 
 Texts = NDArray[np.object_]

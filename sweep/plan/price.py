@@ -15,7 +15,6 @@ import numpy as np
 
 from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, StandIn
-from sweep.search.halving import rungs_of
 from sweep.space.draw import branches, count_branches
 from sweep.space.space import Space
 
@@ -111,8 +110,8 @@ def price(
     arms = _dealt(spans, space.shares, search.trials)
     full = sum(arm.trials * arm.typical for arm in arms)
     stopping, share = search.early_stopping, 1.0
-    if stopping and (grace := stopping.first_rung(epochs)) < epochs:
-        expected = [expected_epochs(arm.trials, epochs, grace, stopping.reduction) / epochs for arm in arms]
+    if stopping and (rungs := stopping.rungs(epochs)):
+        expected = [expected_epochs(arm.trials, epochs, rungs, stopping.reduction) / epochs for arm in arms]
         share = sum(part * arm.trials * arm.typical for part, arm in zip(expected, arms, strict=True)) / full
     complete = sum(arm.trials for arm in arms) * (share if share < 1 else 1)
     again = (search.repeats - 1) * sum(arm.typical * fronts(arm.trials * share, len(goals)) for arm in arms)
@@ -146,7 +145,7 @@ def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
     return passes * train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
 
 
-def expected_epochs(trials: float, epochs: int, grace: int, reduction: int) -> float:
+def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
     """Mean epochs of a trial under asynchronous halving, if trials come in no particular order.
 
     Of i that have come to a rung the last goes on with probability 1 - (h + 1)/i, h = (i - 2)(1 -
@@ -155,7 +154,7 @@ def expected_epochs(trials: float, epochs: int, grace: int, reduction: int) -> f
     1/reduction says.
     """
     there, total, before = trials, 0.0, 0
-    for rung in rungs_of(epochs, grace, reduction):
+    for rung in rungs:
         total += there * (rung - before)
         there, before = _going_on(there, reduction), rung
     return (total + there * (epochs - before)) / trials if trials else float(epochs)

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
-from sweep.storage.records import Record, best_of, front_of, picked
+from sweep.storage.records import best_of, front_of, picked
+from sweep.types import Record
 
 TEACHERS = "teacher, on validation"  # heads a column
 SMALLEST = 1e-9  # standard error that is more than rounding

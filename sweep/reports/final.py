@@ -7,55 +7,51 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from rich.console import Console
 
 from mmpkd.config import TrialConfig, dump_trial
 from mmpkd.types import UserError
 from sweep import interrupt
+from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
 from sweep.plan.plan import Plan
 from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
-from sweep.reports.mlflow import Tracker, check_address, without_password
+from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
-from sweep.storage.database import file_of
 from sweep.storage.events import Spool, read_plan, write_whole
-from sweep.storage.records import Record, judged, picked, write_tables
-
-if TYPE_CHECKING:
-    from sweep.run import Words
+from sweep.storage.records import judged, picked, write_tables
+from sweep.types import Record
 
 LIMITS: Final = ("budget_device_hours=", "deadline=")
 
 
-def finish(search: Search, planned: Plan, said: Words, spool: Spool, tracker: Tracker, console: Console) -> int:
+def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tracker: Tracker, console: Console) -> int:
     """Leaves the sweep's files, sends what the tracking has not had, and says how it stands; the exit status."""
-    from sweep.run import again
-
     with interrupt.deferred():
         records = search.records()
         shown = judged(records, planned.goals, search.space.search.repeats)
-        best = _write_files(search, planned, said, spool, records, shown)
+        best = _write_files(search, planned, options, spool, records, shown)
     config, done = search.space.search, not search.left or (search.halt is not None and search.halt.kind == "limit")
     for warning in search.take_warnings():
         console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
-    error = planned_error(said.folder)
-    print_summary(console, shown, list(search.space.arms), planned.goals, config.select, said.folder, error)
+    error = planned_error(options.folder)
+    print_summary(console, shown, list(search.space.arms), planned.goals, config.select, options.folder, error)
     if further := len(records) - len(shown):
         console.print(f"{further} further runs, of promising configurations on other seeds", highlight=False)
-    _tell_tracking(_send_rest(tracker), tracker, said, console)
-    for line in _why(search, _with_more(again(said), search)):
+    _tell_tracking(_send_rest(tracker), tracker, options, console)
+    for line in _why(search, _with_more(options.command, search)):
         console.print(line, highlight=False, soft_wrap=True)
     return 0 if best and done else 1 if search.hopeless or done else 130
 
 
 def _write_files(
-    search: Search, planned: Plan, said: Words, spool: Spool, records: Sequence[Record], shown: Sequence[Record]
+    search: Search, planned: Plan, options: RunOptions, spool: Spool, records: Sequence[Record], shown: Sequence[Record]
 ) -> bool:
     """Tables, best.yaml and report, and what the tracking is to be told of them; whether there is a best trial."""
     assert planned.example is not None
-    config, folder, goals = search.space.search, said.folder, planned.goals
+    config, folder, goals = search.space.search, options.folder, planned.goals
     write_tables(folder, records, spool, search.books.left_behind)
     best = picked(shown, config.select, goals)
     if best:
@@ -66,7 +62,7 @@ def _write_files(
     else:
         (folder / "best.yaml").unlink(missing_ok=True)  # of a trial that an extension left behind
     error = planned_error(folder)
-    write_report(folder / "report.html", said.name, shown, list(search.space.arms), goals, config.select, error)
+    write_report(folder / "report.html", options.name, shown, list(search.space.arms), goals, config.select, error)
     kept = ["space.yaml", "plan.json", "best.yaml"]
     if planned.facts is not None and not planned.facts.credentialed:
         kept += ["trials.parquet", "report.html"]  # of a credentialed cohort nothing but settings leaves the store
@@ -98,7 +94,7 @@ def _send_rest(tracker: Tracker) -> int:
 def _why(search: Search, command: str) -> list[str]:
     """Why it ended, where that is not plain to see, and how it goes on."""
     config = search.space.search
-    lines = [f"stopped: {search.halt.why}"] if search.halt and search.halt.why else []
+    lines = [f"stopped: {search.halt.reason}"] if search.halt and search.halt.reason else []
     if search.hopeless:
         lines += ["stopped: every trial failed so far; mend that, then run the same command again"]
     elif search.left:
@@ -124,18 +120,18 @@ def _with_more(command: str, search: Search) -> str:
     return shlex.join(words)
 
 
-def _tell_tracking(left: int, tracker: Tracker, said: Words, console: Console) -> None:
-    address = without_password(check_address(said.address))
+def _tell_tracking(left: int, tracker: Tracker, options: RunOptions, console: Console) -> None:
+    address = redact_passwords(check_tracking_uri(options.tracking_uri))
     if left:
         why = f" ({tracker.trouble})" if tracker.trouble else ""
         console.print(
             f"warning: {left} records have not reached {address}{why}; they wait in "
-            f"{said.folder / 'spool.jsonl'}, and the same command sends them",
+            f"{options.folder / 'spool.jsonl'}, and the same command sends them",
             highlight=False,
             soft_wrap=True,
         )
         if address.startswith("sqlite"):
-            file = quote(str(file_of(address)))
+            file = quote(str(sqlite_file(address)))
             told = f"if that file is damaged, move it away (mv {file} {file}.damaged): a new one is told everything"
             console.print(f"  {told}", highlight=False, soft_wrap=True)
     if tracker.refused:
@@ -145,7 +141,7 @@ def _tell_tracking(left: int, tracker: Tracker, said: Words, console: Console) -
         console.print(f"runs in MLflow: {address}", highlight=False, soft_wrap=True)
     else:
         console.print(
-            f"runs in MLflow, experiment {said.name}:\n  mlflow ui --backend-store-uri {quote(address)}",
+            f"runs in MLflow, experiment {options.name}:\n  mlflow ui --backend-store-uri {quote(address)}",
             highlight=False,
             soft_wrap=True,
         )

@@ -25,7 +25,8 @@ from sweep.reports.console import (
 )
 from sweep.reports.teachers import teacher_warnings
 from sweep.storage.events import write_whole
-from sweep.storage.records import Record, best_of, front_of, picked
+from sweep.storage.records import best_of, front_of, picked
+from sweep.types import Record
 
 # Okabe and Ito's colours, which colour-blind readers tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mmpkd.machine.checksums import fingerprint
-from mmpkd.types import ConfigError
+from sweep.options import redact_passwords, sqlite_file
 from sweep.reports.names import ServerNames
-from sweep.storage.database import address_of, artifacts_of, file_of, follow_move, make_whole
+from sweep.storage.database import artifacts_of, follow_move, make_whole
 from sweep.storage.events import Spool, write_whole
 
 if TYPE_CHECKING:
@@ -35,38 +34,10 @@ os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
-SCHEMES = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")
 STATUS = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 MOST_METRICS, MOST_PARAMS, LONGEST_PARAM = 1000, 100, 6000  # MLflow's limits per call
 FOR_GOOD = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")  # of no use to retry
 PATIENCE = 30.0  # longest pause between two tries, seconds
-
-
-def check_address(uri: str) -> str:
-    """A tracking address as MLflow takes it, a SQLite file made absolute.
-
-    Raises:
-        ConfigError: not one that MLflow knows.
-    """
-    scheme = urlsplit(uri).scheme.partition("+")[0]
-    if scheme not in SCHEMES:
-        wanted = f"sqlite:///{uri}/mlflow.db" if not scheme else "sqlite:///FILE or http://HOST:PORT"
-        raise ConfigError.at("tracking", f"{uri!r} is no address of a tracking server; write {wanted}")
-    if scheme == "sqlite":
-        if "?" in uri or not file_of(uri).name:
-            wanted = "wanted is sqlite:///FILE, with %3F for a '?' in its path and %25 for a '%'"
-            raise ConfigError.at("tracking", f"{uri!r} names no SQLite file; {wanted}")
-        here = os.getcwd()  # which MLflow writes into a new file, as Python would and not as SQL wants (3.17)
-        if "'" in here and '"' in here and not file_of(uri).exists():
-            problem = f"MLflow can make no SQLite file from within {here}, whose name holds both kinds of quotes"
-            raise ConfigError.at("tracking", f"{problem}; start the command in another folder")
-        return address_of(file_of(uri))
-    return uri
-
-
-def without_password(text: str) -> str:
-    """The text with the password of every address in it struck out."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", text)
 
 
 class Tracker:
@@ -128,7 +99,7 @@ class Tracker:
                 self.trouble, pause = "", 0.5
             except Exception as error:
                 told = str(error).partition("\n")[0]
-                self.trouble = without_password(f"{type(error).__name__}: {told}")
+                self.trouble = redact_passwords(f"{type(error).__name__}: {told}")
                 caught_up, pause = False, min(pause * 2, PATIENCE)
             if ending and caught_up:
                 return
@@ -204,9 +175,9 @@ class Tracker:
 
         place = (self._artifacts / self._name).absolute().as_uri()
         if urlsplit(self._uri).scheme == "sqlite":
-            make_whole(file_of(self._uri), self._name, MlflowClient)
-            follow_move(file_of(self._uri))
-            place = artifacts_of(file_of(self._uri), self._name)
+            make_whole(sqlite_file(self._uri), self._name, MlflowClient)
+            follow_move(sqlite_file(self._uri))
+            place = artifacts_of(sqlite_file(self._uri), self._name)
         client = MlflowClient(tracking_uri=self._uri)
         experiment = client.get_experiment_by_name(self._name)
         if experiment is None:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words, warnings
-from sweep.storage.records import Record
+from sweep.types import Record
 
 AUROC = "val/auroc"
 OWN = "val_auroc"  # a teacher's, on the same validation patients

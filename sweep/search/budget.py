@@ -7,9 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sweep.pareto import Values, admit, hypervolume
+from sweep.pareto import admit, hypervolume
 from sweep.space.space import SearchConfig
-from sweep.storage.records import Record
+from sweep.types import Record, Values
 
 GROWTH: Final = 1.01  # of an arm's hypervolume; less is a plateau
 

@@ -21,18 +21,8 @@ from typing import Any
 import numpy as np
 from ray.tune.schedulers import FIFOScheduler
 
-from sweep.pareto import Values, place
-
-
-@dataclass(frozen=True)
-class Arrival:
-    """What a rung saw: kept in the sweep's storage, from which a restarted driver rebuilds its rungs."""
-
-    number: int
-    arm: str
-    rung: int  # the epoch
-    values: tuple[float, ...]
-    goes_on: bool
+from sweep.pareto import place
+from sweep.types import Arrival, Values
 
 
 @dataclass
@@ -63,15 +53,6 @@ def among_best(values: Values, others: Sequence[Values], reduction: float) -> bo
     return bool(score >= np.percentile(scores, (1 - 1 / reduction) * 100))
 
 
-def rungs_of(epochs: int, grace: int, reduction: int) -> list[int]:
-    """The epochs at which trials are ranked; at the last epoch there is nothing left to decide."""
-    found = []
-    while grace < epochs:
-        found.append(grace)
-        grace *= reduction
-    return found
-
-
 class ArmHalving(FIFOScheduler):
     """The rungs of each arm behind Ray Tune's interface.
 
@@ -85,16 +66,14 @@ class ArmHalving(FIFOScheduler):
         self,
         arms: Sequence[str],
         goals: Sequence[str],
-        epochs: int,
-        grace: int,
+        rungs: Sequence[int],
         reduction: int,
         arrived: Iterable[Arrival] = (),
         keep: Callable[[Arrival], None] = lambda _: None,
     ):
         super().__init__()  # type: ignore[no-untyped-call]
         self._goals, self._keep = tuple(goals), keep
-        epochs_at = rungs_of(epochs, grace, reduction)
-        self._rungs = {arm: {epoch: Rung(reduction) for epoch in epochs_at} for arm in arms}
+        self._rungs = {arm: {epoch: Rung(reduction) for epoch in rungs} for arm in arms}
         for one in arrived:
             rung = self._rungs.get(one.arm, {}).get(one.rung)
             if rung is not None:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 
-from sweep.pareto import Values
-from sweep.storage.records import State
+from sweep.types import State, Values
 
 Curve = tuple[Mapping[int, Values], Values]  # values by rung, and at the end
 

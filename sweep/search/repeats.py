@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmpkd.config import TrialConfig
-from sweep.pareto import Values, admit, dominates
-from sweep.storage.records import Record
+from sweep.pareto import admit, dominates
+from sweep.types import Record, Values
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,11 @@ from optuna.trial import TrialState, create_trial
 
 from mmpkd.config import TrialConfig, validate
 from mmpkd.machine.checksums import fingerprint
-from sweep.pareto import Values
 from sweep.search.choosers import Asked, Even
 from sweep.space.draw import Drawn, draw
 from sweep.space.grammar import Node
 from sweep.space.space import Sampler, Space
+from sweep.types import Values
 
 STARTUP: Final = 10  # trials of an arm drawn at random before a model is made of them
 TRIES: Final = 16  # proposals of the sampler that were all there before; then

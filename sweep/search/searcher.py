@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ray.tune.search import Searcher
 
@@ -24,18 +23,9 @@ from sweep.search.samplers import Proposal
 from sweep.search.state import Books, Live
 from sweep.space.space import Space
 from sweep.storage.failures import error_file, told_error
-from sweep.storage.records import Record, State
-from sweep.workers.worker import Job
+from sweep.types import Halt, Job, Record, State
 
 HOPELESS = 3  # trials that fail before any comes through: then it is not the configuration
-
-
-@dataclass(frozen=True)
-class Halt:
-    """Why the sweep stops though trials are running: they keep their checkpoints, and wait."""
-
-    kind: Literal["limit", "asked", "memory", "broken"]
-    why: str = ""
 
 
 class Search(Searcher):

@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from mmpkd.config import TrialConfig
-from sweep.pareto import Values, admit
+from sweep.pareto import admit
 from sweep.search.budget import Ledger, Plateau
 from sweep.search.imputation import Outcomes
 from sweep.search.repeats import Due, Seeds
 from sweep.search.samplers import Proposal, Sampling, Sight
-from sweep.search.studies import Ending, Studies, resolved
+from sweep.search.studies import Studies, resolved
 from sweep.space.space import Space
 from sweep.storage.events import Spool
-from sweep.storage.records import Record, State
+from sweep.types import Ending, Record, State, Values
 from sweep.workers.worker import checkpoints_of
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,16 +23,14 @@ from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from mmpkd.config import TrialConfig, validate
-from sweep.pareto import Values
 from sweep.search.choosers import Replay
-from sweep.search.halving import Arrival
 from sweep.search.samplers import Proposal
 from sweep.search.warm_start import arm_and_generation, at, fitted, study_name
 from sweep.space.draw import Drawn, draw
 from sweep.space.space import Space
 from sweep.storage.events import cut_torn_line
 from sweep.storage.journal import BELONGS, Journal
-from sweep.storage.records import Record, State
+from sweep.types import Arrival, Ending, Record, State, Values
 
 STATES: Final[Mapping[TrialState, State]] = {
     TrialState.RUNNING: "running",
@@ -44,29 +41,6 @@ STATES: Final[Mapping[TrialState, State]] = {
 TOLD: Final[Mapping[State, TrialState]] = {state: told for told, state in STATES.items()}
 RUNG: Final = "rung "  # + epoch: the user attribute that holds what a rung saw
 EXTENDED: Final = "extended"  # the cause that ends a running trial whose sweep's space no longer holds it
-
-
-@dataclass(frozen=True)
-class Ending:
-    """What became of a trial.
-
-    Attributes:
-        learned: what the sampler is told instead of the trial's values; None: nothing.
-    """
-
-    state: State
-    epochs: int
-    seconds: float
-    device_seconds: float
-    metrics: Mapping[str, float]
-    error: str = ""
-    cause: str = ""
-    learned: Values | None = None
-
-    @property
-    def said(self) -> dict[str, Any]:
-        """All but the state, which Optuna keeps itself."""
-        return {name: value for name, value in vars(self).items() if name != "state"}
 
 
 class Studies:
@@ -145,7 +119,7 @@ class Studies:
         for _, study in self._studies_before():
             for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 ending = Ending("failed", 0, 0.0, 0.0, {}, "the sweep's space no longer holds it", EXTENDED)
-                Trial(study, frozen._trial_id).set_user_attr("ending", ending.said)
+                Trial(study, frozen._trial_id).set_user_attr("ending", _attributes(ending))
                 study.tell(frozen.number, state=TrialState.FAIL)
         earlier = self._earlier()
         return [_record(number, *earlier[number]) for number in self.left_behind]
@@ -202,7 +176,7 @@ class Studies:
         """Records what became of a trial. Killed between the lines: it is running, and ends again."""
         arm, frozen = self._trials[number]
         state = ending.state
-        self._set(number, "ending", ending.said)
+        self._set(number, "ending", _attributes(ending))
         values = [ending.metrics[goal] for goal in self._goals] if state == "complete" else None
         self._of[arm].tell(frozen.number, values, state=TOLD[state])
         self._refresh(number)
@@ -263,6 +237,11 @@ class Studies:
     def _refresh(self, number: int) -> None:
         arm, frozen = self._trials[number]
         self._trials[number] = arm, self._storage.get_trial(frozen._trial_id)
+
+
+def _attributes(ending: Ending) -> dict[str, Any]:
+    """Returns an ending as the journal keeps it: without the state, which Optuna keeps itself."""
+    return {name: value for name, value in vars(ending).items() if name != "state"}
 
 
 def _record(number: int, arm: str, frozen: FrozenTrial) -> Record:

@@ -23,7 +23,6 @@ from optuna.trial import FrozenTrial, TrialState
 from mmpkd.config import EvaluationConfig, TrialConfig, validate
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError
-from sweep.pareto import Values
 from sweep.search.choosers import Replay, Unfit
 from sweep.search.samplers import Proposal
 from sweep.space.draw import draw, leaf_name
@@ -32,6 +31,7 @@ from sweep.space.space import SCORES, Space
 from sweep.storage.events import read_json, read_plan, write_json
 from sweep.storage.journal import damage_of, stored_studies
 from sweep.storage.reader import sweeps_under
+from sweep.types import Values
 
 KEY: Final = "search.warm_start"
 # NSGA-II breeds from numbered generations, and knows nothing of a trial that is in none.

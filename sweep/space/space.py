@@ -61,8 +61,13 @@ class EarlyStopping(Strict):
     grace: Positive | None = None  # epochs that every trial gets
     reduction: Annotated[int, Field(ge=2)] = 3
 
-    def first_rung(self, epochs: int) -> int:
-        return self.grace or math.ceil(epochs / self.reduction)
+    def rungs(self, epochs: int) -> list[int]:
+        """Returns the epochs at which trials are ranked; never the last epoch, where nothing is left to decide."""
+        rungs, epoch = [], self.grace or math.ceil(epochs / self.reduction)
+        while epoch < epochs:
+            rungs.append(epoch)
+            epoch *= self.reduction
+        return rungs
 
 
 def _off(value: object) -> object:

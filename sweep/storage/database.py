@@ -8,19 +8,11 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
+
+from sweep.options import sqlite_uri
 
 ARTIFACTS: Final = "mlartifacts"  # folder beside the file, with one folder a sweep
-
-
-def address_of(path: Path) -> str:
-    """The address of a SQLite file, quoted, lest a `?` in its path begin a query and `%20` be a blank."""
-    return f"sqlite:///{quote(os.fsencode(path.absolute()))}"
-
-
-def file_of(uri: str) -> Path:
-    """The file that a SQLite address names."""
-    return Path(unquote(uri.partition("://")[2].removeprefix("/"), errors="surrogateescape"))
 
 
 def make_whole(path: Path, name: str, connect: Callable[[str], object]) -> None:
@@ -37,7 +29,7 @@ def make_whole(path: Path, name: str, connect: Callable[[str], object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{name}.partial")
     beside.unlink(missing_ok=True)
-    connect(address_of(beside))
+    connect(sqlite_uri(beside))
     try:
         os.link(beside, path)
     except FileExistsError:

@@ -11,15 +11,13 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import Any, Final
 
-from mmpkd.command import at_home, options
 from mmpkd.near_names import near
 from mmpkd.types import Mistake, UserError
+from sweep.options import DEFAULT_STORAGE, redact_passwords, run_command
 from sweep.storage.events import SPOOL, read_events, read_plan, read_space
 
-STORAGE: Final = "runs"  # where sweep.run keeps sweeps unless told otherwise
 LOCK: Final = "driver.lock"  # held by a sweep's driver, see `folder.held`
 ENDS: Final = ("complete", "pruned", "failed")
 
@@ -83,28 +81,6 @@ class Sweep:
             for number, found in sorted(runs.items())
             if len(found) >= needed
         }
-
-
-def read_words(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake]]:
-    """`[NAME] [key=value ...]` by key, and all that is wrong with it. What is 'false' by default is a switch."""
-    said: dict[str, str] = dict(defaults)
-    mistakes = [*options(words, defaults)]
-    for word in [word for word in words if not word.startswith("-")]:
-        key, equals, value = word.partition("=")
-        if equals and key in defaults:
-            said[key] = at_home(value)
-        elif equals:
-            mistakes.append(Mistake(key, f"unknown word{near(key, defaults)}"))
-        elif word in defaults:
-            mistakes.append(Mistake(word, f"expected key=value{near(word, defaults)}"))
-        elif said["name"]:
-            mistakes.append(Mistake(word, f"one sweep at a time, and {said['name']!r} is named already"))
-        else:
-            said["name"] = word
-    for key, default in defaults.items():
-        if default == "false" and said[key] not in ("true", "false"):
-            mistakes.append(Mistake(key, f"true or false, got {said[key]!r}"))
-    return said, mistakes
 
 
 def sweeps_under(storage: Path) -> list[Path]:
@@ -208,11 +184,7 @@ def continuing(sweep: Sweep) -> str | None:
             return None
         kept = [word for word in words or () if _holds_here(word)]
         words = [f"space={folder / 'space.yaml'}", f"name={folder.name}", f"storage={folder.parent}", *kept]
-    if any("://" in word for word in words):
-        from sweep.reports.mlflow import without_password  # imports much, and few need it
-
-        words = [without_password(word) for word in words]
-    return " ".join(["python -m sweep.run", *map(quote, words)])
+    return run_command(map(redact_passwords, words))
 
 
 def how_to_continue(sweep: Sweep) -> list[str]:
@@ -234,7 +206,7 @@ def _holds_here(word: str) -> bool:
 
 def _leads_to(folder: Path, words: Sequence[str]) -> bool:
     """Whether sweep.run, given these words here, keeps its sweep in `folder`."""
-    said = {"space": "demo", "storage": STORAGE} | dict(word.split("=", 1) for word in words if "=" in word)
+    said = {"space": "demo", "storage": DEFAULT_STORAGE} | dict(word.split("=", 1) for word in words if "=" in word)
     space = Path(said["space"])
     there = not space.suffix or space.is_file()
     return there and (Path(said["storage"]) / said.get("name", space.stem)).absolute() == folder

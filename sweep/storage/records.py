@@ -6,60 +6,21 @@ time, one JSON line each; the tracking server is told from it, and `epochs.parqu
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import pandas as pd
 
-from mmpkd.config import IMAGE
-from sweep.pareto import Values, admit, dominates
+from sweep.pareto import admit, dominates
 from sweep.storage.events import Spool, write_whole
+from sweep.types import Record, Values
 
-State = Literal["running", "complete", "pruned", "failed"]
 TRIAL_COLUMNS: Final = ("number", "arm", "control", "state", "repeat_of", "epochs", "seconds")
-
-
-@dataclass(frozen=True)
-class Record:
-    """A trial as the storage knows it. `metrics` are those of its last epoch, `seconds` of all.
-
-    `device_seconds` are seconds times the share of a GPU that it held, or the cores where it held none.
-    """
-
-    number: int
-    arm: str
-    state: State
-    epochs: int
-    seconds: float  # training and validation; starting workers and fitting teachers are not in it
-    sampled: Mapping[str, Any]  # by leaf name
-    metrics: Mapping[str, float]
-    config: str  # TrialConfig as JSON
-    error: str = ""
-    cause: str = ""  # of a failure, in one word: diverged, memory, worker, error
-    device_seconds: float = 0.0
-    repeat_of: int | None = None  # the trial whose configuration this one runs on a further seed
-    turn: int = 0  # which of the further seeds, from 1
-
-    @property
-    def reference(self) -> bool:
-        """Whether it reads at test what the clinic will not have, so that it is shown but never chosen."""
-        reads = json.loads(self.config).get("student", {}).get("reads", [IMAGE])
-        return bool(reads != [IMAGE])
-
-    @property
-    def control(self) -> str:
-        """Teachers whose answers were dealt anew, so that what this trial gains is not what they know."""
-        teachers = json.loads(self.config).get("teachers", {})
-        return ", ".join(name for name, one in teachers.items() if one.get("control"))
-
-    def values(self, goals: Sequence[str]) -> tuple[float, ...]:
-        return tuple(self.metrics[goal] for goal in goals)
 
 
 def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:

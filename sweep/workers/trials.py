@@ -43,9 +43,9 @@ def run_trials(
         share = share_of(config, planned.example.threads, per_device)
         while True:
             halving, stopping, studies = None, config.early_stopping, search.books.studies
-            if stopping and (grace := stopping.first_rung(epochs)) < epochs:
+            if stopping and (rungs := stopping.rungs(epochs)):
                 arms, past = list(search.space.arms), studies.arrivals()
-                halving = ArmHalving(arms, search.goals, epochs, grace, stopping.reduction, past, studies.reach)
+                halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.reach)
             fewer = share.doubled()
             search.devices, search.can_halve = share.devices, fewer is not None
             with Progress(search, slots(share), console):
@@ -53,7 +53,7 @@ def run_trials(
             if search.halt is None or search.halt.kind != "memory" or fewer is None:
                 break
             console.print(
-                f"{search.halt.why}\nout of memory: goes on with half as many trials to a device", highlight=False
+                f"{search.halt.reason}\nout of memory: goes on with half as many trials to a device", highlight=False
             )
             share, search.halt = fewer, None
 

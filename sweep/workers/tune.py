@@ -19,8 +19,9 @@ from mmpkd.types import ConfigError
 from sweep import interrupt
 from sweep.cluster import address
 from sweep.search.halving import ArmHalving
-from sweep.search.searcher import Halt, Search
+from sweep.search.searcher import Search
 from sweep.space.space import SearchConfig
+from sweep.types import Halt
 from sweep.workers.worker import TrialWorker
 
 STOP_FILE: Final = "stop"  # in a sweep's folder: `python -m sweep.stop` puts it there
@@ -126,7 +127,7 @@ class Heartbeat(tune.Callback):
         self._search.most_live = slots(self._share) + 1
         self._search.look()
         if self._stop_file.exists() and self._search.halt is None:
-            self._search.halt = Halt("asked", "asked to stop by sweep.stop")
+            self._search.halt = Halt("requested", "asked to stop by sweep.stop")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._search.changed()

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any
 
 from ray import tune
 
@@ -32,19 +32,6 @@ if TYPE_CHECKING:
     from sweep.plan.plan import Plan
     from sweep.plan.price import Price
     from sweep.space.space import Space
-
-
-class Job(TypedDict):
-    """A trial as the driver hands it out; plain values, so that Ray resolves nothing in it."""
-
-    number: int
-    arm: str
-    repeat_of: int | None  # the trial whose configuration this one runs on a further seed
-    trial: str  # TrialConfig as JSON
-    goals: list[str]
-    folder: str  # the sweep's, seen by driver and workers alike
-    cache: str
-    store: str  # the prepared cohort: a worker needs no raw data, and reads none
 
 
 class TrialWorker(tune.Trainable):
@@ -61,10 +48,10 @@ class TrialWorker(tune.Trainable):
     def cautions(planned: Plan, store: Store) -> list[str]:
         """What in a prepared cohort gives its labels away to the teachers of a plan, as warnings."""
         from mmpkd.cohort.suspects import suspects_of
-        from mmpkd.teachers.stating import stating
+        from mmpkd.teachers.input_leakage import leakage_warnings
 
         assert planned.example is not None
-        return stating(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
+        return leakage_warnings(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
 
     @staticmethod
     def price(space: Space, planned: Plan, seconds: float, say: Callable[[str], None]) -> Price | None:

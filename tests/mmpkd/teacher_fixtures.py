@@ -13,8 +13,8 @@ import torch
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig
 from mmpkd.teachers import TEACHERS
+from mmpkd.teachers.cache import CachedOutputs, cached_outputs
 from mmpkd.teachers.online import online
-from mmpkd.teachers.outputs import CachedOutputs, cached_outputs
 
 NETWORK = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
 TEXT: dict[str, Any] = {"hidden": 16, "epochs": 2, "vocabulary": 100, "max_length": 24}

@@ -22,8 +22,8 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
-from mmpkd.teachers.answers import teach
-from mmpkd.teachers.outputs import cached_outputs, out_of_fold
+from mmpkd.teachers.cache import cached_outputs, out_of_fold
+from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import batches, loss_terms, train
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, MEMBERS, TEXT
@@ -108,7 +108,7 @@ def test_validation_scores_are_those_of_the_validation_patients(
 def run_of(store: Store, config: TrialConfig, cache: Path) -> Run:
     from mmpkd.build import build
 
-    teachers = teach(config, store, cache)
+    teachers = fit_teachers(config, store, cache)
     student, objectives = build(config, store.facts, {name: one.width for name, one in teachers.items()})
     return Run(config, store, store.rows("train"), student, objectives, teachers, torch.device("cpu"))
 

@@ -19,7 +19,7 @@ from mmpkd.config import EvaluationConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
-from mmpkd.teachers.answers import teach
+from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.train import batches, train
 from mmpkd.types import CohortError, ConfigError, DivergedError
 from tests.mmpkd.teacher_fixtures import EXAMPLES, IMAGE
@@ -137,7 +137,7 @@ def test_a_finished_stage_is_not_trained_again(
 
 def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
     store = prepare(beside.cohort, cache)
-    outputs = teach(beside, store, cache)
+    outputs = fit_teachers(beside, store, cache)
 
     def addresses(**changes: Any) -> list[Path]:
         return stages.addresses(TrialConfig.model_validate(beside.model_dump() | changes), store, outputs, cache)
@@ -155,7 +155,7 @@ def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, 
     outputs = {"scan": replace(outputs["scan"], address="other answers")}  # type: ignore[type-var]
     assert addresses()[0] == base[0], "the first stage listens to nobody"
     one_by_one["after other answers"] = addresses()[1]
-    outputs, store.fingerprint = teach(beside, Store.open(store.path), cache), "other labels"
+    outputs, store.fingerprint = fit_teachers(beside, Store.open(store.path), cache), "other labels"
     assert not set(addresses()) & {*base, *one_by_one.values()} and len(set(one_by_one.values())) == 2
     store = Store.open(store.path)
     for content in (b"some", b"others"):  # under one name
@@ -185,7 +185,7 @@ def test_a_damaged_finished_stage_is_named(beside: TrialConfig, cache: Path, tmp
 
 def run_of(config: TrialConfig, cache: Path) -> Run:
     store = prepare(config.cohort, cache)
-    outputs = teach(config, store, cache)
+    outputs = fit_teachers(config, store, cache)
     student, objectives = build(config, store.facts, {name: one.width for name, one in outputs.items()})
     return Run(config, store, store.rows("train"), student, objectives, outputs, torch.device("cpu"))
 
@@ -229,7 +229,7 @@ def test_a_guided_student_answers_without_the_superior_image(
     (task,), known = card.tasks, (evaluator.target_NK, evaluator.known_NK)
     calibrated = export.fit_temperature(evaluator.predict(student)[0], *known, task)
     assert card.temperature[task.name] == pytest.approx(calibrated), "by what answers, not by the student alone"
-    head = teach(config, store, cache)["scan"].head
+    head = fit_teachers(config, store, cache)["scan"].head
     assert head is not None and student.head is not None
     ships = student.head.state_dict()
     assert torch.equal(ships["classifier.weight"], head[0]) == (last is THROUGH)

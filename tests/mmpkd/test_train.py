@@ -206,7 +206,7 @@ def test_a_place_that_is_none_is_told_before_teachers_are_asked(
 ) -> None:
     path = tmp_path / "best.yaml"
     path.write_text(dump_trial(tiny_trial))
-    monkeypatch.setattr("mmpkd.train.teach", None)
+    monkeypatch.setattr("mmpkd.train.fit_teachers", None)
     with pytest.raises(ConfigError, match="out: no folder can be made at"):
         main([f"config={path}", f"cache={cache}", f"out={tmp_path / out}"])
 

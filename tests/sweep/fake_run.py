@@ -12,21 +12,22 @@ from benchmarks.witness import logged
 from mmpkd.command import run as command
 from mmpkd.config import TrialConfig
 from sweep.interrupt import leave, requests_end_the_driver
-from sweep.run import read_words, sweep
+from sweep.options import read_run_options
+from sweep.run import sweep
 from sweep.space.space import load_space
 from tests.sweep.fake import FakeWorker
 
 
 @requests_end_the_driver()
 def main(words: Sequence[str]) -> None:
-    said, mistakes = read_words(words)
-    space, found = load_space(said.space, said.overrides)
+    options, mistakes = read_run_options(words)
+    space, found = load_space(options.space, options.overrides)
     assert space is not None and not mistakes and not found
     assert space.search.maximize is not None
     example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
     # Not planned, which would load torch for nothing.
     planned: Any = SimpleNamespace(goals=space.search.maximize, facts=None, example=example, as_json=dict)
-    leave(sweep(space, planned, said, Console(), logged(FakeWorker)))
+    leave(sweep(space, planned, options, Console(), logged(FakeWorker)))
 
 
 if __name__ == "__main__":

@@ -21,9 +21,9 @@ from rich.console import Console
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
 from sweep import run
+from sweep.options import read_run_options
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
-from sweep.run import read_words
 from sweep.search.searcher import Search
 from sweep.space.space import load_space
 from sweep.storage.records import Spool
@@ -48,8 +48,8 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
 def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all) -> tuple[Search, str]:
     """One driver's part: its search, and what the console said. On Ray where nothing plays Tune's part."""
     (tmp_path / "fake.yaml").write_text(SPACE)
-    said, wrong = read_words([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
-    space, mistakes = load_space(said.space, said.overrides)
+    options, wrong = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
+    space, mistakes = load_space(options.space, options.overrides)
     assert space is not None and not wrong and not mistakes
     example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
     goals = space.search.maximize or GOALS
@@ -69,7 +69,7 @@ def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = pl
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "run_trials", without_ray if play else run.run_trials)
         patch.setattr(final, "finish", finish)
-        run.sweep(space, planned, said, console, FakeWorker)
+        run.sweep(space, planned, options, console, FakeWorker)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return searches[0], text
 

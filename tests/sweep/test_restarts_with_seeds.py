@@ -14,12 +14,13 @@ import pandas as pd
 import pytest
 
 from mmpkd.config import TrialConfig, load_trial
-from sweep.search.halving import ArmHalving, Arrival
+from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
 from sweep.search.state import Books
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
 from sweep.storage.records import Spool, epochs_table, judged, trials_table
+from sweep.types import Arrival
 from sweep.workers.tune import Share
 from tests.sweep.fake import SPACE, metrics_of, play
 from tests.sweep.swept import swept, untracked

@@ -21,8 +21,9 @@ from benchmarks.witness import extra_epochs, faults, lines_of, logged
 from mmpkd.config import CohortConfig, TrialConfig, load_trial
 from mmpkd.types import ConfigError, UserError
 from sweep import run
+from sweep.options import RunOptions, read_run_options
 from sweep.plan.plan import plan
-from sweep.run import Words, main, read_words, sweep
+from sweep.run import main, sweep
 from sweep.space.space import Space, dump_space, load_space
 from sweep.storage.continuation import held, refuse_other_space
 from sweep.storage.records import Spool
@@ -30,19 +31,19 @@ from sweep.workers.worker import TrialWorker
 from tests.sweep.fake import SPACE, FakeWorker, play_all
 
 
-def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, Words]:
+def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, RunOptions]:
     (tmp_path / "fake.yaml").write_text(SPACE)
-    said, mistakes = read_words([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", *overrides])
-    space, found = load_space(said.space, said.overrides)
+    options, mistakes = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", *overrides])
+    space, found = load_space(options.space, options.overrides)
     assert space is not None and not mistakes and not found
-    return space, said
+    return space, options
 
 
 def ran(tmp_path: Path, *overrides: str, worker: type[TrialWorker] = FakeWorker) -> tuple[int, str]:
     """A sweep with the fake worker: exit status and what the console said."""
-    space, said = loaded(tmp_path, *overrides)
+    space, options = loaded(tmp_path, *overrides)
     console, planned = Console(file=io.StringIO(), width=160), plan(space)
-    status = sweep(space, planned, said, console, worker)
+    status = sweep(space, planned, options, console, worker)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return status, text
 
@@ -92,13 +93,13 @@ def test_mistakes_of_the_command_and_of_the_space_are_shown_together(tmp_path: P
 
 def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    said, mistakes = read_words(["space=dir/mine.yaml", "trials=3", "optimizer.lr=1"])
-    assert (said.name, said.overrides, mistakes) == ("mine", ("trials=3", "optimizer.lr=1"), [])
-    assert said.address == f"sqlite:///{Path.cwd()}/runs/mlflow.db"
+    options, mistakes = read_run_options(["space=dir/mine.yaml", "trials=3", "optimizer.lr=1"])
+    assert (options.name, options.overrides, mistakes) == ("mine", ("trials=3", "optimizer.lr=1"), [])
+    assert options.tracking_uri == f"sqlite:///{Path.cwd()}/runs/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
-    assert read_words([])[0].address == "http://there:5000"
-    assert read_words(["tracking=http://here"])[0].address == "http://here"
-    assert read_words(["name=other"])[0].folder == Path.cwd() / "runs" / "other"
+    assert read_run_options([])[0].tracking_uri == "http://there:5000"
+    assert read_run_options(["tracking=http://here"])[0].tracking_uri == "http://here"
+    assert read_run_options(["name=other"])[0].folder == Path.cwd() / "runs" / "other"
 
 
 # --- refusals ---
@@ -135,12 +136,12 @@ def test_data_may_move_but_not_change(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(run, "run_trials", lambda search, *rest: play_all(search))
 
     def sweep_at(root: str) -> int:
-        space, said = loaded(tmp_path, "trials=2", f"cohort.root={root}")
+        space, options = loaded(tmp_path, "trials=2", f"cohort.root={root}")
         planned = plan(loaded(tmp_path)[0])  # of the generated cohort, which has no root
         assert planned.example is not None
         example = planned.example.model_copy(update={"cohort": CohortConfig(reader="synthetic", root=Path(root))})
         return sweep(
-            space, replace(planned, configs={"none": [example]}), said, Console(file=io.StringIO()), FakeWorker
+            space, replace(planned, configs={"none": [example]}), options, Console(file=io.StringIO()), FakeWorker
         )
 
     assert sweep_at("/before") == 0
@@ -187,8 +188,8 @@ def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
 def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On the tests' own Ray, as on a cluster that outlives its driver; `benchmarks/interrupted.py` does it without."""
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
-    _, said = loaded(tmp_path)
-    words = [f"space={said.space}", f"storage={tmp_path}", "search.early_stopping={reduction: 2}"]
+    _, options = loaded(tmp_path)
+    words = [f"space={options.space}", f"storage={tmp_path}", "search.early_stopping={reduction: 2}"]
 
     command = [sys.executable, "-m", "tests.sweep.fake_run", *words, "trials=9"]
     watch = interrupt(lambda: subprocess.Popen(command), tmp_path / "fake", moments=[(0, 0), (3, 0.1)])
@@ -226,14 +227,14 @@ def test_a_sweep_through_bugs_and_dying_workers(tmp_path: Path) -> None:
 
 
 def test_credentialed_cohorts_keep_their_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    space, said = loaded(tmp_path, "trials=1")
+    space, options = loaded(tmp_path, "trials=1")
     planned = plan(space)
     assert planned.facts is not None
     planned = replace(planned, facts=replace(planned.facts, credentialed=True))
     monkeypatch.setattr(run, "run_trials", lambda *args: None)
     said_paths: list[Any] = []
-    sweep(space, planned, said, Console(file=io.StringIO()), FakeWorker)
-    for _, event in Spool(said.folder / "spool.jsonl").read():
+    sweep(space, planned, options, Console(file=io.StringIO()), FakeWorker)
+    for _, event in Spool(options.folder / "spool.jsonl").read():
         if event["event"] == "files":
             said_paths += [Path(path).name for path in event["paths"]]
     assert said_paths == ["space.yaml", "plan.json", "best.yaml"]

@@ -12,7 +12,7 @@ from mmpkd import checkpoint
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig
-from mmpkd.teachers.outputs import cached_outputs
+from mmpkd.teachers.cache import cached_outputs
 from mmpkd.types import CohortError, ConfigError, TeacherError
 from tests.damage import BINARY, harm, mended
 

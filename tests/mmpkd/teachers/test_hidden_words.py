@@ -11,7 +11,7 @@ import torch
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.readers.synthetic import CLASSES
 from mmpkd.config import CohortConfig
-from mmpkd.teachers import encoders
+from mmpkd.teachers import text_encoders
 from mmpkd.teachers.text import Text, TextParams
 from tests.mmpkd.teacher_fixtures import Told
 
@@ -20,7 +20,7 @@ def test_an_encoder_that_knows_the_words_is_not_shown_them_when_it_answers(
     tiny_cohort: CohortConfig, cache: Path, tmp_path: Path
 ) -> None:
     sentences = [f"a lesion of {name} pattern" for name in CLASSES]
-    tokenizer, model = encoders.build([*sentences, *sentences], 50, 16, 2, 2, 24)
+    tokenizer, model = text_encoders.build([*sentences, *sentences], 50, 16, 2, 2, 24)
     tokenizer.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)  # type: ignore[operator]
     told = Told.open(prepare(tiny_cohort, cache).path)

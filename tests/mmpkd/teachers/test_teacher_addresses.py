@@ -16,8 +16,8 @@ from timm.models import VisionTransformer
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, TrialConfig
-from mmpkd.teachers import TEACHERS, encoders
-from mmpkd.teachers.outputs import kept
+from mmpkd.teachers import TEACHERS, text_encoders
+from mmpkd.teachers.cache import fit_or_load
 from tests.mmpkd.teacher_fixtures import EXAMPLES, NETWORK
 
 ENCODER: dict[str, Any] = {"frozen": True, "max_length": 24}
@@ -32,7 +32,7 @@ def store(colour_trial: TrialConfig, cache: Path) -> Store:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny encoder of text, as `save_pretrained` leaves one."""
     folder = tmp_path_factory.mktemp("encoder")
-    tokenizer, model = encoders.build(["a rough lesion", "a smooth ring"], 50, 16, 2, 2, 24)
+    tokenizer, model = text_encoders.build(["a rough lesion", "a smooth ring"], 50, 16, 2, 2, 24)
     tokenizer.save_pretrained(folder)
     model.save_pretrained(folder)
     return folder
@@ -42,8 +42,8 @@ def address(config: TeacherConfig, store: Store, cache: Path, fold: int = 0) -> 
     """Where answers to this configuration lie in the cache, once it has been asked for; nothing is fitted."""
     logits = np.random.default_rng(0).normal(size=store.target_NK.shape).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmpkd.teachers.outputs.ready", lambda *_: None)
-        folder, _ = kept(config, store, fold, cache, "one", lambda *_: {"logits": logits})
+        patch.setattr("mmpkd.teachers.cache.instantiate", lambda *_: None)
+        folder, _ = fit_or_load(config, store, fold, cache, "one", lambda *_: {"logits": logits})
     return folder.name
 
 

@@ -18,8 +18,8 @@ from mmpkd.config import CohortConfig, TeacherConfig, validate
 from mmpkd.fit import task_loss
 from mmpkd.scoring import classify
 from mmpkd.teachers import TEACHERS, caveats, check
+from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.ensemble import Ensemble, EnsembleParams, combine
-from mmpkd.teachers.outputs import cached_outputs
 from mmpkd.types import ConfigError, TeacherError
 from tests.mmpkd.teacher_fixtures import MEMBERS, NETWORK
 

@@ -21,11 +21,11 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.probe import Probe, StandIn, stand_in
 from mmpkd.stages import Run
-from mmpkd.teachers.answers import teach
+from mmpkd.teachers.cache import folds
+from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.fused import Fused, FusedParams
 from mmpkd.teachers.fusion import Cells, Fusion, Patches, Update
 from mmpkd.teachers.online import Online, online
-from mmpkd.teachers.outputs import folds
 from mmpkd.train import batches, descend, loss_terms, train
 from mmpkd.types import Mistake, Needs
 from tests.mmpkd.teacher_fixtures import EXAMPLES, FUSED
@@ -190,9 +190,9 @@ def test_fold_models_answer_at_one_level_while_a_student_trains(
     """What is added to a fold model's logits is added to its answers about every view, and to no one else's."""
     added_FK = np.arange(15, dtype=np.float32).reshape(5, 3)
     before = torch.from_numpy(np.zeros((5, 3), np.float32))
-    monkeypatch.setattr("mmpkd.teachers.outputs.offsets", lambda *_: before.numpy())
+    monkeypatch.setattr("mmpkd.teachers.cache.level_offsets", lambda *_: before.numpy())
     plain = online(EXAMPLES["fused"], store, 0, tmp_path / "plain")
-    monkeypatch.setattr("mmpkd.teachers.outputs.offsets", lambda *_: added_FK)
+    monkeypatch.setattr("mmpkd.teachers.cache.level_offsets", lambda *_: added_FK)
     moved = online(EXAMPLES["fused"], store, 0, tmp_path / "moved")
     for part in ("train", "val"):
         rows = torch.from_numpy(store.rows(part))  # type: ignore[arg-type]
@@ -234,7 +234,7 @@ def trial(tiny_trial: TrialConfig, **changes: Any) -> TrialConfig:
 
 def test_it_is_frozen_and_no_gradient_reaches_it(tiny_trial: TrialConfig, store: Store, cache: Path) -> None:
     config = trial(tiny_trial)
-    teachers = teach(config, store, cache)
+    teachers = fit_teachers(config, store, cache)
     student, objectives = build(config, store.facts, {"both": 16})
     run = Run(config, store, store.rows("train"), student, objectives, teachers, torch.device("cpu"))
     both = teachers["both"]
@@ -294,7 +294,7 @@ def test_the_shuffled_control_deals_privileged_inputs_and_keeps_the_image(store:
 def test_the_control_is_that_of_the_configuration(tiny_trial: TrialConfig, store: Store, cache: Path) -> None:
     plain = trial(tiny_trial)
     control = trial(tiny_trial, teachers={"both": {"kind": "fused", "params": FUSED, "control": "shuffled"}})
-    sources = [teach(config, store, cache)["both"].source_N for config in (plain, control)]  # type: ignore[attr-defined]
+    sources = [fit_teachers(config, store, cache)["both"].source_N for config in (plain, control)]  # type: ignore[attr-defined]
     assert torch.equal(sources[0], torch.arange(len(store.sample_ids))) and not torch.equal(*sources)
 
 

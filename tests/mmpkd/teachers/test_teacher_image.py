@@ -17,8 +17,8 @@ from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.stages import Run
 from mmpkd.teachers import check
+from mmpkd.teachers.cache import CachedOutputs, cached_outputs
 from mmpkd.teachers.image import Image, ImageParams
-from mmpkd.teachers.outputs import CachedOutputs, cached_outputs
 from mmpkd.train import batches, loss_terms
 from mmpkd.types import TeacherOutput
 from tests.mmpkd.teacher_fixtures import IMAGE, NETWORK, Told

@@ -12,7 +12,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.student import build_student
 from mmpkd.teachers import outlines, sized
-from mmpkd.teachers.answers import teach
+from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.text import Text, TextParams
 
 STUDENT = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 24, "depth": 1, "num_heads": 3}
@@ -81,7 +81,7 @@ def test_a_broken_student_or_teacher_is_left_to_the_check(store: Store) -> None:
 
 def test_what_is_fitted_has_that_size(store: Store, tmp_path: Path) -> None:
     """Its embedding is as wide as the student's, through the very function that a training calls."""
-    (outputs,) = teach(trial(store, image(epochs=1)), store, tmp_path).values()
+    (outputs,) = fit_teachers(trial(store, image(epochs=1)), store, tmp_path).values()
     assert outputs.width == STUDENT["embed_dim"]
 
 

@@ -19,8 +19,8 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig
 from mmpkd.fit import seeded
 from mmpkd.machine.checksums import fingerprint
-from mmpkd.teachers import caveats, check, encoders
-from mmpkd.teachers.outputs import cached_outputs
+from mmpkd.teachers import caveats, check, text_encoders
+from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.sections import chosen_sections
 from mmpkd.teachers.text import Network, Text, TextParams
 from mmpkd.types import TeacherError, lay_out
@@ -48,7 +48,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An encoder of three layers on disk, as `save_pretrained` leaves one."""
     folder = tmp_path_factory.mktemp("encoder")
     with seeded(0, "saved"):
-        tokenizer, model = encoders.build(
+        tokenizer, model = text_encoders.build(
             ["a lesion with a mesh", "bands that run with a lesion a mesh"], 50, 16, 3, 2, 32
         )
     tokenizer.save_pretrained(folder)
@@ -130,7 +130,7 @@ def test_padding_and_company_change_no_answer(store: Store) -> None:
     teacher = Text(TextParams(**TEXT), store.facts)
     with seeded(0, "test"):
         texts = np.array(["a lesion", "one round lesion with bands that run across a mesh", "mesh"], object)
-        teacher.tokenizer, encoder = encoders.build([*texts, *texts], 100, 16, 2, 2, 24)
+        teacher.tokenizer, encoder = text_encoders.build([*texts, *texts], 100, 16, 2, 2, 24)
         teacher.network = Network(encoder, 3).eval()
     together, hidden = teacher._ask(texts)
     for index in range(3):
@@ -161,7 +161,7 @@ def test_an_encoder_from_disk_is_read_whole_or_frozen(store: Store, saved: Path)
     frozen, tuned = Text(TextParams(**params), store.facts), Text(TextParams(encoder=str(saved), epochs=1), store.facts)
     frozen.fit(store, rows)
     tuned.fit(store, rows)
-    _, original = encoders.load(str(saved))
+    _, original = text_encoders.load(str(saved))
     for name, values in original.state_dict().items():
         if "pooler" not in name:
             assert torch.equal(frozen.network.encoder.state_dict()[name], values)
@@ -194,7 +194,7 @@ def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Pa
     kept = {name: one for name, one in load_file(saved / "model.safetensors").items() if "layer.2" not in name}
     save_file(kept, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(TeacherError, match=r"holds no weights for encoder\.layer\.2"):
-        encoders.load(str(tmp_path))
+        text_encoders.load(str(tmp_path))
 
 
 @pytest.mark.parametrize(

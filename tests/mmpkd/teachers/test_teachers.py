@@ -17,9 +17,9 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
 from mmpkd.teachers import TEACHERS, check
-from mmpkd.teachers.answers import teach
+from mmpkd.teachers.cache import CachedOutputs, cached_outputs, folds, instantiate
 from mmpkd.teachers.controls import dealt_within, shuffled_within_label
-from mmpkd.teachers.outputs import CachedOutputs, cached_outputs, folds, ready
+from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.quality import looks
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.types import Needs, TaskKind, TeacherError, lay_out
@@ -114,7 +114,7 @@ def test_fitted_anew_it_says_the_same(store: Store, taught: Taught) -> None:
     torch.manual_seed(99)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    teacher = ready(taught.config, store, 0, taught.cache, "again")
+    teacher = instantiate(taught.config, store, 0, taught.cache, "again")
     teacher.fit(store, store.rows("train"))
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
@@ -275,7 +275,7 @@ def test_a_teacher_nobody_listens_to_is_not_fitted(store: Store, tiny_cohort: Co
         teachers={"findings": TeacherConfig(kind="tabular")},
         objectives={"logits": {"weight": 0.0}},  # type: ignore[dict-item]
     )
-    assert teach(config, store, tmp_path) == {}
+    assert fit_teachers(config, store, tmp_path) == {}
     assert not (tmp_path / "teachers").exists()
 
 

@@ -74,12 +74,12 @@ def test_the_stages_before_the_last_are_paid_for(store: StandIn, tiny_trial: Tri
 
 
 def test_expected_epochs_by_hand() -> None:
-    assert expected_epochs(1, 9, 3, 3) == 9, "the first always goes on"
+    assert expected_epochs(1, 9, [3], 3) == 9, "the first always goes on"
     # Two: the second beats the first with probability 1/2, so 1.5 of them run the six epochs after the rung.
-    assert expected_epochs(2, 9, 3, 3) == pytest.approx((2 * 3 + 1.5 * 6) / 2)
+    assert expected_epochs(2, 9, [3], 3) == pytest.approx((2 * 3 + 1.5 * 6) / 2)
     # Three, halved at 1 and 2 of 4: h of the third is 1/2, so it goes on with 1 - 1.5/3.
     there = 1 + 1 / 2 + 1 / 2
-    assert expected_epochs(3, 4, 1, 2) == pytest.approx((3 * 1 + there * 1 + (1 + 1 / 2) * 2) / 3)
+    assert expected_epochs(3, 4, [1, 2], 2) == pytest.approx((3 * 1 + there * 1 + (1 + 1 / 2) * 2) / 3)
 
 
 @pytest.mark.parametrize("goals", [1, 2])
@@ -90,7 +90,7 @@ def test_expected_epochs_are_what_the_rungs_do(goals: int) -> None:
         values = [tuple(chance.random() for _ in range(goals)) for _ in range(30)]
         found.append(statistics.fmean(27 if rung.arrive(number, one) else 9 for number, one in enumerate(values)))
     error = statistics.stdev(found) / math.sqrt(len(found))
-    assert abs(expected_epochs(30, 27, 9, 3) - statistics.fmean(found)) < 4 * error + 0.4
+    assert abs(expected_epochs(30, 27, [9], 3) - statistics.fmean(found)) < 4 * error + 0.4
 
 
 def test_fronts_by_hand() -> None:
@@ -134,7 +134,7 @@ def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, stor
     assert found.teacher_seconds == 4
     assert found.checkpoint_bytes == round((2 + fronts(8, 1)) * 10**6)
     stopped = priced(load(file), store)
-    expected = expected_epochs(6, 9, 3, 3) + expected_epochs(2, 9, 3, 3)  # both arms cost the same
+    expected = expected_epochs(6, 9, [3], 3) + expected_epochs(2, 9, [3], 3)  # both arms cost the same
     assert stopped.hours_halving == pytest.approx(12 * each / 3600 * expected / 18)
     text = "\n".join(stopped.lines())
     assert "at a time; starting Ray and workers, some seconds each, and fitting teachers come on top)" in text

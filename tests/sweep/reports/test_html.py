@@ -22,7 +22,8 @@ from sweep.reports.html import write_report
 from sweep.reports.progress import clock
 from sweep.reports.teachers import teacher_warnings
 from sweep.storage.events import write_json
-from sweep.storage.records import Record, trials_table
+from sweep.storage.records import trials_table
+from sweep.types import Record
 
 GOALS = ("val/auroc", "val/pointing")
 ARMS = ("none", "tabular")

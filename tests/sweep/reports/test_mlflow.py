@@ -15,9 +15,8 @@ from mlflow.store.entities.paged_list import PagedList
 from sqlalchemy.engine import make_url
 
 from mmpkd.types import ConfigError
-from sweep.reports.mlflow import Tracker, check_address, without_password
-from sweep.run import read_words
-from sweep.storage.database import address_of, file_of
+from sweep.options import check_tracking_uri, read_run_options, redact_passwords, sqlite_file, sqlite_uri
+from sweep.reports.mlflow import Tracker
 from sweep.storage.events import Spool, cut_torn_line
 
 
@@ -194,18 +193,18 @@ def test_a_run_deleted_by_hand_holds_nothing_up(tmp_path: Path, address: str) ->
 @pytest.mark.parametrize("uri", ["mlruns", "file:///tmp/mlruns", "/tmp/mlruns", "ftp://host"])
 def test_an_address_that_mlflow_does_not_know(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"tracking: .* write (sqlite|http)"):
-        check_address(uri)
+        check_tracking_uri(uri)
 
 
 def test_a_sqlite_file_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert check_address("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
-    assert check_address("http://host:5000") == "http://host:5000"
+    assert check_tracking_uri("sqlite:///runs/mlflow.db") == f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert check_tracking_uri("http://host:5000") == "http://host:5000"
 
 
 def test_passwords_are_not_shown() -> None:
-    assert without_password("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
-    assert without_password("http://host:5000") == "http://host:5000"
+    assert redact_passwords("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert redact_passwords("http://host:5000") == "http://host:5000"
 
 
 def test_a_torn_line_goes_and_whole_ones_stay(tmp_path: Path) -> None:
@@ -303,10 +302,10 @@ ODD = [
 def test_a_database_lies_where_its_path_says(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`a%20b` once was `a b`, and what followed a `?` was lost."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    said, mistakes = read_words([f"storage={tmp_path / name}"])
+    options, mistakes = read_run_options([f"storage={tmp_path / name}"])
     path = tmp_path / name / "mlflow.db"
-    assert not mistakes and check_address(said.address) == said.address
-    assert make_url(said.address).database == str(path) and file_of(said.address) == path
+    assert not mistakes and check_tracking_uri(options.tracking_uri) == options.tracking_uri
+    assert make_url(options.tracking_uri).database == str(path) and sqlite_file(options.tracking_uri) == path
 
 
 def test_a_sweep_in_odd_folders_is_told_to_mlflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +317,7 @@ def test_a_sweep_in_odd_folders_is_told_to_mlflow(tmp_path: Path, monkeypatch: p
     spool.append("sweep", id="id of odd")
     (folder / "space.yaml").write_text("{}")
     spool.append("files", paths=[str(folder / "space.yaml")])
-    address = address_of(folder.parent / "mlflow.db")
+    address = sqlite_uri(folder.parent / "mlflow.db")
     assert drain(address, "odd", spool).left == 0  # type: ignore[attr-defined]
     assert {path.name for path in folder.parent.iterdir()} == {"fake", "mlflow.db", "mlartifacts"}
     client = MlflowClient(address)
@@ -329,7 +328,7 @@ def test_a_sweep_in_odd_folders_is_told_to_mlflow(tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize("uri", ["sqlite:///a?b.db", "sqlite://", "sqlite:///runs/x.db?timeout=5"])
 def test_an_address_that_names_another_file_than_it_seems_is_refused(uri: str) -> None:
     with pytest.raises(ConfigError, match=r"tracking: .* names no SQLite file; .*%3F"):
-        check_address(uri)
+        check_tracking_uri(uri)
 
 
 def test_a_working_directory_that_mlflow_cannot_write_down_is_refused(
@@ -340,20 +339,20 @@ def test_a_working_directory_that_mlflow_cannot_write_down_is_refused(
     here.mkdir()
     monkeypatch.chdir(here)
     with pytest.raises(ConfigError, match="both kinds of quotes; start the command in another folder"):
-        check_address("sqlite:///mlflow.db")
+        check_tracking_uri("sqlite:///mlflow.db")
     (here / "mlflow.db").touch()
-    check_address("sqlite:///mlflow.db")
+    check_tracking_uri("sqlite:///mlflow.db")
 
 
 @pytest.mark.parametrize("key", ["storage", "cache"])
 @pytest.mark.parametrize("name", ["a\nb", "a\tb", "a\x1bb", "bytes\udcff"])
 def test_folders_that_no_table_could_name_are_refused(key: str, name: str) -> None:
-    _, mistakes = read_words([f"{key}={name}"])
+    _, mistakes = read_run_options([f"{key}={name}"])
     assert [mistake.path for mistake in mistakes] == [key] and name not in str(mistakes[0])
 
 
 def test_home_is_found_behind_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """bash writes it out there, other shells do not, and a folder named ~ was made."""
     monkeypatch.setenv("HOME", "/home/researcher")
-    said, _ = read_words(["storage=~/runs", "cache=~", "name=a"])
-    assert (said.storage, said.cache) == ("/home/researcher/runs", "/home/researcher")
+    options, _ = read_run_options(["storage=~/runs", "cache=~", "name=a"])
+    assert (options.storage, options.cache) == ("/home/researcher/runs", "/home/researcher")

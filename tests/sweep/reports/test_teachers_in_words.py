@@ -13,7 +13,7 @@ import pytest
 
 from sweep.reports.console import front_table
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
-from sweep.storage.records import Record
+from sweep.types import Record
 from tests.sweep.reports.test_html import ARMS, GOALS, record, reported, said, summed_up
 
 NONE = record(1, 0.70, 0.20)

@@ -8,7 +8,7 @@ import pytest
 
 from sweep.search.budget import Ledger, Plateau, limit
 from sweep.space.space import SearchConfig
-from sweep.storage.records import Record, State
+from sweep.types import Record, State
 
 GOALS = ("val/auroc", "val/pointing")
 

@@ -10,7 +10,9 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler
 
 from sweep.pareto import dominates, place
-from sweep.search.halving import ArmHalving, Arrival, rungs_of
+from sweep.search.halving import ArmHalving
+from sweep.space.space import EarlyStopping
+from sweep.types import Arrival
 
 GOALS = ("val/auroc", "val/pointing")
 Trace = list[tuple[int, int, tuple[float, ...]]]  # number, epoch, values, in order of arrival
@@ -78,7 +80,8 @@ def test_with_one_goal_it_is_rays_asha_decision_by_decision(seed: int, grace: in
         theirs.append((number, epoch, goes_on))
         if not goes_on:
             stopped.add(number)
-    ours = replay(ArmHalving(["none"], GOALS[:1], 9, grace, reduction), trace)
+    rungs = EarlyStopping(grace=grace, reduction=reduction).rungs(9)
+    ours = replay(ArmHalving(["none"], GOALS[:1], rungs, reduction), trace)
     assert ours == theirs
     assert {goes_on for _, _, goes_on in ours} == {True, False}
 
@@ -108,7 +111,7 @@ def test_dominated_by_a_stopped_trial_at_its_decision_means_stopped(seed: int) -
 
     def goes_on(values: tuple[float, ...]) -> bool:
         arrived = [Arrival(number, "none", 3, one, True) for number, one in enumerate(seen)]
-        halving = ArmHalving(["none"], GOALS, 9, 3, 3, arrived)
+        halving = ArmHalving(["none"], GOALS, [3], 3, arrived)
         return halving.on_trial_result(None, trial(99), result((3, values))) == halving.CONTINUE
 
     assert goes_on(better) or not goes_on(worse)
@@ -116,23 +119,25 @@ def test_dominated_by_a_stopped_trial_at_its_decision_means_stopped(seed: int) -
 
 def test_a_replayed_trace_decides_alike() -> None:
     trace = trace_of(1, 40, 9, goals=2)
-    assert replay(ArmHalving(["none"], GOALS, 9, 1, 3), trace) == replay(ArmHalving(["none"], GOALS, 9, 1, 3), trace)
+    assert replay(ArmHalving(["none"], GOALS, [1, 3], 3), trace) == replay(
+        ArmHalving(["none"], GOALS, [1, 3], 3), trace
+    )
 
 
 @pytest.mark.parametrize("cut", [1, 17, 60, 120])
 def test_a_restart_in_mid_sweep_decides_as_if_there_had_been_none(cut: int) -> None:
     trace = trace_of(2, 40, 9, goals=2)
-    whole = replay(ArmHalving(["none"], GOALS, 9, 1, 3), trace)
+    whole = replay(ArmHalving(["none"], GOALS, [1, 3], 3), trace)
     kept: list[Arrival] = []
     stopped: set[int] = set()
-    first = replay(ArmHalving(["none"], GOALS, 9, 1, 3, keep=kept.append), trace[:cut], stopped=stopped)
+    first = replay(ArmHalving(["none"], GOALS, [1, 3], 3, keep=kept.append), trace[:cut], stopped=stopped)
     random.Random(0).shuffle(kept)  # the storage has them by trial, not by time
-    second = replay(ArmHalving(["none"], GOALS, 9, 1, 3, arrived=kept), trace[cut:], stopped=stopped)
+    second = replay(ArmHalving(["none"], GOALS, [1, 3], 3, arrived=kept), trace[cut:], stopped=stopped)
     assert first + second == whole
 
 
 def test_two_goals_keep_what_is_best_at_either() -> None:
-    halving = ArmHalving(["none"], GOALS, 9, 1, 2)
+    halving = ArmHalving(["none"], GOALS, [1, 2, 4, 8], 2)
     seen = [(0.5, 0.5), (0.9, 0.1), (0.1, 0.9), (0.4, 0.4), (0.3, 0.3)]
     for number, values in enumerate(seen):
         halving.on_trial_result(None, trial(number), result((1, values)))
@@ -142,15 +147,15 @@ def test_two_goals_keep_what_is_best_at_either() -> None:
 
 def test_another_arm_changes_nothing() -> None:
     trace = trace_of(3, 20, 9, goals=2)
-    alone = replay(ArmHalving(["none", "tabular"], GOALS, 9, 1, 3), trace, "tabular")
-    halving = ArmHalving(["none", "tabular"], GOALS, 9, 1, 3)
+    alone = replay(ArmHalving(["none", "tabular"], GOALS, [1, 3], 3), trace, "tabular")
+    halving = ArmHalving(["none", "tabular"], GOALS, [1, 3], 3)
     for number in range(100, 120):
         halving.on_trial_result(None, trial(number, "none"), result((1, (2.0, 2.0))))
     assert replay(halving, trace, "tabular") == alone
 
 
 def test_a_resumed_trials_earlier_epochs_enter_their_own_rungs() -> None:
-    halving = ArmHalving(["none"], GOALS[:1], 9, 1, 3)
+    halving = ArmHalving(["none"], GOALS[:1], [1, 3], 3)
     halving.on_trial_result(None, trial(0), result((1, (0.2,)), (2, (0.3,)), (3, (0.4,)), (4, (0.9,))))
     # Compared at epoch 1 with that trial's 0.2 at epoch 1, not with its 0.9 of today.
     assert halving.on_trial_result(None, trial(1), result((1, (0.3,)))) == halving.CONTINUE
@@ -159,18 +164,18 @@ def test_a_resumed_trials_earlier_epochs_enter_their_own_rungs() -> None:
 
 def test_a_trial_started_again_ranks_once_and_stays_stopped() -> None:
     kept: list[Arrival] = []
-    halving = ArmHalving(["none"], GOALS[:1], 9, 1, 2, keep=kept.append)
+    halving = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2, keep=kept.append)
     for _ in range(5):
         assert halving.on_trial_result(None, trial(0), result((1, (0.5,)))) == halving.CONTINUE
         assert halving.on_trial_result(None, trial(1), result((1, (0.1,)))) == halving.STOP
     assert kept == [Arrival(0, "none", 1, (0.5,), True), Arrival(1, "none", 1, (0.1,), False)]
     # Killed between the decision and the telling: the next driver stops it where it was stopped.
-    again = ArmHalving(["none"], GOALS[:1], 9, 1, 2, kept)
+    again = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2, kept)
     assert again.on_trial_result(None, trial(1), result((1, (0.1,)), (2, (0.9,)))) == again.STOP
 
 
 def test_further_seeds_are_not_stopped_and_stop_nobody() -> None:
-    halving = ArmHalving(["none"], GOALS[:1], 9, 1, 2)
+    halving = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2)
     halving.on_trial_result(None, trial(0), result((1, (0.5,))))
     assert halving.on_trial_result(None, trial(1, repeat_of=0), result((1, (0.1,)))) == halving.CONTINUE
     assert halving.on_trial_result(None, trial(2, repeat_of=0), result((1, (0.9,)))) == halving.CONTINUE
@@ -178,6 +183,6 @@ def test_further_seeds_are_not_stopped_and_stop_nobody() -> None:
 
 
 def test_rungs() -> None:
-    assert rungs_of(27, 3, 3) == [3, 9]
-    assert rungs_of(27, 1, 3) == [1, 3, 9]
-    assert rungs_of(4, 4, 2) == []
+    assert EarlyStopping(grace=3, reduction=3).rungs(27) == [3, 9]
+    assert EarlyStopping(grace=1, reduction=3).rungs(27) == [1, 3, 9]
+    assert EarlyStopping(grace=4, reduction=2).rungs(4) == []

@@ -6,7 +6,7 @@ import pytest
 
 from mmpkd.config import TrialConfig
 from sweep.search.repeats import Due, Seeds, repeated
-from sweep.storage.records import Record, State
+from sweep.types import Record, State
 
 GOALS = ("val/auroc", "val/pointing")
 

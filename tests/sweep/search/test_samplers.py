@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from mmpkd.config import TrialConfig
-from sweep.pareto import Values
 from sweep.search.choosers import Even, Replay
 from sweep.search.samplers import SAMPLERS, STARTUP, Proposal, Sampling, Sight
 from sweep.space.draw import draw
 from sweep.space.space import Space, load_space
+from sweep.types import Values
 
 SPACE = """
 cohort: {reader: synthetic}

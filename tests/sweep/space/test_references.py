@@ -43,7 +43,7 @@ def tuned(tmp_path: Path, cost: dict[str, float], *overrides: str) -> Search:
     books = Books(space, GOALS, studies, Spool(tmp_path / "spool.jsonl"), tmp_path)
     search = Search(space, books, tmp_path, tmp_path / "cache", tmp_path / "store", wait=True)
     search.most_live = SLOTS
-    halving = ArmHalving(list(space.arms), GOALS, EPOCHS, 3, 3, keep=studies.reach)
+    halving = ArmHalving(list(space.arms), GOALS, [3], 3, keep=studies.reach)
     clock: list[tuple[float, str, dict[str, Any], int]] = []  # when an epoch ends, of whom, which
     now, started = 0.0, 0
     while True:

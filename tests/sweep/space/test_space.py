@@ -195,14 +195,14 @@ def test_mistakes_are_gathered_and_the_rest_still_stands(file: Path):
 
 
 def test_trials_are_ranked_at_a_share_of_the_epochs_unless_an_epoch_is_named(file: Path):
-    def first_rung(epochs: int, *overrides: str) -> int:
+    def rungs(epochs: int, *overrides: str) -> list[int]:
         stopping = load(file, *(f"search.early_stopping.{one}" for one in overrides)).search.early_stopping
         assert stopping is not None
-        return stopping.first_rung(epochs)
+        return stopping.rungs(epochs)
 
-    assert [first_rung(epochs) for epochs in (27, 10, 8, 1)] == [9, 4, 3, 1]
-    assert first_rung(10, "reduction=2") == 5
-    assert first_rung(27, "grace=3") == 3
+    assert [rungs(epochs) for epochs in (27, 10, 8, 1)] == [[9], [4], [3], []]
+    assert rungs(10, "reduction=2") == [5]
+    assert rungs(27, "grace=3") == [3, 9]
 
 
 def test_relative_paths_are_made_absolute_wherever_they_stand(file: Path, monkeypatch: pytest.MonkeyPatch):

@@ -17,9 +17,9 @@ from rich.console import Console
 from mmpkd.types import UserError
 from sweep import status
 from sweep.clean import of_sweep
+from sweep.options import read_run_options
 from sweep.reports.final import _tell_tracking
 from sweep.reports.mlflow import Tracker
-from sweep.run import read_words
 from sweep.status import as_json
 from sweep.storage.events import Spool, read_events, write_json
 from sweep.storage.failures import error_file, told_error
@@ -198,9 +198,9 @@ def test_a_damaged_mlflow_file_stops_no_sweep(
             break
         time.sleep(0.1)
     assert tracker.close(0.1) == 1 and tracker.trouble
-    said, _ = read_words([f"tracking=sqlite:///{database}", f"storage={tmp_path}"])
+    options, _ = read_run_options([f"tracking=sqlite:///{database}", f"storage={tmp_path}"])
     console = Console(file=io.StringIO(), width=200)
-    _tell_tracking(1, tracker, said, console)
+    _tell_tracking(1, tracker, options, console)
     assert f"mv {database} {database}.damaged" in console.file.getvalue()  # type: ignore[attr-defined]
 
 

@@ -12,10 +12,10 @@ import pytest
 from optuna.trial import TrialState
 
 from sweep.clean import of_sweep
-from sweep.search.halving import Arrival
 from sweep.search.searcher import Search
 from sweep.status import as_json
 from sweep.storage.reader import how_to_continue, read_sweep
+from sweep.types import Arrival
 from tests.sweep import fake
 from tests.sweep.fake import play, play_all
 from tests.sweep.swept import (

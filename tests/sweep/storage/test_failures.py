@@ -11,8 +11,8 @@ import pytest
 from ray.exceptions import RayError, WorkerCrashedError
 
 from mmpkd.types import ConfigError, UserError
+from sweep.options import read_run_options
 from sweep.plan import timing
-from sweep.run import read_words
 from sweep.storage.continuation import held
 from sweep.storage.failures import cause_of, message_of
 from sweep.workers.worker import checkpoints_of
@@ -124,7 +124,7 @@ def test_a_worker_that_dies_while_it_is_timed_keeps_its_cause(monkeypatch: pytes
 
 
 def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
-    _, (mistake,) = read_words([f"storage={tmp_path}", f"name={'n' * 101}"])
+    _, (mistake,) = read_run_options([f"storage={tmp_path}", f"name={'n' * 101}"])
     assert mistake.path == "name" and "at most 100" in mistake.problem
     with pytest.raises(UserError, match=r"File name too long.*storage=DIR"), held(tmp_path / ("s" * 300) / "name"):
         pass

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from sweep.storage.records import Record, State, admit, best_of, front_of, judged, over_seeds, trials_table
+from sweep.storage.records import admit, best_of, front_of, judged, over_seeds, trials_table
+from sweep.types import Record, State
 
 GOALS = ("val/auroc", "val/pointing")
 

@@ -21,7 +21,9 @@ from mmpkd.teachers.teacher import TeacherParams
 from mmpkd.teachers.text import TextParams
 
 
-def stating(suspects: Suspects, teachers: Iterable[tuple[str, TeacherConfig]], store: Store, fold: int) -> list[str]:
+def leakage_warnings(
+    suspects: Suspects, teachers: Iterable[tuple[str, TeacherConfig]], store: Store, fold: int
+) -> list[str]:
     """Warnings of what states the label in a cohort and in what these teachers read of it.
 
     Columns that may be taught from are named whoever reads them; near-label columns where a teacher asks for them;
@@ -63,11 +65,11 @@ def stating(suspects: Suspects, teachers: Iterable[tuple[str, TeacherConfig]], s
     return warnings
 
 
-def before_teaching(config: TrialConfig, store: Store) -> list[str]:
+def warnings_before_fitting(config: TrialConfig, store: Store) -> list[str]:
     """What whoever trains one student should know of its teachers and of its cohort, before any teacher is fitted."""
     active = [(f"teachers.{name}", config.teachers[name]) for name in config.active_teachers()]
     told = [f"{path} {caveat}" for path, teacher in active for caveat in caveats(teacher, store.facts)]
-    return [*told, *stating(suspects_of(store), active, store, config.cohort.fold)]
+    return [*told, *leakage_warnings(suspects_of(store), active, store, config.cohort.fold)]
 
 
 def _left(section: str, also: tuple[str, ...], store: Store, fold: int) -> list[str]:

@@ -15,13 +15,13 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words
 from mmpkd.teachers import TEACHERS, sized
+from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.controls import shuffled_within_label
 from mmpkd.teachers.online import online
-from mmpkd.teachers.outputs import cached_outputs
 from mmpkd.types import Needs, TeacherOutput
 
 
-class Answers(Protocol):
+class FittedTeacher(Protocol):
     """A fitted teacher, as the training of a student has it."""
 
     @property
@@ -50,7 +50,7 @@ class Answers(Protocol):
     def to(self, device: torch.device) -> Self: ...
 
 
-def qualities(config: TrialConfig, answers: Mapping[str, Answers]) -> list[str]:
+def quality_lines(config: TrialConfig, answers: Mapping[str, FittedTeacher]) -> list[str]:
     """A line for each teacher, and for each member of an ensemble: how good it is, and what is the matter with it."""
     lines = []
     for name, teacher in answers.items():
@@ -65,9 +65,9 @@ def qualities(config: TrialConfig, answers: Mapping[str, Answers]) -> list[str]:
     return lines
 
 
-def teach(config: TrialConfig, store: Store, cache: Path) -> dict[str, Answers]:
+def fit_teachers(config: TrialConfig, store: Store, cache: Path) -> dict[str, FittedTeacher]:
     """Every teacher that an objective of this configuration uses, fitted or found in the cache."""
-    fold, answers, config = config.cohort.fold, dict[str, Answers](), sized(config, store.facts)
+    fold, answers, config = config.cohort.fold, dict[str, FittedTeacher](), sized(config, store.facts)
     for name in config.active_teachers():
         teacher = config.teachers[name]
         shuffled = teacher.control == "shuffled"

@@ -1,7 +1,7 @@
 """What the teachers say of the training samples: fitted once, cached by content, shared by all trials.
 
 Logits of training samples are out of fold (five patient-grouped folds), because in-sample logits are
-overconfident, and the five models are brought to one level (`alignment.py`); embeddings, hidden layers and maps
+overconfident, and the five models are brought to one level (`fold_levels.py`); embeddings, hidden layers and maps
 come from one model fitted on all training patients, because the latent spaces of fold models are unrelated. Test
 samples are never shown to a teacher.
 """
@@ -34,10 +34,10 @@ from mmpkd.fit import derived_seed
 from mmpkd.machine.checksums import DamagedError, fingerprint, first_changed, of_files, sealed, unsealed
 from mmpkd.scoring.teacher_scores import warnings
 from mmpkd.teachers import TEACHERS, Teacher
-from mmpkd.teachers.alignment import offsets
 from mmpkd.teachers.ensemble import Ensemble
-from mmpkd.teachers.fitting import require_classes
+from mmpkd.teachers.fold_levels import level_offsets
 from mmpkd.teachers.quality import looks, quality
+from mmpkd.teachers.training import require_classes
 from mmpkd.types import Needs, TeacherError, TeacherOutput
 
 VERSION = 2  # raise it when the answers of the same fits come to be put together otherwise
@@ -84,7 +84,7 @@ class CachedOutputs:
 
 
 def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str = "") -> CachedOutputs:
-    """A teacher's outputs from the cache, fitted first if need be; see `kept`.
+    """A teacher's outputs from the cache, fitted first if need be; see `fit_or_load`.
 
     Args:
         name: what the user calls it; its kind by default.
@@ -98,12 +98,12 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
 
     def fill(teacher: Teacher, folder: Path) -> dict[str, NDArray[np.float32]]:
         seed = validate(kind.Params, config.params).seed
-        arrays, _ = fit_and_ask(teacher, store, fold, seed, name)
+        arrays, _ = fit_and_predict(teacher, store, fold, seed, name)
         for key, values in arrays.items():
             np.save(folder / f"{key}.npy", values)
         return arrays
 
-    folder, manifest = kept(config, store, fold, cache, name, fill)
+    folder, manifest = fit_or_load(config, store, fold, cache, name, fill)
     # Copy-on-write maps: pages are shared by all workers of a machine, and torch wants writable memory.
     try:
         tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
@@ -116,7 +116,7 @@ def cached_outputs(config: TeacherConfig, store: Store, fold: int, cache: Path, 
     return CachedOutputs(tensors, manifest["quality"], manifest["seconds"], folder.name, head)
 
 
-def kept(
+def fit_or_load(
     config: TeacherConfig,
     store: Store,
     fold: int,
@@ -132,7 +132,7 @@ def kept(
 
     Args:
         fill: fits this teacher, writes what is to be kept into a folder, and gives what it says of every sample,
-            as `fit_and_ask`, whose quality goes into the manifest.
+            as `fit_and_predict`, whose quality goes into the manifest.
 
     Raises:
         TeacherError: the teacher, which is named, cannot be fitted to these samples; what lies there is damaged, or
@@ -157,7 +157,7 @@ def kept(
     if not (folder / "manifest.json").exists():  # a finished cache may be read-only, so no lock before this
         with _alone(folder, name):
             if not (folder / "manifest.json").exists():
-                teacher = ready(config, store, fold, cache, name)
+                teacher = instantiate(config, store, fold, cache, name)
                 started = time.perf_counter()
                 beside = folder.with_name(f"{folder.name}.partial")
                 beside.unlink() if beside.is_file() else shutil.rmtree(beside, ignore_errors=True)
@@ -220,7 +220,7 @@ def _alone(folder: Path, name: str) -> Iterator[None]:
         lock.release()
 
 
-def ready(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str) -> Teacher:
+def instantiate(config: TeacherConfig, store: Store, fold: int, cache: Path, name: str) -> Teacher:
     """A teacher that can be fitted: an ensemble has been told what its members say."""
     kind = TEACHERS[config.kind]
     teacher = kind(validate(kind.Params, config.params), store.facts)
@@ -280,7 +280,7 @@ def out_of_fold(
         fitted(fold, rows[fold_N == fold])
     offset_FK = np.zeros((NUM_FOLDS, logits_NK.shape[1]), np.float32)
     if not isinstance(teacher, Ensemble):  # its members have been brought to one level already
-        offset_FK = offsets(logits_NK, fold_N, store.patient_N[rows], store.facts.tasks, NUM_FOLDS)
+        offset_FK = level_offsets(logits_NK, fold_N, store.patient_N[rows], store.facts.tasks, NUM_FOLDS)
     return OutOfFold(logits_NK + offset_FK[fold_N], offset_FK)
 
 
@@ -290,7 +290,7 @@ def _stratum(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.unique(labels, axis=0, return_inverse=True)[1].astype(np.int64)
 
 
-def fit_and_ask(
+def fit_and_predict(
     teacher: Teacher,
     store: Store,
     fold: int,

@@ -18,7 +18,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.cohort.suspects import Suspects, find_in, suspects_of
 from mmpkd.config import TeacherConfig
 from mmpkd.probe import stand_in
-from mmpkd.teachers.stating import stating
+from mmpkd.teachers.input_leakage import leakage_warnings
 from tests.mmpkd import cohort_fixtures
 
 TASKS = {
@@ -65,7 +65,9 @@ def store(cohort: Any, cache: Path) -> Store:
 
 
 def said(store: Store, *teachers: TeacherConfig) -> list[str]:
-    return stating(suspects_of(store), [(f"teachers.t{index}", one) for index, one in enumerate(teachers)], store, 0)
+    return leakage_warnings(
+        suspects_of(store), [(f"teachers.t{index}", one) for index, one in enumerate(teachers)], store, 0
+    )
 
 
 def test_columns_and_pairs_of_columns_by_name_and_score(store: Store) -> None:
@@ -98,7 +100,9 @@ def test_a_section_is_told_as_it_is_read(store: Store) -> None:
     """Whole, with the labels' names hidden, and with the synonym hidden as well; each choice on a path counts."""
     whole, masked = TeacherConfig(kind="text"), TeacherConfig(kind="text", params={"mask_labels": True})
     clean = TeacherConfig(kind="text", params={"mask_labels": {"also": ["coronavirus"]}})
-    lines = stating(suspects_of(store), [("t", whole), ("t", masked), ("t", clean), ("t", masked)], store, 0)[3:]
+    lines = leakage_warnings(suspects_of(store), [("t", whole), ("t", masked), ("t", clean), ("t", masked)], store, 0)[
+        3:
+    ]
     assert len(lines) == 2
     assert lines[0].startswith("t reads 'report', whose words alone tell malignant/malignant with AUROC 1.00")
     assert lines[1].startswith("t reads 'report' with the labels' names hidden, and the single words that are left")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from mmpkd.types import Task
 
 
-def offsets(
+def level_offsets(
     logits_NK: NDArray[np.float32],
     fold_N: NDArray[np.int64],
     patient_N: NDArray[np.int64],

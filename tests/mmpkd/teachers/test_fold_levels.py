@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mmpkd.teachers.alignment import offsets
+from mmpkd.teachers.fold_levels import level_offsets
 from mmpkd.teachers.quality import quality
 from mmpkd.types import TaskKind, lay_out
 
@@ -20,34 +20,34 @@ def test_a_shift_by_hand() -> None:
     """Two folds of two patients, logits 0, 2 and 10, 12: means 1 and 11, each with a sampling variance of 2/2 = 1. The
     means' variance is 50, so 49 of it lies between models: 49/50 of the way to the common mean of 6."""
     logits = np.array([[0.0], [2.0], [10.0], [12.0]], np.float32)
-    found = offsets(logits, np.array([0, 0, 1, 1]), np.arange(4), BINARY, 2)
+    found = level_offsets(logits, np.array([0, 0, 1, 1]), np.arange(4), BINARY, 2)
     np.testing.assert_allclose(found, [[4.9], [-4.9]], rtol=1e-6)
 
 
 def test_samples_of_one_patient_count_once() -> None:
     """The same logits of one patient a fold: a sampling variance of 2 each, so 48/50 of the way."""
     logits = np.array([[0.0], [2.0], [10.0], [12.0]], np.float32)
-    found = offsets(logits, np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), BINARY, 2)
+    found = level_offsets(logits, np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), BINARY, 2)
     np.testing.assert_allclose(found, [[4.8], [-4.8]], rtol=1e-6)
 
 
 def test_what_chance_explains_is_left_alone() -> None:
     logits = np.array([[0.0], [2.0], [0.5], [2.5]], np.float32)
-    np.testing.assert_array_equal(offsets(logits, np.array([0, 0, 1, 1]), np.arange(4), BINARY, 2), 0)
+    np.testing.assert_array_equal(level_offsets(logits, np.array([0, 0, 1, 1]), np.arange(4), BINARY, 2), 0)
 
 
 def test_silent_samples_and_folds_are_left_out() -> None:
     logits = np.array([[0.0], [2.0], [np.nan], [10.0], [12.0], [np.nan], [99.0], [np.nan]], np.float32)
     fold = np.array([0, 0, 0, 1, 1, 1, 2, 2])
-    found = offsets(logits, fold, np.arange(8), BINARY, 3)
+    found = level_offsets(logits, fold, np.arange(8), BINARY, 3)
     np.testing.assert_allclose(found, [[4.9], [-4.9], [0.0]], rtol=1e-6)
-    np.testing.assert_array_equal(offsets(np.full((8, 1), np.nan, np.float32), fold, np.arange(8), BINARY, 3), 0)
+    np.testing.assert_array_equal(level_offsets(np.full((8, 1), np.nan, np.float32), fold, np.arange(8), BINARY, 3), 0)
 
 
 def test_what_a_softmax_does_not_see_is_no_shift() -> None:
     same = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     logits = np.concatenate([same, same + 7])  # every class alike
-    found = offsets(logits, np.repeat([0, 1], 20), np.arange(40), CLASSES, 2)
+    found = level_offsets(logits, np.repeat([0, 1], 20), np.arange(40), CLASSES, 2)
     np.testing.assert_allclose(found, 0, atol=1e-5)
 
 
@@ -58,7 +58,7 @@ def test_levels_of_models_go_and_order_within_a_fold_stays(tasks: Any) -> None:
     fold, level = np.arange(400) % 5, 3 * rng.normal(size=(5, num_logits))
     alone = rng.normal(size=(400, num_logits)).astype(np.float32)
     shifted = (alone + level[fold]).astype(np.float32)
-    aligned = shifted + offsets(shifted, fold, np.arange(400), tasks, 5)[fold]
+    aligned = shifted + level_offsets(shifted, fold, np.arange(400), tasks, 5)[fold]
     for one in range(5):
         moved = (aligned - alone)[fold == one]
         np.testing.assert_allclose(moved, np.broadcast_to(moved[0], moved.shape), atol=1e-5)

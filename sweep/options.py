@@ -1,0 +1,182 @@
+"""The words of the sweep commands, and the addresses of tracking servers.
+
+`sweep.run` reads its words with `read_run_options`; `sweep.status`, `sweep.stop` and `sweep.clean` read theirs with
+`read_sweep_options`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from shlex import quote
+from typing import Final
+from urllib.parse import quote as quote_in_uri
+from urllib.parse import unquote, urlsplit
+
+from mmpkd.command import at_home, options, own_words
+from mmpkd.near_names import near
+from mmpkd.types import ConfigError, Mistake
+
+DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
+DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
+SWITCHES: Final = ("show", "schema", "plan", "extend", "repair")  # of sweep.run
+RUN_KEYS: Final = ("space", "name", "storage", "cache", "tracking", *SWITCHES)
+TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")  # that MLflow knows
+
+
+# --- sweep.run ---
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The command line of `sweep.run`: the command's own keys, and the overrides of leaves of the space."""
+
+    space: str = "demo"
+    name: str = ""
+    storage: str = DEFAULT_STORAGE
+    cache: str = DEFAULT_CACHE
+    tracking: str = ""
+    show: bool = False
+    schema: bool = False
+    plan: bool = False
+    extend: bool = False
+    repair: bool = False
+    overrides: tuple[str, ...] = ()
+    words: tuple[str, ...] = ()  # the whole command line, passwords struck out
+
+    @property
+    def folder(self) -> Path:
+        """The sweep's folder, absolute."""
+        return (Path(self.storage) / self.name).absolute()
+
+    @property
+    def tracking_uri(self) -> str:
+        """Address of the tracking server: `tracking=`, else MLFLOW_TRACKING_URI, else the file beside the sweeps."""
+        default = sqlite_uri(Path(self.storage) / "mlflow.db")
+        return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or default
+
+    @property
+    def command(self) -> str:
+        """The command that continues the sweep."""
+        return run_command(self.words)
+
+
+def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[RunOptions, list[Mistake]]:
+    """Returns the options of `sweep.run`, and all mistakes in them.
+
+    Args:
+        leaves: paths of the space that a word may override. A word that is written as `--key value` is compared with
+            them, so that the message names the right key.
+
+    Raises:
+        ConfigError: words are written as `--key value`; which of the other words belong to them is not certain.
+    """
+    defaults = {key: getattr(RunOptions, key) for key in RUN_KEYS} | dict.fromkeys(SWITCHES, "false")
+    values, overrides = own_words(words, defaults, leaves)
+    mistakes = []
+    for key in ("storage", "cache"):
+        if not (path := str(Path(values[key]).absolute())).isprintable():
+            problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
+            mistakes.append(Mistake(key, f"{problem}; name another folder than {path!r}"))
+    name = values["name"] or Path(values["space"]).stem
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name, re.ASCII):
+        wanted = "letters, digits, '-', '_' and '.' only, at most 100"
+        mistakes.append(Mistake("name", f"{wanted}, got {name!r}"))
+    mistakes += _switch_mistakes(values, SWITCHES)
+    run_options = RunOptions(
+        space=values["space"],
+        name=name,
+        storage=values["storage"],
+        cache=values["cache"],
+        tracking=values["tracking"],
+        overrides=tuple(overrides),
+        words=tuple(map(redact_passwords, words)),
+        **{key: values[key] == "true" for key in SWITCHES},
+    )
+    try:
+        check_tracking_uri(run_options.tracking_uri)
+    except ConfigError as error:
+        mistakes += error.mistakes
+    return run_options, mistakes
+
+
+def run_command(words: Iterable[str]) -> str:
+    """Returns the `sweep.run` command with these words, quoted for a shell."""
+    return " ".join(["python -m sweep.run", *map(quote, words)])
+
+
+# --- sweep.status, sweep.stop, sweep.clean ---
+
+
+def read_sweep_options(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake]]:
+    """Returns the values of `[NAME] [key=value ...]` by key, and all mistakes in them.
+
+    Args:
+        defaults: the keys of the command, among them `name`. A key whose default is 'false' is a switch.
+    """
+    values: dict[str, str] = dict(defaults)
+    mistakes = [*options(words, defaults)]
+    for word in [word for word in words if not word.startswith("-")]:
+        key, equals, value = word.partition("=")
+        if equals and key in defaults:
+            values[key] = at_home(value)
+        elif equals:
+            mistakes.append(Mistake(key, f"unknown word{near(key, defaults)}"))
+        elif word in defaults:
+            mistakes.append(Mistake(word, f"expected key=value{near(word, defaults)}"))
+        elif values["name"]:
+            mistakes.append(Mistake(word, f"one sweep at a time, and {values['name']!r} is named already"))
+        else:
+            values["name"] = word
+    mistakes += _switch_mistakes(values, [key for key, default in defaults.items() if default == "false"])
+    return values, mistakes
+
+
+def _switch_mistakes(values: Mapping[str, str], switches: Iterable[str]) -> list[Mistake]:
+    wrong_keys = [key for key in switches if values[key] not in ("true", "false")]
+    return [Mistake(key, f"true or false, got {values[key]!r}") for key in wrong_keys]
+
+
+# --- addresses of tracking servers ---
+
+
+def check_tracking_uri(uri: str) -> str:
+    """Returns a tracking address in the form that MLflow takes; the path of a SQLite file is made absolute.
+
+    Raises:
+        ConfigError: MLflow knows no such address.
+    """
+    scheme = urlsplit(uri).scheme.partition("+")[0]
+    if scheme not in TRACKING_SCHEMES:
+        wanted = f"sqlite:///{uri}/mlflow.db" if not scheme else "sqlite:///FILE or http://HOST:PORT"
+        raise ConfigError.at("tracking", f"{uri!r} is no address of a tracking server; write {wanted}")
+    if scheme == "sqlite":
+        if "?" in uri or not sqlite_file(uri).name:
+            wanted = "wanted is sqlite:///FILE, with %3F for a '?' in its path and %25 for a '%'"
+            raise ConfigError.at("tracking", f"{uri!r} names no SQLite file; {wanted}")
+        # MLflow writes the working directory into a new file, quoted as in Python and not as in SQL (3.17).
+        working_directory = os.getcwd()
+        if "'" in working_directory and '"' in working_directory and not sqlite_file(uri).exists():
+            problem = f"MLflow cannot make a SQLite file from within {working_directory}"
+            why = "the name of that folder holds both kinds of quotes"
+            raise ConfigError.at("tracking", f"{problem}: {why}; start the command in another folder")
+        return sqlite_uri(sqlite_file(uri))
+    return uri
+
+
+def sqlite_uri(path: Path) -> str:
+    """Returns the address of a SQLite file, quoted: a bare `?` would begin a query, and `%20` would be a blank."""
+    return f"sqlite:///{quote_in_uri(os.fsencode(path.absolute()))}"
+
+
+def sqlite_file(uri: str) -> Path:
+    """Returns the file that a SQLite address names."""
+    return Path(unquote(uri.partition("://")[2].removeprefix("/"), errors="surrogateescape"))
+
+
+def redact_passwords(text: str) -> str:
+    """Returns the text with the password in every address struck out."""
+    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", text)

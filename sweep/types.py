@@ -1,0 +1,113 @@
+"""What travels between the packages of a sweep. Nothing here needs Ray, Optuna or MLflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypedDict
+
+from mmpkd.config import IMAGE
+
+Values: TypeAlias = Sequence[float]  # of the goals, in the order of `search.maximize`; higher is better
+State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
+
+
+class Job(TypedDict):
+    """A trial as the driver gives it to a worker. It holds plain values, so that Ray resolves nothing in it."""
+
+    number: int
+    arm: str
+    repeat_of: int | None  # the trial whose configuration this trial runs on a further seed
+    trial: str  # TrialConfig as JSON
+    goals: list[str]
+    folder: str  # of the sweep; the driver and all workers see it
+    cache: str
+    store: str  # the prepared cohort: a worker neither needs nor reads raw data
+
+
+@dataclass(frozen=True)
+class Record:
+    """A trial as the sweep's storage knows it.
+
+    Attributes:
+        seconds: training and validation over all epochs; starting workers and fitting teachers are not included.
+        sampled: the drawn values by leaf name.
+        metrics: those of the last epoch.
+        config: TrialConfig as JSON.
+        cause: the kind of a failure in one word: diverged, memory, worker or error.
+        device_seconds: seconds times the share of a GPU that the trial held, or times its cores if it held no GPU.
+        repeat_of: the trial whose configuration this trial runs on a further seed.
+        turn: which of the further seeds this is, counted from 1; 0 for a first trial.
+    """
+
+    number: int
+    arm: str
+    state: State
+    epochs: int
+    seconds: float
+    sampled: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    config: str
+    error: str = ""
+    cause: str = ""
+    device_seconds: float = 0.0
+    repeat_of: int | None = None
+    turn: int = 0
+
+    @property
+    def configuration(self) -> int:
+        """The number of the first trial of this trial's configuration, which all its further seeds share."""
+        return self.number if self.repeat_of is None else self.repeat_of
+
+    @property
+    def reference(self) -> bool:
+        """Whether the student reads an input at test that the clinic will not have: it is shown but never chosen."""
+        reads = json.loads(self.config).get("student", {}).get("reads", [IMAGE])
+        return bool(reads != [IMAGE])
+
+    @property
+    def control(self) -> str:
+        """Names of the teachers whose outputs are shuffled: what this trial gains cannot come from their knowledge."""
+        teachers = json.loads(self.config).get("teachers", {})
+        return ", ".join(name for name, teacher in teachers.items() if teacher.get("control"))
+
+    def values(self, goals: Sequence[str]) -> tuple[float, ...]:
+        return tuple(self.metrics[goal] for goal in goals)
+
+
+@dataclass(frozen=True)
+class Arrival:
+    """A trial at a rung. The sweep's storage keeps it, and a restarted driver rebuilds its rungs from there."""
+
+    number: int
+    arm: str
+    rung: int  # an epoch
+    values: tuple[float, ...]
+    goes_on: bool
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial ended.
+
+    Attributes:
+        learned: the values that the sampler learns from a trial that is not complete; None: it learns nothing.
+    """
+
+    state: State
+    epochs: int
+    seconds: float
+    device_seconds: float
+    metrics: Mapping[str, float]
+    error: str = ""
+    cause: str = ""
+    learned: Values | None = None
+
+
+@dataclass(frozen=True)
+class Halt:
+    """Why the driver stops while trials are running. They keep their checkpoints and wait for the next driver."""
+
+    kind: Literal["limit", "requested", "memory", "broken"]
+    reason: str = ""
