@@ -47,6 +47,7 @@ from mmpkd.machine.files import read_yaml
 from mmpkd.scoring.stats import Floats, Interval, macro, patient_weights, weighted_auroc, weighted_mean
 from mmpkd.scoring.subgroups import REPLICATES, interval
 from mmpkd.scoring.validation import Evaluator
+from mmpkd.teachers import resolve
 from mmpkd.teachers.cache import cached_outputs
 from mmpkd.train import train
 
@@ -211,7 +212,7 @@ def main() -> None:
     configs = design.configs(options.root)
     store = prepare(next(iter(configs.values())).cohort, options.cache)
     answers = {
-        (name, fold): cached_outputs(TeacherConfig.model_validate(one), store, fold, options.cache, name)
+        (name, fold): cached_outputs(resolve(TeacherConfig.model_validate(one)), store, fold, options.cache, name)
         .arrays["logits"][:, 0]
         .numpy()
         for name, one in TEACHERS.items()

@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig
-from mmpkd.teachers.cache import out_of_fold
+from mmpkd.teachers.fitting import out_of_fold
 from mmpkd.teachers.tabular import Tabular, TabularParams
 
 LOW, HIGH = 0.86, 0.95

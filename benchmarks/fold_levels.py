@@ -25,7 +25,7 @@ from mmpkd.config import CohortConfig, validate
 from mmpkd.fit import task_loss
 from mmpkd.scoring import classify
 from mmpkd.teachers import TEACHERS
-from mmpkd.teachers.cache import folds, out_of_fold
+from mmpkd.teachers.fitting import folds, out_of_fold
 
 NETWORK = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 64, "depth": 3, "num_heads": 4}
 DEMO = CohortConfig(reader="synthetic", image_size=48, params={"train": 600, "val": 240, "test": 60, "texture": 0.2})

@@ -37,6 +37,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -52,7 +53,7 @@ from mmpkd.machine.resources import cores
 
 SPACE = ("space=demo", "name=interrupted", "epochs=8")
 COHORT = ("cohort.params.train=400", "cohort.params.val=100", "cohort.params.test=12")
-LOADED = ("mmpkd.train", "sweep.plan.plan", "sweep.reports.final", "sweep.workers.tune")  # by every driver
+LOADED = ("mmpkd.train", "sweep.driver")  # by every driver
 FINAL = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 AT_A_TIME = 2  # trials
 SHARE = 0.8  # of the trials, by which all kills are due: the last ones must find something to kill
@@ -99,11 +100,10 @@ class Forked:
 
 
 def drive(words: Sequence[str]) -> int:
+    from sweep.driver import FUNCTIONS, run_sweep
     from sweep.options import read_run_options
     from sweep.plan.plan import plan
-    from sweep.run import sweep
     from sweep.space.space import load_space
-    from sweep.workers.worker import TrialWorker
 
     sys.argv = ["sweep.run", *words]
     options, mistakes = read_run_options(words)
@@ -111,7 +111,8 @@ def drive(words: Sequence[str]) -> int:
     assert space is not None
     planned = plan(space, mistakes + found)
     assert not planned.mistakes, planned.mistakes
-    status = sweep(space, planned, options, Console(width=160), logged(TrialWorker))
+    functions = replace(FUNCTIONS, training=logged(FUNCTIONS.training))
+    status = run_sweep(space, planned, options, Console(width=160), functions)
     sys.stdout.flush()
     return status
 

@@ -1,22 +1,22 @@
-"""Device-hours that a search needs for 95 % of what there is to find, on recorded learning curves.
+"""Measures the device-hours in which a search reaches 95 % of the attainable hypervolume, on recorded learning curves.
 
     python benchmarks/search_efficiency.py [spaces=demo,breast] [seeds=20] [slots=4]
 
-Replays `benchmarks/curves/<space>.csv` (see `record_curves.py`) on a simulated clock, `slots` trials at
-a time; a suggestion that is not in the table gets the curve of its nearest row in the same arm and
-branches. A row's curve is the mean of the repeats that every configuration has, lest a draw of noise be
-what there is to find; how much of the rows' spread is noise is printed first, from those with repeats.
-Four ways to search, each on the same seeds:
+Replays `benchmarks/curves/<space>.csv` (see `record_curves.py`) on a simulated clock, `slots` trials at a time; a
+suggestion that is not in the table gets the curve of its nearest row in the same arm and branches. A row's curve is the
+mean of the repeats that every configuration has; otherwise the best rows would be those with lucky noise. The share of
+noise in the spread of the rows is printed first, from the configurations with repeats. Four searches run on the same
+seeds:
 
-  random      uniform draws, nothing stopped
-  TPE         Optuna's TPESampler on both goals, nothing stopped
+  random      uniform draws, no trial is stopped
+  TPE         Optuna's TPESampler on both goals, no trial is stopped
   documented  Ray's ASHAScheduler on the mean of the goals' ranks, with OptunaSearch, defaults throughout
   ours        this sweep's own classes: sampler per arm, equal shares, halving on both goals
 
-The first three know one study in which the arm is a category, as one would write it; ours holds the
-arms' device-hours equal. So two measures: *any arm*, the hypervolume of the table whichever arm it
-comes from, and *every arm*, when each arm has 95 % of the hypervolume of its own rows, without which
-arms cannot be compared. Only trials that ran to the end count. Intervals: 95 %, bootstrap over seeds.
+The first three use a single study in which the arm is a category, as most users would write it; ours gives all arms
+equal device-hours. So there are two measures. *Any arm* is the hypervolume of the table, from whichever arm it comes.
+*Every arm* is reached when each arm has 95 % of the hypervolume of its own rows, without which arms cannot be compared.
+Only trials that ran to the end count. Intervals are 95 %, by bootstrap over seeds.
 """
 
 from __future__ import annotations
@@ -49,29 +49,30 @@ from sweep.pareto import admit, hypervolume
 from sweep.space.space import Space, load_space
 from sweep.types import Values
 
-# Times the whole table's device-hours; a search that has not found it by then counts with that. The two that
-# Optuna leads fall in on a few rows and seldom find it; a low limit flatters them, and saves hours.
+# Limits as multiples of the whole table's device-hours; a search that has not reached a measure by then counts with its
+# limit. The two searches that Optuna leads collapse on a few rows and seldom reach it: a low limit flatters them, and
+# saves hours.
 MOST: Final = {"random": 10.0, "TPE": 0.5, "documented": 0.5, "ours": 4.0}
-# Stopping as the sweep does by default; the demo's own halving is for a front worth a look after 16 trials.
+# The sweep's default early stopping; the demo's own is chosen for a presentable front after 16 trials.
 STOPPING: Final = "search.early_stopping={reduction: 3}"
 OVERRIDES: Final = {"demo": (STOPPING,), "breast": (STOPPING, "cohort.image_size=64", "cohort.root=unread")}
 
 
 @dataclass
 class Reached:
-    """Device-seconds at which a search had 95 %; `whole` is False if it had not by its end."""
+    """Device-seconds at which a search reached each measure; `complete` is False if it ended before it reached both."""
 
     seconds: dict[str, float] = field(default_factory=dict)
-    whole: bool = True
+    complete: bool = True
 
 
 def simulate(way: Way, curves: Curves, slots: int, limit: float) -> Reached:
-    """Runs a search until it has both measures, or has spent `limit` times the table."""
+    """Runs a search until it has reached both measures, or has spent `limit` times the device-hours of the table."""
     reached, spent, started, clock = Reached(), 0.0, 0, 0.0
     most = limit * sum(float(row.seconds_E.sum()) for row in curves.rows)
     running: list[tuple[float, int, Trial]] = []
     fronts: dict[str, dict[int, Values]] = {arm: {} for arm in curves.arms}
-    due = set(curves.arms)
+    unreached = set(curves.arms)
     while True:
         while len(running) < slots and spent < most and (trial := way.next(f"trial-{started}")) is not None:
             heapq.heappush(running, (clock + trial.row.seconds_E[0], started, trial))
@@ -89,14 +90,14 @@ def simulate(way: Way, curves: Curves, slots: int, limit: float) -> Reached:
             continue
         admit(fronts[trial.row.arm], order, trial.values)
         points = {arm: list(front.values()) for arm, front in fronts.items()}
-        due = {arm for arm in due if hypervolume(points[arm], FLOOR) < curves.target[arm]}
-        if not due:
+        unreached = {arm for arm in unreached if hypervolume(points[arm], FLOOR) < curves.target[arm]}
+        if not unreached:
             reached.seconds.setdefault("every arm", spent)
-        if hypervolume([one for found in points.values() for one in found], FLOOR) >= curves.target_of_all:
+        if hypervolume([point for front in points.values() for point in front], FLOOR) >= curves.target_of_all:
             reached.seconds.setdefault("any arm", spent)
         if len(reached.seconds) == 2:
             return reached
-    reached.whole = False
+    reached.complete = False
     for measure in ("any arm", "every arm"):
         reached.seconds.setdefault(measure, max(spent, most))
     return reached
@@ -127,7 +128,7 @@ def ways(name: str, curves: Curves, slots: int, overrides: Sequence[str]) -> dic
 
 
 def bootstrap(top_S: NDArray[np.float64], bottom_S: NDArray[np.float64]) -> tuple[float, float, float]:
-    """The ratio of means, and its 95 % interval over resampled seeds."""
+    """Returns the ratio of the means, and its 95 % interval over resampled seeds."""
     picks = np.random.default_rng(0).integers(0, len(top_S), (10_000, len(top_S)))
     ratios = top_S[picks].mean(axis=1) / bottom_S[picks].mean(axis=1)
     low, high = np.percentile(ratios, [2.5, 97.5])
@@ -148,9 +149,9 @@ def main(words: Sequence[str]) -> None:
         chosen = {
             way: run for way, run in ways(name, curves, slots, overrides).items() if way in own["ways"].split(",")
         }
-        found: dict[str, list[Reached]] = {}
+        results: dict[str, list[Reached]] = {}
         for way, run in chosen.items():
-            found[way] = [run(seed) for seed in range(seeds)]
+            results[way] = [run(seed) for seed in range(seeds)]
             print(f"{name}: {way} done", file=sys.stderr, flush=True)
         hours = sum(row.seconds_E.sum() for row in curves.rows) / 3600
         console.print(
@@ -160,7 +161,7 @@ def main(words: Sequence[str]) -> None:
         if curves.repeated:
             console.print(_spread(curves))
         for measure in ("any arm", "every arm"):
-            console.print(_table(measure, found))
+            console.print(_table(measure, results))
 
 
 def _spread(curves: Curves) -> Table:
@@ -172,9 +173,9 @@ def _spread(curves: Curves) -> Table:
     return table
 
 
-def _table(measure: str, found: Mapping[str, Sequence[Reached]]) -> Table:
+def _table(measure: str, results: Mapping[str, Sequence[Reached]]) -> Table:
     table = Table("search", "device-hours", "not reached", "of random", "of documented", title=f"95 % of {measure}")
-    spent = {way: np.array([one.seconds[measure] for one in runs]) / 3600 for way, runs in found.items()}
+    spent = {way: np.array([run.seconds[measure] for run in runs]) / 3600 for way, runs in results.items()}
     for way, hours_S in spent.items():
         error = 1.96 * hours_S.std(ddof=1) / np.sqrt(len(hours_S))
         ratios = []
@@ -185,7 +186,7 @@ def _table(measure: str, found: Mapping[str, Sequence[Reached]]) -> Table:
                 else "{:.2f} [{:.2f}, {:.2f}]".format(*bootstrap(hours_S, spent[other]))
             )
             ratios.append(ratio)
-        missed = sum(not one.whole for one in found[way])
+        missed = sum(not run.complete for run in results[way])
         table.add_row(way, f"{hours_S.mean():.3f} ± {error:.3f}", f"{missed}/{len(hours_S)}", *ratios)
     return table
 

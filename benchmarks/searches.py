@@ -16,13 +16,14 @@ from ray.tune.search.optuna import OptunaSearch
 
 from benchmarks.record_curves import EPOCHS, GOALS
 from benchmarks.recorded import Curves, Row
-from sweep.search.choosers import Asked
+from sweep.search.choosers import OptunaChooser
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
-from sweep.search.state import Books
+from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 
 
@@ -39,7 +40,7 @@ class Trial:
 
 
 class Way(Protocol):
-    """A search: what runs next, and whether it goes on after an epoch."""
+    """A search: it says which trial runs next, and whether a trial goes on after an epoch."""
 
     def next(self, key: str) -> Trial | None: ...
     def goes_on(self, trial: Trial) -> bool: ...
@@ -47,7 +48,7 @@ class Way(Protocol):
 
 
 class Free:
-    """Optuna alone, nothing stopped."""
+    """Optuna alone; no trial is stopped."""
 
     def __init__(self, space: Space, curves: Curves, sampler: optuna.samplers.BaseSampler):
         self._space, self._curves = space, curves
@@ -67,7 +68,7 @@ class Free:
 
 def _drawn(space: Space, trial: Any) -> tuple[str, Mapping[str, Any]]:
     arm = trial.suggest_categorical("arm", list(space.arms))
-    return arm, draw(space.arms[arm], Asked(trial), arm).values
+    return arm, draw(space.arms[arm], OptunaChooser(trial), arm).values
 
 
 class Documented:
@@ -98,7 +99,7 @@ class Documented:
     def goes_on(self, trial: Trial) -> bool:
         seen = self._seen.setdefault(trial.epoch, [])
         seen.append(trial.values)
-        ranks = [np.mean([one[goal] <= mine for one in seen]) for goal, mine in enumerate(trial.values)]
+        ranks = [np.mean([values[goal] <= value for values in seen]) for goal, value in enumerate(trial.values)]
         result = {"epoch": trial.epoch, "training_iteration": trial.epoch, "score": float(np.mean(ranks))}
         self._scores[trial.key] = result
         going = self._asha.on_trial_result(None, trial.job, result) == "CONTINUE"  # type: ignore[arg-type]
@@ -115,23 +116,25 @@ class Ours:
 
     def __init__(self, space: Space, curves: Curves, slots: int, folder: Path):
         self._curves = curves
-        books = Books(
-            space, GOALS, Studies(folder / "journal.log", space, GOALS), Spool(folder / "spool.jsonl"), folder
+        state = SweepState(
+            space, GOALS, Studies(SweepFolder(folder), space, GOALS), Spool(SweepFolder(folder)), SweepFolder(folder)
         )
-        self.search = Search(space, books, folder, folder, folder, wait=True)
-        self.search.most_live = slots
+        self.search = Search(space, state, SweepFolder(folder), folder, folder, wait=True)
+        self.search.max_running = slots
         stopping = space.search.early_stopping
         assert stopping is not None
         rungs = stopping.rungs(EPOCHS)
-        self._halving = ArmHalving(list(space.arms), GOALS, rungs, stopping.reduction, keep=books.studies.reach)
+        self._halving = ArmHalving(
+            list(space.arms), GOALS, rungs, stopping.reduction, on_arrival=state.studies.record_arrival
+        )
 
     def next(self, key: str) -> Trial | None:
         job = self.search.suggest(key)
-        if self.search.broken:
-            raise self.search.broken
+        if self.search.error:
+            raise self.search.error
         if not isinstance(job, dict):
             return None
-        proposal = self.search.live[key].proposal
+        proposal = self.search.running[key].proposal
         row = self._curves.nearest(proposal.arm, proposal.drawn.values, proposal.distributions)
         return Trial(key, row, job=SimpleNamespace(config=job))
 

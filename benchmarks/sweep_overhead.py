@@ -47,21 +47,22 @@ from benchmarks.trivial import (
     GOALS,
     Asking,
     Plain,
-    Trivial,
     Watched,
     begin_after,
     metrics_of,
     observed,
     timed,
+    trivial_functions,
     words_of,
 )
 from mmpkd.config import TrialConfig
 from sweep.cluster import cluster
+from sweep.driver import run_sweep
 from sweep.reports.progress import Progress
-from sweep.run import sweep
-from sweep.search.samplers import Sampling, Sight
+from sweep.search.proposals import ArmSampler, SamplerThread
 from sweep.search.searcher import Search
-from sweep.search.state import Books
+from sweep.search.state import SweepState
+from sweep.storage.layout import SweepFolder
 
 LIMIT, GROWTH, AT = 0.25, 3.0, 1000  # seconds per trial after AT trials; and over no history
 
@@ -82,20 +83,19 @@ def ours(history: int, trials: int, seed: int, place: Path) -> dict[str, float]:
     console = Console(file=StringIO(), force_terminal=True, width=120)
     with (
         observed(Search, watched, lambda result: float(result["reports"][-1]["terms"]["made"])),
-        timed(Sight, "propose", lambda seconds, *rest: watched.proposals.append(seconds)),
-        timed(Sampling, "answer", answered),
-        timed(Books, "__init__", lambda seconds, *rest: watched.once.update(open=seconds)),
+        timed(ArmSampler, "propose", lambda seconds, *rest: watched.proposals.append(seconds)),
+        timed(SamplerThread, "collect", answered),
+        timed(SweepState, "__init__", lambda seconds, *rest: watched.once.update(open=seconds)),
         timed(Progress, "__exit__", lambda *_: watched.once.update(behind=untold(said.folder))),
     ):
-        status = sweep(space, planned, said, console, Trivial)
+        status = run_sweep(space, planned, said, console, trivial_functions())
     assert status == 0, console.file.getvalue()  # type: ignore[attr-defined]
     return watched.figures()
 
 
-def untold(folder: Path) -> int:
+def untold(folder: SweepFolder) -> int:
     """Events that MLflow has not had yet."""
-    spool = folder / "spool.jsonl"
-    return spool.read_bytes()[int(spool.with_suffix(".sent").read_text().split()[0]) :].count(b"\n")
+    return folder.spool.read_bytes()[int(folder.spool_sent.read_text().split()[0]) :].count(b"\n")
 
 
 def plain(history: int, trials: int, seed: int, place: Path) -> dict[str, float]:

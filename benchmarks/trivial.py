@@ -20,16 +20,17 @@ from ray import tune
 from benchmarks.witness import descendants
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint
+from mmpkd.machine.files import write_atomically
 from mmpkd.types import EpochReport
 from sweep.options import RunOptions, read_run_options
-from sweep.search.choosers import Asked
-from sweep.search.samplers import Sight
+from sweep.search.choosers import OptunaChooser
+from sweep.search.proposals import ArmSampler
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space, dump_space, load_space
-from sweep.storage.events import Spool, write_whole
+from sweep.storage.events import Spool
 from sweep.types import Arrival, Ending
-from sweep.workers.worker import TrialWorker
+from sweep.workers.worker import TrainingFunctions
 
 SPACE: Final = """
 cohort: {reader: synthetic}
@@ -62,33 +63,28 @@ def metrics_of(lr: float, weight_decay: float, epoch: int, noise: random.Random)
     return {"val/auroc": auroc, "val/pointing": pointing, **{f"val/more/{one}": noise.random() for one in range(10)}}
 
 
-class Trivial(TrialWorker):
-    @classmethod
-    def prepare(cls, config: CohortConfig, cache: Path) -> Any:
+def run_training(
+    config: TrialConfig,
+    cache: Path,
+    store: Path,
+    folder: Path,
+    resume: Path | None,
+    report: Callable[[EpochReport], None],
+) -> None:
+    noise = random.Random(config.fingerprint())
+    for epoch in range(1, config.epochs + 1):
+        metrics = metrics_of(config.optimizer.lr, config.optimizer.weight_decay, epoch, noise)
+        report(EpochReport(epoch, epoch, 0.01, {"task": 1.0, "made": time.time()}, metrics))
+
+
+def trivial_functions() -> Any:
+    """Returns functions that prepare no cohort, find no column that gives labels away, and time nothing."""
+    from sweep.driver import SweepFunctions  # workers import this file, and need no driver
+
+    def prepare(config: CohortConfig, cache: Path) -> Any:
         return SimpleNamespace(path=cache / "store", fingerprint="none", num_folds=4)
 
-    @staticmethod
-    def cautions(*_: Any) -> list[str]:
-        """There is no column that could give a label away."""
-        return []
-
-    @staticmethod
-    def price(*_: Any) -> None:
-        """Nothing to time."""
-
-    @staticmethod
-    def run_training(
-        config: TrialConfig,
-        cache: Path,
-        store: Path,
-        folder: Path,
-        resume: Path | None,
-        report: Callable[[EpochReport], None],
-    ) -> None:
-        noise = random.Random(config.fingerprint())
-        for epoch in range(1, config.epochs + 1):
-            metrics = metrics_of(config.optimizer.lr, config.optimizer.weight_decay, epoch, noise)
-            report(EpochReport(epoch, epoch, 0.01, {"task": 1.0, "made": time.time()}, metrics))
+    return SweepFunctions(prepare, lambda *_: [], lambda *_: None, TrainingFunctions(run_training))
 
 
 class Plain(tune.Trainable):  # type: ignore[misc]
@@ -116,7 +112,7 @@ class Asking:
 
     def __call__(self, trial: Any) -> dict[str, Any]:
         arm = trial.suggest_categorical("arm", list(self._space.arms))
-        return draw(self._space.arms[arm], Asked(trial), arm).config
+        return draw(self._space.arms[arm], OptunaChooser(trial), arm).config
 
 
 def words_of(place: Path, *overrides: str) -> tuple[RunOptions, Space]:
@@ -130,15 +126,15 @@ def words_of(place: Path, *overrides: str) -> tuple[RunOptions, Space]:
 
 def begin_after(history: int, space: Space, options: RunOptions, noise: random.Random) -> None:
     """Leaves the folder of a sweep that has finished so many trials, told to MLflow as far as it knows."""
-    options.folder.mkdir(parents=True)
-    spool = Spool(options.folder / "spool.jsonl")
+    options.folder.path.mkdir(parents=True)
+    spool = Spool(options.folder)
     spool.append("sweep", id="overhead", words=[])
-    write_whole(options.folder / "space.yaml", dump_space(space))
-    studies = Studies(options.folder / "journal.log", space, GOALS)
+    write_atomically(options.folder.space, dump_space(space))
+    studies = Studies(options.folder, space, GOALS)
     at_random = replace(space, search=space.search.model_copy(update={"sampler": "random"}))
-    sights = {arm: Sight(at_random, arm, GOALS) for arm in space.arms}
+    samplers = {arm: ArmSampler(at_random, arm, GOALS) for arm in space.arms}
     for number in range(history):
-        proposal = sights[list(sights)[number % len(sights)]].propose(number)
+        proposal = samplers[list(samplers)[number % len(samplers)]].propose(number)
         assert proposal is not None
         arm, optimizer = proposal.arm, proposal.config.optimizer
         told = [metrics_of(optimizer.lr, optimizer.weight_decay, epoch, noise) for epoch in (1, 2)]
@@ -150,12 +146,12 @@ def begin_after(history: int, space: Space, options: RunOptions, noise: random.R
         for epoch in range(1, epochs + 1):
             said_of = {"seconds": 0.01, "metrics": told[epoch - 1], "terms": {"task": 1.0}}
             spool.append("epoch", number=number, arm=arm, devices=1.0, epoch=epoch, **said_of)
-        studies.reach(Arrival(number, arm, 1, values[0], goes_on))
+        studies.record_arrival(Arrival(number, arm, 1, values[0], goes_on))
         spent = 0.01 * epochs
         ending = Ending(state, epochs, spent, spent, told[epochs - 1], learned=None if goes_on else values[1])
-        studies.close(number, ending)
+        studies.end(number, ending)
         spool.append("end", number=number, state=state, error="", cause="")
-    spool.path.with_suffix(".sent").write_text(f"{spool.path.stat().st_size} {fingerprint(options.tracking_uri)}\n")
+    options.folder.spool_sent.write_text(f"{spool.path.stat().st_size} {fingerprint(options.tracking_uri)}\n")
 
 
 # --- what is noted ---

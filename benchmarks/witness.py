@@ -12,13 +12,14 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport
-from sweep.workers.worker import TrialWorker, attempts_of
+from sweep.storage.layout import SweepFolder
+from sweep.workers.worker import TrainingFunctions
 
 LOG: Final = "trained.log"  # in the sweep's folder, appended to by workers only
 PATIENCE: Final = 30.0  # seconds after a kill by which every process of the driver must have gone
@@ -33,42 +34,40 @@ class Line(NamedTuple):
     pid: int
 
 
-def logged(worker: type[TrialWorker]) -> type[TrialWorker]:
-    """The worker, appending one line when an attempt finds its checkpoints, and when an epoch begins or ends."""
+def logged(training: TrainingFunctions) -> TrainingFunctions:
+    """Returns functions that also write to LOG when an attempt finds checkpoints, and when an epoch begins or ends."""
 
-    class Logged(worker):  # type: ignore[misc, valid-type]
-        @staticmethod
-        def run_training(
-            config: TrialConfig,
-            cache: Path,
-            store: Path,
-            folder: Path,
-            resume: Path | None,
-            report: Callable[[EpochReport], None],
-        ) -> None:
-            number, attempt = folder.parent.name, folder.name.partition("-")[2]
+    def run(
+        config: TrialConfig,
+        cache: Path,
+        store: Path,
+        folder: Path,
+        resume: Path | None,
+        report: Callable[[EpochReport], None],
+    ) -> None:
+        number, attempt = folder.parent.name, folder.name.partition("-")[2]
 
-            def say(word: str, epoch: int) -> None:
-                with (folder.parents[2] / LOG).open("a") as file:  # one short write in append mode: never torn
-                    file.write(f"{time.time()} {word} {number} {attempt} {epoch} {os.getpid()}\n")
+        def write_line(word: str, epoch: int) -> None:
+            with (folder.parents[2] / LOG).open("a") as file:  # one short write in append mode: never torn
+                file.write(f"{time.time()} {word} {number} {attempt} {epoch} {os.getpid()}\n")
 
-            def heard(one: EpochReport) -> None:
-                say("ends", one.epoch)
-                report(one)  # comes back when the next epoch is asked for, never if the trial is stopped
-                if one.epoch < config.epochs:
-                    say("begins", one.epoch + 1)
+        def log_and_report(epoch_report: EpochReport) -> None:
+            write_line("ends", epoch_report.epoch)
+            report(epoch_report)  # returns when Tune asks for the next epoch, never if the trial is stopped
+            if epoch_report.epoch < config.epochs:
+                write_line("begins", epoch_report.epoch + 1)
 
-            earlier = attempts_of(folder.parents[2], int(number))
-            say("found", max((_epochs_in(worker, one) for one in earlier if one != folder), default=0))
-            say("begins", (0 if resume is None else len(worker.read_history(resume))) + 1)
-            worker.run_training(config, cache, store, folder, resume, heard)
+        earlier = [attempt for attempt in SweepFolder(folder.parents[2]).attempts(int(number)) if attempt != folder]
+        write_line("found", max((_epochs_in(training, attempt) for attempt in earlier), default=0))
+        write_line("begins", (0 if resume is None else len(training.read_history(resume, ""))) + 1)
+        training.run(config, cache, store, folder, resume, log_and_report)
 
-    return Logged
+    return replace(training, run=run)
 
 
-def _epochs_in(worker: type[TrialWorker], attempt: Path) -> int:
-    with suppress(Exception):  # none there, or torn
-        return len(worker.read_history(attempt / "last.pt"))
+def _epochs_in(training: TrainingFunctions, attempt: Path) -> int:
+    with suppress(Exception):  # there is no checkpoint, or it is torn
+        return len(training.read_history(attempt / "last.pt", ""))
     return 0
 
 
@@ -125,7 +124,7 @@ class Watch:
                 kill.gone_after = now - kill.at
         with suppress(FileNotFoundError):
             for trial in (self._folder / "checkpoints").iterdir():
-                for attempt in attempts_of(self._folder, int(trial.name))[:-1]:
+                for attempt in SweepFolder(self._folder).attempts(int(trial.name))[:-1]:
                     self._compare(attempt)
 
     def _compare(self, attempt: Path) -> None:

@@ -8,4 +8,3 @@ html_theme = "furo"
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
-suppress_warnings = ["myst.xref_ambiguous"]

@@ -1,5 +1,5 @@
-"""Augmentation as one vectorised gather: a random view of each image, drawn once, applied to
-whatever must move together (image, ROI and a teacher's map). Light changes the image alone."""
+"""Augmentation: a random view is drawn for each image and applied to everything that must move together (image, ROI
+and a teacher's map), in one vectorised gather. Changes of brightness and contrast apply to the image alone."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from mmpkd.scoring.baselines import inside
 
 
 class View(NamedTuple):
-    """Where each pixel of a view comes from; outside [0, size) is background.
+    """The source position of each pixel of a view; positions outside [0, size) are background.
 
-    A turned or scaled view is first turned and scaled about the middle of the square, then shifted and flipped.
+    A view is first rotated and scaled about the middle of the square, then shifted and flipped.
     """
 
     rows_BH: Tensor
     columns_BW: Tensor
-    turn_B22: Tensor | None = None  # from (row, column) of the view to that of the image, both from the middle
-    light_B2: Tensor | None = None  # factors of brightness and of contrast
+    turn_B22: Tensor | None = None  # maps (row, column) of the view to those of the image, both from the middle
+    light_B2: Tensor | None = None  # factors of brightness and contrast
 
 
 def draw_views(count: int, size: int, config: AugmentationConfig, generator: torch.Generator) -> View:
-    """A random view of each image, from an explicit CPU generator.
+    """Draws a random view of each image from an explicit CPU generator.
 
-    What is off draws nothing, so that shifts and flips are the same with and without the rest.
+    An option that is off draws no number, so that shifts and flips do not depend on the other options.
     """
 
     def axis(flip: bool) -> Tensor:
@@ -59,9 +59,9 @@ def draw_views(count: int, size: int, config: AugmentationConfig, generator: tor
 
 
 def apply_view(x_BCHW: Tensor, view: View) -> Tensor:
-    """The views of a batch of images or masks (any dtype); what lies outside the image is 0.
+    """Returns the views of a batch of images or masks (any dtype); pixels outside the image are 0.
 
-    A turned or scaled view reads images between their pixels (bilinear), and masks at the nearest one.
+    A rotated or scaled view interpolates images bilinearly, and reads masks at the nearest pixel.
     """
     if view.turn_B22 is not None:
         return _turned(x_BCHW, view, view.turn_B22)
@@ -86,7 +86,7 @@ def _turned(x_BCHW: Tensor, view: View, turn_B22: Tensor) -> Tensor:
     row_BHW, column_BHW = (
         turn_B22[:, axis, 0, None, None] * row_BH1 + turn_B22[:, axis, 1, None, None] * column_B1W for axis in (0, 1)
     )
-    # As grid_sample counts: -1 and 1 are the outer edges of the first and the last pixel.
+    # The coordinates of grid_sample: -1 and 1 are the outer edges of the first and the last pixel.
     at_BHW2 = torch.stack([(2 * column_BHW) / width, (2 * row_BHW) / height], dim=-1)
     mode = "nearest" if x_BCHW.dtype == torch.bool else "bilinear"
     seen_BCHW = F.grid_sample(x_BCHW.float(), at_BHW2, mode=mode, padding_mode="zeros", align_corners=False)
@@ -96,13 +96,13 @@ def _turned(x_BCHW: Tensor, view: View, turn_B22: Tensor) -> Tensor:
 
 
 def apply_light(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor:
-    """Views of images in [0, 1] under the light of their view; without one, as they are.
+    """Applies the brightness and contrast of a view to images in [0, 1]; without them, returns the images unchanged.
 
-    Brightness multiplies; contrast stretches about the mean of what is seen of the image. The letterbox and what lies
-    outside stay black: a grey frame would tell of the light.
+    Brightness multiplies; contrast stretches about the mean of the visible part of the image. The letterbox and the
+    pixels outside the image stay black: a grey frame would reveal the factors.
 
     Args:
-        box_B4: content of each image in its square, before it is looked at; None, of a further image: all of it.
+        box_B4: content of each image in its square, before the view; None (a further image): the whole square.
     """
     if view.light_B2 is None:
         return image_BCHW
@@ -117,10 +117,10 @@ def apply_light(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor
 
 
 def apply_view_to_map(map_Bhw: Tensor, view: View) -> Tensor:
-    """Maps over the cells of a grid, moved as the batch's images are; each sums to 1.
+    """Returns maps over the cells of a grid, moved as the images of the batch are; each sums to 1.
 
-    A cell is spread over its pixels, and the pixels seen are averaged over the cells again. A map of which
-    the view sees nothing is NaN.
+    Each cell is spread over its pixels, the view is applied, and the pixels are averaged over the cells again. A map
+    is NaN if the view shows none of its mass.
     """
     size = view.rows_BH.shape[1], view.columns_BW.shape[1]
     seen_B1HW = apply_view(F.interpolate(map_Bhw[:, None], size=size, mode="nearest"), view)

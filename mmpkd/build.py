@@ -1,4 +1,8 @@
-"""Names become objects here, through the visible dictionaries; needs are held against provides."""
+"""Checks a configuration, and builds the student and the objectives that it names.
+
+Kinds become classes through the dictionaries READERS, TEACHERS and OBJECTIVES. What an objective needs is compared with
+what its teacher offers before anything is trained.
+"""
 
 from __future__ import annotations
 
@@ -8,96 +12,109 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmpkd import stage_validation, teachers
+from mmpkd import objectives, stage_validation, teachers
 from mmpkd.cohort import READERS
 from mmpkd.cohort.facts import Facts
-from mmpkd.config import IMAGE, STUDENT, TASK, ObjectiveConfig, Strict, TrialConfig, validate
+from mmpkd.config import IMAGE, STUDENT, TASK, ObjectiveConfig, TrialConfig
 from mmpkd.fit import seeded
 from mmpkd.near_names import near, paths_of
-from mmpkd.objectives import OBJECTIVES, Objective
+from mmpkd.objectives import Objective
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.student import Student, announced, build_student
 from mmpkd.types import ConfigError, Mistake, Needs, Offer
 
 
 def paths_of_params() -> list[str]:
-    """Dotted paths of the parameters of every kind: what a key that is given one step too high was meant to be."""
+    """Returns the dotted paths of the parameters of every kind, as suggestions for a key at a wrong place."""
     kinds: dict[str, Mapping[str, Any]] = {
         "cohort": READERS,
         "teachers.NAME": teachers.TEACHERS,
-        "objectives.NAME": OBJECTIVES,
+        "objectives.NAME": objectives.OBJECTIVES,
     }
-    known: list[str] = []
-    for start, named in kinds.items():
-        for kind in named.values():
-            known += paths_of(kind.Params, f"{start}.params")
-    return known
+    paths: list[str] = []
+    for start, classes in kinds.items():
+        for kind in classes.values():
+            paths += paths_of(kind.Params, f"{start}.params")
+    return paths
 
 
 def announcements(config: TrialConfig, facts: Facts) -> list[str]:
-    """What is done to the student's pretrained weights to make them fit; a configuration that has passed `check`."""
-    done = announced(config.student, facts.image_size, facts.channels * len(config.student.reads))
-    return [f"the student's pretrained weights: {'; '.join(done)}"] if done else []
+    """Describes how the student's pretrained weights are changed to fit; the configuration has passed `check`."""
+    changes = announced(config.student, facts.image_size, facts.channels * len(config.student.reads))
+    return [f"the student's pretrained weights: {'; '.join(changes)}"] if changes else []
 
 
 def single_steps(config: TrialConfig, facts: Facts) -> list[str]:
-    """Whether a batch is larger than its cohort, so that each epoch is a single step."""
+    """Warns if a batch holds the whole cohort, so that each epoch is a single step."""
     size, count = config.optimizer.batch_size, facts.num_samples
     if size < count:
         return []
-    held = f"optimizer.batch_size={size} holds all {count} samples of the cohort, so that an epoch is a single step"
-    return [f"{held} and {config.epochs} epochs are {config.epochs} steps; choose a smaller one"]
+    problem = f"optimizer.batch_size={size} holds all {count} samples of the cohort, so that an epoch is a single step"
+    return [f"{problem} and {config.epochs} epochs are {config.epochs} steps; choose a smaller batch"]
 
 
 def goals(facts: Facts) -> tuple[str, ...]:
-    """What a sweep on this cohort can maximise: without ROIs there is nothing to localise."""
+    """Returns the goals that a sweep on this cohort can maximise: without ROIs, localisation cannot be scored."""
     return ("val/auroc", "val/pointing") if facts.roi_labels else ("val/auroc",)
 
 
 def check(config: TrialConfig, facts: Facts) -> list[Mistake]:
-    """Everything wrong with a configuration that can be known without training, all at once."""
+    """Returns everything that is wrong with a configuration and can be known without training."""
     mistakes: list[Mistake] = []
     if facts.external:
-        mend = "train on another cohort, and score its model on this one with python -m mmpkd.evaluate"
-        mistakes.append(Mistake("cohort", f"no sample is in part train, so there is nothing to learn from; {mend}"))
+        remedy = "train on another cohort, and score its model on this one with python -m mmpkd.evaluate"
+        mistakes.append(Mistake("cohort", f"no sample is in part train, so there is nothing to learn from; {remedy}"))
     try:
         student = _student(config, facts, empty=True)
     except ConfigError as error:
         student = None
         mistakes += error.mistakes
-    for name in config.student.reads:
-        if name not in (known := (IMAGE, *facts.views)):
-            mistakes.append(Mistake("student.reads", f"the cohort has no image {name!r}{near(name, known)}"))
-    for name in config.active_teachers() if config.student.reads != (IMAGE,) else ():
-        if name in config.teachers and getattr(teachers.TEACHERS.get(config.teachers[name].kind), "sees_view", False):
-            mistakes.append(Mistake("student.reads", f"teacher {name!r} sees what the student reads: that is {IMAGE}"))
-    if config.evaluation.map not in MAPS:
-        mistakes.append(
-            Mistake("evaluation.map", f"unknown map {config.evaluation.map!r}{near(config.evaluation.map, MAPS)}")
-        )
-    elif MAPS[config.evaluation.map].per_label:
-        try:
-            columns_explained(facts.roi_labels, facts.tasks)
-        except ConfigError as error:
-            mistakes += error.mistakes
+    mistakes += _check_images(config, facts)
+    mistakes += _check_map(config, facts)
     offers: dict[str, Offer] = {}
     config = teachers.sized(config, facts)
     for name, teacher in config.teachers.items():
-        wrong, offer = teachers.check(teacher, facts)
         mistakes += teachers.check_name(name, f"teachers.{name}")
-        mistakes += [Mistake(f"teachers.{name}.{path}", problem) for path, problem in wrong]
-        if offer is not None:
-            offers[name] = offer
+        teacher_mistakes = teachers.check(teacher, facts, f"teachers.{name}.")
+        mistakes += teacher_mistakes
+        if not teacher_mistakes:
+            offers[name] = teachers.resolve(teacher).offers(facts)
     drafts: dict[str, Objective] = {}
     for label, objective in config.active_objectives().items():
-        wrong = _check_objective(label, objective, config, facts, student, offers)
-        mistakes += wrong
-        if not wrong:
-            drafts[label] = _draft(objective, facts)
-    sound = student is not None and len(drafts) == len(config.active_objectives())
-    if student is not None and sound:
+        draft, objective_mistakes = _check_objective(label, objective, config, facts, student, offers)
+        mistakes += objective_mistakes
+        if draft is not None:
+            drafts[label] = draft
+    if student is not None and len(drafts) == len(config.active_objectives()):
         mistakes += stage_validation.check(config, student, drafts)
     return mistakes
+
+
+def _check_images(config: TrialConfig, facts: Facts) -> list[Mistake]:
+    """Returns what is wrong with the images that the student reads."""
+    mistakes = []
+    images = (IMAGE, *facts.views)
+    for name in config.student.reads:
+        if name not in images:
+            mistakes.append(Mistake("student.reads", f"the cohort has no image {name!r}{near(name, images)}"))
+    for name in config.active_teachers() if config.student.reads != (IMAGE,) else ():
+        if name in config.teachers and teachers.sees_view(config.teachers[name]):
+            problem = f"teacher {name!r} sees the view of the student, which must then read only {IMAGE}"
+            mistakes.append(Mistake("student.reads", problem))
+    return mistakes
+
+
+def _check_map(config: TrialConfig, facts: Facts) -> list[Mistake]:
+    """Returns what is wrong with the saliency map that is scored."""
+    name = config.evaluation.map
+    if name not in MAPS:
+        return [Mistake("evaluation.map", f"unknown map {name!r}{near(name, MAPS)}")]
+    if MAPS[name].per_label:
+        try:
+            columns_explained(facts.roi_labels, facts.tasks)
+        except ConfigError as error:
+            return list(error.mistakes)
+    return []
 
 
 def _check_objective(
@@ -107,63 +124,67 @@ def _check_objective(
     facts: Facts,
     student: Student | None,
     offers: Mapping[str, Offer],
-) -> list[Mistake]:
+) -> tuple[Objective | None, list[Mistake]]:
+    """Returns a draft of an objective on the meta device, if nothing is wrong with it, and else what is wrong."""
     where = f"objectives.{label}"
     if label in (TASK, STUDENT) or "." in label or hasattr(nn.ModuleDict(), label):
-        return [Mistake(where, "this name is taken; call the objective something else")]
+        return None, [Mistake(where, "this name is reserved; choose another name for the objective")]
     if "/" in label:
-        return [Mistake(where, "its metrics are named loss/LABEL, so a label holds no '/'")]
-    assert objective.kind is not None
-    if objective.kind not in OBJECTIVES:
-        return [Mistake(f"{where}.kind", f"unknown objective {objective.kind!r}{near(objective.kind, OBJECTIVES)}")]
-    kind = OBJECTIVES[objective.kind]
+        return None, [
+            Mistake(where, "a label cannot contain '/', because metrics are named loss/LABEL; choose another label")
+        ]
     try:
-        params = validate(kind.Params, objective.params, f"{where}.params")
+        kind, params = objectives.resolve(objective, where)
     except ConfigError as error:
         blocks = f"missing: a block of the student, 0 to {student.depth - 1}" if student else "missing"
-        lacks = Mistake(f"{where}.params.layer", "missing")
-        return [Mistake(one.path, blocks) if one == lacks else one for one in error.mistakes]
-    wrong = kind.check(params, facts.tasks)
-    mistakes = [Mistake(f"{where}.{path}" if path else where, problem) for path, problem in wrong]
-    draft, size = _draft(objective, facts), config.optimizer.batch_size
-    needs = draft.needs
-    if size < draft.least_batch:
-        wanted = f"compares the samples of a batch, {draft.least_batch} or more of them"
-        mistakes.append(Mistake(where, f"{wanted}; optimizer.batch_size is {size}: raise it, or drop this term"))
-    if objective.teacher is None:
-        known = ", ".join(config.teachers) or "none"
-        mistakes.append(Mistake(f"{where}.teacher", f"needs a teacher; the configuration has: {known}"))
-    elif objective.teacher not in config.teachers:
-        hint = near(objective.teacher, config.teachers)
-        mistakes.append(Mistake(f"{where}.teacher", f"no teacher is named {objective.teacher!r}{hint}"))
-    elif offer := offers.get(objective.teacher):
-        if lacking := needs.teacher - offer.fields:
-            able = [name for name, one in offers.items() if needs.teacher <= one.fields]
-            mend = (
-                f"name {' or '.join(able)}" if able else "take another kind of teacher, or an objective that reads this"
-            )
-            told = f"does not provide {', '.join(sorted(lacking))}, but {', '.join(sorted(offer.fields))}; {mend}"
-            mistakes.append(Mistake(f"{where}.teacher", f"{objective.teacher!r} {told}"))
+        no_layer = Mistake(f"{where}.params.layer", "missing")
+        return None, [Mistake(each.path, blocks) if each == no_layer else each for each in error.mistakes]
+    mistakes = [
+        Mistake(f"{where}.{path}" if path else where, problem) for path, problem in kind.check(params, facts.tasks)
+    ]
+    with torch.device("meta"):  # without memory; the widths do not matter
+        draft = kind(params, facts.tasks, 1, 1)
+    size = config.optimizer.batch_size
+    if size < draft.min_batch:
+        problem = f"compares the samples of a batch, {draft.min_batch} or more of them"
+        mistakes.append(Mistake(where, f"{problem}; optimizer.batch_size is {size}: raise it, or drop this term"))
+    mistakes += _check_needs(where, objective.teacher, draft.needs, config, student, offers)
+    return None if mistakes else draft, mistakes
+
+
+def _check_needs(
+    where: str,
+    teacher: str | None,
+    needs: Needs,
+    config: TrialConfig,
+    student: Student | None,
+    offers: Mapping[str, Offer],
+) -> list[Mistake]:
+    """Returns what an objective needs and its teacher or the student does not have."""
+    mistakes = []
+    if teacher is None:
+        names = ", ".join(config.teachers) or "none"
+        mistakes.append(Mistake(f"{where}.teacher", f"needs a teacher; the configuration has: {names}"))
+    elif teacher not in config.teachers:
+        mistakes.append(Mistake(f"{where}.teacher", f"no teacher is named {teacher!r}{near(teacher, config.teachers)}"))
+    elif offer := offers.get(teacher):
+        if missing := needs.teacher - offer.fields:
+            able = [name for name, other in offers.items() if needs.teacher <= other.fields]
+            remedy = f"name {' or '.join(able)}" if able else "use another kind of teacher or another objective"
+            problem = f"does not provide {', '.join(sorted(missing))}, but {', '.join(sorted(offer.fields))}; {remedy}"
+            mistakes.append(Mistake(f"{where}.teacher", f"{teacher!r} {problem}"))
         elif unknown := sorted(layer for layer in needs.teacher_layers if layer >= offer.layers):
-            known = f"{objective.teacher!r} has hidden layers 0 to {offer.layers - 1}, got {unknown[0]}"
-            mistakes.append(Mistake(f"{where}.params.teacher_layer", known))
-    read = needs.student_layers | needs.student_attention
-    beyond = sorted(layer for layer in read if student and layer >= student.depth)
-    if student and beyond:
-        last = student.depth - 1
-        mistakes.append(Mistake(f"{where}.params.layer", f"the student's blocks are 0 to {last}, got {beyond[0]}"))
+            problem = f"{teacher!r} has hidden layers 0 to {offer.layers - 1}, got {unknown[0]}"
+            mistakes.append(Mistake(f"{where}.params.teacher_layer", problem))
+    layers = needs.student_layers | needs.student_attention
+    if student and (beyond := sorted(layer for layer in layers if layer >= student.depth)):
+        problem = f"the student's blocks are 0 to {student.depth - 1}, got {beyond[0]}"
+        mistakes.append(Mistake(f"{where}.params.layer", problem))
     return mistakes
 
 
-def _draft(objective: ObjectiveConfig, facts: Facts) -> Objective:
-    """An objective to look at, whose parameters have been checked; on the meta device, without a size."""
-    kind: Any = OBJECTIVES[str(objective.kind)]
-    with torch.device("meta"):
-        draft: Objective = kind(kind.Params.model_validate(objective.params), facts.tasks, 1, 1)
-    return draft
-
-
 def _student(config: TrialConfig, facts: Facts, *, empty: bool = False) -> Student:
+    """Returns the student of a configuration; `empty`: on the meta device, without weights."""
     num_logits, channels = facts.tasks[-1].columns.stop, facts.channels * len(config.student.reads)
     return build_student(config.student, facts.image_size, channels, num_logits, empty=empty)
 
@@ -174,36 +195,33 @@ def build(
     teacher_dims: Mapping[str, int],
     heads: Mapping[str, tuple[Tensor, Tensor]] = {},
 ) -> tuple[Student, nn.ModuleDict]:
-    """The student and its objectives by label, initialised from the configuration's seed.
+    """Returns the student and its objectives by label, initialised from the seed of the configuration.
 
-    The student is drawn before and apart from the objectives, so that the same seed gives every
-    arm of a comparison the same student.
+    The student is drawn before and independently of the objectives, so that the same seed gives every arm of a
+    comparison the same student. The configuration has passed `check`.
 
     Args:
-        teacher_dims: width of each active teacher's embedding.
-        heads: weight and bias of the classifier of each teacher that hands it out.
-
-    The configuration has passed `check`.
+        teacher_dims: width of the embedding of each active teacher.
+        heads: weight and bias of the classifier of each teacher that offers it.
     """
     with seeded(config.seed, "student"):
         student = _student(config, facts)
-    objectives: dict[str, Objective] = {}
-    for label, one in config.active_objectives().items():
-        assert one.kind is not None and one.teacher is not None
-        kind: Any = OBJECTIVES[one.kind]
-        params: Strict = validate(kind.Params, one.params, f"objectives.{label}.params")
+    built: dict[str, Objective] = {}
+    for label, objective in config.active_objectives().items():
+        assert objective.teacher is not None
+        kind, params = objectives.resolve(objective, f"objectives.{label}")
         with seeded(config.seed, "objective", label):
-            objectives[label] = kind(params, facts.tasks, student.dim, teacher_dims[one.teacher])
-        if "head" in objectives[label].needs.teacher and one.teacher in heads:
-            objectives[label].inherit(*heads[one.teacher])
-    return student, nn.ModuleDict(objectives)
+            built[label] = kind(params, facts.tasks, student.dim, teacher_dims[objective.teacher])
+        if "head" in built[label].needs.teacher and objective.teacher in heads:
+            built[label].inherit(*heads[objective.teacher])
+    return student, nn.ModuleDict(built)
 
 
 def needed(config: TrialConfig, objectives: nn.ModuleDict, teacher: str) -> Needs:
-    """What the objectives that listen to a teacher read of it."""
-    listening = [name for name, one in config.active_objectives().items() if one.teacher == teacher]
-    needs = [cast(Objective, objectives[name]).needs for name in listening]
+    """Returns what the objectives of a teacher need of it."""
+    labels = [label for label, objective in config.active_objectives().items() if objective.teacher == teacher]
+    needs = [cast(Objective, objectives[label]).needs for label in labels]
     return Needs(
-        teacher=frozenset().union(*(one.teacher for one in needs)),
-        teacher_layers=frozenset().union(*(one.teacher_layers for one in needs)),
+        teacher=frozenset().union(*(each.teacher for each in needs)),
+        teacher_layers=frozenset().union(*(each.teacher_layers for each in needs)),
     )

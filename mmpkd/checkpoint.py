@@ -1,4 +1,4 @@
-"""What a training leaves on disk after each epoch, whole or not at all."""
+"""The checkpoint that a training writes after each epoch, atomically."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from mmpkd.stages import VERSION
 from mmpkd.types import ConfigError, EpochReport
 
 NAME = "last.pt"
-MEND = "delete it, and the training begins anew"
+DELETE_ADVICE = "delete it to start the training from the beginning"
 KEYS = {"owner", "fingerprint", "history", "place", "student", "objectives", "optimizer"}
 
 
-class Place(NamedTuple):
-    """How far a training has come."""
+class Progress(NamedTuple):
+    """The progress of a training."""
 
-    stage: int  # 0 is the first
-    epoch: int  # epochs of it that are finished
-    seconds: float = 0.0  # that the stages before the last have taken
+    stage: int  # index of the current stage; 0 is the first
+    epoch: int  # finished epochs of this stage
+    seconds: float = 0.0  # wall time of the stages before the last
 
 
 def save(
@@ -35,15 +35,15 @@ def save(
     objectives: nn.Module,
     optimizer: torch.optim.Optimizer,
     history: list[EpochReport],
-    place: Place,
+    progress: Progress,
     owner: str,
     fingerprint: str,
 ) -> Path:
-    """Writes `folder/last.pt` beside and renames it, so that a kill leaves the old one or the new one.
+    """Writes `folder/last.pt` atomically: a killed process leaves the old checkpoint or the new one.
 
     Args:
-        owner: whose it is, as far as its configuration and its cohort say.
-        fingerprint: of all that decides the training, what its teachers say included.
+        owner: hash of the configuration and the cohort, see `owner`.
+        fingerprint: hash of everything that determines the training, outputs of the teachers included.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
@@ -51,36 +51,36 @@ def save(
         "owner": owner,
         "fingerprint": fingerprint,
         "history": [asdict(report) for report in history],
-        "place": tuple(place),
+        "place": tuple(progress),
         "student": student.state_dict(),
         "objectives": objectives.state_dict(),
         "optimizer": optimizer.state_dict(),
     }
-    beside = path.with_suffix(".partial")
-    with beside.open("wb") as file:
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(beside, path)
+    os.replace(partial, path)
     return path
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint's content, on the CPU; nothing is unpickled but tensors and plain values.
+    """Returns the content of a checkpoint, on the CPU. Only tensors and plain values are unpickled.
 
     Raises:
-        ConfigError: no such file, or not a checkpoint of ours.
+        ConfigError: the file does not exist, or is not a checkpoint of ours.
     """
     try:
         require_whole_archive(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise ConfigError.at(str(path), f"cannot be read ({error.strerror})") from error
-    except Exception as error:  # torch raises whatever the bytes led it to
-        why = str(error) if isinstance(error, DamagedError) else type(error).__name__
-        raise ConfigError.at(str(path), f"is not a readable checkpoint ({why}); {MEND}") from error
+    except Exception as error:  # torch raises errors of many types for damaged bytes
+        reason = str(error) if isinstance(error, DamagedError) else type(error).__name__
+        raise ConfigError.at(str(path), f"is not a readable checkpoint ({reason}); {DELETE_ADVICE}") from error
     if not isinstance(state, dict) or set(state) != KEYS:
-        raise ConfigError.at(str(path), f"is not a checkpoint of this version of mmpkd.train; {MEND}")
+        raise ConfigError.at(str(path), f"is not a checkpoint of this version of mmpkd.train; {DELETE_ADVICE}")
     return state
 
 
@@ -90,11 +90,11 @@ def restore(
     objectives: nn.Module,
     enter: Callable[[int], torch.optim.Optimizer],
     fingerprint: str,
-) -> tuple[Place, list[EpochReport]]:
-    """Loads a checkpoint and returns where it stands, and the reports it has behind it.
+) -> tuple[Progress, list[EpochReport]]:
+    """Loads a checkpoint and returns its progress and its epoch reports.
 
     Args:
-        enter: begins a stage and gives its optimiser.
+        enter: begins a stage and returns its optimiser.
 
     Raises:
         ConfigError: the checkpoint belongs to another configuration.
@@ -102,20 +102,21 @@ def restore(
     state = read(path)
     if state["fingerprint"] != fingerprint:
         raise ConfigError.at(
-            str(path), "belongs to another configuration, other data or another version; remove it, or restore those"
+            str(path),
+            "belongs to another configuration, other data or another version; remove it, or restore what it belongs to",
         )
     student.load_state_dict(state["student"])
     objectives.load_state_dict(state["objectives"])
-    place = Place(*state["place"])
-    enter(place.stage).load_state_dict(state["optimizer"])
-    return place, _reports(state)
+    progress = Progress(*state["place"])
+    enter(progress.stage).load_state_dict(state["optimizer"])
+    return progress, _reports(state)
 
 
 def history(path: Path, owner: str = "") -> list[EpochReport]:
-    """The reports that a checkpoint has behind it; none while a stage before the last is trained.
+    """Returns the epoch reports of a checkpoint; there are none before the last stage.
 
     Raises:
-        ConfigError: it is damaged; or, if an owner is given, of another configuration or other data.
+        ConfigError: the checkpoint is damaged; or it does not belong to the given owner.
     """
     state = read(path)
     if owner and state["owner"] != owner:
@@ -124,7 +125,7 @@ def history(path: Path, owner: str = "") -> list[EpochReport]:
 
 
 def owner(config: TrialConfig, store_fingerprint: str) -> str:
-    """What a training's checkpoints are known by before its teachers are asked."""
+    """Returns the hash that identifies the checkpoints of a training before its teachers are fitted."""
     return fingerprint([VERSION, config.fingerprint(), store_fingerprint])
 
 

@@ -1,4 +1,4 @@
-"""A command's words, and how it ends: a user's mistake is one screen on stderr and exit status 2, never a traceback."""
+"""The command line of our programs: reads arguments, and reports mistakes on one screen with exit status 2."""
 
 from __future__ import annotations
 
@@ -10,24 +10,28 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
+from rich.markup import escape
+from rich.progress import track
 
-from mmpkd.machine.errors import behind, machine_fault, with_fault
+from mmpkd.machine.errors import error_chain, machine_fault, with_fault
 from mmpkd.types import ConfigError, Mistake, UserError
+
+Item = TypeVar("Item")
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` on the command line's words."""
+    """Runs `main` on the arguments of the command line and turns mistakes into messages and exit statuses."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # where `±` has no character, a `?` is better than no result
+        if isinstance(stream, io.TextIOWrapper):  # an encoding without `±` prints `?` instead of failing
             stream.reconfigure(errors="replace")
     try:
         main(sys.argv[1:])
     except ConfigError as error:
         count, fault = len(error.mistakes), with_fault(error).removeprefix(str(error))
-        mistakes = "\n".join(f"  {one}" for one in error.mistakes)
+        mistakes = "\n".join(f"  {mistake}" for mistake in error.mistakes)
         print(f"{count} mistake{'s' * (count != 1)}:\n{mistakes}{fault}", file=sys.stderr)
         sys.exit(2)
     except UserError as error:
@@ -36,8 +40,8 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
     except OSError as error:
         if not (fault := machine_fault(error)):
             raise
-        where = error.filename or "the output, or a temporary file"
-        print(f"error: {where}: {fault}\n  once that is mended, the same command goes on", file=sys.stderr)
+        path = error.filename or "the output, or a temporary file"
+        print(f"error: {path}: {fault}\n  repair this, then run the same command again to continue", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -45,92 +49,100 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
 
 
 def plain_console(**options: Any) -> Console:
-    """A console that prints names as they are: to others `[/b]` is a mistake, and `[b]` and `:x:` something else."""
+    """Returns a console that prints names literally: rich would read `[/b]`, `[b]` and `:x:` as markup and emoji."""
     return Console(markup=False, emoji=False, **options)
 
 
-def warn(warnings: Iterable[str]) -> None:
+def progress_bar(items: Sequence[Item], name: str) -> Iterable[Item]:
+    """Iterates over items and shows a transient progress bar on stderr if that is a terminal."""
+    console = plain_console(stderr=True)
+    return track(items, escape(name), console=console, transient=True, disable=not console.is_terminal)
+
+
+def warn(warnings: Iterable[str], console: Console | None = None) -> None:
+    """Prints each warning on a line of its own, on stderr unless a console is given."""
+    console = console or plain_console(stderr=True)
     for warning in warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        console.print(f"warning: {warning}", markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def make_folder(path: Path) -> None:
-    """
+    """Makes a folder for the results, with its parents.
+
     Raises:
-        ConfigError: a file is in the way, or the disk does not let.
+        ConfigError: a file of this name exists, or the disk refuses.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError.at("out", f"no folder can be made at {path.absolute()}: {error.strerror}") from error
+        raise ConfigError.at("out", f"the folder {path.absolute()} cannot be made: {error.strerror}") from error
 
 
 @contextmanager
 def written_to(folder: Path) -> Iterator[None]:
-    """
+    """Turns disk errors into messages while results are written to a folder.
+
     Raises:
-        UserError: a file of this folder cannot be read or written, or a disk is full or away.
+        UserError: a file of this folder cannot be read or written, or a disk is full or unreachable.
     """
     try:
         yield
-    except Exception as error:  # torch wraps the error of its file
-        cause = next((one for one in behind(error) if isinstance(one, OSError)), None)
+    except Exception as error:  # torch wraps errors of files in its own
+        cause = next((link for link in error_chain(error) if isinstance(link, OSError)), None)
         if cause is None or isinstance(error, UserError):
             raise
-        named = isinstance(cause.filename, str) and Path(cause.filename).absolute().is_relative_to(folder.absolute())
-        if named:
+        inside = isinstance(cause.filename, str) and Path(cause.filename).absolute().is_relative_to(folder.absolute())
+        if inside:
             problem = f"{cause.filename2 or cause.filename}: cannot be read or written ({cause.strerror})"
         elif machine_fault(error):
-            problem = f"nothing more can be written ({cause.strerror}); see {folder}, and where the output goes"
+            problem = f"nothing more can be written ({cause.strerror}); check the disk of {folder} and of the output"
         else:
             raise
-        mend = "what was written before is whole; once that is mended, the same command goes on"
-        raise UserError(f"{problem}\n  {mend}") from error
+        advice = "the files written so far are complete; repair this, then run the same command again to continue"
+        raise UserError(f"{problem}\n  {advice}") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes beside and renames, so that a kill leaves the old file or the new one."""
-    beside = path.with_name(f"{path.name}.partial")
-    beside.write_text(text)
-    os.replace(beside, path)
+def dashed_words(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:
+    """Yields a mistake for each argument written as `--key value`, with its `key=value` form.
 
-
-def options(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:
-    """Words that begin with a dash, each with the word that says the same here; what is 'false' else is a switch."""
+    A key whose default is 'false' is a switch without a value.
+    """
     names = sorted({*defaults, *known})
     for word, following in zip_longest(words, words[1:], fillvalue=""):
         if word.startswith("-"):
             key, equals, value = word.lstrip("-").partition("=")
             key = next(iter(get_close_matches(key.replace("-", "_"), names, n=1, cutoff=0.6)), key or "key")
             if not equals:
-                alone = not following or following.startswith("-") or "=" in following or defaults.get(key) == "false"
-                value = "true" if alone else following
+                is_switch = (
+                    not following or following.startswith("-") or "=" in following or defaults.get(key) == "false"
+                )
+                value = "true" if is_switch else following
             yield Mistake(word, f"words are key=value, without dashes; write {key}={value}")
 
 
-def at_home(value: str) -> str:
-    """A value with `~` at its beginning as shells read it, which many do not behind a `key=`."""
+def expand_home(value: str) -> str:
+    """Expands a leading `~` of a value, which many shells do not do after `key=`."""
     return os.path.expanduser(value) if value.startswith("~") else value
 
 
 def own_words(
     words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
-    """What `key=value` words say of a command's own keys, else their defaults; and the other words, in their order.
+    """Returns the values of a command's own keys, from `key=value` words or defaults, and the other words in order.
 
     Args:
-        known: further words, which one that is written as an option may have been meant to be.
+        known: further keys, suggested for a word that is written as an option.
 
     Raises:
-        ConfigError: words written as options, `--key value`: which of the rest belongs to them is a guess.
+        ConfigError: words are written as options, `--key value`, so that it is unclear which value belongs to which.
     """
-    if mistakes := [*options(words, defaults, known)]:
+    if mistakes := [*dashed_words(words, defaults, known)]:
         raise ConfigError(mistakes)
     own, rest = dict(defaults), []
     for word in words:
         key, equals, value = word.partition("=")
         if equals and key in own:
-            own[key] = at_home(value)
+            own[key] = expand_home(value)
         else:
             rest.append(word)
     return own, rest

@@ -110,11 +110,11 @@ class NetworkConfig(Strict):
 
 
 class StudentConfig(NetworkConfig):
-    """A student ViT. `reads` names its input images: other ones than the cohort's main image give a reference, the
-    score that is possible when those images are available at test time.
+    """A student ViT, which reads the cohort's main image by default.
 
-    Such a student is scored like any other, and is not exported. Several images are stacked as channels,
-    so they should be registered to each other.
+    With other images in `reads` it is a reference: it shows the scores that are possible if these images are available
+    at test time. It is scored like any student, but not exported. Several images are stacked as channels, so they
+    should be registered to each other.
     """
 
     reads: Annotated[tuple[str, ...], Field(min_length=1)] = (IMAGE,)
@@ -211,7 +211,7 @@ class EvaluationConfig(Strict):
 
 
 class TrialConfig(Strict):
-    """One training run, complete: the same file on the same machine gives the same numbers."""
+    """The complete configuration of one training run: on the same machine it gives the same numbers."""
 
     cohort: CohortConfig
     student: StudentConfig = StudentConfig()

@@ -1,9 +1,9 @@
-"""The student as it leaves training: one file with its weights and all it takes to use it.
+"""Export of a trained student: one file with its weights and everything that is needed to use it.
 
-A safetensors file whose metadata say, as JSON, how the student is built, what its logits mean, how raw pixels
-become its input, and what was fitted on the validation patients: a temperature for each task and a threshold for
-each label. A guided student brings its guide, and its teacher's classifier where that answers. Nothing else that is
-privileged is in it, and no path and no sample of the cohort.
+The file is a safetensors file. Its metadata state as JSON how the student is built, what its logits mean, how raw
+pixels become its input, and what was fitted on the validation patients: a temperature for each task and a threshold
+for each label. A guided student includes its guide, and the classifier of its teacher if that computes the logits. The
+file holds nothing else that is privileged, and no path and no sample of the cohort.
 """
 
 from __future__ import annotations
@@ -41,40 +41,40 @@ from mmpkd.types import ConfigError, Task
 
 NAME = "student.safetensors"
 FORMAT = 1
-SEEN = "seen"  # beside the weights
-LOG_TEMPERATURES = (-3.0, 3.0)  # natural logarithm, bounds of the search
+SEEN = "seen"  # name of the tensor of digests beside the weights
+LOG_TEMPERATURES = (-3.0, 3.0)  # bounds of the search for the natural logarithm of a temperature
 
 
 @dataclass(frozen=True)
 class Card:
-    """What is known of an exported student besides its weights; see `Exported`."""
+    """The description of an exported student; see `Exported`."""
 
     model: dict[str, Any]  # StudentConfig, without its pretrained weights
     mean: tuple[float, ...]  # of the pixels in [0, 1]
     std: tuple[float, ...]
     tasks: tuple[Task, ...]
     channels: int
-    image_size: int  # side of the square it sees, pixels
+    image_size: int  # side of the input square, pixels
     depth: Depth  # how raw pixels become 8 bits
-    map: str  # where it looks, by name
+    map: str  # name of the saliency map
     temperature: Mapping[str, float]  # by task, fitted on validation
     threshold: Mapping[str, float]  # probability by logit of the tasks that are not multi-class, chosen on validation
     map_threshold: Mapping[str, float]  # of `iou_tuned` by ROI label, chosen on validation
-    source: str  # the data set it was trained on, see `source_of`
+    source: str  # hash of the training data set, see `source_of`
     cohort: str  # fingerprint of the store
-    fold: int  # that validated
+    fold: int  # the validation fold
     trial: str  # fingerprint of its configuration
     credentialed: bool
-    head: Mapping[str, Any] | None = None  # what answers by the guide of Deep Multimodal Guidance, see `Guided`
-    slices: tuple[float, ...] = ()  # at which shares of their height volumes were cut; of other images, not written
+    head: Mapping[str, Any] | None = None  # the head of Deep Multimodal Guidance, see `Guided`
+    slices: tuple[float, ...] = ()  # of volumes: the shares of their height at which they are cut; else not written
 
 
 @dataclass(frozen=True)
 class Exported:
-    """A student and its card, read back.
+    """A student and its card, read from a file.
 
-    seen: digests of all images of the cohort it was trained on, whatever their part (see `Store.digests`), by which
-        an external test finds out that it is none. They tell nothing of an image to who does not have it.
+    seen: digests of all images of the training cohort, in any part (see `Store.digests`), by which an external test
+        detects shared images. A digest reveals nothing about an image to a person who does not have the image.
     """
 
     student: Student
@@ -82,11 +82,12 @@ class Exported:
     seen: NDArray[np.int64]
 
     def probabilities(self, logits_NK: NDArray[Any]) -> Floats:
-        """N x K calibrated probabilities: the logits over their task's temperature, through softmax or sigmoid."""
+        """Returns N x K calibrated probabilities: softmax or sigmoid of the logits over the temperature of the task."""
         return classify.probabilities(tempered(logits_NK, self.card.tasks, self.card.temperature), self.card.tasks)
 
 
 def tempered(logits_NK: NDArray[Any], tasks: tuple[Task, ...], temperature: Mapping[str, float]) -> Floats:
+    """Returns the logits divided by the temperature of their task."""
     logits = np.array(logits_NK, dtype=np.float64)
     for task in tasks:
         logits[:, task.columns] /= temperature[task.name]
@@ -102,10 +103,10 @@ def card_of(
     target_NK: NDArray[Any],
     known_NK: NDArray[np.bool_],
 ) -> Card:
-    """The card of a trained student, with what the validation samples' logits and labels say.
+    """Returns the card of a trained student, with values that are fitted to logits and labels of validation samples.
 
-    Temperature scaling (Guo et al. 2017, section 4.2) for each task; and for each label the threshold of the best
-    balanced accuracy (Youden's J), on the calibrated probability.
+    Each task gets a temperature (Guo et al. 2017, section 4.2), and each label the threshold of the calibrated
+    probability with the best balanced accuracy (Youden's J).
     """
     temperature = {task.name: fit_temperature(logits_NK, target_NK, known_NK, task) for task in facts.tasks}
     probability_NK = classify.probabilities(tempered(logits_NK, facts.tasks, temperature), facts.tasks)
@@ -144,24 +145,27 @@ def card_of(
 
 
 def source_of(manifest: Mapping[str, Any]) -> str:
-    """What tells whether two stores may share patients, whatever their options: the reader, for it reads one published
-    data set; with the files, where it reads any (`table`); with the options, where they generate it (`synthetic`)."""
+    """Returns a hash that is equal for stores that may share patients, whatever their options.
+
+    It covers the reader, since most readers read one published data set; for `table` also the files, and for
+    `synthetic` also the options that generate the data.
+    """
     reader = manifest["reader"]
     return fingerprint([reader, {"table": manifest["source"], "synthetic": manifest["params"]}.get(reader)])
 
 
 def slices_of(store: Store) -> tuple[float, ...]:
-    """Of a cohort of NIfTI volumes, at which shares of their height its images are cut; of any other, nothing."""
+    """Returns the shares of their height at which NIfTI volumes of a cohort are cut; empty for other images."""
     params, reader = store.manifest["params"], store.manifest["reader"]
     if reader == "radpath":
         return tuple(params["slices"])
-    if reader == "table" and any(map(is_nifti, store.sample_ids)):  # there, a sample's name is its image's path
+    if reader == "table" and any(map(is_nifti, store.sample_ids)):  # the name of a sample is the path of its image
         return TableParams.model_validate(params).slices
     return ()
 
 
 def fit_temperature(logits_NK: Floats, target_NK: NDArray[Any], known_NK: NDArray[np.bool_], task: Task) -> float:
-    """The T > 0 that minimises the task's cross-entropy of logits / T over its known labels."""
+    """Returns the T > 0 that minimises the cross-entropy of the task for logits / T over its known labels."""
     logits, target = (torch.from_numpy(np.asarray(values, np.float32)) for values in (logits_NK, target_NK))
     known = torch.from_numpy(np.asarray(known_NK))
 
@@ -172,38 +176,41 @@ def fit_temperature(logits_NK: Floats, target_NK: NDArray[Any], known_NK: NDArra
 
 
 def best_threshold(probability_N: Floats, target_N: NDArray[Any]) -> float:
-    """Where sensitivity + specificity is largest, halfway to the next lower probability; 0.5 with a single class."""
+    """Returns the threshold with the largest sensitivity + specificity; 0.5 if there is a single class.
+
+    The threshold lies midway between the best probability and the next lower one.
+    """
     if len(np.unique(target_N)) < 2:
         return 0.5
-    false_rate, true_rate, at = roc_curve(target_N, probability_N)
-    threshold = min(float(at[np.argmax(true_rate - false_rate)]), 1.0)  # infinite where no threshold does any good
+    false_rate, true_rate, thresholds = roc_curve(target_N, probability_N)
+    threshold = min(float(thresholds[np.argmax(true_rate - false_rate)]), 1.0)  # infinite if no threshold separates
     lower = probability_N[probability_N < threshold]
     return (threshold + float(lower.max())) / 2 if lower.size else threshold
 
 
 def write(folder: Path, student: Student, card: Card, seen: NDArray[np.int64]) -> Path:
-    """Writes `folder/student.safetensors` beside and renames it."""
+    """Writes `folder/student.safetensors` atomically."""
     path = folder / NAME
-    beside = path.with_suffix(".partial")
+    partial = path.with_suffix(".partial")
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in student.state_dict().items()}
     weights[SEEN] = torch.tensor(seen)
     content = asdict(card)
     if not card.slices:
-        del content["slices"]  # so that the file is the one that it was before there were slices
+        del content["slices"]  # keeps the file as it was before slices existed
     text = json.dumps(content)
-    beside.write_bytes(save(weights, {"format": str(FORMAT), "card": text, "crc": _checksum(text, weights)}))
-    os.replace(beside, path)
+    partial.write_bytes(save(weights, {"format": str(FORMAT), "card": text, "crc": _checksum(text, weights)}))
+    os.replace(partial, path)
     return path
 
 
 def read(path: Path) -> Exported:
-    """An exported student, on the CPU, ready to look.
+    """Reads an exported student, on the CPU, in evaluation mode.
 
     Args:
-        path: the file, or a folder with one such file in it or below it.
+        path: the file, or a folder that holds a single such file, in any depth.
 
     Raises:
-        ConfigError: no such file, several, or not an exported student.
+        ConfigError: there is no such file, there are several, or it is not an exported student.
     """
     file = _find(path)
     try:
@@ -213,18 +220,16 @@ def read(path: Path) -> Exported:
     except OSError as error:
         raise ConfigError.at("model", f"{file} cannot be read ({error.strerror or error})") from error
     except SafetensorError as error:
-        what = f"{file} is not a readable safetensors file ({type(error).__name__})"
-        raise ConfigError.at("model", f"{what}; wanted {NAME}, as mmpkd.train leaves it") from error
+        problem = f"{file} is not a readable safetensors file ({type(error).__name__})"
+        raise ConfigError.at("model", f"{problem}; wanted {NAME}, as mmpkd.train writes it") from error
     if metadata.get("format") != str(FORMAT) or SEEN not in weights:
-        found = f"format {metadata['format']}" if "format" in metadata else "no card"
-        wanted = f"an exported student of format {FORMAT}, as mmpkd.train leaves it after its last epoch"
-        raise ConfigError.at("model", f"{file} has {found}; wanted {wanted}")
-    if "crc" in metadata and metadata["crc"] != _checksum(metadata.get("card", ""), weights):  # earlier files have none
-        raise ConfigError.at(
-            "model",
-            f"{file} is damaged: its card, or what was learnt, is not what its checksum says; "
-            "put an undamaged copy in its place, or the mmpkd.train command that made it writes it anew",
-        )
+        given = f"format {metadata['format']}" if "format" in metadata else "no card"
+        wanted = f"an exported student of format {FORMAT}, as mmpkd.train writes it after its last epoch"
+        raise ConfigError.at("model", f"{file} has {given}; wanted {wanted}")
+    if "crc" in metadata and metadata["crc"] != _checksum(metadata.get("card", ""), weights):  # older files have none
+        problem = f"{file} is damaged: its card or its weights do not match its checksum"
+        advice = "replace it by an undamaged copy, or repeat the mmpkd.train command that made it"
+        raise ConfigError.at("model", f"{problem}; {advice}")
     try:
         content = json.loads(metadata["card"])
         tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
@@ -241,13 +246,13 @@ def read(path: Path) -> Exported:
         seen = weights.pop(SEEN).numpy()
         student.load_state_dict(weights)
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError, ConfigError) as error:
-        raise ConfigError.at("model", f"{file} has a card that is damaged ({type(error).__name__})") from error
+        raise ConfigError.at("model", f"{file} has a damaged card ({type(error).__name__})") from error
     student.mean, student.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
     return Exported(student.eval(), card, seen)
 
 
 def _checksum(card: str, weights: Mapping[str, torch.Tensor]) -> str:
-    """Of a card and the tensors beside it, by their names, forms and bytes; the format of the file has none."""
+    """Returns the checksum of a card and the tensors beside it; safetensors has no checksum of its own."""
     crc = zlib.crc32(card.encode())
     for name, tensor in sorted(weights.items()):
         crc = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), crc)
@@ -258,17 +263,17 @@ def _checksum(card: str, weights: Mapping[str, torch.Tensor]) -> str:
 def _find(path: Path) -> Path:
     if path.suffix.lower() in (".yaml", ".yml"):
         train = f"python -m mmpkd.train config={path}"
-        raise ConfigError.at("model", f"{path} is a configuration, no student; train it first: {train}")
+        raise ConfigError.at("model", f"{path} is a configuration, not a student; train it first: {train}")
     if path.suffix.lower() == ".pt":
-        what = f"{path} is a training's checkpoint, with which it goes on"
-        raise ConfigError.at("model", f"{what}; wanted {NAME}, which that folder has after the last epoch")
+        problem = f"{path} is the checkpoint from which a training continues"
+        raise ConfigError.at("model", f"{problem}; wanted {NAME}, which that folder has after the last epoch")
     if path.is_file():
         return path
-    found = sorted(path.rglob(NAME)) if path.is_dir() else []
-    if len(found) == 1:
-        return found[0]
-    listed = "\n".join(f"  model={file}" for file in found[:10])
-    if found:
-        raise ConfigError.at("model", f"{path} holds {len(found)} exported students; name one:\n{listed}")
-    wanted = f"python -m mmpkd.train config=FILE leaves {NAME} in its folder after the last epoch"
+    files = sorted(path.rglob(NAME)) if path.is_dir() else []
+    if len(files) == 1:
+        return files[0]
+    listed = "\n".join(f"  model={file}" for file in files[:10])
+    if files:
+        raise ConfigError.at("model", f"{path} holds {len(files)} exported students; name one of them:\n{listed}")
+    wanted = f"python -m mmpkd.train config=FILE writes {NAME} to its folder after the last epoch"
     raise ConfigError.at("model", f"no exported student at {path}; {wanted}")

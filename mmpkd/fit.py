@@ -1,4 +1,4 @@
-"""What every training has in common: the task loss, optimiser, schedule, precision, finite check."""
+"""The parts that every training shares: task loss, optimiser, schedules, precision, check for finite values."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmpkd.types import DivergedError, Task
 
-TINY = 1e-12  # a divisor where nothing is known
+TINY = 1e-12  # avoids division by zero where no label is known
 
 
 def task_loss(
@@ -26,7 +26,7 @@ def task_loss(
     smoothing: float = 0.0,
     weight_2K: Tensor | None = None,
 ) -> Tensor:
-    """Mean over tasks of the cross-entropy over known labels; a task with none known adds 0.
+    """Returns the mean over tasks of the cross-entropy over known labels; a task without a known label adds 0.
 
     Multi-class: softmax cross-entropy, mean over known samples. Binary and multi-label: sigmoid
     cross-entropy, mean over known labels. `smoothing` mixes the target with the uniform one: 1/C over C
@@ -56,10 +56,10 @@ def task_loss(
 def balanced_weights(
     target_NK: NDArray[np.float32], known_NK: NDArray[np.bool_], tasks: Sequence[Task]
 ) -> NDArray[np.float32]:
-    """Weights (2, K) of a label that is absent and one that is present, so that classes weigh alike in the loss.
+    """Returns the loss weights (2, K) of an absent and of a present label, such that all classes weigh the same.
 
-    known / (classes x count), scikit-learn's `balanced`: of the C classes of a multi-class task, whose absent labels
-    weigh nothing by themselves; of the two sides of each other logit. A class that never occurs weighs 0.
+    The weight is known / (classes x count), scikit-learn's `balanced`. A multi-class task has C classes, and the
+    weights of absent labels are not used there; every other logit has two classes. A class that never occurs weighs 0.
     """
     positive_K = (target_NK * known_NK).sum(axis=0)
     count_2K = np.stack([known_NK.sum(axis=0) - positive_K, positive_K])
@@ -72,31 +72,32 @@ def balanced_weights(
 
 
 def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW over what learns of student and objectives. Vectors (biases, norms) do not decay, nor does what a timm
-    model names in `no_weight_decay` (position tables, rotary frequencies)."""
+    """Returns AdamW over the trainable parameters of student and objectives. Vectors (biases, norms) do not decay, nor
+    do parameters that a timm model names in `no_weight_decay` (position tables, rotary frequencies)."""
     tables = {"pos_embed", "cls_token", "reg_token"}
     for prefix, module in student.named_modules():
-        if named := getattr(module, "no_weight_decay", None):
-            tables |= {f"{prefix}.{name}".removeprefix(".") for name in named()}
+        if no_weight_decay := getattr(module, "no_weight_decay", None):
+            tables |= {f"{prefix}.{name}".removeprefix(".") for name in no_weight_decay()}
     decayed: list[nn.Parameter] = []
-    kept: list[nn.Parameter] = []
+    undecayed: list[nn.Parameter] = []
     for name, parameter in [*student.named_parameters(), *objectives.named_parameters()]:
         if not parameter.requires_grad:
             continue
-        table = name in tables or name.rsplit(".", 1)[-1] in tables
-        (kept if parameter.ndim <= 1 or table else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
+        is_table = name in tables or name.rsplit(".", 1)[-1] in tables
+        (undecayed if parameter.ndim <= 1 or is_table else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
     return torch.optim.AdamW(groups, lr=lr)
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
+    """Returns all parameters of an optimiser."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def learning_rate(step: int, num_steps: int, peak: float, warmup: float, final: float) -> float:
-    """Linear warm-up over the first `warmup` share of steps, then cosine to `final` x peak.
+    """Returns the learning rate: linear warm-up over the first `warmup` share of steps, then cosine to `final` x peak.
 
-    A function of the step alone, so that a resumed run needs no scheduler state.
+    It depends on the step alone, so that a resumed run needs no scheduler state.
     """
     num_warmup = round(warmup * num_steps)
     if step < num_warmup:
@@ -106,8 +107,8 @@ def learning_rate(step: int, num_steps: int, peak: float, warmup: float, final: 
 
 
 def objective_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """Factor on an objective's weight in epoch 0, 1, ...: `constant`; `warmup`, linear over the
-    first tenth (DKD's min(e/warm, 1)); `cosine`, from 1 towards 0, so that hard labels finish."""
+    """Returns the factor on the weight of an objective in epoch 0, 1, ...: `constant`; `warmup`, linear over the first
+    tenth (DKD's min(e/warm, 1)); `cosine`, from 1 towards 0, so that hard labels decide at the end."""
     if schedule == "warmup":
         return min(1.0, (epoch + 1) / max(1, round(0.1 * epochs)))
     if schedule == "cosine":
@@ -116,40 +117,46 @@ def objective_factor(schedule: str, epoch: int, epochs: int) -> float:
 
 
 def gradient_shares(weighted_terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
-    """`gradient_share/<term>`: each weighted term's share of the summed gradient norms.
+    """Returns `gradient_share/<term>`: the share of each weighted term in the sum of the gradient norms.
 
-    With the student's parameters it says which term steers the student, which a term's value does
-    not. It costs one backward pass per term.
+    For the student's parameters it shows which term steers the student; the value of a term does not show this.
+    It costs one backward pass per term.
     """
     norms = {}
     for name, term in weighted_terms.items():
         gradients: Sequence[Tensor | None] = ()
-        if term.requires_grad:  # else it reads only what this stage leaves as it is
+        if term.requires_grad:  # False for a term that reads only modules that are frozen in this stage
             gradients = torch.autograd.grad(term, parameters, retain_graph=True, allow_unused=True)
-        reached = [g.norm() for g in gradients if g is not None]
-        norms[name] = torch.stack(reached).norm() if reached else term.new_zeros(())
+        gradient_norms = [gradient.norm() for gradient in gradients if gradient is not None]
+        norms[name] = torch.stack(gradient_norms).norm() if gradient_norms else term.new_zeros(())
     total = torch.stack(list(norms.values())).sum().clamp(min=1e-30)
     return {f"gradient_share/{name}": (norm / total).item() for name, norm in norms.items()}
 
 
+def on_device(values: NDArray[np.generic], device: torch.device) -> Tensor:
+    """Returns an array as a tensor on a device."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+
 def autocast(device: torch.device) -> torch.autocast:
-    """bfloat16 where the device has it (CUDA); plain float32 on a CPU. bfloat16 needs no loss scaling."""
+    """Returns the autocast context: bfloat16 on CUDA, which needs no loss scaling; plain float32 on a CPU."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")
 
 
 def derived_seed(seed: int, *purpose: object) -> int:
-    """A seed for one purpose, so that no two draws share a stream and none depends on the order of others."""
+    """Returns a seed for one purpose: no two purposes share a stream, and none depends on the order of others."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return int.from_bytes(digest[:7], "big")
 
 
 def generator_for(seed: int, *purpose: object) -> torch.Generator:
+    """Returns a CPU generator for one purpose, see `derived_seed`."""
     return torch.Generator().manual_seed(derived_seed(seed, *purpose))
 
 
 @contextmanager
 def seeded(seed: int, *purpose: object) -> Iterator[None]:
-    """The global generators forked and seeded, for libraries (timm, dropout) that draw from them."""
+    """Forks and seeds the global generators, for libraries (timm, dropout) that draw from them."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derived_seed(seed, *purpose))
@@ -157,9 +164,9 @@ def seeded(seed: int, *purpose: object) -> Iterator[None]:
 
 
 class TermLog:
-    """Unweighted loss terms of an epoch: their means, and the proof that each was finite.
+    """Collects the unweighted loss terms of an epoch, checks that each is finite, and gives their means.
 
-    Terms stay on the device and are read every `period` steps, because reading one makes the host
+    Terms stay on the device and are read every `period` steps, because reading a value makes the host
     wait for the device.
     """
 
@@ -171,7 +178,8 @@ class TermLog:
         self.count = 0
 
     def add(self, terms: Mapping[str, Tensor]) -> None:
-        """
+        """Adds the terms of one step.
+
         Raises:
             DivergedError: a term of one of the last `period` steps is NaN or infinite.
         """
@@ -180,7 +188,7 @@ class TermLog:
             self._read()
 
     def means(self) -> dict[str, float]:
-        """Mean of each term over the epoch so far; raises as `add` does."""
+        """Returns the mean of each term over the epoch so far. Raises DivergedError as `add` does."""
         self._read()
         return {name: total / self.count for name, total in self.sums.items()}
 

@@ -1,7 +1,7 @@
-"""Geometry of the letterbox: from an original image to the square the store keeps.
+"""Geometry of the letterbox: how an original image lies in the square that the store keeps.
 
-The longest side is scaled to the store's side and the rest is padded evenly, black; nothing is
-cropped. Everything follows from three integers (height, width, size), so nothing else is remembered.
+The longest side is scaled to the side of the square, and the remainder is padded evenly with black; nothing is
+cropped. Three integers (height, width, size) determine the geometry.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from PIL import Image
 
 
 class Box(NamedTuple):
-    """Half-open: rows top to bottom - 1, columns left to right - 1; pixels."""
+    """A half-open rectangle in pixels: rows top to bottom - 1, columns left to right - 1."""
 
     top: int
     left: int
@@ -38,13 +38,13 @@ class Letterbox:
 
     @cached_property
     def content(self) -> Box:
-        """Where the image lies in the square; the odd row or column of padding is at the bottom or right."""
+        """The position of the image in the square; an odd row or column of padding is at the bottom or right."""
         height, width = (max(1, round(side * self.scale)) for side in (self.height, self.width))
         top, left = (self.size - height) // 2, (self.size - width) // 2
         return Box(top, left, top + height, left + width)
 
     def store_image(self, image: np.ndarray) -> np.ndarray:
-        """H x W or H x W x 3 uint8 to size x size (x 3) uint8: bilinear, antialiased when shrinking."""
+        """Converts H x W or H x W x 3 uint8 to size x size (x 3) uint8: bilinear, antialiased when shrinking."""
         self._check(image)
         box = self.content
         square = np.zeros((self.size, self.size, *image.shape[2:]), np.uint8)
@@ -52,40 +52,39 @@ class Letterbox:
         return square
 
     def store_mask(self, mask: np.ndarray) -> np.ndarray:
-        """H x W bool to size x size bool: pixels at least half covered by the region.
+        """Converts H x W bool to size x size bool: the pixels that the region covers at least by half.
 
-        A region too small to half-cover any pixel keeps the pixels it covers most, so that it is
-        never lost; half coverage keeps areas, which set the chance level of the pointing score.
+        A region that is too small to cover half of any pixel keeps the pixels that it covers most, so that it is
+        never lost. The limit of one half preserves areas, which determine the chance level of the pointing score.
         """
         self._check(mask)
         box = self.content
         covered = _resize(mask.astype(np.float32), box, Image.Resampling.BOX)
-        threshold = min(0.5, float(covered.max())) * 0.9999  # float32 sums of a half may end a hair below it
+        threshold = min(0.5, float(covered.max())) * 0.9999  # a float32 sum may be slightly below one half
         square = np.zeros((self.size, self.size), bool)
         square[box.top : box.bottom, box.left : box.right] = (covered >= threshold) & bool(mask.any())
         return square
 
     def original_map(self, map: np.ndarray) -> np.ndarray:
-        """h x w cells over the square to height x width float32, the padding removed.
+        """Converts h x w cells over the square to height x width float32, without the padding.
 
-        What bilinear upsampling (align_corners=False) of the cells has at the centre of each original pixel.
+        Each value is that of the bilinearly upsampled cells (align_corners=False) at the centre of an original pixel.
         """
         weights = []
         for axis, count in enumerate(map.shape):
             edges = self._edges(axis) * (count / self.size)  # in cells
             centres = (edges[:-1] + edges[1:]) / 2 - 0.5
             weights.append([np.interp(centres, np.arange(count), unit) for unit in np.eye(count)])
-        rows, columns = (np.array(one, np.float32) for one in weights)
+        rows, columns = (np.array(axis_weights, np.float32) for axis_weights in weights)
         return np.asarray(rows.T @ map.astype(np.float32) @ columns)
 
     def original_mask(self, mask: np.ndarray) -> np.ndarray:
-        """size x size bool to height x width bool: the stored pixel in which each original pixel's centre lies."""
-        edges = [self._edges(axis) for axis in (0, 1)]
-        rows, columns = (((one[:-1] + one[1:]) / 2).astype(int) for one in edges)
+        """Converts size x size bool to height x width bool: the stored pixel at the centre of each original pixel."""
+        rows, columns = (((edges[:-1] + edges[1:]) / 2).astype(int) for edges in (self._edges(0), self._edges(1)))
         return mask[np.ix_(rows, columns)]
 
     def cell_shares(self, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """height x width bool to h x w: the share of each cell's area, padding included, that the region covers."""
+        """Returns the share of each cell's area, with padding, that a region (height x width bool) covers, h x w."""
         self._check(mask)
         overlaps = []
         for axis, count in enumerate(grid):
@@ -95,7 +94,7 @@ class Letterbox:
         return np.asarray(overlaps[0] @ mask.astype(np.float32) @ overlaps[1].T)
 
     def _edges(self, axis: int) -> np.ndarray:
-        """Where the edges of the original pixels lie in the square: one more than there are pixels."""
+        """Returns the positions of the edges of the original pixels in the square: one more than there are pixels."""
         low, high = self.content[axis], self.content[axis + 2]
         return np.linspace(low, high, (self.height, self.width)[axis] + 1)
 
@@ -109,12 +108,15 @@ def _resize(array: np.ndarray, box: Box, how: Image.Resampling) -> np.ndarray:
 
 
 def run_lengths(mask: np.ndarray) -> np.ndarray:
-    """Lengths of alternating runs over a bool mask row by row, the first one of False (int32; may be 0)."""
+    """Returns the lengths of alternating runs over a bool mask, row by row (int32).
+
+    The first run is of False and may have length 0.
+    """
     flat = np.concatenate([[False], mask.ravel(), [not mask.flat[-1]]])
     ends = np.flatnonzero(flat[1:] != flat[:-1])
     return np.diff(ends, prepend=0).astype(np.int32)
 
 
 def from_run_lengths(runs: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """The bool mask that `run_lengths` was given."""
+    """Returns the bool mask that `run_lengths` encoded."""
     return np.repeat(np.arange(len(runs)) % 2 == 1, runs).reshape(shape)

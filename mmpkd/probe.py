@@ -1,8 +1,8 @@
-"""What a training costs on this machine, measured before there is a prepared cohort.
+"""Measures the cost of a training on this machine, before the cohort is prepared.
 
-Tables are read, no image is decoded: images and ROIs are random, and so are cached answers of teachers, of
-the right shape; a teacher that is asked at each step is there, untaught. The steps and validations that
-are timed are those of `train.py` and `validation.py`.
+Only the tables of the cohort are read. Images, ROIs and cached teacher outputs are random numbers of the right
+shape; a teacher that runs at each step is present but not fitted. The timed steps and validations are those of
+`train.py` and `validation.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,35 +26,35 @@ from mmpkd.cohort import reader_for, splits
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.source import scanned
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
-from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
+from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.resources import memory
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.student import build_student
-from mmpkd.teachers import TEACHERS, sized
-from mmpkd.teachers.cache import HIDDEN, NUM_FOLDS, CachedOutputs, folds
-from mmpkd.teachers.ensemble import EnsembleParams
+from mmpkd.teachers import online, resolve, sized
+from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.teachers.fitted import FittedTeacher
-from mmpkd.teachers.online import untaught
+from mmpkd.teachers.fitting import HIDDEN, NUM_FOLDS, folds
+from mmpkd.teachers.teacher import ResolvedTeacher
 from mmpkd.train import batches, descend, loss_terms
 from mmpkd.types import Needs, TeacherError
 
-MOST_VALIDATED = 512  # images that a validation is timed on; the rest is extrapolated
-FEW_TAUGHT, MOST_TAUGHT = 128, 5000  # samples that a teacher's fit is timed on; likewise
-GRID = (14, 14)  # of a teacher's maps, which is its own
-ENOUGH_SECONDS = 2.0  # of a fit, after which no larger one is timed
+MAX_VALIDATED = 512  # images of a timed validation; larger validation sets are extrapolated
+MIN_FITTED, MAX_FITTED = 128, 5000  # samples of the first and the largest timed fit of a teacher
+GRID = (14, 14)  # of random teacher maps
+ENOUGH_SECONDS = 2.0  # no larger fit is timed after one that took this long
 
 
 class StandIn(Store):
-    """A cohort as its tables have it, with random pixels and a random ROI for every image and label.
+    """A cohort read from its tables, with random pixels and a random ROI for every image and label.
 
     Args:
-        samples: as in a store's samples.parquet, less the geometry.
-        images: False leaves the pixels out, for whoever reads tables only.
-        text: as in a store's text.parquet.
+        samples: as samples.parquet of a store, without the geometry.
+        images: False leaves out the pixels, where only tables are read.
+        text: as text.parquet of a store.
 
     Attributes:
-        notes: what to say of the tables, a sentence each.
+        notes: remarks of the reader on the tables, one sentence each.
     """
 
     notes: tuple[str, ...] = ()
@@ -74,18 +73,18 @@ class StandIn(Store):
         self.image_NCHW: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     def thinned(self, most_train: int, most_val: int, fold: int) -> pd.DataFrame:
-        """The table of at most so many samples of each part, evenly spaced, and of no privileged column."""
+        """Returns the table of at most so many evenly spaced samples of each part, without privileged columns."""
         parts = ((self.rows("train", fold), most_train), (self.rows("val", fold), most_val))
         kept = np.sort(np.concatenate([evenly(rows, most) for rows, most in parts]))
         return self._samples[[name for name in self._samples if not str(name).startswith(PRIVILEGED)]].iloc[kept]
 
     def some(self, rows: NDArray[np.int64]) -> StandIn:
-        """So many samples with all that teachers read, and one picture in the place of all."""
-        one = StandIn(self.facts, self._samples.iloc[rows], images=False, text=self._text)
+        """Returns a stand-in with these samples, all inputs of teachers, and a single picture for all images."""
+        subset = StandIn(self.facts, self._samples.iloc[rows], images=False, text=self._text)
         size = self.facts.image_size
         pixels = np.random.default_rng(0).integers(0, 256, (self.facts.channels, size, size), np.uint8)
-        one.image_NCHW = np.broadcast_to(pixels, (len(rows), *pixels.shape))
-        return one
+        subset.image_NCHW = np.broadcast_to(pixels, (len(rows), *pixels.shape))
+        return subset
 
     def text(self, sections: Sequence[str]) -> pd.DataFrame:
         assert self._text is not None
@@ -96,19 +95,18 @@ class StandIn(Store):
 
     def roi_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
         size = self.facts.image_size
-        mask = np.zeros((len(rows), len(self.facts.roi_labels), size, size), bool)
-        for one, (top, left) in zip(
-            mask, np.random.default_rng(0).integers(0, size * 2 // 3, (len(rows), 2)), strict=True
-        ):
-            one[:, top : top + size // 4, left : left + size // 4] = True
-        return mask
+        masks = np.zeros((len(rows), len(self.facts.roi_labels), size, size), bool)
+        corners = np.random.default_rng(0).integers(0, size * 2 // 3, (len(rows), 2))
+        for mask, (top, left) in zip(masks, corners, strict=True):
+            mask[:, top : top + size // 4, left : left + size // 4] = True
+        return masks
 
 
 def stand_in(config: CohortConfig) -> StandIn:
-    """Reads the tables of a cohort and deals its patients as `prepare` will; without pixels.
+    """Reads the tables of a cohort and assigns its patients to parts as `prepare` does; without pixels.
 
     Raises:
-        ConfigError, CohortError: what `prepare` would say of the tables.
+        ConfigError, CohortError: the same mistakes in the tables that `prepare` reports.
     """
     reader = reader_for(config)
     scan = scanned(config, reader)
@@ -120,30 +118,31 @@ def stand_in(config: CohortConfig) -> StandIn:
 
 
 def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    """Returns at most so many of the rows, evenly spaced."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one configuration costs. Seconds are wall time, while whatever else runs on the machine runs."""
+    """The cost of a configuration. Seconds are wall time, under the present load of the machine."""
 
-    step_seconds: float  # one step of the optimiser on a whole batch, mean over the epochs of all stages
-    batch_size: int  # of those steps
-    validation_seconds: float  # of one image, maps and scores included
-    setup_seconds: float  # building student, objectives and evaluator
-    save_seconds: float  # one checkpoint, which no epoch's `seconds` hold
+    step_seconds: float  # one step of the optimiser on a full batch, mean over the epochs of all stages
+    batch_size: int  # of the timed steps
+    validation_seconds: float  # per image, maps and scores included
+    setup_seconds: float  # to build student, objectives and evaluator
+    save_seconds: float  # per checkpoint; not included in the `seconds` of an epoch
     checkpoint_bytes: int
-    memory_bytes: int  # peak: reserved on the GPU, else of the whole process
-    idle_bytes: int  # of the process before it built anything; 0 on a GPU
-    device_bytes: int  # memory of the GPU, or of the machine where there is none
-    num_steps: int  # that were timed
+    memory_bytes: int  # peak: reserved on the GPU, or of the whole process without one
+    idle_bytes: int  # of the process before it builds anything; 0 on a GPU
+    device_bytes: int  # memory of the GPU, or of the machine without one
+    num_steps: int  # number of timed steps
 
 
 class Probe:
-    """One configuration, built and warm, ready to be timed."""
+    """A configuration that is built, warmed up and ready to be timed."""
 
     def __init__(self, config: TrialConfig, store: Store, widths: Mapping[str, int]):
-        """`widths`: dimensions of each active teacher's embedding, 0 for none."""
+        """Builds the configuration. `widths` holds the width of each active teacher's embedding, 0 for none."""
         self.idle_bytes = process_bytes()
         torch.set_num_threads(config.threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -154,25 +153,25 @@ class Probe:
         student, objectives = build(config, store.facts, widths)
         student.to(self.device)
         objectives.to(self.device)
-        answers, config = dict[str, FittedTeacher](), sized(config, store.facts)
+        teachers, config = dict[str, FittedTeacher](), sized(config, store.facts)
         for name, width in widths.items():
-            teacher, needs = config.teachers[name], needed(config, objectives, name)
-            if TEACHERS[teacher.kind].sees_view:
-                answers[name] = untaught(teacher, store, config.cohort.fold).only(needs).to(self.device)
+            teacher, needs = resolve(config.teachers[name]), needed(config, objectives, name)
+            if teacher.teacher.sees_view:
+                teachers[name] = online.stand_in(teacher, store, config.cohort.fold).only(needs).to(self.device)
             else:
-                answers[name] = random_outputs(store, width, needs).to(self.device)
+                teachers[name] = random_outputs(store, width, needs).to(self.device)
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
-        self.run = Run(config, store, train, student, objectives, answers, self.device)
+        self.run = Run(config, store, train, student, objectives, teachers, self.device)
         self.evaluate = Evaluator(store, val, config.evaluation, student.grid, self.device, reads=config.student.reads)
         self.setup_seconds = self._now() - started
-        self._steps(0.0, least=2)  # allocates the optimiser's state; chooses kernels
+        self._steps(0.0, least=2)  # allocates the state of the optimiser and lets libraries choose kernels
         self.evaluate(self.run.answerer)
         self.num_val = len(val)
 
     def cost(self, seconds: float) -> Cost:
-        """Times steps for two thirds of `seconds` and validations for the rest, at least one of each.
+        """Times steps for two thirds of `seconds` and validations for one third, at least one of each.
 
-        The mean over steps, not their median: an epoch is their sum, hiccups included.
+        It reports the mean over steps, not the median, because an epoch is their sum, including slow steps.
         """
         run, num_steps, step_seconds = self.run, 0, 0.0
         total = sum(stage.epochs or 0 for stage in run.stages)
@@ -216,9 +215,8 @@ class Probe:
         run = self.run
         with tempfile.TemporaryDirectory() as folder:
             started = self._now()
-            path = checkpoint.save(
-                Path(folder), run.student, run.objectives, run.optimizer, [], checkpoint.Place(0, 0), "probe", "probe"
-            )
+            modules, progress = (run.student, run.objectives, run.optimizer), checkpoint.Progress(0, 0)
+            path = checkpoint.save(Path(folder), *modules, [], progress, "probe", "probe")
             return self._now() - started, path.stat().st_size
 
     def _now(self) -> float:
@@ -228,7 +226,7 @@ class Probe:
 
 
 def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
-    """What a teacher with an embedding of this width might have said of what is needed."""
+    """Returns random outputs, of those needed, for a teacher with an embedding of this width."""
     generator = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {"logits": (store.target_NK.shape[1],), "embedding": (width,), "map": GRID}
     shapes |= {f"{HIDDEN}{layer}": (width,) for layer in needs.teacher_layers}
@@ -236,61 +234,61 @@ def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
     return CachedOutputs(arrays, {}, 0.0).only(needs)
 
 
-def time_teacher(config: TeacherConfig, store: StandIn, fold: int) -> tuple[float, int]:
-    """Seconds to fit a teacher and to ask it, out of fold and in all; and its embedding's width.
+def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[float, int]:
+    """Returns the seconds to fit a teacher and compute its outputs, out of fold and not, and its embedding's width.
 
-    Fits twice as many samples, once over, while that is quick; two sizes part what a fit takes by itself from
-    what it takes a sample. Of an ensemble, what its members take.
+    It times single-epoch fits, doubling the samples while a fit is quick. Two sizes separate the fixed seconds of a
+    fit from the seconds per sample. The time of an ensemble is that of its members.
 
     Raises:
-        TeacherError, CohortError: it cannot be fitted to these samples.
+        TeacherError, CohortError: the teacher cannot be fitted to these samples.
     """
-    kind = TEACHERS[config.kind]
-    params = validate(kind.Params, config.params)
-    if isinstance(params, EnsembleParams):
-        return sum(time_teacher(member, store, fold)[0] for member in params.members.values()), 0
+    if teacher.members:
+        return sum(time_teacher(member, store, fold)[0] for member in teacher.members.values()), 0
+    params = teacher.params
     train, val = store.rows("train", fold), store.rows("val", fold)
     folds(store, train, params.seed)
-    hasty = params.model_copy(update={"epochs": 1}) if params.passes > 1 else params
-    teacher: Any = kind(hasty, store.facts)
+    single_epoch = params.model_copy(update={"epochs": 1}) if params.passes > 1 else params
+    instance = teacher.teacher(single_epoch, store.facts)
     timed: list[tuple[int, float]] = [(0, 0.0)]
-    most = FEW_TAUGHT
+    most = MIN_FITTED
     while True:
-        few = store.some(evenly(train, most))
-        rows = np.arange(len(few.sample_ids))
+        subset = store.some(evenly(train, most))
+        rows = np.arange(len(subset.sample_ids))
         most *= 2
         try:
             if len(timed) == 1:
-                teacher.fit(few, rows)  # the first of all imports libraries and chooses kernels
+                instance.fit(subset, rows)  # the very first fit imports libraries and chooses kernels
             started = time.perf_counter()
-            teacher.fit(few, rows)
+            instance.fit(subset, rows)
         except TeacherError:
             if len(rows) == len(train):
                 raise
-            continue  # a rare class was not among so few
+            continue  # so few samples lack a rare class
         timed.append((len(rows), time.perf_counter() - started))
-        if len(rows) == len(train) or most > MOST_TAUGHT or (len(timed) > 2 and timed[-1][1] > ENOUGH_SECONDS):
+        if len(rows) == len(train) or most > MAX_FITTED or (len(timed) > 2 and timed[-1][1] > ENOUGH_SECONDS):
             break
     (fewer, quick), (more, slow) = timed[-2:]
-    each = max(slow - quick, 0.0) / (more - fewer)
-    once = max(slow - each * more, 0.0)
+    per_sample = max(slow - quick, 0.0) / (more - fewer)
+    per_fit = max(slow - per_sample * more, 0.0)
     started = time.perf_counter()
-    embedding = teacher.outputs(few, rows).embedding_BD
-    answer = (time.perf_counter() - started) / len(rows)
-    # Five folds fit four fifths each and a last fit all; all training samples are asked about twice.
-    seconds = (NUM_FOLDS + 1) * once + NUM_FOLDS * each * params.passes * len(train)
-    return seconds + answer * (2 * len(train) + len(val)), 0 if embedding is None else embedding.shape[1]
+    embedding = instance.outputs(subset, rows).embedding_BD
+    per_output = (time.perf_counter() - started) / len(rows)
+    # Five fold models are fitted to four fifths of the samples each, and one model to all of them. Each training
+    # sample gets two outputs.
+    seconds = (NUM_FOLDS + 1) * per_fit + NUM_FOLDS * per_sample * params.passes * len(train)
+    return seconds + per_output * (2 * len(train) + len(val)), 0 if embedding is None else embedding.shape[1]
 
 
 def process_bytes() -> int:
-    """The most memory that this process has held so far."""
+    """Returns the peak memory of this process so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
-    """What orders configurations by their likely cost before any is timed: multiplications of a forward
-    pass, then objectives, then small batches (which keep a device less busy)."""
+    """Returns a key that orders configurations by their likely cost, before any is timed: multiplications of a
+    forward pass, then number of objectives, then small batches (which use a device less well)."""
     num_logits = facts.tasks[-1].columns.stop
     channels = facts.channels * len(config.student.reads)
     student = build_student(config.student, facts.image_size, channels, num_logits, empty=True)

@@ -1,7 +1,7 @@
-"""A training in stages: what learns in each and what answers, and the stages that are finished already.
+"""A training in stages: the modules that learn in each, the logits that are scored, and the cache of finished stages.
 
-A stage is one loop of epochs with an optimiser and a schedule of its own. In it the modules that it trains learn
-from its terms; all others stand still, dropout off. The last is the training that a sweep sees.
+A stage is one loop of epochs with an optimiser and a schedule of its own. In a stage, the modules that it trains learn
+from its loss terms; all other modules are frozen, with dropout off. A sweep sees only the last stage.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ from mmpkd.teachers.training import content_hash
 from mmpkd.types import ConfigError, DivergedError
 from mmpkd.weights import weights_of
 
-ADDRESS = "."  # in a kept stage, beside the names of modules, none of which is that
-VERSION = 2  # raise it when a training of the same configuration comes to hold other numbers
+ADDRESS = "."  # key of the address in a saved stage, beside the names of modules; no module has this name
+VERSION = 2  # raise it when a training of the same configuration gives other numbers
 
 
 @dataclass
 class Run:
-    """Everything that one training holds in its hands; `enter` takes it to one of its stages.
+    """The state of one training. `enter` begins one of its stages.
 
     Attributes:
-        answerer: the student as it answers in this stage, by itself or by an objective's head; weights are shared.
+        answerer: the student whose logits are scored in this stage, with its own head or with the head of an objective;
+            it shares its weights with `student`.
     """
 
     config: TrialConfig
@@ -49,100 +50,100 @@ class Run:
     objectives: nn.ModuleDict
     teachers: Mapping[str, FittedTeacher]
     device: torch.device
-    weight_2K: Tensor | None = None  # of the task loss; None: all alike
+    weight_2K: Tensor | None = None  # class weights of the task loss; None: equal
 
     def __post_init__(self) -> None:
         self.stages = self.config.staged()
         both = (*self.student.parameters(), *self.objectives.parameters())
-        self._free = [one for one in both if one.requires_grad]  # what a model froze for good stays so
+        self._trainable = [parameter for parameter in both if parameter.requires_grad]  # the others stay frozen
         self.enter(0)
 
     def enter(self, index: int) -> torch.optim.Optimizer:
-        """Begins a stage: what learns and what answers is chosen anew, and so is the optimiser, which is returned."""
+        """Begins a stage: selects its modules and its head, and returns its new optimiser."""
         self.index, self.stage = index, self.stages[index]
-        chosen = {id(one) for module in self._learners() for one in module.parameters()}
-        for one in self._free:
-            one.requires_grad_(id(one) in chosen)
-            one.grad = None
+        trained = {id(parameter) for module in self._trained_modules() for parameter in module.parameters()}
+        for parameter in self._trainable:
+            parameter.requires_grad_(id(parameter) in trained)
+            parameter.grad = None
         config = self.config.optimizer
         self.optimizer = optimizer_for(self.student, self.objectives, config.lr, config.weight_decay)
         label, _, head = self.stage.answer.partition(".")
-        by_itself = self.stage.answer == STUDENT
-        self.answerer = self.student if by_itself else self.student.answering(self.objective(label).head(head))
+        has_own_head = self.stage.answer == STUDENT
+        self.answerer = self.student if has_own_head else self.student.answering(self.objective(label).head(head))
         return self.optimizer
 
     def wake(self) -> None:
-        """Dropout where something learns, and nowhere else; a validation turns it off."""
+        """Turns dropout on in the modules that learn, and off elsewhere; a validation turns it off everywhere."""
         for root in (self.student, self.objectives):
             root.eval()
-        for module in self._learners():
+        for module in self._trained_modules():
             module.train()
 
     def objective(self, label: str) -> Objective:
         return cast(Objective, self.objectives[label])
 
     def purpose(self, name: str, epoch: int) -> tuple[object, ...]:
-        """Of random draws: no two stages share them, and the first draws as a training without stages does."""
+        """Returns the purpose of random draws: each stage has its own, the first that of a training without stages."""
         return (name, epoch, self.index) if self.index else (name, epoch)
 
-    def _learners(self) -> list[nn.Module]:
+    def _trained_modules(self) -> list[nn.Module]:
         return [part_of(path, self.student, self.objectives) for path in self.stage.train]
 
 
 def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, FittedTeacher], cache: Path) -> list[Path]:
-    """Where each stage but the last is kept once it is finished, in their order.
+    """Returns the cache file of each stage except the last, in their order.
 
-    The name is a content hash of all that led there and of nothing after it, so that trials which part
-    in a later stage share the stages before.
+    Its name is a content hash of everything that determines the stage and nothing after it, so that trials that differ
+    only in a later stage share the stages before.
     """
     if len(config.stages) < 2:
         return []
     active, weights, paths = config.active_objectives(), weights_of(config.student), []
-    pretrained = weights and content_hash([weights])  # a file may be replaced under its name
+    pretrained = weights and content_hash([weights])  # a file may be replaced by another one of the same name
     for count in range(1, len(config.stages)):
         stages = config.stages[:count]
-        listening = {label: active[label] for label in concerned(stages)}
-        teachers = [one.teacher for one in listening.values() if one.teacher]
+        objectives = {label: active[label] for label in concerned(stages)}
+        teachers = [objective.teacher for objective in objectives.values() if objective.teacher]
         until = config.model_copy(
             update={
                 "stages": stages,
-                "objectives": listening,
+                "objectives": objectives,
                 "teachers": {name: config.teachers[name] for name in teachers},
                 "epochs": 1,
                 "evaluation": EvaluationConfig(),
             }
         )
-        told = [outputs[name].address for name in teachers]
-        identity = [VERSION, until.fingerprint(), told, pretrained, store.sample_ids.tolist()]
+        teacher_addresses = [outputs[name].address for name in teachers]
+        identity = [VERSION, until.fingerprint(), teacher_addresses, pretrained, store.sample_ids.tolist()]
         paths.append(cache / "stages" / f"{store.fingerprint}-{fingerprint(identity)}.pt")
     return paths
 
 
 def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectives: nn.ModuleDict) -> None:
-    """Writes what some stages have come to beside and renames it.
+    """Saves the modules after some stages atomically.
 
     Raises:
         DivergedError: the last step left weights that are not finite.
     """
     state = {STUDENT: student.state_dict()} | {label: objectives[label].state_dict() for label in concerned(stages)}
-    kept = {ADDRESS: path.stem, **state}
-    values: list[Tensor] = [value for one in state.values() for value in one.values() if value.is_floating_point()]
+    content = {ADDRESS: path.stem, **state}
+    values: list[Tensor] = [value for part in state.values() for value in part.values() if value.is_floating_point()]
     if not all(bool(value.isfinite().all()) for value in values):
         raise DivergedError(
             f"stage {stages[-1].name!r} ended with weights that are not finite: "
             "lower optimizer.lr, or set optimizer.clip_norm"
         )
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # two trials may be at the same stage
-    torch.save(kept, beside)
-    os.replace(beside, path)
+    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # two trials may save the same stage
+    torch.save(content, partial)
+    os.replace(partial, path)
 
 
 def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict) -> int:
-    """Loads the furthest finished stage that is kept, and returns how many stages it spares.
+    """Loads the last finished stage that is cached, and returns how many stages are thereby finished.
 
     Raises:
-        ConfigError: its file is damaged, or another's.
+        ConfigError: its file is damaged, or holds another stage.
     """
     for index in reversed(range(len(paths))):
         if not paths[index].exists():
@@ -151,15 +152,15 @@ def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict)
             require_whole_archive(paths[index])
             state = torch.load(paths[index], map_location="cpu", weights_only=True)
             if (address := state.pop(ADDRESS, paths[index].stem)) != paths[index].stem:
-                raise DamagedError(f"it is another's, {address}")
+                raise DamagedError(f"it belongs to {address}")
             student.load_state_dict(state.pop(STUDENT))
             for label, values in state.items():
                 objectives[label].load_state_dict(values)
         except OSError as error:
             raise ConfigError.at(str(paths[index]), f"cannot be read ({error.strerror})") from error
-        except Exception as error:  # torch raises whatever the bytes led it to
+        except Exception as error:  # torch raises errors of many types for damaged files
             why = str(error) if isinstance(error, DamagedError) else type(error).__name__
-            problem = f"is not this finished stage ({why}); delete it, and it is trained again"
+            problem = f"does not hold this finished stage ({why}); delete the file, and the stage is trained again"
             raise ConfigError.at(str(paths[index]), problem) from error
         return index + 1
     return 0

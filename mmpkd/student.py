@@ -1,4 +1,4 @@
-"""The student: a timm ViT that hands out the layers it was asked for."""
+"""The student: a timm ViT that returns the requested hidden layers and attention rows."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from mmpkd.near_names import near
 from mmpkd.types import ConfigError, StudentOutput
 from mmpkd.weights import changes, require_fit, weights_of
 
-# Attention of one softmax, handed to `attn_drop`; the tests hold each against timm's unfused model.
-# DiffAttention, for one, subtracts two, so that what reaches `attn_drop` is no map.
+# Kinds of attention with one softmax, which goes to `attn_drop`; tests compare each with timm's unfused model.
+# DiffAttention, for example, subtracts two softmaxes, so that the input of `attn_drop` is not a map.
 SHOWN = (Attention, AttentionRope, EvaAttention, BeitAttention, RelPosAttention)
 
 
 class Student(nn.Module):
-    """Images in, logits out; images are all it ever sees.
+    """The student model: images in, logits out. It has no other input.
 
-    Normalisation is part of the model, so that an exported student takes plain images.
+    Normalisation is part of the model, so that an exported student accepts plain images.
 
     Args:
         model: a timm ViT classified by its CLS token (`global_pool='token'`).
-        mean, std: of the pixels in [0, 1], one each, applied to every channel alike or per channel.
-        head: what reads logits (B, K) from the embedding (B, D); None: the model's own classifier.
+        mean, std: of the pixels in [0, 1]; a single value for all channels, or one per channel.
+        head: computes logits (B, K) from the embedding (B, D); None: the model's own classifier.
     """
 
     mean: Tensor
@@ -58,36 +58,36 @@ class Student(nn.Module):
 
     @property
     def num_prefix(self) -> int:
-        """Tokens before the patches: the CLS token, which is the first, and registers."""
+        """Number of tokens before the patches: the CLS token, which is the first, and registers."""
         return int(self.model.num_prefix_tokens)
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches per column and row of an image of the size it was built for."""
+        """Patches per column and per row of an image of the model's size."""
         rows, columns = self.model.patch_embed.grid_size
         return rows, columns
 
     def forward(
         self, image_BCHW: Tensor, layers: Collection[int] = (), attention_layers: Collection[int] = ()
     ) -> StudentOutput:
-        """Logits, and the hidden tokens and CLS attention rows of the blocks asked for.
+        """Returns logits, and the hidden tokens and CLS attention rows of the requested blocks.
 
         Args:
             image_BCHW: pixels in [0, 1].
-            layers: blocks whose output tokens are wanted, 0 is the first.
-            attention_layers: blocks whose CLS query row is wanted. These run unfused, which is the
-                only way timm shows attention; every other block keeps its fused kernel.
+            layers: blocks whose output tokens are requested; 0 is the first.
+            attention_layers: blocks whose CLS query row is requested. These blocks run unfused, since timm gives no
+                access to attention otherwise; every other block keeps its fused kernel.
         """
         x_BCHW = (image_BCHW - self.mean) / self.std
-        # A copy of the row, as a view of it would keep the whole matrix of every block.
-        with attention_of(self.model, attention_layers, lambda whole: whole[:, :, 0].clone()) as rows:
+        # The row is copied, since a view of it would keep the full matrix of every block in memory.
+        with attention_of(self.model, attention_layers, lambda matrix: matrix[:, :, 0].clone()) as rows:
             if layers:
-                x_BND, taken = self.model.forward_intermediates(
+                x_BND, intermediates = self.model.forward_intermediates(
                     x_BCHW, indices=sorted(layers), output_fmt="NLC", return_prefix_tokens=True
                 )
                 hidden = {
                     layer: torch.cat([prefix, patches], dim=1)
-                    for layer, (patches, prefix) in zip(sorted(layers), taken, strict=True)
+                    for layer, (patches, prefix) in zip(sorted(layers), intermediates, strict=True)
                 }
             else:
                 x_BND, hidden = self.model.forward_features(x_BCHW), {}
@@ -102,16 +102,16 @@ class Student(nn.Module):
         )
 
     def classify(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """Embedding (B, D) and logits (B, K) of tokens that have passed the last norm; the CLS token decides alone."""
+        """Returns embedding (B, D) and logits (B, K), both of the CLS token alone, of tokens after the last norm."""
         embedding_BD = self.model.forward_head(x_BND, pre_logits=True)
-        with torch.autocast(x_BND.device.type, enabled=False):  # bfloat16 logits tie, and ties cost AUROC
+        with torch.autocast(x_BND.device.type, enabled=False):  # bfloat16 logits tie, and ties lower the AUROC
             classifier = self.model.get_classifier()
-            reader = classifier if self.head is None else self.head
-            logits_BK = reader(embedding_BD.to(classifier.weight.dtype))
+            head = classifier if self.head is None else self.head
+            logits_BK = head(embedding_BD.to(classifier.weight.dtype))
         return embedding_BD, logits_BK
 
     def answering(self, head: nn.Module) -> Student:
-        """The same network, weights shared, whose logits `head` reads."""
+        """Returns the same network, with shared weights, whose logits `head` computes."""
         other = Student(self.model, (0.0,), (1.0,), head)
         other.mean, other.std = self.mean, self.std
         return other
@@ -119,20 +119,20 @@ class Student(nn.Module):
 
 @contextmanager
 def attention_of(model: Any, layers: Collection[int], read: Callable[[Tensor], Tensor]) -> Iterator[dict[int, Tensor]]:
-    """Collects `read` of softmax(q k / sqrt(d)), of shape B, A, N, N, from the named blocks of a timm ViT.
+    """Collects `read` of softmax(q k / sqrt(d)), of shape B, A, N, N, from the given blocks of a timm ViT.
 
-    timm's fused kernel never calls `attn_drop`, so a hook there catches nothing unless the block is
-    unfused first; `fused_attn` is read at every forward, so it can be flipped for these blocks alone.
-    The hook takes the module's input: its output is after dropout. On CUDA under bfloat16 autocast
-    q k is bfloat16 and the softmax float32, by torch's own policy. Afterwards the model is as before.
+    timm's fused kernel never calls `attn_drop`, so a hook there is called only if the block is unfused first;
+    `fused_attn` is read at every forward, so it can be changed for these blocks alone. The hook reads the input of
+    the module, because its output is after dropout. On CUDA under bfloat16 autocast q k is bfloat16 and the softmax
+    float32, by torch's own policy. Afterwards the model is unchanged.
     """
-    caught: dict[int, Tensor] = {}
+    collected: dict[int, Tensor] = {}
     handles = []
     fused = {layer: model.blocks[layer].attn.fused_attn for layer in layers}
 
-    def catch(layer: int) -> Any:
+    def collector(layer: int) -> Any:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            caught[layer] = read(inputs[0])
+            collected[layer] = read(inputs[0])
 
         return hook
 
@@ -140,8 +140,8 @@ def attention_of(model: Any, layers: Collection[int], read: Callable[[Tensor], T
         for layer in layers:
             attention = model.blocks[layer].attn
             attention.fused_attn = False
-            handles.append(attention.attn_drop.register_forward_pre_hook(catch(layer)))
-        yield caught
+            handles.append(attention.attn_drop.register_forward_pre_hook(collector(layer)))
+        yield collected
     finally:
         for handle in handles:
             handle.remove()
@@ -152,20 +152,20 @@ def attention_of(model: Any, layers: Collection[int], read: Callable[[Tensor], T
 def build_student(
     config: NetworkConfig, image_size: int, channels: int, num_logits: int, *, empty: bool = False
 ) -> Student:
-    """The student that a configuration names.
+    """Builds the student of a configuration.
 
     Args:
-        empty: build on the meta device, to look at its shape without its memory or weights.
+        empty: builds it on the meta device, to inspect its shape without memory or weights.
 
     Raises:
-        ConfigError: not a timm ViT with a CLS token, sizes that do not fit, weights not on disk.
+        ConfigError: it is not a timm ViT with a CLS token, sizes do not fit, or weights are not on disk.
     """
     known = timm.list_models()
-    if config.model.partition(".")[0] not in known:  # a tag behind the dot names one set of weights
+    if config.model.partition(".")[0] not in known:  # a tag after the dot names a set of weights
         raise ConfigError.at("student.model", f"timm has no model {config.model!r}{near(config.model, known)}")
     weights = weights_of(config)
     if weights is not None and not empty:
-        build_student(config, image_size, channels, num_logits, empty=True)  # where its weights are held against it
+        build_student(config, image_size, channels, num_logits, empty=True)  # checks that its weights fit
     sizes = config.model_dump(include={"patch_size", "embed_dim", "depth", "num_heads", "drop_path_rate"})
     options = {key: value for key, value in sizes.items() if value is not None}
     if weights is not None and not empty:
@@ -178,15 +178,15 @@ def build_student(
                 img_size=image_size,
                 in_chans=channels,
                 num_classes=num_logits,
-                global_pool="token",  # a pooled student gets no label signal in its CLS attention
+                global_pool="token",  # in a pooled student, labels do not train the CLS attention
                 **options,
             )
-    except Exception as error:  # timm and its models raise whatever sizes or weights led them to
+    except Exception as error:  # timm and its models raise errors of many types for sizes or weights
         reason = (str(error) or "its class token or sizes do not fit").splitlines()[0]
-        if "pool" in reason:  # of no class token, of pooling by attention, of means alone
+        if "pool" in reason:  # the model has no CLS token, or pools by attention or by means only
             raise ConfigError.at(
                 "student.model",
-                f"{config.model!r} has no CLS token to classify by, whose attention is the map: {reason}",
+                f"{config.model!r} has no CLS token to classify by, whose attention would be the map: {reason}",
             ) from None
         given = ", ".join(f"{key}={value}" for key, value in options.items() if key in sizes) or "its own sizes"
         source = f" and weights {weights}" if "pretrained" in options else ""
@@ -196,32 +196,33 @@ def build_student(
         require_fit(weights, config, model, _outline, channels)
     statistics = model.pretrained_cfg if weights is not None else {"mean": (0.5,), "std": (0.25,)}
     mean, std = statistics["mean"], statistics["std"]
-    if len(mean) != channels:  # grey images into RGB weights: timm sums the filters, so the mean of the three
+    if len(mean) != channels:  # grey images with RGB weights: timm sums the filters, so the mean of the three is used
         mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
     return Student(model, tuple(mean), tuple(std))
 
 
-@lru_cache(maxsize=64)  # a plan looks at the same few students for every branch, and each takes up to a second
+@lru_cache(maxsize=64)  # a plan inspects the same few students for every branch; each takes up to a second
 def _outline(name: str, **options: Any) -> Any:
-    """A timm model on the meta device; shared, so to be looked at only."""
+    """Returns a timm model on the meta device. It is shared, and must not be changed."""
     with torch.device("meta"):
         return timm.create_model(name, **options)
 
 
 def _require_fit(model: Any, config: NetworkConfig, image_size: int) -> None:
+    """Raises ConfigError unless a model can be a student for images of this size."""
     kinds = {type(getattr(block, "attn", block)) for block in getattr(model, "blocks", ())}
     if not kinds or not kinds.issubset(SHOWN):
         made_of = ", ".join(sorted(kind.__name__ for kind in kinds.difference(SHOWN))) or type(model).__name__
         known = ", ".join(kind.__name__ for kind in SHOWN if kind is not BeitAttention)
         raise ConfigError.at(
             "student.model",
-            f"{config.model!r} is no ViT whose attention can be shown: its blocks hold {made_of}, not {known}",
+            f"{config.model!r} is not a ViT whose attention can be read: its blocks hold {made_of}, not {known}",
         )
     patch_size = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if not isinstance(model.get_classifier(), nn.Linear) or not isinstance(patch_size, tuple):
         raise ConfigError.at("student.model", f"{config.model!r} is not a plain ViT with one linear classifier")
     if getattr(model, "cls_token", None) is None:
-        raise ConfigError.at("student.model", f"{config.model!r} has no CLS token, whose attention is the map")
+        raise ConfigError.at("student.model", f"{config.model!r} has no CLS token, whose attention would be the map")
     patch = patch_size[0]
     if image_size % patch:
         nearest = max(patch, round(image_size / patch) * patch)
@@ -229,14 +230,14 @@ def _require_fit(model: Any, config: NetworkConfig, image_size: int) -> None:
             "cohort.image_size", f"{image_size} is not a multiple of the student's patch of {patch}; try {nearest}"
         )
     rows, columns = model.patch_embed.grid_size
-    if image_size % rows or image_size % columns:  # a stem of convolutions rounds
+    if image_size % rows or image_size % columns:  # a convolutional stem rounds
         raise ConfigError.at(
             "cohort.image_size", f"the student's grid of {rows} x {columns} patches does not divide {image_size} pixels"
         )
 
 
 def announced(config: NetworkConfig, image_size: int, channels: int) -> list[str]:
-    """What is done to pretrained weights before a student of this size and these channels has them, a sentence each."""
+    """Returns one sentence per change that fits pretrained weights to a student of this size and these channels."""
     if (weights := weights_of(config)) is None:
         return []
     student = build_student(config, image_size, channels, 1, empty=True)
@@ -245,6 +246,6 @@ def announced(config: NetworkConfig, image_size: int, channels: int) -> list[str
         mean, std = (
             ", ".join(f"{value:.3f}" for value in values.flatten().tolist()) for values in (student.mean, student.std)
         )
-        source = f"as timm says of {config.model}; weights of another may have seen others"
+        source = f"timm's values for {config.model}; check them if the weights are of another model"
         sentences.append(f"pixels are normalised by mean {mean} and standard deviation {std}, {source}")
     return sentences

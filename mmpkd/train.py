@@ -1,68 +1,52 @@
-"""The story of one training run.
+"""One training run, from configuration to exported student.
 
-A student ViT learns from labels and, through objectives, from the answers of teachers that saw a
-privileged modality; after each epoch it is scored on the validation patients and saved.
+A student ViT learns from labels and, through objectives, from the outputs of teachers that saw a
+privileged modality. After each epoch it is scored on the validation patients and saved.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from rich.markup import escape
-from rich.progress import track
 from torch import Tensor, nn
 
-from mmpkd import checkpoint, command, export, stages
+from mmpkd import checkpoint, command, export, fit, stages
 from mmpkd.augment import View, apply_light, apply_view, draw_views
 from mmpkd.build import announcements, build, check, needed, paths_of_params, single_steps
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TASK, TrialConfig, dump_trial, load_trial
-from mmpkd.fit import (
-    TermLog,
-    autocast,
-    balanced_weights,
-    generator_for,
-    gradient_shares,
-    learning_rate,
-    objective_factor,
-    parameters_of,
-    seeded,
-    task_loss,
-)
 from mmpkd.machine.checksums import fingerprint
-from mmpkd.machine.resources import cores
+from mmpkd.machine.files import write_atomically
+from mmpkd.machine.resources import thread_warnings
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
 from mmpkd.teachers.fitted import fit_teachers, quality_lines
 from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.types import Batch, ConfigError, EpochReport
 
+SHARES_EVERY = 5  # epochs between measurements of gradient shares, which cost a backward pass for each term
 HELP = """\
 python -m mmpkd.train config=FILE [key=value ...]
 
-Trains one student, as a TrialConfig says, and scores it on the validation patients after each epoch.
+Trains one student from a TrialConfig and scores it on the validation patients after each epoch.
 
   config=FILE   a TrialConfig in YAML, such as the runs/<name>/best.yaml of a sweep
-  out=DIR       where checkpoint, configuration and metrics go    [runs/train]
-  cache=DIR     stores and teacher outputs, shared with sweeps    [cache]
-  key=value     any leaf of the configuration, e.g. optimizer.lr=3e-4 epochs=5 cohort.root=DIR
+  out=DIR       the folder for checkpoint, configuration and metrics    [runs/train]
+  cache=DIR     the folder of stores and teacher outputs, shared with sweeps    [cache]
+  key=value     sets any leaf of the configuration, e.g. optimizer.lr=3e-4 epochs=5 cohort.root=DIR
 
 The same command continues an interrupted run. On a CPU with the same thread count the same
 configuration gives the same numbers, to the last digit.
 """
-
-
-SHARES_EVERY = 5  # epochs: a share costs a backward pass for each term
 
 
 def train(
@@ -73,24 +57,24 @@ def train(
     report: Callable[[EpochReport], None] = lambda _: None,
     store: Store | None = None,
 ) -> list[EpochReport]:
-    """Trains one student from the beginning, or from a checkpoint, to the end.
+    """Trains one student to the end, from the beginning or from a checkpoint.
 
-    Every random draw comes from the seed and the epoch alone, so the same configuration gives the
-    same numbers, resumed or not: to the bit on a CPU with the same thread count; on CUDA up to the
-    order in which its kernels add.
+    All random numbers derive from the seed and the epoch alone, so that the same configuration gives the same
+    numbers, resumed or not: bit by bit on a CPU with the same thread count; on CUDA up to the order in which its
+    kernels add.
 
     Args:
-        cache: where stores and teacher outputs live, shared by all trainings.
-        folder: where `last.pt` goes after each epoch, and `student.safetensors` in the end; None keeps nothing.
+        cache: folder of stores and teacher outputs, shared by all trainings.
+        folder: receives `last.pt` after each epoch, and `student.safetensors` at the end; None keeps nothing.
         resume: a `last.pt` to continue from.
         report: called after each new epoch, once its checkpoint is on disk.
-        store: the prepared cohort, if the caller has it open; else it is found or prepared.
+        store: the prepared cohort, if the caller has opened it; by default it is opened or prepared.
 
     Returns:
-        The reports of all epochs, those before a resumption included.
+        The reports of all epochs, including those before a resumption.
 
     Raises:
-        ConfigError, CohortError, TeacherError: the user's mistakes, before training starts.
+        ConfigError, CohortError, TeacherError: mistakes of the user, before training starts.
         DivergedError: a loss term is no longer finite.
     """
     torch.set_num_threads(config.threads)
@@ -98,86 +82,85 @@ def train(
     if mistakes := check(config, store.facts if store else facts(config.cohort)):
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
-    outputs = fit_teachers(config, store, cache)
-    heads = {name: one.head for name, one in outputs.items() if one.head is not None}
-    student, objectives = build(config, store.facts, {name: one.width for name, one in outputs.items()}, heads)
-    teachers = {name: one.only(needed(config, objectives, name)).to(device) for name, one in outputs.items()}
+    fitted = fit_teachers(config, store, cache)
+    heads = {name: teacher.head for name, teacher in fitted.items() if teacher.head is not None}
+    widths = {name: teacher.width for name, teacher in fitted.items()}
+    student, objectives = build(config, store.facts, widths, heads)
+    teachers = {name: teacher.only(needed(config, objectives, name)).to(device) for name, teacher in fitted.items()}
     student.to(device)
     objectives.to(device)
     rows = store.rows("train", config.cohort.fold)
     weight_2K = None
     if config.optimizer.class_weights == "balanced":
-        weight_2K = on(device, balanced_weights(store.target_NK[rows], store.known_NK[rows], store.facts.tasks))
+        labels = store.target_NK[rows], store.known_NK[rows]
+        weight_2K = fit.on_device(fit.balanced_weights(*labels, store.facts.tasks), device)
     run = Run(config, store, rows, student, objectives, teachers, device, weight_2K)
     val, reads = store.rows("val", config.cohort.fold), config.student.reads
     evaluate = Evaluator(store, val, config.evaluation, student.grid, device, rows, reads=reads)
     evaluate.require_scorable()
-    quality = {f"teacher/{name}/{key}": value for name, one in outputs.items() for key, value in one.quality.items()}
+    scores = [(name, key, value) for name, teacher in fitted.items() for key, value in teacher.quality.items()]
+    quality = {f"teacher/{name}/{key}": value for name, key, value in scores}
 
-    told = {name: one.address for name, one in outputs.items()}
-    identity = fingerprint([stages.VERSION, config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), told])
-    owner = checkpoint.owner(config, store.fingerprint)
+    addresses = {name: teacher.address for name, teacher in fitted.items()}
+    content = [stages.VERSION, config.fingerprint(), store.fingerprint, store.sample_ids.tolist(), addresses]
+    identity, owner = fingerprint(content), checkpoint.owner(config, store.fingerprint)
     history: list[EpochReport] = []
-    kept = stages.addresses(config, store, outputs, cache)
+    stage_files = stages.addresses(config, store, fitted, cache)
     if resume is not None:
-        place, history = checkpoint.restore(resume, student, objectives, run.enter, identity)
+        progress, history = checkpoint.restore(resume, student, objectives, run.enter, identity)
     else:
-        place = checkpoint.Place(stages.recall(kept, student, objectives), 0)
-        run.enter(place.stage)
+        progress = checkpoint.Progress(stages.recall(stage_files, student, objectives), 0)
+        run.enter(progress.stage)
 
-    def save(place: checkpoint.Place) -> None:
+    def save(progress: checkpoint.Progress) -> None:
         if folder is not None:
-            checkpoint.save(folder, student, objectives, run.optimizer, history, place, owner, identity)
+            checkpoint.save(folder, student, objectives, run.optimizer, history, progress, owner, identity)
 
-    earlier = train_to_last_stage(run, place, kept, save)
+    earlier_seconds = train_to_last_stage(run, progress, stage_files, save)
     for epoch in range(len(history), config.epochs):
         started = time.perf_counter()
         terms, step = train_epoch(run, epoch)
         metrics = evaluate(run.answerer) | quality
-        seconds = time.perf_counter() - started + (0 if history else earlier)
+        seconds = time.perf_counter() - started + (0 if history else earlier_seconds)
         history.append(EpochReport(epoch + 1, step, seconds, terms, metrics))
-        save(checkpoint.Place(run.index, epoch + 1))
+        save(checkpoint.Progress(run.index, epoch + 1))
         report(history[-1])
     if folder is not None and reads == (IMAGE,):
         logits_NK, map_NRhw = evaluate.predict(run.answerer)
-        known = evaluate.target_NK, evaluate.known_NK
-        card = export.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *known)
+        labels = evaluate.target_NK, evaluate.known_NK
+        card = export.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *labels)
         card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=export.slices_of(store))
         export.write(folder, run.answerer, card, store.digests())
     return history
 
 
 def train_to_last_stage(
-    run: Run, place: checkpoint.Place, kept: Sequence[Path], save: Callable[[checkpoint.Place], None]
+    run: Run, progress: checkpoint.Progress, stage_files: Sequence[Path], save: Callable[[checkpoint.Progress], None]
 ) -> float:
-    """Trains what is left of the stages before the last, keeps each for other trainings, and enters the last.
-
-    Returns:
-        The seconds that these stages took, in earlier attempts too; 0 where none was left.
-    """
-    seconds, first = place.seconds, place.epoch
+    """Trains the stages before the last, caches each, and enters the last one. Returns the seconds that they took,
+    including earlier attempts; 0 if there are none."""
+    seconds, first = progress.seconds, progress.epoch
     while run.stage is not run.stages[-1]:
         assert run.stage.epochs is not None
-        todo, stderr = range(first, run.stage.epochs), command.plain_console(stderr=True)
-        name, last, silent = f"stage {run.stage.name}", run.stage.epochs, not stderr.is_terminal
-        for epoch in track(todo, escape(name), console=stderr, transient=True, disable=silent):
+        name = f"stage {run.stage.name}"
+        for epoch in command.progress_bar(range(first, run.stage.epochs), name):
             started = time.perf_counter()
             train_epoch(run, epoch)
             seconds += time.perf_counter() - started
-            save(checkpoint.Place(run.index, epoch + 1, seconds))
-        stderr.print(f"{name} ended with epoch {last}, {seconds:.1f} s so far", highlight=False, soft_wrap=True)
-        stages.keep(kept[run.index], run.stages[: run.index + 1], run.student, run.objectives)
+            save(checkpoint.Progress(run.index, epoch + 1, seconds))
+        print(f"{name} ended with epoch {run.stage.epochs}, {seconds:.1f} s so far", file=sys.stderr)
+        stages.keep(stage_files[run.index], run.stages[: run.index + 1], run.student, run.objectives)
         run.enter(run.index + 1)
         first = 0
     return seconds
 
 
 def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
-    """One pass over the training samples.
+    """Trains one epoch: one pass over the training samples.
 
     Returns:
-        The unweighted mean of each loss term, every SHARES_EVERY epochs with the
-        `gradient_share/<term>` of the first step, and the number of steps since the stage began.
+        The unweighted mean of each loss term (every SHARES_EVERY epochs also the
+        `gradient_share/<term>` of the first step), and the number of steps since the stage began.
 
     Raises:
         DivergedError: a loss term is no longer finite.
@@ -185,151 +168,130 @@ def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
     config, epochs = run.config, run.stage.epochs
     assert epochs is not None
     weights = {
-        name: one.weight * objective_factor(one.schedule, epoch, epochs)
-        for name, one in config.active_objectives().items()
+        name: objective.weight * fit.objective_factor(objective.schedule, epoch, epochs)
+        for name, objective in config.active_objectives().items()
         if name in run.stage.objectives
     }
-    learning = [one for one in run.student.parameters() if one.requires_grad]
+    learning = [parameter for parameter in run.student.parameters() if parameter.requires_grad]
     steps_per_epoch = -(-len(run.rows) // config.optimizer.batch_size)
     step = epoch * steps_per_epoch
-    log = TermLog(first_step=step)
+    log = fit.TermLog(first_step=step)
     shares: dict[str, float] = {}
 
     run.wake()
-    with seeded(config.seed, *run.purpose("epoch", epoch)):  # dropout and drop path draw from the global generator
+    with fit.seeded(config.seed, *run.purpose("epoch", epoch)):  # dropout and drop path use the global generator
         for batch, view in batches(run, epoch):
             terms = loss_terms(run, batch, view)
             log.add(terms)
             weighted = {name: weights.get(name, 1.0) * term for name, term in terms.items()}
             if weights and learning and not shares and epoch % SHARES_EVERY == 0:
-                shares = gradient_shares(weighted, learning)
+                shares = fit.gradient_shares(weighted, learning)
             descend(run, weighted, step, epochs * steps_per_epoch)
             step += 1
     return log.means() | shares, step
 
 
 def loss_terms(run: Run, batch: Batch, view: View) -> dict[str, Tensor]:
-    """The unweighted terms of one batch, seen in such a view: `task`, and each objective under its label."""
+    """Returns the unweighted loss terms of a batch in a view: `task`, and each objective under its label."""
     active, wanted = run.config.active_objectives(), run.stage.objectives
     objectives = {name: run.objective(name) for name in run.objectives if name in wanted}
     layers = {layer for objective in objectives.values() for layer in objective.needs.student_layers}
-    attended = {layer for objective in objectives.values() for layer in objective.needs.student_attention}
+    attention_layers = {layer for objective in objectives.values() for layer in objective.needs.student_attention}
     smoothing, tasks = run.config.optimizer.label_smoothing, run.store.facts.tasks
-    with autocast(run.device):
-        output = run.answerer(batch.image_BCHW, layers, attended)
+    with fit.autocast(run.device):
+        output = run.answerer(batch.image_BCHW, layers, attention_layers)
         terms = {}
         if TASK in wanted:
             labels = batch.target_BK, batch.known_BK
-            terms[TASK] = task_loss(output.logits_BK, *labels, tasks, smoothing, run.weight_2K)
-        heard = dict.fromkeys(active[name].teacher or "" for name in objectives)
-        told = {name: run.teachers[name].at(batch.rows_B, batch.image_BCHW, view) for name in heard}
+            terms[TASK] = fit.task_loss(output.logits_BK, *labels, tasks, smoothing, run.weight_2K)
+        teachers = dict.fromkeys(active[name].teacher or "" for name in objectives)
+        teacher_outputs = {name: run.teachers[name].at(batch.rows_B, batch.image_BCHW, view) for name in teachers}
         for name, objective in objectives.items():
-            terms[name] = objective(output, told[active[name].teacher or ""], batch)
+            terms[name] = objective(output, teacher_outputs[active[name].teacher or ""], batch)
     return terms
 
 
 def descend(run: Run, weighted_terms: Mapping[str, Tensor], step: int, num_steps: int) -> None:
-    """One step of the optimiser down the sum of the weighted terms."""
+    """Takes one step of the optimiser to lower the sum of the weighted terms."""
     config = run.config
     run.optimizer.zero_grad()
     loss = torch.stack(list(weighted_terms.values())).sum()
     if not loss.requires_grad:
-        problem = f"no term ({', '.join(weighted_terms)}) depends on what the stage trains"
+        problem = f"no term ({', '.join(weighted_terms)}) depends on what the stage trains; add one that does"
         raise ConfigError.at(f"stages.{run.index}.objectives", problem)
     loss.backward()
     if config.optimizer.clip_norm:
-        nn.utils.clip_grad_norm_(parameters_of(run.optimizer), config.optimizer.clip_norm)
-    rate = learning_rate(step, num_steps, config.optimizer.lr, config.schedule.warmup, config.schedule.final)
+        nn.utils.clip_grad_norm_(fit.parameters_of(run.optimizer), config.optimizer.clip_norm)
+    rate = fit.learning_rate(step, num_steps, config.optimizer.lr, config.schedule.warmup, config.schedule.final)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
     run.optimizer.step()
 
 
 def batches(run: Run, epoch: int) -> Iterator[tuple[Batch, View]]:
-    """The training samples in this epoch's order and views; both are functions of seed and epoch.
+    """Yields the training samples in the order and views of this epoch, which depend on seed and epoch alone.
 
-    The view is for what must move as the images did; an objective never sees it.
+    The view is for teachers whose inputs must move as the images do; an objective never sees it.
     """
     config, store, device = run.config, run.store, run.device
-    order = torch.randperm(len(run.rows), generator=generator_for(config.seed, *run.purpose("order", epoch)))
-    draws = generator_for(config.seed, *run.purpose("views", epoch))
-    for chosen in order.split(config.optimizer.batch_size):
-        rows = run.rows[chosen.numpy()]
-        view = draw_views(len(rows), store.facts.image_size, config.augmentation, draws)
-        image_BCHW = apply_view(on(device, store.images(rows, config.student.reads)), view).float() / 255
+    order = torch.randperm(len(run.rows), generator=fit.generator_for(config.seed, *run.purpose("order", epoch)))
+    view_generator = fit.generator_for(config.seed, *run.purpose("views", epoch))
+    for positions in order.split(config.optimizer.batch_size):
+        rows = run.rows[positions.numpy()]
+        view = draw_views(len(rows), store.facts.image_size, config.augmentation, view_generator)
+        image_BCHW = apply_view(fit.on_device(store.images(rows, config.student.reads), device), view).float() / 255
         box_B4 = torch.from_numpy(store.content_box_N4[rows]) if config.student.reads == (IMAGE,) else None
         batch = Batch(
             sample_ids=tuple(store.sample_ids[rows]),
-            patient_B=on(device, store.patient_N[rows]),
+            patient_B=fit.on_device(store.patient_N[rows], device),
             image_BCHW=apply_light(image_BCHW, view, box_B4),
-            target_BK=on(device, store.target_NK[rows]),
-            known_BK=on(device, store.known_NK[rows]),
-            rows_B=on(device, rows),
+            target_BK=fit.on_device(store.target_NK[rows], device),
+            known_BK=fit.on_device(store.known_NK[rows], device),
+            rows_B=fit.on_device(rows, device),
         )
         yield batch, view
 
 
-def on(device: torch.device, values: NDArray[np.generic]) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values)).to(device)
-
-
-def shown_error(error: float) -> str:
-    return "?" if math.isnan(error) else f"{error:.4f}"
-
-
 def main(words: Sequence[str]) -> None:
-    """The command line; see HELP."""
+    """Runs the command line; see HELP."""
     if not words or {"-h", "--help"} & set(words):
         print(HELP)
         return
     defaults = {"config": "", "out": "runs/train", "cache": "cache"}
     own, overrides = command.own_words(words, defaults, TrialConfig.model_fields)
     if not own["config"]:
-        raise ConfigError.at("config", "which? e.g. config=runs/demo/best.yaml; --help explains")
+        raise ConfigError.at("config", "missing: write config=FILE, e.g. config=runs/demo/best.yaml")
     config = load_trial(Path(own["config"]), overrides, (*defaults, *paths_of_params()))
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
-    last, cache, console = folder / checkpoint.NAME, Path(own["cache"]), command.plain_console()
+    last, cache = folder / checkpoint.NAME, Path(own["cache"])
+    console = command.plain_console(highlight=False, soft_wrap=True)
 
     def show(report: EpochReport) -> None:
-        command.write_whole(folder / "config.yaml", dump_trial(config))
-        scores = "  ".join(
-            f"{goal} {report.metrics[goal]:.4f} ±{shown_error(report.metrics[f'{goal}_se'])}"
-            for goal in ("val/auroc", "val/auroc_patient", "val/pointing")
-            if goal in report.metrics
-        )
-        loss = "  ".join(f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name)
-        console.print(
-            f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {loss}  {scores}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        write_atomically(folder / "config.yaml", dump_trial(config))
+        shown = [f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name]
+        for goal in ("val/auroc", "val/auroc_patient", "val/pointing"):
+            if goal in report.metrics:
+                error = report.metrics[f"{goal}_se"]
+                shown.append(f"{goal} {report.metrics[goal]:.4f} ±{'?' if math.isnan(error) else f'{error:.4f}'}")
+        console.print(f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {'  '.join(shown)}")
 
     if mistakes := check(config, facts(config.cohort)):
         raise ConfigError(mistakes)
     store = prepare(config.cohort, cache)
     command.make_folder(folder)
-    if config.threads > (here := cores()).amount:
-        told = f"threads={config.threads}, and this process may use {here.amount} cores (what sets this: {here.source})"
-        command.warn([f"{told}; more threads than cores only slow a training down"])
-    command.warn(
-        [
-            *announcements(config, store.facts),
-            *single_steps(config, store.facts),
-            *warnings_before_fitting(config, store),
-        ]
-    )
+    command.warn([*thread_warnings(config.threads), *announcements(config, store.facts)])
+    command.warn([*single_steps(config, store.facts), *warnings_before_fitting(config, store)])
     for line in quality_lines(config, fit_teachers(config, store, cache)):
-        console.print(line, highlight=False, soft_wrap=True)
+        console.print(line)
     if last.exists():
-        console.print(f"continuing {folder}", highlight=False, soft_wrap=True)
+        console.print(f"continuing {folder}")
     metrics = folder / "metrics.json"
     with command.written_to(folder):
         history = train(config, cache, folder, last if last.exists() else None, show, store)
-        command.write_whole(metrics, json.dumps([asdict(report) for report in history], indent=1))
+        write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
-        console.print(f"{metric:32} {score!r}", highlight=False)
-    places = f"every epoch is in {metrics}; the student is in {folder / export.NAME}"
-    console.print(places, highlight=False, soft_wrap=True)
+        console.print(f"{metric:32} {score!r}")
+    console.print(f"every epoch is in {metrics}; the student is in {folder / export.NAME}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""Pretrained weights for a timm ViT: where they lie, whether they are this model's, and what is done to make them fit.
+"""Pretrained weights for a timm ViT: where they are, whether they fit the model, and how timm adapts them.
 
-timm loads what has the right name and shape and says nothing of the rest, so everything is held against the model
-beforehand, by timm's own strict loading. Shapes do not tell the number of attention heads: that is known of the model
-that timm names, of a header that says `num_heads`, or of a user who says it (`weights_heads`), and nowhere else. A
-header, or a `config.json` beside the file as the Hugging Face hub has it, may name the model (`architecture`); then
-what else shapes do not show is held against it, such as the activation.
+timm loads tensors with the right name and shape and silently ignores others, so all weights are first checked against
+the model with timm's own strict loading. Shapes do not reveal the number of attention heads: only the model that timm
+names, a header with `num_heads`, or the user (`weights_heads`) can state it. A header, or a `config.json` beside the
+file as on the Hugging Face hub, may name the model (`architecture`). Then other properties that shapes do not reveal,
+such as the activation, are compared as well.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from mmpkd.machine.errors import machine_fault
 from mmpkd.types import ConfigError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
-SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # of a NetworkConfig
-COUNTERS = ("n_averaged",)  # of torch's weight averaging: no weights, and no loss
-NAMES_SHOWN = 4  # names in a message
-WHOSE = "name a model that these weights are all of (student.model) with its own sizes, or set student.pretrained=false"
+SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # fields of a NetworkConfig
+COUNTERS = ("n_averaged",)  # of torch's weight averaging; these are not weights
+NAMES_SHOWN = 4  # number of names in a message
+FIT_ADVICE = "name the model of these weights (student.model) with its own sizes, or set student.pretrained=false"
 
 
 def weights_of(config: NetworkConfig) -> Path | None:
-    """The file that holds the pretrained weights; None where the student starts from scratch.
+    """Returns the file of the pretrained weights; None if the student starts from scratch.
 
-    Looks at `student.weights`, else in the Hugging Face cache. Nothing is ever downloaded.
+    The file is `student.weights`, or is in the Hugging Face cache. Nothing is downloaded.
 
     Raises:
         ConfigError: the weights are not on this machine.
@@ -52,66 +52,66 @@ def weights_of(config: NetworkConfig) -> Path | None:
         if not config.weights.is_file():
             raise ConfigError.at("student.weights", f"no file {config.weights}")
         if config.weights.suffix == ".safetensors":
-            _require_timms(config.weights)
+            _require_foreign(config.weights)
         return config.weights
     known = timm.get_pretrained_cfg(config.model)
     if known is None or not known.hf_hub_id:
         raise ConfigError.at("student.pretrained", f"timm names no pretrained weights for {config.model!r}")
     for name in WEIGHT_FILES:
-        found = try_to_load_from_cache(known.hf_hub_id, name)
-        if isinstance(found, str):
-            return Path(found)
+        path = try_to_load_from_cache(known.hf_hub_id, name)
+        if isinstance(path, str):
+            return Path(path)
     raise ConfigError.at(
         "student.pretrained",
         f"the weights of {config.model!r} are not on this machine (looked for {known.hf_hub_id} in {HF_HUB_CACHE}); "
-        f"where there is a network run `hf download {known.hf_hub_id}`, "
+        f"on a machine with a network, run `hf download {known.hf_hub_id}`, "
         "or set student.weights=FILE.safetensors, or student.pretrained=false",
     )
 
 
-def _require_timms(weights: Path) -> None:
-    """Refuses what its header tells to be damaged, or a student that was exported: it has learnt another cohort's
-    labels or, of this one, those of samples that a teacher must not have seen."""
+def _require_foreign(weights: Path) -> None:
+    """Raises ConfigError for a damaged file, or for a student that was exported here: it was trained on labels of
+    another cohort or, in this cohort, of samples that a teacher must not have seen."""
     try:
         with safe_open(weights, "pt") as opened:
             metadata = opened.metadata() or {}
     except OSError as error:
         raise ConfigError.at("student.weights", f"{weights} cannot be read: {error.strerror or error}") from error
     except SafetensorError as error:
-        raise ConfigError.at("student.weights", f"{weights} is no whole safetensors file: {error}") from error
+        raise ConfigError.at("student.weights", f"{weights} is not a complete safetensors file: {error}") from error
     if "card" in metadata:
-        problem = f"{weights} is a student that was trained here; wanted weights of timm's, which know no cohort"
+        problem = f"{weights} is a student that was trained here; wanted weights not trained on a cohort"
         raise ConfigError.at("student.weights", problem)
 
 
 def require_fit(weights: Path, config: NetworkConfig, model: Any, outline: Callable[[str], Any], channels: int) -> None:
-    """Refuses weights that are not all of the model's, or were trained with another number of heads.
+    """Checks that weights cover the model completely and were trained with the same number of heads.
 
     Args:
-        model: what is built, on the meta device, at the size that it will have.
-        outline: gives the model of a name as timm has it, without any size of the user's.
+        model: the model to build, on the meta device, at its final size.
+        outline: returns the model of a name as timm defines it, without sizes of the user.
 
     Raises:
-        ConfigError: they do not fit; says how.
+        ConfigError: the weights do not fit; the message says why.
     """
-    named, theirs = outline(config.model), _architecture(weights)
-    made = outline(theirs) if theirs else None
-    if made is not None:
-        _require_alike(weights, config.model, model, theirs, made)
-    as_wide = made is not None and made.embed_dim == model.embed_dim
-    _require_heads(weights, config, model, named, made if as_wide else None)
-    if weights.suffix == ".npz":  # of the original JAX releases, which timm itself loads block by block
+    named, architecture = outline(config.model), _architecture(weights)
+    stated = outline(architecture) if architecture else None  # the model that the weights are stated to be of
+    if stated is not None:
+        _require_alike(weights, config.model, model, architecture, stated)
+    is_as_wide = stated is not None and stated.embed_dim == model.embed_dim
+    _require_heads(weights, config, model, named, stated if is_as_wide else None)
+    if weights.suffix == ".npz":  # an original JAX release, which timm itself loads block by block
         return
     sizes = {key: value for key in SIZES if (value := getattr(config, key)) is not None}
     options = {**sizes, "img_size": _side(model), "in_chans": channels}
-    changed = weights.stat()
-    file, built = (str(weights), changed.st_mtime_ns, changed.st_size), tuple(sorted(options.items()))
+    status = weights.stat()
+    file, built = (str(weights), status.st_mtime_ns, status.st_size), tuple(sorted(options.items()))
     try:
         problem = _misfit(*file, config.model, built, tuple(model.state_dict()))
     except OSError as error:
         raise ConfigError.at("student.weights", f"{weights} cannot be read: {error.strerror or error}") from error
     if problem:
-        raise ConfigError.at("student.weights", f"{weights} does not fit {config.model!r}: {problem}; {WHOSE}")
+        raise ConfigError.at("student.weights", f"{weights} does not fit {config.model!r}: {problem}; {FIT_ADVICE}")
 
 
 def _side(model: Any) -> int:
@@ -119,26 +119,29 @@ def _side(model: Any) -> int:
 
 
 def _architecture(weights: Path) -> str:
-    """The model of timm's that a file is said to be of; empty where nothing says it."""
+    """Returns the timm model that a file states for its weights; empty if it states none."""
     name = metadata(weights).get("architecture", "")
     if not name and (beside := weights.with_name("config.json")).is_file():
         try:
             content = json.loads(beside.read_text())
         except (ValueError, UnicodeDecodeError):
-            return ""  # of another program
+            return ""  # a file of another program
         name = content.get("architecture", "") if isinstance(content, dict) else ""
     return name if isinstance(name, str) and name.partition(".")[0] in timm.list_models() else ""
 
 
-def _require_alike(weights: Path, name: str, model: Any, theirs: str, made: Any) -> None:
-    ours, wanted = _unseen(model), _unseen(made)
-    if differ := [f"{what} is {wanted.get(what)}, not {ours[what]}" for what in ours if ours[what] != wanted.get(what)]:
-        problem = f"{weights} is said to be of {theirs!r}, whose {'; '.join(differ)} as of {name!r}"
-        raise ConfigError.at("student.model", f"{problem}: no shape tells them apart; set student.model={theirs}")
+def _require_alike(weights: Path, name: str, model: Any, architecture: str, stated: Any) -> None:
+    """Raises ConfigError if the stated model of the weights differs from the model in a hidden property."""
+    own, wanted = _hidden_properties(model), _hidden_properties(stated)
+    differ = [f"{key} is {wanted.get(key)}, not {own[key]}" for key in own if own[key] != wanted.get(key)]
+    if differ:
+        problem = f"{weights} states that it is of {architecture!r}, whose {'; '.join(differ)} as in {name!r}"
+        advice = f"shapes do not reveal the difference; set student.model={architecture}"
+        raise ConfigError.at("student.model", f"{problem}: {advice}")
 
 
-def _unseen(model: Any) -> dict[str, str]:
-    """What of a model no weight shows, in words."""
+def _hidden_properties(model: Any) -> dict[str, str]:
+    """Returns properties of a model that the shapes of its weights do not reveal, by name."""
     block = model.blocks[0] if len(getattr(model, "blocks", ())) else None
     activation = getattr(getattr(block, "mlp", None), "act", None)
     norm, attention = getattr(block, "norm1", None), getattr(block, "attn", None)
@@ -149,35 +152,35 @@ def _unseen(model: Any) -> dict[str, str]:
     }
 
 
-def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any, made: Any | None) -> None:
+def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any, stated: Any | None) -> None:
+    """Raises ConfigError unless the weights are known to have been trained with the student's number of heads."""
     wanted, own = int(model.blocks[0].attn.num_heads), int(named.blocks[0].attn.num_heads)
     header = metadata(weights).get("num_heads", "")
-    says = {
+    sources = {
         "student.weights_heads": config.weights_heads,
         f"the header of {weights}": int(header) if header.isdecimal() else None,
-        f"the model that {weights} is said to be of": None if made is None else int(made.blocks[0].attn.num_heads),
+        f"the stated model of {weights}": None if stated is None else int(stated.blocks[0].attn.num_heads),
     }
-    known = {who: count for who, count in says.items() if count is not None}
+    known = {source: count for source, count in sources.items() if count is not None}
     if len(set(known.values())) > 1:
-        counts = " and ".join(f"{count} ({who})" for who, count in known.items())
-        raise ConfigError.at(
-            "student.weights_heads", f"the weights are said to have {counts} attention heads; leave it out"
-        )
+        counts = " and ".join(f"{count} ({source})" for source, count in known.items())
+        problem = f"the weights are stated to have {counts} attention heads; leave it out"
+        raise ConfigError.at("student.weights_heads", problem)
     if not known and model.embed_dim == named.embed_dim:
         known = {config.model: own}
     if not known:
         problem = (
-            f"the weights are not as wide as {config.model!r}, and no shape tells with how many attention heads they "
-            f"were trained; say it: student.weights_heads={wanted} if it was {wanted}, as in this student"
+            f"the weights are not as wide as {config.model!r}, and no shape reveals the number of attention heads in "
+            f"their training; set student.weights_heads={wanted} if it was {wanted}, as in this student"
         )
         raise ConfigError.at("student.weights_heads", problem)
-    who, count = next(iter(known.items()))
+    source, count = next(iter(known.items()))
     if count != wanted:
         problem = (
-            f"the student has {wanted} attention heads and the weights were trained with {count} (so says {who}): all "
-            f"shapes agree and every attention map would be another; set student.num_heads={count}"
+            f"the student has {wanted} attention heads, but the weights were trained with {count} (source: {source}): "
+            f"all shapes agree, but every attention map would differ; set student.num_heads={count}"
         )
-        if who == config.model:
+        if source == config.model:
             problem += f", or student.weights_heads={wanted} if you trained these weights with {wanted}"
         raise ConfigError.at("student.num_heads", problem)
 
@@ -186,17 +189,17 @@ def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any,
 def _misfit(
     weights: str, changed: int, size: int, name: str, options: tuple[tuple[str, Any], ...], wanted: tuple[str, ...]
 ) -> str:
-    """What timm's strict loading of all but the classifier finds wrong; empty: nothing.
+    """Returns the problem that timm's strict loading of all but the classifier reports; empty if there is none.
 
     Args:
-        changed, size: of the file, so that another one under its name is looked at again.
-        wanted: names of all that the model holds.
+        changed, size: of the file, so that a changed file is checked again.
+        wanted: names of all tensors of the model.
     """
     state: Mapping[str, Any] = {}
     try:
         state = timm.models.load_state_dict(weights)
-        if spoilt := [key for key, value in tensors(state).items() if not torch.isfinite(value.float()).all()]:
-            return f"{_some(spoilt)} holds values that are not finite numbers"
+        if bad := [key for key, value in tensors(state).items() if not torch.isfinite(value.float()).all()]:
+            return f"{_some(bad)} holds values that are not finite numbers"
         overlay = {"file": weights, "num_classes": 0, "label_offset": 0}
         with torch.random.fork_rng(), torch.device("cpu"):
             timm.create_model(
@@ -207,9 +210,9 @@ def _misfit(
                 global_pool="token",
                 **dict(options),
             )
-    except OSError:  # of the disk, not of what the file holds
+    except OSError:  # an error of the disk, not of the content
         raise
-    except Exception as error:  # timm, its filters and torch raise whatever the file led them to
+    except Exception as error:  # timm, its filters and torch raise errors of many types
         if machine_fault(error):
             raise
         return _reasons(str(error) or type(error).__name__, state, wanted)
@@ -217,7 +220,7 @@ def _misfit(
 
 
 def _reasons(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
-    """What is wrong, from torch's message of a strict loading; any other message as it is, and what names differ."""
+    """Returns the problems in torch's message of a strict loading, or another message with the names that differ."""
     lines = {
         kind: re.findall(r'"([^"]+)"', line)
         for kind in ("Missing", "Unexpected")
@@ -225,27 +228,26 @@ def _reasons(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) ->
     }
     shapes = re.findall(r"size mismatch for (\S+): .*?torch.Size\((.*?)\).*?torch.Size\((.*?)\)", message)
     reason = "" if lines or shapes else message.splitlines()[0].strip().rstrip(".")
-    if reason:  # of a filter of timm's, which did not come as far as comparing names
+    if reason:  # a filter of timm failed before names were compared
         lines = {"Missing": [key for key in wanted if key not in state], "Unexpected": [*{*state} - {*wanted}]}
     heads = re.compile(r"(head|head_dist|fc)\.")
-    lacking = [key for key in lines.get("Missing", ()) if not heads.match(key)]
-    odd = sorted(key for key in lines.get("Unexpected", ()) if not heads.match(key) and key not in COUNTERS)
-    if {*lacking} == {"norm.weight", "norm.bias"} and {*odd} == {"fc_norm.weight", "fc_norm.bias"}:
-        return (
-            "it was trained to classify by the mean of its tokens (fc_norm), and a student here does by its CLS token"
-        )
-    problems = [f"it holds nothing for {_some(lacking)}"] if lacking else []
-    problems += [f"it holds {_some(odd)}, for which the model has no place"] if odd else []
-    problems += [f"{name} is {theirs} there and {ours} here" for name, theirs, ours in shapes[:NAMES_SHOWN]]
-    if lacking and (nested := [key for key, value in state.items() if isinstance(value, Mapping)]):
-        problems.append(f"its weights lie deeper, under {_some(nested)}: save what is there in a file of its own")
-    elif lacking and (start := _prefix(lacking[0], odd)):
+    missing = [key for key in lines.get("Missing", ()) if not heads.match(key)]
+    extra = sorted(key for key in lines.get("Unexpected", ()) if not heads.match(key) and key not in COUNTERS)
+    if {*missing} == {"norm.weight", "norm.bias"} and {*extra} == {"fc_norm.weight", "fc_norm.bias"}:
+        return "it was trained to classify by the mean of its tokens (fc_norm), but a student uses its CLS token"
+    problems = [f"it holds nothing for {_some(missing)}"] if missing else []
+    problems += [f"it holds {_some(extra)}, which the model does not have"] if extra else []
+    problems += [f"{name} is {given} in the file and {own} in the model" for name, given, own in shapes[:NAMES_SHOWN]]
+    if missing and (nested := [key for key, value in state.items() if isinstance(value, Mapping)]):
+        problems.append(f"its weights are nested under {_some(nested)}: save these in a file of their own")
+    elif missing and (start := _prefix(missing[0], extra)):
         problems.append(f"its names begin with {start!r}: save them without it")
     return "; ".join([*([reason] if reason else []), *problems])
 
 
-def _prefix(lacking: str, odd: list[str]) -> str:
-    return next((key.removesuffix(lacking) for key in odd if key.endswith(f".{lacking}")), "")
+def _prefix(missing: str, extra: list[str]) -> str:
+    """Returns the prefix of an extra name that otherwise equals a missing name; empty if there is none."""
+    return next((key.removesuffix(missing) for key in extra if key.endswith(f".{missing}")), "")
 
 
 def _some(names: list[str]) -> str:
@@ -254,11 +256,12 @@ def _some(names: list[str]) -> str:
 
 
 def tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Returns the floating-point tensors of a state."""
     return {key: value for key, value in state.items() if isinstance(value, Tensor) and value.is_floating_point()}
 
 
 def metadata(weights: Path) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing of another."""
+    """Returns the metadata in the header of a safetensors file; empty for another file."""
     if weights.suffix != ".safetensors":
         return {}
     with safe_open(weights, "pt") as opened:
@@ -266,12 +269,12 @@ def metadata(weights: Path) -> dict[str, str]:
 
 
 def changes(weights: Path, model: Any, channels: int) -> list[str]:
-    """What timm does to weights that fit, a sentence each; none where they go in as they are."""
+    """Returns one sentence per change that timm makes to weights that fit; none if they are loaded unchanged."""
     if weights.suffix == ".npz":
         return []
-    held = tensors(timm.models.load_state_dict(str(weights)))
+    state = tensors(timm.models.load_state_dict(str(weights)))
     sentences = []
-    stem = next((value for key, value in held.items() if key.endswith("patch_embed.proj.weight")), None)
+    stem = next((value for key, value in state.items() if key.endswith("patch_embed.proj.weight")), None)
     if stem is not None and stem.ndim == 4:
         if stem.shape[1] != channels:
             how = "summed over them" if channels == 1 else "repeated and scaled"
@@ -281,11 +284,11 @@ def changes(weights: Path, model: Any, channels: int) -> list[str]:
             sentences.append(
                 f"its patches of {stem.shape[2]} x {stem.shape[3]} pixels are resampled to {patch[0]} x {patch[1]}"
             )
-    places = next((value for key, value in held.items() if key.endswith("pos_embed") and value.ndim == 3), None)
+    positions = next((value for key, value in state.items() if key.endswith("pos_embed") and value.ndim == 3), None)
     own = getattr(model, "pos_embed", None)
-    if places is not None and own is not None and places.shape[1] != own.shape[1]:
+    if positions is not None and own is not None and positions.shape[1] != own.shape[1]:
         rows, columns = model.patch_embed.grid_size
-        sentences.append(f"its table of {places.shape[1]} positions is resampled to {rows} x {columns} patches")
-    if other := next((value.dtype for value in held.values() if value.dtype != torch.float32), None):
+        sentences.append(f"its table of {positions.shape[1]} positions is resampled to {rows} x {columns} patches")
+    if other := next((value.dtype for value in state.values() if value.dtype != torch.float32), None):
         sentences.append(f"its numbers are {str(other).removeprefix('torch.')}")
     return sentences

@@ -19,8 +19,9 @@ from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
 from sweep.pareto import admit
-from sweep.storage.continuation import held
-from sweep.storage.reader import LOCK, Sweep, is_held, read_sweep, sweeps_under, unknown
+from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.lock import hold_driver_lock, is_locked
+from sweep.storage.reader import Sweep, read_sweep, unknown
 
 HELP = """\
 usage: python -m sweep.clean [NAME] [key=value ...]
@@ -47,7 +48,6 @@ examples
   python -m sweep.clean unused=true cache=/scratch/cache
 """
 HALF_WRITTEN: Final = (".partial", ".tmp")
-SCRATCH: Final = "ray"  # Tune's, see `driver.drive`
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def main(words: Sequence[str]) -> None:
         return
     defaults = {"name": "", "delete": "false", "storage": DEFAULT_STORAGE, "unused": "false", "cache": DEFAULT_CACHE}
     said, mistakes = read_sweep_options(words, defaults)
-    storage, delete = Path(said["storage"]), said["delete"] == "true"
-    folders = sweeps_under(storage)
+    storage, delete = Storage(Path(said["storage"])), said["delete"] == "true"
+    folders = storage.sweeps()
     if said["name"]:
         mistakes += unknown(said["name"], storage)
     elif not folders:
@@ -77,8 +77,8 @@ def main(words: Sequence[str]) -> None:
     used = stores_in_use(folders) if said["unused"] == "true" else None  # raises before anything is deleted
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     found: list[Waste] = []
-    for folder in folders if not said["name"] else [storage / said["name"]]:
-        if is_held(folder / LOCK):
+    for folder in folders if not said["name"] else [storage.sweep(said["name"])]:
+        if is_locked(folder.driver_lock):
             console.print(f"{folder.name} is running, and left alone")
             continue
         found += _sweep_up(folder, delete, console)
@@ -103,10 +103,10 @@ def _told(waste: Waste, console: Console) -> Waste:
 # --- sweeps ---
 
 
-def _sweep_up(folder: Path, delete: bool, console: Console) -> list[Waste]:
+def _sweep_up(folder: SweepFolder, delete: bool, console: Console) -> list[Waste]:
     if not delete:
         return [_told(waste, console) for waste in of_sweep(read_sweep(folder))]
-    with held(folder):  # no driver starts meanwhile, and what one did before is seen
+    with hold_driver_lock(folder):  # no driver starts meanwhile, and what one did before is seen
         found = []
         for waste in of_sweep(read_sweep(folder)):
             _delete(waste.path)
@@ -119,13 +119,13 @@ def of_sweep(sweep: Sweep) -> list[Waste]:
     folder = sweep.folder
     found: list[Waste] = []
     for number in settled(sweep):
-        path = folder / "checkpoints" / str(number)
+        path = folder.checkpoints_of(number)
         if path.is_dir():
             found.append(Waste(path, f"checkpoints of trial {number}, which is not on the front", size_of(path)))
-    if (folder / SCRATCH).is_dir():
-        found.append(Waste(folder / SCRATCH, "scratch of a driver that was killed", size_of(folder / SCRATCH)))
+    if (scratch := folder.tune_scratch).is_dir():
+        found.append(Waste(scratch, "scratch of a driver that was killed", size_of(scratch)))
     gone = {waste.path for waste in found}
-    for path in half_written(folder):
+    for path in half_written(folder.path):
         if not gone & set(path.parents):
             found.append(Waste(path, "half-written", size_of(path)))
     return found
@@ -158,7 +158,7 @@ def half_written(folder: Path) -> Iterator[Path]:
 # --- the cache ---
 
 
-def stores_in_use(folders: Sequence[Path]) -> set[str]:
+def stores_in_use(folders: Sequence[SweepFolder]) -> set[str]:
     """Fingerprints of the prepared cohorts that sweeps were run on.
 
     Raises:
@@ -179,7 +179,7 @@ def unused(cache: Path, used: set[str]) -> Iterator[Waste]:
     is being made."""
     for kind in ("stores", "teachers"):
         for path in sorted((cache / kind).iterdir()) if (cache / kind).is_dir() else ():
-            if not path.is_dir() or path.is_symlink() or is_held(_lock_of(path)):
+            if not path.is_dir() or path.is_symlink() or is_locked(_lock_of(path)):
                 continue
             if path.name.endswith(HALF_WRITTEN):
                 yield Waste(path, "half-made", size_of(path))

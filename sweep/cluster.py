@@ -1,63 +1,163 @@
-"""Ray itself: the cluster at RAY_ADDRESS, or one of this machine's cores for as long as a driver runs."""
+"""Ray: the cluster at RAY_ADDRESS or one that is started on this machine, and what a trial reserves of it."""
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import socket
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from pathlib import Path
-from typing import Any, Final
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
 
 import grpc
 import ray
+
+# Ray (2.60) documents no function that returns the address behind `auto`, or the one that `localhost:PORT` becomes.
+# Without this private one a cluster that does not answer would be noticed only after minutes, inside `ray.init`.
 from ray._private.services import canonicalize_bootstrap_address_or_die
 
-from mmpkd.machine.resources import cores, memory
-from mmpkd.types import UserError
+from mmpkd.machine.resources import cores
+from mmpkd.types import ConfigError, UserError
 from sweep import interrupt
+from sweep.local_ray import make_socket_folder, one_line, start_ray
+from sweep.space.search_config import SearchConfig
 
-MOST_STORE: Final = 128 * 2**20  # bytes: trials share nothing through Ray's object store
-LEAST_STORE: Final = 80 * 2**20  # Ray refuses less than 75 MiB (2.60)
-ANSWER_SECONDS: Final = 5.0  # that a cluster has to answer
-# What Ray adds to its temporary folder, at its longest (2.60); a socket's path may have 107 bytes on Linux.
-LONGEST_SOCKET: Final = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
-FURTHER_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")  # where TMPDIR will not do
+ANSWER_SECONDS: Final = 5.0  # within which a cluster has to answer
+ROUNDING: Final = 1e-9  # so that 3 x 1/3 of a device counts as one device
 
 
-def address() -> str:
-    """Of the cluster that runs already, or empty where Ray is to be started for this driver alone."""
-    given = os.environ.get("RAY_ADDRESS", "").strip()
-    return "" if given == "local" else given
+# --- what a trial reserves ---
+
+
+@dataclass(frozen=True)
+class Reservation:
+    """What one trial reserves of a cluster."""
+
+    cpus: float
+    gpus: float
+
+    @property
+    def devices(self) -> float:
+        """Device-seconds that one second of the trial costs."""
+        return self.gpus or self.cpus
+
+    def doubled(self) -> Reservation | None:
+        """Returns the reservation with which half as many trials share a device; None if a trial has one alone."""
+        if self.gpus:
+            trials = int(1 / self.gpus + ROUNDING)
+            return replace(self, gpus=1 / (trials // 2)) if trials > 1 else None
+        machine_cores = largest_machine_cores()
+        trials = int(machine_cores / self.cpus + ROUNDING)
+        return replace(self, cpus=machine_cores / (trials // 2)) if trials > 1 else None
+
+
+def reservation_for(search: SearchConfig, threads: int, per_device: int | None) -> Reservation:
+    """Returns what a trial reserves.
+
+    Args:
+        per_device: how many trials share a GPU or, where there is no GPU, the cores of a machine; None: as
+            `search.cpus` and `search.gpus` say.
+    """
+    if per_device is None:
+        return Reservation(search.cpus or float(threads), search.gpus)
+    if count_gpus():
+        return Reservation(search.cpus or float(threads), 1 / per_device)
+    return Reservation(largest_machine_cores() / per_device, 0.0)
+
+
+def largest_machine_cores() -> float:
+    """Returns the number of cores of the largest machine in the cluster."""
+    return max((float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
+
+
+def count_gpus() -> int:
+    """Returns the number of GPUs in the cluster."""
+    return int(ray.cluster_resources().get("GPU", 0))
+
+
+def count_slots(reservation: Reservation) -> int:
+    """Returns how many trials run at a time in the whole cluster.
+
+    Raises:
+        ConfigError: the machine is too small for a single trial. A cluster may grow, so there it is not an error.
+    """
+    available = ray.cluster_resources()
+    needs = [("CPU", reservation.cpus), ("GPU", reservation.gpus)]
+    fitting = [int(available.get(name, 0.0) / needed + ROUNDING) for name, needed in needs if needed]
+    if min(fitting) == 0 and not cluster_address():
+        if fitting[0] == 0:
+            raise _too_few_cores(reservation.cpus, "search.cpus")
+        problem = f"a trial wants {reservation.gpus:g} GPUs, and {available.get('GPU', 0):g} GPUs are here"
+        raise ConfigError.at("search.gpus", f"{problem}; set search.gpus=...")
+    return max(min(fitting), 1)
+
+
+def count_machine_slots(reservation: Reservation) -> int:
+    """Returns how many trials run at a time on one machine, the largest of the cluster."""
+    fitting = [count_slots(reservation)]
+    if reservation.cpus:
+        fitting.append(int(largest_machine_cores() / reservation.cpus + ROUNDING))
+    if reservation.gpus:
+        gpus = max((float(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
+        fitting.append(int(gpus / reservation.gpus + ROUNDING))
+    return max(min(fitting), 1)
+
+
+def refuse_too_many_cores(search: SearchConfig, threads: int) -> None:
+    """Checks, before Ray is started, that this process may use the cores that a trial reserves.
+
+    Raises:
+        ConfigError: it may not; how many cores it may use, and what limits them. A cluster counts its own cores.
+    """
+    if cluster_address() or search.trials_per_device is not None:
+        return
+    if (search.cpus or threads) > cores().amount:
+        raise _too_few_cores(search.cpus or threads, "search.cpus" if search.cpus else "threads")
+
+
+def _too_few_cores(needed: float, leaf: str) -> ConfigError:
+    allowed = cores()
+    return ConfigError.at(
+        leaf,
+        f"a trial wants {needed:g} cores, and the sweep may use {allowed.amount} here "
+        f"(what sets this: {allowed.source}); set {leaf}={allowed.amount}, or start the sweep with more cores",
+    )
+
+
+# --- starting and joining ---
+
+
+def cluster_address() -> str:
+    """Returns the address of the running cluster; empty if Ray is started on this machine for this driver alone."""
+    address = os.environ.get("RAY_ADDRESS", "").strip()
+    return "" if address == "local" else address
 
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Ray, from start to end.
+    """Connects to Ray, or starts it, and shuts the connection or Ray down at the end.
 
     Raises:
-        UserError: the cluster at RAY_ADDRESS does not answer, or Ray cannot be started here.
+        UserError: the cluster at RAY_ADDRESS does not answer, or Ray cannot be started on this machine.
         KeyboardInterrupt: the driver was asked to end while Ray was being started.
     """
-    if ray.is_initialized():  # the tests share one
+    if ray.is_initialized():  # the tests share one Ray
         yield
         return
-    folder = None if address() else folder_for_sockets()
+    folder = None if cluster_address() else make_socket_folder()
     try:
         try:
             if folder is None:
                 _join()
             else:
-                _start(folder)
-        except SystemExit:  # from the handler that Ray has for SIGTERM until ours is back
-            interrupt.record("SIGTERM")
+                start_ray(folder)
+        except SystemExit:  # raised by the handler that Ray installs for SIGTERM until ours is installed again
+            interrupt.record_request("SIGTERM")
             raise KeyboardInterrupt from None
         finally:
-            interrupt.take_signals()
+            interrupt.install_handlers()
         yield
     finally:
         with interrupt.deferred():
@@ -66,151 +166,57 @@ def cluster() -> Iterator[None]:
                 shutil.rmtree(folder, ignore_errors=True)
 
 
-def _start(folder: Path) -> None:
-    allowed, room = cores().amount, memory().amount
-    store = max(min(MOST_STORE, room // 20), LEAST_STORE)
-    try:
-        with _sessions_of_their_own():
-            ray.init(
-                address="local",  # not one that someone else has started on this machine
-                num_cpus=allowed,
-                include_dashboard=False,
-                object_store_memory=store,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
-                _memory=max(room - store, LEAST_STORE),
-                _temp_dir=str(folder),
-            )
-    except Exception as error:
-        raise UserError(
-            f"Ray could not be started on this machine, in {folder} ({_in_a_line(error)}).\n"
-            "  See that there is room in that folder and in /dev/shm and that processes may open ports; "
-            "RAY_TMPDIR=DIR names another folder."
-        ) from error
-    with suppress(OSError):  # Ray leaves it readable by everyone on the machine (2.60)
-        (Path.home() / ".ray" / "auth_token").chmod(0o600)
-
-
 def _join() -> None:
     refuse_silent_cluster()
     try:
         ray.init(logging_level=logging.ERROR, log_to_driver=False)
     except Exception as error:
         raise UserError(
-            f"RAY_ADDRESS={address()}: the Ray cluster there cannot be used ({_in_a_line(error)}).\n"
+            f"RAY_ADDRESS={cluster_address()}: the Ray cluster there cannot be used ({one_line(error)}).\n"
             "  Both sides need the same versions of Ray and Python and the same token (~/.ray/auth_token); "
             "without RAY_ADDRESS the sweep runs on this machine alone."
         ) from error
 
 
 def refuse_silent_cluster() -> None:
-    """Asks the cluster at RAY_ADDRESS for a sign of life, since Ray would wait for minutes, and then end the process.
+    """Checks that the cluster at RAY_ADDRESS answers. Ray itself would wait for minutes and then end the process.
 
     Raises:
-        UserError: it gives none within seconds, or the address is none of a cluster.
+        UserError: it does not answer within ANSWER_SECONDS, or the address is not that of a cluster.
     """
-    given = address()
-    if not given:
+    address = cluster_address()
+    if not address:
         return
-    mend = "Give the head's HOST:PORT (ray start prints it; 6379 is the usual port), or unset RAY_ADDRESS"
-    if "://" in given:
-        kind = "Ray client" if given.startswith("ray://") else "web"
+    advice = "Give the head's HOST:PORT (ray start prints it; 6379 is the usual port), or unset RAY_ADDRESS"
+    if "://" in address:
+        kind = "Ray client" if address.startswith("ray://") else "web"
         raise UserError(
-            f"RAY_ADDRESS={given}: a sweep's driver cannot work through a {kind} address. "
-            f"{mend}, or send the command to the cluster: ray job submit -- python -m sweep.run ..."
+            f"RAY_ADDRESS={address}: a sweep's driver cannot work through a {kind} address. "
+            f"{advice}, or send the command to the cluster: ray job submit -- python -m sweep.run ..."
         )
     try:
-        where = canonicalize_bootstrap_address_or_die(given)  # 'auto' is the cluster last started on this machine
-        host, _, port = where.rpartition(":")
+        head = canonicalize_bootstrap_address_or_die(address)  # 'auto' is the cluster last started on this machine
+        host, _, port = head.rpartition(":")
         socket.getaddrinfo(host.strip("[]"), int(port))
     except socket.gaierror as error:
-        raise UserError(f"RAY_ADDRESS={given}: no machine has that name ({error.strerror}). {mend}") from error
+        raise UserError(f"RAY_ADDRESS={address}: no machine has that name ({error.strerror}). {advice}") from error
     except (ConnectionError, ValueError, OverflowError) as error:
-        raise UserError(f"RAY_ADDRESS={given}: {_in_a_line(error)}. {mend}") from error
+        raise UserError(f"RAY_ADDRESS={address}: {one_line(error)}. {advice}") from error
     if os.environ.get("RAY_USE_TLS", "0") in ("0", ""):
-        _refuse_silence(given, where, mend)
+        _ask_head(address, head, advice)
 
 
-def _refuse_silence(given: str, where: str, mend: str) -> None:
-    with grpc.insecure_channel(where) as channel:
+def _ask_head(address: str, head: str, advice: str) -> None:
+    with grpc.insecure_channel(head) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
             channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=ANSWER_SECONDS)
         except grpc.FutureTimeoutError as error:
-            silence = f"nothing at {where} answered as a Ray cluster does within {ANSWER_SECONDS:g} s"
-            raise UserError(f"RAY_ADDRESS={given}: {silence}. {mend}") from error
+            problem = f"nothing at {head} answered as a Ray cluster does within {ANSWER_SECONDS:g} s"
+            raise UserError(f"RAY_ADDRESS={address}: {problem}. {advice}") from error
         except grpc.RpcError as error:
             code = error.code()
             if code == grpc.StatusCode.UNAUTHENTICATED:
-                return  # it lives; about the token Ray says more
-            raise UserError(
-                f"RAY_ADDRESS={given}: what answers at {where} is not the head of a Ray cluster ({code.name}). {mend}"
-            ) from error
-
-
-@contextmanager
-def _sessions_of_their_own() -> Iterator[None]:
-    """Processes that Ray starts meanwhile lead sessions of their own, so that a signal to the driver's process
-    group, which batch systems and terminals send, does not take Ray from under it. They still end with the driver.
-    """
-    global _leading
-    _leading = True
-    try:
-        yield
-    finally:
-        _leading = False
-
-
-_leading = False
-
-
-def _lead_a_session() -> None:
-    if _leading:
-        os.setsid()
-
-
-# Runs in children that execute Python before they become another program, as Ray's daemons do (2.60).
-os.register_at_fork(after_in_child=_lead_a_session)
-
-
-def folder_for_sockets() -> Path:
-    """A new temporary folder for Ray, readable by this user only, in which its sockets can be opened.
-
-    Raises:
-        UserError: there is no place for one; which were tried, and what is wrong with each.
-    """
-    named = os.environ.get("RAY_TMPDIR")
-    candidates = [named] if named else [*filter(None, [os.environ.get("TMPDIR")]), *FURTHER_FOLDERS]
-    troubles = []
-    for candidate in dict.fromkeys(candidates):
-        if not re.fullmatch(r"/[\w./+@-]*", candidate, re.ASCII):
-            troubles.append(f"{candidate}: Ray wants an absolute path of plain letters and digits")
-            continue
-        try:
-            folder = Path(tempfile.mkdtemp(prefix="ray-", dir=candidate))
-        except OSError as error:
-            troubles.append(f"{candidate}: {error.strerror}")
-            continue
-        try:
-            _try_socket(folder / LONGEST_SOCKET)
-            return folder
-        except OSError as error:
-            shutil.rmtree(folder, ignore_errors=True)
-            troubles.append(f"{candidate}: no socket can be opened below it ({error.strerror or error})")
-    tried = "\n".join(f"  {trouble}" for trouble in troubles)
-    raise UserError(
-        "Ray needs a temporary folder for its sockets, with a short path, and none of these will do:\n"
-        f"{tried}\n  RAY_TMPDIR=DIR names one; it must exist, be yours to write, and have at most 25 characters"
-    )
-
-
-def _try_socket(path: Path) -> None:
-    path.parent.mkdir(parents=True)
-    with socket.socket(socket.AF_UNIX) as attempt:
-        attempt.bind(str(path))
-    shutil.rmtree(path.parents[1])
-
-
-def _in_a_line(error: Exception) -> str:
-    lines: list[Any] = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+                return  # the cluster answers; Ray's own message about the token is better
+            problem = f"what answers at {head} is not the head of a Ray cluster ({code.name})"
+            raise UserError(f"RAY_ADDRESS={address}: {problem}. {advice}") from error

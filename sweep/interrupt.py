@@ -1,8 +1,8 @@
-"""Requests to end: Ctrl-C, the SIGTERM of a batch system, the SIGHUP of a closed terminal.
+"""Requests to end the driver: Ctrl-C, the SIGTERM of a batch system, the SIGHUP of a closed terminal.
 
-The first request ends the driver's part in good order within seconds: what trains is left to its last
-checkpoint, tables and report are written, tracking is sent what it takes. Further ones that follow at once are
-the same request (`timeout` and `make` send each signal twice); a Ctrl-C after that ends whatever is going on.
+The first request ends the driver's part in good order within seconds: running trials keep their last checkpoints,
+tables and report are written, and the tracking server gets what it accepts in that time. Further signals that follow
+at once belong to the same request (`timeout` and `make` send each signal twice). A later Ctrl-C ends everything.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Final, NoReturn
 
-# Grid Engine and LSF announce the end of a job by SIGUSR2, a limit of processor time does by SIGXCPU.
+# Grid Engine and LSF announce the end of a job with SIGUSR2, a limit of processor time with SIGXCPU.
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-SECONDS: Final = 8.0  # from the request to the end; batch systems kill after 10 to 30
-SAME_REQUEST: Final = 1.0  # seconds within which a second signal is the first one's echo
+END_SECONDS: Final = 8.0  # from the request to the end; batch systems kill after 10 to 30 seconds
+ECHO_SECONDS: Final = 1.0  # a second signal within this time belongs to the first request
 
 
 @dataclass
 class _Request:
-    name: str = ""  # of the signal; empty as long as nobody asked
-    at: float = 0.0
-    insisted: bool = False  # a person pressed Ctrl-C again, later
+    name: str = ""  # of the signal; empty as long as there is no request
+    time: float = 0.0
+    repeated: bool = False  # a person pressed Ctrl-C again, later
     deferrals: int = 0
 
 
@@ -37,27 +37,27 @@ _request = _Request()
 
 @contextmanager
 def requests_end_the_driver() -> Iterator[None]:
-    """While this is open, every one of SIGNALS raises KeyboardInterrupt in the main thread, the first time."""
+    """While this is open, the first of SIGNALS raises KeyboardInterrupt in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread handle signals
         return
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    take_signals()
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    install_handlers()
     try:
         yield
     except KeyboardInterrupt:
-        if not insisted():
+        if not repeated():
             raise
         print("interrupted; the same command continues", file=sys.stderr)
-        leave(130)
+        exit_process(130)
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler or signal.SIG_DFL)
-        _request.name, _request.insisted = "", False
+        _request.name, _request.repeated = "", False
 
 
-def take_signals() -> None:
-    """Puts our handler in the place of any other, such as Ray's; what is ignored stays so: `nohup` asks for that."""
+def install_handlers() -> None:
+    """Replaces all handlers, such as Ray's, with ours. An ignored signal stays ignored, as `nohup` wants it."""
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
@@ -65,7 +65,7 @@ def take_signals() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """What is done in here is not cut off by a first request; who opens this asks `requested` afterwards."""
+    """While this is open, a first request raises nothing. The caller asks `requested` afterwards."""
     _request.deferrals += 1
     try:
         yield
@@ -74,29 +74,31 @@ def deferred() -> Iterator[None]:
 
 
 def requested() -> str:
-    """The name of the signal that asked for the end; empty if none did."""
+    """Returns the name of the signal that requested the end; empty if there was no request."""
     return _request.name
 
 
-def insisted() -> bool:
-    """Whether somebody will not even wait for the end in good order."""
-    return _request.insisted
+def repeated() -> bool:
+    """Returns whether a person pressed Ctrl-C again and does not want to wait for an end in good order."""
+    return _request.repeated
 
 
-def record(name: str) -> None:
-    """Notes a request that came another way than by our handler."""
+def record_request(name: str) -> None:
+    """Records a request that did not come through our handler."""
     if not _request.name:
-        _request.name, _request.at = name, time.monotonic()
+        _request.name, _request.time = name, time.monotonic()
 
 
-def patience(seconds: float) -> float:
-    """So many seconds, or what a request has left of them, but not less than one."""
-    return max(min(seconds, SECONDS - (time.monotonic() - _request.at)), 1.0) if _request.name else seconds
+def allowed_seconds(seconds: float) -> float:
+    """Returns `seconds`; after a request the time that is left until the end, at least one second."""
+    if not _request.name:
+        return seconds
+    return max(min(seconds, END_SECONDS - (time.monotonic() - _request.time)), 1.0)
 
 
-def leave(status: int) -> NoReturn:
-    """Ends the process; at once if that was requested, since taking down all that was imported takes seconds (five of
-    processor time with Ray, torch and MLflow), and there is nothing left that it would save."""
+def exit_process(status: int) -> NoReturn:
+    """Ends the process. After a request it ends at once: taking down all imported libraries takes seconds (five of
+    processor time with Ray, torch and MLflow), and nothing is left to save."""
     if _request.name:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -106,9 +108,9 @@ def leave(status: int) -> NoReturn:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     if not _request.name:
-        record(signal.Signals(number).name)
+        record_request(signal.Signals(number).name)
         if not _request.deferrals:
             raise KeyboardInterrupt
-    elif number == signal.SIGINT and time.monotonic() - _request.at > SAME_REQUEST:
-        _request.insisted = True
+    elif number == signal.SIGINT and time.monotonic() - _request.time > ECHO_SECONDS:
+        _request.repeated = True
         raise KeyboardInterrupt

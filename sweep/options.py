@@ -16,9 +16,10 @@ from typing import Final
 from urllib.parse import quote as quote_in_uri
 from urllib.parse import unquote, urlsplit
 
-from mmpkd.command import at_home, options, own_words
+from mmpkd.command import dashed_words, expand_home, own_words
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
+from sweep.storage.layout import Storage, SweepFolder
 
 DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
@@ -48,14 +49,14 @@ class RunOptions:
     words: tuple[str, ...] = ()  # the whole command line, passwords struck out
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> SweepFolder:
         """The sweep's folder, absolute."""
-        return (Path(self.storage) / self.name).absolute()
+        return Storage(Path(self.storage).absolute()).sweep(self.name)
 
     @property
     def tracking_uri(self) -> str:
         """Address of the tracking server: `tracking=`, else MLFLOW_TRACKING_URI, else the file beside the sweeps."""
-        default = sqlite_uri(Path(self.storage) / "mlflow.db")
+        default = sqlite_uri(Storage(Path(self.storage)).mlflow_database)
         return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or default
 
     @property
@@ -118,11 +119,11 @@ def read_sweep_options(words: Sequence[str], defaults: Mapping[str, str]) -> tup
         defaults: the keys of the command, among them `name`. A key whose default is 'false' is a switch.
     """
     values: dict[str, str] = dict(defaults)
-    mistakes = [*options(words, defaults)]
+    mistakes = [*dashed_words(words, defaults)]
     for word in [word for word in words if not word.startswith("-")]:
         key, equals, value = word.partition("=")
         if equals and key in defaults:
-            values[key] = at_home(value)
+            values[key] = expand_home(value)
         elif equals:
             mistakes.append(Mistake(key, f"unknown word{near(key, defaults)}"))
         elif word in defaults:
@@ -151,7 +152,9 @@ def check_tracking_uri(uri: str) -> str:
     """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in TRACKING_SCHEMES:
-        wanted = f"sqlite:///{uri}/mlflow.db" if not scheme else "sqlite:///FILE or http://HOST:PORT"
+        wanted = (
+            f"sqlite:///{Storage(Path(uri)).mlflow_database}" if not scheme else "sqlite:///FILE or http://HOST:PORT"
+        )
         raise ConfigError.at("tracking", f"{uri!r} is no address of a tracking server; write {wanted}")
     if scheme == "sqlite":
         if "?" in uri or not sqlite_file(uri).name:

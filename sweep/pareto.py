@@ -1,4 +1,4 @@
-"""Which of several trials are better, when there are several goals. Every goal is better when higher."""
+"""Compares trials by several goals: dominance, fronts, ranks and hypervolumes. Every goal is better when higher."""
 
 from __future__ import annotations
 
@@ -10,33 +10,34 @@ from numpy.typing import NDArray
 from sweep.types import Values
 
 
-def dominates(one: Values, other: Values) -> bool:
-    """As good everywhere, better somewhere."""
-    return all(mine >= theirs for mine, theirs in zip(one, other, strict=True)) and tuple(one) != tuple(other)
+def dominates(values: Values, other: Values) -> bool:
+    """Whether `values` are at least as good as `other` in every goal and better in one."""
+    at_least = all(value >= limit for value, limit in zip(values, other, strict=True))
+    return at_least and tuple(values) != tuple(other)
 
 
 def admit(front: dict[int, Values], number: int, values: Values) -> list[int]:
-    """Adds a trial to a front if none there dominates it.
+    """Adds a trial to a front unless a trial of the front dominates it.
 
     Returns:
-        Whoever is not on the front after all: trials that it dominates, or itself.
+        Numbers of the trials that are not on the front: those that the new trial dominates, or the new trial itself.
     """
     if any(dominates(other, values) for other in front.values()):
         return [number]
-    leaving = [other for other in front if dominates(values, front[other])]
-    for other in leaving:
+    dominated = [other for other in front if dominates(values, front[other])]
+    for other in dominated:
         del front[other]
     front[number] = values
-    return leaving
+    return dominated
 
 
-def place(values: Values, others: Sequence[Values]) -> int:
-    """How many of `others` stand before it: by non-dominated rank, then by spread within the front.
+def rank_with_spread(values: Values, others: Sequence[Values]) -> int:
+    """Returns how many of `others` rank before `values`: by non-dominated front, then by spread within the front.
 
-    Fronts are peeled off one after the other. Within one the order is that of an epsilon-net: the
-    best by the first goal, then whoever is furthest from all before it, goals scaled to the range
-    that they span here (Schmucker et al. 2021, MO-ASHA, algorithm 2; Salinas et al. 2021). Ties go
-    to the earlier in `others`, and to those before `values`.
+    Fronts are peeled off one after the other. Within a front the order is that of an epsilon-net: first the best by the
+    first goal, then always the point that is furthest from all before it, with goals scaled to the range that they span
+    here (Schmucker et al. 2021, MO-ASHA, algorithm 2; Salinas et al. 2021). Of equal points the earlier in `others`
+    comes first, and all of `others` come before `values`.
     """
     points = np.array([*others, values], dtype=float)
     above = (points[:, None, 0] >= points[None, :, 0]).copy()
@@ -45,21 +46,21 @@ def place(values: Values, others: Sequence[Values]) -> int:
         above &= points[:, None, goal] >= points[None, :, goal]
         equal &= points[:, None, goal] == points[None, :, goal]
     above &= ~equal  # above[i, j]: i dominates j
-    dominators = above.sum(axis=0)
-    before, last = 0, len(others)
-    left = np.ones(len(points), dtype=bool)
+    num_dominators = above.sum(axis=0)
+    num_before, last = 0, len(others)
+    remaining = np.ones(len(points), dtype=bool)
     while True:
-        front = np.flatnonzero(left & (dominators == 0))
-        if dominators[last] == 0:
+        front = np.flatnonzero(remaining & (num_dominators == 0))
+        if num_dominators[last] == 0:
             span = np.ptp(points, axis=0)
-            order = _spread(points[front] / np.where(span > 0, span, 1))
-            return before + order.index(len(front) - 1)
-        before += len(front)
-        left[front] = False
-        dominators = dominators - above[front].sum(axis=0)
+            order = _order_by_spread(points[front] / np.where(span > 0, span, 1))
+            return num_before + order.index(len(front) - 1)
+        num_before += len(front)
+        remaining[front] = False
+        num_dominators = num_dominators - above[front].sum(axis=0)
 
 
-def _spread(points: NDArray[np.float64]) -> list[int]:
+def _order_by_spread(points: NDArray[np.float64]) -> list[int]:
     order = [int(np.argmax(points[:, 0]))]
     distance = np.full(len(points), np.inf)
     while len(order) < len(points):
@@ -70,8 +71,11 @@ def _spread(points: NDArray[np.float64]) -> list[int]:
 
 
 def hypervolume(points: Sequence[Values], floor: Values) -> float:
-    """What the points dominate above `floor`: the volume of the union of their boxes, by slices along the last goal."""
-    inside = [tuple(point) for point in points if all(mine > low for mine, low in zip(point, floor, strict=True))]
+    """Returns the volume above `floor` that the points dominate.
+
+    It is the volume of the union of their boxes, summed over slices along the last goal.
+    """
+    inside = [tuple(point) for point in points if all(value > low for value, low in zip(point, floor, strict=True))]
     if not inside:
         return 0.0
     if len(floor) == 1:

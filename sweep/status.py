@@ -14,21 +14,20 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from mmpkd.command import plain_console
+from mmpkd.command import plain_console, warn
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
 from sweep.storage.database import follow_move
-from sweep.storage.events import SPOOL
+from sweep.storage.layout import Storage
+from sweep.storage.lock import driver_of
 from sweep.storage.reader import (
     ENDS,
     Sweep,
     Trial,
     continuing,
-    holder,
     how_to_continue,
     read_sweep,
-    sweeps_under,
     unknown,
 )
 
@@ -67,8 +66,8 @@ def main(words: Sequence[str]) -> None:
         print(HELP, end="")
         return
     said, mistakes = read_sweep_options(words, {"name": "", "storage": DEFAULT_STORAGE, "json": "false"})
-    storage = Path(said["storage"])
-    folders = sweeps_under(storage)
+    storage = Storage(Path(said["storage"]))
+    folders = storage.sweeps()
     if said["name"]:
         mistakes += unknown(said["name"], storage)
         folders = [folder for folder in folders if folder.name == said["name"]]
@@ -85,8 +84,7 @@ def main(words: Sequence[str]) -> None:
         return
     console = plain_console()
     show(sweeps, storage, console)
-    for trouble in unread:
-        console.print(f"warning: {trouble}", highlight=False, soft_wrap=True)
+    warn(unread, console)
 
 
 def counted(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -112,7 +110,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
     arms = {arm: [number for number, trial in sweep.trials.items() if trial.arm == arm] for arm in sweep.arms}
     return {
         "name": sweep.folder.name,
-        "folder": str(sweep.folder.absolute()),
+        "folder": str(sweep.folder.path.absolute()),
         "space": sweep.plan.get("space"),
         "state": sweep.state,
         **counted(list(sweep.trials.values())),
@@ -130,10 +128,10 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def show(sweeps: Sequence[Sweep], storage: Path, console: Console) -> None:
+def show(sweeps: Sequence[Sweep], storage: Storage, console: Console) -> None:
     if not sweeps:
         console.print(f"no sweeps under {storage}; start one, or name another folder with storage=DIR:", soft_wrap=True)
-        where = [] if storage == Path(DEFAULT_STORAGE) else [f"storage={storage}"]
+        where = [] if storage.path == Path(DEFAULT_STORAGE) else [f"storage={storage}"]
         console.print("  " + " ".join(["python -m sweep.run", *map(quote, where)]), highlight=False, soft_wrap=True)
         return
     # Several things to a column, so that a terminal of 80 columns holds it.
@@ -159,13 +157,13 @@ def show(sweeps: Sequence[Sweep], storage: Path, console: Console) -> None:
     lines = how_to_continue(sweeps[0])
     if sweeps[0].running:
         end = f"python -m sweep.stop {told['name']} storage={quote(str(storage))}"
-        lines = [f"run by {holder(sweeps[0].folder) or 'a driver'}; to end it cleanly, and go on later:", f"  {end}"]
+        lines = [f"run by {driver_of(sweeps[0].folder) or 'a driver'}; to end it cleanly, and go on later:", f"  {end}"]
         lines += [f"  {told['continue']}"] if told["continue"] else []
-    lines += _about_mlflow(storage.absolute() / "mlflow.db")
+    lines += _about_mlflow(storage.mlflow_database.absolute())
     for line in lines:
         console.print(line, highlight=False, soft_wrap=True)
     for damaged in sweeps[0].damaged:
-        spool = sweeps[0].folder / SPOOL
+        spool = sweeps[0].folder.spool
         warning = f"warning: {spool}: {damaged} is damaged and passed over; what it told is not counted here"
         console.print(warning, highlight=False, soft_wrap=True)
 

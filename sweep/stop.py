@@ -12,15 +12,9 @@ from rich.console import Console
 from mmpkd.command import run as command
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options
-from sweep.storage.reader import (
-    LOCK,
-    holder,
-    how_to_continue,
-    is_held,
-    read_sweep,
-    sweeps_under,
-    unknown,
-)
+from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.lock import driver_of, is_locked
+from sweep.storage.reader import how_to_continue, read_sweep, unknown
 
 HELP = """\
 usage: python -m sweep.stop NAME [key=value ...]
@@ -39,7 +33,6 @@ examples
   python -m sweep.stop breast
   python -m sweep.stop breast storage=/shared/runs timeout=3600
 """
-REQUEST: Final = "stop"  # file in the sweep's folder; its driver looks for it, and takes it away
 LOOK_SECONDS: Final = 0.2
 LINE_SECONDS: Final = 10.0  # between two lines where there is no terminal
 
@@ -50,23 +43,23 @@ def main(words: Sequence[str]) -> None:
         print(HELP, end="")
         return
     said, mistakes = read_sweep_options(words, {"name": "", "storage": DEFAULT_STORAGE, "timeout": "300"})
-    storage, timeout = Path(said["storage"]), _seconds(said["timeout"], mistakes)
+    storage, timeout = Storage(Path(said["storage"])), _seconds(said["timeout"], mistakes)
     if said["name"]:
         mistakes += unknown(said["name"], storage)
     else:
-        running = [folder.name for folder in sweeps_under(storage) if is_held(folder / LOCK)]
+        running = [folder.name for folder in storage.sweeps() if is_locked(folder.driver_lock)]
         mistakes.append(Mistake("NAME", f"which sweep? running under {storage}: {', '.join(running) or 'none'}"))
     if mistakes:
         raise ConfigError(mistakes)
-    folder, console = storage / said["name"], Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    if not is_held(folder / LOCK):
+    folder, console = storage.sweep(said["name"]), Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    if not is_locked(folder.driver_lock):
         console.print(f"{folder.name} is not running")
         console.print("\n".join(how_to_continue(read_sweep(folder))))
         return
     _ask(folder)
     if not _ended(folder, timeout, console):
         console.print(
-            f"{folder.name} still runs after {timeout:g} s ({holder(folder) or 'unknown driver'}).\n"
+            f"{folder.name} still runs after {timeout:g} s ({driver_of(folder) or 'unknown driver'}).\n"
             "  The request stands, and the same command waits on. Should the driver hang, kill it there: "
             "a killed sweep continues too, and loses an epoch at most."
         )
@@ -85,22 +78,22 @@ def _seconds(text: str, mistakes: list[Mistake]) -> float:
     return seconds
 
 
-def _ask(folder: Path) -> None:
-    path = folder / REQUEST
+def _ask(folder: SweepFolder) -> None:
+    path = folder.stop_request
     try:
         path.touch()  # empty, so nobody can see half of it
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); ask where the sweep was started") from error
 
 
-def _ended(folder: Path, timeout: float, console: Console) -> bool:
+def _ended(folder: SweepFolder, timeout: float, console: Console) -> bool:
     """Waits for the driver's lock; whether it came free in time."""
     begun = told = time.monotonic()
     asked = f"{folder.name}: asked to stop"
     if not console.is_terminal:
         console.print(asked)
     with console.status(asked) as shown:
-        while is_held(folder / LOCK):
+        while is_locked(folder.driver_lock):
             now = time.monotonic()
             if now - begun > timeout:
                 return False
@@ -111,7 +104,7 @@ def _ended(folder: Path, timeout: float, console: Console) -> bool:
                 console.print(line)
                 told = now
             time.sleep(LOOK_SECONDS)
-    (folder / REQUEST).unlink(missing_ok=True)  # of a driver that ended, or died, before it saw it
+    folder.stop_request.unlink(missing_ok=True)  # of a driver that ended, or died, before it saw it
     return True
 
 

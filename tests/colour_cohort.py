@@ -1,4 +1,4 @@
-"""A second tiny cohort on disk, for the `table` reader, of what the generated one lacks.
+"""A second tiny cohort on disk, for the `table` reader, with properties that the generated cohort lacks.
 
 Colour images of several sizes in which every channel means something; a binary and a multi-label task with unknown
 labels; one to four images of a patient, whose rows do not stand together; no official split, so folds are dealt; two
@@ -60,7 +60,7 @@ def write(root: Path, seed: int = 0, patients: int = 50, square: bool = False) -
     rows = []
     for patient in range(patients):
         malignant, halo, shadow = rng.random(3) < (0.4, 0.3, 0.5)
-        tint = rng.normal(60 + 40 * square, 50, 3)  # of all images of the patient, so that they are much alike
+        tint = rng.normal(60 + 40 * square, 50, 3)  # shared by all images of the patient, so that they are similar
         for _ in range(rng.integers(1, 5)):
             own = np.array([malignant, halo ^ (rng.random() < 0.1), shadow ^ (rng.random() < 0.1)])
             rows.append(_image(root, rng, len(rows), patient, own, tint, square))
@@ -84,9 +84,9 @@ def _image(
 ) -> dict[str, Any]:
     malignant, halo, shadow = labels.tolist()
     height, width = (SIDE, SIDE) if square else [(20, 32), (32, 24), (40, 64), (32, 32)][number % 4]
-    # Red tells malignant, green a halo, blue a shadow.
+    # Red encodes malignant, green a halo, blue a shadow.
     picture = 70 * labels + tint + rng.normal(0, 8, (height, width, 3))
-    picture[rng.integers(0, height), rng.integers(0, width)] = 255  # no two images are alike
+    picture[rng.integers(0, height), rng.integers(0, width)] = 255  # so that no two images are equal
     name = f"im{number:03}.png"
     Image.fromarray(picture.clip(0, 255).astype(np.uint8)).save(root / "images" / name)
     # The further image is cleaner, and has a size of its own.
@@ -130,7 +130,7 @@ def _image(
 
 
 def read(root: Path) -> pd.DataFrame:
-    """The table by image: every cell as text, blank and n/a missing; beside them the labels as numbers."""
+    """Returns the table by image: every cell as text, with blank and n/a missing; and the labels as numbers."""
     table = pd.read_csv(root / "cases.csv", dtype=str, keep_default_na=False)
     table = table.mask(table.isin(["", "n/a"])).set_index("image")
     table[LABELS[0]] = table["pathology"].map({"benign": 0.0, "malignant": 1.0})
@@ -140,7 +140,7 @@ def read(root: Path) -> pd.DataFrame:
 
 
 def letterboxed(path: Path) -> NDArray[np.uint8]:
-    """SIDE x SIDE x 3 uint8 of a file: the longest side scaled to SIDE, the rest padded evenly with black."""
+    """Returns a file as SIDE x SIDE x 3 uint8: the longest side is scaled to SIDE, the other padded with black."""
     image = Image.open(path).convert("RGB")
     scale = SIDE / max(image.size)
     width, height = (round(side * scale) for side in image.size)
@@ -150,14 +150,14 @@ def letterboxed(path: Path) -> NDArray[np.uint8]:
 
 
 def regions(root: Path, row: pd.Series) -> dict[str, NDArray[np.bool_]]:
-    """Masks by ROI label, at the size of the original image; only of labels that are there."""
-    found = {}
+    """Returns masks by ROI label, at the size of the original image, for the labels that are present."""
+    result = {}
     if isinstance(row["mask"], str):
-        found["lesion"] = np.asarray(Image.open(root / row["mask"])) > 0
+        result["lesion"] = np.asarray(Image.open(root / row["mask"])) > 0
     if isinstance(row["left"], str):
         width, height = Image.open(root / "images" / str(row.name)).size
         left, top, wide, high = (int(row[name]) for name in ("left", "top", "width", "height"))
         mask = np.zeros((height, width), bool)
         mask[top : top + high, left : left + wide] = True
-        found["node"] = mask
-    return found
+        result["node"] = mask
+    return result

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny known-answer cohort and a student that trains on it in a second."""
+"""Shared fixtures: a tiny known-answer cohort and a student that trains on it in a second."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """A file stays in one process, for its fixtures; all files with tests on Ray in the same one, for one Ray.
+    """Keeps each file in one process, for its fixtures, and all files with tests on Ray in the same one, for one Ray.
 
     Marks `xdist_group` would say the same, but pytest-xdist 3.8.0 loses them under pytest 9.2.
     """
@@ -41,7 +41,7 @@ def tiny_cohort() -> CohortConfig:
 
 @pytest.fixture(scope="session")
 def tiny_trial(tiny_cohort: CohortConfig) -> TrialConfig:
-    """Two teachers' objectives on a two-block student; three epochs take about a second."""
+    """A two-block student with objectives of two teachers; three epochs take about a second."""
     content: dict[str, Any] = {
         "cohort": tiny_cohort,
         "student": {
@@ -62,7 +62,7 @@ def tiny_trial(tiny_cohort: CohortConfig) -> TrialConfig:
 
 @pytest.fixture(scope="session")
 def colour_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The raw files of the second tiny cohort; see `colour_cohort.py`. Only to be read."""
+    """The raw files of the second tiny cohort; see `colour_cohort.py`. Tests only read them."""
     root = tmp_path_factory.mktemp("colour")
     colour_cohort.write(root)
     return root
@@ -70,7 +70,7 @@ def colour_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def colour_trial(colour_root: Path, tiny_trial: TrialConfig) -> TrialConfig:
-    """A student of that cohort, validated on its second fold, that trains in a second."""
+    """A student of the second cohort, validated on fold 1, that trains in a second."""
     content = tiny_trial.model_dump() | {
         "cohort": colour_cohort.config(colour_root, fold=1),
         "objectives": {"logits": {}, "features": {"params": {"layer": 1}}},
@@ -87,7 +87,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def real_data(name: str) -> Path:
-    """A folder of ../shared/data, or a skip that says what is missing."""
+    """Returns a folder of ../shared/data, or skips the test and says what is missing."""
     path = REAL_DATA / name
     if not path.is_dir():
         pytest.skip(f"real data are not here: {path}")

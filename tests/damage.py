@@ -1,4 +1,4 @@
-"""What may happen to a file between two commands, for tests that do it to every kind of file that we keep."""
+"""Kinds of damage to a file between two commands, for tests of every kind of file that we write."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _flipped(content: bytes, share: float) -> bytes:
 
 
 def _joined(content: bytes) -> bytes:
-    """Without the end of a line in the middle."""
+    """Removes a line end in the middle."""
     at = content.index(b"\n", len(content) // 2)
     return content[:at] + content[at + 1 :]
 
@@ -39,7 +39,7 @@ TEXT: Final = (*BINARY, *LINES)
 
 
 def harm(path: Path, kind: str) -> None:
-    """Does it."""
+    """Damages a file."""
     content = path.read_bytes()
     path.unlink()
     if kind == FOLDER:
@@ -50,7 +50,7 @@ def harm(path: Path, kind: str) -> None:
 
 
 def mended(path: Path, saved: Path) -> None:
-    """Puts a file back from a copy of its folder."""
+    """Restores a file from a copy of its folder."""
     if path.is_dir():
         shutil.rmtree(path)
     shutil.copy2(saved, path)

@@ -1,4 +1,4 @@
-"""A training through its command, and what it left, read again without the package: see `colour_cohort.py`."""
+"""A training through its command, whose files are read without the package; see `colour_cohort.py`."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Student:
         pixels = np.stack([letterboxed(root / "images" / name) for name in names]) / 255
         inputs = (pixels - self.card["mean"]) / self.card["std"]
         with torch.inference_mode():
-            told: Array = self.network(torch.tensor(inputs, dtype=torch.float32).permute(0, 3, 1, 2)).double().numpy()
-        return told
+            text: Array = self.network(torch.tensor(inputs, dtype=torch.float32).permute(0, 3, 1, 2)).double().numpy()
+        return text
 
     def probabilities(self, root: Path, names: pd.Index) -> Array:
         temperature = self.card["temperature"]
@@ -82,8 +82,8 @@ class Student:
 
 
 def square_regions(trained: Trained, row: pd.Series) -> dict[str, NDArray[np.bool_]]:
-    """Masks in the stored square, by area: what is at least half covered."""
-    found = {}
+    """Returns masks in the stored square: the pixels that are covered at least by half."""
+    result = {}
     for label, mask in regions(trained.raw, row).items():
         scale = SIDE / max(mask.shape)
         size = tuple(round(side * scale) for side in mask.shape)
@@ -91,8 +91,8 @@ def square_regions(trained: Trained, row: pd.Series) -> dict[str, NDArray[np.boo
         square = np.zeros((SIDE, SIDE), bool)
         top, left = ((SIDE - side) // 2 for side in size)
         square[top : top + size[0], left : left + size[1]] = np.asarray(covered) >= 0.4999
-        found[label] = square
-    return found
+        result[label] = square
+    return result
 
 
 def letter_size(path: Path) -> tuple[int, int]:
@@ -108,8 +108,8 @@ def bootstrapped(values: Any, groups: NDArray[Any], replicates: int = 400) -> fl
     names = np.unique(groups)
     members = {name: np.flatnonzero(groups == name) for name in names}
     drawn = (rng.choice(names, len(names)) for _ in range(replicates))
-    found = np.array([values(np.concatenate([members[name] for name in one])) for one in drawn])
-    return float(np.nanstd(found, ddof=1))
+    result = np.array([values(np.concatenate([members[name] for name in entry])) for entry in drawn])
+    return float(np.nanstd(result, ddof=1))
 
 
 def cross_entropy(target: Array, logit: Array) -> Array:

@@ -1,4 +1,4 @@
-"""What a person gets wrong: through the command itself, one screen, status 2, nothing half-written.
+"""Mistakes of users, through the command itself: one screen, status 2, and no partial files.
 
 The cases are those of the project's list; how each is found is tested where it is found.
 """
@@ -25,7 +25,7 @@ LOGITS = "arms.tabular.objectives.logits"
 
 
 def space_file(folder: Path) -> Path:
-    """A small sound space on a small sound cohort; each case spoils one of them."""
+    """Writes a small valid space on a small valid cohort; each case damages one of them."""
     write_cohort(folder / "raw")
     content = {
         "cohort": {"reader": "table", "root": str(folder / "raw"), "image_size": 16, "params": PARAMS},
@@ -106,25 +106,25 @@ CASES: dict[str, tuple[Callable[[Path], object] | None, list[str], list[str]]] =
 
 
 def files(folder: Path) -> list[str]:
-    """Everything below that holds something; empty lock files are no results."""
-    found = (
+    """Returns all files below a folder that are not empty; empty lock files are no results."""
+    result = (
         path
         for path in folder.rglob("*")
         if path.is_file() and not (path.suffix == ".lock" and not path.stat().st_size)
     )
-    return sorted(f"{path.relative_to(folder)} {path.stat().st_size}" for path in found)
+    return sorted(f"{path.relative_to(folder)} {path.stat().st_size}" for path in result)
 
 
-def told(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
-    """What the command prints to stderr on its way to status 2."""
+def printed(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """Returns the text that the command prints to stderr before it ends with status 2."""
     monkeypatch.setattr(sys, "argv", ["sweep.run", *words])
     monkeypatch.setenv("HF_HUB_CACHE", "/no/such/cache")
     with pytest.raises(SystemExit) as stopped:
         command.run(sweep)
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2, said
-    assert "Traceback" not in said and len(said.splitlines()) < 25
-    return said
+    message = capsys.readouterr().err
+    assert stopped.value.code == 2, message
+    assert "Traceback" not in message and len(message.splitlines()) < 25
+    return message
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -136,10 +136,10 @@ def test_one_screen_status_2_and_nothing_left(
     if spoil:
         spoil(tmp_path)
     before = files(tmp_path)
-    said = told([*where, *words], monkeypatch, capsys)
-    for one in expected:
-        assert one in said, said
-    left = [one for one in files(tmp_path) if one not in before and "driver.lock" not in one]
+    message = printed([*where, *words], monkeypatch, capsys)
+    for entry in expected:
+        assert entry in message, message
+    left = [entry for entry in files(tmp_path) if entry not in before and "driver.lock" not in entry]
     assert left == []
 
 
@@ -151,10 +151,10 @@ def test_a_second_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
         fcntl.flock(held, fcntl.LOCK_EX)
         held.write("process 1 on elsewhere\n")
         held.flush()
-        said = told(
+        message = printed(
             [f"space={space}", f"storage={tmp_path / 'runs'}", f"cache={tmp_path / 'cache'}"], monkeypatch, capsys
         )
-    assert "another driver runs this sweep (process 1 on elsewhere)" in said
+    assert "another driver runs this sweep (process 1 on elsewhere)" in message
 
 
 @pytest.mark.parametrize("place", ["a file", "read-only"])
@@ -163,10 +163,10 @@ def test_storage_that_cannot_be_written(
 ) -> None:
     (tmp_path / "file").write_text("")
     storage = tmp_path / "file" if place == "a file" else Path("/proc/nothing")
-    said = told(
+    message = printed(
         [f"space={space_file(tmp_path)}", f"storage={storage}", f"cache={tmp_path / 'cache'}"], monkeypatch, capsys
     )
-    assert "cannot be kept there" in said and "storage=DIR" in said
+    assert "cannot be kept there" in message and "storage=DIR" in message
 
 
 def test_a_disk_that_fills_up(tmp_path: Path) -> None:
@@ -184,4 +184,4 @@ def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert "does not fit on the disk" in done.stderr and "cache=DIR" in done.stderr and "Traceback" not in done.stderr
-    assert not [one for one in files(tmp_path) if one.startswith(("cache", "runs"))]
+    assert not [entry for entry in files(tmp_path) if entry.startswith(("cache", "runs"))]

@@ -1,4 +1,4 @@
-"""The statistics of benchmarks/breast_students.py, on answers made up by hand."""
+"""The statistics of benchmarks/breast_students.py, on invented predictions."""
 
 from types import SimpleNamespace
 
@@ -49,21 +49,21 @@ def scores() -> tuple[Scores, np.ndarray]:
 
 
 def test_differences_are_paired_by_patient(scores: tuple[Scores, np.ndarray]) -> None:
-    """The interval is that of the mean of the patients' own differences, ten times narrower than an arm's."""
-    found, gain_N = scores
-    gain, over_seeds = found.gain("tabular", "mass")
+    """The interval is that of the mean difference by patient, ten times narrower than that of an arm."""
+    result, gain_N = scores
+    gain, over_seeds = result.gain("tabular", "mass")
     assert gain.mean == pytest.approx(gain_N.mean() + 0.005)
     assert over_seeds == pytest.approx(0.01 / np.sqrt(2))
     half = 1.96 * gain_N.std() / np.sqrt(100)
     assert (gain.high - gain.low) / 2 == pytest.approx(half, rel=0.1)
-    arm = estimate(found.students["tabular", "mass"].mean(axis=0))
+    arm = estimate(result.students["tabular", "mass"].mean(axis=0))
     assert arm.high - arm.low > 8 * (gain.high - gain.low)
 
 
-def test_what_is_perfect_or_reversed_is_so_in_every_fold_and_replicate(scores: tuple[Scores, np.ndarray]) -> None:
-    found, _ = scores
-    assert found.num_patients == 100
-    assert (found.students["text", "auroc"] == 1).all() and (found.students[NONE, "auroc"] == 0).all()
-    assert all((value_R == 1).all() for value_R in found.teachers.values())
-    assert found.gain("text", "auroc")[0].mean == 1 and found.gain("tabular", "auroc")[0].mean == 0
-    assert found.unseeing["chance"][0] == pytest.approx(0.1)
+def test_perfect_and_reversed_scores_hold_in_every_fold_and_replicate(scores: tuple[Scores, np.ndarray]) -> None:
+    result, _ = scores
+    assert result.num_patients == 100
+    assert (result.students["text", "auroc"] == 1).all() and (result.students[NONE, "auroc"] == 0).all()
+    assert all((value_R == 1).all() for value_R in result.teachers.values())
+    assert result.gain("text", "auroc")[0].mean == 1 and result.gain("tabular", "auroc")[0].mean == 0
+    assert result.unseeing["chance"][0] == pytest.approx(0.1)

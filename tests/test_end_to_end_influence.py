@@ -1,5 +1,5 @@
 """Who may influence what: a part of the prepared cohort is altered on disk, and a training with every kind of teacher
-is run on it as on the original. Whatever may not have heard of that part is the same to the last bit."""
+is run on it as on the original. Results that must not depend on that part are the same to the last bit."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Outcome(NamedTuple):
     def answers(self) -> dict[str, torch.Tensor]:
         """All that lies in the teachers' cache, by the teacher's address and the array's name."""
         folders = sorted((self.cache / "teachers").glob("*/"))
-        found = {f"{path.parent.name}/{path.stem}": torch.tensor(np.load(path)) for path in self._all(folders, "npy")}
+        result = {f"{path.parent.name}/{path.stem}": torch.tensor(np.load(path)) for path in self._all(folders, "npy")}
         for path in self._all(folders, "safetensors"):
-            found |= {f"{path.parent.name}/{path.stem}/{name}": value for name, value in load_file(path).items()}
-        return found
+            result |= {f"{path.parent.name}/{path.stem}/{name}": value for name, value in load_file(path).items()}
+        return result
 
     @staticmethod
     def _all(folders: list[Path], suffix: str) -> list[Path]:
@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
 
 @pytest.fixture(scope="module")
 def config(colour_trial: TrialConfig) -> TrialConfig:
-    """The second fold validates, so that what was fixed to the first shows."""
+    """The second fold validates, so that code that always uses the first fold is detected."""
     objectives = {f"from_{name}": {"kind": "logits", "teacher": name, "weight": 0.3} for name in TEACHERS}
     changes = {"teachers": TEACHERS, "objectives": objectives, "epochs": 2}
     optimizer = {"batch_size": 16, "lr": 3e-3, "class_weights": "balanced"}
@@ -84,13 +84,13 @@ def plain(config: TrialConfig, store: Store, tmp_path_factory: pytest.TempPathFa
 
 
 def copied(store: Store, folder: Path) -> Path:
-    """A copy of a store under the same name; see `reopened`."""
+    """Copies a store under the same name; see `reopened`."""
     shutil.copytree(store.path, folder)
     return folder
 
 
 def reopened(folder: Path) -> Store:
-    """A copy that was altered, its manifest made to fit: nothing but the content tells it from its original."""
+    """Opens an altered copy with a matching manifest: only its content differs from the original."""
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"] = {name: (folder / name).stat().st_size for name in manifest["files"]}
     for name in ("crc", "checksums"):
@@ -135,13 +135,13 @@ def other_columns(part: Samples) -> None:
     part["privileged/size"] = 40.0
 
 
-def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
-    assert set(one) == set(other)
-    for name, values in one.items():
+def assert_same(entry: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert set(entry) == set(other)
+    for name, values in entry.items():
         assert torch.equal(values.nan_to_num(), other[name].nan_to_num()), name
 
 
-def test_sealed_patients_and_unknown_labels_have_no_influence_at_all(
+def test_sealed_patients_and_unknown_labels_have_no_influence(
     config: TrialConfig, store: Store, plain: Outcome, tmp_path: Path
 ) -> None:
     rows, folder = store.rows("test"), copied(store, tmp_path / "store")
@@ -157,27 +157,27 @@ def test_sealed_patients_and_unknown_labels_have_no_influence_at_all(
     changed = reopened(folder)
     assert (~changed.known_NK).any(axis=0).all()
     changed.target_NK = np.where(changed.known_NK, changed.target_NK, 1).astype(np.float32)
-    told = outcome(config, changed, tmp_path)
-    assert_same(told.answers(), plain.answers())
-    assert_same(told.weights, plain.weights)
+    printed = outcome(config, changed, tmp_path)
+    assert_same(printed.answers(), plain.answers())
+    assert_same(printed.weights, plain.weights)
     for name, value in plain.metrics.items():
-        assert told.metrics[name] == value or np.isnan(value), name
-    assert told.card == plain.card
+        assert printed.metrics[name] == value or np.isnan(value), name
+    assert printed.card == plain.card
 
 
-def test_validation_labels_reach_scores_and_calibration_and_nothing_that_is_learnt(
+def test_validation_labels_influence_scores_and_calibration_only(
     config: TrialConfig, store: Store, plain: Outcome, tmp_path: Path
 ) -> None:
-    """And what is privileged of one validation sample reaches the teachers' answers about it alone."""
+    """Privileged data of a validation sample influence only the teacher outputs for this sample."""
     val, folder = store.rows("val", 1), copied(store, tmp_path / "store")
-    one = val[:1]
+    entry = val[:1]
     alter_samples(folder, val, flip_labels)
-    alter_samples(folder, one, other_columns)
-    alter_pixels(folder, one, "views/mri")
-    alter_reports(folder, one)
-    told = outcome(config, reopened(folder), tmp_path)
-    assert_same(told.weights, plain.weights)
-    before, after, moved = plain.answers(), told.answers(), set()
+    alter_samples(folder, entry, other_columns)
+    alter_pixels(folder, entry, "views/mri")
+    alter_reports(folder, entry)
+    printed = outcome(config, reopened(folder), tmp_path)
+    assert_same(printed.weights, plain.weights)
+    before, after, moved = plain.answers(), printed.answers(), set()
     for name, values in before.items():
         differs = values.nan_to_num() != after[name].nan_to_num()
         rows = np.arange(len(store.sample_ids))
@@ -186,17 +186,17 @@ def test_validation_labels_reach_scores_and_calibration_and_nothing_that_is_lear
         elif "/model-" in name or "/head-" in name or name.endswith("/offsets"):  # what was learnt
             assert not differs.any(), name
             continue
-        assert rows[differs.flatten(1).any(dim=1).numpy()].tolist() == one.tolist(), name
+        assert rows[differs.flatten(1).any(dim=1).numpy()].tolist() == entry.tolist(), name
         moved.add(name.partition("-")[0])
     assert moved == {"tabular", "text", "image", "fused", "ensemble"}
-    assert told.metrics["val/auroc"] == pytest.approx(1 - plain.metrics["val/auroc"])
-    assert told.card.temperature != plain.card.temperature and told.card.threshold != plain.card.threshold
-    assert told.card.map_threshold == plain.card.map_threshold
+    assert printed.metrics["val/auroc"] == pytest.approx(1 - plain.metrics["val/auroc"])
+    assert printed.card.temperature != plain.card.temperature and printed.card.threshold != plain.card.threshold
+    assert printed.card.map_threshold == plain.card.map_threshold
     for name in TEACHERS:
-        assert told.metrics[f"teacher/{name}/auroc"] == plain.metrics[f"teacher/{name}/auroc"]
+        assert printed.metrics[f"teacher/{name}/auroc"] == plain.metrics[f"teacher/{name}/auroc"]
 
 
-def test_regions_reach_nothing_but_the_scores_of_maps(
+def test_regions_influence_only_the_scores_of_maps(
     config: TrialConfig, store: Store, plain: Outcome, tmp_path: Path
 ) -> None:
     """Those of training images are the yardstick `prior`; those of validation images are what is scored, and what
@@ -221,15 +221,15 @@ def test_regions_reach_nothing_but_the_scores_of_maps(
 
         alter_regions(folder, dotted)
         shutil.copytree(plain.cache, tmp_path / part / "cache")
-        told = outcome(config, reopened(folder), tmp_path / part)
-        assert_same(told.weights, plain.weights)
-        assert told.card.temperature == plain.card.temperature and told.card.threshold == plain.card.threshold
+        printed = outcome(config, reopened(folder), tmp_path / part)
+        assert_same(printed.weights, plain.weights)
+        assert printed.card.temperature == plain.card.temperature and printed.card.threshold == plain.card.threshold
         changed[part] = {
             name
             for name, value in plain.metrics.items()
-            if not np.array_equal(told.metrics[name], value, equal_nan=True)  # NaN: no standard error
+            if not np.array_equal(printed.metrics[name], value, equal_nan=True)  # NaN: no standard error
         }
-        cards[part] = told.card
+        cards[part] = printed.card
     assert changed["train"] and all(name.endswith("_prior") for name in changed["train"])
     assert cards["train"].map_threshold == plain.card.map_threshold != cards["val"].map_threshold
     assert {"val/pointing", "val/mass", "val/iou_tuned", "val/pointing_se"} <= changed["val"]
@@ -238,14 +238,14 @@ def test_regions_reach_nothing_but_the_scores_of_maps(
     assert all(name.endswith(("/pointing", "/mass")) for name in teachers)
 
 
-def test_the_words_of_sealed_reports_are_not_probed(
+def test_words_of_sealed_reports_are_not_probed(
     config: TrialConfig, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[str] = []
+    requested: list[str] = []
     probe = leakage.probe
 
     def noting(columns: pd.DataFrame, *rest: Any, **named: Any) -> Any:
-        asked.extend(columns.index)
+        requested.extend(columns.index)
         return probe(columns, *rest, **named)
 
     monkeypatch.setattr(leakage, "probe", noting)
@@ -253,4 +253,4 @@ def test_the_words_of_sealed_reports_are_not_probed(
     changes = {"teachers": {"report": report}, "objectives": {"logits": {}}}
     warnings_before_fitting(TrialConfig.model_validate(config.model_dump() | changes), store)
     open_rows = np.r_[store.rows("train", 1), store.rows("val", 1)]
-    assert set(asked) == set(store.sample_ids[open_rows])
+    assert set(requested) == set(store.sample_ids[open_rows])

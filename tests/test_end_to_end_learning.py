@@ -1,4 +1,4 @@
-"""What a training learns from, followed from the raw files to the terms of its loss.
+"""The data that a training learns from, followed from the raw files to the terms of its loss.
 
 The student does not move here, so that each term can be computed again from the exported weights, the raw files and
 what lies in the teachers' cache; see `test_end_to_end_training.py`.
@@ -25,8 +25,8 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.predict import Predictor
 from mmpkd.stages import Run
-from mmpkd.teachers.cache import folds
 from mmpkd.teachers.fitted import fit_teachers
+from mmpkd.teachers.fitting import folds
 from mmpkd.train import batches
 from tests import colour_cohort
 from tests.colour_cohort import LABELS
@@ -36,7 +36,7 @@ from tests.mmpkd.teacher_fixtures import FUSED, NETWORK
 
 @pytest.fixture(scope="module")
 def still(colour_trial: TrialConfig, colour_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """All training images in one batch, as they are, and a student that does not move: its terms can be recomputed."""
+    """Trains on all images in one unaugmented batch with a frozen student, so that the terms can be recomputed."""
     changes = {
         "teachers": {
             "findings": {"kind": "tabular"},
@@ -55,14 +55,14 @@ def still(colour_trial: TrialConfig, colour_root: Path, tmp_path_factory: pytest
     return trained_by(config, colour_root, tmp_path_factory.mktemp("still"), tmp_path_factory.mktemp("cache"))
 
 
-def told_by_teacher(still: Trained, kind: str, name: str) -> pd.Series:
-    """What lies in the cache of a teacher's answers, by image."""
+def cached_outputs(still: Trained, kind: str, name: str) -> pd.Series:
+    """Returns the cached outputs of a teacher, by image."""
     (path,) = (still.cache / "teachers").glob(f"{kind}-*/{name}.npy")
     return pd.Series(list(np.load(path)), index=still.split.index)
 
 
-def test_the_task_term_is_that_of_known_training_labels_weighed_by_their_frequency(still: Trained) -> None:
-    """Frequencies, labels and pixels are those of the training images alone, and a smoothed target is on both sides."""
+def test_the_task_term_uses_known_training_labels_weighted_by_frequency(still: Trained) -> None:
+    """Frequencies, labels and pixels are those of training images alone, and targets are smoothed on both sides."""
     images = still.images("train")
     logits = Student(still.folder).logits(still.raw, images.index)
     total, count = np.zeros(3), np.zeros(3)
@@ -78,22 +78,22 @@ def test_the_task_term_is_that_of_known_training_labels_weighed_by_their_frequen
         assert report["terms"]["task"] == pytest.approx(expected, abs=1e-5)
 
 
-def test_the_terms_of_teachers_are_of_each_images_own_answer(still: Trained) -> None:
+def test_the_terms_of_teachers_use_the_outputs_for_each_image(still: Trained) -> None:
     names = still.images("train").index
     logits = Student(still.folder).logits(still.raw, names) / 2.5
-    told = np.stack(told_by_teacher(still, "tabular", "logits")[names].to_list()).astype(float) / 2.5
-    divergence = cross_entropy(expit(told), logits) - cross_entropy(expit(told), told)
+    text = np.stack(cached_outputs(still, "tabular", "logits")[names].to_list()).astype(float) / 2.5
+    divergence = cross_entropy(expit(text), logits) - cross_entropy(expit(text), text)
     expected = 2.5**2 * (divergence[:, 0].mean() + divergence[:, 1:].mean()) / 2
     assert still.reports[0]["terms"]["logits"] == pytest.approx(expected, abs=1e-5)
     predictor = Predictor(still.folder)
     ours = np.stack([predictor(still.raw / "images" / name).map_Rhw[0] for name in names])
-    theirs = np.stack(told_by_teacher(still, "image", "map")[names].to_list())
+    theirs = np.stack(cached_outputs(still, "image", "map")[names].to_list())
     looked = (theirs * (np.log(theirs) - np.log(ours))).sum(axis=(1, 2)).mean()
     assert still.reports[0]["terms"]["attention"] == pytest.approx(looked, abs=1e-5)
 
 
-def test_each_term_steers_by_its_own_weight_and_schedule(still: Trained, colour_root: Path, tmp_path: Path) -> None:
-    """A gradient's share is in proportion to the weight, and to where the schedule stands in the sixth epoch."""
+def test_each_gradient_share_follows_weight_and_schedule(still: Trained, colour_root: Path, tmp_path: Path) -> None:
+    """A gradient share is proportional to the weight and to the factor of the schedule in the sixth epoch."""
 
     def ratio(report: Mapping[str, Any], term: str) -> float:
         shares: Mapping[str, float] = report["terms"]
@@ -101,37 +101,35 @@ def test_each_term_steers_by_its_own_weight_and_schedule(still: Trained, colour_
 
     content = yaml.safe_load((still.folder / "config.yaml").read_text())
     content["epochs"] = 1
-    content["objectives"] |= {name: one | {"weight": 1.0} for name, one in content["objectives"].items()}
-    alike = trained_by(TrialConfig.model_validate(content), colour_root, tmp_path, still.cache)
+    content["objectives"] |= {name: entry | {"weight": 1.0} for name, entry in content["objectives"].items()}
+    repeated = trained_by(TrialConfig.model_validate(content), colour_root, tmp_path, still.cache)
     first, sixth = still.reports[0], still.reports[5]
-    assert ratio(first, "logits") / ratio(alike.reports[0], "logits") == pytest.approx(3.0, rel=1e-3)
-    assert ratio(first, "attention") / ratio(alike.reports[0], "attention") == pytest.approx(0.2, rel=1e-3)
+    assert ratio(first, "logits") / ratio(repeated.reports[0], "logits") == pytest.approx(3.0, rel=1e-3)
+    assert ratio(first, "attention") / ratio(repeated.reports[0], "attention") == pytest.approx(0.2, rel=1e-3)
     fallen = (1 + math.cos(math.pi * 5 / 6)) / 2
     assert ratio(sixth, "logits") / ratio(first, "logits") == pytest.approx(fallen, rel=1e-3)
     assert ratio(sixth, "attention") / ratio(first, "attention") == pytest.approx(1.0, rel=1e-3), "warm already"
 
 
-def test_a_teachers_quality_is_out_of_fold_for_training_and_plain_for_validation_images(
-    still: Trained, colour_trial: TrialConfig
-) -> None:
-    """Of training images fold by fold, as five models do not answer on one scale; of validation images in all."""
+def test_teacher_quality_is_out_of_fold_for_training_images_only(still: Trained, colour_trial: TrialConfig) -> None:
+    """Training images are scored fold by fold, since five models differ in scale; validation images together."""
     store = prepare(colour_trial.cohort, still.cache)
     rows = store.rows("train", 1)
     fold = pd.Series(folds(store, rows, 0), store.sample_ids[rows])
     for kind, name in {"tabular": "findings", "image": "scan"}.items():
-        logits = told_by_teacher(still, kind, "logits")
+        logits = cached_outputs(still, kind, "logits")
         for part, key in {"train": "auroc", "val": "val_auroc"}.items():
             images = still.images(part)
             groups = images.groupby(fold[images.index] if part == "train" else np.zeros(len(images)))
             by_label = []
             for column, label in enumerate(LABELS):
-                found = []
+                result = []
                 for _, group in groups:
                     known = group.dropna(subset=label)
                     if known[label].nunique() == 2:
-                        told = np.stack(logits[known.index].to_list())
-                        found.append(roc_auc_score(known[label], told[:, column]))
-                by_label.append(np.mean(found))
+                        text = np.stack(logits[known.index].to_list())
+                        result.append(roc_auc_score(known[label], text[:, column]))
+                by_label.append(np.mean(result))
             expected = (by_label[0] + np.mean(by_label[1:])) / 2
             assert still.metrics[f"teacher/{name}/{key}"] == pytest.approx(expected, abs=1e-6)
         sealed = np.stack(logits[still.images("test").index].to_list())
@@ -141,8 +139,8 @@ def test_a_teachers_quality_is_out_of_fold_for_training_and_plain_for_validation
 # --- what each epoch shows, and how fast ---
 
 
-def test_every_epoch_has_an_order_and_views_of_its_own(colour_trial: TrialConfig, cache: Path) -> None:
-    """Each training image once an epoch, each time shifted by a draw of its own, of 3 pixels at most."""
+def test_every_epoch_has_its_own_order_and_views(colour_trial: TrialConfig, cache: Path) -> None:
+    """Each training image occurs once per epoch, with its own random shift of at most 3 pixels."""
     changes: dict[str, Any] = {"teachers": {}, "objectives": {}}
     augmentation = {"shift": 0.1, "flip_horizontal": False}
     config = TrialConfig.model_validate(colour_trial.model_dump() | changes | {"augmentation": augmentation})
@@ -162,7 +160,7 @@ def test_every_epoch_has_an_order_and_views_of_its_own(colour_trial: TrialConfig
             assert (batch.patient_B.numpy() == store.patient_N[batch.rows_B]).all()
     firsts = {order[0] for order in orders}
     assert len(firsts) > 6, "12 epochs begin with as many images, but for chance"
-    assert min(len(set(one)) for one in zip(*shifts, strict=True)) >= 3, "of 7 rows to begin at"
+    assert min(len(set(entry)) for entry in zip(*shifts, strict=True)) >= 3, "of 7 rows to begin at"
     assert len(drawn) == 12, "nor is the first image of an epoch seen as the first of another"
 
 
@@ -183,12 +181,12 @@ def test_the_learning_rate_falls_over_all_epochs(colour_trial: TrialConfig, colo
 def test_the_gradient_of_a_step_is_clipped_as_a_whole(
     colour_trial: TrialConfig, colour_root: Path, tmp_path: Path
 ) -> None:
-    """After a first step Adam's first moment is a tenth of the gradient: of student and objective together."""
+    """After the first step, Adam's first moment is a tenth of the gradient of student and objective together."""
     changes = {"optimizer": {"lr": 1e-4, "batch_size": 500, "clip_norm": 0.02}, "epochs": 1}
     config = TrialConfig.model_validate(colour_trial.model_dump() | changes)
     followed = trained_by(config, colour_root, tmp_path, tmp_path / "cache")
     state = torch.load(followed.folder / "last.pt", weights_only=True)["optimizer"]["state"]
-    squares = [one["exp_avg"].double().square().sum().item() for one in state.values()]
+    squares = [entry["exp_avg"].double().square().sum().item() for entry in state.values()]
     assert math.sqrt(sum(squares)) == pytest.approx(0.1 * 0.02, rel=1e-4)
 
 
@@ -196,10 +194,10 @@ def test_the_gradient_of_a_step_is_clipped_as_a_whole(
 
 
 @pytest.mark.parametrize("kind", ["tabular", "fused"])
-def test_a_shuffled_answer_is_about_another_training_patient(
+def test_a_shuffled_output_is_that_of_another_training_patient(
     kind: str, colour_trial: TrialConfig, colour_root: Path, tmp_path: Path
 ) -> None:
-    """On the second fold: neither one's own patient, nor one who validates or is sealed; validation keeps its own."""
+    """The output is never of the same, a validation or a sealed patient; validation images keep their own."""
     params = {} if kind == "tabular" else FUSED | {"view": "mri", "epochs": 1}
     objectives = {"logits": {"params": {"temperature": 1.0}}}
     answers = {}
@@ -219,7 +217,7 @@ def test_a_shuffled_answer_is_about_another_training_patient(
         assert source[val].tolist() == val.tolist()
         assert all(source[row] in strangers[row] and fold[source[row]] == fold[row] for row in train)
         return
-    plain, dealt = (one.arrays["logits"].numpy() for one in (answers[None], shuffled))  # type: ignore[union-attr]
+    plain, dealt = (entry.arrays["logits"].numpy() for entry in (answers[None], shuffled))  # type: ignore[union-attr]
     np.testing.assert_array_equal(dealt[val], plain[val])
     for row in train:
         same = strangers[row][(labels[strangers[row]] == labels[row]).all(axis=1)]

@@ -75,8 +75,8 @@ def test_each_sample_has_the_cells_of_its_own_row(store: Store, trained: Trained
         cells = store.privileged([name])[name]
         assert cells.isna().tolist() == table[name].isna().tolist()
         assert cells.dropna().tolist() == table[name].dropna().tolist()
-    told = store.text(["report"])["report"]
-    assert told.fillna("").tolist() == table["report"].fillna("").tolist()
+    text = store.text(["report"])["report"]
+    assert text.fillna("").tolist() == table["report"].fillna("").tolist()
     stored = set(pd.read_parquet(store.path / "samples.parquet").columns)
     assert not {name for name in stored if "biopsy" in name or "scanner" in name}
     groups = pd.Series(store.patient_N).groupby(table["patient"].to_numpy())
@@ -84,7 +84,7 @@ def test_each_sample_has_the_cells_of_its_own_row(store: Store, trained: Trained
 
 
 def test_stored_pixels_are_those_of_the_files(store: Store, trained: Trained) -> None:
-    """Red stays the first channel, of the image and of the further one."""
+    """Red stays the first channel, in the image and in the further view."""
     for row in range(0, len(store.sample_ids), 5):
         name = store.sample_ids[row]
         expected = letterboxed(trained.raw / "images" / name).transpose(2, 0, 1)
@@ -93,7 +93,7 @@ def test_stored_pixels_are_those_of_the_files(store: Store, trained: Trained) ->
         np.testing.assert_array_equal(store.view("mri")[row], scan)
 
 
-def test_regions_are_filed_under_their_own_label(store: Store, trained: Trained) -> None:
+def test_regions_are_stored_under_their_own_label(store: Store, trained: Trained) -> None:
     assert store.facts.roi_labels == ("lesion", "node")
     seen = {"lesion": 0, "node": 0}
     for row, name in enumerate(store.sample_ids):
@@ -114,14 +114,14 @@ def test_regions_are_filed_under_their_own_label(store: Store, trained: Trained)
 # --- what is reported ---
 
 
-def test_the_exported_file_answers_about_raw_files_as_timm_does(student: Student, trained: Trained) -> None:
-    """From a file on disk to a probability: channels, padding, statistics, temperature, order of labels."""
+def test_the_exported_file_predicts_raw_files_as_timm_does(student: Student, trained: Trained) -> None:
+    """This covers the way from file to probability: channels, padding, statistics, temperature, order of labels."""
     names = trained.images("test").index[:6]
     predictor = Predictor(trained.folder)
-    told = [predictor(trained.raw / "images" / name).probabilities for name in names]
-    assert all(tuple(one) == LABELS for one in told)
+    text = [predictor(trained.raw / "images" / name).probabilities for name in names]
+    assert all(tuple(entry) == LABELS for entry in text)
     expected = student.probabilities(trained.raw, names)
-    np.testing.assert_allclose([list(one.values()) for one in told], expected, atol=1e-5)
+    np.testing.assert_allclose([list(entry.values()) for entry in text], expected, atol=1e-5)
     assert np.ptp(expected, axis=0).min() > 1e-4, "images are told apart"
 
 
@@ -168,11 +168,11 @@ def test_temperatures_and_thresholds_are_of_the_validation_images(student: Stude
     def loss(log_temperature: float, columns: list[int]) -> float:
         scaled = expit(logits / np.exp(log_temperature))
         known = images[list(LABELS)].notna().to_numpy()
-        target, told = (
+        target, text = (
             np.concatenate([values[known[:, column], column] for column in columns])
             for values in (images[list(LABELS)].to_numpy(), scaled)
         )
-        return float(log_loss(target, told.astype(np.float64)))
+        return float(log_loss(target, text.astype(np.float64)))
 
     for task, columns in {"malignant": [0], "findings": [1, 2]}.items():
         best = minimize_scalar(loss, bounds=(-3, 3), method="bounded", args=(columns,)).x
@@ -180,15 +180,15 @@ def test_temperatures_and_thresholds_are_of_the_validation_images(student: Stude
     probabilities = student.probabilities(trained.raw, images.index)
     for column, label in enumerate(LABELS):
         known = images[label].notna().to_numpy()
-        target, told = images[label].to_numpy()[known], probabilities[known, column]
-        false_rate, true_rate, _ = roc_curve(target, told)
-        called = told > student.card["threshold"][label]
+        target, text = images[label].to_numpy()[known], probabilities[known, column]
+        false_rate, true_rate, _ = roc_curve(target, text)
+        called = text > student.card["threshold"][label]
         youden = called[target == 1].mean() - called[target == 0].mean()
         assert youden == pytest.approx((true_rate - false_rate).max()), "no other threshold does better here"
 
 
 def test_maps_are_scored_against_their_own_regions(trained: Trained) -> None:
-    """Pointing, mass and the tuned IoU from the student's maps and the raw masks."""
+    """Pointing, mass and the tuned IoU are recomputed from the student's maps and the raw masks."""
     predictor = Predictor(trained.folder)
     pointing: dict[str, list[float]] = {"lesion": [], "node": []}
     mass: dict[str, list[float]] = {"lesion": [], "node": []}
@@ -206,12 +206,12 @@ def test_maps_are_scored_against_their_own_regions(trained: Trained) -> None:
             options: Any = {"mode": "bilinear", "align_corners": False}
             up = F.interpolate(torch.tensor(scaled)[None, None], (SIDE, SIDE), **options)[0, 0].numpy()
             top, left = (SIDE - height) // 2, (SIDE - width) // 2
-            up, mask = (one[top : top + height, left : left + width] for one in (up, mask))
+            up, mask = (entry[top : top + height, left : left + width] for entry in (up, mask))
             up = (up - up.min()) / np.ptp(up)
             cuts = [up > threshold + 1 / 512 for threshold in np.arange(2, 9) / 10]
             iou[label].append(np.array([(cut & mask).sum() / (cut | mask).sum() for cut in cuts]))
-    for score, found in {"pointing": pointing, "mass": mass}.items():
-        by_label = {label: np.mean(values) for label, values in found.items()}
+    for score, result in {"pointing": pointing, "mass": mass}.items():
+        by_label = {label: np.mean(values) for label, values in result.items()}
         for label, value in by_label.items():
             assert trained.metrics[f"val/{score}/{label}"] == pytest.approx(value, abs=0.01), score
         assert trained.metrics[f"val/{score}"] == pytest.approx(np.mean(list(by_label.values())), abs=0.01)

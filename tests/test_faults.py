@@ -35,7 +35,7 @@ def test_faults_are_many_and_spread_over_both_packages() -> None:
         ({"new": "HINT = 1\n", "old": "HINT = 1\n"}, "its old text stands 0 times in mmpkd/types.py, not once"),
     ],
 )
-def test_a_fault_that_no_longer_applies_is_told(change: dict[str, object], problem: str) -> None:
+def test_a_fault_that_no_longer_applies_is_reported(change: dict[str, object], problem: str) -> None:
     content = {"name": "x", "file": "mmpkd/types.py", "old": "class Task:", "new": "class Tsk:", "wrong": "It is."}
     fault = Fault(**{**content, "tests": ("tests/test_faults.py",), **change})  # type: ignore[arg-type]
     assert fault.problem(ROOT) == problem

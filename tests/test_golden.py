@@ -26,9 +26,9 @@ from rich.console import Console
 from mmpkd.config import TrialConfig, validate
 from mmpkd.train import train
 from sweep.plan.plan import plan
-from sweep.space.draw import Walk, branches, draw
+from sweep.plan.show import render
+from sweep.space.draw import BoundsChooser, branches, draw
 from sweep.space.loading import shipped
-from sweep.space.show import render
 from sweep.space.space import load_space
 from tests.sweep.swept import swept, untracked  # noqa: F401  (a fixture: the sweep here is told to no server)
 
@@ -111,7 +111,7 @@ def fingerprints() -> dict[str, list[str]]:
             assert space is not None and not mistakes
             for arm, node in space.arms.items():
                 configs = [
-                    validate(TrialConfig, draw(node, Walk(branch.labels), arm).config)
+                    validate(TrialConfig, draw(node, BoundsChooser(branch.labels), arm).config)
                     for branch in branches(node, arm, 512)
                 ]
                 prints[f"{name}/{arm}"] = [config.fingerprint() for config in configs]

@@ -1,4 +1,4 @@
-"""The reduced form of benchmarks/known_answer.py: the effect is there, and the control does not have it."""
+"""A reduced benchmarks/known_answer.py: the effect is present, and absent in the control."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from mmpkd.cohort import facts
 ROOT = Path(__file__).parents[1]
 
 
-def test_distillation_finds_what_labels_hide_and_shuffled_answers_do_not(tmp_path: Path) -> None:
+def test_distillation_shows_the_effect_and_shuffled_outputs_do_not(tmp_path: Path) -> None:
     figures = tmp_path / "figures.json"
     command = [sys.executable, "benchmarks/known_answer.py", "--quick", "--cache", tmp_path, "--json", figures]
     done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True, check=False)

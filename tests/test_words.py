@@ -13,19 +13,15 @@ ROOT: Final = Path(__file__).parents[1]
 PACKAGES: Final = ("mmpkd", "sweep")
 EMPTY_WORDS: Final = frozenset({"told", "said", "found", "one", "heard", "asked", "taken"})
 # Bindings of empty words that still exist. Lower this number whenever you remove some; it never rises.
-MAX_BINDINGS: Final = 460
+MAX_BINDINGS: Final = 343
 MAX_LINES: Final = 300
 # Files that are still too long. Delete an entry as soon as its file is short enough; add none.
 LONG_FILES: Final = frozenset(
     {
-        "mmpkd/evaluate.py",
-        "mmpkd/scoring/localize.py",
         "mmpkd/teachers/cache.py",
-        "mmpkd/train.py",
         "sweep/plan/plan.py",
         "sweep/reports/mlflow.py",
         "sweep/space/space.py",
-        "sweep/workers/worker.py",
     }
 )
 

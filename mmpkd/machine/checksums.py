@@ -1,7 +1,7 @@
-"""Checksums of what is kept on disk, so that a byte that changed there is not taken for a result.
+"""Checksums of files and JSON objects, which reveal damage on disk, and fingerprints of contents.
 
-A JSON object carries its own as its last key, `crc`: the CRC-32 of its text without that key. Whoever reads the
-object for what it says need not know of it, and one without it (of an earlier version) is taken as it is.
+A JSON object carries its checksum as its last key, `crc`: the CRC-32 of its text without that key. Other programs
+can ignore the key. An object without the key (of an earlier version) is accepted unchecked.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ BLOCK: Final = 1 << 22
 
 
 class DamagedError(ValueError):
-    """What was read is not what was written."""
+    """The content that was read differs from what was written."""
 
 
 def sealed(content: Mapping[str, Any], indent: int | None = None) -> str:
-    """The object as JSON with its checksum; in one line, unless it is to be indented."""
+    """Returns an object as JSON with its checksum, in one line unless `indent` is given."""
     bare = json.dumps(content, indent=indent)
     return json.dumps({**content, KEY: checksum(bare.encode())}, indent=indent)
 
 
 def unsealed(text: bytes, previous: str = "") -> dict[str, Any]:
-    """The object that `sealed` wrote, without its checksum.
+    """Returns the object that `sealed` wrote, without its checksum.
 
     Args:
-        previous: the checksum that was continued.
+        previous: the checksum that this one continues.
 
     Raises:
-        DamagedError: it is another one now, or none at all.
+        DamagedError: the text is not a JSON object, or differs from what was written.
     """
     try:
         content = json.loads(text)
@@ -47,27 +47,27 @@ def unsealed(text: bytes, previous: str = "") -> dict[str, Any]:
         raise DamagedError(f"holds a {type(content).__name__} where an object should be")
     if (written := content.pop(KEY, None)) is None:
         return content
-    found = ENDING.search(text)
-    bare = text[: found.start()] if found else b""
+    ending = ENDING.search(text)
+    bare = text[: ending.start()] if ending else b""
     bare += b"}" if bare.strip() == b"{" or b"\n" not in text.strip() else b"\n}"
     if checksum(bare, previous) != written:
-        raise DamagedError("is not what its checksum says")
+        raise DamagedError("does not match its checksum")
     return content
 
 
 def objects_in(line: bytes) -> Iterator[bytes]:
-    """The texts of the JSON objects in a line; several, where the ends of lines were lost.
+    """Yields the texts of the JSON objects in a line; there are several where line ends were lost.
 
     Raises:
-        DamagedError: between them, or in one, is something else.
+        DamagedError: the line holds something else than JSON objects.
     """
     try:
         text = line.decode()
-        at = len(text) - len(text.lstrip())
-        while at < len(text):
-            _, end = json.JSONDecoder().raw_decode(text, at)
-            yield text[at:end].encode()
-            at = end + len(text[end:]) - len(text[end:].lstrip())
+        start = len(text) - len(text.lstrip())
+        while start < len(text):
+            _, end = json.JSONDecoder().raw_decode(text, start)
+            yield text[start:end].encode()
+            start = end + len(text[end:]) - len(text[end:].lstrip())
     except ValueError as error:
         raise DamagedError(_position(error)) from None
 
@@ -79,7 +79,7 @@ def fingerprint(content: object) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Of all bytes of a file, eight hex digits; about a gigabyte a second."""
+    """Returns the checksum of all bytes of a file as eight hex digits; about a gigabyte per second."""
     crc = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):
@@ -88,15 +88,15 @@ def of_file(path: Path) -> str:
 
 
 def of_files(folder: Path, names: Iterable[str]) -> dict[str, str]:
-    """Of each of these files of a folder."""
+    """Returns the checksum of each of these files of a folder."""
     return {name: of_file(folder / name) for name in names}
 
 
 def first_changed(folder: Path, checksums: Mapping[str, str], since: Path | None = None) -> str:
-    """The first of a folder's files that is not what its checksum says, or is gone; empty where there is none.
+    """Returns the name of the first file of a folder that differs from its checksum or is missing, or an empty string.
 
     Args:
-        since: only those that were written to after this file was are read: large ones need not be read each time.
+        since: files that are not newer than this one are not read, so that large files are not read every time.
     """
     for name, checksum in checksums.items():
         path = folder / name
@@ -110,21 +110,22 @@ def first_changed(folder: Path, checksums: Mapping[str, str], since: Path | None
 
 
 def require_whole_archive(path: Path) -> None:
-    """
+    """Checks the checksums of a file of `torch.save`, which torch itself does not check (2.15).
+
     Raises:
-        DamagedError: a file of `torch.save` holds other bytes than were written (torch reads them unchecked, 2.15).
+        DamagedError: the file holds other bytes than were written.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError) as error:
-        raise DamagedError(f"is no whole archive ({type(error).__name__})") from None
+        raise DamagedError(f"is not a complete archive ({type(error).__name__})") from None
     if broken:
-        raise DamagedError(f"its part {broken} is not what its checksum says")
+        raise DamagedError(f"its part {broken} does not match its checksum")
 
 
 def checksum(text: bytes, previous: str = "") -> str:
-    """Of a text, or of one that continues another whose checksum this was."""
+    """Returns the checksum of a text, or of a text that continues one with the checksum `previous`."""
     return f"{zlib.crc32(text, int(previous or '0', 16)):08x}"
 
 

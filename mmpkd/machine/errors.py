@@ -1,7 +1,7 @@
-"""Faults of the machine that stand behind an error of ours: no memory, no handles, no room, a disk out of reach.
+"""Faults of the machine behind an error of ours: no memory, no file handles, no disk space, an unreachable disk.
 
-Readers turn whatever a damaged file leads to into an error that names the file. A machine that gives way in that
-moment leads to the same error, and the file would be blamed, left out or deleted, though nothing is wrong with it.
+Readers turn any error of a damaged file into an error that names the file. A machine that fails at that moment leads
+to the same error, and a sound file would be blamed, left out or deleted.
 """
 
 from __future__ import annotations
@@ -14,48 +14,50 @@ from typing import Final
 
 from mmpkd.machine.resources import memory
 
-GIVEN_WAY: Final = (
+MACHINE_ERRNOS: Final = (
     *(errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENOLCK),
     *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENOTCONN, errno.EREMOTEIO),
 )
 
 
 def machine_fault(error: BaseException) -> str:
-    """What the machine lacked, in a few words, if that led to this error; empty if it did not."""
-    for one in behind(error):
-        if isinstance(one, OSError) and one.errno in GIVEN_WAY:
-            return str(one.strerror)
-        if is_out_of_memory(one):
+    """Returns the fault of the machine that led to this error, in a few words; empty if there is none."""
+    for link in error_chain(error):
+        if isinstance(link, OSError) and link.errno in MACHINE_ERRNOS:
+            return str(link.strerror)
+        if is_out_of_memory(link):
             return "out of memory"
     return ""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, of the machine or of a GPU; not where a damaged header asked for more than there is."""
+    """Whether the machine or a GPU ran out of memory. False if a damaged header requested more than the machine has."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True
-    if isinstance(error, RuntimeError) and "can't allocate memory" in str(error):  # torch, of the machine's memory
+    if isinstance(error, RuntimeError) and "can't allocate memory" in str(
+        error
+    ):  # how torch reports the memory of the machine
         return True
     if not isinstance(error, MemoryError):
         return False
-    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)  # numpy says what was asked for
+    shape, dtype = getattr(error, "shape", None), getattr(error, "dtype", None)  # numpy states the requested array
     return shape is None or dtype is None or math.prod(shape) * dtype.itemsize <= memory().amount
 
 
 def with_fault(error: BaseException) -> str:
-    """An error's text; where a fault of the machine stands behind it, with a word that takes the blame from files."""
+    """Returns the text of an error, with a sentence on the fault of the machine that led to it, if there is one."""
     fault = machine_fault(error)
     if not fault:
         return str(error)
     return (
-        f"{error}\n  behind this is a fault of the machine ({fault}), which may be all that is wrong: "
-        "mend that first, and delete nothing before the command has been tried again"
+        f"{error}\n  the cause is a fault of the machine ({fault}), and the files may be sound: "
+        "repair it, run the command again, and delete nothing before that"
     )
 
 
-def behind(error: BaseException) -> Iterator[BaseException]:
-    """An error and those that led to it, also where `from None` keeps them out of a traceback."""
+def error_chain(error: BaseException) -> Iterator[BaseException]:
+    """Yields an error and the errors that led to it, also those that `from None` hides from a traceback."""
     seen: set[int] = set()
     current: BaseException | None = error
     while current is not None and id(current) not in seen:

@@ -1,7 +1,8 @@
-"""YAML files and `dotted.key=value` words as plain values, before anything judges them."""
+"""Reads YAML files and `dotted.key=value` overrides as plain values, and writes files atomically."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,43 +14,50 @@ from omegaconf.errors import OmegaConfBaseException
 from mmpkd.types import ConfigError, Mistake
 
 
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Writes a file atomically: readers see the old content or the new, never a part of it."""
+    beside = path.with_name(f".{path.name}.partial")
+    beside.write_bytes(content.encode() if isinstance(content, str) else content)
+    os.replace(beside, path)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping from disk, its interpolations unresolved.
+    """Returns the YAML mapping in a file, with its interpolations unresolved.
 
     Raises:
-        ConfigError: no such file, not YAML, or not a mapping.
+        ConfigError: the file does not exist, is not YAML, or is not a mapping.
     """
     try:
-        content = OmegaConf.to_container(OmegaConf.load(path))  # PyYAML alone takes 1e-3 for a word
+        content = OmegaConf.to_container(OmegaConf.load(path))  # PyYAML alone reads 1e-3 as a string
     except OSError as error:
         raise ConfigError.at(str(path), f"cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise ConfigError.at(str(path), f"is not YAML: {where}") from None
+        details = " ".join(str(error).split())
+        raise ConfigError.at(str(path), f"is not YAML: {details}") from None
     if not isinstance(content, dict):
         raise ConfigError.at(str(path), f"must be a mapping, got {type(content).__name__}")
     return {str(key): value for key, value in content.items()}
 
 
 def overridden(content: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any]:
-    """`content` with `dotted.key=value` overrides laid over it and ${...} references resolved.
+    """Returns `content` with `dotted.key=value` overrides applied and ${...} references resolved.
 
     Raises:
-        ConfigError: an override without '=', or a reference to what is not there.
+        ConfigError: an override has no '=', or a reference leads to nothing.
     """
     words = list(overrides)
-    wrong = [Mistake(word, "expected key=value") for word in words if "=" not in word]
-    if wrong:
-        raise ConfigError(wrong)
+    mistakes = [Mistake(word, "expected key=value") for word in words if "=" not in word]
+    if mistakes:
+        raise ConfigError(mistakes)
     try:
-        laid_over = OmegaConf.from_dotlist(words)
+        changes = OmegaConf.from_dotlist(words)
     except (yaml.YAMLError, OmegaConfBaseException, IndexError):
         raise ConfigError.at("", f"an override is not YAML: {' '.join(words)}") from None
     try:
-        merged = OmegaConf.merge(OmegaConf.create(dict(content)), laid_over)
+        merged = OmegaConf.merge(OmegaConf.create(dict(content)), changes)
         resolved = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
-        where = str(getattr(error, "full_key", "") or "")
-        raise ConfigError.at(where, str(error).splitlines()[0]) from None
+        path = str(getattr(error, "full_key", "") or "")
+        raise ConfigError.at(path, str(error).splitlines()[0]) from None
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}

@@ -1,6 +1,6 @@
-"""How many cores and how much memory this process may use: by the machine, affinity, control groups and batch system.
+"""The number of cores and the memory that this process may use: limits of machine, affinity, cgroups, batch system.
 
-Whoever starts processes or threads, or puts a price on them, asks here, so that there is one answer.
+All code that starts or prices processes and threads uses these functions, so that there is a single answer.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from mmpkd.types import ConfigError
 
 ROOT = Path("/")
 MEGABYTE = 2**20
-# Variables by which a batch system says how many cores it gave a job on this machine.
-# Slurm, OpenPBS, LSF and Grid Engine in this order; OMP_NUM_THREADS is no limit, but a wish of one library.
-CORES_GIVEN = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "NCPUS", "LSB_DJOB_NUMPROC", "NSLOTS")
+# Environment variables in which a batch system states the cores of a job on this machine: Slurm, OpenPBS, LSF and
+# Grid Engine, in this order. OMP_NUM_THREADS is not a limit but a setting of one library.
+CORE_VARIABLES = ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "NCPUS", "LSB_DJOB_NUMPROC", "NSLOTS")
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """So many cores, or so many bytes, and what sets this bound."""
+    """A number of cores or bytes, and the source of this limit."""
 
     amount: int
     source: str
 
 
 def cores(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Allowance:
-    """Whole cores that this process may use, at least one: the least that anything allows.
+    """Returns the whole cores that this process may use, at least one: the minimum of all limits.
 
     Args:
-        root: of the file system in which control groups are looked up.
+        root: root of the file system in which control groups are looked up.
 
     Raises:
-        ConfigError: a batch system's variable holds no number of cores.
+        ConfigError: a variable of a batch system does not hold a number of cores.
     """
     bounds = [(float(os.cpu_count() or 1), "the machine has no more")]
     if hasattr(os, "sched_getaffinity"):
         bounds.append((float(len(os.sched_getaffinity(0))), "the CPU affinity of this process, as taskset sets it"))
     bounds += _cgroup_cores(root)
-    bounds += [(float(_positive(environ, name)), name) for name in CORES_GIVEN if environ.get(name)]
+    bounds += [(float(_positive(environ, name)), name) for name in CORE_VARIABLES if environ.get(name)]
     amount, source = min(bounds, key=lambda bound: bound[0])
     if amount < 1:
         source = f"{source} ({amount:g} of a core, which counts as one)"
@@ -48,19 +48,28 @@ def cores(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Allowan
 
 
 def memory(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Allowance:
-    """Bytes of memory that this process and its children may fill: the least that anything allows.
+    """Returns the bytes of memory that this process and its children may use: the minimum of all limits.
 
     Raises:
-        ConfigError: a batch system's variable holds no number.
+        ConfigError: a variable of a batch system does not hold a number.
     """
     bounds = [(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), "the machine has no more")]
     bounds += _cgroup_memory(root)
-    if environ.get("SLURM_MEM_PER_NODE", "0") != "0":  # 0 stands for all of the machine's
+    if environ.get("SLURM_MEM_PER_NODE", "0") != "0":  # 0 stands for all memory of the machine
         bounds.append((_positive(environ, "SLURM_MEM_PER_NODE") * MEGABYTE, "SLURM_MEM_PER_NODE"))
     elif environ.get("SLURM_MEM_PER_CPU", "0") != "0":
         per_core = _positive(environ, "SLURM_MEM_PER_CPU") * MEGABYTE
         bounds.append((per_core * cores(environ, root).amount, "SLURM_MEM_PER_CPU"))
     return Allowance(*min(bounds, key=lambda bound: bound[0]))
+
+
+def thread_warnings(threads: int) -> list[str]:
+    """Returns a warning if a training would use more threads than this process has cores."""
+    limit = cores()
+    if threads <= limit.amount:
+        return []
+    allowed = f"threads={threads}, but this process may use {limit.amount} cores (limit: {limit.source})"
+    return [f"{allowed}; more threads than cores only slow a training down"]
 
 
 def _positive(environ: Mapping[str, str], name: str) -> int:
@@ -89,15 +98,14 @@ def _cgroup_memory(root: Path) -> Iterator[tuple[int, str]]:
 
 
 def _cgroups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of this process's control groups, of version 1 and 2, with all that they lie in.
+    """Yields the folders of the control groups of this process, of versions 1 and 2, with all their parents.
 
-    A container may see its own group as the root of the tree while /proc still tells the path outside, so
-    folders that do not exist are passed over, and the root is always looked at (cgroups(7)).
+    A container may see its own group as the root of the tree while /proc still shows the path outside of it. So
+    folders that do not exist are skipped, and the root is always included (cgroups(7)).
     """
     tree = root / "sys/fs/cgroup"
     for line in _read(root / "proc/self/cgroup").splitlines() or ["0::/"]:
-        _, _, rest = line.partition(":")
-        controllers, _, inside = rest.partition(":")
+        controllers, _, inside = line.partition(":")[2].partition(":")
         if controllers and controller not in controllers.split(","):
             continue
         names = [controllers, controller] if controllers else ["", "unified"]
@@ -109,7 +117,7 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """A kernel's file, empty where it cannot be read: the kernel has no such limit, or does not show it."""
+    """Returns the text of a file of the kernel, empty if it cannot be read: then the limit is absent or hidden."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):

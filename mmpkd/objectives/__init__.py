@@ -1,5 +1,7 @@
-"""Terms of the loss, by name. A new one is a file here, a line below and a hand-worked test."""
+"""The objectives by name. A new objective is one file here, one line in `OBJECTIVES` and one hand-worked test."""
 
+from mmpkd.config import ObjectiveConfig, Strict, validate
+from mmpkd.near_names import near
 from mmpkd.objectives.attention import Attention
 from mmpkd.objectives.contrastive import Contrastive
 from mmpkd.objectives.dist import DIST
@@ -11,6 +13,7 @@ from mmpkd.objectives.mutual_information import MutualInformation
 from mmpkd.objectives.objective import Objective
 from mmpkd.objectives.relational import Relational
 from mmpkd.objectives.variational import Variational
+from mmpkd.types import ConfigError
 
 OBJECTIVES: dict[str, type[Objective]] = {
     "logits": Logits,
@@ -25,4 +28,21 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "guidance": Guidance,
 }
 
-__all__ = ["OBJECTIVES", "Objective"]
+
+def resolve(config: ObjectiveConfig, path: str) -> tuple[type[Objective], Strict]:
+    """Returns the class and the validated parameters of an active objective.
+
+    Args:
+        path: of the objective, for mistakes.
+
+    Raises:
+        ConfigError: an unknown kind, or parameters that are unknown, missing or out of range.
+    """
+    assert config.kind is not None, "`TrialConfig.active_objectives` fills it in"
+    if config.kind not in OBJECTIVES:
+        raise ConfigError.at(f"{path}.kind", f"unknown objective {config.kind!r}{near(config.kind, OBJECTIVES)}")
+    kind = OBJECTIVES[config.kind]
+    return kind, validate(kind.Params, config.params, f"{path}.params")
+
+
+__all__ = ["OBJECTIVES", "Objective", "resolve"]

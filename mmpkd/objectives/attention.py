@@ -1,4 +1,4 @@
-"""Attention transfer: the student looks where an image-bearing teacher looks."""
+"""Attention transfer: the attention map of the student is matched to the map of an image teacher."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutpu
 class AttentionParams(Strict):
     layer: Annotated[int, Field(ge=0)]  # block of the student, 0 is the first
     form: Literal["activation", "query_kl", "query_l2"] = "query_kl"
-    power: Annotated[int, Field(ge=1)] = 2  # of `activation`
+    power: Annotated[int, Field(ge=1)] = 2  # of the form `activation`
 
 
 class Attention(Objective):
-    """Distance between a map of the student's block `layer` and the teacher's map; mean over samples.
+    """Distance between a map of the student's block `layer` and the teacher's map, averaged over samples.
 
-    `activation` (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928): the map is the mean over channels
-    of |token|^power of the patch tokens; squared L2 distance of the two maps, each L2-normalised, so
-    between 0 and 2 on any grid. The authors' code has the mean over patches in place of the sum
-    (their weight 1000 is 1000 / patches here); the paper's equation 2 has the distance unsquared, and
-    the sum over channels, which the normalisation makes the same.
+    `activation` (Zagoruyko & Komodakis, ICLR 2017, arXiv 1612.03928): the map is the mean of |token|^power over the
+    channels of the patch tokens. The distance is the squared L2 distance of the two maps, each L2-normalised, so it
+    lies between 0 and 2 on any grid. The authors' code uses the mean over patches instead of the sum (their weight 1000
+    is 1000 / patches here). Equation 2 of the paper has the distance without the square, and the sum over channels,
+    which is the same after normalisation.
 
-    `query_kl` and `query_l2`, of our making for vision transformers: the map is the CLS token's attention,
-    mean over heads, over the patches alone (prefix columns dropped, renormalised). KL(teacher || student)
-    of the maps as distributions, or the same L2 distance as above. It is the map that is scored.
+    `query_kl` and `query_l2` are our own forms for vision transformers: the map is the attention of the CLS token,
+    averaged over heads, over the patches only (without prefix columns, renormalised). The distance is KL(teacher ||
+    student) of the maps as distributions, or the same L2 distance as above. This map is also the one that is scored.
 
-    The teacher's map is resampled bilinearly (area-weighted where it shrinks) to the student's grid
-    where they differ. Maps of which the teacher has nothing to say (NaN) are left out.
+    The teacher's map is resampled bilinearly (area-weighted where it shrinks) to the student's grid, if they differ.
+    Samples without a map of the teacher (NaN) are left out.
     """
 
     Params = AttentionParams
@@ -54,7 +54,9 @@ class Attention(Objective):
     @classmethod
     def check(cls, params: AttentionParams, tasks: Sequence[Task]) -> list[Mistake]:
         if params.form != "activation" and "power" in params.model_fields_set:
-            return [Mistake("params.power", f"belongs to form: activation, got form: {params.form}; leave it out")]
+            return [
+                Mistake("params.power", f"only form: activation has a power, got form: {params.form}; leave it out")
+            ]
         return []
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> Tensor:
@@ -71,7 +73,7 @@ class Attention(Objective):
         else:
             student_BP = student.query_attention_BAN[self.layer].float().mean(dim=1)[:, student.num_prefix :]
         if self.form == "query_kl":
-            # Softmax underflows to 0 where a head is sharp, and log 0 would end the training.
+            # A sharp softmax underflows to 0, and log 0 would make the loss infinite.
             log_BP = F.normalize(student_BP, p=1, dim=1).clamp(min=1e-12).log()
             distance_B = F.kl_div(log_BP, F.normalize(teacher_BP, p=1, dim=1), reduction="none").sum(dim=1)
         else:

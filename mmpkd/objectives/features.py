@@ -1,4 +1,4 @@
-"""Feature distillation: a block of the student predicts the teacher's embedding or one of its hidden layers."""
+"""Feature distillation: a block of the student predicts the embedding or a hidden layer of the teacher."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from mmpkd.types import Batch, Needs, StudentOutput, Task, TeacherOutput
 
 class FeaturesParams(Strict):
     layer: Annotated[int, Field(ge=0)]  # block of the student, 0 is the first
-    teacher_layer: Annotated[int, Field(ge=0)] | None = None  # hidden layer of the teacher; None is its embedding
+    teacher_layer: Annotated[int, Field(ge=0)] | None = None  # hidden layer of the teacher; None: its embedding
     distance: Literal["cosine", "mse"] = "cosine"
 
 
 class Features(Objective):
-    """Distance between a linear projection of the student's CLS token after block `layer` and the
-    teacher's embedding, or its pooled hidden layer `teacher_layer`; mean over samples.
+    """Distance between a linear projection of the student's CLS token after block `layer` and the teacher's embedding
+    or its pooled hidden layer `teacher_layer`, averaged over samples.
 
-    `mse` follows FitNets (Romero et al. 2015, arXiv 1412.6550, equation 3) with a layer norm without
-    parameters on both sides, so that weights are comparable over teachers; `cosine` is 1 - cos.
-    A text or tabular embedding has no spatial correspondence, so only the pooled token is aligned.
-    Rows of which the teacher has nothing to say (NaN) are left out.
+    `mse` follows FitNets (Romero et al. 2015, arXiv 1412.6550, equation 3) with a layer norm without parameters on both
+    sides, so that weights are comparable between teachers; `cosine` is 1 - cos. A text or tabular embedding has no
+    spatial correspondence, so only the pooled token is aligned. Samples without an output of the teacher (NaN) are left
+    out.
     """
 
     Params = FeaturesParams
@@ -46,9 +46,9 @@ class Features(Objective):
         self.projection = nn.Linear(student_dim, teacher_dim)
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> Tensor:
-        given_BD = teacher.embedding_BD if self.teacher_layer is None else teacher.hidden_BD[self.teacher_layer]
-        assert given_BD is not None
-        target_BD = given_BD.detach().float()
+        output_BD = teacher.embedding_BD if self.teacher_layer is None else teacher.hidden_BD[self.teacher_layer]
+        assert output_BD is not None
+        target_BD = output_BD.detach().float()
         predicted_BD = self.projection(student.hidden_BND[self.layer][:, 0]).float()
         known_B = target_BD.isfinite().all(dim=1)
         if self.distance == "cosine":

@@ -1,4 +1,4 @@
-"""Deep Multimodal Guidance: the student learns to guess the latent that a teacher has of a superior image."""
+"""Deep Multimodal Guidance: the student learns to predict the embedding that a teacher has of a superior image."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mmpkd.config import Strict
 from mmpkd.objectives.objective import Objective
 from mmpkd.types import Batch, Needs, StudentOutput, Task, TeacherOutput
 
-LEAST = 16  # units of a hidden layer: all of a few can be dead at once
+MIN_UNITS = 16  # of a hidden layer: with fewer, all ReLUs may be dead at once
 
 
 class GuidanceParams(Strict):
@@ -23,18 +23,19 @@ class GuidanceParams(Strict):
 
 
 class Guidance(Objective):
-    """Mean squared error between G(z_I), guessed from the student's embedding, and the teacher's embedding z_S.
+    """Mean squared error between G(z_I), predicted from the student's embedding, and the teacher's embedding z_S.
 
-    Mallya and Hamarneh 2022 (arXiv 2203.05683). G, the part `guide`, is a bottleneck of linear layers with a ReLU
-    and dropout between them, as in the authors' notebook for Derm7pt (2048, 1024, 512, 512, 1024, 2048) in
-    proportion to both widths; their RadPath's lacks a layer. Theirs ends in a ReLU too, because their latents
-    are not negative; those of a ViT have passed a LayerNorm and may be, so here it does not.
+    Mallya and Hamarneh 2022 (arXiv 2203.05683). G, the part `guide`, is a bottleneck of linear layers with a ReLU and
+    dropout between them. Its widths are in the proportions of the authors' notebook for Derm7pt (2048, 1024, 512, 512,
+    1024, 2048); their notebook for RadPath has one layer less. Their G also ends in a ReLU, because their latents are
+    not negative; the embedding of a ViT has passed a LayerNorm and may be negative, so here G ends in a linear layer.
 
-    Its two heads answer in the student's place: `superior`, the paper's G(I), is the teacher's own classifier D_S,
-    frozen, on G(z_I); `joint`, its G(I)+I, is a linear layer of its own on z_I and G(z_I), in that notebook's
-    order. The stages of a training say which part learns when, and which head answers (`search_spaces/guidance.yaml`).
+    The logits of its two heads can replace those of the student. `superior`, the paper's G(I), is the frozen classifier
+    D_S of the teacher on G(z_I). `joint`, the paper's G(I)+I, is a new linear layer on z_I and G(z_I), in the order of
+    that notebook. The stages of a training determine which part learns when, and which head is scored
+    (`search_spaces/guidance.yaml`).
 
-    Rows without an embedding (NaN) are left out.
+    Samples without an embedding of the teacher (NaN) are left out.
     """
 
     Params = GuidanceParams
@@ -65,11 +66,11 @@ class Guidance(Objective):
 
 
 class Guided(nn.Module):
-    """Logits (B, K) from the student's embedding (B, D), by way of the guide.
+    """Maps the student's embedding (B, D) to logits (B, K) through the guide.
 
     Args:
-        width: of what the guide says.
-        classifier: reads what the guide says or, where it is wide enough for both, the embedding and that.
+        width: of the output of the guide.
+        classifier: reads the output of the guide or, if it is wide enough for both, the embedding and that output.
     """
 
     def __init__(self, guide: nn.Sequential, width: int, classifier: Frozen | Joint) -> None:
@@ -81,19 +82,19 @@ class Guided(nn.Module):
 
     @classmethod
     def empty(cls, student_dim: int, width: int, num_logits: int, joint: bool) -> Guided:
-        """One to load weights into."""
+        """Returns a module that weights can be loaded into."""
         inputs = student_dim + width if joint else width
         return cls(guide(student_dim, width, 0.0), width, Frozen(inputs, num_logits))
 
     def forward(self, embedding_BD: Tensor) -> Tensor:
-        guessed_BD = self.guide(embedding_BD)
-        read_BD = torch.cat([embedding_BD, guessed_BD], dim=1) if self.joint else guessed_BD
-        logits_BK: Tensor = self.classifier(read_BD)
+        predicted_BD = self.guide(embedding_BD)
+        input_BD = torch.cat([embedding_BD, predicted_BD], dim=1) if self.joint else predicted_BD
+        logits_BK: Tensor = self.classifier(input_BD)
         return logits_BK
 
 
 class Joint(nn.Linear):
-    """A linear layer behind dropout."""
+    """A linear layer after dropout."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__(inputs, outputs)
@@ -104,7 +105,7 @@ class Joint(nn.Linear):
 
 
 class Frozen(nn.Module):
-    """A linear layer that nothing trains: what is in no optimiser cannot be let loose by mistake."""
+    """A linear layer whose weights are buffers, so that no optimiser can train it by mistake."""
 
     weight: Tensor
     bias: Tensor
@@ -119,10 +120,10 @@ class Frozen(nn.Module):
 
 
 def guide(student_dim: int, teacher_dim: int, dropout: float) -> nn.Sequential:
-    """A half and a quarter of the student's width, then a quarter and a half of the teacher's, but LEAST at least."""
+    """Returns layers with 1/2 and 1/4 of the student's width, then 1/4 and 1/2 of the teacher's, at least MIN_UNITS."""
     halves = (student_dim // 2, student_dim // 4, teacher_dim // 4, teacher_dim // 2)
-    widths = (student_dim, *(max(width, LEAST) for width in halves))
+    widths = (student_dim, *(max(width, MIN_UNITS) for width in halves))
     layers: list[nn.Module] = []
-    for one, following in pairwise(widths):
-        layers += [nn.Linear(one, following), nn.ReLU(), nn.Dropout(dropout)]
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.Dropout(dropout)]
     return nn.Sequential(*layers, nn.Linear(widths[-1], teacher_dim))

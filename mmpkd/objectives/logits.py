@@ -1,4 +1,4 @@
-"""Logit distillation: the student matches the teacher's softened probabilities."""
+"""Logit distillation: the student matches the softened probabilities of the teacher."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutpu
 
 class LogitsParams(Strict):
     temperature: Annotated[float, Field(gt=0)] = 2.0
-    standardize: bool = False  # logits over the classes of a sample, before the temperature
+    standardize: bool = False  # z-score the logits over the classes of a sample, before the temperature
 
 
 class Logits(Objective):
     """T^2 KL(teacher || student) at temperature T, averaged over samples, then over tasks.
 
-    Softmax form for multi-class tasks (Hinton et al. 2015, arXiv 1503.02531, section 2); for binary
-    and multi-label tasks the Bernoulli KL of each logit, averaged over logits. T^2 is kept at every
-    weight, which keeps gradients comparable over temperatures; torchdistill's KDLoss drops it when
-    alpha is 0 or None. The teacher's entropy is subtracted, so the term is 0 where both agree.
+    Multi-class tasks use the softmax form (Hinton et al. 2015, arXiv 1503.02531, section 2), binary and multi-label
+    tasks the Bernoulli KL of each logit, averaged over logits. T^2 is kept at every weight, so that gradients are
+    comparable between temperatures; torchdistill's KDLoss drops it when alpha is 0 or None. The teacher's entropy is
+    subtracted, so the term is 0 where both agree.
 
-    `standardize` takes the z-score of both sides over the classes (Sun et al. 2024, arXiv 2403.01427),
-    so that the student follows the order and spacing of the teacher's logits, not their scale; mean and
-    standard deviation as in the authors' code (over C - 1, plus 1e-7). It wants tasks of three classes
-    or more: of two, only the sign would be left, and independent sigmoids would lose how many there are.
+    `standardize` takes the z-score of both sides over the classes (Sun et al. 2024, arXiv 2403.01427), so that the
+    student follows the order and spacing of the teacher's logits, not their scale. Mean and standard deviation are
+    those of the authors' code (over C - 1, plus 1e-7). It needs tasks of three classes or more: with two classes, only
+    the sign would be left, and independent sigmoids would lose the number of positive labels.
 
-    Teacher targets count whether or not the sample's own label is known: that is their benefit.
-    Rows for which the teacher has nothing to say (NaN) are left out.
+    Teacher targets count whether or not the label of the sample is known; this is their benefit. Samples without an
+    output of the teacher (NaN) are left out.
     """
 
     Params = LogitsParams
@@ -69,13 +69,13 @@ class Logits(Objective):
 
 
 def softmax_kl(student_BC: Tensor, teacher_BC: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) of each sample, shape B."""
+    """Returns KL(softmax(teacher) || softmax(student)) of each sample (B)."""
     kl_BC = F.kl_div(student_BC.log_softmax(1), teacher_BC.log_softmax(1), log_target=True, reduction="none")
     return kl_BC.sum(dim=1)
 
 
 def bernoulli_kl(student_BL: Tensor, teacher_BL: Tensor) -> Tensor:
-    """KL(Bernoulli(sigmoid(teacher)) || Bernoulli(sigmoid(student))), mean over labels; shape B."""
+    """Returns KL(Bernoulli(sigmoid(teacher)) || Bernoulli(sigmoid(student))), averaged over labels (B)."""
     target_BL = teacher_BL.sigmoid()
     cross_BL = F.binary_cross_entropy_with_logits(student_BL, target_BL, reduction="none")
     entropy_BL = F.binary_cross_entropy_with_logits(teacher_BL, target_BL, reduction="none")
@@ -83,11 +83,11 @@ def bernoulli_kl(student_BL: Tensor, teacher_BL: Tensor) -> Tensor:
 
 
 def z_score(logits_BC: Tensor) -> Tensor:
-    """Logits less their mean over the classes, in standard deviations of them."""
+    """Returns the logits minus their mean over the classes, divided by their standard deviation."""
     return (logits_BC - logits_BC.mean(dim=1, keepdim=True)) / (logits_BC.std(dim=1, keepdim=True) + 1e-7)
 
 
 def without_three_classes(tasks: Sequence[Task]) -> str:
-    """The tasks whose answer is no softmax over three classes or more, named for a message; '' if there are none."""
+    """Returns the names of the tasks that are not a softmax over three or more classes, for a message."""
     unfit = [task for task in tasks if task.kind != "multiclass" or task.num_logits < 3]
     return ", ".join(f"{task.name} ({task.kind} of {len(task.labels)})" for task in unfit)

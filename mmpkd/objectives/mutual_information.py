@@ -1,4 +1,4 @@
-"""Cross-modal mutual information: a critic tells true pairs of image and teacher from mixed ones."""
+"""Cross-modal mutual information: a critic distinguishes true pairs of image and teacher from mixed pairs."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ class MutualInformationParams(VectorParams):
 
 
 class MutualInformation(VectorObjective):
-    """CMIM's term (Sylvain et al. 2020, arXiv 2010.10593): maximise the mutual information between the
-    student's vector and the teacher's embedding, so that the image learns what the other modality knows.
+    """The term of CMIM (Sylvain et al. 2020, arXiv 2010.10593): maximises the mutual information between the student's
+    vector and the teacher's embedding, so that the image representation acquires what the other modality contains.
 
-    Only the abstract and the references of that paper were at hand, which do not name the estimator. The
-    Jensen-Shannon one is our choice (f-GAN, Nowozin et al. 2016, arXiv 1606.00709; Deep InfoMax, Hjelm et
-    al. 2019, arXiv 1808.06670, equation 4): with the critic T,
+    Only the abstract and the references of that paper were available, which do not name the estimator. We chose the
+    Jensen-Shannon estimator (f-GAN, Nowozin et al. 2016, arXiv 1606.00709; Deep InfoMax, Hjelm et al. 2019, arXiv
+    1808.06670, equation 4). With the critic T, the term is
 
         mean over true pairs of softplus(-T) + mean over mixed pairs of softplus(T),
 
-    the negative of Deep InfoMax's bound: >= 0, 2 ln 2 where the critic knows nothing, and at the best critic
-    2 ln 2 - 2 JSD(true || mixed). Critic and student descend it together, so it needs no second optimiser;
-    the bound of MINE (Donsker-Varadhan), also in the references, has neither floor nor unbiased gradient.
-    InfoNCE is the other usual estimator; that is `contrastive`, and is not offered twice.
+    the negative of Deep InfoMax's bound. It is >= 0, equals 2 ln 2 for an uninformative critic, and 2 ln 2 -
+    2 JSD(true || mixed) for the best critic. Critic and student minimise it together, so it needs no second optimiser.
+    The bound of MINE (Donsker-Varadhan), also in the references, has no lower bound and a biased gradient. InfoNCE, the
+    other common estimator, is the objective `contrastive`.
 
-    The critic is one hidden layer on both vectors side by side (Deep InfoMax's concatenation form), asked
-    of all pairs of the batch. Mixed pairs are of different patients: images of one patient share a report,
-    so they are left out. So are rows without an embedding (NaN); without a mixed pair the term is 0.
+    The critic has one hidden layer on both vectors side by side (the concatenation form of Deep InfoMax), and is
+    evaluated on all pairs of the batch. Mixed pairs are of different patients: images of one patient share a report, so
+    their pairs are left out, and so are samples without an embedding (NaN). Without a mixed pair the term is 0.
     """
 
     Params = MutualInformationParams
-    least_batch = 2
+    min_batch = 2
 
     def __init__(
         self, params: MutualInformationParams, tasks: Sequence[Task], student_dim: int, teacher_dim: int
     ) -> None:
         super().__init__(params, tasks, student_dim, teacher_dim)
-        # A linear map of two vectors side by side is the sum of one of each, which need not be asked B times.
+        # A linear map of two concatenated vectors is the sum of two maps, each of which is computed once per sample.
         self.student_half = nn.Linear(student_dim, params.width)
         self.teacher_half = nn.Linear(teacher_dim, params.width, bias=False)
         self.score = nn.Linear(params.width, 1)

@@ -1,4 +1,4 @@
-"""What every term of the loss is."""
+"""The interface of every objective, a term of the loss."""
 
 from __future__ import annotations
 
@@ -12,34 +12,41 @@ from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutpu
 
 
 class Objective(nn.Module):
-    """A term of the loss. Its own parameters join the optimiser and leave at export, unless a head of it answers.
+    """A term of the loss. Its own parameters join the optimiser, and are not exported unless one of its heads is used.
 
-    `heads` names what can answer in the student's place: parts of this module that only their answers train, and
-    the further parts that each answer passes through. `needs` and `least_batch` may be set on the class or, where they
-    depend on the parameters, in `__init__`; they are read when the plan is made, from an instance on the meta device.
+    `heads` names the parts of this module whose logits can replace those of the student. Each head is trained only
+    through its logits, and maps to the further parts through which these are computed. `needs` and `min_batch` may be
+    set on the class or, if they depend on the parameters, in `__init__`. A plan reads them from an instance on the meta
+    device.
     """
 
     Params: ClassVar[type[Strict]]
     needs: Needs
-    least_batch: int = 1  # samples, of fewer of which this term says nothing: where it compares them
+    min_batch: int = 1  # samples; with fewer the term is not defined, because it compares samples
     heads: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, params: Any, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:
-        """`params` is a `Params` of this objective; the dims are the widths of both embeddings."""
+        """Builds the objective.
+
+        Args:
+            params: a `Params` of this objective.
+            student_dim, teacher_dim: widths of the embeddings of student and teacher.
+        """
         super().__init__()
 
     @classmethod
     def check(cls, params: Any, tasks: Sequence[Task]) -> list[Mistake]:
-        """What is wrong with this term on these tasks, under paths relative to the objective ('' for itself)."""
+        """Returns what is wrong with this term on these tasks, under paths relative to the objective or ''."""
         return []
 
     def inherit(self, weight_KD: Tensor, bias_K: Tensor) -> None:
-        """Takes over the teacher's classifier; called once, where `needs` names the `head`."""
+        """Copies the teacher's classifier. It is called once, if `needs` names the `head`."""
 
     def head(self, name: str) -> nn.Module:
-        """One of the `heads`, logits (B, K) from the student's embedding (B, D), sharing this module's weights."""
+        """Returns one of the `heads` as a module that maps the student's embedding (B, D) to logits (B, K). It shares
+        its weights with this module."""
         raise NotImplementedError
 
     def forward(self, student: StudentOutput, teacher: TeacherOutput, batch: Batch) -> Tensor:
-        """The unweighted term: a scalar >= 0, least where the student matches the teacher."""
+        """Returns the unweighted term: a scalar >= 0 that is smallest if the student matches the teacher."""
         raise NotImplementedError

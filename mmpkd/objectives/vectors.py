@@ -1,4 +1,4 @@
-"""What the objectives between pooled vectors share: which vectors, and which pairs of samples are negatives."""
+"""The shared parts of objectives between pooled vectors: the vectors, and the negative pairs of samples."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from mmpkd.types import Needs, StudentOutput, Task, TeacherOutput
 
 
 class VectorParams(Strict):
-    layer: Annotated[int, Field(ge=0)] | None = None  # block whose CLS token is read; None: the student's embedding
+    layer: Annotated[int, Field(ge=0)] | None = (
+        None  # block of the student whose CLS token is used; None: its embedding
+    )
 
 
 class VectorObjective(Objective):
-    """A term between one vector of the student and the teacher's embedding."""
+    """A term between a vector of the student and the embedding of the teacher."""
 
     Params = VectorParams
 
@@ -30,8 +32,8 @@ class VectorObjective(Objective):
         self.needs = Needs(blocks, frozenset({"embedding"}))
 
     def vectors(self, student: StudentOutput, teacher: TeacherOutput) -> tuple[Tensor, Tensor, Tensor]:
-        """The student's vector and the teacher's, which carries no gradient (BD, each of its own width),
-        and whether the teacher has one (B); where it has none, its row is 0."""
+        """Returns the vectors of student and teacher (B, D), each with its own width, and which samples the teacher
+        has a vector for (B). The teacher's vectors carry no gradient; a missing one is 0."""
         assert teacher.embedding_BD is not None
         teacher_BD = teacher.embedding_BD.detach()
         student_BD = student.embedding_BD if self.layer is None else student.hidden_BND[self.layer][:, 0]
@@ -39,13 +41,13 @@ class VectorObjective(Objective):
 
 
 def negative_pairs(known_B: Tensor, patient_B: Tensor) -> Tensor:
-    """Whether samples i and j are a negative pair, shape BB: both known and of different patients.
+    """Returns which samples i and j form a negative pair (B, B): both are known and belong to different patients.
 
-    Images of one patient share a report or a row of findings, so they are no evidence of a mismatch.
+    Images of one patient share a report or a row of findings, so their pairs are not mismatches.
     """
     return known_B[:, None] & known_B & (patient_B[:, None] != patient_B)
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of the values where the mask holds, 0 where it nowhere does; no other value gets a gradient."""
+    """Returns the mean of the values inside the mask, or 0 if it is empty. Values outside get no gradient."""
     return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)

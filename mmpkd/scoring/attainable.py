@@ -1,6 +1,6 @@
-"""The best that maps on a patch grid could score against given regions: what pointing and mass are held against.
+"""The highest scores that maps on a patch grid can attain against given regions, as bounds of pointing and mass.
 
-A cell is seldom covered by a region in full, so that even a perfect map may not reach 1; and one map that serves
+A region seldom covers a cell completely, so that even a perfect map may not reach 1. A single map that serves
 several labels of an image cannot point at all of them.
 """
 
@@ -9,19 +9,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-SCORES = ("pointing", "mass")  # of the others the best map has no closed form
+SCORES = ("pointing", "mass")  # for the other scores, the best map has no closed form
 
 
 def best_shares(cells_Phw: Tensor, seen_Phw: Tensor, image_P: Tensor, label_P: Tensor, one_map: bool) -> Tensor:
-    """What the best maps score (P), in pointing and in mass alike; NaN for a pair without a region.
+    """Returns the score of the best maps (P), which is the same for pointing and mass; NaN for a pair without a region.
 
-    Both scores are, of a map, a weighted mean of the share of each cell that lies in the region, so the best map is
-    one cell: for a map of its own that with the largest share. Where one map serves all labels of an image it is the
-    cell with the largest sum of shares, each weighing as its pair does in the mean over labels of the means over
-    images; the mean of what is returned is then the highest that this mean can be.
+    Both scores of a map are weighted means of the share of each cell that lies in the region, so the best map is a
+    single cell: the one with the largest share, if the label has its own map. If one map serves all labels of an
+    image, it is the cell with the largest weighted sum of shares, where each pair weighs as in the mean over labels of
+    the means over images; the returned values then have the highest possible mean.
 
     Args:
-        cells_Phw, seen_Phw: shares of each cell's area, see `localize.Regions`.
+        cells_Phw, seen_Phw: shares of the area of each cell, see `localize.Regions`.
         one_map: whether one map serves all labels of an image.
     """
     share_PC = (cells_Phw / seen_Phw.clamp(min=1e-12)).flatten(1)

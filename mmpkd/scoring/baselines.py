@@ -1,4 +1,4 @@
-"""Maps that have not looked at the image they are scored on: the yardsticks of every localisation score."""
+"""Maps that ignore the image on which they are scored: the baselines of every localisation score."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ CENTRE_SIGMA = 0.25  # of the content's side, along each axis
 
 
 def centre(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> Tensor:
-    """A Gaussian bump in the middle of each image's content, at the patch centres (N, h, w).
+    """Returns a Gaussian bump in the middle of each image's content, at the patch centres (N, h, w).
 
-    Centred on the content, not on the frame, with a standard deviation of a quarter of the content's
-    side along each axis: what one would guess who knows where the image lies and has not looked.
+    It is centred on the content, not on the frame, with a standard deviation of a quarter of the content's side along
+    each axis: the best guess from the position of the image in its frame alone.
     """
-    # In double precision, and rounded at the end, so that cells equally far tie exactly.
-    row_Nh, column_Nw = (((place - 0.5) / CENTRE_SIGMA) ** 2 for place in _places(box_N4, frame, grid))
+    # Computed in double precision and rounded at the end, so that cells at equal distance tie exactly.
+    row_Nh, column_Nw = (((position - 0.5) / CENTRE_SIGMA) ** 2 for position in _positions(box_N4, frame, grid))
     return torch.exp(-(row_Nh[:, :, None] + column_Nw[:, None, :]) / 2).float()
 
 
 def mean_roi(training: Iterable[tuple[Tensor, Sequence[int]]], grid: tuple[int, int]) -> Tensor | None:
-    """The mean over training images of each label's ROI, in the coordinates of the image's content (R, h, w).
+    """Returns the mean ROI of each label over training images, in the coordinates of the image content (R, h, w).
 
-    A value is the share of its cell that ROIs cover. A label without an ROI in training is expected
-    everywhere alike; None where no label has one. Nothing but this yardstick may read these ROIs.
+    A value is the share of its cell that ROIs cover. The map of a label without an ROI in training is uniform; the
+    result is None if no label has an ROI. Only this baseline may read these ROIs.
 
     Args:
-        training: of each image its masks (R, H, W) in the stored square, and the box of its content.
+        training: for each image, its masks (R, H, W) in the stored square and the box of its content.
     """
     total_Rhw, count_R = torch.zeros(()), torch.zeros(())
     for roi_RHW, (top, left, bottom, right) in training:
@@ -42,9 +42,9 @@ def mean_roi(training: Iterable[tuple[Tensor, Sequence[int]]], grid: tuple[int, 
 
 
 def letterboxed(content_Phw: Tensor, box_P4: Tensor, frame: tuple[int, ...]) -> Tensor:
-    """Maps given in the coordinates of the content, at the patch centres of the frame (P, h, w); 0 on the padding."""
+    """Resamples maps over the content at the patch centres of the frame (P, h, w); they are 0 on the padding."""
     grid = (content_Phw.shape[1], content_Phw.shape[2])
-    row_Ph, column_Pw = (2 * place.float() - 1 for place in _places(box_P4, frame, grid))  # as grid_sample counts
+    row_Ph, column_Pw = (2 * position.float() - 1 for position in _positions(box_P4, frame, grid))  # for grid_sample
     at_Phw2 = torch.stack(
         [column_Pw[:, None, :].expand(-1, grid[0], -1), row_Ph[:, :, None].expand(-1, -1, grid[1])], -1
     )
@@ -53,17 +53,17 @@ def letterboxed(content_Phw: Tensor, box_P4: Tensor, frame: tuple[int, ...]) -> 
 
 
 def inside(box_N4: Tensor, frame: tuple[int, ...]) -> Tensor:
-    """True at the pixels of each image's content (N, H, W)."""
+    """Returns a mask of the content of each image (N, H, W)."""
     top, left, bottom, right = (side[:, None] for side in box_N4.unbind(1))
     row, column = (torch.arange(side, device=box_N4.device) for side in frame)
     return ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
 
 
-def _places(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> list[Tensor]:
-    """Rows (N, h) and columns (N, w) of the patch centres, from 0 to 1 along the content."""
-    places = []
+def _positions(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> list[Tensor]:
+    """Returns the rows (N, h) and columns (N, w) of the patch centres, from 0 to 1 along the content."""
+    positions = []
     for axis in (0, 1):
         low, high = box_N4[:, axis, None].double(), box_N4[:, axis + 2, None].double()
         centre = (torch.arange(grid[axis], device=box_N4.device) + 0.5) * (frame[axis] / grid[axis])
-        places.append((centre - low) / (high - low))
-    return places
+        positions.append((centre - low) / (high - low))
+    return positions

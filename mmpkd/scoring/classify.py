@@ -1,8 +1,8 @@
-"""Classification scores of one split: AUROC, AP, Brier and calibration error, per label and over tasks.
+"""Classification scores of a split: AUROC, AP, Brier score and calibration error, per label and over tasks.
 
-A label has an AUROC and an AP when the split holds both of its classes; otherwise they are NaN,
-left out of the means and counted. Every headline number is the unweighted mean over tasks. AUROC
-and AP rank by log odds, which order samples as probabilities do and never saturate into ties.
+A label has an AUROC and an AP if the split holds both of its classes; otherwise they are NaN, left out of the means
+and counted. Every headline number is the unweighted mean over tasks. AUROC and AP rank by log odds, which order
+samples as probabilities do, but never saturate into ties.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ def score(
     tasks: Sequence[Task],
     weight_RN: Floats | None = None,
 ) -> dict[str, float]:
-    """Every classification metric of a split.
+    """Returns every classification metric of a split.
 
     `auroc`, `ap`: per task the mean over its labels that have both classes (a binary task has one
     label, its positive class; a multi-class task is scored one class against the rest).
     `brier`: binary mean (p - y)^2; multi-class summed over classes; multi-label mean over labels.
     `ece`: binary on P(positive); multi-class on the confidence of the top class; multi-label mean
     over labels (Guo et al. 2017, eq. 3, 15 bins of equal width).
-    `balanced_accuracy`: of a multi-class task, whose answer is its likeliest class, the mean recall of the classes
-    that occur; of every other label the mean of sensitivity and specificity, where it is called above a
-    probability of 0.5 (no threshold is tuned), then the mean over those with both classes.
-    `auroc_se` is there if `weight_RN` (see `stats.patient_weights`) is.
+    `balanced_accuracy`: for a multi-class task, which predicts its likeliest class, the mean recall of the classes
+    that occur; for every other label the mean of sensitivity and specificity at a probability of 0.5 (no threshold is
+    tuned), then the mean over the labels with both classes.
+    `auroc_se` is computed if `weight_RN` is given (see `stats.patient_weights`).
 
     Returns:
         `auroc`, `ap`, `brier`, `ece`, `balanced_accuracy`, `auroc_undefined` (labels without both classes), and
@@ -47,7 +47,7 @@ def score(
         makes `auroc`, `ap` and `balanced_accuracy` NaN: planning refuses it (see `scorable`).
 
     Raises:
-        ValueError: logits that are not finite.
+        ValueError: some logits are not finite.
     """
     logits = np.asarray(logits_NK, dtype=np.float64)
     positive = np.asarray(target_NK) > 0.5
@@ -82,18 +82,18 @@ def score(
 
 
 def scorable(target_NK: ArrayLike, known_NK: ArrayLike, tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
-    """The labels of each task that have both classes in a split, which are the ones `auroc` averages."""
+    """Returns the labels of each task with both classes in a split; `auroc` is the mean over these."""
     positive = np.asarray(target_NK) > 0.5
     known = np.asarray(known_NK, dtype=np.bool_)
     both: Bools = np.any(positive & known, axis=0) & np.any(~positive & known, axis=0)
     return {
-        task.name: tuple(name for name, there in zip(task.logit_names, both[task.columns], strict=True) if there)
+        task.name: tuple(name for name, has in zip(task.logit_names, both[task.columns], strict=True) if has)
         for task in tasks
     }
 
 
 def probabilities(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
-    """Softmax over the classes of a multi-class task, sigmoid of every other logit."""
+    """Returns the softmax over the classes of a multi-class task, and the sigmoid of every other logit."""
     logits = np.asarray(logits_NK, dtype=np.float64)
     probability_NK: Floats = expit(logits)
     for task in tasks:
@@ -103,7 +103,7 @@ def probabilities(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
 
 
 def entropy(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
-    """How unsure each sample's prediction is, N: mean over tasks, of a binary or multi-label one over labels; nats."""
+    """Returns the entropy of each prediction (N) in nats: the mean over tasks, and over sigmoid labels of a task."""
     p = probabilities(logits_NK, tasks)
     bernoulli_NK = -(xlogy(p, p) + xlogy(1 - p, 1 - p))
     by_task = [
@@ -112,26 +112,26 @@ def entropy(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
         else bernoulli_NK[:, task.columns].mean(axis=1)
         for task in tasks
     ]
-    unsure_N: Floats = np.mean(by_task, axis=0)
-    return unsure_N
+    entropy_N: Floats = np.mean(by_task, axis=0)
+    return entropy_N
 
 
 def log_odds(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
-    """log(p / (1 - p)) of each probability: the logit itself, or class against the rest of its softmax."""
+    """Returns log(p / (1 - p)) of each probability: the logit itself, or a class against the others of its softmax."""
     logits = np.asarray(logits_NK, dtype=np.float64)
     odds_NK = logits.copy()
     for task in tasks:
         if task.kind == "multiclass":
             for column in range(task.columns.start, task.columns.stop):
-                rest = [other for other in range(task.columns.start, task.columns.stop) if other != column]
-                odds_NK[:, column] -= logsumexp(logits[:, rest], axis=1)
+                others = [other for other in range(task.columns.start, task.columns.stop) if other != column]
+                odds_NK[:, column] -= logsumexp(logits[:, others], axis=1)
     return odds_NK
 
 
 def average_precision(score_NL: Floats, positive_NL: Bools, known_NL: Bools) -> Floats:
-    """Sum of precision x gain in recall over the thresholds, equal scores entering together.
+    """Returns the sum of precision x gain in recall over the thresholds; samples with equal scores count together.
 
-    NaN for a column without a positive or without a negative.
+    It is NaN for a column without a positive or without a negative.
     """
     ap_L = np.full(score_NL.shape[1], np.nan)
     for column in range(score_NL.shape[1]):
@@ -147,14 +147,14 @@ def average_precision(score_NL: Floats, positive_NL: Bools, known_NL: Bools) -> 
 
 
 def calibration_error(confidence_N: Floats, correct_N: NDArray[Any]) -> float:
-    """Expected calibration error: mean over samples of |mean confidence - share correct| of their bin."""
+    """Returns the expected calibration error: mean over samples of |mean confidence - share correct| of their bin."""
     bins = np.clip(np.digitize(confidence_N, np.linspace(0, 1, NUM_BINS + 1)) - 1, 0, NUM_BINS - 1)
     gap = np.bincount(bins, confidence_N - correct_N, minlength=NUM_BINS)
     return float(np.abs(gap).sum() / len(confidence_N)) if len(confidence_N) else float("nan")
 
 
 def over_tasks(value_RK: Floats, defined_K: Bools, tasks: Sequence[Task]) -> Floats:
-    """Mean over tasks of the mean over each task's defined labels; a row lacking one of them is NaN."""
+    """Returns the mean over tasks of the mean over each task's defined labels; a row that lacks one of them is NaN."""
     by_task = [macro(value_RK[:, task.columns][:, defined_K[task.columns]]) for task in tasks]
     return macro(np.stack(by_task, axis=1))
 

@@ -1,15 +1,14 @@
-"""Scores of saliency maps against regions of interest, beside those of maps that have not looked.
+"""Scores of saliency maps against regions of interest, beside the scores of maps that ignore the image.
 
-One value for each (image, label) that has an ROI; several ROIs of a label on an image are their
-union. Scored in the store frame; `score_original` does the same in an original image's. Everything
-that depends on the ROIs alone is prepared once, in `Regions`; scoring new maps is then a few tensor
-operations. The formulas are in `scores.py`.
+There is one value for each (image, label) with an ROI; several ROIs of a label on an image form their union. Maps are
+scored in the store frame; `measure_original` scores in the frame of the original image. Everything that depends on
+the ROIs alone is prepared once, in `Regions`, so that scoring new maps takes a few tensor operations. The formulas
+are in `formulas.py`.
 
-Padding (what the letterbox added) counts as outside for pointing and mass, so that a map that
-looks at the border loses, and is left out of the scores of pixels. Where scores are restricted to the
-foreground (a mammogram is mostly black film), nothing outside it counts at all: maps are 0 there.
-No ROI: NaN, and counted. A map that is zero everywhere predicts nothing: mass and IoU are 0, and what
-ranks cells or pixels is at chance, as it is for any flat map.
+Padding by the letterbox counts as outside for pointing and mass, so that a map that attends to the border scores
+lower; it is left out of the pixel scores. Where scores are restricted to the foreground (a mammogram is mostly black
+film), nothing outside it counts at all: maps are 0 there. An (image, label) without an ROI is NaN, and counted. A map
+that is zero everywhere predicts nothing: its mass and IoU are 0, and its rank scores are at chance, as for a flat map.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ from mmpkd.scoring.stats import Floats, macro, standard_error, weighted_mean
 
 MEASURED = ("pointing", "mass", "pixel_ap", "rank", "cnr", "iou_otsu")
 SCORES = (*MEASURED, "iou_tuned")
-UNSEEING = ("chance", "centre", "prior")  # maps that have not looked
-DARK = 0.1  # of the way from an image's 1st to its 99th percentile: background below
-CHUNK_PIXELS = 1 << 18  # the scores of pixels work through so many at once, which stay in the cache
+BASELINES = ("chance", "centre", "prior")  # maps that ignore the image
+DARK = 0.1  # between an image's 1st and 99th percentile of grey: lower values are background
+CHUNK_PIXELS = 1 << 18  # pixels that are scored at once: so many fit into the CPU cache
 # A pixel is above 0.2 of an 8-bit image where its level is above 51.
 CUTS = [int(threshold * (formulas.NUM_LEVELS - 1) + 1e-9) for threshold in formulas.THRESHOLDS]
-NUM_MEASURED = len(MEASURED) + len(CUTS)  # columns of what `measure` finds
+NUM_MEASURED = len(MEASURED) + len(CUTS)  # columns of the result of `measure`
 
 
 @dataclass(frozen=True)
 class Regions:
-    """The ROIs of some images, laid out by pair: P = the (image, label) pairs that have an ROI.
+    """The ROIs of some images by pair: P is the number of (image, label) pairs with an ROI.
 
     `box_P4` is the content of each pair's image inside its letterbox (top, left, bottom, right).
     """
@@ -55,7 +54,7 @@ class Regions:
     cells_Phw: Tensor  # share of each patch cell's area that the ROI covers
     box_P4: Tensor
     inside_PHW: Tensor  # bool: the pixels that count, the content or the foreground
-    seen_Phw: Tensor  # share of each patch cell's area that counts: 1, or what of it is in the foreground
+    seen_Phw: Tensor  # share of each patch cell's area that counts: 1, or the share in the foreground
 
     @classmethod
     def of(
@@ -66,12 +65,12 @@ class Regions:
         device: torch.device | str | None = None,
         foreground_NHW: NDArray[np.bool_] | None = None,
     ) -> Regions:
-        """The pairs of N images and R labels, on the device where the maps will be.
+        """Returns the pairs of N images and R labels, on the device of the maps.
 
-        With `foreground_NHW` (see `foreground`) nothing outside it counts, of maps or of regions.
+        With `foreground_NHW` (see `foreground`) nothing outside it counts, in maps or in regions.
 
         Raises:
-            ValueError: a frame that the patch grid does not divide.
+            ValueError: the patch grid does not divide the frame.
         """
         roi_NRHW, box_N4 = torch.as_tensor(roi_NRHW), torch.as_tensor(content_box_N4)
         (height, width), (rows, columns) = roi_NRHW.shape[2:], grid
@@ -82,7 +81,7 @@ class Regions:
         inside_NHW = baselines.inside(box_N4, (height, width))
         if foreground_NHW is not None:
             inside_NHW = inside_NHW & torch.as_tensor(foreground_NHW)
-            roi_NRHW = roi_NRHW & inside_NHW[:, None]  # an ROI outside the foreground is none
+            roi_NRHW = roi_NRHW & inside_NHW[:, None]  # an ROI outside the foreground is no ROI
         image_P, label_P = roi_NRHW.flatten(2).any(dim=2).nonzero(as_tuple=True)
         inside_PHW = inside_NHW[image_P].to(device)
         roi_PHW = roi_NRHW[image_P, label_P].to(device) & inside_PHW
@@ -105,20 +104,20 @@ class Regions:
 
 
 def score(map_NRhw: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
-    """Every one of SCORES, each (N, R), NaN where there is no ROI.
+    """Returns all SCORES, each (N, R); NaN without an ROI.
 
     Args:
-        map_NRhw: on the patch grid, non-negative, in any scale; R is 1 where one map serves all labels.
-        threshold_R: see `finish`.
+        map_NRhw: on the patch grid, non-negative, in any scale; R is 1 if one map serves all labels.
+        threshold_R: see `by_image`.
 
     Raises:
-        ValueError: maps of another number or grid than the regions', negative or not finite.
+        ValueError: maps differ from the regions in number or grid, are negative, or are not finite.
     """
-    return finish(measure(by_pair(map_NRhw, regions), regions), regions, threshold_R)
+    return by_image(measure(by_pair(map_NRhw, regions), regions), regions, threshold_R)
 
 
 def by_pair(map_NRhw: Tensor, regions: Regions) -> Tensor:
-    """The map of each pair (P, h, w); raises as `score` does."""
+    """Returns the map of each pair (P, h, w). Raises ValueError as `score` does."""
     (num_images, num_labels), given = regions.shape, tuple(map_NRhw.shape)
     if given not in [(num_images, count, *regions.grid) for count in (1, num_labels)]:
         raise ValueError(
@@ -130,10 +129,10 @@ def by_pair(map_NRhw: Tensor, regions: Regions) -> Tensor:
 
 
 def measure(map_Phw: Tensor, regions: Regions) -> Tensor:
-    """The scores of MEASURED, then the IoU at each of THRESHOLDS (P, S); maps are upsampled to the store frame.
+    """Returns the scores of MEASURED, then the IoU at each of THRESHOLDS (P, S), in the store frame.
 
-    Bilinearly (align_corners=False), and scaled on the grid first: a constant map becomes exactly zero
-    there, where upsampling would leave rounding noise that the later scaling blows up to a full ranking.
+    Maps are upsampled bilinearly (align_corners=False). They are scaled on the grid first, so that a constant map is
+    exactly zero: otherwise the rounding noise of upsampling would be scaled up to a full ranking.
     """
     height, width = regions.roi_PHW.shape[1:]
     pixels = []
@@ -143,35 +142,35 @@ def measure(map_Phw: Tensor, regions: Regions) -> Tensor:
         grid_P1hw = formulas.scaled(map_Phw[part])[:, None]
         up_PHW = F.interpolate(grid_P1hw, (height, width), mode="bilinear", align_corners=False)[:, 0]
         pixels.append(_measure_pixels(up_PHW, regions.roi_PHW[part], regions.inside_PHW[part]))
-    cells = [kind(map_Phw, regions.cells_Phw, regions.seen_Phw) for kind in (formulas.pointing, formulas.mass)]
+    cells = [formula(map_Phw, regions.cells_Phw, regions.seen_Phw) for formula in (formulas.pointing, formulas.mass)]
     return torch.cat([torch.stack(cells, dim=1).double(), torch.cat(pixels)], dim=1)
 
 
 def measure_original(
     map_hw: Tensor, roi_HW: NDArray[np.bool_], letterbox: Letterbox, inside_HW: NDArray[np.bool_] | None = None
 ) -> Tensor:
-    """`measure` of one map (1, S) in the frame of the original image, against its ROI there.
+    """Returns `measure` of a single map (1, S) in the frame of the original image, against the ROI there.
 
-    The cells' shares are those of the ROI as it was drawn, and the upsampled map is the one of the
-    store frame, read at the original pixels' centres. `inside_HW`: where only the foreground counts.
+    The shares of cells are those of the original ROI, and the upsampled map is that of the store frame, read at the
+    centres of the original pixels. `inside_HW` is the foreground, where nothing else counts.
     """
     grid = (int(map_hw.shape[0]), int(map_hw.shape[1]))
     counts_HW = np.ones_like(roi_HW) if inside_HW is None else inside_HW
     roi_HW = roi_HW & counts_HW
-    if not roi_HW.any():  # the stored foreground kept a pixel of it, which read at this scale it does not
+    if not roi_HW.any():  # a pixel of the ROI is in the stored foreground, but none at the original scale
         return torch.full((1, NUM_MEASURED), torch.nan, dtype=torch.float64)
     cells_1hw, seen_1hw = (share_hw[None] for share_hw in original_shares(roi_HW, letterbox, grid, inside_HW))
-    one_1hw = torch.as_tensor(map_hw).cpu().float()[None]
-    up_HW = letterbox.original_map(formulas.scaled(one_1hw)[0].numpy())
-    pixels = _measure_pixels(*(torch.from_numpy(one)[None] for one in (up_HW, roi_HW, counts_HW)))
-    cells = [kind(one_1hw, cells_1hw, seen_1hw) for kind in (formulas.pointing, formulas.mass)]
+    map_1hw = torch.as_tensor(map_hw).cpu().float()[None]
+    up_HW = letterbox.original_map(formulas.scaled(map_1hw)[0].numpy())
+    pixels = _measure_pixels(*(torch.from_numpy(array_HW)[None] for array_HW in (up_HW, roi_HW, counts_HW)))
+    cells = [formula(map_1hw, cells_1hw, seen_1hw) for formula in (formulas.pointing, formulas.mass)]
     return torch.cat([torch.stack(cells, dim=1).double(), pixels], dim=1)
 
 
 def original_shares(
     roi_HW: NDArray[np.bool_], letterbox: Letterbox, grid: tuple[int, int], inside_HW: NDArray[np.bool_] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """`cells` and `seen` (h, w) of `Regions`, of one ROI as it was drawn on the original image."""
+    """Returns `cells` and `seen` (h, w), as in `Regions`, for an ROI in the frame of the original image."""
     roi_HW = roi_HW if inside_HW is None else roi_HW & inside_HW
     cells_hw = letterbox.cell_shares(roi_HW, grid)
     seen_hw = np.ones_like(cells_hw) if inside_HW is None else letterbox.cell_shares(inside_HW, grid)
@@ -181,36 +180,36 @@ def original_shares(
 def _measure_pixels(map_PHW: Tensor, roi_PHW: Tensor, inside_PHW: Tensor) -> Tensor:
     count_PL2 = formulas.histogram(map_PHW, roi_PHW, inside_PHW)
     iou_PL = formulas.iou(count_PL2)
-    ranked = [formulas.pixel_ap(count_PL2), formulas.rank(count_PL2), formulas.cnr(count_PL2)]
-    cut = iou_PL.gather(1, formulas.otsu(count_PL2)[:, None])
-    return torch.cat([torch.stack(ranked, dim=1), cut, iou_PL[:, CUTS]], dim=1)
+    rank_scores = [formulas.pixel_ap(count_PL2), formulas.rank(count_PL2), formulas.cnr(count_PL2)]
+    iou_otsu_P1 = iou_PL.gather(1, formulas.otsu(count_PL2)[:, None])
+    return torch.cat([torch.stack(rank_scores, dim=1), iou_otsu_P1, iou_PL[:, CUTS]], dim=1)
 
 
-def finish(measured_PS: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
-    """Every one of SCORES, each (N, R), from what `measure` or `measure_original` found.
+def by_image(measured_PS: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
+    """Returns all SCORES, each (N, R), from the result of `measure` or `measure_original`.
 
     Args:
-        threshold_R: of `iou_tuned`, chosen by `tuned` on other images. Without it the thresholds are
-            chosen on these very pairs, which flatters the score: so it is during a sweep, for every
-            trial alike. NaN for a label is a label without a threshold, and so without a score.
+        threshold_R: of `iou_tuned`, chosen by `tuned_thresholds` on other images. Without it the thresholds are
+            chosen on these same pairs, which raises the score; a sweep does this, for every trial alike. A label
+            whose threshold is NaN has no score.
     """
-    threshold_R = tuned(measured_PS, regions) if threshold_R is None else threshold_R
+    threshold_R = tuned_thresholds(measured_PS, regions) if threshold_R is None else threshold_R
     label_P = regions.label_P.cpu().numpy()
     value_PS = measured_PS.cpu().numpy()
-    chosen_P = threshold_R[label_P]
-    cut_P = np.abs(np.array(formulas.THRESHOLDS) - chosen_P[:, None]).argmin(axis=1)
-    tuned_P = np.where(np.isnan(chosen_P), np.nan, value_PS[np.arange(len(cut_P)), len(MEASURED) + cut_P])
-    found: dict[str, Floats] = {}
+    threshold_P = threshold_R[label_P]
+    cut_P = np.abs(np.array(formulas.THRESHOLDS) - threshold_P[:, None]).argmin(axis=1)
+    tuned_P = np.where(np.isnan(threshold_P), np.nan, value_PS[np.arange(len(cut_P)), len(MEASURED) + cut_P])
+    scores: dict[str, Floats] = {}
     for name, value_P in zip(SCORES, [*value_PS.T[: len(MEASURED)], tuned_P], strict=True):
-        found[name] = np.full(regions.shape, np.nan)
-        found[name][regions.image_P.cpu().numpy(), label_P] = value_P
-    return found
+        scores[name] = np.full(regions.shape, np.nan)
+        scores[name][regions.image_P.cpu().numpy(), label_P] = value_P
+    return scores
 
 
-def tuned(measured_PS: Tensor, regions: Regions) -> Floats:
-    """Of each label (R) the one of THRESHOLDS with the highest mean IoU, the lowest of equals; NaN without an ROI.
+def tuned_thresholds(measured_PS: Tensor, regions: Regions) -> Floats:
+    """Returns for each label (R) the threshold with the highest mean IoU, the lowest of ties; NaN without an ROI.
 
-    As CheXlocalize tunes, per label, on validation.
+    CheXlocalize tunes in the same way, per label, on validation.
     """
     iou_PT, label_P = measured_PS[:, len(MEASURED) :].cpu().numpy(), regions.label_P.cpu().numpy()
     threshold_R = np.full(regions.shape[1], np.nan)
@@ -219,11 +218,11 @@ def tuned(measured_PS: Tensor, regions: Regions) -> Floats:
     return threshold_R
 
 
-def unseeing(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Tensor]:
-    """Maps that ignore the image, by pair (P, h, w).
+def baseline_maps(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Tensor]:
+    """Returns maps that ignore the image, by pair (P, h, w).
 
-    `chance` is uniform, `centre` a bump in the middle of the content, `prior` the mean ROI of the
-    training images (see `priors.mean_roi`), where that is given: a map for each label, or one for all.
+    `chance` is uniform, and `centre` is a bump in the middle of the content. `prior` is the mean ROI of the training
+    images (see `baselines.mean_roi`), if given: a map for each label, or one for all.
     """
     frame = tuple(regions.roi_PHW.shape[1:])
     maps = {
@@ -237,17 +236,17 @@ def unseeing(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Ten
 
 
 def baseline_scores(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Floats]:
-    """What the maps of `unseeing` score: `<score>_chance`, `<score>_centre`, `<score>_prior`, each (N, R).
+    """Returns the scores of `baseline_maps`: `<score>_chance`, `<score>_centre`, `<score>_prior`, each (N, R).
 
-    They depend on the ROIs alone: compute them once per validation set. A student whose one map serves all labels is
-    held against a prior that is one map, too.
+    They depend on the ROIs alone. A student with a single map for all labels is compared with a single prior map.
     """
-    found = {name: finish(measure(map_Phw, regions), regions) for name, map_Phw in unseeing(regions, prior_Rhw).items()}
-    return {f"{score}_{name}": values for name, by_score in found.items() for score, values in by_score.items()}
+    maps = baseline_maps(regions, prior_Rhw)
+    scores = {name: by_image(measure(map_Phw, regions), regions) for name, map_Phw in maps.items()}
+    return {f"{score}_{name}": value_NR for name, by_score in scores.items() for score, value_NR in by_score.items()}
 
 
 def bounds(regions: Regions, one_map: bool) -> dict[str, Floats]:
-    """What `attainable.best_shares` finds, as `pointing_max` and `mass_max`, each (N, R)."""
+    """Returns the highest attainable scores, `pointing_max` and `mass_max`, each (N, R); see `attainable`."""
     best_P = attainable.best_shares(regions.cells_Phw, regions.seen_Phw, regions.image_P, regions.label_P, one_map)
     best_NR = np.full(regions.shape, np.nan)
     best_NR[regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()] = best_P.cpu().numpy()
@@ -255,21 +254,21 @@ def bounds(regions: Regions, one_map: bool) -> dict[str, Floats]:
 
 
 def summarize(
-    found: Mapping[str, Floats], weight_RN: Floats | None = None, labels: Sequence[str] = ()
+    scores: Mapping[str, Floats], weight_RN: Floats | None = None, labels: Sequence[str] = ()
 ) -> dict[str, float]:
-    """Each score as the mean over labels of the mean over images with an ROI.
+    """Returns each score as the mean over labels of the mean over images with an ROI.
 
     Returns:
-        `<score>`; `<score>_undefined`, its (image, label) pairs without a value; with `weight_RN`
-        (see `stats.patient_weights`) `<score>_se`; where there are several `labels`, `<score>/<label>`.
-        NaN if no image has an ROI.
+        `<score>`; `<score>_undefined`, the number of (image, label) pairs without a value; with `weight_RN`
+        (see `stats.patient_weights`) `<score>_se`; with several `labels` also `<score>/<label>`.
+        Scores are NaN if no image has an ROI.
     """
     summary: dict[str, float] = {}
-    for name, value_NR in found.items():
+    for name, value_NR in scores.items():
         mean_1R = weighted_mean(value_NR, np.ones((1, len(value_NR))))
         defined_R = np.isfinite(mean_1R[0])
         summary[name] = float(macro(mean_1R[:, defined_R])[0])
-        if name in SCORES:  # a baseline lacks the same pairs
+        if name in SCORES:  # a baseline has no values for the same pairs
             summary[f"{name}_undefined"] = float((~np.isfinite(value_NR)).sum())
             if len(labels) > 1:
                 summary |= {f"{name}/{label}": float(mean) for label, mean in zip(labels, mean_1R[0], strict=True)}
@@ -279,23 +278,23 @@ def summarize(
 
 
 def table(
-    found: Mapping[str, Floats], regions: Regions, sample_ids: Sequence[str], labels: Sequence[str]
+    scores: Mapping[str, Floats], regions: Regions, sample_ids: Sequence[str], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """One row for each (sample, label) that has an ROI, with every score: what statistics are computed from."""
+    """Returns one row for each (sample, label) with an ROI, with every score, as input of statistics."""
     image_P, label_P = regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()
-    columns = {name: value_NR[image_P, label_P] for name, value_NR in found.items()}
+    columns = {name: value_NR[image_P, label_P] for name, value_NR in scores.items()}
     return pd.DataFrame({"sample": np.array(sample_ids)[image_P], "label": np.array(labels)[label_P], **columns})
 
 
 def foreground(image_NHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """The largest bright region of each image, holes filled: the breast on its film, without labels.
+    """Returns the largest bright region of each image with its holes filled: the breast on its film, without labels.
 
-    Bright is above `DARK` between the image's 1st and 99th percentiles. An image without contrast is all foreground.
+    A pixel is bright above `DARK` between the 1st and 99th percentiles. An image without contrast is all foreground.
     """
-    found = np.empty(image_NHW.shape, bool)
-    for image_HW, found_HW in zip(image_NHW, found, strict=True):
+    foreground_NHW = np.empty(image_NHW.shape, bool)
+    for image_HW, foreground_HW in zip(image_NHW, foreground_NHW, strict=True):
         low, high = np.percentile(image_HW, [1, 99])
         region_HW, count = ndimage.label(image_HW > low + DARK * (high - low))
         largest = np.bincount(region_HW.ravel())[1:].argmax() + 1 if count else 0
-        found_HW[:] = ndimage.binary_fill_holes(region_HW == largest)
-    return found
+        foreground_HW[:] = ndimage.binary_fill_holes(region_HW == largest)
+    return foreground_NHW

@@ -1,8 +1,9 @@
-"""From images to their patients: what a student says of a patient of whom it has seen several images.
+"""Aggregates images by patient: the predictions of a student for patients with several images.
 
-A patient's probability is the mean over all of the patient's images. A patient's label is that on which all images
-agree whose label is known; where they disagree (a benign left breast, a malignant right one) the patient has no label
-and is left out of that label's score, and counted: any rule that chose one would answer another question in silence.
+The probability of a patient is the mean over the patient's images. The label of a patient is the one on which all
+images with a known label agree. Where they disagree (a benign left breast, a malignant right one) the patient has no
+label, is left out of the score of that label and counted: a rule that chose one label would silently change the
+question.
 """
 
 from __future__ import annotations
@@ -26,22 +27,22 @@ Bools = NDArray[np.bool_]
 
 
 class Patients(NamedTuple):
-    """Answers and labels of P patients in the layout of the K logits, as those of images are; see `by_patient`."""
+    """Predictions and labels of P patients, in the layout of the K logits; see `by_patient`."""
 
-    logits_PK: Floats  # whose probabilities are the mean probabilities
+    logits_PK: Floats  # their probabilities are the mean probabilities
     target_PK: NDArray[np.float32]
     known_PK: Bools
-    mixed_PK: Bools  # the patient's images disagree; of a multi-class task in all of its columns
+    mixed_PK: Bools  # the images of the patient disagree; set in all columns of a multi-class task
     first_P: NDArray[np.int64]  # position of each patient's first image
-    images_P: NDArray[np.int64]  # how many there are
+    images_P: NDArray[np.int64]  # number of images
 
 
 def by_patient(
     logits_NK: Floats, target_NK: NDArray[Any], known_NK: Bools, tasks: Sequence[Task], patient_N: NDArray[Any]
 ) -> Patients:
-    """Aggregates N images by their patients, who are in the order of `np.unique`.
+    """Aggregates N images by patient, in the order of `np.unique`.
 
-    Means are taken of logarithms of probabilities, so that no two patients tie because both are all but certain.
+    Means are computed from log probabilities, so that patients with probabilities close to 0 or 1 do not tie.
     """
     _, first_P, patient_N, images_P = np.unique(patient_N, return_index=True, return_inverse=True, return_counts=True)
     shape = (len(first_P), logits_NK.shape[1])
@@ -57,7 +58,7 @@ def by_patient(
     mixed_PK = positive_PK & negative_PK
     for task in tasks:
         if task.kind == "multiclass":
-            logits_PK[:, task.columns] = yes_PK[:, task.columns]  # softmax of it is the mean of the softmaxes
+            logits_PK[:, task.columns] = yes_PK[:, task.columns]  # its softmax is the mean of the softmaxes
             mixed_PK[:, task.columns] = mixed_PK[:, task.columns].any(axis=1, keepdims=True)
     known_PK = (positive_PK | negative_PK) & ~mixed_PK
     target_PK = (positive_PK & known_PK).astype(np.float32)
@@ -65,10 +66,10 @@ def by_patient(
 
 
 def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
-    """The patient of each image, from a CSV with the columns image and patient; its other rows do not count.
+    """Returns the patient of each image, from a CSV with the columns image and patient. Other rows are ignored.
 
     Raises:
-        ConfigError: the file cannot be read, or does not give each image one patient.
+        ConfigError: the file cannot be read, or does not give exactly one patient for each image.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
@@ -77,27 +78,25 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
         raise ConfigError.at("patients", f"{path} cannot be read: {error.strerror}") from None
     rows = [{folded(str(key)): cell for key, cell in row.items()} for row in rows]
     columns = list(rows[0]) if rows else []
-    if lost := [name for name in ("image", "patient") if name not in columns]:
+    if missing := [name for name in ("image", "patient") if name not in columns]:
         held = ", ".join(map(str, columns)) or "none"
-        raise ConfigError.at("patients", f"{path} lacks the column {' and '.join(lost)}; its columns are {held}")
+        raise ConfigError.at("patients", f"{path} lacks the column {' and '.join(missing)}; its columns are {held}")
     listed: dict[str, set[str]] = {}
     for row in rows:
         patient = (row["patient"] or "").strip()
         listed.setdefault(Path(row["image"] or "").as_posix(), set()).update({patient} if patient else ())
-    patients = {patient for several in listed.values() for patient in several}
+    patients = {patient for names in listed.values() for patient in names}
     if groups := alike(patients):
-        what = f"{path} spells {len(groups)} of its patients in several ways, which {DIFFERENCE}"
-        raise ConfigError.at("patients", f"{what}; write each in one way")
-    if wrong_patients := sorted(name for name in patients if is_scientific(name) or folded(name) in UNNAMED):
-        what = (
-            f"{path} has {len(wrong_patients)} patients named by a word for a missing name, or in scientific notation"
-        )
-        raise ConfigError.at("patients", f"{what}; say whose the images are, and write numbers in full")
+        problem = f"{path} spells {len(groups)} of its patients in several ways, which {DIFFERENCE}"
+        raise ConfigError.at("patients", f"{problem}; write each in one way")
+    if num_unnamed := sum(is_scientific(name) or folded(name) in UNNAMED for name in patients):
+        problem = f"{path} has {num_unnamed} patients named by a word for a missing name, or in scientific notation"
+        raise ConfigError.at("patients", f"{problem}; give the names of the patients, and write numbers in full")
     names = list(images)
-    wrong = [name for name in names if len(listed.get(name, ())) != 1]
-    if wrong:
-        count = len(listed.get(wrong[0], ())) or "no"
-        more = f", and {len(wrong) - 1} other images are like it" if len(wrong) > 1 else ""
-        what = f"{path} gives image {wrong[0]} {count} patient{'s' * (count != 'no')}{more}"
-        raise ConfigError.at("patients", f"{what}; give each image one patient, by its path below images=")
+    unclear = [name for name in names if len(listed.get(name, ())) != 1]
+    if unclear:
+        count = len(listed.get(unclear[0], ())) or "no"
+        more = f"; this is so for {len(unclear) - 1} other images" if len(unclear) > 1 else ""
+        problem = f"{path} gives image {unclear[0]} {count} patient{'s' * (count != 'no')}{more}"
+        raise ConfigError.at("patients", f"{problem}; give each image one patient, by its path below images=")
     return {name: next(iter(listed[name])) for name in names}

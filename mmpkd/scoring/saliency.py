@@ -1,8 +1,8 @@
-"""Where the student looks: maps over its patches, by name.
+"""Saliency maps of the student over its patches, by name.
 
-A map comes with the logits of the same forward pass. Attention maps are the same for every label;
-gradient maps explain one logit, so there is one for each label. Grids are the student's, prefix
-tokens (CLS and registers) left out; values are not negative and not smoothed or stretched.
+A map comes with the logits of the same forward pass. Attention maps are the same for every label; gradient maps
+explain one logit, so that each label has its own. Maps have the patch grid of the student, without prefix tokens (CLS
+and registers); their values are not negative, and not smoothed or scaled.
 """
 
 from __future__ import annotations
@@ -18,52 +18,52 @@ from torch import Tensor
 from mmpkd.student import Student, attention_of
 from mmpkd.types import ConfigError, Task
 
-Columns = tuple[int, ...]  # of the logits; the largest of them is the one explained
+Columns = tuple[int, ...]  # of logits; the largest of these logits is explained
 
 
 class SaliencyMap(ABC):
-    """A map by name; it has no options, so that its name says all that a reader of a table must know."""
+    """A kind of saliency map. It has no options, so that its name in a table identifies it."""
 
-    per_label: ClassVar[bool]  # False: one map serves all labels
+    per_label: ClassVar[bool]  # False if one map serves all labels
 
     @abstractmethod
     def __call__(self, student: Student, image_BCHW: Tensor, explained: Sequence[Columns]) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and maps (B, R, h, w) of one forward pass; R is 1 where one map serves all labels.
+        """Returns logits (B, K) and maps (B, R, h, w) of one forward pass; R is 1 if one map serves all labels.
 
         Args:
-            student: in evaluation mode; afterwards as it was before, to the bit.
+            student: in evaluation mode; it is not changed.
             image_BCHW: pixels in [0, 1].
-            explained: of each of R labels, see `columns_explained`; not looked at unless `per_label`.
+            explained: the columns of each of R labels, see `columns_explained`; ignored unless `per_label`.
         """
 
 
 def columns_explained(labels: Sequence[str], tasks: Sequence[Task]) -> list[Columns]:
-    """What a map of each ROI label explains: the logit of the label's own name, else the only task's answer.
+    """Returns which logits a map of each ROI label explains: that of the label's name, else those of the only task.
 
-    That is the logit of a binary task, and of a multi-class one the logit of the class predicted.
+    Of a binary task this is its logit, and of a multi-class task the logit of the predicted class.
 
     Raises:
-        ConfigError: a label of which no logit, or more than one, has the name, where there is no such task.
+        ConfigError: a label matches no logit or several by name, and there is no such single task.
     """
     named: dict[str, list[int]] = {}
     for task in tasks:
         for column, name in enumerate(task.logit_names, task.start):
             named.setdefault(name, []).append(column)
     only = tasks[0].columns if len(tasks) == 1 and tasks[0].kind != "multilabel" else slice(0, 0)
-    answer = tuple(range(only.start, only.stop))
-    columns = [tuple(named[label]) if len(named.get(label, ())) == 1 else answer for label in labels]
-    if lost := [label for label, found in zip(labels, columns, strict=True) if not found]:
-        alike = ", ".join(name for name, one in MAPS.items() if not one.per_label)
+    default = tuple(range(only.start, only.stop))
+    columns = [tuple(named[label]) if len(named.get(label, ())) == 1 else default for label in labels]
+    if unmatched := [label for label, matched in zip(labels, columns, strict=True) if not matched]:
+        shared = ", ".join(name for name, kind in MAPS.items() if not kind.per_label)
         raise ConfigError.at(
             "evaluation.map",
-            f"explains one logit, and none is plainly that of the regions {', '.join(lost)} "
-            f"(logits: {', '.join(named)}); maps that are the same for every label: {alike}",
+            f"explains one logit, but no logit clearly belongs to the regions {', '.join(unmatched)} "
+            f"(logits: {', '.join(named)}); choose a map that is the same for every label: {shared}",
         )
     return columns
 
 
 class ClsAttention(SaliencyMap):
-    """Attention of the CLS token over the patches in the last block, mean over heads; each map sums to 1."""
+    """Attention of the CLS token to the patches in the last block, mean over heads; each map sums to 1."""
 
     per_label = False
 
@@ -75,7 +75,7 @@ class ClsAttention(SaliencyMap):
 
 
 class ClsAttentionAll(SaliencyMap):
-    """Attention of the CLS token over the patches, mean over the heads of all blocks; each map sums to 1."""
+    """Attention of the CLS token to the patches, mean over the heads of all blocks; each map sums to 1."""
 
     per_label = False
 
@@ -89,8 +89,8 @@ class ClsAttentionAll(SaliencyMap):
 class Rollout(SaliencyMap):
     """Attention rollout (Abnar and Zuidema 2020): the CLS row of the product over blocks of (A + I) / 2.
 
-    A is the mean over heads, as in the paper; each map sums to 1, so that the halves, with which the
-    rows of a factor sum to 1, cancel and are left out.
+    A is the mean over heads, as in the paper. Each map is scaled to sum to 1, so the factors of one half cancel and
+    are left out.
     """
 
     per_label = False
@@ -103,9 +103,9 @@ class Rollout(SaliencyMap):
 
 
 class GradientMap(SaliencyMap):
-    """Maps from the gradient of a logit with respect to activations: one forward pass, and a backward for each logit.
+    """Maps from the gradient of a logit with respect to activations: one forward pass, and one backward pass per logit.
 
-    Parameters are frozen meanwhile, so that the graph begins at the first activation watched.
+    Parameters are frozen meanwhile, so that the graph begins at the first watched activation.
     """
 
     per_label = True
@@ -119,18 +119,19 @@ class GradientMap(SaliencyMap):
                 index_B1 = among[logits_BK[:, among].argmax(dim=1)][:, None]
                 total = torch.stack([source_BK.gather(1, index_B1).sum() for source_BK in sources]).sum()
                 gradients = torch.autograd.grad(total, watched, retain_graph=True)
-                seen = [activation.detach().float() for activation in watched]
-                map_BP[columns] = self.weigh(seen, [one.float() for one in gradients], student.num_prefix)
+                activations = [activation.detach().float() for activation in watched]
+                gradients = tuple(gradient.float() for gradient in gradients)
+                map_BP[columns] = self.weigh(activations, gradients, student.num_prefix)
         stacked_BRP = torch.stack([map_BP[columns] for columns in explained], dim=1)
         return logits_BK.detach(), stacked_BRP.unflatten(2, student.grid)
 
     @abstractmethod
     def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Logits; the logits (each B, K) whose sum is differentiated; and the activations with respect to which."""
+        """Returns the logits, the logits (each B, K) whose sum is differentiated, and the watched activations."""
 
     @abstractmethod
     def weigh(self, watched: Sequence[Tensor], gradients: Sequence[Tensor], num_prefix: int) -> Tensor:
-        """The map over the patches (B, P), from activations and their gradients."""
+        """Returns the map over the patches (B, P) from activations and their gradients."""
 
 
 class GradientAttention(GradientMap):
@@ -146,8 +147,8 @@ class GradientAttention(GradientMap):
 class GradCam(GradientMap):
     """Grad-CAM (Selvaraju et al. 2017): ReLU(sum_d w_d z_d), with w the mean over patches of dy/dz.
 
-    z is what the attention of the last block reads, the output of `norm1` in the usual block: where
-    the CLS token classifies, it alone has a gradient at the last block's output.
+    z is the input of the attention in the last block, the output of `norm1` in the usual block: in a model that
+    classifies by the CLS token, only this token has a gradient at the output of the last block.
     """
 
     def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -182,9 +183,9 @@ class Chefer(GradientMap):
 class LeGrad(GradientMap):
     """LeGrad (Bousselham et al. 2024): sum over blocks of the mean over heads and queries of ReLU(ds/dA).
 
-    s is the logit that the classifier reads from the block's own output, so that blocks are detached
-    from one another. Every block counts, as in the paper; the authors' code begins at the last but
-    one, takes the mean of all tokens for CLIP, and stretches the map to 0..1.
+    s is the logit that the classifier computes from the block's own output, so blocks are detached from one another.
+    Every block counts, as in the paper. The authors' code begins at the second-to-last block, uses the mean of all
+    tokens for CLIP, and scales the map to 0..1.
     """
 
     def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -200,7 +201,8 @@ class LeGrad(GradientMap):
         return logits_BK, by_block, list(attention.values())
 
     def weigh(self, watched: Sequence[Tensor], gradients: Sequence[Tensor], num_prefix: int) -> Tensor:
-        return torch.stack([one.clamp(min=0).mean(dim=(1, 2))[:, num_prefix:] for one in gradients]).sum(dim=0)
+        by_block = [gradient.clamp(min=0).mean(dim=(1, 2))[:, num_prefix:] for gradient in gradients]
+        return torch.stack(by_block).sum(dim=0)
 
 
 MAPS: dict[str, type[SaliencyMap]] = {
@@ -215,19 +217,19 @@ MAPS: dict[str, type[SaliencyMap]] = {
 
 
 def _shares(row_BN: Tensor, student: Student) -> Tensor:
-    """A row over all tokens as a map (B, 1, h, w) that sums to 1: CLS and register tokens take a share of every row."""
+    """Returns a row over all tokens as a map (B, 1, h, w) of the patches alone, scaled to sum to 1."""
     row_BP = row_BN[:, student.num_prefix :]
-    row_BP = row_BP / row_BP.sum(dim=1, keepdim=True).clamp(min=1e-30)  # CLS may look at itself alone
+    row_BP = row_BP / row_BP.sum(dim=1, keepdim=True).clamp(min=1e-30)  # the CLS token may attend to itself alone
     return row_BP.view(len(row_BP), 1, *student.grid)
 
 
 def _rolled(matrix_BNN: Sequence[Tensor]) -> Tensor:
-    """The CLS row (B, N) of (I + M_last) ... (I + M_first), as products of a vector with a matrix."""
+    """Returns the CLS row (B, N) of (I + M_last) ... (I + M_first), as products of a vector with a matrix."""
     row_B1N = torch.zeros_like(matrix_BNN[0][:, :1])
     row_B1N[:, :, 0] = 1
     with torch.autocast(row_B1N.device.type, enabled=False):
-        for one_BNN in reversed(matrix_BNN):
-            row_B1N = row_B1N + row_B1N @ one_BNN
+        for block_BNN in reversed(matrix_BNN):
+            row_B1N = row_B1N + row_B1N @ block_BNN
     return row_B1N[:, 0]
 
 
@@ -243,7 +245,7 @@ def _watched(activation: Tensor) -> Tensor:
 
 @contextmanager
 def _differentiable(student: Student) -> Iterator[None]:
-    """Activations may have gradients meanwhile and parameters none, whatever the caller's mode."""
+    """Enables gradients of activations and disables those of parameters, whatever the mode of the caller."""
     flags = [(parameter, parameter.requires_grad) for parameter in student.parameters()]
     student.requires_grad_(False)
     try:

@@ -1,8 +1,8 @@
-"""How far a score can be trusted: patient bootstrap with shared replicates, and a paired interval.
+"""Uncertainty of scores: patient bootstrap with shared replicates, paired intervals, adjusted p-values.
 
-Replicates are drawn once per validation set as weights (how often each sample counts) and given to
-every score of it, so that scores are compared on the same replicates and nothing is recomputed by
-resampling arrays. Legend beside the one in `types.py`: R replicates, L columns of scores.
+Replicates are drawn once per validation set, as weights (how often each sample counts), and used for every score, so
+that scores are compared on the same replicates and no array is resampled. Legend beside the one in `types.py`:
+R replicates, L columns of scores.
 """
 
 from __future__ import annotations
@@ -15,19 +15,21 @@ from scipy.special import stdtrit
 
 Floats = NDArray[np.float64]
 
-MIN_REPLICATES = 20  # fewer usable replicates say nothing of a spread
+MIN_REPLICATES = 20  # fewer defined replicates do not determine a spread
 
 
 class Interval(NamedTuple):
+    """A mean and its confidence interval."""
+
     mean: float
     low: float
     high: float
 
 
 def patient_weights(patient_N: NDArray[Any], replicates: int = 200, seed: int = 0) -> Floats:
-    """How often each sample counts in each replicate of a patient (cluster) bootstrap.
+    """Returns how often each sample counts in each replicate of a patient (cluster) bootstrap.
 
-    As many patients as there are, drawn with replacement; a patient's samples come or stay together.
+    A replicate draws as many patients as there are, with replacement; all samples of a patient are drawn together.
 
     Returns:
         weight_RN: non-negative whole numbers.
@@ -40,10 +42,10 @@ def patient_weights(patient_N: NDArray[Any], replicates: int = 200, seed: int = 
 
 
 def weighted_auroc(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArray[Any], weight_RN: Floats) -> Floats:
-    """Area under the ROC curve of each column under each replicate's weights, ties counted half.
+    """Returns the area under the ROC curve of each column under the weights of each replicate; ties count half.
 
-    The share of (positive, negative) pairs in the right order, each pair weighing the product of its
-    two weights; weights of one give the ordinary AUROC.
+    It is the share of (positive, negative) pairs in the right order, where a pair weighs the product of its two
+    weights; weights of 1 give the ordinary AUROC.
 
     Returns:
         auroc_RL: NaN where a replicate has no positive or no negative.
@@ -81,29 +83,29 @@ def weighted_mean(value_NL: Floats, weight_RN: Floats) -> Floats:
 
 
 def macro(value_RL: Floats) -> Floats:
-    """Unweighted mean over the columns of each row; NaN if any is, or if there is none.
+    """Returns the unweighted mean over the columns of each row; NaN if a column is NaN or there is no column.
 
-    A mean over whichever labels happen to be defined would compare different questions, so the
-    caller fixes the columns first and a row that lacks one of them is NaN.
+    A mean over the labels that happen to be defined in a row would compare different sets of labels. So the caller
+    fixes the columns first, and a row that lacks one of them is NaN.
     """
     return value_RL.mean(axis=1) if value_RL.shape[1] else np.full(value_RL.shape[0], np.nan)
 
 
 def standard_error(replicate_R: Floats) -> float:
-    """Bootstrap standard error: the standard deviation over replicates, undefined ones left out.
+    """Returns the bootstrap standard error: the standard deviation over replicates, without undefined ones.
 
-    NaN with fewer than `MIN_REPLICATES` defined replicates, and where all are one number: an AUROC of 1 in three
-    patients, say, which is not for that reason known to the last digit.
+    It is NaN with fewer than `MIN_REPLICATES` defined replicates, and if all are equal: an AUROC of 1 in three
+    patients, for example, is not known exactly.
     """
     defined = replicate_R[np.isfinite(replicate_R)]
     return float(defined.std(ddof=1)) if defined.size >= MIN_REPLICATES and np.ptp(defined) > 0 else float("nan")
 
 
 def paired_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
-    """Mean of a few paired differences (one per seed) with Student's t interval.
+    """Returns the mean of a few paired differences (one per seed) with Student's t interval.
 
     Raises:
-        ValueError: fewer than two differences, or one that is not finite.
+        ValueError: there are fewer than two differences, or a difference is not finite.
     """
     values = np.asarray(differences, dtype=np.float64).ravel()
     if values.size < 2 or not np.isfinite(values).all():
@@ -114,9 +116,9 @@ def paired_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
 
 
 def holm(p_values: ArrayLike) -> Floats:
-    """Holm's adjusted p-values (1979) of a family of tests, in the order given.
+    """Returns Holm's adjusted p-values (1979) of a family of tests, in the order given.
 
-    Rejecting those below alpha bounds the chance of even one false rejection by alpha, whatever the dependence.
+    Rejecting those below alpha bounds the chance of any false rejection by alpha, whatever the dependence.
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p)

@@ -1,7 +1,7 @@
-"""An exported student on other patients: how well it classifies and where it looks, for whom.
+"""Scores of an exported student by label, by group of patients and by region.
 
-Answers of a student are compared with a cohort's labels by name, so a student of fourteen findings is scored on
-a cohort that knows five of them. Every interval is a percentile bootstrap over patients with shared replicates.
+Predictions of a student and labels of a cohort are matched by name, so that a student of fourteen findings can be
+scored on a cohort with five of them. Intervals are percentile bootstraps over patients with shared replicates.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from mmpkd.cohort.store import Store
 from mmpkd.export import Card
 from mmpkd.scoring import classify, stats
 from mmpkd.scoring.grouping import groups
-from mmpkd.scoring.localize import SCORES, UNSEEING
+from mmpkd.scoring.localize import BASELINES, SCORES
 from mmpkd.scoring.stats import Floats
 from mmpkd.types import ConfigError, Task
 
 REPLICATES = 2000
-CHUNK = 100  # replicates that are worked on at once: each holds several numbers a sample
+CHUNK = 100  # replicates that are computed at once: each needs several numbers per sample
 ClassWeights = Literal["equal", "balanced"]
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a student said of some samples of a store, in the layout of the student's own tasks.
+    """The predictions of a student for some samples of a store, in the layout of the student's tasks.
 
-    A label that the store does not know is unknown of every sample; `tasks` are those with a known one.
+    A label that the store lacks is unknown for every sample. `tasks` are those with a label in the store.
     """
 
     tasks: tuple[Task, ...]
@@ -44,33 +44,32 @@ class Predictions:
 
 
 def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.float32], NDArray[np.bool_]]:
-    """The student's tasks that the store knows something of; targets and known masks (N, K) in the student's layout.
+    """Returns the student's tasks with labels in the store; targets and known masks (N, K) in the student's layout.
 
-    Labels meet by name; a binary or multi-class task needs the same classes in both.
+    Labels are matched by name; a binary or multi-class task needs the same classes in both.
 
     Raises:
-        ConfigError: not one label in common, or images of another kind.
+        ConfigError: no label in common, or images with another number of channels.
     """
     facts = store.facts
     if facts.channels != card.channels:
         raise ConfigError.at("cohort", f"its images have {facts.channels} channels, the student's {card.channels}")
-    theirs = {task.name: task for task in facts.tasks}
+    cohort_tasks = {task.name: task for task in facts.tasks}
     shape = (len(store.sample_ids), card.tasks[-1].columns.stop)
     target_NK, known_NK, tasks = np.zeros(shape, np.float32), np.zeros(shape, bool), []
     for task in card.tasks:
-        other = theirs.get(task.name)
+        other = cohort_tasks.get(task.name)
         if other is None or other.kind != task.kind or (task.kind != "multilabel" and other.labels != task.labels):
             continue
-        there = {name: column for name, column in zip(other.logit_names, _columns(other), strict=True)}
-        common = [
-            (own, there[name]) for name, own in zip(task.logit_names, _columns(task), strict=True) if name in there
-        ]
+        column_of = {name: column for name, column in zip(other.logit_names, _columns(other), strict=True)}
+        pairs = zip(task.logit_names, _columns(task), strict=True)
+        common = [(own, column_of[name]) for name, own in pairs if name in column_of]
         for own, column in common:
             target_NK[:, own], known_NK[:, own] = store.target_NK[:, column], store.known_NK[:, column]
         tasks += [task] if common else []
     if not tasks:
-        what = f"no label in common: the student knows {_told(card.tasks)}; the cohort {_told(facts.tasks)}"
-        raise ConfigError.at("cohort", what)
+        sides = f"the student has {_in_words(card.tasks)}; the cohort has {_in_words(facts.tasks)}"
+        raise ConfigError.at("cohort", f"no label in common: {sides}")
     return tuple(tasks), target_NK, known_NK
 
 
@@ -78,31 +77,31 @@ def _columns(task: Task) -> range:
     return range(task.columns.start, task.columns.stop)
 
 
-def _told(tasks: Sequence[Task]) -> str:
+def _in_words(tasks: Sequence[Task]) -> str:
     return "; ".join(f"{task.name} ({task.kind} of {', '.join(task.labels)})" for task in tasks)
 
 
-def by_label(answers: Predictions, card: Card, weights: ClassWeights) -> pd.DataFrame:
-    """A row a label: counts, AUROC with its 95 % interval, and what depends on a threshold or on prevalence.
+def by_label(predictions: Predictions, card: Card, weights: ClassWeights) -> pd.DataFrame:
+    """Returns one row per label: counts, AUROC with its 95 % interval, scores that depend on threshold or prevalence.
 
-    `balanced_accuracy` is at the threshold chosen on the student's validation patients (multi-class: whether the
-    class is the likeliest). `ap` and `brier` weigh samples alike or, with `balanced`, both classes alike, which makes
-    cohorts of different prevalence comparable; the AUROC and the balanced accuracy are the same either way.
+    `balanced_accuracy` uses the threshold chosen on the student's validation patients (multi-class: whether the class
+    is the likeliest). `ap` and `brier` weigh all samples equally or, with `balanced`, both classes equally, which makes
+    cohorts of different prevalence comparable; this does not change the AUROC and the balanced accuracy.
     """
-    odds_NK = classify.log_odds(answers.logits_NK, answers.tasks)
-    auroc_K = stats.weighted_auroc(odds_NK, answers.target_NK, answers.known_NK, np.ones((1, len(odds_NK))))[0]
-    chunks = np.array_split(answers.weight_RN, 1 + len(answers.weight_RN) // CHUNK)
+    odds_NK = classify.log_odds(predictions.logits_NK, predictions.tasks)
+    auroc_K = stats.weighted_auroc(odds_NK, predictions.target_NK, predictions.known_NK, np.ones((1, len(odds_NK))))[0]
+    chunks = np.array_split(predictions.weight_RN, 1 + len(predictions.weight_RN) // CHUNK)
     auroc_RK = np.concatenate(
-        [stats.weighted_auroc(odds_NK, answers.target_NK, answers.known_NK, one) for one in chunks]
+        [stats.weighted_auroc(odds_NK, predictions.target_NK, predictions.known_NK, chunk_RN) for chunk_RN in chunks]
     )
     rows = []
-    for task in answers.tasks:
-        top_N = answers.probability_NK[:, task.columns].argmax(axis=1) + task.columns.start
+    for task in predictions.tasks:
+        top_N = predictions.probability_NK[:, task.columns].argmax(axis=1) + task.columns.start
         for name, column in zip(task.logit_names, _columns(task), strict=True):
-            known = answers.known_NK[:, column]
+            known = predictions.known_NK[:, column]
             if not known.any():
                 continue
-            label, probability = answers.target_NK[known, column] > 0.5, answers.probability_NK[known, column]
+            label, probability = predictions.target_NK[known, column] > 0.5, predictions.probability_NK[known, column]
             called = top_N[known] == column
             if task.kind != "multiclass":
                 called = probability > card.threshold[f"{task.name}/{name}"]
@@ -128,29 +127,30 @@ def by_label(answers: Predictions, card: Card, weights: ClassWeights) -> pd.Data
 
 
 def overall(
-    answers: Predictions, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]
+    predictions: Predictions, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]
 ) -> tuple[float, float, float]:
-    """AUROC of some samples, the mean over tasks of the mean over `defined_K` labels, and its 95 % interval."""
-    odds_NK = classify.log_odds(answers.logits_NK, answers.tasks)
-    known_NK = answers.known_NK & mask_N[:, None]
-    weight_RN = np.concatenate([np.ones((1, len(mask_N))), answers.weight_RN])
+    """Returns the AUROC of some samples, the mean over tasks of the mean over `defined_K`, and its 95 % interval."""
+    odds_NK = classify.log_odds(predictions.logits_NK, predictions.tasks)
+    known_NK = predictions.known_NK & mask_N[:, None]
+    weight_RN = np.concatenate([np.ones((1, len(mask_N))), predictions.weight_RN])
     chunks = np.array_split(weight_RN, 1 + len(weight_RN) // CHUNK)
-    auroc_RK = np.concatenate([stats.weighted_auroc(odds_NK, answers.target_NK, known_NK, one) for one in chunks])
-    tasks = [task for task in answers.tasks if defined_K[task.columns].any()]
+    target_NK = predictions.target_NK
+    auroc_RK = np.concatenate([stats.weighted_auroc(odds_NK, target_NK, known_NK, chunk_RN) for chunk_RN in chunks])
+    tasks = [task for task in predictions.tasks if defined_K[task.columns].any()]
     value_R = classify.over_tasks(auroc_RK, defined_K, tasks) if tasks else np.full(len(auroc_RK), np.nan)
     return (float(value_R[0]), *interval(value_R[1:]))
 
 
-def defined(answers: Predictions, mask_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The logits with both classes among some samples (K)."""
-    known_NK, positive_NK = answers.known_NK & mask_N[:, None], answers.target_NK > 0.5
+def defined(predictions: Predictions, mask_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Returns which logits have both classes among some samples (K)."""
+    known_NK, positive_NK = predictions.known_NK & mask_N[:, None], predictions.target_NK > 0.5
     both: NDArray[np.bool_] = np.any(known_NK & positive_NK, axis=0) & np.any(known_NK & ~positive_NK, axis=0)
     return both
 
 
 def interval(value_R: Floats) -> tuple[float, float]:
-    """The middle 95 % of replicates; NaN with fewer than `stats.MIN_REPLICATES` defined ones, or where all are one
-    number: so few patients say nothing of a spread."""
+    """Returns the middle 95 % of replicates. It is NaN with fewer than `stats.MIN_REPLICATES` defined replicates, or
+    if all are equal: so few patients do not determine a spread."""
     value_R = value_R[np.isfinite(value_R)]
     if len(value_R) < stats.MIN_REPLICATES or np.ptp(value_R) == 0:
         return float("nan"), float("nan")
@@ -159,23 +159,23 @@ def interval(value_R: Floats) -> tuple[float, float]:
 
 
 def by_group(
-    answers: Predictions, values: pd.DataFrame, patient_N: NDArray[np.int64], pointing_N: Floats
+    predictions: Predictions, values: pd.DataFrame, patient_N: NDArray[np.int64], pointing_N: Floats
 ) -> pd.DataFrame:
-    """A row a group of each column of `values`: counts, AUROC and pointing with their 95 % intervals.
+    """Returns one row per group of each column of `values`: counts, AUROC and pointing with 95 % intervals.
 
-    Groups of one column are compared on the same labels, those with both classes in every one of them. A column of
-    which a single group is left compares nothing, and has no row.
+    The groups of a column are compared on the same labels: those with both classes in every group. A column with a
+    single group has no row, since there is nothing to compare.
     """
     rows = []
     for name in values:
         members = dict(groups(values[name], patient_N))
         if len(members) < 2:
             continue
-        common_K = np.all([defined(answers, mask) for mask in members.values()], axis=0)
+        common_K = np.all([defined(predictions, mask) for mask in members.values()], axis=0)
         for group, mask_N in members.items():
-            auroc, low, high = overall(answers, mask_N, common_K)
+            auroc, low, high = overall(predictions, mask_N, common_K)
             pointing = np.where(mask_N, pointing_N, np.nan)[:, None]
-            pointing_R = stats.weighted_mean(pointing, answers.weight_RN)[:, 0]
+            pointing_R = stats.weighted_mean(pointing, predictions.weight_RN)[:, 0]
             pointing_low, pointing_high = interval(pointing_R)
             rows.append(
                 {
@@ -197,26 +197,26 @@ def by_group(
 
 
 def by_region(images: pd.DataFrame, sample_ids: NDArray[np.str_], weight_RN: Floats) -> pd.DataFrame:
-    """A row a score: its mean over labels of the mean over images with an ROI, its 95 % interval, and what maps that
-    have not looked would score and the highest attainable (of pointing and mass); then the same of each label, where
-    there are several."""
+    """Returns one row per score: its mean over labels of the mean over images with an ROI, with its 95 % interval, the
+    scores of maps that ignore the image, and the highest attainable score (of pointing and mass). With several labels,
+    such rows follow for each label."""
     labels = list(dict.fromkeys(images["label"]))
     rows = []
     for label in [None, *labels] if len(labels) > 1 else [None]:
         some = labels if label is None else [label]
         for score in SCORES:
-            found = {"": f"{score}"} | {name: f"{score}_{name}" for name in UNSEEING if f"{score}_{name}" in images}
-            # The bound of a row of one label is that of the label alone, where one map serves several.
+            columns = {"": f"{score}"} | {name: f"{score}_{name}" for name in BASELINES if f"{score}_{name}" in images}
+            # If one map serves several labels, the bound in the row of a label is that of this label alone.
             bounds = (f"{score}_max_alone", f"{score}_max") if label else (f"{score}_max",)
             if bound := next((name for name in bounds if name in images), None):
-                found["max"] = bound
+                columns["max"] = bound
             row = {
                 "label": label or (labels[0] if len(labels) == 1 else "mean over labels"),
                 "score": score,
                 "images": images.loc[images["label"].isin(some), "sample"].nunique(),
             }
-            scored = [one for one in some if images.loc[images["label"] == one, score].notna().any()]
-            for name, column in found.items():  # all over the labels that the student has a score of
+            scored = [name for name in some if images.loc[images["label"] == name, score].notna().any()]
+            for name, column in columns.items():  # all columns cover the labels for which the student has a score
                 wide = images.pivot(index="sample", columns="label", values=column)[scored].reindex(sample_ids)
                 value_NR = wide.to_numpy(float)
                 row[name or "student"] = float(stats.macro(stats.weighted_mean(value_NR, np.ones((1, len(wide)))))[0])

@@ -1,4 +1,4 @@
-"""What the scores of a teacher say in words, read from its quality or from the metrics of a trial that it taught."""
+"""Sentences about the scores of a teacher, from its quality or from the metrics of a trial that it teaches."""
 
 from __future__ import annotations
 
@@ -6,46 +6,41 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
-CHANCE = 0.5  # AUROC of who knows nothing, whatever the number of classes
-REMEDIES = {  # of a teacher that all but states the label, by its kind
-    "tabular": "Give the columns that state it the role near_label or forbidden, or name the others in its `columns`",
-    "text": "Leave that section out, or hide the labels' names (mask_labels)",
-    "image": "See whether its view shows the label, drawn on it or in where it was taken, or take another view",
-    "fused": "Leave out the columns or the view that state it",
-    "ensemble": "Leave out the member that states it",
-}
+CHANCE = 0.5  # AUROC without any information, whatever the number of classes
 METRIC = re.compile(r"teacher/(?P<name>.+?)/(?P<score>(?:(?:val_)?auroc(?:_se)?|leak)(?:/.+)?|agreement|silent)")
 
 
 def by_teacher(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """The scores of each teacher, and of each member of an ensemble as `<ensemble>/<member>`, in a trial's metrics."""
-    found: dict[str, dict[str, float]] = {}
+    """Returns the scores of each teacher in a trial's metrics; a member of an ensemble is `<ensemble>/<member>`."""
+    scores: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
         if match := METRIC.fullmatch(key):
-            found.setdefault(match["name"], {})[match["score"]] = value
-    return found
+            scores.setdefault(match["name"], {})[match["score"]] = value
+    return scores
 
 
 def at_chance(quality: Mapping[str, float]) -> list[str]:
-    """The tasks on which a teacher's AUROC on validation is no more than 0.5 and its standard error; an empty name
-    stands for all of them together."""
+    """Returns the tasks on which a teacher's AUROC on validation is at most 0.5 plus its standard error. An empty name
+    stands for all tasks together."""
 
-    def blind(below: str) -> bool:
-        error = quality.get(f"val_auroc_se{below}", 0.0)
-        return quality[f"val_auroc{below}"] - CHANCE <= (0.0 if math.isnan(error) else error)
+    def is_at_chance(suffix: str) -> bool:
+        error = quality.get(f"val_auroc_se{suffix}", 0.0)
+        return quality[f"val_auroc{suffix}"] - CHANCE <= (0.0 if math.isnan(error) else error)
 
-    return _tasks("val_auroc", quality, blind)
+    return _tasks("val_auroc", quality, is_at_chance)
 
 
 def stated(quality: Mapping[str, float]) -> list[str]:
-    """The tasks whose label a teacher all but states; an empty name stands for all of them together."""
-    return _tasks("leak", quality, lambda below: bool(quality[f"leak{below}"]))
+    """Returns the tasks whose label a teacher nearly states; an empty name stands for all tasks together."""
+    return _tasks("leak", quality, lambda suffix: bool(quality[f"leak{suffix}"]))
 
 
 def _tasks(score: str, quality: Mapping[str, float], holds: Callable[[str], bool]) -> list[str]:
-    """An empty name if something holds of all tasks together, else those of which it holds."""
-    below = [key.removeprefix(score) for key in quality if key == score or key.startswith(f"{score}/")]
-    return [""] if "" in below and holds("") else [name.removeprefix("/") for name in below if name and holds(name)]
+    """Returns an empty name if a condition holds for all tasks together, else the tasks for which it holds."""
+    suffixes = [key.removeprefix(score) for key in quality if key == score or key.startswith(f"{score}/")]
+    if "" in suffixes and holds(""):
+        return [""]
+    return [suffix.removeprefix("/") for suffix in suffixes if suffix and holds(suffix)]
 
 
 def _on(tasks: Sequence[str]) -> str:
@@ -53,7 +48,7 @@ def _on(tasks: Sequence[str]) -> str:
 
 
 def score_in_words(name: str, quality: Mapping[str, float]) -> str:
-    """'findings 0.912 ± 0.031': a teacher's AUROC on validation."""
+    """Returns, for example, 'findings 0.912 ± 0.031': a teacher's AUROC on validation."""
     auroc, error = quality.get("val_auroc", math.nan), quality.get("val_auroc_se", math.nan)
     if math.isnan(auroc):
         return f"{name} not scored on validation"
@@ -61,27 +56,31 @@ def score_in_words(name: str, quality: Mapping[str, float]) -> str:
 
 
 def in_words(name: str, quality: Mapping[str, float]) -> str:
-    """'findings 0.512 ± 0.031, at chance': the same with what is the matter with it."""
+    """Returns, for example, 'findings 0.512 ± 0.031, at chance': the AUROC of a teacher and its flaws."""
     flaws = [f"at chance{_on(tasks)}"] if (tasks := at_chance(quality)) else []
     flaws += [f"all but states the label{_on(tasks)}"] if (tasks := stated(quality)) else []
     return ", ".join([score_in_words(name, quality), *flaws])
 
 
-def warnings(name: str, quality: Mapping[str, float], kind: str = "") -> list[str]:
-    """What the user should be told of a teacher of this kind whose scores are these."""
+def warnings(name: str, quality: Mapping[str, float], remedy: str = "Leave out the inputs that state it") -> list[str]:
+    """Returns the warnings about a teacher with these scores.
+
+    Args:
+        remedy: what the user can do if its inputs state the label.
+    """
     lines = []
     if tasks := stated(quality):
-        below = f"/{tasks[0]}" if tasks[0] else ""
-        agreement = f", agreement {quality['agreement']:.1%}" if "agreement" in quality and not below else ""
+        suffix = f"/{tasks[0]}" if tasks[0] else ""
+        agreement = f", agreement {quality['agreement']:.1%}" if "agreement" in quality and not suffix else ""
         lines.append(
-            f"teacher {name!r} all but states the label{_on(tasks)} (out of fold: AUROC {quality[f'auroc{below}']:.3f}"
-            f"{agreement}), so it teaches little else; was what it reads written with the label in hand? "
-            f"{REMEDIES.get(kind, 'Leave out what states it')}"
+            f"teacher {name!r} all but states the label{_on(tasks)} (out of fold: AUROC {quality[f'auroc{suffix}']:.3f}"
+            f"{agreement}), so it teaches little else; were its inputs written by someone who knew the label? "
+            f"{remedy}"
         )
     if tasks := at_chance(quality):
-        below = f"/{tasks[0]}" if tasks[0] else ""
+        suffix = f"/{tasks[0]}" if tasks[0] else ""
         lines.append(
-            f"teacher {name!r} is at chance{_on(tasks)} on validation (AUROC {quality[f'val_auroc{below}']:.3f}), so "
+            f"teacher {name!r} is at chance{_on(tasks)} on validation (AUROC {quality[f'val_auroc{suffix}']:.3f}), so "
             "it has nothing to teach there: train it longer, give it other inputs, or leave it out"
         )
     return lines

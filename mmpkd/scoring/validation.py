@@ -1,4 +1,4 @@
-"""One validation of a student: classification and localisation of the same forward pass."""
+"""Validation of a student: classification and localisation scores from the same forward pass."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from mmpkd.scoring.stats import Floats
 from mmpkd.student import Student
 from mmpkd.types import CohortError, DivergedError, Task
 
-UNION = "any"  # label of the region that all ROIs of an image make together
+UNION = "any"  # label of the union of all ROIs of an image
 
 
 class Labels(NamedTuple):
-    """What is known of some samples, in the layout of a student's logits."""
+    """The labels of some samples, in the layout of a student's logits."""
 
     tasks: tuple[Task, ...]
     target_NK: NDArray[np.float32]
@@ -35,15 +35,15 @@ class Labels(NamedTuple):
 
 
 class Evaluator:
-    """The scores of a student on fixed samples; what depends on the samples alone is computed once.
+    """Scores students on fixed samples. Everything that depends on the samples alone is computed once.
 
-    Sees images, labels and ROIs, never a privileged column; nothing here reaches the training.
+    It reads images, labels and ROIs, never a privileged column; nothing of this reaches the training.
 
     Args:
-        train_rows: samples whose mean ROI is one more yardstick, `<score>_prior`; nothing else reads their ROIs.
-        labels: those of the samples at `rows`, where the student's tasks are not the store's.
-        replicates: of the bootstrap over patients.
-        reads: the images that the student reads.
+        train_rows: samples whose mean ROI is another baseline, `<score>_prior`; nothing else reads their ROIs.
+        labels: labels of the samples at `rows`, if the student's tasks are not those of the store.
+        replicates: number of replicates of the bootstrap over patients.
+        reads: names of the images that the student reads.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Evaluator:
         if store.facts.roi_labels:
             self.explained = columns_explained(store.facts.roi_labels, self.tasks) if self.map.per_label else []
             if self.union and self.explained:
-                self.explained = [tuple(sorted({column for one in self.explained for column in one}))]
+                self.explained = [tuple(sorted({column for columns in self.explained for column in columns}))]
             if config.within == "foreground":
                 self.foreground_NHW = localize.foreground(store.image_NCHW[rows].max(axis=1))
-            roi_NRHW, box_N4 = self._together(store.roi_mask(rows)), store.content_box_N4[rows]
+            roi_NRHW, box_N4 = self._united(store.roi_mask(rows)), store.content_box_N4[rows]
             self.regions = localize.Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
             if train_rows is not None:
                 self.prior_Rhw = _mean_roi(store, train_rows, grid, self.union or self.one_map)
@@ -87,23 +87,24 @@ class Evaluator:
             fixed |= localize.bounds(self.regions, self.one_map)
             self.fixed = _prefixed(localize.summarize(fixed))
 
-    def _together(self, roi_NRHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    def _united(self, roi_NRHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.asarray(roi_NRHW.any(axis=1, keepdims=True)) if self.union else roi_NRHW
 
     def require_scorable(self) -> None:
-        """
+        """Checks that every task can be scored.
+
         Raises:
-            CohortError: a task without any label that has both classes among these samples.
+            CohortError: a task has no label with both classes among these samples.
         """
         for task, labels in classify.scorable(self.target_NK, self.known_NK, self.tasks).items():
             if not labels:
                 raise CohortError(f"task '{task}' has a single class among the {len(self.rows)} validation samples")
 
     def __call__(self, student: Student) -> dict[str, float]:
-        """Metrics under `val/`: scores, their standard errors over patients, and what chance scores.
+        """Returns metrics under `val/`: scores, their standard errors over patients, and the scores of baselines.
 
         Raises:
-            DivergedError: the last step left weights that give no finite logits.
+            DivergedError: the weights after the last step give logits that are not finite.
         """
         logits_NK, map_NRhw = self.predict(student)
         if not np.isfinite(logits_NK).all():
@@ -115,12 +116,12 @@ class Evaluator:
         if self.store.facts.several_images:
             metrics |= _prefixed(self._of_patients(logits_NK))
         if self.regions is not None:
-            found = localize.score(map_NRhw, self.regions)
-            metrics |= _prefixed(localize.summarize(found, self.weight_RN, self.roi_labels))
+            scores = localize.score(map_NRhw, self.regions)
+            metrics |= _prefixed(localize.summarize(scores, self.weight_RN, self.roi_labels))
         return metrics | self.fixed
 
     def _of_patients(self, logits_NK: Floats) -> dict[str, float]:
-        """The AUROC of patients, of every fold where the cohort has a patient of several images: folds are compared."""
+        """Returns the AUROC by patient; of every fold if any patient of the cohort has several images."""
         patients = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
         weight_RP = self.weight_RN[:, patients.first_P]
         scores = classify.score(patients.logits_PK, patients.target_PK, patients.known_PK, self.tasks, weight_RP)
@@ -132,7 +133,7 @@ class Evaluator:
         }
 
     def predict(self, student: Student) -> tuple[NDArray[np.float64], Tensor]:
-        """Logits (N, K) and maps (N, R, h, w) of every sample, with R = 1 where one map serves all labels."""
+        """Returns logits (N, K) and maps (N, R, h, w) of every sample; R is 1 if one map serves all labels."""
         student.eval()
         logits, maps = [], []
         with autocast(self.device):
@@ -149,65 +150,68 @@ class Evaluator:
         return logits_NK, torch.cat(maps) if maps else torch.empty(len(logits_NK), 0, 0, 0)
 
     def thresholds(self, map_NRhw: Tensor) -> dict[str, float]:
-        """By ROI label, the threshold of `iou_tuned` that these samples choose (see `localize.tuned`)."""
+        """Returns by ROI label the threshold of `iou_tuned` for these samples (see `localize.tuned_thresholds`)."""
         if self.regions is None:
             return {}
-        tuned_R = localize.tuned(localize.measure(localize.by_pair(map_NRhw, self.regions), self.regions), self.regions)
-        return dict(zip(self.roi_labels, tuned_R.tolist(), strict=True))
+        measured_PS = localize.measure(localize.by_pair(map_NRhw, self.regions), self.regions)
+        threshold_R = localize.tuned_thresholds(measured_PS, self.regions)
+        return dict(zip(self.roi_labels, threshold_R.tolist(), strict=True))
 
     def table(self, map_NRhw: Tensor, threshold_R: Floats | None = None, original: bool = False) -> pd.DataFrame:
-        """One row for each (sample, label) that has an ROI, with every score, those of maps that have not looked, and
-        the highest attainable; where one map serves several labels, as well that of a label alone (`_max_alone`).
+        """Returns one row for each (sample, label) with an ROI: every score, the scores of baselines, and the highest
+        attainable scores. If one map serves several labels, also the highest score of a label alone (`_max_alone`).
 
         Args:
             map_NRhw: from `predict`.
-            threshold_R: of `iou_tuned`, see `localize.finish`; not of the baselines, which are tuned on these pairs.
-            original: score in the frame of the original images, one at a time, not in the stored squares.
+            threshold_R: of `iou_tuned`, see `localize.by_image`; the thresholds of baselines are tuned on these pairs.
+            original: scores in the frame of the original images, one at a time, instead of the stored squares.
         """
         assert self.regions is not None, "a cohort without ROIs has no table of them"
         maps = {"": localize.by_pair(map_NRhw, self.regions)}
-        maps |= {f"_{name}": map_Phw for name, map_Phw in localize.unseeing(self.regions, self.prior_Rhw).items()}
-        drawn = self.regions
+        maps |= {f"_{name}": map_Phw for name, map_Phw in localize.baseline_maps(self.regions, self.prior_Rhw).items()}
+        scored_regions = self.regions
         if original:
             measured, cells_Phw, seen_Phw = self._measure_originals(self.regions, maps)
-            drawn = replace(self.regions, cells_Phw=cells_Phw, seen_Phw=seen_Phw)
+            scored_regions = replace(self.regions, cells_Phw=cells_Phw, seen_Phw=seen_Phw)
         else:
             measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
-        found: dict[str, Floats] = {}
+        scores: dict[str, Floats] = {}
         for name, measured_PS in measured.items():
-            told = localize.finish(measured_PS, self.regions, None if name else threshold_R)
-            found |= {f"{score}{name}": values for score, values in told.items()}
-        found |= localize.bounds(drawn, self.one_map)
+            by_score = localize.by_image(measured_PS, self.regions, None if name else threshold_R)
+            scores |= {f"{score}{name}": value_NR for score, value_NR in by_score.items()}
+        scores |= localize.bounds(scored_regions, self.one_map)
         if self.one_map:
-            found |= {f"{name}_alone": value_NR for name, value_NR in localize.bounds(drawn, one_map=False).items()}
-        return localize.table(found, self.regions, self.store.sample_ids[self.rows].tolist(), self.roi_labels)
+            alone = localize.bounds(scored_regions, one_map=False)
+            scores |= {f"{name}_alone": value_NR for name, value_NR in alone.items()}
+        return localize.table(scores, self.regions, self.store.sample_ids[self.rows].tolist(), self.roi_labels)
 
     def _measure_originals(
         self, regions: localize.Regions, maps: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """What `localize.measure` finds of each map, by name; and `cells` and `seen` of the ROIs as they were drawn."""
+        """Returns the measured scores of each map by name, and `cells` and `seen` of the ROIs in the original frame."""
         cells: list[Tensor] = []
         seen: list[Tensor] = []
         measured: dict[str, list[Tensor]] = {name: [] for name in maps}
         pairs = zip(regions.image_P.tolist(), regions.label_P.tolist(), strict=True)
-        for image, found in groupby(enumerate(pairs), key=lambda numbered: numbered[1][0]):
+        for image, labelled in groupby(enumerate(pairs), key=lambda numbered: numbered[1][0]):
             letterbox = self.store.letterbox(self.rows[image])
-            roi_RHW = self._together(self.store.original_rois(self.rows[image])[None])[0]
-            lit = None if self.foreground_NHW is None else letterbox.original_mask(self.foreground_NHW[image])
-            for pair, (_, label) in found:
-                cells_hw, seen_hw = localize.original_shares(roi_RHW[label], letterbox, regions.grid, lit)
+            roi_RHW = self._united(self.store.original_rois(self.rows[image])[None])[0]
+            inside_HW = None if self.foreground_NHW is None else letterbox.original_mask(self.foreground_NHW[image])
+            for pair, (_, label) in labelled:
+                cells_hw, seen_hw = localize.original_shares(roi_RHW[label], letterbox, regions.grid, inside_HW)
                 cells.append(cells_hw[None])
                 seen.append(seen_hw[None])
                 for name, map_Phw in maps.items():
-                    measured[name].append(localize.measure_original(map_Phw[pair], roi_RHW[label], letterbox, lit))
-        none = torch.empty(0, localize.NUM_MEASURED)  # of a part in which no image has an ROI
+                    scores_1S = localize.measure_original(map_Phw[pair], roi_RHW[label], letterbox, inside_HW)
+                    measured[name].append(scores_1S)
+        none = torch.empty(0, localize.NUM_MEASURED)  # for a part in which no image has an ROI
         empty, device = torch.empty(0, *regions.grid), regions.image_P.device
         cells_Phw, seen_Phw = (torch.cat([empty, *share]).to(device) for share in (cells, seen))
         return {name: torch.cat([none, *parts]) for name, parts in measured.items()}, cells_Phw, seen_Phw
 
 
 def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int], one_map: bool) -> Tensor | None:
-    """`priors.mean_roi` of the samples at `rows`: a map for each label, or one of all labels' ROIs together."""
+    """Returns `baselines.mean_roi` of the samples at `rows`: one map per label, or one for the ROIs of all labels."""
 
     def masks(row: int) -> Tensor:
         roi_RHW = torch.from_numpy(store.roi_mask(np.array([row]))[0])

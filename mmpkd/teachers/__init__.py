@@ -1,4 +1,4 @@
-"""Teachers, by name. A new one is a file here, a line below and a hand-worked test."""
+"""The teachers by name. A new teacher is one file here, one line in `TEACHERS` and one test."""
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TeacherConfig, TrialConfig, validate
@@ -8,9 +8,9 @@ from mmpkd.teachers.ensemble import Ensemble
 from mmpkd.teachers.fused import Fused
 from mmpkd.teachers.image import Image
 from mmpkd.teachers.tabular import Tabular
-from mmpkd.teachers.teacher import Size, Teacher
+from mmpkd.teachers.teacher import CompositeParams, ResolvedTeacher, StudentSize, Teacher, TeacherParams
 from mmpkd.teachers.text import Text
-from mmpkd.types import ConfigError, Mistake, Offer
+from mmpkd.types import ConfigError, Mistake
 
 TEACHERS: dict[str, type[Teacher]] = {
     "tabular": Tabular,
@@ -21,68 +21,94 @@ TEACHERS: dict[str, type[Teacher]] = {
 }
 
 
-def check(config: TeacherConfig, facts: Facts) -> tuple[list[Mistake], Offer | None]:
-    """What is wrong with a teacher on this cohort, under paths relative to it; and its offer, where nothing is."""
+def resolve(config: TeacherConfig, path: str = "") -> ResolvedTeacher:
+    """Returns a teacher's configuration with its kind looked up and its parameters validated, members included.
+
+    Args:
+        path: stands before the paths of mistakes, with its dot.
+
+    Raises:
+        ConfigError: an unknown kind, or parameters that are unknown, missing or out of range.
+    """
+    kind, params = _kind_and_params(config, path)
+    configs = params.members if isinstance(params, CompositeParams) else {}
+    members = {name: resolve(member, f"{path}params.members.{name}.") for name, member in configs.items()}
+    return ResolvedTeacher(config.kind, kind, params, config.control, members)
+
+
+def _kind_and_params(config: TeacherConfig, path: str = "") -> tuple[type[Teacher], TeacherParams]:
+    """Returns the class and the validated parameters of a teacher. Nothing else validates parameters of teachers."""
     if config.kind not in TEACHERS:
-        return [Mistake("kind", f"unknown teacher {config.kind!r}{near(config.kind, TEACHERS)}")], None
+        raise ConfigError.at(f"{path}kind", f"unknown teacher {config.kind!r}{near(config.kind, TEACHERS)}")
     kind = TEACHERS[config.kind]
+    return kind, validate(kind.Params, config.params, f"{path}params")
+
+
+def check(config: TeacherConfig, facts: Facts, path: str = "") -> list[Mistake]:
+    """Returns everything that is wrong with a teacher and its members on this cohort.
+
+    Args:
+        path: stands before the paths of mistakes, with its dot.
+    """
     try:
-        params = validate(kind.Params, config.params, "params")
+        kind, params = _kind_and_params(config, path)
     except ConfigError as error:
-        return list(error.mistakes), None
-    mistakes = [Mistake(f"params.{path}", problem) for path, problem in kind.check(params, facts)]
-    return mistakes, None if mistakes else kind.offers(params, facts)
+        return list(error.mistakes)
+    mistakes = []
+    for name, member in params.members.items() if isinstance(params, CompositeParams) else ():
+        where = f"{path}params.members.{name}"
+        mistakes += check_name(name, where)
+        if member.control is not None:
+            problem = "a member cannot have a control; set the control of the whole teacher instead"
+            mistakes.append(Mistake(f"{where}.control", problem))
+        mistakes += check(member, facts, f"{where}.")
+        if sees_view(member):
+            problem = f"a teacher of kind {member.kind!r} sees the student's view, so its logits cannot be combined"
+            mistakes.append(Mistake(f"{where}.kind", f"{problem}; members must be teachers that are cached"))
+    return mistakes + [Mistake(f"{path}params.{where}", problem) for where, problem in kind.check(params, facts)]
+
+
+def sees_view(config: TeacherConfig) -> bool:
+    """Whether a teacher of this kind sees the student's view; False for an unknown kind."""
+    return config.kind in TEACHERS and TEACHERS[config.kind].sees_view
 
 
 def check_name(name: str, where: str) -> list[Mistake]:
-    """What is wrong with the name of a teacher, or of a member of an ensemble."""
-    return [Mistake(where, "its scores are named teacher/NAME/auroc, so a name holds no '/'")] if "/" in name else []
+    """Returns what is wrong with the name of a teacher or of a member."""
+    problem = "a name cannot contain '/', because scores are named teacher/NAME/auroc; choose another name"
+    return [Mistake(where, problem)] if "/" in name else []
 
 
 def sized(config: TrialConfig, facts: Facts) -> TrialConfig:
-    """The same training, the sizes that its teachers leave out filled in from the student's; as it is where the student
-    cannot be built, which `build.check` says."""
+    """Returns the same training with the sizes filled in that its teachers leave out, from the size of the student.
+
+    Returns the configuration itself if the student cannot be built; `build.check` reports that.
+    """
     own = config.student.model_copy(update={"pretrained": False, "weights": None})
     try:
         student = build_student(own, facts.image_size, facts.channels, 1, empty=True)
     except ConfigError:
         return config
     block, patches = student.model.blocks[0], student.model.patch_embed.patch_size
-    size = Size(config.student, patches[0], student.dim, student.depth, block.attn.num_heads)
-    teachers = {name: sized_teacher(teacher, size) for name, teacher in config.teachers.items()}
+    size = StudentSize(config.student, patches[0], student.dim, student.depth, block.attn.num_heads)
+    teachers = {name: _sized_teacher(teacher, size) for name, teacher in config.teachers.items()}
     return config.model_copy(update={"teachers": teachers})
 
 
-def sized_teacher(config: TeacherConfig, student: Size) -> TeacherConfig:
-    """The same teacher, the sizes that it leaves out filled in; as it is where `check` finds something wrong."""
-    if config.kind not in TEACHERS:
-        return config
-    kind = TEACHERS[config.kind]
+def _sized_teacher(config: TeacherConfig, student: StudentSize) -> TeacherConfig:
+    """Returns the same teacher with its missing sizes filled in, or the same object if `check` rejects it."""
     try:
-        filled = kind.sized(validate(kind.Params, config.params), student)
+        kind, params = _kind_and_params(config)
     except ConfigError:
         return config
-    return config.model_copy(update={"params": config.params | filled}) if filled else config
+    sizes = kind.sizes(params, student)
+    if isinstance(params, CompositeParams):
+        members = {name: _sized_teacher(member, student) for name, member in params.members.items()}
+        if members != params.members:
+            sizes["members"] = {name: member.model_dump() for name, member in members.items()}
+    return config.model_copy(update={"params": config.params | sizes}) if sizes else config
 
 
-def outlines(path: str, config: TeacherConfig, facts: Facts) -> list[str]:
-    """What a teacher will be, one line, and what each member of an ensemble will be; it has passed `check`."""
-    kind = TEACHERS[config.kind]
-    params = validate(kind.Params, config.params)
-    members: dict[str, TeacherConfig] = getattr(params, "members", {})
-    lines = [f"{path}: {config.kind}, {kind.outline(params, facts)}"]
-    for name, member in members.items():
-        lines += outlines(f"{path}.params.members.{name}", member, facts)
-    return lines
-
-
-def caveats(config: TeacherConfig, facts: Facts) -> list[str]:
-    """What whoever plans with a teacher that has passed `check` should know of it."""
-    kind = TEACHERS[config.kind]
-    params = validate(kind.Params, config.params)
-    near_label = ", ".join(getattr(params, "near_label", ()))
-    found = [f"reads {near_label}, which nearly states the label; its runs are tagged near_label"] if near_label else []
-    return found + kind.caveats(params, facts)
-
-
-__all__ = ["TEACHERS", "Teacher", "caveats", "check", "check_name", "outlines", "sized", "sized_teacher"]
+def leakage_remedy(kind: str) -> str:
+    """Returns what the user can do if a teacher of this kind states the label; a kind may be unknown."""
+    return TEACHERS[kind].LEAKAGE_REMEDY if kind in TEACHERS else "Leave out the inputs that state it"

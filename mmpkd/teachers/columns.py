@@ -1,4 +1,4 @@
-"""Privileged columns as numbers, for the teachers that read a table."""
+"""Which privileged columns a teacher reads, and how they are encoded as numbers."""
 
 from __future__ import annotations
 
@@ -23,45 +23,53 @@ MISSING = "missing"
 
 
 class ColumnsParams(TeacherParams):
-    columns: tuple[str, ...] | None = None  # all descriptors and context by default; `slide_*` for all that fit it
-    near_label: tuple[str, ...] = ()  # columns that nearly state the label, each asked for by name
+    columns: tuple[str, ...] | None = None  # all descriptor and context columns by default; `slide_*` is a pattern
+    near_label: tuple[str, ...] = ()  # columns that nearly state the label; each must be named
+
+    @property
+    def near_label_inputs(self) -> tuple[str, ...]:
+        return self.near_label
 
 
 def chosen_columns(params: ColumnsParams, facts: Facts) -> list[str]:
-    """The columns that a teacher reads, each once: those named or fitted, or every descriptor and context column."""
-    usable = admitted(facts)
-    named = [one for name in params.columns for one in matching(name, usable)] if params.columns is not None else usable
-    return [*dict.fromkeys(named), *params.near_label]
+    """Returns the columns that a teacher reads, each once.
+
+    They are the columns that are named or match a pattern, or every descriptor and context column, and then the named
+    near-label columns.
+    """
+    names = admitted(facts)
+    if params.columns is not None:
+        names = [name for pattern in params.columns for name in matching(pattern, names)]
+    return [*dict.fromkeys(names), *params.near_label]
 
 
 class Encoder:
-    """Rows of a table as numbers, as the samples it was fitted to have them.
+    """Encodes the rows of a table as numbers, with the vocabulary and scales of the samples it was fitted to.
 
-    Categories become one-hot and several-valued cells multi-hot, with the vocabulary of those samples
-    and missing as a value of its own; unseen values are ignored. Numbers are imputed by the median with a
-    missing-indicator and scaled.
+    Categories become one-hot and cells with several values multi-hot; a missing cell is a value of its own, and unseen
+    values are ignored. Numbers are imputed by the median with a missing-indicator, and scaled.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self.columns = columns
 
     def fit(self, store: Store, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Learns the encoding from the samples at `rows`, and gives them in it: (n, V)."""
+        """Learns the encoding from the samples at `rows`, and returns their encoded rows (n, V)."""
         self.transformer = ColumnTransformer([(column.name, *_encoding(column)) for column in self.columns])
         return _dense(self.transformer.fit_transform(self._frame(store, rows)))
 
     def __call__(self, store: Store, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The samples at `rows`, (n, V)."""
+        """Returns the encoded rows (n, V) of the samples at `rows`."""
         return _dense(self.transformer.transform(self._frame(store, rows)))
 
     @property
     def column_V(self) -> NDArray[np.int64]:
-        """Which column each of the V numbers is of."""
-        places = [self.transformer.output_indices_[column.name] for column in self.columns]
-        return np.concatenate([np.full(one.stop - one.start, index) for index, one in enumerate(places)])
+        """Returns the index of the column that each of the V numbers encodes."""
+        slices = [self.transformer.output_indices_[column.name] for column in self.columns]
+        return np.concatenate([np.full(part.stop - part.start, index) for index, part in enumerate(slices)])
 
     def _frame(self, store: Store, rows: NDArray[np.int64]) -> pd.DataFrame:
-        """The columns with missing values as the encoders want them: NaN in numbers, a word elsewhere."""
+        """Returns the columns with missing values as the encoders expect them: NaN in numbers, else a word."""
         frame: pd.DataFrame = store.privileged([column.name for column in self.columns]).iloc[rows].copy()
         for column in self.columns:
             if column.kind == "numeric":
@@ -72,7 +80,7 @@ class Encoder:
 
 
 def _encoding(column: Column) -> tuple[Any, str | list[str]]:
-    """The scikit-learn transformer of a column, and the selector it wants (text as 1-D)."""
+    """Returns the scikit-learn transformer of a column, and the selector that it needs (text as 1-D)."""
     if column.kind == "numeric":
         imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
         return make_pipeline(imputer, StandardScaler()), [column.name]

@@ -1,4 +1,4 @@
-"""What a training hears of its teachers, whether their answers are cached or they are asked at each step."""
+"""Fitted teachers as the training of a student uses them, cached or running at each step."""
 
 from __future__ import annotations
 
@@ -14,67 +14,69 @@ from mmpkd.augment import View
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words
-from mmpkd.teachers import TEACHERS, sized
+from mmpkd.teachers import resolve, sized
 from mmpkd.teachers.cache import cached_outputs
-from mmpkd.teachers.controls import shuffled_within_label
 from mmpkd.teachers.online import online
 from mmpkd.types import Needs, TeacherOutput
 
 
 class FittedTeacher(Protocol):
-    """A fitted teacher, as the training of a student has it."""
+    """A fitted teacher: its outputs for the samples of a store."""
 
     @property
     def width(self) -> int:
-        """Dimensions of the embedding; 0 where there is none."""
+        """Returns the dimensions of the embedding; 0 if there is none."""
 
     @property
     def address(self) -> str:
-        """Content hash of all that decides what it says."""
+        """Returns the content hash of all that determines its outputs."""
 
     @property
     def head(self) -> tuple[Tensor, Tensor] | None:
-        """Weight (K, D) and bias (K) of the layer that reads its logits from its embedding, if it offers that."""
+        """Returns weight (K, D) and bias (K) of the layer from its embedding to its logits, if it offers that."""
 
     @property
     def quality(self) -> Mapping[str, float]:
-        """How good it is; see `quality.py`."""
+        """Returns its scores; see `quality.py`."""
 
     def at(self, rows_B: Tensor, image_BCHW: Tensor, view: View) -> TeacherOutput:
-        """Of the samples at these positions in the store: their images as the student sees them, and the view that
-        shows them so."""
+        """Returns its outputs for the samples at these positions in the store.
+
+        Args:
+            image_BCHW: their images as the student sees them.
+            view: the view that these images show.
+        """
 
     def only(self, needs: Needs) -> Self:
-        """No more than is needed."""
+        """Returns the same teacher without the outputs that are not needed."""
 
     def to(self, device: torch.device) -> Self: ...
 
+    def shuffled(self, store: Store, fold: int, seed: int) -> Self:
+        """Returns the negative control; see `controls.py`."""
 
-def quality_lines(config: TrialConfig, answers: Mapping[str, FittedTeacher]) -> list[str]:
-    """A line for each teacher, and for each member of an ensemble: how good it is, and what is the matter with it."""
+
+def quality_lines(config: TrialConfig, teachers: Mapping[str, FittedTeacher]) -> list[str]:
+    """Returns a line for each teacher and each member of an ensemble, with its scores and its flaws."""
     lines = []
-    for name, teacher in answers.items():
+    for name, teacher in teachers.items():
         scores = by_teacher({f"teacher/{name}/{key}": value for key, value in teacher.quality.items()})
-        for own, quality in scores.items():
-            shuffled = config.teachers[name].control == "shuffled"  # made to know nothing of the single sample
-            told = f"{score_in_words(own, quality)}, shuffled" if shuffled else in_words(own, quality)
-            own_fold = f"{quality['auroc']:.3f}"
+        for path, quality in scores.items():
+            shuffled = config.teachers[name].control == "shuffled"  # its flaws are intended
+            summary = f"{score_in_words(path, quality)}, shuffled" if shuffled else in_words(path, quality)
+            out_of_fold = f"{quality['auroc']:.3f}"
             if math.isnan(quality["auroc"]):
-                own_fold = "not scored, so it is not known whether it states the label: too few training patients"
-            lines.append(f"teacher {told} (AUROC on validation; out of fold {own_fold})")
+                out_of_fold = "not scored, so it is unknown whether it states the label: too few training patients"
+            lines.append(f"teacher {summary} (AUROC on validation; out of fold {out_of_fold})")
     return lines
 
 
 def fit_teachers(config: TrialConfig, store: Store, cache: Path) -> dict[str, FittedTeacher]:
-    """Every teacher that an objective of this configuration uses, fitted or found in the cache."""
-    fold, answers, config = config.cohort.fold, dict[str, FittedTeacher](), sized(config, store.facts)
+    """Returns every teacher that an active objective uses, fitted or loaded from the cache."""
+    fold, config, fitted = config.cohort.fold, sized(config, store.facts), dict[str, FittedTeacher]()
     for name in config.active_teachers():
-        teacher = config.teachers[name]
-        shuffled = teacher.control == "shuffled"
-        if TEACHERS[teacher.kind].sees_view:
-            asked = online(teacher, store, fold, cache, name)
-            answers[name] = asked.shuffled(store, fold, config.seed) if shuffled else asked
-        else:
-            outputs = cached_outputs(teacher, store, fold, cache, name)
-            answers[name] = shuffled_within_label(outputs, store, fold, config.seed) if shuffled else outputs
-    return answers
+        teacher = resolve(config.teachers[name])
+        get = online if teacher.teacher.sees_view else cached_outputs
+        outputs: FittedTeacher = get(teacher, store, fold, cache, name)
+        fitted[name] = outputs.shuffled(store, fold, config.seed) if teacher.control == "shuffled" else outputs
+    return fitted

@@ -1,7 +1,8 @@
-"""The fused teacher: the image that the student sees, and privileged inputs beside it."""
+"""The fused teacher: it reads the image that the student sees together with privileged inputs."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Self
 
 import numpy as np
@@ -18,7 +19,7 @@ from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.teachers.columns import ColumnsParams, Encoder, chosen_columns
 from mmpkd.teachers.fusion import Cells, Fusion, Patches
 from mmpkd.teachers.image import check_view
-from mmpkd.teachers.teacher import Size, Teacher
+from mmpkd.teachers.teacher import Inputs, StudentSize, ViewTeacher
 from mmpkd.teachers.training import (
     EpochsParams,
     descend,
@@ -32,12 +33,12 @@ from mmpkd.types import Mistake, Offer, TeacherOutput
 
 
 class FusedParams(ColumnsParams, EpochsParams):
-    view: str | None = None  # one of the cohort's further images, beside the student's; `columns: []` for it alone
-    # Sizes, where they are left out: the student's patches, and a width and a depth that are no larger than its own.
+    view: str | None = None  # one of the cohort's further images; with `columns: []` it is the only privileged input
+    # Sizes that are left out follow the student: its patches, and a width and a depth no larger than its own.
     patch_size: Positive = 16  # pixels
     latents: Positive = 16
-    dim: Positive = 64  # of a latent, and so of the embedding
-    depth: Positive = 2  # times that all modalities are gone through
+    dim: Positive = 64  # of a latent and of the embedding
+    depth: Positive = 2  # passes over all modalities
     heads: Positive = 4
     augmentation: AugmentationConfig = AugmentationConfig()  # of its own training
     lr: Annotated[float, Field(gt=0)] = 1e-3
@@ -49,21 +50,22 @@ class FusedParams(ColumnsParams, EpochsParams):
         return self
 
 
-class Fused(Teacher):
-    """A `Fusion` of the student's image, privileged columns and a further image, in that there are any.
+class Fused(ViewTeacher):
+    """A `Fusion` of the student's image with privileged columns, a further image, or both.
 
-    It sees the student's view, so its answers cannot be cached: while a student trains it is asked at each
-    step (`Online`), whatever the augmentation. A missing cell is left out, and a sample without any cell
-    is answered from its images alone. Embedding: the mean of the latents. Report text is no modality here:
-    combine a `text` teacher with others in an `ensemble`.
+    It sees the student's view, so its outputs cannot be cached: it runs at each step of a training (`Online`), whatever
+    the augmentation. A missing cell is left out, and the output for a sample without any cell depends only on its
+    images. Embedding: the mean of the latents. Report text is not a modality here: combine a `text` teacher with others
+    in an `ensemble`.
 
-    It learns from the image what a student can learn from it too, shortcuts included: its `val_auroc`
-    far below its `auroc` tells of one.
+    From the image it learns what a student can learn too, shortcuts included. A `val_auroc` far below its `auroc` is a
+    sign of a shortcut.
     """
 
     Params = FusedParams
     VERSION = 1
-    sees_view = True
+    LEAKAGE_REMEDY = "Leave out the columns or the view that state it"
+    network: Fusion
 
     def __init__(self, params: FusedParams, facts: Facts) -> None:
         self.params = params
@@ -72,10 +74,10 @@ class Fused(Teacher):
 
     @staticmethod
     def check(params: FusedParams, facts: Facts) -> list[Mistake]:
-        """What is wrong with columns, view and patches, under paths relative to `params`."""
+        """Returns what is wrong with columns, view and patches, under paths relative to `params`."""
         mistakes = check_columns(params.columns or (), params.near_label, facts) + check_view(params.view, facts)
         if not mistakes and params.view is None and not chosen_columns(params, facts):
-            problem = "no column and no view: without a privileged input this is no more than an `image` teacher"
+            problem = "no column and no view: without a privileged input this is an `image` teacher; name one of them"
             mistakes.append(Mistake("columns", problem))
         if facts.image_size % params.patch_size:
             problem = f"{params.patch_size} does not divide cohort.image_size, which is {facts.image_size}"
@@ -87,8 +89,8 @@ class Fused(Teacher):
         return Offer(frozenset({"logits", "embedding"}))
 
     @staticmethod
-    def sized(params: FusedParams, student: Size) -> dict[str, Any]:
-        """The student's patches, and no larger than the student."""
+    def sizes(params: FusedParams, student: StudentSize) -> dict[str, Any]:
+        """Returns the student's patch size, and a width and a depth that are no larger than the student's."""
         filled = {
             "patch_size": student.patch_size,
             "dim": min(params.dim, student.dim),
@@ -102,8 +104,26 @@ class Fused(Teacher):
         return {name: size for name, size in filled.items() if name not in given and size != defaults[name]}
 
     @staticmethod
+    def inputs(params: FusedParams, facts: Facts) -> Inputs:
+        return Inputs(columns=tuple(chosen_columns(params, facts)))
+
+    @staticmethod
+    def further_view(params: FusedParams) -> str | None:
+        return params.view
+
+    @staticmethod
+    def network_for(params: FusedParams, facts: Facts, weights: Mapping[str, Tensor]) -> Fusion:
+        return network_of(params, facts, weights.get("readers.table.column_V", torch.empty(0)))
+
+    @staticmethod
+    def untrained(params: FusedParams, facts: Facts) -> tuple[Fusion, int]:
+        """Returns an untrained network, as if two numbers encoded each column, and how many numbers these are."""
+        column_V = torch.arange(len(chosen_columns(params, facts))).repeat_interleave(2)
+        return network_of(params, facts, column_V), len(column_V)
+
+    @staticmethod
     def outline(params: FusedParams, facts: Facts) -> str:
-        columns = torch.arange(len(chosen_columns(params, facts)))  # as if one number encoded each
+        columns = torch.arange(len(chosen_columns(params, facts)))  # as if one number encoded each column
         with torch.device("meta"):
             network = network_of(params, facts, columns)
         view = f" and {params.view}" if params.view else ""
@@ -115,7 +135,7 @@ class Fused(Teacher):
 
     @one_thread()
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
-        """Fit to the samples at `rows`.
+        """Fits to the samples at `rows`.
 
         Raises:
             TeacherError: a task has a single class among them; the loss diverges.
@@ -128,49 +148,50 @@ class Fused(Teacher):
             column_V = torch.from_numpy(self.encoder.column_V)
         with seeded(params.seed, "teacher-fused"):
             self.network = network_of(params, self.facts, column_V).to(device_of_fits())
-        cell_NV = self.cells(store, rows)
+        table_NV = self.table(store, rows)
         draws = generator_for(params.seed, "teacher-views")
 
         def forward(chosen: Tensor) -> Tensor:
             view = draw_views(len(chosen), self.facts.image_size, params.augmentation, draws)
-            told: tuple[Tensor, Tensor] = self.network(self._inputs(store, rows[chosen.numpy()], cell_NV[chosen], view))
-            return told[0]
+            batch = self._batch(store, rows[chosen.numpy()], table_NV[chosen], view)
+            logits_BK: Tensor = self.network(batch)[0]
+            return logits_BK
 
         descend(self.network, forward, target_NK, known_NK, self.facts.tasks, params, params.lr)
 
     @one_thread()
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
-        """Logits (n, K) and embedding (n, D), float32, of the samples at `rows`, about whole images."""
-        cell_NV, told = self.cells(store, rows), []
+        """Returns logits (n, K) and embedding (n, D), float32, of the samples at `rows`, for whole images."""
+        table_NV, batches = self.table(store, rows), []
         for chosen in torch.arange(len(rows)).split(self.params.batch_size):
-            inputs = self._inputs(store, rows[chosen.numpy()], cell_NV[chosen], None)
+            inputs = self._batch(store, rows[chosen.numpy()], table_NV[chosen], None)
             with torch.inference_mode(), autocast(device_of_fits()):
-                told.append([part.float().cpu() for part in self.network(inputs)])
-        logits_NK, embedding_ND = (torch.cat(parts) for parts in zip(*told, strict=True))
+                batches.append([part.float().cpu() for part in self.network(inputs)])
+        logits_NK, embedding_ND = (torch.cat(parts) for parts in zip(*batches, strict=True))
         return TeacherOutput(logits_NK, embedding_ND)
 
-    def cells(self, store: Store, rows: NDArray[np.int64]) -> Tensor:
-        """The columns of the samples at `rows`, encoded as those it was fitted to have them: (n, V); NaN is missing."""
+    def table(self, store: Store, rows: NDArray[np.int64]) -> Tensor:
+        """Returns the encoded columns (n, V) of the samples at `rows`, as the last fit encodes them; NaN if missing."""
         if not self.encoder.columns:
             return torch.empty(len(rows), 0)
         missing_NC = store.privileged([column.name for column in self.encoder.columns]).iloc[rows].isna().to_numpy()
         return torch.from_numpy(np.where(missing_NC[:, self.encoder.column_V], np.nan, self.encoder(store, rows)))
 
-    def _inputs(self, store: Store, rows: NDArray[np.int64], cell_BV: Tensor, view: View | None) -> dict[str, Tensor]:
-        """A batch by modality, the images as `view` shows them."""
+    def _batch(self, store: Store, rows: NDArray[np.int64], table_BV: Tensor, view: View | None) -> dict[str, Tensor]:
+        """Returns a batch by modality, with `view` applied to the images."""
         device = device_of_fits()
         inputs = {"image": images_on(device, store.image_NCHW[rows])}
         if self.params.view is not None:
             inputs["view"] = images_on(device, store.view(self.params.view)[rows])
         if view is not None:
             inputs = {name: apply_view(image_BCHW, view) for name, image_BCHW in inputs.items()}
-            box_B4 = torch.from_numpy(store.content_box_N4[rows])  # only the student's own image changes its light
+            box_B4 = torch.from_numpy(store.content_box_N4[rows])  # only the light of the student's image changes
             inputs["image"] = apply_light(inputs["image"], view, box_B4)
-        return inputs | {"table": cell_BV.to(device)}
+        return inputs | {"table": table_BV.to(device)}
 
 
 def network_of(params: FusedParams, facts: Facts, column_V: Tensor) -> Fusion:
-    """An untaught network, drawn by the global generator, for a table of which V numbers are of these columns."""
+    """Returns an untrained network, drawn by the global generator, for a table whose V numbers encode these columns."""
     names = ["image"] if params.view is None else ["image", "view"]
     readers: dict[str, nn.Module] = {
         name: Patches(facts.channels, facts.image_size, params.patch_size, params.dim) for name in names

@@ -1,4 +1,4 @@
-"""A learned array of latents that several modalities write into, one after the other."""
+"""The network of the fused teacher: several modalities update a learned array of latents, one after the other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class Patches(nn.Module):
-    """The patches of an image as tokens, each embedded by itself and given its place."""
+    """Turns the patches of an image into tokens: each patch is embedded on its own and gets a position embedding."""
 
     def __init__(self, channels: int, image_size: int, patch_size: int, dim: int) -> None:
         super().__init__()
@@ -17,16 +17,16 @@ class Patches(nn.Module):
         self.pos_embed = nn.Parameter(0.02 * torch.randn((image_size // patch_size) ** 2, dim))
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, N, D) of pixels in [0, 1], and which are there (B, N): all of them."""
+        """Returns the tokens (B, N, D) of pixels in [0, 1], and which tokens are present (B, N): all of them."""
         token_BND = self.embed((image_BCHW - 0.5) / 0.25).flatten(2).transpose(1, 2) + self.pos_embed
         return token_BND, torch.ones_like(token_BND[..., 0], dtype=torch.bool)
 
 
 class Cells(nn.Module):
-    """The cells of a table's row as tokens: a linear map of what encodes the cell, and its column's own vector.
+    """Turns the cells of a table row into tokens: a linear map of the encoded cell plus a vector of its column.
 
     Args:
-        column_V: which column each of the V values that encode a row is of.
+        column_V: the index of the column that each of the V encoded values belongs to.
     """
 
     column_V: Tensor
@@ -38,7 +38,7 @@ class Cells(nn.Module):
         self.pos_embed = nn.Parameter(0.02 * torch.randn(int(column_V.max()) + 1, dim))
 
     def forward(self, encoded_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """Tokens (B, columns, D), and which are there (B, columns); a cell that is missing is encoded as NaN."""
+        """Returns the tokens (B, columns, D), and which are present (B, columns). Missing cells are encoded as NaN."""
         token_BND = self.pos_embed.expand(len(encoded_BV), -1, -1)
         token_BND = token_BND.index_add(1, self.column_V, encoded_BV.nan_to_num()[..., None] * self.embed)
         missing_BN = encoded_BV.new_zeros(token_BND.shape[:2]).index_add(1, self.column_V, encoded_BV.isnan().float())
@@ -46,7 +46,7 @@ class Cells(nn.Module):
 
 
 class Update(nn.Module):
-    """What one modality does to the latents: they attend to its tokens, then each takes a feed-forward step."""
+    """The update of the latents by one modality: attention to its tokens, then a feed-forward step."""
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -54,32 +54,31 @@ class Update(nn.Module):
         self.attention = nn.MultiheadAttention(dim, heads, batch_first=True)
         self.step = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
-    def forward(self, latent_BLD: Tensor, token_BND: Tensor, there_BN: Tensor) -> Tensor:
-        """The latents after it; to the bit those given, of a sample of which no token is there."""
-        present_B1 = there_BN.any(dim=1, keepdim=True)
+    def forward(self, latent_BLD: Tensor, token_BND: Tensor, present_BN: Tensor) -> Tensor:
+        """Returns the updated latents. The latents of a sample without tokens are returned bit for bit."""
+        any_present_B1 = present_BN.any(dim=1, keepdim=True)
         token_BND = self.norm_tokens(token_BND)
         attended_BLD, _ = self.attention(
             self.norm_latents(latent_BLD),
             token_BND,
             token_BND,
-            key_padding_mask=present_B1 & ~there_BN,  # over nothing a softmax is NaN, and so are its gradients
+            key_padding_mask=any_present_B1 & ~present_BN,  # a softmax over no token is NaN, and so are its gradients
             need_weights=False,
         )
         updated_BLD = latent_BLD + attended_BLD
         updated_BLD = updated_BLD + self.step(self.norm_step(updated_BLD))
-        return torch.where(present_B1[..., None], updated_BLD, latent_BLD)
+        return torch.where(any_present_B1[..., None], updated_BLD, latent_BLD)
 
 
 class Fusion(nn.Module):
-    """Modalities by cross-attention into an array of latents, whose mean a linear head reads.
+    """Fuses modalities by cross-attention into an array of latents. A linear head computes logits from their mean.
 
-    After HEALNet (Hemker et al. 2024, arXiv 2311.09115): modality after modality, `depth` times over with the
-    same weights, updates the latents. What is missing is skipped, not imputed: a cell is a token that is not
-    there, and a modality without tokens an update that does not happen. (In the authors' code the latents
-    still take their own step for a missing modality.)
+    After HEALNet (Hemker et al. 2024, arXiv 2311.09115): each modality in turn updates the latents, `depth` times with
+    the same weights. Missing inputs are skipped, not imputed: a missing cell has no token, and a modality without
+    tokens makes no update. (In the authors' code a missing modality still makes the feed-forward step of the latents.)
 
     Args:
-        readers: by modality, from its input to tokens (B, N, D) and which of them are there (B, N).
+        readers: by modality, maps its input to tokens (B, N, D) and which of them are present (B, N).
     """
 
     def __init__(
@@ -94,13 +93,13 @@ class Fusion(nn.Module):
         self.head = nn.Linear(dim, num_logits)
 
     def forward(self, inputs: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """Logits (B, K) and the mean of the latents (B, D), from a batch of some of the modalities."""
+        """Returns logits (B, K) and the mean of the latents (B, D), from a batch with some or all of the modalities."""
         tokens = {name: reader(inputs[name]) for name, reader in self.readers.items() if name in inputs}
         batch = len(next(iter(inputs.values())))
         latent_BLD = self.latents.expand(batch, -1, -1)
         for _ in range(self.depth):
-            for name, (token_BND, there_BN) in tokens.items():
-                latent_BLD = self.updates[name](latent_BLD, token_BND, there_BN)
+            for name, (token_BND, present_BN) in tokens.items():
+                latent_BLD = self.updates[name](latent_BLD, token_BND, present_BN)
         embedding_BD = latent_BLD.mean(dim=1)
         with torch.autocast(embedding_BD.device.type, enabled=False):  # bfloat16 logits tie, and ties cost AUROC
             return self.head(self.norm(embedding_BD.float())), embedding_BD

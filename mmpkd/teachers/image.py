@@ -1,4 +1,4 @@
-"""The image teacher: a vision transformer of its own, on a further image of each sample or on the student's."""
+"""The image teacher: a vision transformer on a further image of each sample, or on the student's image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmpkd.config import AugmentationConfig, NetworkConfig
 from mmpkd.fit import autocast, generator_for, seeded
 from mmpkd.near_names import near
 from mmpkd.student import Student, announced, build_student
-from mmpkd.teachers.teacher import Size, Teacher
+from mmpkd.teachers.teacher import StudentSize, Teacher
 from mmpkd.teachers.training import (
     EpochsParams,
     content_hash,
@@ -37,25 +37,25 @@ SIZES = {"model", "patch_size", "embed_dim", "depth", "num_heads"}
 
 class ImageParams(EpochsParams):
     view: str | None = None  # one of the cohort's further images; None: the image that the student sees
-    # Its sizes and weights, as a student's. What is left out is the student's own size; of a named `model`, or of
-    # pretrained weights, it is the model's.
+    # Sizes and weights, as for a student. A size that is left out is that of the student; with a named `model` or with
+    # pretrained weights, it is the size of that model.
     network: NetworkConfig = NetworkConfig()
-    augmentation: AugmentationConfig = AugmentationConfig()  # of its own training; it answers about whole images
+    augmentation: AugmentationConfig = AugmentationConfig()  # of its own training; its outputs are for whole images
     lr: Annotated[float, Field(gt=0)] = 5e-4
 
 
 class Image(Teacher):
-    """A timm ViT, trained as a student is, that reads the superior modality.
+    """A timm ViT that reads the superior modality and is trained like a student.
 
-    It answers about images as they are stored, so it is cached, even where `view` is the student's own
-    image. Embedding: what the logits are read from; hidden: the CLS token after each block; map: where
-    its CLS token looks in the last block, mean over heads, over the patches alone. 3-D networks are not
-    offered: teach from a volume by its slices, or by features computed from it, with `tabular`.
+    Its outputs are for images as they are stored, so they are cached, even if it reads the student's own image.
+    Embedding: the vector from which the logits are computed. Hidden: the CLS token after each block. Map: the attention
+    of the CLS token in the last block, averaged over heads, restricted to the patches. There are no 3-D networks: teach
+    from the slices of a volume, or from features computed from it, with `tabular`.
     """
 
     Params = ImageParams
-    VERSION = 3  # since timm says what does not decay
-    sees_view = False
+    VERSION = 3  # since timm determines which weights do not decay
+    LEAKAGE_REMEDY = "Check whether its view reveals the label by a mark on it or by its site, or use another view"
 
     def __init__(self, params: ImageParams, facts: Facts) -> None:
         self.params = params
@@ -63,11 +63,11 @@ class Image(Teacher):
 
     @staticmethod
     def check(params: ImageParams, facts: Facts) -> list[Mistake]:
-        """What is wrong with the view and the network asked for, under paths relative to `params`."""
+        """Returns what is wrong with the requested view and network, under paths relative to `params`."""
         mistakes = check_view(params.view, facts)
         try:
             _network(params, facts, empty=True)
-        except ConfigError as error:  # in a student's words
+        except ConfigError as error:  # its messages name the student
             mistakes += [_own(mistake) for mistake in error.mistakes]
         return mistakes
 
@@ -77,8 +77,8 @@ class Image(Teacher):
         return Offer(frozenset({"logits", "embedding", "hidden", "map", "head"}), depth)
 
     @staticmethod
-    def sized(params: ImageParams, student: Size) -> dict[str, Any]:
-        """The student's model and sizes, under those that are given."""
+    def sizes(params: ImageParams, student: StudentSize) -> dict[str, Any]:
+        """Returns the network with the student's model and sizes where they are left out."""
         own = params.network
         if "model" in own.model_fields_set or own.pretrained or own.weights:
             return {}
@@ -97,8 +97,8 @@ class Image(Teacher):
 
     @staticmethod
     def caveats(params: ImageParams, facts: Facts) -> list[str]:
-        told = announced(params.network, facts.image_size, facts.channels)
-        return [f"has pretrained weights: {'; '.join(told)}"] if told else []
+        changes = announced(params.network, facts.image_size, facts.channels)
+        return [f"has pretrained weights: {'; '.join(changes)}"] if changes else []
 
     @staticmethod
     def sources(params: ImageParams) -> dict[str, str]:
@@ -107,7 +107,7 @@ class Image(Teacher):
 
     @one_thread()
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
-        """Fit to the samples at `rows`.
+        """Fits to the samples at `rows`.
 
         Raises:
             TeacherError: a task has a single class among them; its weights do not fit; the loss diverges.
@@ -118,35 +118,35 @@ class Image(Teacher):
         try:
             with seeded(params.seed, "teacher-image"):
                 self.network = _network(params, self.facts).to(device_of_fits())
-        except ConfigError as error:  # of weights, whose content nobody looked at before
+        except ConfigError as error:  # the content of the weights is read here for the first time
             raise TeacherError("; ".join(str(_own(mistake)) for mistake in error.mistakes)) from None
         draws = generator_for(params.seed, "teacher-views")
 
         def forward(chosen: Tensor) -> Tensor:
             image_BCHW = images_on(device_of_fits(), pixels_NCHW[rows[chosen.numpy()]])
             view = draw_views(len(chosen), self.facts.image_size, params.augmentation, draws)
-            own = params.view is None
-            box_B4 = torch.from_numpy(store.content_box_N4[rows[chosen.numpy()]]) if own else None
-            said: StudentOutput = self.network(apply_light(apply_view(image_BCHW, view), view, box_B4))
-            return said.logits_BK
+            is_student_image = params.view is None
+            box_B4 = torch.from_numpy(store.content_box_N4[rows[chosen.numpy()]]) if is_student_image else None
+            output: StudentOutput = self.network(apply_light(apply_view(image_BCHW, view), view, box_B4))
+            return output.logits_BK
 
         descend(self.network, forward, target_NK, known_NK, self.facts.tasks, params, params.lr)
 
     @one_thread()
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
-        """Logits (n, K), embedding and hidden (n, D), map (n, h, w), float32, of the samples at `rows`."""
+        """Returns logits (n, K), embedding and hidden (n, D), map (n, h, w), float32, of the samples at `rows`."""
         pixels_NCHW, layers = self._pixels(store), range(self.network.depth)
-        told: list[list[Tensor]] = []
+        batches: list[list[Tensor]] = []
         for start in range(0, len(rows), self.params.batch_size):
             image_BCHW = images_on(device_of_fits(), pixels_NCHW[rows[start : start + self.params.batch_size]])
             with torch.inference_mode(), autocast(image_BCHW.device):
-                said = self.network(image_BCHW, layers, layers[-1:])
-            map_BP = said.query_attention_BAN[layers[-1]][:, :, said.num_prefix :].float().mean(dim=1)
+                output = self.network(image_BCHW, layers, layers[-1:])
+            map_BP = output.query_attention_BAN[layers[-1]][:, :, output.num_prefix :].float().mean(dim=1)
             map_BP = map_BP / map_BP.sum(dim=1, keepdim=True).clamp(min=1e-30)
-            hidden = [said.hidden_BND[layer][:, 0] for layer in layers]
-            parts = [said.logits_BK, said.embedding_BD, map_BP.unflatten(1, said.grid), *hidden]
-            told.append([part.float().cpu() for part in parts])
-        logits, embedding, maps, *hidden = (torch.cat(parts) for parts in zip(*told, strict=True))
+            hidden = [output.hidden_BND[layer][:, 0] for layer in layers]
+            parts = [output.logits_BK, output.embedding_BD, map_BP.unflatten(1, output.grid), *hidden]
+            batches.append([part.float().cpu() for part in parts])
+        logits, embedding, maps, *hidden = (torch.cat(parts) for parts in zip(*batches, strict=True))
         return TeacherOutput(logits, embedding, dict(enumerate(hidden)), maps)
 
     def head(self) -> nn.Linear:
@@ -158,10 +158,10 @@ class Image(Teacher):
 
 
 def check_view(view: str | None, facts: Facts) -> list[Mistake]:
-    """What is wrong with teaching from this further image, under the path `view`."""
+    """Returns what is wrong with a teacher that reads this further image, under the path `view`."""
     if view is None or view in facts.views:
         return []
-    hint = near(view, facts.views) or " (it has none; leave view out for the student's own image)"
+    hint = near(view, facts.views) or " (it has none; leave view out to use the student's own image)"
     return [Mistake("view", f"the cohort has no further image {view!r}{hint}")]
 
 
@@ -171,7 +171,7 @@ def _network(params: ImageParams, facts: Facts, *, empty: bool = False) -> Stude
 
 
 def _own(mistake: Mistake) -> Mistake:
-    """A student's mistake in the words of this teacher's parameters."""
+    """Returns a mistake of a student with the names of this teacher's parameters."""
     keys = "pretrained|weights_heads|weights|num_heads|model"
     path, problem = mistake.path, re.sub(rf"(?<!/)student\.({keys})", r"network.\1", mistake.problem)
     problem = problem.replace("the student's", "its")

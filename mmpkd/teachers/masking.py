@@ -1,4 +1,4 @@
-"""Which words of a report name its label, and how they are hidden from a text teacher."""
+"""Finds the words of a report that name a label, and hides them from a text teacher."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from collections.abc import Iterable, Sequence
 
 from mmpkd.types import Task
 
-MIN_LETTERS = 3  # a shorter word, such as "pt" or "0", stands for too much else
-# (end of a word, what stands there instead): opacities, masses, metastases, edemas
+MIN_LETTERS = 3  # a shorter word, such as "pt" or "0", has too many other meanings
+# (end of a word, its replacement): opacities, masses, metastases, edemas
 SINGULARS = (("ies$", "y"), ("(?<=s|x|z|h)es$", ""), ("ses$", "sis"), ("(?<![sui])s$", ""))
 PLURALS = (("$", "s"), ("$", "es"), ("y$", "ies"), ("is$", "es"))
-# Words that class names have in common with any report. Hidden everywhere they would take "the left lung", "no other
-# finding" and "normal heart" out of reports of every class, so such a name is hidden as a whole phrase or not at all.
+# Words of class names that occur in any report. Hiding them everywhere would remove "the left lung", "no other finding"
+# and "normal heart" from reports of every class, so a name with such words is hidden only as a complete phrase.
 WORDS = """
     absent all and any are but class diagnosis finding findings for from has have image label left misc miscellaneous
     negative neither non none normal nor not only other others part patient positive present rest right side status
@@ -27,23 +27,23 @@ EDGES = r"(?<![^\W_]){}(?![^\W_])"  # whole words only: mass, but not massive
 class LabelMask:
     """Hides the words that name tasks and labels, and further words, in texts.
 
-    A word of a name is hidden wherever it stands as a whole word, in its regular singular and plural, in upper and
-    lower case, with and without accents. A name of several words is hidden as a phrase too, however it is joined, and
-    by its initials in capitals where there are at least three. The common words of a name (`COMMON`) and
-    those of fewer than three letters are hidden within such a phrase only.
+    A word of a name is hidden wherever it occurs as a complete word, in its regular singular and plural, in upper and
+    lower case, with and without accents. A name of several words is also hidden as a phrase, whatever joins its words,
+    and as its initials in capitals if there are at least three. Common words of a name (`COMMON`) and words of fewer
+    than three letters are hidden only within such a phrase.
 
     Attributes:
-        left: the labels whose name is one word that is common or short, which is not hidden.
+        left: the labels that are not hidden, because their name is a single word that is common or short.
 
     Args:
-        also: further words and phrases to hide, whatever they are.
+        also: further words and phrases to hide, without exceptions.
     """
 
     def __init__(self, tasks: Sequence[Task], also: Iterable[str] = ()) -> None:
         names = [name for task in tasks for name in (task.name, *task.labels)]
         words, phrases, self.initials = set[str](), set[str](), set[str]()
         labels = dict.fromkeys(name for task in tasks for name in task.labels)
-        self.left = tuple(name for name in labels if _stays(_parts(name)))
+        self.left = tuple(name for name in labels if _is_left(_parts(name)))
         for name in names:
             parts = _parts(name)
             words |= {part for part in parts if len(part) >= MIN_LETTERS and part not in COMMON}
@@ -59,9 +59,9 @@ class LabelMask:
         self._initials = re.compile(EDGES.format(f"(?:{'|'.join(sorted(self.initials))})")) if self.initials else None
 
     def hide(self, text: str, mask: str) -> str:
-        """`text` with `mask` in the place of each word or phrase that names a label."""
+        """Returns `text` with `mask` instead of each word or phrase that names a label."""
         text = unicodedata.normalize("NFC", text)
-        plain = "".join(map(_plain, text))  # of the same length, so that a match is where it was
+        plain = "".join(map(_plain, text))  # of the same length, so that positions of matches agree
         matches = [] if self._names is None else list(self._names.finditer(plain.lower()))
         matches += [] if self._initials is None else list(self._initials.finditer(plain))
         pieces, end = [], 0
@@ -72,24 +72,25 @@ class LabelMask:
         return "".join([*pieces, text[end:]])
 
 
-def _stays(parts: Sequence[str]) -> bool:
+def _is_left(parts: Sequence[str]) -> bool:
+    """Whether a name is a single word that is too common or too short to be hidden."""
     return len(parts) == 1 and (parts[0] in COMMON or len(parts[0]) < MIN_LETTERS)
 
 
 def _parts(name: str) -> list[str]:
-    """The words of a name, in lower case and without accents."""
+    """Returns the words of a name, in lower case and without accents."""
     plain = "".join(map(_plain, unicodedata.normalize("NFC", name))).lower()
     return re.findall(r"[^\W_]+", plain)
 
 
 def _plain(letter: str) -> str:
-    """A letter without its accent; as it is where what is left is not one letter whose lower case is one."""
-    base = "".join(one for one in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(one))
+    """Returns a letter without its accent, if that is a single letter with a single lower-case form."""
+    base = "".join(part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part))
     return base if len(base) == 1 and len(base.lower()) == 1 else letter if len(letter.lower()) == 1 else "_"
 
 
 def _variants(parts: Sequence[str]) -> set[str]:
-    """Patterns of a phrase, its last word as it is, in the singular and in the plural."""
+    """Returns patterns of a phrase, with its last word unchanged, in the singular and in the plural."""
     if not parts:
         return set()
     *before, last = parts

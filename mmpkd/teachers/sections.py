@@ -1,60 +1,66 @@
-"""Which sections of the reports a text teacher reads, and what is wrong with reading them."""
+"""Which sections of the reports a text teacher reads, and whether it can learn from them."""
 
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.near_names import near
+from mmpkd.teachers.teacher import TeacherParams
 from mmpkd.types import Mistake
 
-if TYPE_CHECKING:
-    from mmpkd.teachers.text import TextParams
-
-LEAST = 0.05  # share of samples that must have text: with fewer there is nothing to teach from
+MIN_TEXT_SHARE = 0.05  # share of samples that must have text; a teacher cannot learn from fewer
 
 
-def chosen_sections(params: TextParams, facts: Facts) -> list[str]:
-    """The sections that a teacher reads: those named, or all that are not near-label."""
-    named = params.sections
-    if named is None:
-        named = tuple(name for name, section in facts.sections.items() if not section.near_label)
-    return [*named, *params.near_label]
+class SectionsParams(TeacherParams):
+    sections: tuple[str, ...] | None = None  # all sections that are not near-label by default
+    near_label: tuple[str, ...] = ()  # sections that the labels were read from; each must be named
+
+    @property
+    def near_label_inputs(self) -> tuple[str, ...]:
+        return self.near_label
 
 
-def check_sections(params: TextParams, facts: Facts) -> list[Mistake]:
-    """What is wrong with teaching from these sections, under the path `sections` or `near_label`."""
-    known = facts.sections
-    if not known:
-        mend = "cohort.params.text of the reader table and cohort.params.reports of mimic_cxr say where it lies"
-        return [Mistake("sections", f"the cohort has no report text ({mend})")]
+def chosen_sections(params: SectionsParams, facts: Facts) -> list[str]:
+    """Returns the sections that a teacher reads: those that are named, or all that are not near-label."""
+    names = params.sections
+    if names is None:
+        names = tuple(name for name, section in facts.sections.items() if not section.near_label)
+    return [*names, *params.near_label]
+
+
+def check_sections(params: SectionsParams, facts: Facts) -> list[Mistake]:
+    """Returns what is wrong with these sections, under the path `sections` or `near_label`."""
+    sections = facts.sections
+    if not sections:
+        remedy = "set cohort.params.text of the reader table, or cohort.params.reports of mimic_cxr"
+        return [Mistake("sections", f"the cohort has no report text ({remedy})")]
     mistakes = []
     for path, names in (("sections", params.sections or ()), ("near_label", params.near_label)):
         for name in names:
-            if name not in known:
-                mistakes.append(Mistake(path, f"no section {name!r}{near(name, known)}"))
-            elif known[name].near_label and path == "sections":
-                mend = "to teach from it all the same, list it under `near_label:` instead"
-                mistakes.append(Mistake(path, f"the labels were read from section {name!r}; {mend}"))
-            elif not known[name].near_label and path == "near_label":
+            if name not in sections:
+                mistakes.append(Mistake(path, f"the cohort has no section {name!r}{near(name, sections)}"))
+            elif sections[name].near_label and path == "sections":
+                remedy = "to teach from it all the same, list it under `near_label:` instead"
+                mistakes.append(Mistake(path, f"the labels were read from section {name!r}; {remedy}"))
+            elif not sections[name].near_label and path == "near_label":
                 mistakes.append(Mistake(path, f"section {name!r} is not near-label; list it under `sections:`"))
     counts = Counter((*(params.sections or ()), *params.near_label))
     mistakes += [Mistake("sections", f"section {name!r} is listed twice") for name, n in counts.items() if n > 1]
     if not mistakes:
         chosen = chosen_sections(params, facts)
-        listed, share = ", ".join(chosen), sum(known[name].share for name in chosen)
+        listed, share = ", ".join(chosen), sum(sections[name].share for name in chosen)
         if not chosen:
-            mistakes.append(Mistake("sections", f"every section is near-label ({', '.join(known)}): name some"))
-        elif share < LEAST:
-            wanted = f"wanted {LEAST:.0%} or more: name other sections, or leave this teacher out"
-            mistakes.append(
-                Mistake("sections", f"{listed}: {share:.1%} of the training samples have any text there; {wanted}")
-            )
+            problem = f"every section is near-label ({', '.join(sections)}): name some under `near_label:`"
+            mistakes.append(Mistake("sections", problem))
+        elif share < MIN_TEXT_SHARE:
+            remedy = f"wanted {MIN_TEXT_SHARE:.0%} or more: name other sections, or leave this teacher out"
+            problem = f"{listed}: {share:.1%} of the training samples have any text there; {remedy}"
+            mistakes.append(Mistake("sections", problem))
         else:
-            lost = set.intersection(*(set(known[name].lost) for name in chosen))
-            if lost:  # such a report tells that it was written, and no more
-                told = f"no training sample with text there is {' or '.join(sorted(lost))}, though others are"
-                mend = "a teacher needs both sides: name other sections, or leave this teacher out"
-                mistakes.append(Mistake("sections", f"{listed}: {told}; {mend}"))
+            labels = set.intersection(*(set(sections[name].lost) for name in chosen))
+            if labels:  # the mere existence of such a report tells the label
+                problem = f"no training sample with text there is {' or '.join(sorted(labels))}, though others are"
+                remedy = "a teacher needs both sides: name other sections, or leave this teacher out"
+                mistakes.append(Mistake("sections", f"{listed}: {problem}; {remedy}"))
     return mistakes

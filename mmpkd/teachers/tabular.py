@@ -16,8 +16,8 @@ from mmpkd.cohort.facts import Facts, check_columns
 from mmpkd.cohort.store import Store
 from mmpkd.fit import seeded, task_loss
 from mmpkd.teachers.columns import ColumnsParams, Encoder, chosen_columns
-from mmpkd.teachers.teacher import Teacher
-from mmpkd.teachers.training import fit_linear, one_thread, questions, require_classes
+from mmpkd.teachers.teacher import Inputs, Teacher
+from mmpkd.teachers.training import classification_problems, fit_linear, one_thread, require_classes
 from mmpkd.types import Mistake, Offer, Task, TeacherOutput
 
 
@@ -28,20 +28,22 @@ class TabularParams(ColumnsParams):
 
 
 class Tabular(Teacher):
-    """Logits from privileged columns; its embedding is the layer that the logits are read from.
+    """Logits from privileged columns. Its embedding is the layer from which the logits are computed.
 
-    The columns may as well be features that another network computed from a modality, such as a slide
-    or a volume: that is how they are taught from.
+    The columns may also be features that another network computed from a modality such as a slide or a volume: this is
+    the way to teach from them.
 
-    A row is encoded by `Encoder`, as the training patients have it. `linear` is ridge-penalised logistic
-    regression, one per task (scikit-learn), whose embedding is the encoded row; `mlp` is one hidden layer
-    shared by all tasks, whose embedding is that layer; `boosting` is scikit-learn's histogram gradient
-    boosting, one per task, which has no embedding. Unknown labels are left out of the fit.
+    `Encoder` encodes a row, with the vocabulary and scales of the training patients. `linear` is ridge-penalised
+    logistic regression, one per task (scikit-learn), whose embedding is the encoded row. `mlp` has one hidden layer,
+    shared by all tasks, which is its embedding. `boosting` is scikit-learn's histogram gradient boosting, one per task,
+    which has no embedding. Unknown labels are left out of the fit.
     """
 
     Params = TabularParams
-    VERSION = 1  # raise it when the numbers change: it is part of the cache's address
-    sees_view = False
+    VERSION = 1
+    LEAKAGE_REMEDY = (
+        "Give the columns that state it the role near_label or forbidden, or name the others in its `columns`"
+    )
 
     def __init__(self, params: TabularParams, facts: Facts) -> None:
         self.params = params
@@ -50,15 +52,19 @@ class Tabular(Teacher):
 
     @staticmethod
     def check(params: TabularParams, facts: Facts) -> list[Mistake]:
-        """What is wrong with the columns asked for, under paths relative to `params`."""
+        """Returns what is wrong with the requested columns, under paths relative to `params`."""
         mistakes = check_columns(params.columns or (), params.near_label, facts)
         if not mistakes and not chosen_columns(params, facts):
-            mistakes = [Mistake("columns", "the cohort offers no descriptor or context column: name some")]
+            mistakes = [Mistake("columns", "the cohort has no descriptor or context column: name other columns")]
         return mistakes
 
     @staticmethod
     def offers(params: TabularParams, facts: Facts) -> Offer:
         return Offer(frozenset({"logits"} if params.model == "boosting" else {"logits", "embedding"}))
+
+    @staticmethod
+    def inputs(params: TabularParams, facts: Facts) -> Inputs:
+        return Inputs(columns=tuple(chosen_columns(params, facts)))
 
     @staticmethod
     def outline(params: TabularParams, facts: Facts) -> str:
@@ -67,7 +73,7 @@ class Tabular(Teacher):
 
     @one_thread()
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
-        """Fit to the samples at `rows`.
+        """Fits to the samples at `rows`.
 
         Raises:
             TeacherError: a task has a single class among them.
@@ -75,24 +81,24 @@ class Tabular(Teacher):
         encoded_ND = self.encoder.fit(store, rows)
         target_NK, known_NK = store.target_NK[rows], store.known_NK[rows]
         require_classes(self.tasks, target_NK, known_NK)
-        learnt = encoded_ND, target_NK, known_NK, self.tasks
+        training_data = encoded_ND, target_NK, known_NK, self.tasks
         if self.params.model == "boosting":
-            self.boosters = _fit_boosting(*learnt, self.params)
+            self.boosters = _fit_boosting(*training_data, self.params)
         elif self.params.model == "mlp":
-            self.model = _fit_mlp(*learnt, self.params)
+            self.model = _fit_mlp(*training_data, self.params)
         else:
-            self.model = nn.Sequential(nn.Identity(), fit_linear(*learnt, self.params.l2))
+            self.model = nn.Sequential(nn.Identity(), fit_linear(*training_data, self.params.l2))
 
     @one_thread()
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
-        """Logits (n, K) and, but of boosted trees, embedding (n, D), float32, of the samples at `rows`."""
+        """Returns logits (n, K) and, except for boosted trees, embedding (n, D), float32, of the samples at `rows`."""
         encoded_ND = self.encoder(store, rows)
         if self.params.model == "boosting":
             logits_NK = torch.zeros(len(rows), store.target_NK.shape[1])
             for group, booster in self.boosters:
-                said = torch.from_numpy(booster.decision_function(encoded_ND)).float()
-                # Of two classes scikit-learn says one logit: the second against the first.
-                logits_NK[:, group if said.ndim > 1 else group[-1]] = said
+                logits = torch.from_numpy(booster.decision_function(encoded_ND)).float()
+                # For two classes scikit-learn returns one logit: the second class against the first.
+                logits_NK[:, group if logits.ndim > 1 else group[-1]] = logits
             return TeacherOutput(logits_BK=logits_NK)
         with torch.no_grad():
             embedding_ND = self.model[:-1](torch.from_numpy(encoded_ND))
@@ -106,11 +112,11 @@ def _fit_boosting(
     tasks: Sequence[Task],
     params: TabularParams,
 ) -> list[tuple[list[int], HistGradientBoostingClassifier]]:
-    """A booster for each question, beside its columns. It stops early by no means: its own split knows no patients."""
+    """Returns the logit columns and the booster of each problem. Early stopping is off: its split ignores patients."""
     options = {"l2_regularization": params.l2, "early_stopping": False, "random_state": params.seed % 2**32}
     return [
         (group, HistGradientBoostingClassifier(**options).fit(encoded_ND[known_N], label))
-        for group, known_N, label in questions(tasks, target_NK, known_NK)
+        for group, known_N, label in classification_problems(tasks, target_NK, known_NK)
     ]
 
 
@@ -121,7 +127,7 @@ def _fit_mlp(
     tasks: Sequence[Task],
     params: TabularParams,
 ) -> nn.Sequential:
-    """One hidden layer, full-batch Adam; the penalty is l2 / N, as scikit-learn scales it."""
+    """Returns a network with one hidden layer, fitted by full-batch Adam. The penalty is l2 / N, as in scikit-learn."""
     encoded, target, known = map(torch.from_numpy, (encoded_ND, target_NK, known_NK))
     with seeded(params.seed, "tabular-mlp"):
         hidden = nn.Sequential(nn.Linear(encoded.shape[1], params.hidden), nn.GELU())

@@ -1,33 +1,53 @@
-"""What every teacher is."""
+"""The interface of every teacher, and a teacher's configuration once its kind and parameters are resolved."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Protocol
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.store import Store
-from mmpkd.config import NetworkConfig, Strict
+from mmpkd.config import NetworkConfig, Strict, TeacherConfig
 from mmpkd.types import Mistake, Offer, TeacherOutput
 
 
 class TeacherParams(Strict):
-    seed: Annotated[int, Field(ge=0)] = 0  # of folds and fitting; not the trial's, so that trials share the answers
+    seed: Annotated[int, Field(ge=0)] = 0  # of folds and fitting; not the trial's, so that trials share the cache
 
     @property
     def passes(self) -> int:
-        """How often a fit goes over its samples, as far as that can be chosen."""
+        """Returns how many passes over its samples a fit makes, where that can be chosen; 1 otherwise."""
         return 1
+
+    @property
+    def near_label_inputs(self) -> tuple[str, ...]:
+        """Returns the columns and report sections that nearly state the label and that the user asked for by name."""
+        return ()
+
+
+class CompositeParams(TeacherParams):
+    """Parameters of a teacher that combines the logits of other teachers, its members."""
+
+    members: dict[str, TeacherConfig]  # each as under `teachers`
+
+
+class Inputs(NamedTuple):
+    """The privileged inputs of a teacher, as far as warnings about label leakage need them."""
+
+    columns: tuple[str, ...] = ()
+    sections: tuple[str, ...] = ()  # of the reports
+    hidden_words: tuple[str, ...] | None = None  # masked in the sections beside the labels' names; None: no masking
 
 
 @dataclass(frozen=True)
-class Size:
-    """Of a student: what a teacher that is built here is measured by, where its own size is left out."""
+class StudentSize:
+    """The size of the student, from which a teacher's own size follows where its configuration leaves it out."""
 
     network: NetworkConfig
     patch_size: int  # pixels
@@ -37,56 +57,145 @@ class Size:
 
 
 class Teacher(Protocol):
-    """Learns a cohort's labels from a privileged modality, then answers about samples.
+    """Learns a cohort's labels from a privileged modality, then predicts the labels of samples.
 
-    `cache.py` decides which samples it may learn from, and caches its answers; of one that sees the student's
-    view `online.py` caches the weights, and asks it at each step.
+    `fitting.py` decides which samples it learns from. `cache.py` stores its outputs; for a teacher that sees the
+    student's view, it stores the weights of its networks, which `online.py` runs at each step.
     """
 
     Params: ClassVar[type[TeacherParams]]
-    VERSION: ClassVar[int]  # raise it when the same parameters come to give other numbers
-    sees_view: ClassVar[bool]  # whether its input depends on the augmented image; then it cannot be cached
+    VERSION: ClassVar[int]  # raise it when the same parameters give other numbers
+    LEAKAGE_REMEDY: ClassVar[str]  # what the user can do if its inputs state the label; a phrase in the imperative
+    sees_view: ClassVar[bool] = False  # whether its input depends on the augmented image; see `ViewTeacher`
+    params: Any  # as given
+    member_logits: Mapping[str, NDArray[np.float32]] = {}  # of a composite teacher: (N, K), set before `fit`
 
     def __init__(self, params: Any, facts: Facts) -> None:
         """`params` is a `Params` of this teacher."""
 
     @staticmethod
     def check(params: Any, facts: Facts) -> list[Mistake]:
-        """What is wrong with these parameters on this cohort, under paths relative to `params`."""
+        """Returns what is wrong with these parameters on this cohort, under paths relative to `params`."""
 
     @staticmethod
     def offers(params: Any, facts: Facts) -> Offer:
-        """What it provides with these parameters, which have passed `check`."""
+        """Returns what it provides with these parameters, which have passed `check`."""
 
     @staticmethod
     def caveats(params: Any, facts: Facts) -> list[str]:
-        """What whoever plans with it should know, though nothing is wrong; its parameters have passed `check`."""
+        """Returns what the user should know when planning with these parameters, which have passed `check`."""
         return []
 
     @staticmethod
     def sources(params: Any) -> dict[str, Any]:
-        """What else decides its numbers: contents of files, versions; part of the cache's address."""
+        """Returns what else determines its numbers (contents of files, versions), as a part of the cache address."""
         return {}
 
     @staticmethod
-    def sized(params: Any, student: Size) -> dict[str, Any]:
-        """Parameters that its configuration leaves out and that follow the student's size; valid ones are given."""
+    def inputs(params: Any, facts: Facts) -> Inputs:
+        """Returns the privileged columns and report sections that it reads."""
+        return Inputs()
+
+    @staticmethod
+    def sizes(params: Any, student: StudentSize) -> dict[str, Any]:
+        """Returns the parameters that its configuration leaves out and that follow from the size of the student."""
         return {}
 
     @staticmethod
     def outline(params: Any, facts: Facts) -> str:
-        """What it will be: kind of model, blocks x width, patch, image size, parameters; one line."""
+        """Describes it in one line: kind of model, blocks x width, patch, image size, number of parameters."""
 
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
-        """Forget everything and learn from the samples at `rows`.
+        """Discards all earlier fits and learns from the samples at `rows`.
 
         Raises:
-            TeacherError: these samples cannot teach.
+            TeacherError: it cannot learn from these samples.
         """
 
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
-        """Answers about the samples at `rows`, of whole images, float32 on the CPU; the same ones each time."""
+        """Returns its outputs for the samples at `rows`, for whole images, float32 on the CPU; it is deterministic."""
 
     def head(self) -> nn.Linear | None:
-        """Of the last fit the layer that reads logits from the embedding, if it `offers` one."""
+        """Returns the layer of the last fit that computes the logits from the embedding, if it `offers` one."""
         return None
+
+
+class ViewTeacher(Teacher, Protocol):
+    """A teacher that sees the student's view. It runs at each step of a training; see `online.py`.
+
+    Its network maps a batch by modality to logits (B, K) and an embedding (B, D). The modalities are `image`
+    (B, C, H, W), the student's view in [0, 1]; `view`, a further image of the sample in the same view, if
+    `further_view` names one; and `table` (B, V), the rows of `table`. The network ends with a linear layer called
+    `head`, which computes the logits from D numbers: its bias brings the models of the five folds to one level.
+    """
+
+    sees_view: ClassVar[bool] = True
+    network: nn.Module  # of the last fit; frozen
+
+    @staticmethod
+    def further_view(params: Any) -> str | None:
+        """Returns the name of the further image that the network reads beside the student's, if it reads one."""
+        return None
+
+    def table(self, store: Store, rows: NDArray[np.int64]) -> Tensor:
+        """Returns the numbers (n, V) that the last fitted network reads of the samples at `rows` beside images."""
+
+    @staticmethod
+    def network_for(params: Any, facts: Facts, weights: Mapping[str, Tensor]) -> nn.Module:
+        """Returns a network that these weights, the state of a fitted `network`, can be loaded into."""
+
+    @staticmethod
+    def untrained(params: Any, facts: Facts) -> tuple[nn.Module, int]:
+        """Returns an untrained network that costs as much as a fitted one, drawn by the global generator, and V."""
+
+
+@dataclass(frozen=True)
+class ResolvedTeacher:
+    """A teacher's configuration after its kind was looked up and its parameters were validated (`teachers.resolve`)."""
+
+    kind: str
+    teacher: type[Teacher]
+    params: TeacherParams
+    control: Literal["shuffled"] | None = None
+    members: Mapping[str, ResolvedTeacher] = field(default_factory=dict)  # of a composite teacher
+
+    @property
+    def near_label_inputs(self) -> list[str]:
+        """Returns the columns and sections that nearly state the label and that it or a member reads."""
+        names = [name for member in self.members.values() for name in member.near_label_inputs]
+        return [*self.params.near_label_inputs, *names]
+
+    def offers(self, facts: Facts) -> Offer:
+        """Returns what it provides; its parameters have passed `teachers.check`."""
+        return self.teacher.offers(self.params, facts)
+
+    def sources(self) -> dict[str, Any]:
+        """Returns all besides parameters that determines its numbers: its own sources and those of its members."""
+        members = {
+            name: {"version": member.teacher.VERSION, "sources": member.sources()}
+            for name, member in self.members.items()
+        }
+        return self.teacher.sources(self.params) | members
+
+    def outlines(self, path: str, facts: Facts) -> list[str]:
+        """Describes the teacher at this path and each of its members, one line each."""
+        lines = [f"{path}: {self.kind}, {self.teacher.outline(self.params, facts)}"]
+        for name, member in self.members.items():
+            lines += member.outlines(f"{path}.params.members.{name}", facts)
+        return lines
+
+    def caveats(self, facts: Facts) -> list[str]:
+        """Returns what the user should know when planning with this teacher, which has passed `teachers.check`."""
+        names = ", ".join(self.params.near_label_inputs)
+        lines = [f"reads {names}, which nearly states the label; its runs are tagged near_label"] if names else []
+        lines += self.teacher.caveats(self.params, facts)
+        for name, member in self.members.items():
+            lines += [f"member {name} {line}" for line in member.caveats(facts)]
+        return lines
+
+    def single(self, path: str) -> Iterator[tuple[str, ResolvedTeacher]]:
+        """Yields the teachers under this path that read a cohort, with their paths: itself, or all its members."""
+        if not self.members:
+            yield path, self
+        for name, member in self.members.items():
+            yield from member.single(f"{path}.params.members.{name}")

@@ -1,4 +1,4 @@
-"""The text teacher: a sample's report into a transformers encoder."""
+"""The text teacher: a transformers encoder that reads the report of a sample."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import Positive, Strict
 from mmpkd.fit import autocast, seeded
 from mmpkd.teachers.masking import LabelMask
-from mmpkd.teachers.sections import LEAST, check_sections, chosen_sections
-from mmpkd.teachers.teacher import Size, Teacher
+from mmpkd.teachers.sections import MIN_TEXT_SHARE, SectionsParams, check_sections, chosen_sections
+from mmpkd.teachers.teacher import Inputs, StudentSize, Teacher
 from mmpkd.teachers.text_encoders import build, config_of, files_of, folder_of, load, most_tokens, tokenizer_of
 from mmpkd.teachers.training import (
     EpochsParams,
@@ -37,11 +37,11 @@ SIZES = ("hidden", "layers", "heads", "vocabulary")
 
 
 class MaskParams(Strict):
-    also: tuple[Annotated[str, Field(pattern=r"[^\W_]")], ...] = ()  # further words and phrases to hide, synonyms say
+    also: tuple[Annotated[str, Field(pattern=r"[^\W_]")], ...] = ()  # further words to hide, such as synonyms
 
 
 def _mask(value: Any) -> Any:
-    """What stands under `mask_labels`: `true` is a mask of the labels' own names, `false` none."""
+    """Reads the value of `mask_labels`: `true` masks the names of the labels, `false` masks nothing."""
     if isinstance(value, bool):
         return {} if value else None
     if value is None or isinstance(value, Mapping | MaskParams):
@@ -49,22 +49,20 @@ def _mask(value: Any) -> Any:
     raise ValueError("true, false, or {also: [further words to hide]}")
 
 
-class TextParams(EpochsParams):
-    sections: tuple[str, ...] | None = None  # all that are not near-label by default
-    near_label: tuple[str, ...] = ()  # sections that the labels were read from, each asked for by name
-    # Hides the words that name tasks and labels from it (masking.py); `mask_labels: {also: [coronavirus, sars-cov-2]}`
-    # hides further words and phrases too, whatever they are.
+class TextParams(SectionsParams, EpochsParams):
+    # Hides the words that name tasks and labels (masking.py). `mask_labels: {also: [coronavirus, sars-cov-2]}` hides
+    # further words and phrases.
     mask_labels: Annotated[
         MaskParams | None, BeforeValidator(_mask, json_schema_input_type=MaskParams | bool | None)
     ] = None
-    encoder: str | None = None  # of transformers, by name or folder; else a small BERT built from the sizes below
-    frozen: bool = False  # leave `encoder` as it is and fit a linear head alone, without epochs
+    encoder: str | None = None  # name or folder of a transformers encoder; None: a small BERT with the sizes below
+    frozen: bool = False  # do not train `encoder`; fit only a linear head, without epochs
     hidden: Positive = 64
     layers: Positive = 2
     heads: Positive = 2
-    vocabulary: Positive = 4000  # words, the commonest of the training patients' text
-    max_length: Positive = 256  # tokens; the rest of a text is cut off
-    lr: Annotated[float, Field(gt=0)] | None = None  # 5e-5 for `encoder`, 1e-3 for one built here
+    vocabulary: Positive = 4000  # the commonest words in the text of the training patients
+    max_length: Positive = 256  # tokens; a longer text is cut off
+    lr: Annotated[float, Field(gt=0)] | None = None  # None: 5e-5 for `encoder`, 1e-3 for a BERT built here
 
     @property
     def passes(self) -> int:
@@ -73,16 +71,18 @@ class TextParams(EpochsParams):
     @model_validator(mode="after")
     def _fits(self) -> Self:
         if self.encoder is None and self.frozen:
-            raise ValueError("frozen leaves nothing learnt in an encoder built here; name an `encoder`")
+            raise ValueError(
+                "frozen needs a pretrained encoder, and an encoder built here is untrained; name an `encoder`"
+            )
         if self.encoder is None and self.hidden % self.heads:
             raise ValueError(f"hidden must be a multiple of heads, got {self.hidden} and {self.heads}")
         if self.encoder is not None and (given := [name for name in SIZES if name in self.model_fields_set]):
-            raise ValueError(f"{', '.join(given)}: sizes of an encoder built here; those of `encoder` are its own")
+            raise ValueError(f"{', '.join(given)}: a named `encoder` has its own sizes; leave them out")
         return self
 
 
 class Network(nn.Module):
-    """An encoder and, on the mean of its last layer over a text's tokens, a linear head."""
+    """An encoder with a linear head on the mean of its last layer over the tokens of a text."""
 
     def __init__(self, encoder: Any, num_logits: int) -> None:
         super().__init__()
@@ -90,26 +90,26 @@ class Network(nn.Module):
         self.head = nn.Linear(encoder.config.hidden_size, num_logits)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Logits (B, K) and the pooled tokens (B, D) of each layer."""
-        told = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        """Returns logits (B, K) and the pooled tokens (B, D) of each layer."""
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
         weight_BN1 = (attention_mask / attention_mask.sum(dim=1, keepdim=True))[..., None]
-        pooled = tuple((hidden_BND * weight_BN1).sum(dim=1) for hidden_BND in told.hidden_states[1:])
+        pooled = tuple((hidden_BND * weight_BN1).sum(dim=1) for hidden_BND in output.hidden_states[1:])
         return self.head(pooled[-1]), pooled
 
 
 class Text(Teacher):
-    """Logits from the sections of a report, joined; fine-tunes its encoder whole unless that is `frozen`.
+    """Logits from the joined sections of a report. All weights of the encoder are fine-tuned unless it is `frozen`.
 
-    Embedding: the mean of the last layer over the tokens, which the logits are read from; hidden: the same
-    mean of each layer, the last being the embedding. (The mean, not [CLS]: it serves every encoder, and
-    says more where none was trained to use [CLS]; Reimers and Gurevych 2019, arXiv 1908.10084, table 6.)
-    A sample without text has nothing to say: NaN. `mask_labels` puts the mask token in the place of the words
-    that name tasks and labels, see `LabelMask`.
+    Embedding: the mean of the last layer over the tokens, from which the logits are computed. Hidden: the same mean for
+    each layer; the last one is the embedding. (The mean is used, not [CLS], because it works with every encoder and
+    carries more where none was trained to use [CLS]; Reimers and Gurevych 2019, arXiv 1908.10084, table 6.) The
+    outputs of a sample without text are NaN. `mask_labels` replaces the words that name tasks and labels by the mask
+    token, see `LabelMask`.
     """
 
     Params = TextParams
     VERSION = 3
-    sees_view = False
+    LEAKAGE_REMEDY = "Leave that section out, or hide the labels' names (mask_labels)"
 
     def __init__(self, params: TextParams, facts: Facts) -> None:
         self.params = params
@@ -119,7 +119,7 @@ class Text(Teacher):
 
     @staticmethod
     def check(params: TextParams, facts: Facts) -> list[Mistake]:
-        """What is wrong with the sections and the encoder asked for, under paths relative to `params`."""
+        """Returns what is wrong with the requested sections and encoder, under paths relative to `params`."""
         mistakes = check_sections(params, facts)
         if params.encoder is not None:
             try:
@@ -137,18 +137,25 @@ class Text(Teacher):
     def caveats(params: TextParams, facts: Facts) -> list[str]:
         sections = chosen_sections(params, facts)
         silent = 1 - max(facts.sections[name].share for name in sections)
-        most = "up to " if len(sections) > 1 else ""  # who lacks one may have another
-        where, told = ", ".join(sections), list[str]()
+        at_most = "up to " if len(sections) > 1 else ""  # a sample without one section may have another
+        where, lines = ", ".join(sections), list[str]()
         if silent:
-            told.append(f"says nothing of {most}{silent:.1%} of the training samples, without text in {where}")
+            lines.append(
+                f"has no output for {at_most}{silent:.1%} of the training samples, because they have no text in {where}"
+            )
         mask = label_mask(params, facts.tasks)
         if mask is not None and mask.left:
             names = " or ".join(map(repr, mask.left))
             words = ", ".join(json.dumps(name, ensure_ascii=False) for name in mask.left)
-            why = "for such a common or short word may stand in reports of every class"
-            mend = f"to hide it all the same, set mask_labels: {{also: [{words}]}}"
-            told.append(f"leaves the label's name {names} in its text, {why}; {mend}")
-        return told
+            why = "because such a common or short word may occur in reports of every class"
+            remedy = f"to hide it all the same, set mask_labels: {{also: [{words}]}}"
+            lines.append(f"leaves the label's name {names} in its text, {why}; {remedy}")
+        return lines
+
+    @staticmethod
+    def inputs(params: TextParams, facts: Facts) -> Inputs:
+        hidden_words = None if params.mask_labels is None else params.mask_labels.also
+        return Inputs(sections=tuple(chosen_sections(params, facts)), hidden_words=hidden_words)
 
     @staticmethod
     def offers(params: TextParams, facts: Facts) -> Offer:
@@ -156,8 +163,8 @@ class Text(Teacher):
         return Offer(frozenset({"logits", "embedding", "hidden"}), layers)
 
     @staticmethod
-    def sized(params: TextParams, student: Size) -> dict[str, Any]:
-        """Of an encoder built here: no wider and no deeper than the student."""
+    def sizes(params: TextParams, student: StudentSize) -> dict[str, Any]:
+        """Returns sizes of an encoder built here that are no larger than the student's."""
         given = params.model_fields_set
         if params.encoder is not None:
             return {}
@@ -174,7 +181,7 @@ class Text(Teacher):
             config, trained = config_of(params.encoder), "frozen" if params.frozen else "trained on"
             return f"encoder {params.encoder}, {trained}, {config.num_hidden_layers} blocks x {config.hidden_size}"
         width = params.hidden
-        embeddings = (params.vocabulary + params.max_length + 4) * width  # with a type of token, and a norm
+        embeddings = (params.vocabulary + params.max_length + 4) * width  # with token types and a layer norm
         count = embeddings + params.layers * (12 * width**2 + 13 * width) + facts.tasks[-1].columns.stop * (width + 1)
         return (
             f"BERT from scratch, {params.layers} blocks x {width}, up to {params.vocabulary} words, "
@@ -187,30 +194,33 @@ class Text(Teacher):
 
     @one_thread()
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
-        """Fit to those of the samples at `rows` that have text.
+        """Fits to those samples at `rows` that have text.
 
         Raises:
-            TeacherError: nearly none has; a task has a single class among them; the loss diverges.
+            TeacherError: too few have text; a task has a single class among them; the loss diverges.
         """
         texts = self._texts(store, rows)
-        told = np.flatnonzero(texts != "")
-        if len(told) < max(1, LEAST * len(rows)):
+        filled = np.flatnonzero(texts != "")
+        if len(filled) < max(1, MIN_TEXT_SHARE * len(rows)):
             where = ", ".join(self.sections)
-            raise TeacherError(f"{len(told)} of {len(rows)} training samples of a fold have text in {where}")
-        texts, target_NK, known_NK = texts[told], store.target_NK[rows[told]], store.known_NK[rows[told]]
+            raise TeacherError(
+                f"only {len(filled)} of {len(rows)} training samples of a fold have text in {where}: name other "
+                "sections, or leave this teacher out"
+            )
+        texts, target_NK, known_NK = texts[filled], store.target_NK[rows[filled]], store.known_NK[rows[filled]]
         require_classes(self.tasks, target_NK, known_NK)
         params = self.params
         with seeded(params.seed, "teacher-text"):
             if params.encoder is None:
-                seen = texts if self.mask is None else (self.mask.hide(text, " ") for text in texts)
+                shown_texts = texts if self.mask is None else (self.mask.hide(text, " ") for text in texts)
                 sizes = (params.vocabulary, params.hidden, params.layers, params.heads, params.max_length)
-                self.tokenizer, encoder = build(seen, *sizes)
+                self.tokenizer, encoder = build(shown_texts, *sizes)
             else:
                 self.tokenizer, encoder = load(params.encoder)
             self.network = Network(encoder, target_NK.shape[1]).to(device_of_fits())
         if params.frozen:
             self.network.eval().requires_grad_(False)
-            embedding_ND = self._ask(texts)[1][-1].numpy()
+            embedding_ND = self._predict(texts)[1][-1].numpy()
             mean_D, scale_D = embedding_ND.mean(axis=0), embedding_ND.std(axis=0) + 1e-6
             head = fit_linear((embedding_ND - mean_D) / scale_D, target_NK, known_NK, self.tasks, l2=1.0)
             head.requires_grad_(False)
@@ -231,17 +241,17 @@ class Text(Teacher):
 
     @one_thread()
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
-        """Logits (n, K), embedding and hidden (n, D), float32, of the samples at `rows`; NaN without text."""
+        """Returns logits (n, K), embedding and hidden (n, D), float32, of the samples at `rows`; NaN without text."""
         texts = self._texts(store, rows)
-        told = torch.from_numpy(texts != "")
-        logits_NK, hidden_LND = self._ask(texts[texts != ""])
-        shape = (len(rows), logits_NK.shape[1]), (len(hidden_LND), len(rows), hidden_LND.shape[2])
-        logits, hidden = (torch.full(one, torch.nan) for one in shape)
-        logits[told], hidden[:, told] = logits_NK, hidden_LND
+        filled = torch.from_numpy(texts != "")
+        logits_NK, hidden_LND = self._predict(texts[texts != ""])
+        logits = torch.full((len(rows), logits_NK.shape[1]), torch.nan)
+        hidden = torch.full((len(hidden_LND), len(rows), hidden_LND.shape[2]), torch.nan)
+        logits[filled], hidden[:, filled] = logits_NK, hidden_LND
         return TeacherOutput(logits, hidden[-1], dict(enumerate(hidden)))
 
-    def _ask(self, texts: Texts) -> tuple[Tensor, Tensor]:
-        """Logits (n, K) and the pooled tokens of each layer (L, n, D), on the CPU."""
+    def _predict(self, texts: Texts) -> tuple[Tensor, Tensor]:
+        """Returns logits (n, K) and the pooled tokens of each layer (L, n, D), on the CPU."""
         config = self.network.encoder.config
         logits_NK = torch.empty(len(texts), self.network.head.out_features)
         hidden_LND = torch.empty(config.num_hidden_layers, len(texts), config.hidden_size)
@@ -252,19 +262,20 @@ class Text(Teacher):
         return logits_NK, hidden_LND
 
     def _texts(self, store: Store, rows: NDArray[np.int64]) -> Texts:
-        """The sections of each sample, joined by a blank; empty where it has none."""
+        """Returns the sections of each sample, joined by a space; empty for a sample without text."""
         cells = store.text(self.sections).iloc[rows].fillna("").to_numpy(dtype=object)
         return np.array([" ".join(cell.strip() for cell in row if cell.strip()) for row in cells], dtype=object)
 
     def _tokens(self, texts: Texts) -> dict[str, Tensor]:
-        read = list(texts)
+        shown_texts = list(texts)
         if self.mask is not None:
-            read = [self.mask.hide(text, self.tokenizer.mask_token or self.tokenizer.unk_token) for text in read]
+            token = self.tokenizer.mask_token or self.tokenizer.unk_token
+            shown_texts = [self.mask.hide(text, token) for text in shown_texts]
         options = {"padding": True, "truncation": True, "max_length": self.params.max_length, "return_tensors": "pt"}
-        tokens = self.tokenizer(read, **options)
+        tokens = self.tokenizer(shown_texts, **options)
         return {name: tokens[name].to(device_of_fits()) for name in ("input_ids", "attention_mask")}
 
 
 def label_mask(params: TextParams, tasks: Sequence[Task]) -> LabelMask | None:
-    """What hides the labels' names from a teacher; None where nothing is to be hidden."""
+    """Returns the mask that hides the names of the labels from a teacher; None if nothing is hidden."""
     return None if params.mask_labels is None else LabelMask(tasks, params.mask_labels.also)

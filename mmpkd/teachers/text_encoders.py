@@ -1,6 +1,6 @@
-"""Encoders of text with their tokenizers: from disk, never from the network, or built from sizes.
+"""Text encoders with their tokenizers: loaded from disk, never from the network, or built with given sizes.
 
-`transformers` is imported where it is used: that takes seconds, and few of a sweep's processes read text.
+`transformers` is imported inside functions, because its import takes seconds and few processes of a sweep read text.
 """
 
 from __future__ import annotations
@@ -22,42 +22,42 @@ from torch import nn
 from mmpkd.types import ConfigError, TeacherError
 
 CONFIG = "config.json"
-WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first that is there is read
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")  # the first pattern with a match is read
 VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 
 
 def folder_of(encoder: str) -> Path:
-    """Where an encoder lies: the folder of that path, else its snapshot in the Hugging Face cache.
+    """Returns the folder of an encoder: the folder at that path, else its snapshot in the Hugging Face cache.
 
     Raises:
-        ConfigError: at path `encoder`; it, its weights or its vocabulary are not on this machine.
+        ConfigError: at path `encoder`; the encoder, its weights or its vocabulary are not on this machine.
     """
     folder = Path(encoder).expanduser()
-    mend = "give the folder of a saved encoder, or leave it out for a small one built here"
+    remedy = "give the folder of a saved encoder, or leave it out for a small one built here"
     if not folder.is_dir():
         try:
-            found = try_to_load_from_cache(encoder, CONFIG)
+            cached = try_to_load_from_cache(encoder, CONFIG)
         except HFValidationError:
-            raise ConfigError.at("encoder", f"no folder {encoder!r}, nor the name of a model; {mend}") from None
-        mend = f"where there is a network run `hf download {encoder}`, {mend}"
-        if not isinstance(found, str):
-            raise ConfigError.at("encoder", f"{encoder!r} is not on this machine (looked in {HF_HUB_CACHE}); {mend}")
-        folder = Path(found).parent
-    wanted = (("weights", WEIGHTS), ("vocabulary", VOCABULARIES), (CONFIG, (CONFIG,)))
-    if lacking := [what for what, names in wanted if not any(any(folder.glob(name)) for name in names)]:
-        raise ConfigError.at("encoder", f"{encoder!r} lacks its {' and '.join(lacking)} in {folder}; {mend}")
-    if (wrong := _damaged(folder)) is not None:
-        raise ConfigError.at("encoder", f"{wrong} is missing, empty or cut short; {mend}")
+            raise ConfigError.at("encoder", f"no folder {encoder!r}, nor the name of a model; {remedy}") from None
+        remedy = f"on a machine with a network run `hf download {encoder}`, or {remedy}"
+        if not isinstance(cached, str):
+            raise ConfigError.at("encoder", f"{encoder!r} is not on this machine (looked in {HF_HUB_CACHE}); {remedy}")
+        folder = Path(cached).parent
+    parts = (("weights", WEIGHTS), ("vocabulary", VOCABULARIES), (CONFIG, (CONFIG,)))
+    if missing := [part for part, names in parts if not any(any(folder.glob(name)) for name in names)]:
+        raise ConfigError.at("encoder", f"{encoder!r} lacks its {' and '.join(missing)} in {folder}; {remedy}")
+    if (damaged := _damaged_file(folder)) is not None:
+        raise ConfigError.at("encoder", f"{damaged} is missing, empty or cut short; {remedy}")
     return folder
 
 
-def _damaged(folder: Path) -> Path | None:
-    """A file of an encoder that is named or linked and not there, or whose header says that it should be longer."""
+def _damaged_file(folder: Path) -> Path | None:
+    """Returns a file of an encoder that is missing, empty or shorter than its header says, or None."""
     files = set(files_of(folder))
     for index in folder.glob("*.index.json"):  # of weights in parts
-        whole = folder / index.name.removesuffix(".index.json")
-        if whole not in files and any(path.suffix == whole.suffix for path in files):
+        complete = folder / index.name.removesuffix(".index.json")
+        if complete not in files and any(path.suffix == complete.suffix for path in files):
             try:
                 files |= {folder / name for name in json.loads(index.read_text())["weight_map"].values()}
             except (ValueError, LookupError, AttributeError):
@@ -75,8 +75,8 @@ def _damaged(folder: Path) -> Path | None:
 
 
 def files_of(folder: Path) -> list[Path]:
-    """All that an encoder's numbers depend on."""
-    weights = next(found for name in WEIGHTS if (found := list(folder.glob(name))))
+    """Returns the files that determine the outputs of an encoder."""
+    weights = next(paths for name in WEIGHTS if (paths := list(folder.glob(name))))
     others = (
         CONFIG,
         *VOCABULARIES,
@@ -89,17 +89,17 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def config_of(encoder: str) -> Any:
-    """The `transformers` configuration of an encoder on disk.
+    """Returns the `transformers` configuration of an encoder on disk.
 
     Raises:
-        ConfigError: at path `encoder`; as `folder_of`, or it is nothing that text goes into and vectors come out of.
+        ConfigError: at path `encoder`; as `folder_of`, or it does not encode text as vectors.
     """
     from transformers import AutoConfig
 
     folder = folder_of(encoder)
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises whatever the words led it to
+    except Exception as error:  # transformers raises errors of many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError.at("encoder", f"transformers cannot read {folder / CONFIG}: {reason}") from None
     if config.is_encoder_decoder or not hasattr(config, "num_hidden_layers"):
@@ -108,13 +108,15 @@ def config_of(encoder: str) -> Any:
 
 
 def most_tokens(config: Any) -> int:
-    """Length of the longest text that an encoder takes, special tokens included."""
+    """Returns the length of the longest text that an encoder accepts, special tokens included."""
     positions = getattr(config, "max_position_embeddings", None) or 1_000_000
-    return positions - (config.pad_token_id + 1 if "roberta" in config.model_type else 0)  # RoBERTa counts from there
+    return positions - (
+        config.pad_token_id + 1 if "roberta" in config.model_type else 0
+    )  # RoBERTa starts its positions there
 
 
 def tokenizer_of(encoder: str) -> Any:
-    """The `transformers` tokenizer of an encoder on disk.
+    """Returns the `transformers` tokenizer of an encoder on disk.
 
     Raises:
         ConfigError: at path `encoder`; as `folder_of`, or it cannot be read, or cannot pad texts to one length.
@@ -125,7 +127,7 @@ def tokenizer_of(encoder: str) -> Any:
     try:
         with _quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as error:  # transformers raises whatever the files led it to
+    except Exception as error:  # transformers raises errors of many types
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ConfigError.at("encoder", f"transformers cannot read the tokenizer in {folder}: {reason}") from None
     if tokenizer.pad_token is None:
@@ -137,24 +139,24 @@ def tokenizer_of(encoder: str) -> Any:
 
 
 def load(encoder: str) -> tuple[Any, nn.Module]:
-    """Tokenizer and encoder from disk, float32.
+    """Returns the tokenizer and the encoder from disk, in float32.
 
     Raises:
         ConfigError: as `folder_of`.
-        TeacherError: its files do not hold what its configuration says.
+        TeacherError: its files do not match its configuration.
     """
     from transformers import AutoModel
 
     folder, tokenizer = folder_of(encoder), tokenizer_of(encoder)
     with _quiet():
         try:
-            model, said = AutoModel.from_pretrained(
+            model, loading_info = AutoModel.from_pretrained(
                 folder, local_files_only=True, dtype=torch.float32, output_loading_info=True
             )
-        except Exception as error:  # transformers raises whatever the files led it to
+        except Exception as error:  # transformers raises errors of many types
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TeacherError(f"transformers cannot load the encoder in {folder}: {reason}") from None
-    if missing := sorted(name for name in said["missing_keys"] if "pooler" not in name):  # which is not used here
+    if missing := sorted(name for name in loading_info["missing_keys"] if "pooler" not in name):  # it is unused
         raise TeacherError(f"{folder} holds no weights for {missing[0]} and {len(missing) - 1} others of its encoder")
     return tokenizer, model
 
@@ -162,9 +164,9 @@ def load(encoder: str) -> tuple[Any, nn.Module]:
 def build(
     texts: Iterable[str], vocabulary: int, hidden: int, layers: int, heads: int, max_length: int
 ) -> tuple[Any, nn.Module]:
-    """A tokenizer of the words that these texts hold twice or more, and a BERT drawn by the global generator.
+    """Returns a tokenizer of the words that occur at least twice, and a BERT drawn by the global generator.
 
-    Whole words in lower case: what the library learns of pieces of words differs from run to run
+    Its tokens are complete words in lower case, because the word pieces that the library learns differ between runs
     (huggingface/tokenizers, issue 1794).
     """
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
@@ -195,7 +197,7 @@ def build(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the bars and tables that transformers prints at each loading; what they tell is looked at above."""
+    """Suppresses the bars and tables that transformers prints at each loading; `load` checks what they report."""
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""What the fits of several teachers have in common."""
+"""How teachers of several kinds are trained: by epochs or as linear models, on one thread, on what device."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmpkd.types import Task, TeacherError
 
 
 class EpochsParams(TeacherParams):
-    """Of a teacher that learns by epochs: AdamW, a tenth of all steps warm-up, then cosine decay."""
+    """Parameters of a teacher that learns by epochs: AdamW, warm-up over a tenth of all steps, then cosine decay."""
 
     epochs: Positive = 10
     batch_size: Positive = 32
@@ -37,9 +37,10 @@ class EpochsParams(TeacherParams):
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One thread of the CPU: a fit is cached for trials of every thread count, so its numbers must not hang on it.
+    """Limits a fit to one CPU thread. A fit is cached for trials of every thread count, so its numbers must not depend
+    on it.
 
-    Small models gain nothing from more; a large encoder belongs on a GPU, or is read `frozen`.
+    Small models gain nothing from more threads; a large encoder belongs on a GPU or should be `frozen`.
     """
     threads = torch.get_num_threads()
     with threadpool_limits(1):
@@ -51,7 +52,7 @@ def one_thread() -> Iterator[None]:
 
 
 def content_hash(files: Iterable[Path]) -> str:
-    """Of what a teacher is built from beside its parameters; where the files lie does not count."""
+    """Returns a hash of the names and contents of files; their folder does not count."""
     digests = []
     for path in files:
         with path.open("rb") as file:
@@ -60,22 +61,25 @@ def content_hash(files: Iterable[Path]) -> str:
 
 
 def device_of_fits() -> torch.device:
+    """Returns the device on which teachers are fitted."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def images_on(device: torch.device, pixels_BCHW: NDArray[np.uint8]) -> Tensor:
-    """A store's pixels as a network takes them, in [0, 1]."""
+    """Returns the pixels of a store as a network takes them, in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels_BCHW)).to(device).float() / 255
 
 
 def millions(network: nn.Module) -> str:
+    """Returns the number of parameters of a network in words."""
     return f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.3g} M parameters"
 
 
 def require_classes(tasks: Sequence[Task], target_NK: NDArray[np.float32], known_NK: NDArray[np.bool_]) -> None:
-    """
+    """Checks that each label has positive and negative samples, without which it cannot be learned.
+
     Raises:
-        TeacherError: a label has one side only among these samples, so nothing can be learnt of it.
+        TeacherError: a label has only one side among these samples.
     """
     for task in tasks:
         for index, name in zip(range(*task.columns.indices(target_NK.shape[1])), task.logit_names, strict=True):
@@ -84,17 +88,17 @@ def require_classes(tasks: Sequence[Task], target_NK: NDArray[np.float32], known
             if positives in (0, int(known.sum())):
                 raise TeacherError(
                     f"task '{task.name}': {positives} of {int(known.sum())} training samples of a fold are '{name}'; "
-                    "a teacher needs both kinds in each of its five folds: merge rare classes"
+                    "a teacher needs both sides in each of its five folds: merge rare classes"
                 )
 
 
-def questions(
+def classification_problems(
     tasks: Sequence[Task], target_NK: NDArray[np.float32], known_NK: NDArray[np.bool_]
 ) -> Iterator[tuple[list[int], NDArray[np.bool_], NDArray[np.float32]]]:
-    """What a classifier of scikit-learn is asked: one question a multi-class task, one a label otherwise.
+    """Splits tasks into problems for a scikit-learn classifier: one for a multi-class task, else one for each label.
 
     Yields:
-        Its columns among the K logits, which samples' answers are known (N), and those answers as classes.
+        The columns of the problem among the K logits, which samples have a known label (N), and those labels.
     """
     for task in tasks:
         columns = list(range(*task.columns.indices(target_NK.shape[1])))
@@ -111,12 +115,12 @@ def fit_linear(
     tasks: Sequence[Task],
     l2: float,
 ) -> nn.Linear:
-    """Ridge-penalised logistic regression, one a question, as one linear layer over all logits."""
+    """Fits ridge-penalised logistic regressions, one for each problem, and returns them as one linear layer."""
     layer = nn.Linear(features_ND.shape[1], target_NK.shape[1])
     weight, bias = np.zeros(layer.weight.shape), np.zeros(layer.bias.shape)
-    for group, known_N, label in questions(tasks, target_NK, known_NK):
+    for group, known_N, label in classification_problems(tasks, target_NK, known_NK):
         model = LogisticRegression(C=1 / l2, max_iter=10_000).fit(features_ND[known_N], label)
-        if len(group) == 2:  # scikit-learn gives two classes one logit: the second against the first
+        if len(group) == 2:  # scikit-learn has one logit for two classes: the second against the first
             weight[group[1]], bias[group[1]] = model.coef_[0], model.intercept_[0]
         else:
             weight[group], bias[group] = model.coef_, model.intercept_
@@ -138,10 +142,10 @@ def descend(
     """Trains a model in place on the task loss, then freezes it.
 
     Args:
-        forward: from positions among the training samples (n) to their logits (n, K), through the model.
+        forward: maps positions among the training samples (n) to their logits (n, K), through the model.
 
     Raises:
-        TeacherError: its loss is no longer finite.
+        TeacherError: the loss is no longer finite.
     """
     device = next(model.parameters()).device
     target, known = (torch.from_numpy(values).to(device) for values in (target_NK, known_NK))
@@ -165,5 +169,5 @@ def descend(
                 total += loss.detach()
                 step += 1
             if not total.isfinite():
-                raise TeacherError(f"its loss is no longer finite in epoch {epoch + 1}: lower its lr, here {lr:g}")
+                raise TeacherError(f"its loss is not finite in epoch {epoch + 1}: lower its lr, which is {lr:g}")
     model.eval().requires_grad_(False)

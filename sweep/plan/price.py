@@ -1,7 +1,7 @@
-"""What a sweep will cost, from timed steps: device-hours with and without early stopping, memory, bytes.
+"""What a sweep will cost, from timed steps: device-hours with and without early stopping, memory, disk space.
 
-Nothing here touches a device; `timing.py` does. A trial's price is that of its epochs, as `Ledger`
-counts: wall time of training and validation x the share of a GPU, or the cores where there is none.
+Nothing here touches a device; `sweep.workers.pricing` does. The price of a trial is the price of its epochs, as
+`Ledger` counts them: wall time of training and validation x the share of a GPU, or the cores where there is no GPU.
 """
 
 from __future__ import annotations
@@ -15,26 +15,32 @@ import numpy as np
 
 from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, StandIn
+from sweep.plan.expectations import expected_epochs, expected_front
 from sweep.space.draw import branches, count_branches
 from sweep.space.space import Space
 
-FEW: Final = 10  # trials a branch; with fewer an arm is looked at, not searched
-COARSE: Final = 0.025  # standard error of AUROC; twice that is more than most teachers add
+MIN_BRANCH_TRIALS: Final = 10  # with fewer trials a branch the sweep gives a first impression and is no search
+MAX_AUROC_ERROR: Final = 0.025  # standard error; twice this is more than most teachers add to AUROC
 
 
 @dataclass(frozen=True)
-class Timed:
-    """A configuration and what it costs with `slots` of them at a time; `trouble` where it could not be timed."""
+class TimedConfig:
+    """A configuration and what it costs while `slots` trials of it run.
+
+    Attributes:
+        cost: None if it could not be timed.
+        problem: why it could not be timed.
+    """
 
     config: TrialConfig
     cost: Cost | None
     slots: int
-    trouble: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True)
 class ArmPrice:
-    """Device-seconds of one full-length trial, cheapest and dearest, and how many trials the arm will have."""
+    """Device-seconds of one full-length trial of an arm, cheapest and dearest, and how many trials the arm gets."""
 
     arm: str
     low: float
@@ -48,19 +54,19 @@ class ArmPrice:
 
 @dataclass(frozen=True)
 class Price:
-    """Hours are device-hours, bytes are bytes, `wall_hours` a guess at what a clock will say."""
+    """The price of a sweep. Hours are device-hours, except for `wall_hours`, an estimate of the time on the clock."""
 
     arms: tuple[ArmPrice, ...]
-    hours: float  # every trial at full length
-    hours_halving: float  # with early stopping as configured; the same where it is off
+    hours: float  # with every trial at full length
+    hours_halving: float  # with early stopping as configured; equal to `hours` without early stopping
     wall_hours: float
-    teacher_seconds: float  # apart, once for all sweeps on this cohort
+    teacher_seconds: float  # not included in the hours; once for all sweeps on this cohort
     cache_bytes: int
     checkpoint_bytes: int
-    memory_bytes: int  # of the dearest trial
+    memory_bytes: int  # of the trial that needs most
     device_bytes: int
     slots: int
-    per_device: int | None  # trials to a device, where `search.trials_per_device` says or found it
+    per_device: int | None  # trials to a device; None where trials reserve what `search.cpus` and `search.gpus` say
     num_steps: int  # that were timed
     auroc_error: float | None  # of a validation AUROC of 0.75, see `auroc_error`; None: no label has two classes
     warnings: tuple[str, ...]
@@ -69,118 +75,90 @@ class Price:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """For a console, a few lines."""
+        """Returns a few lines for a console."""
         total = sum(arm.trials for arm in self.arms)
         each = "; ".join(f"{arm.arm} {arm.trials:.0f} x {_span(arm.low, arm.high)} device-seconds" for arm in self.arms)
         stopped = f", {self.hours_halving:.3g} with early stopping" if self.hours_halving < self.hours else ""
-        found = [
+        lines = [
             f"price: {self.hours:.3g} device-hours for {total:.0f} trials at full length{stopped} "
             f"(about {_clock(self.wall_hours * 3600)} of epochs with {self.slots} at a time; starting Ray and workers, "
             f"some seconds each, and fitting teachers come on top); {self.num_steps} steps timed",
             f"  {each}",
-            f"  teachers, once and apart: {_clock(self.teacher_seconds)} unless they are in the cache",
+            f"  fitting teachers: {_clock(self.teacher_seconds)} once (0 s if cached), not included above",
             f"  disk: cache {_bytes(self.cache_bytes)}, checkpoints {_bytes(self.checkpoint_bytes)}; "
             f"memory of a trial {_bytes(self.memory_bytes)} of {_bytes(self.device_bytes)}"
             + (f"; {self.per_device} trials to a device" if self.per_device else ""),
         ]
-        return found + [f"warning: {warning}" for warning in self.warnings]
+        return lines + [f"warning: {warning}" for warning in self.warnings]
 
 
-def price(
+def compute_price(
     space: Space,
     store: StandIn,
-    timed: Mapping[str, Sequence[Timed]],
+    timed: Mapping[str, Sequence[TimedConfig]],
     devices: float,
     slots: int,
     teacher_seconds: float,
     goals: Sequence[str],
     per_device: int | None = None,
 ) -> Price:
-    """Puts a price on a sweep.
+    """Returns the price of a sweep.
 
     Args:
-        timed: by arm, its cheapest and its dearest configuration.
-        devices: that a trial holds.
+        timed: the cheapest and the dearest configuration of each arm.
+        devices: share of a GPU, or cores, that a trial reserves.
         slots: trials that run at a time in the whole cluster.
+        per_device: trials to a device, for the console.
     """
     search = space.search
-    known = [one for found in timed.values() for one in found if one.cost]
-    epochs = known[0].config.epochs
-    spans = {arm: _device_seconds(found, store, devices) for arm, found in timed.items()}
-    arms = _dealt(spans, space.shares, search.trials)
+    measured = [(timing.config, timing.cost) for timings in timed.values() for timing in timings if timing.cost]
+    costs = [cost for _, cost in measured]
+    example = measured[0][0]
+    spans = {arm: _device_seconds(timings, store, devices) for arm, timings in timed.items()}
+    arms = _deal_trials(spans, space.shares, search.trials)
     full = sum(arm.trials * arm.typical for arm in arms)
     stopping, share = search.early_stopping, 1.0
-    if stopping and (rungs := stopping.rungs(epochs)):
-        expected = [expected_epochs(arm.trials, epochs, rungs, stopping.reduction) / epochs for arm in arms]
+    if stopping and (rungs := stopping.rungs(example.epochs)):
+        expected = [
+            expected_epochs(arm.trials, example.epochs, rungs, stopping.reduction) / example.epochs for arm in arms
+        ]
         share = sum(part * arm.trials * arm.typical for part, arm in zip(expected, arms, strict=True)) / full
     complete = sum(arm.trials for arm in arms) * (share if share < 1 else 1)
-    again = (search.repeats - 1) * sum(arm.typical * fronts(arm.trials * share, len(goals)) for arm in arms)
-    dearest = max((one.cost for one in known if one.cost), key=lambda cost: cost.memory_bytes)
-    hours, halved = (full + again) / 3600, (full * share + again) / 3600
-    kept = slots + fronts(complete, len(goals))
-    error = auroc_error(store, known[0].config.cohort.fold)
+    further_seeds = (search.repeats - 1) * sum(
+        arm.typical * expected_front(arm.trials * share, len(goals)) for arm in arms
+    )
+    largest = max(costs, key=lambda cost: cost.memory_bytes)
+    hours, hours_halving = (full + further_seeds) / 3600, (full * share + further_seeds) / 3600
+    checkpoints = slots + expected_front(complete, len(goals))
+    error = auroc_error(store, example.cohort.fold)
     return Price(
         arms=arms,
         hours=hours,
-        hours_halving=halved,
-        wall_hours=halved / devices / slots,
+        hours_halving=hours_halving,
+        wall_hours=hours_halving / devices / slots,
         teacher_seconds=teacher_seconds,
-        cache_bytes=cache_bytes(store, [one.config for one in known]),
-        checkpoint_bytes=round(max(one.cost.checkpoint_bytes for one in known if one.cost) * kept),
-        memory_bytes=dearest.memory_bytes,
-        device_bytes=dearest.device_bytes,
+        cache_bytes=cache_bytes(store, [config for config, _ in measured]),
+        checkpoint_bytes=round(max(cost.checkpoint_bytes for cost in costs) * checkpoints),
+        memory_bytes=largest.memory_bytes,
+        device_bytes=largest.device_bytes,
         slots=slots,
         per_device=per_device,
-        num_steps=sum(one.cost.num_steps for one in known if one.cost),
+        num_steps=sum(cost.num_steps for cost in costs),
         auroc_error=error if math.isfinite(error) else None,
-        warnings=tuple(_warnings(space, store, arms, halved, known[0].config, timed)),
+        warnings=tuple(_warnings(space, store, arms, hours_halving, example, timed)),
     )
 
 
 def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
-    """One epoch of training and its validation, as `EpochReport.seconds` will have it; of a training in stages,
-    the earlier ones spread over the epochs of the last."""
+    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them. In a
+    training in stages the earlier stages are spread over the epochs of the last."""
     train, val = len(store.rows("train", config.cohort.fold)), len(store.rows("val", config.cohort.fold))
     passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
     return passes * train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
 
 
-def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
-    """Mean epochs of a trial under asynchronous halving, if trials come in no particular order.
-
-    Of i that have come to a rung the last goes on with probability 1 - (h + 1)/i, h = (i - 2)(1 -
-    1/reduction): it has to beat the interpolated percentile of the i - 1 before it, whose expectation
-    among uniform values that is. The first always goes on. So few trials stop less often than
-    1/reduction says.
-    """
-    there, total, before = trials, 0.0, 0
-    for rung in rungs:
-        total += there * (rung - before)
-        there, before = _going_on(there, reduction), rung
-    return (total + there * (epochs - before)) / trials if trials else float(epochs)
-
-
-def _going_on(arriving: float, reduction: int) -> float:
-    whole = math.floor(arriving)
-    each = [1.0] + [1 - ((i - 2) * (1 - 1 / reduction) + 1) / i for i in range(2, whole + 2)]
-    return float(sum(each[:whole]) + (arriving - whole) * each[whole])
-
-
-def fronts(trials: float, goals: int) -> float:
-    """How many of so many trials are on the front when they end, if goals are independent of each other.
-
-    The i-th is with probability M_d(i)/i, where M_1 = 1 and M_d(i) = sum over j <= i of M_{d-1}(j)/j
-    (Bentley et al. 1978).
-    """
-    count = max(round(trials), 1)
-    most = np.ones(count)
-    for _ in range(goals - 1):
-        most = np.cumsum(most / np.arange(1, count + 1))
-    return float(np.sum(most / np.arange(1, count + 1)))
-
-
 def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
-    """Prepared images, and teachers' logits in float32 (embeddings add their width)."""
+    """Returns the bytes of prepared images, and of teachers' logits in float32; embeddings would add their width."""
     facts = store.facts
     images = facts.num_samples * facts.channels * facts.image_size**2 * (1 + len(facts.views))
     teachers = {config.teachers[name].model_dump_json() for config in configs for name in config.active_teachers()}
@@ -188,7 +166,8 @@ def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
 
 
 def auroc_error(store: StandIn, fold: int) -> float:
-    """Standard error of a validation AUROC of 0.75, over labels, counting patients (Hanley & McNeil 1982, eq. 1)."""
+    """Returns the standard error of a validation AUROC of 0.75, over labels, counting patients (Hanley & McNeil 1982,
+    eq. 1); NaN if no label has two classes."""
     rows = store.rows("val", fold)
     area, errors = 0.75, []
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
@@ -202,22 +181,25 @@ def auroc_error(store: StandIn, fold: int) -> float:
     return math.sqrt(sum(error**2 for error in errors)) / len(errors) if errors else math.nan
 
 
-def _device_seconds(found: Sequence[Timed], store: StandIn, devices: float) -> tuple[float, float]:
-    each = [
-        devices * one.config.epochs * epoch_seconds(one.cost, one.config, store)
-        for one in found
-        if one.cost is not None
+def _device_seconds(timings: Sequence[TimedConfig], store: StandIn, devices: float) -> tuple[float, float]:
+    """Returns the device-seconds of the cheapest and the dearest configuration; NaN if none could be timed."""
+    seconds = [
+        devices * timing.config.epochs * epoch_seconds(timing.cost, timing.config, store)
+        for timing in timings
+        if timing.cost is not None
     ]
-    return (min(each), max(each)) if each else (math.nan, math.nan)
+    return (min(seconds), max(seconds)) if seconds else (math.nan, math.nan)
 
 
-def _dealt(spans: Mapping[str, tuple[float, float]], shares: Mapping[str, float], trials: int) -> tuple[ArmPrice, ...]:
-    """Trials by arm: one each, then in proportion to its share of device-hours, and against what one costs."""
+def _deal_trials(
+    spans: Mapping[str, tuple[float, float]], shares: Mapping[str, float], trials: int
+) -> tuple[ArmPrice, ...]:
+    """Deals trials to the arms: one to each, then so many that each arm uses its share of device-hours."""
     known = [sum(span) / 2 for span in spans.values() if not math.isnan(span[0])]
     typical = {arm: sum(span) / 2 if not math.isnan(span[0]) else max(known) for arm, span in spans.items()}
     rate = {arm: shares[arm] / typical[arm] for arm in spans}
     count, several = dict.fromkeys(spans, 1.0), set(spans)
-    while several:  # those whose part is less than the one trial that they have leave the others the rest
+    while several:  # an arm whose part is below its one trial leaves the other trials to the other arms
         each = (trials - len(spans) + len(several)) / sum(rate[arm] for arm in several)
         enough = {arm for arm in several if rate[arm] * each >= 1}
         if enough == several:
@@ -236,34 +218,36 @@ def _warnings(
     arms: Sequence[ArmPrice],
     hours: float,
     example: TrialConfig,
-    timed: Mapping[str, Sequence[Timed]],
+    timed: Mapping[str, Sequence[TimedConfig]],
 ) -> list[str]:
-    found = [f"arm {arm}: {one.trouble}" for arm, several in timed.items() for one in several if one.cost is None]
-    budget, bought = space.search.budget_device_hours, 1.0
+    warnings = [
+        f"arm {arm}: {timing.problem}" for arm, timings in timed.items() for timing in timings if timing.cost is None
+    ]
+    budget, affordable = space.search.budget_device_hours, 1.0
     if budget is not None and budget < hours:
-        bought = budget / hours
-        found.append(
-            f"budget_device_hours={budget:g} will end the sweep after about {bought * space.search.trials:.0f} of "
+        affordable = budget / hours
+        warnings.append(
+            f"budget_device_hours={budget:g} will end the sweep after about {affordable * space.search.trials:.0f} of "
             f"{space.search.trials} trials; all of them take {hours:.3g}"
         )
     for arm in arms:
         node = space.arms[arm.arm]
         ways = count_branches(node)
         free = max((len(branch.free) for branch in branches(node, arm.arm, 64)), default=0)
-        if arm.trials * bought < FEW * ways and free:
+        if arm.trials * affordable < MIN_BRANCH_TRIALS * ways and free:
             plural = f"{ways} branches of up to {free} dimensions" if ways > 1 else f"{free} dimensions"
-            found.append(
-                f"arm {arm.arm}: about {arm.trials * bought:.0f} trials for {plural} are a first look, no search; "
-                f"{FEW} a branch would be {FEW * ways}"
+            warnings.append(
+                f"arm {arm.arm}: about {arm.trials * affordable:.0f} trials for {plural} are a first look, no search; "
+                f"{MIN_BRANCH_TRIALS} a branch would be {MIN_BRANCH_TRIALS * ways}"
             )
     error = auroc_error(store, example.cohort.fold)
-    if error > COARSE:
+    if error > MAX_AUROC_ERROR:
         patients = len(np.unique(store.patient_N[store.rows("val", example.cohort.fold)]))
-        found.append(
+        warnings.append(
             f"{patients} validation patients give AUROC a standard error of about {error:.3f}: "
             f"trials closer than {2 * error:.2f} cannot be told apart"
         )
-    return found
+    return warnings
 
 
 def _span(low: float, high: float) -> str:

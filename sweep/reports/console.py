@@ -1,22 +1,22 @@
-"""The end of a sweep on a console: who is on the front, and how far the ranking can be trusted."""
+"""Prints the result of a sweep on a console: its front, and how far the ranking can be trusted."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import best_of, front_of, picked
 from sweep.types import Record
 
-TEACHERS = "teacher, on validation"  # heads a column
-SMALLEST = 1e-9  # standard error that is more than rounding
+TEACHER_COLUMN = "teacher, on validation"
+SMALLEST_ERROR = 1e-9  # a smaller standard error is rounding
 
 
 def print_summary(
@@ -25,39 +25,42 @@ def print_summary(
     arms: Sequence[str],
     goals: Sequence[str],
     select: str,
-    folder: Path,
+    folder: SweepFolder,
     auroc_error: float | None = None,
 ) -> None:
-    """What a sweep came to: counts, failures, the front with its resolution, and where the files are.
+    """Prints the number of trials by state, failures, the front, warnings about its resolution, and the files.
 
-    `auroc_error`: see `resolution`.
+    Args:
+        auroc_error: see `resolution`.
     """
     states = Counter(record.state for record in records)
-    told = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    console.print(f"\n{len(records)} trials: {told or 'none finished'}", highlight=False)
-    for record in [one for one in records if one.state == "failed"][:3]:
-        story = folder / "errors" / f"{record.number}.txt"
-        where = f" ({story})" if story.exists() else ""
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    console.print(f"\n{len(records)} trials: {counts or 'none finished'}", highlight=False)
+    for record in [record for record in records if record.state == "failed"][:3]:
+        error_file = folder.error(record.number)
+        where = f" ({error_file})" if error_file.exists() else ""
         console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
     if states["complete"]:
         console.print(front_table(records, arms, goals, select))
-    for line in yardsticks(records, goals):
+    for line in image_blind_scores(records, goals):
         console.print(line, highlight=False)
     if states["complete"] and picked(records, select, goals) is None:
-        console.print("no best.yaml: every complete trial reads another image at test", highlight=False)
+        console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
     unresolved = resolution(records, goals, auroc_error)
     for warning in [*teacher_warnings(records, arms), *without_complete(records, arms), *unresolved]:
         console.print(f"warning: {warning}", highlight=False)
-    names = ("report.html", "best.yaml", "trials.parquet", "epochs.parquet")
-    console.print(f"files in {folder}: {', '.join(name for name in names if (folder / name).exists())}", soft_wrap=True)
+    written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
+    console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
 
 
 def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:
-    """The front, best by `select` first, then the best of each arm that is not on it; with standard errors, and how
-    good the teachers were."""
-    table = Table("trial", "arm", *goals, TEACHERS, "sampled", title="Front", title_justify="left")
+    """Returns a table of the front, best by `select` first, and of the best trial of each arm that is not on it.
+
+    Each score has its standard error, and each trial the scores of its teachers.
+    """
+    table = Table("trial", "arm", *goals, TEACHER_COLUMN, "sampled", title="Front", title_justify="left")
     order = [select, *(goal for goal in goals if goal != select)]
-    for record in sorted(front_of(records, goals), key=lambda one: one.values(order), reverse=True):
+    for record in sorted(front_of(records, goals), key=lambda record: record.values(order), reverse=True):
         table.add_row(*cells(record, goals), sampled(record))
     table.add_section()
     for record in off_front(records, arms, goals, select):
@@ -66,15 +69,16 @@ def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
 
 
 def cells(record: Record, goals: Sequence[str]) -> list[str]:
-    """A trial's number and arm, its score on each goal, and how good its teachers were."""
+    """Returns the number and arm of a trial, its score on each goal, and the scores of its teachers."""
     scores = [with_error(record, goal) for goal in goals]
     return [str(record.number), record.arm, *scores, teachers_in_words(record)]
 
 
 def off_front(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> list[Record]:
-    """Of each arm that has no trial on the front its best complete one by `select`: what the front is held against."""
-    there = {record.arm for record in front_of(records, goals)}
-    best = [best_of([one for one in records if one.arm == arm], select, goals) for arm in arms if arm not in there]
+    """Returns the best complete trial, by `select`, of each arm that has no trial on the front."""
+    on_front = {record.arm for record in front_of(records, goals)}
+    by_arm = {arm: [record for record in records if record.arm == arm] for arm in arms if arm not in on_front}
+    best = [best_of(of_arm, select, goals) for of_arm in by_arm.values()]
     return [record for record in best if record]
 
 
@@ -83,14 +87,17 @@ def off_front_label(record: Record) -> str:
 
 
 def without_complete(records: Sequence[Record], arms: Sequence[str]) -> list[str]:
-    """One line per arm of which nothing can be compared."""
-    there = {record.arm for record in records if record.state == "complete"}
-    return [f"arm {arm} has no complete trial, so nothing can be compared with it" for arm in arms if arm not in there]
+    """Returns a warning for each arm without a complete trial."""
+    with_complete = {record.arm for record in records if record.state == "complete"}
+    return [f"arm {arm} has no complete trial, so it cannot be compared" for arm in arms if arm not in with_complete]
 
 
-def yardsticks(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
-    """One line per goal of localisation: what maps that ignore the image score on the same validation set, and what the
-    best map on the student's patches could."""
+def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
+    """Returns a line for each localisation goal.
+
+    It has the scores of maps that ignore the image, on the same validation set, and the highest score that a map on the
+    student's patches can have.
+    """
     kinds = {"chance": "by chance", "centre": "by pointing at the centre", "prior": "by the mean training ROI"}
     lines = []
     for goal in goals:
@@ -98,18 +105,18 @@ def yardsticks(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
         if best is None or f"{goal}_chance" not in best.metrics:
             continue
         scores = [
-            f"{best.metrics[f'{goal}_{name}']:.3f} {how}"
-            for name, how in kinds.items()
+            f"{best.metrics[f'{goal}_{name}']:.3f} {source}"
+            for name, source in kinds.items()
             if f"{goal}_{name}" in best.metrics
         ]
         highest = best.metrics.get(f"{goal}_max")
         bound = "" if highest is None else f"; no map on its patches can score above {highest:.3f}"
-        lines.append(f"{goal} without looking: {', '.join(scores)}{bound}")
+        lines.append(f"{goal} without looking at the image: {', '.join(scores)}{bound}")
     return lines
 
 
 def with_error(record: Record, goal: str) -> str:
-    """'0.912 ± 0.031', the standard error over validation patients; '1.000 ± ?' where they are too few to tell it."""
+    """Returns a score and its standard error over validation patients, as '0.912 ± 0.031'; '1.000 ± ?' if unknown."""
     if f"{goal}_se" not in record.metrics:
         return f"{record.metrics[goal]:.3f}"
     error = error_of(record, goal)
@@ -117,46 +124,51 @@ def with_error(record: Record, goal: str) -> str:
 
 
 def error_of(record: Record, goal: str) -> float | None:
-    """The standard error of a score over validation patients; None where they are too few to tell it.
+    """Returns the standard error of a score over validation patients; None if they are too few to estimate it.
 
-    One of 0, but for rounding, is of a score that is the same whichever patients are drawn: that tells nothing.
+    A standard error of 0, up to rounding, means that the score is the same whichever patients are drawn. It is then
+    unknown, not small.
     """
     error = record.metrics.get(f"{goal}_se", math.nan)
-    return error if math.isfinite(error) and error > SMALLEST else None
+    return error if math.isfinite(error) and error > SMALLEST_ERROR else None
 
 
 def sampled(record: Record) -> str:
-    """What was drawn, under the shortest names that tell it apart."""
-    # That a maybe is there is plain from what it holds; that it is not is said under the leaf's own name.
-    told = {name.removesuffix(".maybe"): value for name, value in record.sampled.items() if value != "present"}
-    paths = {name: name.removeprefix(f"{record.arm}/") for name in told}
+    """Returns the sampled values of a trial, each under the shortest name that is unique."""
+    # A maybe that is present shows in the values below it; one that is absent is listed under the name of its leaf.
+    values = {name.removesuffix(".maybe"): value for name, value in record.sampled.items() if value != "present"}
+    paths = {name: name.removeprefix(f"{record.arm}/") for name in values}
     short = shortest(list(paths.values()))
     control = [f"shuffled: {record.control}"] if record.control else []
-    return ", ".join([*(f"{short[path]}={shown(told[name])}" for name, path in paths.items()), *control])
+    return ", ".join([*(f"{short[path]}={as_text(values[name])}" for name, path in paths.items()), *control])
 
 
-def shown(value: Any) -> str:
+def as_text(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def shortest(paths: Sequence[str]) -> Mapping[str, str]:
-    """Each dotted path cut to the fewest last steps that no other path ends in."""
-    cut: dict[str, str] = {}
+    """Returns each dotted path shortened to the fewest last steps in which no other path ends."""
+    shortened: dict[str, str] = {}
     for path in paths:
         steps = path.split(".")
         for count in range(1, len(steps) + 1):
             tail = steps[-count:]
             if sum(other.split(".")[-count:] == tail for other in paths) == 1:
                 break
-        cut[path] = ".".join(tail)
-    return cut
+        shortened[path] = ".".join(tail)
+    return shortened
 
 
 def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: float | None = None) -> list[str]:
-    """One warning per goal on which the best cannot be told from others by the validation set.
+    """Returns a warning for each goal on which the validation set does not separate the best trial from others.
 
-    Two trials are told apart by more than the largest of their standard errors and, on AUROC, of `auroc_error`: that
-    which the plan states for so many patients. A perfect score has none of its own.
+    Two trials are separate if they differ by more than the largest of their standard errors and, on AUROC, of
+    `auroc_error`.
+
+    Args:
+        auroc_error: the standard error that the plan states for this number of patients. It is needed because a perfect
+            score has no standard error of its own.
     """
     complete = [record for record in records if record.state == "complete" and not record.reference]
     warnings = []
@@ -166,16 +178,18 @@ def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: flo
             continue
         error = error_of(best, goal)
         floor = max(error or 0.0, (auroc_error or 0.0) if goal.startswith("val/auroc") else 0.0)
-        reaches = [(one, max(floor, error_of(one, goal) or 0.0)) for one in complete if one is not best]
-        close = [reach for one, reach in reaches if best.metrics[goal] - one.metrics[goal] <= reach]
-        others = f"{len(close)} of the {len(reaches)} other complete trials"
-        within = f"lie within one standard error ({max(close, default=0.0):.3f}) of the best"
+        margins = [(record, max(floor, error_of(record, goal) or 0.0)) for record in complete if record is not best]
+        close = [margin for record, margin in margins if best.metrics[goal] - record.metrics[goal] <= margin]
+        count = f"all {len(margins)}" if len(close) == len(margins) > 1 else f"{len(close)} of the {len(margins)}"
+        within = f"are within one standard error ({max(close, default=0.0):.3f}) of" if any(close) else "equal"
         if error is None:
-            near = f"{others} {within if any(close) else 'score the same'}"
+            ties = f"; {count} other complete trials {within} it" if close else ""
             warnings.append(
-                f"on {goal} the best has no standard error, for its score is the same whichever validation patients "
-                f"are drawn: they are too few to tell trials apart{f'; {near}' if close else ''}"
+                f"the best {goal} has no standard error, because it is the same whichever validation patients are "
+                f"drawn{ties}. There are too few validation patients for a ranking."
             )
         elif close:
-            warnings.append(f"on {goal} {others} {within}: the validation set does not tell them apart")
+            warnings.append(
+                f"{count} other complete trials {within} the best {goal}. Do not read the ranking as a result."
+            )
     return warnings

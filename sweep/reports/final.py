@@ -1,17 +1,18 @@
-"""The end of a driver's part: tables, report and tracking, whatever the trials came to."""
+"""Ends a driver's part of a sweep: writes tables and report, sends the rest of the spool, prints the result."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from shlex import quote
 from typing import Final
 
 from rich.console import Console
 
+from mmpkd.command import warn
 from mmpkd.config import TrialConfig, dump_trial
+from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
@@ -20,123 +21,124 @@ from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
-from sweep.storage.events import Spool, read_plan, write_whole
+from sweep.storage.events import Spool
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import judged, picked, write_tables
 from sweep.types import Record
 
-LIMITS: Final = ("budget_device_hours=", "deadline=")
+LIMIT_OPTIONS: Final = ("budget_device_hours=", "deadline=")
 
 
 def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tracker: Tracker, console: Console) -> int:
-    """Leaves the sweep's files, sends what the tracking has not had, and says how it stands; the exit status."""
+    """Writes the files of the sweep, sends the rest of the spool, prints the result, and returns the exit status."""
     with interrupt.deferred():
         records = search.records()
         shown = judged(records, planned.goals, search.space.search.repeats)
         best = _write_files(search, planned, options, spool, records, shown)
-    config, done = search.space.search, not search.left or (search.halt is not None and search.halt.kind == "limit")
-    for warning in search.take_warnings():
-        console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+    config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
+    done = at_limit or not search.remaining_trials
+    warn(search.take_warnings(), console)
     error = planned_error(options.folder)
     print_summary(console, shown, list(search.space.arms), planned.goals, config.select, options.folder, error)
     if further := len(records) - len(shown):
-        console.print(f"{further} further runs, of promising configurations on other seeds", highlight=False)
-    _tell_tracking(_send_rest(tracker), tracker, options, console)
-    for line in _why(search, _with_more(options.command, search)):
+        console.print(f"{further} further runs repeat promising configurations on other seeds", highlight=False)
+    _print_tracking(_send_rest(tracker), tracker, options, console)
+    for line in _reasons(search, _with_more_budget(options.command, search)):
         console.print(line, highlight=False, soft_wrap=True)
-    return 0 if best and done else 1 if search.hopeless or done else 130
+    return 0 if best and done else 1 if search.all_failed or done else 130
 
 
 def _write_files(
     search: Search, planned: Plan, options: RunOptions, spool: Spool, records: Sequence[Record], shown: Sequence[Record]
 ) -> bool:
-    """Tables, best.yaml and report, and what the tracking is to be told of them; whether there is a best trial."""
+    """Writes tables, best.yaml and report, lists them in the spool, and returns whether there is a best trial."""
     assert planned.example is not None
     config, folder, goals = search.space.search, options.folder, planned.goals
-    write_tables(folder, records, spool, search.books.left_behind)
+    write_tables(folder, records, spool, search.state.left_behind)
     best = picked(shown, config.select, goals)
     if best:
-        here = {"cohort": planned.example.cohort}  # the data may have moved since
-        write_whole(
-            folder / "best.yaml", dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=here))
+        cohort = {"cohort": planned.example.cohort}  # the data may have been moved since the trial began
+        write_atomically(
+            folder.best, dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=cohort))
         )
     else:
-        (folder / "best.yaml").unlink(missing_ok=True)  # of a trial that an extension left behind
+        folder.best.unlink(missing_ok=True)  # it may be of a trial that an extension left behind
     error = planned_error(folder)
-    write_report(folder / "report.html", options.name, shown, list(search.space.arms), goals, config.select, error)
-    kept = ["space.yaml", "plan.json", "best.yaml"]
+    write_report(folder, shown, list(search.space.arms), goals, config.select, error)
+    files = [folder.space, folder.plan, folder.best]
     if planned.facts is not None and not planned.facts.credentialed:
-        kept += ["trials.parquet", "report.html"]  # of a credentialed cohort nothing but settings leaves the store
-    spool.append("files", paths=kept)
-    spool.append("close", status="FAILED" if search.hopeless else "KILLED" if search.left else "FINISHED")
+        files += [folder.trials, folder.report]  # only settings of a credentialed cohort may leave the store
+    spool.append("files", paths=[path.name for path in files])
+    spool.append("close", status="FAILED" if search.all_failed else "KILLED" if search.remaining_trials else "FINISHED")
     return best is not None
 
 
-def planned_error(folder: Path) -> float | None:
-    """The standard error of AUROC that the price states for so many validation patients; None where it has none."""
-    with suppress(UserError):  # the next start says so
-        error: float | None = (read_plan(folder).get("price") or {}).get("auroc_error")
+def planned_error(folder: SweepFolder) -> float | None:
+    """Returns the standard error of AUROC that the plan's price states for the validation patients, or None."""
+    with suppress(UserError):  # the plan is damaged, which the next start reports
+        error: float | None = (folder.read_plan().get("price") or {}).get("auroc_error")
         return error
     return None
 
 
 def _send_rest(tracker: Tracker) -> int:
-    """Waits for the tracking server, less long once somebody asks for the end; how many records it has not had."""
-    if not interrupt.requested():  # where it was never started, no server knows of this driver
+    """Waits for the tracking server, less long after a request to end. Returns the number of unsent records."""
+    if not interrupt.requested():  # if the driver ended before it started the tracker, nothing is sent
         tracker.start()
     try:
-        return tracker.close(interrupt.patience(60))
+        return tracker.close(interrupt.allowed_seconds(60))
     except KeyboardInterrupt:
-        if interrupt.insisted():
+        if interrupt.repeated():
             raise
-        return tracker.close(interrupt.patience(60))
+        return tracker.close(interrupt.allowed_seconds(60))
 
 
-def _why(search: Search, command: str) -> list[str]:
-    """Why it ended, where that is not plain to see, and how it goes on."""
+def _reasons(search: Search, command: str) -> list[str]:
+    """Returns lines that say why the sweep ended, where that is not obvious, and how to continue it."""
     config = search.space.search
     lines = [f"stopped: {search.halt.reason}"] if search.halt and search.halt.reason else []
-    if search.hopeless:
-        lines += ["stopped: every trial failed so far; mend that, then run the same command again"]
-    elif search.left:
-        lines += [f"{search.left} trials to go; this continues from their checkpoints:", f"  {command}"]
-    elif search.books.plateau.reached(search.exhausted):
+    if search.all_failed:
+        lines += ["stopped: every trial failed so far; remove the cause, then run the same command again"]
+    elif search.remaining_trials:
+        lines += [f"{search.remaining_trials} trials to go; this continues from their checkpoints:", f"  {command}"]
+    elif search.state.plateau.reached(search.exhausted):
         lines += [
             f"stopped: the last {config.plateau} configurations of each arm added less than 1 % to its hypervolume; "
-            "search.plateau=null goes on"
+            "search.plateau=null continues"
         ]
     for arm in sorted(search.exhausted):
-        lines += [f"arm {arm}: nothing was left to try that no trial has had"]
+        lines += [f"arm {arm}: every configuration has been tried"]
     return lines
 
 
-def _with_more(command: str, search: Search) -> str:
-    """The command; where a limit has ended the sweep, without it and with twice the budget."""
+def _with_more_budget(command: str, search: Search) -> str:
+    """Returns the command that continues the sweep; after a limit, with twice the budget and no deadline."""
     if search.halt is None or search.halt.kind != "limit":
         return command
     config = search.space.search
-    words = [word for word in shlex.split(command) if not word.removeprefix("search.").startswith(LIMITS)]
+    words = [word for word in shlex.split(command) if not word.removeprefix("search.").startswith(LIMIT_OPTIONS)]
     words += [f"budget_device_hours={2 * config.budget_device_hours:g}"] if config.budget_device_hours else []
     words += ["deadline=null"] if config.deadline else []
     return shlex.join(words)
 
 
-def _tell_tracking(left: int, tracker: Tracker, options: RunOptions, console: Console) -> None:
+def _print_tracking(num_unsent: int, tracker: Tracker, options: RunOptions, console: Console) -> None:
     address = redact_passwords(check_tracking_uri(options.tracking_uri))
-    if left:
-        why = f" ({tracker.trouble})" if tracker.trouble else ""
+    if num_unsent:
+        reason = f" ({tracker.trouble})" if tracker.trouble else ""
         console.print(
-            f"warning: {left} records have not reached {address}{why}; they wait in "
-            f"{options.folder / 'spool.jsonl'}, and the same command sends them",
+            f"warning: {num_unsent} records have not reached {address}{reason}. They are kept in "
+            f"{options.folder.spool}, and the same command sends them.",
             highlight=False,
             soft_wrap=True,
         )
         if address.startswith("sqlite"):
             file = quote(str(sqlite_file(address)))
-            told = f"if that file is damaged, move it away (mv {file} {file}.damaged): a new one is told everything"
-            console.print(f"  {told}", highlight=False, soft_wrap=True)
+            advice = f"if that file is damaged, move it away (mv {file} {file}.damaged); a new one gets all records"
+            console.print(f"  {advice}", highlight=False, soft_wrap=True)
     if tracker.refused:
-        told = f"{len(tracker.refused)} records, the first: {tracker.refused[0]}"
-        console.print(f"warning: MLflow refused {told}", highlight=False, soft_wrap=True)
+        summary = f"{len(tracker.refused)} records, the first: {tracker.refused[0]}"
+        console.print(f"warning: MLflow refused {summary}", highlight=False, soft_wrap=True)
     if address.startswith("http"):
         console.print(f"runs in MLflow: {address}", highlight=False, soft_wrap=True)
     else:

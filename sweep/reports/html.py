@@ -1,34 +1,34 @@
-"""report.html: the front, learning curves, and what each parameter did, in one file that opens anywhere."""
+"""Writes report.html: the front, learning curves and the effect of each parameter, in one file that opens anywhere."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from mmpkd.machine.files import write_atomically
 from sweep.reports.console import (
-    TEACHERS,
+    TEACHER_COLUMN,
     cells,
     error_of,
+    image_blind_scores,
     off_front,
     off_front_label,
     resolution,
     sampled,
     shortest,
     without_complete,
-    yardsticks,
 )
 from sweep.reports.teachers import teacher_warnings
-from sweep.storage.events import write_whole
+from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import best_of, front_of, picked
 from sweep.types import Record
 
-# Okabe and Ito's colours, which colour-blind readers tell apart.
+# The colours of Okabe and Ito, which colour-blind readers can distinguish.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>
@@ -43,26 +43,29 @@ th, td {{ text-align: left; padding: .3em .8em .3em 0; border-bottom: 1px solid 
 
 
 def write_report(
-    path: Path,
-    name: str,
+    folder: SweepFolder,
     records: Sequence[Record],
     arms: Sequence[str],
     goals: Sequence[str],
     select: str,
     auroc_error: float | None = None,
 ) -> None:
-    """Writes the page; `epochs.parquet` lies beside it already. `auroc_error`: see `resolution`."""
+    """Writes the report. The table of epochs must be written before, because the learning curves are drawn from it.
+
+    Args:
+        auroc_error: see `resolution`.
+    """
     colours = {arm: COLOURS[index % len(COLOURS)] for index, arm in enumerate(arms)}
     complete = [record for record in records if record.state == "complete"]
     counts = ", ".join(
-        f"{sum(one.state == state for one in records)} {state}" for state in ("complete", "pruned", "failed")
+        f"{sum(record.state == state for record in records)} {state}" for state in ("complete", "pruned", "failed")
     )
-    errors = "Bars and ± are standard errors over validation patients; ± ? where those are too few to tell it."
+    errors = "Bars and ± are standard errors over validation patients; ± ? means that there are too few patients."
     parts = [f'<p class="note">{counts}. {errors}</p>']
     if complete:
         parts += [f"<h2>Best by each goal</h2>{_best_table(records, arms, goals, select)}"]
     notes = [
-        *yardsticks(records, goals),
+        *image_blind_scores(records, goals),
         *teacher_warnings(records, arms),
         *without_complete(records, arms),
         *resolution(records, goals, auroc_error),
@@ -70,16 +73,16 @@ def write_report(
     parts += [f'<p class="note">{escape(note)}.</p>' for note in notes]
     if complete:
         parts += ["<h2>Front</h2>", _front_figure(complete, goals, colours)]
-    epochs = pd.read_parquet(path.with_name("epochs.parquet"))
+    epochs = pd.read_parquet(folder.epochs)
     if len(epochs):
         parts += ["<h2>Learning curves</h2>", _curves(epochs, goals, colours)]
     for arm in arms:
-        mine = [record for record in complete if record.arm == arm]
-        if len(mine) > 1 and any(record.sampled for record in mine):
-            parts += [f"<h2>Parameters of {escape(arm)}</h2>", _parameters(mine, goals, colours[arm])]
+        of_arm = [record for record in complete if record.arm == arm]
+        if len(of_arm) > 1 and any(record.sampled for record in of_arm):
+            parts += [f"<h2>Parameters of {escape(arm)}</h2>", _parameters(of_arm, goals, colours[arm])]
     body = "\n".join(part if isinstance(part, str) else _html(part) for part in parts)
     script = _plotly() if len(epochs) or complete else ""
-    write_whole(path, PAGE.format(name=escape(name), body=script + body))
+    write_atomically(folder.report, PAGE.format(name=escape(folder.name), body=script + body))
 
 
 def _plotly() -> str:
@@ -96,59 +99,59 @@ def _html(figure: go.Figure) -> str:
 
 def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> str:
     marked = select if picked(records, select, goals) else ""
-    best = [(f"best {goal}{' (best.yaml)' * (goal == marked)}", best_of(records, goal, goals)) for goal in goals]
-    best += [(off_front_label(one), one) for one in off_front(records, arms, goals, select)]
+    best = [(f"best {goal}{f' ({BEST})' * (goal == marked)}", best_of(records, goal, goals)) for goal in goals]
+    best += [(off_front_label(record), record) for record in off_front(records, arms, goals, select)]
     rows = []
-    for label, one in best:
-        assert one is not None
-        row = [label, *cells(one, goals), sampled(one)]
+    for label, record in best:
+        assert record is not None
+        row = [label, *cells(record, goals), sampled(record)]
         rows.append("".join(f"<td>{escape(cell)}</td>" for cell in row))
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in ["", "trial", "arm", *goals, TEACHERS, "sampled"])
+    head = "".join(f"<th>{escape(cell)}</th>" for cell in ["", "trial", "arm", *goals, TEACHER_COLUMN, "sampled"])
     return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Mapping[str, str]) -> go.Figure:
-    """Both goals against each other; a single goal against the trial's number."""
+    """Plots the second goal against the first, or a single goal against the number of the trial."""
     figure = go.Figure()
-    across = goals[0] if len(goals) > 1 else None
-    up = goals[1] if len(goals) > 1 else goals[0]
+    x_goal = goals[0] if len(goals) > 1 else None
+    y_goal = goals[1] if len(goals) > 1 else goals[0]
     on_front = {record.number for record in front_of(complete, goals)}
     for arm, colour in colours.items():
-        mine = [record for record in complete if record.arm == arm]
+        of_arm = [record for record in complete if record.arm == arm]
         figure.add_scatter(
-            x=[record.metrics[across] if across else record.number for record in mine],
-            y=[record.metrics[up] for record in mine],
-            error_x=_bars(mine, across),
-            error_y=_bars(mine, up),
+            x=[record.metrics[x_goal] if x_goal else record.number for record in of_arm],
+            y=[record.metrics[y_goal] for record in of_arm],
+            error_x=_bars(of_arm, x_goal),
+            error_y=_bars(of_arm, y_goal),
             mode="markers",
             name=arm,
             marker={
                 "color": colour,
-                "size": [12 if record.number in on_front else 7 for record in mine],
-                "symbol": ["star" if record.number in on_front else "circle" for record in mine],
+                "size": [12 if record.number in on_front else 7 for record in of_arm],
+                "symbol": ["star" if record.number in on_front else "circle" for record in of_arm],
             },
-            text=[f"trial {record.number}, {arm}<br>{escape(sampled(record))}" for record in mine],
+            text=[f"trial {record.number}, {arm}<br>{escape(sampled(record))}" for record in of_arm],
             hovertemplate="%{text}<br>%{x:.3f}, %{y:.3f}<extra></extra>",
         )
-    if across:
-        front = sorted((record.metrics[across], record.metrics[up]) for record in front_of(complete, goals))
+    if x_goal:
+        front = sorted((record.metrics[x_goal], record.metrics[y_goal]) for record in front_of(complete, goals))
         xs, ys = [x for x, _ in front], [y for _, y in front]
         line = {"color": "#999", "dash": "dot", "shape": "vh"}
         figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="front", hoverinfo="skip")
     chance = {goal: complete[0].metrics.get(f"{goal}_chance") for goal in goals}
-    thin: dict[str, Any] = {"color": "#999", "dash": "dot", "width": 1}
-    if across and chance[across] is not None:
-        figure.add_vline(chance[across], line=thin, annotation_text=f"{across} by chance")
-    if chance[up] is not None:
-        figure.add_hline(chance[up], line=thin, annotation_text=f"{up} by chance")
-    figure.update_layout(xaxis_title=across or "trial", yaxis_title=up, height=520)
+    line_style: dict[str, Any] = {"color": "#999", "dash": "dot", "width": 1}
+    if x_goal and chance[x_goal] is not None:
+        figure.add_vline(chance[x_goal], line=line_style, annotation_text=f"{x_goal} by chance")
+    if chance[y_goal] is not None:
+        figure.add_hline(chance[y_goal], line=line_style, annotation_text=f"{y_goal} by chance")
+    figure.update_layout(xaxis_title=x_goal or "trial", yaxis_title=y_goal, height=520)
     return figure
 
 
 def _bars(records: Sequence[Record], goal: str | None) -> dict[str, Any] | None:
     if goal is None:
         return None
-    errors = [error_of(record, goal) or 0.0 for record in records]  # no bar where it is not known
+    errors = [error_of(record, goal) or 0.0 for record in records]  # no bar where the error is unknown
     return {"type": "data", "array": errors, "thickness": 0.6, "width": 2}
 
 
@@ -179,7 +182,7 @@ def _curves(epochs: pd.DataFrame, goals: Sequence[str], colours: Mapping[str, st
 
 
 def _parameters(records: Sequence[Record], goals: Sequence[str], colour: str) -> go.Figure:
-    """One row a parameter, one column a goal; positive numbers that span decades on a log axis."""
+    """Plots each goal (columns) against each parameter (rows). Positive numbers that span decades get a log axis."""
     names = list(dict.fromkeys(name for record in records for name in record.sampled))
     short = shortest([name.partition("/")[2] for name in names])
     height = 230 * len(names)
@@ -187,20 +190,20 @@ def _parameters(records: Sequence[Record], goals: Sequence[str], colour: str) ->
         rows=len(names), cols=len(goals), vertical_spacing=min(60 / height, 0.9 / len(names)), shared_yaxes=False
     )
     for row, name in enumerate(names, start=1):
-        mine = [record for record in records if name in record.sampled]
-        values = [record.sampled[name] for record in mine]
+        with_name = [record for record in records if name in record.sampled]
+        values = [record.sampled[name] for record in with_name]
         numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
         decades = len(numbers) == len(values) and min(numbers) > 0 and max(numbers) > 20 * min(numbers)
         for column, goal in enumerate(goals, start=1):
             figure.add_trace(
                 go.Scatter(
                     x=values if len(numbers) == len(values) else [escape(str(value)) for value in values],
-                    y=[record.metrics[goal] for record in mine],
-                    error_y=_bars(mine, goal),
+                    y=[record.metrics[goal] for record in with_name],
+                    error_y=_bars(with_name, goal),
                     mode="markers",
                     marker={"color": colour, "size": 7},
                     showlegend=False,
-                    text=[f"trial {record.number}" for record in mine],
+                    text=[f"trial {record.number}" for record in with_name],
                     hovertemplate="%{text}<br>%{x}: %{y:.3f}<extra></extra>",
                 ),
                 row=row,

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from mmpkd.machine.checksums import fingerprint
+from mmpkd.machine.files import write_atomically
 from sweep.options import redact_passwords, sqlite_file
 from sweep.reports.names import ServerNames
 from sweep.storage.database import artifacts_of, follow_move, make_whole
-from sweep.storage.events import Spool, write_whole
+from sweep.storage.events import Spool
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param
@@ -52,7 +53,7 @@ class Tracker:
     def __init__(self, uri: str, name: str, sweep_id: str, spool: Spool, artifacts: Path):
         self._uri, self._name, self._id = uri, name, sweep_id
         self._spool, self._artifacts = spool, artifacts
-        self._offset_file = spool.path.with_suffix(".sent")
+        self._offset_file = spool.folder.spool_sent
         self._sent = self._read_offset()
         self._runs: dict[int, str] = {}
         self._metric_names, self._param_names = ServerNames(), ServerNames()
@@ -135,7 +136,7 @@ class Tracker:
         if reached == self._sent:
             return True
         self._sent = reached
-        write_whole(self._offset_file, f"{reached} {fingerprint([self._uri, reached])}\n")
+        write_atomically(self._offset_file, f"{reached} {fingerprint([self._uri, reached])}\n")
         return False
 
     def _tell(self, event: Mapping[str, Any]) -> None:
@@ -157,7 +158,7 @@ class Tracker:
                 self._tag(run, "error", event["error"].partition(": ")[0] if bug else event["error"])
             self._set(run, STATUS[event["state"]], milliseconds)
         elif kind == "files":
-            for path in (self._spool.path.parent / Path(name).name for name in event["paths"]):  # it may have moved
+            for path in map(self._spool.folder.file, event["paths"]):  # it may have moved
                 if path.is_file():
                     self._try(lambda path=path: self._open().log_artifact(self._parent, str(path)))
         elif kind == "close":

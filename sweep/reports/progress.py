@@ -1,4 +1,4 @@
-"""How far the sweep is, live in a terminal, line by line elsewhere."""
+"""Shows the progress of a sweep: live in a terminal, as lines elsewhere."""
 
 from __future__ import annotations
 
@@ -13,23 +13,24 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mmpkd.command import warn
 from sweep.search.searcher import Search
 from sweep.storage.records import best_of, over_seeds
 
-LINE_SECONDS = 10.0  # between two lines where there is no terminal
+LINE_SECONDS = 10.0  # between two lines if there is no terminal
 
 
 class Progress:
-    """Ticked by the search after every event, and by Ray Tune's loop in between."""
+    """The display. The search calls `tick` after every event, and the loop of Ray Tune in between."""
 
     def __init__(self, search: Search, slots: int, console: Console):
         self._search, self._slots, self._console = search, slots, console
         self._since = time.monotonic()
-        self._before = len(search.finished)
+        self._done_before = len(search.finished)
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
         self._shown_at = -math.inf
-        self._shown_done = self._before
-        search.changed = self.tick
+        self._shown_done = self._done_before
+        search.on_change = self.tick
 
     def __enter__(self) -> Self:
         if self._live:
@@ -45,50 +46,50 @@ class Progress:
             self._console.print(self.line(), soft_wrap=True, highlight=False)
 
     def tick(self) -> None:
-        for warning in self._search.take_warnings():
-            self._console.print(f"warning: {warning}", highlight=False, markup=False, soft_wrap=True)
+        warn(self._search.take_warnings(), self._console)
         silent = time.monotonic() - self._shown_at
         if self._live and silent > 0.5:
             self._live.update(self._drawn(), refresh=True)
-        elif not self._live and (silent > LINE_SECONDS or (self._news() and silent > 1)):
+        elif not self._live and (silent > LINE_SECONDS or (self._has_changed() and silent > 1)):
             self._console.print(self.line(), soft_wrap=True, highlight=False)
         else:
             return
         self._shown_at = time.monotonic()
         self._shown_done = len(self._search.finished)
 
-    def _news(self) -> bool:
+    def _has_changed(self) -> bool:
         return len(self._search.finished) > self._shown_done
 
     def line(self) -> str:
-        """Trials done, running, best of each goal by arm, time left."""
+        """Returns the numbers of trials done and running, the best score of each goal by arm, and the time left."""
         best = " | ".join(f"{arm} " + " ".join(cells) for arm, cells in self._best().items() if cells)
         return f"{self._counts()}{' | ' + best if best else ''} | {self._left()}"
 
     def _counts(self) -> str:
         search = self._search
         states = Counter(record.state for record in search.finished.values())
-        total = len(search.finished) + search.left
-        running = min(len(search.live), self._slots)
-        told = ", ".join(f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state])
-        return f"{len(search.finished)}/{total} done{f' ({told})' if told else ''}, {running} running"
+        total = len(search.finished) + search.remaining_trials
+        running = min(len(search.running), self._slots)
+        counts = ", ".join(f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state])
+        return f"{len(search.finished)}/{total} done{f' ({counts})' if counts else ''}, {running} running"
 
     def _best(self) -> dict[str, list[str]]:
-        found: dict[str, list[str]] = {}
+        cells: dict[str, list[str]] = {}
         search = self._search
         done = over_seeds(list(search.finished.values()), search.space.search.repeats)
         for arm in search.space.arms:
-            records = [one for one in done if one.arm == arm]
+            records = [record for record in done if record.arm == arm]
             best = {goal: best_of(records, goal, search.goals) for goal in search.goals}
-            found[arm] = [f"{goal} {one.metrics[goal]:.3f}" for goal, one in best.items() if one]
-        return found
+            cells[arm] = [f"{goal} {record.metrics[goal]:.3f}" for goal, record in best.items() if record]
+        return cells
 
     def _left(self) -> str:
-        here = len(self._search.finished) - self._before
-        started = sum(live.epoch / live.config.epochs for live in list(self._search.live.values()))
-        if here + started < 0.5:
-            return "time left: not known yet"
-        seconds = (time.monotonic() - self._since) / (here + started) * max(self._search.left - started, 0)
+        done_here = len(self._search.finished) - self._done_before
+        started = sum(trial.epoch / trial.config.epochs for trial in list(self._search.running.values()))
+        if done_here + started < 0.5:
+            return "time left: unknown yet"
+        seconds_per_trial = (time.monotonic() - self._since) / (done_here + started)
+        seconds = seconds_per_trial * max(self._search.remaining_trials - started, 0)
         return f"about {clock(seconds)} left"
 
     def _drawn(self) -> Group:
@@ -99,6 +100,13 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
+    """Returns a duration for a person to read, such as '2 h 05 min', '3 min 20 s' or '40 s'."""
+    minutes, seconds_left = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    return (
+        f"{hours} h {minutes:02d} min"
+        if hours
+        else f"{minutes} min {seconds_left:02d} s"
+        if minutes
+        else f"{seconds_left} s"
+    )

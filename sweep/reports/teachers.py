@@ -1,4 +1,4 @@
-"""How good the teachers of a sweep were, said beside the arms that they taught."""
+"""The scores of the teachers of a sweep, and warnings about them."""
 
 from __future__ import annotations
 
@@ -7,73 +7,84 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words, warnings
+from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words, stated, warnings
 from sweep.types import Record
 
 AUROC = "val/auroc"
-OWN = "val_auroc"  # a teacher's, on the same validation patients
+TEACHER_AUROC = "val_auroc"  # of a teacher, on the validation patients of its student
 
 
 def teachers_in_words(record: Record) -> str:
-    """'findings 0.912 ± 0.031' of each teacher that a trial listened to, on the validation patients of its student."""
-    own = json.loads(record.config).get("teachers", {})
-    told = []
+    """Returns the score of each teacher of a trial on the validation patients, as 'findings 0.912 ± 0.031'."""
+    configs = json.loads(record.config).get("teachers", {})
+    scores = []
     for name, quality in by_teacher(record.metrics).items():
-        if own.get(name, {}).get("control"):  # it was made to know nothing of the single sample
-            told.append(f"{score_in_words(name, quality)}, shuffled")
-        elif name in own or not own:
-            told.append(in_words(name, quality))
-    return "; ".join(told)
+        if configs.get(name, {}).get("control"):  # its outputs are those of other patients
+            scores.append(f"{score_in_words(name, quality)}, shuffled")
+        elif name in configs or not configs:
+            scores.append(in_words(name, quality))
+    return "; ".join(scores)
 
 
 def teacher_warnings(records: Sequence[Record], arms: Sequence[str]) -> list[str]:
-    """One line for each teacher of an arm, or member of one, that states the label, is at chance, is not better than
-    the best student that had no teacher, or could not be scored.
+    """Returns warnings about teachers, and members of ensembles, that are of little use.
 
-    Of a teacher with several settings the best speaks for all; a control is not judged.
+    A teacher is named if its inputs state the label, if it is at chance, if it is worse than the best student without a
+    teacher, or if it could not be scored. A teacher with several settings is judged by the best of them. Controls are
+    not judged.
     """
-    alone = max((record for record in records if _untaught(record)), key=lambda one: one.metrics[AUROC], default=None)
-    told = []
+    without_teacher = (record for record in records if _has_no_teacher(record))
+    baseline = max(without_teacher, key=lambda record: record.metrics[AUROC], default=None)
+    lines = []
     for arm in arms:
         for name, (quality, kind) in _best_of(arm, records).items():
-            told += [f"arm {arm}: {line}" for line in warnings(name, quality, kind)]
-            auroc = quality.get(OWN, math.inf)
+            lines += [
+                f"arm {arm}: {line}" for line in warnings(name, quality, _remedy(kind) if stated(quality) else "")
+            ]
+            auroc = quality.get(TEACHER_AUROC, math.inf)
             if math.isnan(auroc):
-                told.append(f"arm {arm}: teacher {name!r} could not be scored on the validation patients")
-            elif alone is not None and auroc < alone.metrics[AUROC] and "/" not in name:  # of members their mean counts
-                told.append(
-                    f"arm {arm}: teacher {name!r} is worse on validation (AUROC {auroc:.3f}) than the best student "
-                    f"without a teacher ({alone.metrics[AUROC]:.3f}, trial {alone.number} of arm {alone.arm}): what is "
-                    "gained with it, if anything, is not what it knows"
+                lines.append(f"arm {arm}: teacher {name!r} could not be scored on the validation patients")
+            elif baseline is not None and auroc < baseline.metrics[AUROC] and "/" not in name:  # no single member
+                lines.append(
+                    f"arm {arm}: teacher {name!r} is worse on validation (AUROC {auroc:.3f}) than the best "
+                    f"student without a teacher ({baseline.metrics[AUROC]:.3f}, trial {baseline.number} of arm "
+                    f"{baseline.arm}), so a gain with it would not come from its knowledge"
                 )
-    return told
+    return lines
 
 
 def _best_of(arm: str, records: Sequence[Record]) -> Mapping[str, tuple[Mapping[str, float], str]]:
-    """Scores and kind of each teacher of an arm that is no control, where its AUROC on validation is highest."""
-    found: dict[str, tuple[Mapping[str, float], str]] = {}
+    """Returns scores and kind of each teacher of an arm, from the trial with its highest AUROC on validation."""
+    best: dict[str, tuple[Mapping[str, float], str]] = {}
     for record in records:
         teachers = json.loads(record.config).get("teachers", {})
-        controls = {name for name, one in teachers.items() if one.get("control")}
+        controls = {name for name, config in teachers.items() if config.get("control")}
         for name, quality in by_teacher(record.metrics).items() if record.arm == arm else ():
             if name.partition("/")[0] in controls:
                 continue
-            before = found[name][0].get(OWN, math.nan) if name in found else math.nan
-            if math.isnan(before) or quality.get(OWN, math.nan) > before:
-                found[name] = quality, _kind(teachers, name)
-    return found
+            before = best[name][0].get(TEACHER_AUROC, math.nan) if name in best else math.nan
+            if math.isnan(before) or quality.get(TEACHER_AUROC, math.nan) > before:
+                best[name] = quality, _kind(teachers, name)
+    return best
 
 
 def _kind(teachers: Mapping[str, Any], name: str) -> str:
-    """Of a teacher, or of a member of an ensemble as `<ensemble>/<member>`; empty where the configuration lacks it."""
-    own, _, member = name.partition("/")
-    found = teachers.get(own, {})
+    """Returns the kind of a teacher, or of a member named `<ensemble>/<member>`; empty if it is not configured."""
+    teacher, _, member = name.partition("/")
+    config = teachers.get(teacher, {})
     if member:
-        found = found.get("params", {}).get("members", {}).get(member, {})
-    kind: str = found.get("kind", "")
+        config = config.get("params", {}).get("members", {}).get(member, {})
+    kind: str = config.get("kind", "")
     return kind
 
 
-def _untaught(record: Record) -> bool:
-    taught = by_teacher(record.metrics)
-    return record.state == "complete" and not record.reference and not taught and AUROC in record.metrics
+def _remedy(kind: str) -> str:
+    """Returns what the user can do if a teacher of this kind states the label."""
+    from mmpkd.teachers import leakage_remedy  # loads torch, which a report without such a teacher does not need
+
+    return leakage_remedy(kind)
+
+
+def _has_no_teacher(record: Record) -> bool:
+    teachers = by_teacher(record.metrics)
+    return record.state == "complete" and not record.reference and not teachers and AUROC in record.metrics

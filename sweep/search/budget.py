@@ -1,4 +1,4 @@
-"""What a sweep has spent, on whom, and when it is enough."""
+"""The budget of a sweep: what each arm has spent, which arm is next, and when the sweep has run enough."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from sweep.pareto import admit, hypervolume
-from sweep.space.space import SearchConfig
+from sweep.space.search_config import SearchConfig
 from sweep.types import Record, Values
 
-GROWTH: Final = 1.01  # of an arm's hypervolume; less is a plateau
+MIN_GROWTH: Final = 1.01  # factor by which an arm's hypervolume must grow; less counts as a plateau
 
 
 @dataclass
 class Costs:
-    """Of an arm's finished trials, in device-seconds."""
+    """Numbers and device-seconds of an arm's finished trials."""
 
     trials: int = 0
     seconds: float = 0.0
@@ -25,29 +25,31 @@ class Costs:
 
 
 class Ledger:
-    """Device-seconds by arm: wall time of epochs x share of a GPU, or cores where there is none.
+    """Device-seconds by arm: seconds of epochs x share of a GPU, or x cores where there is no GPU.
+
+    Attributes:
+        left_behind: device-seconds of trials that the sweep's space no longer holds; no arm is charged with them.
 
     Args:
         shares: of the device-seconds, by arm.
-
-    Attributes:
-        before: what the sweep spent on trials that its space no longer holds; no arm is charged with it.
     """
 
     def __init__(self, shares: Mapping[str, float]):
         self.shares = dict(shares)
         self.spent = dict.fromkeys(shares, 0.0)
-        self.before = 0.0
+        self.left_behind = 0.0
         self._costs = {arm: Costs() for arm in shares}
 
     @property
     def total(self) -> float:
-        return self.before + sum(self.spent.values())
+        """Device-seconds spent by all trials."""
+        return self.left_behind + sum(self.spent.values())
 
     def spend(self, arm: str, device_seconds: float) -> None:
         self.spent[arm] += device_seconds
 
-    def finish(self, record: Record) -> None:
+    def add_finished(self, record: Record) -> None:
+        """Adds a finished trial to the costs from which typical costs are estimated; `spend` has charged it."""
         costs = self._costs[record.arm]
         if record.state == "failed":
             costs.failed += 1
@@ -56,62 +58,64 @@ class Ledger:
             costs.trials += 1
             costs.seconds += record.device_seconds
 
-    def typical(self, arm: str) -> float:
-        """Device-seconds of a trial of the arm; of any arm's before it has one."""
+    def typical_cost(self, arm: str) -> float:
+        """Returns the mean device-seconds of the arm's trials or, before it has any, of all arms' trials."""
         own = self._costs[arm]
         known = [own] if own.trials else list(self._costs.values())
         trials = sum(costs.trials for costs in known)
         return sum(costs.seconds for costs in known) / trials if trials else 1.0
 
-    def neediest(self, arms: Sequence[str], live: Iterable[tuple[str, float]]) -> str:
-        """The arm furthest behind its share; of equal ones the first.
+    def neediest(self, arms: Sequence[str], running: Iterable[tuple[str, float]]) -> str:
+        """Returns the arm that is furthest behind its share; the first of several equal ones.
 
-        A trial in flight counts as what it will probably cost, and so does a failed one, lest an
-        arm whose trials fail at once be handed all the rest.
+        A running trial counts with its probable cost. So does a failed one: otherwise an arm whose trials fail at once
+        would receive all remaining trials.
 
         Args:
-            live: arm and device-seconds so far of each trial in flight.
+            running: arm and device-seconds so far of each running trial.
         """
         charged = dict(self.spent)
         for arm, costs in self._costs.items():
-            charged[arm] += max(costs.failed * self.typical(arm) - costs.failed_seconds, 0.0)
-        for arm, seconds in live:
-            charged[arm] += max(self.typical(arm) - seconds, 0.0)
+            charged[arm] += max(costs.failed * self.typical_cost(arm) - costs.failed_seconds, 0.0)
+        for arm, seconds in running:
+            charged[arm] += max(self.typical_cost(arm) - seconds, 0.0)
         return min(arms, key=lambda arm: charged[arm] / self.shares[arm])
 
 
 class Plateau:
-    """Whether the fronts still grow: an arm is at its plateau when so many of its configurations in a
-    row have not added 1 % to its hypervolume. The sweep is when all arms are, since an arm that stops
-    alone would be tuned less than the others."""
+    """Watches whether the fronts still grow.
+
+    An arm is at its plateau when `patience` of its configurations in a row have not added 1 % to its hypervolume. The
+    sweep is at its plateau when all arms are: an arm that stopped alone would be tuned less than the others.
+    """
 
     def __init__(self, arms: Sequence[str], goals: Sequence[str], patience: int | None):
-        # What guessing scores is no achievement: AUROC counts from a half.
+        # A score that guessing reaches is no achievement, so AUROC counts from 0.5 on.
         self._floor = tuple(0.5 if goal.startswith("val/auroc") else 0.0 for goal in goals)
         self._patience = patience
         self._fronts: dict[str, dict[int, Values]] = {arm: {} for arm in arms}
         self._best = dict.fromkeys(arms, 0.0)
-        self._since = dict.fromkeys(arms, 0)
+        self._without_growth = dict.fromkeys(arms, 0)  # configurations in a row
 
     def add(self, arm: str, number: int, values: Values | None) -> None:
-        """A configuration has been run to its end; None: it has not, on one of its seeds."""
-        self._since[arm] += 1
+        """Adds a configuration that has run on all its seeds, with its means, or None if one of the seeds failed."""
+        self._without_growth[arm] += 1
         if values is not None and number not in admit(self._fronts[arm], number, values):
             volume = hypervolume(list(self._fronts[arm].values()), self._floor)
-            if volume > GROWTH * self._best[arm]:
-                self._best[arm], self._since[arm] = volume, 0
+            if volume > MIN_GROWTH * self._best[arm]:
+                self._best[arm], self._without_growth[arm] = volume, 0
 
     def reached(self, exhausted: Collection[str] = ()) -> bool:
-        """Args: exhausted: arms that have nothing left to try, and so come to no plateau."""
-        going = [since for arm, since in self._since.items() if arm not in exhausted]
-        return self._patience is not None and bool(going) and min(going) >= self._patience
+        """Whether every arm is at its plateau, but for exhausted arms, which have nothing left to try."""
+        counts = [count for arm, count in self._without_growth.items() if arm not in exhausted]
+        return self._patience is not None and bool(counts) and min(counts) >= self._patience
 
 
-def limit(search: SearchConfig, ledger: Ledger) -> str:
-    """Why nothing more may be run, and what allows more; empty if it may."""
+def reached_limit(search: SearchConfig, ledger: Ledger) -> str:
+    """Returns which limit ends the sweep and how to raise it, for the user; empty if none is reached."""
     hours, deadline = search.budget_device_hours, search.deadline
     if hours is not None and ledger.total >= hours * 3600:
-        return f"the budget of {hours:g} device-hours is spent; budget_device_hours=... with more continues"
+        return f"the budget of {hours:g} device-hours is spent; to continue, raise budget_device_hours=..."
     if deadline is not None and time.time() >= deadline.timestamp():
-        return f"the deadline ({deadline:%Y-%m-%d %H:%M}) has come; deadline=... with a later one continues"
+        return f"the deadline ({deadline:%Y-%m-%d %H:%M}) has passed; to continue, give a later deadline=..."
     return ""

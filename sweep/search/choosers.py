@@ -1,4 +1,4 @@
-"""Who answers the questions of the grammar: a point of an even cover, an Optuna trial, an earlier trial."""
+"""Choosers (`space.draw.Chooser`) that draw by a point of an even cover, by an Optuna trial, or by a past trial."""
 
 from __future__ import annotations
 
@@ -13,60 +13,69 @@ from mmpkd.machine.checksums import fingerprint
 from sweep.space.draw import branches, draw
 from sweep.space.grammar import Node
 
-MOST_BRANCHES: Final = 512  # of an arm, to find the names of its leaves; a cover of them beyond
+MAX_BRANCHES: Final = 512  # branches of an arm that are walked to find the names of its leaves; a cover of them beyond
 
 
-class Even:
-    """Points that cover an arm evenly, branches included: scrambled Sobol (Owen 1998), a dimension a leaf.
+class EvenCover:
+    """Points that cover an arm evenly, branches included.
 
-    A point depends on its index only, so a restarted driver goes on where the last one stopped.
+    They are of a scrambled Sobol sequence (Owen 1998) with one dimension for each leaf.
+    A point depends on its index only, so a restarted driver continues where the last one stopped.
     """
 
     def __init__(self, node: Node, arm: str, seed: int):
-        found = list(branches(node, arm, MOST_BRANCHES))
-        self._names = sorted({name for branch in found for name in (*branch.labels, *branch.free)})
+        walked = list(branches(node, arm, MAX_BRANCHES))
+        self._names = sorted({name for branch in walked for name in (*branch.labels, *branch.free)})
         self._node, self._arm, self._seed = node, arm, seed
 
     def point(self, index: int) -> dict[str, Any]:
-        """What an Optuna trial is enqueued with; only leaves of the branch that it falls into."""
+        """Returns the parameters with which an Optuna trial is enqueued: those of the leaves in the point's branch."""
         if not self._names:
             return {}
         sobol = qmc.Sobol(len(self._names), scramble=True, rng=int(fingerprint([self._seed, self._arm])[:8], 16))
         if index:  # SciPy cannot move forward by 0
             sobol.fast_forward(index)
-        placed = At(dict(zip(self._names, sobol.random(1)[0].tolist(), strict=True)))
-        draw(self._node, placed, self._arm)
-        return placed.chosen
+        chooser = CubeChooser(dict(zip(self._names, sobol.random(1)[0].tolist(), strict=True)))
+        draw(self._node, chooser, self._arm)
+        return chooser.chosen
 
 
-class At:
-    """The grammar's questions answered by a point of the unit cube."""
+class CubeChooser:
+    """Chooses by a point of the unit cube.
 
-    def __init__(self, place: Mapping[str, float]):
-        self._place = place
+    Attributes:
+        chosen: what was chosen, by the name of the leaf.
+
+    Args:
+        coordinates: in [0, 1), by the name of the leaf.
+    """
+
+    def __init__(self, coordinates: Mapping[str, float]):
+        self._coordinates = coordinates
         self.chosen: dict[str, Any] = {}
 
     def uniform(self, name: str, low: float, high: float, log: bool) -> float:
-        share = self._place.get(name, 0.5)
+        share = self._coordinates.get(name, 0.5)
         value = low * (high / low) ** share if log else low + share * (high - low)
         self.chosen[name] = min(max(value, low), high)
         return float(self.chosen[name])
 
     def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        # Each integer has as much of the cube as it has of the range that it is rounded from.
+        # Each integer has the same share of the cube as of the range of numbers that are rounded to it.
         below, above = (low - 0.5, high + 0.5) if not log else (max(low - 0.5, 0.5), high + 0.5)
-        share = self._place.get(name, 0.5)
+        share = self._coordinates.get(name, 0.5)
         value = below * (above / below) ** share if log else below + share * (above - below)
         self.chosen[name] = min(max(round(value), low), high)
         return int(self.chosen[name])
 
     def category(self, name: str, labels: Sequence[str]) -> str:
-        self.chosen[name] = labels[min(int(self._place.get(name, 0.0) * len(labels)), len(labels) - 1)]
+        share = self._coordinates.get(name, 0.0)
+        self.chosen[name] = labels[min(int(share * len(labels)), len(labels) - 1)]
         return str(self.chosen[name])
 
 
-class Asked:
-    """The grammar's questions put to an Optuna trial."""
+class OptunaChooser:
+    """Chooses what an Optuna trial suggests."""
 
     def __init__(self, trial: Trial):
         self._trial = trial
@@ -78,23 +87,23 @@ class Asked:
         return self._trial.suggest_int(name, low, high, log=log)
 
     def category(self, name: str, labels: Sequence[str]) -> str:
-        chosen = self._trial.suggest_categorical(name, labels)
-        assert isinstance(chosen, str)
-        return chosen
+        label = self._trial.suggest_categorical(name, labels)
+        assert isinstance(label, str)
+        return label
 
 
-class Unfit(Exception):
-    """A space asks for what a trial was not given, or does not allow what it was given."""
+class NotInSpace(Exception):
+    """A space wants a parameter that a past trial does not have, or does not allow the trial's value."""
 
 
-class Replay:
-    """The grammar's questions answered with what a trial was given.
+class ReplayChooser:
+    """Chooses the parameters of a past trial again.
 
     Attributes:
-        distributions: what was asked, as Optuna knows it.
+        distributions: those that were drawn from, in Optuna's terms.
 
-    Raises (when asked):
-        Unfit: this space does not hold the trial.
+    Raises (when it chooses):
+        NotInSpace: the space does not hold the trial.
     """
 
     def __init__(self, params: Mapping[str, Any]):
@@ -102,24 +111,24 @@ class Replay:
         self.distributions: dict[str, BaseDistribution] = {}
 
     def uniform(self, name: str, low: float, high: float, log: bool) -> float:
-        return float(self._answer(name, FloatDistribution(low, high, log=log)))
+        return float(self._replay(name, FloatDistribution(low, high, log=log)))
 
     def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        return int(self._answer(name, IntDistribution(low, high, log=log)))
+        return int(self._replay(name, IntDistribution(low, high, log=log)))
 
     def category(self, name: str, labels: Sequence[str]) -> str:
-        return str(self._answer(name, CategoricalDistribution(labels)))
+        return str(self._replay(name, CategoricalDistribution(labels)))
 
-    def _answer(self, name: str, distribution: BaseDistribution) -> Any:
+    def _replay(self, name: str, distribution: BaseDistribution) -> Any:
         value = self._params.get(name)
         if value is None or isinstance(value, str) != isinstance(distribution, CategoricalDistribution):
-            raise Unfit(name)
+            raise NotInSpace(name)
         if isinstance(distribution, CategoricalDistribution):
             fits = value in distribution.choices
         else:
             assert isinstance(distribution, FloatDistribution | IntDistribution)
             fits = distribution.low <= value <= distribution.high
         if not fits:
-            raise Unfit(name)
+            raise NotInSpace(name)
         self.distributions[name] = distribution
         return value

@@ -1,8 +1,8 @@
-"""What a sampler is told of a trial that did not run to its end.
+"""The values that a sampler learns from a trial that did not run to its end.
 
-Optuna treats pruned trials alike, and with several goals takes nothing of what they reached. Told as
-nothing at all, they teach nothing, though half of a sweep may be pruned; told as their values at
-the rung, they look worse than they are, since they were stopped early.
+Optuna treats all pruned trials alike, and with several goals it ignores the values that they reached. If the sampler
+learned nothing from them, up to half of a sweep would be lost to it. If it learned their values at the last rung, they
+would look worse than they are, because they were stopped early. So their final values are imputed.
 """
 
 from __future__ import annotations
@@ -12,58 +12,63 @@ from collections.abc import Mapping, Sequence
 
 from sweep.types import State, Values
 
-Curve = tuple[Mapping[int, Values], Values]  # values by rung, and at the end
+Curve = tuple[Mapping[int, Values], Values]  # a complete trial's values by rung, and its final values
 
 
-def expected(reached: Mapping[int, Values], curves: Sequence[Curve]) -> Values:
-    """What a stopped trial would have come to.
+def impute(by_rung: Mapping[int, Values], curves: Sequence[Curve]) -> Values:
+    """Returns the final values that a stopped trial would probably have reached.
 
-    Goal by goal its value at its last rung, plus the median gain from that rung to the end among
-    complete trials of its arm. But gains of those that went on flatter who did not, and near a
-    ceiling nobody gains: it is told as no better than the worst end among those that were at least
-    as good at that rung, nor than the best end of all. Before any trial is complete, what it had.
+    For each goal this is its value at its last rung, plus the median gain from that rung to the end among complete
+    trials of its arm. But the gains of trials that went on flatter those that were stopped, and near a ceiling there is
+    no gain. So the value is at most the worst final value among the complete trials that were at least as good at that
+    rung; if there are none, at most the best final value of all. It is never less than the value at the last rung.
+    Without complete trials it is the value at the last rung.
 
     Args:
-        reached: its values by rung.
-        curves: of complete trials, their values by rung and at the end.
+        by_rung: the stopped trial's values by rung.
+        curves: of the complete trials.
     """
-    rung = max(reached)
-    there = [(by_rung[rung], final) for by_rung, final in curves if rung in by_rung]
+    rung = max(by_rung)
+    known = [(rungs[rung], final) for rungs, final in curves if rung in rungs]
     return tuple(
-        _end_of(value, [(here[goal], final[goal]) for here, final in there]) for goal, value in enumerate(reached[rung])
+        _impute_goal(value, [(at_rung[goal], final[goal]) for at_rung, final in known])
+        for goal, value in enumerate(by_rung[rung])
     )
 
 
-def _end_of(value: float, others: Sequence[tuple[float, float]]) -> float:
-    if not others:
+def _impute_goal(value: float, complete: Sequence[tuple[float, float]]) -> float:
+    """Returns the final value of one goal; `complete` holds (value at the rung, final value) of complete trials."""
+    if not complete:
         return value
-    gain = statistics.median(end - here for here, end in others)
-    above = [end for here, end in others if here >= value]
-    most = min(above) if above else max(end for _, end in others)
-    return min(value + gain, max(value, most))
+    gain = statistics.median(final - at_rung for at_rung, final in complete)
+    at_least_as_good = [final for at_rung, final in complete if at_rung >= value]
+    ceiling = min(at_least_as_good) if at_least_as_good else max(final for _, final in complete)
+    return min(value + gain, max(value, ceiling))
 
 
-class Outcomes:
-    """What the trials of each arm came to, for those that come to less."""
+class Imputation:
+    """The results of each arm's trials, from which the values of unfinished trials are imputed."""
 
     def __init__(self, arms: Sequence[str]):
         self._curves: dict[str, list[Curve]] = {arm: [] for arm in arms}
         self._worst: dict[str, Values] = {}
 
-    def complete(self, arm: str, reached: Mapping[int, Values], values: Values) -> None:
-        self._curves[arm].append((reached, values))
-        self.see(arm, values)
+    def add_complete(self, arm: str, by_rung: Mapping[int, Values], values: Values) -> None:
+        """Adds a complete trial with its values by rung and its final values."""
+        self._curves[arm].append((by_rung, values))
+        self.add_values(arm, values)
 
-    def see(self, arm: str, values: Values) -> None:
-        """Values that a sampler was told."""
+    def add_values(self, arm: str, values: Values) -> None:
+        """Adds values that the arm's sampler has learned."""
         worst = self._worst.get(arm, values)
         self._worst[arm] = tuple(min(pair) for pair in zip(worst, values, strict=True))
 
-    def learned(self, arm: str, state: State, cause: str, reached: Mapping[int, Values]) -> Values | None:
-        """For the sampler: what a pruned trial would have come to; of one that diverged, the worst seen.
+    def learned(self, arm: str, state: State, cause: str, by_rung: Mapping[int, Values]) -> Values | None:
+        """Returns what the sampler learns from a trial that is not complete.
 
-        None: nothing that speaks for the configuration or against it. A complete trial has its own values.
+        These are the imputed final values of a pruned trial, and the worst values seen, goal by goal, for a trial that
+        diverged. None: the trial says nothing about its configuration.
         """
         if state == "pruned":
-            return expected(reached, self._curves[arm])
+            return impute(by_rung, self._curves[arm])
         return self._worst.get(arm) if cause == "diverged" else None

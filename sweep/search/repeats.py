@@ -1,8 +1,7 @@
-"""Further seeds of promising configurations, before they may call themselves best."""
+"""Further seeds of promising configurations, which must have run before a configuration may be the best."""
 
 from __future__ import annotations
 
-import statistics
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,23 +9,27 @@ from typing import Any
 
 from mmpkd.config import TrialConfig
 from sweep.pareto import admit, dominates
+from sweep.storage.records import mean_values
 from sweep.types import Record, Values
 
 
 @dataclass(frozen=True)
-class Due:
-    """A further seed of a configuration that is still to be run."""
+class PendingRepeat:
+    """A further seed of a configuration that is still to run."""
 
-    number: int  # of the configuration's first trial
-    turn: int  # from 1
+    configuration: int  # number of its first trial
+    turn: int  # counted from 1
 
 
-class Seeds:
-    """Which complete trials are run on further seeds, and what came of it.
+class Repeats:
+    """Decides which complete trials run on further seeds, and settles configurations with the results.
 
-    A complete trial whose values would put it on its arm's front is promising. It waits for
-    `repeats - 1` more runs, and enters the front with the means, if all of them came through. Others
-    are judged by their one run: they are behind the front anyway, and fronts only move forward.
+    A complete trial whose values would be on its arm's front is promising. Its configuration needs `repeats - 1` more
+    runs, and enters the front with the means over all runs if all of them complete. Other configurations are settled by
+    their single run: they are behind the front anyway, and fronts only move forward.
+
+    Attributes:
+        pending: the further seeds that are still to run.
 
     Args:
         repeats: runs that a configuration on the front has had.
@@ -36,47 +39,47 @@ class Seeds:
         self._goals, self._repeats = tuple(goals), repeats
         self._fronts: dict[str, dict[int, Values]] = {arm: {} for arm in arms}
         self._runs: dict[int, list[Record]] = {}
-        self.due: deque[Due] = deque()
+        self.pending: deque[PendingRepeat] = deque()
 
-    def started(self, due: Due) -> None:
-        if due in self.due:
-            self.due.remove(due)
+    def mark_started(self, repeat: PendingRepeat) -> None:
+        if repeat in self.pending:
+            self.pending.remove(repeat)
 
     @property
-    def waited_for(self) -> set[int]:
-        """Configurations whose further seeds are not all in."""
+    def unsettled(self) -> set[int]:
+        """Configurations of which further seeds are still to end."""
         return set(self._runs)
 
-    def finish(self, record: Record) -> tuple[int, Values | None] | None:
-        """Takes in a finished trial, complete or, if it is a further seed, in whatever state.
+    def add(self, record: Record) -> tuple[int, Values | None] | None:
+        """Adds a finished trial: a complete first trial, or a further seed in any state.
 
         Returns:
-            A configuration that is settled, and its means; None for values: a seed of it failed.
+            The configuration that the trial settles, and its means over the seeds, or None in their place if one of
+            the seeds failed. None if the trial settles nothing yet.
         """
-        first = record.number if record.repeat_of is None else record.repeat_of
+        configuration = record.configuration
         if record.repeat_of is None:
             values = record.values(self._goals)
             promising = not any(dominates(other, values) for other in self._fronts[record.arm].values())
             if self._repeats == 1 or not promising:
-                return self._settle(record.arm, first, [record])
-            self._runs[first] = []
-            self.due.extend(Due(first, turn) for turn in range(1, self._repeats))
-        self._runs[first].append(record)
-        if len(self._runs[first]) < self._repeats:
+                return self._settle(record.arm, configuration, [record])
+            self._runs[configuration] = []
+            self.pending.extend(PendingRepeat(configuration, turn) for turn in range(1, self._repeats))
+        self._runs[configuration].append(record)
+        if len(self._runs[configuration]) < self._repeats:
             return None
-        return self._settle(record.arm, first, self._runs.pop(first))
+        return self._settle(record.arm, configuration, self._runs.pop(configuration))
 
-    def _settle(self, arm: str, first: int, runs: Sequence[Record]) -> tuple[int, Values | None]:
+    def _settle(self, arm: str, configuration: int, runs: Sequence[Record]) -> tuple[int, Values | None]:
         if any(run.state != "complete" for run in runs):
-            return first, None
-        columns = zip(*(run.values(self._goals) for run in runs), strict=True)
-        means = tuple(statistics.fmean(column) for column in columns)
-        admit(self._fronts[arm], first, means)
-        return first, means
+            return configuration, None
+        means = mean_values(runs, self._goals)
+        admit(self._fronts[arm], configuration, means)
+        return configuration, means
 
 
-def repeated(config: TrialConfig, turn: int, num_folds: int) -> TrialConfig:
-    """A configuration on its next seed and, where patients were dealt into folds, its next fold."""
+def repeat_config(config: TrialConfig, turn: int, num_folds: int) -> TrialConfig:
+    """Returns a configuration on a further seed and, where patients were divided into folds, on a further fold."""
     cohort = config.cohort.model_copy(update={"fold": (config.cohort.fold + turn) % num_folds})
-    changed: Mapping[str, Any] = {"seed": config.seed + turn, "cohort": cohort}
-    return config.model_copy(update=changed)
+    changes: Mapping[str, Any] = {"seed": config.seed + turn, "cohort": cohort}
+    return config.model_copy(update=changes)

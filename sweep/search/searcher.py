@@ -1,8 +1,7 @@
-"""Ask and tell behind Ray Tune's `Searcher`: who is next, and what became of them.
+"""The search behind Ray Tune's `Searcher` interface: it hands out trials and receives their results.
 
-Nothing here is kept in memory only. A driver that dies leaves its trials running in the Optuna
-storage; the next driver starts them again first, under their own numbers, from their checkpoints.
-The same happens to a trial whose worker process dies.
+Nothing is kept in memory only. If a driver dies, its trials stay running in the Optuna storage; the next driver starts
+them again first, under their own numbers, from their checkpoints. The same happens to a trial whose worker dies.
 """
 
 from __future__ import annotations
@@ -11,193 +10,207 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from ray.tune.search import Searcher
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
-from sweep.search.budget import limit
-from sweep.search.repeats import repeated
-from sweep.search.samplers import Proposal
-from sweep.search.state import Books, Live
+from sweep.search.budget import reached_limit
+from sweep.search.proposals import Proposal
+from sweep.search.repeats import repeat_config
+from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
-from sweep.storage.failures import error_file, told_error
+from sweep.storage.failures import told_error
+from sweep.storage.layout import SweepFolder
 from sweep.types import Halt, Job, Record, State
 
-HOPELESS = 3  # trials that fail before any comes through: then it is not the configuration
+FAILURES_TO_STOP: Final = 3  # trials that fail before any other result: the cause is not the configuration
 
 
 class Search(Searcher):
-    """Hands out trials until `space.search.trials` configurations have been started, and closes each exactly once.
+    """Hands out trials until `space.search.trials` configurations have been started, and ends each exactly once.
+
+    Attributes:
+        running: the running trials, by Tune's id.
+        max_running: the number of trials that may run at a time, plus one that waits for a place. The driver sets it.
+        devices: the share of a GPU that a trial holds, or its number of cores. The driver sets it.
+        can_halve: whether fewer trials could share a device. The driver sets it.
+        on_change: called after every event, for the display.
+        halt: why the search hands out no more trials; None while it does.
+        error: the exception that broke the search; None if none has.
+        exhausted: arms that have nothing left to try.
 
     Args:
-        folder: the sweep's.
-        cache: where workers find, or leave, teachers' outputs.
+        folder: of the sweep.
+        cache: where workers find, or leave, the outputs of teachers.
         store: the prepared cohort.
-        num_folds: that its patients were dealt into.
-        wait: for every proposal, on Tune's time; without it only when nothing is running.
+        num_folds: into which its patients are divided.
+        wait: whether Tune waits for every proposal; otherwise it waits only when nothing is running.
     """
 
     def __init__(
         self,
         space: Space,
-        books: Books,
-        folder: Path,
+        state: SweepState,
+        folder: SweepFolder,
         cache: Path,
         store: Path,
         num_folds: int = 1,
         wait: bool = False,
     ):
         super().__init__()
-        self.space, self.books = space, books
+        self.space, self.state = space, state
         self._folder, self._cache, self._store = folder, cache, store
         self._num_folds, self._wait = num_folds, wait
-        self.changed: Callable[[], None] = lambda: None  # called after every event, for the display
-        self.most_live = 1  # the driver says how many trials run at a time, and one more to wait for a place
-        self.devices = 1.0  # that a trial holds: a share of a GPU, or cores
-        self.can_halve = False  # whether fewer trials to a device could be run
+        self.on_change: Callable[[], None] = lambda: None
+        self.max_running = 1
+        self.devices = 1.0
+        self.can_halve = False
         self.halt: Halt | None = None
+        self.error: Exception | None = None
+        self.running: dict[str, RunningTrial] = {}
+        self.exhausted: set[str] = set()
         self._warnings: list[str] = []  # not shown yet
-        self.broken: Exception | None = None
-        self.live: dict[str, Live] = {}
-        self.exhausted: set[str] = set()  # arms that have nothing left to try
-        self._deaths: Counter[int] = Counter()
-        self._here: Counter[State] = Counter()  # closed by this driver
-        self.look()
+        self._deaths: Counter[int] = Counter()  # of a trial's worker processes, by the trial's number
+        self._ended: Counter[State] = Counter()  # trials that this driver has ended
+        self.check_limits()
 
     @property
     def goals(self) -> tuple[str, ...]:
-        return self.books.goals
+        return self.state.goals
 
     @property
     def finished(self) -> Mapping[int, Record]:
-        return self.books.finished
+        return self.state.finished
 
     @property
-    def hopeless(self) -> bool:
-        """Every trial so far failed: whatever is wrong is wrong with all of them."""
-        return self._here["failed"] >= HOPELESS and self._here.total() == self._here["failed"]
+    def all_failed(self) -> bool:
+        """Whether every trial of this driver has failed, and enough have: the cause must be common to all."""
+        return self._ended["failed"] >= FAILURES_TO_STOP and self._ended.total() == self._ended["failed"]
 
     @property
-    def fresh(self) -> int:
-        """Configurations not yet started."""
-        if self.books.plateau.reached(self.exhausted) or self.exhausted >= set(self.space.arms):
+    def remaining_configurations(self) -> int:
+        """The number of configurations that are still to be started."""
+        if self.state.plateau.reached(self.exhausted) or self.exhausted >= set(self.space.arms):
             return 0
-        return max(self.space.search.trials - self.books.started, 0)
+        return max(self.space.search.trials - self.state.num_started, 0)
 
     @property
-    def left(self) -> int:
-        """Trials that a driver would still have to run."""
-        return len(self.books.orphans) + len(self.books.seeds.due) + self.fresh + len(self.live)
+    def remaining_trials(self) -> int:
+        """The number of trials that a driver would still have to run, the running ones included."""
+        waiting = len(self.state.interrupted) + len(self.state.repeats.pending)
+        return waiting + self.remaining_configurations + len(self.running)
 
     def records(self) -> list[Record]:
+        """Returns the finished trials by number."""
         return [self.finished[number] for number in sorted(self.finished)]
 
-    def look(self) -> None:
-        """Whether it is time to stop; the driver asks now and then."""
-        if self.halt is None and (why := limit(self.space.search, self.books.ledger)):
-            self.halt = Halt("limit", why)
+    def check_limits(self) -> None:
+        """Halts the search if the budget is spent or the deadline has passed. The driver calls this now and then."""
+        if self.halt is None and (reason := reached_limit(self.space.search, self.state.ledger)):
+            self.halt = Halt("limit", reason)
 
-    def release(self) -> None:
-        """Nothing runs any more: whoever was in flight is handed out again by the next driver, or the next drive."""
-        self.books.orphans += [live.number for live in self.live.values()]
-        self.live.clear()
+    def release_running(self) -> None:
+        """Gives up all running trials once nothing runs any more; they are handed out again later."""
+        self.state.interrupted += [trial.number for trial in self.running.values()]
+        self.running.clear()
 
     def take_warnings(self) -> list[str]:
-        """What workers found that the user should know, each line once."""
-        taken, self._warnings = list(dict.fromkeys(self._warnings)), []
-        return taken
+        """Returns the workers' new warnings for the user, each line once."""
+        warnings, self._warnings = list(dict.fromkeys(self._warnings)), []
+        return warnings
 
     # --- Ray Tune's interface ---
 
     def suggest(self, trial_id: str) -> Any:
+        """Returns the next Job, None for 'not now', or `FINISHED`."""
         with self._guarded():
             if self.halt is not None:
-                return None if self.live else str(self.FINISHED)
-            if len(self.live) >= self.most_live:
+                return None if self.running else str(self.FINISHED)
+            if len(self.running) >= self.max_running:
                 return None
-            chosen = None if self.hopeless else self._choose()
+            chosen = None if self.all_failed else self._choose()
             if chosen is None:
-                # While any is in flight its worker may die, and it will be handed out again.
-                waiting = self.live or (self.books.sampling.asked and not self.hopeless)
+                # A worker of a running trial may still die, and the trial is handed out again then.
+                waiting = self.running or (self.state.samplers.requested_arm and not self.all_failed)
                 return None if waiting else str(self.FINISHED)
             return self._hand_out(trial_id, *chosen)
-        return str(self.FINISHED)  # or a Job, or None for 'not now'
+        return str(self.FINISHED)
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         with self._guarded():
             self._warnings += result.get("notes", ())
-            self.books.hear(self.live[trial_id], result["reports"], self.devices)
-            self.look()
-            self.changed()
+            self.state.record_epochs(self.running[trial_id], result["reports"], self.devices)
+            self.check_limits()
+            self.on_change()
 
     def on_trial_complete(self, trial_id: str, result: Mapping[str, Any] | None = None, error: bool = False) -> None:
         with self._guarded():
-            if trial_id in self.live:
-                self._complete(trial_id, result or {}, error)
-                self.look()
-            self.changed()
+            if trial_id in self.running:
+                self._receive_last(trial_id, result or {}, error)
+                self.check_limits()
+            self.on_change()
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing to save: the storage is the state."""
+        """Saves nothing: the storage is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("a sweep continues from its Optuna storage")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles what its own restore would want; we never use that
+        return {}  # Tune pickles the searcher for its own restore, which is never used
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Tune logs and swallows much of what is raised to it (2.60); the driver raises it after the end."""
+        """Keeps an exception for the driver, which raises it at the end: Tune logs and swallows many of them (2.60)."""
         try:
             yield
-        except Exception as broken:
-            self.broken = self.broken or broken
+        except Exception as error:
+            self.error = self.error or error
             self.halt = Halt("broken")
 
-    # --- what happens behind it ---
+    # --- behind the interface ---
 
     def _choose(self) -> tuple[int, Proposal, TrialConfig] | None:
-        """Who is next: what was begun before what is new."""
-        books = self.books
-        if books.orphans:
-            number = books.orphans.pop(0)
-            proposal, turn = books.studies.proposal(number), books.studies.record(number).turn
-            return number, proposal, repeated(proposal.config, turn, self._num_folds)
-        if books.seeds.due:
-            due = books.seeds.due.popleft()
-            proposal = books.waiting[due.number]
-            config = repeated(proposal.config, due.turn, self._num_folds)
-            return books.start(proposal, config, due), proposal, config
-        proposed = self._proposed()
-        return (books.start(proposed, proposed.config), proposed, proposed.config) if proposed else None
+        """Returns the next trial; trials that were started before come before new configurations."""
+        state = self.state
+        if state.interrupted:
+            number = state.interrupted.pop(0)
+            proposal, turn = state.studies.proposal(number), state.studies.record(number).turn
+            return number, proposal, repeat_config(proposal.config, turn, self._num_folds)
+        if state.repeats.pending:
+            repeat = state.repeats.pending.popleft()
+            proposal = state.awaiting_seeds[repeat.configuration]
+            config = repeat_config(proposal.config, repeat.turn, self._num_folds)
+            return state.start(proposal, config, repeat), proposal, config
+        new = self._propose()
+        return (state.start(new, new.config), new, new.config) if new else None
 
-    def _proposed(self) -> Proposal | None:
-        """A new configuration; None while it is being thought about, and when no more are wanted."""
-        sampling = self.books.sampling
-        while sampling.asked or self.fresh:
-            if not sampling.asked:
+    def _propose(self) -> Proposal | None:
+        """Returns a new configuration; None while it is being made, and when no more are wanted."""
+        samplers = self.state.samplers
+        while samplers.requested_arm or self.remaining_configurations:
+            if not samplers.requested_arm:
                 arms = [arm for arm in self.space.arms if arm not in self.exhausted]
-                flying = [(live.proposal.arm, live.device_seconds) for live in self.live.values()]
-                sampling.ask(self.books.ledger.neediest(arms, flying), self.books.next_number)
-            arm = sampling.asked
-            there, proposal = sampling.answer(self._wait or not self.live)
-            if not there or proposal is not None:
+                running = [(trial.proposal.arm, trial.device_seconds) for trial in self.running.values()]
+                samplers.request(self.state.ledger.neediest(arms, running), self.state.next_number)
+            arm = samplers.requested_arm
+            made, proposal = samplers.collect(self._wait or not self.running)
+            if not made or proposal is not None:
                 return proposal
             assert arm is not None
             self.exhausted.add(arm)
         return None
 
     def _hand_out(self, trial_id: str, number: int, proposal: Proposal, config: TrialConfig) -> Job:
-        self.live[trial_id] = self.books.announce(number, proposal, config, self.devices)
-        error_file(self._folder, number).unlink(missing_ok=True)
-        self.changed()
+        self.running[trial_id] = self.state.hand_out(number, proposal, config, self.devices)
+        self._folder.error(number).unlink(missing_ok=True)
+        self.on_change()
         return Job(
             number=number,
             arm=proposal.arm,
-            repeat_of=self.books.studies.record(number).repeat_of,
+            repeat_of=self.state.studies.record(number).repeat_of,
             trial=config.model_dump_json(),
             goals=list(self.goals),
             folder=str(self._folder),
@@ -205,33 +218,34 @@ class Search(Searcher):
             store=str(self._store),
         )
 
-    def _complete(self, trial_id: str, result: Mapping[str, Any], error: bool) -> None:
-        live = self.live[trial_id]
+    def _receive_last(self, trial_id: str, result: Mapping[str, Any], error: bool) -> None:
+        """Ends a trial with its last result, or hands it out again if its worker died."""
+        trial = self.running[trial_id]
         self._warnings += result.get("notes", ())
-        self.books.hear(live, result.get("reports", ()), self.devices)
-        cause, message = told_error(self._folder, live.number, result) if error or "error" in result else ("", "")
-        if cause in ("storage", "goal"):  # not this trial's fault, and all others will meet it
+        self.state.record_epochs(trial, result.get("reports", ()), self.devices)
+        cause, message = told_error(self._folder, trial.number, result) if error or "error" in result else ("", "")
+        if cause in ("storage", "goal"):  # not the fault of this trial, and all others will meet it
             raise UserError(message)
         if cause == "memory" and self.can_halve:
             self.halt = Halt("memory", message)
         elif cause:
-            self._close(trial_id, "failed", message, cause)
-        elif error or live.metrics is None:
-            self._worker_died(trial_id)
+            self._end(trial_id, "failed", message, cause)
+        elif error or trial.metrics is None:
+            self._receive_death(trial_id)
         else:
-            self._close(trial_id, "complete" if live.epoch >= live.config.epochs else "pruned")
+            self._end(trial_id, "complete" if trial.epoch >= trial.config.epochs else "pruned")
 
-    def _worker_died(self, trial_id: str) -> None:
-        live = self.live[trial_id]
-        self._deaths[live.number] += 1
-        times = self._deaths[live.number]
-        if times > self.space.search.max_failures:
-            self._close(trial_id, "failed", f"its worker process died {times} times (out of memory?)", "worker")
+    def _receive_death(self, trial_id: str) -> None:
+        trial = self.running[trial_id]
+        self._deaths[trial.number] += 1
+        deaths = self._deaths[trial.number]
+        if deaths > self.space.search.max_failures:
+            self._end(trial_id, "failed", f"its worker process died {deaths} times (out of memory?)", "worker")
             return
-        del self.live[trial_id]
-        self.books.orphans.append(live.number)
+        del self.running[trial_id]
+        self.state.interrupted.append(trial.number)
 
-    def _close(self, trial_id: str, state: State, error: str = "", cause: str = "") -> None:
-        self.books.close(self.live[trial_id], state, error, cause)
-        del self.live[trial_id]
-        self._here[state] += 1
+    def _end(self, trial_id: str, state: State, error: str = "", cause: str = "") -> None:
+        self.state.end(self.running[trial_id], state, error, cause)
+        del self.running[trial_id]
+        self._ended[state] += 1

@@ -1,34 +1,32 @@
-"""What a sweep knows of its trials, what it has spent on them, and what its samplers were told.
+"""The state of a sweep: its trials, the budget that they have spent, and what the samplers have learned from them.
 
-The Optuna storage is the truth; the spool has the same with every epoch. Both are written at the
-moment that something happens, in an order that lets the next driver do whatever is missing, should
-this one be killed between two lines.
+The Optuna storage is the truth; the spool holds the same and every epoch. Both are written at the moment when something
+happens, in an order that lets the next driver do what is missing if this one is killed between two writes.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from mmpkd.config import TrialConfig
+from mmpkd.teachers import resolve
 from sweep.pareto import admit
 from sweep.search.budget import Ledger, Plateau
-from sweep.search.imputation import Outcomes
-from sweep.search.repeats import Due, Seeds
-from sweep.search.samplers import Proposal, Sampling, Sight
-from sweep.search.studies import Studies, resolved
+from sweep.search.imputation import Imputation
+from sweep.search.proposals import ArmSampler, Proposal, SamplerThread, resolved_values
+from sweep.search.repeats import PendingRepeat, Repeats
+from sweep.search.studies import Studies
 from sweep.space.space import Space
 from sweep.storage.events import Spool
+from sweep.storage.layout import SweepFolder
 from sweep.types import Ending, Record, State, Values
-from sweep.workers.worker import checkpoints_of
 
 
 @dataclass
-class Live:
-    """A trial in flight, and what its last epoch said."""
+class RunningTrial:
+    """A running trial and the metrics of its last reported epoch."""
 
     number: int
     proposal: Proposal
@@ -39,18 +37,18 @@ class Live:
     metrics: Mapping[str, float] | None = None
 
 
-class Books:
-    """Takes up where the last driver stopped, at whichever line it was killed.
+class SweepState:
+    """Rebuilds the state of a sweep from storage and spool when a driver starts, and records every event from then on.
 
     Attributes:
         finished: trials by number.
-        orphans: numbers of those that were running, to be started again.
-        started: configurations.
-        waiting: complete configurations whose further seeds are not all in, as they were proposed.
+        interrupted: numbers of the trials that were running, to be handed out again.
+        num_started: configurations that have been started.
+        awaiting_seeds: complete configurations with further seeds that are still to end, by number.
 
     Args:
-        known: another sweep's results, for the samplers only.
-        lost: numbers of trials that the journal has lost; see `belonging.py`.
+        known: another sweep's results, which only the samplers learn from.
+        lost: numbers of trials that the journal has lost; see `storage/ownership.py`.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class Books:
         goals: Sequence[str],
         studies: Studies,
         spool: Spool,
-        folder: Path,
+        folder: SweepFolder,
         known: Iterable[tuple[Proposal, Values]] = (),
         lost: Collection[int] = (),
     ):
@@ -67,167 +65,182 @@ class Books:
         self.goals, self.studies, self._spool, self._folder = tuple(goals), studies, spool, folder
         self.ledger = Ledger(space.shares)
         self.plateau = Plateau(arms, goals, space.search.plateau)
-        self.seeds = Seeds(arms, goals, space.search.repeats)
-        self.sampling = Sampling({arm: Sight(space, arm, goals) for arm in arms})
-        self._outcomes = Outcomes(arms)
+        self.repeats = Repeats(arms, goals, space.search.repeats)
+        self.samplers = SamplerThread({arm: ArmSampler(space, arm, goals) for arm in arms})
+        self._imputation = Imputation(arms)
         self.finished: dict[int, Record] = {}
-        self.orphans: list[int] = []
-        self.waiting: dict[int, Proposal] = {}
+        self.interrupted: list[int] = []
+        self.awaiting_seeds: dict[int, Proposal] = {}
         self._front: dict[int, Values] = {}
-        self._heard: dict[int, tuple[int, float]] = {}  # number -> last epoch in the spool, device-seconds
-        self._announced: set[int] = set()
+        self._spooled: dict[int, tuple[int, float]] = {}  # by number: last epoch in the spool, device-seconds up to it
+        self._announced: set[int] = set()  # trials with a start in the spool
         self._lost = set(lost)
-        for proposal, values in known:  # before our own, as they were when the sweep began
-            self.sampling.recall(proposal, values)
-        self._catch_up()
+        for proposal, values in known:  # before this sweep's own trials, as when the sweep began
+            self.samplers.add_trial(proposal, values)
+        self._restore()
 
-    def _catch_up(self) -> None:
-        ended: list[int] = []
+    def _restore(self) -> None:
+        """Rebuilds the state from storage and spool, and writes what a killed driver has not written."""
+        ended = self._read_spool()
+        records = {record.number: record for record in self.studies.records()}
+        # A trial that runs has not ended, unless an older journal was put back, in which the trial runs again.
+        ended = [number for number in ended if number not in records or records[number].state != "running"]
+        known_ends = set(ended)
+        self._restore_left_behind(known_ends)
+        spooled = self._spooled.items()
+        self.ledger.left_behind = sum(spent for number, (_, spent) in spooled if number not in records)
+        finished = [number for number, record in records.items() if record.state != "running"]
+        missing = [number for number in finished if number not in known_ends]
+        settled: dict[int, Values | None] = {}
+        for number in [*(number for number in ended if number in records), *missing]:
+            settled |= self._settle(records[number])
+        for number in missing:
+            if number not in self._announced:  # the spool was lost
+                record, proposal = records[number], self.studies.proposal(number)
+                self.hand_out(number, proposal, TrialConfig.model_validate_json(record.config), 0.0)
+            self.spool_end(records[number])
+        for number in sorted(self._lost & (self._announced - known_ends)):
+            self._spool.append("end", number=number, state="failed", error="the journal has lost it", cause="lost")
+        for number, record in records.items():
+            self.ledger.spend(record.arm, max(self._spooled.get(number, (0, 0.0))[1], record.device_seconds))
+            if record.state == "running":
+                self.interrupted.append(number)
+            if record.repeat_of is not None:
+                self.repeats.mark_started(PendingRepeat(record.repeat_of, record.turn))
+                continue
+            proposal, unsettled = self.studies.proposal(number), record.state == "running"
+            if number in self.repeats.unsettled:
+                self.awaiting_seeds[number], unsettled = proposal, True
+            learned = None if unsettled else settled.get(number) or self.studies.learned(number)
+            self.samplers.add_trial(proposal, learned, unsettled)
+        self.num_started = sum(record.repeat_of is None for record in records.values())
+        self._next = max([self.studies.next_number, *(number + 1 for number in self._lost)])
+
+    def _read_spool(self) -> list[int]:
+        """Reads starts and epochs from the spool, and returns the numbers of the trials that have ended, in order."""
+        ended = []
         for _, event in self._spool.read():
             if event["event"] == "epoch":
-                epoch, seconds = self._heard.get(event["number"], (0, 0.0))
+                epoch, seconds = self._spooled.get(event["number"], (0, 0.0))
                 spent = seconds + event["seconds"] * event["devices"]
-                self._heard[event["number"]] = max(event["epoch"], epoch), spent
+                self._spooled[event["number"]] = max(event["epoch"], epoch), spent
             elif event["event"] == "start":
                 self._announced.add(event["number"])
             elif event["event"] == "end":
                 ended.append(event["number"])
-        records = {record.number: record for record in self.studies.records()}
-        # None that runs has ended, unless the journal is an older one put back, in which it runs again.
-        ended = [number for number in ended if number not in records or records[number].state != "running"]
-        said = set(ended)
-        for record in self.studies.settle_earlier():
-            if record.number in self._announced - said:
-                self._say_end(record)
-            if record.state != "complete":  # it might return with another extension, to the front
-                shutil.rmtree(checkpoints_of(self._folder, record.number), ignore_errors=True)
-        self.ledger.before = sum(spent for number, (_, spent) in self._heard.items() if number not in records)
-        unsaid = [number for number, record in records.items() if record.state != "running" and number not in said]
-        settled: dict[int, Values | None] = {}
-        for number in [*(number for number in ended if number in records), *unsaid]:
-            settled |= self._file(records[number])
-        for number in unsaid:
-            if number not in self._announced:  # the spool was lost
-                record, proposal = records[number], self.studies.proposal(number)
-                self.announce(number, proposal, TrialConfig.model_validate_json(record.config), 0.0)
-            self._say_end(records[number])
-        for number in sorted(self._lost & (self._announced - said)):
-            self._spool.append("end", number=number, state="failed", error="the journal has lost it", cause="lost")
-        for number, record in records.items():
-            self.ledger.spend(record.arm, max(self._heard.get(number, (0, 0.0))[1], record.device_seconds))
-            if record.state == "running":
-                self.orphans.append(number)
-            if record.repeat_of is not None:
-                self.seeds.started(Due(record.repeat_of, record.turn))
-                continue
-            proposal, unsettled = self.studies.proposal(number), record.state == "running"
-            if number in self.seeds.waited_for:
-                self.waiting[number], unsettled = proposal, True
-            learned = None if unsettled else settled.get(number) or self.studies.learned(number)
-            self.sampling.recall(proposal, learned, unsettled)
-        self.started = sum(record.repeat_of is None for record in records.values())
-        self._next = max([self.studies.next_number, *(number + 1 for number in self._lost)])
+        return ended
 
-    def start(self, proposal: Proposal, config: TrialConfig, due: Due | None = None) -> int:
-        """Records a new trial, and gives it its number."""
+    def _restore_left_behind(self, ended: Collection[int]) -> None:
+        """Ends the trials of earlier spaces that today's space does not hold."""
+        for record in self.studies.end_left_behind():
+            if record.number in self._announced and record.number not in ended:
+                self.spool_end(record)
+            if record.state != "complete":  # a complete trial may come back with another extension, onto the front
+                self._folder.delete_checkpoints(record.number)
+
+    def start(self, proposal: Proposal, config: TrialConfig, repeat: PendingRepeat | None = None) -> int:
+        """Records a new trial as running, and returns its number."""
         number, self._next = self._next, self._next + 1
-        if due is None:
+        if repeat is None:
             self.studies.start(number, proposal, config)
-            self.started += 1
+            self.num_started += 1
         else:
-            self.studies.start(number, proposal, config, due.number, due.turn)
+            self.studies.start(number, proposal, config, repeat.configuration, repeat.turn)
         return number
 
     @property
     def left_behind(self) -> list[int]:
-        """Numbers that are no trials of today's: an extension left them out, or the journal has lost them."""
+        """Numbers of trials that no longer belong to the sweep: an extension left them out or the journal lost them."""
         return sorted({*self.studies.left_behind, *self._lost})
 
     @property
     def next_number(self) -> int:
         return self._next
 
-    def announce(self, number: int, proposal: Proposal, config: TrialConfig, devices: float) -> Live:
-        """A trial is handed out; only the first time is worth telling."""
+    def hand_out(self, number: int, proposal: Proposal, config: TrialConfig, devices: float) -> RunningTrial:
+        """Returns a trial as it begins to run. The spool receives its start only the first time."""
         if number not in self._announced:
             self._announced.add(number)
             tags = _tags(config, self.studies.record(number).repeat_of)
-            params = resolved(proposal.drawn)
+            params = resolved_values(proposal.drawn)
             self._spool.append("start", number=number, arm=proposal.arm, params=params, tags=tags, devices=devices)
-        return Live(number, proposal, config, device_seconds=self._heard.get(number, (0, 0.0))[1])
+        return RunningTrial(number, proposal, config, device_seconds=self._spooled.get(number, (0, 0.0))[1])
 
-    def hear(self, live: Live, reports: Sequence[Mapping[str, Any]], devices: float) -> None:
-        """Takes in epochs; those that an earlier driver heard of are not told, nor paid, twice."""
+    def record_epochs(self, trial: RunningTrial, reports: Sequence[Mapping[str, Any]], devices: float) -> None:
+        """Adds epochs to a trial. Epochs that an earlier driver has spooled are neither spooled nor charged again."""
         for report in reports:
-            if report["epoch"] <= live.epoch:
+            if report["epoch"] <= trial.epoch:
                 continue
-            live.epoch = report["epoch"]
-            live.seconds += report["seconds"]
-            live.metrics = report["metrics"]
-            if report["epoch"] > self._heard.get(live.number, (0, 0.0))[0]:
-                live.device_seconds += report["seconds"] * devices
-                self.ledger.spend(live.proposal.arm, report["seconds"] * devices)
-                self._heard[live.number] = report["epoch"], live.device_seconds
-                told = {key: report[key] for key in ("epoch", "seconds", "metrics", "terms")}
-                self._spool.append("epoch", number=live.number, arm=live.proposal.arm, devices=devices, **told)
+            trial.epoch = report["epoch"]
+            trial.seconds += report["seconds"]
+            trial.metrics = report["metrics"]
+            if report["epoch"] > self._spooled.get(trial.number, (0, 0.0))[0]:
+                trial.device_seconds += report["seconds"] * devices
+                self.ledger.spend(trial.proposal.arm, report["seconds"] * devices)
+                self._spooled[trial.number] = report["epoch"], trial.device_seconds
+                epoch = {key: report[key] for key in ("epoch", "seconds", "metrics", "terms")}
+                self._spool.append("epoch", number=trial.number, arm=trial.proposal.arm, devices=devices, **epoch)
 
-    def close(self, live: Live, state: State, error: str = "", cause: str = "") -> None:
-        """In this order: should the driver die between two lines, `_catch_up` does the rest."""
-        values = tuple(live.metrics[goal] for goal in self.goals) if live.metrics else None
-        reached = self.studies.reached(live.number) or ({live.epoch: values} if values else {})
-        learned = self._outcomes.learned(live.proposal.arm, state, cause, reached)
-        spent = live.epoch, live.seconds, live.device_seconds, dict(live.metrics or {})
-        self.studies.close(live.number, Ending(state, *spent, error, cause, learned))
-        record = self.studies.record(live.number)
-        self._say_end(record)
+    def end(self, trial: RunningTrial, state: State, error: str = "", cause: str = "") -> None:
+        """Ends a trial. If the driver is killed between two of these lines, `_restore` does the rest."""
+        values = tuple(trial.metrics[goal] for goal in self.goals) if trial.metrics else None
+        by_rung = self.studies.values_by_rung(trial.number) or ({trial.epoch: values} if values else {})
+        learned = self._imputation.learned(trial.proposal.arm, state, cause, by_rung)
+        spent = trial.epoch, trial.seconds, trial.device_seconds, dict(trial.metrics or {})
+        self.studies.end(trial.number, Ending(state, *spent, error, cause, learned))
+        record = self.studies.record(trial.number)
+        self.spool_end(record)
         if record.repeat_of is None:
-            self.waiting[record.number] = live.proposal
-        for number, told in self._file(record).items():
-            self.sampling.learn(self.waiting.pop(number), told)
+            self.awaiting_seeds[record.number] = trial.proposal
+        for number, settled_values in self._settle(record).items():
+            self.samplers.learn(self.awaiting_seeds.pop(number), settled_values)
 
-    def _say_end(self, record: Record) -> None:
+    def spool_end(self, record: Record) -> None:
+        """Writes the end of a trial to the spool."""
         self._spool.append("end", number=record.number, state=record.state, error=record.error, cause=record.cause)
 
-    def _file(self, record: Record) -> dict[int, Values | None]:
-        """Takes a finished trial in; the configurations that are settled by it, and what their sampler is told.
+    def _settle(self, record: Record) -> dict[int, Values | None]:
+        """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.
 
-        A trial leaves its checkpoints if it is on the front, or may come to be; whoever is not loses them.
+        A trial keeps its checkpoints if it is on the front, or may still come onto it.
+
+        Returns:
+            The values that the sampler learns, by number of each configuration that the trial settles.
         """
-        number, arm = record.number, record.arm
+        number, arm, configuration = record.number, record.arm, record.configuration
+        is_repeat, complete = record.repeat_of is not None, record.state == "complete"
         self.finished[number] = record
-        self.ledger.finish(record)
-        first = number if record.repeat_of is None else record.repeat_of
-        leaving = [number] if first != number or record.state != "complete" else []
-        told: dict[int, Values | None] = {}
-        if record.state == "complete" and first == number:
-            self._outcomes.complete(arm, self.studies.reached(number), record.values(self.goals))
-        if first != number and first not in self.seeds.waited_for:
-            told = {}  # an extension has brought back what is better than its configuration
-        elif record.state == "complete" or first != number:
-            told = dict([settled]) if (settled := self.seeds.finish(record)) else {}
-            for settled_first, means in told.items():
-                self.plateau.add(arm, settled_first, means)
-                leaving += [settled_first] if means is None else admit(self._front, settled_first, means)
+        self.ledger.add_finished(record)
+        settled: dict[int, Values | None] = {}
+        needless = [number] if is_repeat or not complete else []
+        if is_repeat and configuration not in self.repeats.unsettled:
+            pass  # an extension has brought back trials that are better than the configuration
+        elif complete or is_repeat:
+            if complete and not is_repeat:
+                self._imputation.add_complete(arm, self.studies.values_by_rung(number), record.values(self.goals))
+            if (settlement := self.repeats.add(record)) is not None:
+                _, means = settlement
+                settled[configuration] = means
+                self.plateau.add(arm, configuration, means)
+                needless += [configuration] if means is None else admit(self._front, configuration, means)
         else:
-            told = {number: self.studies.learned(number)}
-            if (learned := told[number]) is not None:
-                self._outcomes.see(arm, learned)
-        for one in leaving:
-            shutil.rmtree(checkpoints_of(self._folder, one), ignore_errors=True)
-        return told
+            learned = settled[number] = self.studies.learned(number)
+            if learned is not None:
+                self._imputation.add_values(arm, learned)
+        for needless_number in needless:
+            self._folder.delete_checkpoints(needless_number)
+        return settled
 
 
 def _tags(config: TrialConfig, repeat_of: int | None) -> dict[str, str]:
-    """What a run is marked with in the tracking: whose seed it repeats, the names of columns and sections
-    that nearly state the label, if taught from, and the teachers whose answers are shuffled."""
-    columns = {name for one in config.active_teachers() for name in _near_label(config.teachers[one].params)}
+    """Returns the tags of a trial in the tracking.
+
+    They name the trial that it repeats, the columns and sections that nearly state the label, if a teacher reads any,
+    and the teachers whose outputs are shuffled.
+    """
+    teachers = {name: resolve(config.teachers[name]) for name in config.active_teachers()}
+    columns = {column for teacher in teachers.values() for column in teacher.near_label_inputs}
     tags = {"near_label": ", ".join(sorted(columns))} if columns else {}
-    if shuffled := [name for name in config.active_teachers() if config.teachers[name].control]:
+    if shuffled := [name for name, teacher in teachers.items() if teacher.control]:
         tags["shuffled"] = ", ".join(shuffled)
     return tags if repeat_of is None else tags | {"repeat_of": str(repeat_of)}
-
-
-def _near_label(params: Mapping[str, Any]) -> list[str]:
-    """Of a teacher or, in an ensemble, of its members."""
-    members = [name for one in params.get("members", {}).values() for name in _near_label(one.get("params", {}))]
-    return [*params.get("near_label", ()), *members]

@@ -1,13 +1,11 @@
-"""Results that were not made in this space: an earlier one's of this sweep, or another sweep's (`warm_start`).
+"""Warm start: the results of another sweep, from which this sweep's samplers learn before they begin (`warm_start`).
 
-Another sweep's are known to this one's samplers only: they are no trials of it, and a configuration
-that was run there may be run here. They are read once and kept in `warm.json`, so that the sweep
-goes on alike though the other grows, or goes.
+The other sweep's trials do not become trials of this sweep, and their configurations may be run again here. The results
+are read once and kept in this sweep's folder, so that the sweep continues alike when the other one grows or is deleted.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import statistics
@@ -15,170 +13,128 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from optuna.samplers import NSGAIISampler
 from optuna.trial import FrozenTrial, TrialState
 
-from mmpkd.config import EvaluationConfig, TrialConfig, validate
+from mmpkd.config import EvaluationConfig, TrialConfig
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError
-from sweep.search.choosers import Replay, Unfit
-from sweep.search.samplers import Proposal
-from sweep.space.draw import draw, leaf_name
-from sweep.space.grammar import Choice, Range, spots
-from sweep.space.space import SCORES, Space
-from sweep.storage.events import read_json, read_plan, write_json
-from sweep.storage.journal import damage_of, stored_studies
-from sweep.storage.reader import sweeps_under
+from sweep.search.proposals import Proposal, redraw
+from sweep.space.search_config import SCORES
+from sweep.space.space import Space
+from sweep.storage.journal import arm_and_generation, damage_of, stored_studies
+from sweep.storage.layout import Storage, SweepFolder
 from sweep.types import Values
 
 KEY: Final = "search.warm_start"
-# NSGA-II breeds from numbered generations, and knows nothing of a trial that is in none.
+# NSGA-II breeds from numbered generations, and ignores a trial without one.
 FIRST_GENERATION: Final = {f"{NSGAIISampler.__name__}:generation": 0}
 
-
-def study_name(arm: str, generation: int) -> str:
-    return f"{arm} {generation}" if generation else arm
+Result: TypeAlias = tuple[str, Mapping[str, Any], str, Mapping[str, float]]  # arm, parameters, configuration, scores
 
 
-def arm_and_generation(study: str) -> tuple[str, int]:
-    arm, _, generation = study.partition(" ")
-    return arm, int(generation or 0)
-
-
-def fitted(
-    space: Space, arm: str, params: Mapping[str, Any], config: str, internal: Mapping[str, Any]
-) -> Proposal | None:
-    """A trial that was drawn from another space, as this one would draw it; None if it cannot.
-
-    A leaf may be sampled now that was fixed then: what it was stands in the trial's configuration.
-    """
-    if arm not in space.arms:
-        return None
-    had, given = json.loads(config), {}
-    for spot in spots(space.arms[arm]):
-        if isinstance(spot.node, Range):
-            given[leaf_name(arm, spot.path)] = at(had, spot.place)
-        elif isinstance(spot.node, Choice):
-            labels = (label for label, value in spot.node.values.items() if value == at(had, spot.place))
-            given[leaf_name(arm, spot.path)] = next(labels, None)
-    given |= params
-    replay = Replay(given)
-    try:
-        drawn = draw(space.arms[arm], replay, arm)
-        own = validate(TrialConfig, drawn.config)
-    except (Unfit, ConfigError):
-        return None
-    chosen = {name: given[name] for name in replay.distributions}
-    if any(drawn.values[name] != value for name, value in chosen.items() if not isinstance(value, str)):
-        return None  # 2.7, of what is a whole number now
-    return Proposal(arm, drawn, own, chosen, replay.distributions, internal)
-
-
-def at(config: Any, place: str) -> Any:
-    """What stands at a dotted path; None: nothing."""
-    for step in place.split(".") if place else ():
-        config = config.get(step) if isinstance(config, dict) else None
-    return config
-
-
-def warm_results(
-    space: Space, goals: Sequence[str], folder: Path, storage: Path, store: str
+def load_warm_start(
+    space: Space, goals: Sequence[str], folder: SweepFolder, storage: Storage, store: str
 ) -> tuple[list[tuple[Proposal, Values]], str]:
-    """What the samplers may know of another sweep, and a line that says how much it is.
+    """Returns what the samplers learn from another sweep, and a line for the user that says how much it is.
 
     Args:
-        folder: this sweep's.
-        storage: folder of all sweeps.
+        folder: of this sweep.
+        storage: the folder of all sweeps.
         store: fingerprint of this sweep's prepared cohort.
 
     Raises:
-        ConfigError: there is no such sweep, it is this one, it has no results, or has them of other data.
+        ConfigError: the other sweep does not exist, is this sweep itself, has no results, or has another cohort.
     """
-    word = space.search.warm_start
-    if word is None:
+    name = space.search.warm_start
+    if name is None:
         return [], ""
-    other = Path(word) if os.sep in word else storage / word
-    path = folder / "warm.json"
-    kept = read_json(path, f"and what {other.name} has come to by now is read anew")
-    if kept.get("from") != word:
-        _refuse(other, word, folder, storage)
-        kept = {"from": word, "results": _results(other, store)}
-        write_json(path, kept)
+    other = SweepFolder(Path(name)) if os.sep in name else storage.sweep(name)
+    kept = folder.read_warm_start(f"and today's results of {other.name} are read instead")
+    if kept.get("from") != name:
+        _check_other_sweep(other, name, folder, storage)
+        kept = {"from": name, "results": _read_results(other, store)}
+        folder.write_warm_start(kept)
     known: list[tuple[Proposal, Values]] = []
     for arm, params, config, metrics in kept["results"]:
-        if not _judged_alike(config, space):
+        if not _is_comparable(config, space):
             continue
-        proposal = fitted(space, arm, params, config, FIRST_GENERATION)
+        proposal = redraw(space, arm, params, config, FIRST_GENERATION)
         if proposal and all(math.isfinite(metrics.get(goal, math.nan)) for goal in goals):
             known.append((replace(proposal, foreign=True), tuple(metrics[goal] for goal in goals)))
-    fitting = Counter(proposal.arm for proposal, _ in known)
-    by_arm = ", ".join(f"{arm} {fitting[arm]}" for arm in space.arms)
-    return (
-        known,
-        f"warm start: {len(known)} of {len(kept['results'])} results of {other.name} fit this space ({by_arm})",
-    )
+    counts = Counter(proposal.arm for proposal, _ in known)
+    by_arm = ", ".join(f"{arm} {counts[arm]}" for arm in space.arms)
+    total = len(kept["results"])
+    return known, f"warm start: {len(known)} of {total} results of {other.name} fit this space ({by_arm})"
 
 
-def _judged_alike(config: str, space: Space) -> bool:
-    """Whether a configuration was trained as long, and scored in the same way, as this sweep's are."""
-    theirs = TrialConfig.model_validate_json(config)
-    ours = {name: space.raw.get(name) for name in ("epochs", "evaluation")}
-    defaults = {name: TrialConfig.model_fields[name].default for name in ours}
-    evaluation = EvaluationConfig.model_validate(ours["evaluation"] or defaults["evaluation"])
-    return theirs.epochs == (ours["epochs"] or defaults["epochs"]) and theirs.evaluation == evaluation
+def _is_comparable(config: str, space: Space) -> bool:
+    """Whether a configuration was trained for as many epochs and scored in the same way as this sweep's trials are."""
+    other = TrialConfig.model_validate_json(config)
+    shared = {name: space.raw.get(name) for name in ("epochs", "evaluation")}
+    defaults = {name: TrialConfig.model_fields[name].default for name in shared}
+    evaluation = EvaluationConfig.model_validate(shared["evaluation"] or defaults["evaluation"])
+    return other.epochs == (shared["epochs"] or defaults["epochs"]) and other.evaluation == evaluation
 
 
-def _refuse(other: Path, word: str, folder: Path, storage: Path) -> None:
-    if other.resolve() == folder.resolve():
-        raise ConfigError.at(KEY, f"{word!r} is this very sweep; name another, or start this one as another (name=...)")
-    if not (other / "spool.jsonl").is_file():
-        hint = near(word, [path.name for path in sweeps_under(storage) if path.name != folder.name])
-        there = f"there is no sweep in {other}" if os.sep in word else f"no sweep {word!r} under {storage}{hint}"
-        raise ConfigError.at(KEY, f"{there}; give a sweep's name, or its folder as a path")
-
-
-def _results(other: Path, store: str) -> list[tuple[str, Mapping[str, Any], str, Mapping[str, float]]]:
-    """Arm, parameters, configuration and scores of what was run to a result there. Nothing is written.
-
-    A configuration that was run on several seeds has their means, one that was stopped early what its
-    sampler was told of it.
+def _check_other_sweep(other: SweepFolder, name: str, folder: SweepFolder, storage: Storage) -> None:
     """
-    said, journal = read_plan(other), other / "journal.log"
+    Raises:
+        ConfigError: the other sweep does not exist, or is this sweep itself.
+    """
+    if other.path.resolve() == folder.path.resolve():
+        raise ConfigError.at(KEY, f"{name!r} is this sweep itself; name another sweep, or give this one another name=")
+    if not other.spool.is_file():
+        hint = near(name, [sweep.name for sweep in storage.sweeps() if sweep.name != folder.name])
+        problem = f"there is no sweep in {other}" if os.sep in name else f"no sweep {name!r} under {storage}{hint}"
+        raise ConfigError.at(KEY, f"{problem}; give a sweep's name, or its folder as a path")
+
+
+def _read_results(other: SweepFolder, store: str) -> list[Result]:
+    """Reads the results of another sweep without writing anything there.
+
+    A configuration that ran on several seeds has the means over them. A trial that was stopped early has the values
+    that its own sampler learned from it.
+    """
+    plan, journal = other.read_plan(), other.journal
     if (damage := damage_of(journal)) is not None:
-        raise ConfigError.at(KEY, f"{journal}: {damage}; mend that sweep first, by running its own command again")
-    if said and said["store"] != store:
-        told = f"{other.name} was run on another cohort (prepared as {said['store']}, this sweep's is {store})"
-        raise ConfigError.at(KEY, f"{told}, so its results say nothing here")
-    if said and not journal.exists():
-        raise ConfigError.at(KEY, f"{journal} is missing, which holds that sweep's results; put a copy of it back")
-    trials = list(_trials(journal, said.get("generation", 0))) if said else []
+        raise ConfigError.at(KEY, f"{journal}: {damage}; repair that sweep first: run its own command again")
+    if plan and plan["store"] != store:
+        problem = f"{other.name} was run on another cohort (prepared as {plan['store']}, this sweep's is {store})"
+        raise ConfigError.at(KEY, f"{problem}; its results cannot be used here, so name a sweep of the same cohort")
+    if plan and not journal.exists():
+        raise ConfigError.at(KEY, f"{journal} is missing, and it holds that sweep's results; put a copy of it back")
+    trials = list(_trials_of(journal, plan.get("generation", 0))) if plan else []
     runs: dict[int, list[Mapping[str, float]]] = {}
     for _, frozen in trials:
-        own = frozen.user_attrs
+        attributes = frozen.user_attrs
         if frozen.state == TrialState.COMPLETE:
-            runs.setdefault(own.get("repeat_of", own["number"]), []).append(own["ending"]["metrics"])
-        elif frozen.state == TrialState.PRUNED and own["ending"]["learned"] is not None:
-            runs[own["number"]] = [dict(zip(said["goals"], own["ending"]["learned"], strict=True))]
+            configuration = attributes.get("repeat_of", attributes["number"])
+            runs.setdefault(configuration, []).append(attributes["ending"]["metrics"])
+        elif frozen.state == TrialState.PRUNED and attributes["ending"]["learned"] is not None:
+            learned = dict(zip(plan["goals"], attributes["ending"]["learned"], strict=True))
+            runs[attributes["number"]] = [learned]
     if not runs:
-        raise ConfigError.at(KEY, f"{other.name} has no finished results yet")
+        raise ConfigError.at(KEY, f"{other.name} has no finished results yet; wait for one, or name another sweep")
     return [
-        (arm, frozen.params, frozen.user_attrs["config"], _means(runs[frozen.user_attrs["number"]]))
+        (arm, frozen.params, frozen.user_attrs["config"], _mean_scores(runs[frozen.user_attrs["number"]]))
         for arm, frozen in trials
         if frozen.user_attrs["number"] in runs
     ]
 
 
-def _trials(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTrial]]:
+def _trials_of(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTrial]]:
+    """Yields each trial of one generation with its arm."""
     for study in stored_studies(journal):
-        arm, its_generation = arm_and_generation(study.study_name)
-        if its_generation == generation:
+        arm, study_generation = arm_and_generation(study.study_name)
+        if study_generation == generation:
             for frozen in study.get_trials(deepcopy=False):
                 yield arm, frozen
 
 
-def _means(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {
-        score: statistics.fmean(run[score] for run in runs) for score in SCORES if all(score in run for run in runs)
-    }
+def _mean_scores(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns the mean over runs of each score that all of them have."""
+    scores = [score for score in SCORES if all(score in run for run in runs)]
+    return {score: statistics.fmean(run[score] for run in runs) for score in scores}

@@ -1,6 +1,6 @@
-"""Configurations out of an arm: one drawn by a searcher, or every branch of it for the plan.
+"""Draws configurations from an arm: one for a sampler, or every branch for the plan.
 
-No ray, torch or optuna here: whoever decides stands behind the `Chooser` protocol.
+This file needs no ray, torch or optuna: each decision is left to a `Chooser`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _ABSENT: Final = object()
 
 
 class Chooser(Protocol):
-    """Who decides: Optuna's trial behind an adapter, or the plan's walk along the bounds."""
+    """Decides every value that is drawn: an adapter of an Optuna trial, or the plan's `BoundsChooser`."""
 
     def uniform(self, name: str, low: float, high: float, log: bool) -> float: ...
     def integer(self, name: str, low: int, high: int, log: bool) -> int: ...
@@ -28,12 +28,15 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True)
 class Drawn:
-    """One configuration out of an arm.
+    """One configuration of an arm.
 
-    `values` holds what was chosen, by leaf name (`<arm>/` + path with branch labels): numbers, the
-    values of a `choice` (its label where the value is a list or mapping), the label of a `one_of`,
-    'absent' or 'present' of a `maybe` under the leaf's name + `.maybe`. `places` gives the path of
-    each name in `config`; `origins` the path in the space file of each path in `config`.
+    Attributes:
+        config: the configuration as plain values.
+        values: the drawn values by leaf name (`<arm>/` and the path with the labels of branches): a number, the value
+            of a `choice` (its label where the value is a list or a mapping), the label of a `one_of`, and 'absent' or
+            'present' for a `maybe` under the name of the leaf with `.maybe` behind it.
+        places: the path in `config` of each leaf name.
+        origins: the path in the space file of each path in `config`.
     """
 
     config: dict[str, Any]
@@ -43,23 +46,23 @@ class Drawn:
 
 
 def leaf_name(arm: str, path: str) -> str:
-    """The name under which the searcher, the tables and MLflow know a leaf."""
+    """Returns the name of a leaf in the Optuna studies, the tables and MLflow."""
     return f"{arm}/{path}" if path else arm
 
 
 def draw(node: Node, chooser: Chooser, arm: str) -> Drawn:
-    """One configuration of an arm; only leaves that exist in the drawn branches are asked for."""
+    """Draws one configuration of an arm. The chooser decides only the leaves that exist in the drawn branches."""
     drawing = _Drawing(chooser, arm)
     config = drawing.node(node, "", "")
     assert isinstance(config, dict), "an arm is a mapping"
-    drawing.settle()
+    drawing.resolve_references()
     drawing.drawn.config.update(config)
     return drawing.drawn
 
 
 @dataclass(frozen=True)
-class _Later:
-    """The same as what is drawn at `place`, which may come after."""
+class _Reference:
+    """Stands for the value that is drawn at `place`, perhaps later than this one."""
 
     place: str
 
@@ -68,11 +71,11 @@ class _Drawing:
     def __init__(self, chooser: Chooser, arm: str):
         self.drawn = Drawn({})
         self._chooser, self._arm = chooser, arm
-        self._at: dict[str, Any] = {}  # what was drawn, by place
-        self._later: list[tuple[dict[Any, Any], Any]] = []  # where a _Later is still to be answered
+        self._value_at: dict[str, Any] = {}  # drawn values by place
+        self._references: list[tuple[dict[Any, Any], Any]] = []  # mapping and key that hold a _Reference
 
     def node(self, node: Node, path: str, place: str) -> Any:
-        """`path` keeps the labels of branches, `place` leaves them out."""
+        """Returns the value of a node. `path` has the labels of branches in it, `place` has not."""
         name = leaf_name(self._arm, path)
         self.drawn.origins[place] = node.path
 
@@ -84,7 +87,7 @@ class _Drawing:
             case Fixed(value=value):
                 return copy.deepcopy(value)
             case Same(target=target):
-                return _Later(target)
+                return _Reference(target)
             case Range(low=low, high=high, log=log, integer=integer):
                 if integer:
                     number: float = self._chooser.integer(name, int(low), int(high), log)
@@ -109,31 +112,38 @@ class _Drawing:
                 for key, child in children.items():
                     value = self.node(child, join(path, key), join(place, key))
                     if value is not _ABSENT:
-                        result[key] = self._at[join(place, key)] = value
-                    if isinstance(value, _Later):
-                        self._later.append((result, key))
+                        result[key] = self._value_at[join(place, key)] = value
+                    if isinstance(value, _Reference):
+                        self._references.append((result, key))
                 return result
 
-    def settle(self) -> None:
-        """Answers what refers to other leaves; `same.bind` has seen to it that they are drawn."""
-        for mapping, key in self._later:
+    def resolve_references(self) -> None:
+        """Replaces each reference by the value of its leaf. `references.bind` has checked that the leaf is drawn."""
+        for mapping, key in self._references:
             value = mapping[key]
-            while isinstance(value, _Later):
-                value = self._at[value.place]
+            while isinstance(value, _Reference):
+                value = self._value_at[value.place]
             mapping[key] = copy.deepcopy(value)
 
 
 @dataclass(frozen=True)
 class Branch:
-    """One way through the one_ofs and maybes of an arm, its free leaves walked along their bounds."""
+    """One combination of decisions at the `one_of` and `maybe` nodes of an arm.
 
-    labels: Mapping[str, str]  # the decisions, by leaf name
-    free: tuple[str, ...]  # leaves with more than one possible value
-    drawn: tuple[Drawn, ...]  # all low; all high; then each further value of a choice
+    Attributes:
+        labels: the decisions by leaf name.
+        free: names of the leaves that have more than one possible value.
+        drawn: configurations of the branch: all leaves at their lower bound, all at their upper bound, then one for
+            each further value of a choice.
+    """
+
+    labels: Mapping[str, str]
+    free: tuple[str, ...]
+    drawn: tuple[Drawn, ...]
 
 
 def count_branches(node: Node) -> int:
-    """How many ways lead through the one_ofs and maybes below a node."""
+    """Returns the number of branches below a node."""
     match node:
         case OneOf(branches=branches):
             return sum(count_branches(branch) for branch in branches.values())
@@ -145,7 +155,7 @@ def count_branches(node: Node) -> int:
 
 
 def count_configurations(node: Node) -> int | None:
-    """How many different configurations can be drawn; None: endlessly many, some number is continuous."""
+    """Returns how many different configurations can be drawn; None where a continuous number makes them infinite."""
     below: list[int | None]
     match node:
         case Range(low=low, high=high, integer=integer):
@@ -167,24 +177,26 @@ def count_configurations(node: Node) -> int | None:
 
 
 def branches(node: Node, arm: str, most: int) -> Iterator[Branch]:
-    """Every branch of an arm, or, where that is more than `most`, a cover: each label at least once."""
+    """Yields every branch of an arm; of more than `most` branches only so many that each label occurs at least once."""
     every = count_branches(node) <= most
     for labels in _decisions(node, arm, "", every):
-        walk = Walk(labels)
-        first = draw(node, walk, arm)
-        rest = [draw(node, Walk(labels, step), arm) for step in range(1, max(walk.sizes.values(), default=1))]
-        free = tuple(name for name, size in walk.sizes.items() if size > 1)
-        yield Branch(labels, free, (first, *rest))
+        chooser = BoundsChooser(labels)
+        first = draw(node, chooser, arm)
+        num_steps = max(chooser.num_values.values(), default=1)
+        others = [draw(node, BoundsChooser(labels, step), arm) for step in range(1, num_steps)]
+        free = tuple(name for name, size in chooser.num_values.items() if size > 1)
+        yield Branch(labels, free, (first, *others))
 
 
 def _decisions(node: Node, arm: str, path: str, every: bool) -> list[dict[str, str]]:
+    """Returns the labels by leaf name of every branch, or of a selection in which each label occurs."""
     name = leaf_name(arm, path)
     match node:
         case OneOf(branches=branches):
             below = {label: _decisions(branch, arm, join(path, label), every) for label, branch in branches.items()}
-            return [{name: label, **rest} for label, found in below.items() for rest in found]
+            return [{name: label, **inner} for label, decisions in below.items() for inner in decisions]
         case Maybe(child=child):
-            present = [{f"{name}.maybe": "present", **rest} for rest in _decisions(child, arm, path, every)]
+            present = [{f"{name}.maybe": "present", **inner} for inner in _decisions(child, arm, path, every)]
             return [{f"{name}.maybe": "absent"}, *present]
         case Tree(children=children):
             parts = [_decisions(child, arm, join(path, key), every) for key, child in children.items()]
@@ -199,24 +211,28 @@ def _merged(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
     return {name: label for part in parts for name, label in part.items()}
 
 
-class Walk:
-    """Chooses given branches, and of every free leaf the bound or value whose turn it is."""
+class BoundsChooser:
+    """Chooses the given branches, and for every free leaf the bound or value of the given step.
+
+    Attributes:
+        num_values: how many values each free leaf has to be tried at, by name; filled while it chooses.
+    """
 
     def __init__(self, labels: Mapping[str, str], step: int = 0):
         self.labels = labels
         self.step = step
-        self.sizes: dict[str, int] = {}  # how many steps each leaf needs
+        self.num_values: dict[str, int] = {}
 
     def uniform(self, name: str, low: float, high: float, log: bool) -> float:
-        self.sizes[name] = 1 if low == high else 2
+        self.num_values[name] = 1 if low == high else 2
         return (low, high)[self.step % 2]
 
     def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        self.sizes[name] = 1 if low == high else 2
+        self.num_values[name] = 1 if low == high else 2
         return (low, high)[self.step % 2]
 
     def category(self, name: str, labels: Sequence[str]) -> str:
         if name in self.labels:
             return self.labels[name]
-        self.sizes[name] = len(labels)
+        self.num_values[name] = len(labels)
         return labels[self.step % len(labels)]

@@ -4,14 +4,14 @@
     {int: [low, high]}        {log_int: [low, high]}        a whole number, high included
     {choice: [a, b, ...]}                                   one of these values
     {one_of: {label: subtree, ...}}                         one of these branches takes the node's place
-    {maybe: value or subtree}                               it, or the key is not there
-    ${path of a leaf}                                       the same as is drawn there (`same.py`)
+    {maybe: value or subtree}                               the value, or the key is absent
+    ${path of a leaf}                                       the value that is drawn there (`references.py`)
 
-A mapping with exactly one key, and that a grammar word, is a distribution; a grammar word beside
-siblings is a mistake. Paths leave the words out and keep the labels of branches: in
+A mapping whose only key is a grammar word is a distribution; a grammar word with other keys beside it is a
+mistake. Paths leave the words out and keep the labels of branches: in
 `objectives: {one_of: {soft: {logits: {weight: {uniform: [0, 1]}}}}}` the weight is at
 `objectives.soft.logits.weight`, and in a drawn configuration at `objectives.logits.weight`.
-`draw.py` draws from the nodes made here.
+`draw.py` draws from the nodes that this file makes.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Fixed:
-    path: str  # where it stands in the space file, grammar words left out; so in every node
+    path: str  # in the space file, without grammar words; so in every node
     value: Any
 
 
@@ -49,7 +49,7 @@ class Range:
 @dataclass(frozen=True)
 class Choice:
     path: str
-    values: Mapping[str, Any]  # by the label under which the searcher knows them
+    values: Mapping[str, Any]  # by the label that the sampler sees
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Maybe:
 @dataclass(frozen=True)
 class Same:
     path: str
-    target: str  # a path in the space file; once `same.bind` has looked for it, the place in a configuration
+    target: str  # a path in the space file; after `references.bind` the place in a configuration
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ Node: TypeAlias = Fixed | Range | Choice | OneOf | Maybe | Same | Tree
 
 
 def join(path: str, key: object) -> str:
-    """A dotted path, one step further."""
+    """Returns a dotted path with a key added."""
     return f"{path}.{key}" if path else str(key)
 
 
 def lone_word(value: object) -> str | None:
-    """The grammar word of a distribution; None for anything else."""
+    """Returns the grammar word of a distribution, and None for anything else."""
     if isinstance(value, dict) and len(value) == 1:
         (key,) = value
         return key if key in WORDS else None
@@ -93,17 +93,17 @@ def lone_word(value: object) -> str | None:
 
 
 def has_word(value: object) -> bool:
-    """Whether a grammar word stands anywhere inside a value."""
+    """Returns whether a value contains a grammar word at any depth."""
     if isinstance(value, dict):
         return any(key in WORDS or has_word(inner) for key, inner in value.items())
     return isinstance(value, list) and any(has_word(inner) for inner in value)
 
 
 def parse(value: Any, path: str, mistakes: list[Mistake]) -> Node | None:
-    """A YAML value as a node. Whatever is wrong joins `mistakes`, and a stand-in takes its place.
+    """Parses a YAML value into a node. Each mistake is appended to `mistakes`, and a stand-in replaces the broken part.
 
     Returns:
-        None where there is no sensible stand-in; the key is then left out.
+        The node, or None if there is no sensible stand-in; the key is then left out.
     """
     if isinstance(value, list):
         inside = [index for index, item in enumerate(value) if has_word(item)]
@@ -123,7 +123,7 @@ def parse(value: Any, path: str, mistakes: list[Mistake]) -> Node | None:
         return _parse_one_of(value[word], path, mistakes)
     if word == "maybe":
         if lone_word(value[word]) == "maybe":
-            mistakes.append(Mistake(path, "maybe directly inside maybe says the same twice"))
+            mistakes.append(Mistake(path, "a maybe directly inside a maybe adds nothing; remove one of them"))
             return parse(value[word], path, mistakes)
         child = parse(value[word], path, mistakes)
         return child and Maybe(path, child)
@@ -143,8 +143,8 @@ def _parse_range(word: str, bounds: Any, path: str, mistakes: list[Mistake]) -> 
     if not isinstance(bounds, list) or len(bounds) != 2:
         problem = f"{word} wants two bounds, [low, high], got {bounds!r}"
     elif len(numbers) < 2:
-        wrong = next(bound for bound in given if not _is_number(bound))
-        problem = f"the bounds of {word} must be finite numbers, got {wrong!r}"
+        no_number = next(bound for bound in given if not _is_number(bound))
+        problem = f"the bounds of {word} must be finite numbers, got {no_number!r}"
     elif integer and any(number != int(number) for number in numbers):
         problem = f"the bounds of {word} must be whole numbers, got {bounds!r}"
     elif log and min(numbers) <= 0:
@@ -194,7 +194,7 @@ def _parse_one_of(branches: Any, path: str, mistakes: list[Mistake]) -> Node | N
             mistakes.append(Mistake(join(path, label), "two branches have this label"))
         twin = texts.setdefault(json.dumps(branch, sort_keys=True, default=str), str(label))
         if twin != str(label):
-            problem = f"says the same as branch {twin}, so one thing would be drawn under two labels; leave one out"
+            problem = f"equals branch {twin}, so that one configuration would have two labels; remove one of them"
             mistakes.append(Mistake(join(path, label), problem))
         node = parse(branch, join(path, label), mistakes)
         if node is not None:
@@ -203,10 +203,10 @@ def _parse_one_of(branches: Any, path: str, mistakes: list[Mistake]) -> Node | N
 
 
 def lay_over(base: Node, over: Node) -> Node:
-    """`over` merged deep over `base`: drawing and merging give the same in either order.
+    """Merges `over` deep over `base`. Merging and then drawing gives the same as drawing and then merging.
 
-    Mappings merge, key by key; below a one_of or a maybe of `over` too, so that a branch adds to
-    what the base says there. All else, lists and distributions of the base among it, is replaced.
+    Mappings merge key by key, also below a one_of or a maybe of `over`, so that a branch adds to the base. Everything
+    else in the base, including lists and distributions, is replaced.
     """
     if not isinstance(base, Tree):
         return over
@@ -223,7 +223,7 @@ def lay_over(base: Node, over: Node) -> Node:
 
 
 def distributions(node: Node) -> Iterator[Range | Choice | OneOf | Maybe]:
-    """The outermost distributions at or below a node."""
+    """Yields the outermost distributions at or below a node."""
     if isinstance(node, Tree):
         for child in node.children.values():
             yield from distributions(child)
@@ -233,16 +233,23 @@ def distributions(node: Node) -> Iterator[Range | Choice | OneOf | Maybe]:
 
 @dataclass(frozen=True)
 class Spot:
-    """A node where it stands in an arm: below which labels, and where in a drawn configuration."""
+    """A node and its position in an arm.
 
-    path: str  # with the labels of branches
-    place: str  # without
+    Attributes:
+        path: the path with the labels of branches.
+        place: the path without them, which is its path in a drawn configuration.
+        decisions: the decisions under which it is drawn: the label by path of each one_of above it, and 'present' by
+            path and `.maybe` of each maybe.
+    """
+
+    path: str
+    place: str
     node: Node
-    decisions: Mapping[str, str]  # that draw it: labels by path of a one_of, 'present' by path of a maybe + `.maybe`
+    decisions: Mapping[str, str]
 
 
 def spots(node: Node, path: str = "", place: str = "", decisions: Mapping[str, str] | None = None) -> Iterator[Spot]:
-    """Every node at and below this one."""
+    """Yields every node at and below this one."""
     decisions = decisions or {}
     yield Spot(path, place, node, decisions)
     match node:

@@ -1,8 +1,8 @@
-"""A search space file as plain values: found, laid over what it extends, overridden, references resolved.
+"""Reads a search space file as plain values, with the files that it extends, overrides and references.
 
 extends: other_space      a name, or a path relative to this file. Mappings merge deep and this file
-                          wins; lists and distributions are replaced whole
-${a.path}                 a leaf's value; where it is sampled, the same as is drawn there (`same.py`)
+                          wins; lists and distributions are replaced as a whole
+${a.path}                 the value of another leaf; if that leaf is sampled, the sampled value (`references.py`)
 ${oc.env:NAME}            an environment variable
 """
 
@@ -22,19 +22,19 @@ from mmpkd.types import ConfigError, Mistake
 from sweep.space.grammar import REFERENCE, join, lone_word
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "search_spaces"
-SHORTCUTS: Final = ("trials", "budget_device_hours", "deadline", "warm_start")  # of the command line, for search.KEY
+SHORTCUTS: Final = ("trials", "budget_device_hours", "deadline", "warm_start")  # short for search.KEY in a command
 
 
 def shipped() -> list[str]:
-    """Names of the spaces in `search_spaces/`."""
+    """Returns the names of the spaces in `search_spaces/`."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read(word: str) -> dict[Any, Any]:
-    """A space by name or path, laid over all that it extends; the arm `none` is always there.
+    """Reads a space by name or path and merges it over all that it extends. The result always has the arm `none`.
 
     Raises:
-        ConfigError: no such file, not a mapping, or files that extend each other in a circle.
+        ConfigError: there is no such file, it is not a mapping, or files extend each other in a circle.
     """
     path = _located(word, Path(), "space")
     content = _read(path, "space")
@@ -47,7 +47,7 @@ def read(word: str) -> dict[Any, Any]:
         if chain[-1] in chain[:-1]:
             circle = " -> ".join(step.name for step in chain[chain.index(chain[-1]) :])
             raise ConfigError.at("extends", f"goes in a circle: {circle}")
-        content = laid_over(_read(path, "extends"), content)
+        content = merged(_read(path, "extends"), content)
     arms = content.get("arms")
     if arms is None or isinstance(arms, dict):
         content["arms"] = {"none": {}} | (arms or {})
@@ -74,27 +74,28 @@ def _read(path: Path, key: str) -> dict[Any, Any]:
     return content
 
 
-def laid_over(base: Any, over: Any) -> Any:
-    """Plain values merged deep; where one of them is no mapping, or a distribution, `over` stands."""
+def merged(base: Any, over: Any) -> Any:
+    """Merges plain values deep. Where one of the two is a distribution, or not a mapping, `over` replaces `base`."""
     if not (isinstance(base, dict) and isinstance(over, dict)) or lone_word(base) or lone_word(over):
         return over
-    return base | {key: laid_over(base[key], value) if key in base else value for key, value in over.items()}
+    return base | {key: merged(base[key], value) if key in base else value for key, value in over.items()}
 
 
 def override(content: dict[Any, Any], assignment: str, mistakes: list[Mistake], known: Collection[str] = ()) -> None:
-    """Lays `dotted.key=value` over a space.
+    """Applies `dotted.key=value` to a space.
 
     Args:
-        known: every word and dotted path that a command line may hold; a word that begins like none of them is told.
+        mistakes: a mistake is appended for an override that does not fit.
+        known: every word and dotted path of a command line; a key that begins like none of them is a mistake.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key:
         space = f"; write space={assignment}" if assignment in shipped() else ""
         mistakes.append(Mistake(assignment, f"expected key=value{space}"))
         return
-    if known and key.split(".")[0] not in {one.split(".")[0] for one in known}:
-        meant = near_path(key, None, known) or near_path(key.split(".")[0], None, known)
-        mistakes.append(Mistake(key, f"unknown word{meant}"))
+    if known and key.split(".")[0] not in {path.split(".")[0] for path in known}:
+        hint = near_path(key, None, known) or near_path(key.split(".")[0], None, known)
+        mistakes.append(Mistake(key, f"unknown word{hint}"))
         return
     try:
         value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]), resolve=False)
@@ -103,20 +104,20 @@ def override(content: dict[Any, Any], assignment: str, mistakes: list[Mistake], 
         return
     assert isinstance(value, dict)
     if key == "extends":
-        mistakes.append(Mistake(key, "stands in a file; on the command line say space=FILE"))
+        mistakes.append(Mistake(key, "belongs in a file; on the command line write space=FILE"))
         return
     keys = ["search", key] if key in SHORTCUTS else key.split(".")
     arms = content["arms"]
     if len(keys) > 1 and keys[0] == "arms" and isinstance(arms, dict) and keys[1] not in arms:
-        whole = len(keys) == 2 and isinstance(value["value"], dict)  # a new arm, given as a whole
-        if not whole:
+        is_new_arm = len(keys) == 2 and isinstance(value["value"], dict)
+        if not is_new_arm:
             mistakes.append(Mistake(f"arms.{keys[1]}", f"no such arm{near(keys[1], map(str, arms))}"))
             return
-    _place(content, keys, value["value"], "", mistakes)
+    _set(content, keys, value["value"], "", mistakes)
 
 
-def _place(node: dict[Any, Any], keys: Sequence[str], value: Any, path: str, mistakes: list[Mistake]) -> None:
-    """Puts `value` where `keys` lead. Mappings merge; a distribution is replaced as a whole."""
+def _set(node: dict[Any, Any], keys: Sequence[str], value: Any, path: str, mistakes: list[Mistake]) -> None:
+    """Sets the value at `keys`. Mappings merge; a distribution is replaced as a whole."""
     key: Any = next((known for known in node if str(known) == keys[0]), keys[0])
     word = lone_word(node)
     if word is not None and key != word:
@@ -126,33 +127,34 @@ def _place(node: dict[Any, Any], keys: Sequence[str], value: Any, path: str, mis
         elif word == "one_of" and keys[0] not in map(str, inner):
             mistakes.append(Mistake(join(path, key), f"no such branch{near(keys[0], map(str, inner))}"))
         else:
-            _place(inner, keys, value, path, mistakes)
+            _set(inner, keys, value, path, mistakes)
         return
-    here = path if key == word else join(path, key)
+    inner_path = path if key == word else join(path, key)
     old = node.get(key)
     mergeable = isinstance(old, dict) and lone_word(old) is None
     if len(keys) > 1:
         if old is None:
             old = node[key] = {}
         if isinstance(old, dict):
-            _place(old, keys[1:], value, here, mistakes)
+            _set(old, keys[1:], value, inner_path, mistakes)
         else:
-            mistakes.append(Mistake(join(here, keys[1]), f"nothing is below {here}, which is {old!r}"))
+            mistakes.append(Mistake(join(inner_path, keys[1]), f"nothing is below {inner_path}, which is {old!r}"))
     elif mergeable and isinstance(value, dict) and lone_word(value) is None:
         for inner_key, inner_value in value.items():
-            _place(node[key], [str(inner_key)], inner_value, here, mistakes)
+            _set(node[key], [str(inner_key)], inner_value, inner_path, mistakes)
     else:
         node[key] = value
 
 
 def resolved(content: dict[Any, Any], static: Collection[str], mistakes: list[Mistake]) -> dict[Any, Any]:
-    """References resolved; a key whose value cannot be is left out.
+    """Returns the content with references resolved. A key whose reference is broken is left out.
 
-    A reference from one leaf of a trial to another stays, as `${path}` without grammar words: an arm
-    may replace the leaf, or it is sampled.
+    A reference between two leaves of a trial is kept as `${path}` without grammar words, because an arm may replace the
+    leaf, or the leaf is sampled.
 
     Args:
-        static: sections in which, and to which, a reference is resolved here and now.
+        static: sections whose references, and references to which, are always resolved here.
+        mistakes: a mistake is appended for each broken reference.
     """
     return _References(content, static, mistakes).mapping(content, ())
 
@@ -165,31 +167,31 @@ class _References:
     def mapping(self, content: dict[Any, Any], keys: tuple[Any, ...]) -> dict[Any, Any]:
         result = {}
         for key, value in content.items():
-            here = ".".join(map(str, _without_words(self._content, (*keys, key))))
+            path = ".".join(map(str, _without_words(self._content, (*keys, key))))
             try:
-                result[key] = self._value(value, (*keys, key), here)
+                result[key] = self._value(value, (*keys, key), path)
             except MissingMandatoryValue:
-                self._mistakes.append(Mistake(here, f"has no value yet; add {here}=... to the command"))
+                self._mistakes.append(Mistake(path, f"has no value yet; add {path}=... to the command"))
             except OmegaConfBaseException as error:
-                self._mistakes.append(Mistake(here, self._unresolved(str(error).splitlines()[0], here)))
+                self._mistakes.append(Mistake(path, self._unresolved(str(error).splitlines()[0], path)))
         return result
 
     def _value(self, value: Any, keys: tuple[Any, ...], path: str) -> Any:
         if isinstance(value, dict):
             return self.mapping(value, keys)
         if isinstance(value, list):
-            return [self._value(one, (*keys, index), path) for index, one in enumerate(value)]
+            return [self._value(item, (*keys, index), path) for index, item in enumerate(value)]
         if not isinstance(value, str) or not ("${" in value or value == "???"):
             return value
-        whole = REFERENCE.fullmatch(value)
-        target = self._led(whole[1], keys) if whole else None
-        if target and isinstance(there := _at(self._content, target), dict) and lone_word(there) is None:
+        match = REFERENCE.fullmatch(value)
+        target = self._target(match[1], keys) if match else None
+        if target and isinstance(node := _at(self._content, target), dict) and lone_word(node) is None:
             raise InterpolationResolutionError("a reference must lead to a single leaf, this is a mapping")
-        if target and self._stays(keys, target):
+        if target and self._is_kept(keys, target):
             return "${" + ".".join(map(str, _without_words(self._content, target))) + "}"
         for inner in () if target else REFERENCE.findall(value):
-            led = self._led(inner, keys)
-            if led and isinstance(_at(self._content, led), dict):
+            inner_target = self._target(inner, keys)
+            if inner_target and isinstance(_at(self._content, inner_target), dict):
                 raise InterpolationResolutionError("a reference inside a text must lead to a single fixed value")
         result = _at(self._config, target or keys)
         if isinstance(result, DictConfig | ListConfig):
@@ -198,29 +200,29 @@ class _References:
             raise InterpolationResolutionError("a reference must lead to a single fixed value here")
         return result
 
-    def _stays(self, keys: tuple[Any, ...], target: tuple[Any, ...]) -> bool:
-        """Whether a reference is settled when an arm is: between leaves of a trial, not across arms."""
+    def _is_kept(self, keys: tuple[Any, ...], target: tuple[Any, ...]) -> bool:
+        """Returns whether a reference is kept for `references.bind`: it is between leaves of a trial, in one arm."""
         arm = target[1] if target[0] == "arms" else None
-        sees = arm is None or (keys[0] == "arms" and keys[1] == arm)
+        in_reach = arm is None or (keys[0] == "arms" and keys[1] == arm)
         inside_list = any(isinstance(_at(self._content, keys[:depth]), list) for depth in range(1, len(keys)))
         drawn = lone_word(_at(self._content, target)) is not None
-        if drawn and not sees and keys[0] not in self._static:
-            return not inside_list  # for `same.bind` to refuse, which knows the arms
-        return sees and not inside_list and not {keys[0], target[0]} & set(self._static)
+        if drawn and not in_reach and keys[0] not in self._static:
+            return not inside_list  # `references.bind` refuses it, because it knows the arms
+        return in_reach and not inside_list and not {keys[0], target[0]} & set(self._static)
 
-    def _led(self, text: str, keys: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Where a reference leads, grammar words written or not; None: to nothing."""
+    def _target(self, text: str, keys: tuple[Any, ...]) -> tuple[Any, ...] | None:
+        """Returns the keys of the node that a reference names, with or without grammar words; None if there is none."""
         dots = len(text) - len(text.lstrip("."))
-        found: tuple[Any, ...] = keys[:-dots] if dots else ()
-        node = _at(self._content, found)
+        target: tuple[Any, ...] = keys[:-dots] if dots else ()
+        node = _at(self._content, target)
         for key in text[dots:].split("."):
             while (word := lone_word(node)) in ("one_of", "maybe") and key != word:
-                found, node = (*found, word), node[word]
-            known = [one for one in node if str(one) == key] if isinstance(node, dict) else []
-            if not known:
+                target, node = (*target, word), node[word]
+            matches = [known for known in node if str(known) == key] if isinstance(node, dict) else []
+            if not matches:
                 return None
-            found, node = (*found, known[0]), node[known[0]]
-        return found
+            target, node = (*target, matches[0]), node[matches[0]]
+        return target
 
     def _unresolved(self, message: str, path: str) -> str:
         variable = re.search(r"Environment variable '(.+)' not found", message)
@@ -237,10 +239,11 @@ def _at(node: Any, keys: Sequence[Any]) -> Any:
 
 
 def _without_words(content: Any, keys: Sequence[Any]) -> list[Any]:
-    """Keys less those that are grammar words."""
+    """Returns the keys without those that are grammar words."""
     return [key for depth, key in enumerate(keys) if lone_word(_at(content, keys[:depth])) != key]
 
 
 def _paths(node: Any, path: str) -> list[str]:
     below = node.items() if isinstance(node, dict) else ()
-    return [path, *(one for key, inner in below for one in _paths(inner, path if lone_word(node) else join(path, key)))]
+    inner_paths = [_paths(inner, path if lone_word(node) else join(path, key)) for key, inner in below]
+    return [path, *(inner_path for paths in inner_paths for inner_path in paths)]

@@ -1,9 +1,9 @@
-"""Configurations to try before any is sampled: `search.points`, known-good ones such as a paper's defaults.
+"""Configurations that are tried before any is sampled (`search.points`), such as the defaults of a paper.
 
     points: [{arm: tabular, objectives.logits.logits.weight: 4, optimizer.lr: 3e-4}]
 
-A leaf is named as on the command line (labels of branches in, grammar words out) or by its path in
-the TrialConfig. The branches that it lies in are implied; what a point leaves out is sampled.
+A point names a leaf as the command line does (with the labels of branches, without grammar words) or by its path in the
+TrialConfig. Naming a leaf chooses the branches around it. Leaves that a point does not name are sampled.
 """
 
 from __future__ import annotations
@@ -16,44 +16,44 @@ from mmpkd.types import Mistake
 from sweep.space.grammar import Choice, Fixed, Maybe, Node, OneOf, Range, Spot, Tree, spots
 
 
-def enqueued(point: Mapping[str, Any], node: Node, where: str, mistakes: list[Mistake]) -> dict[str, Any]:
-    """What a point fixes, as the searcher knows it, by path in the arm.
+def values_of_point(point: Mapping[str, Any], node: Node, where: str, mistakes: list[Mistake]) -> dict[str, Any]:
+    """Returns the values and labels that a point fixes, by path in the arm.
 
     Args:
-        node: of the point's arm.
-        where: the point's own path, for `mistakes`: no such leaf, a value that the space does not
-            hold, leaves of two branches of which only one can be drawn.
+        node: the arm of the point.
+        where: the path of the point itself. Mistakes are appended under it: a leaf that does not exist, a value that
+            the space does not hold, leaves of two branches of which only one can be drawn.
     """
     drawn = [spot for spot in spots(node) if not isinstance(spot.node, Fixed | Tree)]
     chosen: dict[str, Any] = {}
     for key, value in point.items():
         if key == "arm":
             continue
-        there = [spot for spot in drawn if key in (spot.path, spot.place) and not isinstance(spot.node, Maybe)]
-        fitting = [(spot, asked) for spot in there if (asked := _asked(spot.node, value)) is not None]
-        if not there:
+        named = [spot for spot in drawn if key in (spot.path, spot.place) and not isinstance(spot.node, Maybe)]
+        fitting = [(spot, label) for spot in named if (label := _label_of(spot.node, value)) is not None]
+        if not named:
             known = {spot.path for spot in drawn}
             mistakes.append(Mistake(f"{where}.{key}", f"nothing is sampled there{near(key, known)}"))
         elif not fitting:
-            mistakes.append(Mistake(f"{where}.{key}", f"{value!r} is not in {_range(there[0].node)}"))
+            mistakes.append(Mistake(f"{where}.{key}", f"{value!r} is not in {_range(named[0].node)}"))
         else:
-            agreeing = [one for one in fitting if not _conflict(one[0], chosen)]
-            spot, asked = (agreeing or fitting)[0]
+            agreeing = [(spot, label) for spot, label in fitting if not _conflict(spot, chosen)]
+            spot, label = (agreeing or fitting)[0]
             if clash := _conflict(spot, chosen):
-                label, other = spot.decisions.get(clash, asked), chosen[clash]
-                problem = f"is drawn only where {clash.removesuffix('.maybe')} is {label}, and the point has it {other}"
+                wanted, given = spot.decisions.get(clash, label), chosen[clash]
+                problem = f"is drawn only where {clash.removesuffix('.maybe')} is {wanted}, but the point sets {given}"
                 mistakes.append(Mistake(f"{where}.{key}", problem))
-            chosen |= {**spot.decisions, spot.path: asked}
+            chosen |= {**spot.decisions, spot.path: label}
     return chosen
 
 
 def _conflict(spot: Spot, chosen: Mapping[str, Any]) -> str | None:
-    """A decision that leads to a leaf and was taken otherwise."""
+    """Returns the path of a decision that leads to the leaf and that `chosen` makes differently, or None."""
     return next((step for step, label in spot.decisions.items() if chosen.get(step, label) != label), None)
 
 
-def _asked(node: Node, value: Any) -> Any:
-    """A value as the searcher knows it; None if the node does not hold it."""
+def _label_of(node: Node, value: Any) -> Any:
+    """Returns a value as the studies store it (a number or a label); None if the node does not hold it."""
     match node:
         case Range(low=low, high=high, integer=integer):
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -61,7 +61,9 @@ def _asked(node: Node, value: Any) -> Any:
                 return None
             return int(value) if integer else float(value)
         case Choice(values=values):
-            return next((label for label, one in values.items() if one == value and type(one) is type(value)), None)
+            return next(
+                (label for label, known in values.items() if known == value and type(known) is type(value)), None
+            )
         case OneOf(branches=branches):
             return value if isinstance(value, str) and value in branches else None
     return None

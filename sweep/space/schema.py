@@ -1,9 +1,9 @@
 """A JSON Schema of search space files, so that editors complete and check them: `python -m sweep.run schema=true`.
 
-It is put together from what judges a space later: the pydantic models of a trial, of the search and of
-each kind's parameters, the dictionaries of kinds, and the words of the grammar. A file says only a part
-(it may extend another, and an arm may add what the rest leaves out), so hardly anything is required.
-What a schema cannot say, such as where a reference leads, `plan=true` does.
+The schema is made from what later validates a space: the pydantic models of a trial, of the search and of the
+parameters of each kind, the dictionaries of kinds, and the words of the grammar. A file may be incomplete, because it
+can extend another file and an arm can add what the rest leaves out. The schema therefore requires hardly any key.
+`plan=true` finds what a schema cannot express, such as a reference to a leaf that does not exist.
 """
 
 from __future__ import annotations
@@ -23,12 +23,13 @@ from mmpkd.teachers import TEACHERS
 from sweep.space import grammar
 from sweep.space.grammar import RANGES, WORDS
 from sweep.space.loading import shipped
-from sweep.space.space import SCORES, SHARED, SearchConfig
+from sweep.space.search_config import SCORES, SearchConfig
+from sweep.space.space import SHARED
 
 Json: TypeAlias = dict[str, Any]
 
 DRAFT: Final = "http://json-schema.org/draft-07/schema#"  # the newest that editors know well
-# A key that names a kind, and so decides what `params` beside it may hold: (model, key, kinds by name).
+# Keys that name a kind, which decides what `params` beside the key may hold: (model, key, kinds by name).
 KINDS: Final[Sequence[tuple[type[Strict], str, Mapping[str, Any]]]] = (
     (CohortConfig, "reader", READERS),
     (TeacherConfig, "kind", TEACHERS),
@@ -40,18 +41,19 @@ REFERENCE: Final[Json] = {"type": "string", "pattern": r"\$\{.+\}"}
 
 
 def schema() -> Json:
-    """The schema, as `json.dumps` takes it."""
-    return _Assembly().file()
+    """Returns the schema as plain values."""
+    return _SchemaBuilder().schema()
 
 
-class _Assembly:
-    """Pydantic's schema of each model, made into what a space file may say in its place.
+class _SchemaBuilder:
+    """Turns pydantic's schema of each model into the schema of what a space file may hold in its place.
 
-    Each has two forms: with distributions, and without, for what all trials share and inside a `choice`.
+    Each definition has two forms: one with distributions, and one without them for keys that all trials share and for
+    the values of a `choice`.
     """
 
     def __init__(self) -> None:
-        params = [one.Params for _, _, known in KINDS for one in known.values()]
+        params = [kind.Params for _, _, known in KINDS for kind in known.values()]
         models = [
             TrialConfig,
             SearchConfig,
@@ -59,48 +61,51 @@ class _Assembly:
             *(model for model, _, _ in KINDS),
             *dict.fromkeys(params),
         ]
-        references, whole = models_json_schema([(model, "validation") for model in models], ref_template="{model}")
+        references, schema_of_models = models_json_schema(
+            [(model, "validation") for model in models], ref_template="{model}"
+        )
         self._names = {model: str(references[model, "validation"]["$ref"]) for model in models}
-        self._models: dict[str, Json] = whole["$defs"]
+        self._models: dict[str, Json] = schema_of_models["$defs"]
         self._definitions: dict[str, Json] = {}
         self._params: dict[str, list[tuple[Json, str]]] = {}  # model -> condition, model of its `params`
         for model, key, known in KINDS:
             self._name_kinds(model, key, known)
             self._params[self._names[model]] = [
-                ({"properties": {key: {"const": name}}, "required": [key]}, self._names[one.Params])
-                for name, one in known.items()
+                ({"properties": {key: {"const": name}}, "required": [key]}, self._names[kind.Params])
+                for name, kind in known.items()
             ]
         self._name_kinds(EvaluationConfig, "map", MAPS)
         search = self._models[self._names[SearchConfig]]["properties"]
         search["select"]["enum"] = list(SCORES)
-        for one in _alternatives(search["maximize"]):
-            if one["type"] == "array":
-                one["items"]["enum"] = list(SCORES)
+        for alternative in _alternatives(search["maximize"]):
+            if alternative["type"] == "array":
+                alternative["items"]["enum"] = list(SCORES)
         self._label_objectives()
 
     def _name_kinds(self, model: type[Strict], key: str, known: Mapping[str, Any]) -> None:
-        """Puts known names, and what their classes say of themselves, in place of any text."""
-        said = self._models[self._names[model]]["properties"][key]
-        others = [one for one in _alternatives(said) if one["type"] != "string"]
-        named = [{"const": name, "description": inspect.cleandoc(one.__doc__ or "")} for name, one in known.items()]
-        said.pop("type", None)
-        said["anyOf"] = [*named, *others]
+        """Allows only known names at a key, each with the docstring of its class as description."""
+        field = self._models[self._names[model]]["properties"][key]
+        others = [alternative for alternative in _alternatives(field) if alternative["type"] != "string"]
+        named = [{"const": name, "description": inspect.cleandoc(kind.__doc__ or "")} for name, kind in known.items()]
+        field.pop("type", None)
+        field["anyOf"] = [*named, *others]
 
     def _label_objectives(self) -> None:
-        """An objective is of the kind that its label names, unless it says otherwise."""
+        """Gives each objective the parameters of the kind that its label names, unless its `kind` names another."""
         name = self._names[ObjectiveConfig]
         labelled = {}
-        for label, one in OBJECTIVES.items():
-            mine = f"{name}:{label}"
-            labelled[label] = {"$ref": mine}
-            self._models[mine] = {**self._models[name], "description": inspect.cleandoc(one.__doc__ or "")}
-            silent = {"properties": {"kind": {"type": "null"}}}  # or not there at all
-            self._params[mine] = [*self._params[name], (silent, self._names[one.Params])]
+        for label, objective in OBJECTIVES.items():
+            reference = f"{name}:{label}"
+            labelled[label] = {"$ref": reference}
+            self._models[reference] = {**self._models[name], "description": inspect.cleandoc(objective.__doc__ or "")}
+            without_kind = {"properties": {"kind": {"type": "null"}}}  # null, or the key is absent
+            self._params[reference] = [*self._params[name], (without_kind, self._names[objective.Params])]
         self._models[self._names[TrialConfig]]["properties"]["objectives"]["properties"] = labelled
 
-    def file(self) -> Json:
+    def schema(self) -> Json:
+        """Returns the schema of a whole space file."""
         trial = self._models[self._names[TrialConfig]]
-        own = {key: self._place(key, said, key not in SHARED) for key, said in trial["properties"].items()}
+        own = {key: self._place(key, field, key not in SHARED) for key, field in trial["properties"].items()}
         drawn = {key: place for key, place in own.items() if key not in SHARED}
         arm = {"$ref": "#/definitions/arm"}
         self._definitions["arm"] = {
@@ -115,7 +120,7 @@ class _Assembly:
             "description": "A space by name, or by its path from this file. Mappings merge deep, and this file wins.",
             "examples": shipped(),
         }
-        # What is shared is given here or in the file that this one extends.
+        # Shared keys are given here or in the file that this one extends.
         below = {key: trial["properties"][key].get("$ref") for key in trial["required"] if key in SHARED}
         needed = {key: {"required": self._models[name].get("required", [])} for key, name in below.items() if name}
         return {
@@ -128,73 +133,77 @@ class _Assembly:
             "definitions": self._definitions,
         }
 
-    def _place(self, name: str, said: Json, drawn: bool = True) -> Json:
-        """What may stand at a place of a trial's configuration.
+    def _place(self, name: str, field: Json, drawn: bool = True) -> Json:
+        """Returns the schema of a place in a trial's configuration.
 
         Args:
-            name: of its definition, which branches of the place lead back to.
+            name: name of its definition, to which the branches of the place refer back.
+            field: pydantic's schema of the place.
+            drawn: whether distributions are allowed.
         """
-        name = str(said.get("$ref", name))
-        if not drawn and "$ref" not in said:
-            return self._content(name, said, False)
+        name = str(field.get("$ref", name))
+        if not drawn and "$ref" not in field:
+            return self._content(name, field, False)
         key = name if drawn else f"{name}.fixed"
         if key not in self._definitions:
             self._definitions[key] = {}
-            self._definitions[key] = self._content(name, said, drawn)
+            self._definitions[key] = self._content(name, field, drawn)
         return {"$ref": f"#/definitions/{key}"}
 
-    def _content(self, name: str, said: Json, drawn: bool) -> Json:
-        values = _alternatives(self._models[name] if "$ref" in said else said)
-        found = [self._value(name, one, drawn) for one in values]
-        if any(one.get("type") not in ("object", "string") or "enum" in one for one in values):
-            found.append(REFERENCE)  # a reference leads to a single leaf; among the texts it needs no mention
+    def _content(self, name: str, field: Json, drawn: bool) -> Json:
+        values = _alternatives(self._models[name] if "$ref" in field else field)
+        schemas = [self._value(name, value, drawn) for value in values]
+        if any(value.get("type") not in ("object", "string") or "enum" in value for value in values):
+            schemas.append(REFERENCE)  # a reference leads to a single leaf; where any text is allowed it is included
         if drawn:
-            found.append(self._distribution(name, said, values))
-        notes = {key: said[key] for key in ANNOTATIONS if key in said and not isinstance(said[key], dict)}
-        return notes | (found[0] if len(found) == 1 else {"anyOf": found})
+            schemas.append(self._distribution(name, field, values))
+        notes = {key: field[key] for key in ANNOTATIONS if key in field and not isinstance(field[key], dict)}
+        return notes | (schemas[0] if len(schemas) == 1 else {"anyOf": schemas})
 
-    def _value(self, name: str, said: Json, drawn: bool) -> Json:
-        match said:
+    def _value(self, name: str, field: Json, drawn: bool) -> Json:
+        match field:
             case {"$ref": str()}:
-                return self._place(name, said, drawn)
+                return self._place(name, field, drawn)
             case {"type": "object"}:
                 owner = name.partition(":")[0]
                 known = {
-                    key: self._place(f"{owner}.{key}", one, drawn) for key, one in said.get("properties", {}).items()
+                    key: self._place(f"{owner}.{key}", inner, drawn)
+                    for key, inner in field.get("properties", {}).items()
                 }
-                rest = said.get("additionalProperties", True)
-                made = _mapping(known, self._place(f"{name}.each", rest, drawn) if isinstance(rest, dict) else rest)
-                if drawn and isinstance(rest, dict):
-                    made["propertyNames"] = NO_WORD
+                others = field.get("additionalProperties", True)
+                each = self._place(f"{name}.each", others, drawn) if isinstance(others, dict) else others
+                mapping = _mapping(known, each)
+                if drawn and isinstance(others, dict):
+                    mapping["propertyNames"] = NO_WORD
                 if name in self._params:
-                    made["allOf"] = [
+                    mapping["allOf"] = [
                         {"if": condition, "then": {"properties": {"params": self._place("", {"$ref": params}, drawn)}}}
                         for condition, params in self._params[name]
                     ]
-                return made | {key: said[key] for key in ("description",) if key in said}
+                return mapping | {key: field[key] for key in ("description",) if key in field}
             case {"type": "array", "items": dict() as items}:
-                return said | {"items": self._place(f"{name}.each", items, False)}
-        return {key: value for key, value in said.items() if key not in ("title", "format", "default")}
+                return field | {"items": self._place(f"{name}.each", items, False)}
+        return {key: value for key, value in field.items() if key not in ("title", "format", "default")}
 
-    def _distribution(self, name: str, said: Json, values: Sequence[Json]) -> Json:
-        here = {"$ref": f"#/definitions/{name}"}
+    def _distribution(self, name: str, field: Json, values: Sequence[Json]) -> Json:
+        same_place = {"$ref": f"#/definitions/{name}"}
         words: Json = {word: {"anyOf": bounds} for word in RANGES if (bounds := _bounds(word, values))}
-        words["choice"] = {"type": "array", "minItems": 1, "items": self._place(name, said, False)}
-        words |= {"one_of": _branches(here), "maybe": {"anyOf": [here]}}
-        for word, one in words.items():
-            one["description"] = _described(word)
+        words["choice"] = {"type": "array", "minItems": 1, "items": self._place(name, field, False)}
+        words |= {"one_of": _branches(same_place), "maybe": {"anyOf": [same_place]}}
+        for word, schema in words.items():
+            schema["description"] = _described(word)
         return _mapping(words, False, minProperties=1, maxProperties=1)
 
 
-def _alternatives(said: Json) -> list[Json]:
-    """What of several kinds a value may be, without titles and remarks."""
-    if "anyOf" in said:
-        return [one for each in said["anyOf"] for one in _alternatives(each)]
-    return [said]
+def _alternatives(field: Json) -> list[Json]:
+    """Returns the schemas of which a value must match one."""
+    if "anyOf" in field:
+        return [alternative for inner in field["anyOf"] for alternative in _alternatives(inner)]
+    return [field]
 
 
-def _mapping(properties: Json, rest: Json | bool, **more: Any) -> Json:
-    return {"type": "object", "properties": properties, "additionalProperties": rest, **more}
+def _mapping(properties: Json, others: Json | bool, **keywords: Any) -> Json:
+    return {"type": "object", "properties": properties, "additionalProperties": others, **keywords}
 
 
 def _or_null(place: Json) -> Json:
@@ -206,20 +215,21 @@ def _branches(place: Json) -> Json:
 
 
 def _bounds(word: str, values: Sequence[Json]) -> list[Json]:
-    """Two bounds that the place itself would take; none where it takes no number of this sort."""
+    """Returns the schemas of two bounds, each a value that the place allows; empty if it allows no such number."""
     log, integer = RANGES[word]
-    found = []
-    for one in values:
-        if one.get("type") in (("integer", "number") if integer else ("number",)) and not {"enum", "const"} & set(one):
-            limits = {key: value for key, value in one.items() if key.endswith(("inimum", "aximum"))}
+    schemas = []
+    kinds = ("integer", "number") if integer else ("number",)
+    for alternative in values:
+        if alternative.get("type") in kinds and not {"enum", "const"} & set(alternative):
+            limits = {key: value for key, value in alternative.items() if key.endswith(("inimum", "aximum"))}
             if log:
                 limits["exclusiveMinimum"] = max(limits.get("exclusiveMinimum", 0), 0)
             bound = {"anyOf": [{"type": "integer" if integer else "number", **limits}, REFERENCE]}
-            found.append({"type": "array", "minItems": 2, "maxItems": 2, "items": bound})
-    return found
+            schemas.append({"type": "array", "minItems": 2, "maxItems": 2, "items": bound})
+    return schemas
 
 
 def _described(word: str) -> str:
-    """A word's line in the grammar's own table."""
+    """Returns the line of a word in the table of the grammar's docstring."""
     lines = (grammar.__doc__ or "").splitlines()
     return re.sub(r"\s{2,}", "   ", next((line for line in lines if f"{{{word}: " in line), "").strip())

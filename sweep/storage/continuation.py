@@ -1,14 +1,9 @@
-"""A sweep's folder: one driver at a time, one space, or one after the other."""
+"""What must not change when a sweep continues: its search space, but for what may change, and its data."""
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-import shutil
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +11,7 @@ import yaml
 
 from mmpkd.types import UserError
 from sweep.space.space import Space, dump_space
-from sweep.storage.events import read_plan, read_space
+from sweep.storage.layout import SweepFolder
 
 # How much is run, how many at a time, and where the data lie changes no trial. That it is the same data at
 # another root is for `refuse_other_data` to see.
@@ -30,54 +25,7 @@ NEVER: Final = ("epochs", "search.maximize")
 MOST_SHOWN: Final = 12
 
 
-@contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """The folder, made if need be, with this process as its only driver.
-
-    The kernel lets go of the lock when the process ends, however it ends. A folder that nothing
-    was written to goes again, so that a start that fails leaves no trace.
-
-    Raises:
-        UserError: another driver is at it, or nothing can be written there.
-    """
-    path = folder / "driver.lock"
-    try:
-        if path.is_dir():
-            raise UserError(f"{path}: a file of the sweep belongs there, and this is none; move it away")
-        folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("a+", errors="replace")
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(
-                f"{folder}: another driver runs this sweep ({holder})\n"
-                "  wait for it, stop it there with Ctrl-C, or start a sweep of your own with name=..."
-            ) from None
-        except OSError as error:  # a file system without locks
-            raise unwritable(folder, error) from error
-        try:
-            try:
-                file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-                file.flush()
-            except OSError as error:
-                raise unwritable(folder, error) from error
-            yield
-        finally:
-            if set(folder.iterdir()) == {path}:
-                shutil.rmtree(folder, ignore_errors=True)
-
-
-def unwritable(folder: Path, error: OSError) -> UserError:
-    return UserError(f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR")
-
-
-def refuse_other_space(folder: Path, space: Space, extend: bool = False) -> bool:
+def refuse_other_space(folder: SweepFolder, space: Space, extend: bool = False) -> bool:
     """Trials of different spaces do not belong in one table.
 
     Args:
@@ -89,8 +37,8 @@ def refuse_other_space(folder: Path, space: Space, extend: bool = False) -> bool
     Raises:
         UserError: the folder holds the sweep of a different space.
     """
-    plan = read_plan(folder)
-    before = plan.get("leaves") or (leaves_of(written) if (written := read_space(folder)) else {})
+    plan = folder.read_plan()
+    before = plan.get("leaves") or (leaves_of(written) if (written := folder.read_space()) else {})
     if not before:
         return False
     now = leaves_of(yaml.safe_load(dump_space(space)))
@@ -117,7 +65,7 @@ def refuse_other_space(folder: Path, space: Space, extend: bool = False) -> bool
     )
 
 
-def refuse_other_data(folder: Path, began: str, fingerprint: str, root: Path | None) -> None:
+def refuse_other_data(folder: SweepFolder, began: str, fingerprint: str, root: Path | None) -> None:
     """Nor do trials of different data, though the space be the same.
 
     Args:

@@ -7,12 +7,10 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
-from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from sweep.options import sqlite_uri
-
-ARTIFACTS: Final = "mlartifacts"  # folder beside the file, with one folder a sweep
+from sweep.storage.layout import Storage
 
 
 def make_whole(path: Path, name: str, connect: Callable[[str], object]) -> None:
@@ -41,7 +39,7 @@ def make_whole(path: Path, name: str, connect: Callable[[str], object]) -> None:
 
 def artifacts_of(path: Path, name: str) -> str:
     """Where the artifacts of a sweep lie that is tracked in this file: beside it."""
-    return (path.parent / ARTIFACTS / name).absolute().as_uri()
+    return (Storage(path.parent).mlflow_artifacts / name).absolute().as_uri()
 
 
 def follow_move(path: Path) -> None:
@@ -65,7 +63,7 @@ def follow_move(path: Path) -> None:
             if not place or place == here or place.split("/")[-2:] != here.split("/")[-2:]:
                 continue  # right as it is, or none of ours
             there = Path(unquote(urlsplit(place).path))
-            beside = path.parent / ARTIFACTS / name
+            beside = Storage(path.parent).mlflow_artifacts / name
             if there.is_dir() and (not beside.is_dir() or there.samefile(beside)):
                 continue
             connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (here, number))

@@ -1,4 +1,4 @@
-"""The files of a sweep's folder, written whole and read with care: what is damaged is told, with its place.
+"""The spool of a sweep's events.
 
 The spool holds every event of a sweep with its time, one JSON line each; the tracking server is told from it, and
 `epochs.parquet` is made of it. A trial's state lies in the Optuna storage (`studies.py`).
@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
 from mmpkd.machine.checksums import DamagedError, objects_in, sealed, unsealed
-from mmpkd.types import UserError
+from sweep.storage.layout import SweepFolder
 
-SPOOL: Final = "spool.jsonl"
 HOLDS: Final = {  # what an event of each kind says at least
     "sweep": ("id",),
     "start": ("number", "arm", "params", "tags"),
@@ -28,75 +25,13 @@ HOLDS: Final = {  # what an event of each kind says at least
 }
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes beside and renames, so that nobody ever reads half a file."""
-    beside = path.with_name(f".{path.name}.partial")
-    beside.write_bytes(content.encode() if isinstance(content, str) else content)
-    os.replace(beside, path)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write_whole(path, sealed(content, indent=2) + "\n")
-
-
-def read_json(path: Path, mend: str) -> dict[str, Any]:
-    """An object that `write_json` wrote; empty where there is none.
-
-    Args:
-        mend: what deleting it leads to.
-
-    Raises:
-        UserError: it is damaged, or cannot be read.
-    """
-    try:
-        return unsealed(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except DamagedError as error:
-        raise UserError(f"{path}: {error}; delete it (rm {path}), {mend}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-
-
-def read_plan(folder: Path) -> dict[str, Any]:
-    """What plan.json says: by which space and store a sweep goes, and its generation. Empty before its first start.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    return read_json(folder / "plan.json", "and the command that began the sweep makes it anew")
-
-
-def read_space(folder: Path) -> dict[str, Any]:
-    """What space.yaml says; empty before a sweep's first start.
-
-    Raises:
-        UserError: it is damaged.
-    """
-    path = folder / "space.yaml"
-    mend = f"delete it (rm {path}), and the command that began the sweep writes it anew"
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}); {mend}") from None
-    search = content.get("search") or {} if isinstance(content, dict) else None
-    counts = [search.get(name, 1) for name in ("trials", "repeats")] if isinstance(search, dict) else [""]
-    if not all(isinstance(count, int) for count in counts):
-        raise UserError(f"{path}: holds no space; {mend}")
-    return dict(content)
-
-
 class Spool:
     """Events of a sweep, appended one JSON line at a time; survives a kill at any moment."""
 
-    def __init__(self, path: Path):
-        self.path = path
-        path.touch()
-        cut_torn_line(path)
+    def __init__(self, folder: SweepFolder):
+        self.folder, self.path = folder, folder.spool
+        self.path.touch()
+        cut_torn_line(self.path)
 
     def append(self, event: str, **content: Any) -> None:
         line = sealed({"event": event, "time": time.time(), **content})

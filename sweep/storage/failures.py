@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mmpkd.machine.errors import behind, is_out_of_memory, with_fault
+from mmpkd.machine.errors import error_chain, is_out_of_memory, with_fault
 from mmpkd.types import DivergedError, UserError
+from sweep.storage.layout import SweepFolder
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
 FULL: Final = (
@@ -31,7 +32,7 @@ def cause_of(error: Exception, places: Sequence[Path]) -> Cause:
         return "diverged"
     if isinstance(error, GoalError):
         return "goal"
-    if any(map(is_out_of_memory, behind(error))):
+    if any(map(is_out_of_memory, error_chain(error))):
         return "memory"
     return "storage" if disk_trouble(error, places) else "error"
 
@@ -59,11 +60,11 @@ def disk_trouble(error: Exception, places: Sequence[Path]) -> str:
     return f"{error.filename}: cannot be read or written any more ({error.strerror})" * (inside or error.errno in FULL)
 
 
-def told_error(folder: Path, number: int, result: Mapping[str, Any]) -> tuple[str, str]:
+def told_error(folder: SweepFolder, number: int, result: Mapping[str, Any]) -> tuple[str, str]:
     """Cause and message of a trial's failure; two empty strings if its process died without a word."""
     if "error" in result:
         return result["cause"], result["error"]
-    story = error_file(folder, number)
+    story = folder.error(number)
     cause, _, message = (
         story.read_text(errors="replace").partition("\n\n")[0].partition(": ") if story.exists() else ("", "", "")
     )
@@ -72,7 +73,3 @@ def told_error(folder: Path, number: int, result: Mapping[str, Any]) -> tuple[st
 
 class GoalError(UserError):
     """A goal of the search that trainings never report."""
-
-
-def error_file(folder: Path, number: int) -> Path:
-    return folder / "errors" / f"{number}.txt"

@@ -22,6 +22,17 @@ from mmpkd.machine.checksums import KEY, DamagedError, checksum, objects_in, uns
 BELONGS: Final = "belongs"  # user attribute of a study: the identity of its `sweep`, the fingerprint of its `store`
 
 
+def study_name(arm: str, generation: int) -> str:
+    """Returns the name of an arm's study: the arm's, and behind it how often the space was extended, if it was."""
+    return f"{arm} {generation}" if generation else arm
+
+
+def arm_and_generation(study: str) -> tuple[str, int]:
+    """Returns the arm and the generation that a study's name holds."""
+    arm, _, generation = study.partition(" ")
+    return arm, int(generation or 0)
+
+
 class Journal(JournalFileBackend):
     """Optuna's journal file with a checksum in each line; one process at a time writes it."""
 

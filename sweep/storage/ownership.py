@@ -8,7 +8,6 @@ checkpoints beside it would otherwise begin the numbers of trials anew, and take
 from __future__ import annotations
 
 import re
-import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,18 +16,12 @@ from typing import Any, Final
 
 import pandas as pd
 
+from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
-from sweep.search.warm_start import arm_and_generation
-from sweep.storage.events import SPOOL, read_events, read_plan, write_whole
-from sweep.storage.journal import BELONGS, damage_of, stored_studies
+from sweep.storage.events import read_events
+from sweep.storage.journal import BELONGS, arm_and_generation, damage_of, stored_studies
+from sweep.storage.layout import SweepFolder
 
-JOURNAL: Final = "journal.log"
-FILES: Final = (
-    *("stop", f"{JOURNAL}.lock"),
-    *(JOURNAL, SPOOL, "spool.sent", "plan.json", "space.yaml", "warm.json"),
-    *("best.yaml", "trials.parquet", "epochs.parquet", "report.html"),
-)
-FOLDERS: Final = ("checkpoints", "errors")
 MOST_SHOWN: Final = 10
 
 
@@ -49,7 +42,7 @@ class Known:
     notes: tuple[str, ...]
 
 
-def examined(folder: Path, repair: bool, command: str) -> Known:
+def examined(folder: SweepFolder, repair: bool, command: str) -> Known:
     """Looks through a folder before a driver goes on in it.
 
     Args:
@@ -60,8 +53,8 @@ def examined(folder: Path, repair: bool, command: str) -> Known:
         UserError: something is damaged or missing that the sweep cannot go on without; what, and what to do.
     """
     _refuse_obstacles(folder)
-    plan, notes = read_plan(folder), list[str]()
-    journal = folder / JOURNAL
+    plan, notes = folder.read_plan(), list[str]()
+    journal = folder.journal
     if (damage := damage_of(journal)) is not None:
         harm = f"{damage.lost} lines from there on are lost" if damage.lost else "nothing is lost by mending it"
         if not repair:
@@ -69,8 +62,8 @@ def examined(folder: Path, repair: bool, command: str) -> Known:
                 f"{journal}: line {damage.line} (byte {damage.offset}) {damage.problem}; {harm}\n"
                 f"  put an undamaged copy in its place, or let this mend the file and go on:\n  {command}"
             )
-        kept = _copied(folder)
-        write_whole(journal, damage.kept)
+        kept = folder.set_aside(_changed_by_repair(folder))
+        write_atomically(journal, damage.kept)
         notes.append(f"{journal}: line {damage.line} {damage.problem}; {harm} (as it was: {kept})")
     studies = stored_studies(journal)
     of_trial = {
@@ -79,12 +72,12 @@ def examined(folder: Path, repair: bool, command: str) -> Known:
         for frozen in study.get_trials(deepcopy=False)
     }
     damaged = list[str]()
-    events = [event for _, event in read_events(folder / SPOOL, damaged=damaged)]
-    notes += _about_spool(folder / SPOOL, damaged, bool(of_trial))
+    events = [event for _, event in read_events(folder.spool, damaged=damaged)]
+    notes += _about_spool(folder.spool, damaged, bool(of_trial))
     sweep_id = _identity(folder, plan, studies, events)
     _refuse_lost_plan(folder, plan, studies, bool(of_trial))
     if of_trial and not plan:
-        notes.append(f"{folder / 'plan.json'} is missing, and made anew")
+        notes.append(f"{folder.plan} is missing, and made anew")
     before = set(plan.get("lost", ()))
     traces = _traces(folder, events)
     lost = {number for number in traces if number not in of_trial} | before
@@ -97,7 +90,7 @@ def examined(folder: Path, repair: bool, command: str) -> Known:
             "\n".join([f"{journal} {what}", *_unknown(lost - before, again, traces), *_ways(folder, command)])
         )
     if lost - before or again:
-        kept = _copied(folder)
+        kept = folder.set_aside(_changed_by_repair(folder))
         notes += [f"{journal}: {line.strip()}" for line in _unknown(lost - before, again, traces)]
         notes.append(f"the sweep goes on without what they came to; the files as they were: {kept}")
     stores = [study.user_attrs[BELONGS]["store"] for study in studies if BELONGS in study.user_attrs]
@@ -105,17 +98,17 @@ def examined(folder: Path, repair: bool, command: str) -> Known:
     return Known(sweep_id, store, tuple(sorted(lost)), tuple(notes))
 
 
-def _refuse_obstacles(folder: Path) -> None:
-    for name in FILES:
-        if (path := folder / name).exists() and not path.is_file():
+def _refuse_obstacles(folder: SweepFolder) -> None:
+    for path in folder.files:
+        if path.exists() and not path.is_file():
             raise UserError(f"{path}: a file of the sweep belongs there, and this is none; move it away")
-    for name in FOLDERS:
-        if (path := folder / name).exists() and not path.is_dir():
+    for path in (folder.checkpoints, folder.errors):
+        if path.exists() and not path.is_dir():
             raise UserError(f"{path}: a folder of the sweep belongs there, and this is none; move it away")
-    for path in (folder / "checkpoints").glob("*"):
+    for path in folder.checkpoints.glob("*"):
         if path.name.isdecimal() and not path.is_dir():
             raise UserError(f"{path}: a folder of checkpoints belongs there, and this is none; move it away")
-    for path in (folder / "errors").glob("*.txt"):
+    for path in folder.errors.glob("*.txt"):
         if not path.is_file():
             raise UserError(f"{path}: a file of the sweep belongs there, and this is none; move it away")
 
@@ -130,42 +123,43 @@ def _about_spool(path: Path, damaged: Sequence[str], begun: bool) -> list[str]:
 
 
 def _identity(
-    folder: Path, plan: Mapping[str, Any], studies: Sequence[Any], events: Sequence[Mapping[str, Any]]
+    folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], events: Sequence[Mapping[str, Any]]
 ) -> str:
     """The sweep's; empty where nothing says it yet.
 
     Raises:
         UserError: two files are of different sweeps.
     """
-    said: dict[str, set[str]] = {
-        JOURNAL: {study.user_attrs[BELONGS]["sweep"] for study in studies if BELONGS in study.user_attrs},
-        "plan.json": {plan["sweep"]} if "sweep" in plan else set(),
-        SPOOL: {event["id"] for event in events if event["event"] == "sweep" and "id" in event},
+    said: dict[Path, set[str]] = {
+        folder.journal: {study.user_attrs[BELONGS]["sweep"] for study in studies if BELONGS in study.user_attrs},
+        folder.plan: {plan["sweep"]} if "sweep" in plan else set(),
+        folder.spool: {event["id"] for event in events if event["event"] == "sweep" and "id" in event},
     }
-    known = [(name, one) for name, ids in said.items() for one in sorted(ids)]
+    known = [(path, one) for path, ids in said.items() for one in sorted(ids)]
     votes = Counter(one for _, one in known)
     # Two of three are right against one; of equally many, the first: the journal.
-    first, its = max(known, key=lambda named: votes[named[1]], default=("", ""))
-    for name, one in known:
+    first, its = max(known, key=lambda named: votes[named[1]], default=(folder.journal, ""))
+    for path, one in known:
         if one != its:
-            who = f"{folder / name} and {folder / first} are" if name != first else f"parts of {folder / name} are"
-            remedy = "without the spool the sweep goes on too" if name == SPOOL else "put the right one back"
+            who = f"{path} and {first} are" if path != first else f"parts of {path} are"
+            remedy = "without the spool the sweep goes on too" if path == folder.spool else "put the right one back"
             raise UserError(
                 f"{who} of different sweeps ({one} and {its}); move the one away that was put there "
-                f"(mv {folder / name} ...), and {remedy}"
+                f"(mv {path} ...), and {remedy}"
             )
     return its
 
 
-def _refuse_lost_plan(folder: Path, plan: Mapping[str, Any], studies: Sequence[Any], begun: bool) -> None:
+def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], begun: bool) -> None:
     """
     Raises:
         UserError: which space the trials were drawn from is known to nobody any more.
     """
-    if begun and not plan and not (folder / "space.yaml").exists():
+    if begun and not plan and not folder.space.exists():
         raise UserError(
-            f"{folder}: plan.json and space.yaml are both missing, so nothing says which space its trials were drawn "
-            f"from; put one of them back, or start another sweep with name={folder.name}-2 (or any new name)"
+            f"{folder}: {folder.plan.name} and {folder.space.name} are both missing, so nothing says which space its "
+            f"trials were drawn from; put one of them back, or start another sweep with name={folder.name}-2 (or any "
+            "new name)"
         )
     own: dict[int, dict[int, Any]] = {}
     for study in studies:
@@ -181,25 +175,25 @@ def _refuse_lost_plan(folder: Path, plan: Mapping[str, Any], studies: Sequence[A
         went_on = any(earlier.get(number) != state for number, state in own[generation].items())
         if went_on or not plan:  # else an extension was cut off, and its copies go again
             raise UserError(
-                f"{folder / 'plan.json'} is {'older than the journal' if plan else 'missing'}: the sweep was extended "
+                f"{folder.plan} is {'older than the journal' if plan else 'missing'}: the sweep was extended "
                 f"{generation} times, and plan.json says which space it is in; put the newest one back, or start "
                 f"another sweep with name={folder.name}-2 (or any new name)"
             )
 
 
-def _traces(folder: Path, events: Sequence[Mapping[str, Any]]) -> dict[int, str]:
+def _traces(folder: SweepFolder, events: Sequence[Mapping[str, Any]]) -> dict[int, str]:
     """Numbers of trials that anything beside the journal tells of, and what does."""
     found: dict[int, str] = {}
-    for name in FOLDERS:
-        for path in sorted((folder / name).iterdir()) if (folder / name).is_dir() else ():
+    for place in (folder.checkpoints, folder.errors):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
             if match := re.fullmatch(r"(\d+)(\.txt)?", path.name):
-                found[int(match[1])] = f"{name}/{path.name}"
+                found[int(match[1])] = f"{place.name}/{path.name}"
     try:
-        table = pd.read_parquet(folder / "trials.parquet", columns=["number"])
-        found |= {int(number): "trials.parquet" for number in table["number"]}
+        table = pd.read_parquet(folder.trials, columns=["number"])
+        found |= {int(number): folder.trials.name for number in table["number"]}
     except Exception:  # there is none yet, or it is damaged: it is written anew
         pass
-    return found | {event["number"]: SPOOL for event in events if "number" in event}
+    return found | {event["number"]: folder.spool.name for event in events if "number" in event}
 
 
 def _unknown(lost: set[int], again: set[int], traces: Mapping[int, str]) -> list[str]:
@@ -212,7 +206,7 @@ def _unknown(lost: set[int], again: set[int], traces: Mapping[int, str]) -> list
     return told
 
 
-def _ways(folder: Path, command: str) -> list[str]:
+def _ways(folder: SweepFolder, command: str) -> list[str]:
     return [
         "  put the newest copy of the journal back;",
         f"  or start another sweep with name={folder.name}-2 (or any new name);",
@@ -226,13 +220,5 @@ def _listed(numbers: set[int]) -> str:
     return f"{shown} and {len(numbers) - MOST_SHOWN} more" if len(numbers) > MOST_SHOWN else shown
 
 
-def _copied(folder: Path) -> Path:
-    """Copies what a repair changes or replaces into a folder beside."""
-    count = 1
-    while (kept := folder / f"before-repair-{count}").exists():
-        count += 1
-    kept.mkdir()
-    for name in (JOURNAL, "plan.json", "trials.parquet", "epochs.parquet", "best.yaml"):
-        if (folder / name).is_file():
-            shutil.copy2(folder / name, kept / name)
-    return kept
+def _changed_by_repair(folder: SweepFolder) -> tuple[Path, ...]:
+    return folder.journal, folder.plan, folder.trials, folder.epochs, folder.best

@@ -5,8 +5,6 @@ Everything is read from the files of its folder, at any moment and on any machin
 
 from __future__ import annotations
 
-import fcntl
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,9 +14,10 @@ from typing import Any, Final
 from mmpkd.near_names import near
 from mmpkd.types import Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, redact_passwords, run_command
-from sweep.storage.events import SPOOL, read_events, read_plan, read_space
+from sweep.storage.events import read_events
+from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.lock import is_locked
 
-LOCK: Final = "driver.lock"  # held by a sweep's driver, see `folder.held`
 ENDS: Final = ("complete", "pruned", "failed")
 
 
@@ -38,7 +37,7 @@ class Trial:
 class Sweep:
     """A sweep as its folder tells of it; `plan` and `search` are empty before its first start is through."""
 
-    folder: Path
+    folder: SweepFolder
     running: bool
     plan: Mapping[str, Any]
     search: Mapping[str, Any]  # of space.yaml
@@ -83,69 +82,26 @@ class Sweep:
         }
 
 
-def sweeps_under(storage: Path) -> list[Path]:
-    """Folders of sweeps, by name.
-
-    Raises:
-        UserError: the folder cannot be read.
-    """
-    try:
-        return sorted(path for path in storage.iterdir() if _is_sweep(path)) if storage.exists() else []
-    except OSError as error:
-        raise UserError(f"{storage}: cannot be read ({error.strerror}); name a folder with storage=DIR") from error
-
-
-def _is_sweep(path: Path) -> bool:
-    return any(os.path.isfile(path / name) for name in (LOCK, "spool.jsonl"))  # False where it may not be looked at
-
-
-def unknown(name: str, storage: Path) -> list[Mistake]:
+def unknown(name: str, storage: Storage) -> list[Mistake]:
     """That there is no such sweep, if so."""
-    known = [path.name for path in sweeps_under(storage)]
+    known = [folder.name for folder in storage.sweeps()]
     if name in known:
         return []
     has = f"no sweep {name!r} under {storage}{near(name, known)}"
     return [Mistake("name", has if known else f"{has}, nor any other; another folder is named with storage=DIR")]
 
 
-def is_held(lock: Path) -> bool:
-    """Whether a process holds a lock file. Asks for a share of it and lets go at once: nothing is written,
-    and two who ask do not see each other.
-
-    Raises:
-        UserError: it cannot be asked.
-    """
-    try:
-        with lock.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    except OSError as error:
-        raise UserError(f"{lock}: cannot be asked whether it is held ({error.strerror})") from error
-    return False
-
-
-def holder(folder: Path) -> str:
-    """What a sweep's driver wrote of itself: process and machine."""
-    try:
-        return (folder / LOCK).read_text(errors="replace").strip()
-    except OSError:
-        return ""
-
-
-def read_sweep(folder: Path) -> Sweep:
+def read_sweep(folder: SweepFolder) -> Sweep:
     """A sweep from its files; one that runs may be written to meanwhile.
 
     Raises:
         UserError: a file cannot be read.
     """
     try:
-        running = is_held(folder / LOCK)
-        plan = read_plan(folder)
-        sweep = Sweep(folder, running, plan, read_space(folder).get("search") or {})
-        for _, event in read_events(folder / SPOOL, damaged=sweep.damaged):
+        running = is_locked(folder.driver_lock)
+        plan = folder.read_plan()
+        sweep = Sweep(folder, running, plan, folder.read_space().get("search") or {})
+        for _, event in read_events(folder.spool, damaged=sweep.damaged):
             _take_in(sweep, event)
         known = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
         sweep.left = {number: sweep.trials.pop(number) for number in known}
@@ -178,12 +134,12 @@ def _take_in(sweep: Sweep, event: Mapping[str, Any]) -> None:
 def continuing(sweep: Sweep) -> str | None:
     """The command that continues a sweep: as it was started where that leads here, else from its resolved
     space; None where a start got as far as neither."""
-    folder, words = sweep.folder.absolute(), sweep.words
+    folder, words = SweepFolder(sweep.folder.path.absolute()), sweep.words
     if words is None or not _leads_to(folder, words):
         if not sweep.search:
             return None
         kept = [word for word in words or () if _holds_here(word)]
-        words = [f"space={folder / 'space.yaml'}", f"name={folder.name}", f"storage={folder.parent}", *kept]
+        words = [f"space={folder.space}", f"name={folder.name}", f"storage={folder.path.parent}", *kept]
     return run_command(map(redact_passwords, words))
 
 
@@ -204,9 +160,9 @@ def _holds_here(word: str) -> bool:
     return (key == "cache" and Path(value).is_dir()) or (key == "tracking" and not value.startswith("sqlite"))
 
 
-def _leads_to(folder: Path, words: Sequence[str]) -> bool:
+def _leads_to(folder: SweepFolder, words: Sequence[str]) -> bool:
     """Whether sweep.run, given these words here, keeps its sweep in `folder`."""
     said = {"space": "demo", "storage": DEFAULT_STORAGE} | dict(word.split("=", 1) for word in words if "=" in word)
     space = Path(said["space"])
     there = not space.suffix or space.is_file()
-    return there and (Path(said["storage"]) / said.get("name", space.stem)).absolute() == folder
+    return there and (Path(said["storage"]) / said.get("name", space.stem)).absolute() == folder.path

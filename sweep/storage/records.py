@@ -11,16 +11,30 @@ import statistics
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
+from mmpkd.machine.files import write_atomically
 from sweep.pareto import admit, dominates
-from sweep.storage.events import Spool, write_whole
+from sweep.storage.events import Spool
+from sweep.storage.layout import SweepFolder
 from sweep.types import Record, Values
 
 TRIAL_COLUMNS: Final = ("number", "arm", "control", "state", "repeat_of", "epochs", "seconds")
+
+
+def runs_by_configuration(records: Iterable[Record]) -> dict[int, list[Record]]:
+    """Groups trials by configuration: the number of its first trial, and its runs over seeds in the given order."""
+    runs: dict[int, list[Record]] = {}
+    for record in records:
+        runs.setdefault(record.configuration, []).append(record)
+    return runs
+
+
+def mean_values(runs: Sequence[Record], goals: Sequence[str]) -> tuple[float, ...]:
+    """Returns the mean of each goal over the runs of one configuration."""
+    return tuple(statistics.fmean(run.metrics[goal] for run in runs) for goal in goals)
 
 
 def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
@@ -32,9 +46,7 @@ def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
     complete = [one for one in records if one.state == "complete"]
     if repeats == 1:
         return complete
-    runs: dict[int, list[Record]] = {}
-    for one in complete:
-        runs.setdefault(one.number if one.repeat_of is None else one.repeat_of, []).append(one)
+    runs = runs_by_configuration(complete)
     return [_averaged(min(found, key=lambda one: one.turn), found) for found in runs.values() if len(found) >= repeats]
 
 
@@ -141,14 +153,16 @@ def _one_type_per_column(table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def write_tables(folder: Path, records: Sequence[Record], spool: Spool, left_behind: Collection[int] = ()) -> None:
+def write_tables(
+    folder: SweepFolder, records: Sequence[Record], spool: Spool, left_behind: Collection[int] = ()
+) -> None:
     """`left_behind`: trials that an extension of the space left out; the spool has their epochs too."""
-    write_whole(folder / "trials.parquet", trials_table(records).to_parquet(index=False))
-    path, epochs = folder / "epochs.parquet", epochs_table(spool)
+    write_atomically(folder.trials, trials_table(records).to_parquet(index=False))
+    path, epochs = folder.epochs, epochs_table(spool)
     with suppress(Exception):  # there is none yet, or it is damaged
         before = pd.read_parquet(path)
         lost = before[before["number"].isin({one.number for one in records} - set(epochs["number"]))]
         if len(lost):  # the spool was, and this is all that is left of it
             epochs = pd.concat([lost, epochs]).sort_values(["number", "epoch"])
     epochs = epochs[~epochs["number"].isin(left_behind)]
-    write_whole(path, epochs.to_parquet(index=False))
+    write_atomically(path, epochs.to_parquet(index=False))

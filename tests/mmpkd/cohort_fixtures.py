@@ -31,7 +31,7 @@ PARAMS: dict[str, Any] = {
 
 
 def cases(num_patients: int = 30) -> pd.DataFrame:
-    """Two images a patient, every third patient malignant; odd images have no mask."""
+    """Returns a table with two images per patient; every third patient is malignant, odd images have no mask."""
     rng = np.random.default_rng(0)
     rows = []
     for index in range(2 * num_patients):
@@ -54,7 +54,7 @@ def cases(num_patients: int = 30) -> pd.DataFrame:
 
 
 def write_cohort(root: Path, table: pd.DataFrame | None = None, depth: int = 8) -> pd.DataFrame:
-    """Images of 20 x 30 pixels (height x width), grey 2 x their position; lesions at rows 5-9, columns 10-19."""
+    """Writes images of 20 x 30 pixels (height x width), grey 2 x position; lesions in rows 5-9, columns 10-19."""
     table = cases() if table is None else table
     for folder in ("images", "masks"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -74,5 +74,5 @@ def write_mask(path: Path, shape: tuple[int, int]) -> None:
 
 
 def config(root: Path, *, max_bad: float = 0.0, image_size: int = 15, **params: Any) -> CohortConfig:
-    """The cohort of `write_cohort`, with some params replaced."""
+    """Returns the configuration of `write_cohort`, with some params replaced."""
     return CohortConfig(reader="table", root=root, image_size=image_size, max_bad=max_bad, params={**PARAMS, **params})

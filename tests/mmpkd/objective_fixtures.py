@@ -1,4 +1,4 @@
-"""What every objective is tested on: both outputs with all their fields filled, and a labelled batch."""
+"""Inputs for tests of every objective: both outputs with all fields filled, and a labelled batch."""
 
 from __future__ import annotations
 
@@ -94,15 +94,15 @@ def take(given: Given, order: Tensor) -> Given:
     """The samples at `order`, of both outputs and the batch; gradients flow back to what was given."""
     student, teacher, batch = given
 
-    def taken(value: object) -> object:
+    def selected(value: object) -> object:
         if isinstance(value, Tensor):
             return value[order]
         return {layer: tensor[order] for layer, tensor in value.items()} if isinstance(value, dict) else value
 
-    cut_batch = {name: taken(value) for name, value in vars(batch).items() if name != "sample_ids"}
+    cut_batch = {name: selected(value) for name, value in vars(batch).items() if name != "sample_ids"}
     return (
-        replace(student, **{name: taken(value) for name, value in vars(student).items()}),  # type: ignore[arg-type]
-        replace(teacher, **{name: taken(value) for name, value in vars(teacher).items()}),  # type: ignore[arg-type]
+        replace(student, **{name: selected(value) for name, value in vars(student).items()}),  # type: ignore[arg-type]
+        replace(teacher, **{name: selected(value) for name, value in vars(teacher).items()}),  # type: ignore[arg-type]
         replace(batch, sample_ids=tuple(batch.sample_ids[index] for index in order), **cut_batch),  # type: ignore[arg-type]
     )
 

@@ -1,4 +1,4 @@
-"""What tests of students share: weights that make a difference, and all that must not change in a module."""
+"""Helpers for tests of students: random weights, and a digest of everything that must not change in a module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mmpkd.student import Student
 
 
 def drawn(student: Student, spread: float) -> Student:
-    """Weights from a normal distribution: timm's own leave attention flat and some layers at zero. In eval mode."""
+    """Draws weights from a normal distribution, since timm's leave attention flat and some layers at zero.."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in student.parameters():
@@ -21,10 +21,10 @@ def drawn(student: Student, spread: float) -> Student:
 
 def everything(student: Student) -> str:
     """A digest of weights, gradients, flags and hooks of every module."""
-    told = [(name, value.numpy().tobytes()) for name, value in student.state_dict().items()]
+    text = [(name, value.numpy().tobytes()) for name, value in student.state_dict().items()]
     flags = [(parameter.requires_grad, parameter.grad is None) for parameter in student.parameters()]
     modules = [
-        (one.training, getattr(one, "fused_attn", None), len(one._forward_hooks), len(one._forward_pre_hooks))
-        for one in student.modules()
+        (entry.training, getattr(entry, "fused_attn", None), len(entry._forward_hooks), len(entry._forward_pre_hooks))
+        for entry in student.modules()
     ]
-    return hashlib.sha256(repr((told, flags, modules)).encode()).hexdigest()
+    return hashlib.sha256(repr((text, flags, modules)).encode()).hexdigest()

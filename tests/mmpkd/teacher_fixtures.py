@@ -12,7 +12,7 @@ import torch
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig
-from mmpkd.teachers import TEACHERS
+from mmpkd.teachers import TEACHERS, resolve
 from mmpkd.teachers.cache import CachedOutputs, cached_outputs
 from mmpkd.teachers.online import online
 
@@ -34,18 +34,18 @@ EXAMPLES = {
 
 
 def told_by(config: TeacherConfig, store: Store, cache: Path) -> CachedOutputs:
-    """What a teacher says of the training and validation samples; one that sees the view, about whole images."""
+    """Returns the outputs of a teacher for training and validation samples; views are whole images."""
     if not TEACHERS[config.kind].sees_view:
-        return cached_outputs(config, store, 0, cache)
-    asked = online(config, store, 0, cache)
+        return cached_outputs(resolve(config), store, 0, cache)
+    teacher = online(resolve(config), store, 0, cache)
     rows = np.r_[store.rows("train"), store.rows("val")]
-    said = asked.at(torch.from_numpy(rows), torch.from_numpy(store.image_NCHW[rows]).float() / 255)
+    output = teacher.at(torch.from_numpy(rows), torch.from_numpy(store.image_NCHW[rows]).float() / 255)
     arrays = {}
-    for name, values in {"logits": said.logits_BK, "embedding": said.embedding_BD}.items():
+    for name, values in {"logits": output.logits_BK, "embedding": output.embedding_BD}.items():
         assert values is not None
         arrays[name] = torch.full((len(store.sample_ids), values.shape[1]), torch.nan)
         arrays[name][rows] = values
-    return CachedOutputs(arrays, asked.quality, asked.seconds)
+    return CachedOutputs(arrays, teacher.quality, teacher.seconds)
 
 
 class Told(Store):

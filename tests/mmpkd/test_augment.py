@@ -1,4 +1,4 @@
-"""One view moves image and ROI together."""
+"""A view moves image and ROI together."""
 
 import pytest
 import torch
@@ -12,7 +12,7 @@ STILL = {"shift": 0, "flip_horizontal": False}
 
 
 def seen_as(turn: list[list[float]], light: tuple[float, float] | None = None, side: int = 3) -> View:
-    """The view of one image that is turned by this matrix and not shifted."""
+    """Returns a view of a single image that is turned by this matrix and not shifted."""
     here = torch.arange(side)[None]
     return View(here, here, torch.tensor([turn]), None if light is None else torch.tensor([light]))
 
@@ -35,7 +35,7 @@ def test_image_and_roi_move_together() -> None:
     assert not torch.equal(seen, image)
 
 
-def test_each_image_is_drawn_apart_and_reach_is_kept() -> None:
+def test_each_image_has_its_own_shift_within_the_limit() -> None:
     view = draw_views(500, 20, AugmentationConfig(shift=0.1), torch.Generator().manual_seed(0))
     shifts = view.rows_BH[:, 0]
     assert set(shifts.tolist()) == {-2, -1, 0, 1, 2}  # no vertical flip by default
@@ -43,7 +43,7 @@ def test_each_image_is_drawn_apart_and_reach_is_kept() -> None:
     assert 0.4 < mirrored.float().mean() < 0.6
 
 
-def test_nothing_asked_for_changes_nothing() -> None:
+def test_no_augmentation_changes_nothing() -> None:
     image = torch.randint(0, 255, (4, 3, 8, 8), dtype=torch.uint8)
     config = AugmentationConfig(shift=0, flip_horizontal=False)
     assert torch.equal(apply_view(image, draw_views(4, 8, config, torch.Generator())), image)
@@ -61,7 +61,7 @@ def test_a_map_moves_with_its_image_by_hand() -> None:
     torch.testing.assert_close(moved[3], torch.tensor([[0.3, 0.2], [0.7, 0.4]]) / 1.6)  # halves of two neighbours
 
 
-def test_a_map_that_the_view_leaves_behind_is_nan() -> None:
+def test_a_map_outside_the_view_is_nan() -> None:
     gone = View(torch.arange(4)[None], torch.arange(4)[None] + 4)
     assert apply_view_to_map(torch.full((1, 2, 2), 0.25), gone).isnan().all()
 
@@ -91,7 +91,7 @@ def test_shift_and_flip_come_after_the_turn() -> None:
 
 
 def test_image_and_roi_turn_together() -> None:
-    """A bright disc and its mask, turned by whatever angle: where the one is bright the other is true."""
+    """A bright disc and its mask are turned by random angles: bright pixels are those in the mask."""
     row, column = torch.meshgrid(torch.arange(32.0), torch.arange(32.0), indexing="ij")
     disc = ((row - 9) ** 2 + (column - 13) ** 2 < 36)[None, None].expand(40, 1, 32, 32)
     config = AugmentationConfig(rotation=180, scale=(0.8, 1.25), flip_vertical=True)
@@ -107,7 +107,7 @@ def test_a_map_turns_with_its_image() -> None:
     torch.testing.assert_close(moved, torch.tensor([[[0.3, 0.1], [0.4, 0.2]]]))
 
 
-def test_angles_and_scales_keep_to_their_reach() -> None:
+def test_angles_and_scales_stay_within_their_limits() -> None:
     config = AugmentationConfig(rotation=30, scale=(0.5, 2), **STILL)
     view = draw_views(2000, 8, config, torch.Generator().manual_seed(0))
     assert view.turn_B22 is not None and view.light_B2 is None
@@ -135,14 +135,14 @@ def test_light_by_hand() -> None:
     )  # 0.4 -+ 1.5 x, kept within black and white
 
 
-def test_no_light_leaves_the_very_same_pixels() -> None:
+def test_no_light_leaves_pixels_unchanged() -> None:
     image = torch.rand(2, 1, 4, 4)
     view = draw_views(2, 4, AugmentationConfig(), torch.Generator())
     assert apply_light(image, view, None) is image
 
 
-def test_what_is_off_moves_no_random_draw() -> None:
-    """Shifts and flips of a batch are the same whatever else is drawn after them; without it nothing else is drawn."""
+def test_disabled_options_draw_no_random_numbers() -> None:
+    """Shifts and flips of a batch do not depend on later options, and disabled options draw nothing."""
     plain, moved = torch.Generator().manual_seed(4), torch.Generator().manual_seed(4)
     old = draw_views(16, 20, AugmentationConfig(), plain)
     new = draw_views(16, 20, AugmentationConfig(rotation=10, scale=(0.9, 1.1), brightness=0.2, contrast=0.2), moved)
@@ -154,7 +154,7 @@ def test_what_is_off_moves_no_random_draw() -> None:
     assert torch.equal(plain.get_state(), reference.get_state())
 
 
-def test_at_its_default_the_new_is_in_no_dump_and_no_fingerprint() -> None:
+def test_later_fields_at_their_default_are_not_in_dumps_or_fingerprints() -> None:
     config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}})
     assert config.model_dump()["augmentation"] == {"shift": 0.1, "flip_horizontal": True, "flip_vertical": False}
     turned = config.model_copy(update={"augmentation": AugmentationConfig(rotation=5)})

@@ -92,9 +92,9 @@ def test_objectives_that_do_not_exist_for_the_cohorts_tasks(tiny_trial: TrialCon
     assert found(tiny_trial, binary, objectives=objectives) == {
         "objectives.dkd": f"{wanted}: use `logits`",
         "objectives.logits.params.standardize": wanted,
-        "objectives.dist.params.gamma": "must be above 0: nothing else is taught of ill (binary of 2)",
+        "objectives.dist.params.gamma": "must be above 0: it is the only term for ill (binary of 2)",
         "objectives.none": f"{wanted}: use `logits`",
-        "objectives.none.params.beta": "alpha and beta are both 0, so nothing is left to teach",
+        "objectives.none.params.beta": "alpha and beta are both 0, so the term is 0; raise one of them",
     }
 
 
@@ -121,7 +121,7 @@ def test_a_teacher_that_provides_what_is_needed_is_named(tiny_trial: TrialConfig
 @pytest.mark.parametrize(
     ("kind", "params", "path", "problem"),
     [
-        ("attention", {"layer": 1}, "teacher", "'findings' does not provide map, but embedding, logits; take another"),
+        ("attention", {"layer": 1}, "teacher", "'findings' does not provide map, but embedding, logits; use another"),
         ("features", {"layer": 1, "teacher_layer": 0}, "teacher", "'findings' does not provide hidden"),
         ("contrastive", {"layer": 2}, "params.layer", "the student's blocks are 0 to 1, got 2"),
         ("contrastive", {"temperature": 0}, "params.temperature", "input should be greater than 0, got 0"),
@@ -164,7 +164,9 @@ def test_students_mistakes_stand_under_the_students_keys(tiny_trial: TrialConfig
 
 @pytest.mark.parametrize("name", ["task", "a.b", "items"])
 def test_names_that_the_loss_needs_are_not_an_objectives(tiny_trial: TrialConfig, facts: Facts, name: str) -> None:
-    assert "this name is taken" in found(tiny_trial, facts, objectives={name: {"kind": "logits"}})[f"objectives.{name}"]
+    assert (
+        "this name is reserved" in found(tiny_trial, facts, objectives={name: {"kind": "logits"}})[f"objectives.{name}"]
+    )
 
 
 def test_the_student_does_not_depend_on_the_objectives(tiny_trial: TrialConfig, facts: Facts) -> None:
@@ -180,13 +182,16 @@ def test_names_that_their_metrics_could_not_be_told_apart_by_are_refused(
 ) -> None:
     teacher = {"kind": "tabular"}
     mistakes = found(tiny_trial, facts, teachers={name: teacher}, objectives={"logits": {}})
-    assert mistakes == {f"teachers.{name}": "its scores are named teacher/NAME/auroc, so a name holds no '/'"}
+    problem = "a name cannot contain '/', because scores are named teacher/NAME/auroc; choose another name"
+    assert mistakes == {f"teachers.{name}": problem}
     ensemble = {"kind": "ensemble", "params": {"members": {name: teacher, "other": teacher}}}
     mistakes = found(tiny_trial, facts, teachers={"both": ensemble}, objectives={"logits": {}})
     assert list(mistakes) == [f"teachers.both.params.members.{name}"]
     label = f"gradient_share/{name}"
     mistakes = found(tiny_trial, facts, teachers={"one": teacher}, objectives={label: {"kind": "logits"}})
-    assert mistakes == {f"objectives.{label}": "its metrics are named loss/LABEL, so a label holds no '/'"}
+    assert mistakes == {
+        f"objectives.{label}": "a label cannot contain '/', because metrics are named loss/LABEL; choose another label"
+    }
 
 
 @pytest.mark.parametrize("batch_size", [32, 150, 151, 4096])

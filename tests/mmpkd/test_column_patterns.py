@@ -1,4 +1,4 @@
-"""`slide_*` stands for every column that fits it: in a tabular teacher, and in the column map of one's own table."""
+"""`slide_*` stands for every matching column, in a tabular teacher and in the column map of a user's table."""
 
 from __future__ import annotations
 
@@ -52,19 +52,19 @@ FACTS = Facts(
         ([], []),
     ],
 )
-def test_what_a_teacher_reads(columns: list[str], chosen: list[str]) -> None:
+def test_columns_that_a_teacher_reads(columns: list[str], chosen: list[str]) -> None:
     assert check_columns(columns, [], FACTS) == []
     assert chosen_columns(TabularParams(columns=tuple(columns)), FACTS) == chosen
     near = TabularParams(columns=tuple(columns), near_label=("slide_grade",))
     assert chosen_columns(near, FACTS) == [*chosen, "slide_grade"]
 
 
-def test_without_columns_all_that_are_admitted() -> None:
+def test_without_columns_all_admitted_columns_are_read() -> None:
     assert chosen_columns(TabularParams(), FACTS) == ["age", "slide_1", "slide_0", "slide_age", "odd*", "odder"]
 
 
 @pytest.mark.parametrize(
-    ("columns", "near_label", "path", "said"),
+    ("columns", "near_label", "path", "message"),
     [
         (["slid_*"], [], "columns", "no column 'slid_*' (did you mean 'slide_"),
         (["Slide_*"], [], "columns", "no column 'Slide_*' (did you mean 'slide_"),  # case counts, as in names
@@ -76,9 +76,9 @@ def test_without_columns_all_that_are_admitted() -> None:
         (["slide_?"], [], "columns", "no column 'slide_?'"),  # the star alone makes a pattern
     ],
 )
-def test_patterns_that_are_mistakes(columns: list[str], near_label: list[str], path: str, said: str) -> None:
+def test_wrong_patterns_are_refused(columns: list[str], near_label: list[str], path: str, message: str) -> None:
     (mistake,) = check_columns(columns, near_label, FACTS)
-    assert mistake.path == path and said in mistake.problem
+    assert mistake.path == path and message in mistake.problem
 
 
 def test_matching_by_hand() -> None:
@@ -99,10 +99,10 @@ def with_columns(root: Path, **columns: Any) -> Any:
     return config(root, columns={**PARAMS["columns"], **columns})
 
 
-def test_a_table_spells_a_pattern_out(root: Path) -> None:
+def test_a_table_expands_a_pattern(root: Path) -> None:
     given = with_columns(root, **{"slide_*": {"role": "descriptor", "kind": "numeric"}, "slide_1": {"role": "id"}})
     scan = reader_for(given).scan()
-    assert {name: (one.role, one.kind) for name, one in scan.columns.items() if name.startswith("slide")} == {
+    assert {name: (entry.role, entry.kind) for name, entry in scan.columns.items() if name.startswith("slide")} == {
         "slide_0": ("descriptor", "numeric"),
         "slide_1": ("id", "categorical"),  # its own line goes before a pattern
         "slide_2": ("descriptor", "numeric"),
@@ -111,8 +111,8 @@ def test_a_table_spells_a_pattern_out(root: Path) -> None:
     assert "slide_1" not in scan.privileged and scan.unlisted == ("scanner",)
 
 
-def test_a_pattern_leaves_alone_what_is_asked_for_elsewhere(root: Path) -> None:
-    """Else the label would be taught from. Of two patterns the first has a column."""
+def test_a_pattern_skips_columns_with_another_use(root: Path) -> None:
+    """Otherwise the teacher would read the label. A column belongs to the first of two matching patterns."""
     given = with_columns(root, **{"s*_2": {"role": "context"}, "*": {"role": "descriptor"}})
     columns = reader_for(given).scan().columns
     roles = {name: columns[name].role for name in ("pathology", "image", "mask", "patient", "biopsy", "birads", "age")}
@@ -128,31 +128,31 @@ def test_a_pattern_leaves_alone_what_is_asked_for_elsewhere(root: Path) -> None:
     assert [columns[name].role for name in ("slide_0", "slide_2", "scanner")] == ["descriptor", "context", "descriptor"]
 
 
-def test_a_second_scan_gives_the_same(root: Path) -> None:
+def test_a_second_scan_gives_the_same_columns(root: Path) -> None:
     reader = reader_for(with_columns(root, **{"slide_*": {"role": "descriptor", "kind": "numeric"}}))
     assert isinstance(reader, Table)
     assert reader.scan().columns == reader.scan().columns
 
 
 @pytest.mark.parametrize(
-    ("pattern", "where", "said"),
+    ("pattern", "where", "message"),
     [
         ("slid_*", "slid_*", "cases.csv has no column 'slid_*' (did you mean 'slide_"),
         ("patho*", "patho*", "cases.csv has no column 'patho*' (did you mean 'pathology'"),  # read as the label
         ("sca*", "scanner", "not a finite number"),
     ],
 )
-def test_patterns_of_a_table_that_are_mistakes(root: Path, pattern: str, where: str, said: str) -> None:
+def test_wrong_patterns_in_a_table_are_refused(root: Path, pattern: str, where: str, message: str) -> None:
     with pytest.raises(ConfigError) as raised:
         facts(with_columns(root, **{pattern: {"role": "descriptor", "kind": "numeric"}}))
     (mistake,) = raised.value.mistakes
-    assert mistake.path == f"cohort.params.columns.{where}" and said in mistake.problem
+    assert mistake.path == f"cohort.params.columns.{where}" and message in mistake.problem
 
 
-def test_of_several_patterns_the_strictest_role_counts() -> None:
-    """Whatever their order: what states the label must not slip in by another pattern."""
+def test_the_strictest_role_of_several_patterns_counts() -> None:
+    """The order does not matter: a column that states the label must not enter through another pattern."""
     given = {"*_score": {"role": "descriptor"}, "birads*": {"role": "forbidden"}, "birads_2_*": {"role": "near_label"}}
     params = TableParams.model_validate({**PARAMS, "columns": given})
     spelt = params.over(["birads_score", "birads_2_score", "shape_score"]).columns
-    roles = {name: one.role for name, one in spelt.items() if "*" not in name}
+    roles = {name: entry.role for name, entry in spelt.items() if "*" not in name}
     assert roles == {"birads_score": "forbidden", "birads_2_score": "forbidden", "shape_score": "descriptor"}

@@ -1,4 +1,4 @@
-"""A command's words."""
+"""Reading the words of a command, and its messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmpkd.command import own_words, plain_console, run, written_to
 from mmpkd.types import UserError
 
 
-def test_own_words_and_the_rest() -> None:
+def test_own_words_and_other_words() -> None:
     words = ["a=1", "b", "lr=2", "a=3=4", "c=", "d"]
     assert own_words(words, {"a": "", "c": "x", "d": "y"}) == ({"a": "3=4", "c": "", "d": "y"}, ["b", "lr=2", "d"])
 
@@ -29,12 +29,14 @@ def test_a_plain_console_prints_brackets_and_colons_as_they_are() -> None:
     table.add_row("[red] [/t]")
     console.print("val/auroc/[/b]/:mass:")
     console.print(table)
-    told = console.file.getvalue()  # type: ignore[attr-defined]
-    assert "val/auroc/[/b]/:mass:" in told and ":x: [/i]" in told and "[red] [/t]" in told and " [b] " in told
+    printed = console.file.getvalue()  # type: ignore[attr-defined]
+    assert (
+        "val/auroc/[/b]/:mass:" in printed and ":x: [/i]" in printed and "[red] [/t]" in printed and " [b] " in printed
+    )
 
 
 def test_every_console_of_a_command_is_plain() -> None:
-    """One that reads markup ends a sweep with a traceback where a teacher is called `[/t]`."""
+    """A console that reads markup would end a sweep with a traceback if a teacher is called `[/t]`."""
     root = Path(__file__).parents[2]
     made = [
         line.strip()
@@ -48,15 +50,15 @@ def test_every_console_of_a_command_is_plain() -> None:
     ]
 
 
-@pytest.mark.parametrize("number, told", [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.EPIPE, False)])
-def test_only_what_is_about_a_folder_or_a_full_disk_is_told_as_such(tmp_path: Path, number: int, told: bool) -> None:
-    with pytest.raises(UserError if told else OSError), written_to(tmp_path):
+@pytest.mark.parametrize("number, printed", [(errno.ENOSPC, True), (errno.EFBIG, True), (errno.EPIPE, False)])
+def test_only_errors_of_the_folder_or_a_full_disk_become_messages(tmp_path: Path, number: int, printed: bool) -> None:
+    with pytest.raises(UserError if printed else OSError), written_to(tmp_path):
         raise OSError(number, "nameless")
     with pytest.raises(FileNotFoundError), written_to(tmp_path):
         raise FileNotFoundError(errno.ENOENT, "elsewhere", "/somewhere/else")
 
 
-def test_a_full_disk_behind_the_output_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_full_output_disk_gives_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     def main(words: Sequence[str]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -65,7 +67,7 @@ def test_a_full_disk_behind_the_output_is_no_traceback(capsys: pytest.CaptureFix
     assert end.value.code == 2 and "No space left on device" in capsys.readouterr().err
 
 
-def test_an_output_without_the_characters_gets_others() -> None:
+def test_an_output_without_a_character_gets_a_replacement() -> None:
     code = "from mmpkd.command import run; run(lambda words: print('0.5 ± 0.1'))"
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)

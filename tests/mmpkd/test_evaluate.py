@@ -25,7 +25,7 @@ from tests.mmpkd import cohort_fixtures
 
 @pytest.fixture(scope="module")
 def trained(tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """A trained student's folder, and the AUROC and pointing that its training reported last."""
+    """The folder of a trained student, and the last AUROC and pointing of its training."""
     folder = tmp_path_factory.mktemp("trained")
     return folder, dict(train(tiny_trial, cache, folder)[-1].metrics)["val/auroc"]
 
@@ -37,7 +37,7 @@ def words(trained: tuple[Path, float], cache: Path, tmp_path: Path, tiny_trial: 
     return [f"model={trained[0]}", f"config={config}", f"cache={cache}", f"out={tmp_path / 'out'}"]
 
 
-def test_on_its_own_cohort_it_says_what_the_training_said(
+def test_scores_on_the_own_cohort_agree_with_the_training(
     words: list[str],
     trained: tuple[Path, float],
     tiny_trial: TrialConfig,
@@ -58,12 +58,12 @@ def test_on_its_own_cohort_it_says_what_the_training_said(
     known_N3 = store.target_NK[store.rows("val")]
     for row, (name, probability) in zip(labels["auroc"], predictions.items(), strict=True):
         assert row == pytest.approx(roc_auc_score(known_N3[:, labels["label"].tolist().index(name)], probability))
-    told = capsys.readouterr().out
-    assert "synthetic, part val: 30 samples" in told and "iou_otsu" in told and "age" in told
-    assert "in training: at 0.5" in told and "of the original images" in told
+    text = capsys.readouterr().out
+    assert "synthetic, part val: 30 samples" in text and "iou_otsu" in text and "age" in text
+    assert "in training: at 0.5" in text and "of the original images" in text
 
 
-def test_a_folder_in_the_place_of_a_table_is_told(words: list[str], tmp_path: Path) -> None:
+def test_a_folder_in_place_of_a_table_is_reported(words: list[str], tmp_path: Path) -> None:
     main([*words, f"out={tmp_path}"])
     (old,) = tmp_path.rglob("evaluation.json")
     old.unlink()
@@ -73,8 +73,8 @@ def test_a_folder_in_the_place_of_a_table_is_told(words: list[str], tmp_path: Pa
 
 
 @pytest.mark.parametrize("part", ["train", "test", "all"])
-def test_the_rest_of_its_own_cohort_stays_sealed(words: list[str], part: str) -> None:
-    with pytest.raises(ConfigError, match="its training part would flatter, its test part is sealed"):
+def test_other_parts_of_the_own_cohort_are_refused(words: list[str], part: str) -> None:
+    with pytest.raises(ConfigError, match="scores on its training part would be too high"):
         main([*words, f"part={part}"])
 
 
@@ -89,17 +89,17 @@ def test_the_rest_of_its_own_cohort_stays_sealed(words: list[str], part: str) ->
             "cohort.window: cohort.window and cohort.clahe are not used",
         ),
         (["cohort.clahe={}", "cohort.params.seed=9"], "cohort.clahe: cohort.window and cohort.clahe are not used"),
-        (["optimizer.lr=3"], "optimizer: not a word of this command"),
-        (["evaluation.map=rollout"], "evaluation: not a word of this command"),
+        (["optimizer.lr=3"], "optimizer: not an option of this command"),
+        (["evaluation.map=rollout"], "evaluation: not an option of this command"),
     ],
 )
-def test_a_word_that_would_change_nothing_is_refused(words: list[str], given: list[str], wanted: str) -> None:
+def test_an_option_without_effect_is_refused(words: list[str], given: list[str], wanted: str) -> None:
     with pytest.raises((ConfigError, CohortError), match=re.escape(wanted)):
         main([*words, *given])
 
 
-def test_a_fold_is_the_students_or_that_of_another_cohort(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A student that fold 1 of four validated; the other cohort has other pixels."""
+def test_folds_of_the_own_and_of_another_cohort(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The student is validated on fold 1 of four; the other cohort has other pixels."""
     for name in ("own", "other"):
         cohort_fixtures.write_cohort(tmp_path / name)
     for path in (tmp_path / "other" / "images").iterdir():
@@ -125,7 +125,7 @@ def test_a_fold_is_the_students_or_that_of_another_cohort(tmp_path: Path, capsys
     for cohort in (own, other):
         with pytest.raises(CohortError, match=r"cohort.fold=7: this cohort can validate on the folds 0 to 3"):
             main([*cohort, "cohort.fold=7"])
-    with pytest.raises(ConfigError, match=r"cohort.fold: part=all is the same whichever fold validates"):
+    with pytest.raises(ConfigError, match=r"cohort.fold: part=all is the same for every validation fold"):
         main([*other, "cohort.fold=2"])
     main([*other, "cohort.fold=2", "part=val"])
     assert "table, part val, fold 2: " in capsys.readouterr().out
@@ -135,17 +135,15 @@ def test_a_fold_is_the_students_or_that_of_another_cohort(tmp_path: Path, capsys
     assert json.loads((folder / "evaluation.json").read_text())["fold"] == 2
 
 
-def test_its_own_data_set_in_another_guise_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other options deal other folds: what validates then may have trained the student."""
+def test_the_own_data_set_with_other_options_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other options give other folds, whose validation patients may have trained the student."""
     monkeypatch.setattr(evaluate, "source_of", lambda manifest: export.read(Path(words[0][6:])).card.source)
     with pytest.raises(ConfigError, match="prepared with other options or from other files"):
         main([*words, "cohort.params.seed=9"])
 
 
-def test_images_that_the_student_may_have_seen_are_refused(
-    words: list[str], tiny_cohort: CohortConfig, cache: Path, tmp_path: Path
-) -> None:
-    """A copied study with an edited cell is another data set by its files; its pictures are the same."""
+def test_shared_images_are_refused(words: list[str], tiny_cohort: CohortConfig, cache: Path, tmp_path: Path) -> None:
+    """A copied study with an edited cell is another data set by its files, but has the same pictures."""
     known = export.read(Path(words[0][6:]))
     assert np.isin(prepare(tiny_cohort, cache).digests(), known.seen).all()
     other = tiny_cohort.model_copy(update={"params": {**tiny_cohort.params, "seed": 9}})
@@ -156,8 +154,8 @@ def test_images_that_the_student_may_have_seen_are_refused(
         main([f"model={model}", *words[1:], "cohort.params.seed=9"])
 
 
-def test_another_cohort_is_read_through_the_students_window(tmp_path: Path) -> None:
-    """As predict reads it: values 0 to 100 become 0 to 255, though the cohort's own reach further."""
+def test_another_cohort_is_read_with_the_students_window(tmp_path: Path) -> None:
+    """As in predict, values 0 to 100 become 0 to 255, although the cohort itself has larger values."""
     cohort_fixtures.write_cohort(tmp_path / "raw", depth=16)
     config = cohort_fixtures.config(tmp_path / "raw")
     own, theirs = prepare(config, tmp_path / "cache"), prepare(config, tmp_path / "cache", Depth(16, (0.0, 100.0)))
@@ -168,38 +166,38 @@ def test_another_cohort_is_read_through_the_students_window(tmp_path: Path) -> N
         prepare(config, tmp_path / "cache", Depth())
 
 
-def test_other_patients_are_scored_whole_or_in_part(words: list[str], tmp_path: Path) -> None:
+def test_all_patients_or_one_part_are_scored(words: list[str], tmp_path: Path) -> None:
     main([*words, "cohort.params.seed=9", "groups=margin"])
     main([*words, "cohort.params.seed=9", "part=test", "class_weights=balanced"])
-    told = {path.name.rpartition("-")[2]: path for path in (tmp_path / "out").iterdir()}
-    assert len(pd.read_csv(told["all"] / "predictions.csv")) == 102
-    assert len(pd.read_csv(told["test"] / "predictions.csv")) == 12
-    groups = pd.read_csv(told["all"] / "groups.csv")
+    text = {path.name.rpartition("-")[2]: path for path in (tmp_path / "out").iterdir()}
+    assert len(pd.read_csv(text["all"] / "predictions.csv")) == 102
+    assert len(pd.read_csv(text["test"] / "predictions.csv")) == 12
+    groups = pd.read_csv(text["all"] / "groups.csv")
     assert set(groups["column"]) == {"margin"} and (groups["patients"] >= 10).all()
 
 
-def test_mistakes_are_told_together(words: list[str]) -> None:
+def test_mistakes_are_reported_together(words: list[str]) -> None:
     with pytest.raises(ConfigError) as caught:
         main([*words, "part=tset", "class_weights=even", "grups=age"])
-    said = str(caught.value)
-    assert "part: wanted all or train or val or test, got 'tset'" in said
-    assert "class_weights: wanted equal or balanced" in said
-    assert "grups: not a word of this command (did you mean 'groups'?)" in said
-    with pytest.raises(ConfigError, match=r"model: which\?"):
+    message = str(caught.value)
+    assert "part: wanted all or train or val or test, got 'tset'" in message
+    assert "class_weights: wanted equal or balanced" in message
+    assert "grups: not an option of this command (did you mean 'groups'?)" in message
+    with pytest.raises(ConfigError, match="model: missing: write model=FILE"):
         main(words[1:])
 
 
-def test_a_cohort_of_other_labels_is_refused(words: list[str], tmp_path: Path) -> None:
+def test_a_cohort_with_other_labels_is_refused(words: list[str], tmp_path: Path) -> None:
     cohort_fixtures.write_cohort(tmp_path / "raw")
     other = tmp_path / "other.yaml"
     content = cohort_fixtures.config(tmp_path / "raw").model_dump(mode="json")
     other.write_text(yaml.safe_dump({"cohort": content}))
-    with pytest.raises(ConfigError, match=r"no label in common: the student knows pattern .multiclass of lamellar"):
+    with pytest.raises(ConfigError, match=r"no label in common: the student has pattern .multiclass of lamellar"):
         main([words[0], *words[2:], f"config={other}"])
 
 
-def test_evaluate_and_predict_see_other_images_through_the_same_window(tiny_trial: TrialConfig, tmp_path: Path) -> None:
-    """16-bit images, darker than those that the student learnt from, whose own window would be another one."""
+def test_evaluate_and_predict_use_the_same_window(tiny_trial: TrialConfig, tmp_path: Path) -> None:
+    """The 16-bit images are darker than the training images, so that their own window would differ."""
     for name in ("own", "other"):
         cohort_fixtures.write_cohort(tmp_path / name, depth=16)
     for path in (tmp_path / "other" / "images").iterdir():
@@ -218,10 +216,10 @@ def test_evaluate_and_predict_see_other_images_through_the_same_window(tiny_tria
     np.testing.assert_allclose(predicted.loc[evaluated.index], evaluated, atol=2e-6)
 
 
-def test_patients_of_several_images_are_scored_and_predicted(
+def test_patients_with_several_images_are_scored_and_predicted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two images a patient; of patient p1, benign, one image is called malignant by the table."""
+    """There are two images per patient; in the table, one image of the benign patient p1 is malignant."""
     table = cohort_fixtures.cases()
     table.loc[2, "pathology"] = "malignant"
     cohort_fixtures.write_cohort(tmp_path / "raw", table)
@@ -238,19 +236,19 @@ def test_patients_of_several_images_are_scored_and_predicted(
     other = tmp_path / "other.yaml"
     table["patient"] = "q" + table["patient"]
     cohort_fixtures.write_cohort(tmp_path / "others", table, depth=8)
-    for path in (tmp_path / "others" / "images").iterdir():  # other pixels, so that nobody has seen them
+    for path in (tmp_path / "others" / "images").iterdir():  # other pixels, so that no image is shared
         Image.fromarray(np.asarray(Image.open(path)) + 1).save(path)
     other.write_text(yaml.safe_dump({"cohort": cohort | {"root": str(tmp_path / "others")}}))
     words = [f"model={tmp_path / 'trained'}", f"config={other}", f"cache={tmp_path / 'cache'}"]
     main([*words, f"out={tmp_path / 'out'}", "groups=hospital,age,birads"])
-    told = capsys.readouterr().out
+    text = capsys.readouterr().out
     (folder,) = (tmp_path / "out").iterdir()
     groups = pd.read_csv(folder / "groups.csv").query("column == 'hospital'").set_index("group")
     assert groups["samples"].to_dict() == {"fold0": 20, "fold1": 20, "test": 20}
-    assert "folds are given in column 'hospital': each of its values validates in turn" in told and "Lima" not in told
-    assert "predictions.csv, predictions_by_patient.csv hold names of files and patients of a credentialed" in told
+    assert "folds are given in column 'hospital': each of its values validates in turn" in text and "Lima" not in text
+    assert "predictions.csv, predictions_by_patient.csv hold names of files and patients of a credentialed" in text
     for word in ("within=foreground", "roi=union"):
-        with pytest.raises(ConfigError, match="the cohort has no regions, so it would change nothing"):
+        with pytest.raises(ConfigError, match="the cohort has no regions, so this option has no effect"):
             main([*words, word])
     images = pd.read_csv(folder / "predictions.csv")
     patients = pd.read_csv(folder / "predictions_by_patient.csv").set_index("patient")
@@ -259,4 +257,4 @@ def test_patients_of_several_images_are_scored_and_predicted(
     assert patients.loc["qp0", name] == pytest.approx(images[name][:2].mean())
     scores = pd.read_csv(folder / "labels_by_patient.csv")
     assert scores[["patients", "positive", "mixed"]].to_numpy().tolist() == [[29, 10, 1]]
-    assert "labels_by_patient" in told
+    assert "labels_by_patient" in text

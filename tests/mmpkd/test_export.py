@@ -1,4 +1,4 @@
-"""The exported student: one file, the same answers, nothing of the cohort in it."""
+"""The exported student is one file with the same predictions, and holds nothing of the cohort."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def exported(folder: Path) -> Exported:
     return export.read(folder)
 
 
-def test_it_answers_as_the_trained_student_did(
+def test_the_exported_student_predicts_like_the_trained_student(
     exported: Exported, folder: Path, tiny_trial: TrialConfig, cache: Path
 ) -> None:
     weights = checkpoint.read(folder / "last.pt")["student"]
@@ -60,7 +60,7 @@ def test_the_file_holds_weights_and_no_sample(folder: Path, tiny_trial: TrialCon
 
 
 def test_temperature_by_hand() -> None:
-    """Logits of 2 that are right three times of four: sigmoid(2 / T) = 3/4, so T = 2 / ln 3."""
+    """Logits of 2 are right in three of four cases: sigmoid(2 / T) = 3/4, so T = 2 / ln 3."""
     logits_NK = np.array([[2.0, 0, 0]] * 4 + [[-2.0, 0, 0]] * 4)
     target_NK = np.array([[1, 0, 0]] * 3 + [[0, 0, 0]] + [[0, 0, 0]] * 3 + [[1, 0, 0]], np.float32)
     known_NK = np.ones((8, 3), bool)
@@ -70,49 +70,49 @@ def test_temperature_by_hand() -> None:
 
 
 def test_threshold_by_hand() -> None:
-    """Between .3 and .6: sensitivity 2/3, specificity 1; no other cut does better."""
+    """A threshold between .3 and .6 has sensitivity 2/3 and specificity 1; no other threshold is better."""
     probability_N, target_N = np.array([0.1, 0.2, 0.3, 0.6, 0.7]), np.array([0, 1, 0, 1, 1])
     assert best_threshold(probability_N, target_N) == pytest.approx(0.45)
     assert best_threshold(probability_N, np.ones(5)) == 0.5
 
 
-def test_what_is_no_exported_student_is_refused(folder: Path, tmp_path: Path) -> None:
-    def said(path: Path) -> str:
+def test_files_without_an_exported_student_are_refused(folder: Path, tmp_path: Path) -> None:
+    def message(path: Path) -> str:
         with pytest.raises(ConfigError) as caught:
             export.read(path)
         return str(caught.value)
 
-    assert "no exported student at" in said(tmp_path)
+    assert "no exported student at" in message(tmp_path)
     for name in ("best.yaml", "best.YML"):
         train = f"python -m mmpkd.train config={tmp_path / name}"
-        assert f"{name} is a configuration, no student; train it first: {train}" in said(tmp_path / name)
-    assert "last.pt is a training's checkpoint" in said(folder / "last.pt")
+        assert f"{name} is a configuration, not a student; train it first: {train}" in message(tmp_path / name)
+    assert "last.pt is the checkpoint from which a training continues" in message(folder / "last.pt")
     torn = tmp_path / "torn.safetensors"
     torn.write_bytes((folder / export.NAME).read_bytes()[:1000])
-    assert "not a readable safetensors file" in said(torn)
+    assert "not a readable safetensors file" in message(torn)
     weights = load_file(folder / export.NAME)
     bare = tmp_path / "bare.safetensors"
     save_file(weights, bare)
-    assert "has no card" in said(bare)
+    assert "has no card" in message(bare)
     save_file(weights, bare, {"format": "9", "card": "{}"})
-    assert "has format 9" in said(bare)
+    assert "has format 9" in message(bare)
     save_file(weights, bare, {"format": "1", "card": "{}"})
-    assert "has a card that is damaged" in said(bare)
+    assert "has a damaged card" in message(bare)
     content = (folder / export.NAME).read_bytes()
     begin = 8 + int.from_bytes(content[:8], "little")
     for place in (begin, (begin + len(content)) // 2, len(content) - 1, content.index(b"temperature") + 30):
         changed = bytearray(content)
         changed[place] ^= 1
         bare.write_bytes(changed)
-        assert "damaged" in said(bare), f"byte {place} is another now"
+        assert "damaged" in message(bare), f"byte {place} is another now"
     bare.unlink()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
         (tmp_path / name / export.NAME).write_bytes((folder / export.NAME).read_bytes())
-    assert "holds 2 exported students" in said(tmp_path)
+    assert "holds 2 exported students" in message(tmp_path)
 
 
-def test_statistics_of_the_pixels_travel(exported: Exported, tmp_path: Path) -> None:
+def test_pixel_statistics_are_exported(exported: Exported, tmp_path: Path) -> None:
     card = replace(exported.card, mean=(0.4,), std=(0.2,))
     read = export.read(export.write(tmp_path, exported.student, card, exported.seen))
     assert read.card == card and read.student.mean.item() == pytest.approx(0.4)

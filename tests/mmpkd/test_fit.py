@@ -42,7 +42,7 @@ def test_task_loss_matches_torch_where_everything_is_known() -> None:
         torch.testing.assert_close(ours, torch.nn.functional.cross_entropy(logits, label, label_smoothing=smoothing))
 
 
-def test_balanced_weights_are_scikit_learns_and_weigh_as_torch_does() -> None:
+def test_balanced_weights_agree_with_scikit_learn_and_torch() -> None:
     label = np.array([0, 0, 0, 0, 0, 0, 1, 1, 2, 2])
     ill = np.array([0, 0, 0, 0, 0, 0, 0, 0, 1, 1])
     target = np.hstack([np.eye(3)[label], ill[:, None]]).astype(np.float32)
@@ -65,14 +65,14 @@ def test_balanced_weights_are_scikit_learns_and_weigh_as_torch_does() -> None:
     torch.testing.assert_close(ours, (softmax + (weight * each).sum() / weight.sum()) / 2)
 
 
-def test_balanced_weights_leave_unknown_labels_and_absent_classes_out() -> None:
+def test_balanced_weights_ignore_unknown_labels_and_absent_classes() -> None:
     target = np.array([[1, 0, 0, 1], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]], np.float32)
     known = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 1, 1, 0], [0, 0, 0, 0]], bool)
     by_hand = [[3 / (3 * 1), 3 / (3 * 2), 3 / (3 * 3), 2 / (2 * 1)], [3 / (3 * 2), 3 / (3 * 1), 0, 2 / (2 * 1)]]
     np.testing.assert_allclose(balanced_weights(target, known, TASKS), by_hand, rtol=1e-6)
 
 
-def test_a_batch_without_known_labels_costs_nothing_and_has_gradients() -> None:
+def test_a_batch_without_known_labels_has_zero_loss_and_gradients() -> None:
     logits = torch.randn(4, 4, requires_grad=True)
     loss = task_loss(logits, torch.zeros(4, 4), torch.zeros(4, 4, dtype=torch.bool), TASKS)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -108,11 +108,13 @@ def test_only_matrices_decay() -> None:
         ("beit_base_patch16_224", {"cls_token", *(f"blocks.{i}.attn.relative_position_bias_table" for i in range(2))}),
     ],
 )
-def test_what_timm_says_does_not_decay(model: str, tables: set[str]) -> None:
+def test_parameters_without_decay_in_timm_do_not_decay(model: str, tables: set[str]) -> None:
     student = torch.nn.ModuleDict({"vit": timm.create_model(model, embed_dim=32, num_heads=2, depth=2)})
-    kept = {id(one) for one in optimizer_for(student, torch.nn.ModuleDict(), 1e-3, 0.1).param_groups[1]["params"]}
-    found = {name.removeprefix("vit.") for name, one in student.named_parameters() if id(one) in kept and one.ndim > 1}
-    assert found == tables
+    kept = {id(entry) for entry in optimizer_for(student, torch.nn.ModuleDict(), 1e-3, 0.1).param_groups[1]["params"]}
+    result = {
+        name.removeprefix("vit.") for name, entry in student.named_parameters() if id(entry) in kept and entry.ndim > 1
+    }
+    assert result == tables
 
 
 def test_a_term_that_is_not_finite_is_named_with_its_step() -> None:
@@ -130,7 +132,7 @@ def test_means_over_an_epoch_longer_than_the_reading_period() -> None:
     assert log.means() == {"task": 4.5}
 
 
-def test_a_term_that_reads_only_what_stands_still_has_no_share() -> None:
+def test_a_term_of_frozen_modules_has_no_gradient_share() -> None:
     weight = torch.ones(4, requires_grad=True)
     shares = gradient_shares({"a": weight.sum(), "still": torch.tensor(3.0)}, [weight])
     assert shares == {"gradient_share/a": 1.0, "gradient_share/still": 0.0}

@@ -97,13 +97,13 @@ def test_run_lengths_and_back(share: float) -> None:
 
 
 @pytest.mark.parametrize("side", [16, 64])
-def test_a_map_over_a_square_comes_back_as_torch_upsamples_it(side: int) -> None:
+def test_a_map_over_a_square_is_upsampled_as_by_torch(side: int) -> None:
     map_hw = np.random.default_rng(0).random((4, 4)).astype(np.float32)
     torch_HW = F.interpolate(torch.from_numpy(map_hw)[None, None], (side, side), mode="bilinear")[0, 0].numpy()
     np.testing.assert_allclose(Letterbox(side, side, 16).original_map(map_hw), torch_HW, atol=1e-6)
 
 
-def test_a_map_comes_back_without_its_padding() -> None:
+def test_a_map_in_the_original_frame_has_no_padding() -> None:
     """2 x 4 pixels, stored doubled in rows 2 to 5 of 8; cells of 2 x 2."""
     map_hw = np.array([[9, 9, 9, 9], [0, 1, 2, 3], [4, 5, 6, 7], [9, 9, 9, 9]])
     # A pixel's centre is a cell's: rows 1 and 2, untouched by the padding's cells.
@@ -112,7 +112,7 @@ def test_a_map_comes_back_without_its_padding() -> None:
     assert tall.tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
 
 
-def test_a_stored_mask_comes_back_by_pixels_centres() -> None:
+def test_a_stored_mask_is_read_at_original_pixel_centres() -> None:
     mask = np.zeros((8, 8), bool)
     mask[:4, 2:4] = True
     assert Letterbox(2, 4, 8).original_mask(mask).tolist() == [[False, True, False, False], [False] * 4]

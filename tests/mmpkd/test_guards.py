@@ -1,4 +1,4 @@
-"""What a careless change would break in silence: each test here fails if the named guard is removed.
+"""Properties that a careless change could break silently: each test fails if the named guard is removed.
 
 A folded cohort with unknown labels, where official splits and full labels would hide the mistake.
 """
@@ -22,15 +22,17 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.stages import Run
-from mmpkd.teachers.cache import cached_outputs, out_of_fold
+from mmpkd.teachers import resolve
+from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.fitted import fit_teachers
+from mmpkd.teachers.fitting import out_of_fold
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import batches, loss_terms, train
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, MEMBERS, TEXT
 
 
 class Folded(Store):
-    """The tiny cohort as if it had no official split: patients dealt into four folds and a test part."""
+    """The tiny cohort without an official split: its patients are dealt into four folds and a test part."""
 
     def rows(self, part: Any, fold: int = 0) -> np.ndarray:
         own = self.patient_N % 5
@@ -52,9 +54,9 @@ def changed(config: TrialConfig, **changes: Any) -> TrialConfig:
 
 
 def test_each_fold_has_its_own_teacher(folded: Store, tmp_path: Path) -> None:
-    """A teacher of fold 0 has learnt from fold 1's validation patients: its answers must not be found there."""
+    """A teacher of fold 0 was trained on the validation patients of fold 1, which must not use its outputs."""
     teacher = TeacherConfig(kind="tabular")
-    first, second = (cached_outputs(teacher, folded, fold, tmp_path) for fold in (0, 1))
+    first, second = (cached_outputs(resolve(teacher), folded, fold, tmp_path) for fold in (0, 1))
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
     fresh = Tabular(TabularParams(), folded.facts)
     fresh.fit(folded, folded.rows("train", 1))
@@ -66,7 +68,7 @@ def test_each_fold_has_its_own_teacher(folded: Store, tmp_path: Path) -> None:
 
 def test_the_cache_holds_the_out_of_fold_logits(folded: Store, tmp_path: Path) -> None:
     rows = folded.rows("train")
-    cached = cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path).arrays["logits"][rows]
+    cached = cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path).arrays["logits"][rows]
     fresh = out_of_fold(Tabular(TabularParams(), folded.facts), folded, rows, 0).logits_NK
     np.testing.assert_allclose(cached.numpy(), fresh, rtol=1e-4, atol=1e-4)
 
@@ -74,42 +76,42 @@ def test_the_cache_holds_the_out_of_fold_logits(folded: Store, tmp_path: Path) -
 def test_a_new_version_of_a_teacher_has_a_new_address(
     folded: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path)
     monkeypatch.setattr(Tabular, "VERSION", Tabular.VERSION + 1)
-    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path)
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
 
 
-def test_answers_stand_in_the_order_of_the_samples_they_were_made_for(folded: Store, tmp_path: Path) -> None:
+def test_cached_outputs_belong_to_an_order_of_samples(folded: Store, tmp_path: Path) -> None:
     """The same fingerprint and training patients, but another row order: not the same cache."""
-    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path)
     folded.sample_ids = np.roll(folded.sample_ids, 1)
     folded.sample_ids[folded.rows("train")] = np.sort(folded.sample_ids[folded.rows("train")])
-    cached_outputs(TeacherConfig(kind="tabular"), folded, 0, tmp_path)
+    cached_outputs(resolve(TeacherConfig(kind="tabular")), folded, 0, tmp_path)
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
 
 
 def test_validation_scores_are_those_of_the_validation_patients(
     folded: Store, tiny_trial: TrialConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[int]] = []
+    requested: list[list[int]] = []
     make = Evaluator.__init__
 
     def watched(self: Evaluator, store: Store, rows: np.ndarray, *rest: Any, **named: Any) -> None:
-        asked.append(rows.tolist())
+        requested.append(rows.tolist())
         make(self, store, rows, *rest, **named)
 
     monkeypatch.setattr(Evaluator, "__init__", watched)
     config = changed(tiny_trial, epochs=1, objectives={}, cohort={**tiny_trial.cohort.model_dump(), "fold": 2})
     train(config, cache, store=folded)
-    assert asked == [folded.rows("val", 2).tolist()]
+    assert requested == [folded.rows("val", 2).tolist()]
 
 
 def run_of(store: Store, config: TrialConfig, cache: Path) -> Run:
     from mmpkd.build import build
 
     teachers = fit_teachers(config, store, cache)
-    student, objectives = build(config, store.facts, {name: one.width for name, one in teachers.items()})
+    student, objectives = build(config, store.facts, {name: entry.width for name, entry in teachers.items()})
     return Run(config, store, store.rows("train"), student, objectives, teachers, torch.device("cpu"))
 
 
@@ -151,9 +153,7 @@ def test_a_checkpoint_belongs_to_its_data(folded: Store, tiny_trial: TrialConfig
         train(config, cache, None, tmp_path / "last.pt", store=folded)
 
 
-def test_nothing_is_fitted_or_prepared_for_a_configuration_that_is_wrong(
-    tiny_trial: TrialConfig, tmp_path: Path
-) -> None:
+def test_nothing_is_fitted_or_prepared_for_a_wrong_configuration(tiny_trial: TrialConfig, tmp_path: Path) -> None:
     from mmpkd.types import ConfigError
 
     wrong = changed(tiny_trial, teachers={"findings": {"kind": "tabular", "params": {"columns": ["assessment"]}}})
@@ -175,7 +175,7 @@ def test_nothing_is_fitted_or_prepared_for_a_configuration_that_is_wrong(
 def test_privileged_inputs_permuted_at_evaluation_change_no_prediction(
     tiny_trial: TrialConfig, cache: Path, tmp_path: Path, kind: str, params: dict[str, Any]
 ) -> None:
-    """The validation patients' columns, reports and superior images are dealt among themselves, on disk."""
+    """Columns, reports and superior images are permuted among the validation patients, on disk."""
     store = prepare(tiny_trial.cohort, cache)
     content = tiny_trial.model_dump() | {
         "teachers": {"one": {"kind": kind, "params": params}},
@@ -200,7 +200,7 @@ def test_privileged_inputs_permuted_at_evaluation_change_no_prediction(
     del manifest["crc"], manifest["checksums"]
     (folder / "manifest.json").write_text(json.dumps(manifest | {"files": sizes, "fingerprint": "permuted"}))
 
-    histories = [train(config, tmp_path / "cache", store=one) for one in (store, Store.open(folder))]
+    histories = [train(config, tmp_path / "cache", store=entry) for entry in (store, Store.open(folder))]
     plain, permuted = (dict(history[-1].metrics) for history in histories)
     teachers = {name for name in plain if name.startswith("teacher/")}
     assert plain["teacher/one/val_auroc"] != permuted["teacher/one/val_auroc"]

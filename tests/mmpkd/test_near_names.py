@@ -1,4 +1,4 @@
-"""Misspelt and misplaced keys lead to what was meant, wherever in the tree it stands."""
+"""Misspelt and misplaced keys lead to the intended key, wherever in the configuration it stands."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_key_of_the_tree_is_known_by_its_path() -> None:
         ("optimizer.map", "rollout", "'evaluation.map'"),
         ("cohort.flip_vertical", True, "'augmentation.flip_vertical'"),
         ("optimzer", {"lr": 1}, "'optimizer'"),
-        ("optimizer.weight_deca", 1, "'weight_decay'"),  # what stands beside it is told by its name alone
+        ("optimizer.weight_deca", 1, "'weight_decay'"),  # a sibling is suggested by its name alone
         ("student.heads", 3, "'num_heads' or 'weights_heads'"),
         ("objectives.soft.wieght", 3, "'weight'"),
         ("objectives.soft.optimizer.lr", 3, "'optimizer.lr'"),
@@ -45,11 +45,11 @@ def test_every_key_of_the_tree_is_known_by_its_path() -> None:
         ("augmentation.flip", True, "'flip_vertical' or 'flip_horizontal'"),
     ],
 )
-def test_what_was_meant(path: str, content: Any, meant: str) -> None:
+def test_suggested_names(path: str, content: Any, meant: str) -> None:
     assert near_path(path, content, TREE) == f" (did you mean {meant}?)"
 
 
-def test_where_nothing_is_near_the_keys_of_the_place_are_listed() -> None:
+def test_without_a_near_name_the_keys_of_the_section_are_listed() -> None:
     assert near_path("schedule.zzz", 1, TREE) == " (known: final, warmup)"
 
 
@@ -68,7 +68,7 @@ def test_values_and_keys_of_a_configuration(content: dict[str, Any], words: str)
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "text"),
     [
         (["--epochs", "3"], "--epochs: words are key=value, without dashes; write epochs=3"),
         (["--epoch=3"], "write epochs=3"),
@@ -78,12 +78,12 @@ def test_values_and_keys_of_a_configuration(content: dict[str, Any], words: str)
         (["objectives.logits.temperature=2"], "(did you mean 'objectives.logits.params.temperature'?)"),
     ],
 )
-def test_words_of_a_training(tmp_path: Path, words: list[str], told: str) -> None:
+def test_words_of_a_training(tmp_path: Path, words: list[str], text: str) -> None:
     config = tmp_path / "trial.yaml"
     config.write_text("cohort: {reader: synthetic}\n")
     with pytest.raises(ConfigError) as caught:
         train.main([f"config={config}", *words])
-    assert told in str(caught.value)
+    assert text in str(caught.value)
 
 
 def test_options_of_other_commands() -> None:

@@ -1,4 +1,4 @@
-"""python -m mmpkd.predict: images in; probabilities, calls and overlays out; nothing else is read."""
+"""python -m mmpkd.predict: images in; probabilities, decisions and overlays out; nothing else is read."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.mmpkd.cohort_fixtures import cases, config
 
 @pytest.fixture(scope="module")
 def model(tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The exported student alone: what it was trained with is elsewhere."""
+    """The exported student alone, away from its training folder."""
     folder = tmp_path_factory.mktemp("trained")
     train(tiny_trial, cache, folder)
     alone = tmp_path_factory.mktemp("alone")
@@ -38,7 +38,7 @@ def model(tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPat
 
 @pytest.fixture(scope="module")
 def images(tiny_trial: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three images of the cohort as they came; one at twice its size and half its height, one damaged; no images."""
+    """Three images of the cohort, one image of twice the size and half the height, a damaged one, and other files."""
     folder = tmp_path_factory.mktemp("images")
     reader = Synthetic(None, SyntheticParams.model_validate(tiny_trial.cohort.params))
     for number, sample in enumerate(reader.scan().samples.index[:3]):
@@ -51,7 +51,7 @@ def images(tiny_trial: TrialConfig, tmp_path_factory: pytest.TempPathFactory) ->
     return folder
 
 
-def test_it_says_of_a_file_what_the_student_says_of_the_store(
+def test_predictions_for_files_agree_with_those_for_the_store(
     model: Path, images: Path, tiny_trial: TrialConfig, cache: Path
 ) -> None:
     predictor = Predictor(model)
@@ -59,19 +59,19 @@ def test_it_says_of_a_file_what_the_student_says_of_the_store(
     with torch.inference_mode():
         logits = predictor.student(torch.tensor(store.image_NCHW[:1]).float() / 255).logits_BK
     wanted = export.read(model).probabilities(logits.numpy())[0]
-    said = predictor(images / "0.png")
-    assert list(said.probabilities.values()) == pytest.approx(wanted.tolist(), abs=1e-6)
-    assert said.called["pattern"] == (["lamellar", "columnar", "reticular"][int(wanted.argmax())],)
-    assert said.map_Rhw.shape == (1, 4, 4) and said.map_Rhw.sum() == pytest.approx(1, abs=1e-5)
+    message = predictor(images / "0.png")
+    assert list(message.probabilities.values()) == pytest.approx(wanted.tolist(), abs=1e-6)
+    assert message.called["pattern"] == (["lamellar", "columnar", "reticular"][int(wanted.argmax())],)
+    assert message.map_Rhw.shape == (1, 4, 4) and message.map_Rhw.sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_an_overlay_shows_where_it_looked(model: Path, images: Path) -> None:
-    said = Predictor(model)(images / "deeper" / "wide.png")
+def test_an_overlay_shows_the_map(model: Path, images: Path) -> None:
+    message = Predictor(model)(images / "deeper" / "wide.png")
     map_hw = np.zeros((4, 4), np.float32)
     map_hw[2, 0] = 1  # below the middle of a wide image in its square, at the left
-    (picture,) = replace(said, map_Rhw=map_hw[None]).overlays()
+    (picture,) = replace(message, map_Rhw=map_hw[None]).overlays()
     assert picture.size == (64, 32)
-    changed_HW = np.abs(np.asarray(picture, int) - said.image[..., None]).sum(axis=2)
+    changed_HW = np.abs(np.asarray(picture, int) - message.image[..., None]).sum(axis=2)
     row, column = np.unravel_index(changed_HW.argmax(), changed_HW.shape)
     assert 16 <= row < 32 and column < 16
 
@@ -84,31 +84,31 @@ def test_a_folder_becomes_a_table_and_pictures(
         main([f"model={model}", f"images={images}", f"out={out}"])
     printed = capsys.readouterr()
     assert "torn.png: is not an image" in printed.err
-    assert "passed over, as no images: 2 files (.csv, .txt)\n" in printed.err
-    assert printed.out == f"4 images: {out / 'predictions.csv'}, where it looked: {out / 'overlays'}\n"
+    assert "skipped, not images: 2 files (.csv, .txt)\n" in printed.err
+    assert printed.out == f"4 images: {out / 'predictions.csv'}, overlays: {out / 'overlays'}\n"
     rows = list(csv.DictReader((out / "predictions.csv").open()))
     assert [row["image"] for row in rows] == ["0.png", "1.png", "2.png", "deeper/wide.png"]
     assert all(abs(sum(float(row[f"pattern/{name}"]) for name in row_labels(row)) - 1) < 1e-5 for row in rows)
     pictures = {path.relative_to(out / "overlays").as_posix() for path in (out / "overlays").rglob("*.png")}
     assert pictures == {"0.png", "1.png", "2.png", "deeper/wide.png"}
     for inside in (images, images / "deeper" / "out", images.parent):
-        with pytest.raises(ConfigError, match="lie one in the other"):
+        with pytest.raises(ConfigError, match="inside one another"):
             main([f"model={model}", f"images={images}", f"out={inside}"])
     main([f"model={model}", f"images={images / '0.png'}", f"out={tmp_path / 'one'}", "overlays=false"])
     assert [path.name for path in (tmp_path / "one").iterdir()] == ["predictions.csv"]
 
 
-def test_several_images_of_a_patient_become_one_row(model: Path, images: Path, tmp_path: Path) -> None:
+def test_several_images_of_a_patient_become_a_single_row(model: Path, images: Path, tmp_path: Path) -> None:
     table, out = tmp_path / "patients.csv", tmp_path / "out"
     table.write_text("image,patient\n0.png,p1\n1.png,p2\n2.png,p1\ndeeper/wide.png,p1\ntorn.png,p2\n")
     with pytest.raises(SystemExit, match="1"):
         main([f"model={model}", f"images={images}", f"out={out}", "overlays=false", f"patients={table}"])
     rows = {row["image"]: row for row in csv.DictReader((out / "predictions.csv").open())}
     patients = list(csv.DictReader((out / "predictions_by_patient.csv").open()))
-    told = [(one["patient"], one["images"], one["left_out"]) for one in patients]
-    assert told == [("p1", "3", "0"), ("p2", "1", "1")]
+    text = [(entry["patient"], entry["images"], entry["left_out"]) for entry in patients]
+    assert text == [("p1", "3", "0"), ("p2", "1", "1")]
     of_p1 = [rows[name] for name in ("0.png", "2.png", "deeper/wide.png")]
-    mean = {name: np.mean([float(one[f"pattern/{name}"]) for one in of_p1]) for name in row_labels(of_p1[0])}
+    mean = {name: np.mean([float(entry[f"pattern/{name}"]) for entry in of_p1]) for name in row_labels(of_p1[0])}
     for name, value in mean.items():
         assert float(patients[0][f"pattern/{name}"]) == pytest.approx(value, abs=2e-6)
     assert patients[0]["pattern"] == max(mean, key=lambda name: mean[name])
@@ -116,7 +116,7 @@ def test_several_images_of_a_patient_become_one_row(model: Path, images: Path, t
 
 
 @pytest.mark.parametrize("name", ["cases.csv", "cases.xlsx", "t1.json", "notes.TXT", "a.parquet", "a.yaml", "._0.png"])
-def test_what_is_plainly_no_image_is_passed_over(
+def test_files_that_are_not_images_are_skipped(
     model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (tmp_path / "in").mkdir()
@@ -127,14 +127,14 @@ def test_what_is_plainly_no_image_is_passed_over(
     shutil.copy(images / "0.png", tmp_path / "in")
     main(words)  # and no SystemExit
     printed = capsys.readouterr()
-    assert "passed over, as no images: 1 file (" in printed.err and "left out" not in printed.err
+    assert "skipped, not images: 1 file (" in printed.err and "left out" not in printed.err
     assert printed.out.startswith("1 images")
 
 
-def test_images_unlike_those_it_learnt_from_are_told(
+def test_unusual_images_are_reported(
     model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In colour; masks as they are drawn, with lossy edges, of several regions."""
+    """An image in colour, and masks: plain, with lossy edges, and of several regions."""
     folder, rng = tmp_path / "in", np.random.default_rng(0)
     folder.mkdir()
     shutil.copy(images / "0.png", folder / "plain.png")
@@ -146,9 +146,9 @@ def test_images_unlike_those_it_learnt_from_are_told(
     mask[60:70, 30:60] = 127
     Image.fromarray(mask).save(folder / "regions.png")
     main([f"model={model}", f"images={folder}", f"out={tmp_path / 'out'}", "overlays=false"])
-    told = capsys.readouterr().err
-    assert "warning: 1 of 5 images are in colour, and the student sees their brightness alone" in told
-    assert "warning: 3 of 5 images hold two values only, or hardly more: are they masks?" in told
+    text = capsys.readouterr().err
+    assert "warning: 1 of 5 images are in colour, and the student sees only their brightness" in text
+    assert "warning: 3 of 5 images hold only two values, or hardly more: are they masks?" in text
     rows = {row["image"]: row["warning"] for row in csv.DictReader((tmp_path / "out" / "predictions.csv").open())}
     like_a_mask = "hardly more than two values"
     assert rows == {"plain.png": "", "photo.png": "in colour"} | dict.fromkeys(
@@ -159,7 +159,7 @@ def test_images_unlike_those_it_learnt_from_are_told(
 
 @pytest.fixture(scope="module")
 def volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store, Path]:
-    """A cohort of volumes that lie the other way round, cut at other shares than the default; its store and student."""
+    """A cohort of reoriented volumes, cut at other shares than the default, with its store and student."""
     root, out = tmp_path_factory.mktemp("volumes"), tmp_path_factory.mktemp("volumes-out")
     table = cases().assign(mask="")
     table["image"] = [f"p{number}/t1.nii.gz" for number in range(len(table))]
@@ -175,7 +175,7 @@ def volumes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Store, Path
     return root, prepare(cohort, out / "cache"), out / "trained"
 
 
-def test_it_says_of_a_volume_what_the_student_says_of_the_store(volumes: tuple[Path, Store, Path]) -> None:
+def test_predictions_for_a_volume_agree_with_those_for_the_store(volumes: tuple[Path, Store, Path]) -> None:
     root, store, trained = volumes
     predictor = Predictor(trained)
     assert predictor.card.slices == (0.2, 0.5, 0.9)
@@ -183,12 +183,12 @@ def test_it_says_of_a_volume_what_the_student_says_of_the_store(volumes: tuple[P
         logits = predictor.student(torch.tensor(store.image_NCHW).to(predictor.device).float() / 255).logits_BK
     wanted = export.read(trained).probabilities(logits.cpu().numpy())
     for row in (0, 31):
-        said = predictor(root / "images" / str(store.sample_ids[row]))
-        assert list(said.probabilities.values()) == pytest.approx(wanted[row].tolist(), abs=1e-6)
-        assert said.warnings == () and said.overlays()[0].size == (SHAPE[0], SHAPE[1])
+        message = predictor(root / "images" / str(store.sample_ids[row]))
+        assert list(message.probabilities.values()) == pytest.approx(wanted[row].tolist(), abs=1e-6)
+        assert message.warnings == () and message.overlays()[0].size == (SHAPE[0], SHAPE[1])
 
 
-def test_pictures_before_a_student_of_volumes_and_masks_among_volumes_are_told(
+def test_pictures_and_masks_are_reported_for_a_student_of_volumes(
     volumes: tuple[Path, Store, Path], images: Path, tmp_path: Path
 ) -> None:
     predictor = Predictor(volumes[2])
@@ -199,10 +199,10 @@ def test_pictures_before_a_student_of_volumes_and_masks_among_volumes_are_told(
         assert predictor(tmp_path / name).warnings == ("hardly more than two values",)
 
 
-def test_a_student_of_pictures_reads_no_volume(model: Path, tmp_path: Path) -> None:
+def test_a_student_of_pictures_refuses_a_volume(model: Path, tmp_path: Path) -> None:
     assert b"slices" not in model.read_bytes() and Predictor(model).card.slices == ()
     (tmp_path / "t1.nii.gz").write_bytes(gzip.compress(nifti(volume())))
-    with pytest.raises(BadSample, match="is a NIfTI volume, and the student does not say which slices"):
+    with pytest.raises(BadSample, match="is a NIfTI volume, and the student does not state the slices"):
         Predictor(model)(tmp_path / "t1.nii.gz")
 
 
@@ -215,7 +215,7 @@ def test_a_student_of_pictures_reads_no_volume(model: Path, tmp_path: Path) -> N
         (["a.png", "a.PNG"], ["a.png", "a.PNG"]),
     ],
 )
-def test_no_two_images_share_a_picture(images: list[str], pictures: list[str]) -> None:
+def test_every_image_has_its_own_picture_name(images: list[str], pictures: list[str]) -> None:
     assert picture_names(images) == dict(zip(images, pictures, strict=True))
 
 
@@ -223,21 +223,21 @@ def row_labels(row: dict[str, str]) -> list[str]:
     return [name.partition("/")[2] for name in row if name.startswith("pattern/")]
 
 
-def test_another_bit_depth_is_told(model: Path, tmp_path: Path) -> None:
+def test_another_bit_depth_is_reported(model: Path, tmp_path: Path) -> None:
     Image.fromarray(np.zeros((8, 8), np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(BadSample, match="16-bit pixels, and the student was trained on 8-bit images"):
+    with pytest.raises(BadSample, match="16-bit pixels, but the student was trained on 8-bit images"):
         Predictor(model)(tmp_path / "deep.png")
-    with pytest.raises(CohortError, match="not one of 1 files could be read"):
+    with pytest.raises(CohortError, match="none of 1 files could be read"):
         main([f"model={model}", f"images={tmp_path / 'deep.png'}", f"out={tmp_path / 'out'}"])
     assert not list((tmp_path / "out").iterdir())
 
 
-def test_mistakes_are_told_together(model: Path, tmp_path: Path) -> None:
+def test_mistakes_are_reported_together(model: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         main(["modle=x", "overlays=no"])
-    said = str(caught.value)
-    assert "modle=x: not a word of this command (did you mean 'model'?)" in said
-    assert "images: which?" in said and "overlays: true or false, got 'no'" in said
+    message = str(caught.value)
+    assert "modle=x: not an option of this command (did you mean 'model'?)" in message
+    assert "images: missing: write images=" in message and "overlays: true or false, got 'no'" in message
     with pytest.raises(ConfigError, match="images: no file at"):
         main([f"model={model}", f"images={tmp_path / 'nowhere'}"])
 
@@ -250,7 +250,7 @@ def test_every_task_has_a_picture_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("names", [("image",), ("images", "patient"), ("image", "image called"), ("left_out",)])
-def test_no_two_columns_of_a_table_are_alike(names: tuple[str, ...]) -> None:
+def test_columns_of_the_table_have_unique_names(names: tuple[str, ...]) -> None:
     tasks = lay_out([(name, "binary", ("no", "yes")) for name in names])
     model = SimpleNamespace(names=[f"{name}/yes" for name in names], card=SimpleNamespace(tasks=tasks))
     for own in (["image"], ["patient", "images", "left_out"]):

@@ -1,4 +1,4 @@
-"""What a training costs, measured before there is a prepared cohort."""
+"""The cost of a training, measured before the cohort is prepared."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ import pytest
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.probe import Probe, StandIn, burden, evenly, random_outputs, stand_in, time_teacher
+from mmpkd.teachers import resolve
 from mmpkd.teachers.text import Text
 from mmpkd.types import Needs, TeacherOutput
 from tests.mmpkd.teacher_fixtures import EXAMPLES, TEXT
 
 
-def test_the_stand_in_is_dealt_as_the_prepared_cohort_will_be(tiny_cohort: CohortConfig, cache: Path) -> None:
+def test_the_stand_in_has_the_parts_of_the_prepared_cohort(tiny_cohort: CohortConfig, cache: Path) -> None:
     table, store = stand_in(tiny_cohort), prepare(tiny_cohort, cache)
     for part in ("train", "val"):
         assert np.array_equal(table.rows(part, 0), store.rows(part, 0))
@@ -25,7 +26,7 @@ def test_the_stand_in_is_dealt_as_the_prepared_cohort_will_be(tiny_cohort: Cohor
     assert table.image_NCHW.size == 0, "no pixel before a worker wants some"
 
 
-def test_thinned_samples_are_of_both_parts_and_carry_no_privileged_column(tiny_cohort: CohortConfig) -> None:
+def test_thinned_samples_cover_both_parts_without_privileged_columns(tiny_cohort: CohortConfig) -> None:
     table = stand_in(tiny_cohort)
     thin = table.thinned(most_train=16, most_val=10, fold=0)
     assert not [name for name in thin if str(name).startswith("privileged")]
@@ -43,7 +44,7 @@ def test_evenly_keeps_the_ends() -> None:
 
 def test_real_steps_are_timed(tiny_trial: TrialConfig) -> None:
     table = stand_in(tiny_trial.cohort)
-    seconds, width = time_teacher(tiny_trial.teachers["findings"], table, 0)
+    seconds, width = time_teacher(resolve(tiny_trial.teachers["findings"]), table, 0)
     assert seconds > 0 and width > 0
     probe = Probe(tiny_trial, StandIn(table.facts, table.thinned(32, 10, 0)), {"findings": width})
     before = {name: value.clone() for name, value in probe.run.student.state_dict().items()}
@@ -72,17 +73,17 @@ def test_every_stage_is_timed(tiny_trial: TrialConfig) -> None:
 
 @pytest.mark.parametrize("name", ["text", "image", "fused", "ensemble"])
 def test_every_kind_of_teacher_is_timed_from_tables_alone(tiny_cohort: CohortConfig, name: str) -> None:
-    seconds, width = time_teacher(EXAMPLES[name], stand_in(tiny_cohort), 0)
+    seconds, width = time_teacher(resolve(EXAMPLES[name]), stand_in(tiny_cohort), 0)
     assert seconds > 0 and width == (0 if name == "ensemble" else 16)
 
 
 def test_a_fit_is_extrapolated_in_samples_and_epochs(
     tiny_cohort: CohortConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A fit that takes 2 s by itself and 10 ms for each sample of each epoch; answers take nothing."""
+    """A fit takes 2 s, and 10 ms for each sample of each epoch; outputs take no time."""
     clock = [0.0]
     monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr("mmpkd.probe.FEW_TAUGHT", 15)
+    monkeypatch.setattr("mmpkd.probe.MIN_FITTED", 15)
 
     def fit(self: Text, store: StandIn, rows: np.ndarray) -> None:
         clock[0] += 2 + 0.01 * len(rows) * self.params.epochs
@@ -90,10 +91,10 @@ def test_a_fit_is_extrapolated_in_samples_and_epochs(
     monkeypatch.setattr(Text, "fit", fit)
     monkeypatch.setattr(Text, "outputs", lambda self, store, rows: TeacherOutput())
     config = TeacherConfig(kind="text", params=TEXT | {"epochs": 7})
-    assert time_teacher(config, stand_in(tiny_cohort), 0)[0] == pytest.approx(6 * 2 + 5 * 60 * 7 * 0.01)
+    assert time_teacher(resolve(config), stand_in(tiny_cohort), 0)[0] == pytest.approx(6 * 2 + 5 * 60 * 7 * 0.01)
 
 
-def test_what_an_objective_may_hear_of_is_there_to_be_timed(tiny_cohort: CohortConfig, cache: Path) -> None:
+def test_all_teacher_outputs_exist_for_timing(tiny_cohort: CohortConfig, cache: Path) -> None:
     store = prepare(tiny_cohort, cache)
     needs = Needs(teacher=frozenset({"embedding", "hidden", "map"}), teacher_layers=frozenset({0, 2}))
     arrays = random_outputs(store, 7, needs).arrays
@@ -114,7 +115,9 @@ def test_what_an_objective_may_hear_of_is_there_to_be_timed(tiny_cohort: CohortC
         {"optimizer": {"batch_size": 8}},
     ],
 )
-def test_what_is_dearer_has_the_greater_burden(tiny_trial: TrialConfig, change: dict[str, dict[str, int]]) -> None:
+def test_costlier_configurations_have_a_greater_burden(
+    tiny_trial: TrialConfig, change: dict[str, dict[str, int]]
+) -> None:
     facts = stand_in(tiny_trial.cohort).facts
     dearer = tiny_trial.model_dump()
     for section, values in change.items():

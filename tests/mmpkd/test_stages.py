@@ -46,7 +46,9 @@ def beside(tiny_trial: TrialConfig) -> TrialConfig:
 
 
 @pytest.fixture(scope="module")
-def whole(beside: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[checkpoint.Place, Path]:
+def whole(
+    beside: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[checkpoint.Progress, Path]:
     """An uninterrupted run: the checkpoint of each epoch, by its place."""
     folder, copies = tmp_path_factory.mktemp("whole"), {}
     save = checkpoint.save
@@ -73,9 +75,9 @@ def changed(one: Path, other: Path) -> set[str]:
     return {".".join(name.split(".")[:2]) for name in ours if not torch.equal(ours[name], theirs[name])}
 
 
-def test_each_stage_trains_its_own_modules_alone(whole: dict[checkpoint.Place, Path]) -> None:
-    alone, guess, first, last = (whole[checkpoint.Place(*place)] for place in ((0, 2), (1, 1), (2, 1), (2, 2)))
-    assert changed(whole[checkpoint.Place(0, 1)], alone) == {"model.patch_embed", "model.cls_token"} | {
+def test_each_stage_trains_its_own_modules_alone(whole: dict[checkpoint.Progress, Path]) -> None:
+    alone, guess, first, last = (whole[checkpoint.Progress(*place)] for place in ((0, 2), (1, 1), (2, 1), (2, 2)))
+    assert changed(whole[checkpoint.Progress(0, 1)], alone) == {"model.patch_embed", "model.cls_token"} | {
         f"model.{name}" for name in ("pos_embed", "blocks", "norm", "head")
     }
     assert changed(alone, guess) == {"guidance.guide"}
@@ -83,29 +85,31 @@ def test_each_stage_trains_its_own_modules_alone(whole: dict[checkpoint.Place, P
 
 
 def test_the_first_stage_is_a_training_without_stages(
-    whole: dict[checkpoint.Place, Path], tiny_trial: TrialConfig, cache: Path, tmp_path: Path
+    whole: dict[checkpoint.Progress, Path], tiny_trial: TrialConfig, cache: Path, tmp_path: Path
 ) -> None:
     plain = staged(tiny_trial, objectives={}, teachers={})
     train(plain, cache, tmp_path)
-    ours, theirs = (checkpoint.read(path)["student"] for path in (whole[checkpoint.Place(0, 2)], tmp_path / "last.pt"))
+    ours, theirs = (
+        checkpoint.read(path)["student"] for path in (whole[checkpoint.Progress(0, 2)], tmp_path / "last.pt")
+    )
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
 @pytest.mark.parametrize("place", [(0, 1), (0, 2), (1, 1), (2, 1)])
 def test_resumed_in_any_stage_equals_uninterrupted(
-    place: tuple[int, int], whole: dict[checkpoint.Place, Path], beside: TrialConfig, cache: Path, tmp_path: Path
+    place: tuple[int, int], whole: dict[checkpoint.Progress, Path], beside: TrialConfig, cache: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "teachers").symlink_to(cache / "teachers")  # but no finished stage
     reported: list[int] = []
     store = prepare(beside.cohort, cache)
     resumed = train(
-        beside, tmp_path, tmp_path, whole[checkpoint.Place(*place)], lambda one: reported.append(one.epoch), store
+        beside, tmp_path, tmp_path, whole[checkpoint.Progress(*place)], lambda one: reported.append(one.epoch), store
     )
-    last = whole[checkpoint.Place(2, 2)]
+    last = whole[checkpoint.Progress(2, 2)]
     assert not changed(tmp_path / "last.pt", last)
     assert [one.metrics for one in resumed] == [one.metrics for one in checkpoint.history(last)]
     assert reported == ([2] if place[0] == 2 else [1, 2])
-    assert len(checkpoint.history(whole[checkpoint.Place(*place)])) == (place[1] if place[0] == 2 else 0)
+    assert len(checkpoint.history(whole[checkpoint.Progress(*place)])) == (place[1] if place[0] == 2 else 0)
 
 
 def test_a_finished_stage_is_not_trained_again(
@@ -153,7 +157,7 @@ def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, 
         assert not set(addresses(**other)) & set(base)
     one_by_one = {"guess": addresses()[1]}
     outputs = {"scan": replace(outputs["scan"], address="other answers")}  # type: ignore[type-var]
-    assert addresses()[0] == base[0], "the first stage listens to nobody"
+    assert addresses()[0] == base[0], "the first stage uses no teacher"
     one_by_one["after other answers"] = addresses()[1]
     outputs, store.fingerprint = fit_teachers(beside, Store.open(store.path), cache), "other labels"
     assert not set(addresses()) & {*base, *one_by_one.values()} and len(set(one_by_one.values())) == 2
@@ -179,7 +183,7 @@ def test_a_damaged_finished_stage_is_named(beside: TrialConfig, cache: Path, tmp
     run, path = run_of(beside, cache), tmp_path / "stage.pt"
     for content in (b"words", {"a": 1}, [], {"student": {"model.cls_token": torch.zeros(2)}}):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
-        with pytest.raises(ConfigError, match=r"stage\.pt: is not this finished stage .*; delete it"):
+        with pytest.raises(ConfigError, match=r"stage\.pt: does not hold this finished stage .*; delete the file"):
             stages.recall([path], run.student, run.objectives)
 
 
@@ -206,7 +210,7 @@ def test_what_stands_still_drops_nothing_and_has_no_gradient(beside: TrialConfig
         assert held == {id(one) for one in parts[awake].parameters()}
 
 
-# --- what answers ---
+# --- the logits that are scored ---
 
 
 @pytest.mark.parametrize("last", [THROUGH, BESIDE], ids=["superior", "joint"])
@@ -228,7 +232,7 @@ def test_a_guided_student_answers_without_the_superior_image(
     evaluator, card = Evaluator(clinic, rows, EvaluationConfig(), student.grid, cpu), export.read(tmp_path / "run").card
     (task,), known = card.tasks, (evaluator.target_NK, evaluator.known_NK)
     calibrated = export.fit_temperature(evaluator.predict(student)[0], *known, task)
-    assert card.temperature[task.name] == pytest.approx(calibrated), "by what answers, not by the student alone"
+    assert card.temperature[task.name] == pytest.approx(calibrated), "from the logits of the head"
     head = fit_teachers(config, store, cache)["scan"].head
     assert head is not None and student.head is not None
     ships = student.head.state_dict()
@@ -270,22 +274,22 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
         ),
         (
             {"stages": [ALONE, GUESS | {"objectives": ["guidence"]}, BESIDE]},
-            "stages.1.objectives: there is no term 'guidence' (did you mean 'guidance'?)",
+            "stages.1.objectives: there is no objective 'guidence' (did you mean 'guidance'?)",
         ),
         (
             {"stages": [ALONE, GUESS, BESIDE | {"answer": "joint"}]},
-            "stages.2.answer: 'joint' cannot answer (known: guidance.joint, guidance.superior, student)",
+            "stages.2.answer: 'joint' has no logits (known: guidance.joint, guidance.superior, student)",
         ),
         ({"stages": [ALONE, ALONE, BESIDE]}, "stages.1.name: another stage is called 'alone'"),
-        ({"stages": [ALONE, GUESS, BESIDE | {"epochs": 3}]}, "stages.2.epochs: the last stage takes the trial's"),
+        ({"stages": [ALONE, GUESS, BESIDE | {"epochs": 3}]}, "stages.2.epochs: the last stage has the"),
         ({"stages": [ALONE | {"epochs": None}, GUESS, BESIDE]}, "stages.0.epochs: missing"),
         (
             {"stages": [ALONE, GUESS]},
-            "stages.1.epochs: the last stage takes the trial's",
+            "stages.1.epochs: the last stage has the",
         ),
         (
             {"stages": [ALONE, GUESS | {"epochs": None}]},
-            "stages.1.train: the last stage trains nothing of what answers (student)",
+            "stages.1.train: the last stage trains nothing behind the logits of student",
         ),
         (
             {"stages": [ALONE, GUESS, THROUGH | {"answer": "guidance.joint"}]},
@@ -309,23 +313,23 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
         ),
         (
             {"stages": [ALONE, GUESS | {"objectives": ["task"]}, THROUGH]},
-            "stages.1.objectives: task teaches nothing that this stage trains",
+            "stages.1.objectives: task affects no module that this stage trains",
         ),
         (
             {"objectives": {"guidance": {"weight": 0}}},
-            "stages.1.objectives: there is no term 'guidance' (its weight is 0)",
+            "stages.1.objectives: there is no objective 'guidance' (its weight is 0)",
         ),
         (
             {"teachers": {"findings": {"kind": "tabular"}}},
             "objectives.guidance.teacher: 'findings' does not provide head",
         ),
         ({"teachers": {}}, "objectives.guidance.teacher: needs a teacher"),
-        ({"objectives": {"guidance": {}, "logits": {}}}, "objectives.logits: no stage listens to it"),
-        ({"objectives": {"student": {"kind": "guidance"}}}, "objectives.student: this name is taken"),
+        ({"objectives": {"guidance": {}, "logits": {}}}, "objectives.logits: no stage uses it"),
+        ({"objectives": {"student": {"kind": "guidance"}}}, "objectives.student: this name is reserved"),
         ({"student": {"reads": ["superier"]}}, "student.reads: the cohort has no image 'superier'"),
         (
             {"student": {"reads": ["superior"]}, "teachers": {"scan": EXAMPLES["fused"]}, "objectives": {"logits": {}}},
-            "student.reads: teacher 'scan' sees what the student reads",
+            "student.reads: teacher 'scan' sees the view of the student",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""The student: layers on request, attention that is the model's own, weights that are never fetched."""
+"""The student: layers on request, attention of the model itself, and weights that are never downloaded."""
 
 import copy
 from pathlib import Path
@@ -36,8 +36,8 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_attention_is_the_models_own_and_leaves_it_alone(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against every softmax that a copy takes which is unfused throughout."""
+def test_attention_is_that_of_the_model_which_stays_unchanged(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compares with every softmax of a copy that is completely unfused."""
     side = 4 * (14 if "patch14" in name else 16)
     options = {**SMALL, **MODELS[name], "global_pool": "token", "img_size": side, "num_classes": 3}
     student = drawn(Student(timm.create_model(name, **options), (0.5,), (0.25,)), spread=0.12)
@@ -48,13 +48,13 @@ def test_attention_is_the_models_own_and_leaves_it_alone(name: str, monkeypatch:
     before = everything(student)
     with torch.inference_mode():
         plain, last, shown = (student(image, attention_layers=layers) for layers in ((), [1], [0, 1]))
-        taken: list[torch.Tensor] = []
+        selected: list[torch.Tensor] = []
         softmax = torch.Tensor.softmax
-        monkeypatch.setattr(torch.Tensor, "softmax", lambda x, dim: taken.append(softmax(x, dim)) or taken[-1])
+        monkeypatch.setattr(torch.Tensor, "softmax", lambda x, dim: selected.append(softmax(x, dim)) or selected[-1])
         unfused((image - 0.5) / 0.25)
-    assert everything(student) == before and len(taken) == 2
+    assert everything(student) == before and len(selected) == 2
     for layer in (0, 1):
-        row_BAN = taken[layer][:, :, 0]
+        row_BAN = selected[layer][:, :, 0]
         torch.testing.assert_close(shown.query_attention_BAN[layer], row_BAN, atol=1e-6, rtol=0)
         assert row_BAN.amax() > 2 / row_BAN.shape[2], "a map so flat that it would show nothing"
     assert list(last.query_attention_BAN) == [1]
@@ -73,7 +73,7 @@ def test_other_blocks_stay_fused() -> None:
     assert [block.attn.fused_attn for block in student.model.blocks] == fused
 
 
-def test_hidden_tokens_are_those_of_the_blocks_asked_for() -> None:
+def test_hidden_tokens_are_those_of_the_requested_blocks() -> None:
     student = build_student(TINY, 32, 1, 2).eval()
     tokens = []
     for block in student.model.blocks:
@@ -84,10 +84,10 @@ def test_hidden_tokens_are_those_of_the_blocks_asked_for() -> None:
         torch.testing.assert_close(output.hidden_BND[layer], tokens[layer])
 
 
-def test_what_is_only_looked_at_is_built_once_and_no_trained_student_shares_it() -> None:
-    one, other = (build_student(TINY, 32, 1, 2, empty=True).model for _ in range(2))
-    assert one is other and all(weight.is_meta for weight in one.parameters())
-    assert build_student(TINY, 32, 1, 3, empty=True).model is not one
+def test_outlines_are_cached_and_not_shared_with_trained_students() -> None:
+    entry, other = (build_student(TINY, 32, 1, 2, empty=True).model for _ in range(2))
+    assert entry is other and all(weight.is_meta for weight in entry.parameters())
+    assert build_student(TINY, 32, 1, 3, empty=True).model is not entry
     assert not any(weight.is_meta for weight in build_student(TINY, 32, 1, 2).parameters())
 
 
@@ -128,25 +128,25 @@ def test_classifies_by_the_cls_token_even_where_timm_would_not() -> None:
         ),
     ],
 )
-def test_what_cannot_be_built_is_said_plainly(config: StudentConfig, size: int, path: str, words: str) -> None:
+def test_models_that_cannot_be_built_are_reported(config: StudentConfig, size: int, path: str, words: str) -> None:
     with pytest.raises(ConfigError) as caught:
         build_student(config, size, 1, 2, empty=True)
     (mistake,) = caught.value.mistakes
     assert mistake.path == path and words in mistake.problem and "\n" not in mistake.problem
 
 
-def test_attention_that_is_no_single_softmax_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No model of timm's has both a CLS token and differential attention; one that is registered could."""
+def test_attention_other_than_a_single_softmax_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model of timm has both a CLS token and differential attention, but a registered model could."""
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, attn_layer="diff", depth=2, global_pool="token")
     monkeypatch.setattr(timm, "list_models", lambda: ["mine"])
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
     with pytest.raises(
-        ConfigError, match=r"student.model: 'mine' is no ViT .* blocks hold DiffAttention, not Attention"
+        ConfigError, match=r"student.model: 'mine' is not a ViT .* blocks hold DiffAttention, not Attention"
     ):
         build_student(StudentConfig(model="mine"), 32, 1, 2)
 
 
-def test_absent_pretrained_weights_are_an_error_that_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_pretrained_weights_are_reported_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mmpkd.weights.try_to_load_from_cache", lambda *_: None)
     with pytest.raises(ConfigError, match=r"not on this machine.*hf download timm/vit_tiny_patch16_224"):
         build_student(StudentConfig(model="vit_tiny_patch16_224", pretrained=True), 224, 1, 2, empty=True)

@@ -1,4 +1,4 @@
-"""The training loop: deterministic, exactly resumable, deaf to what it must not hear."""
+"""The training loop is deterministic, exactly resumable, and independent of forbidden inputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mmpkd.types import ConfigError, DivergedError, EpochReport, UserError
 
 
 def numbers(history: list[EpochReport]) -> list[tuple[dict[str, float], dict[str, float]]]:
-    return [(dict(one.terms), dict(one.metrics)) for one in history]
+    return [(dict(entry.terms), dict(entry.metrics)) for entry in history]
 
 
 def changed(config: TrialConfig, **changes: Any) -> TrialConfig:
@@ -54,7 +54,7 @@ def test_resumed_equals_uninterrupted(
 ) -> None:
     folder, history = whole
     reported: list[int] = []
-    resumed = train(tiny_trial, cache, tmp_path, folder / f"{epoch}.pt", lambda one: reported.append(one.epoch))
+    resumed = train(tiny_trial, cache, tmp_path, folder / f"{epoch}.pt", lambda entry: reported.append(entry.epoch))
     assert numbers(resumed) == numbers(history)
     assert reported == list(range(epoch + 1, 4))
     ours, theirs = (checkpoint.read(path / "last.pt") for path in (tmp_path, folder))
@@ -77,7 +77,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(
         train(changed(tiny_trial, seed=5), cache, None, whole[0] / "last.pt")
 
 
-def test_a_checkpoint_taught_by_other_answers_is_refused(
+def test_a_checkpoint_with_other_teacher_outputs_is_refused(
     tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mmpkd.teachers.tabular.Tabular.VERSION", 1000)
@@ -92,7 +92,7 @@ def test_weight_zero_equals_absent_bit_for_bit(tiny_trial: TrialConfig, cache: P
 
 
 def test_arms_share_the_student_they_start_from(tiny_trial: TrialConfig, cache: Path) -> None:
-    """Before a weight matters, the first loss of two arms with one seed is the same student's."""
+    """The first loss of two arms with one seed is that of the same student."""
     still = {"lr": 1e-30, "weight_decay": 0.0, "batch_size": 16}
     with_teacher = train(changed(tiny_trial, optimizer=still, epochs=1), cache)
     without = train(changed(tiny_trial, optimizer=still, epochs=1, objectives={}), cache)
@@ -119,17 +119,17 @@ def test_loss_that_diverges_names_the_term_and_the_step(tiny_trial: TrialConfig,
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_weights_that_the_last_step_of_an_epoch_spoilt_are_not_kept(
+def test_weights_that_diverge_in_the_last_step_are_not_saved(
     tiny_trial: TrialConfig, cache: Path, tmp_path: Path
 ) -> None:
-    """One step an epoch: its loss was finite, what it left is not."""
+    """There is one step per epoch: its loss is finite, but the weights after it are not."""
     wild = changed(tiny_trial, optimizer={"lr": 1e35, "clip_norm": 0, "batch_size": 60}, objectives={})
     with pytest.raises(DivergedError, match="logits are no longer finite after an epoch"):
         train(wild, cache, tmp_path)
     assert not (tmp_path / "last.pt").exists()
 
 
-def test_predictions_do_not_hear_privileged_columns_or_rois(
+def test_predictions_do_not_depend_on_privileged_columns_or_rois(
     tiny_trial: TrialConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without a teacher, privileged columns cannot be read and ROIs change no classification score."""
@@ -180,16 +180,16 @@ def test_command_line_writes_metrics_and_continues(
     main(words)
     assert "epoch   1/1" in capsys.readouterr().out
     (folder,) = (tmp_path / "out").iterdir()
-    assert {"config.yaml", "last.pt", "metrics.json", "student.safetensors"} == {one.name for one in folder.iterdir()}
+    assert {"config.yaml", "last.pt", "metrics.json", "student.safetensors"} == {
+        entry.name for entry in folder.iterdir()
+    }
     assert load_trial(folder / "config.yaml") == tiny_trial.model_copy(update={"epochs": 1})
     main(words)
     assert "epoch   1/1" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "student.safetensors", "config.yaml"])
-def test_what_cannot_be_written_is_told_with_its_path(
-    tiny_trial: TrialConfig, cache: Path, tmp_path: Path, name: str
-) -> None:
+def test_errors_of_writing_name_the_path(tiny_trial: TrialConfig, cache: Path, tmp_path: Path, name: str) -> None:
     path, out = tmp_path / "best.yaml", tmp_path / "out"
     path.write_text(dump_trial(tiny_trial))
     words = [f"config={path}", f"cache={cache}", "epochs=1"]
@@ -201,17 +201,17 @@ def test_what_cannot_be_written_is_told_with_its_path(
 
 
 @pytest.mark.parametrize("out", ["best.yaml", "x" * 300])
-def test_a_place_that_is_none_is_told_before_teachers_are_asked(
+def test_a_wrong_output_folder_is_reported_before_teachers_are_fitted(
     tiny_trial: TrialConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
 ) -> None:
     path = tmp_path / "best.yaml"
     path.write_text(dump_trial(tiny_trial))
     monkeypatch.setattr("mmpkd.train.fit_teachers", None)
-    with pytest.raises(ConfigError, match="out: no folder can be made at"):
+    with pytest.raises(ConfigError, match=r"out: the folder .* cannot be made"):
         main([f"config={path}", f"cache={cache}", f"out={tmp_path / out}"])
 
 
-def test_places_with_brackets_are_shown_and_more_threads_than_cores_are_told(
+def test_brackets_in_paths_are_printed_and_excess_threads_are_reported(
     tiny_trial: TrialConfig,
     cache: Path,
     tmp_path: Path,
@@ -220,14 +220,14 @@ def test_places_with_brackets_are_shown_and_more_threads_than_cores_are_told(
 ) -> None:
     path, out = tmp_path / "best.yaml", tmp_path / "a[red]b [" / "c]"
     path.write_text(dump_trial(tiny_trial))
-    monkeypatch.setattr("mmpkd.train.cores", lambda: Allowance(1, "SLURM_CPUS_PER_TASK"))
+    monkeypatch.setattr("mmpkd.machine.resources.cores", lambda: Allowance(1, "SLURM_CPUS_PER_TASK"))
     main([f"config={path}", f"cache={cache}", f"out={out}", "epochs=1", "threads=2"])
     printed = capsys.readouterr()
     assert f"every epoch is in {out}/best-" in printed.out
-    assert "threads=2, and this process may use 1 cores (what sets this: SLURM_CPUS_PER_TASK)" in printed.err
+    assert "threads=2, but this process may use 1 cores (limit: SLURM_CPUS_PER_TASK)" in printed.err
 
 
-def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path, whole: tuple[Path, list[EpochReport]]) -> None:
+def test_damaged_checkpoints_are_refused(tmp_path: Path, whole: tuple[Path, list[EpochReport]]) -> None:
     damaged = tmp_path / "last.pt"
     damaged.write_bytes((whole[0] / "last.pt").read_bytes()[:1000])
     with pytest.raises(ConfigError, match="not a readable checkpoint"):

@@ -1,4 +1,4 @@
-"""Pretrained weights: what does not fit is refused, what is made to fit is told."""
+"""Pretrained weights: misfits are refused, and changes that make weights fit are reported."""
 
 from __future__ import annotations
 
@@ -57,7 +57,10 @@ MISFITS: dict[str, tuple[Any, str]] = {
     "a file of fewer blocks": (lambda: state_of(depth=1), "it holds nothing for blocks.1.norm1.weight"),
     "a file of more blocks": (lambda: state_of(depth=3), "it holds blocks.2.attn.proj.bias"),
     "no last norm": (lambda: without(state_of(), "norm.weight", "norm.bias"), "it holds nothing for"),
-    "another width": (lambda: state_of(embed_dim=48), "cls_token is [1, 1, 48] there and [1, 1, 24] here"),
+    "another width": (
+        lambda: state_of(embed_dim=48),
+        "cls_token is [1, 1, 48] in the file and [1, 1, 24] in the model",
+    ),
     "no class token": (
         lambda: state_of(class_token=False, global_pool="avg", fc_norm=False),
         "it holds nothing for cls_token",
@@ -70,7 +73,10 @@ MISFITS: dict[str, tuple[Any, str]] = {
         lambda: state_of(global_pool="avg", fc_norm=True),
         "classify by the mean of its tokens (fc_norm)",
     ),
-    "a wider MLP": (lambda: state_of(mlp_ratio=2.0), "blocks.0.mlp.fc1.weight is [48, 24] there and [96, 24] here"),
+    "a wider MLP": (
+        lambda: state_of(mlp_ratio=2.0),
+        "blocks.0.mlp.fc1.weight is [48, 24] in the file and [96, 24] in the model",
+    ),
     "a prefix": (
         lambda: {f"backbone.{key}": value for key, value in state_of().items()},
         "its names begin with 'backbone.': save them without it",
@@ -84,10 +90,14 @@ MISFITS: dict[str, tuple[Any, str]] = {
 
 
 @pytest.mark.parametrize("name", MISFITS)
-def test_what_does_not_fit_is_refused_before_anything_is_trained(name: str, tmp_path: Path) -> None:
+def test_misfits_are_refused_before_training(name: str, tmp_path: Path) -> None:
     make, words = MISFITS[name]
-    told = problem(student(saved(tmp_path / "w.safetensors", make())))
-    assert told.startswith("student.weights: ") and words in told and told.endswith("or set student.pretrained=false")
+    printed = problem(student(saved(tmp_path / "w.safetensors", make())))
+    assert (
+        printed.startswith("student.weights: ")
+        and words in printed
+        and printed.endswith("or set student.pretrained=false")
+    )
 
 
 def test_a_student_that_is_built_refuses_too(tmp_path: Path) -> None:
@@ -95,15 +105,15 @@ def test_a_student_that_is_built_refuses_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["teacher", "net"])
-def test_weights_that_lie_deeper_are_refused(key: str, tmp_path: Path) -> None:
+def test_nested_weights_are_refused(key: str, tmp_path: Path) -> None:
     path = saved(
         tmp_path / "w.pth", {key: {f"backbone.{name}": value for name, value in state_of().items()}, "epoch": 3}
     )
-    assert f"its weights lie deeper, under {key}: save what is there" in problem(student(path))
+    assert f"its weights are nested under {key}: save these" in problem(student(path))
 
 
 @pytest.mark.parametrize("wrap", ["state_dict", "model", "module.", "n_averaged"])
-def test_what_timm_unwraps_fits(wrap: str, tmp_path: Path) -> None:
+def test_wrapped_weights_that_timm_unwraps_fit(wrap: str, tmp_path: Path) -> None:
     state: dict[str, Any] = state_of()
     wrapped = {
         "state_dict": {"state_dict": state, "epoch": 3},
@@ -115,7 +125,7 @@ def test_what_timm_unwraps_fits(wrap: str, tmp_path: Path) -> None:
     torch.testing.assert_close(built.model.blocks[1].mlp.fc2.weight, state["blocks.1.mlp.fc2.weight"])
 
 
-def test_another_file_under_the_name_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_changed_file_is_checked_again(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of())
     build_student(student(path), SIDE, 3, 2, empty=True)
     saved(path, state_of(depth=1))
@@ -123,14 +133,14 @@ def test_another_file_under_the_name_is_looked_at_again(tmp_path: Path) -> None:
     assert "nothing for blocks.1" in problem(student(path))
 
 
-def test_a_head_of_other_classes_is_no_misfit(tmp_path: Path) -> None:
+def test_a_classifier_of_other_classes_fits(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of(num_classes=7))
     assert build_student(student(path), SIDE, 3, 2).model.head.out_features == 2
     bare = saved(tmp_path / "bare.safetensors", without(state_of(), "head"))
     assert build_student(student(bare), SIDE, 3, 2).model.head.out_features == 2
 
 
-def test_looking_at_weights_draws_nothing(tmp_path: Path) -> None:
+def test_checking_weights_draws_no_random_numbers(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of())
     torch.manual_seed(5)
     build_student(student(path), SIDE, 3, 2, empty=True)
@@ -140,89 +150,91 @@ def test_looking_at_weights_draws_nothing(tmp_path: Path) -> None:
 
 
 def test_heads_that_timm_names(tmp_path: Path) -> None:
-    """The file of a known width is the named model's, which has three heads of 64."""
+    """A file of a known width belongs to the named model, which has three heads of 64."""
     path = saved(tmp_path / "w.safetensors", state_of(embed_dim=192))
     whole = {"embed_dim": None, "weights_heads": None}
     assert build_student(student(path, **whole), SIDE, 3, 2).model.blocks[0].attn.num_heads == 3
-    told = problem(student(path, **whole, num_heads=6), empty=True)
-    assert told.startswith("student.num_heads: the student has 6 attention heads and the weights were trained with 3")
-    assert "set student.num_heads=3, or student.weights_heads=6 if you trained these weights with 6" in told
+    printed = problem(student(path, **whole, num_heads=6), empty=True)
+    assert printed.startswith(
+        "student.num_heads: the student has 6 attention heads, but the weights were trained with 3"
+    )
+    assert "set student.num_heads=3, or student.weights_heads=6 if you trained these weights with 6" in printed
     meant = student(path, embed_dim=None, num_heads=6, weights_heads=6)
     assert build_student(meant, SIDE, 3, 2).model.blocks[0].attn.num_heads == 6
 
 
-def test_heads_that_nothing_tells_must_be_said(tmp_path: Path) -> None:
+def test_unknown_heads_must_be_stated(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of())
-    told = problem(student(path, weights_heads=None))
-    assert told.startswith("student.weights_heads: ") and "say it: student.weights_heads=3 if it was 3" in told
-    assert "with 4 (so says student.weights_heads)" in problem(student(path, weights_heads=4))
+    printed = problem(student(path, weights_heads=None))
+    assert printed.startswith("student.weights_heads: ") and "set student.weights_heads=3 if it was 3" in printed
+    assert "with 4 (source: student.weights_heads)" in problem(student(path, weights_heads=4))
 
 
-def test_heads_that_the_header_tells(tmp_path: Path) -> None:
+def test_heads_stated_by_the_header(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of(), {"num_heads": "4"})
-    assert "trained with 4 (so says the header of" in problem(student(path, weights_heads=None))
-    told = problem(student(path))
-    assert told.startswith(
-        "student.weights_heads: the weights are said to have 3 (student.weights_heads) and 4 (the hea"
+    assert "trained with 4 (source: the header of" in problem(student(path, weights_heads=None))
+    printed = problem(student(path))
+    assert printed.startswith(
+        "student.weights_heads: the weights are stated to have 3 (student.weights_heads) and 4 (the hea"
     )
     assert build_student(student(path, weights_heads=None, num_heads=4), SIDE, 3, 2, empty=True)
 
 
 @pytest.mark.parametrize("where", ["header", "config.json"])
-def test_a_file_that_is_said_to_be_of_another_model(where: str, tmp_path: Path) -> None:
-    """CLIP's weights were trained with another activation, which no shape shows."""
+def test_a_file_that_states_another_model_is_refused(where: str, tmp_path: Path) -> None:
+    """CLIP's weights were trained with another activation, which shapes do not reveal."""
     theirs, plain = "vit_base_patch16_clip_quickgelu_224", "vit_base_patch16_clip_224"
     state = state_of(plain, num_heads=3)
     header = {"architecture": theirs} if where == "header" else None
     path = saved(tmp_path / "w.safetensors", state, header)
     if where == "config.json":
         (tmp_path / "config.json").write_text(json.dumps({"architecture": f"{theirs}.openai", "num_classes": 512}))
-    told = problem(student(path, model=plain))
-    assert f"is said to be of '{theirs}" in told and "activation is QuickGELU, not GELU as of" in told
-    assert f"set student.model={theirs}" in told
+    printed = problem(student(path, model=plain))
+    assert f"states that it is of '{theirs}" in printed and "activation is QuickGELU, not GELU as in" in printed
+    assert f"set student.model={theirs}" in printed
     assert build_student(student(path, model=theirs), SIDE, 3, 2, empty=True)
 
 
-def test_heads_of_the_model_that_a_file_is_said_to_be_of(tmp_path: Path) -> None:
+def test_heads_of_the_stated_model(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of(embed_dim=192), {"architecture": NAME})
     assert build_student(student(path, embed_dim=None, weights_heads=None), SIDE, 3, 2, empty=True)
-    told = problem(student(path, embed_dim=None, num_heads=6, weights_heads=6))
-    assert "said to have 6 (student.weights_heads) and 3 (the model that" in told
+    printed = problem(student(path, embed_dim=None, num_heads=6, weights_heads=6))
+    assert "stated to have 6 (student.weights_heads) and 3 (the stated model of" in printed
 
 
 @pytest.mark.parametrize("text", ["no json {", "[1]", '{"architectures": ["ViTModel"]}', '{"architecture": "resnext"}'])
-def test_a_config_of_another_program_says_nothing(text: str, tmp_path: Path) -> None:
+def test_a_config_of_another_program_is_ignored(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     path = saved(tmp_path / "w.safetensors", state_of())
     assert build_student(student(path), SIDE, 3, 2, empty=True)
 
 
 def test_heads_of_weights_that_are_not_loaded_are_refused() -> None:
-    told = problem(StudentConfig(model=NAME, weights_heads=3))
-    assert told == "student.weights_heads: is given but student.pretrained is false"
+    printed = problem(StudentConfig(model=NAME, weights_heads=3))
+    assert printed == "student.weights_heads: is given but student.pretrained is false"
 
 
-def test_what_is_done_to_weights_is_told(tmp_path: Path) -> None:
+def test_changes_of_weights_are_reported(tmp_path: Path) -> None:
     half = {key: value.half() for key, value in state_of(patch_size=4, img_size=64).items()}
     path = saved(tmp_path / "w.safetensors", half)
     build_student(student(path), SIDE, 1, 2, empty=True)
-    told = announced(student(path), SIDE, 1)
-    assert told[:4] == [
+    printed = announced(student(path), SIDE, 1)
+    assert printed[:4] == [
         "its filters of 3 channels are summed over them for images of 1",
         "its patches of 4 x 4 pixels are resampled to 8 x 8",
         "its table of 257 positions is resampled to 4 x 4 patches",
         "its numbers are float16",
     ]
-    assert told[4].startswith(
-        "pixels are normalised by mean 0.500 and standard deviation 0.500, as timm says of vit_tiny"
+    assert printed[4].startswith(
+        "pixels are normalised by mean 0.500 and standard deviation 0.500, timm's values for vit_tiny"
     )
     assert announced(StudentConfig(model=NAME), SIDE, 1) == []
 
 
-def test_of_weights_that_go_in_as_they_are_only_the_normalisation_is_told(tmp_path: Path) -> None:
+def test_unchanged_weights_report_only_the_normalisation(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.safetensors", state_of())
-    (told,) = announced(student(path), SIDE, 3)
-    assert told.startswith("pixels are normalised by")
+    (printed,) = announced(student(path), SIDE, 3)
+    assert printed.startswith("pixels are normalised by")
 
 
 @pytest.mark.skipif(not REAL.exists(), reason="needs ../shared/weights, which is on the project's machines only")
@@ -230,7 +242,9 @@ def test_real_weights_fit_and_their_heads_are_known() -> None:
     config = StudentConfig(model="vit_small_patch14_dinov2", pretrained=True, weights=REAL)
     built = build_student(config, 112, 1, 2)
     assert built.model.blocks[0].attn.num_heads == 6 and built.grid == (8, 8)
-    told = announced(config, 112, 1)
-    assert "its table of 1370 positions is resampled to 8 x 8 patches" in told and "its numbers are float16" in told
+    printed = announced(config, 112, 1)
+    assert (
+        "its table of 1370 positions is resampled to 8 x 8 patches" in printed and "its numbers are float16" in printed
+    )
     with pytest.raises(ConfigError, match="weights were trained with 6"):
         build_student(config.model_copy(update={"num_heads": 12}), 112, 1, 2, empty=True)

@@ -7,12 +7,12 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.config import TrialConfig
 from mmpkd.types import ConfigError, DivergedError, EpochReport
-from sweep.workers.worker import TrialWorker, checkpoints_of
+from sweep.storage.layout import SweepFolder
+from sweep.workers.worker import TrainingFunctions
 
 if TYPE_CHECKING:
     from sweep.search.searcher import Search
@@ -42,67 +42,52 @@ def metrics_of(config: TrialConfig, epoch: int) -> dict[str, float]:
     return {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.03, **known}
 
 
-class FakeWorker(TrialWorker):
-    """Waits `FAKE_SECONDS` per epoch. In epoch 2 a weight decay below 0.05 diverges, one below 0.1 hits
-    a bug, and one below 0.2 takes its process down, the first time."""
+def run_training(
+    config: TrialConfig,
+    cache: Path,
+    store: Path,
+    folder: Path,
+    resume: Path | None,
+    report: Callable[[EpochReport], None],
+) -> None:
+    """Waits `FAKE_SECONDS` per epoch. In epoch 2 a weight decay below 0.05 diverges, one below 0.1 meets a bug, and one
+    below 0.2 ends its process, the first time."""
+    assert store == cache / "store", "where the driver has prepared it"
+    history = [] if resume is None else read_history(resume)
+    decay = config.optimizer.weight_decay
+    for epoch in range(len(history) + 1, config.epochs + 1):
+        time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
+        if epoch == 2 and decay < 0.05:
+            raise DivergedError("term task is nan at step 7")
+        if epoch == 2 and decay < 0.1:
+            raise ValueError("a bug")
+        if epoch == 2 and decay < 0.2 and folder.name == "attempt-1":
+            os._exit(1)
+        history.append(EpochReport(epoch, epoch * 10, 0.5, {"task": 1 / epoch}, metrics_of(config, epoch)))
+        partial = folder / "last.partial"
+        reports = [[past.epoch, past.step, past.seconds, past.terms, past.metrics] for past in history]
+        partial.write_text(json.dumps([checkpoint_owner(config, store), reports]))
+        os.replace(partial, folder / "last.pt")
+        with (folder.parents[2] / "trained.txt").open("a") as log:  # the epochs that were really trained
+            log.write(f"{folder.parent.name} {folder.name} {epoch}\n")
+        report(history[-1])
 
-    fingerprint = "as prepared"
 
-    @classmethod
-    def prepare(cls, config: CohortConfig, cache: Path) -> Any:
-        return SimpleNamespace(path=cache / "store", fingerprint=cls.fingerprint, num_folds=4)
+def checkpoint_owner(config: TrialConfig, store: Path) -> str:
+    return config.fingerprint()
 
-    @staticmethod
-    def cautions(*_: Any) -> list[str]:
-        """A store without columns gives nothing away."""
-        return []
 
-    @staticmethod
-    def price(*_: Any) -> None:
-        """Trivial arithmetic has no price."""
+def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
+    try:
+        written_owner, reports = json.loads(checkpoint.read_text())
+    except (OSError, ValueError):
+        raise ConfigError.at(str(checkpoint), "is damaged") from None
+    if owner and written_owner != owner:
+        raise ConfigError.at(str(checkpoint), "belongs to another configuration")
+    return [EpochReport(*values) for values in reports]
 
-    @staticmethod
-    def run_training(
-        config: TrialConfig,
-        cache: Path,
-        store: Path,
-        folder: Path,
-        resume: Path | None,
-        report: Callable[[EpochReport], None],
-    ) -> None:
-        assert store == cache / "store", "where the driver has prepared it"
-        history = [] if resume is None else FakeWorker.read_history(resume)
-        decay = config.optimizer.weight_decay
-        for epoch in range(len(history) + 1, config.epochs + 1):
-            time.sleep(float(os.environ.get("FAKE_SECONDS", "0")))
-            if epoch == 2 and decay < 0.05:
-                raise DivergedError("term task is nan at step 7")
-            if epoch == 2 and decay < 0.1:
-                raise ValueError("a bug")
-            if epoch == 2 and decay < 0.2 and folder.name == "attempt-1":
-                os._exit(1)
-            history.append(EpochReport(epoch, epoch * 10, 0.5, {"task": 1 / epoch}, metrics_of(config, epoch)))
-            beside = folder / "last.partial"
-            reports = [[one.epoch, one.step, one.seconds, one.terms, one.metrics] for one in history]
-            beside.write_text(json.dumps([FakeWorker.owner(config, store), reports]))
-            os.replace(beside, folder / "last.pt")
-            with (folder.parents[2] / "trained.txt").open("a") as log:  # what really was trained, for the tests
-                log.write(f"{folder.parent.name} {folder.name} {epoch}\n")
-            report(history[-1])
 
-    @staticmethod
-    def owner(config: TrialConfig, store: Path) -> str:
-        return config.fingerprint()
-
-    @staticmethod
-    def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
-        try:
-            its, reports = json.loads(checkpoint.read_text())
-        except (OSError, ValueError):
-            raise ConfigError.at(str(checkpoint), "is damaged") from None
-        if owner and its != owner:
-            raise ConfigError.at(str(checkpoint), "belongs to another configuration")
-        return [EpochReport(*one) for one in reports]
+FAKE_TRAINING = TrainingFunctions(run_training, checkpoint_owner, read_history)
 
 
 # --- Ray Tune's part, for tests without it ---
@@ -115,7 +100,7 @@ def report(job: dict[str, Any], epoch: int, seconds: float = 0.5) -> dict[str, A
 
 def play(search: Search, trial_id: str, job: dict[str, Any], epochs: int = 4, seconds: float = 0.5) -> None:
     """Tune's part: results while the trial goes on, completion with the last one."""
-    folder = checkpoints_of(Path(job["folder"]), job["number"]) / "attempt-1"
+    folder = SweepFolder(Path(job["folder"])).checkpoints_of(job["number"]) / "attempt-1"
     folder.mkdir(parents=True, exist_ok=True)
     for epoch in range(1, epochs):
         search.on_trial_result(trial_id, {"reports": [report(job, epoch, seconds)]})
@@ -124,8 +109,8 @@ def play(search: Search, trial_id: str, job: dict[str, Any], epochs: int = 4, se
 
 def play_all(search: Search, **options: Any) -> list[dict[str, Any]]:
     jobs = []
-    while isinstance(job := search.suggest(f"id-{search.books.next_number}-{len(jobs)}"), dict):
-        (trial_id,) = search.live
+    while isinstance(job := search.suggest(f"id-{search.state.next_number}-{len(jobs)}"), dict):
+        (trial_id,) = search.running
         play(search, trial_id, job, **options)
         jobs.append(job)
     assert job == "FINISHED"

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import yaml
 
-from sweep.storage.reader import is_held
+from sweep.storage.layout import SweepFolder
+from sweep.storage.lock import is_locked
 from sweep.storage.records import Spool
 
 GOALS = ["val/auroc", "val/pointing"]
@@ -32,7 +33,7 @@ def make(
     plan = {"space": "breast", "trials": 8, "goals": GOALS, "store": store, "references": list(references)}
     (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "space.yaml").write_text(yaml.safe_dump({"search": {"trials": 8, "repeats": repeats}}))
-    spool = Spool(folder / "spool.jsonl")
+    spool = Spool(SweepFolder(folder))
     spool.append("sweep", id="x", **({} if words is None else {"words": list(words)}))
     return spool
 
@@ -59,15 +60,16 @@ def driven(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     code = f"""if True:
         import time
         from pathlib import Path
-        from sweep.storage.continuation import held
-        folder = Path({str(folder)!r})
-        with held(folder):
-            while not (folder / "stop").exists():
+        from sweep.storage.layout import SweepFolder
+        from sweep.storage.lock import hold_driver_lock
+        folder = SweepFolder(Path({str(folder)!r}))
+        with hold_driver_lock(folder):
+            while not folder.stop_request.exists():
                 time.sleep(0.02)
     """
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
-        while not is_held(folder / "driver.lock"):
+        while not is_locked(folder / "driver.lock"):
             assert process.poll() is None
             time.sleep(0.02)
         yield process

@@ -20,14 +20,16 @@ from rich.console import Console
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
-from sweep import run
+from sweep import driver
+from sweep.driver import SweepFunctions
 from sweep.options import read_run_options
-from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.space.space import load_space
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
-from tests.sweep.fake import SPACE, FakeWorker, play, play_all, report
+from tests.sweep.fake import SPACE, play, play_all, report
+from tests.sweep.fake_sweep import FAKE
 
 GOALS = ("val/auroc", "val/pointing")
 
@@ -39,13 +41,15 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow takes seconds to load, and what it would be told is in the spool; a report takes half of each sweep."""
-    monkeypatch.setattr(final, "write_report", lambda *args: None)
+    monkeypatch.setattr("sweep.reports.final.write_report", lambda *args: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(Tracker, "start", lambda self: None)
     monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)
 
 
-def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all) -> tuple[Search, str]:
+def swept(
+    tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all, functions: SweepFunctions = FAKE
+) -> tuple[Search, str]:
     """One driver's part: its search, and what the console said. On Ray where nothing plays Tune's part."""
     (tmp_path / "fake.yaml").write_text(SPACE)
     options, wrong = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
@@ -57,7 +61,7 @@ def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = pl
     searches: list[Search] = []
 
     def without_ray(search: Search, *rest: Any) -> None:
-        search.most_live, search._wait = 3, True
+        search.max_running, search._wait = 3, True
         assert play
         play(search)
 
@@ -65,11 +69,11 @@ def swept(tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = pl
         searches.append(search)
         return finishing(search, *rest)
 
-    console, finishing = Console(file=io.StringIO(), width=200, markup=False), final.finish
+    console, finishing = Console(file=io.StringIO(), width=200, markup=False), driver.finish
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "run_trials", without_ray if play else run.run_trials)
-        patch.setattr(final, "finish", finish)
-        run.sweep(space, planned, options, console, FakeWorker)
+        patch.setattr(driver, "run_trials", without_ray if play else driver.run_trials)
+        patch.setattr(driver, "finish", finish)
+        driver.run_sweep(space, planned, options, console, functions)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return searches[0], text
 
@@ -98,7 +102,7 @@ def refused(tmp_path: Path, *words: str) -> str:
 
 
 def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for _, event in Spool(folder / "spool.jsonl").read() if event["event"] == kind]
+    return [event for _, event in Spool(SweepFolder(folder)).read() if event["event"] == kind]
 
 
 def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:

@@ -14,6 +14,7 @@ import lzma
 import shutil
 import sqlite3
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,8 +22,7 @@ import pandas as pd
 import pytest
 import torch
 
-from sweep import run, status
-from sweep.workers.worker import TrialWorker
+from sweep import driver, run, status
 
 MADE: Final = Path(__file__).parents[1] / "golden" / "sweep_before_16"
 WORDS: Final = ("space=before.yaml", "storage=runs", "cache=cache", "trials=10")  # of the killed driver
@@ -62,6 +62,12 @@ def numbers(spool: bytes, kind: str) -> list[int]:
     return [event["number"] for event in events(spool, kind)]
 
 
+def attributes(journal: bytes) -> set[str]:
+    """Returns the names of the attributes that lines of Optuna's journal give to trials."""
+    lines = map(json.loads, journal.splitlines())
+    return {name for line in lines for key in ("user_attr", "user_attrs") for name in line.get(key, {})}
+
+
 def histories(folder: Path) -> dict[int, list[dict[str, Any]]]:
     """Returns the reports in the checkpoint of each trial that was training when the driver was killed, by number."""
     checkpoints = {int(path.parts[-3]): path for path in folder.glob("checkpoints/*/attempt-1/last.pt")}
@@ -92,16 +98,16 @@ def tags(key: str) -> dict[int, str]:
 def steps(metric: str) -> set[tuple[int, int]]:
     """Returns the number of the trial and the epoch of every point of a metric; no point stands there twice."""
     joined = "FROM metrics AS it JOIN tags AS n ON it.run_uuid = n.run_uuid AND n.key = 'sweep.number'"
-    found = query(f"SELECT n.value, it.step {joined} WHERE it.key = ?", metric)
-    assert len(found) == len(set(found))
-    return {(int(number), step) for number, step in found}
+    points = query(f"SELECT n.value, it.step {joined} WHERE it.key = ?", metric)
+    assert len(points) == len(set(points))
+    return {(int(number), step) for number, step in points}
 
 
 @pytest.mark.parametrize("further", [(), WIDER], ids=["same_command", "extended_space"])
 def test_a_sweep_begun_before_continues(
     ray_session: None, begun: Path, further: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spool = (begun / "spool.jsonl").read_bytes()
+    spool, journal = (begun / "spool.jsonl").read_bytes(), (begun / "journal.log").read_bytes()
     reached = int((begun / "spool.sent").read_text().split()[0])
     open_before = set(numbers(spool, "start")) - set(numbers(spool, "end"))
     checkpoints = histories(begun)
@@ -109,7 +115,7 @@ def test_a_sweep_begun_before_continues(
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as ending:
         if further:  # another space is timed anew, which takes half of this test
-            patch.setattr(TrialWorker, "price", lambda *args: None)
+            patch.setattr(driver, "FUNCTIONS", replace(driver.FUNCTIONS, price=lambda *_: None))
         run.main([*WORDS, *further])
     assert ending.value.code == 0
 
@@ -141,12 +147,18 @@ def test_a_sweep_begun_before_continues(
 
     after = (begun / "spool.jsonl").read_bytes()
     assert after.startswith(spool)
-    heard = [(event["number"], event["epoch"]) for event in events(after, "epoch")]
-    assert sorted(heard) == sorted(set(heard)) == list(trained.index)
+    for kind in ("start", "epoch", "end"):
+        for event in events(after[len(spool) :], kind):
+            assert set(event) >= set(events(spool, kind)[0]), "events keep their fields"
+    assert (begun / "journal.log").read_bytes().startswith(journal)
+    records = (begun / "journal.log").read_bytes()[len(journal) :]
+    assert attributes(records) >= {"number", "sampled", "config", "rung 2", "ending"}, "and trials their attributes"
+    reported = [(event["number"], event["epoch"]) for event in events(after, "epoch")]
+    assert sorted(reported) == sorted(set(reported)) == list(trained.index)
     assert sorted(numbers(after, "end")) == sorted(numbers(after, "start")) == trials["number"].tolist()
 
     sent = set(numbers(spool[:reached], "end"))
-    assert sent and open_before and set(numbers(spool, "end")) - sent | open_before
+    assert sent and sent < set(numbers(spool, "end")) | open_before
     outcomes = dict(zip(trials["number"], trials["state"], strict=True)) | dict.fromkeys(sent, BY_HAND)
     assert tags("outcome") == outcomes, "MLflow is told of every trial, and of none again that it was told of"
     assert steps("val/auroc") == set(trained.index)

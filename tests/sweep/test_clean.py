@@ -10,6 +10,7 @@ import pytest
 
 from mmpkd.types import ConfigError, UserError
 from sweep import clean
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from tests.sweep.folders import add, driven, files, locked, make
 
@@ -69,7 +70,7 @@ def test_what_waits_for_its_seeds_may_come_to_the_front(tmp_path: Path) -> None:
     add(spool, 0, "complete", 0.9, 0.9)
     add(spool, 1, "complete", 0.9, 0.9, of=0)
     add(spool, 2, "complete", 0.5, 0.5)  # its further seed is not there yet
-    assert clean.settled(read_sweep(tmp_path / "breast")) == [1]
+    assert clean.settled(read_sweep(SweepFolder(tmp_path / "breast"))) == [1]
 
 
 def cached(cache: Path, kind: str, name: str, **manifest: str) -> None:

@@ -1,4 +1,4 @@
-"""Where Ray finds room for its sockets, and addresses at which there is no cluster."""
+"""The folder for Ray's sockets, addresses at which no cluster answers, and reservations that do not fit."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ import ray
 
 from mmpkd.machine.resources import Allowance
 from mmpkd.types import ConfigError, UserError
-from sweep import cluster
-from sweep.cluster import LONGEST_SOCKET, folder_for_sockets, refuse_silent_cluster
-from sweep.space.space import SearchConfig
-from sweep.workers import tune
-from sweep.workers.tune import refuse_more_cores
+from sweep import cluster, local_ray
+from sweep.cluster import refuse_silent_cluster, refuse_too_many_cores
+from sweep.local_ray import LONGEST_SOCKET, make_socket_folder
+from sweep.space.search_config import SearchConfig
 
 
 @pytest.fixture
 def short() -> Iterator[Path]:
-    """pytest's own folders have names too long for sockets."""
+    """A folder with a short path: the paths of pytest's own folders are too long for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="m-", dir="/tmp"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
@@ -39,14 +38,14 @@ def usable(folder: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", ["fit", "x" * 60, "blank and #%?:;='", "ünïcode", "missing", "a-file", "new\nline"])
-def test_ray_gets_a_short_folder_whatever_tmpdir_is(name: str, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_gets_a_short_folder_with_any_tmpdir(name: str, short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "a-file":
         (short / name).touch()
     elif name != "missing":
         (short / name).mkdir()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(short / name))
-    folder = folder_for_sockets()
+    folder = make_socket_folder()
     try:
         assert usable(folder)
         assert (folder.parent == short / name) == (name == "fit")
@@ -54,23 +53,23 @@ def test_ray_gets_a_short_folder_whatever_tmpdir_is(name: str, short: Path, monk
         folder.rmdir()
 
 
-def test_the_folder_that_was_named_is_never_replaced(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ray_tmpdir_is_never_replaced_by_another_folder(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(short / "missing"))
     with pytest.raises(UserError, match=r"(?s)missing: No such file.*RAY_TMPDIR=DIR names one"):
-        folder_for_sockets()
+        make_socket_folder()
     monkeypatch.setenv("RAY_TMPDIR", str(short))
-    folder = folder_for_sockets()
+    folder = make_socket_folder()
     assert folder.parent == short and usable(folder)
 
 
-def test_every_place_that_was_tried_is_told(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that may not be written to among them; for root, who may write everywhere, a file in its place."""
+def test_the_error_names_every_folder_that_was_tried(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second folder does not exist: one without write permission would not stop root."""
     (short / ("y" * 60)).mkdir()
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", str(short / ("y" * 60)))
-    monkeypatch.setattr(cluster, "FURTHER_FOLDERS", (str(short / "none"),))
+    monkeypatch.setattr(local_ray, "FURTHER_FOLDERS", (str(short / "none"),))
     with pytest.raises(UserError, match=r"(?s)y: no socket can be opened below it.*none: No such file"):
-        folder_for_sockets()
+        make_socket_folder()
     assert not list((short / ("y" * 60)).iterdir())
 
 
@@ -79,7 +78,7 @@ def test_every_place_that_was_tried_is_told(short: Path, monkeypatch: pytest.Mon
 
 @contextmanager
 def listening(answer: bytes = b"") -> Iterator[int]:
-    """A port that somebody else listens at."""
+    """Yields a port at which a server listens that is not Ray."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield server.getsockname()[1]
 
@@ -96,8 +95,8 @@ def listening(answer: bytes = b"") -> Iterator[int]:
         ("http://127.0.0.1:8265", "web address"),
     ],
 )
-def test_a_cluster_that_does_not_answer_is_told(address: str, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And how to give another; Ray itself waits for minutes and ends the process."""
+def test_a_silent_cluster_is_an_error(address: str, complaint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message says how to give another address. Ray itself would wait for minutes and end the process."""
     monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.3)
     with listening() as port:
         monkeypatch.setenv("RAY_ADDRESS", address.format(port=port))
@@ -105,12 +104,12 @@ def test_a_cluster_that_does_not_answer_is_told(address: str, complaint: str, mo
             refuse_silent_cluster()
 
 
-def test_auto_without_a_cluster_is_told(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that was started here once and is gone has left its address."""
+def test_auto_without_a_cluster_is_an_error(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that was started on this machine and has ended leaves its address behind."""
     monkeypatch.setattr(cluster, "ANSWER_SECONDS", 0.3)
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     monkeypatch.setenv("RAY_TMPDIR", str(short))
-    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # those of other tests that run
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)  # those of tests that run at the same time
     with pytest.raises(UserError, match=r"RAY_ADDRESS=auto: .*Could not find any running Ray"):
         refuse_silent_cluster()
     (short / "ray").mkdir()
@@ -120,13 +119,13 @@ def test_auto_without_a_cluster_is_told(short: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_cluster_that_lives_is_let_through(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_running_cluster_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     refuse_silent_cluster()
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_port_of_ray_that_is_not_the_heads_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_port_of_ray_that_is_not_the_heads_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     (node,) = ray.nodes()
     monkeypatch.setenv("RAY_ADDRESS", f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}")
     with pytest.raises(UserError, match="is not the head of a Ray cluster"):
@@ -134,12 +133,12 @@ def test_a_port_of_ray_that_is_not_the_heads_is_told(monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("given", ["", "local"])
-def test_no_cluster_is_looked_for_where_none_was_named(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_address_no_cluster_is_asked(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", given)
     refuse_silent_cluster()
 
 
-def test_what_ray_says_of_another_version_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_quotes_ray_on_another_version(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**options: object) -> None:
         raise RuntimeError("Version mismatch: The cluster was started with:\n    Ray: 2.9.0")
 
@@ -163,13 +162,13 @@ def test_what_ray_says_of_another_version_is_told(monkeypatch: pytest.MonkeyPatc
     ("search", "threads", "leaf"),
     [({"cpus": 4}, 1, "search.cpus"), ({}, 4, "threads"), ({"cpus": 2.5}, 1, "search.cpus")],
 )
-def test_more_cores_than_may_be_used_are_refused(
+def test_a_trial_that_reserves_too_many_cores_is_refused(
     search: dict[str, float], threads: int, leaf: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(tune, "cores", lambda: Allowance(2, "SLURM_CPUS_PER_TASK"))
+    monkeypatch.setattr(cluster, "cores", lambda: Allowance(2, "SLURM_CPUS_PER_TASK"))
     with pytest.raises(ConfigError, match=rf"{leaf}: .*may use 2 here .*SLURM_CPUS_PER_TASK.*{leaf}=2"):
-        refuse_more_cores(SearchConfig(**search), threads)
-    refuse_more_cores(SearchConfig(), 2)
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # which counts for itself
-    refuse_more_cores(SearchConfig(**search), threads)
+        refuse_too_many_cores(SearchConfig(**search), threads)
+    refuse_too_many_cores(SearchConfig(), 2)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")  # a cluster counts its own cores
+    refuse_too_many_cores(SearchConfig(**search), threads)

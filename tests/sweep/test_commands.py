@@ -12,7 +12,8 @@ import pytest
 
 from mmpkd.types import ConfigError
 from sweep import clean, status, stop
-from sweep.storage.continuation import held
+from sweep.storage.layout import SweepFolder
+from sweep.storage.lock import hold_driver_lock
 from sweep.storage.reader import continuing, read_sweep
 from tests.sweep.folders import GOALS, add, driven, files, locked, make
 
@@ -137,7 +138,7 @@ def test_running_is_whether_the_lock_is_held_and_asking_leaves_it(
         assert as_json(capsys, tmp_path)["sweeps"][0]["state"] == "running"
     assert lock.read_text() == "process 7 on a-machine\n"
     assert as_json(capsys, tmp_path)["sweeps"][0]["state"] == "stopped"
-    with held(tmp_path / "breast"):  # is free for a driver
+    with hold_driver_lock(SweepFolder(tmp_path / "breast")):  # is free for a driver
         pass
 
 
@@ -153,7 +154,7 @@ def test_finished_until_a_driver_starts_again(tmp_path: Path, capsys: pytest.Cap
 def test_the_command_that_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     make(tmp_path / "runs" / "breast", words=["space=breast", "trials=8", "tracking=http://me:secret@host"])
     make(tmp_path / "runs" / "plain")
-    breast, plain = (read_sweep(tmp_path / "runs" / name) for name in ("breast", "plain"))
+    breast, plain = (read_sweep(SweepFolder(tmp_path / "runs" / name)) for name in ("breast", "plain"))
     monkeypatch.chdir(tmp_path)
     assert continuing(breast) == "python -m sweep.run space=breast trials=8 'tracking=http://me:***@host'"
     resolved = f"space={tmp_path}/runs/plain/space.yaml name=plain storage={tmp_path}/runs"

@@ -1,4 +1,4 @@
-"""Requests to end, by every signal and at every stage, and that the same command goes on afterwards."""
+"""Every signal ends the driver in good order at every stage, and the same command continues the sweep."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,18 +20,20 @@ from mlflow import MlflowClient
 from benchmarks.interrupted import disagreements
 from mmpkd import command
 from sweep import interrupt
-from sweep.interrupt import deferred, insisted, patience, requested, requests_end_the_driver
+from sweep.interrupt import allowed_seconds, deferred, repeated, requested, requests_end_the_driver
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
-from tests.sweep.fake import SPACE, FakeWorker, play, report
+from tests.sweep.fake import SPACE, play, report
+from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import events, swept
 from tests.sweep.test_run import ran
 
 
 def send(number: int = signal.SIGTERM) -> None:
-    """To this process; Python handles it before the next line."""
+    """Sends a signal to this process; Python handles it before the next line."""
     os.kill(os.getpid(), number)
 
 
@@ -44,7 +47,7 @@ def handled() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("number", interrupt.SIGNALS)
-def test_every_request_ends_what_goes_on(number: signal.Signals) -> None:
+def test_every_signal_raises_keyboard_interrupt(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with requests_end_the_driver():
         with pytest.raises(KeyboardInterrupt):
@@ -54,21 +57,21 @@ def test_every_request_ends_what_goes_on(number: signal.Signals) -> None:
 
 
 @pytest.mark.usefixtures("handled")
-def test_an_echo_changes_nothing_and_a_later_ctrl_c_insists(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_echo_changes_nothing_and_a_later_ctrl_c_is_a_repetition(monkeypatch: pytest.MonkeyPatch) -> None:
     """`timeout` and `make` send each signal twice, and a batch system sends another one; a person presses again."""
     with deferred():
         send(signal.SIGINT)
         send(signal.SIGINT)
         send(signal.SIGTERM)
-    assert requested() == "SIGINT" and not insisted()
+    assert requested() == "SIGINT" and not repeated()
     send(signal.SIGTERM)
-    monkeypatch.setattr(interrupt, "SAME_REQUEST", 0.0)
+    monkeypatch.setattr(interrupt, "ECHO_SECONDS", 0.0)
     with pytest.raises(KeyboardInterrupt), deferred():
         send(signal.SIGINT)
-    assert insisted()
+    assert repeated()
 
 
-def test_what_nohup_ignores_stays_ignored() -> None:
+def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with requests_end_the_driver():
@@ -78,29 +81,28 @@ def test_what_nohup_ignores_stays_ignored() -> None:
         signal.signal(signal.SIGHUP, before)
 
 
-def test_a_request_leaves_seconds_and_never_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_a_request_at_least_one_second_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     with requests_end_the_driver():
-        assert patience(60) == 60
+        assert allowed_seconds(60) == 60
         with deferred():
             send()
-        assert 1 <= patience(60) <= interrupt.SECONDS
-        monkeypatch.setattr(interrupt, "SECONDS", -5.0)
-        assert patience(60) == 1
+        assert 1 <= allowed_seconds(60) <= interrupt.END_SECONDS
+        monkeypatch.setattr(interrupt, "END_SECONDS", -5.0)
+        assert allowed_seconds(60) == 1
 
 
 # --- every stage of a driver's part, without Ray ---
 
 
 @pytest.mark.usefixtures("handled")
-def test_a_request_while_the_cohort_is_prepared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(FakeWorker, "prepare", lambda config, cache: send())
+def test_a_request_during_preparation_leaves_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KeyboardInterrupt):
-        swept(tmp_path)
-    assert not (tmp_path / "runs" / "fake").exists(), "nothing had begun"
+        swept(tmp_path, functions=replace(FAKE, prepare=lambda config, cache: send()))
+    assert not (tmp_path / "runs" / "fake").exists(), "no sweep had begun"
 
 
 def test_an_interrupted_command_says_so_and_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
-    """While it plans, say; nothing of a traceback."""
+    """There is no traceback, for example while it plans."""
     with pytest.raises(SystemExit) as ended:
         command.run(requests_end_the_driver()(lambda words: send(signal.SIGHUP)))
     assert ended.value.code == 130
@@ -109,19 +111,19 @@ def test_an_interrupted_command_says_so_and_exits_with_130(capsys: pytest.Captur
 
 @pytest.fixture
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow takes seconds to load; what it would be told is in the spool."""
+    """MLflow takes seconds to import; the spool holds everything that it would receive."""
     monkeypatch.setattr(Tracker, "start", lambda self: None)
     monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)
 
 
-def some_then(end: Callable[[], Any]) -> Callable[[Search], None]:
-    """Two trials to their end, and one that has had an epoch."""
+def play_some_then(end: Callable[[], Any]) -> Callable[[Search], None]:
+    """Returns a function that plays two trials to their end and one epoch of a third, and then calls `end`."""
 
     def drive(search: Search) -> None:
         for index in range(2):
             play(search, str(index), search.suggest(str(index)))
         search.on_trial_result("2", {"reports": [report(search.suggest("2"), 1)]})
-        search.release()
+        search.release_running()
         end()
 
     return drive
@@ -129,38 +131,38 @@ def some_then(end: Callable[[], Any]) -> Callable[[Search], None]:
 
 @pytest.mark.usefixtures("handled", "untracked")
 @pytest.mark.parametrize("stage", ["trials", "tables", "report"])
-def test_what_was_reached_is_written(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Though the request comes while the trials run, or in the midst of the closing report."""
+def test_finished_trials_are_written(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request may come while trials run, or while tables and report are written."""
     for name in ("write_tables", "write_report"):
         if stage in name:
             write = getattr(final, name)
             monkeypatch.setattr(final, name, lambda *args, write=write: (send(), write(*args)))
-    search, text = swept(tmp_path, play=some_then(send if stage == "trials" else lambda: None))
+    search, text = swept(tmp_path, play=play_some_then(send if stage == "trials" else lambda: None))
     folder = tmp_path / "runs" / "fake"
     assert requested() == "SIGTERM" and "6 trials to go; this continues" in text
     assert ("stopped: asked to end (SIGTERM)" in text) == (stage == "trials")
     assert pd.read_parquet(folder / "trials.parquet")["state"].tolist() == ["complete", "complete"]
     assert (folder / "report.html").exists() and (folder / "best.yaml").exists()
     assert [event["status"] for event in events(folder, "close")] == ["KILLED"]
-    assert search.left == 6
+    assert search.remaining_trials == 6
 
 
 @pytest.mark.usefixtures("handled", "untracked")
-def test_who_insists_waits_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def insist() -> None:
-        monkeypatch.setattr(interrupt, "SAME_REQUEST", 0.0)
+def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press_ctrl_c_twice() -> None:
+        monkeypatch.setattr(interrupt, "ECHO_SECONDS", 0.0)
         with deferred():
             send(signal.SIGINT)
         send(signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        swept(tmp_path, play=some_then(insist))
+        swept(tmp_path, play=play_some_then(press_ctrl_c_twice))
     assert not (tmp_path / "runs" / "fake" / "report.html").exists()
 
 
-def test_a_server_that_is_away_does_not_hold_up_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The request may come before the driver waits for the server, or meanwhile."""
-    spool = Spool(tmp_path / "spool.jsonl")
+def test_a_server_that_does_not_answer_does_not_delay_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request may come before the driver waits for the server, or while it waits."""
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     waited: list[float] = []
     tracker = Tracker("http://127.0.0.1:1", "away", "x", spool, tmp_path)
@@ -177,17 +179,17 @@ def test_a_server_that_is_away_does_not_hold_up_the_end(tmp_path: Path, monkeypa
     tracker._thread.start()
     monkeypatch.setattr(tracker, "close", closing_for)
     with requests_end_the_driver():
-        assert final._send_rest(tracker) == 1, "it waits in the spool"
+        assert final._send_rest(tracker) == 1, "the record waits in the spool"
         assert final._send_rest(tracker) == 1
-    assert waited[0] == 60 and len(waited) == 3 and max(waited[1:]) <= interrupt.SECONDS
+    assert waited[0] == 60 and len(waited) == 3 and max(waited[1:]) <= interrupt.END_SECONDS
 
 
 # --- a whole driver ---
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_batch_systems_end_of_a_sweep_in_a_narrow_job(tmp_path: Path) -> None:
-    """One core of several, a long TMPDIR with odd characters, and SIGTERM for the whole process group, twice."""
+def test_a_batch_system_ends_a_sweep_in_a_small_job(tmp_path: Path) -> None:
+    """The job has one core of several and a long TMPDIR with odd characters; its process group gets SIGTERM twice."""
     (tmp_path / "fake.yaml").write_text(SPACE)
     scratch = tmp_path / ("scratch of job #7 " + "x" * 60)
     scratch.mkdir()
@@ -203,7 +205,7 @@ def test_a_batch_systems_end_of_a_sweep_in_a_narrow_job(tmp_path: Path) -> None:
         text=True,
     )
     trained = folder / "trained.txt"
-    begun = tmp_path / "mlflow.db"  # else a loaded machine still loads MLflow when the end comes
+    begun = tmp_path / "mlflow.db"  # or a busy machine would still import MLflow when the signal comes
     while not (begun.exists() and trained.exists() and len(trained.read_text().splitlines()) > 5):  # a second trial
         assert driver.poll() is None, driver.communicate()[0]
         time.sleep(0.05)
@@ -213,7 +215,7 @@ def test_a_batch_systems_end_of_a_sweep_in_a_narrow_job(tmp_path: Path) -> None:
     assert driver.returncode == 130
     assert "stopped: asked to end (SIGTERM)" in text and "this continues from their checkpoints" in text
     assert "Traceback" not in text and "ray" not in text.replace("array", "").lower(), text
-    assert ", 2 running" not in text, "on one core runs one trial"
+    assert ", 2 running" not in text, "one trial at a time on one core"
     ended = pd.read_parquet(folder / "trials.parquet")
     assert ended["state"].eq("complete").all() and (folder / "report.html").exists()
     assert list((folder / "checkpoints").glob("*/attempt-1/last.pt"))
@@ -226,16 +228,16 @@ def test_a_batch_systems_end_of_a_sweep_in_a_narrow_job(tmp_path: Path) -> None:
     assert ran(tmp_path, "trials=8")[0] == 0
     assert not disagreements(folder, address, trials=8)
     lines = [line.split() for line in trained.read_text().splitlines()]
-    assert len({(number, epoch) for number, _, epoch in lines}) >= len(lines) - 1, "at most the epoch in flight again"
+    assert len({(number, epoch) for number, _, epoch in lines}) >= len(lines) - 1, "at most one epoch is trained again"
 
 
-def test_who_insists_is_not_made_to_wait_for_the_interpreter() -> None:
-    """What was imported is not taken down: nothing that is registered for the exit runs."""
+def test_a_second_ctrl_c_does_not_wait_for_the_interpreter() -> None:
+    """The process ends without taking down its libraries: functions registered for the exit do not run."""
     code = """if True:
         import atexit, os, signal
         from sweep import interrupt
         atexit.register(print, "taken down")
-        interrupt.SAME_REQUEST = 0.0
+        interrupt.ECHO_SECONDS = 0.0
         with interrupt.requests_end_the_driver():
             with interrupt.deferred():
                 os.kill(os.getpid(), signal.SIGINT)

@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
+from sweep.driver import SweepFunctions
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from sweep.storage.records import Spool
-from tests.sweep.fake import FakeWorker
+from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import untracked
 from tests.sweep.test_run import ran
 
@@ -51,7 +54,7 @@ def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_p
     status, text = ran(tmp_path, "trials=8", f"budget_device_hours={hours!r}")
     spent = sum(
         event["seconds"] * event["devices"]
-        for _, event in Spool(tmp_path / "fake" / "spool.jsonl").read()
+        for _, event in Spool(SweepFolder(tmp_path / "fake")).read()
         if event["event"] == "epoch"
     )
     assert 6.2 <= spent <= 6.2 + 2 * 0.5, "an epoch of each of the two that run"
@@ -66,7 +69,7 @@ def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_p
 
 def test_a_deadline_that_has_passed_runs_nothing(tmp_path: Path) -> None:
     status, text = ran(tmp_path, "deadline=2020-01-01T00:00")
-    assert status == 1 and "the deadline (2020-01-01 00:00) has come; deadline=... with a later one continues" in text
+    assert status == 1 and "the deadline (2020-01-01 00:00) has passed; to continue, give a later deadline=..." in text
     assert not (tmp_path / "fake" / "trained.txt").exists()
 
 
@@ -95,13 +98,11 @@ def test_a_plateau_of_every_arm_ends_a_sweep(tmp_path: Path) -> None:
 
 
 def test_a_goal_that_trainings_never_report_stops_the_sweep_and_fails_no_trial(tmp_path: Path) -> None:
-    class Silent(FakeWorker):
-        @staticmethod
-        def run_training(*args: Any) -> None:
-            args[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc": 0.5, "val/auroc_se": 0.1}))
+    def run(*args: Any) -> None:
+        args[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc": 0.5, "val/auroc_se": 0.1}))
 
     with pytest.raises(UserError, match=r"search.maximize: trainings do not report val/pointing; they report val/auro"):
-        ran(tmp_path, "trials=4", worker=Silent)
+        ran(tmp_path, "trials=4", functions=running(run))
     assert set(states(tmp_path)) == {"RUNNING"}
     assert ran(tmp_path, "trials=4")[0] == 0, "once it is mended"
     assert states(tmp_path) == {"COMPLETE": 4}
@@ -129,15 +130,17 @@ def test_a_storage_that_goes_read_only_stops_the_sweep_and_loses_nothing(
     assert sorted(table_of(tmp_path)["number"]) == list(range(6))
 
 
-def failing_once(error: Callable[[], Exception]) -> type[FakeWorker]:
-    class Failing(FakeWorker):
-        @staticmethod
-        def run_training(config: TrialConfig, cache: Path, store: Path, folder: Path, *rest: Any) -> None:
-            if folder.parent.name == "2" and folder.name == "attempt-1":
-                raise error()
-            FakeWorker.run_training(config, cache, store, folder, *rest)
+def running(run: Callable[..., None]) -> SweepFunctions:
+    return replace(FAKE, training=replace(FAKE.training, run=run))
 
-    return Failing
+
+def failing_once(error: Callable[[], Exception]) -> SweepFunctions:
+    def run(config: TrialConfig, cache: Path, store: Path, folder: Path, *more: Any) -> None:
+        if folder.parent.name == "2" and folder.name == "attempt-1":
+            raise error()
+        FAKE.training.run(config, cache, store, folder, *more)
+
+    return running(run)
 
 
 def test_a_worker_that_cannot_write_stops_the_sweep_and_fails_no_trial(tmp_path: Path) -> None:
@@ -145,18 +148,18 @@ def test_a_worker_that_cannot_write_stops_the_sweep_and_fails_no_trial(tmp_path:
     with pytest.raises(
         UserError, match=r"last\.pt: cannot be read or written any more \(No space left on device\), in a worker"
     ):
-        ran(tmp_path, "trials=6", worker=full)
-    assert ran(tmp_path, "trials=6", worker=full)[0] == 0
+        ran(tmp_path, "trials=6", functions=full)
+    assert ran(tmp_path, "trials=6", functions=full)[0] == 0
     assert states(tmp_path) == {"COMPLETE": 6}
 
 
 def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path) -> None:
-    status, text = ran(tmp_path, "trials=6", worker=failing_once(lambda: MemoryError("Unable to allocate 2 GiB")))
+    status, text = ran(tmp_path, "trials=6", functions=failing_once(lambda: MemoryError("Unable to allocate 2 GiB")))
     assert status == 0 and "out of memory: goes on with half as many trials to a device" in text
     assert states(tmp_path) == {"COMPLETE": 6}
     devices = [
         event["devices"]
-        for _, event in Spool(tmp_path / "fake" / "spool.jsonl").read()
+        for _, event in Spool(SweepFolder(tmp_path / "fake")).read()
         if event["event"] == "epoch" and event["number"] == 5
     ]
     assert set(devices) == {2.0}, "both cores for one trial"
@@ -170,4 +173,4 @@ def test_a_sweep_that_a_limit_ended_says_how_it_goes_on_and_is_not_called_finish
     _, text = ran(tmp_path, "trials=8", "budget_device_hours=0.001", "deadline=2099-01-01")
     command = "python -m sweep.run 'space=my space.yaml' trials=8 budget_device_hours=0.002 deadline=null"
     assert command in text.splitlines()[-1]
-    assert read_sweep(tmp_path / "fake").state == "stopped"
+    assert read_sweep(SweepFolder(tmp_path / "fake")).state == "stopped"

@@ -14,14 +14,15 @@ import pandas as pd
 import pytest
 
 from mmpkd.config import TrialConfig, load_trial
+from sweep.cluster import Reservation
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
-from sweep.search.state import Books
+from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool, epochs_table, judged, trials_table
 from sweep.types import Arrival
-from sweep.workers.tune import Share
 from tests.sweep.fake import SPACE, metrics_of, play
 from tests.sweep.swept import swept, untracked
 
@@ -50,10 +51,12 @@ class Machine:
         words = ["trials=6", f"search.repeats={REPEATS}", "seed=3"]
         space, mistakes = load_space(str(self.folder / "fake.yaml"), words)
         assert space is not None and not mistakes
-        studies = Studies(self.folder / "journal.log", space, GOALS)
-        books = Books(space, GOALS, studies, Spool(self.folder / "spool.jsonl"), self.folder)
-        search = Search(space, books, self.folder, Path("cache"), Path("store"), num_folds=FOLDS, wait=True)
-        search.most_live, search.devices = 2, DEVICES
+        studies = Studies(SweepFolder(self.folder), space, GOALS)
+        state = SweepState(space, GOALS, studies, Spool(SweepFolder(self.folder)), SweepFolder(self.folder))
+        search = Search(
+            space, state, SweepFolder(self.folder), Path("cache"), Path("store"), num_folds=FOLDS, wait=True
+        )
+        search.max_running, search.devices = 2, DEVICES
         return search
 
     def drive(self, epochs: int | None) -> Search | None:
@@ -128,7 +131,7 @@ def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Mach
     handed = {job["number"]: TrialConfig.model_validate_json(job["trial"]) for job in machine.jobs}
     records = search.records()
     table = trials_table(records).set_index("number")
-    epochs = epochs_table(Spool(machine.folder / "spool.jsonl"))
+    epochs = epochs_table(Spool(SweepFolder(machine.folder)))
     for number, config in handed.items():
         row, own = table.loc[number], epochs[epochs["number"] == number]
         assert own["epoch"].tolist() == [1, 2, 3, 4]
@@ -137,9 +140,9 @@ def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Mach
             assert row[goal] == scores(config, EPOCHS)[goal]
         assert (row["state"], row["epochs"], row["seconds"]) == ("complete", EPOCHS, 0.5 * EPOCHS)
         assert row["device_hours"] * 3600 == pytest.approx(0.5 * EPOCHS * DEVICES)
-    assert search.books.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
-    assert machine.search().books.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
-    heard = [event for _, event in Spool(machine.folder / "spool.jsonl").read()]
+    assert search.state.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
+    assert machine.search().state.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
+    heard = [event for _, event in Spool(SweepFolder(machine.folder)).read()]
     for kind, times in (("start", 1), ("end", 1), ("epoch", EPOCHS)):
         counts = pd.Series([event["number"] for event in heard if event["event"] == kind]).value_counts()
         assert counts.to_dict() == dict.fromkeys(handed, times)
@@ -183,24 +186,24 @@ def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
             job = search.suggest(f"t{number}")
             metrics = metrics_of(TrialConfig.model_validate_json(job["trial"]), 1)
             values = tuple(metrics[goal] for goal in GOALS)
-            search.books.studies.reach(Arrival(job["number"], "none", 1, values, True))
+            search.state.studies.record_arrival(Arrival(job["number"], "none", 1, values, True))
             play(search, f"t{number}", job)
 
     swept(tmp_path, "trials=4", *words, play=reaching)
     decisions: list[bool] = []
 
-    def drive(search: Search, worker: Any, halving: ArmHalving, *rest: Any) -> None:
+    def run_tune(search: Search, halving: ArmHalving, *rest: Any) -> None:
         poor = {"epoch": 1, "metrics": dict.fromkeys(GOALS, 0.0)}
         decisions.append(halving.decide(search.suggest("fifth"), poor))
 
     for name, stand_in in {
-        "cluster.cluster": contextlib.nullcontext,
-        "workers.tune.share_of": lambda *_: Share(1.0, 0.0),
-        "workers.tune.slots": lambda _: 1,
-        "workers.tune.idle_gpus": lambda: 0,
-        "workers.tune.cores_of_a_machine": lambda: 2.0,
-        "workers.tune.drive": drive,
+        "cluster": contextlib.nullcontext,
+        "reservation_for": lambda *_: Reservation(1.0, 0.0),
+        "count_slots": lambda _: 1,
+        "count_gpus": lambda: 0,
+        "run_tune": run_tune,
     }.items():
-        monkeypatch.setattr(f"sweep.{name}", stand_in)
+        monkeypatch.setattr(f"sweep.driver.{name}", stand_in)
+    monkeypatch.setattr("sweep.cluster.largest_machine_cores", lambda: 2.0)
     swept(tmp_path, "trials=5", *words, play=None)
     assert decisions == [False]

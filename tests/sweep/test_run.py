@@ -20,30 +20,33 @@ from benchmarks.interrupted import disagreements, interrupt
 from benchmarks.witness import extra_epochs, faults, lines_of, logged
 from mmpkd.config import CohortConfig, TrialConfig, load_trial
 from mmpkd.types import ConfigError, UserError
-from sweep import run
+from sweep import driver
+from sweep.driver import SweepFunctions, run_sweep
 from sweep.options import RunOptions, read_run_options
 from sweep.plan.plan import plan
-from sweep.run import main, sweep
+from sweep.run import main
 from sweep.space.space import Space, dump_space, load_space
-from sweep.storage.continuation import held, refuse_other_space
+from sweep.storage.continuation import refuse_other_space
+from sweep.storage.layout import SweepFolder
+from sweep.storage.lock import hold_driver_lock
 from sweep.storage.records import Spool
-from sweep.workers.worker import TrialWorker
-from tests.sweep.fake import SPACE, FakeWorker, play_all
+from tests.sweep.fake import SPACE, play_all
+from tests.sweep.fake_sweep import FAKE, FakeStore
 
 
 def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, RunOptions]:
     (tmp_path / "fake.yaml").write_text(SPACE)
     options, mistakes = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", *overrides])
-    space, found = load_space(options.space, options.overrides)
-    assert space is not None and not mistakes and not found
+    space, space_mistakes = load_space(options.space, options.overrides)
+    assert space is not None and not mistakes and not space_mistakes
     return space, options
 
 
-def ran(tmp_path: Path, *overrides: str, worker: type[TrialWorker] = FakeWorker) -> tuple[int, str]:
-    """A sweep with the fake worker: exit status and what the console said."""
+def ran(tmp_path: Path, *overrides: str, functions: SweepFunctions = FAKE) -> tuple[int, str]:
+    """Runs a sweep with fake trainings; returns its exit status and the text of the console."""
     space, options = loaded(tmp_path, *overrides)
     console, planned = Console(file=io.StringIO(), width=160), plan(space)
-    status = sweep(space, planned, options, console, worker)
+    status = run_sweep(space, planned, options, console, functions)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return status, text
 
@@ -51,7 +54,7 @@ def ran(tmp_path: Path, *overrides: str, worker: type[TrialWorker] = FakeWorker)
 # --- words ---
 
 
-def test_teaching_and_showing_load_no_engine() -> None:
+def test_help_and_show_load_no_engine() -> None:
     code = """if True:
         import sys
         from sweep.run import main
@@ -91,7 +94,7 @@ def test_mistakes_of_the_command_and_of_the_space_are_shown_together(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_options_of_a_sweep(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     options, mistakes = read_run_options(["space=dir/mine.yaml", "trials=3", "optimizer.lr=1"])
     assert (options.name, options.overrides, mistakes) == ("mine", ("trials=3", "optimizer.lr=1"), [])
@@ -99,7 +102,7 @@ def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://there:5000")
     assert read_run_options([])[0].tracking_uri == "http://there:5000"
     assert read_run_options(["tracking=http://here"])[0].tracking_uri == "http://here"
-    assert read_run_options(["name=other"])[0].folder == Path.cwd() / "runs" / "other"
+    assert read_run_options(["name=other"])[0].folder.path == Path.cwd() / "runs" / "other"
 
 
 # --- refusals ---
@@ -107,14 +110,17 @@ def test_what_a_sweep_goes_by(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_second_driver_is_refused(tmp_path: Path) -> None:
     (tmp_path / "fake.yaml").write_text(SPACE)
-    with held(tmp_path / "fake"), pytest.raises(UserError, match=r"another driver .*\(process \d+ on .+\)"):
+    with (
+        hold_driver_lock(SweepFolder(tmp_path / "fake")),
+        pytest.raises(UserError, match=r"another driver .*\(process \d+ on .+\)"),
+    ):
         main([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", f"cache={tmp_path / 'cache'}"])
-    with held(tmp_path / "fake"):
-        pass  # let go of
+    with hold_driver_lock(SweepFolder(tmp_path / "fake")):
+        pass  # the lock is free again
 
 
 def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(UserError), held(tmp_path / "new"):
+    with pytest.raises(UserError), hold_driver_lock(SweepFolder(tmp_path / "new")):
         raise UserError("an image does not decode")
     assert not (tmp_path / "new").exists()
 
@@ -122,10 +128,10 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_name_of_a_different_space_is_refused(tmp_path: Path) -> None:
     space, _ = loaded(tmp_path)
     (tmp_path / "space.yaml").write_text(dump_space(space))
-    refuse_other_space(tmp_path, loaded(tmp_path, "trials=99", "search.cpus=0.5", "cohort.root=/moved")[0])
+    refuse_other_space(SweepFolder(tmp_path), loaded(tmp_path, "trials=99", "search.cpus=0.5", "cohort.root=/moved")[0])
     changed, _ = loaded(tmp_path, "optimizer.lr=0.01", "epochs=5", "arms.none=false")
     with pytest.raises(UserError) as error:
-        refuse_other_space(tmp_path, changed)
+        refuse_other_space(SweepFolder(tmp_path), changed)
     text = str(error.value)
     assert "epochs: was 4, is now 5" in text
     assert "arms.none: was" in text and "optimizer.lr: was absent, is now 0.01" in text
@@ -133,22 +139,22 @@ def test_a_name_of_a_different_space_is_refused(tmp_path: Path) -> None:
 
 
 def test_data_may_move_but_not_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "run_trials", lambda search, *rest: play_all(search))
+    monkeypatch.setattr(driver, "run_trials", lambda search, *rest: play_all(search))
 
     def sweep_at(root: str) -> int:
         space, options = loaded(tmp_path, "trials=2", f"cohort.root={root}")
         planned = plan(loaded(tmp_path)[0])  # of the generated cohort, which has no root
         assert planned.example is not None
         example = planned.example.model_copy(update={"cohort": CohortConfig(reader="synthetic", root=Path(root))})
-        return sweep(
-            space, replace(planned, configs={"none": [example]}), options, Console(file=io.StringIO()), FakeWorker
+        return run_sweep(
+            space, replace(planned, configs={"none": [example]}), options, Console(file=io.StringIO()), FAKE
         )
 
     assert sweep_at("/before") == 0
     assert sweep_at("/moved") == 0
     assert load_trial(tmp_path / "fake" / "best.yaml").cohort.root == Path("/moved"), "though trained at /before"
 
-    monkeypatch.setattr(FakeWorker, "fingerprint", "with one image more")
+    monkeypatch.setattr(FakeStore, "fingerprint", "with one image more")
     before = {path: path.read_bytes() for path in (tmp_path / "fake").glob("*.*") if path.name != "driver.lock"}
     with pytest.raises(UserError, match=r"(?s)began with other data.*was as prepared, is now with one.*name=fake-2"):
         sweep_at("/moved")
@@ -164,7 +170,7 @@ def test_a_sweep_from_start_to_report(tmp_path: Path) -> None:
     folder, tracking = tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}"
     assert status == 0
     assert "Front" in text and "±" in text and "tabular" in text and "6/6 done (6 complete), 0 running" in text
-    assert "lie within one standard error" in text
+    assert "within one standard error" in text
     assert f"mlflow ui --backend-store-uri {tracking}" in text
     assert not disagreements(folder, tracking, trials=6)
     left = {path.name for path in folder.iterdir()}
@@ -193,7 +199,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
 
     command = [sys.executable, "-m", "tests.sweep.fake_run", *words, "trials=9"]
     watch = interrupt(lambda: subprocess.Popen(command), tmp_path / "fake", moments=[(0, 0), (3, 0.1)])
-    assert ran(tmp_path, words[-1], "trials=9", worker=logged(FakeWorker))[0] == 0
+    assert ran(tmp_path, words[-1], "trials=9", functions=replace(FAKE, training=logged(FAKE.training)))[0] == 0
 
     folder = tmp_path / "fake"
     table, lines = pd.read_parquet(folder / "trials.parquet"), lines_of(folder)
@@ -207,7 +213,7 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_a_sweep_through_bugs_and_dying_workers(tmp_path: Path) -> None:
+def test_a_sweep_with_bugs_and_dying_workers(tmp_path: Path) -> None:
     decays = {"diverges": 0.01, "bug": 0.07, "dies": 0.15}
     arms = [f"arms.{arm}={{optimizer: {{weight_decay: {decay}}}}}" for arm, decay in decays.items()]
     status, text = ran(tmp_path, "trials=5", "arms.tabular=false", *arms)
@@ -231,10 +237,10 @@ def test_credentialed_cohorts_keep_their_tables(tmp_path: Path, monkeypatch: pyt
     planned = plan(space)
     assert planned.facts is not None
     planned = replace(planned, facts=replace(planned.facts, credentialed=True))
-    monkeypatch.setattr(run, "run_trials", lambda *args: None)
+    monkeypatch.setattr(driver, "run_trials", lambda *args: None)
     said_paths: list[Any] = []
-    sweep(space, planned, options, Console(file=io.StringIO()), FakeWorker)
-    for _, event in Spool(options.folder / "spool.jsonl").read():
+    run_sweep(space, planned, options, Console(file=io.StringIO()), FAKE)
+    for _, event in Spool(options.folder).read():
         if event["event"] == "files":
             said_paths += [Path(path).name for path in event["paths"]]
     assert said_paths == ["space.yaml", "plan.json", "best.yaml"]

@@ -15,7 +15,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.probe import stand_in
 from mmpkd.types import CohortError, ConfigError
-from sweep.search.repeats import repeated
+from sweep.search.repeats import repeat_config
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
 
 
@@ -86,7 +86,7 @@ def test_the_fold_that_is_sealed_may_be_named(tmp_path: Path, names: list[str], 
 def test_further_seeds_move_over_the_folds_that_are_not_sealed(tmp_path: Path) -> None:
     store, names = store_of(tmp_path, ["A", "B", "C", "D"], test_fold="B")
     first = TrialConfig(cohort=config(tmp_path / "raw").model_copy(update={"fold": 1}))
-    folds = [repeated(first, turn, store.num_folds).cohort.fold for turn in range(5)]
+    folds = [repeat_config(first, turn, store.num_folds).cohort.fold for turn in range(5)]
     assert [set(names[store.rows("val", fold)]) for fold in folds] == [{"C"}, {"D"}, {"A"}, {"C"}, {"D"}]
     assert not any(set(names[store.rows("train", fold)]) & {"B"} for fold in folds)
 

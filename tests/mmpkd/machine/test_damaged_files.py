@@ -1,4 +1,4 @@
-"""Every file of the cache, and a checkpoint, damaged in every way: it is named, and what deleting it leads to."""
+"""Damaged files of the cache and damaged checkpoints are reported with their path and the way to continue."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from mmpkd import checkpoint
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig
+from mmpkd.teachers import resolve
 from mmpkd.teachers.cache import cached_outputs
 from mmpkd.types import CohortError, ConfigError, TeacherError
 from tests.damage import BINARY, harm, mended
 
 
-def test_a_damaged_store_is_named(tiny_cohort: CohortConfig, cache: Path, tmp_path: Path) -> None:
+def test_a_damaged_store_is_reported(tiny_cohort: CohortConfig, cache: Path, tmp_path: Path) -> None:
     store = prepare(tiny_cohort, cache)
     folder = shutil.copytree(store.path, tmp_path / "stores" / store.path.name)
     for saved in sorted(path for path in store.path.rglob("*") if path.is_file()):
@@ -34,26 +35,26 @@ def test_a_damaged_store_is_named(tiny_cohort: CohortConfig, cache: Path, tmp_pa
         Store.open(other)
 
 
-def test_a_teachers_damaged_answers_are_named(tiny_cohort: CohortConfig, cache: Path, tmp_path: Path) -> None:
+def test_damaged_teacher_outputs_are_reported(tiny_cohort: CohortConfig, cache: Path, tmp_path: Path) -> None:
     store, config = prepare(tiny_cohort, cache), TeacherConfig(kind="tabular")
-    cached_outputs(config, store, 0, tmp_path)
+    cached_outputs(resolve(config), store, 0, tmp_path)
     (folder,) = (path for path in (tmp_path / "teachers").iterdir() if path.is_dir())
     whole = shutil.copytree(folder, tmp_path / "whole")
     for saved in sorted(whole.iterdir()):
         for kind in BINARY:
             harm(folder / saved.name, kind)
             with pytest.raises(TeacherError, match="delete that folder") as error:
-                cached_outputs(config, store, 0, tmp_path)
+                cached_outputs(resolve(config), store, 0, tmp_path)
             assert str(folder) in str(error.value)
             mended(folder / saved.name, saved)
-    cached_outputs(config, store, 0, tmp_path)
+    cached_outputs(resolve(config), store, 0, tmp_path)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in BINARY if "its end" not in kind])  # there are names, no values
-def test_a_damaged_checkpoint_is_named(tmp_path: Path, kind: str) -> None:
+def test_a_damaged_checkpoint_is_reported(tmp_path: Path, kind: str) -> None:
     layer = torch.nn.Linear(40, 40)
     optimizer = torch.optim.AdamW(layer.parameters())
-    place = checkpoint.Place(0, 1)
+    place = checkpoint.Progress(0, 1)
     path = checkpoint.save(tmp_path, layer, torch.nn.ModuleDict(), optimizer, [], place, "mine", "identity")
     with pytest.raises(ConfigError, match="belongs to another configuration"):
         checkpoint.history(path, "another's")

@@ -1,4 +1,4 @@
-"""A machine that gives way is not blamed on the file that was being read."""
+"""A fault of the machine is not blamed on the file that was being read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mmpkd.types import CohortError, ConfigError, UserError
 
 
 def caused_by(cause: BaseException) -> UserError:
-    """As the readers say it, with the cause kept out of the traceback."""
+    """Returns the error of a reader, with its cause hidden from the traceback."""
     try:
         try:
             raise cause
@@ -35,7 +35,7 @@ def caused_by(cause: BaseException) -> UserError:
 
 
 def allocation(num_bytes: int) -> MemoryError:
-    """What numpy raises."""
+    """Returns the error that numpy raises."""
     error = MemoryError("Unable to allocate")
     error.shape, error.dtype = (num_bytes,), np.dtype(np.uint8)  # type: ignore[attr-defined]
     return error
@@ -58,7 +58,9 @@ def allocation(num_bytes: int) -> MemoryError:
         (KeyError("student"), ""),
     ],
 )
-def test_what_stands_behind_an_error(cause: BaseException, fault: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_machine_faults_are_recognised_behind_an_error(
+    cause: BaseException, fault: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     error = caused_by(cause)
     assert machine_fault(error) == fault
 
@@ -67,26 +69,29 @@ def test_what_stands_behind_an_error(cause: BaseException, fault: str, capsys: p
 
     with pytest.raises(SystemExit) as ended:
         command.run(main)
-    told = capsys.readouterr().err
-    assert ended.value.code == 2 and told.startswith("error: best.pt is damaged")
-    assert ("delete nothing before" in told) == bool(fault) and with_fault(error) in told
+    text = capsys.readouterr().err
+    assert ended.value.code == 2 and text.startswith("error: best.pt is damaged")
+    assert ("delete nothing before" in text) == bool(fault) and with_fault(error) in text
 
 
-def test_mistakes_are_told_with_their_fault_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_are_printed_with_the_machine_fault(capsys: pytest.CaptureFixture[str]) -> None:
     def main(words: Any) -> None:
         raise ConfigError.at("student", "cannot be built") from MemoryError()
 
     with pytest.raises(SystemExit):
         command.run(main)
-    told = capsys.readouterr().err
-    assert told.startswith("1 mistake:\n  student: cannot be built\n  behind this") and "(out of memory)" in told
+    text = capsys.readouterr().err
+    assert (
+        text.startswith("1 mistake:\n  student: cannot be built\n  the cause is a fault of the machine")
+        and "(out of memory)" in text
+    )
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.ESTALE])
-def test_no_sample_is_left_out_for_a_fault_of_the_machine(
+def test_a_machine_fault_does_not_leave_out_samples(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Though some may be; the same command goes on when the machine is well again."""
+    """Even if some bad samples are allowed; the same command continues once the machine is repaired."""
     config = CohortConfig(
         reader="synthetic", image_size=32, max_bad=0.5, params={"side": 32, "train": 60, "val": 30, "test": 12}
     )
@@ -109,8 +114,8 @@ def test_no_sample_is_left_out_for_a_fault_of_the_machine(
     assert len(store.sample_ids) == 102 and not store.manifest["left_out"]
 
 
-def test_a_disk_that_is_not_the_caches_is_not_taken_for_it(tmp_path: Path) -> None:
-    """Nor is what was prepared so far thrown away for it."""
+def test_a_fault_of_another_disk_is_not_blamed_on_the_cache(tmp_path: Path) -> None:
+    """The part that was prepared so far is kept as well."""
     partial = tmp_path / "cache" / "store.partial"
     partial.mkdir(parents=True)
     elsewhere = OSError(errno.ENOSPC, "No space left on device", "/scratch/decoder.tmp")
@@ -122,7 +127,7 @@ def test_a_disk_that_is_not_the_caches_is_not_taken_for_it(tmp_path: Path) -> No
         raise here
 
 
-def test_a_checkpoint_out_of_reach_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_checkpoint_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*args: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / "last.pt"))
 

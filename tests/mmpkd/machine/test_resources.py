@@ -1,4 +1,4 @@
-"""How many cores and how much memory are this process's, on made-up machines."""
+"""Cores and memory of this process on simulated machines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GIGABYTE = 2**30
 
 @pytest.fixture(autouse=True)
 def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And four gigabytes, with no batch system and no control group of the machine that runs the tests."""
+    """Simulates eight cores and four gigabytes, without the batch system and control groups of the real machine."""
     monkeypatch.setattr(os, "cpu_count", lambda: 8)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
     pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 4 * GIGABYTE // 4096}
@@ -25,7 +25,7 @@ def eight_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tree(root: Path, group: str, **files: str) -> Path:
-    """A file system with this in /proc/self/cgroup, and files under /sys/fs/cgroup, '/' written as '__'."""
+    """Makes a file system with /proc/self/cgroup and files under /sys/fs/cgroup; '__' stands for '/'."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(group)
     for name, content in files.items():
@@ -44,7 +44,7 @@ VERSION_1 = "4:cpu,cpuacct:/docker/ab\n3:memory:/docker/ab\n"
         ("0::/job", {"job__cpu_DOT_max": "200000 100000"}, 2),
         ("0::/job", {"job__cpu_DOT_max": "max 100000"}, 8),
         ("0::/job", {"job__cpu_DOT_max": "50000 100000"}, 1),  # half a core
-        ("0::/job", {"job__cpu_DOT_max": "390000 100000"}, 3),  # what is more than whole cores is left alone
+        ("0::/job", {"job__cpu_DOT_max": "390000 100000"}, 3),  # only whole cores count
         ("0::/", {"cpu_DOT_max": "300000 100000"}, 3),  # a container sees its own group as the root
         ("0::/slice/job/step", {"slice__cpu_DOT_max": "200000 100000", "slice__job__cpu_DOT_max": "max 100000"}, 2),
         ("0::/slice/job", {"slice__cpu_DOT_max": "400000 100000", "slice__job__cpu_DOT_max": "100000 100000"}, 1),
@@ -63,9 +63,9 @@ VERSION_1 = "4:cpu,cpuacct:/docker/ab\n3:memory:/docker/ab\n"
     ],
 )
 def test_cores_of_a_control_group(group: str, files: dict[str, str], expected: int, tmp_path: Path) -> None:
-    found = cores({}, tree(tmp_path, group, **files))
-    assert found.amount == expected
-    assert ("control group" in found.source) == (expected < 8)
+    result = cores({}, tree(tmp_path, group, **files))
+    assert result.amount == expected
+    assert ("control group" in result.source) == (expected < 8)
 
 
 @pytest.mark.parametrize(
@@ -88,13 +88,13 @@ def test_cores_of_a_batch_system(environ: dict[str, str], expected: int, source:
 
 def test_cores_of_an_affinity(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {5})
-    found = cores({"SLURM_CPUS_PER_TASK": "4"}, tmp_path)
-    assert found.amount == 1 and "taskset" in found.source
+    result = cores({"SLURM_CPUS_PER_TASK": "4"}, tmp_path)
+    assert result.amount == 1 and "taskset" in result.source
 
 
 def test_part_of_a_core_is_named(tmp_path: Path) -> None:
-    found = cores({}, tree(tmp_path, "0::/job", job__cpu_DOT_max="50000 100000"))
-    assert "sys/fs/cgroup/job/cpu.max" in found.source and "0.5 of a core" in found.source
+    result = cores({}, tree(tmp_path, "0::/job", job__cpu_DOT_max="50000 100000"))
+    assert "sys/fs/cgroup/job/cpu.max" in result.source and "0.5 of a core" in result.source
 
 
 @pytest.mark.parametrize("text", ["0", "-2", "four", "4(x2)", "1.5", "²"])
@@ -121,6 +121,6 @@ def test_memory(group: str, files: dict[str, str], environ: dict[str, str], expe
     assert memory(environ, tree(tmp_path, group, **files)).amount == expected
 
 
-def test_preparing_asks_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """By name, so that it cannot count for itself again."""
+def test_prepare_uses_the_same_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The function is replaced by name, which fails if `prepare` counts by itself."""
     assert journal.cores is resources.cores

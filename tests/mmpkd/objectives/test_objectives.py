@@ -111,11 +111,11 @@ class TestContract:
         assert term.isfinite() and term >= 0
         found = gradients(tensors_of(student)) | gradients(dict(objective.named_parameters()))
         assert all(gradient.isfinite().all() for gradient in found.values())
-        assert size >= objective.least_batch or term == 0 or kind == "dist"  # whose other part compares classes
+        assert size >= objective.min_batch or term == 0 or kind == "dist"  # whose other part compares classes
 
     def test_the_least_batch_teaches(self, kind: str, params: dict[str, object], tasks: tuple[Task, ...]) -> None:
         objective = build(kind, params, tasks)
-        assert objective(*outputs(tasks, size=objective.least_batch)) > 0
+        assert objective(*outputs(tasks, size=objective.min_batch)) > 0
 
     def test_equal_samples_break_nothing(self, kind: str, params: dict[str, object], tasks: tuple[Task, ...]) -> None:
         objective = build(kind, params, tasks)

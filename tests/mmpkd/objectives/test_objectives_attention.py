@@ -94,7 +94,7 @@ def test_what_it_reads_is_said_when_planning() -> None:
 def test_a_power_without_activations_is_refused() -> None:
     check = OBJECTIVES["attention"].check
     (mistake,) = check(AttentionParams(layer=0, form="query_l2", power=2), TASKS)
-    assert str(mistake) == "params.power: belongs to form: activation, got form: query_l2; leave it out"
+    assert str(mistake) == "params.power: only form: activation has a power, got form: query_l2; leave it out"
     assert check(AttentionParams(layer=0, form="query_l2"), TASKS) == []
     assert check(AttentionParams(layer=0, form="activation", power=2), TASKS) == []
 

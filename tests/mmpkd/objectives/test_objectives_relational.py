@@ -83,7 +83,7 @@ def test_autocast_does_not_reach_the_products() -> None:
 
 def test_two_weights_of_nothing_are_refused() -> None:
     (mistake,) = OBJECTIVES["relational"].check(RelationalParams(distance=0, angle=0), TASKS)
-    assert mistake == Mistake("params.angle", "distance and angle are both 0, so nothing is left to teach")
+    assert mistake == Mistake("params.angle", "distance and angle are both 0, so the term is 0; raise one of them")
     assert OBJECTIVES["relational"].check(RelationalParams(distance=0), TASKS) == []
 
 

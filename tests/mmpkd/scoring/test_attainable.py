@@ -1,4 +1,4 @@
-"""The best that maps could score, worked by hand and against maps drawn at random."""
+"""The highest attainable scores, by hand and against random maps."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ def regions_of(*images: list[list[Rectangle]], box: Rectangle = WHOLE, lit: np.n
 
 
 def highest(regions: Regions, one_map: bool) -> list[list[float]]:
-    found = localize.bounds(regions, one_map)
-    np.testing.assert_array_equal(found["pointing_max"], found["mass_max"])
-    return [[round(float(value), 6) for value in row] for row in found["pointing_max"]]
+    result = localize.bounds(regions, one_map)
+    np.testing.assert_array_equal(result["pointing_max"], result["mass_max"])
+    return [[round(float(value), 6) for value in row] for row in result["pointing_max"]]
 
 
 def test_two_labels_in_two_places_share_one_map() -> None:
     regions = regions_of([[(0, 0, 4, 4)], [(12, 12, 16, 16)]])
     assert highest(regions, one_map=False) == [[1, 1]]
-    assert sorted(highest(regions, one_map=True)[0]) == [0, 1]  # a mean of 0.5, whichever it points at
+    assert sorted(highest(regions, one_map=True)[0]) == [0, 1]  # the mean is 0.5 for either label
 
 
-def test_labels_that_overlap_can_both_be_had() -> None:
+def test_one_cell_can_serve_overlapping_labels() -> None:
     # Label 0 covers cell (0, 0) in full and half of (0, 1); label 1 the very half of (0, 1), and a quarter of (3, 3).
     regions = regions_of([[(0, 0, 4, 6)], [(0, 4, 4, 6), (12, 12, 14, 14)]])
     assert highest(regions, one_map=False) == [[1, 0.5]]
-    # Cell (0, 0): 1 and 0. Cell (0, 1): a half and a half. Equal sums, of which the first is taken.
+    # Cell (0, 0): 1 and 0. Cell (0, 1): a half and a half. The sums are equal, and the first is chosen.
     assert highest(regions, one_map=True) == [[1, 0]]
     regions = regions_of([[(0, 0, 4, 7)], [(0, 4, 4, 7)]])  # three quarters each: 1.5 is more than 1
     assert highest(regions, one_map=True) == [[0.75, 0.75]]
 
 
-def test_a_region_smaller_than_a_patch_cannot_be_had_in_full() -> None:
+def test_a_region_smaller_than_a_patch_bounds_the_score() -> None:
     regions = regions_of([[(1, 1, 3, 3)]])
     assert highest(regions, one_map=False) == highest(regions, one_map=True) == [[0.25]]
     across = regions_of([[(2, 2, 6, 6)]])  # as large as a patch, in the corner of four
@@ -58,19 +58,19 @@ def test_padding_in_a_patch_is_outside() -> None:
     assert highest(regions, one_map=False) == [[0.5]]
 
 
-def test_within_the_foreground_only_what_is_lit_counts() -> None:
+def test_only_the_foreground_counts_if_restricted_to_it() -> None:
     lit = np.zeros((1, 16, 16), bool)
     lit[:, :, :6] = True
     regions = regions_of([[(0, 4, 4, 8)]], lit=lit)  # of cell (0, 1) what is lit is all ROI
     assert highest(regions, one_map=False) == [[1]]
 
 
-def test_an_image_with_one_of_the_labels_is_pointed_at_for_it() -> None:
+def test_an_image_with_one_label_is_scored_for_that_label() -> None:
     regions = regions_of([[(0, 0, 4, 4)], [(12, 12, 16, 16)]], [[(0, 0, 4, 4)], []], [[(0, 0, 4, 4)], []])
     # Label 1 has one image, label 0 three: where both are, the rarer one weighs three times as much.
-    found = localize.bounds(regions, one_map=True)["pointing_max"]
-    np.testing.assert_array_equal(found, [[0, 1], [1, np.nan], [1, np.nan]])
-    assert localize.summarize({"pointing_max": found})["pointing_max"] == pytest.approx((2 / 3 + 1) / 2)
+    result = localize.bounds(regions, one_map=True)["pointing_max"]
+    np.testing.assert_array_equal(result, [[0, 1], [1, np.nan], [1, np.nan]])
+    assert localize.summarize({"pointing_max": result})["pointing_max"] == pytest.approx((2 / 3 + 1) / 2)
 
 
 def test_without_a_region_there_is_no_bound() -> None:
@@ -78,7 +78,7 @@ def test_without_a_region_there_is_no_bound() -> None:
         assert np.isnan(localize.bounds(regions_of([[], []]), one_map)["mass_max"]).all()
 
 
-def test_maps_drawn_at_random_stay_below_and_the_best_cell_reaches_it() -> None:
+def test_random_maps_stay_below_the_bound_and_the_best_cell_reaches_it() -> None:
     generator = torch.Generator().manual_seed(1)
     roi = torch.zeros(6, 3, 16, 16, dtype=torch.bool)
     corners = torch.randint(0, 11, (6, 3, 2), generator=generator)
@@ -91,11 +91,11 @@ def test_maps_drawn_at_random_stay_below_and_the_best_cell_reaches_it() -> None:
     scores = []
     for _ in range(300):
         maps = torch.rand(6, 1, *GRID, generator=generator) ** 20
-        found = localize.score(maps, regions)
-        scores.append([localize.summarize({one: found[one]})[one] for one in ("pointing", "mass")])
+        result = localize.score(maps, regions)
+        scores.append([localize.summarize({entry: result[entry]})[entry] for entry in ("pointing", "mass")])
     assert np.max(scores) <= wanted + 1e-6
-    # Every image's best cell, tried one by one: the bound is reached, not merely kept.
+    # All cells are tried for every image: the best cell reaches the bound.
     cells = torch.eye(16).view(16, 1, 1, *GRID).expand(16, 6, 1, *GRID)
-    by_cell = np.array([localize.score(one, regions)["pointing"] for one in cells])  # cell, image, label
+    by_cell = np.array([localize.score(entry, regions)["pointing"] for entry in cells])  # cell, image, label
     weight_R = 1 / np.isfinite(by_cell[0]).sum(axis=0) / 3
     assert (np.nan_to_num(by_cell) * weight_R).sum(axis=2).max(axis=0).sum() == pytest.approx(wanted)

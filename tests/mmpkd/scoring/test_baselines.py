@@ -1,4 +1,4 @@
-"""Maps that have not looked, worked by hand."""
+"""Maps that ignore the image, by hand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmpkd.scoring import baselines
 GRID = (4, 4)
 
 
-def test_the_centre_is_the_contents() -> None:
+def test_the_centre_map_is_centred_on_the_content() -> None:
     low = baselines.centre(torch.tensor([[8, 0, 16, 16], [0, 0, 16, 16]]), (16, 16), GRID)
     assert (low[0] == low[0].max()).nonzero().tolist() == [[2, 1], [2, 2], [3, 1], [3, 2]]
     assert (low[1] == low[1].max()).nonzero().tolist() == [[1, 1], [1, 2], [2, 1], [2, 2]]
@@ -19,7 +19,7 @@ def test_the_centre_is_the_contents() -> None:
     assert float(low[1, 0, 1]) == pytest.approx(np.exp(-(1.5**2 + 0.5**2) / 2))
 
 
-def test_mean_roi_is_taken_over_images_that_have_one_in_the_coordinates_of_their_content() -> None:
+def test_mean_roi_averages_images_with_an_roi_in_content_coordinates() -> None:
     roi = torch.zeros(3, 3, 16, 16, dtype=torch.bool)
     roi[0, 0, :4, :4] = True  # the upper left cell of a square image
     roi[1, 0, 4:6, :4] = True  # the same of an image of 8 x 16 in rows 4 to 11
@@ -35,7 +35,7 @@ def test_mean_roi_is_taken_over_images_that_have_one_in_the_coordinates_of_their
     assert baselines.mean_roi([(roi[2], boxes[2])], GRID) is None and baselines.mean_roi([], GRID) is None
 
 
-def test_letterboxed_into_a_square_it_is_itself_and_into_a_wide_image_squeezed() -> None:
+def test_letterboxed_maps_are_unchanged_in_a_square_and_squeezed_in_a_wide_image() -> None:
     content = torch.arange(16.0).view(1, 4, 4)
     torch.testing.assert_close(baselines.letterboxed(content, torch.tensor([[0, 0, 16, 16]]), (16, 16)), content)
     wide = baselines.letterboxed(content, torch.tensor([[4, 0, 12, 16]]), (16, 16))[0]

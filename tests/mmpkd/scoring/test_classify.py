@@ -1,4 +1,4 @@
-"""Classification scores worked by hand, and against sklearn."""
+"""Classification scores by hand and against scikit-learn."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ def test_multilabel_ignores_unknown_labels():
     known = np.array([[1, 1], [1, 1], [1, 1], [0, 1]], dtype=bool)
     probability = np.array([[0.9, 0.2], [0.6, 0.7], [0.3, 0.8], [0.99, 0.1]])
     metrics = score(logit(probability), target, known, FINDINGS)
-    assert metrics["auroc/findings/edema"] == 0.5  # 0.9 above 0.6, 0.3 below; the unknown 0.99 is not asked
+    assert metrics["auroc/findings/edema"] == 0.5  # 0.9 is above 0.6, 0.3 below; the unknown 0.99 is ignored
     assert metrics["auroc/findings/effusion"] == 1
     assert metrics["auroc"] == 0.75
     edema, effusion = (0.01 + 0.36 + 0.49) / 3, (0.04 + 0.49 + 0.04 + 0.01) / 4
     assert metrics["brier"] == pytest.approx((edema + effusion) / 2)
     assert metrics["ece"] == pytest.approx(((0.1 + 0.6 + 0.7) / 3 + (0.2 + 0.7 + 0.2 + 0.1) / 4) / 2)
-    # Edema: one of two called, 0.6 called in vain; effusion: called, one of three in vain.
+    # Edema: one of two found, 0.6 is a false positive; effusion: found, one of three is a false positive.
     assert metrics["balanced_accuracy"] == pytest.approx(((0.5 + 0) / 2 + (1 + 2 / 3) / 2) / 2)
     probability[3, 0] = 0.01
     assert score(logit(probability), target, known, FINDINGS) == metrics
@@ -103,7 +103,7 @@ def test_a_label_with_one_class_is_nan_counted_and_left_out():
     assert scorable(target, known_all(target), FINDINGS) == {"findings": ("edema",)}
 
 
-def test_a_task_with_no_label_left_is_not_averaged_away():
+def test_a_task_without_a_defined_label_makes_the_mean_nan():
     logits, target, _ = random_split(0)
     target[:, 0] = 1
     metrics = score(logits, target, known_all(target), MIXED)
@@ -112,7 +112,7 @@ def test_a_task_with_no_label_left_is_not_averaged_away():
     assert scorable(target, known_all(target), MIXED)["pathology"] == ()
 
 
-def test_tasks_weigh_equally_whatever_their_number_of_labels():
+def test_tasks_weigh_equally_for_any_number_of_labels():
     logits, target, _ = random_split(1)
     metrics = score(logits, target, known_all(target), MIXED)
     by_task = [np.mean([metrics[key] for key in metrics if key.startswith(f"auroc/{task.name}/")]) for task in MIXED]
@@ -152,7 +152,7 @@ def test_agrees_with_sklearn():
 
 
 def sklearn_calibration_error(correct, confidence):
-    """The gaps of sklearn's reliability curve, weighted by how many samples each of its bins holds."""
+    """Returns the gaps of scikit-learn's reliability curve, weighted by the number of samples in each bin."""
     observed, claimed = calibration_curve(correct, confidence, n_bins=15, strategy="uniform")
     count = np.histogram(confidence, np.linspace(0, 1, 16))[0]
     return np.sum(np.abs(observed - claimed) * count[count > 0]) / len(confidence)
@@ -175,7 +175,7 @@ def test_calibration_error_agrees_with_sklearn():
         assert metrics["ece"] == pytest.approx(np.mean(expected))
 
 
-def test_saturated_probabilities_still_rank():
+def test_saturated_probabilities_are_still_ranked():
     logits = np.array([[90.0, 0, 0], [80, 0, 0], [70, 0, 0], [60, 0, 0]])
     assert (probabilities(logits, SHAPE)[:2, 0] == 1).all()
     target = np.eye(3)[[0, 0, 1, 2]]
@@ -184,7 +184,7 @@ def test_saturated_probabilities_still_rank():
     assert (odds == logits[:, :1]).all()
 
 
-def test_standard_error_is_that_of_the_macro_itself():
+def test_standard_error_is_that_of_the_macro_mean():
     logits, target, generator = random_split(3)
     known, patient_N = known_all(target), generator.integers(0, 30, len(target))
     weight_RN = patient_weights(patient_N, replicates=60, seed=4)

@@ -33,7 +33,7 @@ def test_four_pixels_by_hand():
     assert iou_L[[0, 84, 169, 170, 254, 255]].tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 3, 1 / 2, 1 / 2, 0])
 
 
-def test_pixels_that_do_not_count_do_not_count():
+def test_pixels_outside_the_content_are_ignored():
     below = torch.tensor([[[False, False], [True, True]]])
     count = formulas.histogram(MAP, LEFT & below, below)  # the 2 and the 1, stretched to 255 and 0
     assert count[0].nonzero().tolist() == [[0, 0], [255, 1]]
@@ -41,14 +41,14 @@ def test_pixels_that_do_not_count_do_not_count():
         assert float(score(count)) == 1
 
 
-def test_rank_shares_the_last_place_among_equals():
+def test_rank_shares_the_last_place_among_ties():
     tied = [[9, 5, 5, 5], [0, 0, 0, 0]]
     assert float(formulas.rank(counted(tied, [[1, 1, 0, 0], [0, 0, 0, 0]]))) == pytest.approx((1 + 1 / 3) / 2)
     assert float(formulas.rank(counted(tied, [[0, 1, 0, 0], [1, 0, 0, 0]]))) == pytest.approx(1 / 3 / 2)
     assert float(formulas.rank(counted(tied, [[0, 0, 0, 0], [1, 1, 1, 1]]))) == 0
 
 
-def test_cnr_is_signed_and_has_its_edges():
+def test_cnr_is_signed_and_defined_in_edge_cases():
     rng = np.random.default_rng(0)
     map_HW, roi_HW = rng.random((6, 7)), rng.random((6, 7)) < 0.3
     plain = float(formulas.cnr(counted(map_HW, roi_HW)))
@@ -82,7 +82,7 @@ def test_against_numpy_and_sklearn_on_random_maps():
             assert float(formulas.rank(count)) == pytest.approx(roi_HW.ravel()[top[: roi_HW.sum()]].mean())
 
 
-def test_mass_of_nothing_is_nothing():
+def test_mass_of_a_zero_map_is_zero():
     cells = torch.full((1, 2, 2), 0.5)
     assert float(formulas.mass(torch.zeros(1, 2, 2), cells, torch.ones(1, 2, 2))) == 0
     assert float(formulas.pointing(torch.zeros(1, 2, 2), cells, torch.ones(1, 2, 2))) == 0.5

@@ -1,4 +1,4 @@
-"""Localisation scores of whole maps worked by hand, and against sklearn on the same 8-bit map."""
+"""Localisation scores of maps by hand, and against scikit-learn on the same 8-bit map."""
 
 from __future__ import annotations
 
@@ -35,49 +35,49 @@ def peak(*cells, value=1.0, rest=0.0):
     return map_11hw
 
 
-def one(scores):
+def entry(scores):
     """The values of the only image and label."""
     return {name: values[0, 0] for name, values in scores.items()}
 
 
 def test_a_map_on_the_roi_and_its_inverse():
     regions = regions_of([[(4, 4, 8, 8)]])  # exactly cell (1, 1)
-    right = one(score(peak((1, 1)), regions))
+    right = entry(score(peak((1, 1)), regions))
     assert right["pointing"] == right["mass"] == 1
-    inverse = one(score(1 - peak((1, 1)), regions))
+    inverse = entry(score(1 - peak((1, 1)), regions))
     assert inverse["pointing"] == inverse["mass"] == 0
     assert inverse["pixel_ap"] < 1 / 16 < right["pixel_ap"]
     # Bilinear upsampling spreads the peak by half a patch, symmetrically: the highest 16 pixels are the patch's.
     assert right["pixel_ap"] == pytest.approx(1)
 
 
-def test_a_shifted_map_scores_by_what_it_still_covers():
+def test_a_shifted_map_scores_by_its_overlap():
     regions = regions_of([[(4, 4, 8, 8)]])
-    shifted = one(score(peak((1, 2)), regions))
+    shifted = entry(score(peak((1, 2)), regions))
     assert shifted["pointing"] == shifted["mass"] == 0
-    half = one(score(peak((1, 1), (1, 2)), regions))  # a tie: half of the point falls in the ROI
+    half = entry(score(peak((1, 1), (1, 2)), regions))  # a tie: half of the point falls in the ROI
     assert half["pointing"] == half["mass"] == 0.5
     unequal = peak((1, 2), value=3.0) + peak((1, 1))
-    assert one(score(unequal, regions))["pointing"] == 0
-    assert one(score(unequal, regions))["mass"] == 0.25
+    assert entry(score(unequal, regions))["pointing"] == 0
+    assert entry(score(unequal, regions))["mass"] == 0.25
 
 
 def test_a_cell_partly_covered_counts_by_area():
     # 2 x 4 of cell (0, 0)'s 16 pixels, and 2 x 2 of cell (1, 0)'s below a second rectangle.
     regions = regions_of([[(0, 0, 2, 4), (6, 0, 8, 2)]])
     np.testing.assert_allclose(regions.cells_Phw[0, :, 0], [0.5, 0.25, 0, 0])
-    assert one(score(peak((0, 0)), regions))["pointing"] == 0.5
-    assert one(score(peak((0, 0), (1, 0)), regions))["pointing"] == pytest.approx(0.375)
+    assert entry(score(peak((0, 0)), regions))["pointing"] == 0.5
+    assert entry(score(peak((0, 0), (1, 0)), regions))["pointing"] == pytest.approx(0.375)
     weighted = peak((0, 0), value=1.0) + peak((1, 0), value=3.0)
-    assert one(score(weighted, regions))["mass"] == pytest.approx((0.5 + 3 * 0.25) / 4)
+    assert entry(score(weighted, regions))["mass"] == pytest.approx((0.5 + 3 * 0.25) / 4)
 
 
 def test_two_rois_of_a_label_are_their_union():
     regions = regions_of([[(0, 0, 4, 4), (12, 12, 16, 16)]])
     for cell in ((0, 0), (3, 3)):
-        assert one(score(peak(cell), regions))["pointing"] == 1
-    assert one(score(peak((0, 0), (3, 3)), regions))["mass"] == 1
-    assert one(baseline_scores(regions))["pointing_chance"] == 2 / 16
+        assert entry(score(peak(cell), regions))["pointing"] == 1
+    assert entry(score(peak((0, 0), (3, 3)), regions))["mass"] == 1
+    assert entry(baseline_scores(regions))["pointing_chance"] == 2 / 16
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1 / 196, 7e5])
@@ -96,20 +96,20 @@ def test_a_flat_map_scores_chance(value):
 def test_padding_is_outside_for_pointing_and_mass_and_left_out_of_pixel_ap():
     box = (4, 0, 12, 16)  # a wide image: 4 px of letterbox above and below
     regions = regions_of([[(4, 4, 8, 8)]], box=box)
-    chance = one(baseline_scores(regions))
+    chance = entry(baseline_scores(regions))
     assert chance["pointing_chance"] == chance["mass_chance"] == 16 / 256
     assert chance["pixel_ap_chance"] == 16 / 128
-    on_padding = one(score(peak((0, 1)), regions))
+    on_padding = entry(score(peak((0, 1)), regions))
     assert on_padding["pointing"] == on_padding["mass"] == 0
     # The same content under another padding: nothing changes in the AP.
     some = torch.rand(1, 1, *GRID, generator=torch.Generator().manual_seed(0))
-    assert one(score(some, regions))["pixel_ap"] == pytest.approx(reference_ap(some[0, 0], regions, box))
+    assert entry(score(some, regions))["pixel_ap"] == pytest.approx(reference_ap(some[0, 0], regions, box))
 
 
 def test_an_roi_mask_drawn_over_the_padding_does_not_count_there():
     regions = regions_of([[(0, 0, 8, 16)]], box=(4, 0, 12, 16))
-    assert one(score(peak((0, 0)), regions))["pointing"] == 0
-    assert one(baseline_scores(regions))["pixel_ap_chance"] == 0.5
+    assert entry(score(peak((0, 0)), regions))["pointing"] == 0
+    assert entry(baseline_scores(regions))["pixel_ap_chance"] == 0.5
 
 
 def reference_ap(map_hw, regions, box):
@@ -133,23 +133,23 @@ def test_pixel_ap_agrees_with_sklearn():
         # Multiples of 1/256, so that both sides round the same float to the same level.
         map_11hw = torch.tensor(generator.integers(0, 256, size=(1, 1, *GRID)) / 256).float()
         expected = reference_ap(map_11hw[0, 0], regions, box)
-        assert one(score(map_11hw, regions))["pixel_ap"] == pytest.approx(expected, rel=1e-9)
+        assert entry(score(map_11hw, regions))["pixel_ap"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_within_the_foreground_by_hand():
-    """The left half is breast, but for its last two columns of pixels, which cut the second column of cells in two."""
+    """The breast is the left half without its last two columns of pixels, so it cuts the second cell column in two."""
     lit = np.zeros((1, 16, 16), bool)
     lit[:, :, :6] = True
     roi = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     roi[:, :, :4, 4:8] = True  # half of it on black film
     regions = Regions.of(roi, torch.tensor([WHOLE]), GRID, foreground_NHW=lit)
-    chance = one(baseline_scores(regions))
+    chance = entry(baseline_scores(regions))
     for name in ("pointing", "mass", "pixel_ap", "rank"):
         assert chance[f"{name}_chance"] == pytest.approx(8 / 96)
-    outside = one(score(peak((0, 3), (0, 1), value=0.5) + peak((0, 3)), regions))
+    outside = entry(score(peak((0, 3), (0, 1), value=0.5) + peak((0, 3)), regions))
     assert outside["pointing"] == 1  # the peak on black film does not count; of cell (0, 1) what is lit is ROI
     assert outside["mass"] == pytest.approx(1)
-    spread = one(score(peak((0, 0), (0, 1)), regions))
+    spread = entry(score(peak((0, 0), (0, 1)), regions))
     assert spread["pointing"] == pytest.approx(8 / (16 + 8)) and spread["mass"] == pytest.approx(8 / (16 + 8))
     away = torch.zeros_like(roi)
     away[:, :, :4, 8:12] = True
@@ -163,25 +163,25 @@ def test_foreground_is_the_largest_bright_region_with_its_holes():
     film[0, 1:3, 13:15] = 255  # a label
     breast = np.zeros((16, 16), bool)
     breast[2:12, :6] = True
-    found = localize.foreground(film)
-    assert np.array_equal(found[0], breast)
-    assert found[1].all()  # without contrast
+    result = localize.foreground(film)
+    assert np.array_equal(result[0], breast)
+    assert result[1].all()  # without contrast
 
 
 def test_scores_do_not_depend_on_the_scale_of_the_map():
     regions = regions_of([[(3, 2, 9, 9)]])
     some = torch.rand(1, 1, *GRID, generator=torch.Generator().manual_seed(3))
-    plain, scaled = one(score(some, regions)), one(score(some * 0.125, regions))
+    plain, scaled = entry(score(some, regions)), entry(score(some * 0.125, regions))
     assert scaled == pytest.approx(plain, rel=1e-6)
 
 
-def test_the_order_and_company_of_images_do_not_matter(monkeypatch):
+def test_scores_do_not_depend_on_order_or_other_images(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     roi = torch.rand(9, 3, 16, 16, generator=generator) < 0.2
     roi[::2, 1] = False
     box = torch.tensor([[0, 0, 16, 16], [4, 0, 12, 16], [0, 2, 16, 14]] * 3)
     maps = torch.rand(9, 3, *GRID, generator=generator)
-    at_half = np.full(3, 0.5)  # a threshold tuned on the company would depend on it
+    at_half = np.full(3, 0.5)  # a tuned threshold would depend on the other images
     together = score(maps, Regions.of(roi, box, GRID), at_half)
     monkeypatch.setattr(localize, "CHUNK_PIXELS", 600)  # two pairs at a time
     chunked = score(maps, Regions.of(roi, box, GRID), at_half)
@@ -220,13 +220,13 @@ def test_the_mean_is_over_labels_of_means_over_images():
 
 def test_centre_prior_sits_in_the_content():
     regions = regions_of([[(4, 4, 12, 12)]])  # the four cells in the middle, equally far from it
-    centre = one(baseline_scores(regions))
+    centre = entry(baseline_scores(regions))
     assert centre["pointing_centre"] == 1
     assert centre["mass_centre"] > centre["mass_chance"] == 0.25
 
 
 @pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf")])
-def test_a_map_that_is_no_map_is_refused(value):
+def test_negative_or_infinite_maps_are_refused(value):
     with pytest.raises(ValueError, match="negative or not finite"):
         score(peak((0, 0), value=value), regions_of([[(4, 4, 8, 8)]]))
 
@@ -246,15 +246,15 @@ def test_a_map_for_each_label_is_scored_against_that_label():
     assert score(peak((0, 0)), regions)["pointing"].tolist() == [[1, 0]]  # one map for both
 
 
-def test_thresholds_are_tuned_per_label_and_carried_to_other_images():
-    """Without upsampling: one pixel a cell, in values of which a threshold lets pass the first, two, or three."""
+def test_thresholds_are_tuned_per_label_and_applied_to_other_images():
+    """Without upsampling: one pixel per cell, with values of which a threshold passes the first, two, or three."""
     roi = torch.zeros(2, 2, 4, 4, dtype=torch.bool)
     roi[:, 0, 0, :3] = True  # label 0: the three highest
     roi[0, 1, 0, :1] = True  # label 1, on the first image only: the highest
     regions = Regions.of(roi, torch.tensor([[0, 0, 4, 4]] * 2), GRID)
     maps = torch.zeros(2, 1, *GRID)
     maps[:, 0, 0, :3] = torch.tensor([1.0, 0.55, 0.35])
-    threshold_R = localize.tuned(localize.measure(localize.by_pair(maps, regions), regions), regions)
+    threshold_R = localize.tuned_thresholds(localize.measure(localize.by_pair(maps, regions), regions), regions)
     assert localize.CUTS == [51, 76, 102, 127, 153, 178, 204]
     assert threshold_R.tolist() == [0.2, 0.6]  # the lowest of 0.2, 0.3 and of 0.6, 0.7, 0.8
     assert score(maps, regions)["iou_tuned"][:, 0].tolist() == [1, 1]
@@ -263,23 +263,23 @@ def test_thresholds_are_tuned_per_label_and_carried_to_other_images():
     assert elsewhere[0].tolist() == pytest.approx([2 / 3, 1 / 3])
     assert np.isnan(score(maps, regions, np.array([0.5, np.nan]))["iou_tuned"][0, 1])
     lone = Regions.of(roi[1:], torch.tensor([[0, 0, 4, 4]]), GRID)
-    assert np.isnan(localize.tuned(localize.measure(localize.by_pair(maps[1:], lone), lone), lone)[1])
+    assert np.isnan(localize.tuned_thresholds(localize.measure(localize.by_pair(maps[1:], lone), lone), lone)[1])
 
 
 def test_scores_of_each_label_where_there_are_several():
     nan = np.nan
-    found = {"mass": np.array([[1.0, nan, nan], [0.0, 0.25, nan]]), "mass_chance": np.full((2, 3), 0.5)}
-    summary = summarize(found, labels=("mass", "calc", "other"))
+    result = {"mass": np.array([[1.0, nan, nan], [0.0, 0.25, nan]]), "mass_chance": np.full((2, 3), 0.5)}
+    summary = summarize(result, labels=("mass", "calc", "other"))
     assert summary["mass"] == 0.375 and (summary["mass/mass"], summary["mass/calc"]) == (0.5, 0.25)
     assert np.isnan(summary["mass/other"]) and "mass_chance/calc" not in summary
-    assert set(summarize({"mass": found["mass"][:, :1]}, labels=("mass",))) == {"mass", "mass_undefined"}
+    assert set(summarize({"mass": result["mass"][:, :1]}, labels=("mass",))) == {"mass", "mass_undefined"}
 
 
-def test_the_training_prior_is_one_more_yardstick():
+def test_the_training_prior_is_another_baseline():
     regions = regions_of([[(4, 4, 8, 8)]], box=(4, 0, 12, 16))
     prior_Rhw = torch.zeros(1, *GRID)
     prior_Rhw[0, 0, 1] = 1  # of the content's four rows, two of the patches' fill it: rows 0 and 1 lie in row 1
-    assert one(baseline_scores(regions, prior_Rhw))["pointing_prior"] == 1
+    assert entry(baseline_scores(regions, prior_Rhw))["pointing_prior"] == 1
     assert "pointing_prior" not in baseline_scores(regions)
 
 
@@ -290,7 +290,7 @@ def test_a_table_has_one_row_for_each_pair_with_an_roi():
     assert list(table)[2:] == list(SCORES)
 
 
-def test_the_original_frame_of_the_stored_size_is_the_stored_frame():
+def test_an_original_of_the_stored_size_scores_as_in_the_store_frame():
     generator = torch.Generator().manual_seed(1)
     map_11hw = torch.rand(1, 1, *GRID, generator=generator)
     roi_HW = np.zeros((16, 16), bool)
@@ -301,8 +301,8 @@ def test_the_original_frame_of_the_stored_size_is_the_stored_frame():
     within = Regions.of(roi_HW[None, None], np.array([WHOLE]), GRID, foreground_NHW=lit[None])
     for stored, inside in ((regions, None), (within, lit)):
         expected = localize.measure(map_11hw[0], stored)
-        found = localize.measure_original(map_11hw[0, 0], roi_HW, Letterbox(16, 16, 16), inside)
-        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+        result = localize.measure_original(map_11hw[0, 0], roi_HW, Letterbox(16, 16, 16), inside)
+        torch.testing.assert_close(result, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_the_original_frame_by_hand():
@@ -310,10 +310,10 @@ def test_the_original_frame_by_hand():
     roi_HW = np.zeros((8, 32), bool)
     roi_HW[:3, 8:16] = True  # stored rows 6 to 7.5 of columns 4 to 8: 1.5 x 4 of cell (1, 1)'s 16 pixels
     found_S = localize.measure_original(peak((1, 1))[0, 0], roi_HW, Letterbox(8, 32, 16))[0].tolist()
-    found = dict(zip(localize.MEASURED, found_S, strict=False))
-    assert found["pointing"] == found["mass"] == pytest.approx(6 / 16)
+    result = dict(zip(localize.MEASURED, found_S, strict=False))
+    assert result["pointing"] == result["mass"] == pytest.approx(6 / 16)
     # The map is a product: 15, 13, 11, 9 ... sixteenths down the rows, and from the middle column to either side.
     # Of the 24 highest pixels 20 are inside, 2 in row 3 (9 x 15); 2 places go to 4 equals (13 x 9), two inside.
-    assert found["rank"] == pytest.approx(21 / 24)
+    assert result["rank"] == pytest.approx(21 / 24)
     empty = localize.measure_original(peak((1, 1))[0, 0], np.zeros((8, 32), bool), Letterbox(8, 32, 16))
     assert torch.isnan(empty).all()

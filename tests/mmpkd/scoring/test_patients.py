@@ -1,4 +1,4 @@
-"""Patients of several images: probabilities, labels and scores worked by hand."""
+"""Patients with several images: probabilities, labels and scores by hand."""
 
 from __future__ import annotations
 
@@ -25,89 +25,89 @@ def all_known(logits_NK: np.ndarray) -> np.ndarray:
     return np.ones(logits_NK.shape, bool)
 
 
-def test_the_mean_probability_of_a_patients_images() -> None:
+def test_a_patients_probability_is_the_mean_over_images() -> None:
     logits = column(logit([0.9, 0.1, 0.3, 0.3]).tolist())
-    found = by_patient(logits, column([1, 1, 0, 0]), all_known(logits), BINARY, np.array([7, 7, 2, 7]))
-    assert found.images_P.tolist() == [1, 3] and found.first_P.tolist() == [2, 0]  # patients 2 and 7
-    np.testing.assert_allclose(classify.probabilities(found.logits_PK, BINARY)[:, 0], [0.3, (0.9 + 0.1 + 0.3) / 3])
-    assert found.mixed_PK[:, 0].tolist() == [False, True]
+    result = by_patient(logits, column([1, 1, 0, 0]), all_known(logits), BINARY, np.array([7, 7, 2, 7]))
+    assert result.images_P.tolist() == [1, 3] and result.first_P.tolist() == [2, 0]  # patients 2 and 7
+    np.testing.assert_allclose(classify.probabilities(result.logits_PK, BINARY)[:, 0], [0.3, (0.9 + 0.1 + 0.3) / 3])
+    assert result.mixed_PK[:, 0].tolist() == [False, True]
 
 
-def test_of_classes_it_is_the_mean_of_the_softmaxes() -> None:
+def test_multiclass_probabilities_are_the_mean_of_softmaxes() -> None:
     logits = np.array([[2.0, 0, 1], [0, 3, 0], [1, 1, 1]])
     target = np.eye(3)[[1, 1, 2]]
-    found = by_patient(logits, target, all_known(logits), CLASSES, np.array([0, 0, 1]))
+    result = by_patient(logits, target, all_known(logits), CLASSES, np.array([0, 0, 1]))
     wanted = [softmax(logits[:2], axis=1).mean(axis=0), np.full(3, 1 / 3)]
-    np.testing.assert_allclose(classify.probabilities(found.logits_PK, CLASSES), wanted)
-    assert found.target_PK.tolist() == [[0, 1, 0], [0, 0, 1]]
+    np.testing.assert_allclose(classify.probabilities(result.logits_PK, CLASSES), wanted)
+    assert result.target_PK.tolist() == [[0, 1, 0], [0, 0, 1]]
 
 
-def test_images_that_disagree_leave_their_patient_out_of_that_label_alone() -> None:
+def test_disagreeing_images_exclude_the_patient_from_that_label_only() -> None:
     logits = np.zeros((4, 2))
     target = np.array([[1, 0], [0, 0], [1, 1], [1, 1]], float)
-    found = by_patient(logits, target, all_known(logits), FINDINGS, np.array([0, 0, 1, 1]))
-    assert found.known_PK.tolist() == [[False, True], [True, True]]
-    assert found.mixed_PK.tolist() == [[True, False], [False, False]]
-    assert found.target_PK.tolist() == [[0, 0], [1, 1]]
+    result = by_patient(logits, target, all_known(logits), FINDINGS, np.array([0, 0, 1, 1]))
+    assert result.known_PK.tolist() == [[False, True], [True, True]]
+    assert result.mixed_PK.tolist() == [[True, False], [False, False]]
+    assert result.target_PK.tolist() == [[0, 0], [1, 1]]
 
 
-def test_classes_that_disagree_leave_the_patient_out_of_the_whole_task() -> None:
-    """Otherwise a patient with an image of a and one of b would count as a sure 'not c'."""
+def test_disagreeing_classes_exclude_the_patient_from_the_task() -> None:
+    """Otherwise a patient with an image of class a and one of class b would count as a certain 'not c'."""
     logits = np.zeros((3, 3))
-    found = by_patient(logits, np.eye(3)[[0, 1, 2]], all_known(logits), CLASSES, np.array([0, 0, 1]))
-    assert found.known_PK.tolist() == [[False] * 3, [True] * 3] and found.mixed_PK[0].all()
+    result = by_patient(logits, np.eye(3)[[0, 1, 2]], all_known(logits), CLASSES, np.array([0, 0, 1]))
+    assert result.known_PK.tolist() == [[False] * 3, [True] * 3] and result.mixed_PK[0].all()
 
 
-def test_an_unknown_label_contradicts_none_and_its_image_counts_all_the_same() -> None:
+def test_an_image_with_an_unknown_label_still_counts() -> None:
     logits = column(logit([0.2, 0.8, 0.5]).tolist())
     known = np.array([[True], [False], [False]])
-    found = by_patient(logits, column([1, 0, 0]), known, BINARY, np.array([0, 0, 1]))
-    assert found.known_PK.tolist() == [[True], [False]] and found.target_PK.tolist() == [[1], [0]]
-    assert not found.mixed_PK.any()
-    assert classify.probabilities(found.logits_PK, BINARY)[0, 0] == pytest.approx(0.5)
+    result = by_patient(logits, column([1, 0, 0]), known, BINARY, np.array([0, 0, 1]))
+    assert result.known_PK.tolist() == [[True], [False]] and result.target_PK.tolist() == [[1], [0]]
+    assert not result.mixed_PK.any()
+    assert classify.probabilities(result.logits_PK, BINARY)[0, 0] == pytest.approx(0.5)
 
 
 def test_the_auroc_of_patients_by_hand() -> None:
     # Three patients with cancer at .9, .5 and .3, two without at .4 and .2: of six pairs five are in the right order.
     logits = column(logit([0.9, 0.9, 0.6, 0.4, 0.3, 0.4, 0.1, 0.3]).tolist())
     target, patient = column([1, 1, 1, 1, 1, 0, 0, 0]), np.array([0, 0, 1, 1, 2, 3, 4, 4])
-    found = by_patient(logits, target, all_known(logits), BINARY, patient)
-    score = classify.score(found.logits_PK, found.target_PK, found.known_PK, BINARY)
+    result = by_patient(logits, target, all_known(logits), BINARY, patient)
+    score = classify.score(result.logits_PK, result.target_PK, result.known_PK, BINARY)
     assert score["auroc"] == pytest.approx(5 / 6)
     by_image = classify.score(logits, target, all_known(logits), BINARY)["auroc"]
     assert by_image == pytest.approx(13 / 15)
 
 
-def test_patients_that_are_all_but_certain_do_not_tie() -> None:
+def test_saturated_patients_do_not_tie() -> None:
     logits = column([60.0, 61, 80, 81])
-    found = by_patient(logits, column([0, 0, 1, 1]), all_known(logits), BINARY, np.array([0, 0, 1, 1]))
-    assert classify.score(found.logits_PK, found.target_PK, found.known_PK, BINARY)["auroc"] == 1
+    result = by_patient(logits, column([0, 0, 1, 1]), all_known(logits), BINARY, np.array([0, 0, 1, 1]))
+    assert classify.score(result.logits_PK, result.target_PK, result.known_PK, BINARY)["auroc"] == 1
     assert classify.probabilities(logits, BINARY).min() == 1  # as probabilities they are the same
 
 
-def test_patients_of_one_image_score_as_their_images() -> None:
+def test_patients_with_one_image_score_as_their_images() -> None:
     generator = np.random.default_rng(0)
     tasks = lay_out([("a", "binary", ("no", "yes")), ("b", "multiclass", ("x", "y", "z"))])
     logits, patient = generator.normal(size=(40, 4)), generator.permutation(40)
     target = np.concatenate([generator.integers(0, 2, (40, 1)), np.eye(3)[generator.integers(0, 3, 40)]], axis=1)
     known = np.repeat(generator.random((40, 2)) < 0.8, [1, 3], axis=1)
-    found = by_patient(logits, target * known, known, tasks, patient)
+    result = by_patient(logits, target * known, known, tasks, patient)
     weight = stats.patient_weights(patient)
     images = classify.score(logits, target * known, known, tasks, weight)
-    patients = classify.score(found.logits_PK, found.target_PK, found.known_PK, tasks, weight[:, found.first_P])
+    patients = classify.score(result.logits_PK, result.target_PK, result.known_PK, tasks, weight[:, result.first_P])
     assert patients == pytest.approx(images)
 
 
-def test_the_standard_error_is_that_of_patients() -> None:
-    """A patient's images are copies of one: as many replicates of as many patients, whatever the images."""
+def test_the_standard_error_is_over_patients() -> None:
+    """The images of a patient are copies, so the replicates of patients do not depend on the number of images."""
     generator = np.random.default_rng(1)
     logits, target = generator.normal(size=(30, 1)), generator.integers(0, 2, (30, 1)).astype(float)
     copies = np.repeat(np.arange(30), generator.integers(1, 5, 30))
-    one = classify.score(logits, target, all_known(logits), BINARY, stats.patient_weights(np.arange(30)))
-    found = by_patient(logits[copies], target[copies], all_known(logits[copies]), BINARY, copies)
-    weight = stats.patient_weights(copies)[:, found.first_P]
-    several = classify.score(found.logits_PK, found.target_PK, found.known_PK, BINARY, weight)
-    assert (several["auroc"], several["auroc_se"]) == pytest.approx((one["auroc"], one["auroc_se"]))
+    entry = classify.score(logits, target, all_known(logits), BINARY, stats.patient_weights(np.arange(30)))
+    result = by_patient(logits[copies], target[copies], all_known(logits[copies]), BINARY, copies)
+    weight = stats.patient_weights(copies)[:, result.first_P]
+    several = classify.score(result.logits_PK, result.target_PK, result.known_PK, BINARY, weight)
+    assert (several["auroc"], several["auroc_se"]) == pytest.approx((entry["auroc"], entry["auroc_se"]))
 
 
 @pytest.mark.parametrize(
@@ -115,18 +115,18 @@ def test_the_standard_error_is_that_of_patients() -> None:
     [
         ("image,patient\na.png,p1\n", "gives image b.png no patient; give each image one"),
         ("image,patient\na.png,p1\na.png,p2\nb.png,p1\n", "gives image a.png 2 patients;"),
-        ("image,patient\na.png,\nb.png,\n", "gives image a.png no patient, and 1 other images are like it"),
+        ("image,patient\na.png,\nb.png,\n", "gives image a.png no patient; this is so for 1 other images"),
         ("file;patient\na.png;p1\n", "lacks the column image and patient; its columns are file;patient"),
         ("", "lacks the column image and patient; its columns are none"),
     ],
 )
-def test_a_table_that_does_not_tell_whose_an_image_is(tmp_path: Path, text: str, words: str) -> None:
+def test_a_table_without_a_clear_patient_for_each_image_is_refused(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "patients.csv").write_text(text)
     with pytest.raises(ConfigError, match=words):
         patients_of(tmp_path / "patients.csv", ["a.png", "b.png"])
 
 
-def test_whose_an_image_is(tmp_path: Path) -> None:
+def test_patients_of_images_are_read(tmp_path: Path) -> None:
     (tmp_path / "patients.csv").write_text("patient,image,age\np1,./a.png,3\np1,deep/b.png,4\np9,other.png,5\n")
     assert patients_of(tmp_path / "patients.csv", ["a.png", "deep/b.png"]) == {"a.png": "p1", "deep/b.png": "p1"}
     with pytest.raises(ConfigError, match="cannot be read"):
@@ -134,7 +134,7 @@ def test_whose_an_image_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "told"),
+    ("names", "printed"),
     [
         (("00001", "1"), "in several ways"),
         (("a", "A"), "in several ways"),
@@ -142,9 +142,9 @@ def test_whose_an_image_is(tmp_path: Path) -> None:
         (("1.2E+09", "7"), "word for a missing name"),
     ],
 )
-def test_a_list_of_patients_that_are_misspelt(tmp_path: Path, names: tuple[str, str], told: str) -> None:
+def test_misspelt_patients_are_refused(tmp_path: Path, names: tuple[str, str], printed: str) -> None:
     path = tmp_path / "patients.csv"
     path.write_text("Image,Patient\n" + "".join(f"{at}.png,{name}\n" for at, name in enumerate(names)))
-    with pytest.raises(ConfigError, match=told) as raised:
+    with pytest.raises(ConfigError, match=printed) as raised:
         patients_of(path, ["0.png", "1.png"])
     assert not any(repr(name) in str(raised.value) for name in names)

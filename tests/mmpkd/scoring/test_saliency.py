@@ -1,4 +1,4 @@
-"""Maps by name: worked by hand, against a ViT written out in plain torch, and under one contract."""
+"""Saliency maps: by hand, against a ViT written in plain torch, and under one contract."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def images(count: int) -> Tensor:
 
 @dataclass
 class Seen:
-    """What a plain ViT computes on its way; by block where there are several."""
+    """Intermediate values of a plain ViT; lists are by block."""
 
     logits_BK: Tensor
     attention: list[Tensor]  # B, A, N, N
@@ -44,7 +44,7 @@ class Seen:
 
 
 def plain_vit(model: Any, x_BCHW: Tensor, *, detached: bool = False) -> Seen:
-    """The forward pass of Dosovitskiy et al. 2021 in the weights of timm's model, one line a formula."""
+    """The forward pass of Dosovitskiy et al. 2021 with the weights of timm's model, one line per formula."""
 
     def linear(layer: nn.Linear, x: Tensor) -> Tensor:
         return x @ layer.weight.T + layer.bias
@@ -73,24 +73,24 @@ def plain_vit(model: Any, x_BCHW: Tensor, *, detached: bool = False) -> Seen:
 
 
 def explained_of(logits_BK: Tensor, columns: Sequence[int], final_BK: Tensor) -> Tensor:
-    """The logit explained, of each image; of several columns the one that is highest at the end."""
+    """Returns the explained logit of each image: of several columns, the one with the highest final logit."""
     among = torch.tensor(columns)
     return logits_BK[torch.arange(len(logits_BK)), among[final_BK[:, among].argmax(1)]]
 
 
 def references(student: Student, image_BCHW: Tensor) -> dict[str, Tensor]:
-    """Every map, straight from its paper's formula, over whole matrices."""
+    """Returns every map from the formula in its paper, over full matrices."""
     model, x_BCHW = student.model, (image_BCHW - 0.5) / 0.25
     seen = plain_vit(model, x_BCHW)
     eye = torch.eye(17)
-    heads = [one.mean(1) for one in seen.attention]
+    heads = [entry.mean(1) for entry in seen.attention]
 
     def shares(row_BN: Tensor) -> Tensor:
         return (row_BN[:, 1:] / row_BN[:, 1:].sum(1, keepdim=True)).view(-1, 1, 4, 4)
 
     joint = eye.expand(len(image_BCHW), -1, -1)
-    for one in heads:
-        joint = (one + eye) / (one + eye).sum(-1, keepdim=True) @ joint
+    for entry in heads:
+        joint = (entry + eye) / (entry + eye).sum(-1, keepdim=True) @ joint
     maps = {
         "cls_attention": shares(heads[-1][:, 0]),
         "cls_attention_all": shares(torch.stack(heads).mean(0)[:, 0]),
@@ -106,8 +106,8 @@ def references(student: Student, image_BCHW: Tensor) -> dict[str, Tensor]:
         importance_B1D = grads[-1][:, 1:].mean(1, keepdim=True)
         by_label["grad_cam"].append((seen.normed[-1][:, 1:] * importance_B1D).sum(-1).relu())
         relevance = eye.expand(len(image_BCHW), -1, -1)
-        for one in weighted:
-            relevance = relevance + one @ relevance
+        for entry in weighted:
+            relevance = relevance + entry @ relevance
         by_label["chefer"].append(relevance[:, 0, 1:])
         total = torch.zeros(len(image_BCHW), 16)
         for attention, tokens in zip(apart.attention, apart.tokens, strict=True):
@@ -119,7 +119,7 @@ def references(student: Student, image_BCHW: Tensor) -> dict[str, Tensor]:
             )
             total = total + grad.relu().mean((1, 2))[:, 1:]
         by_label["legrad"].append(total)
-    return maps | {name: torch.stack(found, 1).view(-1, 3, 4, 4) for name, found in by_label.items()}
+    return maps | {name: torch.stack(result, 1).view(-1, 3, 4, 4) for name, result in by_label.items()}
 
 
 @pytest.fixture(scope="module")
@@ -142,17 +142,17 @@ def test_by_hand() -> None:
     attention_BANN = torch.stack([row, row.flip(1)])[None]
     gradient_BANN = torch.stack([torch.full((3, 3), 2.0), torch.tensor([[1.0, -1, 3]] * 3)])[None]
     # CLS rows: (8 6 6)/20 x 2 and (6 6 8)/20 x (1 -1 3), ReLU, mean: patches (12 + 0)/40, (12 + 24)/40.
-    found = GradientAttention().weigh([attention_BANN], [gradient_BANN], 1)
-    assert found.tolist() == [pytest.approx([0.3, 0.9])]
+    result = GradientAttention().weigh([attention_BANN], [gradient_BANN], 1)
+    assert result.tolist() == [pytest.approx([0.3, 0.9])]
     # One block of Chefer adds I, whose CLS row is 0 on patches; a second multiplies by its I + Abar from the right.
     assert Chefer().weigh([attention_BANN], [gradient_BANN], 1).tolist() == [pytest.approx([0.3, 0.9])]
     first_BANN = torch.tensor([[[[0.0, 0.5, 0], [0, 0.25, 0], [0, 1, 0]]]])
     # The last block's CLS row is 1 + (16 + 6)/40, 0.3, 0.9: times I + Abar of the first.
-    found = Chefer().weigh([first_BANN, attention_BANN], [torch.ones(1, 1, 3, 3), gradient_BANN], 1)
-    assert found.tolist() == [pytest.approx([0.3 + 1.55 * 0.5 + 0.3 * 0.25 + 0.9, 0.9])]
+    result = Chefer().weigh([first_BANN, attention_BANN], [torch.ones(1, 1, 3, 3), gradient_BANN], 1)
+    assert result.tolist() == [pytest.approx([0.3 + 1.55 * 0.5 + 0.3 * 0.25 + 0.9, 0.9])]
     # LeGrad: ReLU of the gradient, mean over two heads and three queries, twice for two blocks.
-    found = LeGrad().weigh([attention_BANN] * 2, [gradient_BANN] * 2, 1)
-    assert found.tolist() == [pytest.approx([2 * (2 + 0) / 2, 2 * (2 + 3) / 2])]
+    result = LeGrad().weigh([attention_BANN] * 2, [gradient_BANN] * 2, 1)
+    assert result.tolist() == [pytest.approx([2 * (2 + 0) / 2, 2 * (2 + 3) / 2])]
     # Grad-CAM: the CLS token's own gradient plays no part. w = (1, -1), z = (3, 1) and (1, 2).
     z_BND = torch.tensor([[[9.0, 9], [3, 1], [1, 2]]])
     dy_BND = torch.tensor([[[7.0, 7], [2, -3], [0, 1]]])
@@ -162,7 +162,7 @@ def test_by_hand() -> None:
 @pytest.mark.parametrize("name", MAPS)
 @pytest.mark.parametrize("model", STUDENTS)
 def test_contract(name: str, model: str) -> None:
-    """Not negative, finite, of the right shape, the same twice, deaf to the batch's order; the student as it was."""
+    """Maps are finite, not negative, of the right shape, repeatable, independent of order; the student is unchanged."""
     student, image_BCHW = student_of(model), images(5)
     student.model.cls_token.requires_grad_(False)  # a flag that is not the rest's comes back too
     before = everything(student)
@@ -171,7 +171,7 @@ def test_contract(name: str, model: str) -> None:
     assert map_BRhw.shape == (5, 3 if MAPS[name].per_label else 1, 4, 4) and logits_BK.shape == (5, 5)
     assert not map_BRhw.requires_grad and not logits_BK.requires_grad
     assert torch.isfinite(map_BRhw).all() and (map_BRhw >= 0).all() and (map_BRhw > 0).any(dim=(2, 3)).all()
-    with torch.inference_mode():  # whatever the caller's mode
+    with torch.inference_mode():  # the mode of the caller does not matter
         again = MAPS[name]()(student, image_BCHW, EXPLAINED)
     assert torch.equal(again[0], logits_BK) and torch.equal(again[1], map_BRhw)
     order = torch.tensor([3, 0, 4, 1, 2])
@@ -180,9 +180,9 @@ def test_contract(name: str, model: str) -> None:
     torch.testing.assert_close(turned, map_BRhw[order], atol=1e-5 * scale, rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", [name for name, one in MAPS.items() if one.per_label])
-def test_parameters_are_frozen_meanwhile(name: str) -> None:
-    """A graph through them would cost memory, and gradients nobody asked for."""
+@pytest.mark.parametrize("name", [name for name, entry in MAPS.items() if entry.per_label])
+def test_parameters_are_frozen_during_a_gradient_map(name: str) -> None:
+    """A graph through the parameters would cost memory and compute unneeded gradients."""
     student = student_of(PLAIN)
     free: list[bool] = []
     handle = student.model.norm.register_forward_hook(
@@ -196,17 +196,17 @@ def test_parameters_are_frozen_meanwhile(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", MAPS)
-def test_under_autocast_a_map_is_much_the_same(name: str) -> None:
+def test_maps_under_autocast_are_close(name: str) -> None:
     student, image_BCHW = student_of(PLAIN), images(3)
     _, exact = MAPS[name]()(student, image_BCHW, [(0,)])
     with torch.autocast("cpu", torch.bfloat16):
         logits_BK, rough = MAPS[name]()(student, image_BCHW, [(0,)])
     assert logits_BK.dtype == rough.dtype == torch.float32
-    shares = [one / one.sum(dim=(2, 3), keepdim=True) for one in (exact, rough)]
+    shares = [entry / entry.sum(dim=(2, 3), keepdim=True) for entry in (exact, rough)]
     assert (shares[0] - shares[1]).abs().sum(dim=(2, 3)).max() < 0.1
 
 
-def test_what_a_map_of_a_region_explains() -> None:
+def test_columns_explained_by_the_map_of_a_region() -> None:
     def tasks(*content: Any) -> tuple[Task, ...]:
         return lay_out(content)
 

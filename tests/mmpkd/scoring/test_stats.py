@@ -1,4 +1,4 @@
-"""Bootstrap and intervals against analytic values, a naive loop and sklearn."""
+"""Bootstrap and intervals against analytic values, a naive loop and scikit-learn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from mmpkd.scoring.stats import (
 )
 
 
-def test_patients_are_drawn_whole_and_as_many_as_there_are():
+def test_replicates_draw_whole_patients():
     patient_N = np.array([7, 3, 7, 9, 3, 7])
     weight_RN = patient_weights(patient_N, replicates=50, seed=1)
     for patient in (3, 7, 9):
@@ -30,7 +30,7 @@ def test_patients_are_drawn_whole_and_as_many_as_there_are():
     assert (weight_RN != patient_weights(patient_N, replicates=50, seed=2)).any()
 
 
-def test_standard_error_of_a_mean_is_the_textbook_one():
+def test_standard_error_of_a_mean_agrees_with_the_formula():
     value_N1 = np.random.default_rng(0).normal(3.0, 2.0, size=(400, 1))
     replicates = macro(weighted_mean(value_N1, patient_weights(np.arange(400), 4000)))
     analytic = value_N1.std() / np.sqrt(400)  # about 0.1
@@ -89,12 +89,12 @@ def test_auroc_of_replicates_equals_a_loop_that_resamples():
                     assert auroc[label] == pytest.approx(expected, abs=1e-12)
 
 
-def test_a_mean_over_labels_refuses_another_set_of_labels():
+def test_a_mean_over_labels_is_nan_if_a_label_is_missing():
     np.testing.assert_allclose(macro(np.array([[0.5, 1.0], [0.5, np.nan]])), [0.75, np.nan])
     assert np.isnan(macro(np.zeros((3, 0)))).all()
 
 
-def test_standard_error_leaves_undefined_replicates_out_and_needs_enough_of_them():
+def test_standard_error_ignores_undefined_replicates_and_needs_enough():
     replicates = np.r_[np.arange(20.0), np.nan]
     assert standard_error(replicates) == pytest.approx(np.sqrt(35))  # variance of 0..19 is 20 * 21 / 12
     assert np.isnan(standard_error(replicates[1:]))
@@ -110,19 +110,19 @@ def test_paired_interval():
 
 
 @pytest.mark.parametrize("differences", [[], [0.1], [0.1, float("nan")]])
-def test_paired_interval_refuses_too_little(differences):
+def test_paired_interval_refuses_too_few_differences(differences):
     with pytest.raises(ValueError, match="at least two"):
         paired_interval(differences)
 
 
-def test_holm_multiplies_the_least_by_all_and_never_falls():
+def test_holm_by_hand():
     # 3 x .01, 2 x .03, then 1 x .04, which may not fall below the one before
     assert holm([0.01, 0.04, 0.03]).tolist() == pytest.approx([0.03, 0.06, 0.06])
     assert holm([0.9, 0.6]).tolist() == [1.0, 1.0]
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.3])
-def test_replicates_of_one_number_say_nothing_of_a_spread(value: float) -> None:
+def test_equal_replicates_have_no_standard_error(value: float) -> None:
     assert np.isnan(standard_error(np.full(200, value)))
     assert standard_error(np.r_[np.full(199, value), value + 0.2]) > 0
 

@@ -1,4 +1,4 @@
-"""Scores on another cohort: labels meet by name, groups are whole, small ones are not told apart."""
+"""Scores on another cohort: labels are matched by name, and small groups are merged."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def store(tasks: tuple[Task, ...], target_NK: list[list[float]], channels: int =
     return cast(Store, FakeStore(tasks, target_NK, channels))
 
 
-def test_labels_meet_by_name_in_whatever_order_they_stand() -> None:
+def test_labels_are_matched_by_name_in_any_order() -> None:
     nan = float("nan")
     theirs = lay_out([("other", "binary", ("x", "y")), ("findings", "multilabel", ("Pneumonia", "Mass", "Edema"))])
     tasks, target_NK, known_NK = subgroups.aligned(
@@ -81,7 +81,7 @@ def test_labels_meet_by_name_in_whatever_order_they_stand() -> None:
         (lay_out([("sex", "binary", ("f", "m"))]), 3, "its images have 3 channels, the student's 1"),
     ],
 )
-def test_what_cannot_be_compared_is_refused(tasks: tuple[Task, ...], channels: int, wanted: str) -> None:
+def test_incompatible_cohorts_are_refused(tasks: tuple[Task, ...], channels: int, wanted: str) -> None:
     width = tasks[-1].columns.stop
     with pytest.raises(ConfigError, match=wanted):
         subgroups.aligned(card(), store(tasks, [[0.0] * width] * 3, channels))
@@ -104,7 +104,7 @@ def answers() -> Predictions:
     return Predictions(tasks, logits_NK, probability_NK, target_NK, known_NK, weight_RN)
 
 
-def test_scores_by_label_are_scikit_learns(answers: Predictions) -> None:
+def test_scores_by_label_agree_with_scikit_learn(answers: Predictions) -> None:
     table = subgroups.by_label(answers, card(answers.tasks), "equal").set_index("label")
     known, label = answers.known_NK[:, 0], answers.target_NK[:, 0]
     probability = answers.probability_NK[known, 0]
@@ -120,7 +120,7 @@ def test_scores_by_label_are_scikit_learns(answers: Predictions) -> None:
     assert table.loc["kind/y", "balanced_accuracy"] == pytest.approx(balanced)
 
 
-def test_balanced_weights_score_as_if_both_classes_were_as_frequent(answers: Predictions) -> None:
+def test_balanced_weights_score_as_if_classes_were_equally_frequent(answers: Predictions) -> None:
     equal = subgroups.by_label(answers, card(answers.tasks), "equal").set_index("label")
     balanced = subgroups.by_label(answers, card(answers.tasks), "balanced").set_index("label")
     known = answers.known_NK[:, 0]
@@ -142,8 +142,8 @@ def test_overall_is_the_mean_over_tasks_of_defined_labels(answers: Predictions) 
     assert subgroups.defined(answers, some).tolist() == [False, True, True, True, True]
 
 
-def test_groups_are_compared_on_the_labels_that_all_of_them_have(answers: Predictions) -> None:
-    """The first forty samples do not know the label `a`, so it counts for nobody."""
+def test_groups_are_compared_on_their_common_labels(answers: Predictions) -> None:
+    """The label `a` is unknown for the first forty samples, so it is not used for any group."""
     values = pd.DataFrame({"site": np.where(np.arange(200) < 40, "north", "south")})
     table = subgroups.by_group(answers, values, np.arange(200) // 2, np.full(200, np.nan)).set_index("group")
     assert table["labels"].tolist() == [4, 4]
@@ -172,21 +172,21 @@ def test_groups_by_hand() -> None:
     days = (age * 365.25).rename("age_in_days")
     assert [int(mask.sum()) for _, mask in grouping.groups(days, patient_N)] == [10, 10, 15, 12, 13]
     few_ages = pd.Series([39.0] * 5 + [50.0] * 20 + [60.0] * 3 + [85.0] * 12 + [np.nan] * 20, name="Age")
-    told = {name: int(mask.sum()) for name, mask in grouping.groups(few_ages, patient_N)}
-    assert told == {"0 to 59 years": 25, "60 years or more": 15, "unknown": 20}  # neighbours, not opposite ends
+    text = {name: int(mask.sum()) for name, mask in grouping.groups(few_ages, patient_N)}
+    assert text == {"0 to 59 years": 25, "60 years or more": 15, "unknown": 20}  # neighbours, not opposite ends
     view = pd.Series(["AP"] * 45 + ["LL"] * 8 + ["PA"] * 7, name="ViewPosition")
     assert {name: int(mask.sum()) for name, mask in grouping.groups(view, patient_N)} == {"AP": 45, "(all other)": 15}
-    one = np.r_[np.arange(45), np.full(15, 99)]  # fifteen images of one patient, told apart by no group but all others
-    assert [name for name, _ in grouping.groups(view, one)] == ["(all other)"]
+    entry = np.r_[np.arange(45), np.full(15, 99)]  # fifteen images of one patient, in a group of their own
+    assert [name for name, _ in grouping.groups(view, entry)] == ["(all other)"]
     three = pd.Series(["F"] * 30 + ["M"] * 25 + ["X"] * 5, name="Sex")  # X would be all but F and M
-    told = {name: int(mask.sum()) for name, mask in grouping.groups(three, patient_N)}
-    assert told == {"F": 30, "(all other)": 30}
+    text = {name: int(mask.sum()) for name, mask in grouping.groups(three, patient_N)}
+    assert text == {"F": 30, "(all other)": 30}
     density = pd.Series(np.arange(60.0) ** 2, name="density")
     assert [name for name, _ in grouping.groups(density, patient_N)] == sorted(grouping.QUARTERS)
 
 
 def test_regions_by_hand_compare_the_same_labels() -> None:
-    """Of a label without a student's score no baseline counts either."""
+    """Baselines do not count for a label without a score of the student."""
     rows = [
         ("a", "lesion", 0.2, 0.1, 0.4, 0.3),
         ("b", "lesion", 0.6, 0.3, 0.8, 0.5),
@@ -207,7 +207,7 @@ def test_regions_by_hand_compare_the_same_labels() -> None:
     assert table.loc[("lesion", "pointing"), "student"] == pytest.approx(0.4)
 
 
-def test_of_one_label_its_own_bound_stands_beside() -> None:
+def test_the_row_of_a_label_shows_its_own_bound() -> None:
     columns = ["sample", "label", "pointing", "pointing_max", "pointing_max_alone"]
     images = pd.DataFrame([("a", "lesion", 0.2, 0.0, 0.5), ("a", "other", 0.1, 1.0, 1.0)], columns=columns)
     for score in ("mass", "pixel_ap", "rank", "cnr", "iou_otsu", "iou_tuned"):
@@ -218,7 +218,7 @@ def test_of_one_label_its_own_bound_stands_beside() -> None:
     assert np.isnan(table.loc[("lesion", "mass"), "max"])
 
 
-def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:
+def test_group_columns_are_recognised_by_name() -> None:
     names = ("breast_density", "image_view", "ViewPosition", "AP/PA", "age_in_days", "Sex", "average", "message")
     columns = {name: Column(name, "context") for name in names} | {"sex": Column("sex", "near_label")}
     known = cohort_of(facts(STUDENT, columns))
@@ -231,52 +231,54 @@ def test_columns_that_tell_groups_apart_are_found_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("name", "wanted"),
     [
-        ("record", "column 'record' only names things (role id), and is not stored"),
-        ("biopsy", "column 'biopsy' is forbidden: it states the label, and is not stored"),
-        ("scanner", "column 'scanner' has no role in this cohort, so it is not stored; a column for groups alone"),
+        ("record", "column 'record' is an identifier (role id), and is not stored"),
+        ("biopsy", "column 'biopsy' is forbidden because it states the label, and is not stored"),
+        ("scanner", "column 'scanner' has no role in this cohort, so it is not stored; give it the role near_label"),
     ],
 )
-def test_why_a_column_tells_no_groups_apart(name: str, wanted: str) -> None:
+def test_messages_about_columns_that_define_no_groups(name: str, wanted: str) -> None:
     columns = {"record": Column("record", "id"), "biopsy": Column("biopsy", "forbidden")}
     known = replace(facts(STUDENT, columns), unlisted=("scanner",))
     with pytest.raises(ConfigError, match=re.escape(wanted)):
         grouping.groupings(cohort_of(known), [name])
 
 
-def test_a_column_of_which_one_group_is_left_has_a_sentence_and_no_row(answers: Predictions) -> None:
-    """Four patients under forty, ninety-six in one band: nothing to compare."""
+def test_a_column_with_a_single_group_has_a_sentence_and_no_row(answers: Predictions) -> None:
+    """Four patients are under forty and ninety-six in one band, so there is nothing to compare."""
     ages = np.where(np.arange(200) < 8, 30.0, 50.0)
     values = pd.DataFrame({"Age": ages, "sex": np.where(np.arange(200) < 100, "f", "m"), "view": "AP"})
     table = subgroups.by_group(answers, values, np.arange(200) // 2, np.full(200, np.nan))
     assert table["column"].tolist() == ["sex", "sex"]
-    wanted = "groups by Age: too few patients per age band to tell apart (fewer than 10 in all but one)"
-    assert grouping.alone("Age") == wanted and "fewer than two groups" in grouping.alone("view")
+    wanted = "groups by Age: too few patients per age band to compare (fewer than 10 in all but one)"
+    assert grouping.reason_not_compared("Age") == wanted and "fewer than two groups" in grouping.reason_not_compared(
+        "view"
+    )
 
 
 def cohort_of(known: Facts) -> Store:
     return cast(Store, SimpleNamespace(facts=known, manifest={"params": {}, "notes": []}))
 
 
-def test_a_value_that_more_than_a_quarter_share_is_in_one_group() -> None:
+def test_a_value_shared_by_more_than_a_quarter_is_in_one_group() -> None:
     density = pd.Series(np.r_[np.zeros(40), np.arange(1.0, 19.0), [np.nan] * 2], name="density")
-    told = {name: int(mask.sum()) for name, mask in grouping.groups(density, np.arange(60))}
-    assert told == {"lowest quarter": 40, "(all other)": 20}
+    text = {name: int(mask.sum()) for name, mask in grouping.groups(density, np.arange(60))}
+    assert text == {"lowest quarter": 40, "(all other)": 20}
     even = pd.Series(np.arange(61.0), name="density")
-    told = {name: int(mask.sum()) for name, mask in grouping.groups(even, np.arange(61))}
-    assert told == dict(zip(sorted(grouping.QUARTERS), (15, 16, 15, 15), strict=True)) and sum(told.values()) == 61
+    text = {name: int(mask.sum()) for name, mask in grouping.groups(even, np.arange(61))}
+    assert text == dict(zip(sorted(grouping.QUARTERS), (15, 16, 15, 15), strict=True)) and sum(text.values()) == 61
 
 
 @pytest.mark.parametrize("name, a_year", [("age", 1), ("age_days", 365.25), ("AgeInMonths", 12), ("age weeks", 52.18)])
-def test_ages_are_read_in_the_unit_that_their_column_names(name: str, a_year: float) -> None:
+def test_ages_are_read_in_the_unit_in_the_column_name(name: str, a_year: float) -> None:
     ages = pd.Series(np.r_[np.full(20, 30.5), np.full(20, 50.5), np.full(20, 70.5)] * a_year, name=name)
-    told = {group: int(mask.sum()) for group, mask in grouping.groups(ages, np.arange(60))}
-    assert told == {"0 to 39 years": 20, "40 to 59 years": 20, "60 years or more": 20}
+    text = {group: int(mask.sum()) for group, mask in grouping.groups(ages, np.arange(60))}
+    assert text == {"0 to 39 years": 20, "40 to 59 years": 20, "60 years or more": 20}
 
 
-def test_what_is_no_age_is_not_called_unknown() -> None:
+def test_implausible_ages_are_not_called_unknown() -> None:
     ages = pd.Series(np.r_[np.full(20, 30.0), np.full(15, 999.0), np.full(15, -1.0), [np.nan] * 10], name="age")
-    told = {group: int(mask.sum()) for group, mask in grouping.groups(ages, np.arange(60))}
-    assert told == {"0 years or more": 20, "not 0 to 199 years": 30, "unknown": 10}
+    text = {group: int(mask.sum()) for group, mask in grouping.groups(ages, np.arange(60))}
+    assert text == {"0 years or more": 20, "not 0 to 199 years": 30, "unknown": 10}
 
 
 @pytest.mark.parametrize(
@@ -289,9 +291,7 @@ def test_what_is_no_age_is_not_called_unknown() -> None:
         ({}, "", None),
     ],
 )
-def test_the_column_that_names_the_folds_can_be_grouped_by(
-    params: dict[str, Any], note: str, wanted: str | None
-) -> None:
+def test_groups_by_the_column_of_folds(params: dict[str, Any], note: str, wanted: str | None) -> None:
     parts = np.array(["fold0", "fold1", "test"])
     privileged = pd.DataFrame({"sex": ["f", "m", "f"]})
     known = SimpleNamespace(

@@ -1,4 +1,4 @@
-"""One validation: maps by name over one training, tables of its pairs, the frame of the original images."""
+"""Validation: maps by name on one training, tables of pairs, and the frame of the original images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ GRID = (3, 3)
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """Images of 20 x 30 in squares of 15: rows 2 to 11. Every other one has an ROI: rows 5 to 9, columns 10 to 19."""
+    """20 x 30 pixels in rows 2 to 11 of squares of 15. Every other image has an ROI: rows 5 to 9, columns 10 to 19."""
     root = tmp_path_factory.mktemp("cohort")
     cohort_fixtures.write_cohort(root)
     return prepare(cohort_fixtures.config(root), root / "cache")
@@ -47,8 +47,8 @@ def test_every_map_has_the_logits_of_the_plain_forward_pass(store: Store) -> Non
         assert all(np.isfinite(value) for key, value in scores.items() if not key.endswith("_se"))
 
 
-def test_the_map_that_is_named_changes_nothing_of_the_training(tiny_trial: TrialConfig, cache: Path) -> None:
-    """Gradient maps freeze the parameters and take gradients, between two epochs that must not notice."""
+def test_the_choice_of_map_does_not_change_the_training(tiny_trial: TrialConfig, cache: Path) -> None:
+    """Gradient maps freeze the parameters and compute gradients, which must not change the following epochs."""
     plain, other = (
         train(
             TrialConfig.model_validate(
@@ -62,30 +62,30 @@ def test_the_map_that_is_named_changes_nothing_of_the_training(tiny_trial: Trial
     assert plain.metrics["val/mass"] != other.metrics["val/mass"]
 
 
-def test_the_prior_is_the_mean_training_roi_and_of_no_other_image(store: Store) -> None:
-    asked: list[int] = []
+def test_the_prior_is_the_mean_roi_of_training_images_only(store: Store) -> None:
+    requested: list[int] = []
     own = Store.roi_mask
 
     def watched(self: Store, rows: np.ndarray) -> np.ndarray:
-        asked.extend(rows.tolist() if len(rows) == 1 else [])
+        requested.extend(rows.tolist() if len(rows) == 1 else [])
         return own(self, rows)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "roi_mask", watched)
-        found = evaluator(store)
+        result = evaluator(store)
     # Stored in rows 4 to 6 and columns 5 to 9: rows 2 to 4 of the content's 10, of which cells take 0-3, 3-6, 6-9.
-    assert found.prior_Rhw is not None
-    assert found.prior_Rhw[0].tolist() == [[0, 0.5, 0], [0, 0.5, 0], [0, 0, 0]]
-    assert set(asked) <= set(store.rows("train").tolist()) and len(asked) > 10
-    assert found.fixed["val/pointing_prior"] > found.fixed["val/pointing_chance"]
+    assert result.prior_Rhw is not None
+    assert result.prior_Rhw[0].tolist() == [[0, 0.5, 0], [0, 0.5, 0], [0, 0, 0]]
+    assert set(requested) <= set(store.rows("train").tolist()) and len(requested) > 10
+    assert result.fixed["val/pointing_prior"] > result.fixed["val/pointing_chance"]
 
 
 def test_a_table_of_pairs_in_both_frames(store: Store) -> None:
-    found = evaluator(store)
+    result = evaluator(store)
     rows = store.rows("val")
     maps = torch.zeros(len(rows), 1, *GRID)
     maps[:, 0, 0, 1] = 1
-    stored, original = found.table(maps), found.table(maps, original=True)
+    stored, original = result.table(maps), result.table(maps, original=True)
     with_roi = [sample for sample, row in zip(store.sample_ids[rows], rows, strict=True) if store.rois(row)]
     for table in (stored, original):
         assert table["sample"].tolist() == with_roi and set(table["label"]) == {"lesion"}
@@ -99,10 +99,10 @@ def test_a_table_of_pairs_in_both_frames(store: Store) -> None:
     np.testing.assert_allclose(stored[["pointing", "mass"]], 0.2, rtol=1e-5)
     np.testing.assert_allclose(original["mass_chance"], 2.5 * 5 / 15**2, rtol=1e-5)
     np.testing.assert_allclose(original["pixel_ap_chance"], 50 / 600)
-    assert np.isnan(found.table(maps, np.array([np.nan]))["iou_tuned"]).all()
+    assert np.isnan(result.table(maps, np.array([np.nan]))["iou_tuned"]).all()
 
 
-def test_original_rois_are_those_that_were_drawn(store: Store) -> None:
+def test_original_rois_are_those_in_the_files(store: Store) -> None:
     row = next(int(row) for row in store.rows("val") if store.rois(row))
     drawn = np.zeros((1, 20, 30), bool)
     drawn[0, 5:10, 10:20] = True
@@ -112,7 +112,7 @@ def test_original_rois_are_those_that_were_drawn(store: Store) -> None:
     assert (store.letterbox(row).height, store.letterbox(row).width) == (20, 30)
 
 
-def test_the_foreground_holds_in_the_original_frame(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_foreground_applies_in_the_original_frame(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     lit = np.zeros((15, 15), bool)
     lit[:, :8] = True  # of the ROI's columns 5 to 9, three; of the original's 30 columns the first 16
     monkeypatch.setattr(localize, "foreground", lambda images: np.repeat(lit[None], len(images), 0))
@@ -124,14 +124,14 @@ def test_the_foreground_holds_in_the_original_frame(store: Store, monkeypatch: p
 @pytest.mark.parametrize("original", [False, True])
 def test_samples_without_any_roi_have_an_empty_table(store: Store, original: bool) -> None:
     rows = np.array([row for row in store.rows("val") if not store.rois(int(row))])
-    found = Evaluator(store, rows, EvaluationConfig(), GRID, torch.device("cpu"))
-    table = found.table(torch.ones(len(rows), 1, *GRID), original=original)
+    result = Evaluator(store, rows, EvaluationConfig(), GRID, torch.device("cpu"))
+    table = result.table(torch.ones(len(rows), 1, *GRID), original=original)
     assert len(table) == 0 and {"sample", "label", "cnr", "mass_centre"} <= set(table)
 
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """As `store`, and on every image a second ROI, `duct`, in the lower right: rows 14 to 17, columns 24 to 27."""
+    """Like `store`, with a second ROI, `duct`, on every image: rows 14 to 17, columns 24 to 27."""
     root = tmp_path_factory.mktemp("two")
     table = cohort_fixtures.cases()
     table["duct"] = [f"masks/duct{index}.png" for index in range(len(table))]
@@ -144,8 +144,8 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Store:
     return prepare(config, root / "cache")
 
 
-def test_one_map_for_two_labels_is_held_against_one_prior(two: Store) -> None:
-    """Of a map for each label the prior knows which label it is asked for, which no attention map does."""
+def test_one_map_for_two_labels_is_compared_with_one_prior(two: Store) -> None:
+    """An attention map does not depend on the label, so its prior must not depend on the label either."""
     apart, together = evaluator(two, "grad_cam"), evaluator(two)
     assert apart.prior_Rhw is not None and together.prior_Rhw is not None
     assert apart.prior_Rhw.shape == (2, *GRID) and together.prior_Rhw.shape == (1, *GRID)
@@ -155,8 +155,8 @@ def test_one_map_for_two_labels_is_held_against_one_prior(two: Store) -> None:
     torch.testing.assert_close(together.prior_Rhw[0, :2], lesion[:2] / 2)
     assert together.fixed["val/pointing_prior"] < apart.fixed["val/pointing_prior"] <= apart.fixed["val/pointing_max"]
     # One map points at one place: the lesion's, which covers more of its cell; of the duct it gets nothing.
-    found = together.table(torch.ones(len(together.rows), 1, *GRID))
-    means = found.groupby("label")[["pointing_prior", "pointing_max", "pointing_max_alone"]].mean()
+    result = together.table(torch.ones(len(together.rows), 1, *GRID))
+    means = result.groupby("label")[["pointing_prior", "pointing_max", "pointing_max_alone"]].mean()
     assert means.loc["duct", "pointing_prior"] == 0 < means.loc["lesion", "pointing_prior"]
     assert (means["pointing_max_alone"] > 0).all()
     assert together.fixed["val/pointing_max"] == pytest.approx(means["pointing_max"].mean())
@@ -168,14 +168,14 @@ def test_one_map_for_two_labels_is_held_against_one_prior(two: Store) -> None:
 
 
 @pytest.mark.parametrize("original", [False, True])
-def test_no_map_scores_above_what_is_called_attainable(two: Store, original: bool) -> None:
-    found = evaluator(two)
+def test_no_map_scores_above_the_attainable_bound(two: Store, original: bool) -> None:
+    result = evaluator(two)
     generator = torch.Generator().manual_seed(0)
-    best = found.table(torch.ones(len(found.rows), 1, *GRID), original=original)
+    best = result.table(torch.ones(len(result.rows), 1, *GRID), original=original)
     highest = best.groupby("label")[["pointing_max", "mass_max"]].mean().mean()
     for _ in range(5):
-        maps = torch.rand(len(found.rows), 1, *GRID, generator=generator) ** 8
-        scores = found.table(maps, original=original).groupby("label")[["pointing", "mass"]].mean().mean()
+        maps = torch.rand(len(result.rows), 1, *GRID, generator=generator) ** 8
+        scores = result.table(maps, original=original).groupby("label")[["pointing", "mass"]].mean().mean()
         assert scores["pointing"] <= highest["pointing_max"] + 1e-6 and scores["mass"] <= highest["mass_max"] + 1e-6
 
 
@@ -198,7 +198,7 @@ def test_all_rois_of_an_image_as_one_region(two: Store) -> None:
     assert union.fixed["val/pointing_max"] >= apart.fixed["val/pointing_max"]
 
 
-def test_a_map_for_each_label_explains_all_of_them_of_a_union(two: Store) -> None:
+def test_a_map_per_label_explains_all_logits_of_a_union(two: Store) -> None:
     student = build_student(
         StudentConfig(model="vit_tiny_patch16_224", patch_size=5, embed_dim=24, depth=2, num_heads=2), 15, 1, 1
     )
@@ -206,34 +206,34 @@ def test_a_map_for_each_label_explains_all_of_them_of_a_union(two: Store) -> Non
     assert np.isfinite(scores["val/pointing"]) and "val/pointing/duct" not in scores
 
 
-def test_of_a_single_label_the_union_is_the_label(store: Store) -> None:
+def test_the_union_of_a_single_label_is_that_label(store: Store) -> None:
     assert evaluator(store).fixed == evaluator(store, roi="union").fixed
 
 
-def test_patients_are_scored_where_one_has_several_images(store: Store) -> None:
-    """Two images a patient, by hand from their logits."""
+def test_patients_are_scored_if_one_has_several_images(store: Store) -> None:
+    """There are two images per patient; the scores follow from their logits by hand."""
     student = build_student(
         StudentConfig(model="vit_tiny_patch16_224", patch_size=5, embed_dim=24, depth=2, num_heads=2), 15, 1, 1
     )
-    found = evaluator(store)
-    scores = found(student)
-    logits, _ = found.predict(student)
+    result = evaluator(store)
+    scores = result(student)
+    logits, _ = result.predict(student)
     pairs = logits.reshape(-1, 2)  # a patient's images stand side by side
     mean = (1 / (1 + np.exp(-pairs))).mean(axis=1)
-    sick = found.target_NK.reshape(-1, 2)[:, 0] > 0
+    sick = result.target_NK.reshape(-1, 2)[:, 0] > 0
     ordered = np.sign(mean[sick][:, None] - mean[~sick]) / 2 + 0.5
     assert scores["val/auroc_patient"] == pytest.approx(ordered.mean())
     assert scores["val/auroc_patient_mixed"] == scores["val/auroc_patient_undefined"] == 0
     assert np.isfinite(scores["val/auroc_patient_se"]) and store.facts.several_images
 
 
-def test_patients_of_one_image_have_no_score_of_their_own(tmp_path: Path) -> None:
+def test_patients_with_one_image_have_no_separate_score(tmp_path: Path) -> None:
     table = cohort_fixtures.cases(15)
     table["patient"] = [f"p{index}" for index in range(len(table))]
     cohort_fixtures.write_cohort(tmp_path, table)
-    found = prepare(cohort_fixtures.config(tmp_path), tmp_path / "cache")
-    assert not found.facts.several_images
+    result = prepare(cohort_fixtures.config(tmp_path), tmp_path / "cache")
+    assert not result.facts.several_images
     student = build_student(
         StudentConfig(model="vit_tiny_patch16_224", patch_size=5, embed_dim=24, depth=1, num_heads=2), 15, 1, 1
     )
-    assert not [name for name in evaluator(found)(student) if "patient" in name]
+    assert not [name for name in evaluator(result)(student) if "patient" in name]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mmpkd.teachers.fold_levels import level_offsets
-from mmpkd.teachers.quality import quality
+from mmpkd.teachers.quality import logit_quality
 from mmpkd.types import TaskKind, lay_out
 
 BINARY = lay_out([("ill", "binary", ("no", "yes"))])
@@ -82,12 +82,14 @@ def test_auroc_is_the_mean_over_folds_by_hand() -> None:
     together 5 of 8 pairs would be in order, which says nothing of either model."""
     target = np.array([1, 0, 0, 1, 0, 0, 1, 0])[:, None]
     logits = np.array([-5, -6, -7, 5, 4, 6, 1, 0], np.float32)[:, None]
-    found = quality(logits, store_of(target), np.arange(6), np.array([6, 7]), np.array([0, 0, 0, 1, 1, 1]))
+    found = logit_quality(logits, store_of(target), np.arange(6), np.array([6, 7]), np.array([0, 0, 0, 1, 1, 1]))
     assert found["auroc"] == pytest.approx(0.75) and found["val_auroc"] == 1
 
 
 def test_a_label_counts_in_the_folds_that_hold_both_of_its_sides() -> None:
     target = np.array([[1, 0], [0, 0], [1, 1], [0, 0], [1, 0], [0, 1]])
     logits = np.array([[1, 9], [0, 9], [0, 1], [1, 0], [1, 1], [0, 0]], np.float32)
-    found = quality(logits, store_of(target, "multilabel"), np.arange(4), np.array([4, 5]), np.array([0, 0, 1, 1]))
+    found = logit_quality(
+        logits, store_of(target, "multilabel"), np.arange(4), np.array([4, 5]), np.array([0, 0, 1, 1])
+    )
     assert found["auroc"] == pytest.approx((0.5 + 1.0) / 2)  # first label: 1 and 0; second: 1, in fold 1 alone

@@ -18,6 +18,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.cohort.suspects import Suspects, find_in, suspects_of
 from mmpkd.config import TeacherConfig
 from mmpkd.probe import stand_in
+from mmpkd.teachers import resolve
 from mmpkd.teachers.input_leakage import leakage_warnings
 from tests.mmpkd import cohort_fixtures
 
@@ -65,9 +66,8 @@ def store(cohort: Any, cache: Path) -> Store:
 
 
 def said(store: Store, *teachers: TeacherConfig) -> list[str]:
-    return leakage_warnings(
-        suspects_of(store), [(f"teachers.t{index}", one) for index, one in enumerate(teachers)], store, 0
-    )
+    named = [(f"teachers.t{index}", resolve(teacher)) for index, teacher in enumerate(teachers)]
+    return leakage_warnings(suspects_of(store), named, store, 0)
 
 
 def test_columns_and_pairs_of_columns_by_name_and_score(store: Store) -> None:
@@ -100,9 +100,8 @@ def test_a_section_is_told_as_it_is_read(store: Store) -> None:
     """Whole, with the labels' names hidden, and with the synonym hidden as well; each choice on a path counts."""
     whole, masked = TeacherConfig(kind="text"), TeacherConfig(kind="text", params={"mask_labels": True})
     clean = TeacherConfig(kind="text", params={"mask_labels": {"also": ["coronavirus"]}})
-    lines = leakage_warnings(suspects_of(store), [("t", whole), ("t", masked), ("t", clean), ("t", masked)], store, 0)[
-        3:
-    ]
+    teachers = [("t", resolve(teacher)) for teacher in (whole, masked, clean, masked)]
+    lines = leakage_warnings(suspects_of(store), teachers, store, 0)[3:]
     assert len(lines) == 2
     assert lines[0].startswith("t reads 'report', whose words alone tell malignant/malignant with AUROC 1.00")
     assert lines[1].startswith("t reads 'report' with the labels' names hidden, and the single words that are left")

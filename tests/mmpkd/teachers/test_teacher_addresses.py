@@ -16,8 +16,8 @@ from timm.models import VisionTransformer
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, TrialConfig
-from mmpkd.teachers import TEACHERS, text_encoders
-from mmpkd.teachers.cache import fit_or_load
+from mmpkd.teachers import TEACHERS, resolve, text_encoders
+from mmpkd.teachers.cache import CachedOutputs, fit_or_load
 from tests.mmpkd.teacher_fixtures import EXAMPLES, NETWORK
 
 ENCODER: dict[str, Any] = {"frozen": True, "max_length": 24}
@@ -43,7 +43,8 @@ def address(config: TeacherConfig, store: Store, cache: Path, fold: int = 0) -> 
     logits = np.random.default_rng(0).normal(size=store.target_NK.shape).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mmpkd.teachers.cache.instantiate", lambda *_: None)
-        folder, _ = fit_or_load(config, store, fold, cache, "one", lambda *_: {"logits": logits})
+        patch.setattr("mmpkd.teachers.cache.cached_outputs", lambda *_: CachedOutputs({}, {}, 0.0))  # of members
+        folder, _ = fit_or_load(resolve(config), store, fold, cache, "one", lambda *_: {"logits": logits})
     return folder.name
 
 

@@ -17,7 +17,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, validate
 from mmpkd.fit import task_loss
 from mmpkd.scoring import classify
-from mmpkd.teachers import TEACHERS, caveats, check
+from mmpkd.teachers import TEACHERS, check, resolve
 from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.ensemble import Ensemble, EnsembleParams, combine
 from mmpkd.types import ConfigError, TeacherError
@@ -35,7 +35,7 @@ def ensemble(store: Store, members: dict[str, np.ndarray], weights: Any = "equal
     """Of members that say what the test wants."""
     config = {"members": {name: {"kind": "tabular"} for name in members}, "weights": weights}
     made = Ensemble(validate(EnsembleParams, config), store.facts)
-    made.members = {name: logits.astype(np.float32) for name, logits in members.items()}
+    made.member_logits = {name: logits.astype(np.float32) for name, logits in members.items()}
     return made
 
 
@@ -68,7 +68,7 @@ def test_learned_weights_are_the_best_on_the_simplex(store: Store) -> None:
     weights = made.parameters[:-1].softmax(0)
     assert made.parameters[-1] == 0 and weights[0] > weights[1] > weights[2]
 
-    said = [logits[rows] for logits in made.members.values()]
+    said = [logits[rows] for logits in made.member_logits.values()]
     entropy_MN = torch.from_numpy(np.stack([classify.entropy(one, store.facts.tasks) for one in said]))
 
     def loss(parameters: torch.Tensor) -> float:
@@ -110,8 +110,8 @@ def test_silent_members_are_left_out(store: Store, tmp_path: Path) -> None:
     """A member that has text only: samples without any are its companion's."""
     members = {name: validate(TeacherConfig, one) for name, one in MEMBERS.items()}
     config = TeacherConfig(kind="ensemble", params={"members": MEMBERS})
-    outputs = cached_outputs(config, store, 0, tmp_path)
-    alone = {name: cached_outputs(one, store, 0, tmp_path).arrays["logits"] for name, one in members.items()}
+    outputs = cached_outputs(resolve(config), store, 0, tmp_path)
+    alone = {name: cached_outputs(resolve(one), store, 0, tmp_path).arrays["logits"] for name, one in members.items()}
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 3, "members are shared with whoever asks"
     silent = alone["report"].isnan().all(dim=1) & alone["findings"].isfinite().all(dim=1)
     assert silent.any()
@@ -136,7 +136,7 @@ def test_patients_never_cross_the_folds_of_members_nor_of_learned_weights(
         for name in ("fit", "outputs"):
             monkeypatch.setattr(TEACHERS[kind], name, noted(kind, name))
     config = TeacherConfig(kind="ensemble", params={"members": MEMBERS, "weights": "learned_per_sample"})
-    cached_outputs(config, store, 0, tmp_path)
+    cached_outputs(resolve(config), store, 0, tmp_path)
     train = set(store.patient_N[store.rows("train")].tolist())
     for calls in log.values():
         assert [name for name, _ in calls] == ["fit", "outputs"] * 6
@@ -157,23 +157,26 @@ def test_patients_never_cross_the_folds_of_members_nor_of_learned_weights(
         ),
         (
             {"members": {"x": {"kind": "text", "params": {"sections": ["findings"]}}}},
-            "params.members.x.params.sections: no section 'findings'",
+            "params.members.x.params.sections: the cohort has no section 'findings'",
         ),
         ({"members": {"x": {"kind": "tabulr"}}}, "params.members.x.kind: unknown teacher 'tabulr' (did you mean"),
         ({"members": {"x": {"kind": "tabular", "params": {"l3": 1}}}}, "params.members.x.params.l3: unknown key"),
         (
             {"members": {"x": {"kind": "tabular", "control": "shuffled"}}},
-            "params.members.x.control: a member takes none",
+            "params.members.x.control: a member cannot have a control",
         ),
         ({"weights": {"findings": 1.0}}, "params.weights.report: missing"),
-        ({"weights": {"findings": 1.0, "report": 1.0, "reprot": 2.0}}, "params.weights.reprot: no member is named so"),
+        (
+            {"weights": {"findings": 1.0, "report": 1.0, "reprot": 2.0}},
+            "params.weights.reprot: no member has",
+        ),
     ],
 )
 def test_refusals_at_planning(store: Store, change: dict[str, Any], said: str) -> None:
     params = {"members": MEMBERS | change.get("members", {})} | (
         {"weights": change["weights"]} if "weights" in change else {}
     )
-    found = [str(one) for one in check(TeacherConfig(kind="ensemble", params=params), store.facts)[0]]
+    found = [str(one) for one in check(TeacherConfig(kind="ensemble", params=params), store.facts)]
     assert len(found) == 1 and found[0].startswith(said), found
 
 
@@ -181,8 +184,8 @@ def test_what_members_read_and_lack_is_said_at_planning(store: Store) -> None:
     near = {"near": {"kind": "tabular", "params": {"near_label": ["assessment"]}}}
     silent = 1 - store.text(["report"])["report"].notna().to_numpy()[store.rows("train")].mean()
     assert silent > 0.05
-    assert caveats(TeacherConfig(kind="ensemble", params={"members": MEMBERS | near}), store.facts) == [
-        f"member report says nothing of {silent:.1%} of the training samples, without text in report",
+    assert resolve(TeacherConfig(kind="ensemble", params={"members": MEMBERS | near})).caveats(store.facts) == [
+        f"member report has no output for {silent:.1%} of the training samples, because they have no text in report",
         "member near reads assessment, which nearly states the label; its runs are tagged near_label",
     ]
 
@@ -193,7 +196,7 @@ def test_a_member_that_starts_from_a_student_is_refused_at_planning(store: Store
     save_file({"model.cls_token": torch.zeros(1)}, exported, {"format": "1", "card": "{}"})
     network = NETWORK | {"pretrained": True, "weights": str(exported)}
     member = {"mri": {"kind": "image", "params": {"view": "superior", "network": network}}}
-    (found,) = check(TeacherConfig(kind="ensemble", params={"members": MEMBERS | member}), store.facts)[0]
+    (found,) = check(TeacherConfig(kind="ensemble", params={"members": MEMBERS | member}), store.facts)
     assert found.path == "params.members.mri.params.network.weights"
     assert found.problem.startswith(f"{exported} is a student that was trained here; wanted weights of timm's")
 
@@ -201,21 +204,24 @@ def test_a_member_that_starts_from_a_student_is_refused_at_planning(store: Store
 def test_answers_brought_from_another_cohort_are_refused(store: Store, tmp_path: Path) -> None:
     """A folder of answers under the name that this cohort's would have, as a copied cache may hold."""
     config = TeacherConfig(kind="tabular")
-    cached_outputs(config, store, 0, tmp_path)
+    cached_outputs(resolve(config), store, 0, tmp_path)
     (folder,) = (tmp_path / "teachers").glob("tabular-*[0-9a-f]/")
     manifest = json.loads((folder / "manifest.json").read_text())
     for content, said in (
-        (json.dumps(manifest | {"cohort": "another"}), r"holds the answers of another teacher or cohort \(cohort\)"),
+        (
+            json.dumps(manifest | {"cohort": "another"}),
+            r"another teacher or cohort \(cohort differ\)",
+        ),
         ("{", r"is damaged \(JSONDecodeError\)"),
         ("{}", r"is damaged \(KeyError\)"),
     ):
         (folder / "manifest.json").write_text(content)
         with pytest.raises(TeacherError, match=rf"teacher 'tabular': .*{said}; delete that folder"):
-            cached_outputs(config, store, 0, tmp_path)
+            cached_outputs(resolve(config), store, 0, tmp_path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "logits.npy").write_bytes(b"words")
     with pytest.raises(TeacherError, match=r"teacher 'tabular': .* is damaged"):
-        cached_outputs(config, store, 0, tmp_path)
+        cached_outputs(resolve(config), store, 0, tmp_path)
 
 
 def test_one_member_is_no_ensemble() -> None:

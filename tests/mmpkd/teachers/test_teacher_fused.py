@@ -21,8 +21,9 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.probe import Probe, StandIn, stand_in
 from mmpkd.stages import Run
-from mmpkd.teachers.cache import folds
+from mmpkd.teachers import resolve
 from mmpkd.teachers.fitted import fit_teachers
+from mmpkd.teachers.fitting import folds
 from mmpkd.teachers.fused import Fused, FusedParams
 from mmpkd.teachers.fusion import Cells, Fusion, Patches, Update
 from mmpkd.teachers.online import Online, online
@@ -40,7 +41,7 @@ def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def asked(store: Store, cache: Path) -> Online:
-    return online(TeacherConfig(kind="fused", params=FUSED), store, 0, cache)
+    return online(resolve(TeacherConfig(kind="fused", params=FUSED)), store, 0, cache)
 
 
 def images(store: Store, rows: np.ndarray) -> Tensor:
@@ -142,7 +143,7 @@ def test_a_patient_without_a_cell_is_answered_from_the_images(store: Store) -> N
     gaps = Gaps.open(store.path)
     teacher, val = Fused(FusedParams(**FUSED), gaps.facts), gaps.rows("val")
     teacher.fit(gaps, gaps.rows("train"))
-    cells = teacher.cells(gaps, val)
+    cells = teacher.table(gaps, val)
     assert cells[0].isnan().all() and not cells[1].isnan().all()
     said = teacher.outputs(gaps, val[:1])
     pixels = {"image": images(gaps, val[:1]), "view": torch.from_numpy(gaps.view("superior")[val[:1]]).float() / 255}
@@ -190,10 +191,10 @@ def test_fold_models_answer_at_one_level_while_a_student_trains(
     """What is added to a fold model's logits is added to its answers about every view, and to no one else's."""
     added_FK = np.arange(15, dtype=np.float32).reshape(5, 3)
     before = torch.from_numpy(np.zeros((5, 3), np.float32))
-    monkeypatch.setattr("mmpkd.teachers.cache.level_offsets", lambda *_: before.numpy())
-    plain = online(EXAMPLES["fused"], store, 0, tmp_path / "plain")
-    monkeypatch.setattr("mmpkd.teachers.cache.level_offsets", lambda *_: added_FK)
-    moved = online(EXAMPLES["fused"], store, 0, tmp_path / "moved")
+    monkeypatch.setattr("mmpkd.teachers.fitting.level_offsets", lambda *_: before.numpy())
+    plain = online(resolve(EXAMPLES["fused"]), store, 0, tmp_path / "plain")
+    monkeypatch.setattr("mmpkd.teachers.fitting.level_offsets", lambda *_: added_FK)
+    moved = online(resolve(EXAMPLES["fused"]), store, 0, tmp_path / "moved")
     for part in ("train", "val"):
         rows = torch.from_numpy(store.rows(part))  # type: ignore[arg-type]
         pixels = images(store, rows.numpy())
@@ -287,7 +288,7 @@ def test_the_shuffled_control_deals_privileged_inputs_and_keeps_the_image(store:
     assert torch.equal(heard["image"], images(store, train))
     assert torch.equal(heard["view"], torch.from_numpy(store.view("superior")[source[train]]).float() / 255)
     of_all = asked.models[5]
-    expected = of_all.cell_MV[torch.searchsorted(of_all.row_M, torch.from_numpy(source[train]))]
+    expected = of_all.table_MV[torch.searchsorted(of_all.row_M, torch.from_numpy(source[train]))]
     torch.testing.assert_close(heard["table"], expected, rtol=0, atol=0, equal_nan=True)
 
 
@@ -312,7 +313,7 @@ def test_the_control_is_that_of_the_configuration(tiny_trial: TrialConfig, store
             "ensemble",
             {"members": {"a": {"kind": "tabular"}, "b": {"kind": "fused"}}},
             "params.members.b.kind",
-            "'fused' answers anew about each view that the student sees",
+            "a teacher of kind 'fused' sees the student's view",
         ),
     ],
 )
@@ -333,7 +334,7 @@ def test_an_objective_that_needs_more_is_refused(tiny_trial: TrialConfig, store:
 @pytest.mark.parametrize("params", [{"columns": []}, {"view": None}])
 def test_one_privileged_input_is_enough(store: Store, tmp_path: Path, params: dict[str, Any]) -> None:
     config = TeacherConfig(kind="fused", params=FUSED | params | {"epochs": 1})
-    asked = online(config, store, 0, tmp_path)
+    asked = online(resolve(config), store, 0, tmp_path)
     assert set(asked.models[5].network.readers) == {"image", "view" if params == {"columns": []} else "table"}
     rows = store.rows("val")
     told = asked.at(torch.from_numpy(rows), images(store, rows))

@@ -16,7 +16,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.stages import Run
-from mmpkd.teachers import check
+from mmpkd.teachers import check, resolve
 from mmpkd.teachers.cache import CachedOutputs, cached_outputs
 from mmpkd.teachers.image import Image, ImageParams
 from mmpkd.train import batches, loss_terms
@@ -34,8 +34,8 @@ def test_it_reads_the_view_that_it_is_given(store: Store, tmp_path: Path) -> Non
     told.brightness = np.array([40, 120, 200])[told.target_NK.argmax(1)]
     told.fingerprint = "bright"
     params = IMAGE | {"epochs": 6, "lr": 0.003, "augmentation": {"shift": 0.0}}
-    superior = cached_outputs(TeacherConfig(kind="image", params=params), told, 0, tmp_path)
-    own = cached_outputs(TeacherConfig(kind="image", params=params | {"view": None}), told, 0, tmp_path)
+    superior = cached_outputs(resolve(TeacherConfig(kind="image", params=params)), told, 0, tmp_path)
+    own = cached_outputs(resolve(TeacherConfig(kind="image", params=params | {"view": None})), told, 0, tmp_path)
     assert superior.quality["auroc"] > 0.95 and superior.quality["val_auroc"] > 0.95
     assert own.quality["val_auroc"] < 0.8
 
@@ -59,7 +59,7 @@ def test_the_map_by_hand(store: Store) -> None:
 
 
 def test_the_head_that_it_hands_out_reads_its_embedding(store: Store, cache: Path) -> None:
-    told, val = cached_outputs(TeacherConfig(kind="image", params=IMAGE), store, 0, cache), store.rows("val")
+    told, val = cached_outputs(resolve(TeacherConfig(kind="image", params=IMAGE)), store, 0, cache), store.rows("val")
     assert told.head is not None
     weight_KD, bias_K = told.head
     torch.testing.assert_close(told.arrays["embedding"][val] @ weight_KD.T + bias_K, told.arrays["logits"][val])
@@ -110,5 +110,5 @@ def test_maps_move_as_the_images_do(store: Store, tiny_trial: TrialConfig, monke
     ],
 )
 def test_refusals_at_planning(store: Store, params: dict[str, Any], said: str) -> None:
-    found = [str(one) for one in check(TeacherConfig(kind="image", params=IMAGE | params), store.facts)[0]]
+    found = [str(one) for one in check(TeacherConfig(kind="image", params=IMAGE | params), store.facts)]
     assert len(found) == 1 and re.match(said, found[0]), found

@@ -14,7 +14,8 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig
 from mmpkd.scoring import classify
 from mmpkd.scoring.teacher_scores import warnings
-from mmpkd.teachers.quality import looks, quality
+from mmpkd.teachers import TEACHERS
+from mmpkd.teachers.quality import logit_quality, map_quality
 from mmpkd.types import lay_out
 
 TASKS = lay_out([("finding", "multilabel", ("common", "rare"))])
@@ -39,19 +40,19 @@ def labels() -> np.ndarray:
 
 
 def test_a_teacher_that_states_the_label(labels: np.ndarray) -> None:
-    found = quality(np.where(labels, 5.0, -5.0).astype(np.float32), made(labels), TRAIN, VAL, FOLD)
+    found = logit_quality(np.where(labels, 5.0, -5.0).astype(np.float32), made(labels), TRAIN, VAL, FOLD)
     assert found["auroc"] == found["val_auroc"] == found["agreement"] == found["leak"] == 1
     (told,) = warnings("report", found)
     assert "'report' all but states the label (out of fold: AUROC 1.000, agreement 100.0%)" in told
-    for kind, remedy in {"tabular": "near_label or forbidden", "image": "view", "text": "(mask_labels)"}.items():
-        (line,) = warnings("report", found, kind)
-        assert remedy in line and ("mask_labels" in line) == (kind == "text")
+    for kind, words in {"tabular": "near_label or forbidden", "image": "view", "text": "(mask_labels)"}.items():
+        (line,) = warnings("report", found, TEACHERS[kind].LEAKAGE_REMEDY)
+        assert words in line and ("mask_labels" in line) == (kind == "text")
 
 
 def test_a_rare_label_makes_anyone_agree(labels: np.ndarray) -> None:
     rare = labels[:, 1:]
     noise = np.random.default_rng(0).normal(size=(120, 1)).astype(np.float32)
-    found = quality(noise - 6, made(rare, lay_out([("f", "binary", ("no", "yes"))])), TRAIN, VAL, FOLD)
+    found = logit_quality(noise - 6, made(rare, lay_out([("f", "binary", ("no", "yes"))])), TRAIN, VAL, FOLD)
     assert found["agreement"] == pytest.approx(0.96) and found["leak"] == 0
 
 
@@ -60,17 +61,17 @@ def test_agreement_alone_is_enough(labels: np.ndarray) -> None:
     common = labels[:, :1]
     logits = np.where(common, 1.0, -1.0).astype(np.float32)
     logits[[0, 2, 4]] = -9
-    found = quality(logits, made(common, lay_out([("f", "binary", ("no", "yes"))])), TRAIN, VAL, FOLD)
+    found = logit_quality(logits, made(common, lay_out([("f", "binary", ("no", "yes"))])), TRAIN, VAL, FOLD)
     assert found["auroc"] == pytest.approx(0.94) and found["agreement"] == pytest.approx(0.97) and found["leak"] == 1
 
 
 def test_silent_samples_are_counted_and_left_out(labels: np.ndarray) -> None:
     logits = np.where(labels, 5.0, -5.0).astype(np.float32)
     logits[1:100:4] = np.nan
-    found = quality(logits, made(labels), TRAIN, VAL, FOLD)
+    found = logit_quality(logits, made(labels), TRAIN, VAL, FOLD)
     assert found["silent"] == pytest.approx(0.25) and found["auroc"] == 1
     logits[VAL] = np.nan
-    assert np.isnan(quality(logits, made(labels), TRAIN, VAL, FOLD)["val_auroc"])
+    assert np.isnan(logit_quality(logits, made(labels), TRAIN, VAL, FOLD)["val_auroc"])
 
 
 def test_entropy_by_hand() -> None:
@@ -87,15 +88,19 @@ def test_where_a_teacher_looks_by_hand(tiny_cohort: CohortConfig, cache: Path) -
     area_n44 = store.roi_mask(val)[:, 0].reshape(len(val), 4, 8, 4, 8).mean(axis=(2, 4))  # of each patch, in the ROI
     uniform_N44 = torch.full((len(store.sample_ids), 4, 4), 1 / 16)
     by_chance = area_n44.mean()
-    assert looks(uniform_N44, store, val) == pytest.approx({"pointing": by_chance, "mass": by_chance}, abs=1e-6)
+    assert map_quality(uniform_N44, store, val) == pytest.approx({"pointing": by_chance, "mass": by_chance}, abs=1e-6)
 
     best_N44 = torch.zeros_like(uniform_N44).flatten(1)
     best_N44[torch.from_numpy(val), torch.from_numpy(area_n44.reshape(len(val), 16).argmax(axis=1))] = 1.0
     best_N44 = best_N44.view(-1, 4, 4)
     best_n = area_n44.max(axis=(1, 2))
-    assert looks(best_N44, store, val) == pytest.approx({"pointing": best_n.mean(), "mass": best_n.mean()}, abs=1e-6)
+    assert map_quality(best_N44, store, val) == pytest.approx(
+        {"pointing": best_n.mean(), "mass": best_n.mean()}, abs=1e-6
+    )
 
     best_N44[torch.from_numpy(val[5:])] = torch.nan
-    assert looks(best_N44, store, val)["mass"] == pytest.approx(best_n[:5].mean(), abs=1e-6), "of those it speaks of"
+    assert map_quality(best_N44, store, val)["mass"] == pytest.approx(best_n[:5].mean(), abs=1e-6), (
+        "of those it speaks of"
+    )
     best_N44[torch.from_numpy(val)] = torch.nan
-    assert looks(best_N44, store, val) == {}
+    assert map_quality(best_N44, store, val) == {}

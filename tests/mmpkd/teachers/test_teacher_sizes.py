@@ -11,7 +11,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.student import build_student
-from mmpkd.teachers import outlines, sized
+from mmpkd.teachers import resolve, sized
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.text import Text, TextParams
 
@@ -89,18 +89,19 @@ def test_the_outline_counts_parameters(store: Store) -> None:
     config = sized(trial(store, image(), embed_dim=240, depth=2), store.facts)
     network = build_student(config.student, 32, 1, 3)
     count = sum(one.numel() for one in network.parameters()) / 1e6
-    assert outlines("t", config.teachers["it"], store.facts) == [
+    assert resolve(config.teachers["it"]).outlines("t", store.facts) == [
         f"t: image, vit_tiny_patch16_224 from scratch, 2 blocks x 240, patch 8, 32 x 32 px of superior, "
         f"{count:.3g} M parameters"
     ]
-    (line,) = outlines("t", trial(store, {"kind": "tabular"}).teachers["it"], store.facts)
+    (line,) = resolve(trial(store, {"kind": "tabular"}).teachers["it"]).outlines("t", store.facts)
     assert line == "t: tabular, linear on 6 columns"
     both = {"kind": "ensemble", "params": {"members": {"scan": image(), "findings": {"kind": "tabular"}}}}
     config = sized(trial(store, both), store.facts)
-    lines = outlines("t", config.teachers["it"], store.facts)
+    lines = resolve(config.teachers["it"]).outlines("t", store.facts)
     assert lines[0] == "t: ensemble, of scan, findings; weights: equal"
     assert lines[1].startswith("t.params.members.scan: image, ") and len(lines) == 3
-    (line,) = outlines("t", sized(trial(store, {"kind": "fused"}), store.facts).teachers["it"], store.facts)
+    config = sized(trial(store, {"kind": "fused"}), store.facts)
+    (line,) = resolve(config.teachers["it"]).outlines("t", store.facts)
     assert line.startswith("t: fused, 1 blocks x 24, 16 latents, patch 8, 32 x 32 px of the student's image, 6 columns")
 
 

@@ -19,7 +19,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig
 from mmpkd.fit import seeded
 from mmpkd.machine.checksums import fingerprint
-from mmpkd.teachers import caveats, check, text_encoders
+from mmpkd.teachers import check, resolve, text_encoders
 from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.sections import chosen_sections
 from mmpkd.teachers.text import Network, Text, TextParams
@@ -61,7 +61,7 @@ def with_sections(facts: Facts, **sections: Section) -> Facts:
 
 
 def problems(facts: Facts, **params: Any) -> list[str]:
-    return [str(one) for one in check(TeacherConfig(kind="text", params=params), facts)[0]]
+    return [str(one) for one in check(TeacherConfig(kind="text", params=params), facts)]
 
 
 def test_sections_are_joined_and_blank_ones_left_out(store: Store) -> None:
@@ -93,18 +93,18 @@ def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(
     """Though a sixth of the samples have no report, each report learns its own label."""
     leaking.sentences[1::6] = None
     params = TEXT | {"epochs": 10, "lr": 0.02}
-    flagged = cached_outputs(TeacherConfig(kind="text", params=params), leaking, 0, tmp_path, "report")
+    flagged = cached_outputs(resolve(TeacherConfig(kind="text", params=params)), leaking, 0, tmp_path, "report")
     assert flagged.quality["auroc"] > 0.98 and flagged.quality["leak"] == 1.0
     assert "warning: teacher 'report' all but states the label" in " ".join(capfd.readouterr().err.split())
     masked = cached_outputs(
-        TeacherConfig(kind="text", params=params | {"mask_labels": True}), leaking, 0, tmp_path, "report"
+        resolve(TeacherConfig(kind="text", params=params | {"mask_labels": True})), leaking, 0, tmp_path, "report"
     )
     assert masked.quality["auroc"] < 0.8 and masked.quality["leak"] == 0.0
     val = masked.arrays["logits"][leaking.rows("val")]
     val = val[val.isfinite().all(dim=1)]
     torch.testing.assert_close(val, val[:1].expand_as(val))  # all texts look alike now
     assert "'report' is at chance on validation (AUROC 0.500)" in " ".join(capfd.readouterr().err.split())
-    cached_outputs(TeacherConfig(kind="text", params=params), leaking, 0, tmp_path, "report")
+    cached_outputs(resolve(TeacherConfig(kind="text", params=params)), leaking, 0, tmp_path, "report")
     assert capfd.readouterr().err == "", "told once"
 
 
@@ -120,10 +120,10 @@ def test_further_words_are_asked_for_by_name(store: Store) -> None:
 def test_a_common_word_that_names_a_class_is_left_and_the_plan_says_so(store: Store) -> None:
     facts = replace(store.facts, tasks=lay_out([("lung", "multiclass", ("other", "normal", "edema"))]))
     teacher = TeacherConfig(kind="text", params={"mask_labels": True})
-    told = " ".join(caveats(teacher, facts))
+    told = " ".join(resolve(teacher).caveats(facts))
     assert "leaves the label's name 'other' or 'normal' in its text" in told
     assert 'set mask_labels: {also: ["other", "normal"]}' in told
-    assert "leaves" not in " ".join(caveats(TeacherConfig(kind="text"), facts))
+    assert "leaves" not in " ".join(resolve(TeacherConfig(kind="text")).caveats(facts))
 
 
 def test_padding_and_company_change_no_answer(store: Store) -> None:
@@ -132,9 +132,9 @@ def test_padding_and_company_change_no_answer(store: Store) -> None:
         texts = np.array(["a lesion", "one round lesion with bands that run across a mesh", "mesh"], object)
         teacher.tokenizer, encoder = text_encoders.build([*texts, *texts], 100, 16, 2, 2, 24)
         teacher.network = Network(encoder, 3).eval()
-    together, hidden = teacher._ask(texts)
+    together, hidden = teacher._predict(texts)
     for index in range(3):
-        alone, own = teacher._ask(texts[[index]])
+        alone, own = teacher._predict(texts[[index]])
         torch.testing.assert_close(alone[0], together[index])
         torch.testing.assert_close(own[:, 0], hidden[:, index])
     tokens = teacher._tokens(texts[:1])
@@ -148,14 +148,15 @@ def test_padding_and_company_change_no_answer(store: Store) -> None:
 def test_hardly_any_report_is_refused(leaking: Told, tmp_path: Path) -> None:
     leaking.sentences[leaking.rows("train")[2:]] = None
     with pytest.raises(
-        TeacherError, match=r"teacher 'report': [12] of \d+ training samples of a fold have text in report"
+        TeacherError, match=r"teacher 'report': only [12] of \d+ training samples of a fold have text in report"
     ):
-        cached_outputs(TeacherConfig(kind="text", params=TEXT), leaking, 0, tmp_path, "report")
+        cached_outputs(resolve(TeacherConfig(kind="text", params=TEXT)), leaking, 0, tmp_path, "report")
 
 
 def test_an_encoder_from_disk_is_read_whole_or_frozen(store: Store, saved: Path) -> None:
     params = {"encoder": str(saved), "frozen": True, "max_length": 24}
-    mistakes, offer = check(TeacherConfig(kind="text", params=params), store.facts)
+    config = TeacherConfig(kind="text", params=params)
+    mistakes, offer = check(config, store.facts), resolve(config).offers(store.facts)
     assert not mistakes and offer is not None and offer.layers == 3
     rows = store.rows("train")
     frozen, tuned = Text(TextParams(**params), store.facts), Text(TextParams(encoder=str(saved), epochs=1), store.facts)
@@ -200,7 +201,10 @@ def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Pa
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({"sections": ["findigs"]}, r"params\.sections: no section 'findigs' \(did you mean 'findings'\?\)"),
+        (
+            {"sections": ["findigs"]},
+            r"params\.sections: .*no section 'findigs' \(did you mean 'findings'\?\)",
+        ),
         (
             {"sections": ["impression"]},
             r"params\.sections: the labels were read from section 'impression'; .*near_label",
@@ -216,9 +220,9 @@ def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Pa
             r"params\.encoder: .*not on this machine.*`hf download nobody/no-such-bert`",
         ),
         ({"encoder": "/no/such/folder"}, r"params\.encoder: no folder '/no/such/folder', nor the name of a model"),
-        ({"frozen": True}, r"params: .*frozen leaves nothing learnt"),
+        ({"frozen": True}, r"params: .*frozen needs a pretrained encoder"),
         ({"hidden": 15}, r"params: .*hidden must be a multiple of heads, got 15 and 2"),
-        ({"encoder": "x", "layers": 3}, r"params: .*layers: sizes of an encoder built here"),
+        ({"encoder": "x", "layers": 3}, r"params: .*layers: a named `encoder` has its own sizes"),
     ],
 )
 def test_refusals_at_planning(store: Store, params: dict[str, Any], said: str) -> None:
@@ -273,8 +277,8 @@ def test_an_encoder_that_lacks_a_part_of_its_weights_is_refused(store: Store, sa
 @pytest.mark.parametrize(
     ("blank", "said"),
     [
-        (0.04, "says nothing of 4.0%"),
-        (0.5, "says nothing of 50.0%"),
+        (0.04, "has no output for 4.0%"),
+        (0.5, "has no output for 50.0%"),
         (1.0, "0.0% of the training samples have any text there"),
         ("benign", "no training sample with text there is not pathology/malignant, though others are"),
         ("not in training", "0.0% of the training samples have any text there"),
@@ -291,8 +295,9 @@ def test_reports_that_a_share_of_the_patients_lacks(blank: float | str, said: st
         report[: 100 if blank == "not in training" else int(float(blank) * 100)] = None
     scan = Scan(tasks, samples, labels, pd.DataFrame(index=samples.index), text=pd.DataFrame({"report": report}))
     config = TeacherConfig(kind="text")
-    mistakes, _ = check(config, scan.facts(32, credentialed=False))
-    told = [str(one) for one in mistakes] or caveats(config, scan.facts(32, credentialed=False))
+    facts = scan.facts(32, credentialed=False)
+    mistakes = check(config, facts)
+    told = [str(one) for one in mistakes] or resolve(config).caveats(facts)
     assert len(told) == 1 and said in told[0] and bool(mistakes) == (told[0].startswith("params.sections: report: "))
 
 

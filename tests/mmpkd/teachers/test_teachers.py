@@ -16,11 +16,12 @@ from sklearn.metrics import roc_auc_score
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig, validate
-from mmpkd.teachers import TEACHERS, check
-from mmpkd.teachers.cache import CachedOutputs, cached_outputs, folds, instantiate
-from mmpkd.teachers.controls import dealt_within, shuffled_within_label
+from mmpkd.teachers import TEACHERS, check, resolve
+from mmpkd.teachers.cache import CachedOutputs, cached_outputs, instantiate
+from mmpkd.teachers.controls import permute_between_patients
 from mmpkd.teachers.fitted import fit_teachers
-from mmpkd.teachers.quality import looks
+from mmpkd.teachers.fitting import folds
+from mmpkd.teachers.quality import map_quality
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.types import Needs, TaskKind, TeacherError, lay_out
 from tests.mmpkd.teacher_fixtures import EXAMPLES, told_by
@@ -94,8 +95,8 @@ def test_only_a_text_teacher_is_silent_and_only_without_text(store: Store, taugh
 
 
 def test_what_is_offered_is_what_comes_back(store: Store, taught: Taught) -> None:
-    mistakes, offer = check(taught.config, store.facts)
-    assert not mistakes and offer is not None
+    assert not check(taught.config, store.facts)
+    offer = resolve(taught.config).offers(store.facts)
     arrays = taught.outputs.arrays
     hidden = [f"hidden-{layer}" for layer in range(offer.layers)]
     assert set(arrays) == (offer.fields - {"hidden", "head"}) | set(hidden)
@@ -114,7 +115,9 @@ def test_fitted_anew_it_says_the_same(store: Store, taught: Taught) -> None:
     torch.manual_seed(99)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
-    teacher = instantiate(taught.config, store, 0, taught.cache, "again")
+    resolved = resolve(taught.config)
+    members = {name: cached_outputs(each, store, 0, taught.cache) for name, each in resolved.members.items()}
+    teacher = instantiate(resolved, store, members)
     teacher.fit(store, store.rows("train"))
     assert torch.get_num_threads() == 2
     torch.set_num_threads(threads)
@@ -156,7 +159,7 @@ def test_the_second_asking_is_answered_from_the_cache(
 
 def test_other_parameters_other_address(store: Store, tmp_path: Path) -> None:
     for l2 in (1.0, 3.0):
-        cached_outputs(TeacherConfig(kind="tabular", params={"l2": l2}), store, 0, tmp_path)
+        cached_outputs(resolve(TeacherConfig(kind="tabular", params={"l2": l2})), store, 0, tmp_path)
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
 
 
@@ -199,15 +202,15 @@ def test_quality_is_that_of_the_out_of_fold_logits(store: Store, taught: Taught)
     assert outputs.quality["auroc"] == pytest.approx(np.mean(by_fold), abs=1e-3)  # log odds against probabilities
     agreement = (logits.argmax(1).numpy() == target.argmax(1)).mean()
     assert outputs.quality["agreement"] == pytest.approx(agreement)
-    seen = looks(outputs.arrays["map"], store, store.rows("val")) if "map" in outputs.arrays else {}
+    seen = map_quality(outputs.arrays["map"], store, store.rows("val")) if "map" in outputs.arrays else {}
     assert {score: outputs.quality.get(score) for score in seen} == seen and ("pointing" in outputs.quality) == bool(
         seen
     )
 
 
 def test_shuffled_control_keeps_labels_and_breaks_samples(store: Store, tmp_path: Path) -> None:
-    outputs, rows = cached_outputs(TeacherConfig(kind="tabular"), store, 0, tmp_path), store.rows("train")
-    shuffled = shuffled_within_label(outputs, store, 0, seed=0)
+    outputs, rows = cached_outputs(resolve(TeacherConfig(kind="tabular")), store, 0, tmp_path), store.rows("train")
+    shuffled = outputs.shuffled(store, 0, seed=0)
     before, after = outputs.arrays["logits"][rows].numpy(), shuffled.arrays["logits"][rows].numpy()
     label = store.target_NK[rows].argmax(1)
     assert (before != after).any(axis=1).mean() > 0.9
@@ -238,7 +241,7 @@ def _dealt(
     ids, known = np.arange(len(labels)).astype(str), labels >= 0
     facts = SimpleNamespace(tasks=lay_out([("t", kind, [f"c{k}" for k in range(labels.shape[1])])]))
     labelled = cast(Store, _Labelled(ids, patient, labels.astype(np.float32), known, facts))
-    return dealt_within(group, labelled, np.arange(len(labels)), seed)
+    return permute_between_patients(group, labelled, np.arange(len(labels)), seed)
 
 
 def test_the_control_gives_nobody_an_answer_about_his_own_patient() -> None:
@@ -281,12 +284,12 @@ def test_a_teacher_nobody_listens_to_is_not_fitted(store: Store, tiny_cohort: Co
 
 def test_a_single_class_is_refused(store: Store) -> None:
     one_class = store.rows("train")[store.target_NK[store.rows("train")][:, 0] == 1]
-    with pytest.raises(TeacherError, match="a teacher needs both kinds"):
+    with pytest.raises(TeacherError, match="a teacher needs both sides"):
         Tabular(TabularParams(), store.facts).fit(store, one_class)
 
 
 def test_manifest_says_what_was_fitted(store: Store, tmp_path: Path) -> None:
-    cached_outputs(TeacherConfig(kind="tabular"), store, 0, tmp_path)
+    cached_outputs(resolve(TeacherConfig(kind="tabular")), store, 0, tmp_path)
     (manifest,) = (tmp_path / "teachers").glob("*/manifest.json")
     content = json.loads(manifest.read_text())
     assert content["kind"] == "tabular" and content["cohort"] == store.fingerprint

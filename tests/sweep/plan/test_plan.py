@@ -12,10 +12,11 @@ from rich.console import Console
 from mmpkd.cohort.facts import Column, Facts
 from mmpkd.config import CohortConfig
 from mmpkd.types import CohortError, ConfigError, lay_out
+from sweep.plan import checks
 from sweep.plan import plan as planning
 from sweep.plan.plan import Plan, plan
+from sweep.plan.show import render
 from sweep.space.loading import shipped
-from sweep.space.show import render
 from sweep.space.space import load_space
 from tests.conftest import real_data
 from tests.mmpkd.cohort import derm7pt_trees, mimic_trees, radpath_trees
@@ -54,7 +55,7 @@ def facts_of(config: CohortConfig, roi_labels: tuple[str, ...] = ("lesion",)) ->
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(planning, "read_facts", facts_of)
+    monkeypatch.setattr(checks, "read_facts", facts_of)
     path = tmp_path / "mine.yaml"
     path.write_text(SPACE)
     return path
@@ -192,13 +193,13 @@ def test_a_cohort_that_cannot_be_read_does_not_hide_the_rest(file: Path, monkeyp
         raise ConfigError.at("cohort.root", "no such folder: /nowhere")
 
     layer = "arms.tabular.objectives.deep.features.params.layer"
-    monkeypatch.setattr(planning, "read_facts", missing)
+    monkeypatch.setattr(checks, "read_facts", missing)
     assert [line.partition(":")[0] for line in mistakes(file, f"{layer}=7")] == ["cohort.root", layer]
 
     def broken(config: CohortConfig) -> Facts:
         raise CohortError("the table has no column 'id'")
 
-    monkeypatch.setattr(planning, "read_facts", broken)
+    monkeypatch.setattr(checks, "read_facts", broken)
     assert mistakes(file) == ["cohort: the table has no column 'id'"]
     assert planned(file).facts is None
 
@@ -207,7 +208,7 @@ def test_a_cohort_is_read_once_and_not_at_all_where_the_space_says_it_is_broken(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ):
     asked = []
-    monkeypatch.setattr(planning, "read_facts", lambda config: asked.append(config) or facts_of(config))
+    monkeypatch.setattr(checks, "read_facts", lambda config: asked.append(config) or facts_of(config))
     planned(file)
     assert len(asked) == 1
     assert mistakes(file, "cohort.root=${oc.env:SURELY_NOT_SET}") == [
@@ -222,7 +223,7 @@ def test_a_cohort_is_read_once_and_not_at_all_where_the_space_says_it_is_broken(
 
 def test_goals_follow_the_cohort_or_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch):
     assert planned(file, "search.maximize=[val/auroc, val/mass]").goals == ("val/auroc", "val/mass")
-    monkeypatch.setattr(planning, "read_facts", lambda config: facts_of(config, roi_labels=()))
+    monkeypatch.setattr(checks, "read_facts", lambda config: facts_of(config, roi_labels=()))
     assert planned(file).goals == ("val/auroc",)
     assert mistakes(file, "search.maximize=[val/auroc, val/pointing]") == [
         "search.maximize: val/pointing needs ROIs and the cohort has none; it can score val/auroc"
@@ -239,7 +240,7 @@ def test_patients_can_be_a_goal_where_one_has_several_images(file: Path, monkeyp
         "val/auroc and val/pointing and val/mass and val/pixel_ap"
     ]
     several = lambda config: replace(facts_of(config), several_images=True)  # noqa: E731
-    monkeypatch.setattr(planning, "read_facts", several)
+    monkeypatch.setattr(checks, "read_facts", several)
     assert planned(file).goals == ("val/auroc", "val/pointing")  # unasked, images stay what is maximised
     found = planned(file, goals, "search.select=val/auroc_patient")
     assert found.goals == ("val/auroc_patient", "val/pointing") and not found.mistakes
@@ -311,7 +312,7 @@ def test_every_shipped_space_plans_without_a_mistake(name: str, tmp_path: Path):
     assert space is not None
     result = plan(space, found)
     assert result.mistakes == ()
-    of_a_few_samples = ("says nothing of", "holds all")  # without a report; fewer than a batch
+    of_a_few_samples = ("has no output for", "holds all")  # without a report; fewer than a batch
     assert [one for one in result.warnings if not any(map(one.__contains__, of_a_few_samples))] == []
     with_rois = generated or name in ("breast", "cbis")
     assert result.goals == (("val/auroc", "val/pointing") if with_rois else ("val/auroc",))

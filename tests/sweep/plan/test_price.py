@@ -1,4 +1,4 @@
-"""The price of a sweep: arithmetic by hand, and steps that are really timed."""
+"""The price of a sweep: arithmetic worked by hand, and real steps that are timed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ import pytest
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.probe import Cost, StandIn, stand_in
-from sweep.plan import timing
+from sweep.cluster import Reservation
+from sweep.plan.expectations import expected_epochs, expected_front
 from sweep.plan.plan import plan
-from sweep.plan.price import Price, Timed, auroc_error, epoch_seconds, expected_epochs, fronts, price
-from sweep.plan.timing import Timing, extremes, throughput
+from sweep.plan.price import Price, TimedConfig, auroc_error, compute_price, epoch_seconds
+from sweep.plan.timing import extremes, throughput
 from sweep.search.halving import Rung
 from sweep.space.space import Space, load_space
-from sweep.workers.tune import Share
+from sweep.workers import pricing
+from sweep.workers.pricing import Stopwatch
 
 COST = Cost(
     step_seconds=0.5,
@@ -66,15 +68,15 @@ def test_an_epoch_is_its_steps_and_its_validation(store: StandIn, tiny_trial: Tr
     assert epoch_seconds(COST, tiny_trial, store) == pytest.approx(60 / 16 * 0.5 + 30 * 0.01)
 
 
-def test_the_stages_before_the_last_are_paid_for(store: StandIn, tiny_trial: TrialConfig) -> None:
-    """Six epochs of training before three that are validated, too: nine passes in all, three for each of those."""
+def test_the_stages_before_the_last_are_in_the_price(store: StandIn, tiny_trial: TrialConfig) -> None:
+    """Six epochs of training precede three that are validated too: nine passes in all, three for each of the three."""
     stages = [{"name": "first", "train": ["student"], "epochs": 6}, {"name": "last", "train": ["student"]}]
     config = TrialConfig.model_validate(tiny_trial.model_dump() | {"stages": stages})
     assert epoch_seconds(COST, config, store) == pytest.approx(3 * 60 / 16 * 0.5 + 30 * 0.01)
 
 
 def test_expected_epochs_by_hand() -> None:
-    assert expected_epochs(1, 9, [3], 3) == 9, "the first always goes on"
+    assert expected_epochs(1, 9, [3], 3) == 9, "the first trial always goes on"
     # Two: the second beats the first with probability 1/2, so 1.5 of them run the six epochs after the rung.
     assert expected_epochs(2, 9, [3], 3) == pytest.approx((2 * 3 + 1.5 * 6) / 2)
     # Three, halved at 1 and 2 of 4: h of the third is 1/2, so it goes on with 1 - 1.5/3.
@@ -83,19 +85,19 @@ def test_expected_epochs_by_hand() -> None:
 
 
 @pytest.mark.parametrize("goals", [1, 2])
-def test_expected_epochs_are_what_the_rungs_do(goals: int) -> None:
-    found = []
+def test_expected_epochs_agree_with_simulated_rungs(goals: int) -> None:
+    means = []
     for seed in range(300):
         chance, rung = random.Random(seed), Rung(3)
         values = [tuple(chance.random() for _ in range(goals)) for _ in range(30)]
-        found.append(statistics.fmean(27 if rung.arrive(number, one) else 9 for number, one in enumerate(values)))
-    error = statistics.stdev(found) / math.sqrt(len(found))
-    assert abs(expected_epochs(30, 27, [9], 3) - statistics.fmean(found)) < 4 * error + 0.4
+        means.append(statistics.fmean(27 if rung.arrive(number, value) else 9 for number, value in enumerate(values)))
+    error = statistics.stdev(means) / math.sqrt(len(means))
+    assert abs(expected_epochs(30, 27, [9], 3) - statistics.fmean(means)) < 4 * error + 0.4
 
 
 def test_fronts_by_hand() -> None:
-    assert fronts(3, 1) == pytest.approx(1 + 1 / 2 + 1 / 3)
-    assert fronts(3, 2) == pytest.approx(1 + (1 + 1 / 2) / 2 + (1 + 1 / 2 + 1 / 3) / 3)
+    assert expected_front(3, 1) == pytest.approx(1 + 1 / 2 + 1 / 3)
+    assert expected_front(3, 2) == pytest.approx(1 + (1 + 1 / 2) / 2 + (1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_the_error_of_auroc_by_hand(store: StandIn) -> None:
@@ -114,25 +116,28 @@ def test_the_error_of_auroc_by_hand(store: StandIn) -> None:
 
 
 def priced(space: Space, store: StandIn, dear: float = 3.0, trouble: str = "") -> Price:
-    """An arm of COST, and one that takes `dear` times as long."""
+    """Returns the price of an arm of COST and an arm that takes `dear` times as long."""
     config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 9})
     slow = Cost(**{**vars(COST), "step_seconds": COST.step_seconds * dear, "validation_seconds": 0.01 * dear})
-    timed = {"none": [Timed(config, COST, 2)], "tabular": [Timed(config, None if trouble else slow, 2, trouble)]}
-    return price(space, store, timed, devices=0.5, slots=2, teacher_seconds=4.0, goals=("val/auroc",))
+    timed = {
+        "none": [TimedConfig(config, COST, 2)],
+        "tabular": [TimedConfig(config, None if trouble else slow, 2, trouble)],
+    }
+    return compute_price(space, store, timed, devices=0.5, slots=2, teacher_seconds=4.0, goals=("val/auroc",))
 
 
-def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, store: StandIn) -> None:
-    found = priced(load(file, "search.early_stopping=false"), store)
+def test_arms_share_device_hours_so_that_the_dearer_arm_has_fewer_trials(file: Path, store: StandIn) -> None:
+    result = priced(load(file, "search.early_stopping=false"), store)
     each = 0.5 * 9 * (60 / 16 * 0.5 + 30 * 0.01)
-    assert [(arm.low, arm.high, arm.trials) for arm in found.arms] == [
+    assert [(arm.low, arm.high, arm.trials) for arm in result.arms] == [
         pytest.approx((each, each, 6)),
         pytest.approx((3 * each, 3 * each, 2)),
     ]
-    assert found.hours == pytest.approx(12 * each / 3600) == found.hours_halving
-    assert found.wall_hours == pytest.approx(found.hours / 0.5 / 2)
-    assert found.cache_bytes == 2 * 102 * 32 * 32, "each image, and its superior view"
-    assert found.teacher_seconds == 4
-    assert found.checkpoint_bytes == round((2 + fronts(8, 1)) * 10**6)
+    assert result.hours == pytest.approx(12 * each / 3600) == result.hours_halving
+    assert result.wall_hours == pytest.approx(result.hours / 0.5 / 2)
+    assert result.cache_bytes == 2 * 102 * 32 * 32, "each image, and its superior view"
+    assert result.teacher_seconds == 4
+    assert result.checkpoint_bytes == round((2 + expected_front(8, 1)) * 10**6)
     stopped = priced(load(file), store)
     expected = expected_epochs(6, 9, [3], 3) + expected_epochs(2, 9, [3], 3)  # both arms cost the same
     assert stopped.hours_halving == pytest.approx(12 * each / 3600 * expected / 18)
@@ -143,19 +148,19 @@ def test_arms_share_device_hours_so_the_dearer_has_fewer_trials(file: Path, stor
 
 
 def test_further_seeds_of_the_front_are_in_the_price(file: Path, store: StandIn) -> None:
-    found = priced(load(file, "search.early_stopping=false", "search.repeats=3"), store)
+    result = priced(load(file, "search.early_stopping=false", "search.repeats=3"), store)
     each = 0.5 * 9 * (60 / 16 * 0.5 + 30 * 0.01)
-    again = 2 * (each * fronts(6, 1) + 3 * each * fronts(2, 1))
-    assert found.hours == pytest.approx((12 * each + again) / 3600)
+    repeats = 2 * (each * expected_front(6, 1) + 3 * each * expected_front(2, 1))
+    assert result.hours == pytest.approx((12 * each + repeats) / 3600)
 
 
-def test_every_arm_has_one_trial_at_least(file: Path, store: StandIn) -> None:
-    found = priced(load(file), store, dear=30.0)
-    assert [arm.trials for arm in found.arms] == [pytest.approx(7), 1], "in proportion 240/31 and 8/31"
+def test_every_arm_has_at_least_one_trial(file: Path, store: StandIn) -> None:
+    result = priced(load(file), store, dear=30.0)
+    assert [arm.trials for arm in result.arms] == [pytest.approx(7), 1], "in proportion 240/31 and 8/31"
     assert [arm.trials for arm in priced(load(file, "trials=2"), store).arms] == [1, 1]
 
 
-def test_what_cannot_come_to_anything_is_warned_of(file: Path, store: StandIn) -> None:
+def test_the_price_warns_of_small_budgets_and_few_trials(file: Path, store: StandIn) -> None:
     space = load(file, "budget_device_hours=1e-3")
     text = "\n".join(priced(space, store).warnings)
     assert "budget_device_hours=0.001 will end the sweep after about" in text
@@ -164,11 +169,11 @@ def test_what_cannot_come_to_anything_is_warned_of(file: Path, store: StandIn) -
     assert "arm tabular: CUDA out of memory" in priced(space, store, trouble="CUDA out of memory").warnings
 
 
-def test_the_cheapest_and_the_dearest_are_timed(file: Path) -> None:
+def test_the_cheapest_and_the_dearest_configuration_are_timed(file: Path) -> None:
     planned = plan(load(file))
     assert planned.facts is not None
-    found = {arm: extremes(configs, planned.facts) for arm, configs in planned.configs.items()}
-    assert {arm: [one.student.depth for one in configs] for arm, configs in found.items()} == {
+    timed = {arm: extremes(configs, planned.facts) for arm, configs in planned.configs.items()}
+    assert {arm: [config.student.depth for config in configs] for arm, configs in timed.items()} == {
         "none": [1, 3],
         "tabular": [1, 3],
     }
@@ -185,7 +190,7 @@ def test_the_cheapest_and_the_dearest_are_timed(file: Path) -> None:
         ({1: 1.0, 2: math.inf}, 1, 1),  # two could not be timed
     ],
 )
-def test_as_many_to_a_device_as_train_more_and_fit(
+def test_trials_to_a_device_are_doubled_while_they_train_faster_and_fit(
     monkeypatch: pytest.MonkeyPatch,
     tiny_trial: TrialConfig,
     store: StandIn,
@@ -193,35 +198,39 @@ def test_as_many_to_a_device_as_train_more_and_fit(
     memory: int,
     wanted: int,
 ) -> None:
-    def trials(configs: list[TrialConfig], share: Share, count: int) -> list[Timed]:
+    def time_trials(configs: list[TrialConfig], share: Reservation, count: int) -> list[TimedConfig]:
         cost = Cost(**{**vars(COST), "step_seconds": seconds[count], "memory_bytes": memory * 10**9})
-        return [Timed(configs[0], None if seconds[count] == math.inf else cost, count)]
+        return [TimedConfig(configs[0], None if seconds[count] == math.inf else cost, count)]
 
-    monkeypatch.setattr(timing, "share_of_device", lambda count, threads: Share(1.0, 1 / count) if count < 16 else None)
-    watch = Timing(store, 1.0, lambda _: None)
-    monkeypatch.setattr(watch, "trials", trials)
-    assert watch.packing(tiny_trial, 1) == wanted
+    monkeypatch.setattr(
+        pricing,
+        "reservation_of_shared_device",
+        lambda count, threads: Reservation(1.0, 1 / count) if count < 16 else None,
+    )
+    stopwatch = Stopwatch(store, 1.0, lambda _: None)
+    monkeypatch.setattr(stopwatch, "time_trials", time_trials)
+    assert stopwatch.find_trials_per_device(tiny_trial, 1) == wanted
 
 
-def test_what_fills_the_memory_trains_nothing() -> None:
+def test_trials_that_do_not_fit_have_no_throughput() -> None:
     config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}})
-    assert throughput(Timed(config, COST, 3)) == 6.0
-    assert throughput(Timed(config, COST, 4)) == 0.0
-    assert throughput(Timed(config, None, 1, "no")) == 0.0
+    assert throughput(TimedConfig(config, COST, 3)) == 6.0
+    assert throughput(TimedConfig(config, COST, 4)) == 0.0
+    assert throughput(TimedConfig(config, None, 1, "no")) == 0.0
 
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_sweep_is_timed_in_workers(file: Path) -> None:
-    space, said = load(file, "search.trials_per_device=2"), list[str]()
-    found = timing.priced(space, plan(space), 0.3, said.append)
-    assert [arm.arm for arm in found.arms] == ["none", "tabular"]
-    assert all(0 < arm.low < arm.high for arm in found.arms), "one block costs less than three"
-    assert found.num_steps > 4 and found.hours > found.hours_halving > 0
-    assert found.teacher_seconds > 0 and found.per_device == 2 and found.slots == 2
-    assert said[0] == "timing the teachers" and said[1].startswith("timing configuration 1 of 4, 2 at a time")
+    space, lines = load(file, "search.trials_per_device=2"), list[str]()
+    result = pricing.price_sweep(space, plan(space), 0.3, lines.append)
+    assert [arm.arm for arm in result.arms] == ["none", "tabular"]
+    assert all(0 < arm.low < arm.high for arm in result.arms), "one block costs less than three"
+    assert result.num_steps > 4 and result.hours > result.hours_halving > 0
+    assert result.teacher_seconds > 0 and result.per_device == 2 and result.slots == 2
+    assert lines[0] == "timing the teachers" and lines[1].startswith("timing configuration 1 of 4, 2 at a time")
 
 
 @pytest.mark.parametrize(("gpus", "doubled"), [(0.25, 0.5), (0.6, None), (0.3, 1.0), (1.0, None)])
-def test_doubling_a_share_runs_half_as_many(gpus: float, doubled: float | None) -> None:
-    found = Share(1.0, gpus).doubled()
-    assert (found and found.gpus) == doubled
+def test_a_doubled_reservation_runs_half_as_many_trials(gpus: float, doubled: float | None) -> None:
+    reservation = Reservation(1.0, gpus).doubled()
+    assert (reservation and reservation.gpus) == doubled

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,9 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweep import cluster, run
-from sweep.reports import final
-from sweep.workers.worker import TrialWorker
+from sweep import driver, run
 from tests.mmpkd import cohort_fixtures
 
 LINE = "warning: column 'shape' alone tells malignant/malignant with AUROC 1.00"
@@ -44,10 +43,11 @@ def words(tmp_path: Path, cache: Path) -> list[str]:
 @pytest.fixture(autouse=True)
 def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Ray, no trial, no end: what is said must be said before them."""
-    monkeypatch.setattr(cluster, "cluster", lambda *_: nullcontext())
-    monkeypatch.setattr(TrialWorker, "price", lambda *_: SimpleNamespace(lines=lambda: ["price"]))
-    monkeypatch.setattr(run, "run_trials", lambda *_: None)
-    monkeypatch.setattr(final, "finish", lambda *_: 0)
+    monkeypatch.setattr(driver, "cluster", lambda *_: nullcontext())
+    price = SimpleNamespace(lines=lambda: ["price"])
+    monkeypatch.setattr(driver, "FUNCTIONS", replace(driver.FUNCTIONS, price=lambda *_: price))
+    monkeypatch.setattr(driver, "run_trials", lambda *_: None)
+    monkeypatch.setattr(driver, "finish", lambda *_: 0)
 
 
 def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

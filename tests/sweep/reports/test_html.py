@@ -16,12 +16,20 @@ import pytest
 from rich.console import Console
 
 from mmpkd.command import plain_console
-from sweep.reports.console import front_table, print_summary, resolution, sampled, shortest, with_error, yardsticks
+from sweep.reports.console import (
+    front_table,
+    image_blind_scores,
+    print_summary,
+    resolution,
+    sampled,
+    shortest,
+    with_error,
+)
 from sweep.reports.final import planned_error
 from sweep.reports.html import write_report
 from sweep.reports.progress import clock
 from sweep.reports.teachers import teacher_warnings
-from sweep.storage.events import write_json
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import trials_table
 from sweep.types import Record
 
@@ -50,14 +58,16 @@ def reported(folder: Path, records: Sequence[Record], arms: Sequence[str], goals
         {"number": one.number, "arm": one.arm, "epoch": epoch, **one.metrics} for one in records for epoch in range(4)
     ]
     columns = None if epochs else ["number", "arm", "epoch", "seconds"]
-    pd.DataFrame(epochs, columns=columns).to_parquet(folder / "epochs.parquet")
-    write_report(folder / "report.html", "my & sweep", records, arms, goals, "val/auroc")
-    return (folder / "report.html").read_text()
+    sweep = SweepFolder(folder / "my & sweep")
+    sweep.path.mkdir(exist_ok=True)
+    pd.DataFrame(epochs, columns=columns).to_parquet(sweep.epochs)
+    write_report(sweep, records, arms, goals, "val/auroc")
+    return sweep.report.read_text()
 
 
 def summed_up(folder: Path, records: Sequence[Record], arms: Sequence[str]) -> str:
     console = Console(file=io.StringIO(), width=200)
-    print_summary(console, records, arms, GOALS, "val/auroc", folder)
+    print_summary(console, records, arms, GOALS, "val/auroc", SweepFolder(folder))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return text
 
@@ -88,7 +98,7 @@ def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) ->
 
     page = reported(tmp_path, records, (*ARMS, "text"))
     assert re.search(r"best of none, not on the front</td><td>3</td><td>none</td><td>0\.800", page)
-    line = "arm text has no complete trial, so nothing can be compared with it"
+    line = "arm text has no complete trial, so it cannot be compared"
     assert line in page and line in summed_up(tmp_path, records, (*ARMS, "text"))
     assert "has no complete trial" not in summed_up(tmp_path, records, ARMS)
 
@@ -114,13 +124,13 @@ def test_a_control_is_named_so(tmp_path: Path) -> None:
 
 
 def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
-    line = "val/pointing without looking: 0.062 by chance, 0.125 by pointing at the centre"
-    assert yardsticks(RECORDS, GOALS) == [line]
-    assert yardsticks(RECORDS, GOALS[:1]) == [] == yardsticks([], GOALS)
+    line = "val/pointing without looking at the image: 0.062 by chance, 0.125 by pointing at the centre"
+    assert image_blind_scores(RECORDS, GOALS) == [line]
+    assert image_blind_scores(RECORDS, GOALS[:1]) == [] == image_blind_scores([], GOALS)
     more = {"val/pointing_prior": 0.3, "val/pointing_max": 0.875}
     known = [replace(one, metrics={**one.metrics, **more}) for one in RECORDS]
     prior = ", 0.300 by the mean training ROI; no map on its patches can score above 0.875"
-    assert yardsticks(known, GOALS) == [line + prior]
+    assert image_blind_scores(known, GOALS) == [line + prior]
     assert line in summed_up(tmp_path, RECORDS, ARMS)
     page = reported(tmp_path, RECORDS, ARMS)
     assert page.index("Best by each goal") < page.index(line) < page.index("<h2>Front")
@@ -128,9 +138,9 @@ def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
 
 
 def test_the_resolution_of_the_validation_set() -> None:
-    rest = "lie within one standard error ({}) of the best: the validation set does not tell them apart"
     assert resolution(RECORDS, GOALS) == [
-        "on val/auroc 1 of the 2 other complete trials " + rest.format("0.020"),
+        "1 of the 2 other complete trials are within one standard error (0.020) of the best val/auroc. "
+        "Do not read the ranking as a result."
     ]
     assert resolution([record(1, 0.9, 0.2), record(2, 0.5, 0.9)], GOALS) == []
 
@@ -145,24 +155,24 @@ def test_a_perfect_score_is_held_against_what_so_many_patients_can_tell(tmp_path
     ]
     goal = GOALS[:1]
     (own,) = resolution(records, goal)
-    assert own.endswith("; 1 of the 3 other complete trials lie within one standard error (0.025) of the best")
+    assert "; 1 of the 3 other complete trials are within one standard error (0.025) of it." in own
     (planned,) = resolution(records, goal, auroc_error=0.124)
-    assert planned.endswith("; 2 of the 3 other complete trials lie within one standard error (0.124) of the best")
+    assert "; 2 of the 3 other complete trials are within one standard error (0.124) of it." in planned
     (imperfect,) = resolution(records[1:], goal, auroc_error=0.05)
-    assert imperfect.startswith("on val/auroc 1 of the 2 other complete trials lie within one standard error (0.050)")
+    assert imperfect.startswith("1 of the 2 other complete trials are within one standard error (0.050) of the best")
     page = reported(tmp_path, records, ARMS)
     assert "1.000 ± ?" in said(front_table(records, ARMS, GOALS, "val/auroc")) and "1.000 ± ?" in page
     assert "1.000 ± 0.000" not in page
 
 
 def test_the_plans_standard_error_is_that_of_its_price(tmp_path: Path) -> None:
-    assert planned_error(tmp_path) is None, "there is no plan"
-    write_json(tmp_path / "plan.json", {"space": "a"})
-    assert planned_error(tmp_path) is None, "nor a price"
-    write_json(tmp_path / "plan.json", {"space": "a", "price": {"auroc_error": 0.124}})
-    assert planned_error(tmp_path) == 0.124
+    assert planned_error(SweepFolder(tmp_path)) is None, "there is no plan"
+    SweepFolder(tmp_path).write_plan({"space": "a"})
+    assert planned_error(SweepFolder(tmp_path)) is None, "nor a price"
+    SweepFolder(tmp_path).write_plan({"space": "a", "price": {"auroc_error": 0.124}})
+    assert planned_error(SweepFolder(tmp_path)) == 0.124
     (tmp_path / "plan.json").write_text("{")
-    assert planned_error(tmp_path) is None, "damaged, which the next start says"
+    assert planned_error(SweepFolder(tmp_path)) is None, "damaged, which the next start says"
 
 
 def test_the_larger_standard_error_of_two_decides() -> None:
@@ -170,7 +180,7 @@ def test_the_larger_standard_error_of_two_decides() -> None:
     wide = record(2, 0.8, 0.2)
     wide = replace(wide, metrics=wide.metrics | {"val/auroc_se": 0.15})
     (line,) = resolution([record(1, 0.9, 0.2), wide], GOALS[:1])
-    assert "1 of the 1 other complete trials lie within one standard error (0.150) of the best" in line
+    assert "1 of the 1 other complete trials are within one standard error (0.150) of the best" in line
 
 
 def test_short_names_tell_apart() -> None:
@@ -226,7 +236,7 @@ def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
     one = record(1, 0.9, 0.2)
     one = replace(one, metrics=one.metrics | quality, config='{"teachers": {"[/t]": {"kind": "tabular"}}}')
     console = plain_console(file=io.StringIO(), width=200)
-    print_summary(console, [one], ("none",), GOALS, "val/auroc", tmp_path)
+    print_summary(console, [one], ("none",), GOALS, "val/auroc", SweepFolder(tmp_path))
     assert "[/t] 0.700" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
@@ -234,7 +244,7 @@ def test_a_score_without_a_standard_error_is_not_known_to_the_last_digit() -> No
     perfect = [record(number, 1.0, 0.2) for number in (1, 2)]
     perfect = [replace(one, metrics=one.metrics | {"val/auroc_se": math.nan}) for one in perfect]
     assert with_error(perfect[0], "val/auroc") == "1.000 ± ?"
-    (told,) = resolution(perfect, ("val/auroc",))
-    assert "has no standard error" in told and "1 of the 1 other complete trials score the same" in told
+    (warning,) = resolution(perfect, ("val/auroc",))
+    assert "has no standard error" in warning and "1 of the 1 other complete trials equal it." in warning
     (alone,) = resolution([*perfect[:1], record(3, 0.8, 0.2)], ("val/auroc",))
-    assert "has no standard error" in alone and "score the same" not in alone
+    assert "has no standard error" in alone and "equal it" not in alone

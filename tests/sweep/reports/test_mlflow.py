@@ -18,6 +18,7 @@ from mmpkd.types import ConfigError
 from sweep.options import check_tracking_uri, read_run_options, redact_passwords, sqlite_file, sqlite_uri
 from sweep.reports.mlflow import Tracker
 from sweep.storage.events import Spool, cut_torn_line
+from sweep.storage.layout import SweepFolder
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,7 @@ def drain(address: str, name: str, spool: Spool, seconds: float = 60) -> Tracker
 
 def test_a_database_that_a_kill_left_half_made_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow alone never opens one again: 'duplicate column name'."""
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     half = tmp_path / ".mlflow.db.half.partial"
     half.write_bytes(b"SQLite format 3")
@@ -69,7 +70,7 @@ def test_a_database_that_a_kill_left_half_made_does_no_harm(tmp_path: Path, monk
 
 
 def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     for number, state in enumerate(("complete", "pruned", "failed")):
         tell_of(spool, number, state)
@@ -101,7 +102,7 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
 
 
 def test_saying_it_all_again_changes_nothing(tmp_path: Path, address: str) -> None:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     tell_of(spool, 0, "complete")
     drain(address, "twice", spool)
@@ -114,13 +115,13 @@ def test_saying_it_all_again_changes_nothing(tmp_path: Path, address: str) -> No
 
 
 def test_the_next_driver_goes_on_where_the_last_one_stopped(tmp_path: Path, address: str) -> None:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     tell_of(spool, 0, "running")
     drain(address, "next", spool)
     sent = int((tmp_path / "spool.sent").read_text().split()[0])
     assert sent == (tmp_path / "spool.jsonl").stat().st_size
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("end", number=0, state="complete", error="")
     tell_of(spool, 1, "complete")
     drain(address, "next", spool)
@@ -131,7 +132,7 @@ def test_the_next_driver_goes_on_where_the_last_one_stopped(tmp_path: Path, addr
 
 
 def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None:
-    spool, other = Spool(tmp_path / "spool.jsonl"), f"sqlite:///{tmp_path / 'other.db'}"
+    spool, other = Spool(SweepFolder(tmp_path)), f"sqlite:///{tmp_path / 'other.db'}"
     spool.append("sweep", id="x")
     tell_of(spool, 0, "running")  # the end of a trial would be missed, and all be told again for its sake
     drain(address, "moved-on", spool)
@@ -141,7 +142,7 @@ def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None
 
 
 def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     down = True
     create_run = MlflowClient.create_run
@@ -167,7 +168,7 @@ def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, m
 
 
 def test_what_a_server_did_not_get_stays_and_is_counted(tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     tell_of(spool, 0, "complete", epochs=1)
     tracker = drain("http://127.0.0.1:9", "none", spool, seconds=4)
@@ -176,7 +177,7 @@ def test_what_a_server_did_not_get_stays_and_is_counted(tmp_path: Path) -> None:
 
 
 def test_a_run_deleted_by_hand_holds_nothing_up(tmp_path: Path, address: str) -> None:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     tell_of(spool, 0, "running")
     drain(address, "deleted", spool)
@@ -209,12 +210,12 @@ def test_passwords_are_not_shown() -> None:
 
 def test_a_torn_line_goes_and_whole_ones_stay(tmp_path: Path) -> None:
     path = tmp_path / "spool.jsonl"
-    spool = Spool(path)
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     with path.open("ab") as file:
         file.write(b'{"event": "st')
-    assert len(list(Spool(path).read())) == 1
-    Spool(path).append("close", status="FINISHED")
+    assert len(list(Spool(SweepFolder(tmp_path)).read())) == 1
+    Spool(SweepFolder(tmp_path)).append("close", status="FINISHED")
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["sweep", "close"]
     cut_torn_line(tmp_path / "absent")
 
@@ -255,7 +256,7 @@ def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch
             told.append(("status", run, status))
 
     monkeypatch.setattr("mlflow.tracking.MlflowClient", Server)
-    spool, states = Spool(tmp_path / "spool.jsonl"), ("complete", "pruned", "failed")
+    spool, states = Spool(SweepFolder(tmp_path)), ("complete", "pruned", "failed")
     for number in range(300):
         tell_of(spool, number, states[number % 3], epochs=number % 5)
     for epoch in range(1, 701):  # one trial of many epochs, more points than MLflow takes at once
@@ -313,7 +314,7 @@ def test_a_sweep_in_odd_folders_is_told_to_mlflow(tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path / "Ann's #%20?")
     folder = tmp_path / "r u'n%20s?#;=~ü" / "fake"
     folder.mkdir(parents=True)
-    spool = Spool(folder / "spool.jsonl")
+    spool = Spool(SweepFolder(folder))
     spool.append("sweep", id="id of odd")
     (folder / "space.yaml").write_text("{}")
     spool.append("files", paths=[str(folder / "space.yaml")])

@@ -11,7 +11,8 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from sweep.reports.names import LONGEST, ServerNames
+from sweep.reports.names import MAX_LENGTH, ServerNames
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 from tests.sweep.reports.test_mlflow import drain, runs
 
@@ -27,7 +28,7 @@ def test_no_two_names_become_one_and_what_may_stay_does() -> None:
     names = ServerNames()
     given = {name: names.of(name) for name in AWKWARD}
     assert len({one.casefold() for one in given.values()}) == len(AWKWARD)
-    assert all(re.fullmatch(r"[\w\-. :/]+", one) and len(one) <= LONGEST for one in given.values())
+    assert all(re.fullmatch(r"[\w\-. :/]+", one) and len(one) <= MAX_LENGTH for one in given.values())
     assert given["val/auroc/size/<5 mm"].startswith("val/auroc/size/lt5 mm-")
     for name in ("val/auroc/dx/a_b", "val/auroc/Edema", "up", "line break", "ä"):
         assert given[name] == name
@@ -41,7 +42,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def begin(tmp_path: Path) -> Spool:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     spool.append("start", number=0, arm="none", params={name: len(name) for name in AWKWARD}, tags={})
     return spool

@@ -1,4 +1,4 @@
-"""MO-ASHA: Ray's own decisions on one goal, dominance on several, arms apart, and the same after a restart."""
+"""MO-ASHA: Ray's own decisions on one goal, dominance on several, separate arms, and restarts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any, cast
 import pytest
 from ray.tune.schedulers import ASHAScheduler
 
-from sweep.pareto import dominates, place
+from sweep.pareto import dominates, rank_with_spread
 from sweep.search.halving import ArmHalving
-from sweep.space.space import EarlyStopping
+from sweep.space.search_config import EarlyStopping
 from sweep.types import Arrival
 
 GOALS = ("val/auroc", "val/pointing")
@@ -29,7 +29,7 @@ def trial(number: int, arm: str = "none", **job: Any) -> Any:
 
 
 def trace_of(seed: int, count: int, epochs: int, goals: int, grid: int | None = None) -> Trace:
-    """Trials side by side in random order, as workers are; on a coarse grid many values are equal."""
+    """Returns the epochs of parallel trials in random order, as workers do; on a coarse grid many values are equal."""
     chance = random.Random(seed)
 
     def value() -> float:
@@ -48,7 +48,7 @@ def trace_of(seed: int, count: int, epochs: int, goals: int, grid: int | None = 
 def replay(
     halving: ArmHalving, trace: Trace, arm: str = "none", stopped: set[int] | None = None
 ) -> list[tuple[int, int, bool]]:
-    """Every decision: number, epoch, whether it goes on. Stopped trials are heard of no more."""
+    """Returns every decision: number, epoch, and whether the trial goes on. Stopped trials report no more epochs."""
     decisions, stopped = [], set() if stopped is None else stopped
     for number, epoch, values in trace:
         if number in stopped:
@@ -69,55 +69,55 @@ def test_with_one_goal_it_is_rays_asha_decision_by_decision(seed: int, grace: in
     )
     for number in range(25):
         asha.on_trial_add(cast(Any, None), cast(Any, SimpleNamespace(trial_id=str(number))))
-    theirs: list[tuple[int, int, bool]] = []
+    expected: list[tuple[int, int, bool]] = []
     stopped: set[int] = set()
     for number, epoch, values in trace:
         if number in stopped:
             continue
-        one = cast(Any, SimpleNamespace(trial_id=str(number)))
-        decision = asha.on_trial_result(cast(Any, None), one, {"epoch": epoch, GOALS[0]: values[0]})
-        goes_on = decision == "CONTINUE" or epoch == 9  # at max_t Ray says STOP to say 'done'
-        theirs.append((number, epoch, goes_on))
+        ray_trial = cast(Any, SimpleNamespace(trial_id=str(number)))
+        decision = asha.on_trial_result(cast(Any, None), ray_trial, {"epoch": epoch, GOALS[0]: values[0]})
+        goes_on = decision == "CONTINUE" or epoch == 9  # at max_t Ray's STOP means that the trial is done
+        expected.append((number, epoch, goes_on))
         if not goes_on:
             stopped.add(number)
     rungs = EarlyStopping(grace=grace, reduction=reduction).rungs(9)
-    ours = replay(ArmHalving(["none"], GOALS[:1], rungs, reduction), trace)
-    assert ours == theirs
-    assert {goes_on for _, _, goes_on in ours} == {True, False}
+    decisions = replay(ArmHalving(["none"], GOALS[:1], rungs, reduction), trace)
+    assert decisions == expected
+    assert {goes_on for _, _, goes_on in decisions} == {True, False}
 
 
 @pytest.mark.parametrize("seed", range(30))
 @pytest.mark.parametrize("goals", [2, 3])
-def test_no_trial_is_stopped_while_one_that_it_dominates_ranks_above_it(seed: int, goals: int) -> None:
+def test_a_point_ranks_before_every_point_that_it_dominates(seed: int, goals: int) -> None:
     chance = random.Random(seed)
     points = [tuple(chance.randrange(8) / 8 for _ in range(goals)) for _ in range(30)]
     for index, values in enumerate(points):
         others = points[:index]
-        own = place(values, others)
-        # Whoever would stand before it, by their own places among the same points:
+        own = rank_with_spread(values, others)
+        # Each other point has a rank among the same points, too.
         for position, other in enumerate(others):
-            rest = [values, *others[:position], *others[position + 1 :]]
+            same_points = [values, *others[:position], *others[position + 1 :]]
             if dominates(values, other):
-                assert own < place(other, rest), f"{values} behind {other}, which it dominates"
+                assert own < rank_with_spread(other, same_points), f"{values} behind {other}, which it dominates"
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_dominated_by_a_stopped_trial_at_its_decision_means_stopped(seed: int) -> None:
-    """Were a trial to go on while the rung stops one at that moment that dominates it, the rung would be mad."""
+def test_a_trial_is_stopped_if_a_trial_that_dominates_it_would_be_stopped(seed: int) -> None:
+    """Both decisions are made by the same rung at the same moment."""
     chance = random.Random(seed)
     seen = [(chance.random(), chance.random()) for _ in range(12)]
     better = (chance.random(), chance.random())
     worse = tuple(value * 0.9 for value in better)
 
     def goes_on(values: tuple[float, ...]) -> bool:
-        arrived = [Arrival(number, "none", 3, one, True) for number, one in enumerate(seen)]
-        halving = ArmHalving(["none"], GOALS, [3], 3, arrived)
+        arrivals = [Arrival(number, "none", 3, point, True) for number, point in enumerate(seen)]
+        halving = ArmHalving(["none"], GOALS, [3], 3, arrivals)
         return halving.on_trial_result(None, trial(99), result((3, values))) == halving.CONTINUE
 
     assert goes_on(better) or not goes_on(worse)
 
 
-def test_a_replayed_trace_decides_alike() -> None:
+def test_the_same_trace_gives_the_same_decisions() -> None:
     trace = trace_of(1, 40, 9, goals=2)
     assert replay(ArmHalving(["none"], GOALS, [1, 3], 3), trace) == replay(
         ArmHalving(["none"], GOALS, [1, 3], 3), trace
@@ -125,18 +125,18 @@ def test_a_replayed_trace_decides_alike() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 17, 60, 120])
-def test_a_restart_in_mid_sweep_decides_as_if_there_had_been_none(cut: int) -> None:
+def test_a_restart_in_mid_sweep_does_not_change_decisions(cut: int) -> None:
     trace = trace_of(2, 40, 9, goals=2)
-    whole = replay(ArmHalving(["none"], GOALS, [1, 3], 3), trace)
-    kept: list[Arrival] = []
+    uninterrupted = replay(ArmHalving(["none"], GOALS, [1, 3], 3), trace)
+    arrivals: list[Arrival] = []
     stopped: set[int] = set()
-    first = replay(ArmHalving(["none"], GOALS, [1, 3], 3, keep=kept.append), trace[:cut], stopped=stopped)
-    random.Random(0).shuffle(kept)  # the storage has them by trial, not by time
-    second = replay(ArmHalving(["none"], GOALS, [1, 3], 3, arrived=kept), trace[cut:], stopped=stopped)
-    assert first + second == whole
+    first = replay(ArmHalving(["none"], GOALS, [1, 3], 3, on_arrival=arrivals.append), trace[:cut], stopped=stopped)
+    random.Random(0).shuffle(arrivals)  # the storage returns them by trial, not by time
+    second = replay(ArmHalving(["none"], GOALS, [1, 3], 3, arrivals=arrivals), trace[cut:], stopped=stopped)
+    assert first + second == uninterrupted
 
 
-def test_two_goals_keep_what_is_best_at_either() -> None:
+def test_trials_that_are_best_in_either_goal_go_on() -> None:
     halving = ArmHalving(["none"], GOALS, [1, 2, 4, 8], 2)
     seen = [(0.5, 0.5), (0.9, 0.1), (0.1, 0.9), (0.4, 0.4), (0.3, 0.3)]
     for number, values in enumerate(seen):
@@ -145,7 +145,7 @@ def test_two_goals_keep_what_is_best_at_either() -> None:
     assert halving.on_trial_result(None, trial(11), result((1, (0.35, 0.35)))) == halving.STOP
 
 
-def test_another_arm_changes_nothing() -> None:
+def test_another_arm_does_not_change_decisions() -> None:
     trace = trace_of(3, 20, 9, goals=2)
     alone = replay(ArmHalving(["none", "tabular"], GOALS, [1, 3], 3), trace, "tabular")
     halving = ArmHalving(["none", "tabular"], GOALS, [1, 3], 3)
@@ -154,27 +154,27 @@ def test_another_arm_changes_nothing() -> None:
     assert replay(halving, trace, "tabular") == alone
 
 
-def test_a_resumed_trials_earlier_epochs_enter_their_own_rungs() -> None:
+def test_the_earlier_epochs_of_a_resumed_trial_enter_their_own_rungs() -> None:
     halving = ArmHalving(["none"], GOALS[:1], [1, 3], 3)
     halving.on_trial_result(None, trial(0), result((1, (0.2,)), (2, (0.3,)), (3, (0.4,)), (4, (0.9,))))
-    # Compared at epoch 1 with that trial's 0.2 at epoch 1, not with its 0.9 of today.
+    # The trial is compared with the 0.2 that the first one had at epoch 1, not with its present 0.9.
     assert halving.on_trial_result(None, trial(1), result((1, (0.3,)))) == halving.CONTINUE
     assert halving.on_trial_result(None, trial(2), result((1, (0.1,)))) == halving.STOP
 
 
 def test_a_trial_started_again_ranks_once_and_stays_stopped() -> None:
-    kept: list[Arrival] = []
-    halving = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2, keep=kept.append)
+    arrivals: list[Arrival] = []
+    halving = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2, on_arrival=arrivals.append)
     for _ in range(5):
         assert halving.on_trial_result(None, trial(0), result((1, (0.5,)))) == halving.CONTINUE
         assert halving.on_trial_result(None, trial(1), result((1, (0.1,)))) == halving.STOP
-    assert kept == [Arrival(0, "none", 1, (0.5,), True), Arrival(1, "none", 1, (0.1,), False)]
-    # Killed between the decision and the telling: the next driver stops it where it was stopped.
-    again = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2, kept)
+    assert arrivals == [Arrival(0, "none", 1, (0.5,), True), Arrival(1, "none", 1, (0.1,), False)]
+    # After a kill between decision and stop the next driver stops the trial at the same rung.
+    again = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2, arrivals)
     assert again.on_trial_result(None, trial(1), result((1, (0.1,)), (2, (0.9,)))) == again.STOP
 
 
-def test_further_seeds_are_not_stopped_and_stop_nobody() -> None:
+def test_further_seeds_are_not_stopped_and_stop_no_other_trial() -> None:
     halving = ArmHalving(["none"], GOALS[:1], [1, 2, 4, 8], 2)
     halving.on_trial_result(None, trial(0), result((1, (0.5,))))
     assert halving.on_trial_result(None, trial(1, repeat_of=0), result((1, (0.1,)))) == halving.CONTINUE

@@ -1,4 +1,4 @@
-"""Ask and tell, without Ray: the tests play Tune's part, and kill drivers between any two lines."""
+"""The search without Ray: the tests play the part of Ray Tune, and kill drivers between any two lines."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
-from sweep.search.samplers import Sight
-from sweep.search.searcher import HOPELESS, Search
-from sweep.search.state import Books
+from sweep.search.proposals import ArmSampler
+from sweep.search.searcher import FAILURES_TO_STOP, Search
+from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
-from sweep.storage.failures import error_file
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool, best_of, epochs_table, front_of, trials_table
 from tests.sweep.fake import SPACE, metrics_of, play, play_all, report
 
@@ -31,23 +31,25 @@ Opened = Callable[..., Search]
 
 @pytest.fixture
 def opened(tmp_path: Path) -> Opened:
-    """A driver's search on the folder of this test; call it again for the next driver."""
+    """Returns a function that opens a driver's search on the folder of this test; a further call is the next driver."""
 
     def open_search(*overrides: str) -> Search:
         (tmp_path / "fake.yaml").write_text(SPACE)
         space, mistakes = load_space(str(tmp_path / "fake.yaml"), overrides)
         assert space is not None and not mistakes
-        spool = Spool(tmp_path / "spool.jsonl")
-        books = Books(space, GOALS, Studies(tmp_path / "journal.log", space, GOALS), spool, tmp_path)
-        search = Search(space, books, tmp_path, tmp_path / "cache", tmp_path / "store", num_folds=4, wait=True)
-        search.most_live = 3
+        spool = Spool(SweepFolder(tmp_path))
+        state = SweepState(space, GOALS, Studies(SweepFolder(tmp_path), space, GOALS), spool, SweepFolder(tmp_path))
+        search = Search(
+            space, state, SweepFolder(tmp_path), tmp_path / "cache", tmp_path / "store", num_folds=4, wait=True
+        )
+        search.max_running = 3
         return search
 
     return open_search
 
 
 def counted(tmp_path: Path, event: str) -> Counter[int]:
-    return Counter(one["number"] for _, one in Spool(tmp_path / "spool.jsonl").read() if one["event"] == event)
+    return Counter(entry["number"] for _, entry in Spool(SweepFolder(tmp_path)).read() if entry["event"] == event)
 
 
 def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path: Path) -> None:
@@ -80,34 +82,34 @@ def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path
         (["control=shuffled"], {"shuffled": "findings"}),
     ],
 )
-def test_teachers_that_nearly_have_the_label_or_are_shuffled_are_tagged(
+def test_teachers_that_read_near_labels_or_are_shuffled_are_tagged(
     opened: Opened, tmp_path: Path, teacher: list[str], tags: dict[str, str]
 ) -> None:
-    jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{one}" for one in teacher)))
+    jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{key}" for key in teacher)))
     assert {job["store"] for job in jobs} == {str(tmp_path / "store")}
-    starts = [event for _, event in Spool(tmp_path / "spool.jsonl").read() if event["event"] == "start"]
+    starts = [event for _, event in Spool(SweepFolder(tmp_path)).read() if event["event"] == "start"]
     assert [event["tags"] for event in starts] == [tags if event["arm"] == "tabular" else {} for event in starts]
     assert {event["arm"] for event in starts} == {"none", "tabular"}
 
 
-def test_states_are_told_as_what_they_are(opened: Opened, tmp_path: Path) -> None:
+def test_optuna_receives_the_state_of_each_trial(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=3", "arms.tabular=false")
     play(search, "a", search.suggest("a"), epochs=4)
     play(search, "b", search.suggest("b"), epochs=2)  # stopped by the scheduler
     search.suggest("c")
     search.on_trial_complete("c", {"error": "term task is nan", "cause": "diverged", "done": True, "reports": []})
-    assert [(one.state, one.epochs, one.error, one.cause) for one in search.records()] == [
+    assert [(record.state, record.epochs, record.error, record.cause) for record in search.records()] == [
         ("complete", 4, "", ""),
         ("pruned", 2, "", ""),
         ("failed", 0, "term task is nan", "diverged"),
     ]
     storage = JournalStorage(JournalFileBackend(str(tmp_path / "journal.log")))
     trials = optuna.load_study(study_name="none", storage=storage).trials
-    assert [one.state.name for one in trials] == ["COMPLETE", "PRUNED", "FAIL"]
+    assert [trial.state.name for trial in trials] == ["COMPLETE", "PRUNED", "FAIL"]
     assert trials[0].values == [search.records()[0].metrics[goal] for goal in GOALS]
 
 
-def test_a_dead_drivers_trials_come_first_under_their_own_numbers(opened: Opened, tmp_path: Path) -> None:
+def test_trials_of_a_dead_driver_come_first_under_their_own_numbers(opened: Opened, tmp_path: Path) -> None:
     dead = opened("trials=5")
     play(dead, "a", dead.suggest("a"))
     before = [dead.suggest("b"), dead.suggest("c")]
@@ -117,7 +119,7 @@ def test_a_dead_drivers_trials_come_first_under_their_own_numbers(opened: Opened
     search = opened("trials=5")
     after = [search.suggest("d"), search.suggest("e")]
     assert after == before
-    # The worker says the whole history of its checkpoint; what was heard is not told twice.
+    # The worker reports all epochs of its checkpoint; known epochs are not spooled twice.
     search.on_trial_result("d", {"reports": [report(before[0], epoch) for epoch in (1, 2)]})
     search.on_trial_result("d", {"reports": [report(before[0], 3)]})
     search.on_trial_complete("d", {"reports": [report(before[0], 4)]})
@@ -128,36 +130,36 @@ def test_a_dead_drivers_trials_come_first_under_their_own_numbers(opened: Opened
     assert search.records()[1].seconds == 2.0
 
 
-def test_an_interrupted_sweep_asks_what_an_uninterrupted_one_asks(opened: Opened, tmp_path: Path) -> None:
+def test_an_interrupted_sweep_proposes_what_an_uninterrupted_one_proposes(opened: Opened, tmp_path: Path) -> None:
     def sampled(search: Search) -> list[Any]:
         return [dict(record.sampled) for record in search.records()]
 
-    whole = opened("trials=28")  # enough for TPE to model both arms
-    play_all(whole)
+    uninterrupted = opened("trials=28")  # enough for TPE to model both arms
+    play_all(uninterrupted)
     (tmp_path / "journal.log").unlink()
     (tmp_path / "spool.jsonl").unlink()
     for trials in (3, 13, 28):
         search = opened(f"trials={trials}")
         play_all(search)
-    assert sampled(search) == sampled(whole)
-    assert len({str(one) for one in sampled(whole)}) == 28
+    assert sampled(search) == sampled(uninterrupted)
+    assert len({str(values) for values in sampled(uninterrupted)}) == 28
 
 
-def test_a_driver_killed_between_telling_and_the_spool(
+def test_a_driver_that_is_killed_between_journal_and_spool(
     opened: Opened, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = opened("trials=1")
     job = search.suggest("a")
-    monkeypatch.setattr(search.books, "_say_end", lambda record: None)
+    monkeypatch.setattr(search.state, "spool_end", lambda record: None)
     play(search, "a", job)
     assert not counted(tmp_path, "end")
-    assert opened("trials=1").left == 0
+    assert opened("trials=1").remaining_trials == 0
     assert counted(tmp_path, "end") == {0: 1}
-    assert opened("trials=1").left == 0
+    assert opened("trials=1").remaining_trials == 0
     assert counted(tmp_path, "end") == {0: 1}
 
 
-def test_a_journal_with_half_a_line_and_a_lock_left_behind(opened: Opened, tmp_path: Path) -> None:
+def test_a_journal_with_half_a_line_and_a_stale_lock(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=1")
     play(search, "a", search.suggest("a"))
     with (tmp_path / "journal.log").open("ab") as file:
@@ -167,14 +169,14 @@ def test_a_journal_with_half_a_line_and_a_lock_left_behind(opened: Opened, tmp_p
     assert len(opened("trials=3").records()) == 3
 
 
-def test_a_trial_whose_worker_died_is_tried_again_and_not_for_ever(opened: Opened) -> None:
+def test_a_trial_whose_worker_died_runs_again_a_limited_number_of_times(opened: Opened) -> None:
     search = opened("trials=1", "search.max_failures=2")
     first = search.suggest("a")
     search.on_trial_result("a", {"reports": [report(first, 1)]})
     for trial_id in ("a", "b"):
         search.on_trial_complete(trial_id, error=True)
         assert search.suggest(chr(ord(trial_id) + 1)) == first
-    assert search.suggest("x") is None, "more may come as long as one is in flight"
+    assert search.suggest("x") is None, "more may come while a trial is running"
     search.on_trial_complete("c", error=True)
     assert search.suggest("y") == Search.FINISHED
     (record,) = search.records()
@@ -191,14 +193,16 @@ def test_arms_get_equal_shares_of_device_seconds(opened: Opened) -> None:
             play(search, trial_id, job, seconds=4.0 if job["arm"] == "tabular" else 1.0)
     for trial_id, job in running:
         play(search, trial_id, job, seconds=4.0 if job["arm"] == "tabular" else 1.0)
-    spent = {arm: sum(one.seconds for one in search.records() if one.arm == arm) for arm in ("none", "tabular")}
-    assert abs(spent["none"] - spent["tabular"]) <= 3 * 16, "at most one trial per running slot apart"
-    assert Counter(one.arm for one in search.records())["none"] > 15
+    spent = {
+        arm: sum(record.seconds for record in search.records() if record.arm == arm) for arm in ("none", "tabular")
+    }
+    assert abs(spent["none"] - spent["tabular"]) <= 3 * 16, "they differ by at most one trial for each slot"
+    assert Counter(record.arm for record in search.records())["none"] > 15
 
 
-def test_an_arm_whose_trials_fail_at_once_does_not_get_all_the_rest(opened: Opened, tmp_path: Path) -> None:
+def test_an_arm_whose_trials_fail_at_once_does_not_receive_all_remaining_trials(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=12")
-    error_file(tmp_path, 0).parent.mkdir()
+    SweepFolder(tmp_path).error(0).parent.mkdir()
     for index in range(12):
         job = search.suggest(f"id{index}")
         if job["arm"] == "tabular":
@@ -206,19 +210,19 @@ def test_an_arm_whose_trials_fail_at_once_does_not_get_all_the_rest(opened: Open
             search.on_trial_complete(f"id{index}", failure)
         else:
             play(search, f"id{index}", job)
-    assert Counter(one.arm for one in search.records()) == {"none": 6, "tabular": 6}
+    assert Counter(record.arm for record in search.records()) == {"none": 6, "tabular": 6}
 
 
 def test_a_sweep_in_which_everything_fails_stops(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=12")
-    error_file(tmp_path, 0).parent.mkdir()
+    SweepFolder(tmp_path).error(0).parent.mkdir()
     for index in range(3):
         job = search.suggest(f"id{index}")
-        error_file(tmp_path, job["number"]).write_text("error: IndexError: 7\n\n...")
+        SweepFolder(tmp_path).error(job["number"]).write_text("error: IndexError: 7\n\n...")
         search.on_trial_complete(f"id{index}", error=True)
     assert search.suggest("next") == Search.FINISHED
-    assert search.hopeless and search.left == 9
-    assert not opened("trials=12").hopeless, "the next driver gives it another try"
+    assert search.all_failed and search.remaining_trials == 9
+    assert not opened("trials=12").all_failed, "the next driver tries again"
 
 
 def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) -> None:
@@ -229,11 +233,11 @@ def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) ->
     assert 0 < len(on_front) < 10
 
 
-def test_no_more_are_asked_for_than_can_run_and_one(opened: Opened) -> None:
+def test_no_more_trials_are_handed_out_than_may_run(opened: Opened) -> None:
     search = opened("trials=9")
     assert all(isinstance(search.suggest(trial_id), dict) for trial_id in "abc")
     assert search.suggest("d") is None
-    search.most_live = 4
+    search.max_running = 4
     assert isinstance(search.suggest("d"), dict)
 
 
@@ -244,17 +248,17 @@ def test_a_storage_that_fails_stops_the_sweep(opened: Opened, monkeypatch: pytes
     def full(*args: Any, **options: Any) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(search.books.studies, "close", full)
+    monkeypatch.setattr(search.state.studies, "end", full)
     play(search, "a", job)  # Tune would swallow what is raised here
     assert search.suggest("b") is None
-    assert search.halt is not None and isinstance(search.broken, OSError)
-    search.release()
+    assert search.halt is not None and isinstance(search.error, OSError)
+    search.release_running()
     assert search.suggest("b") == Search.FINISHED
 
 
-def test_a_lower_target_runs_nothing_and_a_higher_one_adds(opened: Opened) -> None:
+def test_fewer_trials_run_nothing_and_more_trials_add_to_the_sweep(opened: Opened) -> None:
     play_all(opened("trials=4"))
-    assert opened("trials=2").left == 0
+    assert opened("trials=2").remaining_trials == 0
     assert [job["number"] for job in play_all(opened("trials=6"))] == [4, 5]
 
 
@@ -262,11 +266,11 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=4")
     play_all(search)
     records = search.records()
-    trials, epochs = trials_table(records), epochs_table(Spool(tmp_path / "spool.jsonl"))
+    trials, epochs = trials_table(records), epochs_table(Spool(SweepFolder(tmp_path)))
     assert trials["number"].tolist() == [0, 1, 2, 3]
     for column in ("arm", "state", "epochs", "seconds", "val/auroc_se", "none/optimizer.lr", "tabular/objectives"):
         assert column in trials
-    assert trials.loc[1, "none/optimizer.lr"] != trials.loc[1, "none/optimizer.lr"], "not sampled there: NaN"
+    assert trials.loc[1, "none/optimizer.lr"] != trials.loc[1, "none/optimizer.lr"], "NaN where a value is not sampled"
     assert epochs[["number", "epoch"]].values.tolist() == [[n, e] for n in range(4) for e in range(1, 5)]
     assert epochs["loss/task"].tolist() == [1.0] * 16
     best = best_of(records, "val/auroc", GOALS)
@@ -274,23 +278,23 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
     trials.to_parquet(tmp_path / "t.parquet")
 
 
-def test_a_hopeless_sweep_ends_while_a_proposal_is_made(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_sweep_ends_while_a_proposal_is_made(opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
     search = opened("trials=20")
-    search._wait, search.most_live = False, 4
-    thinking = threading.Event()
-    propose = Sight.propose
+    search._wait, search.max_running = False, 4
+    released = threading.Event()
+    propose = ArmSampler.propose
 
-    def slow(self: Sight, number: int) -> Any:
-        if number >= HOPELESS:
-            thinking.wait(5)
+    def slow(self: ArmSampler, number: int) -> Any:
+        if number >= FAILURES_TO_STOP:
+            released.wait(5)
         return propose(self, number)
 
-    monkeypatch.setattr(Sight, "propose", slow)
-    for index in range(HOPELESS):
+    monkeypatch.setattr(ArmSampler, "propose", slow)
+    for index in range(FAILURES_TO_STOP):
         while not isinstance(search.suggest(f"t{index}"), dict):
             time.sleep(0.01)
-    assert search.suggest("next") is None, "it is being thought about"
-    for index in range(HOPELESS):
+    assert search.suggest("next") is None, "a proposal is being made"
+    for index in range(FAILURES_TO_STOP):
         search.on_trial_complete(f"t{index}", {"error": "bad", "cause": "diverged", "reports": []})
-    assert search.hopeless and search.suggest("next") == "FINISHED"
-    thinking.set()
+    assert search.all_failed and search.suggest("next") == "FINISHED"
+    released.set()

@@ -136,7 +136,7 @@ def test_whole_numbers_stay_whole_and_ranges_know_their_scale():
         ),
         ({"one_of": {"a.b": 1}}, "leaf.a.b: a label is letters, digits, - and _, and no grammar word"),
         ({"one_of": {"int": 1}}, "leaf.int: a label is letters, digits, - and _, and no grammar word"),
-        ({"maybe": {"maybe": 1}}, "leaf: maybe directly inside maybe says the same twice"),
+        ({"maybe": {"maybe": 1}}, "leaf: a maybe directly inside a maybe adds nothing; remove one of them"),
         ([1, {"int": [2, 3]}], "leaf: a distribution cannot stand inside a list; use a choice of whole lists"),
         ({"int": [1, 2], "lr": 3}, "leaf.int: a grammar word must stand alone, here it is beside 'lr'"),
     ],

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmpkd.types import Mistake
-from sweep.space.draw import Walk, draw
+from sweep.space.draw import BoundsChooser, draw
 from sweep.space.space import Space, load_space
 
 OBJECTIVES = "arms.tabular.objectives"
@@ -43,7 +43,7 @@ def load(file: Path, *overrides: str) -> Space:
 
 def first(space: Space, arm: str = "tabular", step: int = 0, **labels: str) -> dict[str, Any]:
     chosen = {f"{arm}/{name}": label for name, label in labels.items()}
-    return draw(space.arms[arm], Walk(chosen, step), arm).config
+    return draw(space.arms[arm], BoundsChooser(chosen, step), arm).config
 
 
 def refused(file: Path, *overrides: str) -> list[Mistake]:

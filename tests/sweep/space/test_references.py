@@ -13,9 +13,10 @@ import pytest
 from mmpkd.config import TrialConfig
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
-from sweep.search.state import Books
+from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE
 
@@ -39,11 +40,11 @@ def tuned(tmp_path: Path, cost: dict[str, float], *overrides: str) -> Search:
     words = (f"epochs={EPOCHS}", "search.early_stopping={reduction: 3}", "search.sampler=random", *overrides)
     space, mistakes = load_space(str(tmp_path / "fake.yaml"), words)
     assert space is not None and not mistakes
-    studies = Studies(tmp_path / "journal.log", space, GOALS)
-    books = Books(space, GOALS, studies, Spool(tmp_path / "spool.jsonl"), tmp_path)
-    search = Search(space, books, tmp_path, tmp_path / "cache", tmp_path / "store", wait=True)
-    search.most_live = SLOTS
-    halving = ArmHalving(list(space.arms), GOALS, [3], 3, keep=studies.reach)
+    studies = Studies(SweepFolder(tmp_path), space, GOALS)
+    state = SweepState(space, GOALS, studies, Spool(SweepFolder(tmp_path)), SweepFolder(tmp_path))
+    search = Search(space, state, SweepFolder(tmp_path), tmp_path / "cache", tmp_path / "store", wait=True)
+    search.max_running = SLOTS
+    halving = ArmHalving(list(space.arms), GOALS, [3], 3, on_arrival=studies.record_arrival)
     clock: list[tuple[float, str, dict[str, Any], int]] = []  # when an epoch ends, of whom, which
     now, started = 0.0, 0
     while True:
@@ -72,6 +73,6 @@ def test_arms_get_their_shares_to_a_trial_per_slot(
     search = tuned(tmp_path, costs, "trials=80", f"search.shares={{tabular: {share}}}", f"search.repeats={repeats}")
     states = Counter(one.state for one in search.records())
     assert states["pruned"] > 20 and states["complete"] > 10
-    ledger = search.books.ledger
+    ledger = search.state.ledger
     off = ledger.spent["tabular"] - share * ledger.total
     assert abs(off) <= SLOTS * EPOCHS * max(cost)

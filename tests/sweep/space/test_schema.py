@@ -20,7 +20,8 @@ from sweep.run import main
 from sweep.space.grammar import WORDS
 from sweep.space.loading import override, read, shipped
 from sweep.space.schema import schema
-from sweep.space.space import SCORES, SearchConfig, load_space
+from sweep.space.search_config import SCORES, SearchConfig
+from sweep.space.space import load_space
 
 # As DESIGN section 8 has it, with a reader that is there already.
 SPACE = """

@@ -88,7 +88,7 @@ def test_of_many_branches_a_cover_is_listed(file: Path) -> None:
     told = lines(file, *halves, "schedule.warmup={maybe: 0.2}")
     assert "arms.tabular  24 branches" in told
     title, every, *branches = below(told, "arms.tabular")
-    assert title == "free dimensions  (of 24 branches these, which have each label at least once)"
+    assert title == "free dimensions  (a selection of the 24 branches that has each label at least once)"
     assert every == "every branch: optimizer.lr"
     assert len(branches) == 3
     for label in ("objectives=soft", "features=absent", "features=present", "clip_norm=absent", "warmup=present"):

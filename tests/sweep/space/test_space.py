@@ -13,11 +13,12 @@ import pytest
 from rich.console import Console
 
 from mmpkd.types import Mistake
-from sweep.space.draw import Walk, draw
+from sweep.space.draw import BoundsChooser, draw
 from sweep.space.grammar import Range
 from sweep.space.loading import shipped
+from sweep.space.search_config import EarlyStopping, SearchConfig
 from sweep.space.show import tree
-from sweep.space.space import EarlyStopping, SearchConfig, Space, dump_space, load_space
+from sweep.space.space import Space, dump_space, load_space
 
 SPACE = """
 cohort: {reader: synthetic, image_size: 48}
@@ -50,7 +51,7 @@ def load(file: Path, *overrides: str) -> Space:
 
 def first(space: Space, arm: str = "tabular", step: int = 0, **labels: str) -> dict[str, Any]:
     chosen = {f"{arm}/{name}": label for name, label in labels.items()}
-    return draw(space.arms[arm], Walk(chosen, step), arm).config
+    return draw(space.arms[arm], BoundsChooser(chosen, step), arm).config
 
 
 def refused(file: Path, *overrides: str) -> list[Mistake]:
@@ -331,7 +332,7 @@ def test_a_point_implies_its_branches(file: Path):
         (
             "{arm: tabular, objectives: deep, objectives.soft.logits.weight: 1}",
             "0.objectives.soft.logits.weight",
-            "is drawn only where objectives is soft, and the point has it deep",
+            "is drawn only where objectives is soft, but the point sets deep",
         ),
     ],
 )
@@ -375,4 +376,4 @@ def test_a_reference_into_another_branch_is_refused(file: Path):
 
 def test_two_branches_that_say_the_same_are_refused(file: Path):
     (mistake,) = refused(file, "optimizer.clip_norm={one_of: {a: {choice: [1, 2]}, b: {choice: [1, 2]}}}")
-    assert mistake.path == "optimizer.clip_norm.b" and "says the same as branch a" in mistake.problem
+    assert mistake.path == "optimizer.clip_norm.b" and "equals branch a" in mistake.problem

@@ -18,11 +18,13 @@ from mmpkd.types import UserError
 from sweep import status
 from sweep.clean import of_sweep
 from sweep.options import read_run_options
+from sweep.reports import final
 from sweep.reports.final import _tell_tracking
 from sweep.reports.mlflow import Tracker
 from sweep.status import as_json
-from sweep.storage.events import Spool, read_events, write_json
-from sweep.storage.failures import error_file, told_error
+from sweep.storage.events import Spool, read_events
+from sweep.storage.failures import told_error
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from tests.damage import BINARY, FOLDER, TEXT, harm
 from tests.sweep.swept import Killed, dead, dies, left, swept, untracked
@@ -41,7 +43,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep with every kind of file that one can leave, below `runs`."""
     tmp_path = tmp_path_factory.mktemp("done")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweep.reports.final.write_report", lambda path, *args: path.write_text("<p>report</p>\n" * 9))
+        patch.setattr(final, "write_report", lambda folder, *args: folder.report.write_text("<p>report</p>\n" * 9))
         patch.setattr(Tracker, "start", lambda self: None)
         patch.setattr(Tracker, "close", lambda self, seconds: 0)
         swept(tmp_path, "trials=3", "name=taught")
@@ -75,9 +77,9 @@ def test_a_damaged_file_is_named_or_made_anew(done: Path, tmp_path: Path, name: 
     harm(folder / name, kind)
 
     try:  # seen from outside
-        seen = as_json(read_sweep(folder))
-        of_sweep(read_sweep(folder))
-        assert seen["complete"] == 8 or name in str(read_sweep(folder).damaged) or name == "spool.jsonl"
+        seen = as_json(read_sweep(SweepFolder(folder)))
+        of_sweep(read_sweep(SweepFolder(folder)))
+        assert seen["complete"] == 8 or name in str(read_sweep(SweepFolder(folder)).damaged) or name == "spool.jsonl"
     except UserError as error:
         assert f"{folder / name}: " in str(error)
     try:
@@ -136,7 +138,7 @@ def test_a_line_that_is_missing_or_elsewhere_is_seen(done: Path, tmp_path: Path,
 
 def test_events_are_told_though_lines_of_the_spool_are_damaged(tmp_path: Path) -> None:
     path = tmp_path / "spool.jsonl"
-    spool = Spool(path)
+    spool = Spool(SweepFolder(tmp_path))
     for number in range(5):
         spool.append("end", number=number, state="complete", error="")
     lines = path.read_bytes().splitlines(keepends=True)
@@ -165,9 +167,9 @@ def test_a_damaged_checkpoint_is_told_and_trained_again(tmp_path: Path, kind: st
 
 
 def test_a_story_that_is_no_text_is_told_all_the_same(tmp_path: Path) -> None:
-    error_file(tmp_path, 0).parent.mkdir()
-    error_file(tmp_path, 0).write_bytes(b"error: Val\xffueError: a bug\n\nTraceback")
-    assert told_error(tmp_path, 0, {}) == ("error", "Val�ueError: a bug")
+    SweepFolder(tmp_path).error(0).parent.mkdir()
+    SweepFolder(tmp_path).error(0).write_bytes(b"error: Val\xffueError: a bug\n\nTraceback")
+    assert told_error(SweepFolder(tmp_path), 0, {}) == ("error", "Val�ueError: a bug")
 
 
 def test_status_says_what_it_passed_over(done: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,7 +191,7 @@ def test_a_damaged_mlflow_file_stops_no_sweep(
     connection.close()
     database.write_bytes(database.read_bytes()[:100])
     harm(database, kind)
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     tracker = Tracker(f"sqlite:///{database}", "damaged", "x", spool, tmp_path)
     tracker.start()
@@ -206,8 +208,8 @@ def test_a_damaged_mlflow_file_stops_no_sweep(
 
 def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     """It carries no checksum."""
-    write_json(tmp_path / "plan.json", {"space": "a", "goals": ["val/auroc"]})
+    SweepFolder(tmp_path).write_plan({"space": "a", "goals": ["val/auroc"]})
     content = json.loads((tmp_path / "plan.json").read_text())
     del content["crc"]
     (tmp_path / "plan.json").write_text(json.dumps(content))
-    assert read_sweep(tmp_path).plan == content
+    assert read_sweep(SweepFolder(tmp_path)).plan == content

@@ -14,6 +14,7 @@ from optuna.trial import TrialState
 from sweep.clean import of_sweep
 from sweep.search.searcher import Search
 from sweep.status import as_json
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import how_to_continue, read_sweep
 from sweep.types import Arrival
 from tests.sweep import fake
@@ -51,7 +52,7 @@ def test_trials_that_lie_in_the_new_space_stay_and_the_others_do_not(dead: tuple
     jobs: list[dict[str, Any]] = []
     words = ("trials=10", from_lr(low), "extend=true")
     search, text = swept(tmp_path, *words, play=lambda search: jobs.extend(play_all(search)))
-    told = f"extended: {len(stay)} of 8 earlier trials lie in the new space and stay; {len(leave)} do not and are kept"
+    told = f"extended: {len(stay)} of 8 earlier trials lie in the new space and stay; {len(leave)} are left behind"
     assert told in text
     new = list(range(8, 8 + 10 - len(stay)))
     assert [job["number"] for job in jobs] == [goes_on, *new], "none is run that was"
@@ -64,8 +65,8 @@ def test_trials_that_lie_in_the_new_space_stay_and_the_others_do_not(dead: tuple
     assert ended[cut] == ("failed", "extended") and ended[goes_on] == ("complete", "")
     assert not (folder / "checkpoints" / str(cut)).exists() and (folder / "checkpoints" / str(goes_on)).exists()
     assert sum(states(folder).values(), Counter()) == {"COMPLETE": 6 + 10, "FAIL": 2}, "nothing is left running"
-    sights = search.books.sampling.sights.values()
-    assert sum(len(sight.study.get_trials(states=(TrialState.COMPLETE,))) for sight in sights) == 10
+    samplers = search.state.samplers.by_arm.values()
+    assert sum(len(sampler.study.get_trials(states=(TrialState.COMPLETE,))) for sampler in samplers) == 10
 
     again, text = swept(tmp_path, *words)
     assert "extended" not in text and [one.number for one in again.records()] == [*stay, *new]
@@ -76,14 +77,14 @@ def test_what_is_copied_has_all_that_it_had(tmp_path: Path) -> None:
     def some_stop(search: Search) -> None:
         for index in range(4):
             job = search.suggest(str(index))
-            search.books.studies.reach(Arrival(job["number"], job["arm"], 1, (0.5, 0.25), index % 2 == 0))
+            search.state.studies.record_arrival(Arrival(job["number"], job["arm"], 1, (0.5, 0.25), index % 2 == 0))
             play(search, str(index), job, epochs=4 if index % 2 == 0 else 1)
 
     before, _ = swept(tmp_path, "trials=4", play=some_stop)
     after, text = swept(tmp_path, "trials=4", "search.sampler=random", "extend=true")
     assert "extended: 4 of 4 earlier trials lie in the new space and stay\n" in text
     assert after.records() == before.records() and {one.state for one in after.records()} == {"complete", "pruned"}
-    was, now = before.books.studies, after.books.studies
+    was, now = before.state.studies, after.state.studies
     assert list(now.arrivals()) == list(was.arrivals()) and len(list(now.arrivals())) == 4
     assert [now.learned(number) for number in range(4)] == [was.learned(number) for number in range(4)]
     assert [now.proposal(number).config for number in range(4)] == [was.proposal(number).config for number in range(4)]
@@ -94,7 +95,7 @@ def test_a_leaf_may_be_freed_and_fixed(tmp_path: Path) -> None:
     swept(tmp_path, "trials=4", fixed)
     search, text = swept(tmp_path, "trials=6", freed, "extend=true")
     assert "extended: 4 of 4 earlier trials lie in the new space and stay\n" in text
-    assert search.books.studies.proposal(0).params["none/optimizer.weight_decay"] == 0.5
+    assert search.state.studies.proposal(0).params["none/optimizer.weight_decay"] == 0.5
     lr = drawn(tmp_path / "runs" / "fake")[0]
     search, text = swept(tmp_path, "trials=6", f"optimizer.lr={lr!r}", freed, "extend=true")
     assert "extended: 1 of 6 earlier trials" in text and search.finished[0].sampled["none/optimizer.lr"] == lr
@@ -115,9 +116,9 @@ def test_the_way_back_brings_back_what_was_left_behind(dead: tuple[Path, float],
     swept(tmp_path, "trials=9", from_lr(low), "extend=true")
     count = len(drawn(folder))
     search, text = swept(tmp_path, f"trials={count - 1}", "extend=true")
-    assert f"extended: {count - 1} of {count} earlier trials" in text and "; 1 does not and is kept" in text
+    assert f"extended: {count - 1} of {count} earlier trials" in text and "; 1 is left behind" in text
     assert numbers(folder) == sorted({*range(count)} - {cut}), "but for the one that was cut off, and never ended"
-    assert {one.state for one in search.records()} == {"complete"} and search.books.studies.left_behind == [cut]
+    assert {one.state for one in search.records()} == {"complete"} and search.state.studies.left_behind == [cut]
 
 
 def test_without_a_complete_trial_there_is_no_best(tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_seeds_of_what_is_dominated_again(tmp_path: Path, monkeypatch: pytest.Mo
     promising = {one.repeat_of for one in second.records() if one.number > max(first.finished)} - {None}
     back, _ = swept(tmp_path, "trials=3", *words, "extend=true")
     assert promising and promising <= set(back.finished) and set(first.finished) <= set(back.finished)
-    assert back.left == 0
+    assert back.remaining_trials == 0
 
 
 # --- what is refused ---
@@ -215,24 +216,24 @@ def test_a_budget_is_the_whole_sweeps_and_shares_are_of_what_stays(dead: tuple[P
     spent = Counter[int]()
     for event in events(folder, "epoch"):
         spent[event["number"]] += event["seconds"] * event["devices"]
-    ledger, stay = search.books.ledger, numbers(folder)
+    ledger, stay = search.state.ledger, numbers(folder)
     assert ledger.total == pytest.approx(sum(spent.values()))
     assert sum(ledger.spent.values()) == pytest.approx(sum(spent[number] for number in stay))
     assert sum(ledger.spent.values()) < ledger.total
     hours = ledger.total / 3600
     words = ("trials=20", from_lr(further(folder, low)), "extend=true")
     search, _ = swept(tmp_path, *words, f"budget_device_hours={hours!r}")
-    assert search.halt is not None and "is spent" in search.halt.why and len(search.records()) < len(stay)
+    assert search.halt is not None and "is spent" in search.halt.reason and len(search.records()) < len(stay)
 
 
 def test_status_and_clean_count_what_stayed(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, low = dead
     search, _ = swept(tmp_path, "trials=10", from_lr(low), "extend=true")
-    sweep = read_sweep(folder)
+    sweep = read_sweep(SweepFolder(folder))
     told = as_json(sweep)
     assert {name: told[name] for name in ("complete", "failed", "open")} == {"complete": 10, "failed": 0, "open": 0}
-    assert told["left_behind"] == len(search.books.studies.left_behind) > 0
-    assert told["device_hours"] == pytest.approx(search.books.ledger.total / 3600)
+    assert told["left_behind"] == len(search.state.studies.left_behind) > 0
+    assert told["device_hours"] == pytest.approx(search.state.ledger.total / 3600)
     assert told["best"]["val/auroc"] == max(one.metrics["val/auroc"] for one in search.records())
     assert told["best"]["val/auroc"] < max(event["metrics"]["val/auroc"] for event in events(folder, "epoch"))
     assert "10 trials have ended" in how_to_continue(sweep)[0] or sweep.closed == "FINISHED"

@@ -13,6 +13,7 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from sweep.search.searcher import Search
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from sweep.storage.records import Spool
 from tests.sweep.swept import (
@@ -66,7 +67,7 @@ def outcome(folder: Path) -> tuple[Any, ...]:
     table = pd.read_parquet(folder / "trials.parquet").drop(columns=["seconds", "device_hours"])
     told = sorted((event["number"], event["state"], event["cause"]) for event in events(folder, "end"))
     running = [name for name, found in states(folder).items() if found["RUNNING"]]
-    return table.to_json(), told, running, read_sweep(folder).plan["left_behind"]
+    return table.to_json(), told, running, read_sweep(SweepFolder(folder)).plan["left_behind"]
 
 
 def test_a_kill_before_any_write_is_mended_by_the_same_command(dead: tuple[Path, float], tmp_path: Path) -> None:
@@ -95,7 +96,7 @@ def test_a_kill_before_any_write_is_mended_by_the_same_command(dead: tuple[Path,
         killed(tmp_path, at, *new, "extend=true")
         shutil.rmtree(tmp_path / "killed", ignore_errors=True)
         shutil.copytree(folder, tmp_path / "killed")
-        committed.append(read_sweep(folder).plan["generation"] == 1)
+        committed.append(read_sweep(SweepFolder(folder)).plan["generation"] == 1)
         if committed[-1]:
             assert "optimizer.lr.log_uniform: was" in refused(tmp_path, *old)
         else:

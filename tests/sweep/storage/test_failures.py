@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from ray.exceptions import RayError, WorkerCrashedError
 
 from mmpkd.types import ConfigError, UserError
 from sweep.options import read_run_options
-from sweep.plan import timing
-from sweep.storage.continuation import held
 from sweep.storage.failures import cause_of, message_of
-from sweep.workers.worker import checkpoints_of
-from tests.sweep.fake import FakeWorker
+from sweep.storage.layout import SweepFolder
+from sweep.storage.lock import hold_driver_lock
+from sweep.workers import pricing
+from tests.sweep.fake import FAKE_TRAINING
 from tests.sweep.swept import swept, untracked
 from tests.sweep.workers.test_worker import job, worker_for
 
@@ -64,18 +65,16 @@ def test_memory_that_ran_out_is_seen_behind_a_damaged_file(tmp_path: Path) -> No
 def test_a_checkpoint_out_of_reach_is_not_passed_over(tmp_path: Path, trouble: Exception, passed_over: bool) -> None:
     """A torn one is: an older attempt's will do. One that may be whole would be trained again without a word."""
 
-    class OutOfReach(FakeWorker):
-        @staticmethod
-        def read_history(checkpoint: Path, owner: str = "") -> Any:
-            if checkpoint.parent.name == "attempt-2":
-                raise ConfigError.at(str(checkpoint), "is not readable") from trouble
-            return []
+    def read_history(checkpoint: Path, owner: str = "") -> Any:
+        if checkpoint.parent.name == "attempt-2":
+            raise ConfigError.at(str(checkpoint), "is not readable") from trouble
+        return []
 
     for attempt in (1, 2):
-        folder = checkpoints_of(tmp_path, 0) / f"attempt-{attempt}"
+        folder = SweepFolder(tmp_path).checkpoints_of(0) / f"attempt-{attempt}"
         folder.mkdir(parents=True)
         (folder / "last.pt").write_text('["its owner", []]')
-    worker = worker_for(job(tmp_path), OutOfReach)
+    worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, read_history=read_history))
     result = worker.step()
     assert ("error" in result) == (not passed_over)
     if not passed_over:
@@ -117,14 +116,17 @@ def test_a_worker_that_dies_while_it_is_timed_keeps_its_cause(monkeypatch: pytes
     def crashed(references: Any) -> None:
         raise WorkerCrashedError
 
-    monkeypatch.setattr(timing.ray, "get", crashed)
+    monkeypatch.setattr(pricing.ray, "get", crashed)
     with pytest.raises(UserError, match="could not be timed: WorkerCrashedError") as raised:
-        timing._got([])
+        pricing._get([])
     assert isinstance(raised.value.__cause__, RayError)
 
 
 def test_a_name_that_no_folder_can_have_is_refused(tmp_path: Path) -> None:
     _, (mistake,) = read_run_options([f"storage={tmp_path}", f"name={'n' * 101}"])
     assert mistake.path == "name" and "at most 100" in mistake.problem
-    with pytest.raises(UserError, match=r"File name too long.*storage=DIR"), held(tmp_path / ("s" * 300) / "name"):
+    with (
+        pytest.raises(UserError, match=r"File name too long.*storage=DIR"),
+        hold_driver_lock(SweepFolder(tmp_path / ("s" * 300) / "name")),
+    ):
         pass

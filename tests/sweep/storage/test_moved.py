@@ -18,6 +18,7 @@ from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.storage.database import follow_move
 from sweep.storage.events import Spool
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import continuing, read_sweep
 from tests.sweep.folders import make
 from tests.sweep.reports.test_mlflow import drain, runs
@@ -27,7 +28,7 @@ from tests.sweep.swept import numbers, swept
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes half of each sweep; a page stands for it."""
-    monkeypatch.setattr(final, "write_report", lambda path, *args: path.write_text("a report"))
+    monkeypatch.setattr(final, "write_report", lambda folder, *args: folder.report.write_text("a report"))
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
@@ -35,7 +36,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An MLflow file without a run: to make one takes seconds."""
-    spool = Spool(tmp_path_factory.mktemp("tables") / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path_factory.mktemp("tables")))
     spool.append("close", status="FINISHED")
     drain(f"sqlite:///{spool.path.parent / 'mlflow.db'}", "none", spool)
     return (spool.path.parent / "mlflow.db").read_bytes()
@@ -91,7 +92,7 @@ def test_going_on_after_a_move_needs_no_look_before(
     old, new = tmp_path / "old", tmp_path / "new"
     old.mkdir()
     (old / "mlflow.db").write_bytes(tables)
-    spool = Spool(old / "spool.jsonl")
+    spool = Spool(SweepFolder(old))
     spool.append("sweep", id="x")
     (old / "report.html").write_text("first")
     spool.append("files", paths=[str(old / "report.html")])  # as earlier versions wrote it
@@ -99,7 +100,7 @@ def test_going_on_after_a_move_needs_no_look_before(
     old.rename(new)
     another_process()
     (new / "report.html").write_text("second")
-    spool = Spool(new / "spool.jsonl")
+    spool = Spool(SweepFolder(new))
     spool.append("files", paths=["report.html"])
     drain(f"sqlite:///{new / 'mlflow.db'}", "again", spool)
     assert artifacts(new / "mlflow.db", "again") == {"report.html": b"second"}
@@ -112,7 +113,7 @@ def test_the_command_that_continues_leads_to_the_new_place(tmp_path: Path) -> No
     (tmp_path / "old").rename(tmp_path / "new")
     folder = tmp_path / "new" / "runs" / "fake"
     resolved = f"space={folder}/space.yaml name=fake storage={folder.parent} cache={tmp_path} tracking=http://h"
-    assert continuing(read_sweep(folder)) == f"python -m sweep.run {resolved}"
+    assert continuing(read_sweep(SweepFolder(folder))) == f"python -m sweep.run {resolved}"
 
 
 # --- the file alone ---
@@ -157,7 +158,7 @@ def test_a_storage_reached_by_a_link_has_not_moved(tmp_path: Path) -> None:
 
 
 def test_an_older_file_is_told_what_it_lacks(tmp_path: Path, tables: bytes) -> None:
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     spool.append("start", number=0, arm="none", params={}, tags={})
     spool.append("end", number=0, state="complete", error="")
@@ -171,7 +172,7 @@ def test_an_older_file_is_told_what_it_lacks(tmp_path: Path, tables: bytes) -> N
 @pytest.mark.parametrize("offset", ["7", "999999", "-1", "x", ""])
 def test_an_offset_that_cannot_be_is_none(tmp_path: Path, offset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tracker, "_work", lambda self: None)
-    spool = Spool(tmp_path / "spool.jsonl")
+    spool = Spool(SweepFolder(tmp_path))
     spool.append("sweep", id="x")
     number = int(offset) if offset.lstrip("-").isdecimal() else 0
     (tmp_path / "spool.sent").write_text(f"{offset} {fingerprint(['http://h', number])}\n")

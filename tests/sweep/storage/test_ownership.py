@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from sweep.search.searcher import Search
-from sweep.storage.events import read_plan
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from tests.sweep.fake import report
 from tests.sweep.swept import dead, events, from_lr, left, numbers, refused, states, swept, untracked
@@ -50,9 +50,11 @@ def test_going_on_without_the_journal_gives_no_number_twice_and_keeps_the_tables
     assert "trials 0, 1, 2, 3, 4, 5, 6, 7" in text and "before-repair-1" in text
     assert numbers(folder) == [8, 9, 10]
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "before-repair-1" / "trials.parquet"), before)
-    sweep = read_sweep(folder)
+    sweep = read_sweep(SweepFolder(folder))
     assert set(sweep.trials) == {8, 9, 10} and set(sweep.left) == set(range(8))
-    assert {event["id"] for event in events(folder, "sweep")} == {read_plan(folder)["sweep"]}, "one run in MLflow"
+    assert {event["id"] for event in events(folder, "sweep")} == {SweepFolder(folder).read_plan()["sweep"]}, (
+        "one run in MLflow"
+    )
     swept(tmp_path, "trials=4")  # asked for once, not every time
     assert numbers(folder) == [8, 9, 10, 11]
 
@@ -110,13 +112,13 @@ def test_a_file_that_is_gone_is_made_again(dead: tuple[Path, float], tmp_path: P
     swept(tmp_path, "trials=9")
     (folder / "spool.sent").write_text("0 x\n")
     tables = {path.name: pd.read_parquet(path) for path in folder.glob("*.parquet")}
-    best, sweep_id = (folder / "best.yaml").read_text(), read_plan(folder)["sweep"]
+    best, sweep_id = (folder / "best.yaml").read_text(), SweepFolder(folder).read_plan()["sweep"]
     (folder / name).unlink()
     search, text = swept(tmp_path, "trials=9")
     for table, content in tables.items():
         pd.testing.assert_frame_equal(pd.read_parquet(folder / table), content)
-    assert (folder / "best.yaml").read_text() == best and read_plan(folder)["sweep"] == sweep_id
-    assert search.books.started == 9 and not search.books.orphans
+    assert (folder / "best.yaml").read_text() == best and SweepFolder(folder).read_plan()["sweep"] == sweep_id
+    assert search.state.num_started == 9 and not search.state.interrupted
     assert (f"{folder / name} is missing" in text) == (name in ("plan.json", "spool.jsonl"))
 
 
@@ -126,7 +128,7 @@ def test_the_same_space_and_data_are_wanted_though_the_plan_is_gone(
     folder, low = dead
     (folder / "plan.json").unlink()
     assert "optimizer.lr.log_uniform: was" in refused(tmp_path, "trials=8", from_lr(low))
-    monkeypatch.setattr("tests.sweep.fake.FakeWorker.fingerprint", "other data")
+    monkeypatch.setattr("tests.sweep.fake_sweep.FakeStore.fingerprint", "other data")
     assert "was as prepared, is now other data" in refused(tmp_path, "trials=8")
     (folder / "space.yaml").unlink()
     assert "plan.json and space.yaml are both missing" in refused(tmp_path, "trials=8")
@@ -150,9 +152,9 @@ def test_an_older_plan_does_not_undo_an_extension(dead: tuple[Path, float], tmp_
 
 def test_what_was_spent_is_known_without_the_spool(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, _ = dead
-    spent = swept(tmp_path, "trials=8")[0].books.ledger.total
+    spent = swept(tmp_path, "trials=8")[0].state.ledger.total
     (folder / "spool.jsonl").unlink()
-    assert swept(tmp_path, "trials=8")[0].books.ledger.total == pytest.approx(spent)
+    assert swept(tmp_path, "trials=8")[0].state.ledger.total == pytest.approx(spent)
 
 
 # --- checkpoints ---

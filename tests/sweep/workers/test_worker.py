@@ -1,4 +1,4 @@
-"""The worker, without Ray: epochs on demand, resumption, fencing, errors, and nothing left behind."""
+"""The worker without Ray: epochs on demand, resumption, separate attempts, errors, and a clean process."""
 
 from __future__ import annotations
 
@@ -6,17 +6,20 @@ import errno
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.types import DivergedError, EpochReport
-from sweep.storage.failures import error_file, told_error
-from sweep.workers.worker import Training, TrialWorker, attempts_of, checkpoints_of
-from tests.sweep.fake import FakeWorker
+from sweep.storage.failures import told_error
+from sweep.storage.layout import SweepFolder
+from sweep.workers.worker import TrainingFunctions, TrainingThread, TrialWorker, run_training
+from tests.sweep.fake import FAKE_TRAINING
 
 GOALS = ["val/auroc", "val/pointing"]
 
@@ -35,10 +38,10 @@ def job(folder: Path, number: int = 0, epochs: int = 3, decay: float = 0.5, seed
     }
 
 
-def worker_for(job: dict[str, Any], kind: type[TrialWorker] = FakeWorker) -> TrialWorker:
-    worker = kind.__new__(kind)  # Tune's own constructor wants a running Ray
+def worker_for(job: dict[str, Any], functions: TrainingFunctions = FAKE_TRAINING) -> TrialWorker:
+    worker = TrialWorker.__new__(TrialWorker)  # Tune's own constructor wants a running Ray
     worker.config = job
-    worker.setup(job)
+    worker.setup(job, functions)
     return worker
 
 
@@ -50,10 +53,10 @@ def training_threads() -> int:
     return sum(thread.name == "training" for thread in threading.enumerate())
 
 
-def test_a_worker_trains_on_the_prepared_store_and_never_looks_at_raw_data(
+def test_a_worker_trains_on_the_prepared_store_and_never_reads_raw_data(
     tmp_path: Path, cache: Path, tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = TrialWorker.prepare(tiny_trial.cohort, cache)
+    store = prepare(tiny_trial.cohort, cache)
 
     def scan(*args: Any) -> None:
         raise AssertionError("the raw data were read")
@@ -61,21 +64,21 @@ def test_a_worker_trains_on_the_prepared_store_and_never_looks_at_raw_data(
     monkeypatch.setattr("mmpkd.train.prepare", scan)
     reports: list[EpochReport] = []
     config = tiny_trial.model_copy(update={"epochs": 1, "teachers": {}, "objectives": {}})
-    TrialWorker.run_training(config, cache, store.path, tmp_path, None, reports.append)
+    run_training(config, cache, store.path, tmp_path, None, reports.append)
     assert [report.epoch for report in reports] == [1]
 
 
-def test_a_step_is_an_epoch_and_the_last_one_says_so(tmp_path: Path) -> None:
+def test_a_step_is_an_epoch_and_the_last_step_is_done(tmp_path: Path) -> None:
     worker = worker_for(job(tmp_path))
     results = [worker.step() for _ in range(3)]
     assert [result["epoch"] for result in results] == [1, 2, 3]
     assert [result["done"] for result in results] == [False, False, True]
     assert [epochs_of(result) for result in results] == [[1], [2], [3]]
     assert set(GOALS) <= set(results[0])
-    assert training_threads() == 0, "a training that has said its last word has ended"
+    assert training_threads() == 0, "the thread ends after the last epoch"
 
 
-def test_no_epoch_is_trained_before_it_is_asked_for(tmp_path: Path) -> None:
+def test_no_epoch_is_trained_before_its_step(tmp_path: Path) -> None:
     worker = worker_for(job(tmp_path))
     worker.step()
     assert (tmp_path / "trained.txt").read_text() == "0 attempt-1 1\n"
@@ -94,11 +97,11 @@ def test_a_stopped_trial_leaves_no_thread_and_the_next_starts_clean(tmp_path: Pa
     worker.cleanup()
 
 
-def test_a_resumed_trial_first_says_what_its_checkpoint_knows(tmp_path: Path) -> None:
+def test_a_resumed_trial_first_returns_the_reports_of_its_checkpoint(tmp_path: Path) -> None:
     first = worker_for(job(tmp_path))
     first.step()
     first.step()
-    first.cleanup()  # the driver is dead: nobody heard of the second epoch
+    first.cleanup()  # the driver died before it received the second epoch
     second = worker_for(job(tmp_path))
     assert epochs_of(second.step()) == [1, 2]
     assert epochs_of(second.step()) == [3]
@@ -121,55 +124,53 @@ def test_an_attempt_writes_only_its_own_folder(tmp_path: Path) -> None:
     successor = worker_for(job(tmp_path))
     successor.step()
     before = (tmp_path / "checkpoints/0/attempt-2/last.pt").read_bytes() if successor.step() else b""
-    orphan.step()  # has not yet noticed that its driver is gone
+    orphan.step()  # the orphan goes on after its driver has died
     orphan.step()
     assert (tmp_path / "checkpoints/0/attempt-2/last.pt").read_bytes() == before
-    assert [path.name for path in attempts_of(tmp_path, 0)] == ["attempt-1", "attempt-2"]
+    assert [path.name for path in SweepFolder(tmp_path).attempts(0)] == ["attempt-1", "attempt-2"]
     orphan.cleanup()
     successor.cleanup()
 
 
-def test_the_newest_sound_checkpoint_counts(tmp_path: Path) -> None:
+def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
     first = worker_for(job(tmp_path))
     first.step()
     first.cleanup()
-    torn = checkpoints_of(tmp_path, 0) / "attempt-2"
+    torn = SweepFolder(tmp_path).checkpoints_of(0) / "attempt-2"
     torn.mkdir()
     (torn / "last.pt").write_text("[[1, 1")
     third = worker_for(job(tmp_path))
     assert epochs_of(third.step()) == [1]
-    assert [path.name for path in attempts_of(tmp_path, 0)][-1] == "attempt-3"
+    assert [path.name for path in SweepFolder(tmp_path).attempts(0)][-1] == "attempt-3"
     third.cleanup()
 
 
 @pytest.mark.parametrize("longer", ["attempt-1", "attempt-2"])
 def test_the_checkpoint_that_has_come_furthest_counts(tmp_path: Path, longer: str) -> None:
-    """An orphaned worker may have come further than its successor, which was killed at once."""
+    """An orphaned worker may have trained more epochs than its successor, which was killed at once."""
     for name in ("attempt-1", "attempt-2"):
         epochs = range(1, 3 if name == longer else 2)
-        (checkpoints_of(tmp_path, 0) / name).mkdir(parents=True)
+        (SweepFolder(tmp_path).checkpoints_of(0) / name).mkdir(parents=True)
         content = [[epoch, epoch, 0.5, {}, dict.fromkeys(GOALS, 0.5)] for epoch in epochs]
         own = [TrialConfig.model_validate_json(job(tmp_path)["trial"]).fingerprint(), content]
-        (checkpoints_of(tmp_path, 0) / name / "last.pt").write_text(json.dumps(own))
+        (SweepFolder(tmp_path).checkpoints_of(0) / name / "last.pt").write_text(json.dumps(own))
     worker = worker_for(job(tmp_path))
     assert epochs_of(worker.step()) == [1, 2] and epochs_of(worker.step()) == [3]
     worker.cleanup()
 
 
 def test_a_checkpoint_of_an_earlier_stage_counts_though_it_reports_nothing(tmp_path: Path) -> None:
-    earlier = checkpoints_of(tmp_path, 0) / "attempt-1"
+    earlier = SweepFolder(tmp_path).checkpoints_of(0) / "attempt-1"
     earlier.mkdir(parents=True)
-    owner = FakeWorker.owner(TrialConfig.model_validate_json(job(tmp_path)["trial"]), tmp_path)
+    owner = FAKE_TRAINING.checkpoint_owner(TrialConfig.model_validate_json(job(tmp_path)["trial"]), tmp_path)
     (earlier / "last.pt").write_text(json.dumps([owner, []]))
     resumed: list[Path | None] = []
 
-    class Noting(FakeWorker):
-        @staticmethod
-        def run_training(*arguments: Any) -> None:
-            resumed.append(arguments[4])
-            FakeWorker.run_training(*arguments)
+    def run(*arguments: Any) -> None:
+        resumed.append(arguments[4])
+        FAKE_TRAINING.run(*arguments)
 
-    worker = worker_for(job(tmp_path), Noting)
+    worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
     assert epochs_of(worker.step()) == [1] and resumed == [earlier / "last.pt"]
     worker.cleanup()
 
@@ -179,23 +180,23 @@ def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path) ->
     worker.step()
     result = worker.step()
     assert (result["done"], result["error"], result["cause"]) == (True, "term task is nan at step 7", "diverged")
-    story = error_file(tmp_path, 4).read_text()
-    assert story.startswith("diverged: term task is nan at step 7\n\nTraceback")
-    assert told_error(tmp_path, 4, result) == ("diverged", "term task is nan at step 7")
+    error_text = SweepFolder(tmp_path).error(4).read_text()
+    assert error_text.startswith("diverged: term task is nan at step 7\n\nTraceback")
+    assert told_error(SweepFolder(tmp_path), 4, result) == ("diverged", "term task is nan at step 7")
     assert worker.reset_config(job(tmp_path, number=5))
 
 
-def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> None:
+def test_a_bug_is_raised_and_leaves_its_traceback(tmp_path: Path) -> None:
     worker = worker_for(job(tmp_path, decay=0.07))
     worker.step()
     with pytest.raises(ValueError, match="a bug"):
         worker.step()
-    assert told_error(tmp_path, 0, {}) == ("error", "ValueError: a bug")
-    assert told_error(tmp_path, 1, {}) == ("", ""), "no story: its process died"
+    assert told_error(SweepFolder(tmp_path), 0, {}) == ("error", "ValueError: a bug")
+    assert told_error(SweepFolder(tmp_path), 1, {}) == ("", ""), "without an error file the process died"
 
 
 @pytest.mark.parametrize(
-    ("error", "cause", "said"),
+    ("error", "cause", "message"),
     [
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "memory", "CUDA out of memory"),
         (MemoryError("Unable to allocate 2 GiB"), "memory", "Unable to allocate"),
@@ -207,60 +208,54 @@ def test_a_bug_takes_the_process_down_and_leaves_its_story(tmp_path: Path) -> No
         (OSError(errno.ENOSPC, "No space left"), "storage", "see the disks of"),
     ],
 )
-def test_want_of_memory_or_disk_is_told_as_that(tmp_path: Path, error: Exception, cause: str, said: str) -> None:
-    class Wanting(FakeWorker):
-        @staticmethod
-        def run_training(*args: Any) -> None:
-            raise error
+def test_a_lack_of_memory_or_disk_is_the_cause(tmp_path: Path, error: Exception, cause: str, message: str) -> None:
+    def run(*arguments: Any) -> None:
+        raise error
 
-    worker = worker_for(job(tmp_path), Wanting)
+    worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
     result = worker.step()
-    assert result["cause"] == cause and said in result["error"] and result["done"]
+    assert result["cause"] == cause and message in result["error"] and result["done"]
     worker.cleanup()
 
 
 @pytest.mark.parametrize(
-    ("metrics", "cause", "said"),
+    ("metrics", "cause", "message"),
     [
         ({"val/auroc": float("nan"), "val/pointing": 0.5}, "diverged", "goal val/auroc is nan after epoch 1"),
         ({"val/auroc": 0.5}, "goal", "trainings do not report val/pointing; they report val/auroc"),
     ],
 )
-def test_a_goal_that_is_no_number_ends_the_trial(
-    tmp_path: Path, metrics: dict[str, float], cause: str, said: str
+def test_a_goal_that_is_not_finite_ends_the_trial(
+    tmp_path: Path, metrics: dict[str, float], cause: str, message: str
 ) -> None:
-    class Odd(FakeWorker):
-        @staticmethod
-        def run_training(*args: Any) -> None:
-            args[-1](EpochReport(1, 1, 0.1, {}, metrics))
+    def run(*arguments: Any) -> None:
+        arguments[-1](EpochReport(1, 1, 0.1, {}, metrics))
 
-    worker = worker_for(job(tmp_path), Odd)
+    worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
     result = worker.step()
-    assert result["cause"] == cause and said in result["error"]
+    assert result["cause"] == cause and message in result["error"]
     worker.cleanup()
 
 
-def test_patients_of_whom_no_image_agrees_are_no_divergence(tmp_path: Path) -> None:
-    class Mixed(FakeWorker):
-        @staticmethod
-        def run_training(*args: Any) -> None:
-            lost = {"val/auroc_patient_undefined": 1.0, "val/auroc_patient_mixed": 7.0}
-            args[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc_patient": float("nan"), **lost}))
+def test_patients_without_an_agreed_label_are_no_divergence(tmp_path: Path) -> None:
+    def run(*arguments: Any) -> None:
+        counts = {"val/auroc_patient_undefined": 1.0, "val/auroc_patient_mixed": 7.0}
+        arguments[-1](EpochReport(1, 1, 0.1, {}, {"val/auroc_patient": float("nan"), **counts}))
 
-    worker = worker_for({**job(tmp_path), "goals": ["val/auroc_patient"]}, Mixed)
+    worker = worker_for({**job(tmp_path), "goals": ["val/auroc_patient"]}, replace(FAKE_TRAINING, run=run))
     result = worker.step()
     assert result["cause"] == "goal" and "7 patients whose images disagree have no label" in result["error"]
     worker.cleanup()
 
 
-def test_a_training_passes_on_what_it_raises() -> None:
+def test_a_training_passes_on_its_exception() -> None:
     def diverges(report: Callable[[EpochReport], None]) -> None:
         raise DivergedError("term task is nan")
 
     with pytest.raises(DivergedError, match="nan"):
-        Training(diverges).advance()
+        TrainingThread(diverges).advance()
 
 
 def test_a_training_that_ends_early_is_an_error() -> None:
     with pytest.raises(RuntimeError, match="before its last epoch"):
-        Training(lambda report: None).advance()
+        TrainingThread(lambda report: None).advance()

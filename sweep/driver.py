@@ -1,0 +1,244 @@
+"""The driver's part of a sweep, from its lock to its report: it prepares the cohort, runs trials, writes results."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from rich.console import Console
+
+from mmpkd.cohort.prepare import prepare
+from mmpkd.cohort.store import Store
+from mmpkd.cohort.suspects import find_in, suspects_of
+from mmpkd.command import warn
+from mmpkd.config import CohortConfig
+from mmpkd.machine.files import write_atomically
+from mmpkd.probe import stand_in
+from mmpkd.teachers import input_leakage
+from mmpkd.types import UserError
+from sweep import interrupt
+from sweep.cluster import cluster, count_gpus, count_slots, reservation_for
+from sweep.options import RunOptions, check_tracking_uri
+from sweep.plan.plan import Plan
+from sweep.plan.price import Price
+from sweep.plan.show import render
+from sweep.reports.final import finish
+from sweep.reports.mlflow import Tracker
+from sweep.reports.progress import Progress
+from sweep.search.halving import ArmHalving
+from sweep.search.searcher import Search
+from sweep.search.state import SweepState
+from sweep.search.studies import Studies
+from sweep.search.warm_start import load_warm_start
+from sweep.space.space import Space, dump_space
+from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
+from sweep.storage.events import Spool
+from sweep.storage.failures import disk_trouble
+from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.lock import hold_driver_lock
+from sweep.storage.ownership import examined
+from sweep.types import Halt
+from sweep.workers.pricing import price_sweep
+from sweep.workers.tune import run_tune
+from sweep.workers.worker import TRAINING, TrainingFunctions
+
+PLAN_SECONDS: Final = 6.0  # for which `plan=true` times each configuration
+SWEEP_SECONDS: Final = 2.0  # for which a sweep times each configuration before its first trial
+
+
+def leakage_warnings(planned: Plan, store: Store) -> list[str]:
+    """Returns a warning for each thing in a prepared cohort that gives its labels away to the teachers of a plan."""
+    assert planned.example is not None
+    return input_leakage.leakage_warnings(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
+
+
+@dataclass(frozen=True)
+class SweepFunctions:
+    """The functions in which a sweep spends its time. Tests and benchmarks pass in functions that cost nothing.
+
+    Attributes:
+        price: None as its result means that the sweep has no price.
+    """
+
+    prepare: Callable[[CohortConfig, Path], Store] = prepare
+    leakage_warnings: Callable[[Plan, Store], list[str]] = leakage_warnings
+    price: Callable[[Space, Plan, float, Callable[[str], None]], Price | None] = price_sweep
+    training: TrainingFunctions = TRAINING
+
+
+FUNCTIONS = SweepFunctions()
+
+
+def show_plan(space: Space, planned: Plan, console: Console) -> None:
+    """Shows the plan of a sweep, what gives labels away in its cohort, and its price.
+
+    Raises:
+        UserError: nothing could be timed, and why.
+    """
+    assert planned.example is not None
+    console.print(render(planned))
+    cohort = planned.example.cohort
+    tables = stand_in(cohort)
+    for note in tables.notes:
+        console.print(note, highlight=False, soft_wrap=True)
+    warn(input_leakage.leakage_warnings(find_in(tables), planned.teachers(), tables, cohort.fold), console)
+    with cluster():
+        price = _timed_price(FUNCTIONS, space, planned, PLAN_SECONDS, console)
+    if price is not None:
+        console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
+
+
+def run_sweep(
+    space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions | None = None
+) -> int:
+    """Runs one driver's part of a sweep and returns the exit status of the command.
+
+    Raises:
+        UserError: the folder belongs to another sweep, or can no longer be written.
+    """
+    with hold_driver_lock(options.folder):
+        try:
+            return _run_locked(space, planned, options, console, functions or FUNCTIONS)
+        except OSError as error:
+            problem = disk_trouble(error, (options.folder.path, Path(options.storage), Path(options.cache)))
+            if not problem:
+                raise
+            raise UserError(
+                f"{problem}; the sweep stopped\n"
+                f"  what was written before is whole; once that is mended, this goes on:\n  {options.command}"
+            ) from error
+
+
+def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions) -> int:
+    search, spool, tracker = _open_sweep(space, planned, options, console, functions)
+    if search.remaining_trials and search.halt is None:
+        finished, trials = len(search.finished), search.space.search.trials
+        so_far = f", {finished} done before" if finished else ""
+        greeting = f"{options.name}: {trials} trials over {', '.join(space.arms)}{so_far}; files in {options.folder}"
+        console.print(greeting, highlight=False, soft_wrap=True)
+        try:
+            run_trials(search, planned, functions, options.folder, tracker, console)
+        except KeyboardInterrupt:
+            if interrupt.repeated() or not interrupt.requested():
+                raise
+            search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
+    elif not search.remaining_trials:
+        console.print(f"{options.name}: all {len(search.finished)} trials are done; trials=N with a higher N adds more")
+    return finish(search, planned, options, spool, tracker, console)
+
+
+def _open_sweep(
+    space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions
+) -> tuple[Search, Spool, Tracker]:
+    """Opens the sweep in its folder, a new one or that of an earlier driver.
+
+    Raises:
+        UserError: the folder is damaged, or holds a sweep of another space or other data.
+    """
+    assert planned.example is not None
+    cohort, folder, storage = planned.example.cohort, options.folder, Storage(Path(options.storage))
+    cache = Path(options.cache).absolute()
+    repairing = options.command + ("" if options.repair else " repair=true")
+    before = examined(folder, options.repair, repairing)
+    folder.stop_request.unlink(missing_ok=True)
+    extended = refuse_other_space(folder, space, options.extend)
+    store = functions.prepare(cohort, cache)  # in the driver, so that the user sees its progress and its errors
+    refuse_other_data(folder, before.store, store.fingerprint, cohort.root)
+    warn([*before.notes, *functions.leakage_warnings(planned, store)], console)
+    warm_start, warm_start_line = load_warm_start(space, planned.goals, folder, storage, store.fingerprint)
+
+    sweep_id = before.sweep_id or uuid.uuid4().hex
+    spool = Spool(folder)
+    spool.append("sweep", id=sweep_id, words=list(options.words))
+    generation = folder.read_plan().get("generation", 0) + extended
+    identity = {"sweep": sweep_id, "store": store.fingerprint}
+    studies = Studies(folder, space, planned.goals, generation, begins=extended, identity=identity)
+    for line in filter(None, (studies.adopt_earlier_trials() if extended else "", warm_start_line)):
+        console.print(line, highlight=False, soft_wrap=True)
+
+    # The plan's file decides which space the sweep has: a driver that is killed before this write leaves the old space,
+    # one that is killed after it leaves the new space.
+    content: dict[str, Any] = planned.as_json() | identity
+    content |= {"generation": generation, "left_behind": sorted({*studies.left_behind, *before.lost})}
+    content["lost"] = list(before.lost)
+    if (price := folder.read_plan().get("price")) and not extended:
+        content["price"] = price
+    dumped = dump_space(space)
+    folder.write_plan(content | {"leaves": leaves_of(yaml.safe_load(dumped))})
+    write_atomically(folder.space, dumped)
+
+    state = SweepState(space, planned.goals, studies, spool, folder, warm_start, before.lost)
+    search = Search(space, state, folder, cache, store.path, store.num_folds)
+    uri = check_tracking_uri(options.tracking_uri)
+    return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts)
+
+
+def run_trials(
+    search: Search,
+    planned: Plan,
+    functions: SweepFunctions,
+    folder: SweepFolder,
+    tracker: Tracker,
+    console: Console,
+) -> None:
+    """Runs trials on Ray until none is left or the search halts. When memory is short, it goes on with half as many
+    trials to a device.
+
+    Raises:
+        KeyboardInterrupt: the driver was asked to end, see `interrupt.py`.
+    """
+    assert planned.example is not None
+    config, epochs = search.space.search, planned.example.epochs
+    with cluster():
+        tracker.start()  # imports MLflow while the workers start, not while Ray starts
+        per_device = _price_and_trials_per_device(search.space, planned, functions, folder, console)
+        if not (config.gpus or per_device) and (gpus := count_gpus()):
+            hint = "search.gpus=1 gives each trial one, search.trials_per_device=4 runs four to each"
+            warn([f"{gpus} GPUs are here and trials use none; {hint}"], console)
+        reservation = reservation_for(config, planned.example.threads, per_device)
+        while True:
+            halving, stopping, studies = None, config.early_stopping, search.state.studies
+            if stopping and (rungs := stopping.rungs(epochs)):
+                arms, past = list(search.space.arms), studies.arrivals()
+                halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
+            doubled = reservation.doubled()
+            search.devices, search.can_halve = reservation.devices, doubled is not None
+            with Progress(search, count_slots(reservation), console):
+                run_tune(search, halving, functions.training, reservation, folder)
+            if search.halt is None or search.halt.kind != "memory" or doubled is None:
+                break
+            console.print(
+                f"{search.halt.reason}\nout of memory: goes on with half as many trials to a device", highlight=False
+            )
+            reservation, search.halt = doubled, None
+
+
+def _price_and_trials_per_device(
+    space: Space, planned: Plan, functions: SweepFunctions, folder: SweepFolder, console: Console
+) -> int | None:
+    """Shows the price of the sweep, unless an earlier driver has, and returns how many trials share a device; None:
+    each trial reserves what `search.cpus` and `search.gpus` say."""
+    wanted, known = space.search.trials_per_device, folder.read_plan().get("price")
+    per_device: int | None = known and known["per_device"]
+    if known is None or (wanted == "auto" and per_device is None):
+        try:
+            price = _timed_price(functions, space, planned, SWEEP_SECONDS, console)
+        except UserError as error:
+            warn([f"no price: {error}"], console)
+            return 1 if wanted == "auto" else wanted
+        if price is not None:
+            console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
+            folder.write_plan(folder.read_plan() | {"price": price.as_json()})
+            per_device = price.per_device
+    return per_device if wanted == "auto" else wanted
+
+
+def _timed_price(
+    functions: SweepFunctions, space: Space, planned: Plan, seconds: float, console: Console
+) -> Price | None:
+    with console.status("timing") as status:
+        return functions.price(space, planned, seconds, status.update if console.is_terminal else console.print)

@@ -1,0 +1,256 @@
+"""Proposes the next configuration of an arm.
+
+An arm's sampler works on an Optuna study of its own in memory, not on the sweep's storage, for two reasons. A pruned
+trial counts there with the values that it would have reached, which Optuna cannot express for several goals (it accepts
+no intermediate values then, and treats all pruned trials alike). And the results of an earlier sweep can be known there
+without becoming trials of this sweep. Proposals are made in one thread beside Ray Tune's loop, so that the results of
+running trials never wait for a sampler.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Final
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.study import StudyDirection
+from optuna.trial import TrialState, create_trial
+
+from mmpkd.config import TrialConfig, validate
+from mmpkd.machine.checksums import fingerprint
+from mmpkd.types import ConfigError
+from sweep.search.choosers import EvenCover, NotInSpace, OptunaChooser, ReplayChooser
+from sweep.search.samplers import SAMPLERS
+from sweep.search.samplers.random import Random
+from sweep.search.samplers.sampler import NUM_STARTUP
+from sweep.space.draw import Drawn, draw, leaf_name
+from sweep.space.grammar import Choice, Node, Range, spots
+from sweep.space.space import Space
+from sweep.types import Values
+
+SAMPLER_TRIES: Final = 16  # the sampler may propose so many configurations that have been run before
+RANDOM_TRIES: Final = 500  # then come so many random draws; if all of them have been run, the arm is exhausted
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A configuration that is not yet a trial, in the terms of the grammar and in those of Optuna.
+
+    Attributes:
+        drawn: the configuration with the names, values and paths of its leaves.
+        params: what Optuna has drawn, by the name of the leaf; a choice is held by its label.
+        internal: the sampler's own notes; NSGA-II notes the generation.
+        foreign: whether it is a trial of another sweep: samplers know its result, but it is no trial of this sweep.
+    """
+
+    arm: str
+    drawn: Drawn
+    config: TrialConfig
+    params: Mapping[str, Any]
+    distributions: Mapping[str, BaseDistribution]
+    internal: Mapping[str, Any]
+    foreign: bool = False
+
+
+def redraw(
+    space: Space, arm: str, params: Mapping[str, Any], config: str, internal: Mapping[str, Any]
+) -> Proposal | None:
+    """Returns a trial that was drawn from another space as `space` would draw it; None if it cannot.
+
+    A leaf that was fixed in the other space may be sampled in this one: its value is in the trial's configuration.
+
+    Args:
+        config: of the trial, as JSON.
+    """
+    if arm not in space.arms:
+        return None
+    content, given = json.loads(config), {}
+    for spot in spots(space.arms[arm]):
+        if isinstance(spot.node, Range):
+            given[leaf_name(arm, spot.path)] = value_at(content, spot.place)
+        elif isinstance(spot.node, Choice):
+            labels = (label for label, value in spot.node.values.items() if value == value_at(content, spot.place))
+            given[leaf_name(arm, spot.path)] = next(labels, None)
+    given |= params
+    chooser = ReplayChooser(given)
+    try:
+        drawn = draw(space.arms[arm], chooser, arm)
+        redrawn = validate(TrialConfig, drawn.config)
+    except (NotInSpace, ConfigError):
+        return None
+    chosen = {name: given[name] for name in chooser.distributions}
+    if any(drawn.values[name] != value for name, value in chosen.items() if not isinstance(value, str)):
+        return None  # for example 2.7 for a leaf that holds whole numbers in this space
+    return Proposal(arm, drawn, redrawn, chosen, chooser.distributions, internal)
+
+
+def resolved_values(drawn: Drawn) -> dict[str, Any]:
+    """Returns each sampled value under the name of its leaf, and again under its path in the TrialConfig."""
+    values: dict[str, Any] = dict(drawn.values)
+    for path in drawn.places.values():
+        value = value_at(drawn.config, path)
+        if value is not None and not isinstance(value, dict):
+            values[path] = json.dumps(value) if isinstance(value, list) else value
+    return values
+
+
+def value_at(config: Any, path: str) -> Any:
+    """Returns the value at a dotted path of nested mappings; None if there is none."""
+    for key in path.split(".") if path else ():
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
+
+
+class ArmSampler:
+    """Proposes the configurations of one arm, and knows the results of the arm's trials.
+
+    The points that the space lists come first, in their order; the values that a point leaves out are sampled.
+
+    Attributes:
+        study: the known trials: those of other sweeps and of earlier drivers first.
+    """
+
+    def __init__(self, space: Space, arm: str, goals: Sequence[str]):
+        self._node: Node = space.arms[arm]
+        self._arm, self._seed = arm, space.seed
+        self._sampler = SAMPLERS[space.search.sampler]
+        self._points = list(space.points_of(arm))
+        self._cover = EvenCover(self._node, arm, space.seed)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        directions = [StudyDirection.MAXIMIZE] * len(goals)
+        self.study = optuna.create_study(directions=directions, sampler=RandomSampler())
+        self._numbers: dict[str, int] = {}  # number in the study, by fingerprint of the configuration
+        self._num_foreign = 0  # the even cover goes on behind another sweep's trials, and the model knows them at once
+
+    def propose(self, number: int) -> Proposal | None:
+        """Returns a configuration that no trial of the arm has had; None if there seems to be none.
+
+        Args:
+            number: of the coming trial. It is part of the sampler's seed, so that a restarted driver neither repeats
+                draws of the driver before it nor departs from the draws of an uninterrupted one.
+        """
+        for attempt in range(SAMPLER_TRIES + RANDOM_TRIES):
+            self.study.sampler = self._make_sampler(number, attempt)
+            if self._points:
+                self.study.enqueue_trial(dict(self._points.pop(0)))
+            elif not attempt and self._covers(turn := len(self._numbers) + self._num_foreign):
+                self.study.enqueue_trial(self._cover.point(sum(map(self._covers, range(turn)))))
+            trial = self.study.ask()
+            drawn = draw(self._node, OptunaChooser(trial), self._arm)
+            config = validate(TrialConfig, drawn.config)
+            if config.fingerprint() not in self._numbers:
+                self._numbers[config.fingerprint()] = trial.number
+                attributes = self.study.get_trials(deepcopy=False)[trial.number].system_attrs
+                notes = {name: value for name, value in attributes.items() if name != "fixed_params"}
+                return Proposal(self._arm, drawn, config, dict(trial.params), dict(trial.distributions), notes)
+            self.study.tell(trial.number, state=TrialState.FAIL)  # a trial of this configuration has run or is running
+        return None
+
+    def add_trial(self, proposal: Proposal, learned: Values | None = None, running: bool = False) -> None:
+        """Adds a trial of an earlier driver or, if it is foreign, of another sweep.
+
+        Args:
+            learned: the values that the sampler learns from it; None: the trial says nothing about its configuration.
+        """
+        if not proposal.foreign:  # each trial has used one point, though a point with fewer values may fit it, too
+            fitting = [point for point in self._points if point.items() <= proposal.params.items()]
+            for point in fitting[:1]:
+                self._points.remove(point)
+        state = TrialState.RUNNING if running else TrialState.FAIL if learned is None else TrialState.COMPLETE
+        self.study.add_trial(
+            create_trial(
+                state=state,
+                params=dict(proposal.params),
+                distributions=dict(proposal.distributions),
+                values=list(learned) if learned is not None and not running else None,
+                system_attrs=dict(proposal.internal),
+            )
+        )
+        if proposal.foreign:
+            self._num_foreign += 1
+        else:
+            self._numbers[proposal.config.fingerprint()] = len(self.study.get_trials(deepcopy=False)) - 1
+
+    def learn(self, proposal: Proposal, values: Values | None) -> None:
+        """Ends a proposed trial with the values that the sampler learns from it.
+
+        Args:
+            values: None: the trial says nothing about its configuration, for example because its worker died.
+        """
+        number = self._numbers[proposal.config.fingerprint()]
+        if values is None:
+            self.study.tell(number, state=TrialState.FAIL)
+        else:
+            self.study.tell(number, list(values))
+
+    def _covers(self, turn: int) -> bool:
+        """Whether the arm's proposal of this turn is the next point of the even cover."""
+        every = self._sampler.cover_every
+        return every > 0 and (turn < NUM_STARTUP or turn % every == 0)
+
+    def _make_sampler(self, number: int, attempt: int) -> BaseSampler:
+        sampler = self._sampler if attempt < SAMPLER_TRIES else Random
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            warnings.simplefilter("ignore", FutureWarning)  # about `gamma` of the TPE
+            return sampler.make(int(fingerprint([self._seed, self._arm, number, attempt])[:8], 16))
+
+
+class SamplerThread:
+    """Runs the samplers of all arms in one thread, in the order of the calls.
+
+    Attributes:
+        by_arm: each arm's sampler.
+    """
+
+    def __init__(self, by_arm: Mapping[str, ArmSampler]):
+        self.by_arm = by_arm
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="sampler")
+        self._request: tuple[str, Future[Proposal | None]] | None = None
+        self._updates: list[Future[None]] = []
+
+    @property
+    def requested_arm(self) -> str | None:
+        """The arm for which a proposal is being made; None if none is."""
+        return self._request[0] if self._request else None
+
+    def request(self, arm: str, number: int) -> None:
+        """Starts to make a proposal. Only one is made at a time."""
+        assert self._request is None
+        self._request = arm, self._executor.submit(self.by_arm[arm].propose, number)
+
+    def collect(self, wait: bool = False) -> tuple[bool, Proposal | None]:
+        """Returns whether the requested proposal is made, and the proposal; None if the arm is exhausted.
+
+        Raises:
+            Exception: whatever a sampler raised since the last call.
+        """
+        assert self._request is not None
+        for update in self._updates:
+            if update.done():
+                update.result()
+        self._updates = [update for update in self._updates if not update.done()]
+        if not (wait or self._request[1].done()):
+            return False, None
+        proposal = self._request[1].result()
+        self._request = None
+        return True, proposal
+
+    def add_trial(self, proposal: Proposal, learned: Values | None = None, running: bool = False) -> None:
+        """Calls `ArmSampler.add_trial` in the thread."""
+        sampler = self.by_arm[proposal.arm]
+        self._updates.append(self._executor.submit(sampler.add_trial, proposal, learned, running))
+
+    def learn(self, proposal: Proposal, values: Values | None) -> None:
+        """Calls `ArmSampler.learn` in the thread."""
+        self._updates.append(self._executor.submit(self.by_arm[proposal.arm].learn, proposal, values))
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=False, cancel_futures=True)

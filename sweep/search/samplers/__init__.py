@@ -1,0 +1,23 @@
+"""Samplers, by the names that a space gives in `search.sampler`. A new one is a file here, a line below and a test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from sweep.search.samplers.gp import GaussianProcess
+from sweep.search.samplers.nsga2 import NSGA2
+from sweep.search.samplers.qmc import QuasiMonteCarlo
+from sweep.search.samplers.random import Random
+from sweep.search.samplers.sampler import Sampler
+from sweep.search.samplers.tpe import TPE
+
+SAMPLERS: Final[Mapping[str, type[Sampler]]] = {
+    "tpe": TPE,
+    "nsga2": NSGA2,
+    "gp": GaussianProcess,
+    "qmc": QuasiMonteCarlo,
+    "random": Random,
+}
+
+__all__ = ["SAMPLERS", "Sampler"]

@@ -1,0 +1,40 @@
+"""The tree-structured Parzen estimator."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, ClassVar
+
+from sweep.search.samplers.sampler import NUM_STARTUP, Sampler
+
+if TYPE_CHECKING:
+    from optuna.samplers import BaseSampler
+
+
+def num_good(num_trials: int) -> int:
+    """Returns how many of an arm's trials are modelled as good.
+
+    Optuna's default of a tenth is two or three trials of an arm for most of a sweep, and the model collapses on them:
+    on recorded curves 40 proposals met only 5 different rows of 80.
+    """
+    return math.ceil(0.3 * num_trials)
+
+
+class TPE(Sampler):
+    """Tree-structured Parzen estimator, for one goal or several (Bergstra et al. 2011; Ozaki et al. 2022)."""
+
+    cover_every: ClassVar[int] = 3
+
+    @staticmethod
+    def make(seed: int) -> BaseSampler:
+        from optuna.samplers import TPESampler
+
+        return TPESampler(
+            n_startup_trials=NUM_STARTUP,
+            n_ei_candidates=4,  # Optuna's default of 24 is as greedy as its tenth of good trials
+            gamma=num_good,  # Optuna 6 removes this argument and does not yet offer another
+            multivariate=True,  # parameters are modelled together
+            group=True,  # each combination of branches has a model of its own
+            constant_liar=True,  # running trials count as poor, so that parallel trials spread
+            seed=seed,
+        )

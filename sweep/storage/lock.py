@@ -1,0 +1,89 @@
+"""The lock by which a sweep has one driver at a time."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mmpkd.types import UserError
+from sweep.storage.layout import SweepFolder
+
+
+@contextmanager
+def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
+    """Makes the folder if there is none, and holds it with this process as its only driver.
+
+    The kernel releases the lock when the process ends, however it ends. A folder to which nothing was written is
+    removed again, so that a start that fails leaves no trace.
+
+    Raises:
+        UserError: another driver holds the lock, or nothing can be written there.
+    """
+    lock = folder.driver_lock
+    try:
+        if lock.is_dir():
+            raise UserError(f"{lock}: a file of the sweep belongs there, and this is none; move it away")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        file = lock.open("a+", errors="replace")
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            driver = file.read().strip() or "another process"
+            raise UserError(
+                f"{folder}: another driver runs this sweep ({driver})\n"
+                "  wait for it, stop it there with Ctrl-C, or start a sweep of your own with name=..."
+            ) from None
+        except OSError as error:  # a file system without locks
+            raise _unwritable(folder, error) from error
+        try:
+            try:
+                file.truncate(0)
+                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.flush()
+            except OSError as error:
+                raise _unwritable(folder, error) from error
+            yield
+        finally:
+            if set(folder.path.iterdir()) == {lock}:
+                shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def is_locked(lock: Path) -> bool:
+    """Whether a process holds a lock file.
+
+    It takes a shared lock for a moment: nothing is written, and two processes that ask do not see each other.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    except OSError as error:
+        raise UserError(f"{lock}: cannot be asked whether it is held ({error.strerror})") from error
+    return False
+
+
+def driver_of(folder: SweepFolder) -> str:
+    """Returns what the sweep's driver wrote of itself: process and machine; empty where there is nothing."""
+    try:
+        return folder.driver_lock.read_text(errors="replace").strip()
+    except OSError:
+        return ""
+
+
+def _unwritable(folder: SweepFolder, error: OSError) -> UserError:
+    return UserError(f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR")
