@@ -58,11 +58,10 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
         per_device = stopwatch.find_trials_per_device(every_config[-1], threads)
     reservation = reservation_for(search, threads, per_device)
     timed = stopwatch.time_trials(every_config, reservation, count_machine_slots(reservation))
-    if all(config.cost is None for config in timed):
+    if all(timing.cost is None for timing in timed):
         raise UserError(f"no configuration could be timed: {timed[0].problem}")
     timed_by_arm = {
-        arm: [timed_config for timed_config in timed if timed_config.config in configs]
-        for arm, configs in configs_by_arm.items()
+        arm: [timing for timing in timed if timing.config in configs] for arm, configs in configs_by_arm.items()
     }
     slots = count_slots(reservation)
     return compute_price(

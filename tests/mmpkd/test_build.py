@@ -1,4 +1,4 @@
-"""What is wrong with a configuration is known before a device is used, every mistake at once."""
+"""All mistakes of a configuration are reported together, before a device is used."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_all_mistakes_at_once(tiny_trial: TrialConfig, facts: Facts) -> None:
     }
 
 
-def test_an_external_cohort_trains_nothing(tiny_trial: TrialConfig, facts: Facts) -> None:
+def test_an_external_cohort_is_refused(tiny_trial: TrialConfig, facts: Facts) -> None:
     (said,) = found(tiny_trial, replace(facts, external=True)).items()
     assert said[0] == "cohort" and "no sample is in part train" in said[1] and "python -m mmpkd.evaluate" in said[1]
 
@@ -157,13 +157,13 @@ def test_a_near_label_column_asked_for_by_name_is_admitted(tiny_trial: TrialConf
     assert found(tiny_trial, facts, teachers=teachers) == {}
 
 
-def test_students_mistakes_stand_under_the_students_keys(tiny_trial: TrialConfig, facts: Facts) -> None:
+def test_mistakes_of_the_student_have_its_keys(tiny_trial: TrialConfig, facts: Facts) -> None:
     mistakes = found(tiny_trial, facts, student={"model": "vit_tiny_patch16_224", "patch_size": 7})
     assert set(mistakes) == {"cohort.image_size"}
 
 
 @pytest.mark.parametrize("name", ["task", "a.b", "items"])
-def test_names_that_the_loss_needs_are_not_an_objectives(tiny_trial: TrialConfig, facts: Facts, name: str) -> None:
+def test_reserved_names_are_refused(tiny_trial: TrialConfig, facts: Facts, name: str) -> None:
     assert (
         "this name is reserved" in found(tiny_trial, facts, objectives={name: {"kind": "logits"}})[f"objectives.{name}"]
     )
@@ -177,9 +177,7 @@ def test_the_student_does_not_depend_on_the_objectives(tiny_trial: TrialConfig, 
 
 
 @pytest.mark.parametrize("name", ["a/b", "x/auroc", "/"])
-def test_names_that_their_metrics_could_not_be_told_apart_by_are_refused(
-    tiny_trial: TrialConfig, facts: Facts, name: str
-) -> None:
+def test_names_with_a_slash_are_refused(tiny_trial: TrialConfig, facts: Facts, name: str) -> None:
     teacher = {"kind": "tabular"}
     mistakes = found(tiny_trial, facts, teachers={name: teacher}, objectives={"logits": {}})
     problem = "a name cannot contain '/', because scores are named teacher/NAME/auroc; choose another name"
@@ -195,9 +193,7 @@ def test_names_that_their_metrics_could_not_be_told_apart_by_are_refused(
 
 
 @pytest.mark.parametrize("batch_size", [32, 150, 151, 4096])
-def test_a_batch_that_holds_the_whole_cohort_is_warned_of(
-    tiny_trial: TrialConfig, facts: Facts, batch_size: int
-) -> None:
+def test_a_batch_with_the_whole_cohort_gives_a_warning(tiny_trial: TrialConfig, facts: Facts, batch_size: int) -> None:
     few = replace(facts, num_samples=151)
     optimizer = tiny_trial.optimizer.model_copy(update={"batch_size": batch_size})
     told = single_steps(tiny_trial.model_copy(update={"optimizer": optimizer, "epochs": 7}), few)

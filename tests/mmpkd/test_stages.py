@@ -1,4 +1,4 @@
-"""Training in stages, on guidance: each learns what it should, any can be resumed, finished ones are shared."""
+"""Training in stages, with guidance: each stage trains its modules, can be resumed, and is shared once finished."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_finished_stage_is_not_trained_again(
     assert [(one.terms, one.metrics) for one in shared] == [(one.terms, one.metrics) for one in fresh]
 
 
-def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
+def test_the_address_of_a_stage_depends_on_what_precedes_it(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
     store = prepare(beside.cohort, cache)
     outputs = fit_teachers(beside, store, cache)
 
@@ -170,7 +170,7 @@ def test_the_address_of_a_stage_tells_what_led_there_alone(beside: TrialConfig, 
     assert len(base) == 6
 
 
-def test_weights_that_a_stage_spoilt_are_not_kept(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
+def test_weights_that_are_not_finite_are_not_saved(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
     run = run_of(beside, cache)
     with torch.no_grad():
         next(run.student.parameters()).fill_(torch.nan)
@@ -194,7 +194,7 @@ def run_of(config: TrialConfig, cache: Path) -> Run:
     return Run(config, store, store.rows("train"), student, objectives, outputs, torch.device("cpu"))
 
 
-def test_what_stands_still_drops_nothing_and_has_no_gradient(beside: TrialConfig, cache: Path) -> None:
+def test_frozen_modules_have_no_dropout_and_no_gradient(beside: TrialConfig, cache: Path) -> None:
     run = run_of(beside, cache)
     for index, awake in enumerate(("student", "guide", "joint")):
         run.enter(index)
@@ -214,7 +214,7 @@ def test_what_stands_still_drops_nothing_and_has_no_gradient(beside: TrialConfig
 
 
 @pytest.mark.parametrize("last", [THROUGH, BESIDE], ids=["superior", "joint"])
-def test_a_guided_student_answers_without_the_superior_image(
+def test_a_guided_student_needs_no_superior_image(
     last: dict[str, Any], tiny_trial: TrialConfig, cache: Path, tmp_path: Path
 ) -> None:
     config = staged(tiny_trial, ALONE, GUESS, last)
@@ -341,7 +341,7 @@ def test_refusals(changes: dict[str, Any], said: str, beside: TrialConfig, cache
     assert any(one.startswith(said) for one in found), found
 
 
-def test_terms_that_turn_out_to_reach_nothing_are_refused(beside: TrialConfig, cache: Path) -> None:
+def test_terms_that_affect_no_module_are_refused(beside: TrialConfig, cache: Path) -> None:
     """Whether a term reads logits is not known before; features reads none, so the joint head learns nothing."""
     content = beside.model_dump() | {
         "objectives": {"guidance": {}, "features": {"params": {"layer": 1}}},

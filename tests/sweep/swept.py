@@ -1,4 +1,4 @@
-"""One driver's part of a sweep after the other, without Ray or MLflow, and what each left."""
+"""Runs drivers of one sweep one after another, without Ray or MLflow, and reads what they leave."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ GOALS = ("val/auroc", "val/pointing")
 
 
 class Killed(BaseException):
-    """What happens to a driver between two lines."""
+    """Stands for the kill of a driver between two lines."""
 
 
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MLflow takes seconds to load, and what it would be told is in the spool; a report takes half of each sweep."""
+    """MLflow takes seconds to import, and the spool holds what it would receive; a report takes half of each sweep."""
     monkeypatch.setattr("sweep.reports.final.write_report", lambda *args: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(Tracker, "start", lambda self: None)
@@ -50,11 +50,11 @@ def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
 def swept(
     tmp_path: Path, *words: str, play: Callable[[Search], Any] | None = play_all, functions: SweepFunctions = FAKE
 ) -> tuple[Search, str]:
-    """One driver's part: its search, and what the console said. On Ray where nothing plays Tune's part."""
+    """Runs one driver; returns its search and the text of its console. Where `play` is None, Ray runs the trials."""
     (tmp_path / "fake.yaml").write_text(SPACE)
-    options, wrong = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
-    space, mistakes = load_space(options.space, options.overrides)
-    assert space is not None and not wrong and not mistakes
+    options, mistakes = read_run_options([f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", *words])
+    space, space_mistakes = load_space(options.space, options.overrides)
+    assert space is not None and not mistakes and not space_mistakes
     example = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 4})
     goals = space.search.maximize or GOALS
     planned: Any = SimpleNamespace(goals=goals, facts=None, example=example, as_json=lambda: {"goals": list(goals)})
@@ -79,7 +79,7 @@ def swept(
 
 
 def dies(search: Search) -> None:
-    """Six trials, then two in flight that have had an epoch, then the end."""
+    """Plays six trials to their end and one epoch of two more, and then kills the driver."""
     for index in range(6):
         play(search, str(index), search.suggest(str(index)))
     for index in (6, 7):
@@ -88,7 +88,7 @@ def dies(search: Search) -> None:
 
 
 def refused(tmp_path: Path, *words: str) -> str:
-    """Why a start is, and that it left everything as it was."""
+    """Returns the message with which a start is refused, and checks that it changes no file."""
 
     def content() -> dict[Path, bytes]:
         there = (path for path in (tmp_path / "runs").rglob("*") if path.is_file() and path.name != "driver.lock")
@@ -106,7 +106,7 @@ def events(folder: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:
-    """What every trial that was ever started has there, by number."""
+    """Returns the drawn value of a leaf by trial number, of every trial that was ever started."""
     return {event["number"]: event["params"][leaf] for event in events(folder, "start")}
 
 
@@ -115,25 +115,25 @@ def from_lr(low: float) -> str:
 
 
 def further(folder: Path, low: float) -> float:
-    """An lr that two trials less are above."""
+    """Returns the third lowest lr that is at least `low`: a bound that excludes two more trials."""
     return sorted(lr for lr in drawn(folder).values() if lr >= low)[2]
 
 
 def states(folder: Path) -> dict[str, Counter[str]]:
-    """Of every study in the storage."""
+    """Returns how many trials of each state every study in the storage has."""
     storage = JournalStorage(JournalFileBackend(str(folder / "journal.log")))
     studies = [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
-    return {study.study_name: Counter(one.state.name for one in study.trials) for study in studies}
+    return {study.study_name: Counter(trial.state.name for trial in study.trials) for study in studies}
 
 
 def numbers(folder: Path) -> list[int]:
-    found: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
-    return found
+    trial_numbers: list[int] = pd.read_parquet(folder / "trials.parquet")["number"].tolist()
+    return trial_numbers
 
 
 @pytest.fixture(scope="module")
 def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
-    """What a killed driver left, and an lr that one of the two trials in flight is above, the other below."""
+    """The storage that a killed driver leaves, and an lr between those of its two running trials."""
     tmp_path = tmp_path_factory.mktemp("dead")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Tracker, "start", lambda self: None)
@@ -144,6 +144,6 @@ def left(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, float]:
 
 @pytest.fixture
 def dead(left: tuple[Path, float], tmp_path: Path) -> tuple[Path, float]:
-    """A copy of that for a test to go on with."""
+    """A copy of the killed driver's sweep, in which a test continues."""
     shutil.copytree(left[0], tmp_path / "runs")
     return tmp_path / "runs" / "fake", left[1]

@@ -1,4 +1,4 @@
-"""Every objective meets one contract. Numbers worked by hand stand beside it, by family."""
+"""The contract of every objective. Numbers worked by hand are in the files of the families."""
 
 from dataclasses import replace
 

@@ -50,7 +50,7 @@ def test_query_by_hand() -> None:
 
 
 @pytest.mark.parametrize("form", ["query_kl", "query_l2"])
-def test_nothing_is_lost_where_the_maps_are_equal(form: str) -> None:
+def test_equal_maps_give_zero(form: str) -> None:
     assert attention(row([0.5, 0.2, 0.3]), torch.tensor([[[0.4, 0.6]]]), form=form) == pytest.approx(0, abs=1e-6)
 
 
@@ -69,7 +69,7 @@ def test_a_finer_map_is_averaged_over_all_its_cells() -> None:
     assert attention(row([0.0, 0.5, 0.5]), columns[2:3]) == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_silent_maps_are_left_out_and_get_no_gradient() -> None:
+def test_missing_maps_are_left_out_and_get_no_gradient() -> None:
     row_BAN = torch.tensor([[[0.2, 0.4, 0.4]], [[0.2, 0.7, 0.1]]]).requires_grad_()
     map_Bhw = torch.tensor([[[1.0, 0.0]], [[math.nan, math.nan]]])
     term = objective("attention", layer=0)(student(attention={0: row_BAN}), TeacherOutput(map_Bhw=map_Bhw), batch())
@@ -85,7 +85,7 @@ def test_attention_of_exactly_zero_does_not_end_the_training() -> None:
     assert row_BAN.grad is not None and term.isfinite() and row_BAN.grad.isfinite().all()
 
 
-def test_what_it_reads_is_said_when_planning() -> None:
+def test_needs_are_known_at_planning() -> None:
     block, field = frozenset({0}), frozenset({"map"})
     assert objective("attention", layer=0, form="activation").needs == Needs(student_layers=block, teacher=field)
     assert objective("attention", layer=0).needs == Needs(student_attention=block, teacher=field)

@@ -37,20 +37,20 @@ def test_the_two_sides_count_alike() -> None:
     assert contrastive(images, embeddings, [0, 1]).item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_images_of_one_patient_are_no_negatives() -> None:
+def test_images_of_the_same_patient_are_not_negatives() -> None:
     """The first two images share a patient: each has one negative, the third has two."""
     by_hand = (2 * math.log(1 + 1 / math.e) + math.log(1 + 2 / math.e)) / 3
     assert contrastive(torch.eye(3), torch.eye(3), [7, 7, 8]).item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_a_batch_of_one_patient_has_nothing_to_tell_apart() -> None:
+def test_a_batch_of_one_patient_gives_zero() -> None:
     student_BD = torch.eye(3).requires_grad_()
     term = contrastive(student_BD, torch.eye(3), [7, 7, 7])
     term.backward()
     assert term.item() == 0 and student_BD.grad is not None and not student_BD.grad.any()
 
 
-def test_silent_rows_are_no_negatives_either() -> None:
+def test_samples_without_an_embedding_are_not_negatives() -> None:
     teacher_BD = torch.eye(3)
     teacher_BD[2] = math.nan
     student_BD = torch.eye(3).requires_grad_()

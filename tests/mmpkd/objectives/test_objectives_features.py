@@ -45,7 +45,7 @@ def test_a_hidden_layer_takes_the_embeddings_place() -> None:
     assert term(tokens, teacher, batch()).item() == pytest.approx(0.5)
 
 
-def test_what_it_reads_is_said_when_planning() -> None:
+def test_needs_are_known_at_planning() -> None:
     assert objective("features", layer=1).needs == Needs(frozenset({1}), frozenset({"embedding"}))
     hidden = Needs(frozenset({1}), frozenset({"hidden"}), teacher_layers=frozenset({2}))
     assert objective("features", layer=1, teacher_layer=2).needs == hidden

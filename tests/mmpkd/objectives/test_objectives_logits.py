@@ -104,7 +104,7 @@ def test_standardised_does_not_see_scale_and_shift() -> None:
 
 
 def test_standardised_student_without_an_opinion_has_a_gradient() -> None:
-    """A head that starts at zero says the same of every class: its standard deviation is 0."""
+    """A head that starts at zero gives every class the same logit: its standard deviation is 0."""
     student_BK = torch.zeros(2, 3, requires_grad=True)
     term("logits", {"standardize": True}, THREE, student_BK, drawn(2, 3)[1]).backward()
     assert student_BK.grad is not None and student_BK.grad.isfinite().all()

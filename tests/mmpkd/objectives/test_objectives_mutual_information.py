@@ -24,7 +24,7 @@ def test_by_hand() -> None:
     assert term(given, teacher, batch([0, 1])).item() == pytest.approx(math.log(28) / 2, rel=1e-5)
 
 
-def test_a_critic_that_knows_nothing_is_worth_two_ln_two() -> None:
+def test_an_uninformative_critic_gives_two_ln_two() -> None:
     term = objective("mutual_information", 3, 4)
     with torch.no_grad():
         term.score.weight.zero_()
@@ -33,7 +33,7 @@ def test_a_critic_that_knows_nothing_is_worth_two_ln_two() -> None:
     assert value.item() == pytest.approx(2 * math.log(2))
 
 
-def test_the_best_critic_leaves_what_the_divergence_says() -> None:
+def test_the_best_critic_reaches_the_divergence() -> None:
     """16 patients, half with s = t = +1, half with s = t = -1. True pairs always agree, mixed pairs in 112 cases of
     240; a critic can tell no more than that. scipy has the square root of the divergence."""
     sign_BD = torch.tensor([1.0, -1.0]).repeat(8)[:, None]
@@ -49,7 +49,7 @@ def test_the_best_critic_leaves_what_the_divergence_says() -> None:
 
 
 def test_images_of_one_patient_are_neither_true_nor_mixed_pairs() -> None:
-    """Of three images two share a patient: four mixed pairs are left. Scores are read off the critic itself."""
+    """Two of three images share a patient, so four mixed pairs are left. The critic gives the scores."""
     term = objective("mutual_information", 3, 4)
     student_BD, teacher_BD = draw(3, 3), draw(3, 4, seed=1)
     score_BB = term.score(
@@ -64,7 +64,7 @@ def test_images_of_one_patient_are_neither_true_nor_mixed_pairs() -> None:
 
 @pytest.mark.parametrize("patients", [[3, 3, 3], [0, 1, 1]])
 def test_without_a_mixed_pair_there_is_nothing_to_learn(patients: list[int]) -> None:
-    """One patient; or two, of whom one is silent. True pairs alone would teach the critic to say yes."""
+    """One patient, or two of whom one has no embedding. With true pairs alone, the critic would learn a constant."""
     teacher_BD = draw(3, 4)
     if patients[0] != patients[1]:
         teacher_BD[0] = math.nan

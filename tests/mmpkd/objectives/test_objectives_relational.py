@@ -39,8 +39,8 @@ def test_beyond_delta_a_difference_counts_linearly() -> None:
     assert relational(student_BD, teacher_BD, distance=1, angle=0).item() == pytest.approx(by_hand, rel=1e-5)
 
 
-def test_a_turned_scaled_and_shifted_copy_is_a_match() -> None:
-    """Relations know neither the axes nor the unit, and the widths of both sides may differ."""
+def test_a_rotated_scaled_and_shifted_copy_gives_zero() -> None:
+    """Relations do not depend on axes or units, and the widths of both sides may differ."""
     teacher_BD = draw(6, 3)
     turn, _ = torch.linalg.qr(draw(5, 3, seed=1))
     assert relational(7 * teacher_BD @ turn.T + 2, teacher_BD).item() == pytest.approx(0, abs=1e-6)
@@ -65,7 +65,7 @@ def test_coinciding_samples_have_a_distance_but_no_angle() -> None:
 
 
 def test_a_collapsed_student_gets_a_finite_gradient() -> None:
-    """Normalising a difference of 0 would divide its gradient by the least number there is."""
+    """Normalising a difference of 0 would divide its gradient by the smallest positive number."""
     student_BD = torch.tensor([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0 + 1e-8], [5.0, 5.0]]).requires_grad_()
     relational(student_BD, draw(4, 2)).backward()
     assert student_BD.grad is not None and student_BD.grad.abs().max() < 1e3
@@ -81,7 +81,7 @@ def test_autocast_does_not_reach_the_products() -> None:
         assert relational(student_BD, teacher_BD) == expected
 
 
-def test_two_weights_of_nothing_are_refused() -> None:
+def test_two_weights_of_zero_are_refused() -> None:
     (mistake,) = OBJECTIVES["relational"].check(RelationalParams(distance=0, angle=0), TASKS)
     assert mistake == Mistake("params.angle", "distance and angle are both 0, so the term is 0; raise one of them")
     assert OBJECTIVES["relational"].check(RelationalParams(distance=0), TASKS) == []

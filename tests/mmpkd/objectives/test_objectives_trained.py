@@ -11,7 +11,7 @@ from mmpkd.train import train
 KINDS = ("relational", "contrastive", "mutual_information", "variational")
 
 
-def test_they_train_beside_one_another_and_are_kept(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
+def test_they_train_together_and_are_saved(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
     content = tiny_trial.model_dump() | {"objectives": {kind: {"weight": 0.1} for kind in KINDS}, "epochs": 1}
     (report,) = train(TrialConfig.model_validate(content), cache, tmp_path)
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""The five fold models of a teacher at one level, and its AUROC as the mean over folds, by hand."""
+"""The five fold models of a teacher are brought to one level; its AUROC is the mean over folds; numbers by hand."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def test_a_shift_by_hand() -> None:
     np.testing.assert_allclose(found, [[4.9], [-4.9]], rtol=1e-6)
 
 
-def test_samples_of_one_patient_count_once() -> None:
+def test_samples_of_the_same_patient_count_once() -> None:
     """The same logits of one patient a fold: a sampling variance of 2 each, so 48/50 of the way."""
     logits = np.array([[0.0], [2.0], [10.0], [12.0]], np.float32)
     found = level_offsets(logits, np.array([0, 0, 1, 1]), np.array([0, 0, 1, 1]), BINARY, 2)
     np.testing.assert_allclose(found, [[4.8], [-4.8]], rtol=1e-6)
 
 
-def test_what_chance_explains_is_left_alone() -> None:
+def test_differences_by_chance_are_not_moved() -> None:
     logits = np.array([[0.0], [2.0], [0.5], [2.5]], np.float32)
     np.testing.assert_array_equal(level_offsets(logits, np.array([0, 0, 1, 1]), np.arange(4), BINARY, 2), 0)
 
@@ -44,7 +44,7 @@ def test_silent_samples_and_folds_are_left_out() -> None:
     np.testing.assert_array_equal(level_offsets(np.full((8, 1), np.nan, np.float32), fold, np.arange(8), BINARY, 3), 0)
 
 
-def test_what_a_softmax_does_not_see_is_no_shift() -> None:
+def test_a_common_shift_of_all_classes_is_not_moved() -> None:
     same = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     logits = np.concatenate([same, same + 7])  # every class alike
     found = level_offsets(logits, np.repeat([0, 1], 20), np.arange(40), CLASSES, 2)
@@ -52,7 +52,7 @@ def test_what_a_softmax_does_not_see_is_no_shift() -> None:
 
 
 @pytest.mark.parametrize("tasks", [BINARY, CLASSES])
-def test_levels_of_models_go_and_order_within_a_fold_stays(tasks: Any) -> None:
+def test_levels_are_removed_and_the_order_within_a_fold_is_kept(tasks: Any) -> None:
     rng = np.random.default_rng(1)
     num_logits = tasks[-1].columns.stop
     fold, level = np.arange(400) % 5, 3 * rng.normal(size=(5, num_logits))
@@ -86,7 +86,7 @@ def test_auroc_is_the_mean_over_folds_by_hand() -> None:
     assert found["auroc"] == pytest.approx(0.75) and found["val_auroc"] == 1
 
 
-def test_a_label_counts_in_the_folds_that_hold_both_of_its_sides() -> None:
+def test_a_label_counts_in_folds_with_both_of_its_sides() -> None:
     target = np.array([[1, 0], [0, 0], [1, 1], [0, 0], [1, 0], [0, 1]])
     logits = np.array([[1, 9], [0, 9], [0, 1], [1, 0], [1, 1], [0, 0]], np.float32)
     found = logit_quality(

@@ -1,4 +1,4 @@
-"""Words that name the label are hidden from a text teacher whenever it reads, not only while it learns."""
+"""Words that name the label are hidden from a text teacher at prediction as well as in training."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmpkd.teachers.text import Text, TextParams
 from tests.mmpkd.teacher_fixtures import Told
 
 
-def test_an_encoder_that_knows_the_words_is_not_shown_them_when_it_answers(
+def test_hidden_words_do_not_reach_the_encoder_at_prediction(
     tiny_cohort: CohortConfig, cache: Path, tmp_path: Path
 ) -> None:
     sentences = [f"a lesion of {name} pattern" for name in CLASSES]

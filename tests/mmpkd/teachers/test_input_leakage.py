@@ -1,4 +1,4 @@
-"""What states the label is said by every command that is about to spend something: columns, pairs, sections."""
+"""Every command warns of columns, pairs of columns and sections that state the label."""
 
 from __future__ import annotations
 
@@ -82,12 +82,12 @@ def test_columns_and_pairs_of_columns_by_name_and_score(store: Store) -> None:
     assert "secret" not in " ".join(lines), "values are not told"
 
 
-def test_the_tables_alone_give_what_the_store_has(store: Store, cohort: Any) -> None:
+def test_tables_and_store_give_the_same_suspects(store: Store, cohort: Any) -> None:
     assert find_in(stand_in(cohort)) == suspects_of(store)
     assert find_in(store) == suspects_of(store)
 
 
-def test_a_near_label_column_is_told_to_whoever_asks_for_it(store: Store) -> None:
+def test_a_near_label_column_is_reported_if_a_teacher_reads_it(store: Store) -> None:
     asking = TeacherConfig(kind="tabular", params={"columns": ["shape"], "near_label": ["birads"]})
     members = {"members": {"a": asking, "b": {"kind": "tabular"}}}
     line = "reads the near-label column 'birads', which alone tells malignant/malignant with AUROC 1.00, out of fold"
@@ -96,7 +96,7 @@ def test_a_near_label_column_is_told_to_whoever_asks_for_it(store: Store) -> Non
     assert not any("birads" in one for one in said(store, TeacherConfig(kind="tabular")))
 
 
-def test_a_section_is_told_as_it_is_read(store: Store) -> None:
+def test_a_section_is_reported_in_the_form_in_which_it_is_read(store: Store) -> None:
     """Whole, with the labels' names hidden, and with the synonym hidden as well; each choice on a path counts."""
     whole, masked = TeacherConfig(kind="text"), TeacherConfig(kind="text", params={"mask_labels": True})
     clean = TeacherConfig(kind="text", params={"mask_labels": {"also": ["coronavirus"]}})
@@ -116,14 +116,14 @@ def test_words_of_credentialed_cohorts_are_not_shown(store: Store, cohort: Any, 
     assert "credentialed: false in cohort.params names them here, for public data only" in line
 
 
-def test_a_sound_cohort_gives_nothing_away(tmp_path: Path) -> None:
+def test_a_sound_cohort_gives_no_warnings(tmp_path: Path) -> None:
     cohort_fixtures.write_cohort(tmp_path)
     tables = stand_in(cohort_fixtures.config(tmp_path))
     assert find_in(tables).lines(tables.facts) == []
     assert Suspects().lines(tables.facts) == []
 
 
-def test_every_command_says_so_each_time(
+def test_every_command_warns_each_time(
     store: Store, cohort: Any, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:
     content = {

@@ -42,7 +42,7 @@ def test_a_common_word_that_is_a_class_is_not_hidden_everywhere(common: str) -> 
 
 
 @pytest.mark.parametrize("short", ["ca", "no", "0", "良性"])
-def test_a_label_too_short_to_be_hidden_is_named(short: str) -> None:
+def test_a_label_that_is_too_short_to_be_hidden_is_listed(short: str) -> None:
     text = f"{short} of the lung"
     mask = LabelMask(lay_out([("task", "multilabel", (short, "edema"))]))
     assert mask.left == (short,) and mask.hide(text, "_") == text
@@ -55,11 +55,11 @@ def test_a_name_of_common_words_is_hidden_as_a_phrase() -> None:
 
 
 @pytest.mark.parametrize("written", ["COVID-19", "covid 19", "Covid19", "covid_19"])
-def test_a_phrase_however_it_is_joined(written: str) -> None:
+def test_a_phrase_is_hidden_whatever_joins_its_words(written: str) -> None:
     assert hidden(("covid-19",), f"{written} pneumonia") == "_ pneumonia"
 
 
-def test_accents_count_neither_in_names_nor_in_texts() -> None:
+def test_accents_are_ignored_in_names_and_texts() -> None:
     assert hidden(("épanchement",), "EPANCHEMENT, épanchements, e\u0301panchement") == "_, _, _"
     assert hidden(("odeme",), "ödème à gauche") == "_ à gauche", "what is not hidden keeps its accents"
 

@@ -1,4 +1,4 @@
-"""By what a teacher's kept answers are found: whatever decides them gives another address, in the cache itself."""
+"""The address of a teacher in the cache changes with everything that determines its outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def store(colour_trial: TrialConfig, cache: Path) -> Store:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny encoder of text, as `save_pretrained` leaves one."""
+    """Returns the folder of a tiny text encoder that `save_pretrained` wrote."""
     folder = tmp_path_factory.mktemp("encoder")
     tokenizer, model = text_encoders.build(["a rough lesion", "a smooth ring"], 50, 16, 2, 2, 24)
     tokenizer.save_pretrained(folder)
@@ -39,7 +39,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def address(config: TeacherConfig, store: Store, cache: Path, fold: int = 0) -> str:
-    """Where answers to this configuration lie in the cache, once it has been asked for; nothing is fitted."""
+    """Returns the name of the cache folder of a teacher, without fitting it."""
     logits = np.random.default_rng(0).normal(size=store.target_NK.shape).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("mmpkd.teachers.cache.instantiate", lambda *_: None)
@@ -49,7 +49,7 @@ def address(config: TeacherConfig, store: Store, cache: Path, fold: int = 0) -> 
 
 
 def among(config: TeacherConfig) -> TeacherConfig:
-    """The same teacher as a member of an ensemble."""
+    """Returns an ensemble with this teacher as a member."""
     members = {"one": config.model_dump(), "other": {"kind": "tabular"}}
     return TeacherConfig(kind="ensemble", params={"members": members})
 
@@ -59,7 +59,7 @@ def text(folder: Path) -> TeacherConfig:
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
-def test_a_seed_a_fold_a_version_and_other_data_each_have_their_own(
+def test_seed_fold_version_and_data_change_the_address(
     kind: str, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = EXAMPLES[kind]
@@ -89,14 +89,16 @@ def test_a_seed_a_fold_a_version_and_other_data_each_have_their_own(
     assert len({first, *found}) == 8
 
 
-def test_a_members_version_counts(store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_version_of_a_member_changes_the_address(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = address(among(EXAMPLES["text"]), store, tmp_path)
     monkeypatch.setattr(TEACHERS["text"], "VERSION", 1000)
     assert address(among(EXAMPLES["text"]), store, tmp_path) != first
 
 
 @pytest.mark.parametrize("within", [lambda one: one, among], ids=["alone", "in an ensemble"])
-def test_an_encoder_counts_by_the_content_of_its_files(
+def test_the_content_of_encoder_files_changes_the_address(
     within: Callable[[TeacherConfig], TeacherConfig], saved: Path, store: Store, tmp_path: Path
 ) -> None:
     copy = shutil.copytree(saved, tmp_path / "copy")
@@ -114,7 +116,7 @@ def test_an_encoder_counts_by_the_content_of_its_files(
 
 
 @pytest.mark.parametrize("within", [lambda one: one, among], ids=["alone", "in an ensemble"])
-def test_pretrained_weights_count_by_their_content(
+def test_the_content_of_pretrained_weights_changes_the_address(
     within: Callable[[TeacherConfig], TeacherConfig], store: Store, tmp_path: Path
 ) -> None:
     sizes = {key: value for key, value in NETWORK.items() if key != "model"}

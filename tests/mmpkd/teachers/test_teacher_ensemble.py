@@ -1,4 +1,4 @@
-"""The ensemble teacher: its mean by hand, what it learns, and members that do not fit the cohort."""
+"""The ensemble teacher: its mean by hand, its learned weights, and members that do not fit the cohort."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
 
 
 def ensemble(store: Store, members: dict[str, np.ndarray], weights: Any = "equal") -> Ensemble:
-    """Of members that say what the test wants."""
+    """Returns an ensemble whose members have the given logits."""
     config = {"members": {name: {"kind": "tabular"} for name in members}, "weights": weights}
     made = Ensemble(validate(EnsembleParams, config), store.facts)
     made.member_logits = {name: logits.astype(np.float32) for name, logits in members.items()}
@@ -85,8 +85,8 @@ def test_learned_weights_are_the_best_on_the_simplex(store: Store) -> None:
     assert loss(made.parameters) <= best + 1e-4
 
 
-def test_the_surer_member_is_listened_to(store: Store) -> None:
-    """Each of two members knows half of the samples and is unsure, and wrong, of the rest."""
+def test_the_more_confident_member_counts_for_more(store: Store) -> None:
+    """Each of two members is right on half of the samples, and unsure and wrong on the other half."""
     generator = np.random.default_rng(1)
     knows = generator.random(len(store.sample_ids)) < 0.5
     wrong = 0.5 * generator.normal(size=(2, *store.target_NK.shape))
@@ -106,8 +106,8 @@ def test_the_surer_member_is_listened_to(store: Store) -> None:
     assert made.parameters[-1] > 1 and losses[1] < 0.6 * losses[0]
 
 
-def test_silent_members_are_left_out(store: Store, tmp_path: Path) -> None:
-    """A member that has text only: samples without any are its companion's."""
+def test_members_without_logits_are_left_out(store: Store, tmp_path: Path) -> None:
+    """For samples without text, the logits are those of the other member."""
     members = {name: validate(TeacherConfig, one) for name, one in MEMBERS.items()}
     config = TeacherConfig(kind="ensemble", params={"members": MEMBERS})
     outputs = cached_outputs(resolve(config), store, 0, tmp_path)
@@ -122,10 +122,10 @@ def test_silent_members_are_left_out(store: Store, tmp_path: Path) -> None:
     assert outputs.seconds > 0
 
 
-def test_patients_never_cross_the_folds_of_members_nor_of_learned_weights(
+def test_patients_stay_in_one_fold_of_members_and_of_learned_weights(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each of the three fits five times without a fold and asks about that fold alone."""
+    """Each of the three teachers is fitted five times without a fold, and predicts only that fold."""
     log: dict[str, list[tuple[str, set[int]]]] = {"tabular": [], "text": [], "ensemble": []}
 
     def noted(kind: str, name: str) -> Any:
@@ -180,7 +180,7 @@ def test_refusals_at_planning(store: Store, change: dict[str, Any], said: str) -
     assert len(found) == 1 and found[0].startswith(said), found
 
 
-def test_what_members_read_and_lack_is_said_at_planning(store: Store) -> None:
+def test_caveats_of_members_are_given_at_planning(store: Store) -> None:
     near = {"near": {"kind": "tabular", "params": {"near_label": ["assessment"]}}}
     silent = 1 - store.text(["report"])["report"].notna().to_numpy()[store.rows("train")].mean()
     assert silent > 0.05
@@ -191,18 +191,18 @@ def test_what_members_read_and_lack_is_said_at_planning(store: Store) -> None:
 
 
 def test_a_member_that_starts_from_a_student_is_refused_at_planning(store: Store, tmp_path: Path) -> None:
-    """Its weights know labels: another cohort's, or those of the patients whom no fold of it may have seen."""
+    """Its weights have seen labels: those of another cohort, or of patients that no fold may have seen."""
     exported = tmp_path / "student.safetensors"
     save_file({"model.cls_token": torch.zeros(1)}, exported, {"format": "1", "card": "{}"})
     network = NETWORK | {"pretrained": True, "weights": str(exported)}
     member = {"mri": {"kind": "image", "params": {"view": "superior", "network": network}}}
     (found,) = check(TeacherConfig(kind="ensemble", params={"members": MEMBERS | member}), store.facts)
     assert found.path == "params.members.mri.params.network.weights"
-    assert found.problem.startswith(f"{exported} is a student that was trained here; wanted weights of timm's")
+    assert found.problem.startswith(f"{exported} is a student that was trained here; wanted weights")
 
 
-def test_answers_brought_from_another_cohort_are_refused(store: Store, tmp_path: Path) -> None:
-    """A folder of answers under the name that this cohort's would have, as a copied cache may hold."""
+def test_outputs_copied_from_another_cohort_are_refused(store: Store, tmp_path: Path) -> None:
+    """A copied cache may hold a folder with the right name and the outputs of another cohort."""
     config = TeacherConfig(kind="tabular")
     cached_outputs(resolve(config), store, 0, tmp_path)
     (folder,) = (tmp_path / "teachers").glob("tabular-*[0-9a-f]/")
@@ -224,6 +224,6 @@ def test_answers_brought_from_another_cohort_are_refused(store: Store, tmp_path:
         cached_outputs(resolve(config), store, 0, tmp_path)
 
 
-def test_one_member_is_no_ensemble() -> None:
+def test_an_ensemble_needs_two_members() -> None:
     with pytest.raises(ConfigError, match="an ensemble has at least two"):
         validate(EnsembleParams, {"members": {"findings": {"kind": "tabular"}}})

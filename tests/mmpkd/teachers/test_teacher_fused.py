@@ -1,4 +1,4 @@
-"""The fused teacher: cross-attention by hand, what is missing is skipped, and it is asked about the student's view."""
+"""The fused teacher: cross-attention by hand, missing inputs, and outputs for the view of the student."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def some_inputs() -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("bfloat16", [False, True])
-def test_what_is_missing_is_skipped_exactly(bfloat16: bool) -> None:
+def test_missing_inputs_are_skipped_exactly(bfloat16: bool) -> None:
     network, inputs = fusion(), some_inputs()
     rest = {name: values for name, values in inputs.items() if name != "table"}
     other = inputs | {"table": torch.where(inputs["table"].isnan(), torch.tensor([NAN, 7e3, NAN]), inputs["table"])}
@@ -107,7 +107,7 @@ def test_what_is_missing_is_skipped_exactly(bfloat16: bool) -> None:
     assert told[0].dtype == torch.float32
 
 
-def test_a_sample_without_a_modality_teaches_nothing_of_it() -> None:
+def test_a_sample_without_a_modality_gives_no_gradient_to_it() -> None:
     network, inputs = fusion(), some_inputs()
     network(inputs)[0][:1].sum().backward()
     of_table = [*network.readers["table"].parameters(), *network.updates["table"].parameters()]
@@ -116,7 +116,7 @@ def test_a_sample_without_a_modality_teaches_nothing_of_it() -> None:
     assert any((one.grad != 0).any() for one in network.readers["view"].parameters() if one.grad is not None)
 
 
-def test_depth_goes_over_the_same_weights_again() -> None:
+def test_depth_repeats_the_same_weights() -> None:
     once, thrice = fusion(depth=1), fusion(depth=3)
     assert [one.shape for one in once.parameters()] == [one.shape for one in thrice.parameters()]
     inputs = some_inputs()
@@ -129,7 +129,7 @@ def test_depth_goes_over_the_same_weights_again() -> None:
 
 
 class Gaps(Store):
-    """The store it is opened from, whose first validation sample has no cell, and whose second has an unseen word."""
+    """A store whose first validation sample has no cell, and whose second has an unseen word."""
 
     def privileged(self, names: Sequence[str]) -> pd.DataFrame:
         table = super().privileged(names).copy()
@@ -139,7 +139,7 @@ class Gaps(Store):
         return table
 
 
-def test_a_patient_without_a_cell_is_answered_from_the_images(store: Store) -> None:
+def test_a_patient_without_cells_gets_the_output_of_the_images(store: Store) -> None:
     gaps = Gaps.open(store.path)
     teacher, val = Fused(FusedParams(**FUSED), gaps.facts), gaps.rows("val")
     teacher.fit(gaps, gaps.rows("train"))
@@ -155,7 +155,7 @@ def test_a_patient_without_a_cell_is_answered_from_the_images(store: Store) -> N
 
 
 class Says(nn.Module):
-    """In a network's place: logits that say which one it is, and all that it was given."""
+    """Replaces a network: its logits are its number, and it records its inputs."""
 
     def __init__(self, number: int, num_logits: int) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def with_speakers(asked: Online) -> Online:
     return replace(asked, models=models)
 
 
-def test_each_sample_is_answered_by_the_model_that_did_not_see_its_patient(store: Store, asked: Online) -> None:
+def test_each_sample_gets_the_model_that_did_not_see_its_patient(store: Store, asked: Online) -> None:
     train, val, test = (store.rows(part) for part in ("train", "val", "test"))  # type: ignore[arg-type]
     expected = np.full(len(store.sample_ids), NAN)
     expected[train], expected[val] = folds(store, train, seed=0), 5
@@ -185,10 +185,10 @@ def test_each_sample_is_answered_by_the_model_that_did_not_see_its_patient(store
     assert set(expected[train]) == {0, 1, 2, 3, 4}
 
 
-def test_fold_models_answer_at_one_level_while_a_student_trains(
+def test_fold_models_are_at_one_level_while_a_student_trains(
     store: Store, asked: Online, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is added to a fold model's logits is added to its answers about every view, and to no one else's."""
+    """The offset of a fold model is added to its logits for every view, and to no other logits."""
     added_FK = np.arange(15, dtype=np.float32).reshape(5, 3)
     before = torch.from_numpy(np.zeros((5, 3), np.float32))
     monkeypatch.setattr("mmpkd.teachers.fitting.level_offsets", lambda *_: before.numpy())
@@ -204,7 +204,7 @@ def test_fold_models_answer_at_one_level_while_a_student_trains(
         torch.testing.assert_close(other - one, added, atol=1e-4, rtol=1e-4)
 
 
-def test_nothing_is_computed_that_is_not_needed(store: Store, asked: Online) -> None:
+def test_only_needed_fields_are_computed(store: Store, asked: Online) -> None:
     train = store.rows("train")
     for field, numbers in (("logits", [0, 1, 2, 3, 4]), ("embedding", [5])):
         some = with_speakers(asked).only(Needs(teacher=frozenset({field})))
@@ -214,7 +214,7 @@ def test_nothing_is_computed_that_is_not_needed(store: Store, asked: Online) -> 
         assert [network.number for network in networks if network.heard] == numbers
 
 
-def test_the_further_image_moves_as_the_students_does(store: Store, asked: Online) -> None:
+def test_the_further_image_gets_the_view_of_the_student(store: Store, asked: Online) -> None:
     rows = store.rows("val")[:4]
     view = draw_views(4, 32, AugmentationConfig(shift=0.3), torch.Generator().manual_seed(3))
     seen = apply_view(images(store, rows), view)
@@ -255,7 +255,7 @@ def test_it_is_frozen_and_no_gradient_reaches_it(tiny_trial: TrialConfig, store:
     assert not any(module.training for network in networks for module in network.modules())
 
 
-def test_a_training_resumed_is_the_one_uninterrupted(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
+def test_a_resumed_training_equals_an_uninterrupted_one(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
     whole = train(trial(tiny_trial), cache)
 
     def stop(report: Any) -> None:
@@ -269,7 +269,7 @@ def test_a_training_resumed_is_the_one_uninterrupted(tiny_trial: TrialConfig, ca
     assert {"teacher/both/auroc", "teacher/both/val_auroc", "teacher/both/entropy"} <= whole[-1].metrics.keys()
 
 
-def test_the_shuffled_control_deals_privileged_inputs_and_keeps_the_image(store: Store, asked: Online) -> None:
+def test_the_shuffled_control_exchanges_privileged_inputs_and_keeps_the_image(store: Store, asked: Online) -> None:
     shuffled = asked.shuffled(store, 0, seed=0)
     train = store.rows("train")
     source, model = shuffled.source_N.numpy(), asked.model_N.numpy()
@@ -317,7 +317,7 @@ def test_the_control_is_that_of_the_configuration(tiny_trial: TrialConfig, store
         ),
     ],
 )
-def test_mistakes_are_told_at_planning(
+def test_mistakes_are_reported_at_planning(
     tiny_trial: TrialConfig, store: Store, kind: str, params: dict[str, Any], path: str, said: str
 ) -> None:
     config = trial(tiny_trial, teachers={"both": {"kind": kind, "params": params}}, objectives={"logits": {}})
@@ -341,7 +341,7 @@ def test_one_privileged_input_is_enough(store: Store, tmp_path: Path, params: di
     assert told.logits_BK is not None and told.logits_BK.isfinite().all()
 
 
-def test_the_price_of_a_step_holds_asking_it(tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_price_of_a_step_includes_the_teacher(tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     table = stand_in(tiny_trial.cohort)
     counts: list[int] = []
     ask = Fusion.forward

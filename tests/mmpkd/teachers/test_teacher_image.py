@@ -1,4 +1,4 @@
-"""The image teacher: which image it reads, where it says it looks, and how its maps follow the student's images."""
+"""The image teacher: the image that it reads, its maps, and how its maps follow the student's view."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_it_reads_the_view_that_it_is_given(store: Store, tmp_path: Path) -> Non
 
 
 def test_the_map_by_hand(store: Store) -> None:
-    """With no keys every patch is looked at alike; with one patch's key alone, that one is looked at most."""
+    """Without keys all patches get equal attention; if only one patch has a key, it gets the most."""
     teacher, val = Image(ImageParams(**IMAGE | {"epochs": 1}), store.facts), store.rows("val")
     teacher.fit(store, store.rows("train"))
     attention: Any = teacher.network.model.blocks[-1].attn
@@ -58,15 +58,17 @@ def test_the_map_by_hand(store: Store) -> None:
     torch.testing.assert_close(said.hidden_BD[0], tokens[:, 0])
 
 
-def test_the_head_that_it_hands_out_reads_its_embedding(store: Store, cache: Path) -> None:
+def test_the_offered_head_computes_logits_from_the_embedding(store: Store, cache: Path) -> None:
     told, val = cached_outputs(resolve(TeacherConfig(kind="image", params=IMAGE)), store, 0, cache), store.rows("val")
     assert told.head is not None
     weight_KD, bias_K = told.head
     torch.testing.assert_close(told.arrays["embedding"][val] @ weight_KD.T + bias_K, told.arrays["logits"][val])
 
 
-def test_maps_move_as_the_images_do(store: Store, tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What an objective hears of a map lies over the student's image, flipped where that is flipped."""
+def test_maps_get_the_view_of_the_images(
+    store: Store, tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The map that an objective gets matches the student's image, and is flipped if the image is."""
     content = tiny_trial.model_dump() | {
         "augmentation": {"shift": 0.0, "flip_horizontal": True},
         "objectives": {"logits": {}},

@@ -1,4 +1,4 @@
-"""How good a teacher is, by hand, and when it is suspected of stating the label."""
+"""The scores of a teacher by hand, and when it is suspected of stating the label."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_teacher_that_states_the_label(labels: np.ndarray) -> None:
         assert words in line and ("mask_labels" in line) == (kind == "text")
 
 
-def test_a_rare_label_makes_anyone_agree(labels: np.ndarray) -> None:
+def test_agreement_on_a_rare_label_is_not_a_leak(labels: np.ndarray) -> None:
     rare = labels[:, 1:]
     noise = np.random.default_rng(0).normal(size=(120, 1)).astype(np.float32)
     found = logit_quality(noise - 6, made(rare, lay_out([("f", "binary", ("no", "yes"))])), TRAIN, VAL, FOLD)
@@ -57,7 +57,7 @@ def test_a_rare_label_makes_anyone_agree(labels: np.ndarray) -> None:
 
 
 def test_agreement_alone_is_enough(labels: np.ndarray) -> None:
-    """Right of 97 in 100 and sure where it is wrong: the AUROC is below the alarm."""
+    """It is right on 97 of 100 samples and confident where it is wrong, so the AUROC is below the alarm."""
     common = labels[:, :1]
     logits = np.where(common, 1.0, -1.0).astype(np.float32)
     logits[[0, 2, 4]] = -9
@@ -65,7 +65,7 @@ def test_agreement_alone_is_enough(labels: np.ndarray) -> None:
     assert found["auroc"] == pytest.approx(0.94) and found["agreement"] == pytest.approx(0.97) and found["leak"] == 1
 
 
-def test_silent_samples_are_counted_and_left_out(labels: np.ndarray) -> None:
+def test_samples_without_outputs_are_counted_and_left_out(labels: np.ndarray) -> None:
     logits = np.where(labels, 5.0, -5.0).astype(np.float32)
     logits[1:100:4] = np.nan
     found = logit_quality(logits, made(labels), TRAIN, VAL, FOLD)
@@ -82,7 +82,7 @@ def test_entropy_by_hand() -> None:
     np.testing.assert_allclose(classify.entropy(logits, tasks), expected, atol=1e-12)
 
 
-def test_where_a_teacher_looks_by_hand(tiny_cohort: CohortConfig, cache: Path) -> None:
+def test_map_quality_by_hand(tiny_cohort: CohortConfig, cache: Path) -> None:
     store = prepare(tiny_cohort, cache)
     val = store.rows("val")
     area_n44 = store.roi_mask(val)[:, 0].reshape(len(val), 4, 8, 4, 8).mean(axis=(2, 4))  # of each patch, in the ROI

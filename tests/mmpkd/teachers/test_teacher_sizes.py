@@ -1,4 +1,4 @@
-"""Teachers that are built here take their size from the student's; what is given wins; the plan says what each is."""
+"""Teachers that are built here follow the size of the student; given sizes take precedence; the plan describes each."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_members_of_an_ensemble_too(store: Store) -> None:
     assert found["members"]["scan"]["params"]["network"] == STUDENT
 
 
-def test_a_broken_student_or_teacher_is_left_to_the_check(store: Store) -> None:
+def test_an_invalid_student_or_teacher_stays_as_it_is_for_the_check(store: Store) -> None:
     config = trial(store, image(), num_heads=7)
     assert sized(config, store.facts) is config
     assert filled(store, image(networks={})) == {"view": "superior", "networks": {}}

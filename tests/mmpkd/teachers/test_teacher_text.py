@@ -1,4 +1,4 @@
-"""The text teacher: what it reads, what is hidden from it, whose encoder it uses, and what it refuses."""
+"""The text teacher: the sections that it reads, hidden words, its encoder, and refusals."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def leaking(store: Store) -> Told:
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An encoder of three layers on disk, as `save_pretrained` leaves one."""
+    """Returns the folder of an encoder of three layers that `save_pretrained` wrote."""
     folder = tmp_path_factory.mktemp("encoder")
     with seeded(0, "saved"):
         tokenizer, model = text_encoders.build(
@@ -108,7 +108,7 @@ def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(
     assert capfd.readouterr().err == "", "told once"
 
 
-def test_further_words_are_asked_for_by_name(store: Store) -> None:
+def test_further_words_are_hidden_if_listed(store: Store) -> None:
     assert TextParams(mask_labels=False).mask_labels is None and TextParams(mask_labels=True).mask_labels is not None
     assert problems(store.facts, mask_labels="yes") == [
         "params.mask_labels: true, false, or {also: [further words to hide]}, got 'yes'"
@@ -117,7 +117,7 @@ def test_further_words_are_asked_for_by_name(store: Store) -> None:
     assert problems(store.facts, mask_labels={"also": ["-"]})[0].startswith("params.mask_labels.also.0: ")
 
 
-def test_a_common_word_that_names_a_class_is_left_and_the_plan_says_so(store: Store) -> None:
+def test_a_common_word_that_names_a_class_stays_and_the_plan_reports_it(store: Store) -> None:
     facts = replace(store.facts, tasks=lay_out([("lung", "multiclass", ("other", "normal", "edema"))]))
     teacher = TeacherConfig(kind="text", params={"mask_labels": True})
     told = " ".join(resolve(teacher).caveats(facts))
@@ -126,7 +126,7 @@ def test_a_common_word_that_names_a_class_is_left_and_the_plan_says_so(store: St
     assert "leaves" not in " ".join(resolve(TeacherConfig(kind="text")).caveats(facts))
 
 
-def test_padding_and_company_change_no_answer(store: Store) -> None:
+def test_outputs_do_not_depend_on_padding_or_batch(store: Store) -> None:
     teacher = Text(TextParams(**TEXT), store.facts)
     with seeded(0, "test"):
         texts = np.array(["a lesion", "one round lesion with bands that run across a mesh", "mesh"], object)
@@ -145,7 +145,7 @@ def test_padding_and_company_change_no_answer(store: Store) -> None:
     torch.testing.assert_close(together[0], teacher.network.head(hidden[-1, 0]))
 
 
-def test_hardly_any_report_is_refused(leaking: Told, tmp_path: Path) -> None:
+def test_too_few_reports_are_refused(leaking: Told, tmp_path: Path) -> None:
     leaking.sentences[leaking.rows("train")[2:]] = None
     with pytest.raises(
         TeacherError, match=r"teacher 'report': only [12] of \d+ training samples of a fold have text in report"
@@ -153,7 +153,7 @@ def test_hardly_any_report_is_refused(leaking: Told, tmp_path: Path) -> None:
         cached_outputs(resolve(TeacherConfig(kind="text", params=TEXT)), leaking, 0, tmp_path, "report")
 
 
-def test_an_encoder_from_disk_is_read_whole_or_frozen(store: Store, saved: Path) -> None:
+def test_an_encoder_from_disk_is_fine_tuned_or_frozen(store: Store, saved: Path) -> None:
     params = {"encoder": str(saved), "frozen": True, "max_length": 24}
     config = TeacherConfig(kind="text", params=params)
     mistakes, offer = check(config, store.facts), resolve(config).offers(store.facts)
@@ -174,7 +174,7 @@ def test_an_encoder_from_disk_is_read_whole_or_frozen(store: Store, saved: Path)
     assert told.std(dim=0).min() > 0.01, "the head was fitted"
 
 
-def test_other_weights_other_address(saved: Path, tmp_path: Path) -> None:
+def test_other_weights_give_another_address(saved: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     folder.mkdir()
     for path in saved.iterdir():
@@ -187,7 +187,7 @@ def test_other_weights_other_address(saved: Path, tmp_path: Path) -> None:
     assert fingerprint(Text.sources(TextParams())) == fingerprint({})
 
 
-def test_weights_that_are_not_the_encoders_are_refused(saved: Path, tmp_path: Path) -> None:
+def test_weights_of_another_encoder_are_refused(saved: Path, tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
     for path in saved.iterdir():
@@ -243,7 +243,7 @@ def test_a_cohort_without_text_or_with_near_label_text_only(store: Store) -> Non
 
 @pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "config.json"])
 @pytest.mark.parametrize("spoil", ["empty", "cut", "gone"])
-def test_an_encoder_whose_files_are_not_whole_is_refused_at_planning(
+def test_an_encoder_with_truncated_files_is_refused_at_planning(
     store: Store, saved: Path, tmp_path: Path, name: str, spoil: str
 ) -> None:
     for path in saved.iterdir():
@@ -284,7 +284,7 @@ def test_an_encoder_that_lacks_a_part_of_its_weights_is_refused(store: Store, sa
         ("not in training", "0.0% of the training samples have any text there"),
     ],
 )
-def test_reports_that_a_share_of_the_patients_lacks(blank: float | str, said: str) -> None:
+def test_a_share_of_patients_without_reports_is_a_caveat_or_refused(blank: float | str, said: str) -> None:
     tasks = lay_out([("pathology", "binary", ("benign", "malignant"))])
     samples = pd.DataFrame({"patient": [f"p{i}" for i in range(150)], "split": ["train"] * 100 + ["test"] * 50})
     labels = pd.DataFrame({"pathology/malignant": np.arange(150) % 2.0})

@@ -1,4 +1,4 @@
-"""What holds of every teacher, the cache of outputs, and the tabular teacher, on a small store made here."""
+"""The contract of every teacher, the cache of outputs, and the tabular teacher, on a small generated store."""
 
 import json
 from pathlib import Path
@@ -33,7 +33,7 @@ def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
 
 
 class Taught(NamedTuple):
-    """A teacher's cached outputs, and the rows that it learnt from and was asked about on the way, by turns."""
+    """A teacher's cached outputs, and the rows of each fit and of each prediction, in turn."""
 
     config: TeacherConfig
     outputs: CachedOutputs
@@ -62,7 +62,7 @@ def test_every_kind_has_an_example() -> None:
     assert {one.kind for one in EXAMPLES.values()} == set(TEACHERS)
 
 
-def test_patients_never_cross_folds(store: Store, taught: Taught) -> None:
+def test_patients_stay_in_one_fold(store: Store, taught: Taught) -> None:
     patients = [[set(store.patient_N[rows]) for rows in side] for side in (taught.fitted, taught.asked)]
     learnt, asked = patients
     assert len(learnt) == len(asked) == 6
@@ -74,7 +74,7 @@ def test_patients_never_cross_folds(store: Store, taught: Taught) -> None:
     )
 
 
-def test_test_samples_are_never_learnt_from_nor_asked_about(store: Store, taught: Taught) -> None:
+def test_test_samples_are_never_seen(store: Store, taught: Taught) -> None:
     train, val = store.rows("train"), store.rows("val")
     assert all(np.isin(rows, train).all() for rows in taught.fitted)
     assert np.array_equal(taught.fitted[-1], train) and np.array_equal(taught.asked[-1], np.r_[train, val])
@@ -82,7 +82,7 @@ def test_test_samples_are_never_learnt_from_nor_asked_about(store: Store, taught
         assert values[store.rows("test")].isnan().all()
 
 
-def test_only_a_text_teacher_is_silent_and_only_without_text(store: Store, taught: Taught) -> None:
+def test_only_samples_without_text_have_no_output(store: Store, taught: Taught) -> None:
     asked = np.r_[store.rows("train"), store.rows("val")]
     says = np.ones(len(asked), bool)
     if taught.config.kind == "text":
@@ -94,7 +94,7 @@ def test_only_a_text_teacher_is_silent_and_only_without_text(store: Store, taugh
     assert taught.outputs.quality["silent"] == pytest.approx(1 - says[: len(store.rows("train"))].mean())
 
 
-def test_what_is_offered_is_what_comes_back(store: Store, taught: Taught) -> None:
+def test_outputs_match_the_offer(store: Store, taught: Taught) -> None:
     assert not check(taught.config, store.facts)
     offer = resolve(taught.config).offers(store.facts)
     arrays = taught.outputs.arrays
@@ -110,8 +110,8 @@ def test_what_is_offered_is_what_comes_back(store: Store, taught: Taught) -> Non
         torch.testing.assert_close(maps.sum(dim=(1, 2)), torch.ones(len(maps)))
 
 
-def test_fitted_anew_it_says_the_same(store: Store, taught: Taught) -> None:
-    """The cache, what came before in the process and the number of threads play no part; asking changes nothing."""
+def test_a_new_fit_gives_the_same_outputs(store: Store, taught: Taught) -> None:
+    """Cache, earlier work of the process and number of threads have no influence; predicting changes nothing."""
     torch.manual_seed(99)
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -145,7 +145,7 @@ def config(request: pytest.FixtureRequest) -> TeacherConfig:
     return TeacherConfig(kind="tabular", params={"model": request.param})
 
 
-def test_the_second_asking_is_answered_from_the_cache(
+def test_the_second_request_is_served_from_the_cache(
     store: Store, taught: Taught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TEACHERS[taught.config.kind], "fit", lambda *_: pytest.fail("fitted again"))
@@ -157,7 +157,7 @@ def test_the_second_asking_is_answered_from_the_cache(
     assert [path.name for path in (taught.cache / "teachers").glob("*.partial")] == []
 
 
-def test_other_parameters_other_address(store: Store, tmp_path: Path) -> None:
+def test_other_parameters_give_another_address(store: Store, tmp_path: Path) -> None:
     for l2 in (1.0, 3.0):
         cached_outputs(resolve(TeacherConfig(kind="tabular", params={"l2": l2})), store, 0, tmp_path)
     assert len(list((tmp_path / "teachers").glob("*/manifest.json"))) == 2
@@ -168,7 +168,7 @@ def test_only_what_an_objective_reads_is_kept(taught: Taught) -> None:
     assert set(kept.arrays) == {"logits", "hidden-1"} & set(taught.outputs.arrays)
 
 
-def test_logits_are_read_from_the_embedding(store: Store, config: TeacherConfig) -> None:
+def test_logits_are_computed_from_the_embedding(store: Store, config: TeacherConfig) -> None:
     teacher = Tabular(validate(TabularParams, config.params), store.facts)
     teacher.fit(store, store.rows("train"))
     told = teacher.outputs(store, store.rows("val"))
@@ -222,7 +222,7 @@ def test_shuffled_control_keeps_labels_and_breaks_samples(store: Store, tmp_path
 
 
 class _Labelled(NamedTuple):
-    """What dealing reads of a store."""
+    """The part of a store that the control reads."""
 
     sample_ids: NDArray[np.str_]
     patient_N: NDArray[np.int64]
@@ -244,7 +244,7 @@ def _dealt(
     return permute_between_patients(group, labelled, np.arange(len(labels)), seed)
 
 
-def test_the_control_gives_nobody_an_answer_about_his_own_patient() -> None:
+def test_the_control_never_uses_the_same_patient() -> None:
     generator = np.random.default_rng(0)
     patient, group = np.repeat(np.arange(150), 2), np.repeat(generator.integers(0, 2, 150), 2)
     labels = (generator.random((300, 8)) < 0.3).astype(np.int64)  # most combinations are a single patient's
@@ -265,14 +265,14 @@ def test_the_control_by_hand() -> None:
     assert source[[0, 1, 3, 4, 5]].tolist() == [2, 2, 4, 3, 5] and source[2] in (0, 1)
 
 
-def test_the_control_counts_a_class_once() -> None:
-    """Of five classes, unknown or another differ alike, though in five columns or in two."""
+def test_the_control_counts_a_multiclass_label_once() -> None:
+    """An unknown class and another class differ equally, although in five columns or in two."""
     labels = np.concatenate([np.eye(5, dtype=np.int64)[:2], np.full((1, 5), -1)])
     drawn = {_dealt(labels, np.arange(3), np.zeros(3, np.int64), "multiclass", seed)[0] for seed in range(20)}
     assert drawn == {1, 2}
 
 
-def test_a_teacher_nobody_listens_to_is_not_fitted(store: Store, tiny_cohort: CohortConfig, tmp_path: Path) -> None:
+def test_an_unused_teacher_is_not_fitted(store: Store, tiny_cohort: CohortConfig, tmp_path: Path) -> None:
     config = TrialConfig(
         cohort=tiny_cohort,
         teachers={"findings": TeacherConfig(kind="tabular")},
@@ -288,7 +288,7 @@ def test_a_single_class_is_refused(store: Store) -> None:
         Tabular(TabularParams(), store.facts).fit(store, one_class)
 
 
-def test_manifest_says_what_was_fitted(store: Store, tmp_path: Path) -> None:
+def test_the_manifest_describes_the_fit(store: Store, tmp_path: Path) -> None:
     cached_outputs(resolve(TeacherConfig(kind="tabular")), store, 0, tmp_path)
     (manifest,) = (tmp_path / "teachers").glob("*/manifest.json")
     content = json.loads(manifest.read_text())
