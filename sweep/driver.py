@@ -13,7 +13,7 @@ from rich.console import Console
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.suspects import find_in, suspects_of
+from mmpkd.cohort.suspects import find_suspects_in, suspects_of
 from mmpkd.command import warn
 from mmpkd.config import CohortConfig
 from mmpkd.machine.files import write_atomically
@@ -85,7 +85,7 @@ def show_plan(space: Space, planned: Plan, console: Console) -> None:
     tables = stand_in(cohort)
     for note in tables.notes:
         console.print(note, highlight=False, soft_wrap=True)
-    warn(input_leakage.leakage_warnings(find_in(tables), planned.teachers(), tables, cohort.fold), console)
+    warn(input_leakage.leakage_warnings(find_suspects_in(tables), planned.teachers(), tables, cohort.fold), console)
     with cluster():
         price = _timed_price(FUNCTIONS, space, planned, PLAN_SECONDS, console)
     if price is not None:
