@@ -16,7 +16,7 @@ from rich.table import Table
 from mmpkd import command, export
 from mmpkd.cohort import splits
 from mmpkd.cohort.decode import depth_of
-from mmpkd.cohort.formats.bit_depths import contrast_of
+from mmpkd.cohort.formats.bit_depths import contrast_options
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
@@ -96,7 +96,7 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError.at("cohort.image_size", problem)
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
     store, depth = prepare(config, cache), exported.card.depth
-    if not is_own(store, exported.card) and contrast_of(config):
+    if not is_own(store, exported.card) and contrast_options(config):
         unused = "cohort.window and cohort.clahe are not used: images are prepared as for the training of the student"
         for key in ("window", "clahe"):
             if any(word == f"cohort.{key}" or word.startswith(f"cohort.{key}.") for word in stated):

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from mmpkd.cohort.decode import Look, read_image
+from mmpkd.cohort.decode import Appearance, read_image
 from mmpkd.cohort.facts import BadSample
-from mmpkd.cohort.formats.masks import FEW_VALUES, two_valued
+from mmpkd.cohort.formats.masks import FEW_VALUES, two_valued_mask
 from mmpkd.cohort.formats.nifti import is_nifti, read_slices
 from mmpkd.export import Card
 
@@ -58,7 +58,7 @@ def read_input_image(path: Path, card: Card) -> np.ndarray:
     return image
 
 
-def warnings_of(image: np.ndarray, file: str, card: Card, look: Look) -> tuple[str, ...]:
+def warnings_of(image: np.ndarray, file: str, card: Card, look: Appearance) -> tuple[str, ...]:
     """Returns the keys of `WARNINGS` that apply to an image (H x W or H x W x 3, as in its file) for a student with
     this card. `look` holds the brightness and colour of the image."""
     is_coloured = card.channels == 1 and look.is_coloured
@@ -74,6 +74,6 @@ def _is_like_a_mask(image: np.ndarray) -> bool:
     largest = int(thinned.max())
     if np.mean((thinned > largest / 8) & (thinned < largest * 7 / 8)) <= MAX_LOSSY_SHARE:
         with suppress(BadSample):  # raised for a picture that is not a mask
-            two_valued(image, "")
+            two_valued_mask(image, "")
             return True
     return False

@@ -21,9 +21,9 @@ from PIL import Image
 from rich.progress import track
 
 from mmpkd import command, export
-from mmpkd.cohort.decode import Look, look, square, to_8_bit
+from mmpkd.cohort.decode import Appearance, measure_appearance, to_8_bit, to_stored_square
 from mmpkd.cohort.facts import BadSample
-from mmpkd.cohort.remarks import seen_badly
+from mmpkd.cohort.remarks import nearly_black_or_white
 from mmpkd.frames import Letterbox
 from mmpkd.input_images import WARNINGS, is_no_image, read_input_image, warnings_of
 from mmpkd.machine.errors import machine_fault
@@ -79,7 +79,7 @@ class Prediction:
     map_Rhw: NDArray[np.float32]
     image: NDArray[np.uint8]
     letterbox: Letterbox
-    look: Look
+    look: Appearance
     warnings: tuple[str, ...] = ()
 
     def overlays(self) -> list[Image.Image]:
@@ -121,8 +121,8 @@ class Predictor:
         """
         path, card = Path(image), self.card
         raw = read_input_image(path, card)
-        brightness = look(raw, card.depth)
-        pixels_CHW = square(raw, card.image_size, card.channels, card.depth)
+        brightness = measure_appearance(raw, card.depth)
+        pixels_CHW = to_stored_square(raw, card.image_size, card.channels, card.depth)
         pixels_BCHW = torch.from_numpy(pixels_CHW).to(self.device)[None].float() / 255
         columns = [tuple(range(task.columns.start, task.columns.stop)) for task in card.tasks]
         logits_BK, map_BRhw = MAPS[card.map]()(self.student, pixels_BCHW, columns)
@@ -208,7 +208,7 @@ def main(words: Sequence[str]) -> None:
         kinds = ", ".join(sorted({path.suffix.lower() or path.name for path in skipped}))
         counted = f"{len(skipped)} file{'s' * (len(skipped) > 1)}"
         console.print(f"skipped, not images: {counted} ({kinds})", highlight=False)
-    for line in seen_badly(looks, model.card.depth, "images", " in the student's window"):
+    for line in nearly_black_or_white(looks, model.card.depth, "images", " in the student's window"):
         console.print(line, highlight=False, markup=False)
     warned = [warning for warning in WARNINGS if num_warned[warning]]
     command.warn(f"{num_warned[warning]} of {len(files)} images {WARNINGS[warning]}" for warning in warned)

@@ -24,7 +24,7 @@ from mmpkd import checkpoint
 from mmpkd.build import build, needed
 from mmpkd.cohort import reader_for, splits
 from mmpkd.cohort.facts import Facts
-from mmpkd.cohort.source import scanned
+from mmpkd.cohort.source import scan_cohort
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.resources import memory
@@ -109,7 +109,7 @@ def stand_in(config: CohortConfig) -> StandIn:
         ConfigError, CohortError: the same mistakes in the tables that `prepare` reports.
     """
     reader = reader_for(config)
-    scan = scanned(config, reader)
+    scan = scan_cohort(config, reader)
     samples = scan.samples.assign(split=splits.assign(scan), patient=scan.samples["patient"].astype(str))
     table = pd.concat([samples, scan.labels.add_prefix(LABEL), scan.privileged.add_prefix(PRIVILEGED)], axis=1)
     tables = StandIn(scan.facts(config.image_size, reader.credentialed), table, images=False, text=scan.text)

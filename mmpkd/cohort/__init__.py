@@ -1,4 +1,4 @@
-"""Raw data sets on disk, and the readers that know them."""
+"""Cohorts: the readers of raw data sets, and the facts about a cohort that its tables alone give."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmpkd.cohort.readers.mimic_cxr.reader import MimicCxr
 from mmpkd.cohort.readers.radpath import RadPath
 from mmpkd.cohort.readers.synthetic import Synthetic
 from mmpkd.cohort.readers.table.reader import Table
-from mmpkd.cohort.source import missing_files, refuse_bad, scanned
+from mmpkd.cohort.source import missing_files, refuse_bad_samples, scan_cohort
 from mmpkd.cohort.splits import check_classes, num_folds, refuse_fold
 from mmpkd.config import CohortConfig, validate
 from mmpkd.near_names import near
@@ -30,45 +30,45 @@ READERS: dict[str, type[Reader]] = {
 
 
 def reader_for(config: CohortConfig) -> Reader:
-    """The reader a configuration names, with its options.
+    """Returns the reader that a configuration names, with its options.
 
     Raises:
-        ConfigError: `cohort.reader`, `cohort.root` and `cohort.params`, all at once where possible.
+        ConfigError: mistakes in `cohort.reader`, `cohort.root` and `cohort.params`, all at once where possible.
     """
     if config.reader not in READERS:
         raise ConfigError.at("cohort.reader", f"unknown reader {config.reader!r}{near(config.reader, READERS)}")
     reader = READERS[config.reader]
-    mistakes = []
+    errors = []
     root = config.root
     if not reader.needs_root and root is not None:
-        mistakes.append(ConfigError.at("cohort.root", f"reader {config.reader!r} generates its data; leave it out"))
+        errors.append(ConfigError.at("cohort.root", f"reader {config.reader!r} generates its data; leave it out"))
     if reader.needs_root and root is None:
-        wanted = f"missing: reader {config.reader!r} reads a data set on disk; say where with cohort.root=DIR"
-        mistakes.append(ConfigError.at("cohort.root", wanted))
+        problem = f"missing: reader {config.reader!r} reads a data set on disk; say where with cohort.root=DIR"
+        errors.append(ConfigError.at("cohort.root", problem))
     if reader.needs_root and root is not None and not root.is_dir():
-        what = "is not a folder" if root.exists() else "no such folder"
-        mistakes.append(ConfigError.at("cohort.root", f"{what}: {root.absolute()}; say where with cohort.root=DIR"))
+        problem = "is not a folder" if root.exists() else "no such folder"
+        errors.append(ConfigError.at("cohort.root", f"{problem}: {root.absolute()}; say where with cohort.root=DIR"))
     try:
         params = validate(reader.Params, config.params, "cohort.params")
     except ConfigError as error:
-        mistakes.append(error)
-    if mistakes:
-        raise ConfigError([one for mistake in mistakes for one in mistake.mistakes])
-    made = reader(root, params)
-    made.allow_outside = config.allow_outside
-    return made
+        errors.append(error)
+    if errors:
+        raise ConfigError([mistake for error in errors for mistake in error.mistakes])
+    instance = reader(root, params)
+    instance.allow_outside = config.allow_outside
+    return instance
 
 
 def facts(config: CohortConfig) -> Facts:
-    """A cohort in outline, from its tables alone; files are looked for, not read.
+    """Returns the facts of a cohort from its tables alone. It checks that image files exist, but reads none.
 
     Raises:
-        ConfigError: unknown reader, no root, options that do not fit.
-        CohortError: tables not as published, missing files, a task with one class, no such fold.
+        ConfigError: the reader is unknown, the root is missing, or the options do not fit.
+        CohortError: the tables are not as published, files are missing, a task has one class, or there is no such fold.
     """
     reader = reader_for(config)
-    scan = scanned(config, reader)
-    refuse_bad(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
+    scan = scan_cohort(config, reader)
+    refuse_bad_samples(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     check_classes("the whole cohort", scan.labels, scan.tasks)
     refuse_fold(config.fold, num_folds(scan.samples.get("split")))
     return scan.facts(config.image_size, reader.credentialed)

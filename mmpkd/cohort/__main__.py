@@ -1,4 +1,4 @@
-"""The command line of cohorts; see HELP."""
+"""The command `python -m mmpkd.cohort`, which prepares, shows and checks a cohort; see HELP."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from mmpkd.near_names import near
 from mmpkd.types import ConfigError
 
 VERBS = ("prepare", "show", "check")
-HELP = f"""A cohort by itself: prepare it once, look at it, hold it against its sources.
+HELP = f"""Prepares a cohort, shows what it holds, or checks its store against the source files.
 
     python -m mmpkd.cohort prepare cohort.reader=NAME cohort.root=DIR [cohort.key=value ...]
     python -m mmpkd.cohort show    config=search_spaces/breast.yaml cohort.root=DIR
     python -m mmpkd.cohort check   config=best.yaml samples=all
 
-  prepare   decodes the raw data set into a store under cache/stores; the same command again continues
-  show      the same, then prints counts, label balance by part, missing cells, column roles and what each column
-            tells alone, and draws a contact sheet with further images and regions, in the store's folder
-  check     says whether the store is whole and still what the files say, by decoding again samples=64 of it
-            (samples=all for every one), and how the copy differs from the data set as published
+  prepare   decodes the raw data set into a store under cache/stores; if it is interrupted, the same command continues
+  show      prepares the cohort if needed, then prints counts, label balance by part, missing cells, column roles and
+            how well each column alone predicts the labels, and draws a contact sheet in the store's folder
+  check     checks that the store is complete and agrees with the source files, by decoding samples=64 of its samples
+            again (samples=all: every sample), and lists how the copy differs from the data set as published
 
-  config=FILE   a configuration or a search space, of which the cohort section is read
-  cache=DIR     where stores lie (cache)
+  config=FILE   a configuration or a search space; its section `cohort` is read
+  cache=DIR     the folder of the stores (default: cache)
 
-Any cohort may have cohort.window.level=40 cohort.window.width=400, the values that become 0 to 255 (Hounsfield units
-in CT), and cohort.clahe={{}}, an adaptive equalisation; docs/formats.md says what is read of each format.
+Every cohort takes cohort.window.level=40 cohort.window.width=400, the range of values that becomes 0 to 255
+(Hounsfield units in CT), and cohort.clahe={{}}, an adaptive equalisation. docs/formats.md lists the image formats.
 
-Readers: {", ".join(READERS)}; the options of each stand at the top of mmpkd/cohort/<reader>.py.
+Readers: {", ".join(READERS)}. The options of each reader are in mmpkd/cohort/readers/<reader>.
 A sweep prepares its cohort by itself, with the same result."""
 
 
@@ -43,20 +43,21 @@ def main(words: Sequence[str]) -> None:
     if not words or {"-h", "--help"} & set(words):
         print(HELP)
         return
-    verb, *rest = words
+    verb, *arguments = words
     if verb not in VERBS:
         raise ConfigError.at("verb", f"wanted {', '.join(VERBS)}, got {verb!r}{near(verb, VERBS)}; --help explains")
-    own, overrides = own_words(rest, {"config": "", "cache": "cache", "samples": "64"})
-    content = {"cohort": read_yaml(Path(own["config"])).get("cohort", {}) if own["config"] else {}}
+    options, overrides = own_words(arguments, {"config": "", "cache": "cache", "samples": "64"})
+    content = {"cohort": read_yaml(Path(options["config"])).get("cohort", {}) if options["config"] else {}}
     content = overridden(content, overrides)
     if unknown := [key for key in content if key != "cohort"]:
-        raise ConfigError.at(unknown[0], f"not of a cohort; keys begin with cohort.{near(unknown[0], own)}")
+        raise ConfigError.at(unknown[0], f"not of a cohort; keys begin with cohort.{near(unknown[0], options)}")
     config = validate(CohortConfig, content["cohort"], "cohort")
-    if own["samples"] != "all" and not own["samples"].isdecimal():
-        raise ConfigError.at("samples", f"a number or all, got {own['samples']!r}")
-    console, cache = plain_console(soft_wrap=True), Path(own["cache"])
+    samples = options["samples"]
+    if samples != "all" and not samples.isdecimal():
+        raise ConfigError.at("samples", f"a number or all, got {samples!r}")
+    console, cache = plain_console(soft_wrap=True), Path(options["cache"])
     if verb == "check":
-        check(config, cache, None if own["samples"] == "all" else int(own["samples"]), console)
+        check(config, cache, None if samples == "all" else int(samples), console)
         return
     store = prepare(config, cache)
     warn(suspects_of(store).lines(store.facts))

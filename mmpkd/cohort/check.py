@@ -1,4 +1,4 @@
-"""Is a store still what its sources say?"""
+"""Checks a prepared store against its manifest and its source files."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from rich.progress import track
 from mmpkd.cohort import reader_for
 from mmpkd.cohort.decode import Depth, decode, depth_of, read_depth
 from mmpkd.cohort.facts import BadSample, Reader
-from mmpkd.cohort.prepare import identify, place
-from mmpkd.cohort.source import NUM_SHOWN, missing_files, scanned
+from mmpkd.cohort.prepare import store_identity, store_path
+from mmpkd.cohort.source import NUM_SHOWN, missing_files, scan_cohort
 from mmpkd.cohort.store import MANIFEST, Store
 from mmpkd.config import CohortConfig
 from mmpkd.machine.checksums import first_changed
@@ -24,17 +24,19 @@ from mmpkd.types import CohortError
 
 
 def check(config: CohortConfig, cache: Path, count: int | None, console: Console) -> None:
-    """Holds a store against its manifest and its sources, `count` samples of it (None: all) pixel by pixel.
+    """Checks a store against its manifest and its sources, and compares `count` samples (None: all) pixel by pixel.
 
     Raises:
-        CohortError: there is no store of these sources and options; or all that differs.
+        CohortError: there is no store of these sources and options, or the store differs; all differences are listed.
     """
     reader = reader_for(config)
-    scan = scanned(config, reader)
-    identity = identify(config, reader, scan)
-    target = place(cache, identity)
+    scan = scan_cohort(config, reader)
+    identity = store_identity(config, reader, scan)
+    target = store_path(cache, identity)
     if not target.exists():
-        why = "".join(f"\n  {path.name} differs in {_apart(path, identity)}" for path in _others(target))
+        why = "".join(
+            f"\n  {path.name} differs in {_describe_differences(path, identity)}" for path in _other_stores(target)
+        )
         mend = "prepare it first: python -m mmpkd.cohort prepare, with the same words"
         raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {mend}{why}")
     store = Store.open(target)
@@ -47,15 +49,16 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
     ]
     if scan.text is not None:
         stored = store.text(list(store.facts.sections))
-        apart = (stored.fillna("") != scan.text.astype(object).loc[stored.index].fillna("")).any(axis=1)
-        problems += [f"the report texts of {int(apart.sum())} samples are others now"] if apart.any() else []
+        has_changed = (stored.fillna("") != scan.text.astype(object).loc[stored.index].fillna("")).any(axis=1)
+        num_changed = int(has_changed.sum())
+        problems += [f"the report texts of {num_changed} samples are others now"] if num_changed else []
     views = [store.view(name) for name in store.facts.views]
     rows = np.arange(len(store.sample_ids))
     if count is not None:
         rows = np.unique(np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int))
     depths = [depth_of(store.manifest), *(read_depth(*stated) for stated in store.manifest["view_depths"].values())]
     for row in track(rows, "decoding again", console=console, transient=True, disable=not console.is_terminal):
-        if problem := _compared(store, reader, int(row), views, depths):
+        if problem := _compare_sample(store, reader, int(row), views, depths):
             problems.append(f"sample {row + 1} of the store: {problem}")
     if problems:
         shown = problems[:NUM_SHOWN] + [f"and {len(problems) - NUM_SHOWN} more"] * (len(problems) > NUM_SHOWN)
@@ -63,28 +66,30 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         raise CohortError("\n  ".join([f"{target} differs from its sources:", *shown, mend]))
     for sentence in reader.deviations(scan):
         console.print(f"differs from the data set as published: {sentence}", highlight=False, markup=False)
-    told = f"{target}: whole, and {len(rows)} of {len(store.sample_ids)} samples decoded again are as stored"
-    console.print(told, highlight=False, markup=False)
+    result = f"{target}: whole, and {len(rows)} of {len(store.sample_ids)} samples decoded again are as stored"
+    console.print(result, highlight=False, markup=False)
 
 
-def _others(target: Path) -> list[Path]:
-    """Whole stores of the same reader."""
+def _other_stores(target: Path) -> list[Path]:
+    """Returns the folders of all complete stores of the same reader."""
     reader = target.name.rsplit("-", 1)[0]
     return sorted(path.parent for path in target.parent.glob(f"{reader}-*/{MANIFEST}") if path.parent.suffix == "")
 
 
-def _apart(path: Path, identity: Mapping[str, Any]) -> str:
-    """In what another store was made otherwise."""
+def _describe_differences(path: Path, identity: Mapping[str, Any]) -> str:
+    """Returns, in words, which parts of another store's identity differ from `identity`."""
     other = json.loads((path / MANIFEST).read_text())
     words = {"source": "the files or tables", "params": "cohort.params", "image_size": "cohort.image_size"}
     words |= {"contrast": "cohort.window or cohort.clahe", "depth": "whose student it was to test"}
     names = [name for name in dict.fromkeys((*identity, "contrast", "depth")) if name != "fingerprint"]
-    apart = [words.get(name, "the program's version") for name in names if other.get(name) != identity.get(name)]
-    return ", ".join(dict.fromkeys(apart))
+    different = [words.get(name, "the program's version") for name in names if other.get(name) != identity.get(name)]
+    return ", ".join(dict.fromkeys(different))
 
 
-def _compared(store: Store, reader: Reader, row: int, views: Sequence[np.ndarray], depths: Sequence[Depth]) -> str:
-    """What differs; empty if nothing does."""
+def _compare_sample(
+    store: Store, reader: Reader, row: int, views: Sequence[np.ndarray], depths: Sequence[Depth]
+) -> str:
+    """Decodes one sample again and returns how it differs from the store; empty if it does not."""
     facts = store.facts
     try:
         decoded = decode(reader.load(str(store.sample_ids[row])), facts.image_size, facts.channels, facts.views, depths)
@@ -98,9 +103,10 @@ def _compared(store: Store, reader: Reader, row: int, views: Sequence[np.ndarray
         if not np.array_equal(pixels, view[row]):
             return f"the view {name} has other pixels"
     stored = store.rois(row)
-    found = [(facts.roi_labels.index(roi.label), roi.store_runs) for roi in decoded.rois]
-    found.sort(key=lambda one: one[0])
-    alike = len(found) == len(stored) and all(
-        one == other and np.array_equal(runs, known) for (one, runs), (other, known) in zip(found, stored, strict=True)
+    regions = [(facts.roi_labels.index(roi.label), roi.store_runs) for roi in decoded.rois]
+    regions.sort(key=lambda region: region[0])
+    is_same = len(regions) == len(stored) and all(
+        label == stored_label and np.array_equal(runs, stored_runs)
+        for (label, runs), (stored_label, stored_runs) in zip(regions, stored, strict=True)
     )
-    return "" if alike else "it has other regions"
+    return "" if is_same else "it has other regions"

@@ -1,4 +1,7 @@
-"""One sample: files to pixels, pixels to the square the store keeps. Runs in several threads at once."""
+"""Decodes one sample: from files to pixels, and from pixels to the square image of the store.
+
+These functions run in several threads at once.
+"""
 
 from __future__ import annotations
 
@@ -18,50 +21,50 @@ from mmpkd.cohort.formats.images import picture_size, read_picture
 from mmpkd.config import IMAGE
 from mmpkd.frames import Letterbox, run_lengths
 
-DIFFERENT = 8  # range of a pixel's channels, of 255, from which they differ; grey that went through JPEG has less
-COLOURED = 0.001  # share of such pixels from which an image is in colour: a tint, or a mark in colour
+COLOUR_RANGE = 8  # of 255: a pixel whose channels differ by this much has a colour; grey pixels of a JPEG differ less
+MIN_COLOUR_SHARE = 0.001  # share of coloured pixels from which an image counts as coloured: a tint, or a coloured mark
 
 
 class Clahe(NamedTuple):
-    """Contrast limited adaptive histogram equalisation, of each image by itself."""
+    """The parameters of contrast limited adaptive histogram equalisation, which is applied to each image by itself."""
 
     clip_limit: float
-    tiles: int  # along either side
+    tiles: int  # per side
 
 
 class Depth(NamedTuple):
-    """How the pixel values of a cohort become 8 bits: alike in all images, so that brightness keeps its meaning."""
+    """How pixel values become 8 bits: alike for all images of a cohort, so that brightness keeps its meaning."""
 
     bits: int = 8  # of the originals, 8 or 16, with or without a sign
-    window: tuple[float, float] | None = None  # values that become 0 and 255; None: kept as they are
+    window: tuple[float, float] | None = None  # the values that become 0 and 255; None keeps values as they are
     clahe: Clahe | None = None  # applied last, to the image as it is stored
 
 
 def read_depth(bits: int, window: Sequence[float] | None, clahe: Sequence[Any] | None = None) -> Depth:
-    """A Depth from what JSON made of one; those written before there was a `clahe` lack it."""
+    """Returns the Depth that was written as JSON. Files that were written before `clahe` existed lack it."""
     return Depth(bits, (window[0], window[1]) if window else None, Clahe(*clahe) if clahe else None)
 
 
 def depth_of(manifest: Mapping[str, Any]) -> Depth:
-    """Of a store's own images, from its manifest."""
+    """Returns the Depth of a store's images from its manifest."""
     return read_depth(manifest["bit_depth"], manifest["window"], manifest["clahe"])
 
 
-class Look(NamedTuple):
-    """How an image looks in its window, before any CLAHE, by a few numbers."""
+class Appearance(NamedTuple):
+    """A few numbers that describe an image after its window and before any CLAHE."""
 
     mean: float  # 0 to 255
     high: float  # 99th percentile
-    is_blank: bool  # one value all over
-    is_coloured: bool  # its channels differ, be it by a tint
+    is_blank: bool  # all pixels have the same value
+    is_coloured: bool  # its channels differ, if only by a tint
     modality: str = ""  # as the file states it, see `mmpkd.cohort.formats.dicom.Unit`
     unit: str = ""
-    is_stretched: bool = False  # spread by its own range, as a slice of a volume is
+    is_stretched: bool = False  # scaled by its own range, as a slice of a volume is
 
 
 @dataclass(frozen=True)
 class Roi:
-    """One region of one label, as run lengths (see `mmpkd.frames.run_lengths`)."""
+    """A region of one label as run lengths (see `mmpkd.frames.run_lengths`)."""
 
     label: str
     runs: np.ndarray  # at original resolution
@@ -70,84 +73,94 @@ class Roi:
 
 @dataclass(frozen=True)
 class Decoded:
-    """A sample as it is stored: the image, then its views in the order asked for."""
+    """A sample in the form in which it is stored: the image, then its views in the order of the scan."""
 
     pixels_VCHW: np.ndarray
     height: int  # original
     width: int
     rois: tuple[Roi, ...]
     num_empty: int  # masks without a pixel, which count as no ROI
-    looks: tuple[Look, ...]  # of the image, then of each view
+    appearances: tuple[Appearance, ...]  # of the image, then of each view
 
 
 def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths: Sequence[Depth]) -> Decoded:
-    """Letterbox an image, its views and its masks, at 8 bits; `depths` are the image's and then each view's.
+    """Converts an image and its views to 8 bits, and letterboxes them and the masks.
+
+    Args:
+        depths: of the image, then of each view.
 
     Raises:
-        BadSample: the image's depth is not the cohort's, or its values are not those that a stated window is of.
+        BadSample: the image has another bit depth than the cohort, or values to which a stated window does not apply.
     """
     assert set(raw.views) == set(views), f"views {sorted(raw.views)}, declared {sorted(views)}"
     if raw.is_stretched and depths[0].window is not None:
         raise BadSample("", "is a volume, whose values are spread by its own range: cohort.window does not apply to it")
     images = (raw.image, *(raw.views[name] for name in views))
     pixels = []
-    for name, one, depth in zip((IMAGE, *views), images, depths, strict=True):
+    for name, image, depth in zip((IMAGE, *views), images, depths, strict=True):
         try:
-            pixels.append(square(one, size, channels, depth))
+            pixels.append(to_stored_square(image, size, channels, depth))
         except BadSample as bad:
             raise BadSample(bad.file, bad.reason if name == IMAGE else f"its view {name!r} {bad.reason}") from None
     height, width = raw.image.shape[:2]
     letterbox = Letterbox(height, width, size)
-    full = [(label, mask) for label, mask in raw.rois if mask.any()]
-    rois = tuple(Roi(label, run_lengths(mask), run_lengths(letterbox.store_mask(mask))) for label, mask in full)
-    looks = tuple(
-        Look(*look(one, depth)[:4], *raw.units.get(name, ("", "")), raw.is_stretched and name == IMAGE)
-        for name, one, depth in zip((IMAGE, *views), images, depths, strict=True)
+    masks = [(label, mask) for label, mask in raw.rois if mask.any()]
+    rois = tuple(Roi(label, run_lengths(mask), run_lengths(letterbox.store_mask(mask))) for label, mask in masks)
+    appearances = tuple(
+        measure_appearance(image, depth)._replace(
+            modality=modality, unit=unit, is_stretched=raw.is_stretched and name == IMAGE
+        )
+        for name, image, depth in zip((IMAGE, *views), images, depths, strict=True)
+        for modality, unit in (raw.units.get(name, ("", "")),)
     )
-    return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(full), looks)
+    return Decoded(np.stack(pixels), height, width, rois, len(raw.rois) - len(masks), appearances)
 
 
-def look(image: np.ndarray, depth: Depth) -> Look:
-    """Of an image as a file has it, from some 30,000 of its pixels."""
+def measure_appearance(image: np.ndarray, depth: Depth) -> Appearance:
+    """Returns the appearance of an image at its original size, from about 30,000 of its pixels."""
     step = max(1, math.isqrt(image.shape[0] * image.shape[1] // 30_000))
-    some = to_8_bit(image[::step, ::step], depth)
-    is_coloured = some.ndim == 3 and float((np.ptp(some, axis=2) >= DIFFERENT).mean()) >= COLOURED
-    grey = _with_channels(some, 1)
+    pixels = to_8_bit(image[::step, ::step], depth)
+    is_coloured = pixels.ndim == 3 and float((np.ptp(pixels, axis=2) >= COLOUR_RANGE).mean()) >= MIN_COLOUR_SHARE
+    grey = _convert_channels(pixels, 1)
     is_blank = bool(grey.min() == grey.max()) and bool(image.min() == image.max())
-    return Look(float(grey.mean()), float(np.percentile(grey, 99)), is_blank, is_coloured)
+    return Appearance(float(grey.mean()), float(np.percentile(grey, 99)), is_blank, is_coloured)
 
 
-def square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
-    """C x size x size uint8.
+def to_stored_square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
+    """Returns an image as it is stored, C x size x size uint8: windowed, letterboxed, and equalised where CLAHE is set.
 
     Raises:
-        BadSample: its depth is another, or all its values lie outside the window.
+        BadSample: the image has another bit depth, or all its values lie outside the window.
     """
     if image.dtype.itemsize * 8 != depth.bits:
-        found = f"has {image.dtype.itemsize * 8}-bit pixels where the cohort's, or those that the student learnt from,"
-        raise BadSample("", f"{found} have {depth.bits} bits; bring all images (or all of one view) to the same depth")
+        problem = (
+            f"has {image.dtype.itemsize * 8}-bit pixels where the cohort's, or those that the student learnt from,"
+        )
+        raise BadSample(
+            "", f"{problem} have {depth.bits} bits; bring all images (or all of one view) to the same depth"
+        )
     if depth.window is not None and image.min() < image.max():
         low, high = depth.window
         if image.max() <= low or image.min() >= high:
             raise BadSample("", f"has all its values outside the window of {low:g} to {high:g}: nothing would be seen")
     letterbox = Letterbox(image.shape[0], image.shape[1], size)
-    stored = letterbox.store_image(_with_channels(to_8_bit(image, depth), channels))
+    stored = letterbox.store_image(_convert_channels(to_8_bit(image, depth), channels))
     if depth.clahe is not None:
         box = letterbox.content
         content = stored[box.top : box.bottom, box.left : box.right]
-        content[:] = _equalised(content, depth.clahe)
+        content[:] = _equalise(content, depth.clahe)
     return stored[None] if channels == 1 else stored.transpose(2, 0, 1)
 
 
-def _with_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Grey as H x W (ITU-R 601 luma of a colour image), or colour as H x W x 3."""
+def _convert_channels(image: np.ndarray, channels: int) -> np.ndarray:
+    """Converts an image to grey, H x W (ITU-R 601 luma of a colour image), or to RGB, H x W x 3."""
     mode = "L" if channels == 1 else "RGB"
     return np.asarray(Image.fromarray(image).convert(mode))
 
 
-def _equalised(grey: np.ndarray, clahe: Clahe) -> np.ndarray:
-    """H x W uint8 by CLAHE (Zuiderveld 1994); of one value all over, as it is."""
-    from skimage.exposure import equalize_adapthist  # here, for most cohorts do without
+def _equalise(grey: np.ndarray, clahe: Clahe) -> np.ndarray:
+    """Applies CLAHE (Zuiderveld 1994) to an image, H x W uint8; an image of a single value stays as it is."""
+    from skimage.exposure import equalize_adapthist  # imported late, because most cohorts do not need it
 
     if grey.min() == grey.max():
         return grey
@@ -158,16 +171,17 @@ def _equalised(grey: np.ndarray, clahe: Clahe) -> np.ndarray:
 
 
 def to_8_bit(image: np.ndarray, depth: Depth) -> np.ndarray:
-    """Values from the window spread over 0 to 255, those outside clipped."""
+    """Scales the values within the window to 0 to 255 and clips the others; without a window nothing changes."""
     grey: np.ndarray = image if depth.window is None else _grey_levels(depth, image.dtype.kind == "i")[image]
     return grey
 
 
 @lru_cache(maxsize=8)
 def _grey_levels(depth: Depth, is_signed: bool) -> np.ndarray:
-    """Of every value, 0 to 255: looking it up needs no temporary images, for whose pages threads would wait.
+    """Returns the grey level, 0 to 255, of every possible pixel value, as a table.
 
-    Negative values count from the end of the table, as numpy's indices do.
+    A lookup creates no temporary images, and threads would wait for the memory pages of those. Negative values count
+    from the end of the table, as numpy's indices do.
     """
     assert depth.window is not None
     low, high = depth.window
@@ -179,36 +193,41 @@ def _grey_levels(depth: Depth, is_signed: bool) -> np.ndarray:
     return grey
 
 
-def thinned(image: np.ndarray) -> np.ndarray:
-    """Some 100,000 of its pixels, evenly spaced: every image weighs the same, whatever its size."""
-    some: np.ndarray = image.ravel()[:: max(1, image.size // 100_000)].copy()
-    return some
+def sample_pixels(image: np.ndarray) -> np.ndarray:
+    """Returns about 100,000 evenly spaced pixels of an image, so that every image has the same weight in a window."""
+    pixels: np.ndarray = image.ravel()[:: max(1, image.size // 100_000)].copy()
+    return pixels
 
 
 def find_depth(pixels: Sequence[np.ndarray], windowed: bool) -> Depth:
-    """Of a cohort, from the `thinned` pixels of some of its images: the bits of the first and, of 16-bit or
-    `windowed` ones, a window from percentile 0.5 to 99.5."""
+    """Returns the Depth of a cohort from the `sample_pixels` of some of its images.
+
+    The bits are those of the first image. 16-bit images, and `windowed` ones, get a window from percentile 0.5 to 99.5.
+    """
     bits = pixels[0].dtype.itemsize * 8 if pixels else 8
     if not pixels or (bits == 8 and not windowed):
         return Depth(bits)
-    alike = [one for one in pixels if one.dtype.itemsize * 8 == bits]
-    low, high = (float(value) for value in np.percentile(np.concatenate(alike), [0.5, 99.5]))
+    same_depth = [values for values in pixels if values.dtype.itemsize * 8 == bits]
+    low, high = (float(value) for value in np.percentile(np.concatenate(same_depth), [0.5, 99.5]))
     return Depth(bits, (low, max(high, low + 1)))
 
 
 def read_image(root: Path, file: str) -> np.ndarray:
-    """H x W or H x W x 3, uint8, uint16 or int16, by pydicom or Pillow; transparent pixels are black, as in viewers.
+    """Reads an image with pydicom or Pillow: H x W or H x W x 3, uint8, uint16 or int16.
+
+    Transparent pixels become black, as in viewers.
 
     Raises:
-        BadSample: missing, unreadable, truncated; or something in it would be lost, see docs/formats.md.
+        BadSample: the file is missing, unreadable or truncated, or reading it would lose information, see
+            docs/formats.md.
     """
     return read_dicom(root, file) if is_dicom(root, file) else read_picture(root, file).pixels
 
 
 def image_size(root: Path, file: str) -> tuple[int, int]:
-    """Height and width, from the header alone.
+    """Returns height and width of an image from its header alone.
 
     Raises:
-        BadSample: missing, or not an image.
+        BadSample: the file is missing or is not an image.
     """
     return read_size(root, file) if is_dicom(root, file) else picture_size(root, file)

@@ -1,4 +1,4 @@
-"""Writing large arrays on disks that may be full."""
+"""Writes large arrays on disks that may run full."""
 
 from __future__ import annotations
 
@@ -18,61 +18,63 @@ MEGABYTE = 1e6
 
 
 def allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """A writable uint8 .npy whose blocks are all reserved: a memory map on a full disk kills the process.
+    """Creates a uint8 .npy file and returns it as a writable memory map. An existing array of this shape is reused.
 
-    An array of this shape that is there already is opened as it is.
+    All its blocks are reserved on the disk first, because writing to a memory map on a full disk kills the process.
 
     Raises:
-        OSError: no room.
+        OSError: there is no room.
     """
     if path.exists():
-        with suppress(ValueError):  # a header that is none
-            found: np.memmap = np.load(path, mmap_mode="r+")
-            if found.shape == shape and found.dtype == np.uint8:
-                return found
+        with suppress(ValueError):  # the header is damaged
+            existing: np.memmap = np.load(path, mmap_mode="r+")
+            if existing.shape == shape and existing.dtype == np.uint8:
+                return existing
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".new")
-    with beside.open("wb") as file:
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
         header = {"descr": "|u1", "fortran_order": False, "shape": shape}
         np.lib.format.write_array_header_1_0(file, header)
         file.flush()
         reserve(file.fileno(), file.tell() + int(np.prod(shape)))
-    os.replace(beside, path)
+    os.replace(temporary, path)
     mapped: np.memmap = np.load(path, mmap_mode="r+")
     return mapped
 
 
 def reserve(descriptor: int, num_bytes: int) -> None:
-    """Make a file this long, its blocks taken from the disk now.
+    """Makes a file `num_bytes` long and reserves its blocks on the disk.
 
     Raises:
-        OSError: no room.
+        OSError: there is no room.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, num_bytes)
         return
-    written = os.fstat(descriptor).st_size  # macOS has no such call: write the zeros
+    written = os.fstat(descriptor).st_size  # macOS lacks posix_fallocate, so zeros are written
     while written < num_bytes:
         written += os.pwrite(descriptor, bytes(min(1 << 24, num_bytes - written)), written)
 
 
 @contextmanager
-def told_if_full(partial: Path, needed_bytes: int) -> Iterator[None]:
-    """Turn a full disk, now or while writing `partial`, into a CohortError; nothing half-written stays.
+def explain_full_disk(partial: Path, needed_bytes: int) -> Iterator[None]:
+    """Turns the OSError of a full disk, now or while `partial` is written, into a CohortError, and removes `partial`.
 
     Raises:
-        CohortError: needed and free space, and how to use another disk.
+        CohortError: the disk is full; the message states the space needed and free, and how to use another disk.
     """
-    have = sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.exists() else 0
+    existing_bytes = (
+        sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.exists() else 0
+    )
     try:
-        if shutil.disk_usage(partial.parent).free + have < needed_bytes:
+        if shutil.disk_usage(partial.parent).free + existing_bytes < needed_bytes:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         yield
     except OSError as error:
-        elsewhere = isinstance(error.filename, str) and not Path(error.filename).absolute().is_relative_to(
+        is_elsewhere = isinstance(error.filename, str) and not Path(error.filename).absolute().is_relative_to(
             partial.parent.absolute()
         )
-        if error.errno not in FULL or elsewhere:  # of another disk, such as that of temporary files
+        if error.errno not in FULL or is_elsewhere:  # another disk may be full, such as that of temporary files
             raise
         shutil.rmtree(partial, ignore_errors=True)
         free = shutil.disk_usage(partial.parent).free

@@ -1,8 +1,7 @@
-"""What a reader says of a cohort before an image is decoded, and what it hands over when one is.
+"""What a reader provides: the facts of a cohort before any image is decoded, and then the decoded images.
 
-A reader is one file with a subclass of `Reader`, its pydantic `Params` beside it, and one line
-in `READERS` (`mmpkd/cohort/__init__.py`). `prepare` does the rest: geometry, bit depth, splits,
-storage, and what to do with a file that cannot be read.
+A reader is a file with a subclass of `Reader` and its pydantic `Params`, and a line in `READERS`
+(`mmpkd/cohort/__init__.py`). `prepare` does everything else: geometry, bit depth, splits, storage, unreadable files.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mmpkd.cohort.spelling import folded
+from mmpkd.cohort.spelling import normalise_name
 from mmpkd.config import Strict
 from mmpkd.near_names import near
 from mmpkd.types import Mistake, Task
@@ -31,11 +30,11 @@ ADMITTED: tuple[Role, ...] = ("descriptor", "context")
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the source whose role is known.
+    """A column of the source table, and its role.
 
-    `descriptor` (what was seen in the image) and `context` (what was known of the patient) may be
-    taught from; `near_label` only when asked for by name; `forbidden` states the label and is never
-    stored; `id` names things. A `multivalued` cell joins its values with `separator`.
+    Teachers may use a `descriptor` (what was seen in the image) and `context` (what was known of the patient), and
+    `near_label` only when the configuration names the column. `forbidden` states the label and is never stored; `id`
+    identifies a patient, an image or a file. A `multivalued` cell joins its values with `separator`.
     """
 
     name: str
@@ -46,18 +45,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the reports. The labels were read from one that is `near_label`: it is taught from
-    only when asked for by name."""
+    """A section of the reports. Labels were read from a `near_label` section, so teachers use it only by name."""
 
     near_label: bool
-    share: float  # of the training samples, as far as they are known before patients are dealt, that have it
-    # Sides of labels, such as `task/ill` and `not task/ill`, that training samples are on, but none with it.
+    share: float  # of the training samples, as far as they are known before patients are dealt, that have this section
+    # Classes, such as `task/ill` and `not task/ill`, that training samples have, but none of those with this section.
     lost: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A cohort in outline: what the plan needs, known from its tables alone."""
+    """The facts of a cohort that the plan needs. They are known from its tables alone."""
 
     tasks: tuple[Task, ...]
     columns: Mapping[str, Column]  # every column with a role, forbidden ones included, by name
@@ -69,28 +67,28 @@ class Facts:
     sections: Mapping[str, Section]  # of reports, by name; empty: the cohort has no text
     credentialed: bool  # file names and pictures must not leave the store
     num_samples: int
-    external: bool = False  # without a training part: models that learnt elsewhere are scored on it
-    several_images: bool = False  # of some patient, so that patients can be scored beside images
+    external: bool = False  # it has no training part; models that were trained on another cohort are scored on it
+    several_images: bool = False  # some patient has several, so that patients can be scored beside images
 
 
 @dataclass(frozen=True)
 class Scan:
-    """A cohort as its reader lists it, from tables alone. All frames share one index: the sample ids.
+    """The samples of a cohort as its reader lists them, from tables alone. All frames have the sample ids as index.
 
-    samples: index `sample` (unique strings, in an order that never changes) with the columns
-        `patient` (string), optionally `split` (train, val or test: an official split, which may lack train; or fold0,
-        fold1 ... and test: given folds; else leave it out and patients are dealt into folds), optionally `row`
-        (where in the source table, for messages of credentialed cohorts; header is row 1).
-    labels: one float column per logit, in the order of the tasks, named by `label_columns(tasks)`:
-        1, 0, or NaN for unknown. One-hot for a multi-class task, all NaN where its class is unknown.
-        `encode` makes these columns from class names.
-    privileged: the columns of role descriptor, context and near_label, as text (categorical,
-        multivalued: joined, no blanks around the separator) or floats (numeric); missing is NaN. Never a forbidden one.
-    text: one string column per section of a report, NaN where missing; or None.
+    samples: index `sample` (unique strings, in an order that never changes). The column `patient` is a string. The
+        optional column `split` holds train, val and test (an official split, which may lack train), or fold0, fold1
+        ... and test (given folds); without it patients are dealt into folds. The optional column `row` is the row of
+        the source table, for messages about credentialed cohorts; the header is row 1.
+    labels: one float column per logit, in the order of the tasks, named by `label_columns(tasks)`: 1, 0, or NaN for
+        unknown. A multi-class task is one-hot, or NaN in all its columns where the class is unknown.
+        `encode_labels` makes these columns from class names.
+    privileged: the columns of role descriptor, context and near_label, never a forbidden one, as text (categorical;
+        multivalued: joined, no blanks around the separator) or floats (numeric); NaN where missing.
+    text: one string column per section of the reports, NaN where missing; or None.
     near_label_sections: those columns of `text` that the labels were read from.
-    files: per sample, its files relative to the root (POSIX), or absolute. Empty for a generated cohort.
+    files: the files of each sample, relative to the root (POSIX) or absolute. Empty for a generated cohort.
     tables: source tables relative to the root; their contents are hashed into the fingerprint.
-    notes: what was left out and why, one sentence each; shown at prepare and kept in the manifest.
+    notes: what was left out and why, a sentence each; `prepare` prints them and keeps them in the manifest.
     """
 
     tasks: tuple[Task, ...]
@@ -109,22 +107,22 @@ class Scan:
     notes: tuple[str, ...] = ()
 
     def facts(self, image_size: int, credentialed: bool) -> Facts:
-        """The outline of this scan, for stored squares of `image_size` pixels a side."""
+        """Returns the facts of this scan, for stored squares of `image_size` pixels a side."""
         parts = set(self.samples["split"]) if "split" in self.samples else set()
         external = bool(parts) and parts <= {"val", "test"}
         train_N = np.ones(len(self.samples), bool)
-        if parts and not external:  # of folds that are given, all that may train
+        if parts and not external:  # where folds are given, every fold that may train
             train_N = ~self.samples["split"].isin(("val", "test")).to_numpy()
         text = pd.DataFrame() if self.text is None else self.text[train_N]
         labels = self.labels[train_N]
 
-        def section(told_N: NDArray[np.bool_], near_label: bool) -> Section:
+        def section(has_text_N: NDArray[np.bool_], near_label: bool) -> Section:
             lost: list[str] = []
             for name in map(str, labels):
                 for side, value in ((name, 1), (f"not {name}", 0)):
-                    on_N = (labels[name] == value).to_numpy()
-                    lost += [side] if on_N.any() and not (on_N & told_N).any() else []
-            return Section(near_label, float(told_N.mean()), tuple(lost))
+                    has_class_N = (labels[name] == value).to_numpy()
+                    lost += [side] if has_class_N.any() and not (has_class_N & has_text_N).any() else []
+            return Section(near_label, float(has_text_N.mean()), tuple(lost))
 
         return Facts(
             tasks=self.tasks,
@@ -146,14 +144,14 @@ class Scan:
 
 @dataclass(frozen=True)
 class RawImage:
-    """One sample as decoded, at its original size.
+    """A decoded sample at its original size.
 
     image: H x W or H x W x 3, uint8, uint16 or int16 (one depth per cohort).
-    views: further images by name, each of its own size; exactly those the scan declares.
-    is_stretched: whether the reader spread the image's values by its own range, so that no window can be of them.
-    units: what the values of the image (under "image") and of views are: modality and unit, where files state them.
-    rois: (label, mask) pairs, mask H x W bool of the image's own size; several may share a label
-        (their union is scored). An all-False mask counts as no ROI.
+    views: further images by name, each of its own size; exactly those that the scan declares.
+    rois: (label, mask) pairs, the mask H x W bool of the image's own size. Several may share a label; their union is
+        scored. An all-False mask counts as no ROI.
+    is_stretched: whether the reader scaled the values by the image's own range; a window cannot apply to them then.
+    units: modality and unit of the values of the image (under "image") and of views, where files state them.
     """
 
     image: np.ndarray
@@ -164,9 +162,10 @@ class RawImage:
 
 
 class BadSample(Exception):
-    """One sample cannot be used. `file` is relative to the root and shown unless the cohort is credentialed.
+    """The error of a sample that cannot be used.
 
-    `reason` names no file and no patient, so it may always be shown.
+    `file` is relative to the root and is shown unless the cohort is credentialed. `reason` names no file and no
+    patient, so that it may always be shown.
     """
 
     def __init__(self, file: str, reason: str):
@@ -176,43 +175,42 @@ class BadSample(Exception):
 
 
 class Reader(ABC):
-    """A raw data set. Its options are a pydantic model beside it, named by `Params`.
+    """Reads a raw data set. Its options are the pydantic model `Params`.
 
-    `load` is called from several threads at once and gives the same pixels every time it is called
-    with the same sample id, whatever was loaded before.
+    `load` is called from several threads at once, and always returns the same pixels for the same sample id.
     """
 
     Params: ClassVar[type[Strict]]
-    VERSION: ClassVar[int]  # raise it when the same files and options come to be read differently
-    needs_root: ClassVar[bool]  # False: generated, `cohort.root` must be left out
-    allow_outside: bool = False  # files may lie outside the root; `reader_for` sets it
-    windowed: ClassVar[bool] = False  # 8-bit images get a window from the data, as 16-bit ones always do
+    VERSION: ClassVar[int]  # raise it when the same files and options are read differently than before
+    needs_root: ClassVar[bool]  # False: the data are generated, and `cohort.root` must be left out
+    allow_outside: bool = False  # whether files may lie outside the root; `reader_for` sets it
+    windowed: ClassVar[bool] = False  # True: 8-bit images get a window from the data, as 16-bit images always do
 
     @abstractmethod
     def __init__(self, root: Path | None, params: Any) -> None:
-        """`params` is a `Params` of this reader; `root` exists where `needs_root`. Reads nothing yet."""
+        """Keeps the root, which exists where `needs_root` is True, and the `Params` of this reader; reads no file."""
 
     @property
     @abstractmethod
     def credentialed(self) -> bool:
-        """Whether file names carry patient identities (a class attribute will do)."""
+        """Whether file names carry patient identities. A class attribute may replace this property."""
 
     @abstractmethod
     def scan(self) -> Scan:
-        """List the samples from tables alone, decoding nothing.
+        """Lists the samples from tables alone, and decodes nothing.
 
         Raises:
-            ConfigError: options that do not fit the tables, all of them at once.
-            CohortError: tables that are missing or not as published.
+            ConfigError: options do not fit the tables; all such mistakes are listed at once.
+            CohortError: tables are missing or not as published.
         """
 
     def deviations(self, scan: Scan) -> list[str]:
-        """How this copy differs from the data set as published, a sentence each; for `python -m mmpkd.cohort check`."""
+        """Returns how this copy differs from the published data set, for `python -m mmpkd.cohort check`."""
         return []
 
     @abstractmethod
     def load(self, sample_id: str) -> RawImage:
-        """Decode one sample.
+        """Decodes a sample.
 
         Raises:
             BadSample: a file is missing, does not decode, or does not fit its image.
@@ -220,15 +218,15 @@ class Reader(ABC):
 
 
 def label_columns(tasks: Sequence[Task]) -> list[str]:
-    """Names of the K label columns: 'task/label' per logit."""
+    """Returns the names of the K label columns, 'task/label' for each logit."""
     return [f"{task.name}/{label}" for task in tasks for label in task.logit_names]
 
 
-def encode(task: Task, names: pd.Series) -> pd.DataFrame:
-    """Label columns of a binary or multi-class task from class names; NaN (or None) is unknown.
+def encode_labels(task: Task, names: pd.Series) -> pd.DataFrame:
+    """Returns the label columns of a binary or multi-class task from class names; NaN or None means unknown.
 
     Raises:
-        KeyError: a name that is not one of `task.labels`.
+        KeyError: a name is not one of `task.labels`.
     """
     assert task.kind != "multilabel", "a multi-label task has its columns already"
     unknown = names.isna().to_numpy()
@@ -240,53 +238,54 @@ def encode(task: Task, names: pd.Series) -> pd.DataFrame:
     return pd.DataFrame(kept_NK, index=names.index, columns=label_columns([task]))
 
 
-def same_name(name: str) -> str:
-    """What column names are compared by: 'Assessment ' is `assessment`."""
-    return folded(name)
+def comparable_name(name: str) -> str:
+    """Returns the form of a column name by which names are compared: 'Assessment ' becomes 'assessment'."""
+    return normalise_name(name)
 
 
-def matching(name: str, known: Iterable[str]) -> list[str]:
-    """The names that one stands for, in the order of `known`: itself, or with a `*` all that fit it; case counts."""
-    names = list(known)
-    return [name] if name in names else [one for one in names if "*" in name and fnmatchcase(one, name)]
+def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
+    """Returns the names that equal a pattern or, if it holds a `*`, match it, in their order; case counts."""
+    names = list(names)
+    return [pattern] if pattern in names else [name for name in names if "*" in pattern and fnmatchcase(name, pattern)]
 
 
-def admitted(facts: Facts) -> list[str]:
-    """The columns that may be taught from unasked: descriptors and context."""
-    return [one.name for one in facts.columns.values() if one.role in ADMITTED]
+def admitted_columns(facts: Facts) -> list[str]:
+    """Returns the columns that teachers use by default: descriptors and context."""
+    return [column.name for column in facts.columns.values() if column.role in ADMITTED]
 
 
 def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Facts) -> list[Mistake]:
-    """What is wrong with teaching from these columns, under the path `columns` or `near_label`; empty if nothing is.
+    """Returns the mistakes in a teacher's choice of columns, each under the path `columns` or `near_label`.
 
-    `columns` are descriptors and context, by name or by a pattern (`matching`) that fits at least one of them; a
-    near-label column is listed in `near_label` instead, by name.
+    `columns` lists descriptors and context by name, or by a pattern (`matching_names`) that at least one of them
+    matches. `near_label` lists near-label columns by name.
     """
     counts = Counter((*columns, *near_label))
-    problems = [(name, _problem(name, near_label, facts)) for name in counts]
+    problems = [(name, _column_problem(name, near_label, facts)) for name in counts]
     problems += [(name, f"column {name!r} is listed twice") for name, count in counts.items() if count > 1]
     return [
         Mistake("near_label" if name in near_label else "columns", problem) for name, problem in problems if problem
     ]
 
 
-def _problem(name: str, near_label: Sequence[str], facts: Facts) -> str:
-    usable = admitted(facts)
-    if "*" in name and name not in near_label and matching(name, usable):
+def _column_problem(name: str, near_label: Sequence[str], facts: Facts) -> str:
+    usable = admitted_columns(facts)
+    if "*" in name and name not in near_label and matching_names(name, usable):
         return ""
     wanted = f" (columns to teach from: {', '.join(usable)})" if usable else " (this cohort has none to teach from)"
-    meant = {same_name(known): known for known in (*facts.unlisted, *facts.columns)}.get(same_name(name))
-    if meant is None:
+    columns = {comparable_name(column): column for column in (*facts.unlisted, *facts.columns)}
+    column = columns.get(comparable_name(name))
+    if column is None:
         return f"no column {name!r}{near(name, [*usable, *near_label_columns(facts)])}"
-    if meant in facts.unlisted:
-        return f"column {meant!r} has no role in this cohort, so it is not stored{wanted}"
-    role = facts.columns[meant].role
+    if column in facts.unlisted:
+        return f"column {column!r} has no role in this cohort, so it is not stored{wanted}"
+    role = facts.columns[column].role
     if role == "forbidden":
-        return f"column {meant!r} is forbidden: it states the label and is never stored{wanted}"
+        return f"column {column!r} is forbidden: it states the label and is never stored{wanted}"
     if role == "id":
-        return f"column {meant!r} only names things (role id){wanted}"
-    if meant != name:
-        return f"no column {name!r}; write it as the source does: {meant!r}"
+        return f"column {column!r} only names things (role id){wanted}"
+    if column != name:
+        return f"no column {name!r}; write it as the source does: {column!r}"
     if role == "near_label" and name not in near_label:
         mend = "to teach from it all the same, list it under `near_label:` instead"
         return f"column {name!r} nearly states the label (role near_label); {mend}"
@@ -296,5 +295,5 @@ def _problem(name: str, near_label: Sequence[str], facts: Facts) -> str:
 
 
 def near_label_columns(facts: Facts) -> list[str]:
-    """The columns that must be asked for by name."""
-    return [one.name for one in facts.columns.values() if one.role == "near_label"]
+    """Returns the near-label columns, which teachers use only when the configuration names them."""
+    return [column.name for column in facts.columns.values() if column.role == "near_label"]

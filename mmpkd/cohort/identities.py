@@ -1,7 +1,7 @@
-"""Whom and what the cells of a cohort name, in every reader: a patient spelt in two ways would count as two.
+"""Checks the names of patients and values in any cohort, because a patient spelt in two ways would count as two.
 
-Patients of whom some are spelt in several ways are refused (`spelling.alike`). What may as well be a difference, such
-as `P-01` and `P_01`, and values of privileged columns, are warned about.
+A cohort in which a patient is spelt in several ways (`spelling.group_spellings`) is refused. Warnings list names that
+may be one or two, such as `P-01` and `P_01`, and values of privileged columns that are spelt in several ways.
 """
 
 from __future__ import annotations
@@ -15,57 +15,58 @@ import pandas as pd
 
 from mmpkd.cohort.facts import ADMITTED, Column, Scan
 from mmpkd.cohort.formats.tables import NUM_SHOWN
-from mmpkd.cohort.spelling import DIFFERENCE, alike, alike_but_for_punctuation, folded, is_scientific
+from mmpkd.cohort.spelling import DIFFERENCE, group_loose_spellings, group_spellings, is_scientific, normalise_name
 from mmpkd.types import CohortError
 
-BLANK_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})  # what programs write for a blank cell
+BLANK_WORDS = frozenset({"nan", "na", "n/a", "#n/a", "<na>", "null"})  # programs write these for a blank cell
 NEARLY = "punctuation, accents or a word before a number"
 UNNAMED = BLANK_WORDS | {"none", "nil", "unknown", "missing", "-", "--", "?", "."}
 
 
 def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
-    """Refuses patients of whom some are spelt in several ways, cut off by a spreadsheet, or not named at all.
+    """Checks that each patient has one spelling, which no spreadsheet truncated and which is a name.
 
     Raises:
-        CohortError: how many, and in which rows; of public data their spellings too.
+        CohortError: a check failed; the message states how many patients and which rows, and spellings of public data.
     """
     patients = scan.samples["patient"].astype(str)
     counts = patients.value_counts()
-    groups = alike(counts.index)
+    groups = group_spellings(counts.index)
     cut_off = [name for name in counts.index if is_scientific(name)]
-    unnamed = [name for name in counts.index if folded(name) in UNNAMED and counts[name] > 1]
+    unnamed = [name for name in counts.index if normalise_name(name) in UNNAMED and counts[name] > 1]
     if groups:
-        what = (
-            f"{counted(groups, 'patient')} spelt in several ways, which {DIFFERENCE} and would count as several people"
-        )
-        wrong = [name for group in groups for name in group]
+        problem = f"{count_phrase(groups, 'patient')} spelt in several ways"
+        problem += f", which {DIFFERENCE} and would count as several people"
+        refused = [name for group in groups for name in group]
         mend = (
             "Write each patient in one way in the source; different patients need names that differ in more than that"
         )
     elif cut_off:
-        what = f"{counted(cut_off, 'patient')} written in scientific notation, of which a spreadsheet cut off digits"
-        wrong = cut_off
+        problem = f"{count_phrase(cut_off, 'patient')} written in scientific notation"
+        problem += ", of which a spreadsheet cut off digits"
+        refused = cut_off
         mend = "Format the column of patients as text where it was written, and export it again"
     elif garbled := [name for name in counts.index if "\N{REPLACEMENT CHARACTER}" in name]:
-        what = f"{counted(garbled, 'patient')} spelt with a character that stands for a lost one"
-        wrong = garbled
+        problem = f"{count_phrase(garbled, 'patient')} spelt with a character that stands for a lost one"
+        refused = garbled
         mend = "Export the table again as UTF-8 where it was written: several patients may have become one"
     elif unnamed:
-        what = f"{counted(unnamed, 'patient')} called by a word that stands for a missing name"
-        wrong = unnamed
+        problem = f"{count_phrase(unnamed, 'patient')} called by a word that stands for a missing name"
+        refused = unnamed
         mend = "Say in the source whose these samples are, or take them out"
     else:
         return
-    raise CohortError(f"cohort {reader}: {what}: {_rows(scan, patients.isin(wrong), patients, is_public)}. {mend}.")
+    rows = _describe_rows(scan, patients.isin(refused), patients, is_public)
+    raise CohortError(f"cohort {reader}: {problem}: {rows}. {mend}.")
 
 
 def warnings(scan: Scan, is_public: bool) -> list[str]:
-    """What to tell of names that may be one name in several spellings, a sentence each."""
+    """Returns a warning for each kind of names that may be one name in several spellings."""
     sentences = []
     patients = scan.samples["patient"].astype(str)
-    if groups := alike_but_for_punctuation(patients.unique(), loosely=True):
-        rows = _rows(scan, patients.isin([name for group in groups for name in group]), patients, is_public)
-        what = f"{counted(groups, 'patient')} perhaps spelt in several ways, which differ only in {NEARLY}: {rows}"
+    if groups := group_loose_spellings(patients.unique(), loosely=True):
+        rows = _describe_rows(scan, patients.isin([name for group in groups for name in group]), patients, is_public)
+        what = f"{count_phrase(groups, 'patient')} perhaps spelt in several ways, which differ only in {NEARLY}: {rows}"
         sentences.append(f"warning: {what}; if they are the same people, write each in one way in the source")
     for column in scan.columns.values():
         if column.role in (*ADMITTED, "near_label") and column.kind != "numeric" and column.name in scan.privileged:
@@ -78,25 +79,25 @@ def _column_warnings(column: Column, cells: pd.Series, is_public: bool) -> list[
     if column.separator is not None:
         names = {value for cell in names for value in cell.split(column.separator)}
     sentences = []
-    if groups := alike(names):
+    if groups := group_spellings(names):
         example = f", such as {' and '.join(map(reprlib.repr, groups[0]))}" if is_public else ""
-        what = f"{counted(groups, 'value')} spelt in several ways, which {DIFFERENCE}{example}"
+        what = f"{count_phrase(groups, 'value')} spelt in several ways, which {DIFFERENCE}{example}"
         sentences.append(f"warning: column {column.name!r}: {what}; each spelling counts as a value of its own")
-    if blanks := sorted(name for name in names if folded(name) in BLANK_WORDS):
+    if blanks := sorted(name for name in names if normalise_name(name) in BLANK_WORDS):
         what = f"{', '.join(map(repr, blanks))} counts as a value of its own"
         mend = "if it stands for a missing value, blank it in the source (the `table` reader has `missing` for that)"
         sentences.append(f"warning: column {column.name!r}: {what}; {mend}")
     return sentences
 
 
-def counted(things: Sequence[Any], noun: str) -> str:
-    """'1 patient is', '3 patients are'."""
+def count_phrase(things: Sequence[Any], noun: str) -> str:
+    """Returns the beginning of a sentence: '1 patient is', '3 patients are'."""
     return f"1 {noun} is" if len(things) == 1 else f"{len(things)} {noun}s are"
 
 
-def _rows(scan: Scan, wrong: pd.Series, names: pd.Series, is_public: bool) -> str:
-    """The first of them: rows of the source table where the scan has them, else samples counted from 1."""
-    positions = np.flatnonzero(wrong.to_numpy(bool))
+def _describe_rows(scan: Scan, is_refused: pd.Series, names: pd.Series, is_public: bool) -> str:
+    """Lists the first rows of the source table, or samples counted from 1 if the scan has no rows."""
+    positions = np.flatnonzero(is_refused.to_numpy(bool))
     has_rows = "row" in scan.samples
     numbers = scan.samples["row"].iloc[positions] if has_rows else positions + 1
     shown = ", ".join(str(number) for number in numbers[:NUM_SHOWN])

@@ -1,8 +1,7 @@
-"""Raw data set to store: decode once, train ten thousand times.
+"""Prepares a raw data set: decodes it once into a store, which all trainings read.
 
-Work goes on in `<store>.partial`, which is renamed when it is whole. What is decoded is noted in a
-journal there, so that an interrupted preparation continues; a file lock lets one process prepare
-while others wait.
+The store is built in `<store>.partial`, which is renamed when it is complete. A journal in that folder lists the
+samples that are decoded, so that an interrupted preparation continues. A file lock makes other processes wait.
 """
 
 from __future__ import annotations
@@ -24,53 +23,54 @@ from rich.console import Console
 
 from mmpkd.cohort import READERS, reader_for, splits
 from mmpkd.cohort.decode import Depth
-from mmpkd.cohort.disk import allocate, told_if_full
+from mmpkd.cohort.disk import allocate, explain_full_disk
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
-from mmpkd.cohort.formats.bit_depths import DEPTHS, as_asked, contrast_of, find_depths, noted_depths
+from mmpkd.cohort.formats.bit_depths import DEPTHS, apply_contrast, contrast_options, find_depths, read_noted_depths
 from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
 from mmpkd.cohort.remarks import remarks
-from mmpkd.cohort.source import descriptions, missing_files, refuse_bad, scanned, source_fingerprint
+from mmpkd.cohort.source import describe_bad_samples, missing_files, refuse_bad_samples, scan_cohort, source_fingerprint
 from mmpkd.cohort.store import BOX, LABEL, MANIFEST, PRIVILEGED, SCHEMA, STORES, Store
-from mmpkd.cohort.suspects import Suspects, find
+from mmpkd.cohort.suspects import Suspects, find_suspects
 from mmpkd.config import CohortConfig, validate
 from mmpkd.frames import Letterbox
 from mmpkd.machine.checksums import fingerprint, of_files, sealed
 from mmpkd.types import CohortError
 
-WARNING: Final = "warning: "  # begins the notes that are one
-TABLES_BYTES = 4096  # rough room per sample for tables and journal
+WARNING: Final = "warning: "  # prefix of notes that are printed again whenever the store is opened
+TABLES_BYTES = 4096  # rough size of tables and journal per sample
 
 
 def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> Store:
-    """The store of a cohort under `cache/stores`, prepared first if it is not there.
+    """Returns the store of a cohort under `cache/stores`, and prepares it first if there is none.
 
     Args:
-        depth: of the image, where the cohort's own is not to be found: another one's, whose student it is to test.
+        depth: the Depth of another cohort, when a student of that cohort is tested on this one; None derives the
+            Depth from the images.
 
     Raises:
-        ConfigError: unknown reader, no root, options that do not fit.
-        CohortError: bad samples beyond `cohort.max_bad`, a task with one class, a full disk ...
+        ConfigError: the reader is unknown, the root is missing, or the options do not fit.
+        CohortError: more samples are bad than `cohort.max_bad` allows, a task has one class, the disk is full ...
     """
     reader = reader_for(config)
-    scan = scanned(config, reader)
-    identity = identify(config, reader, scan, depth)
-    target = place(cache, identity)
+    scan = scan_cohort(config, reader)
+    identity = store_identity(config, reader, scan, depth)
+    target = store_path(cache, identity)
     is_known = target.exists()
     if not is_known:
-        with _alone(target):
+        with _store_lock(target):
             if not target.exists():
-                _build(config, reader, scan, target, identity, depth)
+                _build_store(config, reader, scan, target, identity, depth)
     store = Store.open(target)
     bad = {sample: BadSample(*why) for sample, why in store.manifest["left_out"].items()}
     try:
-        refuse_bad(bad, config, reader, scan)  # prepared when more was allowed
+        refuse_bad_samples(bad, config, reader, scan)  # the store may date from a larger `max_bad`
     except CohortError as error:
-        if mended := sum(_is_readable(reader, sample) for sample in bad):
-            what = f"{mended} of the samples that were left out of {target} can be read now"
-            raise CohortError(f"{what}: delete it (rm -r {target}) and it is prepared again\n{error}") from None
+        if num_readable := sum(_is_readable(reader, sample) for sample in bad):
+            problem = f"{num_readable} of the samples that were left out of {target} can be read now"
+            raise CohortError(f"{problem}: delete it (rm -r {target}) and it is prepared again\n{error}") from None
         raise
     if is_known:
-        _say([*(note for note in store.manifest["notes"] if note.startswith(WARNING)), *_left_out(store)])
+        _print_lines([*(note for note in store.manifest["notes"] if note.startswith(WARNING)), *_left_out(store)])
     return store
 
 
@@ -89,8 +89,8 @@ def _is_readable(reader: Reader, sample: str) -> bool:
     return True
 
 
-def identify(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | None = None) -> dict[str, Any]:
-    """What makes a store this one and no other, with its fingerprint."""
+def store_identity(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | None = None) -> dict[str, Any]:
+    """Returns all that determines the content of a store, with the fingerprint of it."""
     identity = {
         "schema": SCHEMA,
         "reader": config.reader,
@@ -99,19 +99,19 @@ def identify(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | No
         "image_size": config.image_size,
         "source": source_fingerprint(config.root, scan),
         **({} if depth is None else {"depth": depth}),
-        **({} if not (contrast := contrast_of(config)) else {"contrast": contrast}),
+        **({} if not (contrast := contrast_options(config)) else {"contrast": contrast}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
 
 
-def place(cache: Path, identity: Mapping[str, Any]) -> Path:
-    """Where the store of this identity lies, or will."""
+def store_path(cache: Path, identity: Mapping[str, Any]) -> Path:
+    """Returns the folder of the store with this identity, whether it exists or not."""
     return cache / STORES / f"{identity['reader']}-{identity['fingerprint']}"
 
 
 @contextmanager
-def _alone(target: Path) -> Iterator[None]:
-    """Holds the lock of a store; one process prepares, others wait here and then find it done."""
+def _store_lock(target: Path) -> Iterator[None]:
+    """Holds the lock of a store, so that one process prepares it while others wait."""
     lock = FileLock(target.with_name(f"{target.name}.lock"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -126,55 +126,55 @@ def _alone(target: Path) -> Iterator[None]:
         lock.release()
 
 
-def _build(
+def _build_store(
     config: CohortConfig, reader: Reader, scan: Scan, target: Path, identity: Mapping[str, Any], depth: Depth | None
 ) -> None:
     split = splits.assign(scan)
     splits.check(split, scan.samples["patient"], scan.labels, scan.tasks)
-    refuse_bad(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
+    refuse_bad_samples(missing_files(config.root, scan, config.allow_outside), config, reader, scan)
     size, ids = config.image_size, [str(sample) for sample in scan.samples.index]
     partial = target.with_name(f"{target.name}.partial")
     shape = (len(ids), scan.channels, size, size)
     names = ["images.npy", *(f"views/{view}.npy" for view in scan.views)]
     if not _can_continue(partial, names, shape):
-        # Pixels that no journal vouches for, or a journal without them.
+        # Pixels without a journal, or a journal without pixels, are of no use.
         partial.unlink() if partial.is_file() else shutil.rmtree(partial, ignore_errors=True)
-    with told_if_full(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
+    with explain_full_disk(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
         arrays = [allocate(partial / name, shape) for name in names]
         depths = find_depths(partial, reader, scan.views, [sample for sample in ids if split[sample] != "test"] or ids)
-        depths[0] = depth or as_asked(config, depths[0])
+        depths[0] = depth or apply_contrast(config, depths[0])
         bad = decode_all(reader, scan, partial, arrays, size, depths)
         try:
-            refuse_bad(bad, config, reader, scan)
+            refuse_bad_samples(bad, config, reader, scan)
             good = np.array([sample not in bad for sample in ids])
             if lost := sorted(set(split) - set(split[good])):
                 raise CohortError(f"not one sample of part {', '.join(lost)} can be used; mend its files")
             splits.check(split[good], scan.samples["patient"][good], scan.labels[good], scan.tasks)
         except CohortError:
-            shutil.rmtree(partial)  # the source must change, and so will the store's name
+            shutil.rmtree(partial)  # the user has to change the source, and that changes the store's name
             raise
         entries = read_journal(partial)
         kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
         kept_entries = [entries[sample] for sample in kept]
         _write_tables(partial, scan, split, kept_entries, kept, size)
         facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
-        suspects = _suspects(scan, facts, split, kept)
+        suspects = _find_suspects(scan, facts, split, kept)
         (partial / DEPTHS).unlink()
-        (partial / JOURNAL).unlink()  # rows move now, so the journal's claims end: a kill from here decodes anew
+        (partial / JOURNAL).unlink()  # rows move now and the journal no longer holds: after a kill, all is decoded anew
         if bad:
             for name, array in zip(names, arrays, strict=True):
-                _keep(partial / name, array, np.flatnonzero(good))
+                _keep_rows(partial / name, array, np.flatnonzero(good))
         manifest = {
             **identity,
             "facts": asdict(facts),
             "counts": _counts(scan, split, kept, sum(entry.num_empty for entry in entries.values())),
             "bit_depth": depths[0].bits,
-            "is_stretched": any(entry.looks[0].is_stretched for entry in kept_entries),
+            "is_stretched": any(entry.appearances[0].is_stretched for entry in kept_entries),
             "window": depths[0].window,
             "clahe": depths[0].clahe,
             "view_depths": dict(zip(scan.views, depths[1:], strict=True)),
-            "left_out": {sample: (one.file, one.reason) for sample, one in bad.items()},
+            "left_out": {sample: (error.file, error.reason) for sample, error in bad.items()},
             "notes": [*scan.notes, *remarks(dict(zip(kept, kept_entries, strict=True)), scan, depths)],
             "probe": suspects.columns,
             "probe_pairs": suspects.pairs,
@@ -188,18 +188,18 @@ def _build(
         manifest["checksums"] = of_files(partial, manifest["files"])
         (partial / MANIFEST).write_text(sealed(manifest, indent=1))
         os.replace(partial, target)
-    _tell(config, reader, scan, manifest, bad)
+    _print_summary(config, reader, scan, manifest, bad)
 
 
 def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bool:
-    """Whether an interrupted preparation left all that it noted as done: scratch disks are purged file by file."""
-    least = int(np.prod(shape))
-    kept = [partial / name for name in names]
-    return bool(noted_depths(partial)) and all(file.exists() and file.stat().st_size > least for file in kept)
+    """Returns whether an interrupted preparation can continue: some clusters delete old files of a scratch disk."""
+    min_bytes = int(np.prod(shape))
+    files = [partial / name for name in names]
+    return bool(read_noted_depths(partial)) and all(file.exists() and file.stat().st_size > min_bytes for file in files)
 
 
-def _keep(path: Path, array: np.memmap, rows: np.ndarray) -> None:
-    """Write `path` again without the rows of samples that were left out."""
+def _keep_rows(path: Path, array: np.memmap, rows: np.ndarray) -> None:
+    """Writes the array of `path` again with these rows only, without those of samples that are left out."""
     kept = allocate(path.with_name(f"kept-{path.name}"), (len(rows), *array.shape[1:]))
     for new, old in enumerate(rows):
         kept[new] = array[old]
@@ -218,7 +218,7 @@ def _write_tables(
     )
     samples = scan.samples.loc[kept].assign(split=split[kept], patient=scan.samples["patient"].astype(str)[kept])
     labels, privileged = scan.labels.loc[kept], scan.privileged.loc[kept]
-    stored = {one.name for one in scan.columns.values() if one.role in (*ADMITTED, "near_label")}
+    stored = {column.name for column in scan.columns.values() if column.role in (*ADMITTED, "near_label")}
     forbidden = set(privileged) - stored
     assert not forbidden, f"the reader handed over columns that must not be stored: {forbidden}"
     table = pd.concat([samples, geometry, labels.add_prefix(LABEL), privileged.add_prefix(PRIVILEGED)], axis=1)
@@ -236,17 +236,19 @@ def _write_tables(
 
 
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """By way of memory, so that a full disk is an OSError with its number."""
+    """Writes a table by way of memory, so that a full disk raises an OSError with its error number."""
     buffer = BytesIO()
     table.to_parquet(buffer, index=False)
     path.write_bytes(buffer.getvalue())
 
 
-def _suspects(scan: Scan, facts: Facts, split: pd.Series, kept: list[str]) -> Suspects:
-    """What gives the labels away, to everyone but the sealed test patients."""
+def _find_suspects(scan: Scan, facts: Facts, split: pd.Series, kept: list[str]) -> Suspects:
+    """Returns what gives the labels away, among all samples but those of the sealed test part."""
     seen = [sample for sample in kept if split[sample] != "test"]
     text = None if scan.text is None else scan.text.loc[seen]
-    return find(facts, scan.privileged.loc[seen], text, scan.labels.loc[seen], scan.samples["patient"].loc[seen])
+    return find_suspects(
+        facts, scan.privileged.loc[seen], text, scan.labels.loc[seen], scan.samples["patient"].loc[seen]
+    )
 
 
 def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> dict[str, Any]:
@@ -261,10 +263,10 @@ def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> di
     }
 
 
-def _tell(
+def _print_summary(
     config: CohortConfig, reader: Reader, scan: Scan, manifest: Mapping[str, Any], bad: Mapping[str, BadSample]
 ) -> None:
-    """What the user should know of a new store, on stderr; its warnings are said again whenever it is opened."""
+    """Prints on stderr what a new store holds and lacks. Its warnings are printed again whenever it is opened."""
     counts = manifest["counts"]
     lines = [
         f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients",
@@ -274,11 +276,11 @@ def _tell(
         lines.append(f"columns without a role, not stored: {', '.join(scan.unlisted)}")
     if counts["empty_masks"]:
         lines.append(f"masks without a region (empty, or lacking their mask_value): {counts['empty_masks']}")
-    lines += [f"left out: {line}" for line in descriptions(bad, config, reader, scan)]
-    _say(lines)
+    lines += [f"left out: {line}" for line in describe_bad_samples(bad, config, reader, scan)]
+    _print_lines(lines)
 
 
-def _say(lines: Iterable[str]) -> None:
+def _print_lines(lines: Iterable[str]) -> None:
     console = Console(file=sys.stderr, soft_wrap=True, markup=False, emoji=False)
     for line in lines:
         console.print(line, highlight=False)

@@ -1,4 +1,4 @@
-"""What a prepared cohort holds: tables to read, and one picture to look at."""
+"""Shows what a prepared cohort holds: tables on the console, and a contact sheet of images."""
 
 from __future__ import annotations
 
@@ -22,29 +22,30 @@ from mmpkd.cohort.store import Store
 from mmpkd.types import CohortError, Task
 
 SHEET = "contact_sheet.png"
-COLUMNS, ROWS = 6, 4  # of the contact sheet; further images take columns
-LONGEST = 30  # characters of a sample's name, of which the last tell most
+COLUMNS, ROWS = 6, 4  # of the contact sheet; a further image takes a column
+MAX_NAME_LENGTH = 30  # characters of a sample's name that are shown: the last ones, which differ most
 COLOURS = matplotlib.color_sequences["tab10"]
 
 
 def show(store: Store, console: Console) -> Path:
-    """Prints counts, label balance, missingness, roles and probe, and draws the contact sheet.
+    """Prints counts, label balance, missing cells, roles and the probe's scores, and draws the contact sheet.
 
-    Of privileged columns only counts are shown, never a value. The picture stays in the store's folder, because
-    images of credentialed cohorts must not leave it; the sealed test images are not on it.
+    It prints counts of privileged columns, never a value. The contact sheet stays in the store's folder, because images
+    of credentialed cohorts must not leave it, and it shows no image of the sealed test part.
 
     Returns:
-        Where the contact sheet is.
+        The path of the contact sheet.
     """
     manifest, facts = store.manifest, store.facts
     counts, (bits, window, clahe) = manifest["counts"], depth_of(manifest)
     depth = f"{bits} bits" + (f", {window[0]:g} to {window[1]:g} made 0 to 255" if window else "")
-    if manifest.get("is_stretched"):  # stores that were prepared earlier do not say
+    if manifest.get("is_stretched"):  # older stores lack this key
         depth = "volumes, each slice spread over 8 bits from its volume's own range"
     depth += f", CLAHE of {clahe.tiles} x {clahe.tiles} tiles clipped at {clahe.clip_limit:g}" if clahe else ""
-    told = f"{counts['samples']} samples of {counts['patients']} patients, {facts.channels} x {facts.image_size} x "
+    size = f"{facts.channels} x {facts.image_size} x {facts.image_size}"
     console.print(
-        f"{manifest['reader']}: {told}{facts.image_size} from {depth}\nstore: {store.path}",
+        f"{manifest['reader']}: {counts['samples']} samples of {counts['patients']} patients, {size} from {depth}\n"
+        f"store: {store.path}",
         highlight=False,
         markup=False,
     )
@@ -55,11 +56,11 @@ def show(store: Store, console: Console) -> Path:
         for reason, count in reasons.items():
             console.print(f"- left out: {count} ({reason})", highlight=False, markup=False)
     for task in facts.tasks:
-        console.print(_balance(store, task))
+        console.print(_label_table(store, task))
     if facts.roi_labels:
-        console.print(_regions(store))
+        console.print(_region_table(store))
     if facts.columns:
-        console.print(_columns(store))
+        console.print(_column_table(store))
     if facts.views:
         console.print(f"further images of each sample: {', '.join(facts.views)}", highlight=False, markup=False)
     if facts.sections:
@@ -72,33 +73,34 @@ def show(store: Store, console: Console) -> Path:
     if facts.unlisted:
         console.print(f"columns without a role, not stored: {', '.join(facts.unlisted)}", markup=False)
     path = store.path / SHEET
-    _sheet(store).savefig(path)
+    _contact_sheet(store).savefig(path)
     console.print(f"contact sheet: {path}", highlight=False, markup=False)
     return path
 
 
-def _parts(store: Store) -> dict[str, NDArray[np.int64]]:
+def _rows_by_part(store: Store) -> dict[str, NDArray[np.int64]]:
     names = [f"fold {fold}" for fold in range(store.num_folds)] if store.num_folds > 1 else ["train", "val"]
     rows = [store.rows("val", fold) for fold in range(store.num_folds)]
     if store.num_folds == 1:
         rows = [store.rows("train"), store.rows("val")]
     parts = {**dict(zip(names, rows, strict=True)), "test (sealed)": store.rows("test")}
-    return {name: each for name, each in parts.items() if len(each)}
+    return {name: rows_of_part for name, rows_of_part in parts.items() if len(rows_of_part)}
 
 
-def _balance(store: Store, task: Task) -> Table:
-    """Samples by part and label. Every label of a task is known or none, unless the task is multi-label: then each says
-    of how many it is known."""
+def _label_table(store: Store, task: Task) -> Table:
+    """Returns a table of samples by part and label. For a multi-label task each label also states how many are known,
+    because a sample may have some of its labels unknown."""
     labels = task.labels if task.kind == "binary" else task.logit_names
     is_multilabel = task.kind == "multilabel"
     unknown = "all unknown" if is_multilabel else "unknown"
     table = Table("part", "samples", "patients", unknown, *labels, title=f"task {task.name} ({task.kind})")
     columns = task.columns
-    for name, rows in _parts(store).items():
+    for name, rows in _rows_by_part(store).items():
         target, known = store.target_NK[rows, columns], store.known_NK[rows, columns]
         positive = target.sum(axis=0).astype(int)
         if is_multilabel:
-            cells = [f"{one} positive of {of} known" for one, of in zip(positive, known.sum(axis=0), strict=True)]
+            pairs = zip(positive, known.sum(axis=0), strict=True)
+            cells = [f"{num_positive} positive of {num_known} known" for num_positive, num_known in pairs]
         else:
             counts = [int(known[:, 0].sum()) - positive[0], positive[0]] if task.kind == "binary" else positive
             cells = [str(count) for count in counts]
@@ -107,20 +109,20 @@ def _balance(store: Store, task: Task) -> Table:
     return table
 
 
-def _regions(store: Store) -> Table:
+def _region_table(store: Store) -> Table:
     table = Table("part", *store.facts.roi_labels, title="samples with a region; mean share of the square it covers")
-    for name, rows in _parts(store).items():
-        # A sample at a time: the masks of a large cohort do not fit in memory.
+    for name, rows in _rows_by_part(store).items():
+        # One sample at a time, because the masks of a large cohort do not fit in memory.
         share_RN = np.array([store.roi_mask(rows[at : at + 1])[0].mean(axis=(1, 2)) for at in range(len(rows))]).T
-        cells = (f"{(one > 0).sum()}; {one[one > 0].mean():.1%}" if one.any() else "0" for one in share_RN)
+        cells = (f"{(share > 0).sum()}; {share[share > 0].mean():.1%}" if share.any() else "0" for share in share_RN)
         table.add_row(name, *cells)
     return table
 
 
-def _columns(store: Store) -> Table:
+def _column_table(store: Store) -> Table:
     probed, names = store.manifest["probe"], label_columns(store.facts.tasks)
-    told = f"out-of-fold AUROC of this column by itself, for the label that it tells best; ! from {leakage.ALARM}"
-    table = Table(title="privileged columns", caption=f"alone: {told}")
+    meaning = f"out-of-fold AUROC of this column by itself, for the label that it predicts best; ! from {leakage.ALARM}"
+    table = Table(title="privileged columns", caption=f"alone: {meaning}")
     table.add_column("column", overflow="fold")
     for heading in ("role", "kind", "missing", "values", "alone"):
         table.add_column(heading)
@@ -138,29 +140,29 @@ def _columns(store: Store) -> Table:
     return table
 
 
-def _sheet(store: Store) -> Figure:
-    """Images of the training and validation parts, evenly spaced, with the outlines of their regions; each with its
-    further images to the right, as far as the store still has them."""
+def _contact_sheet(store: Store) -> Figure:
+    """Draws evenly spaced images of the training and validation parts with the outlines of their regions. The further
+    images of a sample stand to its right, as far as the store still has them."""
     images = {"": store.image_NCHW}
     for name in store.facts.views:
-        with suppress(CohortError):  # taken away
+        with suppress(CohortError):  # the user may have deleted it
             images[name] = store.view(name)
     columns = max(1, COLUMNS // len(images))  # of samples
     unsealed = np.setdiff1d(np.arange(len(store.sample_ids)), store.rows("test"))
-    some = unsealed[np.linspace(0, len(unsealed) - 1, min(columns * ROWS, len(unsealed))).astype(int)]
+    rows = unsealed[np.linspace(0, len(unsealed) - 1, min(columns * ROWS, len(unsealed))).astype(int)]
     figure = Figure(figsize=(2 * columns * len(images), 2.4 * ROWS), layout="constrained")
     axes = figure.subplots(ROWS, columns * len(images), squeeze=False).ravel()
-    masks = store.roi_mask(some)
+    masks = store.roi_mask(rows)
     for axis in axes:
         axis.axis("off")
-    for position, (row, mask_RHW) in enumerate(zip(some, masks, strict=True)):
+    for position, (row, mask_RHW) in enumerate(zip(rows, masks, strict=True)):
         for axis, (name, pixels_NCHW) in zip(axes[position * len(images) :], images.items(), strict=False):
             pixels = pixels_NCHW[row]
             axis.imshow(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0), cmap="gray", vmin=0, vmax=255)
             title = name or _title(store, int(row))
             axis.set_title(title, fontsize=7, parse_math=False)
             if not name:  # regions are drawn on the image itself
-                _outline(axis, mask_RHW)
+                _draw_outlines(axis, mask_RHW)
     if store.facts.roi_labels:
         colours = zip(store.facts.roi_labels, COLOURS * len(store.facts.roi_labels), strict=False)
         lines = [Line2D([], [], color=colour, label=label) for label, colour in colours]
@@ -168,23 +170,23 @@ def _sheet(store: Store) -> Figure:
     return figure
 
 
-def _outline(axis: Axes, mask_RHW: NDArray[np.bool_]) -> None:
+def _draw_outlines(axis: Axes, mask_RHW: NDArray[np.bool_]) -> None:
     for index, mask_HW in enumerate(mask_RHW):
         if mask_HW.any():
             axis.contour(mask_HW, [0.5], colors=[COLOURS[index % len(COLOURS)]], linewidths=1)
 
 
 def _title(store: Store, row: int) -> str:
-    """The labels, below the sample's name where data are public: other names may carry patients' identities."""
+    """Returns the sample's labels, below its name if the data are public; other names may carry patient identities."""
     caption = _caption(store, row)
     if store.facts.credentialed:
         return caption
     name = str(store.sample_ids[row])
-    return f"{name if len(name) <= LONGEST else f'...{name[-LONGEST:]}'}\n{caption}"
+    return f"{name if len(name) <= MAX_NAME_LENGTH else f'...{name[-MAX_NAME_LENGTH:]}'}\n{caption}"
 
 
 def _caption(store: Store, row: int) -> str:
-    """The labels, in words."""
+    """Returns the sample's labels in words."""
     words = []
     for task in store.facts.tasks:
         target, known = store.target_NK[row, task.columns], store.known_NK[row, task.columns]
@@ -193,7 +195,7 @@ def _caption(store: Store, row: int) -> str:
         elif task.kind == "binary":
             words.append(task.labels[int(target[0])])
         else:
-            positive = [name for name, one in zip(task.logit_names, target, strict=True) if one]
-            unknown = [f"{name} ?" for name, one in zip(task.logit_names, known, strict=True) if not one]
+            positive = [name for name, value in zip(task.logit_names, target, strict=True) if value]
+            unknown = [f"{name} ?" for name, is_known in zip(task.logit_names, known, strict=True) if not is_known]
             words += [*positive, *unknown] or ["negative"]
     return ", ".join(words[:3]) + (" ..." if len(words) > 3 else "")

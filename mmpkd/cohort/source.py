@@ -1,4 +1,4 @@
-"""The raw files: which there are, what identifies them, and what to say when some cannot be used."""
+"""The raw files of a cohort: which are missing, what identifies them, and how unusable samples are reported."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ from pathlib import Path
 
 from mmpkd.cohort import identities
 from mmpkd.cohort.facts import BadSample, Reader, Scan
-from mmpkd.cohort.spelling import folded
+from mmpkd.cohort.spelling import normalise_name
 from mmpkd.config import CohortConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import CohortError, ConfigError
 
 NUM_SHOWN = 10  # bad samples named in a message
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
-OUTSIDE = "leads out of cohort.root"
+OUTSIDE = "leads out of cohort.root"  # the reason of a BadSample
 
 
-def scanned(config: CohortConfig, reader: Reader) -> Scan:
-    """What a reader's tables say, with a note where names may be misspelt.
+def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
+    """Returns a reader's scan, with added warnings about names that may be misspelt.
 
     Raises:
-        ConfigError, CohortError: as the reader raises them; or a patient is spelt in several ways; or a
-            window or CLAHE is asked for of images in colour.
+        ConfigError: the reader raises it, or the options set a window or CLAHE for images in colour.
+        CohortError: the reader raises it, or a patient is spelt in several ways.
     """
     scan = reader.scan()
     for name, option in (("window", config.window), ("clahe", config.clahe)):
         if option is not None and scan.channels != 1:
-            what = f"is of grey images, and this cohort's have {scan.channels} channels: leave it out"
-            raise ConfigError.at(f"cohort.{name}", what)
+            problem = f"is of grey images, and this cohort's have {scan.channels} channels: leave it out"
+            raise ConfigError.at(f"cohort.{name}", problem)
     identities.refuse_patients(scan, config.reader, not reader.credentialed)
     return replace(scan, notes=(*scan.notes, *identities.warnings(scan, not reader.credentialed)))
 
 
 def source_fingerprint(root: Path | None, scan: Scan) -> str:
-    """Hash of relative paths and sizes, and of the contents of tables; where the root lies does not count."""
+    """Returns a hash of the relative paths and sizes of files and the contents of tables; the root does not count."""
     assert root is not None or not (scan.files or scan.tables), "a generated cohort has no files"
     if root is None:
         return fingerprint({})
@@ -49,47 +49,47 @@ def source_fingerprint(root: Path | None, scan: Scan) -> str:
 
 
 def missing_files(root: Path | None, scan: Scan, allow_outside: bool = False) -> dict[str, BadSample]:
-    """Samples that lack a file, or one of whose files lies outside the root, by `..`, a link or an absolute path."""
-    lacking: dict[str, BadSample] = {}
+    """Returns the samples that lack a file or have a file outside the root: by `..`, a link or an absolute path."""
+    missing: dict[str, BadSample] = {}
     if root is None:
-        return lacking
+        return missing
     inside = functools.cache(functools.partial(_is_inside, os.path.realpath(root)))
-    listing = functools.cache(_listing)
+    listing = functools.cache(_list_folder)
     for sample, files in scan.files.items():
         for file in files:
             path = root / file
-            if not os.path.isfile(path):  # Path.is_file raises, with the path, at a name too long
-                hint = _nearest(root, file, listing) if allow_outside or inside(path.parent) else ""
-                lacking[sample] = BadSample(file, f"no such file{hint}")
+            if not os.path.isfile(path):  # for a name that is too long, Path.is_file would raise an error with the path
+                hint = _hint(root, file, listing) if allow_outside or inside(path.parent) else ""
+                missing[sample] = BadSample(file, f"no such file{hint}")
             elif not allow_outside and (not inside(path.parent) or (os.path.islink(path) and not inside(path))):
-                lacking[sample] = BadSample(file, OUTSIDE)
+                missing[sample] = BadSample(file, OUTSIDE)
             else:
                 continue
             break
-    return lacking
+    return missing
 
 
 def _is_inside(root: str, path: Path) -> bool:
-    """Whether it is under the root, once all links are followed."""
+    """Returns whether a path is under the root after all links are followed."""
     try:
         return Path(os.path.realpath(path)).is_relative_to(root)
     except ValueError:  # a name with a null character
         return False
 
 
-def _listing(folder: Path) -> frozenset[str]:
-    """The names in a folder; none where it cannot be read."""
+def _list_folder(folder: Path) -> frozenset[str]:
+    """Returns the names in a folder; empty where it cannot be read."""
     try:
         return frozenset(os.listdir(folder))
     except (OSError, ValueError):
         return frozenset()
 
 
-def _nearest(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -> str:
-    """What is there instead of a file that is not, without a name: names may carry patients' identities."""
+def _hint(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -> str:
+    """Describes what exists in place of a missing file. It names no file, as names may carry patient identities."""
     if "\\" in file:
-        is_there = _size(root / file.replace("\\", "/")) is not None
-        return f"; its path has backslashes, {'and with slashes it is there' if is_there else 'slashes are wanted'}"
+        exists = _size(root / file.replace("\\", "/")) is not None
+        return f"; its path has backslashes, {'and with slashes it is there' if exists else 'slashes are wanted'}"
     path = root / file
     names = listing(path.parent)
     if not names:
@@ -98,25 +98,25 @@ def _nearest(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -
         return (
             "; it is a folder" if path.is_dir() else "; it is a link to what is not there" if path.is_symlink() else ""
         )
-    if folded(path.name) in set(map(folded, names)):
+    if normalise_name(path.name) in set(map(normalise_name, names)):
         return "; there is one that differs only in case, in blanks or in how its letters are encoded"
-    stem = next((path.name[: -len(end)] for end in SUFFIXES if path.name.lower().endswith(end)), path.name)
-    others = [end for end in SUFFIXES for name in (stem + end, stem + end.upper()) if name in names]
+    stem = next((path.name[: -len(suffix)] for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.name)
+    others = [suffix for suffix in SUFFIXES for name in (stem + suffix, stem + suffix.upper()) if name in names]
     if others and stem == path.name:
         return f"; there is one that ends in {others[0]}: is the extension missing?"
     return f"; there is one that ends in {others[0]} instead" if others else ""
 
 
-def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> None:
-    """Refuse a cohort of which more than `cohort.max_bad` cannot be used.
+def refuse_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> None:
+    """Checks that the share of samples that cannot be used is at most `cohort.max_bad`.
 
     Raises:
-        CohortError: lists the first of them, and the mend.
+        CohortError: it is larger; the message lists the first bad samples and what to do.
     """
     share = len(bad) / max(1, len(scan.samples))
     if share <= config.max_bad:
         return
-    lines = [f"  {line}" for line in descriptions(bad, config, reader, scan)[:NUM_SHOWN]]
+    lines = [f"  {line}" for line in describe_bad_samples(bad, config, reader, scan)[:NUM_SHOWN]]
     if len(bad) > NUM_SHOWN:
         lines.append(f"  and {len(bad) - NUM_SHOWN} more")
     enough = min(1.0, math.ceil(share * 1000) / 1000)
@@ -137,20 +137,20 @@ def refuse_bad(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reade
     )
 
 
-def descriptions(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> list[str]:
-    """One line each, in the order of the samples: the file, or of a credentialed cohort the row; and why."""
+def describe_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> list[str]:
+    """Returns a line per bad sample, in sample order: its file (its row if credentialed), and the reason."""
     lines = []
     for position, sample in enumerate(scan.samples.index):
         if sample in bad:
-            one = bad[sample]
+            error = bad[sample]
             row = scan.samples["row"].iloc[position] if "row" in scan.samples else position + 1
-            place = f"row {row}" if reader.credentialed else str((config.root or Path()) / (one.file or sample))
-            lines.append(f"{place}: {one.reason}")
+            place = f"row {row}" if reader.credentialed else str((config.root or Path()) / (error.file or sample))
+            lines.append(f"{place}: {error.reason}")
     return lines
 
 
 def _size(path: Path) -> int | None:
-    """Bytes; None if it is not there, which is for `missing_files` to tell."""
+    """Returns the size of a file in bytes; None if it is missing, which `missing_files` reports."""
     try:
         return path.stat().st_size
     except (OSError, ValueError):  # ValueError: a name with a null character

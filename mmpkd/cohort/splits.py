@@ -1,7 +1,8 @@
-"""Who trains, who validates, who is sealed away: always whole patients.
+"""Assigns patients to parts: training, validation and the sealed test part. All samples of a patient are in one part.
 
-A sample's part is train, val or test where a data set says so; else fold0, fold1 ..., of which `cohort.fold` names the
-one that validates while the others train, or test, which stays sealed. Folds are dealt here, or given by the reader.
+The part of a sample is train, val or test where the data set has an official split. Otherwise it is test, which stays
+sealed, or one of fold0, fold1 ...: `cohort.fold` names the fold that validates, and the other folds train. Folds are
+dealt by this module, or given by the reader.
 """
 
 from __future__ import annotations
@@ -19,23 +20,23 @@ from mmpkd.cohort.facts import Scan, label_columns
 from mmpkd.types import CohortError, Task
 
 PARTS = ("train", "val", "test")
-FOLD = "fold"  # and its number, from 0
-FOLDS = ("fold0", "fold1", "fold2", "fold3")  # that are dealt
-SPLIT_SEED = 0  # of the folds; part of what a store is, so never an option
+FOLD = "fold"  # prefix of a fold's number, from 0
+FOLDS = ("fold0", "fold1", "fold2", "fold3")  # the folds that are dealt
+SPLIT_SEED = 0  # seed of the folds; it is never an option, because all stores of a cohort have the same folds
 
 
 def assign(scan: Scan) -> pd.Series:
-    """The split of each sample: train, val or test where official, else fold0, fold1 ... and test.
+    """Returns the part of each sample: train, val or test where the split is official, else fold0, fold1 ... and test.
 
-    Folds that the reader gives are kept. Without an official split, five patient-stratified folds are dealt, the fifth
-    sealed as test. With an official test but no validation part, four folds over the training patients. An official
-    split without train, of an external cohort, is kept: `build.check` refuses to train on it.
+    Folds that the reader gives are kept. Without an official split, patients are dealt into five stratified folds, and
+    the fifth is sealed as test. With an official test part but no validation part, the training patients are dealt into
+    four folds. The official split of an external cohort lacks train and is kept: `build.check` refuses to train on it.
 
     Raises:
-        CohortError: a patient in two official parts, unknown part names, too few patients.
+        CohortError: a part has an unknown name, or there are too few patients.
     """
     if "split" not in scan.samples:
-        folds = _folds(scan, np.ones(len(scan.samples), bool), 5)
+        folds = _deal_by_strata(scan, np.ones(len(scan.samples), bool), 5)
         return folds.replace({"fold4": "test"})
     split = scan.samples["split"].astype(str)
     if has_folds(split):
@@ -47,31 +48,36 @@ def assign(scan: Scan) -> pd.Series:
     if "val" in set(split) or "train" not in set(split):
         return split
     training = (split == "train").to_numpy()
-    folds = _folds(scan, training, len(FOLDS))
+    folds = _deal_by_strata(scan, training, len(FOLDS))
     return folds.where(training, split)
 
 
 def has_folds(split: Iterable[str]) -> bool:
-    """Whether a validation part is still to be chosen, by `cohort.fold`."""
+    """Returns whether `cohort.fold` chooses the validation part."""
     return any(part.startswith(FOLD) for part in set(split))
 
 
 def fold_names(split: Iterable[str]) -> list[str]:
-    """fold0 to the last of the folds of a split; empty if it has none."""
+    """Returns the names of a split's folds, from fold0 to the last one; empty if it has no folds."""
     last = max((int(part.removeprefix(FOLD)) for part in set(split) if part.startswith(FOLD)), default=-1)
     return [f"{FOLD}{number}" for number in range(last + 1)]
 
 
 def num_folds(parts: Iterable[str] | None) -> int:
-    """Values that `cohort.fold` can take: 1 where who validates is official; `parts` is None where folds are dealt."""
-    named = None if parts is None else set(parts)
-    if named is None or named == {"train"} or named == {"train", "test"}:
+    """Returns how many values `cohort.fold` can take: 1 where the validation part is official.
+
+    Args:
+        parts: the parts of all samples, or None where patients are dealt into folds.
+    """
+    names = None if parts is None else set(parts)
+    if names is None or names == {"train"} or names == {"train", "test"}:
         return len(FOLDS)
-    return max(1, len(fold_names(named)))
+    return max(1, len(fold_names(names)))
 
 
 def refuse_fold(fold: int, num_folds: int) -> None:
-    """
+    """Checks that a fold exists.
+
     Raises:
         CohortError: there is no such fold.
     """
@@ -83,10 +89,10 @@ def refuse_fold(fold: int, num_folds: int) -> None:
 
 
 def check(split: pd.Series, patients: pd.Series, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> None:
-    """Refuse parts that share a patient, or in which a task has nothing to tell apart.
+    """Checks that no two parts share a patient, and that each task has two classes in every part.
 
     Raises:
-        CohortError: names the task, the part and its counts.
+        CohortError: a check failed; the message names the task, the part and its counts.
     """
     check_patients(split, patients)
     check_classes("the whole cohort", labels, tasks)
@@ -95,7 +101,7 @@ def check(split: pd.Series, patients: pd.Series, labels: pd.DataFrame, tasks: tu
 
 
 def check_patients(split: pd.Series, patients: pd.Series) -> None:
-    """Refuse a patient in two parts; patients are counted, not named."""
+    """Raises CohortError if a patient is in two parts. The message counts such patients and names none."""
     shared = int((split.groupby(patients).nunique() > 1).sum())
     if shared:
         raise CohortError(
@@ -105,7 +111,7 @@ def check_patients(split: pd.Series, patients: pd.Series) -> None:
 
 
 def check_classes(part: str, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> None:
-    """Refuse a part in which a task has a single class; a multi-label task needs one label with two."""
+    """Raises CohortError if a task has one class in a part; a multi-label task needs a label with two classes."""
     for task in tasks:
         known = labels[label_columns([task])].dropna(how="all")
         counts = known.sum().astype(int).set_axis(task.logit_names)
@@ -120,20 +126,23 @@ def check_classes(part: str, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> N
             )
 
 
-def dealt(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold of each sample, 0 to num_folds - 1: whole patients, each fold with its share of every stratum.
+def deal_folds(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int, seed: int) -> NDArray[np.int64]:
+    """Deals whole patients into folds, so that each fold gets its share of every stratum.
 
-    Strata smaller than the number of folds reach as many folds as they can; where all are that
-    small, patients are dealt without regard to them. `seed` is 0 to 2**32 - 1.
+    A stratum that is smaller than the number of folds reaches as many folds as it can. Where all strata are that small,
+    they are ignored.
 
     Args:
-        stratum_N: a class per sample, integers.
-        patient_N: whose each sample is, integers or names.
+        stratum_N: the stratum of each sample, integers.
+        patient_N: the patient of each sample, integers or names.
         num_folds: 2 or more.
-        seed: the same folds for the same seed.
+        seed: 0 to 2**32 - 1; the same seed gives the same folds.
+
+    Returns:
+        The fold of each sample, 0 to num_folds - 1.
 
     Raises:
-        CohortError: fewer patients than folds.
+        CohortError: there are fewer patients than folds.
     """
     num_patients = len(np.unique(patient_N))
     if num_patients < num_folds:
@@ -149,18 +158,18 @@ def dealt(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int, seed
     return fold_N
 
 
-def _folds(scan: Scan, chosen: np.ndarray, count: int) -> pd.Series:
-    """fold0 ... of the chosen samples, whole patients, stratified by all tasks; NaN elsewhere."""
+def _deal_by_strata(scan: Scan, chosen: np.ndarray, count: int) -> pd.Series:
+    """Returns the folds of the chosen samples (fold0 ...), dealt by patient and stratified by all tasks; else NaN."""
     patients = scan.samples["patient"].to_numpy(dtype=object)[chosen]
-    strata = np.stack([_stratum(task, scan.labels) for task in scan.tasks], axis=1)[chosen]
+    strata = np.stack([_task_stratum(task, scan.labels) for task in scan.tasks], axis=1)[chosen]
     _, stratum = np.unique(strata, axis=0, return_inverse=True)
     folds = pd.Series(np.nan, index=scan.samples.index, dtype=object)
-    folds[chosen] = np.array([f"fold{fold}" for fold in dealt(stratum, patients, count, SPLIT_SEED)], object)
+    folds[chosen] = np.array([f"fold{fold}" for fold in deal_folds(stratum, patients, count, SPLIT_SEED)], object)
     return folds
 
 
-def _stratum(task: Task, labels: pd.DataFrame) -> np.ndarray:
-    """A class per sample: its class, or its rarest label; -1 where there is none or it is unknown."""
+def _task_stratum(task: Task, labels: pd.DataFrame) -> np.ndarray:
+    """Returns the stratum of each sample: its class, or its rarest label; -1 where it has none or it is unknown."""
     one_hot = labels[label_columns([task])].fillna(-1).to_numpy()
     if task.kind == "binary":
         return one_hot[:, 0].astype(int)

@@ -1,12 +1,12 @@
-"""A prepared cohort on disk, opened read-only. `prepare.py` writes it.
+"""Reads a store, which is a prepared cohort on disk. `prepare.py` writes it.
 
 images.npy        N x C x H x W uint8, letterboxed
-views/<name>.npy  the same of each further image; may be taken away once nothing that reads it is to be trained
+views/<name>.npy  the same for each further image; may be deleted when no model that reads it will be trained again
 samples.parquet   sample, patient, split, row, height, width (original), top, left, bottom, right (where the
                   image lies in its square), label/<task>/<label> (NaN: unknown), privileged/<column>
 text.parquet      sample and one column per section
 rois.parquet      sample, label, height, width, runs, store_runs: run lengths at original and at stored size
-manifest.json     written last: without it there is no store
+manifest.json     written last; a folder without it is not a store
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mmpkd.types import CohortError, Task
 
 SCHEMA = 5  # raise it when a store is laid out or filled differently
 MANIFEST = "manifest.json"
-STORES = "stores"  # folder of the cache, in which a store is named by its reader and fingerprint
+STORES = "stores"  # folder of the cache; a store in it is named by its reader and fingerprint
 VIEWS = "views/"
 BOX = ("top", "left", "bottom", "right")
 LABEL, PRIVILEGED = "label/", "privileged/"
@@ -40,10 +40,10 @@ Part = Literal["train", "val", "test"]
 
 
 class Store:
-    """Everything a training reads of its cohort.
+    """A prepared cohort, opened read-only: images, labels, regions and privileged data.
 
     Attributes:
-        fingerprint: changes when the data or the options change; not when the data move.
+        fingerprint: changes when the data or the options change, but not when the data are moved.
         sample_ids: N strings.
         patient_N: integer codes.
         patient_ids: the patients' own names, N strings; for files on the user's disk, never for a log.
@@ -57,7 +57,7 @@ class Store:
         self.path = path
         self.manifest = manifest
         samples = pd.read_parquet(path / "samples.parquet").set_index("sample")
-        # Of the samples themselves: older manifests do not say it, and samples may have been left out.
+        # Computed from the samples, because older manifests lack it and samples may have been left out.
         several_images = bool(samples["patient"].duplicated().any())
         self.facts = replace(read_facts(manifest["facts"]), several_images=several_images)
         self.fingerprint: str = manifest["fingerprint"]
@@ -74,10 +74,10 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open a store and hold it against its manifest; further images may be gone, see `view`.
+        """Opens a store and checks it against its manifest. Further images may be missing, see `view`.
 
         Raises:
-            CohortError: not a whole store, or a patient is in two parts.
+            CohortError: the store is incomplete or damaged, or a patient is in two parts.
         """
         try:
             written = (path / MANIFEST).read_bytes()
@@ -98,10 +98,10 @@ class Store:
         if not path.name.endswith(manifest["fingerprint"]) and path.parent.name == STORES:
             raise CohortError(f"{path} holds another cohort, {manifest['fingerprint']}: move it away, or {mend}")
         for name, size in manifest["files"].items():
-            found = (path / name).stat().st_size if (path / name).is_file() else None
-            if found != size and not (found is None and name.startswith(VIEWS)):
-                has = "is missing" if found is None else f"has {found} bytes, its manifest says {size}"
-                raise CohortError(f"{path / name} {has}: {mend}")
+            actual = (path / name).stat().st_size if (path / name).is_file() else None
+            if actual != size and not (actual is None and name.startswith(VIEWS)):
+                problem = "is missing" if actual is None else f"has {actual} bytes, its manifest says {size}"
+                raise CohortError(f"{path / name} {problem}: {mend}")
         expected = manifest.get("checksums", {})
         tables = {name: each for name, each in expected.items() if name.endswith(".parquet")}
         arrays = {name: each for name, each in expected.items() if name not in tables and (path / name).exists()}
@@ -115,7 +115,7 @@ class Store:
         return store
 
     def rows(self, part: Part, fold: int = 0) -> NDArray[np.int64]:
-        """Positions of a part's samples, ascending. `fold`, from 0, is the one that validates.
+        """Returns the ascending positions of a part's samples. `fold`, from 0, is the fold that validates.
 
         Raises:
             CohortError: there is no such fold, or the validation part is official.
@@ -131,7 +131,7 @@ class Store:
 
     @property
     def num_folds(self) -> int:
-        """Values that `cohort.fold` can take: 1 where the validation part is official."""
+        """The number of values that `cohort.fold` can take; 1 where the validation part is official."""
         return splits.num_folds(self.split_N)
 
     @cached_property
@@ -140,24 +140,24 @@ class Store:
         return self._samples["split"].to_numpy(dtype=str)
 
     def digests(self) -> NDArray[np.int64]:
-        """64 bits of a hash of each stored image (N): equal pixels, equal digest."""
+        """Returns a 64-bit hash of each stored image (N). Images with equal pixels have equal hashes."""
         hashed = (hashlib.blake2b(image.tobytes(), digest_size=8).digest() for image in self.image_NCHW)
         return np.frombuffer(b"".join(hashed), np.int64)
 
     def privileged(self, names: Sequence[str]) -> pd.DataFrame:
-        """Privileged columns in the order of the store, index = sample id; missing is NaN."""
+        """Returns privileged columns in the order of the store, index = sample id; NaN where missing."""
         return self._samples[[PRIVILEGED + name for name in names]].set_axis(list(names), axis=1)
 
     def text(self, sections: Sequence[str]) -> pd.DataFrame:
-        """Sections of the reports in the order of the store, index = sample id; missing is NaN."""
+        """Returns sections of the reports in the order of the store, index = sample id; NaN where missing."""
         table = pd.read_parquet(self.path / "text.parquet", columns=["sample", *sections])
         return table.set_index("sample").loc[self._samples.index]
 
     def view(self, name: str) -> NDArray[np.uint8]:
-        """A further image of each sample, N x C x H x W, memory-mapped.
+        """Returns a further image of each sample, N x C x H x W, memory-mapped.
 
         Raises:
-            CohortError: it is no longer there.
+            CohortError: its file has been deleted.
         """
         try:
             view: NDArray[np.uint8] = np.load(self.path / VIEWS / f"{name}.npy", mmap_mode="r")
@@ -167,12 +167,12 @@ class Store:
         return view
 
     def images(self, rows: NDArray[np.int64], names: Sequence[str] = (IMAGE,)) -> NDArray[np.uint8]:
-        """The images of the samples at `rows` that have these names, n x C x H x W, one's channels after another's."""
-        taken = [self.image_NCHW[rows] if name == IMAGE else self.view(name)[rows] for name in names]
-        return taken[0] if len(taken) == 1 else np.concatenate(taken, axis=1)
+        """Returns the named images of the samples at `rows`, n x C x H x W; channels of several are concatenated."""
+        images = [self.image_NCHW[rows] if name == IMAGE else self.view(name)[rows] for name in names]
+        return images[0] if len(images) == 1 else np.concatenate(images, axis=1)
 
     def roi_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """n x R x H x W in the stored square: the union of each label's regions; all False where it has none."""
+        """Returns the union of each label's regions in the stored square, n x R x H x W; all False without a region."""
         size = self.facts.image_size
         mask = np.zeros((len(rows), len(self.facts.roi_labels), size, size), bool)
         for position, row in enumerate(rows):
@@ -182,17 +182,17 @@ class Store:
         return mask
 
     def rois(self, row: int) -> list[tuple[int, NDArray[np.int32]]]:
-        """Regions of one sample: label's position and run lengths in the stored square, in the order of the labels."""
+        """Returns a sample's regions in label order: position of the label, and run lengths in the stored square."""
         labels = range(len(self.facts.roi_labels))
         return [(index, runs) for index in labels for runs in self._runs.get((row, index), ())]
 
     def letterbox(self, row: int) -> Letterbox:
-        """How one sample's original image lies in the stored square."""
+        """Returns the transform from a sample's original image to the stored square."""
         height, width = self._samples[["height", "width"]].iloc[row]
         return Letterbox(int(height), int(width), self.facts.image_size)
 
     def original_rois(self, row: int) -> NDArray[np.bool_]:
-        """R x height x width of one sample's original image: the union of each label's regions, as they were drawn."""
+        """Returns the union of each label's regions at a sample's original size, R x height x width, as drawn."""
         letterbox = self.letterbox(row)
         shape = (letterbox.height, letterbox.width)
         mask = np.zeros((len(self.facts.roi_labels), *shape), bool)
@@ -206,18 +206,18 @@ class Store:
         return self._read_rois("runs")
 
     def _read_rois(self, column: str) -> dict[tuple[int, int], list[NDArray[np.int32]]]:
-        """Run lengths by (row, label), of the column `runs` or `store_runs`."""
+        """Returns run lengths by (row, position of the label), from the column `runs` or `store_runs`."""
         runs: dict[tuple[int, int], list[NDArray[np.int32]]] = {}
         if self.facts.roi_labels:
             rois = pd.read_parquet(self.path / "rois.parquet", columns=["sample", "label", column])
             rows = self._samples.index.get_indexer(pd.Index(rois["sample"]))
-            for row, label, one in zip(rows, rois["label"], rois[column], strict=True):
-                runs.setdefault((int(row), self.facts.roi_labels.index(label)), []).append(one)
+            for row, label, lengths in zip(rows, rois["label"], rois[column], strict=True):
+                runs.setdefault((int(row), self.facts.roi_labels.index(label)), []).append(lengths)
         return runs
 
 
 def read_facts(content: Mapping[str, Any]) -> Facts:
-    """Facts from a manifest, where `asdict` put them."""
+    """Returns the facts that a manifest holds as the output of `asdict`."""
     tuples = {name: tuple(content[name]) for name in ("unlisted", "roi_labels", "views")}
     tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
     columns = {name: Column(**column) for name, column in content["columns"].items()}

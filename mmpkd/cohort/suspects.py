@@ -1,5 +1,8 @@
-"""What in a cohort gives its labels away: looked for once, kept in the store's manifest, and said by every command
-that is about to spend something."""
+"""Finds privileged columns and report sections that give the labels away.
+
+`prepare` searches for them once and keeps the scores in the store's manifest. Commands that train or sweep print them
+as warnings.
+"""
 
 from __future__ import annotations
 
@@ -18,53 +21,57 @@ Scores = Mapping[str, float]  # AUROC, out of fold, by label
 
 @dataclass(frozen=True)
 class Suspects:
-    """AUROCs, out of fold, of what each column alone, two columns together or a section's words say of each label."""
+    """Out-of-fold AUROCs with which a column alone, two columns together, or a section's words predict each label."""
 
     columns: Mapping[str, Scores] = field(default_factory=dict)
-    pairs: Sequence[tuple[str, str, Scores]] = ()  # those that state a label, though neither column alone is suspected
+    pairs: Sequence[tuple[str, str, Scores]] = ()  # pairs that state a label although neither column is suspected alone
     sections: Mapping[str, Scores] = field(default_factory=dict)
 
     def lines(self, facts: Facts, sections: bool = True) -> list[str]:
-        """A warning for each column, pair and section that is suspected of stating a label; names and scores only.
+        """Returns a warning for each column, pair and section that is suspected of stating a label: names and scores.
 
         Args:
-            sections: False leaves them out, for whoever knows which of them are read, and how.
+            sections: False leaves out sections, for callers that judge the sections which a teacher reads.
         """
         warnings = []
         for name, scores in self.columns.items():
-            if facts.columns[name].role in ADMITTED and (told := labels_told(scores, leakage.ALARM)):
+            if facts.columns[name].role in ADMITTED and (labels := describe_labels(scores, leakage.ALARM)):
                 mend = "if it states the label, give it the role near_label or forbidden"
-                warnings.append(f"column {name!r} alone tells {told}; {mend}")
+                warnings.append(f"column {name!r} alone tells {labels}; {mend}")
         for first, second, scores in self.pairs:
             mend = "if they state the label, give one the role near_label or forbidden"
-            told = labels_told(scores, leakage.STATED)
-            warnings.append(f"columns {first!r} and {second!r} together tell {told}, though neither does alone; {mend}")
+            labels = describe_labels(scores, leakage.STATED)
+            both = f"columns {first!r} and {second!r} together"
+            warnings.append(f"{both} tell {labels}, though neither does alone; {mend}")
         for name, scores in self.sections.items() if sections else ():
-            if not facts.sections[name].near_label and (told := labels_told(scores, leakage.STATED)):
+            if not facts.sections[name].near_label and (labels := describe_labels(scores, leakage.STATED)):
                 mend = "hide the labels' names from a text teacher (mask_labels), or teach from other sections"
-                warnings.append(f"the words of section {name!r} alone tell {told}; {mend}")
+                warnings.append(f"the words of section {name!r} alone tell {labels}; {mend}")
         return warnings
 
 
-def labels_told(scores: Scores, alarm: float) -> str:
-    """'task/label with AUROC 0.99, out of fold (and 2 other labels)' of those from `alarm`; empty where none is."""
-    told = sorted((label for label, auroc in scores.items() if auroc >= alarm), key=lambda label: -scores[label])
-    if not told:
+def describe_labels(scores: Scores, alarm: float) -> str:
+    """Describes the labels whose AUROC is at least `alarm`; empty where there are none.
+
+    An example is 'task/label with AUROC 0.99, out of fold (and 2 other labels)'.
+    """
+    labels = sorted((label for label, auroc in scores.items() if auroc >= alarm), key=lambda label: -scores[label])
+    if not labels:
         return ""
-    others = len(told) - 1
+    others = len(labels) - 1
     more = f" (and {others} other label{'s' * (others > 1)})" if others else ""
-    return f"{told[0]} with AUROC {scores[told[0]]:.2f}, out of fold{more}"
+    return f"{labels[0]} with AUROC {scores[labels[0]]:.2f}, out of fold{more}"
 
 
-def find(
+def find_suspects(
     facts: Facts, privileged: pd.DataFrame, text: pd.DataFrame | None, labels: pd.DataFrame, patients: pd.Series
 ) -> Suspects:
-    """Looks at some samples, which are not the sealed test's; all frames share rows.
+    """Finds what gives the labels away among samples that are not of the sealed test part; all frames share rows.
 
     Args:
-        labels: 1, 0 or NaN, a column a label.
+        labels: 1, 0 or NaN, one column per label.
     """
-    # Numbers in the order of names: the folds are the same whether patients come as one or the other.
+    # Patients become numbers in the order of their names, so that names and integer codes give the same folds.
     patients = pd.Series(np.unique(patients.to_numpy(), return_inverse=True)[1], patients.index)
     separators = {name: facts.columns[name].separator for name in map(str, privileged)}
     columns = leakage.probe(privileged, separators, labels, patients)
@@ -76,19 +83,20 @@ def find(
     return Suspects(columns, pairs, sections)
 
 
-def find_in(store: Store) -> Suspects:
-    """What `find` finds in a store, or in what stands in for one that is not prepared yet."""
+def find_suspects_in(store: Store) -> Suspects:
+    """Runs `find_suspects` on the samples of a store that are not of the sealed test part."""
     rows = np.setdiff1d(np.arange(len(store.sample_ids)), store.rows("test"))
     facts = store.facts
-    stored = [one.name for one in facts.columns.values() if one.role in (*ADMITTED, "near_label")]
+    stored = [column.name for column in facts.columns.values() if column.role in (*ADMITTED, "near_label")]
     label_NK = np.where(store.known_NK[rows], store.target_NK[rows], np.nan)
     privileged = store.privileged(stored).iloc[rows]
     text = store.text(list(facts.sections)).iloc[rows] if facts.sections else None
     labels = pd.DataFrame(label_NK, privileged.index, label_columns(facts.tasks))
-    return find(facts, privileged, text, labels, pd.Series(store.patient_N[rows], privileged.index))
+    return find_suspects(facts, privileged, text, labels, pd.Series(store.patient_N[rows], privileged.index))
 
 
 def suspects_of(store: Store) -> Suspects:
-    """What was found when the store was prepared."""
-    kept = store.manifest
-    return Suspects(kept["probe"], [(a, b, scores) for a, b, scores in kept["probe_pairs"]], kept["probe_sections"])
+    """Returns the suspects that were found when the store was prepared."""
+    manifest = store.manifest
+    pairs = [(first, second, scores) for first, second, scores in manifest["probe_pairs"]]
+    return Suspects(manifest["probe"], pairs, manifest["probe_sections"])

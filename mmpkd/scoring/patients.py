@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.special import log_expit
 
 from mmpkd.cohort.identities import UNNAMED
-from mmpkd.cohort.spelling import DIFFERENCE, alike, folded, is_scientific
+from mmpkd.cohort.spelling import DIFFERENCE, group_spellings, is_scientific, normalise_name
 from mmpkd.scoring import classify
 from mmpkd.scoring.stats import Floats
 from mmpkd.types import ConfigError, Task
@@ -76,7 +76,7 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
             rows = list(csv.DictReader(opened))
     except OSError as error:
         raise ConfigError.at("patients", f"{path} cannot be read: {error.strerror}") from None
-    rows = [{folded(str(key)): cell for key, cell in row.items()} for row in rows]
+    rows = [{normalise_name(str(key)): cell for key, cell in row.items()} for row in rows]
     columns = list(rows[0]) if rows else []
     if missing := [name for name in ("image", "patient") if name not in columns]:
         held = ", ".join(map(str, columns)) or "none"
@@ -86,10 +86,10 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
         patient = (row["patient"] or "").strip()
         listed.setdefault(Path(row["image"] or "").as_posix(), set()).update({patient} if patient else ())
     patients = {patient for names in listed.values() for patient in names}
-    if groups := alike(patients):
+    if groups := group_spellings(patients):
         problem = f"{path} spells {len(groups)} of its patients in several ways, which {DIFFERENCE}"
         raise ConfigError.at("patients", f"{problem}; write each in one way")
-    if num_unnamed := sum(is_scientific(name) or folded(name) in UNNAMED for name in patients):
+    if num_unnamed := sum(is_scientific(name) or normalise_name(name) in UNNAMED for name in patients):
         problem = f"{path} has {num_unnamed} patients named by a word for a missing name, or in scientific notation"
         raise ConfigError.at("patients", f"{problem}; give the names of the patients, and write numbers in full")
     names = list(images)

@@ -15,7 +15,7 @@ from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
-from mmpkd.cohort.facts import Column, Facts, admitted, matching
+from mmpkd.cohort.facts import Column, Facts, admitted_columns, matching_names
 from mmpkd.cohort.store import Store
 from mmpkd.teachers.teacher import TeacherParams
 
@@ -37,9 +37,9 @@ def chosen_columns(params: ColumnsParams, facts: Facts) -> list[str]:
     They are the columns that are named or match a pattern, or every descriptor and context column, and then the named
     near-label columns.
     """
-    names = admitted(facts)
+    names = admitted_columns(facts)
     if params.columns is not None:
-        names = [name for pattern in params.columns for name in matching(pattern, names)]
+        names = [name for pattern in params.columns for name in matching_names(pattern, names)]
     return [*dict.fromkeys(names), *params.near_label]
 
 

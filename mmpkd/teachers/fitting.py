@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from mmpkd.cohort.splits import dealt
+from mmpkd.cohort.splits import deal_folds
 from mmpkd.cohort.store import Store
 from mmpkd.fit import derived_seed
 from mmpkd.teachers.fold_levels import level_offsets
@@ -44,7 +44,7 @@ def folds(store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]
         CohortError: there are fewer than five patients.
         TeacherError: without some fold, a label has a single class.
     """
-    fold_N = dealt(_stratum(store, rows), store.patient_N[rows], NUM_FOLDS, derived_seed(seed, "folds") % 2**32)
+    fold_N = deal_folds(_stratum(store, rows), store.patient_N[rows], NUM_FOLDS, derived_seed(seed, "folds") % 2**32)
     for fold in range(NUM_FOLDS):
         fitted = rows[fold_N != fold]
         require_classes(store.facts.tasks, store.target_NK[fitted], store.known_NK[fitted])

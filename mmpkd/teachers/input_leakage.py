@@ -10,7 +10,7 @@ import pandas as pd
 from mmpkd.cohort import leakage
 from mmpkd.cohort.facts import label_columns
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.suspects import Suspects, labels_told, suspects_of
+from mmpkd.cohort.suspects import Suspects, describe_labels, suspects_of
 from mmpkd.config import TrialConfig
 from mmpkd.teachers import resolve
 from mmpkd.teachers.masking import LabelMask
@@ -45,10 +45,10 @@ def leakage_warnings(
                 masked.setdefault((name, inputs.hidden_words), []).append(path)
     warnings = suspects.lines(store.facts, sections=False)
     for name, paths in near_label.items():
-        if labels := labels_told(suspects.columns.get(name, {}), leakage.ALARM):
+        if labels := describe_labels(suspects.columns.get(name, {}), leakage.ALARM):
             warnings.append(f"{_join(paths)} reads the near-label column {name!r}, which alone tells {labels}")
     for name, paths in unmasked.items():
-        if labels := labels_told(suspects.sections.get(name, {}), leakage.STATED):
+        if labels := describe_labels(suspects.sections.get(name, {}), leakage.STATED):
             remedy = (
                 "was it written with the label in hand? Leave that section out, or hide the labels' names (mask_labels)"
             )
@@ -77,7 +77,7 @@ def _masked_section_warnings(section: str, hidden_words: tuple[str, ...], store:
     labels = pd.DataFrame(label_NK, texts.index, label_columns(store.facts.tasks))
     patients = pd.Series(store.patient_N[rows].astype(str), texts.index)
     scores = leakage.probe(texts, {}, labels, patients, prose=[section])[section]
-    if not (told_labels := labels_told(scores, leakage.ALARM)):
+    if not (told_labels := describe_labels(scores, leakage.ALARM)):
         return []
     words = (
         "credentialed: false in cohort.params names them here, for public data only; else list the commonest words of "

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mmpkd.cohort import facts, reader_for
-from mmpkd.cohort.facts import Column, Facts, check_columns, matching
+from mmpkd.cohort.facts import Column, Facts, check_columns, matching_names
 from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.cohort.readers.table.reader import Table
 from mmpkd.teachers.columns import chosen_columns
@@ -82,8 +82,10 @@ def test_wrong_patterns_are_refused(columns: list[str], near_label: list[str], p
 
 
 def test_matching_by_hand() -> None:
-    assert matching("a*", ["b", "ab", "a", "Ab"]) == ["ab", "a"]
-    assert matching("a", ["ab", "a"]) == ["a"] and matching("c", ["ab"]) == matching("c*", ["ab"]) == []
+    assert matching_names("a*", ["b", "ab", "a", "Ab"]) == ["ab", "a"]
+    assert (
+        matching_names("a", ["ab", "a"]) == ["a"] and matching_names("c", ["ab"]) == matching_names("c*", ["ab"]) == []
+    )
 
 
 SLIDES = {f"slide_{number}": [f"{index * (number + 1)}.5" for index in range(60)] for number in range(3)}
@@ -153,6 +155,6 @@ def test_the_strictest_role_of_several_patterns_counts() -> None:
     """The order does not matter: a column that states the label must not enter through another pattern."""
     given = {"*_score": {"role": "descriptor"}, "birads*": {"role": "forbidden"}, "birads_2_*": {"role": "near_label"}}
     params = TableParams.model_validate({**PARAMS, "columns": given})
-    spelt = params.over(["birads_score", "birads_2_score", "shape_score"]).columns
+    spelt = params.expand_patterns(["birads_score", "birads_2_score", "shape_score"]).columns
     roles = {name: entry.role for name, entry in spelt.items() if "*" not in name}
     assert roles == {"birads_score": "forbidden", "birads_2_score": "forbidden", "shape_score": "descriptor"}

@@ -13,7 +13,7 @@ from skimage.exposure import equalize_adapthist
 from mmpkd import export
 from mmpkd.cohort import facts
 from mmpkd.cohort.__main__ import main
-from mmpkd.cohort.decode import Clahe, Depth, decode, depth_of, read_depth, square
+from mmpkd.cohort.decode import Clahe, Depth, decode, depth_of, read_depth, to_stored_square
 from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, StudentConfig, TrialConfig, WindowConfig, validate
@@ -49,23 +49,23 @@ def test_a_window_by_hand() -> None:
     """A width of 4 around 2 has the levels 0, 1, 2, 3 (DICOM PS3.3 C.11.2.1.2.1)."""
     assert validate(WindowConfig, {"level": 2, "width": 4}).ends == (0, 3)
     image = np.array([[-5, 0, 1], [2, 3, 9]], np.int16)
-    assert square(image, 3, 1, Depth(16, (0.0, 3.0)))[0, :2].tolist() == [[0, 0, 85], [170, 255, 255]]
+    assert to_stored_square(image, 3, 1, Depth(16, (0.0, 3.0)))[0, :2].tolist() == [[0, 0, 85], [170, 255, 255]]
 
 
 def test_an_image_outside_the_window_is_refused() -> None:
     for image in (np.array([[4, 7]], np.uint16), np.array([[-5, 0]], np.int16)):
         with pytest.raises(BadSample, match="all its values outside the window of 0 to 3"):
-            square(image, 2, 1, Depth(16, (0.0, 3.0)))
-    assert square(np.array([[1, 7]], np.uint16), 2, 1, Depth(16, (0.0, 3.0)))[0, 0].tolist() == [85, 255]
+            to_stored_square(image, 2, 1, Depth(16, (0.0, 3.0)))
+    assert to_stored_square(np.array([[1, 7]], np.uint16), 2, 1, Depth(16, (0.0, 3.0)))[0, 0].tolist() == [85, 255]
 
 
 def test_clahe_agrees_with_scikit_image_inside_the_padding() -> None:
     image = np.random.default_rng(0).integers(90, 120, (16, 32), dtype=np.uint8)
-    stored = square(image, 32, 1, Depth(clahe=Clahe(0.02, 4)))[0]
+    stored = to_stored_square(image, 32, 1, Depth(clahe=Clahe(0.02, 4)))[0]
     wanted = np.rint(255 * equalize_adapthist(image, kernel_size=(4, 8), clip_limit=0.02))
     assert (stored[8:24] == wanted).all() and not stored[:8].any() and not stored[24:].any()
     flat = np.full((16, 32), 7, np.uint8)
-    assert (square(flat, 32, 1, Depth(clahe=Clahe(0.02, 4)))[0, 8:24] == 7).all()
+    assert (to_stored_square(flat, 32, 1, Depth(clahe=Clahe(0.02, 4)))[0, 8:24] == 7).all()
 
 
 def test_both_are_part_of_the_store_identity_and_off_by_default(root: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""How the pixel values of a cohort's images become 8 bits: found in the data, or asked for."""
+"""Decides how the pixel values of a cohort become 8 bits: by a window from the data, or as the options state."""
 
 from __future__ import annotations
 
@@ -9,54 +9,57 @@ from typing import Any
 
 import numpy as np
 
-from mmpkd.cohort.decode import Clahe, Depth, find_depth, read_depth, thinned
+from mmpkd.cohort.decode import Clahe, Depth, find_depth, read_depth, sample_pixels
 from mmpkd.cohort.facts import BadSample, Reader
 from mmpkd.config import CohortConfig
 from mmpkd.machine.checksums import sealed, unsealed
 from mmpkd.machine.resources import cores
 
-DEPTHS = "depths.json"  # of a partial store
-WINDOW_SAMPLES = 32  # images, evenly spaced and none of the sealed test's, that give a cohort's window
+DEPTHS = "depths.json"  # a file of a store that is being prepared
+WINDOW_SAMPLES = 32  # evenly spaced images that determine a cohort's window; sealed test images are not among them
 
 
-def contrast_of(config: CohortConfig) -> dict[str, Any]:
-    """The options that change brightness, where there are any."""
+def contrast_options(config: CohortConfig) -> dict[str, Any]:
+    """Returns those options of a cohort that change brightness, `window` and `clahe`, as far as they are set."""
     stated = {"window": config.window, "clahe": config.clahe}
     return {name: option.model_dump() for name, option in stated.items() if option is not None}
 
 
-def as_asked(config: CohortConfig, found: Depth) -> Depth:
-    """With the window and the CLAHE that are asked for; both are of a cohort's own images alone."""
-    window = found.window if config.window is None else config.window.ends
+def apply_contrast(config: CohortConfig, depth: Depth) -> Depth:
+    """Returns a depth with the window and the CLAHE of the options, which apply to images but not to views."""
+    window = depth.window if config.window is None else config.window.ends
     clahe = None if config.clahe is None else Clahe(config.clahe.clip_limit, config.clahe.tiles)
-    return Depth(found.bits, window, clahe)
+    return Depth(depth.bits, window, clahe)
 
 
 def find_depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str]) -> list[Depth]:
-    """Of the image and of each view; found once, so that a preparation that goes on keeps its window."""
+    """Returns the Depth of the image and of each view.
 
-    def look(position: int) -> list[np.ndarray]:
-        with suppress(BadSample):  # listed with the others when its turn comes
+    They are determined once and written to `partial`, so that a continued preparation keeps its windows.
+    """
+
+    def sample_images(position: int) -> list[np.ndarray]:
+        with suppress(BadSample):  # `decode_all` lists it later, with the other bad samples
             raw = reader.load(ids[position])
-            return [thinned(image) for image in (raw.image, *(raw.views[view] for view in views))]
+            return [sample_pixels(image) for image in (raw.image, *(raw.views[view] for view in views))]
         return []
 
-    if known := noted_depths(partial):
-        return known
+    if noted := read_noted_depths(partial):
+        return noted
     first, *others = np.unique(np.linspace(0, len(ids) - 1, WINDOW_SAMPLES).astype(int)).tolist()
-    looked = [look(first)]
-    if reader.windowed or not looked[0] or any(pixels.dtype != np.uint8 for pixels in looked[0]):  # a window is wanted
+    sampled = [sample_images(first)]
+    needs_window = reader.windowed or not sampled[0] or any(pixels.dtype != np.uint8 for pixels in sampled[0])
+    if needs_window:
         with ThreadPoolExecutor(cores().amount) as pool:
-            looked = [images for images in (*looked, *pool.map(look, others)) if images]
-    depths = [find_depth([images[at] for images in looked], reader.windowed) for at in range(1 + len(views))]
+            sampled = [images for images in (*sampled, *pool.map(sample_images, others)) if images]
+    depths = [find_depth([images[index] for images in sampled], reader.windowed) for index in range(1 + len(views))]
     (partial / DEPTHS).write_text(sealed({"depths": depths}))
     return depths
 
 
-def noted_depths(partial: Path) -> list[Depth]:
-    """What an interrupted preparation noted; none where that is damaged or was not noted yet."""
+def read_noted_depths(partial: Path) -> list[Depth]:
+    """Returns the depths that an interrupted preparation wrote; empty where it wrote none or the file is damaged."""
     try:
-        found = unsealed((partial / DEPTHS).read_bytes())["depths"]
-        return [read_depth(*stated) for stated in found]
+        return [read_depth(*depth) for depth in unsealed((partial / DEPTHS).read_bytes())["depths"]]
     except (OSError, ValueError, LookupError, TypeError):
         return []

@@ -55,14 +55,14 @@ def unit_of(root: Path, file: str) -> Unit:
         BadSample: missing, or not a DICOM file.
     """
     data = _read(root, file, stop_before_pixels=True)
-    modality, *stated = (_code(data, name) for name in ("Modality", "RescaleType", "Units"))
+    modality, *stated = (_read_code(data, name) for name in ("Modality", "RescaleType", "Units"))
     unit = next((code for code in stated if code not in ("", "US")), "")  # US: unspecified
     if not unit and modality == "CT" and "RescaleIntercept" in data and "US" not in stated:
         unit = "HU"
     return Unit(modality, unit)
 
 
-def _code(data: Dataset, name: str) -> str:
+def _read_code(data: Dataset, name: str) -> str:
     """An element that holds a code; empty where it holds anything else, which may be of the patient."""
     try:
         value = str(data.get(name, ""))
@@ -103,7 +103,7 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
             data.pixel_array_options(correct_unused_bits=False)
         pixels = np.asarray(data.pixel_array)  # of YBR already RGB
         low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed else (0, (1 << bits) - 1)
-        is_padding = _padding(data, pixels) if is_grey else None
+        is_padding = _padding_mask(data, pixels) if is_grey else None
         imaged = pixels if is_padding is None or is_padding.all() else pixels[~is_padding]
         if imaged.min() < low or imaged.max() > high:
             wanted = f"the {bits} bits that it states hold {low} to {high}"
@@ -120,12 +120,12 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
         raise
     except Exception as error:  # each decoder raises its own kind; its text may quote the file's elements
         what = f"its pixels do not decode ({type(error).__name__})"
-        raise BadSample(file, f"{what}: {_syntax(data)}") from None
+        raise BadSample(file, f"{what}: {_transfer_syntax(data)}") from None
     colours = () if is_grey else (3,)
     if pixels.shape != (height, width, *colours):
         wanted = " x ".join(map(str, (height, width, *colours)))
         raise BadSample(file, f"its pixels are {' x '.join(map(str, pixels.shape))}, its header says {wanted}")
-    return _whole(pixels, bits, file)
+    return _to_integers(pixels, bits, file)
 
 
 def _read(root: Path, file: str, stop_before_pixels: bool = False) -> Dataset:
@@ -156,7 +156,7 @@ def _size(data: Dataset, file: str) -> tuple[int, int]:
     return height, width
 
 
-def _syntax(data: Dataset) -> str:
+def _transfer_syntax(data: Dataset) -> str:
     """How the pixels are compressed, in words; some need a package that decodes them."""
     try:
         syntax = data.file_meta.TransferSyntaxUID
@@ -165,7 +165,7 @@ def _syntax(data: Dataset) -> str:
         return "unknown transfer syntax"
 
 
-def _padding(data: Dataset, pixels: np.ndarray) -> np.ndarray | None:
+def _padding_mask(data: Dataset, pixels: np.ndarray) -> np.ndarray | None:
     """H x W bool: where a grey image states that nothing was imaged (PS3.3 C.7.5.1.1.2); None if it states nothing."""
     value = data.get("PixelPaddingValue")
     if value is None:
@@ -175,7 +175,7 @@ def _padding(data: Dataset, pixels: np.ndarray) -> np.ndarray | None:
     return inside
 
 
-def _whole(pixels: np.ndarray, bits: int, file: str) -> np.ndarray:
+def _to_integers(pixels: np.ndarray, bits: int, file: str) -> np.ndarray:
     """uint8; or uint16, or int16 where there are values below 0."""
     if bits > 16 or (pixels.dtype.kind == "f" and not np.array_equal(pixels, np.rint(pixels))):
         raise BadSample(file, f"has {bits}-bit pixels of type {pixels.dtype}; whole numbers of 8 or 16 bits are wanted")

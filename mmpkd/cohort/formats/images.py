@@ -37,7 +37,7 @@ class Picture(NamedTuple):
     alpha: np.ndarray | None  # H x W uint8, 0 where transparent; None where the file has no transparency
 
 
-class Stored(NamedTuple):
+class ChannelDepth(NamedTuple):
     """How the values of one channel stand in a file, by its own header."""
 
     bits: int
@@ -51,8 +51,8 @@ def read_picture(root: Path, file: str) -> Picture:
         BadSample: missing, unreadable, truncated, not of `FORMATS`; or several frames, a depth or a kind of colour of
             which something would be lost.
     """
-    with _opened(root, file) as opened:
-        stored = _stored(opened, root / file, file)
+    with _open_image(root, file) as opened:
+        stored = _channel_depth(opened, root / file, file)
         _refuse_losses(opened, stored, file)
         opened.load()
         image = ImageOps.exif_transpose(opened)  # as a viewer shows it, and as it was drawn on
@@ -72,13 +72,13 @@ def picture_size(root: Path, file: str) -> tuple[int, int]:
     Raises:
         BadSample: missing, or not an image.
     """
-    with _opened(root, file) as image:
+    with _open_image(root, file) as image:
         lies_on_its_side = image.format != "TIFF" and image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
         return (image.width, image.height) if lies_on_its_side else (image.height, image.width)
 
 
 @contextmanager
-def _opened(root: Path, file: str) -> Iterator[Image.Image]:
+def _open_image(root: Path, file: str) -> Iterator[Image.Image]:
     """
     Raises:
         BadSample: whatever Pillow raises, on opening or while the image is used.
@@ -97,37 +97,37 @@ def _opened(root: Path, file: str) -> Iterator[Image.Image]:
         raise BadSample(file, f"does not decode: {str(error) or type(error).__name__}") from None
 
 
-def _stored(image: Image.Image, path: Path, file: str) -> Stored:
+def _channel_depth(image: Image.Image, path: Path, file: str) -> ChannelDepth:
     """Asked of the file, because Pillow's mode does not tell it: 16 bits a channel in colour become 8 there."""
     if image.format == "TIFF":
-        return _stored_in_tiff(image, file)
+        return _tiff_depth(image, file)
     if image.format not in ("PNG", "JPEG2000", "PPM", "BMP"):
-        return Stored(8)  # these formats have no more, and no sign
+        return ChannelDepth(8)  # these formats have no more, and no sign
     with path.open("rb") as opened:
         header = opened.read(HEADER_BYTES)
     if image.format == "PNG":
-        return Stored(header[24])  # the bit depth in IHDR, which is always the first chunk
+        return ChannelDepth(header[24])  # the bit depth in IHDR, which is always the first chunk
     if image.format == "BMP":
         if header[14] >= 40 and int.from_bytes(header[28:30], "little") == 32:  # bits of one pixel
             raise BadSample(file, f"has {UNNAMED}")
-        return Stored(8)
+        return ChannelDepth(8)
     if image.format == "PPM":
-        return _stored_in_ppm(image, path, header, file)
+        return _ppm_depth(image, path, header, file)
     known = get_j2k_parameters(header)
     if not known or known["precision"] not in (8, 16):
         bits = f"{known['precision']}-bit pixels" if known else "no legible header"
         raise BadSample(file, f"is JPEG 2000 with {bits}; 8 or 16 bits are wanted")
-    return Stored(known["precision"], known["is_signed"])
+    return ChannelDepth(known["precision"], known["is_signed"])
 
 
-def _stored_in_ppm(image: Image.Image, path: Path, header: bytes, file: str) -> Stored:
+def _ppm_depth(image: Image.Image, path: Path, header: bytes, file: str) -> ChannelDepth:
     magic, _, _, *rest = re.sub(rb"#[^\r\n]*", b"", header[:4096]).split(maxsplit=4)
     if magic not in (b"P2", b"P3", b"P5", b"P6"):  # bitmaps, and floating point
-        return Stored(32 if image.mode == "F" else 1)
+        return ChannelDepth(32 if image.mode == "F" else 1)
     if rest[0] not in (b"255", b"65535"):
         largest = rest[0].decode("ascii", "replace")
         raise BadSample(file, f"states {largest} as the largest value of its pixels; 255 or 65535 is wanted")
-    stored = Stored(8 if rest[0] == b"255" else 16)
+    stored = ChannelDepth(8 if rest[0] == b"255" else 16)
     if magic in (b"P5", b"P6"):
         start = image.tile[0].offset  # type: ignore[attr-defined]
         length = image.width * image.height * (3 if magic == b"P6" else 1) * stored.bits // 8
@@ -136,7 +136,7 @@ def _stored_in_ppm(image: Image.Image, path: Path, header: bytes, file: str) -> 
     return stored
 
 
-def _stored_in_tiff(image: Image.Image, file: str) -> Stored:
+def _tiff_depth(image: Image.Image, file: str) -> ChannelDepth:
     tags = image.tag_v2  # type: ignore[attr-defined]
     name = {tag.name: number for number, tag in TiffTags.TAGS_V2.items()}
     bits = max(tags.get(name["BitsPerSample"], (1,)))
@@ -149,10 +149,10 @@ def _stored_in_tiff(image: Image.Image, file: str) -> Stored:
         raise BadSample(file, f"has {UNNAMED}")
     if tags.get(name["PhotometricInterpretation"]) == 0 and bits > 8:
         raise BadSample(file, f"has {bits}-bit grey of which 0 is white; save it with 0 as black")
-    return Stored(bits, is_signed)
+    return ChannelDepth(bits, is_signed)
 
 
-def _refuse_losses(image: Image.Image, stored: Stored, file: str) -> None:
+def _refuse_losses(image: Image.Image, stored: ChannelDepth, file: str) -> None:
     if (frames := getattr(image, "n_frames", 1)) != 1:
         raise BadSample(file, f"has {frames} frames or pages; {ONE_FRAME}")
     if image.mode == "F":
@@ -166,7 +166,7 @@ def _refuse_losses(image: Image.Image, stored: Stored, file: str) -> None:
         raise BadSample(file, f"has signed {stored.bits}-bit pixels; they are read of 16 bits in TIFF and DICOM alone")
 
 
-def _16_bit(pixels: np.ndarray, stored: Stored, transparent: int | None, file: str) -> np.ndarray:
+def _16_bit(pixels: np.ndarray, stored: ChannelDepth, transparent: int | None, file: str) -> np.ndarray:
     """uint16, or int16 where there are values below 0: both count alike."""
     if transparent is not None:
         pixels = np.where(pixels == transparent, 0, pixels)

@@ -32,7 +32,7 @@ LOSSY = "the mask has lossy edges and not just two values, so mask_value cannot 
 
 
 def read_mask(root: Path, file: str, shape: tuple[int, ...], values: Sequence[int] = ()) -> np.ndarray:
-    """A mask as H x W bool: its bright part, see `two_valued`, or what has one of `values`, see `having`.
+    """A mask as H x W bool: its bright part, see `two_valued_mask`, or what has one of `values`, see `mask_of_values`.
 
     Raises:
         BadSample: it does not decode, is not two-valued, or `shape`, its image's, is another.
@@ -43,48 +43,48 @@ def read_mask(root: Path, file: str, shape: tuple[int, ...], values: Sequence[in
         raise BadSample(file, f"the mask is {sizes[0]} pixels, its image {sizes[1]}")
     if alpha is not None and not pixels.any() and alpha.min() < alpha.max():
         raise BadSample(file, "the mask is drawn in its transparency alone; save what is seen as black and white")
-    return having(pixels, values, file) if values else two_valued(pixels, file)
+    return mask_of_values(pixels, values, file) if values else two_valued_mask(pixels, file)
 
 
-def two_valued(pixels: np.ndarray, file: str) -> np.ndarray:
+def two_valued_mask(pixels: np.ndarray, file: str) -> np.ndarray:
     """H x W bool: above half of the largest value.
 
     Raises:
         BadSample: `pixels`, H x W or H x W x 3, are a picture, hold several regions of different values, of which some
             might be lost, or are bright all over.
     """
-    grey = _grey(pixels, file)
+    grey = _to_grey(pixels, file)
     values, counts = np.unique(grey, return_counts=True)
     largest = int(values[-1])
     mask_HW: np.ndarray = grey > largest / 2
     if mask_HW.all():
         raise BadSample(file, "the mask is bright all over")
-    cropped = _cropped(pixels, values[counts.argmax()], grey)
+    cropped = _crop_to_content(pixels, values[counts.argmax()], grey)
     is_exact = len(values) <= FEW_VALUES
     if len(values) > 2 or pixels.ndim == 3:
-        _refuse_several(cropped if is_exact else _grey(cropped, file), values, is_exact, file)
+        _refuse_several(cropped if is_exact else _to_grey(cropped, file), values, is_exact, file)
     is_between = (values > largest / 8) & (values < largest * 7 / 8)
-    if (share := counts[is_between].sum() / grey.size) > MAX_GREY and not _is_edge(grey, largest):
+    if (share := counts[is_between].sum() / grey.size) > MAX_GREY and not _is_only_edges(grey, largest):
         raise BadSample(file, f"the mask holds shades of grey ({share:.0%} of it); two values are wanted")
     if len(values) > 2:
-        _refuse_darker(_grey(cropped, file), largest, is_exact, file)
+        _refuse_darker(_to_grey(cropped, file), largest, is_exact, file)
     return mask_HW
 
 
-def having(pixels: np.ndarray, values: Sequence[int], file: str) -> np.ndarray:
+def mask_of_values(pixels: np.ndarray, values: Sequence[int], file: str) -> np.ndarray:
     """H x W bool: where a mask has one of these values; of two with lossy or smoothed edges, the nearer counts.
 
     Raises:
         BadSample: it is in colour, or has such edges between more than two values.
     """
-    grey = _grey(pixels, file)
+    grey = _to_grey(pixels, file)
     if pixels.ndim == 3 and np.ptp(pixels, axis=2).any():
         raise BadSample(file, "the mask is in colour; mask_value names a value of grey")
     present = np.unique(grey)
-    num_loose = len(np.setdiff1d(present, _solid(grey)))  # values that edges have, and regions of a few pixels
+    num_loose = len(np.setdiff1d(present, _solid_values(grey)))  # values that edges have, and regions of a few pixels
     if num_loose > MOST_LOOSE:
         with suppress(BadSample):
-            is_bright_HW, largest = two_valued(grey, file), int(present[-1])
+            is_bright_HW, largest = two_valued_mask(grey, file), int(present[-1])
             if not any(largest / 8 < value < largest * 7 / 8 for value in values):
                 return np.isin(is_bright_HW, [value > largest / 2 for value in values])
     if num_loose > FEW_VALUES:
@@ -92,7 +92,7 @@ def having(pixels: np.ndarray, values: Sequence[int], file: str) -> np.ndarray:
     return np.isin(grey, list(values))
 
 
-def _grey(pixels: np.ndarray, file: str) -> np.ndarray:
+def _to_grey(pixels: np.ndarray, file: str) -> np.ndarray:
     if pixels.ndim == 3 and pixels.dtype != np.uint8:
         raise BadSample(file, "the mask is in 16-bit colour; grey is wanted")
     if pixels.min() < 0:
@@ -100,7 +100,7 @@ def _grey(pixels: np.ndarray, file: str) -> np.ndarray:
     return pixels if pixels.ndim == 2 else np.asarray(Image.fromarray(pixels).convert("L"))
 
 
-def _cropped(pixels: np.ndarray, ground: int, grey: np.ndarray) -> np.ndarray:
+def _crop_to_content(pixels: np.ndarray, ground: int, grey: np.ndarray) -> np.ndarray:
     """To all that differs from the commonest value, and a margin: masks are large, and regions small."""
     rows, columns = (np.flatnonzero((grey != ground).any(axis=axis)) for axis in (1, 0))
     box = [slice(max(0, at[0] - REACH), at[-1] + REACH + 1) for at in (rows, columns) if len(at)]
@@ -113,7 +113,7 @@ def _refuse_several(pixels: np.ndarray, values: np.ndarray, is_exact: bool, file
         BadSample: there are regions of more than one value, or colour, beside the ground; of a lossy mask, values alike
             count as one.
     """
-    solid = values if values[-1] < MAX_LABEL else _solid(pixels)
+    solid = values if values[-1] < MAX_LABEL else _solid_values(pixels)
     if not is_exact:
         solid = solid[np.diff(solid, prepend=solid[:1] - int(values[-1])) > values[-1] / 32]
     if len(solid) > 2:
@@ -128,7 +128,9 @@ def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) ->
     Raises:
         BadSample: there is a region of almost one value, or one apart, that is darker than the brightest.
     """
-    dark = [int(value) for value in _solid(grey) if value <= largest / 2]  # the ground, and what one bright pixel hides
+    dark = [
+        int(value) for value in _solid_values(grey) if value <= largest / 2
+    ]  # the ground, and what one bright pixel hides
     steps = ndimage.maximum_filter(grey, 3).astype(int) - ndimage.minimum_filter(grey, 3)
     is_flat = (steps <= largest / 16) & (grey > largest / 8) & (grey < largest * 7 / 8)
     is_hidden = len(dark) > 1 and max(dark) - min(dark) > (0 if is_exact else largest / 32)
@@ -139,7 +141,7 @@ def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) ->
         raise BadSample(file, f"the mask holds a region darker than another, which might be lost: {CHOOSE}")
 
 
-def _solid(pixels: np.ndarray) -> np.ndarray:
+def _solid_values(pixels: np.ndarray) -> np.ndarray:
     """The values (of H x W x 3 the colours, as one number each) that nine neighbours share."""
     codes = pixels.astype(np.int32)
     if pixels.ndim == 3:
@@ -164,7 +166,7 @@ def _num_islands(grey: np.ndarray, largest: int, is_exact: bool) -> int:
     return int(np.sum(is_dark & (is_far | is_large)))
 
 
-def _is_edge(grey: np.ndarray, largest: int) -> bool:
+def _is_only_edges(grey: np.ndarray, largest: int) -> bool:
     """Whether all that is neither dark nor bright lies between the two, and is less than what is bright."""
     is_bright, is_dark = grey >= largest * 7 / 8, grey <= largest / 8
     is_between = ~is_bright & ~is_dark

@@ -21,7 +21,7 @@ MOST_APART = 0.5  # voxels that a mask may lie from its image: headers are round
 MAX_VOXELS = 2**28  # a gigabyte as float32; a brain at 1 mm has a thirtieth of it
 
 
-class Place(NamedTuple):
+class SlicePosition(NamedTuple):
     """Which slices of a volume an image is of, and where in space its voxels lie."""
 
     levels: list[int]
@@ -100,7 +100,7 @@ def axial_slices(voxels_XYZ: np.ndarray, shares: Sequence[float], file: str) -> 
     return np.rot90((255 * slices_XYS).round().astype(np.uint8)), chosen
 
 
-def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndarray, Place]:
+def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndarray, SlicePosition]:
     """H x W (of one slice) or H x W x 3 uint8, and where in the volume they are.
 
     Raises:
@@ -108,11 +108,11 @@ def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndar
     """
     voxels_XYZ, affine = read_volume(root, file)
     slices_HWS, levels = axial_slices(voxels_XYZ, shares, file)
-    return slices_HWS[:, :, 0] if len(shares) == 1 else slices_HWS, Place(levels, affine)
+    return slices_HWS[:, :, 0] if len(shares) == 1 else slices_HWS, SlicePosition(levels, affine)
 
 
 def read_slice_mask(
-    root: Path, file: str, place: Place, shape: tuple[int, ...], values: Sequence[int] = ()
+    root: Path, file: str, place: SlicePosition, shape: tuple[int, ...], values: Sequence[int] = ()
 ) -> np.ndarray:
     """H x W bool: what is not 0 in these slices of a mask, the front on top; `shape` is that of the image's slice.
 

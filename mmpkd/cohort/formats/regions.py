@@ -27,7 +27,7 @@ def read_polygons(cell: str) -> list[Polygon]:
     content = json.loads(cell)
     is_list = isinstance(content, list) and content and isinstance(content[0], list) and content[0]
     several = content if is_list and (isinstance(content[0][0], list) or len(content[0]) > 2) else [content]
-    polygons = [[(float(x), float(y)) for x, y in _corners(polygon)] for polygon in several]
+    polygons = [[(float(x), float(y)) for x, y in _corner_pairs(polygon)] for polygon in several]
     if any(len(corners) < 3 for corners in polygons) or not np.isfinite(np.concatenate(polygons)).all():
         raise ValueError("a polygon has three corners or more, of two finite numbers each")
     if not all(map(_area, polygons)):
@@ -42,7 +42,7 @@ def _area(polygon: Polygon) -> float:
     return float(np.abs(sides[:, 0] * far[1] - sides[:, 1] * far[0]).max())
 
 
-def _corners(polygon: list[Any]) -> list[Any]:
+def _corner_pairs(polygon: list[Any]) -> list[Any]:
     """Pairs, also of a flat list of an even length."""
     if not isinstance(polygon, list):
         raise ValueError("a polygon is a list of corners")
@@ -84,12 +84,12 @@ def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
     left, top, width, height = box
     _require_inside([(left, top), (left + width, top + height)], shape, file, BOX_WANTED)
     mask = np.zeros(shape[:2], bool)
-    row, column = (min(max(_first(low), 0), side - 1) for low, side in zip((top, left), shape, strict=False))
-    mask[row : max(_first(top + height), row + 1), column : max(_first(left + width), column + 1)] = True
+    row, column = (min(max(_first_pixel(low), 0), side - 1) for low, side in zip((top, left), shape, strict=False))
+    mask[row : max(_first_pixel(top + height), row + 1), column : max(_first_pixel(left + width), column + 1)] = True
     return mask
 
 
-def _first(edge: float) -> int:
+def _first_pixel(edge: float) -> int:
     """The first pixel whose centre is not before an edge; pixel 0 has its centre at 0.5."""
     return math.ceil(edge - 0.5)
 

@@ -19,8 +19,8 @@ from zipfile import BadZipFile
 import numpy as np
 import pandas as pd
 
-from mmpkd.cohort.facts import same_name
-from mmpkd.cohort.readers.table.form import suspicion
+from mmpkd.cohort.facts import comparable_name
+from mmpkd.cohort.formats.other_formats import recognise_format
 from mmpkd.types import CohortError
 
 FIRST_ROW = 2  # of the data
@@ -53,22 +53,22 @@ def read_table(
             `mend`.
     """
     try:
-        table = _cells(path)
+        table = _read_cells(path)
     except FileNotFoundError:
         raise CohortError(f"no {path.name} in {path.parent.absolute()}; {mend}") from None
     except DAMAGED as error:
         words = error.strerror if isinstance(error, OSError) else str(error) if isinstance(error, HARMLESS) else None
         why = type(error).__name__ + (f" ({words.strip()})" if words else "")
-        doubt = suspicion(path)
+        doubt = recognise_format(path)
         mend = f"it {doubt}" if doubt else mend
         raise CohortError(f"{path} is not a {KINDS.get(path.suffix.lower(), 'CSV')} file: {why}; {mend}") from None
-    spelt = {_spelt(name): name for name in wanted}
-    spelt |= {_spelt(other): name for other, name in (also_named or {}).items()}
-    names = [spelt.get(_spelt(name), name) for name in table.columns]
+    spelt = {_header_key(name): name for name in wanted}
+    spelt |= {_header_key(other): name for other, name in (also_named or {}).items()}
+    names = [spelt.get(_header_key(name), name) for name in table.columns]
     if lacking := [name for name in wanted if name not in names]:
         found = ", ".join(names if is_public else [name for name in wanted if name in names]) or "none"
         among = "" if is_public else " of those wanted"
-        doubt = suspicion(path)
+        doubt = recognise_format(path)
         mend = f"it {doubt}" if doubt else mend
         raise CohortError(f"{path}: no column {', '.join(lacking)} (found{among}: {found}); {mend}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
@@ -80,7 +80,7 @@ def read_table(
     return table.set_axis(names, axis=1)
 
 
-def _cells(path: Path) -> pd.DataFrame:
+def _read_cells(path: Path) -> pd.DataFrame:
     if path.suffix.lower() == ".parquet":  # 2.0 in a column of whole numbers and gaps is read as 2
         rows = pd.read_parquet(path).convert_dtypes().astype("string").reset_index(drop=True)
         header = [str(name) for name in rows.columns]
@@ -94,20 +94,20 @@ def _cells(path: Path) -> pd.DataFrame:
     return stripped.set_axis([name.strip() or f"Unnamed: {at}" for at, name in enumerate(header)], axis=1)
 
 
-def _spelt(name: str) -> str:
-    return same_name(name).replace(" ", "_")
+def _header_key(name: str) -> str:
+    return comparable_name(name).replace(" ", "_")
 
 
 def refuse_rows(path: Path, wrong: Any, what: str, cells: pd.Series | None = None, unit: str = "row") -> None:
     """
     Raises:
-        CohortError: some of `wrong`, a bool per row, is True; see `tell_rows`.
+        CohortError: some of `wrong`, a bool per row, is True; see `describe_rows`.
     """
-    if told := tell_rows(wrong, cells, unit):
+    if told := describe_rows(wrong, cells, unit):
         raise CohortError(f"{path}: {what}, in {told}; mend it or take it out")
 
 
-def tell_rows(wrong: Any, cells: pd.Series | None = None, unit: str = "row") -> str:
+def describe_rows(wrong: Any, cells: pd.Series | None = None, unit: str = "row") -> str:
     """The first rows of `wrong`, a bool per row, and what `cells` hold there, which only public data may tell.
 
     Empty if none is wrong. Another `unit` than rows is counted from 1.

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 import pandas as pd
 
 from mmpkd.cohort.decode import read_image
-from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.facts import ADMITTED, Column, RawImage, Reader, Scan, encode_labels
 from mmpkd.cohort.formats.masks import read_mask
 from mmpkd.cohort.formats.tables import FIRST_ROW, read_table, refuse_rows
 from mmpkd.config import Strict
@@ -94,7 +94,7 @@ class BreastLesionsUsg(Reader):
         self.root = root
 
     def scan(self) -> Scan:
-        path = self._table()
+        path = self._table_path()
         wanted = [column.name for column in COLUMNS]
         table = read_table(path, wanted, "is it the BrEaST table as published?", is_public=True)
         table["row"] = range(FIRST_ROW, len(table) + FIRST_ROW)
@@ -116,7 +116,7 @@ class BreastLesionsUsg(Reader):
         return Scan(
             tasks=(task,),
             samples=pd.DataFrame({"patient": lesions["CaseID"], "row": lesions["row"]}),
-            labels=encode(task, lesions["Classification"]),
+            labels=encode_labels(task, lesions["Classification"]),
             privileged=privileged,
             columns={column.name: column for column in COLUMNS},
             unlisted=tuple(name for name in table.columns if name not in (*wanted, "row")),
@@ -133,7 +133,7 @@ class BreastLesionsUsg(Reader):
         mask = read_mask(self.root, f"{IMAGES}/{sample_id}_tumor.png", image.shape)
         return RawImage(image, rois=[(LESION, mask)])
 
-    def _table(self) -> Path:
+    def _table_path(self) -> Path:
         found = sorted(path for path in self.root.glob(TABLE) if not path.name.startswith("~"))
         if len(found) != 1 or not (self.root / IMAGES).is_dir():
             names = ", ".join(path.name for path in found) or "none"
@@ -158,14 +158,14 @@ def _privileged(table: pd.DataFrame) -> pd.DataFrame:
 def _sentence(told: pd.Series[Any]) -> str | None:
     """The descriptors among the cells of one lesion, in words; None if there are none."""
     adjectives = [told[name].replace("/", " and ") for name in ("Shape", "Echogenicity") if name in told]
-    findings = [f"{_listed(told['Margin'].split('&'))} margins"] if "Margin" in told else []
+    findings = [f"{_join_words(told['Margin'].split('&'))} margins"] if "Margin" in told else []
     findings += [phrases[told[name]] for name, phrases in PHRASES.items() if name in told]
     if not adjectives and not findings:
         return None
     noun = " ".join([", ".join(adjectives), "mass"]).strip()
     article = "An" if noun[0] in "aeiou" else "A"
-    return f"{article} {noun}{' with ' if findings else ''}{_listed(findings)}."
+    return f"{article} {noun}{' with ' if findings else ''}{_join_words(findings)}."
 
 
-def _listed(words: list[str]) -> str:
+def _join_words(words: list[str]) -> str:
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -83,7 +83,7 @@ class ChexlocalizeParams(Strict):
 
 
 class Part(NamedTuple):
-    """`images`: see `_images`; `tables`: relative to the root."""
+    """`images`: see `_read_images`; `tables`: relative to the root."""
 
     images: pd.DataFrame
     unlisted: list[str]
@@ -109,7 +109,7 @@ class Chexlocalize(Reader):
 
     def scan(self) -> Scan:
         params = self.params
-        parts = [self._part(part) for part in params.parts]
+        parts = [self._read_part(part) for part in params.parts]
         notes = [note for part in parts for note in part.notes]
         table = pd.concat([part.images for part in parts])
         if shared := int((table.groupby("patient")["split"].nunique() > 1).sum()):
@@ -128,8 +128,8 @@ class Chexlocalize(Reader):
             tasks=(task,),
             samples=table[["patient", "split", "row"]],
             labels=table[list(params.labels)].set_axis(label_columns([task]), axis=1),
-            privileged=table[[*(one.name for one in CONTEXT), VIEW]],
-            columns={one.name: one for one in columns},
+            privileged=table[[*(column.name for column in CONTEXT), VIEW]],
+            columns={column.name: column for column in columns},
             unlisted=tuple(dict.fromkeys(name for part in parts for name in part.unlisted)),
             channels=1,
             roi_labels=tuple(MASKED.values()),
@@ -156,13 +156,13 @@ class Chexlocalize(Reader):
         drawn = [(finding, decode_mask(mask, image.shape, file)) for finding, mask in masks.items()]
         return RawImage(image, rois=[(finding, mask) for finding, mask in drawn if mask is not None])
 
-    def _part(self, part: str) -> Part:
+    def _read_part(self, part: str) -> Part:
         """What one part's files hold, whatever the view. Keeps the masks and the counts."""
-        table_file, folder = self._find("images", TABLES[part]), self._find("images", FOLDERS[part])
-        masks_file = self._find("masks", (f"gt_segmentations_{part}.json",))
-        images, unlisted = _images(self.root / table_file, part)
+        table_file, folder = self._find_entry("images", TABLES[part]), self._find_entry("images", FOLDERS[part])
+        masks_file = self._find_entry("masks", (f"gt_segmentations_{part}.json",))
+        images, unlisted = _read_images(self.root / table_file, part)
         images["file"] = f"{folder}/" + images["file"]
-        masks = _masks(self.root / masks_file)
+        masks = _read_masks(self.root / masks_file)
         found = images.index.isin(list(masks))
         if not found.any():
             what = f"none of its entries is of an image in {table_file}"
@@ -176,7 +176,7 @@ class Chexlocalize(Reader):
         self._counts[part] = (len(images), images["patient"].nunique(), int(found.sum()))
         return Part(images, unlisted, (table_file, masks_file), notes)
 
-    def _find(self, option: str, names: Sequence[str]) -> str:
+    def _find_entry(self, option: str, names: Sequence[str]) -> str:
         """The first of these that is there, relative to the root.
 
         Raises:
@@ -191,7 +191,7 @@ class Chexlocalize(Reader):
         raise CohortError(f"{where}: {mend}")
 
 
-def _images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
+def _read_images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
     """A row an image, index = sample: patient, split, row, file (in the part's folder), context and 14 labels;
     and the columns without a role."""
     table = read_ids(path, ("Path", *FINDINGS), "Path", {"Airspace Opacity": "Lung Opacity"})
@@ -202,7 +202,7 @@ def _images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
     for name in FINDINGS:
         wrong = ~table[name].isin(list(KNOWN))
         refuse_rows(path, wrong, f"a label that is not 1, 0 or empty in column {name!r}")
-    context = table.reindex(columns=[one.name for one in CONTEXT], fill_value="")
+    context = table.reindex(columns=[column.name for column in CONTEXT], fill_value="")
     refuse_rows(path, ~context["Age"].str.fullmatch(r"([0-9]{1,3}(\.0)?)?"), "an Age that is not a number of years")
     context = context.mask(context == "").assign(Age=pd.to_numeric(context["Age"]).astype(float))
     images = parsed[["patient", "file"]].join(context).assign(split=part)
@@ -213,7 +213,7 @@ def _images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
     return images.set_index(parsed["file"].str.removesuffix(".jpg").str.replace("/", "_").rename("sample")), unlisted
 
 
-def _masks(path: Path) -> dict[str, dict[str, Any]]:
+def _read_masks(path: Path) -> dict[str, dict[str, Any]]:
     """Encoded masks by sample and finding.
 
     Raises:

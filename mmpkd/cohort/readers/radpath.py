@@ -25,10 +25,10 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, encode, same_name
+from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, comparable_name, encode_labels
 from mmpkd.cohort.formats.nifti import axial_slices, read_nifti
 from mmpkd.cohort.formats.tables import FIRST_ROW, read_table, refuse_rows
-from mmpkd.cohort.spelling import DIFFERENCE, unpadded
+from mmpkd.cohort.spelling import DIFFERENCE, strip_padding
 from mmpkd.config import Strict
 from mmpkd.types import CohortError, lay_out
 
@@ -80,8 +80,8 @@ class RadPath(Reader):
         notes = [f"three axial slices at {', '.join(f'{share:g}' for share in params.slices)} of the brain's height"]
         if params.features is not None:
             features = _features(self.root / params.features)
-            known = {unpadded(str(name)) for name in cases.index}
-            wrong = ~features.index.isin(cases.index) & features.index.map(unpadded).isin(known)
+            known = {strip_padding(str(name)) for name in cases.index}
+            wrong = ~features.index.isin(cases.index) & features.index.map(strip_padding).isin(known)
             what = f"a {ID} that the label files spell otherwise: they {DIFFERENCE}"
             refuse_rows(self.root / params.features, wrong, what)
             if not cases.index.isin(features.index).any():
@@ -94,9 +94,9 @@ class RadPath(Reader):
         return Scan(
             tasks=(task,),
             samples=cases[["part", "row"]].set_axis(["split", "row"], axis=1).assign(patient=cases[ID]),
-            labels=encode(task, cases[CLASS]),
+            labels=encode_labels(task, cases[CLASS]),
             privileged=privileged,
-            columns={one.name: one for one in columns},
+            columns={column.name: column for column in columns},
             channels=3,
             files={str(sample): [self._file(str(sample))] for sample in cases.index},
             tables=[*names.values(), *([params.features] if params.features is not None else [])],
@@ -140,7 +140,7 @@ def _features(path: Path) -> pd.DataFrame:
     mend = f"wanted {ID} and a column for each feature; without slides: cohort.params.features=null"
     table = read_table(path, [ID], mend).set_index(ID).rename_axis("sample")
     refuse_rows(path, table.index.duplicated(), "a patient that is listed before")
-    stated = [str(name) for name in table if same_name(str(name)) in (CLASS, AGE)]
+    stated = [str(name) for name in table if comparable_name(str(name)) in (CLASS, AGE)]
     if stated or not len(table.columns):
         raise CohortError(f"{path}: the column {', '.join(stated) or ID} is no feature of a slide; {mend}")
     numbers: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(float)

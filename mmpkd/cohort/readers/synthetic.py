@@ -21,7 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from pydantic import Field
 
-from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.facts import Column, RawImage, Reader, Scan, encode_labels
 from mmpkd.config import Fraction, Positive, Strict
 from mmpkd.types import lay_out
 
@@ -97,7 +97,7 @@ class Synthetic(Reader):
         return Scan(
             tasks=TASKS,
             samples=table[["patient", "split"]],
-            labels=encode(TASKS[0], names),
+            labels=encode_labels(TASKS[0], names),
             privileged=self._privileged,
             columns=COLUMNS,
             unlisted=("scanner",),
@@ -108,7 +108,7 @@ class Synthetic(Reader):
 
     def load(self, sample_id: str) -> RawImage:
         """Paint one sample, grey, `side` x `side`, uint8."""
-        position, truth, glyph = self._drawn[sample_id]
+        position, truth, glyph = self._scenes[sample_id]
         knobs = self.params
         scene = _Scene(np.random.default_rng([knobs.seed, 1, position]), knobs.side, truth)
         plain = scene.paint(texture=min(0.4, 3 * knobs.texture), grain=0.02)
@@ -127,7 +127,7 @@ class Synthetic(Reader):
             patient = np.repeat(np.arange(count), generator.integers(1, 4, count))[:count]
             truth = generator.integers(0, 3, count)[patient]
             wrong = generator.random(count) < knobs.label_noise
-            noisy = np.where(wrong, _another(truth, generator), truth)
+            noisy = np.where(wrong, _other_class(truth, generator), truth)
             elsewhere = generator.integers(0, 3, count)
             label, glyph = (noisy, noisy) if split == "train" else (truth, elsewhere)
             image = pd.Series(patient).groupby(patient).cumcount().to_numpy()
@@ -138,7 +138,7 @@ class Synthetic(Reader):
         return pd.concat(parts)
 
     @cached_property
-    def _drawn(self) -> dict[str, tuple[int, int, int]]:
+    def _scenes(self) -> dict[str, tuple[int, int, int]]:
         """Position, truth and glyph by sample id."""
         table = self._table
         drawn = zip(range(len(table)), table["truth"].tolist(), table["glyph"].tolist(), strict=True)
@@ -150,13 +150,13 @@ class Synthetic(Reader):
         generator = np.random.default_rng([knobs.seed, 2])
         noise_2N = generator.normal(size=(2, len(truth)))
         columns = {
-            "margin": self._told("margin", truth, knobs.accuracy, generator),
-            "echo": self._told("echo", truth, knobs.accuracy, generator),
+            "margin": self._words_by_class("margin", truth, knobs.accuracy, generator),
+            "echo": self._words_by_class("echo", truth, knobs.accuracy, generator),
             "signs": _signs(truth, knobs.accuracy, generator),
             "stiffness": np.round(np.take(STIFFNESS, truth) + 18 * noise_2N[0], 1).clip(0),
             "uptake": np.round(np.take(UPTAKE, truth) + noise_2N[1], 2).clip(0),
             "age": np.round(generator.uniform(30, 85, len(truth))),
-            "assessment": self._told("assessment", truth, 0.95, generator),
+            "assessment": self._words_by_class("assessment", truth, 0.95, generator),
         }
         frame = pd.DataFrame(columns, index=self._table.index)
         return frame.mask(generator.random(frame.shape) < knobs.missing)
@@ -165,7 +165,7 @@ class Synthetic(Reader):
     def _report(self) -> pd.DataFrame:
         truth, knobs = self._table["truth"].to_numpy(), self.params
         generator = np.random.default_rng([knobs.seed, 3])
-        pattern = self._told("report", truth, knobs.report_accuracy, generator)
+        pattern = self._words_by_class("report", truth, knobs.report_accuracy, generator)
         opening = generator.choice(["Solitary lesion", "One round lesion", "A lesion"], len(truth))
         closing = generator.choice(["", " No effusion.", " Compared with earlier images, unchanged."], len(truth))
         report = pd.Series([f"{a} with {b}.{c}" for a, b, c in zip(opening, pattern, closing, strict=True)])
@@ -173,12 +173,12 @@ class Synthetic(Reader):
         return report.mask(generator.random(len(truth)) < knobs.missing).to_frame("report")
 
     @staticmethod
-    def _told(name: str, truth: Ints, accuracy: float, generator: np.random.Generator) -> list[str]:
-        told = np.where(generator.random(len(truth)) < accuracy, truth, _another(truth, generator))
+    def _words_by_class(name: str, truth: Ints, accuracy: float, generator: np.random.Generator) -> list[str]:
+        told = np.where(generator.random(len(truth)) < accuracy, truth, _other_class(truth, generator))
         return [WORDS[name][index] for index in told]
 
 
-def _another(truth: Ints, generator: np.random.Generator) -> Ints:
+def _other_class(truth: Ints, generator: np.random.Generator) -> Ints:
     """One of the other two classes, each as often."""
     return (truth + generator.integers(1, 3, len(truth))) % 3
 
@@ -218,7 +218,7 @@ class _Scene:
 
     def mark(self, image: Floats, glyph: int) -> None:
         """Stamp a bright glyph on a dark plate, a sixth of the side wide."""
-        image[self.corner] = np.where(_glyph(GLYPHS[glyph], self.side // 6), 0.9, 0.1)
+        image[self.corner] = np.where(_paint_glyph(GLYPHS[glyph], self.side // 6), 0.9, 0.1)
 
     def _free_corner(self) -> tuple[slice, slice]:
         """A corner for the marker, one of those that the lesion leaves free."""
@@ -236,7 +236,7 @@ def _smooth(generator: np.random.Generator, side: int) -> Floats:
     return smooth
 
 
-def _glyph(name: str, size: int) -> NDArray[np.bool_]:
+def _paint_glyph(name: str, size: int) -> NDArray[np.bool_]:
     """A horizontal bar, a vertical post, or a ring; each looks the same mirrored."""
     middle = np.abs(np.arange(size) - (size - 1) / 2)
     ring = np.maximum(middle[:, None], middle)

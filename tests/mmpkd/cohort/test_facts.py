@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mmpkd.cohort import READERS, facts, reader_for
-from mmpkd.cohort.facts import ADMITTED, Column, Facts, check_columns, encode, label_columns
+from mmpkd.cohort.facts import ADMITTED, Column, Facts, check_columns, encode_labels, label_columns
 from mmpkd.config import CohortConfig
 from mmpkd.types import ConfigError, lay_out
 
@@ -78,14 +78,14 @@ def test_encode_by_hand() -> None:
     binary, multi = lay_out([("m", "binary", ("no", "yes")), ("k", "multiclass", ("a", "b", "c"))])
     assert label_columns([binary, multi]) == ["m/yes", "k/a", "k/b", "k/c"]
     names = pd.Series(["yes", None, "no"], index=["s1", "s2", "s3"])
-    encoded = encode(binary, names)
+    encoded = encode_labels(binary, names)
     assert encoded.index.tolist() == ["s1", "s2", "s3"] and encoded.columns.tolist() == ["m/yes"]
     np.testing.assert_array_equal(encoded.to_numpy(), [[1.0], [np.nan], [0.0]])
     np.testing.assert_array_equal(
-        encode(multi, pd.Series(["c", None, "a"])).to_numpy(), [[0, 0, 1], [np.nan] * 3, [1, 0, 0]]
+        encode_labels(multi, pd.Series(["c", None, "a"])).to_numpy(), [[0, 0, 1], [np.nan] * 3, [1, 0, 0]]
     )
     with pytest.raises(KeyError):
-        encode(multi, pd.Series(["d"]))
+        encode_labels(multi, pd.Series(["d"]))
 
 
 def test_unknown_reader_lists_near_names() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.spelling import alike, alike_but_for_punctuation
+from mmpkd.cohort.spelling import group_loose_spellings, group_spellings
 from mmpkd.config import CohortConfig
 from mmpkd.probe import stand_in
 from mmpkd.types import CohortError, ConfigError
@@ -37,7 +37,7 @@ SAME = [
 
 @pytest.mark.parametrize("pair", SAME)
 def test_spellings_of_one_name(pair: tuple[str, str]) -> None:
-    assert alike(["other", *pair]) == [tuple(sorted(pair))]
+    assert group_spellings(["other", *pair]) == [tuple(sorted(pair))]
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_spellings_of_one_name(pair: tuple[str, str]) -> None:
     [("1", "2"), ("10", "1"), ("P1", "P10"), ("1.05", "1.5"), ("a00b1", "a0b01"), ("1-11", "11-1"), ("1e5", "100000")],
 )
 def test_names_that_are_different(names: tuple[str, str]) -> None:
-    assert alike(names) == alike_but_for_punctuation(names) == []
+    assert group_spellings(names) == group_loose_spellings(names) == []
 
 
 def test_names_that_differ_in_punctuation() -> None:
-    assert alike(["P-01", "P_01", "P01", "P02"]) == []
-    assert alike_but_for_punctuation(["P-01", "P_01", "P01", "P02"]) == [("P-01", "P01", "P_01")]
+    assert group_spellings(["P-01", "P_01", "P01", "P02"]) == []
+    assert group_loose_spellings(["P-01", "P_01", "P01", "P02"]) == [("P-01", "P01", "P_01")]
 
 
 def with_patients(root: Path, names: dict[int, str]) -> Path:
@@ -190,14 +190,14 @@ def test_a_column_in_two_spellings(tmp_path: Path) -> None:
     [("123-456", "123456"), ("1,234", "1234"), ("sub-01", "01"), ("P1", "1"), ("Müller", "Muller"), ("1 234", "1234")],
 )
 def test_patients_that_may_be_one(first: str, second: str) -> None:
-    assert alike_but_for_punctuation([first, second, "other"], loosely=True) == [tuple(sorted((first, second)))]
+    assert group_loose_spellings([first, second, "other"], loosely=True) == [tuple(sorted((first, second)))]
 
 
 def test_patients_that_are_two() -> None:
     """Numbers within two sites, and initials, unless the plain number is there as well; the sign of a fold."""
     for names in (["1-12", "11-2"], ["A1", "B1"], ["P1", "P2", "3"], ["-1", "1"]):
-        assert alike_but_for_punctuation(names, loosely=names[0] != "-1") == []
-    assert alike(["P\N{ARABIC-INDIC DIGIT ONE}", "P1"]) == [("P1", "P\N{ARABIC-INDIC DIGIT ONE}")]
+        assert group_loose_spellings(names, loosely=names[0] != "-1") == []
+    assert group_spellings(["P\N{ARABIC-INDIC DIGIT ONE}", "P1"]) == [("P1", "P\N{ARABIC-INDIC DIGIT ONE}")]
 
 
 def test_patients_of_whom_a_letter_was_lost(tmp_path: Path) -> None:

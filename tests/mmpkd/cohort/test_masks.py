@@ -13,8 +13,8 @@ from PIL import Image, ImageDraw
 
 from mmpkd.cohort import reader_for
 from mmpkd.cohort.facts import BadSample
-from mmpkd.cohort.formats.masks import having, read_mask, two_valued
-from mmpkd.cohort.formats.nifti import Place, read_slice_mask
+from mmpkd.cohort.formats.masks import mask_of_values, read_mask, two_valued_mask
+from mmpkd.cohort.formats.nifti import SlicePosition, read_slice_mask
 from mmpkd.types import ConfigError
 from tests.mmpkd.cohort_fixtures import config, write_cohort
 
@@ -49,7 +49,7 @@ def test_a_region_of_another_value_is_never_lost(second: int) -> None:
     """Under 2 % of the image, as 127 beside 255 was lost."""
     for pixels in (drawn(second), 255 - drawn(second), np.dstack([drawn(second)] * 3)):
         with pytest.raises(BadSample, match=r"3 (values|colours).*ground included; two are wanted: say which"):
-            two_valued(pixels, "")
+            two_valued_mask(pixels, "")
 
 
 @pytest.mark.parametrize(
@@ -68,13 +68,13 @@ def test_a_region_of_another_value_is_never_lost(second: int) -> None:
 )
 def test_nor_a_small_or_lossy_one(pixels: np.ndarray) -> None:
     with pytest.raises(BadSample, match="say which is the region with mask_value"):
-        two_valued(pixels, "")
+        two_valued_mask(pixels, "")
 
 
 @pytest.mark.parametrize("quality", [10, 20, 50, 75, 95, 100])
 @pytest.mark.parametrize("sharp", [disc(100, 30), disc(100, 5), drawn(255)], ids=["disc", "small", "squares"])
 def test_lossy_edges_are_no_regions(sharp: np.ndarray, quality: int) -> None:
-    mask = two_valued(lossy(sharp, quality), "")
+    mask = two_valued_mask(lossy(sharp, quality), "")
     assert (mask != (sharp > 127)).mean() < 0.001
 
 
@@ -82,21 +82,21 @@ def test_smoothed_edges_are_no_regions() -> None:
     """On a small image they are more than 2 % of it."""
     for size, radius in ((24, 6), (16, 4), (200, 40)):
         smooth = disc(size, radius, smoothing=8)
-        assert (two_valued(smooth, "") == (smooth > 127)).all()
+        assert (two_valued_mask(smooth, "") == (smooth > 127)).all()
     for scale in (2, 8):
         wide = np.asarray(Image.fromarray(disc(50, 10)).resize((50 * scale,) * 2, Image.Resampling.BICUBIC))
-        assert (two_valued(wide, "") == (wide > wide.max() / 2)).all()
+        assert (two_valued_mask(wide, "") == (wide > wide.max() / 2)).all()
 
 
 def test_masks_of_16_bits() -> None:
     for pixels in (drawn(255), lossy(disc(100, 30), 75)):
-        assert (two_valued(pixels.astype(np.uint16) * 257, "") == two_valued(pixels, "")).all()
+        assert (two_valued_mask(pixels.astype(np.uint16) * 257, "") == two_valued_mask(pixels, "")).all()
     for pixels in (drawn(127), lossy(drawn(127), 90)):
         with pytest.raises(BadSample, match="say which is the region"):
-            two_valued(pixels.astype(np.uint16) * 257, "")
+            two_valued_mask(pixels.astype(np.uint16) * 257, "")
     smooth = np.maximum(disc(100, 30, smoothing=8), drawn(20, first=0, where=np.s_[2:12, 2:12]))
     with pytest.raises(BadSample, match="3 values"):
-        two_valued(smooth.astype(np.uint16) * 257, "")
+        two_valued_mask(smooth.astype(np.uint16) * 257, "")
 
 
 def test_a_picture_is_no_mask() -> None:
@@ -107,18 +107,18 @@ def test_a_picture_is_no_mask() -> None:
         np.asarray(Image.fromarray(rng.integers(0, 256, (9, 9), dtype=np.uint8)).resize((90, 90))),
     ):
         with pytest.raises(BadSample, match="shades of grey"):
-            two_valued(picture, "")
+            two_valued_mask(picture, "")
 
 
 def test_colours_are_told_apart_though_their_grey_is_alike() -> None:
     colours = np.zeros((100, 100, 3), np.uint8)
     colours[LESION] = (255, 0, 0)
-    assert two_valued(colours, "").mean() == 0.09
+    assert two_valued_mask(colours, "").mean() == 0.09
     colours[SECOND] = (0, 130, 0)  # luma 76, as red
     with pytest.raises(BadSample, match="3 colours"):
-        two_valued(colours, "")
+        two_valued_mask(colours, "")
     with pytest.raises(BadSample, match="in colour; mask_value names a value of grey"):
-        having(colours, [76], "")
+        mask_of_values(colours, [76], "")
 
 
 def test_a_mask_may_say_its_region_by_transparency(tmp_path: Path) -> None:
@@ -149,17 +149,19 @@ def test_which_value_is_the_region_may_be_said() -> None:
     first[LESION], second[SECOND] = True, True
     for low, high in ((1, 2), (127, 255), (254, 255)):
         pixels = drawn(low, high)
-        assert (having(pixels, [low], "") == second).all() and (having(pixels, [high], "") == first).all()
-        assert (having(pixels, [low, high], "") == first | second).all()
-        assert not having(pixels, [3], "").any()
+        assert (mask_of_values(pixels, [low], "") == second).all() and (
+            mask_of_values(pixels, [high], "") == first
+        ).all()
+        assert (mask_of_values(pixels, [low, high], "") == first | second).all()
+        assert not mask_of_values(pixels, [3], "").any()
     inverted = drawn(0, first=255, ground=255)
-    assert (having(inverted, [0], "") == second).all()
+    assert (mask_of_values(inverted, [0], "") == second).all()
     for quality in (80, 97):
-        assert (having(lossy(inverted, quality), [0], "") == second).all()
-    assert not having(inverted, [1], "").any()
+        assert (mask_of_values(lossy(inverted, quality), [0], "") == second).all()
+    assert not mask_of_values(inverted, [1], "").any()
     for pixels in (drawn(127), drawn(255)):
         with pytest.raises(BadSample, match="mask_value cannot choose"):
-            having(lossy(pixels, 80), [127], "")
+            mask_of_values(lossy(pixels, 80), [127], "")
 
 
 def test_two_labels_of_one_file(tmp_path: Path) -> None:
@@ -184,9 +186,9 @@ def test_labels_of_a_volume(tmp_path: Path) -> None:
     voxels[0, :, 1], voxels[1, :2, 1] = 1, 2
     nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "it.nii")
     with pytest.raises(BadSample, match="3 different values; two are wanted: say with mask_value"):
-        read_slice_mask(tmp_path, "it.nii", Place([1], np.eye(4)), (5, 4))
+        read_slice_mask(tmp_path, "it.nii", SlicePosition([1], np.eye(4)), (5, 4))
     counts = [
-        int(read_slice_mask(tmp_path, "it.nii", Place([1], np.eye(4)), (5, 4), values).sum())
+        int(read_slice_mask(tmp_path, "it.nii", SlicePosition([1], np.eye(4)), (5, 4), values).sum())
         for values in ([1], [2], [1, 2])
     ]
     assert counts == [5, 2, 7]
@@ -199,7 +201,7 @@ def test_a_mask_that_lies_elsewhere_than_its_image(tmp_path: Path, affine: np.nd
     voxels[0, :, 1] = 1
     nibabel.Nifti1Image(voxels, affine).to_filename(tmp_path / "it.nii")
     with pytest.raises(BadSample, match="the mask lies elsewhere than its image"):
-        read_slice_mask(tmp_path, "it.nii", Place([1], np.eye(4)), (5, 4))
+        read_slice_mask(tmp_path, "it.nii", SlicePosition([1], np.eye(4)), (5, 4))
 
 
 def test_a_volume_without_a_ground(tmp_path: Path) -> None:
@@ -207,7 +209,7 @@ def test_a_volume_without_a_ground(tmp_path: Path) -> None:
     voxels[0, :, 1] = 2
     nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(tmp_path / "it.nii")
     with pytest.raises(BadSample, match="has no voxel of value 0"):
-        read_slice_mask(tmp_path, "it.nii", Place([1], np.eye(4)), (5, 4))
+        read_slice_mask(tmp_path, "it.nii", SlicePosition([1], np.eye(4)), (5, 4))
 
 
 @pytest.mark.parametrize("width", [1, 2])
@@ -217,4 +219,4 @@ def test_a_dark_line_that_hangs_on_a_bright_region(width: int) -> None:
     mask[14 : 14 + width, 20:60] = 100
     mask[10:20, 10:20] = 255
     with pytest.raises(BadSample, match="a region darker than another"):
-        two_valued(mask, "it.png")
+        two_valued_mask(mask, "it.png")

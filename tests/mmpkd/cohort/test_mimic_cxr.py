@@ -12,9 +12,9 @@ import pytest
 from mmpkd.cohort import facts, reader_for
 from mmpkd.cohort.facts import RawImage, Scan
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.readers.mimic_cxr.boxes import held_out
+from mmpkd.cohort.readers.mimic_cxr.boxes import held_out_part
 from mmpkd.cohort.readers.mimic_cxr.reports import normal_name, split_sections
-from mmpkd.cohort.readers.mimic_cxr.tables import PUBLISHED, differences
+from mmpkd.cohort.readers.mimic_cxr.tables import PUBLISHED, describe_differences
 from mmpkd.config import CohortConfig
 from mmpkd.types import ConfigError
 from tests.mmpkd.cohort.mimic_trees import (
@@ -281,13 +281,13 @@ def test_patients_with_boxes_leave_fitting(tree: Path) -> None:
     """The digit sum of `printf 10000019 | sha256sum` is 1 modulo 3, so is the number (16 is 1); of 10000020 it is 0."""
     one = scan(tree, boxes=BOXES_CSV)
     parts = one.samples["split"]
-    assert parts[dicom_id(11)] == held_out(subject_id(19)) == "test"
-    assert parts[dicom_id(12)] == held_out(subject_id(20)) == "val"
+    assert parts[dicom_id(11)] == held_out_part(subject_id(19)) == "test"
+    assert parts[dicom_id(12)] == held_out_part(subject_id(20)) == "val"
     others = scan(tree).samples["split"].drop([dicom_id(11), dicom_id(12)])
     assert parts.drop([dicom_id(11), dicom_id(12)]).equals(others)
     told = "2 patients with boxes leave fitting, whatever their official part: 1 are in val, 1 in test"
     assert told in one.notes
-    share = np.mean([held_out(str(10_000_000 + patient)) == "val" for patient in range(3000)])
+    share = np.mean([held_out_part(str(10_000_000 + patient)) == "val" for patient in range(3000)])
     assert 0.3 < share < 0.37
 
 
@@ -329,7 +329,7 @@ def test_the_fingerprint_does_not_hang_on_where_the_root_lies(tree: Path, tmp_pa
 
 
 def test_deviations(tree: Path) -> None:
-    assert differences(PUBLISHED) == []
+    assert describe_differences(PUBLISHED) == []
     assert sum(one for one, *_ in PUBLISHED.values()) == 377_110
     reader = reader_for(config(tree))
     told = reader.deviations(reader.scan())

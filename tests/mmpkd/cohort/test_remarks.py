@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmpkd.cohort.decode import Clahe, Depth, look
+from mmpkd.cohort.decode import Clahe, Depth, measure_appearance
 from mmpkd.cohort.prepare import prepare
-from mmpkd.cohort.remarks import seen_badly
+from mmpkd.cohort.remarks import nearly_black_or_white
 from tests.mmpkd.cohort.cbis_trees import write_dicom
 from tests.mmpkd.cohort_fixtures import cases, config, write_cohort
 
@@ -205,5 +205,7 @@ def test_units_that_differ(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("scale", "told"), [(100, "white"), (1, "black"), (16, "")])
 def test_new_images_in_the_window_of_a_student(scale: int, told: str) -> None:
     depth = Depth(16, (0.0, 4095.0), Clahe(0.01, 8))
-    lines = seen_badly([look(even(0).astype(np.uint16) * np.uint16(scale), depth)], depth, "images")
+    lines = nearly_black_or_white(
+        [measure_appearance(even(0).astype(np.uint16) * np.uint16(scale), depth)], depth, "images"
+    )
     assert [line.split(" as ")[0] for line in lines] == [f"warning: images that are all but {told}"] * bool(told)

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from mmpkd.cohort import splits
-from mmpkd.cohort.facts import Scan, encode, label_columns
+from mmpkd.cohort.facts import Scan, encode_labels, label_columns
 from mmpkd.types import CohortError, Task, lay_out
 
 TASKS = lay_out([("malignant", "binary", ("benign", "malignant"))])
@@ -25,7 +25,7 @@ def scan_of(patients: Any, labels: pd.DataFrame, split: Sequence[str] | None = N
 
 
 def binary(target: Any) -> pd.DataFrame:
-    return encode(TASKS[0], pd.Series(np.where(target, "malignant", "benign")))
+    return encode_labels(TASKS[0], pd.Series(np.where(target, "malignant", "benign")))
 
 
 def check(scan: Scan) -> pd.Series:
@@ -129,15 +129,15 @@ def test_rare_labels_are_dealt_first() -> None:
 def test_dealt_keeps_patients_whole_and_strata_even() -> None:
     patient = np.repeat(np.arange(50), 2)
     stratum = (patient % 5 == 0).astype(int)  # 10 of 50 patients
-    fold = splits.dealt(stratum, patient, 5, seed=7)
+    fold = splits.deal_folds(stratum, patient, 5, seed=7)
     assert fold.dtype == np.int64 and all(len(set(fold[patient == one])) == 1 for one in range(50))
     assert [int(stratum[fold == part].sum()) for part in range(5)] == [4] * 5
-    assert (fold == splits.dealt(stratum, patient, 5, seed=7)).all()
-    assert (fold != splits.dealt(stratum, patient, 5, seed=8)).any()
+    assert (fold == splits.deal_folds(stratum, patient, 5, seed=7)).all()
+    assert (fold != splits.deal_folds(stratum, patient, 5, seed=8)).any()
 
 
 def test_dealt_goes_on_where_every_stratum_is_smaller_than_the_folds() -> None:
-    fold = splits.dealt(np.arange(12), np.arange(12), 4, seed=0)
+    fold = splits.deal_folds(np.arange(12), np.arange(12), 4, seed=0)
     assert np.bincount(fold).tolist() == [3] * 4
     with pytest.raises(CohortError, match="3 patients cannot be dealt into 4 parts"):
-        splits.dealt(np.zeros(6, int), np.repeat([1, 2, 3], 2), 4, seed=0)
+        splits.deal_folds(np.zeros(6, int), np.repeat([1, 2, 3], 2), 4, seed=0)

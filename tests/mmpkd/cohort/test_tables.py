@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mmpkd.cohort.formats.tables import read_table, refuse_rows, tell_rows
+from mmpkd.cohort.formats.tables import describe_rows, read_table, refuse_rows
 from mmpkd.types import CohortError
 
 MEND = "is it mine?"
@@ -117,11 +117,11 @@ def test_of_public_data_the_columns_found_are_named(tmp_path: Path) -> None:
 def test_rows_are_named_and_values_only_where_they_are_given() -> None:
     wrong = [False, True, False, True]
     cells = pd.Series(["a", "b", "c", "b"])
-    assert tell_rows(wrong) == "row 3, 5 (the header is row 1)"
-    assert tell_rows(pd.Series(wrong, index=[3, 1, 1, 0]), cells) == "row 3, 5 (the header is row 1), got 'b'"
-    assert tell_rows([True] * 8) == "row 2, 3, 4, 5, 6 and 3 more (the header is row 1)"
-    assert tell_rows(wrong, unit="annotation") == "annotation 2, 4" and tell_rows([False, False]) == ""
-    assert len(tell_rows([True], pd.Series(["a report " * 1000]))) < 100
+    assert describe_rows(wrong) == "row 3, 5 (the header is row 1)"
+    assert describe_rows(pd.Series(wrong, index=[3, 1, 1, 0]), cells) == "row 3, 5 (the header is row 1), got 'b'"
+    assert describe_rows([True] * 8) == "row 2, 3, 4, 5, 6 and 3 more (the header is row 1)"
+    assert describe_rows(wrong, unit="annotation") == "annotation 2, 4" and describe_rows([False, False]) == ""
+    assert len(describe_rows([True], pd.Series(["a report " * 1000]))) < 100
     refuse_rows(Path("a.csv"), [False], "nothing")
     with pytest.raises(CohortError, match=r"^a\.csv: a letter, in row 3, 5 \(the header is row 1\), got 'b'; mend it"):
         refuse_rows(Path("a.csv"), wrong, "a letter", cells)

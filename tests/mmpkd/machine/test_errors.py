@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmpkd import checkpoint, command
-from mmpkd.cohort.disk import told_if_full
+from mmpkd.cohort.disk import explain_full_disk
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.readers.synthetic import Synthetic
@@ -119,11 +119,11 @@ def test_a_fault_of_another_disk_is_not_blamed_on_the_cache(tmp_path: Path) -> N
     partial = tmp_path / "cache" / "store.partial"
     partial.mkdir(parents=True)
     elsewhere = OSError(errno.ENOSPC, "No space left on device", "/scratch/decoder.tmp")
-    with pytest.raises(OSError, match="decoder") as raised, told_if_full(partial, 1):
+    with pytest.raises(OSError, match="decoder") as raised, explain_full_disk(partial, 1):
         raise elsewhere
     assert raised.value is elsewhere and partial.exists()
     here = OSError(errno.ENOSPC, "No space left on device", str(partial / "images.npy"))
-    with pytest.raises(CohortError, match="does not fit on the disk"), told_if_full(partial, 1):
+    with pytest.raises(CohortError, match="does not fit on the disk"), explain_full_disk(partial, 1):
         raise here
 
 

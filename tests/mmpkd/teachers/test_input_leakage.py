@@ -15,7 +15,7 @@ from mmpkd import evaluate, train
 from mmpkd.cohort.__main__ import main as cohort_command
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
-from mmpkd.cohort.suspects import Suspects, find_in, suspects_of
+from mmpkd.cohort.suspects import Suspects, find_suspects_in, suspects_of
 from mmpkd.config import TeacherConfig
 from mmpkd.probe import stand_in
 from mmpkd.teachers import resolve
@@ -83,8 +83,8 @@ def test_columns_and_pairs_of_columns_by_name_and_score(store: Store) -> None:
 
 
 def test_tables_and_store_give_the_same_suspects(store: Store, cohort: Any) -> None:
-    assert find_in(stand_in(cohort)) == suspects_of(store)
-    assert find_in(store) == suspects_of(store)
+    assert find_suspects_in(stand_in(cohort)) == suspects_of(store)
+    assert find_suspects_in(store) == suspects_of(store)
 
 
 def test_a_near_label_column_is_reported_if_a_teacher_reads_it(store: Store) -> None:
@@ -119,7 +119,7 @@ def test_words_of_credentialed_cohorts_are_not_shown(store: Store, cohort: Any, 
 def test_a_sound_cohort_gives_no_warnings(tmp_path: Path) -> None:
     cohort_fixtures.write_cohort(tmp_path)
     tables = stand_in(cohort_fixtures.config(tmp_path))
-    assert find_in(tables).lines(tables.facts) == []
+    assert find_suspects_in(tables).lines(tables.facts) == []
     assert Suspects().lines(tables.facts) == []
 
 

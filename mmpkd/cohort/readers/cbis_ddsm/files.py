@@ -37,9 +37,9 @@ class Files:
             CohortError: no layout is recognised, or a JPEG copy whose dicom_info.csv is not one.
         """
         self.root = root
-        self.base, self.is_jpeg = _base(root)
+        self.base, self.is_jpeg = _image_folder(root)
         self.info = next((path for path in (root / "csv" / INFO, root / INFO) if path.is_file()), None)
-        self._folder_of = _patient_ids(self.info) if self.is_jpeg and self.info else {}
+        self._folder_of = _patient_by_series(self.info) if self.is_jpeg and self.info else {}
 
     @property
     def tables(self) -> list[str]:
@@ -66,8 +66,8 @@ class Files:
         exact = self.base / folder / study / series
         if exact.is_dir():
             return exact
-        studies = _ending(self.base / folder, study)
-        found = [path for each in studies for path in _ending(each, series)]
+        studies = _folders_ending_with(self.base / folder, study)
+        found = [path for each in studies for path in _folders_ending_with(each, series)]
         return found[0] if len(found) == 1 else None
 
 
@@ -76,14 +76,14 @@ def _is_image(path: Path) -> bool:
     return path.suffix.lower() in (".dcm", ".jpg", ".jpeg", ".png") and not path.name.startswith("._")
 
 
-def _ending(folder: Path, uid: str) -> list[Path]:
+def _folders_ending_with(folder: Path, uid: str) -> list[Path]:
     """Folders whose names end with the last digits of a UID."""
     if not folder.is_dir():
         return []
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.endswith(f"-{uid[-DIGITS:]}")]
 
 
-def _base(root: Path) -> tuple[Path, bool]:
+def _image_folder(root: Path) -> tuple[Path, bool]:
     """The folder whose names the description files state, and whether it is a JPEG copy's."""
     level = [root]
     for _ in range(4):
@@ -96,7 +96,7 @@ def _base(root: Path) -> tuple[Path, bool]:
     raise CohortError(f"{root.absolute()} has the description files of CBIS-DDSM but no images: wanted {WANTED}")
 
 
-def _patient_ids(info: Path) -> dict[str, str]:
+def _patient_by_series(info: Path) -> dict[str, str]:
     """DICOM PatientID, which is a folder name, by series UID."""
     wanted = ["SeriesInstanceUID", "PatientID"]
     table = read_table(info, wanted, "is it the re-release's dicom_info.csv?", is_public=True)

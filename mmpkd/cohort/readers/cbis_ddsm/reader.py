@@ -1,5 +1,5 @@
 """CBIS-DDSM, digitised film mammograms (TCIA, doi 10.7937/K9/TCIA.2016.7O02S9CY; Lee et al., Sci Data
-4:170177, 2017; CC BY 3.0): the four case descriptions, and images in any layout of `cbis_files`.
+4:170177, 2017; CC BY 3.0): the four case describe_bad_samples, and images in any layout of `cbis_files`.
 
 3,103 images of 1,566 patients, with 3,568 abnormalities; binary task `malignant` (the two BENIGN are not).
 
@@ -29,8 +29,8 @@ from PIL import Image
 from pydantic import Field
 
 from mmpkd.cohort.decode import image_size, read_image
-from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode
-from mmpkd.cohort.formats.masks import two_valued
+from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode_labels
+from mmpkd.cohort.formats.masks import two_valued_mask
 from mmpkd.cohort.formats.tables import read_table, refuse_rows
 from mmpkd.cohort.readers.cbis_ddsm.files import Files
 from mmpkd.config import Strict
@@ -106,9 +106,9 @@ class CbisDdsm(Reader):
     def describe(self) -> tuple[Scan, pd.DataFrame]:
         """What the description files alone say; and the paths they state, a row an abnormality, index = sample."""
         kinds = [kind for kind in KINDS if kind in self.params.kinds]
-        columns = {one.name: one for one in (*SHARED, *(one for kind in kinds for one in OF_KIND[kind]))}
-        paths = {(kind, part): self._description(kind, part) for kind in kinds for part in ("train", "test")}
-        table = pd.concat([_read(path, *which) for which, path in paths.items()], ignore_index=True)
+        columns = {column.name: column for column in (*SHARED, *(one for kind in kinds for one in OF_KIND[kind]))}
+        paths = {(kind, part): self._description_path(kind, part) for kind in kinds for part in ("train", "test")}
+        table = pd.concat([_read_description(path, *which) for which, path in paths.items()], ignore_index=True)
         table, notes = _without_shared_patients(table)
         table["sample"] = table[IMAGE].str.split("/").str[0]
         if self.params.rows == "abnormality":
@@ -121,13 +121,13 @@ class CbisDdsm(Reader):
             table = table[~mixed]
             groups = table.groupby("sample", sort=False)
         (task,) = lay_out([("malignant", "binary", ("benign", "malignant"))])
-        admitted = [one for one in columns.values() if one.role in (*ADMITTED, "near_label")]
+        admitted = [column for column in columns.values() if column.role in (*ADMITTED, "near_label")]
         first = groups[["patient_id", "part"]].first()
         scan = Scan(
             tasks=(task,),
             samples=first.set_axis(["patient", "split"], axis=1),
-            labels=encode(task, groups["pathology"].max()),  # malignant comes after benign
-            privileged=pd.DataFrame({one.name: _joined(table, one) for one in admitted}),
+            labels=encode_labels(task, groups["pathology"].max()),  # malignant comes after benign
+            privileged=pd.DataFrame({one.name: _join_values(table, one) for one in admitted}),
             columns=columns,
             unlisted=tuple(name for name in table.columns if name not in columns and name not in ("part", "sample")),
             channels=1,
@@ -146,7 +146,7 @@ class CbisDdsm(Reader):
             raise BadSample(file, "is in colour; a mammogram is grey")
         return RawImage(image, rois=[(LESION, _mask(self.root, files, image.shape)) for files in masks])
 
-    def _description(self, kind: Kind, part: str) -> Path:
+    def _description_path(self, kind: Kind, part: str) -> Path:
         name = f"{kind}_case_description_{part}_set.csv"
         for folder in (self.root, self.root / "csv"):
             if (folder / name).is_file():
@@ -156,9 +156,9 @@ class CbisDdsm(Reader):
         raise CohortError(f"no {name} in {self.root.absolute()} or its folder csv: {mend}")
 
 
-def _read(path: Path, kind: Kind, part: str) -> pd.DataFrame:
+def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
     """A description file as text, missing as NaN, `pathology` as the task's labels, with the official `part`."""
-    table = read_table(path, [one.name for one in (*SHARED, *OF_KIND[kind])], MEND, is_public=True)
+    table = read_table(path, [column.name for column in (*SHARED, *OF_KIND[kind])], MEND, is_public=True)
     table = table.mask(table.isin(MISSING))
     named = table[["patient_id", "abnormality_id", "pathology"]]
     refuse_rows(path, named.isna().any(axis=1), "no patient, abnormality or pathology")
@@ -198,7 +198,7 @@ def _without_shared_patients(table: pd.DataFrame) -> tuple[pd.DataFrame, list[st
     return kept, notes
 
 
-def _joined(table: pd.DataFrame, column: Column) -> pd.Series:
+def _join_values(table: pd.DataFrame, column: Column) -> pd.Series:
     """One cell a sample: the union of its abnormalities' values, or the highest grade; NaN where none is known."""
     cells = table[["sample", column.name]].dropna()
     if column.kind == "multivalued":
@@ -217,7 +217,7 @@ def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarra
         BadSample: none, or several that fit alike.
     """
     sizes = {file: image_size(root, file) for file in files}
-    fits = [file for file, size in sizes.items() if _ratio(size, shape) <= MAX_RATIO]
+    fits = [file for file, size in sizes.items() if _size_ratio(size, shape) <= MAX_RATIO]
     if not fits:
         found = ", ".join(f"{width} x {height}" for height, width in sizes.values())
         raise BadSample(files[0], f"no mask: its region's files are {found} pixels, the image {shape[1]} x {shape[0]}")
@@ -225,11 +225,11 @@ def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarra
     for file in fits:
         pixels = read_image(root, file)
         with suppress(BadSample):  # a picture
-            masks[file] = two_valued(pixels, file)
+            masks[file] = two_valued_mask(pixels, file)
     if not masks:
         raise BadSample(fits[0], "no mask: its region's files of the image's size hold more than two values")
-    closest = min(_ratio(sizes[file], shape) for file in masks)
-    best = [mask for file, mask in masks.items() if _ratio(sizes[file], shape) == closest]
+    closest = min(_size_ratio(sizes[file], shape) for file in masks)
+    best = [mask for file, mask in masks.items() if _size_ratio(sizes[file], shape) == closest]
     if len(best) > 1 and any(not np.array_equal(best[0], mask) for mask in best[1:]):
         raise BadSample(next(iter(masks)), f"{len(best)} different masks of one region")
     if best[0].shape == shape:
@@ -237,6 +237,6 @@ def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarra
     return np.asarray(Image.fromarray(best[0]).resize((shape[1], shape[0]), Image.Resampling.NEAREST))
 
 
-def _ratio(size: tuple[int, int], shape: tuple[int, ...]) -> float:
+def _size_ratio(size: tuple[int, int], shape: tuple[int, ...]) -> float:
     """How far two frames are apart: the larger ratio of their sides, 1 or more."""
     return max(max(one, other) / max(1, min(one, other)) for one, other in zip(size, shape, strict=False))

@@ -27,7 +27,7 @@ import pandas as pd
 from pydantic import Field
 
 from mmpkd.cohort.decode import read_image
-from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode
+from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, encode_labels
 from mmpkd.cohort.formats.tables import read_table, refuse_rows
 from mmpkd.cohort.readers.derm7pt.classes import CLASSES, DEEPGUIDE_COUNTS, DEEPGUIDE_LACKS, DEEPGUIDE_PARTS, POINTS
 from mmpkd.config import Strict
@@ -76,8 +76,8 @@ class Derm7pt(Reader):
 
     def scan(self) -> Scan:
         table, unlisted = self._cases()
-        in_part, kept = table["part"].notna(), _kept(table, self.params.unpaired)
-        notes = [_left_out(table[in_part & ~kept], self.params.unpaired)]
+        in_part, kept = table["part"].notna(), _is_kept(table, self.params.unpaired)
+        notes = [_left_out_note(table[in_part & ~kept], self.params.unpaired)]
         if not in_part.all():
             notes.append(f"cases that are in none of the index files, left out: {(~in_part).sum()}")
         if still := int((table["clinic"] == table["derm"])[in_part & kept].sum()):
@@ -86,8 +86,8 @@ class Derm7pt(Reader):
             notes.append(f"{self.params.border} pixels are cut off at each side of both pictures")
         table = table[in_part & kept].set_index("case_num").rename_axis("sample")
         self._files = {str(sample): (clinic, derm) for sample, clinic, derm in table[["clinic", "derm"]].itertuples()}
-        admitted = [one for one in COLUMNS if one.role in (*ADMITTED, "near_label")]
-        cells = table[[one.name for one in admitted]]
+        admitted = [column for column in COLUMNS if column.role in (*ADMITTED, "near_label")]
+        cells = table[[column.name for column in admitted]]
         privileged = cells.mask(cells == "").assign(seven_point_score=table["seven_point_score"].astype(float))
         tasks = lay_out(
             [(name, "binary" if len(each) == 2 else "multiclass", tuple(each)) for name, each in CLASSES.items()]
@@ -96,9 +96,9 @@ class Derm7pt(Reader):
         return Scan(
             tasks=tasks,
             samples=pd.DataFrame({"patient": table.index, "split": table["part"]}, index=table.index),
-            labels=pd.concat([encode(task, table[task.name]) for task in tasks], axis=1),
+            labels=pd.concat([encode_labels(task, table[task.name]) for task in tasks], axis=1),
             privileged=privileged,
-            columns={one.name: one for one in COLUMNS},
+            columns={column.name: column for column in COLUMNS},
             unlisted=unlisted,
             channels=3,
             views=(DERMOSCOPY,),
@@ -113,7 +113,7 @@ class Derm7pt(Reader):
     def deviations(self, scan: Scan) -> list[str]:
         """How this copy differs from the published one, which is known by DeepGuide's choice of its cases."""
         table, _ = self._cases()
-        chosen = table[table["part"].notna() & _kept(table, "deepguide")]
+        chosen = table[table["part"].notna() & _is_kept(table, "deepguide")]
         said = []
         for position, part in enumerate(PARTS.values()):
             cases = chosen[chosen["part"] == part]
@@ -163,7 +163,7 @@ class Derm7pt(Reader):
         """All cases: labels as classes, pictures as paths under the root, `part` or NaN; and columns with no role."""
         base = self._base()
         path = base / "meta" / META
-        table = read_table(path, [one.name for one in COLUMNS], MEND, is_public=True)
+        table = read_table(path, [column.name for column in COLUMNS], MEND, is_public=True)
         number, score = table["case_num"], table["seven_point_score"]
         refuse_rows(path, number == "", "no case_num")
         refuse_rows(path, number.duplicated(), "a case_num that is listed before", number)
@@ -174,32 +174,32 @@ class Derm7pt(Reader):
             table[name] = table[name].map(class_of)
         wrong = ~score.str.fullmatch("[0-9]{1,2}")
         refuse_rows(path, wrong, "a seven_point_score that is not a number of points", score)
-        listing = _listing(base / "images")
+        listing = _list_images(base / "images")
         for name in ("clinic", "derm"):
             stated = table[name]
             refuse_rows(path, stated == "", f"no {name}")
-            found = stated.map(lambda one: _found(one, listing))
+            found = stated.map(lambda one: _matching_files(one, listing))
             wanted = f"a {name} that several files are named by, but for case"
             refuse_rows(path, found.str.len() > 1, wanted, stated)
             folder = (base / "images").relative_to(self.root).as_posix()
             table[name] = [f"{folder}/{one[0]}" for one in found]
-        known = {one.name for one in COLUMNS}
+        known = {column.name for column in COLUMNS}
         unlisted = tuple(str(name) for name in table.columns if name not in known)
-        return table.assign(part=_parts(base / "meta", len(table))), unlisted
+        return table.assign(part=_part_of_cases(base / "meta", len(table))), unlisted
 
 
-def _kept(table: pd.DataFrame, unpaired: Literal["left_out", "deepguide"]) -> pd.Series:
+def _is_kept(table: pd.DataFrame, unpaired: Literal["left_out", "deepguide"]) -> pd.Series:
     if unpaired == "deepguide":
         return ~table["case_num"].isin(DEEPGUIDE_LACKS)
     return table["clinic"] != table["derm"]
 
 
-def _left_out(cases: pd.DataFrame, unpaired: Literal["left_out", "deepguide"]) -> str:
+def _left_out_note(cases: pd.DataFrame, unpaired: Literal["left_out", "deepguide"]) -> str:
     why = "whose photograph is missing or replaced" if unpaired == "left_out" else "that DeepGuide lacks"
     return f"cases {why}, left out: {len(cases)} (case_num {', '.join(cases['case_num'])})" if len(cases) else ""
 
 
-def _parts(folder: Path, num_cases: int) -> pd.Series:
+def _part_of_cases(folder: Path, num_cases: int) -> pd.Series:
     """The part of each case, NaN where it is in none. The index files hold positions in meta.csv, from 0."""
     part_N = np.full(num_cases, np.nan, object)
     for name, part in PARTS.items():
@@ -215,7 +215,7 @@ def _parts(folder: Path, num_cases: int) -> pd.Series:
     return pd.Series(part_N)
 
 
-def _listing(folder: Path) -> dict[str, list[str]]:
+def _list_images(folder: Path) -> dict[str, list[str]]:
     """The files below a folder, relative to it, by their names in lower case."""
     listing: dict[str, list[str]] = {}
     for where, _, names in os.walk(folder, followlinks=True):
@@ -225,7 +225,7 @@ def _listing(folder: Path) -> dict[str, list[str]]:
     return listing
 
 
-def _found(stated: str, listing: Mapping[str, list[str]]) -> list[str]:
+def _matching_files(stated: str, listing: Mapping[str, list[str]]) -> list[str]:
     """What a stated name may mean: the file of that very name, else those of another case; itself if none is there."""
     alike = listing.get(stated.lower(), [])
     return alike if alike and stated not in alike else [stated]

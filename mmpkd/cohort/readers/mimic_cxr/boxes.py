@@ -99,12 +99,12 @@ def _annotations(path: Path) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["dicom_id", "category_name", *FRAME, "path"])
 
 
-def held_out(patient: str) -> Literal["val", "test"]:
+def held_out_part(patient: str) -> Literal["val", "test"]:
     """The part of a patient who has boxes, from the SHA-256 of the id: a third validates, two thirds test."""
     return "val" if int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 3 == 0 else "test"
 
 
-def by_image(table: pd.DataFrame) -> dict[str, list[Box]]:
+def boxes_by_image(table: pd.DataFrame) -> dict[str, list[Box]]:
     """The boxes of each image, by dicom_id."""
     boxes: dict[str, list[Box]] = {}
     for dicom_id, finding, *frame in table[["dicom_id", "category_name", *FRAME]].itertuples(index=False):

@@ -7,7 +7,7 @@ with the reports of MIMIC-CXR and the boxes of MS-CXR where they are given. Cred
 - Labels are a study's, and were read from its report by a program: from the impression, or from the findings where
   there is no impression (12.5 %). So the impression and the last paragraph are near-label sections, and of a
   report without impression even the findings are what the labels came from: they are counted in a note.
-- Not mentioned is not negated, and -1 is uncertain: see `decide`. A study without any label stays unknown.
+- Not mentioned is not negated, and -1 is uncertain: see `decide_labels`. A study without any label stays unknown.
 - The patients of MS-CXR leave fitting, whatever their official part and whatever MS-CXR's own `split` says.
 - A ViewPosition may be empty: `views` calls it `unstated`.
 """
@@ -24,7 +24,7 @@ from pydantic import field_validator, model_validator
 from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import BadSample, Column, RawImage, Reader, Scan, label_columns
 from mmpkd.cohort.formats.tables import FIRST_ROW, refuse_rows
-from mmpkd.cohort.readers.mimic_cxr.boxes import BOXED, Box, by_image, draw, held_out, read_boxes
+from mmpkd.cohort.readers.mimic_cxr.boxes import BOXED, Box, boxes_by_image, draw, held_out_part, read_boxes
 from mmpkd.cohort.readers.mimic_cxr.reports import NearLabel, Section, read_reports
 from mmpkd.cohort.readers.mimic_cxr.tables import (
     FINDINGS,
@@ -32,9 +32,9 @@ from mmpkd.cohort.readers.mimic_cxr.tables import (
     SPLIT,
     Finding,
     Policy,
-    counted,
-    decide,
-    differences,
+    count_images,
+    decide_labels,
+    describe_differences,
     find_table,
     label_images,
     read_ids,
@@ -119,21 +119,21 @@ class MimicCxr(Reader):
         self._files: dict[str, list[str]] = {}  # by sample: its image, and its report where there is one
         self._boxes: dict[str, list[Box]] = {}
         self._problems: dict[str, str] = {}  # of reports, by sample
-        self._counts: dict[str, tuple[int, ...]] = {}  # of the tables, see `counted`
+        self._counts: dict[str, tuple[int, ...]] = {}  # of the tables, see `count_images`
 
     def scan(self) -> Scan:
         table, unlisted, paths = self._images()
-        self._counts = counted(table)
+        self._counts = count_images(table)
         notes: list[str] = []
         table["part"] = table["split"].map(PARTS)
         self._boxes = {}
         if self.params.boxes is not None:
             paths.append(self._path("boxes", self.params.boxes))
             notes += self._hold_out(table, paths[-1])
-        table = self._in_view(table, notes)
+        table = self._keep_views(table, notes)
         params = self.params
         given_NK, label_paths = label_images(self.root, table, params.labeller, params.test_labels == "expert", notes)
-        decided_NK = decide(given_NK, params.uncertain, params.empty, params.no_finding == "implies")
+        decided_NK = decide_labels(given_NK, params.uncertain, params.empty, params.no_finding == "implies")
         labels_NK = decided_NK[:, [FINDINGS.index(name) for name in params.labels]]
         samples = table[["subject_id", "part", "row"]].set_axis(["patient", "split", "row"], axis=1)
         index = samples.index = pd.Index(table["dicom_id"], name="sample")
@@ -151,7 +151,7 @@ class MimicCxr(Reader):
             samples=samples,
             labels=pd.DataFrame(labels_NK, index, label_columns([task])),
             privileged=context.mask(context == ""),
-            columns={one.name: one for one in columns},
+            columns={column.name: column for column in columns},
             unlisted=unlisted,
             channels=1,
             roi_labels=BOXED if self.params.boxes is not None else (),
@@ -164,7 +164,7 @@ class MimicCxr(Reader):
 
     def deviations(self, scan: Scan) -> list[str]:
         """The tables' counts by official part, whatever the options leave out, against those of version 2.1.0."""
-        return differences(self._counts or counted(self._images()[0]))
+        return describe_differences(self._counts or count_images(self._images()[0]))
 
     def load(self, sample_id: str) -> RawImage:
         if not self._files:
@@ -214,9 +214,9 @@ class MimicCxr(Reader):
             what = f"{unknown} boxes are of images that {METADATA} lacks, and state no path that tells their patient"
             raise CohortError(f"{path}: {what}, who would stay in training; take them out, or read the whole metadata")
         patients = set(subjects)
-        part = {patient: held_out(patient) for patient in patients & set(table["subject_id"])}
+        part = {patient: held_out_part(patient) for patient in patients & set(table["subject_id"])}
         table["part"] = table["subject_id"].map(part).fillna(table["part"])
-        self._boxes = by_image(boxes)
+        self._boxes = boxes_by_image(boxes)
         num_val = sum(one == "val" for one in part.values())
         notes = [
             f"{len(part)} patients with boxes leave fitting, whatever their official part: {num_val} are in val, "
@@ -226,7 +226,7 @@ class MimicCxr(Reader):
             notes.append(f"{lacking} images with boxes are not in {METADATA}")
         return notes
 
-    def _in_view(self, table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    def _keep_views(self, table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
         """The rows whose view is asked for."""
         view = table["ViewPosition"].mask(table["ViewPosition"] == "", UNSTATED)
         views = list(self.params.views)

@@ -128,7 +128,7 @@ def label_images(
     return given_NK, paths
 
 
-def decide(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_implied: bool) -> np.ndarray:
+def decide_labels(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_implied: bool) -> np.ndarray:
     """S x 14 of 1, 0 and NaN (unknown) from what was given (`read_labels`); S x 14 in the order of `FINDINGS`.
 
     A study without any label stays unknown whatever the policies say. `is_implied`: No Finding denies the
@@ -150,7 +150,7 @@ def decide(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_implied: b
     return decided_SK
 
 
-def counted(table: pd.DataFrame) -> dict[str, tuple[int, ...]]:
+def count_images(table: pd.DataFrame) -> dict[str, tuple[int, ...]]:
     """What `COUNTED` names, by official part; `table` has split, study_id, subject_id and ViewPosition."""
     groups = table.groupby("split")
     frontal = table["ViewPosition"].isin(["AP", "PA"]).groupby(table["split"]).sum()
@@ -158,8 +158,8 @@ def counted(table: pd.DataFrame) -> dict[str, tuple[int, ...]]:
     return {str(part): tuple(map(int, row)) for part, row in zip(counts.index, counts.to_numpy(), strict=True)}
 
 
-def differences(counts: dict[str, tuple[int, ...]]) -> list[str]:
-    """How `counted` tables differ from version 2.1.0 (MIT-LCP/mimic-cxr), a sentence each."""
+def describe_differences(counts: dict[str, tuple[int, ...]]) -> list[str]:
+    """How `count_images` tables differ from version 2.1.0 (MIT-LCP/mimic-cxr), a sentence each."""
     return [
         f"part {part} has {found:,} {what}, published are {published:,}"
         for part, row in PUBLISHED.items()

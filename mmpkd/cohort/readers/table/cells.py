@@ -10,14 +10,14 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from mmpkd.cohort.facts import ADMITTED, encode, label_columns
+from mmpkd.cohort.facts import ADMITTED, encode_labels, label_columns
 from mmpkd.cohort.formats.regions import boxes_mask, polygon_mask, read_box_list, read_polygons
-from mmpkd.cohort.readers.table.mistakes import tell_cells
+from mmpkd.cohort.readers.table.mistakes import cell_mistakes
 from mmpkd.cohort.readers.table.params import TableParams
-from mmpkd.cohort.spelling import DIFFERENCE, folded, unpadded
+from mmpkd.cohort.spelling import DIFFERENCE, normalise_name, strip_padding
 from mmpkd.types import Mistake, Task
 
-Drawn = Callable[[tuple[int, ...], str], np.ndarray]  # a mask of this shape; the file is for a message
+DrawRegion = Callable[[tuple[int, ...], str], np.ndarray]  # a mask of this shape; the file is for a message
 FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}  # cells of a multi-label task, however they are padded
 ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")  # the begin of an absolute path, of Windows too
 OUTSIDE = "cohort.allow_outside=true"
@@ -29,39 +29,40 @@ def labels_of(task: Task, params: TableParams, cells: pd.DataFrame) -> pd.DataFr
     """The label columns of a task, a row each row of the table; NaN is unknown."""
     source = params.tasks[task.name].column
     if source is not None:
-        return encode(task, class_names(task, cells[source]))
+        return encode_labels(task, class_names(task, cells[source]))
     flags = [cells[name].map(_flag, na_action="ignore").astype(float) for name in task.labels]
     return pd.concat(flags, axis=1).set_axis(label_columns([task]), axis=1)
 
 
 def class_names(task: Task, cells: pd.Series) -> pd.Series:
     """The label that each cell is; NaN where it is none. Numbers may be padded: 0.0 and 00 are the label 0."""
-    numbers = {unpadded(label): label for label in task.labels if unpadded(label).lstrip("-").isdigit()}
+    numbers = {strip_padding(label): label for label in task.labels if strip_padding(label).lstrip("-").isdigit()}
     names = {
-        cell: cell if cell in task.labels else numbers.get(unpadded(cell), np.nan) for cell in cells.dropna().unique()
+        cell: cell if cell in task.labels else numbers.get(strip_padding(cell), np.nan)
+        for cell in cells.dropna().unique()
     }
     return cells.map(names, na_action="ignore").astype(object)
 
 
 def _flag(cell: str) -> float:
-    return FLAGS.get(unpadded(cell), np.nan)
+    return FLAGS.get(strip_padding(cell), np.nan)
 
 
 def check_cells(params: TableParams, cells: pd.DataFrame, tasks: Sequence[Task], may_lead_out: bool) -> list[Mistake]:
     """All that is wrong with images, patients, paths, labels and regions; blank cells are NaN."""
     image = cells[params.image]
-    mistakes = tell_cells(params, "image", "missing", image, image.isna())
+    mistakes = cell_mistakes(params, "image", "missing", image, image.isna())
     twice = image.dropna().map(posixpath.normpath).duplicated()  # ./a.png is a.png
-    mistakes += tell_cells(params, "image", "listed before (one row, one image)", image, twice)
+    mistakes += cell_mistakes(params, "image", "listed before (one row, one image)", image, twice)
     patient = cells[params.patient]
-    mistakes += tell_cells(params, "patient", "missing", patient, patient.isna())
+    mistakes += cell_mistakes(params, "patient", "missing", patient, patient.isna())
     for name, column in params.views.items():
-        mistakes += tell_cells(params, f"views.{name}", "missing", cells[column], cells[column].isna())
-    for where, column in params.read:
+        mistakes += cell_mistakes(params, f"views.{name}", "missing", cells[column], cells[column].isna())
+    for where, column in params.requested_columns:
         if column in params.paths and not may_lead_out:
             absolute = cells[column].dropna().map(lambda cell: bool(ABSOLUTE.match(cell)))
             what = f"absolute; paths are relative to cohort.root, unless {OUTSIDE}"
-            mistakes += tell_cells(params, where, what, cells[column], absolute)
+            mistakes += cell_mistakes(params, where, what, cells[column], absolute)
     mistakes += _check_regions(params, cells)
     for task in tasks:
         mistakes += _check_labels(params, task, cells)
@@ -79,13 +80,13 @@ def _check_labels(params: TableParams, task: Task, cells: pd.DataFrame) -> list[
     for name in [source] if source else task.labels:
         column = cells[name].dropna()
         wrong = class_names(task, column).isna() if source else column.map(_flag).isna()
-        known = {unpadded(label) for label in task.labels} if source else set()
-        misspelt = wrong & column.map(unpadded).isin(known)
+        known = {strip_padding(label) for label in task.labels} if source else set()
+        misspelt = wrong & column.map(strip_padding).isin(known)
         where, words = f"tasks.{task.name}", ", ".join(task.labels if source else ("0", "1"))
         what = f"spelt otherwise than a label ({words}): they {DIFFERENCE}; write them alike, in column {name!r}"
-        mistakes += tell_cells(params, where, what, cells[name], misspelt)
+        mistakes += cell_mistakes(params, where, what, cells[name], misspelt)
         what = f"neither one of {words} nor listed under `missing`, in column {name!r}{quotes}"
-        mistakes += tell_cells(params, where, what, cells[name], wrong & ~misspelt)
+        mistakes += cell_mistakes(params, where, what, cells[name], wrong & ~misspelt)
     return mistakes
 
 
@@ -95,8 +96,8 @@ def _check_numbers(params: TableParams, where: str, cells: pd.Series) -> list[Mi
     wrong = pd.Series(~np.isfinite(numbers), filled.index)
     comma = wrong & filled.str.fullmatch(r"[+-]?[0-9]+,[0-9]+")
     what = "not a finite number: decimals follow a point, not a comma (3.5, not 3,5)"
-    mistakes = tell_cells(params, where, what, cells, comma)
-    return mistakes + tell_cells(params, where, "not a finite number", cells, wrong & ~comma)
+    mistakes = cell_mistakes(params, where, what, cells, comma)
+    return mistakes + cell_mistakes(params, where, "not a finite number", cells, wrong & ~comma)
 
 
 def _check_regions(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
@@ -105,17 +106,17 @@ def _check_regions(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
         if isinstance(columns, str):
             wrong = cells[columns].dropna().map(partial(_fails, read_box_list))
             wanted = "no box; [left, top, width, height] is wanted, a list of several such boxes, or a blank cell"
-            mistakes += tell_cells(params, f"boxes.{label}", wanted, cells[columns], wrong)
+            mistakes += cell_mistakes(params, f"boxes.{label}", wanted, cells[columns], wrong)
             continue
         numbers = cells[list(columns)].apply(pd.to_numeric, errors="coerce").astype(float)
         wrong = ~np.isfinite(numbers).all(axis=1) | (numbers[[columns[2], columns[3]]] <= 0).any(axis=1)
         wrong &= cells[list(columns)].notna().any(axis=1)
         wanted = "no box: four numbers are wanted, of which width and height above 0, or four blanks"
-        mistakes += tell_cells(params, f"boxes.{label}", wanted, cells[columns[0]], wrong)
+        mistakes += cell_mistakes(params, f"boxes.{label}", wanted, cells[columns[0]], wrong)
     for label, column in params.polygons.items():
         wrong = cells[column].dropna().map(partial(_fails, read_polygons))
         wanted = "no polygon; [[x, y], ...] is wanted, a list of several such polygons, or a blank cell"
-        mistakes += tell_cells(params, f"polygons.{label}", wanted, cells[column], wrong)
+        mistakes += cell_mistakes(params, f"polygons.{label}", wanted, cells[column], wrong)
     return mistakes or _check_units(params, cells)
 
 
@@ -130,7 +131,7 @@ def _check_units(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
                 0 <= np.concatenate(each).min() <= np.concatenate(each).max() <= 1 for each in regions
             ):
                 column = cells.loc[regions.index].iloc[:, 0]
-                mistakes += tell_cells(params, f"{key}.{label}", what, column.map(lambda _: None), column.notna())
+                mistakes += cell_mistakes(params, f"{key}.{label}", what, column.map(lambda _: None), column.notna())
     return mistakes
 
 
@@ -156,9 +157,9 @@ def _fails(read: Callable[[str], object], cell: str) -> bool:
     return False
 
 
-def drawn_regions(params: TableParams, cells: pd.DataFrame) -> dict[str, list[tuple[str, Drawn]]]:
+def drawn_regions(params: TableParams, cells: pd.DataFrame) -> dict[str, list[tuple[str, DrawRegion]]]:
     """Boxes and polygons by sample, to be drawn into a mask of the image's shape; `cells` has samples as its index."""
-    drawn: dict[str, list[tuple[str, Drawn]]] = {}
+    drawn: dict[str, list[tuple[str, DrawRegion]]] = {}
     for label in params.boxes:
         for sample, several in _boxes_of(params, label, cells).items():
             drawn.setdefault(str(sample), []).append((label, partial(boxes_mask, several)))
@@ -170,8 +171,8 @@ def drawn_regions(params: TableParams, cells: pd.DataFrame) -> dict[str, list[tu
 
 def notes_of_cells(params: TableParams, cells: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     """What to tell of boxes that may be two corners, and of cells that are nearly one of `missing`, a sentence each."""
-    words = {folded(word) for word in params.missing}
-    numbers = {unpadded(word) for word in params.missing if unpadded(word).lstrip("-").isdigit()}
+    words = {normalise_name(word) for word in params.missing}
+    numbers = {strip_padding(word) for word in params.missing if strip_padding(word).lstrip("-").isdigit()}
     notes = []
     for label in params.boxes:
         boxes = np.array([box for several in _boxes_of(params, label, cells) for box in several]).reshape(-1, 4)
@@ -179,7 +180,7 @@ def notes_of_cells(params: TableParams, cells: pd.DataFrame, columns: Sequence[s
             what = f"in all {len(boxes)} boxes of {label!r} the last two numbers are larger than the first two"
             notes.append(f"warning: {what}: are they two corners? Left, top, width and height are wanted")
     for name in columns:
-        nearly = cells[name].dropna().map(lambda cell: folded(cell) in words or unpadded(cell) in numbers)
+        nearly = cells[name].dropna().map(lambda cell: normalise_name(cell) in words or strip_padding(cell) in numbers)
         if nearly.any():
             what = f"{int(nearly.sum())} cells differ from a word under `missing` in case, blanks or padding only"
             notes.append(f"warning: column {name!r}: {what}; list that spelling too if they are missing")

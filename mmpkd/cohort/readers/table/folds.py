@@ -8,9 +8,9 @@ from typing import NamedTuple
 import pandas as pd
 
 from mmpkd.cohort.identities import BLANK_WORDS
-from mmpkd.cohort.readers.table.mistakes import tell_cells
+from mmpkd.cohort.readers.table.mistakes import cell_mistakes
 from mmpkd.cohort.readers.table.params import TableParams
-from mmpkd.cohort.spelling import DIFFERENCE, alike, alike_but_for_punctuation, folded, unpadded
+from mmpkd.cohort.spelling import DIFFERENCE, group_loose_spellings, group_spellings, normalise_name, strip_padding
 from mmpkd.cohort.splits import FOLD, PARTS
 from mmpkd.near_names import near
 from mmpkd.types import Mistake
@@ -23,7 +23,7 @@ PART_WORDS = {
 SHORT_WORDS = {"tr", "trn", "va", "vl", "te", "ts", "tst"}  # which may as well be sites, unless there is nothing else
 
 
-class Given(NamedTuple):
+class GivenSplit(NamedTuple):
     """`split` is the part of each row, as `Scan.samples` has it, or None where patients are to be dealt."""
 
     split: pd.Series | None
@@ -31,114 +31,114 @@ class Given(NamedTuple):
     mistakes: list[Mistake]
 
 
-def read_split(cells: pd.DataFrame, params: TableParams) -> Given:
+def read_split(cells: pd.DataFrame, params: TableParams) -> GivenSplit:
     """What the columns `split` and `groups` say; blank cells are NaN."""
     if params.split is None:
         if params.groups is not None:
             return _read_folds(cells, params, "groups", params.groups)
         wanted = "names a fold of the column under `split` or `groups`, and neither is there"
-        return Given(None, [], [] if params.test_fold is None else _mistakes("test_fold", wanted))
+        return GivenSplit(None, [], [] if params.test_fold is None else _mistake("test_fold", wanted))
     names = cells[params.split]
-    if mistakes := tell_cells(params, "split", "missing; every row needs a part or a fold", names, names.isna()):
-        return Given(None, [], mistakes)
-    parts = names.map(folded)
+    if mistakes := cell_mistakes(params, "split", "missing; every row needs a part or a fold", names, names.isna()):
+        return GivenSplit(None, [], mistakes)
+    parts = names.map(normalise_name)
     words = set(parts)
-    if words != {TEST} and not _parts_among(words - {TEST}):
+    if words != {TEST} and not _part_words_in(words - {TEST}):
         if params.groups is not None:
             mend = f"column {params.split!r} states folds already; leave one of `split` and `groups` out"
-            return Given(None, [], _mistakes("groups", mend))
+            return GivenSplit(None, [], _mistake("groups", mend))
         return _read_folds(cells, params, "split", params.split)
     wanted = "not train, val or test; a column of folds holds none of these but test"
-    mistakes = tell_cells(params, "split", wanted, names, ~parts.isin(PARTS))
+    mistakes = cell_mistakes(params, "split", wanted, names, ~parts.isin(PARTS))
     if params.test_fold is not None:
-        mistakes += _mistakes("test_fold", f"column {params.split!r} states what is sealed: test; leave test_fold out")
+        mistakes += _mistake("test_fold", f"column {params.split!r} states what is sealed: test; leave test_fold out")
     if params.groups is None or mistakes:
-        return Given(parts, [], mistakes)
+        return GivenSplit(parts, [], mistakes)
     if "val" in words or "train" not in words:
         has = "states who validates" if "val" in words else "has no part train to make folds of"
-        return Given(parts, [], _mistakes("groups", f"column {params.split!r} {has}; leave groups out"))
+        return GivenSplit(parts, [], _mistake("groups", f"column {params.split!r} {has}; leave groups out"))
     given = _read_folds(cells[(parts == "train").to_numpy()], params, "groups", params.groups, is_sealed=True)
     if given.split is None:
         return given
     parts[(parts == "train").to_numpy()] = given.split.to_numpy()
-    return Given(parts, given.notes, [])
+    return GivenSplit(parts, given.notes, [])
 
 
-def _parts_among(names: set[str]) -> set[str]:
+def _part_words_in(names: set[str]) -> set[str]:
     """The folded names that say a part, such as `dev` and `train_set`, and so name no fold."""
     parts = {name for name in names if PART_WORDS & set(re.findall(r"[^\W\d_]+", name)) or name == "hold-out"}
     return names if names and names <= parts | SHORT_WORDS else parts
 
 
-def _mistakes(key: str, problem: str) -> list[Mistake]:
+def _mistake(key: str, problem: str) -> list[Mistake]:
     return [Mistake(f"cohort.params.{key}", problem)]
 
 
-def _read_folds(cells: pd.DataFrame, params: TableParams, key: str, column: str, is_sealed: bool = False) -> Given:
+def _read_folds(cells: pd.DataFrame, params: TableParams, key: str, column: str, is_sealed: bool = False) -> GivenSplit:
     """The folds that a column names; one of them is sealed, unless other rows are already.
 
     The sealed one is that called test, else that of `test_fold`, else the last. Names are in the order of a person:
     2 comes before 10.
     """
     names = cells[column]
-    texts = names.dropna().map(folded)
-    mistakes = tell_cells(params, key, "missing; every row needs a fold", names, names.isna())
+    texts = names.dropna().map(normalise_name)
+    mistakes = cell_mistakes(params, key, "missing; every row needs a fold", names, names.isna())
     wrong = texts.isin(BLANK_WORDS)
-    mistakes += tell_cells(params, key, "a word that stands for a missing fold", names, wrong)
+    mistakes += cell_mistakes(params, key, "a word that stands for a missing fold", names, wrong)
     unique = list(names.dropna().unique())
-    spelt = [name for group in (*alike(unique), *alike_but_for_punctuation(unique)) for name in group]
+    spelt = [name for group in (*group_spellings(unique), *group_loose_spellings(unique)) for name in group]
     what = f"spelt in several ways, which {DIFFERENCE}, or in punctuation; each spelling would be a fold of its own"
-    mistakes += tell_cells(params, key, what, names, names.isin(spelt))
+    mistakes += cell_mistakes(params, key, what, names, names.isin(spelt))
     if key == "groups":
-        wrong = texts.isin(_parts_among(set(texts)))
-        mistakes += tell_cells(
+        wrong = texts.isin(_part_words_in(set(texts)))
+        mistakes += cell_mistakes(
             params, key, "a part and no group; a column of parts belongs under `split`", names, wrong
         )
     several = names.groupby(cells[params.patient]).transform("nunique") > 1
     what = "of patients who are in several folds; give all rows of a patient one fold, or take the patient out"
-    mistakes += tell_cells(params, key, what, names, several)
-    folds = sorted(unique, key=_order)
-    sealed, wrong_test = _sealed(folds, params, is_sealed)
+    mistakes += cell_mistakes(params, key, what, names, several)
+    folds = sorted(unique, key=_sort_key)
+    sealed, wrong_test = _sealed_fold(folds, params, is_sealed)
     mistakes += wrong_test
     folds = [name for name in folds if name != sealed]
     if len(folds) < 2 and not mistakes:
         has = f"{len(folds)} fold{'s' * (len(folds) != 1)} beside the sealed part"
         mend = "name more, or leave the column out, and patients are dealt into five"
-        mistakes += _mistakes(key, f"column {column!r} has {has}; one validates and one trains at least: {mend}")
+        mistakes += _mistake(key, f"column {column!r} has {has}; one validates and one trains at least: {mend}")
     if mistakes:
-        return Given(None, [], mistakes)
+        return GivenSplit(None, [], mistakes)
     numbers = {name: f"{FOLD}{number}" for number, name in enumerate(folds)}
     if sealed is not None:
         numbers[sealed] = TEST
-    return Given(names.map(numbers), [_note(folds, sealed, params, column)], [])
+    return GivenSplit(names.map(numbers), [_fold_note(folds, sealed, params, column)], [])
 
 
-def _sealed(folds: list[str], params: TableParams, is_sealed: bool) -> tuple[str | None, list[Mistake]]:
+def _sealed_fold(folds: list[str], params: TableParams, is_sealed: bool) -> tuple[str | None, list[Mistake]]:
     """The name of the fold that is sealed as test, and what is wrong with `test_fold`."""
     if is_sealed or not folds:
         return None, []
-    called_test = [name for name in folds if folded(name) == TEST]
+    called_test = [name for name in folds if normalise_name(name) == TEST]
     if params.test_fold is None:
         return (called_test or folds)[-1], []
-    chosen = [name for name in folds if unpadded(name) == unpadded(params.test_fold)]
+    chosen = [name for name in folds if strip_padding(name) == strip_padding(params.test_fold)]
     if called_test and chosen != called_test:
-        return None, _mistakes("test_fold", "some rows are in the fold test, which is sealed; leave test_fold out")
+        return None, _mistake("test_fold", "some rows are in the fold test, which is sealed; leave test_fold out")
     if not chosen:
         known = near(params.test_fold, [] if params.credentialed else folds)
-        return None, _mistakes("test_fold", f"no fold is called {params.test_fold!r}{known}")
+        return None, _mistake("test_fold", f"no fold is called {params.test_fold!r}{known}")
     return chosen[0], []
 
 
-def _order(name: str) -> list[tuple[int, int, str]]:
+def _sort_key(name: str) -> list[tuple[int, int, str]]:
     """What names are sorted by: runs of digits as numbers, before letters."""
-    runs = re.findall(r"[0-9]{1,18}|[^0-9]+", unpadded(name))
+    runs = re.findall(r"[0-9]{1,18}|[^0-9]+", strip_padding(name))
     return [(0, int(run), "") if run.isdigit() else (1, 0, run) for run in runs]
 
 
-def _note(folds: list[str], sealed: str | None, params: TableParams, column: str) -> str:
+def _fold_note(folds: list[str], sealed: str | None, params: TableParams, column: str) -> str:
     """Which fold is which: by name where the data are public."""
     if params.credentialed:
-        which = "called test" if sealed is not None and folded(sealed) == TEST else "whose name comes last"
+        which = "called test" if sealed is not None and normalise_name(sealed) == TEST else "whose name comes last"
         which = "that test_fold names" if params.test_fold is not None else which
         each = "each of its values validates in turn"
         each += "" if sealed is None else f" but the one {which}, which is sealed as test"

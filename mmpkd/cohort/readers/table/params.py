@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mmpkd.cohort.facts import Column, ColumnKind, Role, matching
-from mmpkd.cohort.spelling import DIFFERENCE, alike
+from mmpkd.cohort.facts import Column, ColumnKind, Role, matching_names
+from mmpkd.cohort.spelling import DIFFERENCE, group_spellings
 from mmpkd.config import IMAGE, Strict
 from mmpkd.near_names import near
 from mmpkd.types import TaskKind
@@ -63,7 +63,7 @@ class TaskParams(Strict):
         least = {"binary": 2, "multiclass": 3, "multilabel": 1}[self.kind]
         if len(set(self.names)) != len(self.labels) or len(self.labels) < least:
             raise ValueError(f"a {self.kind} task has at least {least} different labels")
-        if alike(self.names):
+        if group_spellings(self.names):
             raise ValueError(f"labels are spelt in several ways, which {DIFFERENCE}; name each class once")
         if self.kind == "binary" and len(self.labels) > 2:
             raise ValueError("a binary task has two labels, the second is positive")
@@ -85,7 +85,7 @@ class ColumnParams(Strict):
             raise ValueError("a separator splits categorical cells, and is at least one character")
         return self
 
-    def named(self, name: str) -> Column:
+    def to_column(self, name: str) -> Column:
         kind: ColumnKind = "multivalued" if self.separator else self.kind
         return Column(name, self.role, kind, self.separator)
 
@@ -136,7 +136,7 @@ class TableParams(Strict):
         return {self.image: self.image_root} | dict.fromkeys([*self.views.values(), *self.masks.values()], ".")
 
     @property
-    def read(self) -> list[tuple[str, str]]:
+    def requested_columns(self) -> list[tuple[str, str]]:
         """Every column that is asked for, with the dotted path that asks."""
         asked = [("image", self.image), ("patient", self.patient)]
         asked += [(key, column) for key, column in (("split", self.split), ("groups", self.groups)) if column]
@@ -150,17 +150,17 @@ class TableParams(Strict):
             asked += [] if task.column else [(f"tasks.{name}.labels", label) for label in task.names]
         return [*asked, *((f"columns.{name}", name) for name in self.columns)]
 
-    def over(self, headers: Sequence[str]) -> Self:
+    def expand_patterns(self, headers: Sequence[str]) -> Self:
         """With each pattern of `columns` spelt out: a key with `*` stands for the columns that nothing else asks for.
 
         A column that several patterns fit has the strictest of their roles; a pattern that fits none stays, for `read`
         to be held against the table.
         """
-        taken = {column for _, column in self.read}
+        taken = {column for _, column in self.requested_columns}
         spelt: dict[str, ColumnParams] = {}
         for name, one in sorted(self.columns.items(), key=lambda item: STRICTEST.index(item[1].role)):
             free = [header for header in headers if header == name or header not in taken | spelt.keys()]
-            spelt |= dict.fromkeys(matching(name, free) or [name], one)
+            spelt |= dict.fromkeys(matching_names(name, free) or [name], one)
         return self.model_copy(update={"columns": spelt})
 
     @model_validator(mode="after")

@@ -44,22 +44,22 @@ import numpy as np
 import pandas as pd
 
 from mmpkd.cohort.decode import read_image
-from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, same_name
+from mmpkd.cohort.facts import ADMITTED, BadSample, Column, RawImage, Reader, Scan, comparable_name
 from mmpkd.cohort.formats.dicom import is_dicom, unit_of
 from mmpkd.cohort.formats.masks import read_mask
-from mmpkd.cohort.formats.nifti import Place, is_nifti, read_slice_mask, read_slices
+from mmpkd.cohort.formats.nifti import SlicePosition, is_nifti, read_slice_mask, read_slices
+from mmpkd.cohort.formats.other_formats import recognise_format
 from mmpkd.cohort.formats.tables import FIRST_ROW, NUM_SHOWN, read_table
 from mmpkd.cohort.readers.table.cells import (
     ABSOLUTE,
     OUTSIDE,
-    Drawn,
+    DrawRegion,
     check_cells,
     drawn_regions,
     labels_of,
     notes_of_cells,
 )
 from mmpkd.cohort.readers.table.folds import read_split
-from mmpkd.cohort.readers.table.form import suspicion
 from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.config import IMAGE
 from mmpkd.near_names import near
@@ -81,15 +81,17 @@ class Table(Reader):
         self.root = root
         self.params = params
         self._rows: dict[str, dict[str, str]] = {}  # from the last scan, by sample: paths by column
-        self._drawn: dict[str, list[tuple[str, Drawn]]] = {}  # and regions that are numbers, by label
+        self._drawn: dict[str, list[tuple[str, DrawRegion]]] = {}  # and regions that are numbers, by label
 
     @property
     def credentialed(self) -> bool:
         return self.params.credentialed
 
     def scan(self) -> Scan:
-        table = self._read()
-        self.params = params = self.params.over(list(table.columns))  # a pattern is what this table makes of it
+        table = self._read_table()
+        self.params = params = self.params.expand_patterns(
+            list(table.columns)
+        )  # a pattern is what this table makes of it
         columns = self._columns()
         self._check_header(table, columns)
         tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])
@@ -98,7 +100,7 @@ class Table(Reader):
         given = read_split(cells, params)
         if mistakes or given.mistakes:
             raise ConfigError([*mistakes, *given.mistakes])
-        admitted = [one.name for one in columns.values() if one.role in (*ADMITTED, "near_label")]
+        admitted = [column.name for column in columns.values() if column.role in (*ADMITTED, "near_label")]
         notes = [*given.notes, *notes_of_cells(params, cells, admitted)]
         cells = cells.set_index(cells[params.image].rename("sample"))
         samples = pd.DataFrame({"patient": cells[params.patient], "row": range(FIRST_ROW, len(cells) + FIRST_ROW)})
@@ -107,7 +109,7 @@ class Table(Reader):
         privileged = cells[admitted]
         for name in admitted:
             if (separator := columns[name].separator) is not None:
-                privileged[name] = _tidy(cells[name], separator)
+                privileged[name] = _trim_values(cells[name], separator)
             elif columns[name].kind == "numeric":
                 privileged[name] = pd.to_numeric(cells[name]).astype(float)
         self._drawn = drawn_regions(params, cells)
@@ -115,7 +117,7 @@ class Table(Reader):
         for column, folder in params.paths.items():
             for sample, cell in cells[column].dropna().items():
                 self._rows[str(sample)][column] = (Path(folder) / cell).as_posix()
-        notes += self._same_files()
+        notes += self._duplicate_file_notes()
         return Scan(
             tasks=tasks,
             samples=samples,
@@ -137,16 +139,16 @@ class Table(Reader):
             self.scan()
         files = self._rows[sample_id]
         params, file = self.params, files[self.params.image]
-        image, place = self._image(file)
+        image, place = self._read_pixels(file)
         masks = [(label, files[column]) for label, column in params.masks.items() if column in files]
-        rois = [(label, self._mask(mask, image.shape, place, params.mask_values(label))) for label, mask in masks]
+        rois = [(label, self._read_mask(mask, image.shape, place, params.mask_values(label))) for label, mask in masks]
         rois += [(label, draw(image.shape, file)) for label, draw in self._drawn.get(sample_id, ())]
-        views = {name: self._image(files[column])[0] for name, column in params.views.items()}
+        views = {name: self._read_pixels(files[column])[0] for name, column in params.views.items()}
         named = {IMAGE: file} | {name: files[column] for name, column in params.views.items()}
         units = {name: unit_of(self.root, one) for name, one in named.items() if is_dicom(self.root, one)}
         return RawImage(image, views, rois, is_stretched=is_nifti(file), units=units)
 
-    def _same_files(self) -> list[str]:
+    def _duplicate_file_notes(self) -> list[str]:
         """A note where two rows lead to one image by different paths: by links, or on a disk that knows no case."""
         first: dict[tuple[int, int], int] = {}
         rows = []
@@ -161,20 +163,22 @@ class Table(Reader):
         what = f"{len(rows)} rows lead to the same file as a row before them, by another path: row {shown}"
         return [f"warning: {what}; one row, one image is wanted"]
 
-    def _image(self, file: str) -> tuple[np.ndarray, Place | None]:
+    def _read_pixels(self, file: str) -> tuple[np.ndarray, SlicePosition | None]:
         """Its pixels; and of a volume which of its slices they are, and where."""
         if is_nifti(file):
             return read_slices(self.root, file, self.params.slices)
         return read_image(self.root, file), None
 
-    def _mask(self, file: str, shape: tuple[int, ...], place: Place | None, values: tuple[int, ...]) -> np.ndarray:
+    def _read_mask(
+        self, file: str, shape: tuple[int, ...], place: SlicePosition | None, values: tuple[int, ...]
+    ) -> np.ndarray:
         if not is_nifti(file):
             return read_mask(self.root, file, shape, values)
         if place is None:
             raise BadSample(file, "the mask is a volume, its image is none")
         return read_slice_mask(self.root, file, place, shape, values)
 
-    def _read(self) -> pd.DataFrame:
+    def _read_table(self) -> pd.DataFrame:
         """All cells as stripped text; empty where missing."""
         where, file = f"{PARAMS}.file", self.params.file
         if ABSOLUTE.match(file) and not self.allow_outside:
@@ -187,9 +191,11 @@ class Table(Reader):
     def _columns(self) -> dict[str, Column]:
         """Every column with a role: those given one, and those that are labels or name things."""
         params = self.params
-        named = [column for where, column in params.read if not where.startswith(("tasks", "columns", "text"))]
+        named = [
+            column for where, column in params.requested_columns if not where.startswith(("tasks", "columns", "text"))
+        ]
         labels = [name for task in params.tasks.values() for name in ([task.column] if task.column else task.names)]
-        columns = {name: one.named(name) for name, one in params.columns.items()}
+        columns = {name: one.to_column(name) for name, one in params.columns.items()}
         columns |= {name: Column(name, "id") for name in named}
         return columns | {name: Column(name, "forbidden") for name in labels}
 
@@ -197,20 +203,20 @@ class Table(Reader):
         params = self.params
         headers = list(table.columns)
         # Where not one name is found there may be no header: what stands in its place are cells, and stays untold.
-        told = headers if {name for _, name in params.read} & set(headers) or not self.credentialed else []
+        told = headers if {name for _, name in params.requested_columns} & set(headers) or not self.credentialed else []
         mistakes = [
             Mistake(f"{PARAMS}.{where}", f"{params.file} has no column {name!r}{near(name, told)}")
-            for where, name in params.read
+            for where, name in params.requested_columns
             if name not in headers
         ]
-        if mistakes and (doubt := suspicion(self.root / params.file)):
+        if mistakes and (doubt := recognise_format(self.root / params.file)):
             raise ConfigError.at(f"{PARAMS}.file", f"{params.file} {doubt}")
         mistakes += [
             Mistake(
                 f"{PARAMS}.columns.{name}", f"a task, path or patient is read from it: its role is {columns[name].role}"
             )
-            for name, one in params.columns.items()
-            if one.role != columns[name].role
+            for name, column in params.columns.items()
+            if column.role != columns[name].role
         ]
         mistakes += [
             Mistake(f"{PARAMS}.text.{section}", f"column {name!r} has role {columns[name].role}; it is no report")
@@ -219,17 +225,19 @@ class Table(Reader):
         ]
         if not params.tasks:
             mistakes.append(Mistake(f"{PARAMS}.tasks", "at least one task is needed"))
-        same = {same_name(name): name for name in told}
+        same = {comparable_name(name): name for name in told}
         mistakes += [
-            Mistake(f"{PARAMS}.file", f"columns {name!r} and {same[same_name(name)]!r} differ in case or spaces only")
+            Mistake(
+                f"{PARAMS}.file", f"columns {name!r} and {same[comparable_name(name)]!r} differ in case or spaces only"
+            )
             for name in told
-            if same[same_name(name)] != name
+            if same[comparable_name(name)] != name
         ]
         if mistakes:
             raise ConfigError(mistakes)
 
 
-def _tidy(cells: pd.Series, separator: str) -> pd.Series:
+def _trim_values(cells: pd.Series, separator: str) -> pd.Series:
     """Multivalued cells without blanks around their values: 'a | b|' is 'a|b', and '|' is missing."""
     joined = cells.dropna().map(lambda cell: separator.join(filter(None, map(str.strip, cell.split(separator)))))
     return joined[joined != ""].reindex(cells.index)

@@ -16,7 +16,7 @@ MAGIC = {
 SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
-def suspicion(path: Path) -> str:
+def recognise_format(path: Path) -> str:
     """What the file seems to be instead of a CSV with commas in UTF-8, and how to mend it; empty if nothing is seen.
 
     A path that ends in .parquet or .xlsx is no text, and nothing is said of it.
