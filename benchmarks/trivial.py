@@ -28,7 +28,7 @@ from sweep.search.proposals import ArmSampler
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space, dump_space, load_space
-from sweep.storage.events import Spool
+from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialEnded, TrialStarted
 from sweep.types import Arrival, Ending
 from sweep.workers.worker import TrainingFunctions
 
@@ -128,7 +128,7 @@ def begin_after(history: int, space: Space, options: RunOptions, noise: random.R
     """Leaves the folder of a sweep that has finished so many trials, told to MLflow as far as it knows."""
     options.folder.path.mkdir(parents=True)
     spool = Spool(options.folder)
-    spool.append("sweep", id="overhead", words=[])
+    spool.append(SweepBegan(id="overhead", words=[]))
     write_atomically(options.folder.space, dump_space(space))
     studies = Studies(options.folder, space, GOALS)
     at_random = replace(space, search=space.search.model_copy(update={"sampler": "random"}))
@@ -142,15 +142,15 @@ def begin_after(history: int, space: Space, options: RunOptions, noise: random.R
         goes_on = noise.random() < 0.5
         epochs, state = (2, "complete") if goes_on else (1, "pruned")
         studies.start(number, proposal, proposal.config)
-        spool.append("start", number=number, arm=arm, params={}, tags={}, devices=1.0)
+        spool.append(TrialStarted(number=number, arm=arm, params={}, tags={}, devices=1.0))
         for epoch in range(1, epochs + 1):
             said_of = {"seconds": 0.01, "metrics": told[epoch - 1], "terms": {"task": 1.0}}
-            spool.append("epoch", number=number, arm=arm, devices=1.0, epoch=epoch, **said_of)
+            spool.append(EpochEnded(number=number, arm=arm, devices=1.0, epoch=epoch, **said_of))
         studies.record_arrival(Arrival(number, arm, 1, values[0], goes_on))
         spent = 0.01 * epochs
         ending = Ending(state, epochs, spent, spent, told[epochs - 1], learned=None if goes_on else values[1])
         studies.end(number, ending)
-        spool.append("end", number=number, state=state, error="", cause="")
+        spool.append(TrialEnded(number=number, state=state, error="", cause=""))
     options.folder.spool_sent.write_text(f"{spool.path.stat().st_size} {fingerprint(options.tracking_uri)}\n")
 
 

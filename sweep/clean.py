@@ -1,4 +1,4 @@
-"""Lists, and on request deletes, what sweeps left and nobody needs: `python -m sweep.clean`; --help says the rest."""
+"""Lists, and on request deletes, files of sweeps that are no longer needed: `python -m sweep.clean`."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
 from sweep.pareto import admit
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock, is_locked
-from sweep.storage.reader import Sweep, read_sweep, unknown
+from sweep.storage.reader import Sweep, check_exists, read_sweep
 
 HELP = """\
 usage: python -m sweep.clean [NAME] [key=value ...]
 
-Lists what could go, with its size, and deletes nothing unless told to. A running sweep is left alone,
-and so are tables, reports, best.yaml, journals and spools of all of them: every sweep can still be
-continued afterwards.
+Lists files that are no longer needed, with their sizes; it deletes them only with delete=true. It never
+touches a running sweep, nor the tables, reports, best.yaml, journals and spools of any sweep: every
+sweep can still be continued afterwards.
 
-  NAME           one sweep only; name=NAME says the same
+  NAME           one sweep only; name=NAME means the same
   delete=true    deletes what is listed otherwise
   storage=runs   folder of all sweeps, as given to sweep.run
-  unused=true    the cache as well: prepared images, and teachers' answers about them, of data that no
-                 sweep under storage= was run on. Sweeps elsewhere, and mmpkd.train, are not asked; what
-                 they miss they make again
+  unused=true    the cache as well: prepared images, and outputs of teachers for them, of data on which
+                 no sweep under storage= was run. Sweeps elsewhere, and mmpkd.train, are not considered;
+                 they prepare again what they miss
   cache=cache    folder of the cache, as given to sweep.run
 
-what goes of a sweep
+what is deleted of a sweep
   checkpoints of trials that have ended and are not on the front (a killed driver, or a worker that
   outlived it, leaves them), files that a kill left half-written, Ray Tune's scratch folder
 
@@ -52,9 +52,11 @@ HALF_WRITTEN: Final = (".partial", ".tmp")
 
 @dataclass(frozen=True)
 class Waste:
+    """A file or a folder that is no longer needed; `size` in bytes."""
+
     path: Path
-    why: str
-    size: int  # bytes
+    reason: str
+    size: int
 
 
 def main(words: Sequence[str]) -> None:
@@ -62,96 +64,99 @@ def main(words: Sequence[str]) -> None:
         print(HELP, end="")
         return
     defaults = {"name": "", "delete": "false", "storage": DEFAULT_STORAGE, "unused": "false", "cache": DEFAULT_CACHE}
-    said, mistakes = read_sweep_options(words, defaults)
-    storage, delete = Storage(Path(said["storage"])), said["delete"] == "true"
+    options, mistakes = read_sweep_options(words, defaults)
+    storage, delete = Storage(Path(options["storage"])), options["delete"] == "true"
     folders = storage.sweeps()
-    if said["name"]:
-        mistakes += unknown(said["name"], storage)
+    if options["name"]:
+        mistakes += check_exists(options["name"], storage)
     elif not folders:
-        told = f"no sweeps under {storage}, so nothing says what is needed; name their folder with storage=DIR"
-        mistakes.append(Mistake("storage", told))
-    if said["unused"] == "true" and not Path(said["cache"]).is_dir():
-        mistakes.append(Mistake("cache", f"{said['cache']!r} is no folder"))
+        problem = f"no sweeps under {storage}, so it is unknown what is needed; name their folder with storage=DIR"
+        mistakes.append(Mistake("storage", problem))
+    if options["unused"] == "true" and not Path(options["cache"]).is_dir():
+        mistakes.append(Mistake("cache", f"there is no folder {options['cache']!r}; name the folder of the cache"))
     if mistakes:
         raise ConfigError(mistakes)
-    used = stores_in_use(folders) if said["unused"] == "true" else None  # raises before anything is deleted
+    used = stores_in_use(folders) if options["unused"] == "true" else None  # raises before anything is deleted
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    found: list[Waste] = []
-    for folder in folders if not said["name"] else [storage.sweep(said["name"])]:
+    wastes: list[Waste] = []
+    for folder in folders if not options["name"] else [storage.sweep(options["name"])]:
         if is_locked(folder.driver_lock):
-            console.print(f"{folder.name} is running, and left alone")
+            console.print(f"{folder.name} is running, and is not touched")
             continue
-        found += _sweep_up(folder, delete, console)
+        wastes += _clean_sweep(folder, delete, console)
     if used is not None:
-        for waste in unused(Path(said["cache"]), used):
+        for waste in unused_in_cache(Path(options["cache"]), used):
             if not delete or _delete_cached(waste.path):
-                found.append(_told(waste, console))
-    total = f"{decimal(sum(waste.size for waste in found))} in {len(found)} places"
-    if not found:
-        console.print(f"nothing to clean under {storage}{' and ' + said['cache'] if used is not None else ''}")
+                wastes.append(_listed(waste, console))
+    total = f"{decimal(sum(waste.size for waste in wastes))} in {len(wastes)} places"
+    if not wastes:
+        console.print(f"nothing to clean under {storage}{' and ' + options['cache'] if used is not None else ''}")
     elif delete:
         console.print(f"deleted {total}")
     else:
-        console.print(f"{total} could go; the same command with delete=true deletes them")
+        console.print(f"{total} can be deleted; the same command with delete=true deletes them")
 
 
-def _told(waste: Waste, console: Console) -> Waste:
-    console.print(f"{decimal(waste.size):>10}  {waste.path}  ({waste.why})")
+def _listed(waste: Waste, console: Console) -> Waste:
+    console.print(f"{decimal(waste.size):>10}  {waste.path}  ({waste.reason})")
     return waste
 
 
 # --- sweeps ---
 
 
-def _sweep_up(folder: SweepFolder, delete: bool, console: Console) -> list[Waste]:
+def _clean_sweep(folder: SweepFolder, delete: bool, console: Console) -> list[Waste]:
     if not delete:
-        return [_told(waste, console) for waste in of_sweep(read_sweep(folder))]
-    with hold_driver_lock(folder):  # no driver starts meanwhile, and what one did before is seen
-        found = []
-        for waste in of_sweep(read_sweep(folder)):
+        return [_listed(waste, console) for waste in waste_of(read_sweep(folder))]
+    with hold_driver_lock(folder):  # no driver starts meanwhile, and everything that earlier drivers did is read
+        wastes = []
+        for waste in waste_of(read_sweep(folder)):
             _delete(waste.path)
-            found.append(_told(waste, console))
-        return found
+            wastes.append(_listed(waste, console))
+        return wastes
 
 
-def of_sweep(sweep: Sweep) -> list[Waste]:
-    """What could go of a sweep that is not running."""
+def waste_of(sweep: Sweep) -> list[Waste]:
+    """Returns what is no longer needed of a sweep that is not running."""
     folder = sweep.folder
-    found: list[Waste] = []
-    for number in settled(sweep):
+    wastes: list[Waste] = []
+    for number in settled_numbers(sweep):
         path = folder.checkpoints_of(number)
         if path.is_dir():
-            found.append(Waste(path, f"checkpoints of trial {number}, which is not on the front", size_of(path)))
+            wastes.append(Waste(path, f"checkpoints of trial {number}, which is not on the front", size_of(path)))
     if (scratch := folder.tune_scratch).is_dir():
-        found.append(Waste(scratch, "scratch of a driver that was killed", size_of(scratch)))
-    gone = {waste.path for waste in found}
+        wastes.append(Waste(scratch, "scratch folder of a driver that was killed", size_of(scratch)))
+    listed = {waste.path for waste in wastes}
     for path in half_written(folder.path):
-        if not gone & set(path.parents):
-            found.append(Waste(path, "half-written", size_of(path)))
-    return found
+        if not listed & set(path.parents):
+            wastes.append(Waste(path, "half-written", size_of(path)))
+    return wastes
 
 
-def settled(sweep: Sweep) -> list[int]:
-    """Trials that have ended, are not on the front, and cannot come to be: a configuration that waits for
-    further seeds can, and so can one that lacks a goal of today."""
+def settled_numbers(sweep: Sweep) -> list[int]:
+    """Returns the numbers of the trials that have ended, are not on the front, and cannot join it any more.
+
+    A configuration that waits for further seeds can still join it, and so can one that lacks a goal of the present
+    space.
+    """
     results = sweep.results()
     front: dict[int, Sequence[float]] = {}
     for number, values in results.items():
         admit(front, number, values)
-    never = [
+    cannot_join = [
         number
         for number, trial in sweep.trials.items()
         if trial.state in ("pruned", "failed") or (trial.state == "complete" and trial.repeat_of is not None)
     ]
-    return sorted({*never, *(number for number in results if number not in front)} - set(front))
+    return sorted({*cannot_join, *(number for number in results if number not in front)} - set(front))
 
 
 def half_written(folder: Path) -> Iterator[Path]:
-    """What is written beside its place, to be renamed when whole, and never was."""
-    for place, folders, files in os.walk(folder):
+    """Yields the files and folders that are written under a temporary name first, and were never renamed."""
+    for parent, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
             if name.endswith(HALF_WRITTEN):
-                yield Path(place) / name
+                yield Path(parent) / name
         folders[:] = [name for name in folders if not name.endswith(HALF_WRITTEN)]
 
 
@@ -159,10 +164,10 @@ def half_written(folder: Path) -> Iterator[Path]:
 
 
 def stores_in_use(folders: Sequence[SweepFolder]) -> set[str]:
-    """Fingerprints of the prepared cohorts that sweeps were run on.
+    """Returns the fingerprints of the prepared cohorts on which sweeps were run.
 
     Raises:
-        UserError: a sweep does not say.
+        UserError: a sweep has begun and has no plan yet, which holds the fingerprint.
     """
     used = set()
     for folder in folders:
@@ -174,9 +179,9 @@ def stores_in_use(folders: Sequence[SweepFolder]) -> set[str]:
     return used
 
 
-def unused(cache: Path, used: set[str]) -> Iterator[Waste]:
-    """Stores of no sweep, teachers' answers and finished stages of them, and what was left half-written; nothing that
-    is being made."""
+def unused_in_cache(cache: Path, used: set[str]) -> Iterator[Waste]:
+    """Yields the stores of the cache that no sweep uses, outputs of teachers and finished stages for such stores, and
+    what was left half-written. What another process writes at the moment is left out."""
     for kind in ("stores", "teachers"):
         for path in sorted((cache / kind).iterdir()) if (cache / kind).is_dir() else ():
             if not path.is_dir() or path.is_symlink() or is_locked(_lock_of(path)):
@@ -186,27 +191,26 @@ def unused(cache: Path, used: set[str]) -> Iterator[Waste]:
             elif kind == "stores" and path.name.rpartition("-")[2] not in used:
                 yield Waste(path, "prepared images of no sweep", size_of(path))
             elif kind == "teachers" and _cohort_of(path) not in used:
-                yield Waste(path, "a teacher's answers about images of no sweep", size_of(path))
+                yield Waste(path, "outputs of a teacher for images of no sweep", size_of(path))
     for path in sorted((cache / "stages").glob("*")):
         if path.suffix in (".pt", ".partial") and path.name.partition("-")[0] not in used:
             yield Waste(path, "a finished stage of no sweep", size_of(path))
 
 
 def _cohort_of(teacher: Path) -> str:
-    """Fingerprint of the prepared cohort that a teacher was asked about."""
+    """Returns the fingerprint of the prepared cohort for which a teacher's outputs were computed."""
     try:
         return str(json.loads((teacher / "manifest.json").read_text())["cohort"])
     except (PermissionError, IsADirectoryError) as error:
-        raise UserError(
-            f"{teacher / 'manifest.json'}: cannot be read ({error.strerror}); ask whom it belongs to"
-        ) from error
+        raise UserError(f"{teacher / 'manifest.json'}: cannot be read ({error.strerror}); ask its owner") from error
     except (OSError, ValueError, KeyError) as error:
         why = f"its manifest cannot be read ({type(error).__name__})"
-        raise UserError(f"{teacher}: {why}; delete the folder by hand, and its answers are made again") from error
+        raise UserError(f"{teacher}: {why}; delete the folder by hand, and the outputs are computed again") from error
 
 
 def _lock_of(path: Path) -> Path:
-    """Whoever makes a store or a teacher's answers holds this, see `cohort.prepare` and `teachers.outputs`."""
+    """Returns the lock of a process that writes a store or a teacher's outputs; see `cohort/prepare.py` and
+    `teachers/cache.py`."""
     name = path.name
     for ending in (*HALF_WRITTEN, ".deleted"):
         name = name.removesuffix(ending)
@@ -214,8 +218,10 @@ def _lock_of(path: Path) -> Path:
 
 
 def _delete_cached(path: Path) -> bool:
-    """Under the lock of those who make it, and renamed first, so that a kill leaves no half of it that looks
-    whole. False: somebody is at it."""
+    """Deletes a folder of the cache under the lock of its writers, and returns False if a writer holds the lock.
+
+    The folder is renamed first, so that a kill never leaves a part of it that looks complete.
+    """
     try:
         with FileLock(_lock_of(path), timeout=0):
             if path.name.endswith(HALF_WRITTEN):
@@ -234,8 +240,8 @@ def _delete_cached(path: Path) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """Bytes of a file, or of all files below a folder."""
-    files = [Path(place) / name for place, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
+    """Returns the bytes of a file, or of all files below a folder."""
+    files = [Path(parent) / name for parent, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
     total = 0
     for file in files:
         with suppress(FileNotFoundError):  # a worker that outlived its driver has just renamed it
@@ -248,7 +254,7 @@ def _deleting(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be deleted ({error.strerror}); what is listed above is gone") from error
+        raise UserError(f"{path}: cannot be deleted ({error.strerror}); what is listed above is deleted") from error
 
 
 def _delete(path: Path) -> None:

@@ -36,11 +36,11 @@ from sweep.search.studies import Studies
 from sweep.search.warm_start import load_warm_start
 from sweep.space.space import Space, dump_space
 from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space
-from sweep.storage.events import Spool
-from sweep.storage.failures import disk_trouble
+from sweep.storage.events import Spool, SweepBegan
+from sweep.storage.failures import disk_problem
+from sweep.storage.integrity import check_folder
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock
-from sweep.storage.ownership import examined
 from sweep.types import Halt
 from sweep.workers.pricing import price_sweep
 from sweep.workers.tune import run_tune
@@ -104,7 +104,7 @@ def run_sweep(
         try:
             return _run_locked(space, planned, options, console, functions or FUNCTIONS)
         except OSError as error:
-            problem = disk_trouble(error, (options.folder.path, Path(options.storage), Path(options.cache)))
+            problem = disk_problem(error, (options.folder.path, Path(options.storage), Path(options.cache)))
             if not problem:
                 raise
             raise UserError(
@@ -143,7 +143,7 @@ def _open_sweep(
     cohort, folder, storage = planned.example.cohort, options.folder, Storage(Path(options.storage))
     cache = Path(options.cache).absolute()
     repairing = options.command + ("" if options.repair else " repair=true")
-    before = examined(folder, options.repair, repairing)
+    before = check_folder(folder, options.repair, repairing)
     folder.stop_request.unlink(missing_ok=True)
     extended = refuse_other_space(folder, space, options.extend)
     store = functions.prepare(cohort, cache)  # in the driver, so that the user sees its progress and its errors
@@ -153,7 +153,7 @@ def _open_sweep(
 
     sweep_id = before.sweep_id or uuid.uuid4().hex
     spool = Spool(folder)
-    spool.append("sweep", id=sweep_id, words=list(options.words))
+    spool.append(SweepBegan(sweep_id, list(options.words)))
     generation = folder.read_plan().get("generation", 0) + extended
     identity = {"sweep": sweep_id, "store": store.fingerprint}
     studies = Studies(folder, space, planned.goals, generation, begins=extended, identity=identity)

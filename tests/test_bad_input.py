@@ -166,7 +166,7 @@ def test_storage_that_cannot_be_written(
     message = printed(
         [f"space={space_file(tmp_path)}", f"storage={storage}", f"cache={tmp_path / 'cache'}"], monkeypatch, capsys
     )
-    assert "cannot be kept there" in message and "storage=DIR" in message
+    assert "cannot be written there" in message and "storage=DIR" in message
 
 
 def test_a_disk_that_fills_up(tmp_path: Path) -> None:

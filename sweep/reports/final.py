@@ -20,10 +20,11 @@ from sweep.plan.plan import Plan
 from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
 from sweep.reports.mlflow import Tracker
+from sweep.reports.tables import write_tables
 from sweep.search.searcher import Search
-from sweep.storage.events import Spool
+from sweep.storage.events import FilesWritten, Spool, SweepClosed
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import judged, picked, write_tables
+from sweep.storage.records import comparable, picked
 from sweep.types import Record
 
 LIMIT_OPTIONS: Final = ("budget_device_hours=", "deadline=")
@@ -33,7 +34,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     """Writes the files of the sweep, sends the rest of the spool, prints the result, and returns the exit status."""
     with interrupt.deferred():
         records = search.records()
-        shown = judged(records, planned.goals, search.space.search.repeats)
+        shown = comparable(records, planned.goals, search.space.search.repeats)
         best = _write_files(search, planned, options, spool, records, shown)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials
@@ -68,8 +69,8 @@ def _write_files(
     files = [folder.space, folder.plan, folder.best]
     if planned.facts is not None and not planned.facts.credentialed:
         files += [folder.trials, folder.report]  # only settings of a credentialed cohort may leave the store
-    spool.append("files", paths=[path.name for path in files])
-    spool.append("close", status="FAILED" if search.all_failed else "KILLED" if search.remaining_trials else "FINISHED")
+    spool.append(FilesWritten([path.name for path in files]))
+    spool.append(SweepClosed("FAILED" if search.all_failed else "KILLED" if search.remaining_trials else "FINISHED"))
     return best is not None
 
 

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -21,8 +21,18 @@ from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from sweep.options import redact_passwords, sqlite_file
 from sweep.reports.names import ServerNames
-from sweep.storage.database import artifacts_of, follow_move, make_whole
-from sweep.storage.events import Spool
+from sweep.storage.events import (
+    EpochEnded,
+    Event,
+    FilesWritten,
+    Spool,
+    SweepBegan,
+    SweepClosed,
+    TrialEnded,
+    TrialEvent,
+    TrialStarted,
+)
+from sweep.storage.mlflow_database import artifacts_uri, make_database, repoint_artifacts
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param
@@ -117,16 +127,15 @@ class Tracker:
         reached = self._sent
         for end, event in self._spool.read(self._sent):
             reached = end
-            number = event.get("number", -1)
-            if event["event"] == "epoch":
-                points = metrics.setdefault(number, [])
+            if isinstance(event, EpochEnded):
+                points = metrics.setdefault(event.number, [])
                 points += self._points(event)
                 count += 1
                 if len(points) > MOST_METRICS // 2:
                     break
                 continue
-            if number in metrics:
-                self._log(number, metrics.pop(number))
+            if isinstance(event, TrialEvent) and event.number in metrics:
+                self._log(event.number, metrics.pop(event.number))
             self._tell(event)
             count += 1
             if count >= 200:
@@ -139,31 +148,32 @@ class Tracker:
         write_atomically(self._offset_file, f"{reached} {fingerprint([self._uri, reached])}\n")
         return False
 
-    def _tell(self, event: Mapping[str, Any]) -> None:
-        kind, milliseconds = event["event"], int(event["time"] * 1000)
-        if kind == "sweep":
-            self._open()
-            self._set(self._parent, "RUNNING", None)
-        elif kind == "start":
-            run = self._run(event["number"], event["arm"], milliseconds)
-            self._params(run, event)
-            for key, value in event["tags"].items():
-                self._tag(run, key, value)
-        elif kind == "end":
-            run = self._run(event["number"])
-            self._tag(run, "outcome", event["state"])
-            if event["error"]:
-                # Of a bug only its kind: the text of any exception may quote a table. It is in errors/, with the rest.
-                bug = event.get("cause") == "error" and ": " in event["error"]
-                self._tag(run, "error", event["error"].partition(": ")[0] if bug else event["error"])
-            self._set(run, STATUS[event["state"]], milliseconds)
-        elif kind == "files":
-            for path in map(self._spool.folder.file, event["paths"]):  # it may have moved
-                if path.is_file():
-                    self._try(lambda path=path: self._open().log_artifact(self._parent, str(path)))
-        elif kind == "close":
-            self._open()
-            self._set(self._parent, event["status"], milliseconds)
+    def _tell(self, event: Event) -> None:
+        milliseconds = int(event.time * 1000)
+        match event:
+            case SweepBegan():
+                self._open()
+                self._set(self._parent, "RUNNING", None)
+            case TrialStarted():
+                run = self._run(event.number, event.arm, milliseconds)
+                self._params(run, event)
+                for key, value in event.tags.items():
+                    self._tag(run, key, value)
+            case TrialEnded():
+                run = self._run(event.number)
+                self._tag(run, "outcome", event.state)
+                if event.error:
+                    # Of a bug only the kind is sent, because the text of an exception may quote a table; see errors/.
+                    bug = event.cause == "error" and ": " in event.error
+                    self._tag(run, "error", event.error.partition(": ")[0] if bug else event.error)
+                self._set(run, STATUS[event.state], milliseconds)
+            case FilesWritten():
+                for path in map(self._spool.folder.file, event.paths):  # the folder may have moved
+                    if path.is_file():
+                        self._try(lambda path=path: self._open().log_artifact(self._parent, str(path)))
+            case SweepClosed():
+                self._open()
+                self._set(self._parent, event.status, milliseconds)
 
     # --- each of these may be said twice ---
 
@@ -176,9 +186,9 @@ class Tracker:
 
         place = (self._artifacts / self._name).absolute().as_uri()
         if urlsplit(self._uri).scheme == "sqlite":
-            make_whole(sqlite_file(self._uri), self._name, MlflowClient)
-            follow_move(sqlite_file(self._uri))
-            place = artifacts_of(sqlite_file(self._uri), self._name)
+            make_database(sqlite_file(self._uri), self._name, MlflowClient)
+            repoint_artifacts(sqlite_file(self._uri))
+            place = artifacts_uri(sqlite_file(self._uri), self._name)
         client = MlflowClient(tracking_uri=self._uri)
         experiment = client.get_experiment_by_name(self._name)
         if experiment is None:
@@ -209,13 +219,13 @@ class Tracker:
         if not parent:
             tags = {"sweep.id": self._id}
             parent = client.create_run(self._experiment, tags=tags, run_name=self._name).info.run_id
-        if [event for event in self._told() if event["event"] == "end" and event["number"] not in ended]:
+        if [event for event in self._told() if isinstance(event, TrialEnded) and event.number not in ended]:
             self._sent = 0  # another server, or an older copy of its file, under this address
         self._parent: str = parent
         self._client = client
         return client
 
-    def _told(self) -> Iterator[Mapping[str, Any]]:
+    def _told(self) -> Iterator[Event]:
         """What this server was told of by earlier drivers, by whom names were given in the same order."""
         for end, event in self._spool.read():
             if end > self._sent:
@@ -231,19 +241,19 @@ class Tracker:
             self._runs[number] = run.info.run_id
         return self._runs[number]
 
-    def _given_names(self, event: Mapping[str, Any]) -> dict[str, str]:
+    def _given_names(self, event: Event) -> dict[str, str]:
         """The server's name for each number of an epoch, or each parameter of a start."""
-        if event["event"] == "epoch":
+        if isinstance(event, EpochEnded):
             return {key: self._metric_names.of(key) for key in _numbers(event)}
-        return {key: self._param_names.of(key) for key in event["params"]} if event["event"] == "start" else {}
+        return {key: self._param_names.of(key) for key in event.params} if isinstance(event, TrialStarted) else {}
 
-    def _points(self, event: Mapping[str, Any]) -> list[Metric]:
+    def _points(self, event: EpochEnded) -> list[Metric]:
         """An epoch's finite numbers; NaN means 'no such case' and stays in the tables."""
         from mlflow.entities import Metric
 
-        names, milliseconds = self._given_names(event), int(event["time"] * 1000)
+        names, milliseconds = self._given_names(event), int(event.time * 1000)
         return [
-            Metric(names[key], float(value), milliseconds, event["epoch"])
+            Metric(names[key], float(value), milliseconds, event.epoch)
             for key, value in _numbers(event).items()
             if math.isfinite(value) and names[key] not in self._unwelcome
         ]
@@ -253,11 +263,11 @@ class Tracker:
         for start in range(0, len(points), MOST_METRICS):
             self._log_what_is_taken(run, metrics=points[start : start + MOST_METRICS])
 
-    def _params(self, run: str, event: Mapping[str, Any]) -> None:
+    def _params(self, run: str, event: TrialStarted) -> None:
         from mlflow.entities import Param
 
         names = self._given_names(event)
-        params = [Param(names[key], _shortened(str(value))) for key, value in event["params"].items()]
+        params = [Param(names[key], _shortened(str(value))) for key, value in event.params.items()]
         for start in range(0, len(params), MOST_PARAMS):
             self._log_what_is_taken(run, params=params[start : start + MOST_PARAMS])
 
@@ -309,10 +319,9 @@ class Tracker:
         self.refused.append(f"{about}{str(error).splitlines()[0]}")
 
 
-def _numbers(event: Mapping[str, Any]) -> dict[str, float]:
+def _numbers(event: EpochEnded) -> dict[str, float]:
     """Everything that an epoch has measured, terms of the loss under `loss/`."""
-    terms = {f"loss/{name}": value for name, value in event["terms"].items()}
-    return {**event["metrics"], **terms, "seconds": event["seconds"]}
+    return {**event.measurements, "seconds": event.seconds}
 
 
 def _shortened(value: str) -> str:

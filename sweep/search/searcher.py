@@ -21,7 +21,7 @@ from sweep.search.proposals import Proposal
 from sweep.search.repeats import repeat_config
 from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
-from sweep.storage.failures import told_error
+from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Halt, Job, Record, State
 
@@ -223,7 +223,7 @@ class Search(Searcher):
         trial = self.running[trial_id]
         self._warnings += result.get("notes", ())
         self.state.record_epochs(trial, result.get("reports", ()), self.devices)
-        cause, message = told_error(self._folder, trial.number, result) if error or "error" in result else ("", "")
+        cause, message = failure_of(self._folder, trial.number, result) if error or "error" in result else ("", "")
         if cause in ("storage", "goal"):  # not the fault of this trial, and all others will meet it
             raise UserError(message)
         if cause == "memory" and self.can_halve:

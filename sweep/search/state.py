@@ -19,7 +19,7 @@ from sweep.search.proposals import ArmSampler, Proposal, SamplerThread, resolved
 from sweep.search.repeats import PendingRepeat, Repeats
 from sweep.search.studies import Studies
 from sweep.space.space import Space
-from sweep.storage.events import Spool
+from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
 from sweep.types import Ending, Record, State, Values
 
@@ -48,7 +48,7 @@ class SweepState:
 
     Args:
         known: another sweep's results, which only the samplers learn from.
-        lost: numbers of trials that the journal has lost; see `storage/ownership.py`.
+        lost: numbers of trials that the journal has lost; see `storage/integrity.py`.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SweepState:
                 self.hand_out(number, proposal, TrialConfig.model_validate_json(record.config), 0.0)
             self.spool_end(records[number])
         for number in sorted(self._lost & (self._announced - known_ends)):
-            self._spool.append("end", number=number, state="failed", error="the journal has lost it", cause="lost")
+            self._spool.append(TrialEnded(number, "failed", error="the journal has lost it", cause="lost"))
         for number, record in records.items():
             self.ledger.spend(record.arm, max(self._spooled.get(number, (0, 0.0))[1], record.device_seconds))
             if record.state == "running":
@@ -120,14 +120,15 @@ class SweepState:
         """Reads starts and epochs from the spool, and returns the numbers of the trials that have ended, in order."""
         ended = []
         for _, event in self._spool.read():
-            if event["event"] == "epoch":
-                epoch, seconds = self._spooled.get(event["number"], (0, 0.0))
-                spent = seconds + event["seconds"] * event["devices"]
-                self._spooled[event["number"]] = max(event["epoch"], epoch), spent
-            elif event["event"] == "start":
-                self._announced.add(event["number"])
-            elif event["event"] == "end":
-                ended.append(event["number"])
+            match event:
+                case EpochEnded():
+                    epoch, seconds = self._spooled.get(event.number, (0, 0.0))
+                    spent = seconds + event.seconds * (event.devices or 0.0)
+                    self._spooled[event.number] = max(event.epoch, epoch), spent
+                case TrialStarted():
+                    self._announced.add(event.number)
+                case TrialEnded():
+                    ended.append(event.number)
         return ended
 
     def _restore_left_behind(self, ended: Collection[int]) -> None:
@@ -163,7 +164,7 @@ class SweepState:
             self._announced.add(number)
             tags = _tags(config, self.studies.record(number).repeat_of)
             params = resolved_values(proposal.drawn)
-            self._spool.append("start", number=number, arm=proposal.arm, params=params, tags=tags, devices=devices)
+            self._spool.append(TrialStarted(number, proposal.arm, params, tags, devices))
         return RunningTrial(number, proposal, config, device_seconds=self._spooled.get(number, (0, 0.0))[1])
 
     def record_epochs(self, trial: RunningTrial, reports: Sequence[Mapping[str, Any]], devices: float) -> None:
@@ -179,7 +180,7 @@ class SweepState:
                 self.ledger.spend(trial.proposal.arm, report["seconds"] * devices)
                 self._spooled[trial.number] = report["epoch"], trial.device_seconds
                 epoch = {key: report[key] for key in ("epoch", "seconds", "metrics", "terms")}
-                self._spool.append("epoch", number=trial.number, arm=trial.proposal.arm, devices=devices, **epoch)
+                self._spool.append(EpochEnded(number=trial.number, arm=trial.proposal.arm, devices=devices, **epoch))
 
     def end(self, trial: RunningTrial, state: State, error: str = "", cause: str = "") -> None:
         """Ends a trial. If the driver is killed between two of these lines, `_restore` does the rest."""
@@ -197,7 +198,7 @@ class SweepState:
 
     def spool_end(self, record: Record) -> None:
         """Writes the end of a trial to the spool."""
-        self._spool.append("end", number=record.number, state=record.state, error=record.error, cause=record.cause)
+        self._spool.append(TrialEnded(record.number, record.state, record.error, record.cause))
 
     def _settle(self, record: Record) -> dict[int, Values | None]:
         """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.

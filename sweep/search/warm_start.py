@@ -24,7 +24,7 @@ from mmpkd.types import ConfigError
 from sweep.search.proposals import Proposal, redraw
 from sweep.space.search_config import SCORES
 from sweep.space.space import Space
-from sweep.storage.journal import arm_and_generation, damage_of, stored_studies
+from sweep.storage.journal import arm_and_generation, find_damage, load_studies
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.types import Values
 
@@ -99,7 +99,7 @@ def _read_results(other: SweepFolder, store: str) -> list[Result]:
     that its own sampler learned from it.
     """
     plan, journal = other.read_plan(), other.journal
-    if (damage := damage_of(journal)) is not None:
+    if (damage := find_damage(journal)) is not None:
         raise ConfigError.at(KEY, f"{journal}: {damage}; repair that sweep first: run its own command again")
     if plan and plan["store"] != store:
         problem = f"{other.name} was run on another cohort (prepared as {plan['store']}, this sweep's is {store})"
@@ -127,7 +127,7 @@ def _read_results(other: SweepFolder, store: str) -> list[Result]:
 
 def _trials_of(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTrial]]:
     """Yields each trial of one generation with its arm."""
-    for study in stored_studies(journal):
+    for study in load_studies(journal):
         arm, study_generation = arm_and_generation(study.study_name)
         if study_generation == generation:
             for frozen in study.get_trials(deepcopy=False):

@@ -1,4 +1,4 @@
-"""What must not change when a sweep continues: its search space, but for what may change, and its data."""
+"""What a sweep must keep when it continues: its search space, apart from a few leaves, and its data."""
 
 from __future__ import annotations
 
@@ -13,67 +13,71 @@ from mmpkd.types import UserError
 from sweep.space.space import Space, dump_space
 from sweep.storage.layout import SweepFolder
 
-# How much is run, how many at a time, and where the data lie changes no trial. That it is the same data at
-# another root is for `refuse_other_data` to see.
-MAY_CHANGE: Final = (
+# How much is run, how much of it at a time, and where the data lie change no trial. Whether another root holds the
+# same data is checked by `refuse_other_data`.
+CHANGEABLE_LEAVES: Final = (
     "cohort.root",
     *(f"search.{name}" for name in ("trials", "budget_device_hours", "deadline", "plateau")),
     *(f"search.{name}" for name in ("cpus", "gpus", "trials_per_device", "max_failures")),
 )
-# Trials with another of these are no more comparable than those of another cohort.
-NEVER: Final = ("epochs", "search.maximize")
-MOST_SHOWN: Final = 12
+# Trials that differ in one of these, or in the cohort, cannot be compared, so extend=true does not allow it either.
+FIXED_LEAVES: Final = ("epochs", "search.maximize")
+MAX_SHOWN_CHANGES: Final = 12
 
 
 def refuse_other_space(folder: SweepFolder, space: Space, extend: bool = False) -> bool:
-    """Trials of different spaces do not belong in one table.
+    """Checks that a sweep continues in the space in which it began: trials of other spaces need a table of their own.
 
     Args:
-        extend: unless one of them is the next step of the other.
+        extend: the space may differ; earlier trials that lie in the new space are kept.
 
     Returns:
-        Whether the space is another than before.
+        Whether the space differs from the one before.
 
     Raises:
         UserError: the folder holds the sweep of a different space.
     """
     plan = folder.read_plan()
-    before = plan.get("leaves") or (leaves_of(written) if (written := folder.read_space()) else {})
+    before = plan.get("leaves") or (leaves_of(resolved) if (resolved := folder.read_space()) else {})
     if not before:
         return False
     now = leaves_of(yaml.safe_load(dump_space(space)))
-    changed = [key for key in sorted({**before, **now}) if before.get(key) != now.get(key) and key not in MAY_CHANGE]
-    never = [key for key in changed if key in NEVER or key.partition(".")[0] == "cohort"]
-    if not changed or (extend and not never):
+    changed = [
+        key for key in sorted({**before, **now}) if before.get(key) != now.get(key) and key not in CHANGEABLE_LEAVES
+    ]
+    fixed = [key for key in changed if key in FIXED_LEAVES or key.partition(".")[0] == "cohort"]
+    if not changed or (extend and not fixed):
         return bool(changed)
-    lines = [f"  {key}: was {_shown(before, key)}, is now {_shown(now, key)}" for key in changed[:MOST_SHOWN]]
-    if len(changed) > MOST_SHOWN:
-        lines.append(f"  and {len(changed) - MOST_SHOWN} more")
-    if never:
-        lines.append(f"  another {' or '.join(never)} is another sweep, and extend=true cannot make it this one")
+    lines = [f"  {key}: was {_shown(before, key)}, is now {_shown(now, key)}" for key in changed[:MAX_SHOWN_CHANGES]]
+    if len(changed) > MAX_SHOWN_CHANGES:
+        lines.append(f"  and {len(changed) - MAX_SHOWN_CHANGES} more")
+    if fixed:
+        lines.append(f"  a change of {' or '.join(fixed)} needs a new sweep; extend=true does not allow it")
     else:
-        lines.append("  extend=true goes on in the new space, with the earlier trials that lie in it")
+        lines.append("  extend=true continues in the new space, with the earlier trials that lie in it")
     raise UserError(
         "\n".join(
             [
                 f"{folder}: this name already belongs to a sweep of a different space",
                 *lines,
                 f"  add name={folder.name}-2 (or any new name) to start another sweep, or undo the change to continue;",
-                f"  only {', '.join(MAY_CHANGE)} may change",
+                f"  only {', '.join(CHANGEABLE_LEAVES)} may change",
             ]
         )
     )
 
 
 def refuse_other_data(folder: SweepFolder, began: str, fingerprint: str, root: Path | None) -> None:
-    """Nor do trials of different data, though the space be the same.
+    """Checks that a sweep continues with the data with which it began: trials of other data need a table of their own.
 
     Args:
-        began: the fingerprint of the prepared cohort that the sweep began with; empty: it has not, or nobody says.
-        fingerprint: today's.
+        began: fingerprint of the prepared cohort that the sweep began with; empty if it has not begun, or if no file
+            says it.
+        fingerprint: that of the cohort as it is prepared now.
+        root: where the data lie.
 
     Raises:
-        UserError: it began with another.
+        UserError: the sweep began with other data.
     """
     if began and began != fingerprint:
         raise UserError(
@@ -86,7 +90,7 @@ def refuse_other_data(folder: SweepFolder, began: str, fingerprint: str, root: P
 
 
 def leaves_of(space: Mapping[str, Any]) -> dict[str, Any]:
-    """A space, as `dump_space` writes it, by the path of each leaf, as JSON has it."""
+    """Returns the leaves of a space, as `dump_space` writes it, by their paths; the values are as JSON has them."""
     leaves: dict[str, Any] = json.loads(json.dumps(_leaves(space), default=str))
     return leaves
 

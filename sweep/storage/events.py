@@ -1,65 +1,153 @@
-"""The spool of a sweep's events.
+"""The events of a sweep, and the spool that holds them in their order.
 
-The spool holds every event of a sweep with its time, one JSON line each; the tracking server is told from it, and
-`epochs.parquet` is made of it. A trial's state lies in the Optuna storage (`studies.py`).
+The spool has one line of sealed JSON for each event. The tracking server and the table of epochs are filled from it.
+The state of a trial is not taken from here: the truth about it lies in the Optuna storage (`search/studies.py`).
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from mmpkd.machine.checksums import DamagedError, objects_in, sealed, unsealed
 from sweep.storage.layout import SweepFolder
 
-HOLDS: Final = {  # what an event of each kind says at least
-    "sweep": ("id",),
-    "start": ("number", "arm", "params", "tags"),
-    "epoch": ("number", "arm", "epoch", "seconds", "metrics", "terms"),
-    "end": ("number", "state", "error"),
-    "files": ("paths",),
-    "close": ("status",),
+# Every event has the time at which it was appended, in seconds since 1970. A field with a default was not written by
+# earlier versions.
+
+
+@dataclass(frozen=True)
+class SweepBegan:
+    """A driver began the sweep, or continued it, with these words on its command line."""
+
+    id: str
+    words: list[str] | None = None
+    time: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class TrialStarted:
+    """A trial was given to a worker for the first time.
+
+    Attributes:
+        params: the drawn values by leaf name.
+        tags: for the trial's run in the tracking server.
+        devices: the share of a GPU that the trial holds, or its cores if it holds no GPU.
+    """
+
+    number: int
+    arm: str
+    params: Mapping[str, Any]
+    tags: Mapping[str, str]
+    devices: float | None = None
+    time: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochEnded:
+    """A trial reported an epoch; `terms` are the unweighted terms of the loss."""
+
+    number: int
+    arm: str
+    devices: float | None = None
+    epoch: int
+    seconds: float
+    metrics: Mapping[str, float]
+    terms: Mapping[str, float]
+    time: float = 0.0
+
+    @property
+    def measurements(self) -> dict[str, float]:
+        """The metrics, and the terms of the loss as `loss/<term>`."""
+        return {**self.metrics, **{f"loss/{name}": value for name, value in self.terms.items()}}
+
+
+@dataclass(frozen=True)
+class TrialEnded:
+    """A trial ended: complete, pruned or failed."""
+
+    number: int
+    state: str
+    error: str
+    cause: str = ""
+    time: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class FilesWritten:
+    """Files of the sweep's folder that the tracking server shall receive were written."""
+
+    paths: list[str]
+    time: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class SweepClosed:
+    """A driver ended: FINISHED, KILLED (trials are left) or FAILED."""
+
+    status: str
+    time: float = field(default=0.0, kw_only=True)
+
+
+TrialEvent: TypeAlias = TrialStarted | EpochEnded | TrialEnded
+Event: TypeAlias = SweepBegan | TrialEvent | FilesWritten | SweepClosed
+CLASSES: Final[Mapping[str, type[Event]]] = {  # by the name that stands in the spool
+    "sweep": SweepBegan,
+    "start": TrialStarted,
+    "epoch": EpochEnded,
+    "end": TrialEnded,
+    "files": FilesWritten,
+    "close": SweepClosed,
 }
+NAMES: Final = {kind: name for name, kind in CLASSES.items()}
 
 
 class Spool:
-    """Events of a sweep, appended one JSON line at a time; survives a kill at any moment."""
+    """The spool of a sweep, to which one driver at a time appends; it survives a kill at any moment."""
 
     def __init__(self, folder: SweepFolder):
         self.folder, self.path = folder, folder.spool
         self.path.touch()
         cut_torn_line(self.path)
 
-    def append(self, event: str, **content: Any) -> None:
-        line = sealed({"event": event, "time": time.time(), **content})
+    def append(self, event: Event) -> None:
+        """Appends an event with the present time."""
+        content = {item.name: getattr(event, item.name) for item in fields(event) if item.name != "time"}
+        known = {name: value for name, value in content.items() if value is not None}
+        line = sealed({"event": NAMES[type(event)], "time": time.time(), **known})
         with self.path.open("ab") as file:
             file.write(line.encode() + b"\n")
 
-    def read(self, start: int = 0) -> Iterator[tuple[int, dict[str, Any]]]:
-        """As `read_events`."""
+    def read(self, start: int = 0) -> Iterator[tuple[int, Event]]:
+        """Yields what `read_events` yields."""
         return read_events(self.path, start)
 
 
-def read_events(path: Path, start: int = 0, damaged: list[str] | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Whole events from byte `start` on, each with the byte from where nothing need be read again.
+def read_events(path: Path, start: int = 0, damaged: list[str] | None = None) -> Iterator[tuple[int, Event]]:
+    """Yields the whole events from byte `start` on, each with the byte from which reading may continue later.
 
-    What is damaged is passed over, and so is a last line that is being written, or was torn by a kill.
+    Damaged lines are skipped, and so is a last line without an end, which is being written or was torn by a kill.
+    Events of a kind that this version does not know are skipped as well.
 
     Args:
-        damaged: is told where events are lost, as 'line 7 (byte 1234)', lines counted from `start`.
+        damaged: receives the places at which events are lost, as 'line 7 (byte 1234)', lines counted from `start`.
     """
-    for number, (begin, end, events, whole) in enumerate(_lines_of(path, start), start=1):
+    for number, (begin, end, events, is_whole) in enumerate(_lines_of(path, start), start=1):
         for index, event in enumerate(events, start=1):
             yield (end if index == len(events) else begin), event
-        if not whole and damaged is not None:
+        if not is_whole and damaged is not None:
             damaged.append(f"line {number} (byte {begin})")
 
 
-def _lines_of(path: Path, start: int) -> Iterator[tuple[int, int, list[dict[str, Any]], bool]]:
-    """Beginning and end of each line, its events (several, where two lines were joined), and whether that is all."""
+def _lines_of(path: Path, start: int) -> Iterator[tuple[int, int, list[Event], bool]]:
+    """Yields for each line its first byte, the byte behind it, its events, and whether no part of it is damaged.
+
+    A line holds several events where two lines were joined.
+    """
     if not path.exists():
         return
     with path.open("rb") as file:
@@ -67,22 +155,35 @@ def _lines_of(path: Path, start: int) -> Iterator[tuple[int, int, list[dict[str,
         for line in file:
             if not line.endswith(b"\n"):
                 return
-            events, whole = list[dict[str, Any]](), True
+            events, is_whole = list[Event](), True
             try:
-                for one in objects_in(line.strip(b"\0 \n")):
-                    event = unsealed(one)
-                    if not {"event", "time", *HOLDS.get(str(event.get("event")), ())} <= set(event):
-                        raise DamagedError("is no event")
-                    events.append(event)
+                for text in objects_in(line.strip(b"\0 \n")):
+                    if (event := _parse(unsealed(text))) is not None:
+                        events.append(event)
             except DamagedError:
-                whole = False
-            yield start, start + len(line), events, whole
+                is_whole = False
+            yield start, start + len(line), events, is_whole
             start += len(line)
 
 
+def _parse(content: Mapping[str, Any]) -> Event | None:
+    """Returns the event that a JSON object holds; None for a kind that only a later version knows.
+
+    Raises:
+        DamagedError: a field is missing.
+    """
+    if not {"event", "time"} <= set(content):
+        raise DamagedError("is no event")
+    if (kind := CLASSES.get(str(content["event"]))) is None:
+        return None
+    if any(item.default is MISSING and item.name not in content for item in fields(kind)):
+        raise DamagedError("is no event")
+    return kind(**{item.name: content[item.name] for item in fields(kind) if item.name in content})
+
+
 def cut_torn_line(path: Path) -> None:
-    """Drops what a kill left of an unfinished last line; the next one would otherwise join it."""
+    """Removes an unfinished last line that a kill left; otherwise the next line would join it."""
     content = path.read_bytes() if path.exists() else b""
-    whole = content.rfind(b"\n") + 1
-    if whole < len(content):
-        os.truncate(path, whole)
+    end = content.rfind(b"\n") + 1
+    if end < len(content):
+        os.truncate(path, end)

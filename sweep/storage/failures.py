@@ -1,4 +1,4 @@
-"""What kind of failure a trial's is, said once by its worker and acted on by the driver."""
+"""The kinds of failure of a trial. The worker classifies a failure once; the driver acts on its cause."""
 
 from __future__ import annotations
 
@@ -12,18 +12,17 @@ from mmpkd.types import DivergedError, UserError
 from sweep.storage.layout import SweepFolder
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
-FULL: Final = (
-    errno.ENOSPC,
-    errno.EDQUOT,
-    errno.EFBIG,
-    errno.EROFS,
-)  # nothing can be written, whatever the path
-AWAY: Final = (errno.EIO, errno.ESTALE)
-REFUSED: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # of one path
+FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # nothing can be written, whatever the path
+LOST_DISK: Final = (errno.EIO, errno.ESTALE)
+REFUSED_PATH: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # of a single path
+
+
+class GoalError(UserError):
+    """A goal of the search that trainings never report."""
 
 
 def cause_of(error: Exception, places: Sequence[Path]) -> Cause:
-    """What kind of failure this is.
+    """Returns the kind of a failure.
 
     Args:
         places: the sweep's folder and the cache, which every trial needs.
@@ -34,42 +33,44 @@ def cause_of(error: Exception, places: Sequence[Path]) -> Cause:
         return "goal"
     if any(map(is_out_of_memory, error_chain(error))):
         return "memory"
-    return "storage" if disk_trouble(error, places) else "error"
+    return "storage" if disk_problem(error, places) else "error"
 
 
 def message_of(error: Exception, places: Sequence[Path]) -> str:
-    """In a line or a few, for whoever reads the tables."""
-    if trouble := disk_trouble(error, places):
-        return f"{trouble}, in a worker"
+    """Returns the message of a failure for tables and the console, in one line or a few."""
+    if problem := disk_problem(error, places):
+        return f"{problem}, in a worker"
     return (with_fault(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").strip()
 
 
-def disk_trouble(error: Exception, places: Sequence[Path]) -> str:
-    """Which path is of no use any more and why, if a disk is full or away, or if the path lies in one of `places`;
-    empty for any other error, such as of a socket or of a library's own file.
+def disk_problem(error: Exception, places: Sequence[Path]) -> str:
+    """Returns which path cannot be used any more, and why, if the disk is to blame; otherwise an empty text.
+
+    The disk is to blame if it is full, or if it is lost or refuses a path that lies in one of `places`. Errors of
+    sockets, or of a library's own files, are not meant.
     """
-    if not isinstance(error, OSError) or error.errno not in (*FULL, *AWAY, *REFUSED):
+    if not isinstance(error, OSError) or error.errno not in (*FULL_DISK, *LOST_DISK, *REFUSED_PATH):
         return ""
     if not isinstance(error.filename, str):
-        where = ", ".join(map(str, places))
-        nameless = (
-            f"nothing more can be written ({error.strerror}); see the disks of {where}, temporary files and the output"
+        if error.errno in REFUSED_PATH:
+            return ""
+        disks = ", ".join(map(str, places))
+        return (
+            f"nothing more can be written ({error.strerror}); check the disks of {disks}, of temporary files and of "
+            "the output"
         )
-        return "" if error.errno in REFUSED else nameless
-    inside = any(Path(error.filename).absolute().is_relative_to(place.absolute()) for place in places)
-    return f"{error.filename}: cannot be read or written any more ({error.strerror})" * (inside or error.errno in FULL)
+    is_inside = any(Path(error.filename).absolute().is_relative_to(place.absolute()) for place in places)
+    if not is_inside and error.errno not in FULL_DISK:
+        return ""
+    return f"{error.filename}: cannot be read or written any more ({error.strerror})"
 
 
-def told_error(folder: SweepFolder, number: int, result: Mapping[str, Any]) -> tuple[str, str]:
-    """Cause and message of a trial's failure; two empty strings if its process died without a word."""
+def failure_of(folder: SweepFolder, number: int, result: Mapping[str, Any]) -> tuple[str, str]:
+    """Returns cause and message of a trial's failure; two empty texts if its process died without leaving either."""
     if "error" in result:
         return result["cause"], result["error"]
-    story = folder.error(number)
-    cause, _, message = (
-        story.read_text(errors="replace").partition("\n\n")[0].partition(": ") if story.exists() else ("", "", "")
-    )
+    path = folder.error(number)
+    if not path.exists():
+        return "", ""
+    cause, _, message = path.read_text(errors="replace").partition("\n\n")[0].partition(": ")
     return cause, message
-
-
-class GoalError(UserError):
-    """A goal of the search that trainings never report."""

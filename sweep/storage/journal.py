@@ -1,8 +1,8 @@
-"""The file of the Optuna storage: lines that vouch for each other, and what to do with one that is damaged.
+"""The journal of the Optuna storage: lines chained by checksums, and what to do with a damaged line.
 
-Optuna's own reader dies at the first line that is not JSON, and takes a changed or missing one for the truth.
-Here every line ends in a checksum that continues the line's before it (Optuna passes over the key), so that a
-line that was changed, lost or put elsewhere is seen. Lines without one, of an earlier version, are taken as they are.
+Optuna's own reader stops at the first line that is not JSON, and believes a line that was changed or is missing. Here
+every line ends in a checksum that continues the checksum of the line before (Optuna ignores the key), so that a line
+that was changed, lost or moved is detected. Lines of an earlier version, without a checksum, are accepted as they are.
 """
 
 from __future__ import annotations
@@ -19,18 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.machine.checksums import KEY, DamagedError, checksum, objects_in, unsealed
 
-BELONGS: Final = "belongs"  # user attribute of a study: the identity of its `sweep`, the fingerprint of its `store`
-
-
-def study_name(arm: str, generation: int) -> str:
-    """Returns the name of an arm's study: the arm's, and behind it how often the space was extended, if it was."""
-    return f"{arm} {generation}" if generation else arm
-
-
-def arm_and_generation(study: str) -> tuple[str, int]:
-    """Returns the arm and the generation that a study's name holds."""
-    arm, _, generation = study.partition(" ")
-    return arm, int(generation or 0)
+# User attribute of a study: the identity of its sweep as `sweep`, the fingerprint of its prepared cohort as `store`.
+BELONGS: Final = "belongs"
 
 
 class Journal(JournalFileBackend):
@@ -50,12 +40,13 @@ class Journal(JournalFileBackend):
 
 @dataclass(frozen=True)
 class Damage:
-    """The first thing wrong in a journal.
+    """The first damage in a journal.
 
     Attributes:
-        line: its number, from 1; `offset` is the byte where it begins.
-        lost: lines that cannot be used any more: none where only ends of lines were hurt.
-        kept: the content of the file up to there, or mended.
+        line: the number of the damaged line, from 1.
+        offset: the byte at which this line begins.
+        lost: how many lines cannot be used any more; 0 where only ends of lines were damaged.
+        kept: the content of the file before the damage, or the mended content if no line is lost.
     """
 
     line: int
@@ -68,8 +59,8 @@ class Damage:
         return f"line {self.line} (byte {self.offset}) {self.problem}"
 
 
-def damage_of(path: Path) -> Damage | None:
-    """What is wrong in a journal; a last line without an end is not, a kill leaves such."""
+def find_damage(path: Path) -> Damage | None:
+    """Returns the first damage in a journal, if any. A last line without an end is no damage: a kill leaves it."""
     content = path.read_bytes() if path.exists() else b""
     content = content[: content.rfind(b"\n") + 1]
     first: tuple[int, int, str] | None = None
@@ -80,11 +71,11 @@ def damage_of(path: Path) -> Damage | None:
         problem = "is empty" if not text else "has NUL bytes around it" if b"\0" in line else ""
         try:
             objects = list(objects_in(text))
-            for one in objects:
-                log = unsealed(one, last)
+            for json_text in objects:
+                log = unsealed(json_text, last)
                 if "op_code" not in log:
-                    raise DamagedError("is no record of Optuna's")
-                last = json.loads(one).get(KEY, last)
+                    raise DamagedError("is not a record that Optuna writes")
+                last = json.loads(json_text).get(KEY, last)
         except DamagedError as error:
             problem = str(error).replace(" at line 1, column", " from character")
             if "checksum" in problem:
@@ -94,13 +85,13 @@ def damage_of(path: Path) -> Damage | None:
             problem = f"holds {len(objects)} lines in one"
         if problem and first is None:
             first = number, offset, problem
-        kept += [one + b"\n" for one in objects]
+        kept += [json_text + b"\n" for json_text in objects]
         offset += len(line) + 1
     return None if first is None else Damage(*first, 0, b"".join(kept))
 
 
 def last_checksum(path: Path) -> str:
-    """Of the last line that has one; empty where none has."""
+    """Returns the checksum of the last line that has one; empty if no line has one."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     for line in reversed(lines):
         written: str | None = json.loads(line).get(KEY)
@@ -109,10 +100,21 @@ def last_checksum(path: Path) -> str:
     return ""
 
 
-def stored_studies(path: Path) -> Sequence[optuna.Study]:
-    """The studies in a journal; nothing is written."""
+def load_studies(path: Path) -> Sequence[optuna.Study]:
+    """Returns the studies in a journal; nothing is written."""
     if not path.exists():
         return []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(path)))  # which asks for its lock to write only
+    storage = JournalStorage(JournalFileBackend(str(path)))  # it takes its lock only to write
     return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
+
+
+def study_name(arm: str, generation: int) -> str:
+    """Returns the name of an arm's study; each extension of the space begins a new generation of studies."""
+    return f"{arm} {generation}" if generation else arm
+
+
+def arm_and_generation(study: str) -> tuple[str, int]:
+    """Returns the arm and the generation that `study_name` put into the name of a study."""
+    arm, _, generation = study.partition(" ")
+    return arm, int(generation or 0)

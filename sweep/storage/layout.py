@@ -237,7 +237,7 @@ class SweepFolder:
         search = content.get("search") or {} if isinstance(content, dict) else None
         counts = [search.get(name, 1) for name in ("trials", "repeats")] if isinstance(search, dict) else [""]
         if not all(isinstance(count, int) for count in counts):
-            raise UserError(f"{self.space}: holds no space; {remedy}")
+            raise UserError(f"{self.space}: does not contain a search space; {remedy}")
         return dict(content)
 
 

@@ -27,7 +27,7 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
     lock = folder.driver_lock
     try:
         if lock.is_dir():
-            raise UserError(f"{lock}: a file of the sweep belongs there, and this is none; move it away")
+            raise UserError(f"{lock}: the sweep needs a file there, and this is none; move it away")
         folder.path.mkdir(parents=True, exist_ok=True)
         file = lock.open("a+", errors="replace")
     except OSError as error:
@@ -40,7 +40,7 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
             driver = file.read().strip() or "another process"
             raise UserError(
                 f"{folder}: another driver runs this sweep ({driver})\n"
-                "  wait for it, stop it there with Ctrl-C, or start a sweep of your own with name=..."
+                "  wait for it, stop it there with Ctrl-C, or start another sweep with name=..."
             ) from None
         except OSError as error:  # a file system without locks
             raise _unwritable(folder, error) from error
@@ -73,7 +73,7 @@ def is_locked(lock: Path) -> bool:
     except BlockingIOError:
         return True
     except OSError as error:
-        raise UserError(f"{lock}: cannot be asked whether it is held ({error.strerror})") from error
+        raise UserError(f"{lock}: it cannot be checked whether a process holds this lock ({error.strerror})") from error
     return False
 
 
@@ -86,4 +86,6 @@ def driver_of(folder: SweepFolder) -> str:
 
 
 def _unwritable(folder: SweepFolder, error: OSError) -> UserError:
-    return UserError(f"{folder}: a sweep cannot be kept there ({error.strerror}); name another place with storage=DIR")
+    return UserError(
+        f"{folder}: a sweep cannot be written there ({error.strerror}); name another folder with storage=DIR"
+    )

@@ -1,11 +1,10 @@
-"""A sweep seen from outside: what `sweep.status`, `sweep.stop` and `sweep.clean` share, who are not its driver.
+"""A sweep as `sweep.status`, `sweep.stop` and `sweep.clean` see it, which are not its driver.
 
-Everything is read from the files of its folder, at any moment and on any machine that sees them.
+Everything is read from the files of the sweep's folder, at any moment and on any machine that sees them.
 """
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,39 +13,72 @@ from typing import Any, Final
 from mmpkd.near_names import near
 from mmpkd.types import Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, redact_passwords, run_command
-from sweep.storage.events import read_events
+from sweep.storage.events import (
+    EpochEnded,
+    Event,
+    SweepBegan,
+    SweepClosed,
+    TrialEnded,
+    TrialStarted,
+    read_events,
+)
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import is_locked
+from sweep.storage.records import mean_values, runs_by_configuration
 
-ENDS: Final = ("complete", "pruned", "failed")
+END_STATES: Final = ("complete", "pruned", "failed")
 
 
 @dataclass
 class Trial:
-    """A trial as the spool tells of it. `device_seconds` by epoch; None where nobody noted the devices."""
+    """A trial as the spool describes it.
 
+    Attributes:
+        devices: the share of a GPU that it holds, or its cores; None if an earlier version did not write it.
+        state: "open", or one of END_STATES.
+        device_seconds: by epoch; None where the devices are unknown.
+        metrics: those of its last epoch.
+    """
+
+    number: int
     arm: str
     devices: float | None = None
     repeat_of: int | None = None
-    state: str = "open"  # or one of ENDS
+    state: str = "open"
     device_seconds: dict[int, float | None] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)  # of its last epoch
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def configuration(self) -> int:
+        """The number of the first trial of this trial's configuration, which all its further seeds share."""
+        return self.number if self.repeat_of is None else self.repeat_of
 
 
 @dataclass
 class Sweep:
-    """A sweep as its folder tells of it; `plan` and `search` are empty before its first start is through."""
+    """A sweep as the files of its folder describe it.
+
+    Attributes:
+        plan: content of the plan's file; empty before the first start has written it.
+        search: the section `search` of the space; empty likewise.
+        words: the command line with which its driver was last started.
+        trials: those of the present space, by number.
+        left_behind: trials of an earlier space that the present space does not contain.
+        closed: how the last driver ended: FINISHED, KILLED or FAILED; empty while it runs or after it died.
+        last_event: time of the last event, in seconds since 1970.
+        damaged: lines of the spool that were skipped.
+    """
 
     folder: SweepFolder
     running: bool
     plan: Mapping[str, Any]
-    search: Mapping[str, Any]  # of space.yaml
-    words: list[str] | None = None  # that its driver was last started with
+    search: Mapping[str, Any]
+    words: list[str] | None = None
     trials: dict[int, Trial] = field(default_factory=dict)
-    left: dict[int, Trial] = field(default_factory=dict)  # of an earlier space, which today's does not hold
-    closed: str = ""  # how the last driver left it: FINISHED, KILLED, FAILED
-    heard: float | None = None  # time of the last event, seconds since 1970
-    damaged: list[str] = field(default_factory=list)  # lines of the spool that were passed over
+    left_behind: dict[int, Trial] = field(default_factory=dict)
+    closed: str = ""
+    last_event: float | None = None
+    damaged: list[str] = field(default_factory=list)
 
     @property
     def goals(self) -> list[str]:
@@ -59,7 +91,7 @@ class Sweep:
 
     @property
     def references(self) -> list[str]:
-        """Arms that read another image at test; what they reach is nobody's best."""
+        """Arms whose students read another image at test; their values never count as the sweep's best."""
         return list(self.plan.get("references", []))
 
     @property
@@ -68,31 +100,30 @@ class Sweep:
             return "running" if self.plan else "starting"
         return "finished" if self.closed == "FINISHED" else "stopped"
 
-    def results(self) -> dict[int, list[float]]:
-        """Values of the goals of each configuration that completed on all its seeds, means over these."""
-        runs: dict[int, list[Trial]] = {}
-        for number, trial in self.trials.items():
-            if trial.state == "complete" and self.goals and all(goal in trial.metrics for goal in self.goals):
-                runs.setdefault(number if trial.repeat_of is None else trial.repeat_of, []).append(trial)
-        needed = self.search.get("repeats", 1)
-        return {
-            number: [statistics.fmean(run.metrics[goal] for run in found) for goal in self.goals]
-            for number, found in sorted(runs.items())
-            if len(found) >= needed
-        }
+    def results(self) -> dict[int, tuple[float, ...]]:
+        """Returns the goals of each configuration that completed on all its seeds, as means over the seeds."""
+        if not self.goals:
+            return {}
+        complete = [
+            trial
+            for trial in self.trials.values()
+            if trial.state == "complete" and all(goal in trial.metrics for goal in self.goals)
+        ]
+        runs = runs_by_configuration(complete, at_least=self.search.get("repeats", 1))
+        return {number: mean_values(members, self.goals) for number, members in sorted(runs.items())}
 
 
-def unknown(name: str, storage: Storage) -> list[Mistake]:
-    """That there is no such sweep, if so."""
-    known = [folder.name for folder in storage.sweeps()]
-    if name in known:
+def check_exists(name: str, storage: Storage) -> list[Mistake]:
+    """Returns a mistake if the storage has no sweep of this name."""
+    names = [folder.name for folder in storage.sweeps()]
+    if name in names:
         return []
-    has = f"no sweep {name!r} under {storage}{near(name, known)}"
-    return [Mistake("name", has if known else f"{has}, nor any other; another folder is named with storage=DIR")]
+    problem = f"no sweep {name!r} under {storage}{near(name, names)}"
+    return [Mistake("name", problem if names else f"{problem}, nor any other; name another folder with storage=DIR")]
 
 
 def read_sweep(folder: SweepFolder) -> Sweep:
-    """A sweep from its files; one that runs may be written to meanwhile.
+    """Reads a sweep from its files. A driver may write to them meanwhile.
 
     Raises:
         UserError: a file cannot be read.
@@ -102,67 +133,71 @@ def read_sweep(folder: SweepFolder) -> Sweep:
         plan = folder.read_plan()
         sweep = Sweep(folder, running, plan, folder.read_space().get("search") or {})
         for _, event in read_events(folder.spool, damaged=sweep.damaged):
-            _take_in(sweep, event)
-        known = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
-        sweep.left = {number: sweep.trials.pop(number) for number in known}
+            _add_event(sweep, event)
+        numbers = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
+        sweep.left_behind = {number: sweep.trials.pop(number) for number in numbers}
     except OSError as error:
         raise UserError(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
     return sweep
 
 
-def _take_in(sweep: Sweep, event: Mapping[str, Any]) -> None:
-    """What this knows nothing of, it passes over: a newer sweep.run may say more."""
-    sweep.heard = event.get("time", sweep.heard)
+def _add_event(sweep: Sweep, event: Event) -> None:
+    sweep.last_event = event.time
     match event:
-        case {"event": "sweep"}:
-            sweep.closed, sweep.words = "", event.get("words", sweep.words)
-        case {"event": "start", "number": number, "arm": arm}:
-            first = event.get("tags", {}).get("repeat_of")
-            trial = sweep.trials.setdefault(number, Trial(arm))
-            trial.devices, trial.repeat_of = event.get("devices"), None if first is None else int(first)
-        case {"event": "epoch", "number": number, "arm": arm, "epoch": epoch, "seconds": seconds, "metrics": metrics}:
-            trial = sweep.trials.setdefault(number, Trial(arm))
-            devices = event.get("devices", trial.devices)
-            trial.device_seconds.setdefault(epoch, None if devices is None else seconds * devices)
-            trial.metrics = metrics
-        case {"event": "end", "number": number, "state": state} if number in sweep.trials and state in ENDS:
-            sweep.trials[number].state = state
-        case {"event": "close", "status": status}:
-            sweep.closed = status
+        case SweepBegan():
+            sweep.closed = ""
+            sweep.words = sweep.words if event.words is None else event.words
+        case TrialStarted():
+            first = event.tags.get("repeat_of")
+            trial = sweep.trials.setdefault(event.number, Trial(event.number, event.arm))
+            trial.devices, trial.repeat_of = event.devices, None if first is None else int(first)
+        case EpochEnded():
+            trial = sweep.trials.setdefault(event.number, Trial(event.number, event.arm))
+            devices = trial.devices if event.devices is None else event.devices
+            trial.device_seconds.setdefault(event.epoch, None if devices is None else event.seconds * devices)
+            trial.metrics = event.metrics
+        case TrialEnded() if event.number in sweep.trials and event.state in END_STATES:
+            sweep.trials[event.number].state = event.state
+        case SweepClosed():
+            sweep.closed = event.status
 
 
-def continuing(sweep: Sweep) -> str | None:
-    """The command that continues a sweep: as it was started where that leads here, else from its resolved
-    space; None where a start got as far as neither."""
+def continue_command(sweep: Sweep) -> str | None:
+    """Returns the command that continues the sweep.
+
+    It repeats the words of the last start if these still lead to the sweep's folder; otherwise it names the resolved
+    space. None if the sweep has neither.
+    """
     folder, words = SweepFolder(sweep.folder.path.absolute()), sweep.words
     if words is None or not _leads_to(folder, words):
         if not sweep.search:
             return None
-        kept = [word for word in words or () if _holds_here(word)]
+        kept = [word for word in words or () if _is_still_valid(word)]
         words = [f"space={folder.space}", f"name={folder.name}", f"storage={folder.path.parent}", *kept]
     return run_command(map(redact_passwords, words))
 
 
 def how_to_continue(sweep: Sweep) -> list[str]:
-    """Lines for a person, the last of them the command."""
-    again = continuing(sweep)
-    waiting = sum(trial.state == "open" for trial in sweep.trials.values())
-    if again is None:
-        return ["it never came to its first trial; start it again as it was started"]
+    """Returns lines for the user; the last one is the command that continues the sweep."""
+    command = continue_command(sweep)
+    num_open = sum(trial.state == "open" for trial in sweep.trials.values())
+    if command is None:
+        return ["it did not reach its first trial; start it again with the same command"]
     if sweep.closed == "FINISHED":
-        return ["all its trials are done; this with a higher trials=N adds more:", f"  {again}"]
-    return [f"{len(sweep.trials) - waiting} trials have ended, {waiting} wait; this continues it:", f"  {again}"]
+        return ["all its trials are done; this command, with a higher trials=N, adds more:", f"  {command}"]
+    num_ended = len(sweep.trials) - num_open
+    return [f"{num_ended} trials have ended, {num_open} are open; this command continues it:", f"  {command}"]
 
 
-def _holds_here(word: str) -> bool:
-    """Whether it still says where the cache is, or the tracking server, though the sweep was moved."""
+def _is_still_valid(word: str) -> bool:
+    """Whether a word still names the cache or the tracking server, although the sweep was moved."""
     key, _, value = word.partition("=")
     return (key == "cache" and Path(value).is_dir()) or (key == "tracking" and not value.startswith("sqlite"))
 
 
 def _leads_to(folder: SweepFolder, words: Sequence[str]) -> bool:
-    """Whether sweep.run, given these words here, keeps its sweep in `folder`."""
-    said = {"space": "demo", "storage": DEFAULT_STORAGE} | dict(word.split("=", 1) for word in words if "=" in word)
-    space = Path(said["space"])
-    there = not space.suffix or space.is_file()
-    return there and (Path(said["storage"]) / said.get("name", space.stem)).absolute() == folder.path
+    """Whether sweep.run, started with these words in the working directory, keeps its sweep in `folder`."""
+    values = {"space": "demo", "storage": DEFAULT_STORAGE} | dict(word.split("=", 1) for word in words if "=" in word)
+    space = Path(values["space"])
+    has_space = not space.suffix or space.is_file()
+    return has_space and (Path(values["storage"]) / values.get("name", space.stem)).absolute() == folder.path

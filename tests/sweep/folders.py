@@ -13,9 +13,9 @@ from pathlib import Path
 
 import yaml
 
+from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import is_locked
-from sweep.storage.records import Spool
 
 GOALS = ["val/auroc", "val/pointing"]
 
@@ -34,7 +34,7 @@ def make(
     (folder / "plan.json").write_text(json.dumps(plan))
     (folder / "space.yaml").write_text(yaml.safe_dump({"search": {"trials": 8, "repeats": repeats}}))
     spool = Spool(SweepFolder(folder))
-    spool.append("sweep", id="x", **({} if words is None else {"words": list(words)}))
+    spool.append(SweepBegan(id="x", **({} if words is None else {"words": list(words)})))
     return spool
 
 
@@ -43,12 +43,12 @@ def add(
 ) -> None:
     """A trial of two epochs of 900 s on half a device, with checkpoints; state 'open' has no end."""
     tags = {} if of is None else {"repeat_of": str(of)}
-    spool.append("start", number=number, arm=arm, params={}, tags=tags, devices=0.5)
+    spool.append(TrialStarted(number=number, arm=arm, params={}, tags=tags, devices=0.5))
     for epoch in (1, 2):
         metrics = {"val/auroc": auroc * epoch / 2, "val/pointing": pointing * epoch / 2}
-        spool.append("epoch", number=number, arm=arm, epoch=epoch, seconds=900.0, metrics=metrics, terms={})
+        spool.append(EpochEnded(number=number, arm=arm, epoch=epoch, seconds=900.0, metrics=metrics, terms={}))
     if state != "open":
-        spool.append("end", number=number, state=state, error="", cause="")
+        spool.append(TrialEnded(number=number, state=state, error="", cause=""))
     attempt = spool.path.parent / "checkpoints" / str(number) / "attempt-1"
     attempt.mkdir(parents=True)
     (attempt / "last.pt").write_bytes(b"x" * 100)

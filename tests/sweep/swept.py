@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 import pandas as pd
@@ -26,12 +26,13 @@ from sweep.options import read_run_options
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.space.space import load_space
+from sweep.storage.events import Event, Spool, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, play, play_all, report
 from tests.sweep.fake_sweep import FAKE
 
 GOALS = ("val/auroc", "val/pointing")
+Kind = TypeVar("Kind", bound=Event)
 
 
 class Killed(BaseException):
@@ -101,13 +102,14 @@ def refused(tmp_path: Path, *words: str) -> str:
     return str(error.value)
 
 
-def events(folder: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for _, event in Spool(SweepFolder(folder)).read() if event["event"] == kind]
+def events(folder: Path, kind: type[Kind]) -> list[Kind]:
+    """Returns the events of one kind in a sweep's folder."""
+    return [event for _, event in Spool(SweepFolder(folder)).read() if isinstance(event, kind)]
 
 
 def drawn(folder: Path, leaf: str = "optimizer.lr") -> dict[int, float]:
     """Returns the drawn value of a leaf by trial number, of every trial that was ever started."""
-    return {event["number"]: event["params"][leaf] for event in events(folder, "start")}
+    return {event.number: event.params[leaf] for event in events(folder, TrialStarted)}
 
 
 def from_lr(low: float) -> str:

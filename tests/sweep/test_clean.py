@@ -1,4 +1,4 @@
-"""sweep.clean, on folders such as sweeps leave them."""
+"""Tests sweep.clean on folders such as sweeps leave."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.sweep.folders import add, driven, files, locked, make
 
 
 def swept(tmp_path: Path) -> Path:
-    """A sweep that a kill left: two trials on the front, one dominated, one pruned, one open."""
+    """A sweep whose driver was killed: two trials on the front, one dominated, one pruned, one open."""
     spool = make(tmp_path / "breast")
     add(spool, 0, "complete", 0.8, 0.4)
     add(spool, 1, "complete", 0.9, 0.2)
@@ -34,14 +34,14 @@ def swept(tmp_path: Path) -> Path:
     return folder
 
 
-def test_clean_lists_first_and_deletes_only_when_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_clean_only_lists_unless_delete_is_true(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = swept(tmp_path)
     before = files(tmp_path)
     clean.main([f"storage={tmp_path}"])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert files(tmp_path) == before
-    assert re.findall(r"checkpoints/(\d+)  \(", told) == ["2", "3"]
-    assert f"{100 + 107 + 7 + 5} bytes in 4 places could go" in told and "delete=true" in told
+    assert re.findall(r"checkpoints/(\d+)  \(", output) == ["2", "3"]
+    assert f"{100 + 107 + 7 + 5} bytes in 4 places can be deleted" in output and "delete=true" in output
     clean.main(["breast", f"storage={tmp_path}", "delete=true"])
     assert "deleted 219 bytes in 4 places" in capsys.readouterr().out
     assert before - files(tmp_path) == {
@@ -56,21 +56,21 @@ def test_clean_lists_first_and_deletes_only_when_told(tmp_path: Path, capsys: py
     assert "nothing to clean" in capsys.readouterr().out
 
 
-def test_a_running_sweep_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_running_sweep_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     swept(tmp_path)
     before = files(tmp_path)
     with driven(tmp_path / "breast"):
         clean.main([f"storage={tmp_path}", "delete=true"])
-    assert "breast is running, and left alone" in capsys.readouterr().out
+    assert "breast is running, and is not touched" in capsys.readouterr().out
     assert files(tmp_path) == before
 
 
-def test_what_waits_for_its_seeds_may_come_to_the_front(tmp_path: Path) -> None:
+def test_a_configuration_that_waits_for_its_seeds_may_join_the_front(tmp_path: Path) -> None:
     spool = make(tmp_path / "breast", repeats=2)
     add(spool, 0, "complete", 0.9, 0.9)
     add(spool, 1, "complete", 0.9, 0.9, of=0)
-    add(spool, 2, "complete", 0.5, 0.5)  # its further seed is not there yet
-    assert clean.settled(read_sweep(SweepFolder(tmp_path / "breast"))) == [1]
+    add(spool, 2, "complete", 0.5, 0.5)  # its further seed has not ended yet
+    assert clean.settled_numbers(read_sweep(SweepFolder(tmp_path / "breast"))) == [1]
 
 
 def cached(cache: Path, kind: str, name: str, **manifest: str) -> None:
@@ -79,7 +79,7 @@ def cached(cache: Path, kind: str, name: str, **manifest: str) -> None:
     (cache / kind / f"{name.removesuffix('.partial')}.lock").touch()
 
 
-def test_the_cache_keeps_what_a_plan_refers_to_and_what_is_being_made(
+def test_the_cache_keeps_files_that_a_plan_names_and_files_being_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     storage, cache = tmp_path / "runs", tmp_path / "cache"
@@ -92,7 +92,7 @@ def test_the_cache_keeps_what_a_plan_refers_to_and_what_is_being_made(
     for stage in ("aa11-1.pt", "bb22-2.pt", "bb22-3.pt.0f.partial"):
         (cache / "stages" / stage).touch()
     clean.main([f"storage={storage}", "delete=true"])
-    assert (cache / "stores" / "table-bb22").exists(), "only if asked for"
+    assert (cache / "stores" / "table-bb22").exists(), "only with unused=true"
     with locked(cache / "stores" / "table-dd44.lock"):
         clean.main([f"storage={storage}", f"cache={cache}", "unused=true", "delete=true"])
     left = {path.name for path in cache.glob("*/*") if path.is_dir()}
@@ -100,7 +100,7 @@ def test_the_cache_keeps_what_a_plan_refers_to_and_what_is_being_made(
     assert [path.name for path in (cache / "stages").iterdir() if path.suffix != ".lock"] == ["aa11-1.pt"]
 
 
-def test_the_cache_is_not_judged_while_a_sweep_has_not_said_what_it_uses(tmp_path: Path) -> None:
+def test_the_cache_is_kept_while_the_plan_of_a_sweep_is_missing(tmp_path: Path) -> None:
     storage, cache = tmp_path / "runs", tmp_path / "cache"
     make(storage / "breast")
     cached(cache, "stores", "table-bb22")
@@ -109,6 +109,6 @@ def test_the_cache_is_not_judged_while_a_sweep_has_not_said_what_it_uses(tmp_pat
     with locked(storage / "new" / "driver.lock"), pytest.raises(UserError, match="try again later"):
         clean.main(words)
     assert (cache / "stores" / "table-bb22").exists()
-    with pytest.raises(ConfigError, match="nothing says what is needed"):
+    with pytest.raises(ConfigError, match="it is unknown what is needed"):
         clean.main([f"storage={tmp_path / 'typo'}", *words[1:]])
     assert (cache / "stores" / "table-bb22").exists()

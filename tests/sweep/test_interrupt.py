@@ -24,8 +24,8 @@ from sweep.interrupt import allowed_seconds, deferred, repeated, requested, requ
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
+from sweep.storage.events import Spool, SweepBegan, SweepClosed
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, play, report
 from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import events, swept
@@ -143,7 +143,7 @@ def test_finished_trials_are_written(stage: str, tmp_path: Path, monkeypatch: py
     assert ("stopped: asked to end (SIGTERM)" in text) == (stage == "trials")
     assert pd.read_parquet(folder / "trials.parquet")["state"].tolist() == ["complete", "complete"]
     assert (folder / "report.html").exists() and (folder / "best.yaml").exists()
-    assert [event["status"] for event in events(folder, "close")] == ["KILLED"]
+    assert [event.status for event in events(folder, SweepClosed)] == ["KILLED"]
     assert search.remaining_trials == 6
 
 
@@ -163,7 +163,7 @@ def test_a_second_ctrl_c_ends_at_once(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_server_that_does_not_answer_does_not_delay_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The request may come before the driver waits for the server, or while it waits."""
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     waited: list[float] = []
     tracker = Tracker("http://127.0.0.1:1", "away", "x", spool, tmp_path)
     monkeypatch.setattr(tracker, "start", lambda: None)

@@ -21,11 +21,11 @@ from optuna.storages.journal import JournalFileBackend
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
 from sweep.driver import SweepFunctions
+from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
-from sweep.storage.records import Spool
 from tests.sweep.fake_sweep import FAKE
-from tests.sweep.swept import untracked
+from tests.sweep.swept import events, untracked
 from tests.sweep.test_run import ran
 
 __all__ = ["untracked"]  # a fixture
@@ -52,11 +52,7 @@ def states(tmp_path: Path) -> Counter[str]:
 def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_path: Path) -> None:
     hours = 6.2 / 3600  # the fake worker's epochs are half a second, on one core
     status, text = ran(tmp_path, "trials=8", f"budget_device_hours={hours!r}")
-    spent = sum(
-        event["seconds"] * event["devices"]
-        for _, event in Spool(SweepFolder(tmp_path / "fake")).read()
-        if event["event"] == "epoch"
-    )
+    spent = sum(event.seconds * (event.devices or 0.0) for event in events(tmp_path / "fake", EpochEnded))
     assert 6.2 <= spent <= 6.2 + 2 * 0.5, "an epoch of each of the two that run"
     assert status == 0 and "stopped: the budget of" in text and "continues from their checkpoints" in text
     assert states(tmp_path)["RUNNING"] >= 1 and set(table_of(tmp_path)["state"]) == {"complete"}
@@ -113,10 +109,10 @@ def test_a_storage_that_goes_read_only_stops_the_sweep_and_loses_nothing(
 ) -> None:
     append = Spool.append
 
-    def fails(self: Spool, event: str, **content: Any) -> None:
-        if event == "end" and content["number"] == 3:
+    def fails(self: Spool, event: Event) -> None:
+        if isinstance(event, TrialEnded) and event.number == 3:
             raise OSError(errno.EROFS, "Read-only file system", str(self.path))
-        append(self, event, **content)
+        append(self, event)
 
     monkeypatch.setattr(Spool, "append", fails)
     with pytest.raises(UserError) as error:
@@ -157,11 +153,7 @@ def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path)
     status, text = ran(tmp_path, "trials=6", functions=failing_once(lambda: MemoryError("Unable to allocate 2 GiB")))
     assert status == 0 and "out of memory: goes on with half as many trials to a device" in text
     assert states(tmp_path) == {"COMPLETE": 6}
-    devices = [
-        event["devices"]
-        for _, event in Spool(SweepFolder(tmp_path / "fake")).read()
-        if event["event"] == "epoch" and event["number"] == 5
-    ]
+    devices = [event.devices for event in events(tmp_path / "fake", EpochEnded) if event.number == 5]
     assert set(devices) == {2.0}, "both cores for one trial"
 
 

@@ -15,13 +15,15 @@ import pytest
 
 from mmpkd.config import TrialConfig, load_trial
 from sweep.cluster import Reservation
+from sweep.reports.tables import epochs_table, trials_table
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
 from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
+from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool, epochs_table, judged, trials_table
+from sweep.storage.records import comparable
 from sweep.types import Arrival
 from tests.sweep.fake import SPACE, metrics_of, play
 from tests.sweep.swept import swept, untracked
@@ -143,12 +145,12 @@ def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Mach
     assert search.state.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
     assert machine.search().state.ledger.total == pytest.approx(0.5 * EPOCHS * DEVICES * len(handed))
     heard = [event for _, event in Spool(SweepFolder(machine.folder)).read()]
-    for kind, times in (("start", 1), ("end", 1), ("epoch", EPOCHS)):
-        counts = pd.Series([event["number"] for event in heard if event["event"] == kind]).value_counts()
+    for kind, times in ((TrialStarted, 1), (TrialEnded, 1), (EpochEnded, EPOCHS)):
+        counts = pd.Series([event.number for event in heard if isinstance(event, kind)]).value_counts()
         assert counts.to_dict() == dict.fromkeys(handed, times)
     first = table["repeat_of"].fillna(table.index.to_series()).astype(int)
     means, runs = table[list(GOALS)].groupby(first).mean(), first.value_counts()
-    shown = {record.number: record for record in judged(records, GOALS, REPEATS)}
+    shown = {record.number: record for record in comparable(records, GOALS, REPEATS)}
     repeated = runs.index[runs == REPEATS]
     assert len(repeated) and set(repeated) <= set(shown)
     for number in repeated:

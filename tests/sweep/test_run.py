@@ -8,7 +8,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -27,11 +26,12 @@ from sweep.plan.plan import plan
 from sweep.run import main
 from sweep.space.space import Space, dump_space, load_space
 from sweep.storage.continuation import refuse_other_space
+from sweep.storage.events import FilesWritten
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
-from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE, play_all
 from tests.sweep.fake_sweep import FAKE, FakeStore
+from tests.sweep.swept import events
 
 
 def loaded(tmp_path: Path, *overrides: str) -> tuple[Space, RunOptions]:
@@ -238,9 +238,6 @@ def test_credentialed_cohorts_keep_their_tables(tmp_path: Path, monkeypatch: pyt
     assert planned.facts is not None
     planned = replace(planned, facts=replace(planned.facts, credentialed=True))
     monkeypatch.setattr(driver, "run_trials", lambda *args: None)
-    said_paths: list[Any] = []
     run_sweep(space, planned, options, Console(file=io.StringIO()), FAKE)
-    for _, event in Spool(options.folder).read():
-        if event["event"] == "files":
-            said_paths += [Path(path).name for path in event["paths"]]
-    assert said_paths == ["space.yaml", "plan.json", "best.yaml"]
+    (event,) = events(options.folder.path, FilesWritten)
+    assert event.paths == ["space.yaml", "plan.json", "best.yaml"]

@@ -28,9 +28,9 @@ from sweep.reports.console import (
 from sweep.reports.final import planned_error
 from sweep.reports.html import write_report
 from sweep.reports.progress import clock
+from sweep.reports.tables import trials_table
 from sweep.reports.teachers import teacher_warnings
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import trials_table
 from sweep.types import Record
 
 GOALS = ("val/auroc", "val/pointing")

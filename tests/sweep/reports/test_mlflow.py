@@ -17,7 +17,16 @@ from sqlalchemy.engine import make_url
 from mmpkd.types import ConfigError
 from sweep.options import check_tracking_uri, read_run_options, redact_passwords, sqlite_file, sqlite_uri
 from sweep.reports.mlflow import Tracker
-from sweep.storage.events import Spool, cut_torn_line
+from sweep.storage.events import (
+    EpochEnded,
+    FilesWritten,
+    Spool,
+    SweepBegan,
+    SweepClosed,
+    TrialEnded,
+    TrialStarted,
+    cut_torn_line,
+)
 from sweep.storage.layout import SweepFolder
 
 
@@ -28,13 +37,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def tell_of(spool: Spool, number: int, state: str, epochs: int = 2) -> None:
     params, tags = {"none/optimizer.lr": 0.1, "optimizer.lr": 0.1}, {"near_label": "BIRADS"} if number == 1 else {}
-    spool.append("start", number=number, arm="none", params=params, tags=tags)
+    spool.append(TrialStarted(number=number, arm="none", params=params, tags=tags))
     for epoch in range(1, epochs + 1):
         metrics = {"val/auroc": 0.5 + epoch / 10, "val/auroc/dx/ä (b)": 0.25, "val/pixel_ap": math.nan}
         said = {"epoch": epoch, "seconds": 1.5, "metrics": metrics, "terms": {"task": 2.0}}
-        spool.append("epoch", number=number, arm="none", **said)
+        spool.append(EpochEnded(number=number, arm="none", **said))
     if state != "running":
-        spool.append("end", number=number, state=state, error="a bug" if state == "failed" else "")
+        spool.append(TrialEnded(number=number, state=state, error="a bug" if state == "failed" else ""))
 
 
 def runs(address: str, name: str) -> dict[int, Any]:
@@ -58,25 +67,25 @@ def drain(address: str, name: str, spool: Spool, seconds: float = 60) -> Tracker
 def test_a_database_that_a_kill_left_half_made_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow alone never opens one again: 'duplicate column name'."""
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     half = tmp_path / ".mlflow.db.half.partial"
     half.write_bytes(b"SQLite format 3")
     assert drain(f"sqlite:///{tmp_path / 'mlflow.db'}", "half", spool).left == 0  # type: ignore[attr-defined]
     assert (tmp_path / "mlflow.db").exists() and not half.exists()
 
     monkeypatch.setattr("os.link", lambda *_: pytest.fail("it is there already"))
-    spool.append("close", status="FINISHED")
+    spool.append(SweepClosed(status="FINISHED"))
     assert drain(f"sqlite:///{tmp_path / 'mlflow.db'}", "half", spool).left == 0  # type: ignore[attr-defined]
 
 
 def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     for number, state in enumerate(("complete", "pruned", "failed")):
         tell_of(spool, number, state)
     (tmp_path / "report.html").write_text("hello")
-    spool.append("files", paths=[str(tmp_path / "report.html"), str(tmp_path / "absent")])
-    spool.append("close", status="FINISHED")
+    spool.append(FilesWritten(paths=[str(tmp_path / "report.html"), str(tmp_path / "absent")]))
+    spool.append(SweepClosed(status="FINISHED"))
 
     tracker = drain(address, "whole", spool)
 
@@ -103,7 +112,7 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
 
 def test_saying_it_all_again_changes_nothing(tmp_path: Path, address: str) -> None:
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     tell_of(spool, 0, "complete")
     drain(address, "twice", spool)
     (tmp_path / "spool.sent").unlink()  # killed before it could note how far it had come
@@ -116,13 +125,13 @@ def test_saying_it_all_again_changes_nothing(tmp_path: Path, address: str) -> No
 
 def test_the_next_driver_goes_on_where_the_last_one_stopped(tmp_path: Path, address: str) -> None:
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     tell_of(spool, 0, "running")
     drain(address, "next", spool)
     sent = int((tmp_path / "spool.sent").read_text().split()[0])
     assert sent == (tmp_path / "spool.jsonl").stat().st_size
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("end", number=0, state="complete", error="")
+    spool.append(TrialEnded(number=0, state="complete", error=""))
     tell_of(spool, 1, "complete")
     drain(address, "next", spool)
     assert {number: run.info.status for number, run in runs(address, "next").items() if number >= 0} == {
@@ -133,7 +142,7 @@ def test_the_next_driver_goes_on_where_the_last_one_stopped(tmp_path: Path, addr
 
 def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None:
     spool, other = Spool(SweepFolder(tmp_path)), f"sqlite:///{tmp_path / 'other.db'}"
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     tell_of(spool, 0, "running")  # the end of a trial would be missed, and all be told again for its sake
     drain(address, "moved-on", spool)
     drain(other, "moved-on", spool)
@@ -143,7 +152,7 @@ def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None
 
 def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     down = True
     create_run = MlflowClient.create_run
 
@@ -169,7 +178,7 @@ def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, m
 
 def test_what_a_server_did_not_get_stays_and_is_counted(tmp_path: Path) -> None:
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     tell_of(spool, 0, "complete", epochs=1)
     tracker = drain("http://127.0.0.1:9", "none", spool, seconds=4)
     assert tracker.left == 4  # type: ignore[attr-defined]
@@ -178,11 +187,11 @@ def test_what_a_server_did_not_get_stays_and_is_counted(tmp_path: Path) -> None:
 
 def test_a_run_deleted_by_hand_holds_nothing_up(tmp_path: Path, address: str) -> None:
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     tell_of(spool, 0, "running")
     drain(address, "deleted", spool)
     MlflowClient(address).delete_run(runs(address, "deleted")[0].info.run_id)
-    spool.append("end", number=0, state="complete", error="")
+    spool.append(TrialEnded(number=0, state="complete", error=""))
     tell_of(spool, 1, "complete")
     tracker = Tracker(address, "deleted", "id of deleted", spool, tmp_path)
     tracker._runs[0] = "0" * 32  # as a driver remembers it that began before the deletion
@@ -211,11 +220,11 @@ def test_passwords_are_not_shown() -> None:
 def test_a_torn_line_goes_and_whole_ones_stay(tmp_path: Path) -> None:
     path = tmp_path / "spool.jsonl"
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     with path.open("ab") as file:
         file.write(b'{"event": "st')
     assert len(list(Spool(SweepFolder(tmp_path)).read())) == 1
-    Spool(SweepFolder(tmp_path)).append("close", status="FINISHED")
+    Spool(SweepFolder(tmp_path)).append(SweepClosed(status="FINISHED"))
     assert [json.loads(line)["event"] for line in path.read_text().splitlines()] == ["sweep", "close"]
     cut_torn_line(tmp_path / "absent")
 
@@ -261,7 +270,7 @@ def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch
         tell_of(spool, number, states[number % 3], epochs=number % 5)
     for epoch in range(1, 701):  # one trial of many epochs, more points than MLflow takes at once
         metrics = {"val/auroc": epoch / 1000, "val/ap": 0.5}
-        spool.append("epoch", number=300, arm="none", epoch=epoch, seconds=1.0, metrics=metrics, terms={})
+        spool.append(EpochEnded(number=300, arm="none", epoch=epoch, seconds=1.0, metrics=metrics, terms={}))
     tracker = drain(address, "long", spool)
     assert (tracker.left, tracker.trouble, tracker.refused) == (0, "", [])  # type: ignore[attr-defined]
     assert max(sizes) <= 1000
@@ -315,9 +324,9 @@ def test_a_sweep_in_odd_folders_is_told_to_mlflow(tmp_path: Path, monkeypatch: p
     folder = tmp_path / "r u'n%20s?#;=~ü" / "fake"
     folder.mkdir(parents=True)
     spool = Spool(SweepFolder(folder))
-    spool.append("sweep", id="id of odd")
+    spool.append(SweepBegan(id="id of odd"))
     (folder / "space.yaml").write_text("{}")
-    spool.append("files", paths=[str(folder / "space.yaml")])
+    spool.append(FilesWritten(paths=[str(folder / "space.yaml")]))
     address = sqlite_uri(folder.parent / "mlflow.db")
     assert drain(address, "odd", spool).left == 0  # type: ignore[attr-defined]
     assert {path.name for path in folder.parent.iterdir()} == {"fake", "mlflow.db", "mlartifacts"}

@@ -12,8 +12,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from sweep.reports.names import MAX_LENGTH, ServerNames
+from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool
 from tests.sweep.reports.test_mlflow import drain, runs
 
 AWKWARD = (
@@ -43,13 +43,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def begin(tmp_path: Path) -> Spool:
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
-    spool.append("start", number=0, arm="none", params={name: len(name) for name in AWKWARD}, tags={})
+    spool.append(SweepBegan(id="x"))
+    spool.append(TrialStarted(number=0, arm="none", params={name: len(name) for name in AWKWARD}, tags={}))
     return spool
 
 
 def epoch(spool: Spool, number: int, metrics: dict[str, float]) -> None:
-    spool.append("epoch", number=0, arm="none", epoch=number, seconds=1.0, metrics=metrics, terms={})
+    spool.append(EpochEnded(number=0, arm="none", epoch=number, seconds=1.0, metrics=metrics, terms={}))
 
 
 def test_mlflow_keeps_every_label_apart_after_a_restart_too(tmp_path: Path, address: str) -> None:

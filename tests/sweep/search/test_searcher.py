@@ -16,14 +16,17 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
+from sweep.reports.tables import epochs_table, trials_table
 from sweep.search.proposals import ArmSampler
 from sweep.search.searcher import FAILURES_TO_STOP, Search
 from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
+from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialEvent, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool, best_of, epochs_table, front_of, trials_table
+from sweep.storage.records import best_of, front_of
 from tests.sweep.fake import SPACE, metrics_of, play, play_all, report
+from tests.sweep.swept import events
 
 GOALS = ("val/auroc", "val/pointing")
 Opened = Callable[..., Search]
@@ -48,8 +51,8 @@ def opened(tmp_path: Path) -> Opened:
     return open_search
 
 
-def counted(tmp_path: Path, event: str) -> Counter[int]:
-    return Counter(entry["number"] for _, entry in Spool(SweepFolder(tmp_path)).read() if entry["event"] == event)
+def counted(tmp_path: Path, kind: type[TrialEvent]) -> Counter[int]:
+    return Counter(event.number for event in events(tmp_path, kind))
 
 
 def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path: Path) -> None:
@@ -58,8 +61,8 @@ def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path
     assert [job["number"] for job in jobs] == list(range(6))
     assert [record.state for record in search.records()] == ["complete"] * 6
     assert Counter(record.arm for record in search.records()) == {"none": 3, "tabular": 3}
-    assert counted(tmp_path, "start") == counted(tmp_path, "end") == Counter(range(6))
-    assert counted(tmp_path, "epoch") == Counter(dict.fromkeys(range(6), 4))
+    assert counted(tmp_path, TrialStarted) == counted(tmp_path, TrialEnded) == Counter(range(6))
+    assert counted(tmp_path, EpochEnded) == Counter(dict.fromkeys(range(6), 4))
     record = search.records()[0]
     assert (record.epochs, record.seconds) == (4, 2.0)
     config = TrialConfig.model_validate_json(record.config)
@@ -87,9 +90,9 @@ def test_teachers_that_read_near_labels_or_are_shuffled_are_tagged(
 ) -> None:
     jobs = play_all(opened("trials=4", *(f"arms.tabular.teachers.findings.{key}" for key in teacher)))
     assert {job["store"] for job in jobs} == {str(tmp_path / "store")}
-    starts = [event for _, event in Spool(SweepFolder(tmp_path)).read() if event["event"] == "start"]
-    assert [event["tags"] for event in starts] == [tags if event["arm"] == "tabular" else {} for event in starts]
-    assert {event["arm"] for event in starts} == {"none", "tabular"}
+    starts = events(tmp_path, TrialStarted)
+    assert [event.tags for event in starts] == [tags if event.arm == "tabular" else {} for event in starts]
+    assert {event.arm for event in starts} == {"none", "tabular"}
 
 
 def test_optuna_receives_the_state_of_each_trial(opened: Opened, tmp_path: Path) -> None:
@@ -125,8 +128,8 @@ def test_trials_of_a_dead_driver_come_first_under_their_own_numbers(opened: Open
     search.on_trial_complete("d", {"reports": [report(before[0], 4)]})
     play(search, "e", after[1])
     assert [job["number"] for job in play_all(search)] == [3, 4]
-    assert counted(tmp_path, "start") == counted(tmp_path, "end") == Counter(range(5))
-    assert counted(tmp_path, "epoch") == Counter(dict.fromkeys(range(5), 4))
+    assert counted(tmp_path, TrialStarted) == counted(tmp_path, TrialEnded) == Counter(range(5))
+    assert counted(tmp_path, EpochEnded) == Counter(dict.fromkeys(range(5), 4))
     assert search.records()[1].seconds == 2.0
 
 
@@ -152,11 +155,11 @@ def test_a_driver_that_is_killed_between_journal_and_spool(
     job = search.suggest("a")
     monkeypatch.setattr(search.state, "spool_end", lambda record: None)
     play(search, "a", job)
-    assert not counted(tmp_path, "end")
+    assert not counted(tmp_path, TrialEnded)
     assert opened("trials=1").remaining_trials == 0
-    assert counted(tmp_path, "end") == {0: 1}
+    assert counted(tmp_path, TrialEnded) == {0: 1}
     assert opened("trials=1").remaining_trials == 0
-    assert counted(tmp_path, "end") == {0: 1}
+    assert counted(tmp_path, TrialEnded) == {0: 1}
 
 
 def test_a_journal_with_half_a_line_and_a_stale_lock(opened: Opened, tmp_path: Path) -> None:

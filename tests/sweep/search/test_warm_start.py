@@ -128,7 +128,7 @@ def test_an_extended_sweep_counts_with_its_newest_generation(tmp_path: Path) -> 
     assert "of 2 results of breast" in text
 
 
-# --- continuing ---
+# --- continue_command ---
 
 
 def test_a_restart_continues_alike_after_the_other_sweep_is_deleted(tmp_path: Path) -> None:

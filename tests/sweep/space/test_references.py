@@ -16,8 +16,8 @@ from sweep.search.searcher import Search
 from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.space import load_space
+from sweep.storage.events import Spool
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool
 from tests.sweep.fake import SPACE
 
 GOALS = ("val/auroc", "val/pointing")

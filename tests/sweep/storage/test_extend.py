@@ -1,4 +1,4 @@
-"""A sweep whose space changes: which trials stay, and what becomes of the others."""
+"""Extends a sweep to a changed space: which trials stay, and what happens to the others."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ import pandas as pd
 import pytest
 from optuna.trial import TrialState
 
-from sweep.clean import of_sweep
+from sweep.clean import waste_of
 from sweep.search.searcher import Search
 from sweep.status import as_json
+from sweep.storage.events import EpochEnded, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import how_to_continue, read_sweep
 from sweep.types import Arrival
@@ -37,7 +38,7 @@ from tests.sweep.swept import (
 __all__ = ["dead", "left", "untracked"]  # fixtures
 
 
-# --- who stays ---
+# --- which trials stay ---
 
 
 def test_trials_that_lie_in_the_new_space_stay_and_the_others_do_not(dead: tuple[Path, float], tmp_path: Path) -> None:
@@ -52,16 +53,16 @@ def test_trials_that_lie_in_the_new_space_stay_and_the_others_do_not(dead: tuple
     jobs: list[dict[str, Any]] = []
     words = ("trials=10", from_lr(low), "extend=true")
     search, text = swept(tmp_path, *words, play=lambda search: jobs.extend(play_all(search)))
-    told = f"extended: {len(stay)} of 8 earlier trials lie in the new space and stay; {len(leave)} are left behind"
-    assert told in text
+    facts = f"extended: {len(stay)} of 8 earlier trials lie in the new space and stay; {len(leave)} are left behind"
+    assert facts in text
     new = list(range(8, 8 + 10 - len(stay)))
-    assert [job["number"] for job in jobs] == [goes_on, *new], "none is run that was"
+    assert [job["number"] for job in jobs] == [goes_on, *new], "no trial that has ended runs again"
     assert numbers(folder) == [*stay, *new] and min(drawn(folder)[number] for number in new) >= low
-    assert {record.state for record in search.records()} == {"complete"}
+    assert {trial.state for trial in search.records()} == {"complete"}
     assert set(pd.read_parquet(folder / "epochs.parquet")["number"]) == {*stay, *new}
 
-    assert Counter(event["number"] for event in events(folder, "end")) == Counter([*range(8), *new])
-    ended = {event["number"]: (event["state"], event["cause"]) for event in events(folder, "end")}
+    assert Counter(event.number for event in events(folder, TrialEnded)) == Counter([*range(8), *new])
+    ended = {event.number: (event.state, event.cause) for event in events(folder, TrialEnded)}
     assert ended[cut] == ("failed", "extended") and ended[goes_on] == ("complete", "")
     assert not (folder / "checkpoints" / str(cut)).exists() and (folder / "checkpoints" / str(goes_on)).exists()
     assert sum(states(folder).values(), Counter()) == {"COMPLETE": 6 + 10, "FAIL": 2}, "nothing is left running"
@@ -69,11 +70,11 @@ def test_trials_that_lie_in_the_new_space_stay_and_the_others_do_not(dead: tuple
     assert sum(len(sampler.study.get_trials(states=(TrialState.COMPLETE,))) for sampler in samplers) == 10
 
     again, text = swept(tmp_path, *words)
-    assert "extended" not in text and [one.number for one in again.records()] == [*stay, *new]
+    assert "extended" not in text and [trial.number for trial in again.records()] == [*stay, *new]
     assert json.loads((folder / "plan.json").read_text())["generation"] == 1
 
 
-def test_what_is_copied_has_all_that_it_had(tmp_path: Path) -> None:
+def test_a_copied_trial_keeps_everything(tmp_path: Path) -> None:
     def some_stop(search: Search) -> None:
         for index in range(4):
             job = search.suggest(str(index))
@@ -83,14 +84,17 @@ def test_what_is_copied_has_all_that_it_had(tmp_path: Path) -> None:
     before, _ = swept(tmp_path, "trials=4", play=some_stop)
     after, text = swept(tmp_path, "trials=4", "search.sampler=random", "extend=true")
     assert "extended: 4 of 4 earlier trials lie in the new space and stay\n" in text
-    assert after.records() == before.records() and {one.state for one in after.records()} == {"complete", "pruned"}
+    assert after.records() == before.records() and {trial.state for trial in after.records()} == {
+        "complete",
+        "pruned",
+    }
     was, now = before.state.studies, after.state.studies
     assert list(now.arrivals()) == list(was.arrivals()) and len(list(now.arrivals())) == 4
     assert [now.learned(number) for number in range(4)] == [was.learned(number) for number in range(4)]
     assert [now.proposal(number).config for number in range(4)] == [was.proposal(number).config for number in range(4)]
 
 
-def test_a_leaf_may_be_freed_and_fixed(tmp_path: Path) -> None:
+def test_a_fixed_leaf_may_become_sampled_and_a_sampled_leaf_fixed(tmp_path: Path) -> None:
     fixed, freed = "optimizer.weight_decay=0.5", "optimizer.batch_size={choice: [16, 32]}"  # 32 by default
     swept(tmp_path, "trials=4", fixed)
     search, text = swept(tmp_path, "trials=6", freed, "extend=true")
@@ -101,27 +105,27 @@ def test_a_leaf_may_be_freed_and_fixed(tmp_path: Path) -> None:
     assert "extended: 1 of 6 earlier trials" in text and search.finished[0].sampled["none/optimizer.lr"] == lr
 
 
-def test_arms_come_and_go(tmp_path: Path) -> None:
+def test_arms_may_be_removed_and_added(tmp_path: Path) -> None:
     swept(tmp_path, "trials=4")
     _, text = swept(tmp_path, "trials=4", "arms.tabular=false", "arms.none={optimizer: {lr: 0.5}}", "extend=true")
     assert "extended: 0 of 4 earlier trials" in text
     search, text = swept(tmp_path, "trials=4", "arms.other={schedule: {warmup: {uniform: [0, 0.5]}}}", "extend=true")
-    assert "extended: 4 of 8 earlier trials" in text, "of the first space, which this one holds"
-    assert [one.number for one in search.records()] == [0, 1, 2, 3]
+    assert "extended: 4 of 8 earlier trials" in text, "those of the first space, which the new space contains"
+    assert [trial.number for trial in search.records()] == [0, 1, 2, 3]
 
 
-def test_the_way_back_brings_back_what_was_left_behind(dead: tuple[Path, float], tmp_path: Path) -> None:
+def test_returning_to_the_first_space_restores_the_trials_left_behind(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, low = dead
     (cut,) = (number for number, lr in drawn(folder).items() if number > 5 and lr < low)
     swept(tmp_path, "trials=9", from_lr(low), "extend=true")
     count = len(drawn(folder))
     search, text = swept(tmp_path, f"trials={count - 1}", "extend=true")
     assert f"extended: {count - 1} of {count} earlier trials" in text and "; 1 is left behind" in text
-    assert numbers(folder) == sorted({*range(count)} - {cut}), "but for the one that was cut off, and never ended"
-    assert {one.state for one in search.records()} == {"complete"} and search.state.studies.left_behind == [cut]
+    assert numbers(folder) == sorted({*range(count)} - {cut}), "except the trial that was interrupted and never ended"
+    assert {trial.state for trial in search.records()} == {"complete"} and search.state.studies.left_behind == [cut]
 
 
-def test_without_a_complete_trial_there_is_no_best(tmp_path: Path) -> None:
+def test_without_a_complete_trial_there_is_no_best_file(tmp_path: Path) -> None:
     swept(tmp_path, "trials=2")
     assert (tmp_path / "runs" / "fake" / "best.yaml").exists()
     swept(tmp_path, "trials=2", "seed=1", "extend=true", play=lambda search: None)
@@ -129,10 +133,12 @@ def test_without_a_complete_trial_there_is_no_best(tmp_path: Path) -> None:
     assert not (tmp_path / "runs" / "fake" / "best.yaml").exists()
 
 
-def test_what_reads_another_image_at_test_is_no_best(tmp_path: Path) -> None:
+def test_a_reference_is_never_the_best(tmp_path: Path) -> None:
     superior = "arms={both: {student: {reads: [image, superior]}, optimizer: {lr: {log_uniform: [1e-4, 1e-2]}}}}"
     search, _ = swept(tmp_path, "trials=2", superior, "arms.none=false", "arms.tabular=false")
-    assert {one.state for one in search.records()} == {"complete"} and all(one.reference for one in search.records())
+    assert {trial.state for trial in search.records()} == {"complete"} and all(
+        trial.reference for trial in search.records()
+    )
     folder = tmp_path / "runs" / "fake"
     assert (folder / "trials.parquet").exists() and not (folder / "best.yaml").exists()
 
@@ -140,40 +146,46 @@ def test_what_reads_another_image_at_test_is_no_best(tmp_path: Path) -> None:
 # --- further seeds ---
 
 
-def test_further_seeds_go_with_their_first_trial(tmp_path: Path) -> None:
+def test_further_seeds_stay_with_their_first_trial(tmp_path: Path) -> None:
     before, _ = swept(tmp_path, "trials=6", "search.repeats=3")
-    firsts = {one.number: one.sampled[f"{one.arm}/optimizer.lr"] for one in before.records() if one.repeat_of is None}
+    firsts = {
+        trial.number: trial.sampled[f"{trial.arm}/optimizer.lr"]
+        for trial in before.records()
+        if trial.repeat_of is None
+    }
     low = sorted(firsts.values())[3]
     after, _ = swept(tmp_path, "trials=3", "search.repeats=3", from_lr(low), "extend=true")
     stay = {number for number, lr in firsts.items() if lr >= low}
-    assert [one.number for one in after.records()] == [
-        one.number for one in before.records() if (one.number if one.repeat_of is None else one.repeat_of) in stay
+    assert [trial.number for trial in after.records()] == [
+        trial.number
+        for trial in before.records()
+        if (trial.number if trial.repeat_of is None else trial.repeat_of) in stay
     ]
-    assert Counter(one.repeat_of for one in after.records()) == {None: 3, **dict.fromkeys(stay, 2)}
+    assert Counter(trial.repeat_of for trial in after.records()) == {None: 3, **dict.fromkeys(stay, 2)}
     fewer, _ = swept(tmp_path, "trials=3", "search.repeats=2", from_lr(low), "extend=true")
-    assert Counter(one.turn for one in fewer.records()) == {0: 3, 1: 3}, "a space of two seeds has no third"
+    assert Counter(trial.turn for trial in fewer.records()) == {0: 3, 1: 3}, "a space of two seeds has no third"
     _, text = swept(tmp_path, "trials=2", "search.repeats=2", from_lr(low), "optimizer.clip_norm=2", "extend=true")
-    assert "extended: 0 of 18" in text, "their parameters fit, and the rest of them does not"
+    assert "extended: 0 of 18" in text, "their parameters fit, and the rest of their configurations does not"
 
 
-def test_seeds_of_what_is_dominated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Promising only as long as an extension had left the better ones behind."""
+def test_seeds_of_a_configuration_that_is_dominated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The configuration is promising only while an extension leaves the better ones behind."""
     decay = "optimizer.weight_decay"
     monkeypatch.setattr(
         fake, "metrics_of", lambda config, epoch: dict.fromkeys(GOALS, config.optimizer.weight_decay * epoch / 4)
     )
     words = ("search.repeats=2", "arms.tabular=false")
     first, _ = swept(tmp_path, "trials=4", *words)
-    worst = min(one.sampled[f"none/{decay}"] for one in first.records())
+    worst = min(trial.sampled[f"none/{decay}"] for trial in first.records())
     low = f"{decay}={{uniform: [0.2, {worst!r}]}}"
     second, _ = swept(tmp_path, "trials=3", *words, low, "extend=true")
-    promising = {one.repeat_of for one in second.records() if one.number > max(first.finished)} - {None}
+    promising = {trial.repeat_of for trial in second.records() if trial.number > max(first.finished)} - {None}
     back, _ = swept(tmp_path, "trials=3", *words, "extend=true")
     assert promising and promising <= set(back.finished) and set(first.finished) <= set(back.finished)
     assert back.remaining_trials == 0
 
 
-# --- what is refused ---
+# --- refusals ---
 
 
 @pytest.mark.parametrize(
@@ -184,22 +196,22 @@ def test_seeds_of_what_is_dominated_again(tmp_path: Path, monkeypatch: pytest.Mo
         ("search.maximize=[val/auroc]", "search.maximize"),
     ],
 )
-def test_what_is_another_sweep_for_good(tmp_path: Path, change: str, key: str) -> None:
+def test_a_change_that_no_extension_allows(tmp_path: Path, change: str, key: str) -> None:
     swept(tmp_path, "trials=1", "arms.tabular=false")
     for words in (("extend=true",), ()):
         text = refused(tmp_path, "trials=1", "arms.tabular=false", change, *words)
-        assert f"another {key} is another sweep" in text and "name=fake-2" in text
+        assert f"a change of {key} needs a new sweep" in text and "name=fake-2" in text
         assert "extend=true goes on" not in text
 
 
-def test_a_changed_space_is_shown_and_the_way_on_named(tmp_path: Path) -> None:
+def test_a_changed_space_is_shown_with_the_remedies(tmp_path: Path) -> None:
     swept(tmp_path, "trials=1", "arms.tabular=false")
     text = refused(tmp_path, "trials=1", "arms.tabular=false", "optimizer.lr=0.01")
     assert "optimizer.lr: was absent, is now 0.01" in text
-    assert "extend=true goes on in the new space" in text and "name=fake-2" in text
+    assert "extend=true continues in the new space" in text and "name=fake-2" in text
 
 
-def test_in_an_unchanged_space_it_does_nothing(tmp_path: Path) -> None:
+def test_extend_does_nothing_in_an_unchanged_space(tmp_path: Path) -> None:
     swept(tmp_path, "trials=2", "extend=true")
     before = states(tmp_path / "runs" / "fake")
     _, text = swept(tmp_path, "trials=2", "extend=true", "search.cpus=0.5")
@@ -207,15 +219,15 @@ def test_in_an_unchanged_space_it_does_nothing(tmp_path: Path) -> None:
     assert set(before) == {"none", "tabular"}
 
 
-# --- what it costs, and what is seen from outside ---
+# --- costs, and the view of other commands ---
 
 
-def test_a_budget_is_the_whole_sweeps_and_shares_are_of_what_stays(dead: tuple[Path, float], tmp_path: Path) -> None:
+def test_the_budget_is_of_the_whole_sweep_and_shares_of_what_stays(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, low = dead
     search, _ = swept(tmp_path, "trials=10", from_lr(low), "extend=true")
     spent = Counter[int]()
-    for event in events(folder, "epoch"):
-        spent[event["number"]] += event["seconds"] * event["devices"]
+    for event in events(folder, EpochEnded):
+        spent[event.number] += event.seconds * event.devices
     ledger, stay = search.state.ledger, numbers(folder)
     assert ledger.total == pytest.approx(sum(spent.values()))
     assert sum(ledger.spent.values()) == pytest.approx(sum(spent[number] for number in stay))
@@ -226,23 +238,23 @@ def test_a_budget_is_the_whole_sweeps_and_shares_are_of_what_stays(dead: tuple[P
     assert search.halt is not None and "is spent" in search.halt.reason and len(search.records()) < len(stay)
 
 
-def test_status_and_clean_count_what_stayed(dead: tuple[Path, float], tmp_path: Path) -> None:
+def test_status_and_clean_count_the_trials_that_stay(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, low = dead
     search, _ = swept(tmp_path, "trials=10", from_lr(low), "extend=true")
     sweep = read_sweep(SweepFolder(folder))
-    told = as_json(sweep)
-    assert {name: told[name] for name in ("complete", "failed", "open")} == {"complete": 10, "failed": 0, "open": 0}
-    assert told["left_behind"] == len(search.state.studies.left_behind) > 0
-    assert told["device_hours"] == pytest.approx(search.state.ledger.total / 3600)
-    assert told["best"]["val/auroc"] == max(one.metrics["val/auroc"] for one in search.records())
-    assert told["best"]["val/auroc"] < max(event["metrics"]["val/auroc"] for event in events(folder, "epoch"))
+    facts = as_json(sweep)
+    assert {name: facts[name] for name in ("complete", "failed", "open")} == {"complete": 10, "failed": 0, "open": 0}
+    assert facts["left_behind"] == len(search.state.studies.left_behind) > 0
+    assert facts["device_hours"] == pytest.approx(search.state.ledger.total / 3600)
+    assert facts["best"]["val/auroc"] == max(trial.metrics["val/auroc"] for trial in search.records())
+    assert facts["best"]["val/auroc"] < max(event.metrics["val/auroc"] for event in events(folder, EpochEnded))
     assert "10 trials have ended" in how_to_continue(sweep)[0] or sweep.closed == "FINISHED"
-    could_go = {waste.path.name for waste in of_sweep(sweep)}
-    assert not could_go & set(map(str, sweep.left)), "another extension may bring them back"
+    could_go = {waste.path.name for waste in waste_of(sweep)}
+    assert not could_go & set(map(str, sweep.left_behind)), "another extension may bring them back"
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_on_ray(tmp_path: Path) -> None:
+def test_a_sweep_is_extended_on_ray(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "fake"
     swept(tmp_path, "trials=3", play=None)
     lrs = sorted(drawn(folder).values())

@@ -13,9 +13,9 @@ import pytest
 from optuna.storages.journal import JournalFileBackend
 
 from sweep.search.searcher import Search
+from sweep.storage.events import Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
-from sweep.storage.records import Spool
 from tests.sweep.swept import (
     Killed,
     dead,
@@ -33,7 +33,7 @@ __all__ = ["dead", "left", "untracked"]  # fixtures
 
 
 class Killer:
-    """Counts what is written, and kills before one of it."""
+    """Counts the writes, and kills the driver before one of them."""
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None):
         self.count, self._at = 0, at
@@ -51,7 +51,7 @@ class Killer:
 
 
 def killed(tmp_path: Path, at: int | None, *words: str) -> int:
-    """A driver killed before its `at`-th write, or else before its first trial; how often it wrote."""
+    """Kills a driver before its `at`-th write, or else before its first trial, and returns how often it wrote."""
 
     def dead(search: Search) -> None:
         raise Killed
@@ -63,15 +63,15 @@ def killed(tmp_path: Path, at: int | None, *words: str) -> int:
 
 
 def outcome(folder: Path) -> tuple[Any, ...]:
-    """What must not depend on kills."""
+    """Returns what must not depend on kills."""
     table = pd.read_parquet(folder / "trials.parquet").drop(columns=["seconds", "device_hours"])
-    told = sorted((event["number"], event["state"], event["cause"]) for event in events(folder, "end"))
-    running = [name for name, found in states(folder).items() if found["RUNNING"]]
-    return table.to_json(), told, running, read_sweep(SweepFolder(folder)).plan["left_behind"]
+    ends = sorted((event.number, event.state, event.cause) for event in events(folder, TrialEnded))
+    running = [name for name, counts in states(folder).items() if counts["RUNNING"]]
+    return table.to_json(), ends, running, read_sweep(SweepFolder(folder)).plan["left_behind"]
 
 
-def test_a_kill_before_any_write_is_mended_by_the_same_command(dead: tuple[Path, float], tmp_path: Path) -> None:
-    """And until the plan is written the old command goes on as if nothing had been; after it, it is refused."""
+def test_after_a_kill_before_any_write_the_same_command_continues(dead: tuple[Path, float], tmp_path: Path) -> None:
+    """Until the plan is written, the old command continues as if nothing had happened; afterwards it is refused."""
     folder, low = dead
     old, new = ("trials=9",), ("trials=9", from_lr(low))
     saved = tmp_path / "saved"
@@ -100,7 +100,7 @@ def test_a_kill_before_any_write_is_mended_by_the_same_command(dead: tuple[Path,
         if committed[-1]:
             assert "optimizer.lr.log_uniform: was" in refused(tmp_path, *old)
         else:
-            assert "extend=true goes on" in refused(tmp_path, *new)
+            assert "extend=true continues" in refused(tmp_path, *new)
             swept(tmp_path, *old)
             assert outcome(folder) == unextended, at
         afresh(tmp_path / "killed")
@@ -109,7 +109,7 @@ def test_a_kill_before_any_write_is_mended_by_the_same_command(dead: tuple[Path,
     assert True in committed and False in committed
 
 
-def test_what_a_cut_off_extension_left_is_no_part_of_another(dead: tuple[Path, float], tmp_path: Path) -> None:
+def test_copies_of_a_killed_extension_are_no_part_of_the_next(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, low = dead
     shutil.copytree(folder, tmp_path / "saved")
     other = ("trials=9", from_lr(further(folder, low)), "extend=true")
@@ -118,6 +118,6 @@ def test_what_a_cut_off_extension_left_is_no_part_of_another(dead: tuple[Path, f
     shutil.rmtree(folder)
     shutil.copytree(tmp_path / "saved", folder)
     killed(tmp_path, 10, "trials=9", from_lr(low), "extend=true")
-    assert sum(sum(found.values()) for name, found in states(folder).items() if " 1" in name) > 3
+    assert sum(sum(counts.values()) for name, counts in states(folder).items() if " 1" in name) > 3
     swept(tmp_path, *other)
     assert outcome(folder) == expected

@@ -84,7 +84,7 @@ def test_a_checkpoint_out_of_reach_is_not_passed_over(tmp_path: Path, trouble: E
 
 @pytest.mark.usefixtures("untracked")
 @pytest.mark.parametrize(
-    ("error", "told"),
+    ("error", "message"),
     [
         (OSError(errno.ENOSPC, "No space left on device", "{folder}/spool.jsonl"), "spool.jsonl: cannot be read or"),
         (OSError(errno.EFBIG, "File too large"), "nothing more can be written (File too large)"),  # ulimit -f
@@ -95,7 +95,7 @@ def test_a_checkpoint_out_of_reach_is_not_passed_over(tmp_path: Path, trouble: E
         (OSError("validate_socket_filename failed: AF_UNIX path length cannot exceed 107 bytes"), None),
     ],
 )
-def test_the_driver_tells_its_own_trouble_from_others(tmp_path: Path, error: OSError, told: str | None) -> None:
+def test_the_driver_tells_its_own_trouble_from_others(tmp_path: Path, error: OSError, message: str | None) -> None:
     """An OSError of Ray or of a library once read: FOLDER cannot be written any more (None)."""
     if error.filename:
         error.filename = error.filename.format(folder=tmp_path / "runs" / "fake")
@@ -103,12 +103,12 @@ def test_the_driver_tells_its_own_trouble_from_others(tmp_path: Path, error: OSE
     def broken(search: Any) -> None:
         raise error
 
-    with pytest.raises(UserError if told else type(error)) as raised:
+    with pytest.raises(UserError if message else type(error)) as raised:
         swept(tmp_path, play=broken)
-    if told is None:
+    if message is None:
         assert raised.value is error
     else:
-        assert told in str(raised.value) and os.strerror(error.errno or 0) in str(raised.value)
+        assert message in str(raised.value) and os.strerror(error.errno or 0) in str(raised.value)
         assert "this goes on:\n  python -m sweep.run" in str(raised.value) and raised.value.__cause__ is error
 
 

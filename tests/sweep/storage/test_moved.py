@@ -16,10 +16,10 @@ from mmpkd.machine.checksums import fingerprint
 from sweep import status
 from sweep.reports import final
 from sweep.reports.mlflow import Tracker
-from sweep.storage.database import follow_move
-from sweep.storage.events import Spool
+from sweep.storage.events import FilesWritten, Spool, SweepBegan, SweepClosed, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.reader import continuing, read_sweep
+from sweep.storage.mlflow_database import repoint_artifacts
+from sweep.storage.reader import continue_command, read_sweep
 from tests.sweep.folders import make
 from tests.sweep.reports.test_mlflow import drain, runs
 from tests.sweep.swept import numbers, swept
@@ -37,7 +37,7 @@ def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
 def tables(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An MLflow file without a run: to make one takes seconds."""
     spool = Spool(SweepFolder(tmp_path_factory.mktemp("tables")))
-    spool.append("close", status="FINISHED")
+    spool.append(SweepClosed(status="FINISHED"))
     drain(f"sqlite:///{spool.path.parent / 'mlflow.db'}", "none", spool)
     return (spool.path.parent / "mlflow.db").read_bytes()
 
@@ -52,8 +52,8 @@ def artifacts(database: Path, name: str) -> dict[str, bytes]:
     """What a person sees of a sweep's run, by the file's own address."""
     client = MlflowClient(f"sqlite:///{database}")
     run = runs(f"sqlite:///{database}", name)[-1].info.run_id
-    found = [file.path for file in client.list_artifacts(run)]
-    return {path: Path(client.download_artifacts(run, path)).read_bytes() for path in found}
+    row = [file.path for file in client.list_artifacts(run)]
+    return {path: Path(client.download_artifacts(run, path)).read_bytes() for path in row}
 
 
 def test_a_moved_sweep_is_seen_and_goes_on_where_it_lies_now(
@@ -93,15 +93,15 @@ def test_going_on_after_a_move_needs_no_look_before(
     old.mkdir()
     (old / "mlflow.db").write_bytes(tables)
     spool = Spool(SweepFolder(old))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     (old / "report.html").write_text("first")
-    spool.append("files", paths=[str(old / "report.html")])  # as earlier versions wrote it
+    spool.append(FilesWritten(paths=[str(old / "report.html")]))  # as earlier versions wrote it
     drain(f"sqlite:///{old / 'mlflow.db'}", "again", spool)
     old.rename(new)
     another_process()
     (new / "report.html").write_text("second")
     spool = Spool(SweepFolder(new))
-    spool.append("files", paths=["report.html"])
+    spool.append(FilesWritten(paths=["report.html"]))
     drain(f"sqlite:///{new / 'mlflow.db'}", "again", spool)
     assert artifacts(new / "mlflow.db", "again") == {"report.html": b"second"}
     assert not old.exists()
@@ -113,7 +113,7 @@ def test_the_command_that_continues_leads_to_the_new_place(tmp_path: Path) -> No
     (tmp_path / "old").rename(tmp_path / "new")
     folder = tmp_path / "new" / "runs" / "fake"
     resolved = f"space={folder}/space.yaml name=fake storage={folder.parent} cache={tmp_path} tracking=http://h"
-    assert continuing(read_sweep(SweepFolder(folder))) == f"python -m sweep.run {resolved}"
+    assert continue_command(read_sweep(SweepFolder(folder))) == f"python -m sweep.run {resolved}"
 
 
 # --- the file alone ---
@@ -132,19 +132,19 @@ def made(path: Path, place: str, name: str = "fake") -> Path:
 def places(path: Path) -> tuple[str, str]:
     with sqlite3.connect(path) as connection:
         joined = "SELECT artifact_location, artifact_uri FROM experiments JOIN runs USING (experiment_id)"
-        (found,) = connection.execute(joined).fetchall()
+        (row,) = connection.execute(joined).fetchall()
     connection.close()
-    return found[0], found[1]
+    return row[0], row[1]
 
 
 def test_what_is_elsewhere_on_purpose_stays_there(tmp_path: Path) -> None:
     for index, place in enumerate(["s3://bucket/mlartifacts/other", f"file://{tmp_path}/mine", "mlflow-artifacts:/x"]):
         file = made(tmp_path / f"{index}.db", place)
-        follow_move(file)
+        repoint_artifacts(file)
         assert places(file) == (place, f"{place}/a/artifacts")
     (tmp_path / "far" / "mlartifacts" / "fake").mkdir(parents=True)  # the file alone was copied
     place = (tmp_path / "far" / "mlartifacts" / "fake").as_uri()
-    follow_move(file := made(tmp_path / "alone.db", place))
+    repoint_artifacts(file := made(tmp_path / "alone.db", place))
     assert places(file) == (place, f"{place}/a/artifacts")
 
 
@@ -153,15 +153,15 @@ def test_a_storage_reached_by_a_link_has_not_moved(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "real")
     place = (tmp_path / "link" / "mlartifacts" / "fake").as_uri()
     made(tmp_path / "real" / "mlflow.db", place)
-    follow_move(tmp_path / "real" / "mlflow.db")
+    repoint_artifacts(tmp_path / "real" / "mlflow.db")
     assert places(tmp_path / "real" / "mlflow.db")[0] == place
 
 
 def test_an_older_file_is_told_what_it_lacks(tmp_path: Path, tables: bytes) -> None:
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
-    spool.append("start", number=0, arm="none", params={}, tags={})
-    spool.append("end", number=0, state="complete", error="")
+    spool.append(SweepBegan(id="x"))
+    spool.append(TrialStarted(number=0, arm="none", params={}, tags={}))
+    spool.append(TrialEnded(number=0, state="complete", error=""))
     (tmp_path / "mlflow.db").write_bytes(tables)
     address, size = f"sqlite:///{tmp_path / 'mlflow.db'}", spool.path.stat().st_size
     (tmp_path / "spool.sent").write_text(f"{size} {fingerprint([address, size])}\n")  # as of the newer file
@@ -173,7 +173,7 @@ def test_an_older_file_is_told_what_it_lacks(tmp_path: Path, tables: bytes) -> N
 def test_an_offset_that_cannot_be_is_none(tmp_path: Path, offset: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Tracker, "_work", lambda self: None)
     spool = Spool(SweepFolder(tmp_path))
-    spool.append("sweep", id="x")
+    spool.append(SweepBegan(id="x"))
     number = int(offset) if offset.lstrip("-").isdecimal() else 0
     (tmp_path / "spool.sent").write_text(f"{offset} {fingerprint(['http://h', number])}\n")
     tracker = Tracker("http://h", "name", "x", spool, tmp_path)

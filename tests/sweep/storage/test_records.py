@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from sweep.storage.records import admit, best_of, front_of, judged, over_seeds, trials_table
+from sweep.pareto import admit
+from sweep.reports.tables import trials_table
+from sweep.storage.records import best_of, comparable, front_of, over_seeds
 from sweep.types import Record, State
 
 GOALS = ("val/auroc", "val/pointing")
@@ -42,7 +44,7 @@ def test_a_reference_is_shown_and_never_chosen() -> None:
     """Trial 1 read the superior image at test, and so is best."""
     reference = replace(ended(1, 0.9, 0.9), config='{"student": {"reads": ["superior"]}}')
     records = [ended(0, 0.5, 0.6), reference, replace(ended(2, 0.6, 0.5), config='{"student": {"reads": ["image"]}}')]
-    assert [one.number for one in front_of(records, GOALS)] == [2, 0]
+    assert [record.number for record in front_of(records, GOALS)] == [2, 0]
     best, alone = best_of(records, GOALS[0], GOALS), best_of([reference], GOALS[0], GOALS)
     assert best is not None and best.number == 2
     assert alone is not None and alone.number == 1, "the best of its arm"
@@ -66,11 +68,11 @@ def test_over_seeds_are_means_and_their_standard_errors() -> None:
         ended(3, 1.0, 0.5, repeat_of=0, turn=1),
         ended(4, 0.1, 0.1, "failed", repeat_of=1, turn=1),
     ]
-    (one,) = over_seeds(runs, 3)
-    assert (one.number, one.repeat_of, one.turn) == (0, None, 0)
+    (record,) = over_seeds(runs, 3)
+    assert (record.number, record.repeat_of, record.turn) == (0, None, 0)
     # 0.75, 0.5 and 1: standard deviation 1/4, over the root of 3.
     expected = {"val/auroc": 0.75, "val/auroc_seed_se": 0.25 / 3**0.5, "val/pointing": 0.5, "val/pointing_seed_se": 0.0}
-    assert one.metrics == pytest.approx(expected)
+    assert record.metrics == pytest.approx(expected)
     assert over_seeds(runs, 4) == []
     assert [run.number for run in over_seeds(runs, 1)] == [0, 1, 2, 3], "with one seed each, complete ones as they are"
 
@@ -87,13 +89,13 @@ def test_what_may_be_compared_over_seeds() -> None:
         ended(7, 0.9, 0.9, "failed", repeat_of=6, turn=1),
         ended(8, 0.0, 0.0, "running"),
     ]
-    found = judged(list(reversed(runs)), GOALS, 2)
-    assert [one.number for one in found] == [0, 2, 5, 8]
-    assert [found[0].metrics[goal] for goal in GOALS] == [0.625, 0.5]
-    assert found[1] is runs[2]
-    assert judged(runs, GOALS, 1) == runs
-    assert [one.number for one in front_of(found, GOALS)] == [0]
-    assert best_of(found, "val/auroc", GOALS) is found[0], "2 has as much, and less of the other"
+    shown = comparable(list(reversed(runs)), GOALS, 2)
+    assert [record.number for record in shown] == [0, 2, 5, 8]
+    assert [shown[0].metrics[goal] for goal in GOALS] == [0.625, 0.5]
+    assert shown[1] is runs[2]
+    assert comparable(runs, GOALS, 1) == runs
+    assert [record.number for record in front_of(shown, GOALS)] == [0]
+    assert best_of(shown, "val/auroc", GOALS) is shown[0], "2 has as much, and less of the other"
 
 
 def test_a_metric_that_is_not_defined_on_a_seed_has_no_standard_error() -> None:
@@ -102,6 +104,6 @@ def test_a_metric_that_is_not_defined_on_a_seed_has_no_standard_error() -> None:
         replace(run, metrics={**run.metrics, "val/rare": value})
         for run, value in zip(runs, (float("nan"), 1.0), strict=True)
     ]
-    (one,) = over_seeds(runs, 2)
-    assert math.isnan(one.metrics["val/rare"]) and math.isnan(one.metrics["val/rare_seed_se"])
-    assert one.metrics["val/auroc"] == 0.625
+    (record,) = over_seeds(runs, 2)
+    assert math.isnan(record.metrics["val/rare"]) and math.isnan(record.metrics["val/rare_seed_se"])
+    assert record.metrics["val/auroc"] == 0.625

@@ -16,7 +16,7 @@ import torch
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.types import DivergedError, EpochReport
-from sweep.storage.failures import told_error
+from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.workers.worker import TrainingFunctions, TrainingThread, TrialWorker, run_training
 from tests.sweep.fake import FAKE_TRAINING
@@ -182,7 +182,7 @@ def test_a_users_mistake_ends_the_trial_and_keeps_the_process(tmp_path: Path) ->
     assert (result["done"], result["error"], result["cause"]) == (True, "term task is nan at step 7", "diverged")
     error_text = SweepFolder(tmp_path).error(4).read_text()
     assert error_text.startswith("diverged: term task is nan at step 7\n\nTraceback")
-    assert told_error(SweepFolder(tmp_path), 4, result) == ("diverged", "term task is nan at step 7")
+    assert failure_of(SweepFolder(tmp_path), 4, result) == ("diverged", "term task is nan at step 7")
     assert worker.reset_config(job(tmp_path, number=5))
 
 
@@ -191,8 +191,8 @@ def test_a_bug_is_raised_and_leaves_its_traceback(tmp_path: Path) -> None:
     worker.step()
     with pytest.raises(ValueError, match="a bug"):
         worker.step()
-    assert told_error(SweepFolder(tmp_path), 0, {}) == ("error", "ValueError: a bug")
-    assert told_error(SweepFolder(tmp_path), 1, {}) == ("", ""), "without an error file the process died"
+    assert failure_of(SweepFolder(tmp_path), 0, {}) == ("error", "ValueError: a bug")
+    assert failure_of(SweepFolder(tmp_path), 1, {}) == ("", ""), "without an error file the process died"
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_a_bug_is_raised_and_leaves_its_traceback(tmp_path: Path) -> None:
             "storage",
             "/runs/last.pt: cannot be read or written",
         ),
-        (OSError(errno.ENOSPC, "No space left"), "storage", "see the disks of"),
+        (OSError(errno.ENOSPC, "No space left"), "storage", "check the disks of"),
     ],
 )
 def test_a_lack_of_memory_or_disk_is_the_cause(tmp_path: Path, error: Exception, cause: str, message: str) -> None:

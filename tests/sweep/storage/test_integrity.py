@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from sweep.search.searcher import Search
+from sweep.storage.events import SweepBegan
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from tests.sweep.fake import report
@@ -24,13 +25,13 @@ __all__ = ["dead", "left", "untracked"]  # fixtures
 def test_a_folder_without_its_journal_is_no_new_sweep(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, _ = dead
     (folder / "journal.log").unlink()
-    told = refused(tmp_path, "trials=8")
-    assert f"{folder}/journal.log is missing" in told and "trials 0, 1, 2, 3, 4, 5, 6, 7" in told
-    assert "spool.jsonl" in told and "name=fake-2" in told and "repair=true" in told
+    message = refused(tmp_path, "trials=8")
+    assert f"{folder}/journal.log is missing" in message and "trials 0, 1, 2, 3, 4, 5, 6, 7" in message
+    assert "spool.jsonl" in message and "name=fake-2" in message and "repair=true" in message
 
 
 @pytest.mark.parametrize("trace", ["spool.jsonl", "trials.parquet", "checkpoints"])
-def test_each_trace_alone_is_enough(left: tuple[Path, float], tmp_path: Path, trace: str) -> None:
+def test_each_trace_of_a_trial_is_enough_to_refuse(left: tuple[Path, float], tmp_path: Path, trace: str) -> None:
     folder = tmp_path / "runs" / "fake"
     swept(tmp_path, "trials=4")
     for path in folder.iterdir():
@@ -39,7 +40,7 @@ def test_each_trace_alone_is_enough(left: tuple[Path, float], tmp_path: Path, tr
     assert trace.partition(".")[0] in refused(tmp_path, "trials=4")
 
 
-def test_going_on_without_the_journal_gives_no_number_twice_and_keeps_the_tables(
+def test_a_repair_without_the_journal_gives_no_number_twice_and_keeps_the_tables(
     dead: tuple[Path, float], tmp_path: Path
 ) -> None:
     folder, _ = dead
@@ -51,22 +52,22 @@ def test_going_on_without_the_journal_gives_no_number_twice_and_keeps_the_tables
     assert numbers(folder) == [8, 9, 10]
     pd.testing.assert_frame_equal(pd.read_parquet(folder / "before-repair-1" / "trials.parquet"), before)
     sweep = read_sweep(SweepFolder(folder))
-    assert set(sweep.trials) == {8, 9, 10} and set(sweep.left) == set(range(8))
-    assert {event["id"] for event in events(folder, "sweep")} == {SweepFolder(folder).read_plan()["sweep"]}, (
+    assert set(sweep.trials) == {8, 9, 10} and set(sweep.left_behind) == set(range(8))
+    assert {event.id for event in events(folder, SweepBegan)} == {SweepFolder(folder).read_plan()["sweep"]}, (
         "one run in MLflow"
     )
-    swept(tmp_path, "trials=4")  # asked for once, not every time
+    swept(tmp_path, "trials=4")  # repair=true is needed once, not every time
     assert numbers(folder) == [8, 9, 10, 11]
 
 
-def test_an_older_journal_is_refused_and_what_it_knows_goes_on(dead: tuple[Path, float], tmp_path: Path) -> None:
+def test_an_older_journal_is_refused_and_a_repair_continues_it(dead: tuple[Path, float], tmp_path: Path) -> None:
     folder, _ = dead
     older = (folder / "journal.log").read_bytes()
     swept(tmp_path, "trials=10")
     (folder / "journal.log").write_bytes(older)
-    told = refused(tmp_path, "trials=10")
-    assert "journal.log is older than what lies beside it" in told
-    assert "knows nothing of trials 8, 9" in told and "trials 6, 7 have ended by spool.jsonl" in told
+    message = refused(tmp_path, "trials=10")
+    assert "journal.log is older than other files of the sweep" in message
+    assert "does not know trials 8, 9" in message and "trials 6, 7 have ended by spool.jsonl" in message
     swept(tmp_path, "trials=10", "repair=true")
     assert numbers(folder) == [0, 1, 2, 3, 4, 5, 6, 7, 10, 11]
 
@@ -80,7 +81,7 @@ def test_a_journal_that_lost_its_last_trial_is_refused_by_its_checkpoints(
     (folder / "journal.log").write_bytes(b"".join(lines[:begun]))
     (folder / "spool.jsonl").unlink()
     (folder / "checkpoints" / "7").mkdir(parents=True, exist_ok=True)
-    assert "trials 7, of which checkpoints/7 tell" in refused(tmp_path, "trials=8")
+    assert "trials 7, which are in checkpoints/7" in refused(tmp_path, "trials=8")
 
 
 # --- other sweeps' files ---
@@ -97,8 +98,8 @@ def test_a_file_of_another_sweep_is_refused_by_name(dead: tuple[Path, float], tm
     folder, _ = dead
     swept(tmp_path, "trials=8")
     shutil.copy(another(tmp_path) / name, folder / name)
-    told = refused(tmp_path, "trials=8")
-    assert "are of different sweeps" in told and f"mv {folder / name} " in told
+    message = refused(tmp_path, "trials=8")
+    assert "are of different sweeps" in message and f"mv {folder / name} " in message
 
 
 # --- files deleted one at a time ---

@@ -1,0 +1,75 @@
+"""The tables of a sweep: trials.parquet, made from the Optuna storage, and epochs.parquet, made from the spool."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import pandas as pd
+
+from mmpkd.machine.files import write_atomically
+from sweep.storage.events import EpochEnded, Spool
+from sweep.storage.layout import SweepFolder
+from sweep.types import Record
+
+TRIAL_COLUMNS: Final = ("number", "arm", "control", "state", "repeat_of", "epochs", "seconds")
+EPOCH_COLUMNS: Final = ("number", "arm", "epoch", "seconds")
+
+
+def trials_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Returns a table with one row for each ended trial: what it was, its cost, every sampled value and every metric.
+
+    `repeat_of` is the number of the trial whose configuration it runs on a further seed, or missing.
+    """
+    rows = [
+        {
+            **{name: getattr(record, name) for name in TRIAL_COLUMNS},
+            "device_hours": record.device_seconds / 3600,
+            **record.sampled,
+            **record.metrics,
+            **{"cause": record.cause, "error": record.error},
+        }
+        for record in records
+        if record.state != "running"
+    ]
+    table = pd.DataFrame(rows, columns=None if rows else [*TRIAL_COLUMNS, "device_hours", "cause", "error"])
+    return _with_uniform_columns(table).astype({"repeat_of": "Int64"})
+
+
+def epochs_table(spool: Spool) -> pd.DataFrame:
+    """Returns a table with one row for each epoch of a trial: `EPOCH_COLUMNS`, metrics, and terms as `loss/<term>`."""
+    rows: dict[tuple[int, int], dict[str, Any]] = {}
+    for _, event in spool.read():
+        if isinstance(event, EpochEnded):
+            row = {name: getattr(event, name) for name in EPOCH_COLUMNS}
+            rows.setdefault((event.number, event.epoch), {**row, **event.measurements})
+    ordered = [rows[key] for key in sorted(rows)]
+    return pd.DataFrame(ordered, columns=None if rows else list(EPOCH_COLUMNS))
+
+
+def write_tables(
+    folder: SweepFolder, records: Sequence[Record], spool: Spool, left_behind: Collection[int] = ()
+) -> None:
+    """Writes both tables.
+
+    Args:
+        left_behind: trials that an extension of the space left out; the spool holds their epochs too.
+    """
+    write_atomically(folder.trials, trials_table(records).to_parquet(index=False))
+    epochs = epochs_table(spool)
+    with suppress(Exception):  # there is no table yet, or it is damaged
+        before = pd.read_parquet(folder.epochs)
+        lost = before[before["number"].isin({record.number for record in records} - set(epochs["number"]))]
+        if len(lost):  # the spool was lost, and the table alone still holds these epochs
+            epochs = pd.concat([lost, epochs]).sort_values(["number", "epoch"])
+    epochs = epochs[~epochs["number"].isin(left_behind)]
+    write_atomically(folder.epochs, epochs.to_parquet(index=False))
+
+
+def _with_uniform_columns(table: pd.DataFrame) -> pd.DataFrame:
+    """Turns columns of mixed types into text: a choice may mix numbers and words, a column of Parquet may not."""
+    for name in filter(lambda name: pd.api.types.is_object_dtype(table[name]), table.columns):
+        if len({type(value) for value in table[name].dropna()}) > 1:
+            table[name] = [None if pd.isna(value) else str(value) for value in table[name]]
+    return table

@@ -1,0 +1,224 @@
+"""Checks that the files of a sweep's folder belong to one sweep, are undamaged, and that none is older than the others.
+
+The journal is the truth about a sweep's trials. Before anything is written, the other files of the folder are compared
+with it. A journal that is missing, damaged, from another sweep, or older than the spool, the tables or the checkpoints
+would otherwise assign numbers of earlier trials again, and their files would be taken for those of the new trials.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from mmpkd.machine.files import write_atomically
+from mmpkd.types import UserError
+from sweep.storage.events import Event, SweepBegan, TrialEnded, TrialEvent, read_events
+from sweep.storage.journal import BELONGS, arm_and_generation, find_damage, load_studies
+from sweep.storage.layout import SweepFolder
+
+MAX_LISTED_TRIALS: Final = 10
+
+
+@dataclass(frozen=True)
+class CheckedFolder:
+    """What the folder says about the sweep as a whole.
+
+    Attributes:
+        sweep_id: the sweep's identity; empty before its first start.
+        store: fingerprint of the prepared cohort that the sweep began with; empty if no file says it.
+        lost: numbers of trials that the journal has lost; they are never given to other trials.
+        notes: lines for the user.
+    """
+
+    sweep_id: str
+    store: str
+    lost: tuple[int, ...]
+    notes: tuple[str, ...]
+
+
+def check_folder(folder: SweepFolder, repair: bool, command: str) -> CheckedFolder:
+    """Checks a folder before a driver continues the sweep in it.
+
+    Args:
+        repair: continue without what is lost; the files that this changes are copied into a folder beside them first.
+        command: the command that continues with a repair.
+
+    Raises:
+        UserError: a file without which the sweep cannot continue is damaged or missing; with the remedy.
+    """
+    _refuse_obstacles(folder)
+    plan, notes = folder.read_plan(), list[str]()
+    journal = folder.journal
+    if (damage := find_damage(journal)) is not None:
+        loss = f"{damage.lost} lines from there on are lost" if damage.lost else "nothing is lost by mending it"
+        if not repair:
+            raise UserError(
+                f"{journal}: line {damage.line} (byte {damage.offset}) {damage.problem}; {loss}\n"
+                "  put an undamaged copy of the journal in its place; or run this command, which mends the file and "
+                f"continues:\n  {command}"
+            )
+        copies = folder.set_aside(_changed_by_repair(folder))
+        write_atomically(journal, damage.kept)
+        notes.append(f"{journal}: line {damage.line} {damage.problem}; {loss} (the file as it was: {copies})")
+    studies = load_studies(journal)
+    has_ended = {
+        trial.user_attrs["number"]: trial.state.is_finished()
+        for study in sorted(studies, key=lambda study: arm_and_generation(study.study_name)[1])
+        for trial in study.get_trials(deepcopy=False)
+    }
+    damaged = list[str]()
+    events = [event for _, event in read_events(folder.spool, damaged=damaged)]
+    notes += _notes_on_spool(folder, damaged, bool(has_ended))
+    sweep_id = _identity(folder, plan, studies, events)
+    _refuse_lost_plan(folder, plan, studies, bool(has_ended))
+    if has_ended and not plan:
+        notes.append(f"{folder.plan} is missing, and is written anew")
+    lost_before = set(plan.get("lost", ()))
+    traces = _traces(folder, events)
+    lost = {number for number in traces if number not in has_ended} | lost_before
+    reopened = {event.number for event in events if isinstance(event, TrialEnded)} & {
+        number for number, finished in has_ended.items() if not finished
+    }
+    if newly_lost := (lost - lost_before) | reopened:
+        lines = _losses(folder, newly_lost - reopened, reopened, traces)
+        if not repair:
+            problem = "is older than other files of the sweep, or belongs to another sweep"
+            raise UserError(
+                "\n".join(
+                    [
+                        f"{journal} {problem if journal.exists() else 'is missing'}",
+                        *(f"  {line}" for line in lines),
+                        "  put the newest copy of the journal back;",
+                        f"  or start another sweep with name={folder.name}-2 (or any new name);",
+                        "  or continue without the results of these trials; their numbers are not used again:",
+                        f"  {command}",
+                    ]
+                )
+            )
+        copies = folder.set_aside(_changed_by_repair(folder))
+        notes += [f"{journal}: {line}" for line in lines]
+        notes.append(f"the sweep continues without the results of these trials; the files as they were: {copies}")
+    stores = [study.user_attrs[BELONGS]["store"] for study in studies if BELONGS in study.user_attrs]
+    store = plan.get("store") or next(iter(stores), "")
+    return CheckedFolder(sweep_id, store, tuple(sorted(lost)), tuple(notes))
+
+
+def _refuse_obstacles(folder: SweepFolder) -> None:
+    """
+    Raises:
+        UserError: a folder lies where a file of the sweep belongs, or the other way round.
+    """
+    for path in (*folder.files, *folder.errors.glob("*.txt")):
+        if path.exists() and not path.is_file():
+            raise UserError(f"{path}: the sweep needs a file there, and this is none; move it away")
+    checkpoints = [path for path in folder.checkpoints.glob("*") if path.name.isdecimal()]
+    for path in (folder.checkpoints, folder.errors, *checkpoints):
+        if path.exists() and not path.is_dir():
+            raise UserError(f"{path}: the sweep needs a folder there, and this is none; move it away")
+
+
+def _notes_on_spool(folder: SweepFolder, damaged: Sequence[str], has_begun: bool) -> list[str]:
+    """Returns what is lost of the spool. It is only a record, so the sweep continues without it."""
+    if not folder.spool.exists():
+        loss = f"epochs that {folder.epochs.name} lacks are lost, and MLflow receives only the end of each trial"
+        return [f"{folder.spool} is missing, and is begun anew; {loss}"] if has_begun else []
+    loss = f"if it held an epoch, that epoch is lost to {folder.epochs.name} and MLflow; no trial is lost"
+    return [f"{folder.spool}: {place} is damaged and skipped; {loss}" for place in damaged]
+
+
+def _identity(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], events: Sequence[Event]) -> str:
+    """Returns the sweep's identity; empty where no file has one yet.
+
+    Raises:
+        UserError: two files belong to different sweeps.
+    """
+    identities: dict[Path, set[str]] = {
+        folder.journal: {study.user_attrs[BELONGS]["sweep"] for study in studies if BELONGS in study.user_attrs},
+        folder.plan: {plan["sweep"]} if "sweep" in plan else set(),
+        folder.spool: {event.id for event in events if isinstance(event, SweepBegan)},
+    }
+    named = [(path, identity) for path, members in identities.items() for identity in sorted(members)]
+    votes = Counter(identity for _, identity in named)
+    # Two of three files outvote the third; without a majority the first file decides, which is the journal.
+    first, sweep_id = max(named, key=lambda pair: votes[pair[1]], default=(folder.journal, ""))
+    for path, identity in named:
+        if identity != sweep_id:
+            files = f"{path} and {first} are" if path != first else f"parts of {path} are"
+            remedy = "the sweep continues without the spool" if path == folder.spool else "put the right one back"
+            raise UserError(
+                f"{files} of different sweeps ({identity} and {sweep_id}); move away the one that was put there "
+                f"(mv {path} ...); then {remedy}"
+            )
+    return sweep_id
+
+
+def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], has_begun: bool) -> None:
+    """
+    Raises:
+        UserError: no file says any more which space the trials were drawn from.
+    """
+    other_sweep = f"start another sweep with name={folder.name}-2 (or any new name)"
+    if has_begun and not plan and not folder.space.exists():
+        raise UserError(
+            f"{folder}: {folder.plan.name} and {folder.space.name} are both missing, so no file says which space the "
+            f"trials were drawn from; put one of them back, or {other_sweep}"
+        )
+    states: dict[int, dict[int, Any]] = {}  # of the trials of each generation
+    for study in studies:
+        generation = arm_and_generation(study.study_name)[1]
+        for trial in study.get_trials(deepcopy=False):
+            states.setdefault(generation, {})[trial.user_attrs["number"]] = trial.state
+    for generation in sorted(states):
+        if generation <= plan.get("generation", 0):
+            continue
+        earlier: dict[int, Any] = {}
+        for before in range(generation):
+            earlier |= states.get(before, {})
+        was_used = any(earlier.get(number) != state for number, state in states[generation].items())
+        if was_used or not plan:  # otherwise a kill ended the extension, and its copies of earlier trials are deleted
+            raise UserError(
+                f"{folder.plan} is {'older than the journal' if plan else 'missing'}: the sweep was extended "
+                f"{generation} times, and this file says which space it is in; put the newest copy back, or "
+                f"{other_sweep}"
+            )
+
+
+def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
+    """Returns the number of each trial that a file other than the journal knows, with the name of that file."""
+    traces: dict[int, str] = {}
+    for place in (folder.checkpoints, folder.errors):
+        for path in sorted(place.iterdir()) if place.is_dir() else ():
+            if match := re.fullmatch(r"(\d+)(\.txt)?", path.name):
+                traces[int(match[1])] = f"{place.name}/{path.name}"
+    try:
+        table = pd.read_parquet(folder.trials, columns=["number"])
+        traces |= {int(number): folder.trials.name for number in table["number"]}
+    except Exception:  # there is none yet, or it is damaged: it is written anew
+        pass
+    return traces | {event.number: folder.spool.name for event in events if isinstance(event, TrialEvent)}
+
+
+def _losses(folder: SweepFolder, lost: set[int], reopened: set[int], traces: Mapping[int, str]) -> list[str]:
+    """Returns a line on the trials that the journal does not know, and one on those that it takes for running."""
+    lines = []
+    if lost:
+        files = ", ".join(sorted({traces[number] for number in lost})[:3])
+        lines.append(f"it does not know trials {_listed(lost)}, which are in {files}")
+    if reopened:
+        lines.append(f"trials {_listed(reopened)} have ended by {folder.spool.name}, and still run by the journal")
+    return lines
+
+
+def _listed(numbers: set[int]) -> str:
+    shown = ", ".join(map(str, sorted(numbers)[:MAX_LISTED_TRIALS]))
+    return f"{shown} and {len(numbers) - MAX_LISTED_TRIALS} more" if len(numbers) > MAX_LISTED_TRIALS else shown
+
+
+def _changed_by_repair(folder: SweepFolder) -> tuple[Path, ...]:
+    return folder.journal, folder.plan, folder.trials, folder.epochs, folder.best
