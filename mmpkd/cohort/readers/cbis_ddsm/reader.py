@@ -1,4 +1,4 @@
-"""Reads CBIS-DDSM, digitised film mammograms: the four case describe_bad_samples, and images in any layout of `files.py`.
+"""Reads CBIS-DDSM, digitised film mammograms: the four case descriptions, and images in any layout of `files.py`.
 
 Source: TCIA, doi 10.7937/K9/TCIA.2016.7O02S9CY; Lee et al., Sci Data 4:170177, 2017; CC BY 3.0. There are 3,103 images
 of 1,566 patients with 3,568 abnormalities, and the binary task `malignant` (both BENIGN pathologies are benign).
