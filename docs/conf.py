@@ -8,3 +8,5 @@ html_theme = "furo"
 html_show_sphinx = False
 html_show_copyright = False
 html_copy_source = False
+html_static_path = ["static"]
+html_css_files = ["site.css"]

@@ -33,7 +33,7 @@ EXAMPLES = {
 }
 
 
-def told_by(config: TeacherConfig, store: Store, cache: Path) -> CachedOutputs:
+def outputs_of(config: TeacherConfig, store: Store, cache: Path) -> CachedOutputs:
     """Returns the outputs of a teacher for training and validation samples; views are whole images."""
     if not TEACHERS[config.kind].sees_view:
         return cached_outputs(resolve(config), store, 0, cache)
@@ -48,8 +48,8 @@ def told_by(config: TeacherConfig, store: Store, cache: Path) -> CachedOutputs:
     return CachedOutputs(arrays, teacher.quality, teacher.seconds)
 
 
-class Told(Store):
-    """The store it is opened from, whose reports and superior images say what the test wants."""
+class StoreWithInputs(Store):
+    """A store whose reports and superior images are given by the test."""
 
     sentences: np.ndarray  # N, None where there is no report
     brightness: np.ndarray  # N, of the superior image

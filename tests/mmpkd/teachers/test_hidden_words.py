@@ -13,7 +13,7 @@ from mmpkd.cohort.readers.synthetic import CLASSES
 from mmpkd.config import CohortConfig
 from mmpkd.teachers import text_encoders
 from mmpkd.teachers.text import Text, TextParams
-from tests.mmpkd.teacher_fixtures import Told
+from tests.mmpkd.teacher_fixtures import StoreWithInputs
 
 
 def test_hidden_words_do_not_reach_the_encoder_at_prediction(
@@ -23,7 +23,7 @@ def test_hidden_words_do_not_reach_the_encoder_at_prediction(
     tokenizer, model = text_encoders.build([*sentences, *sentences], 50, 16, 2, 2, 24)
     tokenizer.save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)  # type: ignore[operator]
-    told = Told.open(prepare(tiny_cohort, cache).path)
+    told = StoreWithInputs.open(prepare(tiny_cohort, cache).path)
     told.sentences = np.array([sentences[index] for index in told.target_NK.argmax(axis=1)], object)
     answers: dict[bool, Any] = {}
     for hidden in (True, False):

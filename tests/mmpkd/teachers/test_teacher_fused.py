@@ -154,7 +154,7 @@ def test_a_patient_without_cells_gets_the_output_of_the_images(store: Store) -> 
     assert torch.equal(with_table, without), "the others' answers stay"  # type: ignore[arg-type]
 
 
-class Says(nn.Module):
+class NumberedNetwork(nn.Module):
     """Replaces a network: its logits are its number, and it records its inputs."""
 
     def __init__(self, number: int, num_logits: int) -> None:
@@ -168,8 +168,8 @@ class Says(nn.Module):
         return torch.full(shape, float(self.number)), torch.full((shape[0], 16), float(self.number))
 
 
-def with_speakers(asked: Online) -> Online:
-    models = [replace(one, network=Says(index, 3)) for index, one in enumerate(asked.models)]
+def with_numbered_networks(asked: Online) -> Online:
+    models = [replace(one, network=NumberedNetwork(index, 3)) for index, one in enumerate(asked.models)]
     return replace(asked, models=models)
 
 
@@ -178,7 +178,7 @@ def test_each_sample_gets_the_model_that_did_not_see_its_patient(store: Store, a
     expected = np.full(len(store.sample_ids), NAN)
     expected[train], expected[val] = folds(store, train, seed=0), 5
     rows = np.random.default_rng(0).permutation(np.r_[train, val, test])
-    told = with_speakers(asked).at(torch.from_numpy(rows), images(store, rows))
+    told = with_numbered_networks(asked).at(torch.from_numpy(rows), images(store, rows))
     assert told.logits_BK is not None and told.embedding_BD is not None
     np.testing.assert_array_equal(told.logits_BK[:, 0].numpy(), expected[rows])
     np.testing.assert_array_equal(told.embedding_BD[:, 0].numpy(), np.where(np.isin(rows, test), NAN, 5.0))
@@ -207,7 +207,7 @@ def test_fold_models_are_at_one_level_while_a_student_trains(
 def test_only_needed_fields_are_computed(store: Store, asked: Online) -> None:
     train = store.rows("train")
     for field, numbers in (("logits", [0, 1, 2, 3, 4]), ("embedding", [5])):
-        some = with_speakers(asked).only(Needs(teacher=frozenset({field})))
+        some = with_numbered_networks(asked).only(Needs(teacher=frozenset({field})))
         told = some.at(torch.from_numpy(train), images(store, train))
         assert (told.logits_BK is None) == (field == "embedding") and (told.embedding_BD is None) == (field == "logits")
         networks: list[Any] = [one.network for one in some.models]
@@ -218,7 +218,7 @@ def test_the_further_image_gets_the_view_of_the_student(store: Store, asked: Onl
     rows = store.rows("val")[:4]
     view = draw_views(4, 32, AugmentationConfig(shift=0.3), torch.Generator().manual_seed(3))
     seen = apply_view(images(store, rows), view)
-    speaker = with_speakers(asked)
+    speaker = with_numbered_networks(asked)
     speaker.at(torch.from_numpy(rows), seen, view)
     network: Any = speaker.models[5].network
     (heard,) = network.heard[:1]
@@ -281,7 +281,7 @@ def test_the_shuffled_control_exchanges_privileged_inputs_and_keeps_the_image(st
     rest = np.setdiff1d(np.arange(len(source)), train)
     assert np.array_equal(source[rest], rest)
 
-    speaker = with_speakers(shuffled)
+    speaker = with_numbered_networks(shuffled)
     speaker.only(Needs(teacher=frozenset({"embedding"}))).at(torch.from_numpy(train), images(store, train))
     network: Any = speaker.models[5].network
     (heard,) = network.heard

@@ -21,7 +21,7 @@ from mmpkd.teachers.cache import CachedOutputs, cached_outputs
 from mmpkd.teachers.image import Image, ImageParams
 from mmpkd.train import batches, loss_terms
 from mmpkd.types import TeacherOutput
-from tests.mmpkd.teacher_fixtures import IMAGE, NETWORK, Told
+from tests.mmpkd.teacher_fixtures import IMAGE, NETWORK, StoreWithInputs
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
 
 
 def test_it_reads_the_view_that_it_is_given(store: Store, tmp_path: Path) -> None:
-    told = Told.open(store.path)
+    told = StoreWithInputs.open(store.path)
     told.brightness = np.array([40, 120, 200])[told.target_NK.argmax(1)]
     told.fingerprint = "bright"
     params = IMAGE | {"epochs": 6, "lr": 0.003, "augmentation": {"shift": 0.0}}

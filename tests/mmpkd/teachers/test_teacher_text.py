@@ -24,7 +24,7 @@ from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.sections import chosen_sections
 from mmpkd.teachers.text import Network, Text, TextParams
 from mmpkd.types import TeacherError, lay_out
-from tests.mmpkd.teacher_fixtures import TEXT, Told
+from tests.mmpkd.teacher_fixtures import TEXT, StoreWithInputs
 
 CLASSES = ("lamellar", "columnar", "reticular")
 
@@ -35,9 +35,9 @@ def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
 
 
 @pytest.fixture
-def leaking(store: Store) -> Told:
+def leaking(store: Store) -> StoreWithInputs:
     """Its reports state the label."""
-    told = Told.open(store.path)
+    told = StoreWithInputs.open(store.path)
     told.sentences = np.array([f"The pattern is {CLASSES[index]}." for index in told.target_NK.argmax(1)], object)
     told.fingerprint = "leaking"
     return told
@@ -74,7 +74,7 @@ def test_sections_are_joined_and_blank_ones_left_out(store: Store) -> None:
         "impression",
     ]
 
-    class Sectioned(Told):
+    class Sectioned(StoreWithInputs):
         def text(self, sections: Any) -> Any:
             cells = super().text(sections).iloc[:4]
             cells["findings"] = ["clear ", None, " ", "a mass"]
@@ -88,7 +88,7 @@ def test_sections_are_joined_and_blank_ones_left_out(store: Store) -> None:
 
 
 def test_a_report_that_states_the_label_is_flagged_and_hiding_its_words_helps(
-    leaking: Told, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    leaking: StoreWithInputs, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Though a sixth of the samples have no report, each report learns its own label."""
     leaking.sentences[1::6] = None
@@ -145,7 +145,7 @@ def test_outputs_do_not_depend_on_padding_or_batch(store: Store) -> None:
     torch.testing.assert_close(together[0], teacher.network.head(hidden[-1, 0]))
 
 
-def test_too_few_reports_are_refused(leaking: Told, tmp_path: Path) -> None:
+def test_too_few_reports_are_refused(leaking: StoreWithInputs, tmp_path: Path) -> None:
     leaking.sentences[leaking.rows("train")[2:]] = None
     with pytest.raises(
         TeacherError, match=r"teacher 'report': only [12] of \d+ training samples of a fold have text in report"

@@ -24,7 +24,7 @@ from mmpkd.teachers.fitting import folds
 from mmpkd.teachers.quality import map_quality
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.types import Needs, TaskKind, TeacherError, lay_out
-from tests.mmpkd.teacher_fixtures import EXAMPLES, told_by
+from tests.mmpkd.teacher_fixtures import EXAMPLES, outputs_of
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def taught(request: pytest.FixtureRequest, store: Store, tmp_path_factory: pytes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kind, "fit", lambda self, s, rows: (fitted.append(rows), fit(self, s, rows))[1])
         patch.setattr(kind, "outputs", lambda self, s, rows: (asked.append(rows), ask(self, s, rows))[1])
-        outputs = told_by(config, store, cache)
+        outputs = outputs_of(config, store, cache)
     if config.kind == "ensemble":  # which has a tabular and a text member of its own
         assert len(list((cache / "teachers").glob("*/manifest.json"))) == 3
     return Taught(config, outputs, fitted, asked, cache)
@@ -149,7 +149,7 @@ def test_the_second_request_is_served_from_the_cache(
     store: Store, taught: Taught, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(TEACHERS[taught.config.kind], "fit", lambda *_: pytest.fail("fitted again"))
-    first, second = taught.outputs, told_by(taught.config, store, taught.cache)
+    first, second = taught.outputs, outputs_of(taught.config, store, taught.cache)
     assert set(first.arrays) == set(second.arrays)
     for name in first.arrays:
         assert torch.equal(first.arrays[name].nan_to_num(), second.arrays[name].nan_to_num())
