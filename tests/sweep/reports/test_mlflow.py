@@ -194,7 +194,7 @@ def test_a_run_deleted_by_hand_holds_nothing_up(tmp_path: Path, address: str) ->
     spool.append(TrialEnded(number=0, state="complete", error=""))
     tell_of(spool, 1, "complete")
     tracker = Tracker(address, "deleted", "id of deleted", spool, tmp_path)
-    tracker._runs[0] = "0" * 32  # as a driver remembers it that began before the deletion
+    tracker.runs.by_number[0] = "0" * 32  # as a driver remembers it that began before the deletion
     tracker.start()
     assert tracker.close(60) == 0
     assert runs(address, "deleted")[1].info.status == "FINISHED"

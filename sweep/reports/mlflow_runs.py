@@ -1,0 +1,203 @@
+"""The runs of one sweep on an MLflow server: one parent run for the sweep, one nested run for each trial.
+
+Every call may be repeated without harm: runs are found again by their tags, and a point of a metric is stored once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from sweep.options import sqlite_file
+from sweep.storage.mlflow_database import artifacts_uri, make_database, repoint_artifacts
+
+if TYPE_CHECKING:
+    from mlflow.entities import Metric, Param
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+# The tracker repeats calls itself, so no single call needs to repeat a request for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+
+STATUS_BY_STATE: Final = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+MAX_METRICS, MAX_PARAMS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 1000, 100, 6000, 5000  # MLflow's limits for one call
+PERMANENT_ERRORS: Final = (
+    "INVALID_PARAMETER_VALUE",
+    "BAD_REQUEST",
+    "RESOURCE_DOES_NOT_EXIST",
+    "INVALID_STATE",
+)
+
+
+class MlflowRuns:
+    """The runs of a sweep. The server is asked when `open` is called, not before.
+
+    Args:
+        uri: address of the tracking server, or of an SQLite file.
+        name: name of the sweep, and so of its experiment.
+        sweep_id: distinguishes this sweep from others of the same name on the same server.
+        artifacts: folder for files, unless the server has a place of its own.
+
+    Attributes:
+        by_number: MLflow's identity of each trial's run, by the number of the trial.
+        ended: numbers of the trials whose run has ended, or was deleted by hand.
+        refused: messages about records that the server will never accept.
+        refused_metrics: names of metrics that it will never accept.
+    """
+
+    def __init__(self, uri: str, name: str, sweep_id: str, artifacts: Path):
+        self._uri, self._name, self._sweep_id, self._artifacts = uri, name, sweep_id, artifacts
+        self._client: MlflowClient | None = None
+        self._experiment = self._parent = ""
+        self.by_number: dict[int, str] = {}
+        self.ended: set[int] = set()
+        self.refused: list[str] = []
+        self.refused_metrics: set[str] = set()
+
+    @property
+    def is_open(self) -> bool:
+        return self._client is not None
+
+    def open(self) -> None:
+        """Finds the experiment and the runs of the sweep, or makes the experiment and the parent run.
+
+        Raises:
+            Exception: the server cannot be reached; call it again later.
+        """
+        from mlflow.tracking import MlflowClient  # its import takes six seconds, while the first trials run
+
+        artifacts = (self._artifacts / self._name).absolute().as_uri()
+        if urlsplit(self._uri).scheme == "sqlite":
+            make_database(sqlite_file(self._uri), self._name, MlflowClient)
+            repoint_artifacts(sqlite_file(self._uri))
+            artifacts = artifacts_uri(sqlite_file(self._uri), self._name)
+        client = MlflowClient(tracking_uri=self._uri)
+        experiment = client.get_experiment_by_name(self._name)
+        if experiment is None:
+            is_remote = urlsplit(self._uri).scheme in ("http", "https", "databricks")
+            place = None if is_remote else artifacts
+            self._experiment = client.create_experiment(self._name, artifact_location=place)
+        else:
+            self._experiment = experiment.experiment_id
+        parent = self._find_runs(client)
+        if not parent:
+            tags = {"sweep.id": self._sweep_id}
+            parent = client.create_run(self._experiment, tags=tags, run_name=self._name).info.run_id
+        self._parent, self._client = parent, client
+
+    def _find_runs(self, client: MlflowClient) -> str:
+        """Fills `by_number` and `ended`, and returns the identity of the parent run, or nothing if there is none."""
+        from mlflow.entities import ViewType
+
+        token, parent = None, ""
+        while True:
+            page = client.search_runs(
+                [self._experiment],
+                f"tags.`sweep.id` = '{self._sweep_id}'",
+                run_view_type=ViewType.ALL,  # a run that was deleted by hand is not made again
+                max_results=1000,
+                page_token=token,
+            )
+            for run in page:
+                number = run.data.tags.get("sweep.number")
+                deleted = run.info.lifecycle_stage != "active"
+                if number is None:
+                    parent = parent if deleted else run.info.run_id
+                elif not deleted or int(number) not in self.by_number:
+                    self.by_number[int(number)] = run.info.run_id
+                    has_ended = deleted or run.info.status in STATUS_BY_STATE.values()
+                    self.ended |= {int(number)} if has_ended else set()
+            token = page.token
+            if not token:
+                return parent
+
+    def run(self, number: int | None, arm: str = "", milliseconds: int | None = None) -> str:
+        """Returns the run of a trial, which is made if it does not exist; the parent run for None."""
+        if number is None:
+            return self._parent
+        if number not in self.by_number:
+            tags = {
+                "sweep.id": self._sweep_id,
+                "sweep.number": str(number),
+                "arm": arm,
+                "mlflow.parentRunId": self._parent,
+            }
+            name = f"{number} {arm}"
+            run = self._opened.create_run(self._experiment, start_time=milliseconds, tags=tags, run_name=name)
+            self.by_number[number] = run.info.run_id
+        return self.by_number[number]
+
+    def log_metrics(self, run: str, metrics: Sequence[Metric]) -> None:
+        for start in range(0, len(metrics), MAX_METRICS):
+            self._log_accepted(run, metrics=metrics[start : start + MAX_METRICS])
+
+    def log_params(self, run: str, params: Sequence[Param]) -> None:
+        for start in range(0, len(params), MAX_PARAMS):
+            self._log_accepted(run, params=params[start : start + MAX_PARAMS])
+
+    def set_tag(self, run: str, key: str, value: str) -> None:
+        self._call(lambda: self._opened.set_tag(run, key, value[:MAX_TAG_LENGTH]))
+
+    def set_running(self, run: str) -> None:
+        self._call(lambda: self._opened.update_run(run, status="RUNNING"))
+
+    def set_ended(self, run: str, status: str, milliseconds: int) -> None:
+        self._call(lambda: self._opened.set_terminated(run, status=status, end_time=milliseconds))
+
+    def log_file(self, run: str, path: Path) -> None:
+        self._call(lambda: self._opened.log_artifact(run, str(path)))
+
+    @property
+    def _opened(self) -> MlflowClient:
+        assert self._client is not None, "open it first"
+        return self._client
+
+    def _log_accepted(self, run: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = ()) -> None:
+        """Logs a batch. A refused batch is halved until each record that the server refuses stands alone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._opened.log_batch(run, metrics=metrics, params=params)
+        except MlflowException as error:
+            batch: list[Metric | Param] = [*metrics, *params]
+            if error.error_code not in ("INVALID_PARAMETER_VALUE", "BAD_REQUEST"):
+                self._note_refusal(error)
+                return
+            if len(batch) == 1:
+                self._note_refusal(error, f"{batch[0].key!r}: ")
+                self.refused_metrics |= {metric.key for metric in metrics}
+                return
+            half = (len(batch) + 1) // 2
+            for part in (slice(half), slice(half, None)):
+                self._log_accepted(run, metrics[part], params[part])
+
+    def _call(self, call: Callable[[], object]) -> None:
+        """Makes a call, and notes a permanent error, such as that of a run that was deleted by hand."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            call()
+        except MlflowException as error:
+            self._note_refusal(error)
+
+    def _note_refusal(self, error: MlflowException, subject: str = "") -> None:
+        """Notes a record that the server will never accept.
+
+        Raises:
+            MlflowException: the error may pass, so the call must be repeated.
+        """
+        if error.error_code not in PERMANENT_ERRORS:
+            raise error
+        self.refused.append(f"{subject}{str(error).splitlines()[0]}")
+
+
+def shortened_param(value: str) -> str:
+    """Returns the value of a parameter as databases accept it; a value that is too long is cut and ends in '…'."""
+    clean = value.replace("\0", "�").encode(errors="replace").decode()
+    return clean if len(clean) <= MAX_PARAM_LENGTH else f"{clean[: MAX_PARAM_LENGTH - 1]}…"
