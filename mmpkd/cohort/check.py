@@ -37,8 +37,8 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         why = "".join(
             f"\n  {path.name} differs in {_describe_differences(path, identity)}" for path in _other_stores(target)
         )
-        mend = "prepare it first: python -m mmpkd.cohort prepare, with the same words"
-        raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {mend}{why}")
+        remedy = "prepare it first: python -m mmpkd.cohort prepare, with the same words"
+        raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {remedy}{why}")
     store = Store.open(target)
     if name := first_changed(target, store.manifest.get("checksums", {})):
         raise CohortError(f"{target / name} is damaged: its checksum differs; delete the store (rm -r {target})")
@@ -62,8 +62,8 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
             problems.append(f"sample {row + 1} of the store: {problem}")
     if problems:
         shown = problems[:NUM_SHOWN] + [f"and {len(problems) - NUM_SHOWN} more"] * (len(problems) > NUM_SHOWN)
-        mend = f"delete the store (rm -r {target}) and prepare it again"
-        raise CohortError("\n  ".join([f"{target} differs from its sources:", *shown, mend]))
+        remedy = f"delete the store (rm -r {target}) and prepare it again"
+        raise CohortError("\n  ".join([f"{target} differs from its sources:", *shown, remedy]))
     for sentence in reader.deviations(scan):
         console.print(f"differs from the data set as published: {sentence}", highlight=False, markup=False)
     result = f"{target}: complete, and {len(rows)} of {len(store.sample_ids)} samples decoded again are as stored"

@@ -287,8 +287,8 @@ def _column_problem(name: str, near_label: Sequence[str], facts: Facts) -> str:
     if column != name:
         return f"no column {name!r}; write it as the source does: {column!r}"
     if role == "near_label" and name not in near_label:
-        mend = "to teach from it all the same, list it under `near_label:` instead"
-        return f"column {name!r} nearly states the label (role near_label); {mend}"
+        remedy = "to teach from it all the same, list it under `near_label:` instead"
+        return f"column {name!r} nearly states the label (role near_label); {remedy}"
     if role != "near_label" and name in near_label:
         return f"column {name!r} has role {role}, not near_label; list it under `columns:`"
     return ""

@@ -38,26 +38,26 @@ def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
         problem = f"{count_phrase(groups, 'patient')} spelt in several ways"
         problem += f", which {DIFFERENCE} and would count as several people"
         refused = [name for group in groups for name in group]
-        mend = (
+        remedy = (
             "Write each patient in one way in the source; different patients need names that differ in more than that"
         )
     elif cut_off:
         problem = f"{count_phrase(cut_off, 'patient')} written in scientific notation"
         problem += ", of which a spreadsheet cut off digits"
         refused = cut_off
-        mend = "Format the column of patients as text where it was written, and export it again"
+        remedy = "Format the column of patients as text where it was written, and export it again"
     elif garbled := [name for name in counts.index if "\N{REPLACEMENT CHARACTER}" in name]:
         problem = f"{count_phrase(garbled, 'patient')} spelt with a character that stands for a lost one"
         refused = garbled
-        mend = "Export the table again as UTF-8 where it was written: several patients may have become one"
+        remedy = "Export the table again as UTF-8 where it was written: several patients may have become one"
     elif unnamed:
         problem = f"{count_phrase(unnamed, 'patient')} called by a word that stands for a missing name"
         refused = unnamed
-        mend = "Say in the source whose these samples are, or take them out"
+        remedy = "Say in the source whose these samples are, or take them out"
     else:
         return
     rows = _describe_rows(scan, patients.isin(refused), patients, is_public)
-    raise CohortError(f"cohort {reader}: {problem}: {rows}. {mend}.")
+    raise CohortError(f"cohort {reader}: {problem}: {rows}. {remedy}.")
 
 
 def warnings(scan: Scan, is_public: bool) -> list[str]:
@@ -85,8 +85,8 @@ def _column_warnings(column: Column, cells: pd.Series, is_public: bool) -> list[
         sentences.append(f"warning: column {column.name!r}: {what}; each spelling counts as a value of its own")
     if blanks := sorted(name for name in names if normalise_name(name) in BLANK_WORDS):
         what = f"{', '.join(map(repr, blanks))} counts as a value of its own"
-        mend = "if it stands for a missing value, blank it in the source (the `table` reader has `missing` for that)"
-        sentences.append(f"warning: column {column.name!r}: {what}; {mend}")
+        remedy = "if it stands for a missing value, blank it in the source (the `table` reader has `missing` for that)"
+        sentences.append(f"warning: column {column.name!r}: {what}; {remedy}")
     return sentences
 
 

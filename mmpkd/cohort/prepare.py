@@ -118,8 +118,8 @@ def _store_lock(target: Path) -> Iterator[None]:
         lock.acquire()
     except OSError as error:
         where = target.parent.absolute()
-        mend = "put the cache elsewhere with cache=DIR"
-        raise CohortError(f"cannot write to {where}: {error.strerror}; {mend}") from None
+        remedy = "put the cache elsewhere with cache=DIR"
+        raise CohortError(f"cannot write to {where}: {error.strerror}; {remedy}") from None
     try:
         yield
     finally:
@@ -149,7 +149,7 @@ def _build_store(
             refuse_bad_samples(bad, config, reader, scan)
             good = np.array([sample not in bad for sample in ids])
             if lost := sorted(set(split) - set(split[good])):
-                raise CohortError(f"not one sample of part {', '.join(lost)} can be used; mend its files")
+                raise CohortError(f"not one sample of part {', '.join(lost)} can be used; repair its files")
             splits.check(split[good], scan.samples["patient"][good], scan.labels[good], scan.tasks)
         except CohortError:
             shutil.rmtree(partial)  # the user has to change the source, and that changes the store's name

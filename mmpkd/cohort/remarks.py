@@ -71,9 +71,9 @@ def brightness_remarks(appearances: Sequence[Appearance], depth: Depth, images: 
                 f"values of more bits were cut to 8, go back to those{spread}"
             )
     if not lines or num_blank == len(lines) == 1:
-        mend = ". If others, or letters burnt into them, have a larger range, bring them to one scale"
-        mend += ", or state a cohort.window" if images == OWN else ""
-        lines += [line + mend for line in nearly_black_or_white(appearances, depth, images)]
+        remedy = ". If others, or letters burnt into them, have a larger range, bring them to one scale"
+        remedy += ", or state a cohort.window" if images == OWN else ""
+        lines += [line + remedy for line in nearly_black_or_white(appearances, depth, images)]
     return lines
 
 
@@ -130,8 +130,8 @@ def _copy_remarks(entries: Mapping[str, Entry], scan: Scan) -> list[str]:
             counts[key] += 1
     if not (count := sum(counts[key] for key, names in patients.items() if len(names) > 1)):
         return []
-    mend = "one of them may train and another validate: if it is one patient, name the patient alike"
-    return [f"warning: images that are the same, pixel for pixel, as one of another patient: {count}; {mend}"]
+    remedy = "one of them may train and another validate: if it is one patient, name the patient alike"
+    return [f"warning: images that are the same, pixel for pixel, as one of another patient: {count}; {remedy}"]
 
 
 def _region_remarks(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list[str]:
@@ -168,12 +168,12 @@ def _shape_remarks(entries: Sequence[Entry], label: str, are_large: bool) -> lis
         num_hollow += ndimage.binary_fill_holes(mask_HW).sum() >= HOLLOW_RATIO * mask_HW.sum()
     lines = []
     if num_around and not are_large:
-        mend = "If their masks are dark on a bright ground, say so: mask_value: 0 (reader table)"
+        remedy = "If their masks are dark on a bright ground, say so: mask_value: 0 (reader table)"
         lines.append(
             f"warning: regions of {label} that reach all four corners of their image: {num_around} of {len(entries)}. "
-            f"{mend}"
+            f"{remedy}"
         )
     elif num_hollow > len(entries) / 2:
-        mend = "If they are outlines of regions, fill them"
-        lines.append(f"warning: regions of {label} that are hollow: {num_hollow} of {len(entries)}. {mend}")
+        remedy = "If they are outlines of regions, fill them"
+        lines.append(f"warning: regions of {label} that are hollow: {num_hollow} of {len(entries)}. {remedy}")
     return lines

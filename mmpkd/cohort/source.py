@@ -120,20 +120,21 @@ def refuse_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reade
     if len(bad) > NUM_SHOWN:
         lines.append(f"  and {len(bad) - NUM_SHOWN} more")
     enough = min(1.0, math.ceil(share * 1000) / 1000)
-    mend = f"Mend these files or take their rows out of the source, or leave them out with cohort.max_bad={enough:g}"
+    remedy = f"Repair these files, remove their rows from the source, or leave them out with cohort.max_bad={enough:g}"
     if share == 1:
-        mend = f"Not one can be used: look at cohort.root={config.root} and at the folders and columns in cohort.params"
-    if any(sample.reason == OUTSIDE for sample in bad.values()):
-        mend = (
-            f"If they are the files that are meant, links and paths may lead out with cohort.allow_outside=true. {mend}"
+        remedy = (
+            f"Not one can be used: look at cohort.root={config.root} and at the folders and columns in cohort.params"
         )
+    if any(sample.reason == OUTSIDE for sample in bad.values()):
+        allowed = "links and paths may lead out with cohort.allow_outside=true"
+        remedy = f"If they are the files that are meant, {allowed}. {remedy}"
     if reader.credentialed and "credentialed" in type(reader).Params.model_fields:
-        mend += ". Of public data, cohort.params.credentialed=false shows which files these are"
+        remedy += ". Of public data, cohort.params.credentialed=false shows which files these are"
     raise CohortError(
         f"cohort {config.reader}: {len(bad)} of {len(scan.samples)} samples cannot be used "
         f"(cohort.max_bad={config.max_bad:g} allows {int(config.max_bad * len(scan.samples))})\n"
         + "\n".join(lines)
-        + f"\n{mend}"
+        + f"\n{remedy}"
     )
 
 

@@ -94,25 +94,25 @@ class Store:
                 else f"{type(error).__name__} reading {MANIFEST}"
             )
             raise CohortError(f"{path} is not a prepared cohort ({why}); delete it (rm -r {path})") from None
-        mend = f"delete it (rm -r {path}) and it is prepared again"
+        remedy = f"delete it (rm -r {path}) and it is prepared again"
         if schema != SCHEMA:
-            raise CohortError(f"{path} has store schema {schema}, this program reads {SCHEMA}: {mend}")
+            raise CohortError(f"{path} has store schema {schema}, this program reads {SCHEMA}: {remedy}")
         if not path.name.endswith(manifest["fingerprint"]) and path.parent.name == STORES:
-            raise CohortError(f"{path} holds another cohort, {manifest['fingerprint']}: move it away, or {mend}")
+            raise CohortError(f"{path} holds another cohort, {manifest['fingerprint']}: move it away, or {remedy}")
         for name, size in manifest["files"].items():
             actual = (path / name).stat().st_size if (path / name).is_file() else None
             if actual != size and not (actual is None and name.startswith(VIEWS)):
                 problem = "is missing" if actual is None else f"has {actual} bytes, its manifest says {size}"
-                raise CohortError(f"{path / name} {problem}: {mend}")
+                raise CohortError(f"{path / name} {problem}: {remedy}")
         expected = manifest.get("checksums", {})
         tables = {name: each for name, each in expected.items() if name.endswith(".parquet")}
         arrays = {name: each for name, each in expected.items() if name not in tables and (path / name).exists()}
         if name := first_changed(path, tables) or first_changed(path, arrays, since=path / MANIFEST):
-            raise CohortError(f"{path / name} is damaged: its checksum differs from the manifest; {mend}")
+            raise CohortError(f"{path / name} is damaged: its checksum differs from the manifest; {remedy}")
         try:
             store = cls(path, manifest)
         except (OSError, ValueError, LookupError, TypeError) as error:
-            raise CohortError(f"{path} is damaged ({type(error).__name__}): {mend}") from None
+            raise CohortError(f"{path} is damaged ({type(error).__name__}): {remedy}") from None
         splits.check_patients(store._samples["split"], store._samples["patient"])
         return store
 
@@ -164,8 +164,8 @@ class Store:
         try:
             view: NDArray[np.uint8] = np.load(self.path / VIEWS / f"{name}.npy", mmap_mode="r")
         except FileNotFoundError:
-            mend = f"to restore it, delete the store (rm -r {self.path}) and it is prepared again"
-            raise CohortError(f"the further image {name!r} has been deleted from {self.path}; {mend}") from None
+            remedy = f"to restore it, delete the store (rm -r {self.path}) and it is prepared again"
+            raise CohortError(f"the further image {name!r} has been deleted from {self.path}; {remedy}") from None
         return view
 
     def images(self, rows: NDArray[np.int64], names: Sequence[str] = (IMAGE,)) -> NDArray[np.uint8]:

@@ -36,17 +36,17 @@ class Suspects:
         warnings = []
         for name, scores in self.columns.items():
             if facts.columns[name].role in ADMITTED and (labels := describe_labels(scores, leakage.ALARM)):
-                mend = "if it states the label, give it the role near_label or forbidden"
-                warnings.append(f"column {name!r} alone tells {labels}; {mend}")
+                remedy = "if it states the label, give it the role near_label or forbidden"
+                warnings.append(f"column {name!r} alone tells {labels}; {remedy}")
         for first, second, scores in self.pairs:
-            mend = "if they state the label, give one the role near_label or forbidden"
+            remedy = "if they state the label, give one the role near_label or forbidden"
             labels = describe_labels(scores, leakage.STATED)
             both = f"columns {first!r} and {second!r} together"
-            warnings.append(f"{both} tell {labels}, though neither does alone; {mend}")
+            warnings.append(f"{both} tell {labels}, though neither does alone; {remedy}")
         for name, scores in self.sections.items() if sections else ():
             if not facts.sections[name].near_label and (labels := describe_labels(scores, leakage.STATED)):
-                mend = "hide the labels' names from a text teacher (mask_labels), or teach from other sections"
-                warnings.append(f"the words of section {name!r} alone tell {labels}; {mend}")
+                remedy = "hide the labels' names from a text teacher (mask_labels), or teach from other sections"
+                warnings.append(f"the words of section {name!r} alone tell {labels}; {remedy}")
         return warnings
 
 

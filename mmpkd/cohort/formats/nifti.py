@@ -130,15 +130,15 @@ def read_slice_mask(
         sides = " x ".join(map(str, voxels_XYZ.shape))
         raise BadSample(file, f"the mask has {sides} voxels, a slice of its image {shape[1]} x {shape[0]}")
     if (distance := _distance(affine, place.affine, voxels_XYZ.shape)) > MAX_DISTANCE:
-        mend = "save the mask with the affine of its image"
-        raise BadSample(file, f"the mask lies elsewhere than its image, up to {distance:.3g} voxels away: {mend}")
+        remedy = "save the mask with the affine of its image"
+        raise BadSample(file, f"the mask lies elsewhere than its image, up to {distance:.3g} voxels away: {remedy}")
     slices_XYS = voxels_XYZ[:, :, list(levels)]
     if values:
         return np.rot90(np.isin(slices_XYS, values).any(axis=2))
     present = np.unique(voxels_XYZ)
     if len(present) > 2:
-        mend = "say with mask_value which is the region"
-        raise BadSample(file, f"the mask holds {len(present)} different values; two are wanted: {mend}")
+        remedy = "say with mask_value which is the region"
+        raise BadSample(file, f"the mask holds {len(present)} different values; two are wanted: {remedy}")
     if present.all():
         raise BadSample(
             file, "the mask has no voxel of value 0, which is the ground: say with mask_value which value is the region"

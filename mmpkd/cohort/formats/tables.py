@@ -41,7 +41,7 @@ HARMLESS = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)
 
 
 def read_table(
-    path: Path, wanted: Sequence[str], mend: str, is_public: bool = False, also_named: Mapping[str, str] | None = None
+    path: Path, wanted: Sequence[str], remedy: str, is_public: bool = False, also_named: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
     """Reads a table as stripped text, empty where missing, in the order of the file.
 
@@ -50,18 +50,20 @@ def read_table(
 
     Raises:
         CohortError: the file is missing or damaged, a column is missing or occurs twice, or there is no row; the
-            message ends with `mend`.
+            message ends with `remedy`.
     """
     try:
         table = _read_cells(path)
     except FileNotFoundError:
-        raise CohortError(f"no {path.name} in {path.parent.absolute()}; {mend}") from None
+        raise CohortError(f"no {path.name} in {path.parent.absolute()}; {remedy}") from None
     except DAMAGED as error:
         text = error.strerror if isinstance(error, OSError) else str(error) if isinstance(error, HARMLESS) else None
         problem = type(error).__name__ + (f" ({text.strip()})" if text else "")
         other_format = recognise_format(path)
-        mend = f"it {other_format}" if other_format else mend
-        raise CohortError(f"{path} is not a {KINDS.get(path.suffix.lower(), 'CSV')} file: {problem}; {mend}") from None
+        remedy = f"it {other_format}" if other_format else remedy
+        raise CohortError(
+            f"{path} is not a {KINDS.get(path.suffix.lower(), 'CSV')} file: {problem}; {remedy}"
+        ) from None
     name_by_key = {_header_key(name): name for name in wanted}
     name_by_key |= {_header_key(other): name for other, name in (also_named or {}).items()}
     names = [name_by_key.get(_header_key(name), name) for name in table.columns]
@@ -69,14 +71,14 @@ def read_table(
         present = ", ".join(names if is_public else [name for name in wanted if name in names]) or "none"
         among = "" if is_public else " of those wanted"
         other_format = recognise_format(path)
-        mend = f"it {other_format}" if other_format else mend
-        raise CohortError(f"{path}: no column {', '.join(missing)} (found{among}: {present}); {mend}")
+        remedy = f"it {other_format}" if other_format else remedy
+        raise CohortError(f"{path}: no column {', '.join(missing)} (found{among}: {present}); {remedy}")
     if twice := [name for name, count in Counter(names).items() if count > 1]:
         places = ", ".join(str(number) for number, name in enumerate(names, 1) if name in twice)
         shared = f", {', '.join(twice)}" if is_public else ""
-        raise CohortError(f"{path}: columns {places} have the same name{shared}; {mend}")
+        raise CohortError(f"{path}: columns {places} have the same name{shared}; {remedy}")
     if not len(table):
-        raise CohortError(f"{path}: no row; {mend}")
+        raise CohortError(f"{path}: no row; {remedy}")
     return table.set_axis(names, axis=1)
 
 
@@ -105,7 +107,7 @@ def refuse_rows(path: Path, wrong: Any, what: str, cells: pd.Series | None = Non
         CohortError: some of `wrong`, a bool per row, is True; see `describe_rows`.
     """
     if rows := describe_rows(wrong, cells, unit):
-        raise CohortError(f"{path}: {what}, in {rows}; mend it or take it out")
+        raise CohortError(f"{path}: {what}, in {rows}; correct it or take it out")
 
 
 def describe_rows(wrong: Any, cells: pd.Series | None = None, unit: str = "row") -> str:

@@ -30,7 +30,7 @@ from pydantic import field_validator
 from mmpkd.cohort.decode import read_image
 from mmpkd.cohort.facts import BadSample, Column, RawImage, Reader, Scan, label_columns
 from mmpkd.cohort.formats.tables import FIRST_ROW, refuse_rows
-from mmpkd.cohort.readers.mimic_cxr.tables import FINDINGS, MEND, VALUES, Finding, read_ids
+from mmpkd.cohort.readers.mimic_cxr.tables import FINDINGS, REMEDY, VALUES, Finding, read_ids
 from mmpkd.config import Strict
 from mmpkd.frames import from_run_lengths
 from mmpkd.types import CohortError, ConfigError, lay_out
@@ -190,8 +190,8 @@ class Chexlocalize(Reader):
             if (self.root / folder / name).exists():
                 return (folder / name).as_posix()
         where = f"no {' and no '.join(names)} in {(self.root / folder).absolute()}"
-        mend = f"say where it is with cohort.params.{option}=DIR, or leave its part out with cohort.params.parts"
-        raise CohortError(f"{where}: {mend}")
+        remedy = f"say where it is with cohort.params.{option}=DIR, or leave its part out with cohort.params.parts"
+        raise CohortError(f"{where}: {remedy}")
 
 
 def _read_images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
@@ -227,9 +227,9 @@ def _read_masks(path: Path) -> dict[str, dict[str, Any]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
-        raise CohortError(f"{path} is not a JSON file: {type(error).__name__}; {MEND}") from None
+        raise CohortError(f"{path} is not a JSON file: {type(error).__name__}; {REMEDY}") from None
     if not isinstance(content, dict):
-        raise CohortError(f"{path}: wanted masks by image and finding; {MEND}")
+        raise CohortError(f"{path}: wanted masks by image and finding; {REMEDY}")
     wrong = [not isinstance(masks, dict) or set(masks) != set(MASKED) for masks in content.values()]
     refuse_rows(path, wrong, f"not the masks of {', '.join(MASKED)}", unit="entry")
     return {sample: {finding: masks[name] for name, finding in MASKED.items()} for sample, masks in content.items()}
@@ -245,8 +245,8 @@ def decode_mask(mask: Any, shape: tuple[int, ...], file: str) -> np.ndarray | No
     if not isinstance(mask, dict) or not isinstance(mask.get("counts"), str):
         raise BadSample(file, "a mask of it has no compressed counts")
     if mask.get("size") != [height, width]:
-        mend = "masks are of CheXpert's full images, not of CheXpert-v1.0-small"
-        raise BadSample(file, f"is {width} x {height} pixels, a mask of it is of another size; {mend}")
+        remedy = "masks are of CheXpert's full images, not of CheXpert-v1.0-small"
+        raise BadSample(file, f"is {width} x {height} pixels, a mask of it is of another size; {remedy}")
     try:
         runs = run_lengths(mask["counts"])
     except ValueError as error:

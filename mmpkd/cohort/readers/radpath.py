@@ -126,8 +126,8 @@ class RadPath(Reader):
 
 def _cases(path: Path, part: str) -> pd.DataFrame:
     """Returns the three columns of a label file, with `part`, and `row` for messages."""
-    mend = "wanted a label file of DeepGuide; their folder is cohort.params.labels"
-    table = read_table(path, [ID, CLASS, AGE], mend)[[ID, CLASS, AGE]]
+    remedy = "wanted a label file of DeepGuide; their folder is cohort.params.labels"
+    table = read_table(path, [ID, CLASS, AGE], remedy)[[ID, CLASS, AGE]]
     for wrong, what in (
         (~table[ID].str.fullmatch("[A-Za-z0-9_-]+"), f"a {ID} that is not of letters, digits and underscores"),
         (~table[CLASS].isin(LABELS), f"a class that is none of {', '.join(LABELS)}"),
@@ -140,12 +140,12 @@ def _cases(path: Path, part: str) -> pd.DataFrame:
 
 def _features(path: Path) -> pd.DataFrame:
     """Returns slide features as floats, index = patient, columns `slide_<name>`."""
-    mend = f"wanted {ID} and a column for each feature; without slides: cohort.params.features=null"
-    table = read_table(path, [ID], mend).set_index(ID).rename_axis("sample")
+    remedy = f"wanted {ID} and a column for each feature; without slides: cohort.params.features=null"
+    table = read_table(path, [ID], remedy).set_index(ID).rename_axis("sample")
     refuse_rows(path, table.index.duplicated(), "a patient that is listed before")
     stated = [str(name) for name in table if comparable_name(str(name)) in (CLASS, AGE)]
     if stated or not len(table.columns):
-        raise CohortError(f"{path}: the column {', '.join(stated) or ID} is no feature of a slide; {mend}")
+        raise CohortError(f"{path}: the column {', '.join(stated) or ID} is no feature of a slide; {remedy}")
     numbers: pd.DataFrame = table.apply(pd.to_numeric, errors="coerce").astype(float)
     refuse_rows(path, ~np.isfinite(numbers).all(axis=1), "a feature that is not a finite number")
     return numbers.add_prefix(SLIDE)

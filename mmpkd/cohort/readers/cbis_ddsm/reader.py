@@ -38,7 +38,7 @@ from mmpkd.types import CohortError, lay_out
 
 Kind = Literal["mass", "calc"]
 KINDS: tuple[Kind, ...] = ("mass", "calc")
-MEND = "is it the description file as published?"
+REMEDY = "is it the description file as published?"
 MISSING = ("", "N/A", "NA")
 PATHOLOGY = {"MALIGNANT": "malignant", "BENIGN": "benign", "BENIGN_WITHOUT_CALLBACK": "benign"}
 SAME_ATOM = {"LUCENT_CENTERED": "LUCENT_CENTER"}
@@ -156,8 +156,8 @@ class CbisDdsm(Reader):
             if (folder / name).is_file():
                 return folder / name
         other = "calc" if kind == "mass" else "mass"
-        mend = f"put the four description files there, or read one kind alone with cohort.params.kinds=[{other}]"
-        raise CohortError(f"no {name} in {self.root.absolute()} or its folder csv: {mend}")
+        remedy = f"put the four description files there, or read one kind alone with cohort.params.kinds=[{other}]"
+        raise CohortError(f"no {name} in {self.root.absolute()} or its folder csv: {remedy}")
 
 
 def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
@@ -165,7 +165,7 @@ def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
 
     `pathology` holds the labels of the task, and `part` the official part.
     """
-    table = read_table(path, [column.name for column in (*SHARED, *OF_KIND[kind])], MEND, is_public=True)
+    table = read_table(path, [column.name for column in (*SHARED, *OF_KIND[kind])], REMEDY, is_public=True)
     table = table.mask(table.isin(MISSING))
     named = table[["patient_id", "abnormality_id", "pathology"]]
     refuse_rows(path, named.isna().any(axis=1), "no patient, abnormality or pathology")

@@ -37,7 +37,7 @@ from mmpkd.types import CohortError, lay_out
 
 FOLDER = "release_v0"
 META = "meta.csv"
-MEND = f"is it {FOLDER} as published?"
+REMEDY = f"is it {FOLDER} as published?"
 PARTS = {"train": "train", "valid": "val", "test": "test"}  # name in the index files: name in a store
 DERMOSCOPY = "dermoscopy"
 
@@ -166,7 +166,7 @@ class Derm7pt(Reader):
         `part` is NaN for a case that is in no part."""
         base = self._base()
         path = base / "meta" / META
-        table = read_table(path, [column.name for column in COLUMNS], MEND, is_public=True)
+        table = read_table(path, [column.name for column in COLUMNS], REMEDY, is_public=True)
         number, score = table["case_num"], table["seven_point_score"]
         refuse_rows(path, number == "", "no case_num")
         refuse_rows(path, number.duplicated(), "a case_num that is listed before", number)
@@ -207,7 +207,7 @@ def _part_of_cases(folder: Path, num_cases: int) -> pd.Series:
     part_N = np.full(num_cases, np.nan, object)
     for name, part in PARTS.items():
         path = folder / f"{name}_indexes.csv"
-        cells = read_table(path, ["indexes"], MEND, is_public=True)["indexes"]
+        cells = read_table(path, ["indexes"], REMEDY, is_public=True)["indexes"]
         inside = cells.map(lambda cell: cell.isascii() and cell.isdigit() and len(cell) < 10 and int(cell) < num_cases)
         refuse_rows(path, ~inside.astype(bool), f"not a position in {META}, 0 to {num_cases - 1}", cells)
         positions = cells.astype(int)

@@ -19,7 +19,7 @@ import pandas as pd
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.formats.regions import box_mask
 from mmpkd.cohort.formats.tables import read_table, refuse_rows
-from mmpkd.cohort.readers.mimic_cxr.tables import IDS, MEND, SHAPES
+from mmpkd.cohort.readers.mimic_cxr.tables import IDS, REMEDY, SHAPES
 from mmpkd.types import CohortError
 
 BOXED = (
@@ -66,7 +66,7 @@ def read_boxes(path: Path) -> pd.DataFrame:
 
 
 def _from_csv(path: Path) -> pd.DataFrame:
-    table = read_table(path, ["dicom_id", "category_name", *FRAME], MEND)
+    table = read_table(path, ["dicom_id", "category_name", *FRAME], REMEDY)
     numbers = {name: pd.to_numeric(table[name], errors="coerce").astype(float) for name in FRAME}
     return table.assign(**numbers, path=table.get("path", ""))
 
@@ -75,13 +75,13 @@ def _from_json(path: Path) -> pd.DataFrame:
     try:
         return _annotations(path)
     except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise CohortError(f"{path} is not MS-CXR's COCO JSON file: {type(error).__name__}; {MEND}") from None
+        raise CohortError(f"{path} is not MS-CXR's COCO JSON file: {type(error).__name__}; {REMEDY}") from None
 
 
 def _annotations(path: Path) -> pd.DataFrame:
     content = json.loads(path.read_text(encoding="utf-8-sig"))
     if lacking := [name for name in ("categories", "images", "annotations") if name not in content]:
-        raise CohortError(f"{path}: no {', '.join(lacking)}; {MEND}")
+        raise CohortError(f"{path}: no {', '.join(lacking)}; {REMEDY}")
     names = {category["id"]: category["name"] for category in content["categories"]}
     images = {image["id"]: image for image in content["images"]}
     rows = []
@@ -93,11 +93,11 @@ def _annotations(path: Path) -> pd.DataFrame:
             size = [annotation.get(name, image.get(name)) for name in ("width", "height")]
         except (KeyError, TypeError, ValueError, AttributeError):
             what = "its image or category is not listed, or its bbox is not x, y, width and height"
-            raise CohortError(f"{path}: annotation {number}: {what}; {MEND}") from None
+            raise CohortError(f"{path}: annotation {number}: {what}; {REMEDY}") from None
         numbers = [float(value) for value in (x, y, width, height, *size)]
         rows.append((PurePosixPath(file).stem, str(finding), *numbers, file))
     if not rows:
-        raise CohortError(f"{path}: no box; {MEND}")
+        raise CohortError(f"{path}: no box; {REMEDY}")
     return pd.DataFrame(rows, columns=["dicom_id", "category_name", *FRAME, "path"])
 
 

@@ -50,7 +50,7 @@ PUBLISHED = {
     "validate": (2_991, 1_808, 500, 2_041),
     "test": (5_159, 3_269, 293, 3_653),
 }
-MEND = "is it the file as published? Else download it again"
+REMEDY = "is it the file as published? Else download it again"
 
 
 def find_table(root: Path, name: str) -> Path:
@@ -62,7 +62,7 @@ def find_table(root: Path, name: str) -> Path:
     for path in (root / f"{name}.gz", root / name):
         if path.is_file():
             return path
-    raise CohortError(f"no {name}.gz and no {name} in {root.absolute()}: put it there, or mend cohort.root=DIR")
+    raise CohortError(f"no {name}.gz and no {name} in {root.absolute()}: put it there, or correct cohort.root=DIR")
 
 
 def read_ids(path: Path, wanted: Sequence[str], key: str, also_named: Mapping[str, str] | None = None) -> pd.DataFrame:
@@ -71,7 +71,7 @@ def read_ids(path: Path, wanted: Sequence[str], key: str, also_named: Mapping[st
     Raises:
         CohortError: the table is not as published.
     """
-    table = read_table(path, wanted, MEND, also_named=also_named)
+    table = read_table(path, wanted, REMEDY, also_named=also_named)
     for name in (name for name in IDS if name in wanted):
         refuse_rows(path, ~table[name].str.fullmatch(IDS[name]), f"a {name} that is not {SHAPES[name]}, as published")
     refuse_rows(path, table[key].duplicated(), f"a {key} that is listed before")

@@ -45,8 +45,8 @@ def read_split(cells: pd.DataFrame, params: TableParams) -> GivenSplit:
     words = set(parts)
     if words != {TEST} and not _part_words_in(words - {TEST}):
         if params.groups is not None:
-            mend = f"column {params.split!r} states folds already; leave one of `split` and `groups` out"
-            return GivenSplit(None, [], _mistake("groups", mend))
+            remedy = f"column {params.split!r} states folds already; leave one of `split` and `groups` out"
+            return GivenSplit(None, [], _mistake("groups", remedy))
         return _read_folds(cells, params, "split", params.split)
     wanted = "not train, val or test; a column of folds holds none of these but test"
     mistakes = cell_mistakes(params, "split", wanted, names, ~parts.isin(PARTS))
@@ -103,8 +103,8 @@ def _read_folds(cells: pd.DataFrame, params: TableParams, key: str, column: str,
     folds = [name for name in folds if name != sealed]
     if len(folds) < 2 and not mistakes:
         has = f"{len(folds)} fold{'s' * (len(folds) != 1)} beside the sealed part"
-        mend = "name more, or leave the column out, and patients are dealt into five"
-        mistakes += _mistake(key, f"column {column!r} has {has}; one validates and one trains at least: {mend}")
+        remedy = "name more, or leave the column out, and patients are dealt into five"
+        mistakes += _mistake(key, f"column {column!r} has {has}; one validates and one trains at least: {remedy}")
     if mistakes:
         return GivenSplit(None, [], mistakes)
     numbers = {name: f"{FOLD}{number}" for number, name in enumerate(folds)}
@@ -143,8 +143,8 @@ def _fold_note(folds: list[str], sealed: str | None, params: TableParams, column
         each = "each of its values validates in turn"
         each += "" if sealed is None else f" but the one {which}, which is sealed as test"
         numbers = f"those that do are folds 0 to {len(folds) - 1}, in the order of their names"
-        mend = "cohort.params.credentialed=false prints which name is which fold, if the data are public"
-        return f"{given_in(column)}: {each}; {numbers}. {mend}"
+        remedy = "cohort.params.credentialed=false prints which name is which fold, if the data are public"
+        return f"{given_in(column)}: {each}; {numbers}. {remedy}"
     listed = ", ".join(f"{number} is {name!r}" for number, name in enumerate(folds))
     seal = "" if sealed is None else f"; sealed as test is {sealed!r}"
     return f"{given_in(column)}: {listed}{seal}"

@@ -68,7 +68,7 @@ from mmpkd.near_names import near
 from mmpkd.types import CohortError, ConfigError, Mistake, lay_out
 
 PARAMS = "cohort.params"
-MEND = "wanted a table under cohort.root: CSV (commas, UTF-8), Parquet or .xlsx"
+REMEDY = "wanted a table under cohort.root: CSV (commas, UTF-8), Parquet or .xlsx"
 
 
 class Table(Reader):
@@ -186,7 +186,7 @@ class Table(Reader):
         if ABSOLUTE.match(file) and not self.allow_outside:
             raise ConfigError.at(where, f"must be relative to cohort.root unless {OUTSIDE}, got {file}")
         try:
-            return read_table(self.root / file, (), MEND, is_public=not self.credentialed)
+            return read_table(self.root / file, (), REMEDY, is_public=not self.credentialed)
         except CohortError as error:
             raise ConfigError.at(where, str(error)) from None
 
