@@ -123,5 +123,7 @@ def test_rows_are_named_and_values_only_where_they_are_given() -> None:
     assert describe_rows(wrong, unit="annotation") == "annotation 2, 4" and describe_rows([False, False]) == ""
     assert len(describe_rows([True], pd.Series(["a report " * 1000]))) < 100
     refuse_rows(Path("a.csv"), [False], "nothing")
-    with pytest.raises(CohortError, match=r"^a\.csv: a letter, in row 3, 5 \(the header is row 1\), got 'b'; correct it"):
+    with pytest.raises(
+        CohortError, match=r"^a\.csv: a letter, in row 3, 5 \(the header is row 1\), got 'b'; correct it"
+    ):
         refuse_rows(Path("a.csv"), wrong, "a letter", cells)
