@@ -41,7 +41,7 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         raise CohortError(f"no store of these sources and options in {target.parent.absolute()}; {mend}{why}")
     store = Store.open(target)
     if name := first_changed(target, store.manifest.get("checksums", {})):
-        raise CohortError(f"{target / name} is damaged, its checksum is another: delete the store (rm -r {target})")
+        raise CohortError(f"{target / name} is damaged: its checksum differs; delete the store (rm -r {target})")
     problems = [
         f"{len(missing)} samples lack a file"
         for missing in (missing_files(config.root, scan, config.allow_outside),)
@@ -51,7 +51,7 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         stored = store.text(list(store.facts.sections))
         has_changed = (stored.fillna("") != scan.text.astype(object).loc[stored.index].fillna("")).any(axis=1)
         num_changed = int(has_changed.sum())
-        problems += [f"the report texts of {num_changed} samples are others now"] if num_changed else []
+        problems += [f"the report texts of {num_changed} samples have changed"] if num_changed else []
     views = [store.view(name) for name in store.facts.views]
     rows = np.arange(len(store.sample_ids))
     if count is not None:
@@ -66,7 +66,7 @@ def check(config: CohortConfig, cache: Path, count: int | None, console: Console
         raise CohortError("\n  ".join([f"{target} differs from its sources:", *shown, mend]))
     for sentence in reader.deviations(scan):
         console.print(f"differs from the data set as published: {sentence}", highlight=False, markup=False)
-    result = f"{target}: whole, and {len(rows)} of {len(store.sample_ids)} samples decoded again are as stored"
+    result = f"{target}: complete, and {len(rows)} of {len(store.sample_ids)} samples decoded again are as stored"
     console.print(result, highlight=False, markup=False)
 
 
@@ -80,7 +80,7 @@ def _describe_differences(path: Path, identity: Mapping[str, Any]) -> str:
     """Returns, in words, which parts of another store's identity differ from `identity`."""
     other = json.loads((path / MANIFEST).read_text())
     words = {"source": "the files or tables", "params": "cohort.params", "image_size": "cohort.image_size"}
-    words |= {"contrast": "cohort.window or cohort.clahe", "depth": "whose student it was to test"}
+    words |= {"contrast": "cohort.window or cohort.clahe", "depth": "the student that it is to test"}
     names = [name for name in dict.fromkeys((*identity, "contrast", "depth")) if name != "fingerprint"]
     different = [words.get(name, "the program's version") for name in names if other.get(name) != identity.get(name)]
     return ", ".join(dict.fromkeys(different))
@@ -95,7 +95,7 @@ def _compare_sample(
         decoded = decode(reader.load(str(store.sample_ids[row])), facts.image_size, facts.channels, facts.views, depths)
     except BadSample as bad:
         if fault := machine_fault(bad):
-            raise CohortError(f"checking stopped: {fault}; mend that, and run the same command again") from bad
+            raise CohortError(f"checking stopped: {fault}; fix that, and run the same command again") from bad
         return bad.reason
     if not np.array_equal(decoded.pixels_VCHW[0], store.image_NCHW[row]):
         return "the image has other pixels"

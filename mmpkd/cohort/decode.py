@@ -142,7 +142,7 @@ def to_stored_square(image: np.ndarray, size: int, channels: int, depth: Depth) 
     if depth.window is not None and image.min() < image.max():
         low, high = depth.window
         if image.max() <= low or image.min() >= high:
-            raise BadSample("", f"has all its values outside the window of {low:g} to {high:g}: nothing would be seen")
+            raise BadSample("", f"has all its values outside the window of {low:g} to {high:g}: it would be blank")
     letterbox = Letterbox(image.shape[0], image.shape[1], size)
     stored = letterbox.store_image(_convert_channels(to_8_bit(image, depth), channels))
     if depth.clahe is not None:

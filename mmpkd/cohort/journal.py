@@ -88,7 +88,7 @@ def decode_all(
         except BadSample as bad:
             if fault := machine_fault(bad):
                 # Otherwise `max_bad` would leave out a good sample for ever.
-                raise CohortError(f"preparing stopped: {fault}; once that is mended, the same command goes on") from bad
+                raise CohortError(f"preparing stopped: {fault}; fix that, and the same command continues") from bad
             return BadSample(bad.file or next(iter(scan.files.get(sample, ())), ""), bad.reason)
 
     ids = [str(sample) for sample in scan.samples.index]

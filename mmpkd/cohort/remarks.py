@@ -100,7 +100,7 @@ def _colour_remarks(appearances: Sequence[Appearance], channels: int, images: st
         count = f"{images} in colour, be it a tint or a mark, stored as grey: {num_coloured} of {len(appearances)}"
         return [f"{count}; channels: 3 in cohort.params (reader table) keeps the colours"]
     if num_grey := len(appearances) - num_coloured:
-        what = "does that tell the label or the site?"
+        what = "check whether that reveals the label or the site"
         return [f"warning: {images} without colour among those with: {num_grey} of {len(appearances)}; {what}"]
     return []
 
@@ -174,6 +174,6 @@ def _shape_remarks(entries: Sequence[Entry], label: str, are_large: bool) -> lis
             f"{mend}"
         )
     elif num_hollow > len(entries) / 2:
-        mend = "If they are outlines of what is meant, fill them"
+        mend = "If they are outlines of regions, fill them"
         lines.append(f"warning: regions of {label} that are hollow: {num_hollow} of {len(entries)}. {mend}")
     return lines

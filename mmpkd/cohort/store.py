@@ -84,7 +84,9 @@ class Store:
             schema = json.loads(written).get("schema")
             manifest = unsealed(written) if schema == SCHEMA else {}
         except PermissionError as error:
-            raise CohortError(f"{path / MANIFEST} cannot be read ({error.strerror}); ask whom it belongs to") from error
+            raise CohortError(
+                f"{path / MANIFEST} cannot be read ({error.strerror}); ask its owner for access"
+            ) from error
         except (OSError, ValueError, AttributeError) as error:
             why = (
                 f"{MANIFEST} {error}"
@@ -106,7 +108,7 @@ class Store:
         tables = {name: each for name, each in expected.items() if name.endswith(".parquet")}
         arrays = {name: each for name, each in expected.items() if name not in tables and (path / name).exists()}
         if name := first_changed(path, tables) or first_changed(path, arrays, since=path / MANIFEST):
-            raise CohortError(f"{path / name} is damaged, its checksum is another: {mend}")
+            raise CohortError(f"{path / name} is damaged: its checksum differs from the manifest; {mend}")
         try:
             store = cls(path, manifest)
         except (OSError, ValueError, LookupError, TypeError) as error:
@@ -162,8 +164,8 @@ class Store:
         try:
             view: NDArray[np.uint8] = np.load(self.path / VIEWS / f"{name}.npy", mmap_mode="r")
         except FileNotFoundError:
-            mend = f"to have it again, delete the store (rm -r {self.path}) and it is prepared anew"
-            raise CohortError(f"the further image {name!r} has been taken out of {self.path}: {mend}") from None
+            mend = f"to restore it, delete the store (rm -r {self.path}) and it is prepared again"
+            raise CohortError(f"the further image {name!r} has been deleted from {self.path}; {mend}") from None
         return view
 
     def images(self, rows: NDArray[np.int64], names: Sequence[str] = (IMAGE,)) -> NDArray[np.uint8]:

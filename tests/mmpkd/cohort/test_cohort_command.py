@@ -72,7 +72,7 @@ def test_check(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
         main(["check", *words(root)])
     main(["prepare", *words(root)])
     main(["check", *words(root), "samples=all"])
-    assert "whole, and 60 of 60 samples decoded again are as stored" in capsys.readouterr().out
+    assert "complete, and 60 of 60 samples decoded again are as stored" in capsys.readouterr().out
     main(["check", *words(root), "samples=7"])
     assert "7 of 60 samples" in capsys.readouterr().out
 

@@ -108,7 +108,7 @@ def test_a_machine_fault_does_not_leave_out_samples(
         return load(reader, sample)
 
     monkeypatch.setattr(Synthetic, "load", failing)
-    with pytest.raises(CohortError, match=rf"preparing stopped: {os.strerror(number)}; .*same command goes on"):
+    with pytest.raises(CohortError, match=rf"preparing stopped: {os.strerror(number)}; .*same command continues"):
         prepare(config, tmp_path)
     store = prepare(config, tmp_path)
     assert len(store.sample_ids) == 102 and not store.manifest["left_out"]

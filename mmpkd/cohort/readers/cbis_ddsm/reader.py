@@ -91,9 +91,8 @@ class CbisDdsm(Reader):
         assert root is not None
         self.root = root
         self.params = params
-        self._files: dict[
-            str, tuple[str, list[list[str]]]
-        ] = {}  # by sample: its image, and for each mask the files that may be it
+        # By sample: its image, and for each mask the files that may be it
+        self._files: dict[str, tuple[str, list[list[str]]]] = {}
 
     def scan(self) -> Scan:
         scan, stated = self.describe()

@@ -223,7 +223,7 @@ class Table(Reader):
             if column.role != columns[name].role
         ]
         mistakes += [
-            Mistake(f"{PARAMS}.text.{section}", f"column {name!r} has role {columns[name].role}; it is no report")
+            Mistake(f"{PARAMS}.text.{section}", f"column {name!r} has role {columns[name].role}, so it is not a report")
             for section, name in params.text.items()
             if name in columns and columns[name].role in ("forbidden", "id", "near_label")
         ]
