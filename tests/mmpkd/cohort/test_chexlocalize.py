@@ -355,7 +355,7 @@ def without(finding: str) -> Masks:
         ("[" * 100_000, "is not a JSON file: RecursionError"),
         ("[]", "wanted masks by image and finding"),
         (json.dumps({SAMPLE: []}), "not the masks of Atelectasis, "),
-        (json.dumps(masks()[VAL_MASKS] | {"x": entry() | {"Oedema": {}}}), "Support Devices, in entry 2; mend it"),
+        (json.dumps(masks()[VAL_MASKS] | {"x": entry() | {"Oedema": {}}}), "Support Devices, in entry 2; correct it"),
         (json.dumps(without("Edema")), "in entry 1"),
         (json.dumps({"patient1_study1_view1_frontal": entry()}), "none of its entries is of an image in CheXpert/val_"),
         ("{}", "none of its entries is of an image"),
