@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import sys
+import shlex
 import threading
 import time
 from collections import Counter
@@ -158,11 +158,13 @@ def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path)
 
 
 def test_a_sweep_that_a_limit_ended_says_how_it_goes_on_and_is_not_called_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
 ) -> None:
-    words = ["space=my space.yaml", "trials=8", "search.budget_device_hours=0.001", "deadline=2099-01-01"]
-    monkeypatch.setattr(sys, "argv", ["sweep.run", *words])
-    _, text = ran(tmp_path, "trials=8", "budget_device_hours=0.001", "deadline=2099-01-01")
-    command = "python -m sweep.run 'space=my space.yaml' trials=8 budget_device_hours=0.002 deadline=null"
-    assert command in text.splitlines()[-1]
-    assert read_sweep(SweepFolder(tmp_path / "fake")).state == "stopped"
+    folder = tmp_path / "my runs"
+    folder.mkdir()
+    _, text = ran(folder, "trials=8", "search.budget_device_hours=0.001", "deadline=2099-01-01")
+    command = text.splitlines()[-1].strip()
+    words = shlex.split(command)
+    assert command.startswith("python -m sweep.run ") and f"space={folder / 'fake.yaml'}" in words
+    assert words[-3:] == ["trials=8", "budget_device_hours=0.002", "deadline=null"]
+    assert read_sweep(SweepFolder(folder / "fake")).state == "stopped"

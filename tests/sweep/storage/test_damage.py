@@ -19,7 +19,7 @@ from sweep import status
 from sweep.clean import waste_of
 from sweep.options import read_run_options
 from sweep.reports import final
-from sweep.reports.final import _tell_tracking
+from sweep.reports.final import _print_tracking
 from sweep.reports.mlflow import Tracker
 from sweep.status import as_json
 from sweep.storage.events import Spool, SweepBegan, TrialEnded, read_events
@@ -202,7 +202,7 @@ def test_a_damaged_mlflow_file_stops_no_sweep(
     assert tracker.close(0.1) == 1 and tracker.trouble
     options, _ = read_run_options([f"tracking=sqlite:///{database}", f"storage={tmp_path}"])
     console = Console(file=io.StringIO(), width=200)
-    _tell_tracking(1, tracker, options, console)
+    _print_tracking(1, tracker, options, console)
     assert f"mv {database} {database}.damaged" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
