@@ -205,8 +205,8 @@ def _read_images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
     refuse_rows(path, ~parsed["folder"].isin(FOLDERS[part]), f"a Path that does not end in {wanted}")
     refuse_rows(path, parsed["file"].duplicated(), "an image that is listed before")
     for name in FINDINGS:
-        wrong = ~table[name].isin(list(KNOWN))
-        refuse_rows(path, wrong, f"a label that is not 1, 0 or empty in column {name!r}")
+        is_wrong = ~table[name].isin(list(KNOWN))
+        refuse_rows(path, is_wrong, f"a label that is not 1, 0 or empty in column {name!r}")
     context = table.reindex(columns=[column.name for column in CONTEXT], fill_value="")
     refuse_rows(path, ~context["Age"].str.fullmatch(r"([0-9]{1,3}(\.0)?)?"), "an Age that is not a number of years")
     context = context.mask(context == "").assign(Age=pd.to_numeric(context["Age"]).astype(float))
@@ -230,8 +230,8 @@ def _read_masks(path: Path) -> dict[str, dict[str, Any]]:
         raise CohortError(f"{path} is not a JSON file: {type(error).__name__}; {REMEDY}") from None
     if not isinstance(content, dict):
         raise CohortError(f"{path}: wanted masks by image and finding; {REMEDY}")
-    wrong = [not isinstance(masks, dict) or set(masks) != set(MASKED) for masks in content.values()]
-    refuse_rows(path, wrong, f"not the masks of {', '.join(MASKED)}", unit="entry")
+    is_wrong = [not isinstance(masks, dict) or set(masks) != set(MASKED) for masks in content.values()]
+    refuse_rows(path, is_wrong, f"not the masks of {', '.join(MASKED)}", unit="entry")
     return {sample: {finding: masks[name] for name, finding in MASKED.items()} for sample, masks in content.items()}
 
 

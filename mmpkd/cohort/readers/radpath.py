@@ -83,9 +83,9 @@ class RadPath(Reader):
         if params.features is not None:
             features = _features(self.root / params.features)
             known = {strip_padding(str(name)) for name in cases.index}
-            wrong = ~features.index.isin(cases.index) & features.index.map(strip_padding).isin(known)
+            is_wrong = ~features.index.isin(cases.index) & features.index.map(strip_padding).isin(known)
             what = f"a {ID} that the label files spell otherwise: they {DIFFERENCE}"
-            refuse_rows(self.root / params.features, wrong, what)
+            refuse_rows(self.root / params.features, is_wrong, what)
             if not cases.index.isin(features.index).any():
                 raise CohortError(f"{self.root / params.features}: none of its {ID} is one of the label files'")
             columns += [Column(str(name), "descriptor", "numeric") for name in features]
@@ -128,12 +128,12 @@ def _cases(path: Path, part: str) -> pd.DataFrame:
     """Returns the three columns of a label file, with `part`, and `row` for messages."""
     remedy = "wanted a label file of DeepGuide; their folder is cohort.params.labels"
     table = read_table(path, [ID, CLASS, AGE], remedy)[[ID, CLASS, AGE]]
-    for wrong, what in (
+    for is_wrong, what in (
         (~table[ID].str.fullmatch("[A-Za-z0-9_-]+"), f"a {ID} that is not of letters, digits and underscores"),
         (~table[CLASS].isin(LABELS), f"a class that is none of {', '.join(LABELS)}"),
         (~table[AGE].str.fullmatch("[0-9]{1,5}|"), f"an {AGE} that is not a number of days"),
     ):
-        refuse_rows(path, wrong, what)
+        refuse_rows(path, is_wrong, what)
     table[AGE] = pd.to_numeric(table[AGE])
     return table.assign(part=part, row=[f"{row} of {path.name}" for row in range(FIRST_ROW, len(table) + FIRST_ROW)])
 

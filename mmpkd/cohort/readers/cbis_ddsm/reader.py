@@ -173,14 +173,16 @@ def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
     refuse_rows(path, ~cells.isin(PATHOLOGY), f"a pathology that is none of {', '.join(PATHOLOGY)}", cells)
     for column in (IMAGE, CROP, MASK):
         parts = table[column].fillna("").str.split("/")
-        wrong = (parts.map(len) != 4) | parts.map(lambda each: bool({"", ".", ".."} & set(each)))
-        refuse_rows(path, wrong, f"a {column} that is not folder/StudyUID/SeriesUID/file, as published", table[column])
+        is_wrong = (parts.map(len) != 4) | parts.map(lambda each: bool({"", ".", ".."} & set(each)))
+        refuse_rows(
+            path, is_wrong, f"a {column} that is not folder/StudyUID/SeriesUID/file, as published", table[column]
+        )
     refuse_rows(path, table.duplicated([IMAGE, "abnormality_id"]), "an abnormality that is listed before")
     place = "Training" if part == "train" else "Test"
     own = table[["patient_id", "left_or_right_breast", "image_view"]].fillna("").agg("_".join, axis=1)
     stated = table[IMAGE].str.split("/").str[0]
-    wrong = stated != f"{kind.title()}-{place}_" + own
-    refuse_rows(path, wrong, f"an {IMAGE} of another kind, part, patient, side or view", stated)
+    is_wrong = stated != f"{kind.title()}-{place}_" + own
+    refuse_rows(path, is_wrong, f"an {IMAGE} of another kind, part, patient, side or view", stated)
     table["pathology"] = table["pathology"].map(PATHOLOGY)
     for column in ("breast_density", "subtlety"):
         table[column] = table[column].mask(table[column] == "0")

@@ -175,8 +175,8 @@ class Derm7pt(Reader):
             wanted = f"a {name} that is none of {', '.join(class_of)}"
             refuse_rows(path, ~table[name].isin(class_of), wanted, table[name])
             table[name] = table[name].map(class_of)
-        wrong = ~score.str.fullmatch("[0-9]{1,2}")
-        refuse_rows(path, wrong, "a seven_point_score that is not a number of points", score)
+        is_wrong = ~score.str.fullmatch("[0-9]{1,2}")
+        refuse_rows(path, is_wrong, "a seven_point_score that is not a number of points", score)
         listing = _list_images(base / "images")
         for name in ("clinic", "derm"):
             stated = table[name]

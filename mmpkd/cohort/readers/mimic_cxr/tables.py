@@ -87,8 +87,8 @@ def read_labels(path: Path, is_expert: bool) -> pd.DataFrame:
     ids = ["study_id"] if is_expert else ["subject_id", "study_id"]
     table = read_ids(path, [*ids, *FINDINGS], "study_id", {"Airspace Opacity": "Lung Opacity"} if is_expert else None)
     for name in FINDINGS:
-        wrong = ~table[name].isin(list(VALUES))
-        refuse_rows(path, wrong, f"a label that is not 1, 0, -1 or empty in column {name!r}")
+        is_wrong = ~table[name].isin(list(VALUES))
+        refuse_rows(path, is_wrong, f"a label that is not 1, 0, -1 or empty in column {name!r}")
     given = pd.DataFrame({name: table[name].map(VALUES).astype(float) for name in FINDINGS})
     return given.assign(**{name: table[name] for name in ids}).set_index("study_id")
 
@@ -108,9 +108,11 @@ def label_images(
     given = read_labels(paths[0], is_expert=False)
     stated = given["subject_id"].reindex(table["study_id"]).to_numpy()
     differs = pd.notna(stated) & (stated != table["subject_id"].to_numpy())
-    wrong = np.bincount(table.loc[differs, "row"] - FIRST_ROW)  # rows of the whole metadata, which `table` may not hold
+    is_wrong = np.bincount(
+        table.loc[differs, "row"] - FIRST_ROW
+    )  # rows of the whole metadata, which `table` may not hold
     what = f"another subject_id than {paths[0].name} has for the study (are both of one download?)"
-    refuse_rows(find_table(root, METADATA), wrong, what)
+    refuse_rows(find_table(root, METADATA), is_wrong, what)
     given_NK = given[list(FINDINGS)].reindex(table["study_id"]).to_numpy(float, copy=True)
     if is_test_expert:
         paths.append(find_table(root, EXPERT))

@@ -79,44 +79,44 @@ def _check_labels(params: TableParams, task: Task, cells: pd.DataFrame) -> list[
     quotes = " (as YAML reads numbers; labels in quotes stay as they are written)" if is_read else ""
     for name in [source] if source else task.labels:
         column = cells[name].dropna()
-        wrong = class_names(task, column).isna() if source else column.map(_flag).isna()
+        is_wrong = class_names(task, column).isna() if source else column.map(_flag).isna()
         known = {strip_padding(label) for label in task.labels} if source else set()
-        misspelt = wrong & column.map(strip_padding).isin(known)
+        misspelt = is_wrong & column.map(strip_padding).isin(known)
         where, words = f"tasks.{task.name}", ", ".join(task.labels if source else ("0", "1"))
         what = f"spelt otherwise than a label ({words}): they {DIFFERENCE}; write them alike, in column {name!r}"
         mistakes += cell_mistakes(params, where, what, cells[name], misspelt)
         what = f"neither one of {words} nor listed under `missing`, in column {name!r}{quotes}"
-        mistakes += cell_mistakes(params, where, what, cells[name], wrong & ~misspelt)
+        mistakes += cell_mistakes(params, where, what, cells[name], is_wrong & ~misspelt)
     return mistakes
 
 
 def _check_numbers(params: TableParams, where: str, cells: pd.Series) -> list[Mistake]:
     filled = cells.dropna()
     numbers = pd.to_numeric(filled, errors="coerce").astype(float)
-    wrong = pd.Series(~np.isfinite(numbers), filled.index)
-    comma = wrong & filled.str.fullmatch(r"[+-]?[0-9]+,[0-9]+")
+    is_wrong = pd.Series(~np.isfinite(numbers), filled.index)
+    comma = is_wrong & filled.str.fullmatch(r"[+-]?[0-9]+,[0-9]+")
     what = "not a finite number: decimals follow a point, not a comma (3.5, not 3,5)"
     mistakes = cell_mistakes(params, where, what, cells, comma)
-    return mistakes + cell_mistakes(params, where, "not a finite number", cells, wrong & ~comma)
+    return mistakes + cell_mistakes(params, where, "not a finite number", cells, is_wrong & ~comma)
 
 
 def _check_regions(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
     mistakes = []
     for label, columns in params.boxes.items():
         if isinstance(columns, str):
-            wrong = cells[columns].dropna().map(partial(_fails, read_box_list))
+            is_wrong = cells[columns].dropna().map(partial(_fails, read_box_list))
             wanted = "no box; [left, top, width, height] is wanted, a list of several such boxes, or a blank cell"
-            mistakes += cell_mistakes(params, f"boxes.{label}", wanted, cells[columns], wrong)
+            mistakes += cell_mistakes(params, f"boxes.{label}", wanted, cells[columns], is_wrong)
             continue
         numbers = cells[list(columns)].apply(pd.to_numeric, errors="coerce").astype(float)
-        wrong = ~np.isfinite(numbers).all(axis=1) | (numbers[[columns[2], columns[3]]] <= 0).any(axis=1)
-        wrong &= cells[list(columns)].notna().any(axis=1)
+        is_wrong = ~np.isfinite(numbers).all(axis=1) | (numbers[[columns[2], columns[3]]] <= 0).any(axis=1)
+        is_wrong &= cells[list(columns)].notna().any(axis=1)
         wanted = "no box: four numbers are wanted, of which width and height above 0, or four blanks"
-        mistakes += cell_mistakes(params, f"boxes.{label}", wanted, cells[columns[0]], wrong)
+        mistakes += cell_mistakes(params, f"boxes.{label}", wanted, cells[columns[0]], is_wrong)
     for label, column in params.polygons.items():
-        wrong = cells[column].dropna().map(partial(_fails, read_polygons))
+        is_wrong = cells[column].dropna().map(partial(_fails, read_polygons))
         wanted = "no polygon; [[x, y], ...] is wanted, a list of several such polygons, or a blank cell"
-        mistakes += cell_mistakes(params, f"polygons.{label}", wanted, cells[column], wrong)
+        mistakes += cell_mistakes(params, f"polygons.{label}", wanted, cells[column], is_wrong)
     return mistakes or _check_units(params, cells)
 
 

@@ -83,16 +83,16 @@ def _read_folds(cells: pd.DataFrame, params: TableParams, key: str, column: str,
     names = cells[column]
     texts = names.dropna().map(normalise_name)
     mistakes = cell_mistakes(params, key, "missing; every row needs a fold", names, names.isna())
-    wrong = texts.isin(BLANK_WORDS)
-    mistakes += cell_mistakes(params, key, "a word that stands for a missing fold", names, wrong)
+    is_wrong = texts.isin(BLANK_WORDS)
+    mistakes += cell_mistakes(params, key, "a word that stands for a missing fold", names, is_wrong)
     unique = list(names.dropna().unique())
     spelt = [name for group in (*group_spellings(unique), *group_loose_spellings(unique)) for name in group]
     what = f"spelt in several ways, which {DIFFERENCE}, or in punctuation; each spelling would be a fold of its own"
     mistakes += cell_mistakes(params, key, what, names, names.isin(spelt))
     if key == "groups":
-        wrong = texts.isin(_part_words_in(set(texts)))
+        is_wrong = texts.isin(_part_words_in(set(texts)))
         mistakes += cell_mistakes(
-            params, key, "a part and no group; a column of parts belongs under `split`", names, wrong
+            params, key, "a part and no group; a column of parts belongs under `split`", names, is_wrong
         )
     several = names.groupby(cells[params.patient]).transform("nunique") > 1
     what = "of patients who are in several folds; give all rows of a patient one fold, or take the patient out"
