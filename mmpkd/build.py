@@ -125,7 +125,7 @@ def _check_objective(
     student: Student | None,
     offers: Mapping[str, Offer],
 ) -> tuple[Objective | None, list[Mistake]]:
-    """Returns a draft of an objective on the meta device, if nothing is wrong with it, and else what is wrong."""
+    """Returns a draft of an objective on the meta device, or None and the mistakes in its configuration."""
     where = f"objectives.{label}"
     if label in (TASK, STUDENT) or "." in label or hasattr(nn.ModuleDict(), label):
         return None, [Mistake(where, "this name is reserved; choose another name for the objective")]

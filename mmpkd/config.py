@@ -217,7 +217,7 @@ class TrialConfig(Strict):
     student: StudentConfig = StudentConfig()
     teachers: dict[str, TeacherConfig] = {}
     objectives: dict[str, ObjectiveConfig] = {}
-    stages: tuple[StageConfig, ...] = ()  # none: everything learns from everything, in one
+    stages: tuple[StageConfig, ...] = ()  # empty: one stage, in which everything learns from everything
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augmentation: AugmentationConfig = AugmentationConfig()

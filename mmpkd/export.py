@@ -66,7 +66,7 @@ class Card:
     trial: str  # fingerprint of its configuration
     credentialed: bool
     head: Mapping[str, Any] | None = None  # the head of Deep Multimodal Guidance, see `Guided`
-    slices: tuple[float, ...] = ()  # of volumes: the shares of their height at which they are cut; else not written
+    slices: tuple[float, ...] = ()  # shares of height at which volumes are cut; empty for other images
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ NO_VOLUMES = (
 
 
 def is_no_image(path: Path) -> bool:
-    """Whether a file name is that of a table, a text or the like, or of a hidden file."""
+    """Whether a file cannot be an image by its name: it is hidden, or named like a table, a text or a similar file."""
     return path.name.startswith(".") or OTHER_FILES.search(path.name) is not None
 
 

@@ -14,7 +14,7 @@ from mmpkd.types import Mistake
 
 NAME = "NAME"  # in a path, stands for a key that the user chooses, such as the name of a teacher
 SIBLING_CUTOFF, ELSEWHERE_CUTOFF = 0.7, 0.75  # least similarity of a name beside the misspelt key, or elsewhere
-WORD_SIMILARITY = 0.9  # of a name and another of which it is one word
+WORD_SIMILARITY = 0.9  # least similarity of two names if one of them is a word of the other
 MARGIN = 0.04  # names whose similarity is this close to that of the nearest are suggested as well
 
 

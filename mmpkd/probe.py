@@ -49,9 +49,9 @@ class StandIn(Store):
     """A cohort read from its tables, with random pixels and a random ROI for every image and label.
 
     Args:
-        samples: as samples.parquet of a store, without the geometry.
-        images: False leaves out the pixels, where only tables are read.
-        text: as text.parquet of a store.
+        samples: a table like samples.parquet of a store, without the geometry.
+        images: whether there are pixels; False saves their memory where only tables are read.
+        text: a table like text.parquet of a store.
 
     Attributes:
         notes: remarks of the reader on the tables, one sentence each.
@@ -73,7 +73,7 @@ class StandIn(Store):
         self.image_NCHW: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
     def thinned(self, most_train: int, most_val: int, fold: int) -> pd.DataFrame:
-        """Returns the table of at most so many evenly spaced samples of each part, without privileged columns."""
+        """Returns a table of at most `most_train` and `most_val` evenly spaced samples, without privileged columns."""
         parts = ((self.rows("train", fold), most_train), (self.rows("val", fold), most_val))
         kept = np.sort(np.concatenate([evenly(rows, most) for rows, most in parts]))
         return self._samples[[name for name in self._samples if not str(name).startswith(PRIVILEGED)]].iloc[kept]
@@ -118,7 +118,7 @@ def stand_in(config: CohortConfig) -> StandIn:
 
 
 def evenly(rows: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    """Returns at most so many of the rows, evenly spaced."""
+    """Returns at most `most` of the rows, evenly spaced."""
     return rows if len(rows) <= most else rows[np.linspace(0, len(rows) - 1, most).astype(int)]
 
 

@@ -17,7 +17,7 @@ def check(config: TrialConfig, student: Student, objectives: Mapping[str, Object
     """Returns what is wrong with the stages of a configuration.
 
     Args:
-        student, objectives: as built from this configuration; the meta device is enough.
+        student, objectives: modules that were built from this configuration; they may be on the meta device.
     """
     if not config.stages:
         return []

@@ -83,7 +83,10 @@ class Run:
         return cast(Objective, self.objectives[label])
 
     def purpose(self, name: str, epoch: int) -> tuple[object, ...]:
-        """Returns the purpose of random draws: each stage has its own, the first that of a training without stages."""
+        """Returns the key from which the seed of random draws is derived.
+
+        Each stage has its own keys. The first stage has the same keys as a training without stages.
+        """
         return (name, epoch, self.index) if self.index else (name, epoch)
 
     def _trained_modules(self) -> list[nn.Module]:

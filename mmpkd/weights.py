@@ -189,11 +189,12 @@ def _require_heads(weights: Path, config: NetworkConfig, model: Any, named: Any,
 def _misfit(
     weights: str, changed: int, size: int, name: str, options: tuple[tuple[str, Any], ...], wanted: tuple[str, ...]
 ) -> str:
-    """Returns the problem that timm's strict loading of all but the classifier reports; empty if there is none.
+    """Returns why timm cannot load these weights strictly, apart from the classifier; empty if it can.
 
     Args:
-        changed, size: of the file, so that a changed file is checked again.
-        wanted: names of all tensors of the model.
+        changed, size: the file's time of change and its size. They are part of the cache key, so that a file that has
+            changed is checked again.
+        wanted: the names of all tensors of the model.
     """
     state: Mapping[str, Any] = {}
     try:

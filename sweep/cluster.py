@@ -44,7 +44,7 @@ class Reservation:
         return self.gpus or self.cpus
 
     def doubled(self) -> Reservation | None:
-        """Returns the reservation with which half as many trials share a device; None if a trial has one alone."""
+        """Returns a reservation for half as many trials on a device; None if a trial already has a device to itself."""
         if self.gpus:
             trials = int(1 / self.gpus + ROUNDING)
             return replace(self, gpus=1 / (trials // 2)) if trials > 1 else None
@@ -57,8 +57,8 @@ def reservation_for(search: SearchConfig, threads: int, per_device: int | None) 
     """Returns what a trial reserves.
 
     Args:
-        per_device: how many trials share a GPU or, where there is no GPU, the cores of a machine; None: as
-            `search.cpus` and `search.gpus` say.
+        per_device: how many trials share a GPU or, where there is no GPU, the cores of a machine. If None,
+            `search.cpus` and `search.gpus` decide.
     """
     if per_device is None:
         return Reservation(search.cpus or float(threads), search.gpus)
@@ -109,7 +109,8 @@ def refuse_too_many_cores(search: SearchConfig, threads: int) -> None:
     """Checks, before Ray is started, that this process may use the cores that a trial reserves.
 
     Raises:
-        ConfigError: it may not; how many cores it may use, and what limits them. A cluster counts its own cores.
+        ConfigError: it may use fewer cores; the message says how many, and what limits them. Where there is a cluster,
+            nothing is checked, because the cluster knows its own cores.
     """
     if cluster_address() or search.trials_per_device is not None:
         return

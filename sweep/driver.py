@@ -77,7 +77,7 @@ def show_plan(space: Space, planned: Plan, console: Console) -> None:
     """Shows the plan of a sweep, what gives labels away in its cohort, and its price.
 
     Raises:
-        UserError: nothing could be timed, and why.
+        UserError: no configuration could be timed; the message says why.
     """
     assert planned.example is not None
     console.print(render(planned))

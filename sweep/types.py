@@ -92,7 +92,7 @@ class Ending:
     """How a trial ended.
 
     Attributes:
-        learned: the values that the sampler learns from a trial that is not complete; None: it learns nothing.
+        learned: the values that the sampler learns from a trial that is not complete; None if it learns nothing.
     """
 
     state: State

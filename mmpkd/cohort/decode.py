@@ -87,7 +87,7 @@ def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths
     """Converts an image and its views to 8 bits, and letterboxes them and the masks.
 
     Args:
-        depths: of the image, then of each view.
+        depths: the depth of the image, then the depth of each view.
 
     Raises:
         BadSample: the image has another bit depth than the cohort, or values to which a stated window does not apply.

@@ -49,7 +49,7 @@ class Section:
 
     near_label: bool
     share: float  # of the training samples, as far as they are known before patients are dealt, that have this section
-    # Classes, such as `task/ill` and `not task/ill`, that training samples have, but none of those with this section.
+    # Classes, such as `task/ill` and `not task/ill`, that training samples have, but none with this section.
     lost: Sequence[str] = ()
 
 
@@ -107,7 +107,7 @@ class Scan:
     notes: tuple[str, ...] = ()
 
     def facts(self, image_size: int, credentialed: bool) -> Facts:
-        """Returns the facts of this scan, for stored squares of `image_size` pixels a side."""
+        """Returns the Facts of this cohort. Its images are stored as squares of `image_size` pixels a side."""
         parts = set(self.samples["split"]) if "split" in self.samples else set()
         external = bool(parts) and parts <= {"val", "test"}
         train_N = np.ones(len(self.samples), bool)
@@ -244,7 +244,7 @@ def comparable_name(name: str) -> str:
 
 
 def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
-    """Returns the names that equal a pattern or, if it holds a `*`, match it, in their order; case counts."""
+    """Returns the pattern itself if it is a name, else the names that its `*` matches, in order; case-sensitive."""
     names = list(names)
     return [pattern] if pattern in names else [name for name in names if "*" in pattern and fnmatchcase(name, pattern)]
 

@@ -61,10 +61,11 @@ def probe_pairs(
 ) -> list[tuple[str, str, dict[str, float]]]:
     """Returns the pairs of columns that together state a label, with their out-of-fold AUROC by label.
 
-    Only an AUROC from `STATED` is kept. Neither column need predict the label alone, as with an exclusive or. All pairs
-    of the first `MAX_COLUMNS` columns are probed. The score of a sample is the share of the label among the samples of
-    the other folds that have the same two values (text, deciles of numbers, or missing). Where few samples have these
-    values, the share is shrunk towards that of all samples.
+    Only an AUROC of at least `STATED` is kept. A pair can state a label although neither of its columns predicts it
+    alone, for example if the label is the exclusive or of the two. All pairs of the first `MAX_COLUMNS` columns are
+    probed. The score of a sample is the share of the label among the samples of the other folds that have the same two
+    values (text, deciles of numbers, or missing). Where few samples have these values, the share is shrunk towards that
+    of all samples.
     """
     columns, labels, patients = _subsample(columns.iloc[:, :MAX_COLUMNS], labels, patients)
     code_CN = [_value_codes(columns[name]) for name in columns]

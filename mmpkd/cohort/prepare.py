@@ -192,7 +192,10 @@ def _build_store(
 
 
 def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bool:
-    """Returns whether an interrupted preparation can continue: some clusters delete old files of a scratch disk."""
+    """Returns whether an interrupted preparation can continue: its depths and its large files must still be there.
+
+    Some clusters delete old files of a scratch disk.
+    """
     min_bytes = int(np.prod(shape))
     files = [partial / name for name in names]
     return bool(read_noted_depths(partial)) and all(file.exists() and file.stat().st_size > min_bytes for file in files)

@@ -18,11 +18,11 @@ from mmpkd.frames import Letterbox, from_run_lengths
 
 OWN = "images"  # the name of a cohort's main images in remarks
 MIN_IMAGES = 10  # brightness is compared only in cohorts with this many images
-UNEVEN_RATIO = 3.0  # of the 95th to the 5th percentile of the images' means, from which brightness is uneven
+UNEVEN_RATIO = 3.0  # brightness is uneven from this ratio of the 95th to the 5th percentile of image means
 DARK = 64  # of 255: if no image has brighter pixels than this, most grey levels are unused
 BLACK, WHITE = 16, 240  # of 255: an image with a mean beyond these shows almost nothing
 LARGE_SHARE = 0.5  # share of an image from which a region is large
-HOLLOW_RATIO = 2.0  # of a region's area after filling to its area before, from which it looks like an outline
+HOLLOW_RATIO = 2.0  # a region looks like an outline from this ratio of its filled area to its area
 MAX_SHAPES = 500  # regions whose shape is examined
 
 
@@ -30,8 +30,8 @@ def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -
     """Returns all remarks on a cohort, as sentences that name no sample.
 
     Args:
-        entries: by sample.
-        depths: of the image, then of each view.
+        entries: the journal entry of each sample, by the sample's id.
+        depths: the depth of the images, then the depth of each view.
     """
     lines = []
     for index, depth in enumerate(depths):

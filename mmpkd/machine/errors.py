@@ -31,7 +31,10 @@ def machine_fault(error: BaseException) -> str:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine or a GPU ran out of memory. False if a damaged header requested more than the machine has."""
+    """Whether an error means that the machine or a GPU ran out of memory.
+
+    It is False if a damaged header requested an array that is larger than the whole memory.
+    """
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return True

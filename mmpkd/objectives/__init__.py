@@ -33,7 +33,7 @@ def resolve(config: ObjectiveConfig, path: str) -> tuple[type[Objective], Strict
     """Returns the class and the validated parameters of an active objective.
 
     Args:
-        path: of the objective, for mistakes.
+        path: the path of the objective in the configuration, for messages about mistakes.
 
     Raises:
         ConfigError: an unknown kind, or parameters that are unknown, missing or out of range.

@@ -69,7 +69,7 @@ class Guided(nn.Module):
     """Maps the student's embedding (B, D) to logits (B, K) through the guide.
 
     Args:
-        width: of the output of the guide.
+        width: the width of the output of the guide.
         classifier: reads the output of the guide or, if it is wide enough for both, the embedding and that output.
     """
 

@@ -33,7 +33,7 @@ MEASURED = ("pointing", "mass", "pixel_ap", "rank", "cnr", "iou_otsu")
 SCORES = (*MEASURED, "iou_tuned")
 BASELINES = ("chance", "centre", "prior")  # maps that ignore the image
 DARK = 0.1  # between an image's 1st and 99th percentile of grey: lower values are background
-CHUNK_PIXELS = 1 << 18  # pixels that are scored at once: so many fit into the CPU cache
+CHUNK_PIXELS = 1 << 18  # pixels that are scored at once; this number fits into the CPU cache
 # A pixel is above 0.2 of an 8-bit image where its level is above 51.
 CUTS = [int(threshold * (formulas.NUM_LEVELS - 1) + 1e-9) for threshold in formulas.THRESHOLDS]
 NUM_MEASURED = len(MEASURED) + len(CUTS)  # columns of the result of `measure`
@@ -104,10 +104,10 @@ class Regions:
 
 
 def score(map_NRhw: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
-    """Returns all SCORES, each (N, R); NaN without an ROI.
+    """Returns every score of SCORES by name, as (N, R). It is NaN where an image has no ROI of a label.
 
     Args:
-        map_NRhw: on the patch grid, non-negative, in any scale; R is 1 if one map serves all labels.
+        map_NRhw: non-negative maps on the patch grid, in any scale; R is 1 if one map serves all labels.
         threshold_R: see `by_image`.
 
     Raises:
@@ -189,9 +189,9 @@ def by_image(measured_PS: Tensor, regions: Regions, threshold_R: Floats | None =
     """Returns all SCORES, each (N, R), from the result of `measure` or `measure_original`.
 
     Args:
-        threshold_R: of `iou_tuned`, chosen by `tuned_thresholds` on other images. Without it the thresholds are
-            chosen on these same pairs, which raises the score; a sweep does this, for every trial alike. A label
-            whose threshold is NaN has no score.
+        threshold_R: thresholds of `iou_tuned`, chosen by `tuned_thresholds` on other images. If None, they are chosen
+            on the scored pairs themselves, which raises the score; a sweep does this for all trials. The score of a
+            label is NaN if its threshold is NaN.
     """
     threshold_R = tuned_thresholds(measured_PS, regions) if threshold_R is None else threshold_R
     label_P = regions.label_P.cpu().numpy()
@@ -219,7 +219,7 @@ def tuned_thresholds(measured_PS: Tensor, regions: Regions) -> Floats:
 
 
 def baseline_maps(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Tensor]:
-    """Returns maps that ignore the image, by pair (P, h, w).
+    """Returns maps that ignore the image, by name. Each holds one map for each (image, label) pair, (P, h, w).
 
     `chance` is uniform, and `centre` is a bump in the middle of the content. `prior` is the mean ROI of the training
     images (see `baselines.mean_roi`), if given: a map for each label, or one for all.

@@ -38,9 +38,10 @@ class SaliencyMap(ABC):
 
 
 def columns_explained(labels: Sequence[str], tasks: Sequence[Task]) -> list[Columns]:
-    """Returns which logits a map of each ROI label explains: that of the label's name, else those of the only task.
+    """Returns the columns of the logits that a map of each ROI label explains.
 
-    Of a binary task this is its logit, and of a multi-class task the logit of the predicted class.
+    This is the logit with the label's name. If no logit or several have this name, these are the logits of the only
+    task: a binary task has one logit, and in a multi-class task the logit of the predicted class is explained.
 
     Raises:
         ConfigError: a label matches no logit or several by name, and there is no such single task.

@@ -150,7 +150,7 @@ class Evaluator:
         return logits_NK, torch.cat(maps) if maps else torch.empty(len(logits_NK), 0, 0, 0)
 
     def thresholds(self, map_NRhw: Tensor) -> dict[str, float]:
-        """Returns by ROI label the threshold of `iou_tuned` for these samples (see `localize.tuned_thresholds`)."""
+        """Returns the threshold of `iou_tuned` of each ROI label, chosen by `localize.tuned_thresholds`."""
         if self.regions is None:
             return {}
         measured_PS = localize.measure(localize.by_pair(map_NRhw, self.regions), self.regions)
@@ -162,9 +162,11 @@ class Evaluator:
         attainable scores. If one map serves several labels, also the highest score of a label alone (`_max_alone`).
 
         Args:
-            map_NRhw: from `predict`.
-            threshold_R: of `iou_tuned`, see `localize.by_image`; the thresholds of baselines are tuned on these pairs.
-            original: scores in the frame of the original images, one at a time, instead of the stored squares.
+            map_NRhw: the maps that `predict` returned.
+            threshold_R: the thresholds of `iou_tuned`; see `localize.by_image`. Those of the baselines are always tuned
+                on the pairs of this table.
+            original: whether to score in the frame of the original images, one at a time, instead of the stored
+                squares.
         """
         assert self.regions is not None, "a cohort without ROIs has no table of them"
         maps = {"": localize.by_pair(map_NRhw, self.regions)}
@@ -188,7 +190,12 @@ class Evaluator:
     def _measure_originals(
         self, regions: localize.Regions, maps: dict[str, Tensor]
     ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-        """Returns the measured scores of each map by name, and `cells` and `seen` of the ROIs in the original frame."""
+        """Scores maps in the frame of the original images.
+
+        Returns:
+            The result of `localize.measure_original` for all pairs, by the name of the map; and `cells_Phw` and
+            `seen_Phw` of `Regions`, computed from the original ROIs.
+        """
         cells: list[Tensor] = []
         seen: list[Tensor] = []
         measured: dict[str, list[Tensor]] = {name: [] for name in maps}

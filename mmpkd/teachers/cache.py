@@ -52,7 +52,7 @@ class CachedOutputs:
 
     @property
     def width(self) -> int:
-        """Returns the dimensions of the embedding; 0 if there is none."""
+        """Returns the number of dimensions of the embedding; 0 if the teacher has no embedding."""
         return self.arrays["embedding"].shape[1] if "embedding" in self.arrays else 0
 
     def at(self, rows_B: Tensor, image_BCHW: Tensor | None = None, view: View | None = None) -> TeacherOutput:

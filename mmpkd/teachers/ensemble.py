@@ -37,7 +37,7 @@ class Ensemble(Teacher):
     """Weighted mean of its members' logits (of several sizes and modalities: MIND, arXiv 2502.01158).
 
     Weights are not negative and sum to 1. A member without logits for a sample (NaN) is left out of its mean, and the
-    weights of the other members grow in proportion. A mean of logits is, but for its scale, the geometric mean of the
+    weights of the other members grow in proportion. A mean of logits is, up to its scale, the geometric mean of the
     members' odds. The members are fitted separately, and their cached logits are read. So `learned` weights, which
     minimise the task loss over training samples, are fitted to out-of-fold logits. This is ordinary stacking (Wolpert
     1992): the models behind those logits have seen the labels that the folds of the weights hold out.

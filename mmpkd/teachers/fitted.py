@@ -25,7 +25,7 @@ class FittedTeacher(Protocol):
 
     @property
     def width(self) -> int:
-        """Returns the dimensions of the embedding; 0 if there is none."""
+        """Returns the number of dimensions of the embedding; 0 if the teacher has no embedding."""
 
     @property
     def address(self) -> str:

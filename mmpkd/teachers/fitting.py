@@ -62,14 +62,16 @@ def out_of_fold(
 ) -> OutOfFold:
     """Returns a teacher's out-of-fold logits of the samples at `rows`.
 
-    The members of a composite teacher were brought to one level when they were fitted, so its own logits are not moved.
+    An offset for each fold brings the logits of the five models to one level. The offsets of a composite teacher are 0,
+    because its members were already brought to one level when they were fitted.
 
     Args:
-        seed: of the folds.
-        on_fit: called with each of the five folds, while the teacher is fitted without it, and the samples in it.
+        seed: seed by which patients are dealt into the folds.
+        on_fit: called for each of the five folds, after the teacher was fitted without that fold, with the number of
+            the fold and the samples in it.
 
     Raises:
-        CohortError, TeacherError: as `folds`, or the teacher cannot be fitted.
+        CohortError, TeacherError: `folds` raised it, or the teacher cannot be fitted.
     """
     fold_N = folds(store, rows, seed)
     logits_NK = np.empty((len(rows), store.target_NK.shape[1]), np.float32)

@@ -171,7 +171,10 @@ def _network(params: ImageParams, facts: Facts, *, empty: bool = False) -> Stude
 
 
 def _own(mistake: Mistake) -> Mistake:
-    """Returns a mistake of a student with the names of this teacher's parameters."""
+    """Converts a mistake that was found in this teacher's network, which is checked as if it were a student.
+
+    The paths and names of a student become those of the teacher's own parameters.
+    """
     keys = "pretrained|weights_heads|weights|num_heads|model"
     path, problem = mistake.path, re.sub(rf"(?<!/)student\.({keys})", r"network.\1", mistake.problem)
     problem = problem.replace("the student's", "its")

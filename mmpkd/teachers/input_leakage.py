@@ -26,7 +26,7 @@ def leakage_warnings(
     sections of reports in the form in which a teacher reads them: complete, or with the names of the labels masked.
 
     Args:
-        suspects: of the cohort.
+        suspects: the suspected columns, pairs and sections of the cohort.
         teachers: each with its path in the configuration; one path may have several teachers.
     """
     near_label, unmasked = dict[str, list[str]](), dict[str, list[str]]()
@@ -66,7 +66,7 @@ def warnings_before_fitting(config: TrialConfig, store: Store) -> list[str]:
 
 
 def _masked_section_warnings(section: str, hidden_words: tuple[str, ...], store: Store, fold: int) -> list[str]:
-    """Returns a warning if the words of a section that a mask leaves still tell a label, else nothing.
+    """Returns a warning if the words that a mask leaves in a section still state a label; otherwise an empty list.
 
     The words themselves are named only for cohorts that are not credentialed.
     """

@@ -58,8 +58,9 @@ class Online:
     quality: Mapping[str, float]
     seconds: float  # that fitting took; reported separately from the trials
     address: str  # content hash of all that determines the outputs
-    fields: frozenset[str]  # of logits and embedding, those that are computed
-    head: tuple[Tensor, Tensor] | None = None  # none is offered: other layers may stand between embedding and logits
+    fields: frozenset[str]  # which of `logits` and `embedding` are computed
+    # No head is offered, because other layers may lie between embedding and logits.
+    head: tuple[Tensor, Tensor] | None = None
 
     @torch.no_grad()
     def at(self, rows_B: Tensor, image_BCHW: Tensor, view: View | None = None) -> TeacherOutput:

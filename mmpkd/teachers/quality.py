@@ -24,7 +24,7 @@ def map_quality(map_Nhw: Tensor, store: Store, val: NDArray[np.int64]) -> dict[s
     a map and an ROI.
 
     Args:
-        map_Nhw: of every sample of the store, NaN where the teacher has no output.
+        map_Nhw: the map of every sample of the store, NaN where the teacher has no output.
     """
     rows = val[map_Nhw[torch.from_numpy(val)].isfinite().flatten(1).all(dim=1).numpy()]
     if not store.facts.roi_labels or not len(rows):
@@ -51,7 +51,7 @@ def logit_quality(
         `auroc`, out of fold: for each label the mean over the folds that hold both of its sides, because five models do
         not rank samples among each other's; `val_auroc`, with its standard error over patients (`val_auroc_se`);
         `entropy`, the mean in nats; `agreement`, how often it predicts the hard label; `silent`, the share of training
-        samples for which it has no output (the other scores leave these out); and `leak`, 1 if it all but states the
+        samples for which it has no output (the other scores leave these out); and `leak`, 1 if it nearly states the
         label: an AUROC of LEAK_AUROC or more, or an agreement above LEAK_AGREEMENT that the commonest class alone does
         not reach. The soft targets of such a teacher add nothing to the label (Bergstrom et al., arXiv 2510.24385, on
         reports), and suggest that its input was written with the label in hand. If there are several tasks, each has

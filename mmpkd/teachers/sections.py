@@ -30,7 +30,7 @@ def chosen_sections(params: SectionsParams, facts: Facts) -> list[str]:
 
 
 def check_sections(params: SectionsParams, facts: Facts) -> list[Mistake]:
-    """Returns what is wrong with these sections, under the path `sections` or `near_label`."""
+    """Returns the mistakes in a teacher's choice of report sections, each under the path `sections` or `near_label`."""
     sections = facts.sections
     if not sections:
         remedy = "set cohort.params.text of the reader table, or cohort.params.reports of mimic_cxr"

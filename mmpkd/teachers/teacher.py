@@ -98,7 +98,7 @@ class Teacher(Protocol):
 
     @staticmethod
     def sizes(params: Any, student: StudentSize) -> dict[str, Any]:
-        """Returns the parameters that its configuration leaves out and that follow from the size of the student."""
+        """Returns values of parameters that the configuration leaves out and that follow from the student's size."""
         return {}
 
     @staticmethod
@@ -113,7 +113,10 @@ class Teacher(Protocol):
         """
 
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
-        """Returns its outputs for the samples at `rows`, for whole images, float32 on the CPU; it is deterministic."""
+        """Returns the teacher's outputs for the whole images of the samples at `rows`, as float32 on the CPU.
+
+        The same samples always get the same outputs.
+        """
 
     def head(self) -> nn.Linear | None:
         """Returns the layer of the last fit that computes the logits from the embedding, if it `offers` one."""
@@ -146,7 +149,10 @@ class ViewTeacher(Teacher, Protocol):
 
     @staticmethod
     def untrained(params: Any, facts: Facts) -> tuple[nn.Module, int]:
-        """Returns an untrained network that costs as much as a fitted one, drawn by the global generator, and V."""
+        """Returns an untrained network that costs as much as a fitted one, and V, the number of columns of its table.
+
+        The weights are drawn by torch's global generator.
+        """
 
 
 @dataclass(frozen=True)

@@ -92,7 +92,7 @@ def config_of(encoder: str) -> Any:
     """Returns the `transformers` configuration of an encoder on disk.
 
     Raises:
-        ConfigError: at path `encoder`; as `folder_of`, or it does not encode text as vectors.
+        ConfigError: `folder_of` raised it, or the model does not encode text as vectors. The path is `encoder`.
     """
     from transformers import AutoConfig
 
@@ -119,7 +119,8 @@ def tokenizer_of(encoder: str) -> Any:
     """Returns the `transformers` tokenizer of an encoder on disk.
 
     Raises:
-        ConfigError: at path `encoder`; as `folder_of`, or it cannot be read, or cannot pad texts to one length.
+        ConfigError: `folder_of` raised it, or the tokenizer cannot be read, or it cannot pad texts to one length. The
+            path is `encoder`.
     """
     from transformers import AutoTokenizer
 
@@ -142,8 +143,8 @@ def load(encoder: str) -> tuple[Any, nn.Module]:
     """Returns the tokenizer and the encoder from disk, in float32.
 
     Raises:
-        ConfigError: as `folder_of`.
-        TeacherError: its files do not match its configuration.
+        ConfigError: `folder_of` or `tokenizer_of` raised it.
+        TeacherError: the files of the encoder do not match its configuration.
     """
     from transformers import AutoModel
 

@@ -11,10 +11,10 @@ import numpy as np
 def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
     """Returns the mean epochs of a trial under asynchronous halving, if trials come in no particular order.
 
-    Of i trials that have come to a rung the last goes on with probability 1 - (h + 1)/i, h = (i - 2)(1 -
-    1/reduction): it has to beat the interpolated percentile of the i - 1 before it, whose expectation
-    among uniform values that is. The first trial always goes on. So a rung with few trials stops less often than
-    1/reduction says.
+    The i-th trial that comes to a rung goes on with probability 1 - (h + 1)/i, where h = (i - 2)(1 - 1/reduction): it
+    has to beat an interpolated percentile of the i - 1 trials before it, and (h + 1)/i is the expectation of this
+    percentile for uniform values. The first trial always goes on. So a rung with few trials stops fewer of them than
+    1/reduction suggests.
     """
     arriving, total, last_rung = trials, 0.0, 0
     for rung in rungs:
@@ -30,7 +30,7 @@ def _expected_survivors(arriving: float, reduction: int) -> float:
 
 
 def expected_front(trials: float, goals: int) -> float:
-    """Returns how many of so many trials are on the front when they end, if goals are independent of each other.
+    """Returns how many of these trials are expected on the front at the end, if the goals are independent.
 
     The i-th is on it with probability M_d(i)/i, where M_1 = 1 and M_d(i) = sum over j <= i of M_{d-1}(j)/j
     (Bentley et al. 1978).

@@ -106,9 +106,9 @@ def compute_price(
 
     Args:
         timed: the cheapest and the dearest configuration of each arm.
-        devices: share of a GPU, or cores, that a trial reserves.
-        slots: trials that run at a time in the whole cluster.
-        per_device: trials to a device, for the console.
+        devices: the share of a GPU that a trial reserves, or its number of cores.
+        slots: the number of trials that run at a time in the whole cluster.
+        per_device: the number of trials that share a device. It is only shown on the console; None hides it.
     """
     search = space.search
     measured = [(timing.config, timing.cost) for timings in timed.values() for timing in timings if timing.cost]
@@ -194,7 +194,7 @@ def _device_seconds(timings: Sequence[TimedConfig], store: StandIn, devices: flo
 def _deal_trials(
     spans: Mapping[str, tuple[float, float]], shares: Mapping[str, float], trials: int
 ) -> tuple[ArmPrice, ...]:
-    """Deals trials to the arms: one to each, then so many that each arm uses its share of device-hours."""
+    """Deals trials to the arms: one to each, and more so that each arm uses its share of device-hours."""
     known = [sum(span) / 2 for span in spans.values() if not math.isnan(span[0])]
     typical = {arm: sum(span) / 2 if not math.isnan(span[0]) else max(known) for arm, span in spans.items()}
     rate = {arm: shares[arm] / typical[arm] for arm in spans}

@@ -16,7 +16,7 @@ MIN_GROWTH: Final = 1.01  # factor by which an arm's hypervolume must grow; less
 
 @dataclass
 class Costs:
-    """Numbers and device-seconds of an arm's finished trials."""
+    """The number and the device-seconds of an arm's finished trials: of the failed ones, and of all others."""
 
     trials: int = 0
     seconds: float = 0.0
@@ -31,7 +31,7 @@ class Ledger:
         left_behind: device-seconds of trials that the sweep's space no longer holds; no arm is charged with them.
 
     Args:
-        shares: of the device-seconds, by arm.
+        shares: the share of the device-seconds that each arm may use, by arm.
     """
 
     def __init__(self, shares: Mapping[str, float]):
@@ -66,10 +66,10 @@ class Ledger:
         return sum(costs.seconds for costs in known) / trials if trials else 1.0
 
     def neediest(self, arms: Sequence[str], running: Iterable[tuple[str, float]]) -> str:
-        """Returns the arm that is furthest behind its share; the first of several equal ones.
+        """Returns the arm that is furthest behind its share; among equal arms, the first.
 
-        A running trial counts with its probable cost. So does a failed one: otherwise an arm whose trials fail at once
-        would receive all remaining trials.
+        A running trial is charged at its probable cost. A failed trial is charged in the same way: otherwise an arm
+        whose trials fail at once would receive all remaining trials.
 
         Args:
             running: arm and device-seconds so far of each running trial.
@@ -106,7 +106,7 @@ class Plateau:
                 self._best[arm], self._without_growth[arm] = volume, 0
 
     def reached(self, exhausted: Collection[str] = ()) -> bool:
-        """Whether every arm is at its plateau, but for exhausted arms, which have nothing left to try."""
+        """Whether every arm is at its plateau. Exhausted arms, which have no configuration left to try, are ignored."""
         counts = [count for arm, count in self._without_growth.items() if arm not in exhausted]
         return self._patience is not None and bool(counts) and min(counts) >= self._patience
 

@@ -1,4 +1,7 @@
-"""Choosers (`space.draw.Chooser`) that draw by a point of an even cover, by an Optuna trial, or by a past trial."""
+"""Choosers (`space.draw.Chooser`): they decide which values are drawn from a space.
+
+The values come from a point of an even cover, from the suggestions of an Optuna trial, or from a past trial.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from mmpkd.machine.checksums import fingerprint
 from sweep.space.draw import branches, draw
 from sweep.space.grammar import Node
 
-MAX_BRANCHES: Final = 512  # branches of an arm that are walked to find the names of its leaves; a cover of them beyond
+MAX_BRANCHES: Final = 512  # branches that are walked to find an arm's leaves; if there are more, only a cover is
 
 
 class EvenCover:
     """Points that cover an arm evenly, branches included.
 
-    They are of a scrambled Sobol sequence (Owen 1998) with one dimension for each leaf.
+    They belong to a scrambled Sobol sequence (Owen 1998) with one dimension for each leaf.
     A point depends on its index only, so a restarted driver continues where the last one stopped.
     """
 
@@ -29,7 +32,7 @@ class EvenCover:
         self._node, self._arm, self._seed = node, arm, seed
 
     def point(self, index: int) -> dict[str, Any]:
-        """Returns the parameters with which an Optuna trial is enqueued: those of the leaves in the point's branch."""
+        """Returns the values of the leaves in the point's branch, with which an Optuna trial is enqueued."""
         if not self._names:
             return {}
         sobol = qmc.Sobol(len(self._names), scramble=True, rng=int(fingerprint([self._seed, self._arm])[:8], 16))
@@ -44,10 +47,10 @@ class CubeChooser:
     """Chooses by a point of the unit cube.
 
     Attributes:
-        chosen: what was chosen, by the name of the leaf.
+        chosen: the chosen values, by the name of the leaf.
 
     Args:
-        coordinates: in [0, 1), by the name of the leaf.
+        coordinates: the coordinates of the point, in [0, 1), by the name of the leaf.
     """
 
     def __init__(self, coordinates: Mapping[str, float]):
@@ -100,10 +103,10 @@ class ReplayChooser:
     """Chooses the parameters of a past trial again.
 
     Attributes:
-        distributions: those that were drawn from, in Optuna's terms.
+        distributions: Optuna's distribution of each parameter that was chosen, by the name of the leaf.
 
     Raises (when it chooses):
-        NotInSpace: the space does not hold the trial.
+        NotInSpace: the trial lies outside the space.
     """
 
     def __init__(self, params: Mapping[str, Any]):

@@ -59,7 +59,8 @@ class ArmHalving(FIFOScheduler):
 
     Args:
         rungs: the epochs at which trials are ranked.
-        arrivals: of earlier drivers of this sweep, so that a restarted sweep is as strict as an uninterrupted one.
+        arrivals: the arrivals that earlier drivers of this sweep recorded, so that a restarted sweep is as strict as an
+            uninterrupted one.
         on_arrival: is called with each new arrival before Ray receives the decision.
     """
 

@@ -26,7 +26,7 @@ def impute(by_rung: Mapping[int, Values], curves: Sequence[Curve]) -> Values:
 
     Args:
         by_rung: the stopped trial's values by rung.
-        curves: of the complete trials.
+        curves: the values by rung and the final values of each complete trial.
     """
     rung = max(by_rung)
     known = [(rungs[rung], final) for rungs, final in curves if rung in rungs]
@@ -67,7 +67,7 @@ class Imputation:
         """Returns what the sampler learns from a trial that is not complete.
 
         These are the imputed final values of a pruned trial, and the worst values seen, goal by goal, for a trial that
-        diverged. None: the trial says nothing about its configuration.
+        diverged. They are None if the trial shows nothing about its configuration.
         """
         if state == "pruned":
             return impute(by_rung, self._curves[arm])

@@ -35,8 +35,8 @@ from sweep.space.grammar import Choice, Node, Range, spots
 from sweep.space.space import Space
 from sweep.types import Values
 
-SAMPLER_TRIES: Final = 16  # the sampler may propose so many configurations that have been run before
-RANDOM_TRIES: Final = 500  # then come so many random draws; if all of them have been run, the arm is exhausted
+SAMPLER_TRIES: Final = 16  # tries of the sampler to propose a configuration that has not been run
+RANDOM_TRIES: Final = 500  # random draws after that; if all of them have been run, the arm is exhausted
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def redraw(
     A leaf that was fixed in the other space may be sampled in this one: its value is in the trial's configuration.
 
     Args:
-        config: of the trial, as JSON.
+        config: the configuration of the trial, as JSON.
     """
     if arm not in space.arms:
         return None
@@ -133,8 +133,8 @@ class ArmSampler:
         """Returns a configuration that no trial of the arm has had; None if there seems to be none.
 
         Args:
-            number: of the coming trial. It is part of the sampler's seed, so that a restarted driver neither repeats
-                draws of the driver before it nor departs from the draws of an uninterrupted one.
+            number: the number of the trial that will run it. It is part of the sampler's seed, so that a restarted
+                driver repeats no draw of the earlier driver and draws the same as an uninterrupted driver.
         """
         for attempt in range(SAMPLER_TRIES + RANDOM_TRIES):
             self.study.sampler = self._make_sampler(number, attempt)
@@ -157,7 +157,7 @@ class ArmSampler:
         """Adds a trial of an earlier driver or, if it is foreign, of another sweep.
 
         Args:
-            learned: the values that the sampler learns from it; None: the trial says nothing about its configuration.
+            learned: the values that the sampler learns from it; None if it learns nothing about the configuration.
         """
         if not proposal.foreign:  # each trial has used one point, though a point with fewer values may fit it, too
             fitting = [point for point in self._points if point.items() <= proposal.params.items()]
@@ -182,7 +182,7 @@ class ArmSampler:
         """Ends a proposed trial with the values that the sampler learns from it.
 
         Args:
-            values: None: the trial says nothing about its configuration, for example because its worker died.
+            values: None if the trial shows nothing about its configuration, for example because its worker died.
         """
         number = self._numbers[proposal.config.fingerprint()]
         if values is None:
@@ -218,7 +218,7 @@ class SamplerThread:
 
     @property
     def requested_arm(self) -> str | None:
-        """The arm for which a proposal is being made; None if none is."""
+        """The arm for which a proposal is being made; None if no proposal is being made."""
         return self._request[0] if self._request else None
 
     def request(self, arm: str, number: int) -> None:
@@ -230,7 +230,7 @@ class SamplerThread:
         """Returns whether the requested proposal is made, and the proposal; None if the arm is exhausted.
 
         Raises:
-            Exception: whatever a sampler raised since the last call.
+            Exception: any exception that a sampler has raised since the last call.
         """
         assert self._request is not None
         for update in self._updates:

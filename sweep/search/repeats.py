@@ -32,7 +32,7 @@ class Repeats:
         pending: the further seeds that are still to run.
 
     Args:
-        repeats: runs that a configuration on the front has had.
+        repeats: how many runs a configuration on the front must have had, each with its own seed.
     """
 
     def __init__(self, arms: Sequence[str], goals: Sequence[str], repeats: int):
@@ -47,15 +47,15 @@ class Repeats:
 
     @property
     def unsettled(self) -> set[int]:
-        """Configurations of which further seeds are still to end."""
+        """The configurations that still have unfinished runs on further seeds."""
         return set(self._runs)
 
     def add(self, record: Record) -> tuple[int, Values | None] | None:
         """Adds a finished trial: a complete first trial, or a further seed in any state.
 
         Returns:
-            The configuration that the trial settles, and its means over the seeds, or None in their place if one of
-            the seeds failed. None if the trial settles nothing yet.
+            The configuration that the trial settles, and its means over the seeds; the means are None if one of the
+            seeds failed. The whole result is None while other seeds of the configuration are still to end.
         """
         configuration = record.configuration
         if record.repeat_of is None:

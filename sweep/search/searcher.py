@@ -42,10 +42,10 @@ class Search(Searcher):
         exhausted: arms that have nothing left to try.
 
     Args:
-        folder: of the sweep.
-        cache: where workers find, or leave, the outputs of teachers.
+        folder: the folder of the sweep.
+        cache: the folder where workers find the outputs of teachers, or write them.
         store: the prepared cohort.
-        num_folds: into which its patients are divided.
+        num_folds: the number of folds into which the cohort's patients are divided.
         wait: whether Tune waits for every proposal; otherwise it waits only when nothing is running.
     """
 
@@ -153,7 +153,7 @@ class Search(Searcher):
             self.on_change()
 
     def save(self, checkpoint_path: str) -> None:
-        """Saves nothing: the storage is the state."""
+        """Does nothing, although Ray Tune calls it: the Optuna storage already holds the whole state."""
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("a sweep continues from its Optuna storage")

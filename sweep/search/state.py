@@ -203,10 +203,12 @@ class SweepState:
     def _settle(self, record: Record) -> dict[int, Values | None]:
         """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.
 
-        A trial keeps its checkpoints if it is on the front, or may still come onto it.
+        A trial keeps its checkpoints if it is on the front, or may still join it.
 
         Returns:
-            The values that the sampler learns, by number of each configuration that the trial settles.
+            The values that the sampler learns, by the number of the configuration that the trial settles; None in their
+            place if it learns nothing. Empty if the trial settles no configuration, for example because further seeds
+            of it are still to end.
         """
         number, arm, configuration = record.number, record.arm, record.configuration
         is_repeat, complete = record.repeat_of is not None, record.state == "complete"

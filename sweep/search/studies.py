@@ -44,10 +44,10 @@ class Studies:
     """Keeps every trial under its number in the sweep; Optuna itself counts within an arm.
 
     Args:
-        folder: of the sweep, whose journal this process opens; it holds the sweep's lock.
+        folder: the folder of the sweep. This process must hold the sweep's lock, because it opens the journal.
         generation: how often the sweep's space was extended.
         begins: whether this generation begins now.
-        identity: of the sweep and of its cohort; each new study keeps it.
+        identity: the identities of the sweep and of its cohort; each new study keeps them.
     """
 
     def __init__(
@@ -154,7 +154,11 @@ class Studies:
         self._set(arrival.number, f"{RUNG}{arrival.rung}", [*arrival.values, arrival.goes_on])
 
     def end(self, number: int, ending: Ending) -> None:
-        """Records how a trial ended. After a kill between the lines the trial is still running, and ends again."""
+        """Records how a trial ended.
+
+        If the driver is killed between the two writes, the trial still counts as running, and its end is recorded
+        again later.
+        """
         arm, frozen = self._trials[number]
         self._set(number, "ending", _attributes(ending))
         values = [ending.metrics[goal] for goal in self._goals] if ending.state == "complete" else None

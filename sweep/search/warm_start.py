@@ -41,7 +41,7 @@ def load_warm_start(
     """Returns what the samplers learn from another sweep, and a line for the user that says how much it is.
 
     Args:
-        folder: of this sweep.
+        folder: the folder of this sweep.
         storage: the folder of all sweeps.
         store: fingerprint of this sweep's prepared cohort.
 

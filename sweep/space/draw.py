@@ -177,7 +177,10 @@ def count_configurations(node: Node) -> int | None:
 
 
 def branches(node: Node, arm: str, most: int) -> Iterator[Branch]:
-    """Yields every branch of an arm; of more than `most` branches only so many that each label occurs at least once."""
+    """Yields every branch of an arm.
+
+    If there are more than `most`, it yields only a few of them, in which each label occurs at least once.
+    """
     every = count_branches(node) <= most
     for labels in _decisions(node, arm, "", every):
         chooser = BoundsChooser(labels)

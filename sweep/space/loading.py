@@ -153,7 +153,7 @@ def resolved(content: dict[Any, Any], static: Collection[str], mistakes: list[Mi
     leaf, or the leaf is sampled.
 
     Args:
-        static: sections whose references, and references to which, are always resolved here.
+        static: sections for which references are always resolved here, both those in a section and those to it.
         mistakes: a mistake is appended for each broken reference.
     """
     return _References(content, static, mistakes).mapping(content, ())

@@ -21,8 +21,9 @@ def values_of_point(point: Mapping[str, Any], node: Node, where: str, mistakes: 
 
     Args:
         node: the arm of the point.
-        where: the path of the point itself. Mistakes are appended under it: a leaf that does not exist, a value that
-            the space does not hold, leaves of two branches of which only one can be drawn.
+        where: the path of the point itself, under which mistakes are reported.
+        mistakes: receives a mistake for each leaf that does not exist, for each value that the space does not hold, and
+            for leaves of two branches that cannot both be drawn.
     """
     drawn = [spot for spot in spots(node) if not isinstance(spot.node, Fixed | Tree)]
     chosen: dict[str, Any] = {}

@@ -73,7 +73,7 @@ def refuse_other_data(folder: SweepFolder, began: str, fingerprint: str, root: P
     Args:
         began: fingerprint of the prepared cohort that the sweep began with; empty if it has not begun, or if no file
             says it.
-        fingerprint: that of the cohort as it is prepared now.
+        fingerprint: the fingerprint of the cohort as it is prepared now.
         root: where the data lie.
 
     Raises:

@@ -47,7 +47,7 @@ def disk_problem(error: Exception, places: Sequence[Path]) -> str:
     """Returns which path cannot be used any more, and why, if the disk is to blame; otherwise an empty text.
 
     The disk is to blame if it is full, or if it is lost or refuses a path that lies in one of `places`. Errors of
-    sockets, or of a library's own files, are not meant.
+    sockets, or of a library's own files, do not count.
     """
     if not isinstance(error, OSError) or error.errno not in (*FULL_DISK, *LOST_DISK, *REFUSED_PATH):
         return ""

@@ -199,7 +199,7 @@ def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
     try:
         table = pd.read_parquet(folder.trials, columns=["number"])
         traces |= {int(number): folder.trials.name for number in table["number"]}
-    except Exception:  # there is none yet, or it is damaged: it is written anew
+    except Exception:  # the table does not exist yet, or is damaged; then it is written again
         pass
     return traces | {event.number: folder.spool.name for event in events if isinstance(event, TrialEvent)}
 

@@ -51,7 +51,7 @@ class SweepFolder:
 
     @property
     def plan(self) -> Path:
-        """The plan, the sweep's identity, and the generation of its space, as sealed JSON."""
+        """The file of the plan, the sweep's identity, and the number of extensions of its space, as sealed JSON."""
         return self.path / "plan.json"
 
     @property

@@ -78,7 +78,7 @@ def is_locked(lock: Path) -> bool:
 
 
 def driver_of(folder: SweepFolder) -> str:
-    """Returns what the sweep's driver wrote of itself: process and machine; empty where there is nothing."""
+    """Returns the process and the machine that the sweep's driver has noted; empty if it has noted none."""
     try:
         return folder.driver_lock.read_text(errors="replace").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""A sweep as `sweep.status`, `sweep.stop` and `sweep.clean` see it, which are not its driver.
+"""A sweep as commands other than its driver see it: `sweep.status`, `sweep.stop` and `sweep.clean`.
 
 Everything is read from the files of the sweep's folder, at any moment and on any machine that sees them.
 """
@@ -196,7 +196,7 @@ def _is_still_valid(word: str) -> bool:
 
 
 def _leads_to(folder: SweepFolder, words: Sequence[str]) -> bool:
-    """Whether sweep.run, started with these words in the working directory, keeps its sweep in `folder`."""
+    """Whether `python -m sweep.run` with these words, started in the working directory, would use this folder."""
     values = {"space": "demo", "storage": DEFAULT_STORAGE} | dict(word.split("=", 1) for word in words if "=" in word)
     space = Path(values["space"])
     has_space = not space.suffix or space.is_file()

@@ -40,7 +40,7 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
         notify: called with a line about what is being timed.
 
     Raises:
-        UserError: nothing could be timed, and why.
+        UserError: no configuration could be timed; the message says why.
     """
     assert planned.example is not None and planned.facts is not None
     search, facts, threads = space.search, planned.facts, planned.example.threads
@@ -98,7 +98,7 @@ class Stopwatch:
         """Returns the seconds to fit every active teacher of these configurations once.
 
         Raises:
-            UserError: a teacher cannot be fitted; its path in the space, and why.
+            UserError: a teacher cannot be fitted; the message names its path in the space, and says why.
         """
         teachers = {
             config.teachers[name].model_dump_json(): (f"arms.{arm}.teachers.{name}", config.teachers[name], config)
@@ -163,7 +163,7 @@ class Stopwatch:
 
 
 def reservation_of_shared_device(per_device: int, threads: int) -> Reservation | None:
-    """Returns what a trial reserves if so many share a device; None if there is not a core for each thread."""
+    """Returns what a trial reserves if `per_device` trials share a device; None if a thread would have no core."""
     if per_device > 1 and per_device * threads > largest_machine_cores():
         return None
     return reservation_for(SearchConfig(), threads, per_device)

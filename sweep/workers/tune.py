@@ -48,8 +48,8 @@ def run_tune(
     Tune needs a folder for snapshots. Nothing is restored from it, and it is deleted at the end.
 
     Args:
-        scheduler: decides after each epoch which trials go on; None: all of them.
-        reservation: of each trial.
+        scheduler: decides after each epoch which trials go on; if None, all of them go on.
+        reservation: what each trial reserves of the cluster.
 
     Raises:
         Exception: what broke the search.

@@ -40,7 +40,7 @@ def run_training(
 
     Args:
         store: folder of the prepared cohort.
-        folder: of the attempt, for its checkpoints.
+        folder: the folder for the checkpoints of this attempt.
     """
     from mmpkd.cohort.store import Store
     from mmpkd.train import train  # imports torch and timm, which only a training needs
@@ -198,8 +198,8 @@ class TrainingThread:
         """Trains one epoch and returns its report.
 
         Raises:
-            Exception: the training raised it.
-            RuntimeError: the training ended without a further epoch.
+            RuntimeError: the training ended although another epoch was expected.
+            Exception: any other exception comes from the training itself, and is passed on.
         """
         if self._thread.ident is None:
             self._thread.start()

@@ -48,8 +48,8 @@ def read_picture(root: Path, file: str) -> Picture:
     """Reads the picture of a file, rotated as its EXIF orientation states.
 
     Raises:
-        BadSample: the file is missing, unreadable, truncated or not of `FORMATS`, or it has several frames, or a depth
-            or kind of colour of which information would be lost.
+        BadSample: the file is missing, unreadable, truncated or not of `FORMATS`, it has several frames, or its bit
+            depth or kind of colour cannot be read without a loss of information.
     """
     with _open_image(root, file) as opened:
         stored = _channel_depth(opened, root / file, file)

@@ -35,7 +35,7 @@ def read_mask(root: Path, file: str, shape: tuple[int, ...], values: Sequence[in
     """Reads a mask, H x W bool: its bright part (`two_valued_mask`), or pixels with one of `values` (`mask_of_values`).
 
     Raises:
-        BadSample: the file does not decode, is not two-valued, or has another size than `shape`, that of its image.
+        BadSample: the file does not decode, is not two-valued, or has another size than its image, which is `shape`.
     """
     pixels, alpha = (read_dicom(root, file), None) if is_dicom(root, file) else read_picture(root, file)
     if pixels.shape[:2] != tuple(shape[:2]):
@@ -51,7 +51,7 @@ def two_valued_mask(pixels: np.ndarray, file: str) -> np.ndarray:
 
     Raises:
         BadSample: `pixels`, H x W or H x W x 3, are a picture, are bright everywhere, or hold regions of several
-            values, of which some might be lost.
+            values, so that some regions might be lost.
     """
     grey = _to_grey(pixels, file)
     values, counts = np.unique(grey, return_counts=True)

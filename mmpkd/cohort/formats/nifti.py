@@ -147,7 +147,10 @@ def read_slice_mask(
 
 
 def _distance(first: np.ndarray, second: np.ndarray, sides: tuple[int, ...]) -> float:
-    """Returns the largest distance between a volume's corners under two affines, in sides of the smallest voxel."""
+    """Returns how far apart two affines place the corners of a volume: the largest distance of a corner.
+
+    The unit is the shortest side of a voxel under the second affine.
+    """
     corners_4K = np.stack([*np.meshgrid(*[(0, side - 1) for side in sides], indexing="ij"), np.ones((2, 2, 2))])
     distance_K = np.linalg.norm((first - second)[:3] @ corners_4K.reshape(4, -1), axis=0)
     return float(distance_K.max() / np.linalg.norm(second[:3, :3], axis=0).min())

@@ -46,10 +46,13 @@ class Files:
         return [self.info.relative_to(self.root).as_posix()] if self.is_jpeg and self.info else []
 
     def of(self, *stated: str) -> list[str]:
-        """Returns the files of the series that these paths state, relative to the root, sorted.
+        """Returns the image files of the series that a description file names, as paths relative to the root.
 
-        For a series that is missing, or that dicom_info.csv assigns to another folder, it returns a path that does not
-        exist.
+        Files are sorted within a series. For a series that is missing, or that dicom_info.csv assigns to another
+        folder, it returns a path that does not exist.
+
+        Args:
+            stated: paths as the description files state them.
         """
         paths: list[str] = []
         for folder in dict.fromkeys(path.rsplit("/", 1)[0] for path in stated):

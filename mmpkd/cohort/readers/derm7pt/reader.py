@@ -229,6 +229,9 @@ def _list_images(folder: Path) -> dict[str, list[str]]:
 
 
 def _matching_files(stated: str, listing: Mapping[str, list[str]]) -> list[str]:
-    """Returns the file with exactly this name, else the files that differ in case; the name itself if there is none."""
+    """Returns the file with exactly this name or, if it is missing, the files whose names differ from it only in case.
+
+    If there is no such file either, it returns the name itself.
+    """
     alike = listing.get(stated.lower(), [])
     return alike if alike and stated not in alike else [stated]

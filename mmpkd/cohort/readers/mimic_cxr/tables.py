@@ -57,7 +57,7 @@ def find_table(root: Path, name: str) -> Path:
     """Returns the path of a table as published, `name`.gz, or unzipped.
 
     Raises:
-        CohortError: neither exists.
+        CohortError: neither of the two files exists.
     """
     for path in (root / f"{name}.gz", root / name):
         if path.is_file():
@@ -82,7 +82,7 @@ def read_labels(path: Path, is_expert: bool) -> pd.DataFrame:
     """Returns the 14 findings by study as given: 1, 0, -1, or NaN for not mentioned; with `subject_id` for a labeller.
 
     Raises:
-        CohortError: see `read_ids`; or a value is none of these.
+        CohortError: `read_ids` raised it, or a finding has a value other than these.
     """
     ids = ["study_id"] if is_expert else ["subject_id", "study_id"]
     table = read_ids(path, [*ids, *FINDINGS], "study_id", {"Airspace Opacity": "Lung Opacity"} if is_expert else None)
