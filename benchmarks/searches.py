@@ -24,7 +24,7 @@ from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool
+from sweep.storage.events import Spool
 
 
 @dataclass
