@@ -39,10 +39,10 @@ def probe(
     word of a column in `prose`, or per decile of numbers, and one for missing. Folds are grouped by patient. A label
     with fewer than five patients in one of its classes is left out. About `MAX_SAMPLES` of a large cohort are probed.
     """
-    if columns.empty:
-        return {}
-    columns, labels, patients = _subsample(columns, labels, patients)
     scores: dict[str, dict[str, float]] = {str(name): {} for name in columns}
+    if columns.empty:
+        return scores
+    columns, labels, patients = _subsample(columns, labels, patients)
     indicators = {
         name: _words(columns[name])[0] if name in prose else _indicators(columns[name], separators.get(name))
         for name in scores
@@ -67,6 +67,8 @@ def probe_pairs(
     values (text, deciles of numbers, or missing). Where few samples have these values, the share is shrunk towards that
     of all samples.
     """
+    if columns.empty:
+        return []
     columns, labels, patients = _subsample(columns.iloc[:, :MAX_COLUMNS], labels, patients)
     code_CN = [_value_codes(columns[name]) for name in columns]
     cell_PN = {

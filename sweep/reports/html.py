@@ -70,7 +70,7 @@ def write_report(
         *without_complete(records, arms),
         *resolution(records, goals, auroc_error),
     ]
-    parts += [f'<p class="note">{escape(note)}.</p>' for note in notes]
+    parts += [f'<p class="note">{escape(note.rstrip("."))}.</p>' for note in notes]
     if complete:
         parts += ["<h2>Front</h2>", _front_figure(complete, goals, colours)]
     epochs = pd.read_parquet(folder.epochs)
