@@ -23,8 +23,8 @@ from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space
+from sweep.storage.events import Spool
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import Spool
 
 
 @dataclass

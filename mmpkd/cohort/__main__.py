@@ -1,4 +1,4 @@
-"""The command `python -m mmpkd.cohort`, which prepares, shows and checks a cohort; see HELP."""
+"""Runs the command `python -m mmpkd.cohort`, which prepares, shows and checks a cohort. Its usage is in `HELP`."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ HELP = f"""Prepares a cohort, shows what it holds, or checks its store against t
 Every cohort takes cohort.window.level=40 cohort.window.width=400, the range of values that becomes 0 to 255
 (Hounsfield units in CT), and cohort.clahe={{}}, an adaptive equalisation. docs/formats.md lists the image formats.
 
-Readers: {", ".join(READERS)}. The options of each reader are in mmpkd/cohort/readers/<reader>.
+Readers: {", ".join(READERS)}. docs/your_own_data.md and docs/published_data_sets.md list the
+options of each reader.
 A sweep prepares its cohort by itself, with the same result."""
 
 

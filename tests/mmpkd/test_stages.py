@@ -223,7 +223,7 @@ def test_a_guided_student_needs_no_superior_image(
     copy = Path(shutil.copytree(store.path, tmp_path / "clinic"))
     (copy / "views" / "superior.npy").unlink()
     clinic = Store.open(copy)
-    with pytest.raises(CohortError, match="the further image 'superior' has been taken out"):
+    with pytest.raises(CohortError, match="the further image 'superior' has been deleted"):
         clinic.view("superior")
     student = export.read(tmp_path / "run").student
     rows, cpu = clinic.rows("val"), torch.device("cpu")

@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mmpkd.cohort.facts import Column, Facts, Section
 from mmpkd.cohort.leakage import ALARM, probe
+from mmpkd.cohort.suspects import Suspects, find_suspects
 
 N = 400
 RNG = np.random.default_rng(3)
@@ -64,3 +66,14 @@ def test_a_patients_samples_stay_on_one_side() -> None:
     """A column that names the patient tells nothing of patients not seen."""
     target = pd.Series(np.repeat(RNG.integers(0, 2, N // 2), 2), dtype=float)
     assert score(PATIENT, labels=target) == pytest.approx(0.5, abs=0.1)
+
+
+def test_a_cohort_whose_samples_are_all_sealed_has_no_suspects() -> None:
+    """An external cohort may hold a test part only; `find_suspects` then gets frames without rows."""
+    columns = {name: Column(name, "descriptor") for name in ("a", "b")}
+    facts = Facts((), columns, (), 1, 32, (), (), {"report": Section(False, 0.0)}, False, 0)
+    privileged, text = pd.DataFrame(columns=["a", "b"], dtype=object), pd.DataFrame(columns=["report"], dtype=object)
+    labels = pd.DataFrame(columns=["t/l"], dtype=float)
+    suspects = find_suspects(facts, privileged, text, labels, pd.Series(dtype=object))
+    assert suspects == Suspects({"a": {}, "b": {}}, [], {"report": {}})
+    assert suspects.lines(facts) == []
