@@ -2,8 +2,8 @@
 
 The file is a safetensors file. Its metadata state as JSON how the student is built, what its logits mean, how raw
 pixels become its input, and what was fitted on the validation patients: a temperature for each task and a threshold
-for each label. A guided student includes its guide, and the classifier of its teacher if that computes the logits. The
-file holds nothing else that is privileged, and no path and no sample of the cohort.
+for each label. A guided student includes its guide, and the classifier of its teacher if this classifier computes the
+logits. The file holds nothing else that is privileged, and no path and no sample of the cohort.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Card:
     """The description of an exported student; see `Exported`."""
 
     model: dict[str, Any]  # StudentConfig, without its pretrained weights
-    mean: tuple[float, ...]  # mean of the training pixels, scaled to [0, 1]
+    mean: tuple[float, ...]  # mean that normalises the pixels, which lie in [0, 1]
     std: tuple[float, ...]
     tasks: tuple[Task, ...]
     channels: int

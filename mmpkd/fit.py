@@ -122,8 +122,8 @@ def objective_factor(schedule: str, epoch: int, epochs: int) -> float:
 def gradient_shares(weighted_terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
     """Returns `gradient_share/<term>`: the share of each weighted term in the sum of the gradient norms.
 
-    For the student's parameters it shows which term steers the student; the value of a term does not show this.
-    It costs one backward pass per term.
+    The shares for the student's parameters show which term steers the student; the values of the terms do not show
+    this. Measuring them costs one backward pass per term.
     """
     norms = {}
     for name, term in weighted_terms.items():

@@ -143,7 +143,7 @@ def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectiv
 
 
 def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict) -> int:
-    """Loads the latest stage in the cache, and returns the number of stages that are finished when it is loaded.
+    """Loads the latest stage in the cache, and returns the number of finished stages (0 if there is none).
 
     Raises:
         ConfigError: the file of this stage is damaged, or holds another stage.

@@ -123,7 +123,7 @@ def attention_of(model: Any, layers: Collection[int], read: Callable[[Tensor], T
 
     timm's fused kernel never calls `attn_drop`, so a hook there is called only if the block is unfused first;
     `fused_attn` is read at every forward, so it can be changed for these blocks alone. The hook reads the input of
-    the module, because its output is after dropout. On CUDA under bfloat16 autocast q k is bfloat16 and the softmax
+    `attn_drop`, because the output has passed dropout. On CUDA under bfloat16 autocast q k is bfloat16 and the softmax
     float32, by torch's own policy. Afterwards the model is unchanged.
     """
     collected: dict[int, Tensor] = {}

@@ -70,8 +70,8 @@ def weights_of(config: NetworkConfig) -> Path | None:
 
 
 def _require_foreign(weights: Path) -> None:
-    """Raises ConfigError for a damaged file, or for a student that was exported here: it was trained on labels of
-    another cohort or, in this cohort, of samples that a teacher must not have seen."""
+    """Raises ConfigError for a damaged file, or for a student that was exported here: such a student was trained on
+    labels of another cohort or, in this cohort, of samples that a teacher must not see."""
     try:
         with safe_open(weights, "pt") as opened:
             metadata = opened.metadata() or {}

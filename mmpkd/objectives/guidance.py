@@ -27,8 +27,9 @@ class Guidance(Objective):
 
     Mallya and Hamarneh 2022 (arXiv 2203.05683). G, the part `guide`, is a bottleneck of linear layers with a ReLU and
     dropout between them. Its widths are in the proportions of the authors' notebook for Derm7pt (2048, 1024, 512, 512,
-    1024, 2048); their notebook for RadPath has one layer less. Their G also ends in a ReLU, because their latents are
-    not negative; the embedding of a ViT has passed a LayerNorm and may be negative, so here G ends in a linear layer.
+    1024, 2048); the notebook for RadPath has one layer less. The authors' G also ends in a ReLU, because their latents
+    are not negative; the embedding of a ViT has passed a LayerNorm and may be negative, so here G ends in a linear
+    layer.
 
     The logits of its two heads can replace those of the student. `superior`, the paper's G(I), is the frozen classifier
     D_S of the teacher on G(z_I). `joint`, the paper's G(I)+I, is a new linear layer on z_I and G(z_I), in the order of

@@ -72,14 +72,14 @@ def _notes(store: Store, name: str | None) -> list[str]:
 
 
 def values_of(store: Store, columns: Sequence[str]) -> pd.DataFrame:
-    """Returns the columns of `groupings` in the order of the store. Folds are numbers: their names are not stored."""
+    """Returns the columns of `groupings` in the order of the store. Folds are numbers: the store lacks their names."""
     folds = fold_column(store)
     values = store.privileged([name for name in columns if name != folds])
     return values.assign(**{name: store.split_N for name in columns if name == folds})[list(columns)]
 
 
 def reason_not_compared(name: str) -> str:
-    """Returns a sentence on a column for which `by_group` has no row."""
+    """Returns a sentence that explains why `by_group` has no row for a column."""
     if "age" in _words(name):
         return f"groups by {name}: too few patients per age band to compare (fewer than {MIN_PATIENTS} in all but one)"
     return f"groups by {name}: fewer than two groups of {MIN_PATIENTS} patients or more, so there is nothing to compare"

@@ -280,7 +280,7 @@ def summarize(
 def table(
     scores: Mapping[str, Floats], regions: Regions, sample_ids: Sequence[str], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """Returns one row for each (sample, label) with an ROI, with every score, as input of statistics."""
+    """Returns one row for each (sample, label) with an ROI, with every score, for statistical analyses."""
     image_P, label_P = regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()
     columns = {name: value_NR[image_P, label_P] for name, value_NR in scores.items()}
     return pd.DataFrame({"sample": np.array(sample_ids)[image_P], "label": np.array(labels)[label_P], **columns})

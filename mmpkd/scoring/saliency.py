@@ -33,7 +33,8 @@ class SaliencyMap(ABC):
         Args:
             student: in evaluation mode; it is not changed.
             image_BCHW: pixels in [0, 1].
-            explained: the columns of each of R labels, see `columns_explained`; ignored unless `per_label`.
+            explained: for each of R labels, the columns of the explained logits (see `columns_explained`); ignored
+                unless `per_label`.
         """
 
 

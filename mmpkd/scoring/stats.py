@@ -1,8 +1,8 @@
 """Uncertainty of scores: patient bootstrap with shared replicates, paired intervals, adjusted p-values.
 
 Replicates are drawn once per validation set, as weights (how often each sample counts), and used for every score, so
-that scores are compared on the same replicates and no array is resampled. Legend beside the one in `types.py`:
-R replicates, L columns of scores.
+that scores are compared on the same replicates and no array is resampled. Shape letters beside those of `types.py`: R
+replicates, L columns of scores.
 """
 
 from __future__ import annotations

@@ -201,7 +201,7 @@ def by_group(
 def by_region(images: pd.DataFrame, sample_ids: NDArray[np.str_], weight_RN: Floats) -> pd.DataFrame:
     """Returns one row per score: its mean over labels of the mean over images with an ROI, with its 95 % interval, the
     scores of maps that ignore the image, and the highest attainable score (of pointing and mass). With several labels,
-    such rows follow for each label."""
+    rows of the same kind follow for each label."""
     labels = list(dict.fromkeys(images["label"]))
     rows = []
     for label in [None, *labels] if len(labels) > 1 else [None]:

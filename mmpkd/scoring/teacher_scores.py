@@ -31,7 +31,8 @@ def at_chance(quality: Mapping[str, float]) -> list[str]:
 
 
 def stated(quality: Mapping[str, float]) -> list[str]:
-    """Returns the tasks whose label a teacher nearly states; an empty name stands for all tasks together."""
+    """Returns the names of tasks with a label that a teacher nearly states; an empty name stands for all tasks
+    together."""
     return _tasks("leak", quality, lambda suffix: bool(quality[f"leak{suffix}"]))
 
 

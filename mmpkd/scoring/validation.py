@@ -122,7 +122,7 @@ class Evaluator:
         return metrics | self.fixed
 
     def _of_patients(self, logits_NK: Floats) -> dict[str, float]:
-        """Returns scores by patient, for every fold alike if any patient of the cohort has several images."""
+        """Returns scores by patient. It is called in every fold if any patient of the cohort has several images."""
         patients = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
         weight_RP = self.weight_RN[:, patients.first_P]
         scores = classify.score(patients.logits_PK, patients.target_PK, patients.known_PK, self.tasks, weight_RP)

@@ -34,8 +34,8 @@ class ColumnsParams(TeacherParams):
 def chosen_columns(params: ColumnsParams, facts: Facts) -> list[str]:
     """Returns the columns that a teacher reads, each once.
 
-    They are the columns that are named or match a pattern, or every descriptor and context column, and then the named
-    near-label columns.
+    First come the columns that `columns` names or matches by a pattern; by default, these are all descriptor and
+    context columns. The named near-label columns follow.
     """
     names = admitted_columns(facts)
     if params.columns is not None:

@@ -39,8 +39,8 @@ def permute_between_patients(
     members_S = np.split(np.argsort(stratum_n.reshape(-1)), np.cumsum(np.bincount(stratum_n.reshape(-1)))[:-1])
     source = np.arange(len(store.sample_ids))
     for stratum, members in enumerate(members_S):
-        # Patients are in random order, and the samples of each are together. Turned by the largest number of samples
-        # of a patient, no sample meets one of its own patient, if that number is at most half of all.
+        # Patients are in random order, and the samples of a patient are adjacent. The order is rotated by the largest
+        # number of samples of a patient. If this is at most half of all, no sample gets one of its own patient.
         patient = np.unique(patient_n[members], return_inverse=True)[1]
         turn = np.bincount(patient).max()
         if 2 * turn <= len(members):

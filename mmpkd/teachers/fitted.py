@@ -57,7 +57,8 @@ class FittedTeacher(Protocol):
 
 
 def quality_lines(config: TrialConfig, teachers: Mapping[str, FittedTeacher]) -> list[str]:
-    """Returns a line for each teacher and each member of an ensemble, with its scores and its flaws."""
+    """Returns a line for each teacher and each member of an ensemble, with the scores and the flaws of the teacher or
+    member."""
     lines = []
     for name, teacher in teachers.items():
         scores = by_teacher({f"teacher/{name}/{key}": value for key, value in teacher.quality.items()})

@@ -24,7 +24,7 @@ from mmpkd.teachers.teacher import ResolvedTeacher, Teacher, ViewTeacher
 from mmpkd.teachers.training import images_on
 from mmpkd.types import Needs, TeacherError, TeacherOutput
 
-NETWORK = "network."  # prefix of the names of weights in a file, which also holds:
+NETWORK = "network."  # prefix of the names of weights in a file; the names of the file's other content follow
 ROWS, TABLE = "rows", "cells"
 OFFSETS = "offsets.npy"  # what is added to the logits of the fold models
 
@@ -96,7 +96,7 @@ class Online:
         return TeacherOutput(logits_BK, embedding_BD)
 
     def only(self, needs: Needs) -> Online:
-        """Returns the same teacher, which then computes only what is needed."""
+        """Returns the same teacher, restricted to computing only the needed outputs."""
         return replace(self, fields=self.fields & needs.teacher)
 
     def to(self, device: torch.device) -> Online:

@@ -31,12 +31,12 @@ class Tabular(Teacher):
     """Predicts logits from privileged columns. Its embedding is the layer from which the logits are computed.
 
     The columns may also be features that another network computed from a modality such as a slide or a volume: this is
-    the way to teach from them.
+    the way to teach from such modalities.
 
     `Encoder` encodes a row, with the vocabulary and scales of the training patients. `linear` is ridge-penalised
     logistic regression, one per task (scikit-learn), whose embedding is the encoded row. `mlp` has one hidden layer,
-    shared by all tasks, which is its embedding. `boosting` is scikit-learn's histogram gradient boosting, one per task,
-    which has no embedding. Unknown labels are left out of the fit.
+    shared by all tasks; this layer is the embedding. `boosting` is scikit-learn's histogram gradient boosting, one per
+    task, which has no embedding. Unknown labels are left out of the fit.
     """
 
     Params = TabularParams

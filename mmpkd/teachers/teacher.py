@@ -88,7 +88,7 @@ class Teacher(Protocol):
 
     @staticmethod
     def sources(params: Any) -> dict[str, Any]:
-        """Returns what else determines the outputs (file contents, versions), as a part of the cache address."""
+        """Returns what, besides `params`, determines the outputs (file contents, versions), for the cache address."""
         return {}
 
     @staticmethod

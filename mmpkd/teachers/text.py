@@ -101,10 +101,10 @@ class Text(Teacher):
     """Logits from the joined sections of a report. All weights of the encoder are fine-tuned unless it is `frozen`.
 
     Embedding: the mean of the last layer over the tokens, from which the logits are computed. Hidden: the same mean for
-    each layer; the last one is the embedding. (The mean is used, not [CLS], because it works with every encoder and
-    is more informative if an encoder was not trained to use [CLS]; Reimers and Gurevych 2019, arXiv 1908.10084, table
-    6.) The outputs of a sample without text are NaN. `mask_labels` replaces the words that name tasks and labels by the
-    mask token, see `LabelMask`.
+    each layer; the last one is the embedding. (The mean is used instead of the [CLS] token, because the mean works with
+    every encoder and is more informative if an encoder was not trained to use [CLS]; Reimers and Gurevych 2019, arXiv
+    1908.10084, table 6.) The outputs of a sample without text are NaN. `mask_labels` replaces the words that name tasks
+    and labels by the mask token, see `LabelMask`.
     """
 
     Params = TextParams

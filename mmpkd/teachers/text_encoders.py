@@ -31,7 +31,8 @@ def folder_of(encoder: str) -> Path:
     """Returns the folder of an encoder: `encoder` if it is a folder, else its snapshot in the Hugging Face cache.
 
     Raises:
-        ConfigError: the encoder, its weights or its vocabulary are not on this machine. The path is `encoder`.
+        ConfigError: the encoder, its weights or its vocabulary are not on this machine. The path in the message is
+            `encoder`.
     """
     folder = Path(encoder).expanduser()
     remedy = "give the folder of a saved encoder, or leave it out for a small one built here"
