@@ -1,4 +1,6 @@
-"""Many training runs: the search space, the plan, the search. The only package that imports ray, optuna and mlflow."""
+"""Runs many trainings as one sweep: its search space, plan and search. No other package imports ray, optuna or
+mlflow.
+"""
 
 import os
 
@@ -6,7 +8,7 @@ import os
 os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # we have a display of our own
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "1"  # a trial that reserves no GPU sees none
-os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # they would write a folder of logs per trial that nothing reads
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # or Tune's loggers write a folder of logs per trial
 os.environ["TUNE_PRINT_ALL_TRIAL_ERRORS"] = "0"  # error files hold them; the console shows a line each
 os.environ["TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S"] = "0"
 os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # `interrupt.py` has its own handlers

@@ -52,7 +52,7 @@ HALF_WRITTEN: Final = (".partial", ".tmp")
 
 @dataclass(frozen=True)
 class Waste:
-    """A file or a folder that is no longer needed; `size` in bytes."""
+    """A file or a folder that is no longer needed. Its `size` is in bytes."""
 
     path: Path
     reason: str
@@ -108,7 +108,7 @@ def _listed(waste: Waste, console: Console) -> Waste:
 def _clean_sweep(folder: SweepFolder, delete: bool, console: Console) -> list[Waste]:
     if not delete:
         return [_listed(waste, console) for waste in waste_of(read_sweep(folder))]
-    with hold_driver_lock(folder):  # no driver starts meanwhile, and everything that earlier drivers did is read
+    with hold_driver_lock(folder):  # while the lock is held, no driver starts and the files do not change
         wastes = []
         for waste in waste_of(read_sweep(folder)):
             _delete(waste.path)
@@ -117,7 +117,7 @@ def _clean_sweep(folder: SweepFolder, delete: bool, console: Console) -> list[Wa
 
 
 def waste_of(sweep: Sweep) -> list[Waste]:
-    """Returns what is no longer needed of a sweep that is not running."""
+    """Returns the files and folders of a sweep that are no longer needed, for a sweep that is not running."""
     folder = sweep.folder
     wastes: list[Waste] = []
     for number in settled_numbers(sweep):
@@ -134,10 +134,11 @@ def waste_of(sweep: Sweep) -> list[Waste]:
 
 
 def settled_numbers(sweep: Sweep) -> list[int]:
-    """Returns the numbers of the trials that have ended, are not on the front, and cannot join it any more.
+    """Returns the numbers of the trials that have ended, are not on the Pareto front, and cannot join the front any
+    more.
 
-    A configuration that waits for further seeds can still join it, and so can one that lacks a goal of the present
-    space.
+    A configuration that waits for runs on further seeds can still join the front. So can a configuration that has no
+    value for one of the goals of the present space.
     """
     results = sweep.results()
     front: dict[int, Sequence[float]] = {}
@@ -152,7 +153,7 @@ def settled_numbers(sweep: Sweep) -> list[int]:
 
 
 def half_written(folder: Path) -> Iterator[Path]:
-    """Yields the files and folders that are written under a temporary name first, and were never renamed."""
+    """Yields files and folders that still have their temporary name, because a kill came before they were renamed."""
     for parent, folders, files in os.walk(folder):
         for name in sorted([*folders, *files]):
             if name.endswith(HALF_WRITTEN):
@@ -164,10 +165,10 @@ def half_written(folder: Path) -> Iterator[Path]:
 
 
 def stores_in_use(folders: Sequence[SweepFolder]) -> set[str]:
-    """Returns the fingerprints of the prepared cohorts on which sweeps were run.
+    """Returns the fingerprints of the prepared cohorts on which the given sweeps were run.
 
     Raises:
-        UserError: a sweep has begun and has no plan yet, which holds the fingerprint.
+        UserError: a sweep has begun but has no plan file yet. Only the plan file holds the fingerprint.
     """
     used = set()
     for folder in folders:
@@ -180,8 +181,11 @@ def stores_in_use(folders: Sequence[SweepFolder]) -> set[str]:
 
 
 def unused_in_cache(cache: Path, used: set[str]) -> Iterator[Waste]:
-    """Yields the stores of the cache that no sweep uses, outputs of teachers and finished stages for such stores, and
-    what was left half-written. What another process writes at the moment is left out."""
+    """Yields the unused entries of the cache.
+
+    Unused are prepared cohorts ("stores") that no sweep uses, the outputs of teachers and the finished stages that were
+    computed for such stores, and half-written folders. Entries that another process is writing are left out.
+    """
     for kind in ("stores", "teachers"):
         for path in sorted((cache / kind).iterdir()) if (cache / kind).is_dir() else ():
             if not path.is_dir() or path.is_symlink() or is_locked(_lock_of(path)):
@@ -209,8 +213,10 @@ def _cohort_of(teacher: Path) -> str:
 
 
 def _lock_of(path: Path) -> Path:
-    """Returns the lock of a process that writes a store or a teacher's outputs; see `cohort/prepare.py` and
-    `teachers/cache.py`."""
+    """Returns the lock file of the process that writes a store or a teacher's outputs.
+
+    See `cohort/prepare.py` and `teachers/cache.py`.
+    """
     name = path.name
     for ending in (*HALF_WRITTEN, ".deleted"):
         name = name.removesuffix(ending)
@@ -220,7 +226,7 @@ def _lock_of(path: Path) -> Path:
 def _delete_cached(path: Path) -> bool:
     """Deletes a folder of the cache under the lock of its writers, and returns False if a writer holds the lock.
 
-    The folder is renamed first, so that a kill never leaves a part of it that looks complete.
+    The folder is renamed first. A kill during the deletion therefore never leaves a partial folder under a valid name.
     """
     try:
         with FileLock(_lock_of(path), timeout=0):
@@ -240,11 +246,11 @@ def _delete_cached(path: Path) -> bool:
 
 
 def size_of(path: Path) -> int:
-    """Returns the bytes of a file, or of all files below a folder."""
+    """Returns the size in bytes of a file, or of all files below a folder together."""
     files = [Path(parent) / name for parent, _, names in os.walk(path) for name in names] if path.is_dir() else [path]
     total = 0
     for file in files:
-        with suppress(FileNotFoundError):  # a worker that outlived its driver has just renamed it
+        with suppress(FileNotFoundError):  # a worker that outlived its driver has just renamed the file
             total += file.lstat().st_size
     return total
 

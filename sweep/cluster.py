@@ -1,4 +1,6 @@
-"""Ray: the cluster at RAY_ADDRESS or one that is started on this machine, and what a trial reserves of it."""
+"""Connects to the Ray cluster at RAY_ADDRESS, or starts Ray on this machine, and computes the resources of each
+trial.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import grpc
 import ray
 
 # Ray (2.60) documents no function that returns the address behind `auto`, or the one that `localhost:PORT` becomes.
-# Without this private one a cluster that does not answer would be noticed only after minutes, inside `ray.init`.
+# Without this private function a cluster that does not answer would be noticed after minutes, inside `ray.init`.
 from ray._private.services import canonicalize_bootstrap_address_or_die
 
 from mmpkd.machine.resources import cores
@@ -24,7 +26,7 @@ from sweep import interrupt
 from sweep.local_ray import make_socket_folder, one_line, start_ray
 from sweep.space.search_config import SearchConfig
 
-ANSWER_SECONDS: Final = 5.0  # within which a cluster has to answer
+ANSWER_SECONDS: Final = 5.0  # time within which a cluster has to answer
 ROUNDING: Final = 1e-9  # so that 3 x 1/3 of a device counts as one device
 
 
@@ -33,18 +35,22 @@ ROUNDING: Final = 1e-9  # so that 3 x 1/3 of a device counts as one device
 
 @dataclass(frozen=True)
 class Reservation:
-    """What one trial reserves of a cluster."""
+    """The CPU cores and the share of a GPU that one trial reserves in a Ray cluster."""
 
     cpus: float
     gpus: float
 
     @property
     def devices(self) -> float:
-        """Device-seconds that one second of the trial costs."""
+        """Device-seconds that one second of the trial costs: its share of a GPU, or its number of cores without a
+        GPU.
+        """
         return self.gpus or self.cpus
 
     def doubled(self) -> Reservation | None:
-        """Returns a reservation for half as many trials on a device; None if a trial already has a device to itself."""
+        """Returns the reservation that puts half the number of trials on a device. Returns None if a trial already has
+        a device to itself.
+        """
         if self.gpus:
             trials = int(1 / self.gpus + ROUNDING)
             return replace(self, gpus=1 / (trials // 2)) if trials > 1 else None
@@ -54,11 +60,11 @@ class Reservation:
 
 
 def reservation_for(search: SearchConfig, threads: int, per_device: int | None) -> Reservation:
-    """Returns what a trial reserves.
+    """Returns the cores and the share of a GPU that each trial reserves.
 
     Args:
-        per_device: how many trials share a GPU or, where there is no GPU, the cores of a machine. If None,
-            `search.cpus` and `search.gpus` decide.
+        per_device: number of trials that share a GPU or, where there is no GPU, the cores of a machine. If None,
+            `search.cpus` and `search.gpus` of the space set the reservation.
     """
     if per_device is None:
         return Reservation(search.cpus or float(threads), search.gpus)
@@ -78,10 +84,11 @@ def count_gpus() -> int:
 
 
 def count_slots(reservation: Reservation) -> int:
-    """Returns how many trials run at a time in the whole cluster.
+    """Returns the number of trials that can run at the same time in the whole cluster.
 
     Raises:
-        ConfigError: the machine is too small for a single trial. A cluster may grow, so there it is not an error.
+        ConfigError: Ray runs on this machine alone, and the machine is too small for a single trial. In a cluster this
+            is no error, because a cluster may grow.
     """
     available = ray.cluster_resources()
     needs = [("CPU", reservation.cpus), ("GPU", reservation.gpus)]
@@ -95,7 +102,7 @@ def count_slots(reservation: Reservation) -> int:
 
 
 def count_machine_slots(reservation: Reservation) -> int:
-    """Returns how many trials run at a time on one machine, the largest of the cluster."""
+    """Returns the number of trials that can run at the same time on one machine, the largest of the cluster."""
     fitting = [count_slots(reservation)]
     if reservation.cpus:
         fitting.append(int(largest_machine_cores() / reservation.cpus + ROUNDING))
@@ -109,8 +116,9 @@ def refuse_too_many_cores(search: SearchConfig, threads: int) -> None:
     """Checks, before Ray is started, that this process may use the cores that a trial reserves.
 
     Raises:
-        ConfigError: it may use fewer cores; the message says how many, and what limits them. Where there is a cluster,
-            nothing is checked, because the cluster knows its own cores.
+        ConfigError: this process may use fewer cores than a trial reserves. The message says how many it may use, and
+            what limits them. If RAY_ADDRESS names a cluster, nothing is checked, because the cluster knows its own
+            cores.
     """
     if cluster_address() or search.trials_per_device is not None:
         return
@@ -131,14 +139,17 @@ def _too_few_cores(needed: float, leaf: str) -> ConfigError:
 
 
 def cluster_address() -> str:
-    """Returns the address of the running cluster; empty if Ray is started on this machine for this driver alone."""
+    """Returns the address of the running cluster. It is empty if Ray is started on this machine for this driver
+    alone.
+    """
     address = os.environ.get("RAY_ADDRESS", "").strip()
     return "" if address == "local" else address
 
 
 @contextmanager
 def cluster() -> Iterator[None]:
-    """Connects to Ray, or starts it, and shuts the connection or Ray down at the end.
+    """Connects to a running Ray cluster, or starts Ray on this machine. At the end it disconnects, or stops the Ray
+    that it started.
 
     Raises:
         UserError: the cluster at RAY_ADDRESS does not answer, or Ray cannot be started on this machine.
@@ -154,7 +165,7 @@ def cluster() -> Iterator[None]:
                 _join()
             else:
                 start_ray(folder)
-        except SystemExit:  # raised by the handler that Ray installs for SIGTERM until ours is installed again
+        except SystemExit:  # Ray installs a handler for SIGTERM that raises this, until our handler is installed again
             interrupt.record_request("SIGTERM")
             raise KeyboardInterrupt from None
         finally:
@@ -180,10 +191,12 @@ def _join() -> None:
 
 
 def refuse_silent_cluster() -> None:
-    """Checks that the cluster at RAY_ADDRESS answers. Ray itself would wait for minutes and then end the process.
+    """Checks that the cluster at RAY_ADDRESS answers. Without this check Ray would wait for minutes and then end the
+    process.
 
     Raises:
-        UserError: it does not answer within ANSWER_SECONDS, or the address is not that of a cluster.
+        UserError: the cluster does not answer within ANSWER_SECONDS, or the address is not the address of a Ray
+            cluster.
     """
     address = cluster_address()
     if not address:
@@ -218,6 +231,6 @@ def _ask_head(address: str, head: str, advice: str) -> None:
         except grpc.RpcError as error:
             code = error.code()
             if code == grpc.StatusCode.UNAUTHENTICATED:
-                return  # the cluster answers; Ray's own message about the token is better
+                return  # the cluster answers but refuses the token; Ray's own message about that is better
             problem = f"what answers at {head} is not the head of a Ray cluster ({code.name})"
             raise UserError(f"RAY_ADDRESS={address}: {problem}. {advice}") from error

@@ -1,4 +1,6 @@
-"""The driver's part of a sweep, from its lock to its report: it prepares the cohort, runs trials, writes results."""
+"""Runs one driver's part of a sweep: it locks the sweep's folder, prepares the cohort, runs trials and writes
+results.
+"""
 
 from __future__ import annotations
 
@@ -46,22 +48,24 @@ from sweep.workers.pricing import price_sweep
 from sweep.workers.tune import run_tune
 from sweep.workers.worker import TRAINING, TrainingFunctions
 
-PLAN_SECONDS: Final = 6.0  # for which `plan=true` times each configuration
-SWEEP_SECONDS: Final = 2.0  # for which a sweep times each configuration before its first trial
+PLAN_SECONDS: Final = 6.0  # duration for which `plan=true` times each configuration
+SWEEP_SECONDS: Final = 2.0  # duration for which a sweep times each configuration before its first trial
 
 
 def leakage_warnings(planned: Plan, store: Store) -> list[str]:
-    """Returns a warning for each thing in a prepared cohort that gives its labels away to the teachers of a plan."""
+    """Returns a warning for each input in a prepared cohort that reveals the labels to a teacher of the plan."""
     assert planned.example is not None
     return input_leakage.leakage_warnings(suspects_of(store), planned.teachers(), store, planned.example.cohort.fold)
 
 
 @dataclass(frozen=True)
 class SweepFunctions:
-    """The functions in which a sweep spends its time. Tests and benchmarks pass in functions that cost nothing.
+    """The two expensive parts of a sweep as functions: pricing and training. Tests and benchmarks pass in functions
+    that take no time.
 
     Attributes:
-        price: None as its result means that the sweep has no price.
+        price: function that computes the price of the sweep. It may return None, which means that the sweep has no
+            price.
     """
 
     prepare: Callable[[CohortConfig, Path], Store] = prepare
@@ -74,10 +78,10 @@ FUNCTIONS = SweepFunctions()
 
 
 def show_plan(space: Space, planned: Plan, console: Console) -> None:
-    """Shows the plan of a sweep, what gives labels away in its cohort, and its price.
+    """Shows the plan of a sweep, warnings about inputs of its cohort that reveal the labels, and its price.
 
     Raises:
-        UserError: no configuration could be timed; the message says why.
+        UserError: no configuration could be timed. The message says why.
     """
     assert planned.example is not None
     console.print(render(planned))
@@ -134,10 +138,10 @@ def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Conso
 def _open_sweep(
     space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions
 ) -> tuple[Search, Spool, Tracker]:
-    """Opens the sweep in its folder, a new one or that of an earlier driver.
+    """Begins a new sweep in its folder, or continues the sweep that an earlier driver began there.
 
     Raises:
-        UserError: the folder is damaged, or holds a sweep of another space or other data.
+        UserError: the folder is damaged, or holds a sweep of another search space or of other data.
     """
     assert planned.example is not None
     cohort, folder, storage = planned.example.cohort, options.folder, Storage(Path(options.storage))
@@ -160,8 +164,8 @@ def _open_sweep(
     for line in filter(None, (studies.adopt_earlier_trials() if extended else "", warm_start_line)):
         console.print(line, highlight=False, soft_wrap=True)
 
-    # The plan's file decides which space the sweep has: a driver that is killed before this write leaves the old space,
-    # one that is killed after it leaves the new space.
+    # The plan's file decides which space the sweep has. A driver that is killed before this write leaves the old space;
+    # a driver that is killed after this write leaves the new space.
     content: dict[str, Any] = planned.as_json() | identity
     content |= {"generation": generation, "left_behind": sorted({*studies.left_behind, *before.lost})}
     content["lost"] = list(before.lost)
@@ -185,16 +189,17 @@ def run_trials(
     tracker: Tracker,
     console: Console,
 ) -> None:
-    """Runs trials on Ray until none is left or the search halts. When memory is short, it goes on with half as many
-    trials to a device.
+    """Runs trials on Ray until no trial is left or the search halts.
+
+    When memory runs short, it continues with half the number of trials per device.
 
     Raises:
-        KeyboardInterrupt: the driver was asked to end, see `interrupt.py`.
+        KeyboardInterrupt: a signal asked the driver to end; see `interrupt.py`.
     """
     assert planned.example is not None
     config, epochs = search.space.search, planned.example.epochs
     with cluster():
-        tracker.start()  # imports MLflow while the workers start, not while Ray starts
+        tracker.start()  # starts to import MLflow only now: while the workers start, not while Ray starts
         per_device = _price_and_trials_per_device(search.space, planned, functions, folder, console)
         if not (config.gpus or per_device) and (gpus := count_gpus()):
             hint = "search.gpus=1 gives each trial one, search.trials_per_device=4 runs four to each"
@@ -220,8 +225,10 @@ def run_trials(
 def _price_and_trials_per_device(
     space: Space, planned: Plan, functions: SweepFunctions, folder: SweepFolder, console: Console
 ) -> int | None:
-    """Shows the price of the sweep, unless an earlier driver has, and returns how many trials share a device; None:
-    each trial reserves what `search.cpus` and `search.gpus` say."""
+    """Shows the price of the sweep unless an earlier driver has shown it, and returns the number of trials per device.
+
+    The number is None if `search.cpus` and `search.gpus` say what each trial reserves.
+    """
     wanted, known = space.search.trials_per_device, folder.read_plan().get("price")
     per_device: int | None = known and known["per_device"]
     if known is None or (wanted == "auto" and per_device is None):

@@ -1,8 +1,9 @@
-"""Requests to end the driver: Ctrl-C, the SIGTERM of a batch system, the SIGHUP of a closed terminal.
+"""Handles the signals that ask the driver to end: Ctrl-C, SIGTERM of a batch system, SIGHUP of a closed terminal.
 
-The first request ends the driver's part in good order within seconds: running trials keep their last checkpoints,
-tables and report are written, and the tracking server gets what it accepts in that time. Further signals that follow
-at once belong to the same request (`timeout` and `make` send each signal twice). A later Ctrl-C ends everything.
+At the first signal the driver shuts down cleanly within seconds: running trials keep their last checkpoints, tables and
+report are written, and the tracking server receives the records that it accepts in that time. Signals that follow
+within a second belong to the same request, because `timeout` and `make` send each signal twice. A later Ctrl-C ends
+everything at once.
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from typing import Final, NoReturn
 
 # Grid Engine and LSF announce the end of a job with SIGUSR2, a limit of processor time with SIGXCPU.
 SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-END_SECONDS: Final = 8.0  # from the request to the end; batch systems kill after 10 to 30 seconds
+END_SECONDS: Final = 8.0  # time from the request to the end of the driver; batch systems kill after 10 to 30 seconds
 ECHO_SECONDS: Final = 1.0  # a second signal within this time belongs to the first request
 
 
 @dataclass
 class _Request:
-    name: str = ""  # of the signal; empty as long as there is no request
+    name: str = ""  # name of the signal; empty as long as there is no request
     time: float = 0.0
     repeated: bool = False  # a person pressed Ctrl-C again, later
     deferrals: int = 0
@@ -37,7 +38,7 @@ _request = _Request()
 
 @contextmanager
 def requests_end_the_driver() -> Iterator[None]:
-    """While this is open, the first of SIGNALS raises KeyboardInterrupt in the main thread."""
+    """Makes the first signal of SIGNALS raise KeyboardInterrupt in the main thread while this context is open."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread handle signals
         return
@@ -57,7 +58,9 @@ def requests_end_the_driver() -> Iterator[None]:
 
 
 def install_handlers() -> None:
-    """Replaces all handlers, such as Ray's, with ours. An ignored signal stays ignored, as `nohup` wants it."""
+    """Replaces all other signal handlers, such as Ray's, with ours. A signal that is ignored stays ignored, as `nohup`
+    requires.
+    """
     for number in SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _on_signal)
@@ -65,7 +68,9 @@ def install_handlers() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """While this is open, a first request raises nothing. The caller asks `requested` afterwards."""
+    """Keeps a first request from raising KeyboardInterrupt while this context is open. The caller checks `requested`
+    afterwards.
+    """
     _request.deferrals += 1
     try:
         yield
@@ -74,31 +79,38 @@ def deferred() -> Iterator[None]:
 
 
 def requested() -> str:
-    """Returns the name of the signal that requested the end; empty if there was no request."""
+    """Returns the name of the signal that requested the end. The name is empty if there was no request."""
     return _request.name
 
 
 def repeated() -> bool:
-    """Returns whether a person pressed Ctrl-C again and does not want to wait for an end in good order."""
+    """Returns whether a person pressed Ctrl-C again and so does not want to wait for the clean shutdown."""
     return _request.repeated
 
 
 def record_request(name: str) -> None:
-    """Records a request that did not come through our handler."""
+    """Records a request to end that did not come through our signal handler."""
     if not _request.name:
         _request.name, _request.time = name, time.monotonic()
 
 
 def allowed_seconds(seconds: float) -> float:
-    """Returns `seconds`; after a request the time that is left until the end, at least one second."""
+    """Returns the number of seconds that a step may take.
+
+    Before a request this is `seconds`. After a request it is the time that is left until the driver has to end, but at
+    least one second.
+    """
     if not _request.name:
         return seconds
     return max(min(seconds, END_SECONDS - (time.monotonic() - _request.time)), 1.0)
 
 
 def exit_process(status: int) -> NoReturn:
-    """Ends the process. After a request it ends at once: taking down all imported libraries takes seconds (five of
-    processor time with Ray, torch and MLflow), and nothing is left to save."""
+    """Ends the process. After a request it ends without Python's usual teardown.
+
+    Tearing down the imported libraries takes seconds (five seconds of processor time with Ray, torch and MLflow), and
+    nothing is left to save.
+    """
     if _request.name:
         sys.stdout.flush()
         sys.stderr.flush()

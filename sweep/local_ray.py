@@ -1,4 +1,4 @@
-"""Ray on this machine alone, started for one driver and ended with it."""
+"""Starts Ray on this machine alone, for one driver. Ray ends together with the driver."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MAX_OBJECT_STORE: Final = 128 * 2**20  # bytes; trials share nothing through Ray
 MIN_OBJECT_STORE: Final = 80 * 2**20  # bytes; Ray refuses less than 75 MiB (2.60)
 # The longest path that Ray adds to its temporary folder (2.60); a socket's path may have 107 bytes on Linux.
 LONGEST_SOCKET: Final = "session_2026-01-01_00-00-00_000000_0000000/sockets/plasma_store"
-FURTHER_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")  # tried after TMPDIR
+FURTHER_FOLDERS: Final = ("/tmp", "/var/tmp", "/dev/shm")  # folders that are tried after TMPDIR
 
 
 def start_ray(folder: Path) -> None:
     """Starts Ray with the cores and the memory that this process may use.
 
     Args:
-        folder: for Ray's sockets and session; see `make_socket_folder`.
+        folder: folder for Ray's sockets and session, made by `make_socket_folder`.
 
     Raises:
         UserError: Ray cannot be started.
@@ -60,8 +60,10 @@ def start_ray(folder: Path) -> None:
 
 @contextmanager
 def _sessions_of_their_own() -> Iterator[None]:
-    """Makes the processes that Ray starts leaders of their own sessions. Batch systems and terminals signal a whole
-    process group; such a signal must not take Ray from under the driver. The processes still end with the driver.
+    """Starts each of Ray's processes in a session of its own (`setsid`) while this context is open.
+
+    Batch systems and terminals send a signal to a whole process group. Such a signal must not end Ray while the driver
+    still needs it. Ray's processes still end together with the driver.
     """
     global _new_sessions
     _new_sessions = True
@@ -84,10 +86,10 @@ os.register_at_fork(after_in_child=_start_session)
 
 
 def make_socket_folder() -> Path:
-    """Makes a new temporary folder for Ray in which its sockets can be opened; only this user can read it.
+    """Makes a new temporary folder for Ray in which Ray's sockets can be opened. Only this user can read the folder.
 
     Raises:
-        UserError: there is no place for such a folder; which places were tried, and what is wrong with each.
+        UserError: no place allows such a folder. The message lists the places tried and what is wrong with each.
     """
     named = os.environ.get("RAY_TMPDIR")
     candidates = [named] if named else [*filter(None, [os.environ.get("TMPDIR")]), *FURTHER_FOLDERS]
@@ -122,6 +124,6 @@ def _open_socket(path: Path) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """Returns the kind of an error and the first line of its message."""
+    """Returns the class name of an exception and the first line of its message."""
     lines: list[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

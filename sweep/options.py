@@ -1,7 +1,7 @@
-"""The words of the sweep commands, and the addresses of tracking servers.
+"""Parses the command lines of the sweep commands, and checks the addresses of tracking servers.
 
-`sweep.run` reads its words with `read_run_options`; `sweep.status`, `sweep.stop` and `sweep.clean` read theirs with
-`read_sweep_options`.
+`read_run_options` parses the command line of `sweep.run`. `read_sweep_options` parses the command lines of
+`sweep.status`, `sweep.stop` and `sweep.clean`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from sweep.storage.layout import Storage, SweepFolder
 
 DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
-SWITCHES: Final = ("show", "schema", "plan", "extend", "repair")  # of sweep.run
+SWITCHES: Final = ("show", "schema", "plan", "extend", "repair")  # keys of sweep.run
 RUN_KEYS: Final = ("space", "name", "storage", "cache", "tracking", *SWITCHES)
-TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")  # that MLflow knows
+TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")  # known to MLflow
 
 
 # --- sweep.run ---
@@ -33,7 +33,9 @@ TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "ht
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The command line of `sweep.run`: the command's own keys, and the overrides of leaves of the space."""
+    """The parsed command line of `sweep.run`: the command's own keys, and the overrides of leaves of the search
+    space.
+    """
 
     space: str = "demo"
     name: str = ""
@@ -46,34 +48,37 @@ class RunOptions:
     extend: bool = False
     repair: bool = False
     overrides: tuple[str, ...] = ()
-    words: tuple[str, ...] = ()  # the whole command line, passwords struck out
+    words: tuple[str, ...] = ()  # the whole command line, with passwords removed
 
     @property
     def folder(self) -> SweepFolder:
-        """The sweep's folder, absolute."""
+        """The sweep's folder, as an absolute path."""
         return Storage(Path(self.storage).absolute()).sweep(self.name)
 
     @property
     def tracking_uri(self) -> str:
-        """Address of the tracking server: `tracking=`, else MLFLOW_TRACKING_URI, else the file beside the sweeps."""
+        """Address of the tracking server: the value of `tracking=`, else of MLFLOW_TRACKING_URI, else the SQLite file
+        in the folder of all sweeps.
+        """
         default = sqlite_uri(Storage(Path(self.storage)).mlflow_database)
         return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or default
 
     @property
     def command(self) -> str:
-        """The command that continues the sweep."""
+        """The command line that continues this sweep."""
         return run_command(self.words)
 
 
 def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[RunOptions, list[Mistake]]:
-    """Returns the options of `sweep.run`, and all mistakes in them.
+    """Returns the options of `sweep.run`, and all mistakes in the command line.
 
     Args:
-        leaves: paths of the space that a word may override. A word that is written as `--key value` is compared with
-            them, so that the message names the right key.
+        leaves: paths of the leaves of the space that a word may override. If the user writes `--key value`, the key is
+            compared with these paths, so that the error message names the right key.
 
     Raises:
-        ConfigError: words are written as `--key value`; which of the other words belong to them is not certain.
+        ConfigError: a word is written as `--key value`. Parsing stops there, because it is uncertain which of the other
+            words are values of such keys.
     """
     defaults = {key: getattr(RunOptions, key) for key in RUN_KEYS} | dict.fromkeys(SWITCHES, "false")
     values, overrides = own_words(words, defaults, leaves)
@@ -105,7 +110,7 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
 
 
 def run_command(words: Iterable[str]) -> str:
-    """Returns the `sweep.run` command with these words, quoted for a shell."""
+    """Returns the command line that runs `sweep.run` with these words, quoted for a shell."""
     return " ".join(["python -m sweep.run", *map(quote, words)])
 
 
@@ -113,10 +118,11 @@ def run_command(words: Iterable[str]) -> str:
 
 
 def read_sweep_options(words: Sequence[str], defaults: Mapping[str, str]) -> tuple[dict[str, str], list[Mistake]]:
-    """Returns the values of `[NAME] [key=value ...]` by key, and all mistakes in them.
+    """Parses words of the form `[NAME] [key=value ...]`; returns the values by key, and all mistakes in the words.
 
     Args:
-        defaults: the keys of the command, among them `name`. A key whose default is 'false' is a switch.
+        defaults: the default value of each key of the command, the key `name` included. A key with the default 'false'
+            is a boolean switch.
     """
     values: dict[str, str] = dict(defaults)
     mistakes = [*dashed_words(words, defaults)]
@@ -145,10 +151,10 @@ def _switch_mistakes(values: Mapping[str, str], switches: Iterable[str]) -> list
 
 
 def check_tracking_uri(uri: str) -> str:
-    """Returns a tracking address in the form that MLflow takes; the path of a SQLite file is made absolute.
+    """Returns a tracking address in the form that MLflow accepts. The path of a SQLite file is made absolute.
 
     Raises:
-        ConfigError: MLflow knows no such address.
+        ConfigError: MLflow accepts no address of this form.
     """
     scheme = urlsplit(uri).scheme.partition("+")[0]
     if scheme not in TRACKING_SCHEMES:
@@ -160,7 +166,7 @@ def check_tracking_uri(uri: str) -> str:
         if "?" in uri or not sqlite_file(uri).name:
             wanted = "wanted is sqlite:///FILE, with %3F for a '?' in its path and %25 for a '%'"
             raise ConfigError.at("tracking", f"{uri!r} names no SQLite file; {wanted}")
-        # MLflow writes the working directory into a new file, quoted as in Python and not as in SQL (3.17).
+        # MLflow (3.17) writes the working directory into a new database, quoted as in Python and not as in SQL.
         working_directory = os.getcwd()
         if "'" in working_directory and '"' in working_directory and not sqlite_file(uri).exists():
             problem = f"MLflow cannot make a SQLite file from within {working_directory}"
@@ -171,15 +177,17 @@ def check_tracking_uri(uri: str) -> str:
 
 
 def sqlite_uri(path: Path) -> str:
-    """Returns the address of a SQLite file, quoted: a bare `?` would begin a query, and `%20` would be a blank."""
+    """Returns the `sqlite:` address of a file, with its path percent-quoted. Unquoted, a `?` in the path would begin a
+    query, and `%20` would be read as a blank.
+    """
     return f"sqlite:///{quote_in_uri(os.fsencode(path.absolute()))}"
 
 
 def sqlite_file(uri: str) -> Path:
-    """Returns the file that a SQLite address names."""
+    """Returns the path of the file that a `sqlite:` address names."""
     return Path(unquote(uri.partition("://")[2].removeprefix("/"), errors="surrogateescape"))
 
 
 def redact_passwords(text: str) -> str:
-    """Returns the text with the password in every address struck out."""
+    """Returns the text with the password in every URL replaced."""
     return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", text)

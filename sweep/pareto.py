@@ -1,4 +1,6 @@
-"""Compares trials by several goals: dominance, fronts, ranks and hypervolumes. Every goal is better when higher."""
+"""Compares trials by several goals: dominance, Pareto fronts, ranks and hypervolumes. Higher is better for every
+goal.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,17 @@ from sweep.types import Values
 
 
 def dominates(values: Values, other: Values) -> bool:
-    """Whether `values` are at least as good as `other` in every goal and better in one."""
+    """Returns whether `values` are at least as good as `other` in every goal, and better in at least one goal."""
     at_least = all(value >= limit for value, limit in zip(values, other, strict=True))
     return at_least and tuple(values) != tuple(other)
 
 
 def admit(front: dict[int, Values], number: int, values: Values) -> list[int]:
-    """Adds a trial to a front unless a trial of the front dominates it.
+    """Adds a trial to a front, in place, unless a trial of the front dominates the new trial.
 
     Returns:
-        Numbers of the trials that are not on the front: those that the new trial dominates, or the new trial itself.
+        Numbers of the trials that this call excludes from the front: either the trials that the new trial dominates, or
+        the new trial itself.
     """
     if any(dominates(other, values) for other in front.values()):
         return [number]
@@ -32,12 +35,14 @@ def admit(front: dict[int, Values], number: int, values: Values) -> list[int]:
 
 
 def rank_with_spread(values: Values, others: Sequence[Values]) -> int:
-    """Returns how many of `others` rank before `values`: by non-dominated front, then by spread within the front.
+    """Returns how many of `others` rank before `values`. Ranks go by non-dominated front, then by spread within a
+    front.
 
     Fronts are peeled off one after the other. Within a front the order is that of an epsilon-net: first the best by the
-    first goal, then always the point that is furthest from all before it, with goals scaled to the range that they span
-    here (Schmucker et al. 2021, MO-ASHA, algorithm 2; Salinas et al. 2021). Of equal points the earlier in `others`
-    comes first, and all of `others` come before `values`.
+    first goal, then always the point with the largest distance to all points already ordered. For this distance each
+    goal is divided by the range of its values in `others` and `values` together (Schmucker et al. 2021, MO-ASHA,
+    algorithm 2; Salinas et al. 2021). Of equal points the one that is earlier in `others` comes first, and `values`
+    comes after all points that equal it.
     """
     points = np.array([*others, values], dtype=float)
     above = (points[:, None, 0] >= points[None, :, 0]).copy()
@@ -45,7 +50,7 @@ def rank_with_spread(values: Values, others: Sequence[Values]) -> int:
     for goal in range(1, points.shape[1]):
         above &= points[:, None, goal] >= points[None, :, goal]
         equal &= points[:, None, goal] == points[None, :, goal]
-    above &= ~equal  # above[i, j]: i dominates j
+    above &= ~equal  # above[i, j]: point i dominates point j
     num_dominators = above.sum(axis=0)
     num_before, last = 0, len(others)
     remaining = np.ones(len(points), dtype=bool)
@@ -71,9 +76,10 @@ def _order_by_spread(points: NDArray[np.float64]) -> list[int]:
 
 
 def hypervolume(points: Sequence[Values], floor: Values) -> float:
-    """Returns the volume above `floor` that the points dominate.
+    """Returns the hypervolume: the volume above `floor` that the points dominate.
 
-    It is the volume of the union of their boxes, summed over slices along the last goal.
+    Each point spans a box from `floor` to the point. The volume of the union of these boxes is summed over slices along
+    the last goal.
     """
     inside = [tuple(point) for point in points if all(value > low for value, low in zip(point, floor, strict=True))]
     if not inside:

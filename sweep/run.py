@@ -1,4 +1,6 @@
-"""Searches a space: `python -m sweep.run [space=NAME|FILE] [key=value ...]`; `--help` lists all words."""
+"""Runs a sweep over a search space: `python -m sweep.run [space=NAME|FILE] [key=value ...]`; `--help` lists all
+keys.
+"""
 
 from __future__ import annotations
 
@@ -60,13 +62,13 @@ or by sweep.stop), the same command continues
 
 @requests_end_the_driver()
 def main(words: Sequence[str]) -> None:
-    """Reads the words and runs the sweep, or shows what they ask for.
+    """Parses the command line. Then runs the sweep, or shows its plan, space or schema, as the command line asks.
 
     Ray, torch, Optuna and MLflow take seconds to import, so they are imported once the space is known to be sound.
 
     Raises:
-        SystemExit: with status 0 (done), 1 (no trial succeeded) or 130 (stopped before the end).
-        UserError: the user's mistakes; the command then ends with status 2.
+        SystemExit: the command ends, with status 0 (done), 1 (no trial succeeded) or 130 (stopped before the end).
+        UserError: the user made mistakes. The command then ends with status 2.
     """
     if {"--help", "-h", "help"} & set(words):
         print(HELP.format(spaces=", ".join(shipped())), end="")

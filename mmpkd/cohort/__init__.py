@@ -1,4 +1,4 @@
-"""Cohorts: the readers of raw data sets, and the facts about a cohort that its tables alone give."""
+"""Chooses the reader of a cohort's raw data set, and reads the facts about a cohort from its tables alone."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def reader_for(config: CohortConfig) -> Reader:
     """Returns the reader that a configuration names, with its options.
 
     Raises:
-        ConfigError: mistakes in `cohort.reader`, `cohort.root` and `cohort.params`, all at once where possible.
+        ConfigError: `cohort.reader`, `cohort.root` or `cohort.params` has mistakes. The error lists all mistakes at
+            once, unless the reader is unknown.
     """
     if config.reader not in READERS:
         raise ConfigError.at("cohort.reader", f"unknown reader {config.reader!r}{near(config.reader, READERS)}")
@@ -60,11 +61,12 @@ def reader_for(config: CohortConfig) -> Reader:
 
 
 def facts(config: CohortConfig) -> Facts:
-    """Returns the facts of a cohort from its tables alone. It checks that image files exist, but reads none.
+    """Returns the facts of a cohort from its tables alone. It checks that image files exist, but does not read them.
 
     Raises:
         ConfigError: the reader is unknown, the root is missing, or the options do not fit.
-        CohortError: the tables are not as published, files are missing, a task has one class, or there is no such fold.
+        CohortError: the tables are not as published, more samples lack files than `cohort.max_bad` allows, a task has
+            only one class, or the cohort has no fold with the number `cohort.fold`.
     """
     reader = reader_for(config)
     scan = scan_cohort(config, reader)

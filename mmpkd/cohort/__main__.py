@@ -1,4 +1,4 @@
-"""The command `python -m mmpkd.cohort`, which prepares, shows and checks a cohort; see HELP."""
+"""Runs the command `python -m mmpkd.cohort`, which prepares, shows and checks a cohort. Its usage is in `HELP`."""
 
 from __future__ import annotations
 

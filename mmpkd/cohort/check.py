@@ -24,10 +24,14 @@ from mmpkd.types import CohortError
 
 
 def check(config: CohortConfig, cache: Path, count: int | None, console: Console) -> None:
-    """Checks a store against its manifest and its sources, and compares `count` samples (None: all) pixel by pixel.
+    """Checks a store against its manifest and its source files.
+
+    Args:
+        count: number of samples that are decoded again and compared pixel by pixel. None compares all samples.
 
     Raises:
-        CohortError: there is no store of these sources and options, or the store differs; all differences are listed.
+        CohortError: no store of these sources and options exists, or the store differs from its manifest or its
+            sources. The message lists all differences.
     """
     reader = reader_for(config)
     scan = scan_cohort(config, reader)
@@ -89,7 +93,7 @@ def _describe_differences(path: Path, identity: Mapping[str, Any]) -> str:
 def _compare_sample(
     store: Store, reader: Reader, row: int, views: Sequence[np.ndarray], depths: Sequence[Depth]
 ) -> str:
-    """Decodes one sample again and returns how it differs from the store; empty if it does not."""
+    """Decodes one sample again and describes how it differs from the store. The text is empty if it does not differ."""
     facts = store.facts
     try:
         decoded = decode(reader.load(str(store.sample_ids[row])), facts.image_size, facts.channels, facts.views, depths)

@@ -1,6 +1,6 @@
-"""Decodes one sample: from files to pixels, and from pixels to the square image of the store.
+"""Decodes one sample: reads its files as pixels, and converts the pixels to the square images of the store.
 
-These functions run in several threads at once.
+The functions of this file are called by several threads at once.
 """
 
 from __future__ import annotations
@@ -29,68 +29,71 @@ class Clahe(NamedTuple):
     """The parameters of contrast limited adaptive histogram equalisation, which is applied to each image by itself."""
 
     clip_limit: float
-    tiles: int  # per side
+    tiles: int  # number of tiles along each side of the image
 
 
 class Depth(NamedTuple):
-    """How pixel values become 8 bits: alike for all images of a cohort, so that brightness keeps its meaning."""
+    """The conversion of pixel values to 8 bits. It is the same for all images of a cohort, so that equal values have
+    equal brightness in all of them."""
 
-    bits: int = 8  # of the originals, 8 or 16, with or without a sign
+    bits: int = 8  # bits of an original pixel value, 8 or 16, with or without a sign
     window: tuple[float, float] | None = None  # the values that become 0 and 255; None keeps values as they are
-    clahe: Clahe | None = None  # applied last, to the image as it is stored
+    clahe: Clahe | None = None  # applied last, to the image in the size in which it is stored; None: no CLAHE
 
 
 def read_depth(bits: int, window: Sequence[float] | None, clahe: Sequence[Any] | None = None) -> Depth:
-    """Returns the Depth that was written as JSON. Files that were written before `clahe` existed lack it."""
+    """Returns the Depth with the given fields, as read from JSON. Old files lack the field `clahe`, so it may be left
+    out."""
     return Depth(bits, (window[0], window[1]) if window else None, Clahe(*clahe) if clahe else None)
 
 
 def depth_of(manifest: Mapping[str, Any]) -> Depth:
-    """Returns the Depth of a store's images from its manifest."""
+    """Returns the Depth of a store's images, as its manifest states it."""
     return read_depth(manifest["bit_depth"], manifest["window"], manifest["clahe"])
 
 
 class Appearance(NamedTuple):
-    """A few numbers that describe an image after its window and before any CLAHE."""
+    """Numbers that describe the brightness and colour of an image after the window is applied and before any CLAHE."""
 
-    mean: float  # 0 to 255
-    high: float  # 99th percentile
+    mean: float  # mean grey level, 0 to 255
+    high: float  # 99th percentile of the grey levels, 0 to 255
     is_blank: bool  # all pixels have the same value
-    is_coloured: bool  # its channels differ, if only by a tint
-    modality: str = ""  # as the file states it, see `mmpkd.cohort.formats.dicom.Unit`
+    is_coloured: bool  # the colour channels differ; a tint suffices
+    modality: str = ""  # modality that the file states, see `mmpkd.cohort.formats.dicom.Unit`
     unit: str = ""
-    is_stretched: bool = False  # scaled by its own range, as a slice of a volume is
+    is_stretched: bool = False  # the reader scaled the image by its own range of values, as for a slice of a volume
 
 
 @dataclass(frozen=True)
 class Roi:
-    """A region of one label as run lengths (see `mmpkd.frames.run_lengths`)."""
+    """The mask of one region and the region's label. Masks are run lengths (see `mmpkd.frames.run_lengths`)."""
 
     label: str
-    runs: np.ndarray  # at original resolution
-    store_runs: np.ndarray  # in the stored square
+    runs: np.ndarray  # run lengths of the mask at the image's original size
+    store_runs: np.ndarray  # run lengths of the mask in the stored square
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A sample in the form in which it is stored: the image, then its views in the order of the scan."""
+    """A sample in the form in which it is stored. Its image comes first, followed by its views in the scan's order."""
 
     pixels_VCHW: np.ndarray
-    height: int  # original
+    height: int  # height of the original image in pixels
     width: int
     rois: tuple[Roi, ...]
-    num_empty: int  # masks without a pixel, which count as no ROI
-    appearances: tuple[Appearance, ...]  # of the image, then of each view
+    num_empty: int  # number of masks without a pixel; such a mask counts as no ROI
+    appearances: tuple[Appearance, ...]  # appearance of the image, then the appearance of each view
 
 
 def decode(raw: RawImage, size: int, channels: int, views: Sequence[str], depths: Sequence[Depth]) -> Decoded:
-    """Converts an image and its views to 8 bits, and letterboxes them and the masks.
+    """Converts an image and its views to 8 bits, and letterboxes the image, the views and the masks.
 
     Args:
-        depths: the depth of the image, then the depth of each view.
+        depths: the Depth of the image, then the Depth of each view.
 
     Raises:
-        BadSample: the image has another bit depth than the cohort, or values to which a stated window does not apply.
+        BadSample: the image has another bit depth than the cohort, or the options state a window that does not apply
+            to the image's values.
     """
     assert set(raw.views) == set(views), f"views {sorted(raw.views)}, declared {sorted(views)}"
     if raw.is_stretched and depths[0].window is not None:
@@ -127,10 +130,11 @@ def measure_appearance(image: np.ndarray, depth: Depth) -> Appearance:
 
 
 def to_stored_square(image: np.ndarray, size: int, channels: int, depth: Depth) -> np.ndarray:
-    """Returns an image as it is stored, C x size x size uint8: windowed, letterboxed, and equalised where CLAHE is set.
+    """Returns an image in its stored form, C x size x size uint8: windowed, letterboxed, and equalised if `depth` has a
+    CLAHE.
 
     Raises:
-        BadSample: the image has another bit depth, or all its values lie outside the window.
+        BadSample: the image has another bit depth than `depth`, or all its values lie outside the window.
     """
     if image.dtype.itemsize * 8 != depth.bits:
         problem = (
@@ -153,7 +157,10 @@ def to_stored_square(image: np.ndarray, size: int, channels: int, depth: Depth) 
 
 
 def _convert_channels(image: np.ndarray, channels: int) -> np.ndarray:
-    """Converts an image to grey, H x W (ITU-R 601 luma of a colour image), or to RGB, H x W x 3."""
+    """Converts an image to grey, H x W, if `channels` is 1, or to RGB, H x W x 3, if `channels` is 3.
+
+    The grey value of a coloured pixel is its ITU-R 601 luma.
+    """
     mode = "L" if channels == 1 else "RGB"
     return np.asarray(Image.fromarray(image).convert(mode))
 
@@ -171,17 +178,18 @@ def _equalise(grey: np.ndarray, clahe: Clahe) -> np.ndarray:
 
 
 def to_8_bit(image: np.ndarray, depth: Depth) -> np.ndarray:
-    """Scales the values within the window to 0 to 255 and clips the others; without a window nothing changes."""
+    """Maps the window's limits linearly to 0 and 255 and clips values outside the window. If `depth` has no window, the
+    image is returned unchanged."""
     grey: np.ndarray = image if depth.window is None else _grey_levels(depth, image.dtype.kind == "i")[image]
     return grey
 
 
 @lru_cache(maxsize=8)
 def _grey_levels(depth: Depth, is_signed: bool) -> np.ndarray:
-    """Returns the grey level, 0 to 255, of every possible pixel value, as a table.
+    """Returns a lookup table with the grey level, 0 to 255, of every possible pixel value.
 
-    A lookup creates no temporary images, and threads would wait for the memory pages of those. Negative values count
-    from the end of the table, as numpy's indices do.
+    A lookup needs no temporary images. Temporary images would be slow, because the threads would wait for each other
+    while memory pages are allocated. The index of a negative value counts from the end of the table, as in numpy.
     """
     assert depth.window is not None
     low, high = depth.window
@@ -194,7 +202,8 @@ def _grey_levels(depth: Depth, is_signed: bool) -> np.ndarray:
 
 
 def sample_pixels(image: np.ndarray) -> np.ndarray:
-    """Returns about 100,000 evenly spaced pixels of an image, so that every image has the same weight in a window."""
+    """Returns about 100,000 evenly spaced pixels of an image. A window that is derived from such samples gives every
+    image the same weight, regardless of its size."""
     pixels: np.ndarray = image.ravel()[:: max(1, image.size // 100_000)].copy()
     return pixels
 
@@ -202,7 +211,8 @@ def sample_pixels(image: np.ndarray) -> np.ndarray:
 def find_depth(pixels: Sequence[np.ndarray], windowed: bool) -> Depth:
     """Returns the Depth of a cohort from the `sample_pixels` of some of its images.
 
-    The bits are those of the first image. 16-bit images, and `windowed` ones, get a window from percentile 0.5 to 99.5.
+    The first image determines the bits. The window reaches from percentile 0.5 to percentile 99.5 of the pixels if the
+    images have 16 bits or `windowed` is True. Otherwise there is no window.
     """
     bits = pixels[0].dtype.itemsize * 8 if pixels else 8
     if not pixels or (bits == 8 and not windowed):
@@ -218,14 +228,14 @@ def read_image(root: Path, file: str) -> np.ndarray:
     Transparent pixels become black, as in viewers.
 
     Raises:
-        BadSample: the file is missing, unreadable or truncated, or reading it would lose information, see
-            docs/formats.md.
+        BadSample: the file is missing, unreadable or truncated, or reading it would lose information
+            (docs/formats.md lists these cases).
     """
     return read_dicom(root, file) if is_dicom(root, file) else read_picture(root, file).pixels
 
 
 def image_size(root: Path, file: str) -> tuple[int, int]:
-    """Returns height and width of an image from its header alone.
+    """Returns the height and width of an image in pixels, and reads only the file's header.
 
     Raises:
         BadSample: the file is missing or is not an image.

@@ -1,4 +1,4 @@
-"""Writes large arrays on disks that may run full."""
+"""Creates large files on disks that may become full, so that a full disk causes an error message and not a crash."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ MEGABYTE = 1e6
 
 
 def allocate(path: Path, shape: tuple[int, ...]) -> np.memmap:
-    """Creates a uint8 .npy file and returns it as a writable memory map. An existing array of this shape is reused.
+    """Creates a uint8 .npy file and returns it as a writable memory map. An existing file of this shape is reused.
 
-    All its blocks are reserved on the disk first, because writing to a memory map on a full disk kills the process.
+    The space for the whole file is reserved on the disk first, because writing to a memory map on a full disk kills the
+    process.
 
     Raises:
-        OSError: there is no room.
+        OSError: the disk has too little space.
     """
     if path.exists():
         with suppress(ValueError):  # the header is damaged
@@ -46,7 +47,7 @@ def reserve(descriptor: int, num_bytes: int) -> None:
     """Makes a file `num_bytes` long and reserves its blocks on the disk.
 
     Raises:
-        OSError: there is no room.
+        OSError: the disk has too little space.
     """
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(descriptor, 0, num_bytes)
@@ -58,10 +59,12 @@ def reserve(descriptor: int, num_bytes: int) -> None:
 
 @contextmanager
 def explain_full_disk(partial: Path, needed_bytes: int) -> Iterator[None]:
-    """Turns the OSError of a full disk, now or while `partial` is written, into a CohortError, and removes `partial`.
+    """Replaces the OSError of a full disk by a CohortError and removes the folder `partial`.
+
+    The context manager does so whether the space is missing at the start or runs out while `partial` is written.
 
     Raises:
-        CohortError: the disk is full; the message states the space needed and free, and how to use another disk.
+        CohortError: the disk is full. The message states the needed and the free space, and how to use another disk.
     """
     existing_bytes = (
         sum(file.stat().st_size for file in partial.rglob("*") if file.is_file()) if partial.exists() else 0
@@ -74,7 +77,7 @@ def explain_full_disk(partial: Path, needed_bytes: int) -> Iterator[None]:
         is_elsewhere = isinstance(error.filename, str) and not Path(error.filename).absolute().is_relative_to(
             partial.parent.absolute()
         )
-        if error.errno not in FULL or is_elsewhere:  # another disk may be full, such as that of temporary files
+        if error.errno not in FULL or is_elsewhere:  # a different disk may be full, such as the one of temporary files
             raise
         shutil.rmtree(partial, ignore_errors=True)
         free = shutil.disk_usage(partial.parent).free

@@ -1,6 +1,6 @@
-"""What a reader provides: the facts of a cohort before any image is decoded, and then the decoded images.
+"""Defines what a reader provides: first the facts of a cohort from its tables, and then the decoded images.
 
-A reader is a file with a subclass of `Reader` and its pydantic `Params`, and a line in `READERS`
+To add a reader, write a file with a subclass of `Reader` and its pydantic `Params`, and add a line to `READERS`
 (`mmpkd/cohort/__init__.py`). `prepare` does everything else: geometry, bit depth, splits, storage, unreadable files.
 """
 
@@ -32,9 +32,10 @@ ADMITTED: tuple[Role, ...] = ("descriptor", "context")
 class Column:
     """A column of the source table, and its role.
 
-    Teachers may use a `descriptor` (what was seen in the image) and `context` (what was known of the patient), and
-    `near_label` only when the configuration names the column. `forbidden` states the label and is never stored; `id`
-    identifies a patient, an image or a file. A `multivalued` cell joins its values with `separator`.
+    Teachers may use columns with the role `descriptor` (what was seen in the image) or `context` (what was known about
+    the patient). They may use a `near_label` column only if the configuration names it. A `forbidden` column states the
+    label and is never stored. An `id` column identifies a patient, an image or a file. A cell of a `multivalued` column
+    holds several values, joined by `separator`.
     """
 
     name: str
@@ -45,30 +46,30 @@ class Column:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the reports. Labels were read from a `near_label` section, so teachers use it only by name."""
+    """A section of the reports."""
 
-    near_label: bool
-    share: float  # of the training samples, as far as they are known before patients are dealt, that have this section
-    # Classes, such as `task/ill` and `not task/ill`, that training samples have, but none with this section.
+    near_label: bool  # labels were read from this section, so teachers use it only if the configuration names it
+    share: float  # share of training samples with this section; before patients are dealt into folds, of all samples
+    # Classes (such as `task/ill` or `not task/ill`) that occur in training samples, but in none that has this section
     lost: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Facts:
-    """The facts of a cohort that the plan needs. They are known from its tables alone."""
+    """The facts about a cohort that planning a sweep needs. They are known from the cohort's tables alone."""
 
     tasks: tuple[Task, ...]
     columns: Mapping[str, Column]  # every column with a role, forbidden ones included, by name
     unlisted: tuple[str, ...]  # columns of the source without a role: not stored
     channels: int  # 1 or 3
-    image_size: int  # side of the stored square, pixels
+    image_size: int  # side of the stored square in pixels
     roi_labels: tuple[str, ...]  # empty: the cohort has no ROI
-    views: tuple[str, ...]  # names of further images of each sample
-    sections: Mapping[str, Section]  # of reports, by name; empty: the cohort has no text
+    views: tuple[str, ...]  # names of the further images of each sample
+    sections: Mapping[str, Section]  # sections of the reports, by name; empty: the cohort has no text
     credentialed: bool  # file names and pictures must not leave the store
     num_samples: int
-    external: bool = False  # it has no training part; models that were trained on another cohort are scored on it
-    several_images: bool = False  # some patient has several, so that patients can be scored beside images
+    external: bool = False  # the cohort has no training part; models trained on another cohort are scored on it
+    several_images: bool = False  # some patient has several images, so that scores by patient are of use
 
 
 @dataclass(frozen=True)
@@ -77,18 +78,18 @@ class Scan:
 
     samples: index `sample` (unique strings, in an order that never changes). The column `patient` is a string. The
         optional column `split` holds train, val and test (an official split, which may lack train), or fold0, fold1
-        ... and test (given folds); without it patients are dealt into folds. The optional column `row` is the row of
-        the source table, for messages about credentialed cohorts; the header is row 1.
+        ... and test (given folds). Without `split`, patients are dealt into folds. The optional column `row` is the row
+        of the source table, for messages about credentialed cohorts; the header is row 1.
     labels: one float column per logit, in the order of the tasks, named by `label_columns(tasks)`: 1, 0, or NaN for
-        unknown. A multi-class task is one-hot, or NaN in all its columns where the class is unknown.
-        `encode_labels` makes these columns from class names.
-    privileged: the columns of role descriptor, context and near_label, never a forbidden one, as text (categorical;
-        multivalued: joined, no blanks around the separator) or floats (numeric); NaN where missing.
-    text: one string column per section of the reports, NaN where missing; or None.
-    near_label_sections: those columns of `text` that the labels were read from.
+        unknown. A multi-class task is one-hot, or NaN in all its columns if the class is unknown. `encode_labels` makes
+        such columns from class names.
+    privileged: the columns with the roles descriptor, context and near_label; NaN where missing. Categorical columns
+        are text, numeric ones floats. A multivalued cell is text without blanks around the separator.
+    text: one string column per section of the reports, NaN where missing. None if the cohort has no text.
+    near_label_sections: names of the columns of `text` from which the labels were read.
     files: the files of each sample, relative to the root (POSIX) or absolute. Empty for a generated cohort.
-    tables: source tables relative to the root; their contents are hashed into the fingerprint.
-    notes: what was left out and why, a sentence each; `prepare` prints them and keeps them in the manifest.
+    tables: paths of the source tables, relative to the root. Their contents are hashed into the fingerprint.
+    notes: sentences that state what was left out and why. `prepare` prints them and keeps them in the manifest.
     """
 
     tasks: tuple[Task, ...]
@@ -111,7 +112,7 @@ class Scan:
         parts = set(self.samples["split"]) if "split" in self.samples else set()
         external = bool(parts) and parts <= {"val", "test"}
         train_N = np.ones(len(self.samples), bool)
-        if parts and not external:  # where folds are given, every fold that may train
+        if parts and not external:  # each given fold counts as training, because any fold but test may train
             train_N = ~self.samples["split"].isin(("val", "test")).to_numpy()
         text = pd.DataFrame() if self.text is None else self.text[train_N]
         labels = self.labels[train_N]
@@ -146,12 +147,12 @@ class Scan:
 class RawImage:
     """A decoded sample at its original size.
 
-    image: H x W or H x W x 3, uint8, uint16 or int16 (one depth per cohort).
-    views: further images by name, each of its own size; exactly those that the scan declares.
-    rois: (label, mask) pairs, the mask H x W bool of the image's own size. Several may share a label; their union is
-        scored. An all-False mask counts as no ROI.
-    is_stretched: whether the reader scaled the values by the image's own range; a window cannot apply to them then.
-    units: modality and unit of the values of the image (under "image") and of views, where files state them.
+    image: H x W or H x W x 3, uint8, uint16 or int16. All images of a cohort have the same depth.
+    views: further images by name, each of its own size. The names are exactly those of `Scan.views`.
+    rois: (label, mask) pairs. A mask is H x W bool, of the same size as `image`. Several masks may have the same label;
+        their union is scored. A mask that is False everywhere counts as no ROI.
+    is_stretched: whether the reader scaled the values by the image's own range. Then no window can be applied to them.
+    units: modality and unit of the pixel values if the file states them, by "image" or the name of a view.
     """
 
     image: np.ndarray
@@ -162,10 +163,10 @@ class RawImage:
 
 
 class BadSample(Exception):
-    """The error of a sample that cannot be used.
+    """Is raised for a sample that cannot be used.
 
-    `file` is relative to the root and is shown unless the cohort is credentialed. `reason` names no file and no
-    patient, so that it may always be shown.
+    `file` is a path relative to the root, which messages show unless the cohort is credentialed. `reason` names no file
+    and no patient, so that messages may always show it.
     """
 
     def __init__(self, file: str, reason: str):
@@ -175,20 +176,20 @@ class BadSample(Exception):
 
 
 class Reader(ABC):
-    """Reads a raw data set. Its options are the pydantic model `Params`.
+    """The base class of readers, which read a raw data set. A reader's options are its pydantic model `Params`.
 
-    `load` is called from several threads at once, and always returns the same pixels for the same sample id.
+    `load` is called by several threads at once. It must always return the same pixels for the same sample id.
     """
 
     Params: ClassVar[type[Strict]]
-    VERSION: ClassVar[int]  # raise it when the same files and options are read differently than before
+    VERSION: ClassVar[int]  # must be raised when the reader reads the same files and options differently than before
     needs_root: ClassVar[bool]  # False: the data are generated, and `cohort.root` must be left out
-    allow_outside: bool = False  # whether files may lie outside the root; `reader_for` sets it
-    windowed: ClassVar[bool] = False  # True: 8-bit images get a window from the data, as 16-bit images always do
+    allow_outside: bool = False  # whether files may lie outside the root; `reader_for` sets this attribute
+    windowed: ClassVar[bool] = False  # True: 8-bit images get a window from the data; 16-bit images always get one
 
     @abstractmethod
     def __init__(self, root: Path | None, params: Any) -> None:
-        """Keeps the root, which exists where `needs_root` is True, and the `Params` of this reader; reads no file."""
+        """Keeps the root and the options, and reads no file. The root is an existing folder if `needs_root` is True."""
 
     @property
     @abstractmethod
@@ -197,15 +198,15 @@ class Reader(ABC):
 
     @abstractmethod
     def scan(self) -> Scan:
-        """Lists the samples from tables alone, and decodes nothing.
+        """Lists the samples from tables alone, without decoding an image.
 
         Raises:
-            ConfigError: options do not fit the tables; all such mistakes are listed at once.
+            ConfigError: options do not fit the tables. The error lists all such mistakes at once.
             CohortError: tables are missing or not as published.
         """
 
     def deviations(self, scan: Scan) -> list[str]:
-        """Returns how this copy differs from the published data set, for `python -m mmpkd.cohort check`."""
+        """Describes how this copy differs from the published data set, for `python -m mmpkd.cohort check`."""
         return []
 
     @abstractmethod
@@ -223,10 +224,10 @@ def label_columns(tasks: Sequence[Task]) -> list[str]:
 
 
 def encode_labels(task: Task, names: pd.Series) -> pd.DataFrame:
-    """Returns the label columns of a binary or multi-class task from class names; NaN or None means unknown.
+    """Converts the class names of a binary or multi-class task to label columns. NaN or None means unknown.
 
     Raises:
-        KeyError: a name is not one of `task.labels`.
+        KeyError: a class name is not one of `task.labels`.
     """
     assert task.kind != "multilabel", "a multi-label task has its columns already"
     unknown = names.isna().to_numpy()
@@ -239,26 +240,26 @@ def encode_labels(task: Task, names: pd.Series) -> pd.DataFrame:
 
 
 def comparable_name(name: str) -> str:
-    """Returns the form of a column name by which names are compared: 'Assessment ' becomes 'assessment'."""
+    """Normalises a column name for comparisons. For example, 'Assessment ' becomes 'assessment'."""
     return normalise_name(name)
 
 
 def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
-    """Returns the pattern itself if it is a name, else the names that its `*` matches, in order; case-sensitive."""
+    """Returns the names that a pattern with `*` matches, case-sensitive. If it is a name, it matches only itself."""
     names = list(names)
     return [pattern] if pattern in names else [name for name in names if "*" in pattern and fnmatchcase(name, pattern)]
 
 
 def admitted_columns(facts: Facts) -> list[str]:
-    """Returns the columns that teachers use by default: descriptors and context."""
+    """Returns the names of the columns that teachers use by default, which have the role descriptor or context."""
     return [column.name for column in facts.columns.values() if column.role in ADMITTED]
 
 
 def check_columns(columns: Sequence[str], near_label: Sequence[str], facts: Facts) -> list[Mistake]:
     """Returns the mistakes in a teacher's choice of columns, each under the path `columns` or `near_label`.
 
-    `columns` lists descriptors and context by name, or by a pattern (`matching_names`) that at least one of them
-    matches. `near_label` lists near-label columns by name.
+    Each entry of `columns` must be the name of a column with the role descriptor or context, or a pattern
+    (`matching_names`) that matches at least one of them. `near_label` lists near-label columns by name.
     """
     counts = Counter((*columns, *near_label))
     problems = [(name, _column_problem(name, near_label, facts)) for name in counts]

@@ -1,7 +1,8 @@
-"""Checks the names of patients and values in any cohort, because a patient spelt in two ways would count as two.
+"""Finds patients and values that are spelt in several ways; a patient with two spellings would count as two patients.
 
-A cohort in which a patient is spelt in several ways (`spelling.group_spellings`) is refused. Warnings list names that
-may be one or two, such as `P-01` and `P_01`, and values of privileged columns that are spelt in several ways.
+A cohort in which a patient is spelt in several ways (`spelling.group_spellings`) is refused. Warnings list patients'
+names that may or may not be the same patient, such as `P-01` and `P_01`, and values of privileged columns that are
+spelt in several ways.
 """
 
 from __future__ import annotations
@@ -24,10 +25,12 @@ UNNAMED = BLANK_WORDS | {"none", "nil", "unknown", "missing", "-", "--", "?", ".
 
 
 def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
-    """Checks that each patient has one spelling, which no spreadsheet truncated and which is a name.
+    """Checks that each patient's name has one spelling, was not truncated by a spreadsheet, has no replacement
+    character in place of a lost one, and is not a word for a missing name such as `nan` that several samples share.
 
     Raises:
-        CohortError: a check failed; the message states how many patients and which rows, and spellings of public data.
+        CohortError: a check failed. The message states the number of patients and their rows, and also the spellings
+            if the data are public.
     """
     patients = scan.samples["patient"].astype(str)
     counts = patients.value_counts()
@@ -61,7 +64,7 @@ def refuse_patients(scan: Scan, reader: str, is_public: bool) -> None:
 
 
 def warnings(scan: Scan, is_public: bool) -> list[str]:
-    """Returns a warning for each kind of names that may be one name in several spellings."""
+    """Returns warnings about patients, and about values of privileged columns, that may be spelt in several ways."""
     sentences = []
     patients = scan.samples["patient"].astype(str)
     if groups := group_loose_spellings(patients.unique(), loosely=True):
@@ -91,12 +94,13 @@ def _column_warnings(column: Column, cells: pd.Series, is_public: bool) -> list[
 
 
 def count_phrase(things: Sequence[Any], noun: str) -> str:
-    """Returns the beginning of a sentence: '1 patient is', '3 patients are'."""
+    """Returns the beginning of a sentence that counts `things`, such as '1 patient is' or '3 patients are'."""
     return f"1 {noun} is" if len(things) == 1 else f"{len(things)} {noun}s are"
 
 
 def _describe_rows(scan: Scan, is_refused: pd.Series, names: pd.Series, is_public: bool) -> str:
-    """Lists the first rows of the source table, or samples counted from 1 if the scan has no rows."""
+    """Lists the first refused samples by their rows in the source table, or by their positions, counted from 1, if the
+    scan states no rows."""
     positions = np.flatnonzero(is_refused.to_numpy(bool))
     has_rows = "row" in scan.samples
     numbers = scan.samples["row"].iloc[positions] if has_rows else positions + 1

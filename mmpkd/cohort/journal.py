@@ -1,7 +1,8 @@
 """Decodes the samples of a cohort in parallel, and can continue after an interruption.
 
-Pixels are written to their rows of preallocated arrays. After each block of samples the arrays are flushed, and then
-a line per sample is appended to `journal.jsonl`. A sample that has a line is done.
+The pixels of each sample are written to the sample's row of preallocated arrays. After each block of samples the arrays
+are flushed to the disk, and only then a line for each sample of the block is appended to `journal.jsonl`. A sample with
+a line in that file is done, and a continued preparation does not decode it again.
 """
 
 from __future__ import annotations
@@ -32,18 +33,21 @@ QUIET_SECONDS = 1.0  # a shorter preparation shows no progress bar
 
 @dataclass(frozen=True)
 class Entry:
-    """A sample's line of the journal: all that is known of a decoded sample besides its pixels."""
+    """A sample's line of the journal. It holds everything about the decoded sample except the pixels."""
 
     height: int
     width: int
     rois: tuple[Roi, ...]
     num_empty: int
-    appearances: tuple[Appearance, ...]  # `looks` in the file
-    pixels: str  # checksum of the pixels of image and views
+    appearances: tuple[Appearance, ...]  # the journal file calls this field `looks`
+    pixels: str  # checksum of the pixels of the image and of its views
 
 
 def read_journal(partial: Path) -> dict[str, Entry]:
-    """Returns the entries of the samples that are done. A damaged line is skipped, and its sample is decoded again."""
+    """Returns the entry of each sample that is done, by sample id.
+
+    Damaged lines are skipped. `decode_all` decodes the samples of such lines again.
+    """
     path = partial / JOURNAL
     entries = {}
     for line in path.read_bytes().split(b"\n") if path.exists() else ():
@@ -72,12 +76,17 @@ def _pixel_checksum(arrays: Sequence[np.memmap], row: int) -> str:
 def decode_all(
     reader: Reader, scan: Scan, partial: Path, arrays: Sequence[np.memmap], size: int, depths: Sequence[Depth]
 ) -> dict[str, BadSample]:
-    """Decodes the samples that the journal of `partial` lacks into `arrays`: images, then each view; N x C x H x W.
+    """Decodes the samples that have no line in the journal of the folder `partial`; writes their pixels to `arrays`.
 
     It uses threads, not processes, because Pillow, zlib and numpy release the interpreter's lock while they work.
 
+    Args:
+        arrays: the array of the images, then an array for each view; each is N x C x H x W.
+        size: height and width of the stored square in pixels.
+        depths: the Depth of the images, then the Depth of each view.
+
     Returns:
-        The samples that cannot be used.
+        The samples that cannot be used, by sample id, each with its error.
     """
 
     def decode_sample(sample: str) -> Decoded | BadSample:
@@ -87,7 +96,7 @@ def decode_all(
             return decode(raw, size, scan.channels, scan.views, depths)
         except BadSample as bad:
             if fault := machine_fault(bad):
-                # Otherwise `max_bad` would leave out a good sample for ever.
+                # Without this, a good sample could be left out of the store for ever, as one of the `max_bad` samples.
                 raise CohortError(f"preparing stopped: {fault}; fix that, and the same command continues") from bad
             return BadSample(bad.file or next(iter(scan.files.get(sample, ())), ""), bad.reason)
 
@@ -140,7 +149,8 @@ def decode_all(
 
 
 def _drop_unfinished_line(path: Path) -> None:
-    """Removes a last line that an interruption left without its end, because the next line would be joined to it."""
+    """Removes the last line if an interruption left it without a line end, because the next line would be joined to
+    it."""
     if path.exists():
         with path.open("r+b") as file:
             file.truncate(file.read().rfind(b"\n") + 1)

@@ -1,6 +1,6 @@
-"""Probes whether privileged columns or the words of a section give the label away.
+"""Measures whether privileged columns, or the words of a report section, give the label away.
 
-`cohort.facts.check_columns` checks the roles of columns.
+This file looks at values only. The roles of columns are checked by `cohort.facts.check_columns`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 ALARM = 0.9  # AUROC from which a single column is suspected of stating the label
-STATED = 0.98  # AUROC from which a report or a teacher is suspected; those may rightly know much about a label
+STATED = 0.98  # AUROC from which a report or a teacher is suspected; both may legitimately know much about a label
 MOST_WORDS = 5_000
 NUM_FOLDS = 5
 NUM_BINS = 10
-MAX_SAMPLES = 5_000  # that are probed: a standard error of 0.01; all 245,000 of a large cohort would take 30 seconds
-MAX_COLUMNS = 20  # columns of which every pair is probed
+# Number of samples that are probed. The AUROC then has a standard error of 0.01. Probing all 245,000 samples of a large
+# cohort would take 30 seconds.
+MAX_SAMPLES = 5_000
+MAX_COLUMNS = 20  # number of columns, from the first, that are probed in pairs
 
 
 def probe(
@@ -33,11 +35,19 @@ def probe(
     patients: pd.Series,
     prose: Container[str] = (),
 ) -> dict[str, dict[str, float]]:
-    """Returns the out-of-fold AUROC of each column alone for each label (1, 0, NaN: unknown); all frames share rows.
+    """Returns the out-of-fold AUROC with which each column alone predicts each label, by column and label.
 
-    A logistic regression reads indicators: one per value of a text column (cells split at `separators[column]`), per
-    word of a column in `prose`, or per decile of numbers, and one for missing. Folds are grouped by patient. A label
-    with fewer than five patients in one of its classes is left out. About `MAX_SAMPLES` of a large cohort are probed.
+    For each column a logistic regression is fitted to binary indicators: one for each value of a text column, each word
+    of a column in `prose`, or each decile of a numeric column, and one for a missing value. Folds are grouped by
+    patient. A label with fewer than five patients in one of its classes gets no AUROC. Of a large cohort, about
+    `MAX_SAMPLES` samples are probed.
+
+    Args:
+        columns: a row per sample. `labels` and `patients` have the same rows.
+        separators: for each multivalued column, the text that separates the values of a cell.
+        labels: a column per label; 1, 0, or NaN for unknown.
+        patients: the patient of each sample.
+        prose: names of the columns that hold running text.
     """
     scores: dict[str, dict[str, float]] = {str(name): {} for name in columns}
     if columns.empty:
@@ -63,9 +73,9 @@ def probe_pairs(
 
     Only an AUROC of at least `STATED` is kept. A pair can state a label although neither of its columns predicts it
     alone, for example if the label is the exclusive or of the two. All pairs of the first `MAX_COLUMNS` columns are
-    probed. The score of a sample is the share of the label among the samples of the other folds that have the same two
-    values (text, deciles of numbers, or missing). Where few samples have these values, the share is shrunk towards that
-    of all samples.
+    probed. The score of a sample is computed from the samples of the other folds that have the same two values, where a
+    value is a text, a decile of a numeric column, or missing: it is the share of these samples that have the label. If
+    few samples have the two values, their share is shrunk towards the share among all samples of the other folds.
     """
     if columns.empty:
         return []
@@ -91,7 +101,10 @@ def probe_pairs(
 
 
 def telling_words(texts: pd.Series, labels: pd.DataFrame, patients: pd.Series, label: str, most: int = 5) -> list[str]:
-    """Returns the words with the largest weights for a label in the logistic regression of `probe`, largest first."""
+    """Returns the `most` words with the largest absolute weights for a label, largest first.
+
+    The weights are those of the logistic regression of `probe`, fitted to all samples where the label is known.
+    """
     frame, labels, _ = _subsample(texts.to_frame(), labels, patients)
     known = labels[label].notna().to_numpy()
     indicators, words = _words(frame.iloc[:, 0])
@@ -104,7 +117,7 @@ def telling_words(texts: pd.Series, labels: pd.DataFrame, patients: pd.Series, l
 def _subsample(
     columns: pd.DataFrame, labels: pd.DataFrame, patients: pd.Series
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
-    """Returns all samples, or those of randomly drawn patients, so that they are about `MAX_SAMPLES`."""
+    """Returns the rows of all samples, or about `MAX_SAMPLES` rows of randomly drawn patients if there are more."""
     if len(patients) <= MAX_SAMPLES:
         return columns, labels, patients
     order = np.random.default_rng(0).permutation(np.unique(patients.to_numpy(dtype=str)))
@@ -116,9 +129,11 @@ def _subsample(
 def _label_problems(
     labels: pd.DataFrame, patients: pd.Series
 ) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.int64], list[tuple[NDArray[np.int64], NDArray[np.int64]]]]]:
-    """Yields each label that can be probed, with a mask of the samples where it is known, its values there, and folds.
+    """Yields the prediction problem of each label that can be probed.
 
-    The folds are grouped by patient.
+    A problem is the label's name, a mask (N) of the samples where the label is known, the label's values at those
+    samples, and the folds as pairs of training and held-out positions among those samples. The folds are grouped by
+    patient.
     """
     for label in labels:
         known = labels[label].notna().to_numpy()
@@ -131,14 +146,16 @@ def _label_problems(
 
 
 def _words(column: pd.Series) -> tuple[csr_matrix, list[str]]:
-    """Returns which of the `MOST_WORDS` commonest words a text holds, and whether it is missing (N x F, 0 or 1); and
-    the words."""
+    """Returns indicators (N x F, 0 or 1) of the words of each text, and the words in the order of the indicators.
+
+    There is an indicator for each of the `MOST_WORDS` commonest words. A last one states that the text is missing.
+    """
     texts, vectorizer = column.fillna(""), CountVectorizer(binary=True, max_features=MOST_WORDS)
     names: list[str] = []
     try:
         words = vectorizer.fit_transform(texts)
         names = list(map(str, vectorizer.get_feature_names_out()))
-    except ValueError:  # it holds no word
+    except ValueError:  # the texts hold no word
         words = csr_matrix((len(texts), 0))
     return csr_matrix(hstack([words, column.isna().to_numpy(dtype=float)[:, None]])), names
 
@@ -152,7 +169,10 @@ def _value_codes(column: pd.Series) -> NDArray[np.int64]:
 
 
 def _indicators(column: pd.Series, separator: str | None) -> np.ndarray:
-    """Returns indicators of a column's values, N x F, 0 or 1. It may use all rows, because it uses no label."""
+    """Returns indicators of a column's values, N x F, 0 or 1.
+
+    Values and deciles are derived from the rows of all folds. This leaks nothing, because no label is used.
+    """
     missing = column.isna().to_numpy(dtype=float)[:, None]
     if pd.api.types.is_numeric_dtype(column):
         values = pd.get_dummies(pd.qcut(column, NUM_BINS, labels=False, duplicates="drop"))

@@ -1,7 +1,8 @@
 """Prepares a raw data set: decodes it once into a store, which all trainings read.
 
-The store is built in `<store>.partial`, which is renamed when it is complete. A journal in that folder lists the
-samples that are decoded, so that an interrupted preparation continues. A file lock makes other processes wait.
+The store is built in the folder `<store>.partial`, which is renamed when the store is complete. A journal in that
+folder lists the samples that are decoded, so that an interrupted preparation can continue. Only one process prepares a
+store; a file lock makes other processes wait.
 """
 
 from __future__ import annotations
@@ -37,19 +38,20 @@ from mmpkd.machine.checksums import fingerprint, of_files, sealed
 from mmpkd.types import CohortError
 
 WARNING: Final = "warning: "  # prefix of notes that are printed again whenever the store is opened
-TABLES_BYTES = 4096  # rough size of tables and journal per sample
+TABLES_BYTES = 4096  # rough size of a sample's rows in the tables and the journal, in bytes
 
 
 def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> Store:
     """Returns the store of a cohort under `cache/stores`, and prepares it first if there is none.
 
     Args:
-        depth: the Depth of another cohort, when a student of that cohort is tested on this one; None derives the
-            Depth from the images.
+        depth: Depth with which the images are converted to 8 bits. It is the Depth of another cohort when a student of
+            that cohort is tested on this one. None derives the Depth from this cohort's images.
 
     Raises:
         ConfigError: the reader is unknown, the root is missing, or the options do not fit.
-        CohortError: more samples are bad than `cohort.max_bad` allows, a task has one class, the disk is full ...
+        CohortError: the cohort cannot be prepared. For example, more samples cannot be used than `cohort.max_bad`
+            allows, a task has only one class, or the disk is full.
     """
     reader = reader_for(config)
     scan = scan_cohort(config, reader)
@@ -90,7 +92,7 @@ def _is_readable(reader: Reader, sample: str) -> bool:
 
 
 def store_identity(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | None = None) -> dict[str, Any]:
-    """Returns all that determines the content of a store, with the fingerprint of it."""
+    """Returns everything that determines the content of a store, and a fingerprint of all of this."""
     identity = {
         "schema": SCHEMA,
         "reader": config.reader,
@@ -105,13 +107,13 @@ def store_identity(config: CohortConfig, reader: Reader, scan: Scan, depth: Dept
 
 
 def store_path(cache: Path, identity: Mapping[str, Any]) -> Path:
-    """Returns the folder of the store with this identity, whether it exists or not."""
+    """Returns the folder of the store with this identity. The folder need not exist."""
     return cache / STORES / f"{identity['reader']}-{identity['fingerprint']}"
 
 
 @contextmanager
 def _store_lock(target: Path) -> Iterator[None]:
-    """Holds the lock of a store, so that one process prepares it while others wait."""
+    """Holds the lock of a store, so that only one process prepares the store while the others wait."""
     lock = FileLock(target.with_name(f"{target.name}.lock"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +139,7 @@ def _build_store(
     shape = (len(ids), scan.channels, size, size)
     names = ["images.npy", *(f"views/{view}.npy" for view in scan.views)]
     if not _can_continue(partial, names, shape):
-        # Pixels without a journal, or a journal without pixels, are of no use.
+        # Pixels without a journal, or a journal without pixels, cannot be used.
         partial.unlink() if partial.is_file() else shutil.rmtree(partial, ignore_errors=True)
     with explain_full_disk(partial, len(names) * int(np.prod(shape)) + TABLES_BYTES * len(ids)):
         partial.mkdir(exist_ok=True)
@@ -152,7 +154,7 @@ def _build_store(
                 raise CohortError(f"not one sample of part {', '.join(lost)} can be used; repair its files")
             splits.check(split[good], scan.samples["patient"][good], scan.labels[good], scan.tasks)
         except CohortError:
-            shutil.rmtree(partial)  # the user has to change the source, and that changes the store's name
+            shutil.rmtree(partial)  # the user has to change the source, which changes the store's name
             raise
         entries = read_journal(partial)
         kept = [sample for sample, is_good in zip(ids, good, strict=True) if is_good]
@@ -161,7 +163,8 @@ def _build_store(
         facts = replace(scan.facts(size, reader.credentialed), num_samples=len(kept))
         suspects = _find_suspects(scan, facts, split, kept)
         (partial / DEPTHS).unlink()
-        (partial / JOURNAL).unlink()  # rows move now and the journal no longer holds: after a kill, all is decoded anew
+        # Rows move next, which makes the journal's rows wrong. If the process is killed now, all is decoded anew.
+        (partial / JOURNAL).unlink()
         if bad:
             for name, array in zip(names, arrays, strict=True):
                 _keep_rows(partial / name, array, np.flatnonzero(good))
@@ -192,9 +195,9 @@ def _build_store(
 
 
 def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bool:
-    """Returns whether an interrupted preparation can continue: its depths and its large files must still be there.
+    """Returns whether an interrupted preparation can continue.
 
-    Some clusters delete old files of a scratch disk.
+    Its depths and its large files must still exist; some clusters delete old files from a scratch disk.
     """
     min_bytes = int(np.prod(shape))
     files = [partial / name for name in names]
@@ -202,7 +205,7 @@ def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bo
 
 
 def _keep_rows(path: Path, array: np.memmap, rows: np.ndarray) -> None:
-    """Writes the array of `path` again with these rows only, without those of samples that are left out."""
+    """Replaces the array file `path` by one that holds only the given rows of `array`, in this order."""
     kept = allocate(path.with_name(f"kept-{path.name}"), (len(rows), *array.shape[1:]))
     for new, old in enumerate(rows):
         kept[new] = array[old]
@@ -239,14 +242,15 @@ def _write_tables(
 
 
 def _write_parquet(path: Path, table: pd.DataFrame) -> None:
-    """Writes a table by way of memory, so that a full disk raises an OSError with its error number."""
+    """Writes a table as Parquet. It is encoded in memory first, because writing the bytes with Python raises an OSError
+    with the error number of a full disk."""
     buffer = BytesIO()
     table.to_parquet(buffer, index=False)
     path.write_bytes(buffer.getvalue())
 
 
 def _find_suspects(scan: Scan, facts: Facts, split: pd.Series, kept: list[str]) -> Suspects:
-    """Returns what gives the labels away, among all samples but those of the sealed test part."""
+    """Returns the columns and sections that give the labels away. Samples of the sealed test part are not used."""
     seen = [sample for sample in kept if split[sample] != "test"]
     text = None if scan.text is None else scan.text.loc[seen]
     return find_suspects(
@@ -269,7 +273,10 @@ def _counts(scan: Scan, split: pd.Series, kept: list[str], num_empty: int) -> di
 def _print_summary(
     config: CohortConfig, reader: Reader, scan: Scan, manifest: Mapping[str, Any], bad: Mapping[str, BadSample]
 ) -> None:
-    """Prints on stderr what a new store holds and lacks. Its warnings are printed again whenever it is opened."""
+    """Prints on stderr what a new store holds and which samples it lacks.
+
+    The warnings among these lines are printed again whenever the store is opened.
+    """
     counts = manifest["counts"]
     lines = [
         f"prepared {config.reader}: {counts['samples']} samples of {counts['patients']} patients",

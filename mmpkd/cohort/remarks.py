@@ -1,6 +1,6 @@
-"""Remarks on unusual pixels and regions of a cohort whose files could all be read.
+"""Writes remarks on unusual pixels and regions of a cohort's readable files.
 
-`prepare` prints them and keeps them in the manifest.
+`prepare` prints the remarks and keeps them in the store's manifest.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from mmpkd.frames import Letterbox, from_run_lengths
 
 OWN = "images"  # the name of a cohort's main images in remarks
 MIN_IMAGES = 10  # brightness is compared only in cohorts with this many images
-UNEVEN_RATIO = 3.0  # brightness is uneven from this ratio of the 95th to the 5th percentile of image means
-DARK = 64  # of 255: if no image has brighter pixels than this, most grey levels are unused
-BLACK, WHITE = 16, 240  # of 255: an image with a mean beyond these shows almost nothing
-LARGE_SHARE = 0.5  # share of an image from which a region is large
-HOLLOW_RATIO = 2.0  # a region looks like an outline from this ratio of its filled area to its area
-MAX_SHAPES = 500  # regions whose shape is examined
+UNEVEN_RATIO = 3.0  # brightness is uneven if the 95th percentile of the images' means is this multiple of the 5th
+DARK = 64  # grey level of 255; most grey levels are unused if no image's 99th percentile reaches this one
+BLACK, WHITE = 16, 240  # grey levels of 255; an image with a mean below the first or above the second shows nothing
+LARGE_SHARE = 0.5  # a region is large if it covers at least this share of its image
+HOLLOW_RATIO = 2.0  # a region looks like an outline if filling it multiplies its area by at least this factor
+MAX_SHAPES = 500  # maximum number of regions that are examined for their shape
 
 
 def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -> list[str]:
@@ -31,7 +31,7 @@ def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -
 
     Args:
         entries: the journal entry of each sample, by the sample's id.
-        depths: the depth of the images, then the depth of each view.
+        depths: the Depth of the images, then the Depth of each view.
     """
     lines = []
     for index, depth in enumerate(depths):
@@ -43,7 +43,7 @@ def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -
 
 
 def brightness_remarks(appearances: Sequence[Appearance], depth: Depth, images: str) -> list[str]:
-    """Returns remarks on the brightness of images in their window; `images` is their name in a remark."""
+    """Returns remarks on the brightness of images within their window. The remarks call the images `images`."""
     lines = []
     mean_N, high_N = (np.array([getattr(appearance, name) for appearance in appearances]) for name in ("mean", "high"))
     is_blank_N = np.array([appearance.is_blank for appearance in appearances])
@@ -80,7 +80,8 @@ def brightness_remarks(appearances: Sequence[Appearance], depth: Depth, images: 
 def nearly_black_or_white(
     appearances: Sequence[Appearance], depth: Depth, images: str, where: str = " as they are stored"
 ) -> list[str]:
-    """Returns how many images are nearly black or nearly white; images of a single value are left out."""
+    """Returns remarks that state how many images are nearly black or nearly white. Images in which all pixels have the
+    same value are not counted."""
     how = "values are kept as they are"
     if depth.window is not None:
         how = f"one window, {depth.window[0]:g} to {depth.window[1]:g}, serves all of them"
@@ -106,7 +107,7 @@ def _colour_remarks(appearances: Sequence[Appearance], channels: int, images: st
 
 
 def _unit_remarks(appearances: Sequence[Appearance], images: str) -> list[str]:
-    """Returns a remark if files state several modalities or units, with the number of images of each."""
+    """Returns a remark if the files state several modalities or units. It counts the images of each."""
     counts = Counter(
         (appearance.modality or "no modality", appearance.unit or "no stated unit") for appearance in appearances
     )
@@ -120,7 +121,7 @@ def _unit_remarks(appearances: Sequence[Appearance], images: str) -> list[str]:
 
 
 def _copy_remarks(entries: Mapping[str, Entry], scan: Scan) -> list[str]:
-    """Returns a warning if images of several patients are the same, pixel for pixel."""
+    """Returns a warning if different patients have images that are identical pixel for pixel."""
     patients = defaultdict(set)
     counts: Counter[tuple[object, ...]] = Counter()
     for sample, entry in entries.items():
@@ -156,7 +157,7 @@ def _region_remarks(entries: Sequence[Entry], roi_labels: Sequence[str]) -> list
 
 
 def _shape_remarks(entries: Sequence[Entry], label: str, are_large: bool) -> list[str]:
-    """Returns warnings if regions of a label seem to be the background, or outlines that are not filled."""
+    """Returns warnings if regions of a label seem to be the background, or seem to be outlines without a filling."""
     num_around = num_hollow = 0
     for entry in entries:
         stored = [roi.store_runs for roi in entry.rois if roi.label == label]

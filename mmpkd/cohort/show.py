@@ -22,16 +22,16 @@ from mmpkd.cohort.store import Store
 from mmpkd.types import CohortError, Task
 
 SHEET = "contact_sheet.png"
-COLUMNS, ROWS = 6, 4  # of the contact sheet; a further image takes a column
-MAX_NAME_LENGTH = 30  # characters of a sample's name that are shown: the last ones, which differ most
+COLUMNS, ROWS = 6, 4  # columns and rows of pictures on the contact sheet; each further image takes a column of its own
+MAX_NAME_LENGTH = 30  # number of characters of a sample's name that are shown, the last ones, because they differ most
 COLOURS = matplotlib.color_sequences["tab10"]
 
 
 def show(store: Store, console: Console) -> Path:
     """Prints counts, label balance, missing cells, roles and the probe's scores, and draws the contact sheet.
 
-    It prints counts of privileged columns, never a value. The contact sheet stays in the store's folder, because images
-    of credentialed cohorts must not leave it, and it shows no image of the sealed test part.
+    For privileged columns it prints counts and never a value. The contact sheet is saved in the store's folder, because
+    images of credentialed cohorts must not leave that folder. It shows no image of the sealed test part.
 
     Returns:
         The path of the contact sheet.
@@ -88,8 +88,11 @@ def _rows_by_part(store: Store) -> dict[str, NDArray[np.int64]]:
 
 
 def _label_table(store: Store, task: Task) -> Table:
-    """Returns a table of samples by part and label. For a multi-label task each label also states how many are known,
-    because a sample may have some of its labels unknown."""
+    """Returns a table of the number of samples by part and label.
+
+    For a multi-label task, the table also states for each label how many samples have a known value of it, because only
+    some of a sample's labels may be known.
+    """
     labels = task.labels if task.kind == "binary" else task.logit_names
     is_multilabel = task.kind == "multilabel"
     unknown = "all unknown" if is_multilabel else "unknown"
@@ -141,13 +144,15 @@ def _column_table(store: Store) -> Table:
 
 
 def _contact_sheet(store: Store) -> Figure:
-    """Draws evenly spaced images of the training and validation parts with the outlines of their regions. The further
-    images of a sample stand to its right, as far as the store still has them."""
+    """Draws evenly spaced images of the training and validation parts with the outlines of their regions.
+
+    The further images of a sample are drawn to the right of its image, unless their files were deleted from the store.
+    """
     images = {"": store.image_NCHW}
     for name in store.facts.views:
-        with suppress(CohortError):  # the user may have deleted it
+        with suppress(CohortError):  # the user may have deleted the file of the view
             images[name] = store.view(name)
-    columns = max(1, COLUMNS // len(images))  # of samples
+    columns = max(1, COLUMNS // len(images))  # number of samples side by side
     unsealed = np.setdiff1d(np.arange(len(store.sample_ids)), store.rows("test"))
     rows = unsealed[np.linspace(0, len(unsealed) - 1, min(columns * ROWS, len(unsealed))).astype(int)]
     figure = Figure(figsize=(2 * columns * len(images), 2.4 * ROWS), layout="constrained")
@@ -177,7 +182,10 @@ def _draw_outlines(axis: Axes, mask_RHW: NDArray[np.bool_]) -> None:
 
 
 def _title(store: Store, row: int) -> str:
-    """Returns the sample's labels, below its name if the data are public; other names may carry patient identities."""
+    """Returns the caption of a sample, with the sample's name above it if the data are public.
+
+    Names of samples in other cohorts are not shown, because they may carry patient identities.
+    """
     caption = _caption(store, row)
     if store.facts.credentialed:
         return caption

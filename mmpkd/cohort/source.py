@@ -1,4 +1,4 @@
-"""The raw files of a cohort: which are missing, what identifies them, and how unusable samples are reported."""
+"""Checks the raw files of a cohort: finds missing files, computes the fingerprint, and reports unusable samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmpkd.config import CohortConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import CohortError, ConfigError
 
-NUM_SHOWN = 10  # bad samples named in a message
+NUM_SHOWN = 10  # maximum number of bad samples that a message lists
 SUFFIXES = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".dicom")
 OUTSIDE = "leads out of cohort.root"  # the reason of a BadSample
 
@@ -26,8 +26,8 @@ def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
     """Returns a reader's scan, with added warnings about names that may be misspelt.
 
     Raises:
-        ConfigError: the reader raises it, or the options set a window or CLAHE for images in colour.
-        CohortError: the reader raises it, or a patient is spelt in several ways.
+        ConfigError: options do not fit the reader's tables, or set a window or CLAHE for images in colour.
+        CohortError: tables are missing or not as published, or `identities.refuse_patients` refused patients' names.
     """
     scan = reader.scan()
     for name, option in (("window", config.window), ("clahe", config.clahe)):
@@ -39,7 +39,10 @@ def scan_cohort(config: CohortConfig, reader: Reader) -> Scan:
 
 
 def source_fingerprint(root: Path | None, scan: Scan) -> str:
-    """Returns a hash of the relative paths and sizes of files and the contents of tables; the root does not count."""
+    """Returns a hash of the files' relative paths and sizes and of the tables' contents.
+
+    The hash does not depend on the place of the root folder.
+    """
     assert root is not None or not (scan.files or scan.tables), "a generated cohort has no files"
     if root is None:
         return fingerprint({})
@@ -49,7 +52,10 @@ def source_fingerprint(root: Path | None, scan: Scan) -> str:
 
 
 def missing_files(root: Path | None, scan: Scan, allow_outside: bool = False) -> dict[str, BadSample]:
-    """Returns the samples that lack a file or have a file outside the root: by `..`, a link or an absolute path."""
+    """Returns the error of each sample that lacks a file or has a file outside the root, by sample id.
+
+    A path leads outside the root by `..`, by a link, or because it is absolute. With `allow_outside` it may do so.
+    """
     missing: dict[str, BadSample] = {}
     if root is None:
         return missing
@@ -70,7 +76,7 @@ def missing_files(root: Path | None, scan: Scan, allow_outside: bool = False) ->
 
 
 def _is_inside(root: str, path: Path) -> bool:
-    """Returns whether a path is under the root after all links are followed."""
+    """Returns whether a path lies under the root once all symbolic links are resolved."""
     try:
         return Path(os.path.realpath(path)).is_relative_to(root)
     except ValueError:  # a name with a null character
@@ -78,7 +84,7 @@ def _is_inside(root: str, path: Path) -> bool:
 
 
 def _list_folder(folder: Path) -> frozenset[str]:
-    """Returns the names in a folder; empty where it cannot be read."""
+    """Returns the names of the files and folders in a folder, or no names if the folder cannot be read."""
     try:
         return frozenset(os.listdir(folder))
     except (OSError, ValueError):
@@ -86,7 +92,8 @@ def _list_folder(folder: Path) -> frozenset[str]:
 
 
 def _hint(root: Path, file: str, listing: Callable[[Path], frozenset[str]]) -> str:
-    """Describes what exists in place of a missing file. It names no file, as names may carry patient identities."""
+    """Describes what exists in place of a missing file. The text names no file, because file names may carry patient
+    identities."""
     if "\\" in file:
         exists = _size(root / file.replace("\\", "/")) is not None
         return f"; its path has backslashes, {'and with slashes it is there' if exists else 'slashes are wanted'}"
@@ -111,7 +118,7 @@ def refuse_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reade
     """Checks that the share of samples that cannot be used is at most `cohort.max_bad`.
 
     Raises:
-        CohortError: it is larger; the message lists the first bad samples and what to do.
+        CohortError: the share is larger. The message lists the first bad samples and says what to do.
     """
     share = len(bad) / max(1, len(scan.samples))
     if share <= config.max_bad:
@@ -139,7 +146,8 @@ def refuse_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reade
 
 
 def describe_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, reader: Reader, scan: Scan) -> list[str]:
-    """Returns a line per bad sample, in sample order: its file (its row if credentialed), and the reason."""
+    """Returns a line for each bad sample, in the order of the samples. It states the reason and the file, or the row
+    instead of the file if the cohort is credentialed."""
     lines = []
     for position, sample in enumerate(scan.samples.index):
         if sample in bad:
@@ -151,7 +159,7 @@ def describe_bad_samples(bad: Mapping[str, BadSample], config: CohortConfig, rea
 
 
 def _size(path: Path) -> int | None:
-    """Returns the size of a file in bytes; None if it is missing, which `missing_files` reports."""
+    """Returns the size of a file in bytes, or None if the file is missing. `missing_files` reports missing files."""
     try:
         return path.stat().st_size
     except (OSError, ValueError):  # ValueError: a name with a null character

@@ -1,7 +1,7 @@
-"""Decides which spellings are one name.
+"""Decides which spellings are the same name.
 
-Two spellings are one name if they differ only in case, blanks, the width of characters, invisible characters, the kind
-of dash, leading zeros, or the `.0` that a spreadsheet adds to a whole number.
+Two spellings are the same name if they differ only in case, blanks, the width of characters, invisible characters, the
+kind of dash, leading zeros, or the `.0` that a spreadsheet adds to a whole number.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ DIFFERENCE = "differ only in case, blanks, character width, leading zeros or '.0
 
 
 def normalise_name(name: str) -> str:
-    """Returns a name in one case, character width and kind of dash, without surplus blanks and invisible characters."""
+    """Returns a name with uniform case, character width and dashes, without surplus blanks and invisible characters."""
     if name.isascii():
         return " ".join(name.split()).casefold()
     letters = []
@@ -34,21 +34,26 @@ def normalise_name(name: str) -> str:
 
 
 def strip_padding(name: str) -> str:
-    """Returns the part that all spellings of a name share: `normalise_name` without leading zeros and a final `.0`."""
+    """Returns the form that all spellings of a name have in common.
+
+    This is the output of `normalise_name` without leading zeros and without a final `.0`.
+    """
     text = normalise_name(name)
     number = WHOLE.fullmatch(text)
     return number[1].replace("+", "") + number[2] if number else LEADING_ZEROS.sub("", text)
 
 
 def is_scientific(name: str) -> bool:
-    """Returns whether a name is a number such as 1.23E+09, of which a spreadsheet has cut off digits."""
+    """Returns whether a name is a number in scientific notation, such as 1.23E+09, as written by a spreadsheet that cut
+    off digits."""
     return SCIENTIFIC.fullmatch(normalise_name(name)) is not None
 
 
 def group_spellings(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Returns the groups of names that are one name in several spellings, each group sorted.
+    """Returns groups of names that are spellings of the same name. Each group is sorted.
 
-    Names of equal length that differ in the place of their zeros, as hexadecimal identifiers may, are different names.
+    Names of equal length that differ only in the place of their zeros are different names; hexadecimal identifiers may
+    differ in this way.
     """
     groups = []
     for group in _group_by_key((name, strip_padding(name)) for name in names):
@@ -59,10 +64,10 @@ def group_spellings(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def group_loose_spellings(names: Iterable[str], loosely: bool = False) -> list[tuple[str, ...]]:
-    """Returns groups of names whose letters, apart from accents, and digits are the same (P-01, P_01, P01).
+    """Returns groups of names with the same letters (accents are ignored) and digits, such as P-01, P_01 and P01.
 
-    Each group is sorted. Groups of `group_spellings` are left out. `loosely` adds groups such as 123-456 and 123456, or
-    sub-01 and 01.
+    Each group is sorted. Groups that `group_spellings` returns are left out. With `loosely`, there are further groups,
+    such as 123-456 and 123456, or sub-01 and 01.
     """
     groups = []
     names = list(names)
@@ -77,7 +82,7 @@ def group_loose_spellings(names: Iterable[str], loosely: bool = False) -> list[t
     grouped = {name for group in groups for name in group}
     keys = [(name, re.sub(r"[\W_]", "", strip_padding(name))) for name in names]
     numbers = {key for name, key in keys if key.isdigit() and normalise_name(name).isalnum()}
-    # 1-12 and 11-2 may be patients of two sites; they are grouped only if a 112 exists as well.
+    # 1-12 and 11-2 may be patients of two sites. They are put into a group only if the name 112 exists as well.
     pairs = [(name, key if key in numbers else "") for name, key in keys if key.isdigit()]
     prefixed = [(name, LETTERS_BEFORE.fullmatch(key)) for name, key in keys]
     pairs += [
@@ -92,13 +97,13 @@ def group_loose_spellings(names: Iterable[str], loosely: bool = False) -> list[t
 
 
 def _letter_and_digit_runs(text: str) -> str:
-    """Returns the runs of letters and of digits of a text without accents; a negative whole number keeps its sign."""
+    """Removes accents and returns the text's runs of letters and of digits. A negative whole number keeps its sign."""
     plain = "".join(letter for letter in unicodedata.normalize("NFKD", text) if not unicodedata.combining(letter))
     return plain if SIGNED.fullmatch(plain) else " ".join(RUNS.findall(plain))
 
 
 def _group_by_key(pairs: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
-    """Returns the groups of two or more names that share a key, each sorted."""
+    """Groups names with the same key, and returns each group of two or more names, sorted."""
     by_key: dict[str, set[str]] = {}
     for name, key in pairs:
         by_key.setdefault(key, set()).add(name)

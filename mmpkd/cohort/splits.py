@@ -1,8 +1,8 @@
 """Assigns patients to parts: training, validation and the sealed test part. All samples of a patient are in one part.
 
-The part of a sample is train, val or test where the data set has an official split. Otherwise it is test, which stays
-sealed, or one of fold0, fold1 ...: `cohort.fold` names the fold that validates, and the other folds train. Folds are
-dealt by this module, or given by the reader.
+If the data set has an official split, the part of a sample is train, val or test. Otherwise the part is test, which
+stays sealed, or one of the folds fold0, fold1 ... The option `cohort.fold` chooses the fold for validation, and the
+other folds are for training. Folds are given by the reader, or else dealt by this module.
 """
 
 from __future__ import annotations
@@ -20,17 +20,18 @@ from mmpkd.cohort.facts import Scan, label_columns
 from mmpkd.types import CohortError, Task
 
 PARTS = ("train", "val", "test")
-FOLD = "fold"  # prefix of a fold's number, from 0
-FOLDS = ("fold0", "fold1", "fold2", "fold3")  # the folds that are dealt
+FOLD = "fold"  # a fold's name is this prefix and the fold's number, from 0
+FOLDS = ("fold0", "fold1", "fold2", "fold3")  # names of the folds that this module deals
 SPLIT_SEED = 0  # seed of the folds; it is never an option, because all stores of a cohort have the same folds
 
 
 def assign(scan: Scan) -> pd.Series:
-    """Returns the part of each sample: train, val or test where the split is official, else fold0, fold1 ... and test.
+    """Returns the part of each sample: train, val or test if the split is official, else fold0, fold1 ... or test.
 
     Folds that the reader gives are kept. Without an official split, patients are dealt into five stratified folds, and
     the fifth is sealed as test. With an official test part but no validation part, the training patients are dealt into
-    four folds. The official split of an external cohort lacks train and is kept: `build.check` refuses to train on it.
+    four folds. An external cohort has an official split without train, which is kept; `build.check` refuses to train on
+    such a cohort.
 
     Raises:
         CohortError: a part has an unknown name, or there are too few patients.
@@ -53,7 +54,7 @@ def assign(scan: Scan) -> pd.Series:
 
 
 def has_folds(split: Iterable[str]) -> bool:
-    """Returns whether `cohort.fold` chooses the validation part."""
+    """Returns whether a split has folds, one of which `cohort.fold` chooses for validation."""
     return any(part.startswith(FOLD) for part in set(split))
 
 
@@ -64,10 +65,11 @@ def fold_names(split: Iterable[str]) -> list[str]:
 
 
 def num_folds(parts: Iterable[str] | None) -> int:
-    """Returns how many values `cohort.fold` can take: 1 where the validation part is official.
+    """Returns how many values `cohort.fold` can take. The number is 1 if the validation part is official.
 
     Args:
-        parts: the parts of all samples, or None where patients are dealt into folds.
+        parts: the part of each sample. None means that the reader states no parts, so that patients will be dealt into
+            folds.
     """
     names = None if parts is None else set(parts)
     if names is None or names == {"train"} or names == {"train", "test"}:
@@ -79,7 +81,7 @@ def refuse_fold(fold: int, num_folds: int) -> None:
     """Checks that a fold exists.
 
     Raises:
-        CohortError: there is no such fold.
+        CohortError: the fold does not exist.
     """
     if fold >= num_folds == 1:
         raise CohortError(f"cohort.fold={fold}: the cohort has an official validation part; leave cohort.fold at 0")
@@ -89,10 +91,10 @@ def refuse_fold(fold: int, num_folds: int) -> None:
 
 
 def check(split: pd.Series, patients: pd.Series, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> None:
-    """Checks that no two parts share a patient, and that each task has two classes in every part.
+    """Checks that no patient is in two parts, and that each task has at least two classes in every part.
 
     Raises:
-        CohortError: a check failed; the message names the task, the part and its counts.
+        CohortError: a check failed. The message names the task and the part, and states the counts of its classes.
     """
     check_patients(split, patients)
     check_classes("the whole cohort", labels, tasks)
@@ -101,7 +103,7 @@ def check(split: pd.Series, patients: pd.Series, labels: pd.DataFrame, tasks: tu
 
 
 def check_patients(split: pd.Series, patients: pd.Series) -> None:
-    """Raises CohortError if a patient is in two parts. The message counts such patients and names none."""
+    """Raises CohortError if a patient is in two parts. The message counts such patients but does not name them."""
     shared = int((split.groupby(patients).nunique() > 1).sum())
     if shared:
         raise CohortError(
@@ -111,7 +113,10 @@ def check_patients(split: pd.Series, patients: pd.Series) -> None:
 
 
 def check_classes(part: str, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> None:
-    """Raises CohortError if a task has one class in a part; a multi-label task needs a label with two classes."""
+    """Raises CohortError if a task has only one class in a part.
+
+    A multi-label task passes if at least one of its labels has both a positive and a negative sample.
+    """
     for task in tasks:
         known = labels[label_columns([task])].dropna(how="all")
         counts = known.sum().astype(int).set_axis(task.logit_names)
@@ -127,22 +132,22 @@ def check_classes(part: str, labels: pd.DataFrame, tasks: tuple[Task, ...]) -> N
 
 
 def deal_folds(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int, seed: int) -> NDArray[np.int64]:
-    """Deals whole patients into folds, so that each fold gets its share of every stratum.
+    """Deals whole patients into folds, so that each fold gets about the same share of every stratum.
 
-    A stratum that is smaller than the number of folds reaches as many folds as it can. Where all strata are that small,
-    they are ignored.
+    If a stratum has fewer samples than there are folds, only some folds get samples of it. If all strata are this
+    small, strata are ignored.
 
     Args:
-        stratum_N: the stratum of each sample, integers.
-        patient_N: the patient of each sample, integers or names.
-        num_folds: 2 or more.
-        seed: 0 to 2**32 - 1; the same seed gives the same folds.
+        stratum_N: the stratum of each sample, as integers.
+        patient_N: the patient of each sample, as integers or names.
+        num_folds: number of folds, 2 or more.
+        seed: seed of the random assignment, 0 to 2**32 - 1. The same seed gives the same folds.
 
     Returns:
         The fold of each sample, 0 to num_folds - 1.
 
     Raises:
-        CohortError: there are fewer patients than folds.
+        CohortError: the number of patients is smaller than the number of folds.
     """
     num_patients = len(np.unique(patient_N))
     if num_patients < num_folds:
@@ -152,14 +157,18 @@ def deal_folds(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int,
     fold_N = np.empty(len(patient_N), np.int64)
     splitter = StratifiedGroupKFold(num_folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a stratum smaller than the number of folds
+        warnings.simplefilter("ignore", UserWarning)  # about strata smaller than the number of folds
         for fold, (_, rows) in enumerate(splitter.split(stratum_N, stratum_N, patient_N)):
             fold_N[rows] = fold
     return fold_N
 
 
 def _deal_by_strata(scan: Scan, chosen: np.ndarray, count: int) -> pd.Series:
-    """Returns the folds of the chosen samples (fold0 ...), dealt by patient and stratified by all tasks; else NaN."""
+    """Deals the patients of the chosen samples into `count` folds, stratified by all tasks.
+
+    Returns:
+        The name of the fold of each chosen sample (fold0, fold1 ...), and NaN for the other samples.
+    """
     patients = scan.samples["patient"].to_numpy(dtype=object)[chosen]
     strata = np.stack([_task_stratum(task, scan.labels) for task in scan.tasks], axis=1)[chosen]
     _, stratum = np.unique(strata, axis=0, return_inverse=True)
@@ -169,7 +178,10 @@ def _deal_by_strata(scan: Scan, chosen: np.ndarray, count: int) -> pd.Series:
 
 
 def _task_stratum(task: Task, labels: pd.DataFrame) -> np.ndarray:
-    """Returns the stratum of each sample: its class, or its rarest label; -1 where it has none or it is unknown."""
+    """Returns the stratum of each sample: its class or, for a multi-label task, the rarest of its positive labels.
+
+    The stratum is -1 if the class is unknown or no label is positive.
+    """
     one_hot = labels[label_columns([task])].fillna(-1).to_numpy()
     if task.kind == "binary":
         return one_hot[:, 0].astype(int)

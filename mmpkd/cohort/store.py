@@ -1,12 +1,16 @@
-"""Reads a store, which is a prepared cohort on disk. `prepare.py` writes it.
+"""Reads a store, which is a prepared cohort on disk. `prepare.py` writes stores.
 
-images.npy        N x C x H x W uint8, letterboxed
-views/<name>.npy  the same for each further image; may be deleted when no model that reads it will be trained again
-samples.parquet   sample, patient, split, row, height, width (original), top, left, bottom, right (where the
-                  image lies in its square), label/<task>/<label> (NaN: unknown), privileged/<column>
-text.parquet      sample and one column per section
-rois.parquet      sample, label, height, width, runs, store_runs: run lengths at original and at stored size
-manifest.json     written last; a folder without it is not a store
+A store is a folder with these files:
+
+images.npy        the images, N x C x H x W uint8, letterboxed
+views/<name>.npy  the same for each further image; may be deleted once no model that reads this view will be trained
+samples.parquet   columns sample, patient, split, row, height and width (of the original image), top, left, bottom and
+                  right (the place of the image in its square), label/<task>/<label> (NaN: unknown),
+                  privileged/<column>
+text.parquet      column sample, and one column per section of the reports
+rois.parquet      columns sample, label, height, width, runs (run lengths at the original size) and store_runs (run
+                  lengths at the stored size)
+manifest.json     written last; a folder without this file is not a store
 """
 
 from __future__ import annotations
@@ -30,9 +34,9 @@ from mmpkd.frames import Letterbox, from_run_lengths
 from mmpkd.machine.checksums import DamagedError, first_changed, unsealed
 from mmpkd.types import CohortError, Task
 
-SCHEMA = 5  # raise it when a store is laid out or filled differently
+SCHEMA = 5  # version of the stores; must be raised when the layout of a store or the way it is filled changes
 MANIFEST = "manifest.json"
-STORES = "stores"  # folder of the cache; a store in it is named by its reader and fingerprint
+STORES = "stores"  # folder in the cache; the name of a store in this folder consists of its reader and fingerprint
 VIEWS = "views/"
 BOX = ("top", "left", "bottom", "right")
 LABEL, PRIVILEGED = "label/", "privileged/"
@@ -43,21 +47,23 @@ class Store:
     """A prepared cohort, opened read-only: images, labels, regions and privileged data.
 
     Attributes:
-        fingerprint: changes when the data or the options change, but not when the data are moved.
-        sample_ids: N strings.
-        patient_N: integer codes.
-        patient_ids: the patients' own names, N strings; for files on the user's disk, never for a log.
-        image_NCHW: uint8, memory-mapped.
-        target_NK: multi-hot over the logits of all tasks; 0 where unknown.
-        known_NK: whether the label is known (all of a multi-class task's columns, or none).
-        content_box_N4: top, left, bottom, right of the image in its square; half-open, pixels.
+        fingerprint: hash that changes if the data or the options change, but not if the data are moved.
+        sample_ids: ids of the samples, N strings.
+        patient_N: patient of each sample as an integer code.
+        patient_ids: the patient's own name for each sample, N strings. It may be written to files on the user's disk,
+            but never to a log.
+        image_NCHW: stored images, uint8, memory-mapped.
+        target_NK: labels, multi-hot over the logits of all tasks; 0 if the label is unknown.
+        known_NK: whether each label is known. For a multi-class task, either all columns are known or none.
+        content_box_N4: top, left, bottom and right edge of the image in its square, in pixels. Bottom and right are
+            exclusive.
     """
 
     def __init__(self, path: Path, manifest: Mapping[str, Any]):
         self.path = path
         self.manifest = manifest
         samples = pd.read_parquet(path / "samples.parquet").set_index("sample")
-        # Computed from the samples, because older manifests lack it and samples may have been left out.
+        # This fact is computed from the samples, because older manifests lack it and samples may have been left out.
         several_images = bool(samples["patient"].duplicated().any())
         self.facts = replace(read_facts(manifest["facts"]), several_images=several_images)
         self.fingerprint: str = manifest["fingerprint"]
@@ -74,7 +80,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Opens a store and checks it against its manifest. Further images may be missing, see `view`.
+        """Opens a store and checks it against its manifest. The files of further images may be missing (see `view`).
 
         Raises:
             CohortError: the store is incomplete or damaged, or a patient is in two parts.
@@ -117,10 +123,14 @@ class Store:
         return store
 
     def rows(self, part: Part, fold: int = 0) -> NDArray[np.int64]:
-        """Returns the ascending positions of a part's samples. `fold`, from 0, is the fold that validates.
+        """Returns the positions of a part's samples in the store, ascending.
+
+        Args:
+            fold: number of the fold that is the validation part, from 0. It must be 0 if the validation part is
+                official.
 
         Raises:
-            CohortError: there is no such fold, or the validation part is official.
+            CohortError: the fold does not exist, or is not 0 although the validation part is official.
         """
         split = self.split_N
         splits.refuse_fold(fold, self.num_folds)
@@ -133,12 +143,12 @@ class Store:
 
     @property
     def num_folds(self) -> int:
-        """The number of values that `cohort.fold` can take; 1 where the validation part is official."""
+        """The number of values that `cohort.fold` can take. It is 1 if the validation part is official."""
         return splits.num_folds(self.split_N)
 
     @cached_property
     def split_N(self) -> NDArray[np.str_]:
-        """The part of each sample, N strings: train, val or test; or fold0, fold1 ... and test."""
+        """The part of each sample, N strings: train, val or test if the split is official, else fold0 ... or test."""
         return self._samples["split"].to_numpy(dtype=str)
 
     def digests(self) -> NDArray[np.int64]:
@@ -147,19 +157,21 @@ class Store:
         return np.frombuffer(b"".join(hashed), np.int64)
 
     def privileged(self, names: Sequence[str]) -> pd.DataFrame:
-        """Returns privileged columns in the order of the store, index = sample id; NaN where missing."""
+        """Returns the named privileged columns. The rows are in the store's order, the index is the sample id, and
+        missing values are NaN."""
         return self._samples[[PRIVILEGED + name for name in names]].set_axis(list(names), axis=1)
 
     def text(self, sections: Sequence[str]) -> pd.DataFrame:
-        """Returns sections of the reports in the order of the store, index = sample id; NaN where missing."""
+        """Returns the named sections of the reports. The rows are in the store's order, the index is the sample id, and
+        missing sections are NaN."""
         table = pd.read_parquet(self.path / "text.parquet", columns=["sample", *sections])
         return table.set_index("sample").loc[self._samples.index]
 
     def view(self, name: str) -> NDArray[np.uint8]:
-        """Returns a further image of each sample, N x C x H x W, memory-mapped.
+        """Returns the view `name`, a further image of each sample, as a memory-mapped array N x C x H x W.
 
         Raises:
-            CohortError: its file has been deleted.
+            CohortError: the view's file has been deleted.
         """
         try:
             view: NDArray[np.uint8] = np.load(self.path / VIEWS / f"{name}.npy", mmap_mode="r")
@@ -169,12 +181,16 @@ class Store:
         return view
 
     def images(self, rows: NDArray[np.int64], names: Sequence[str] = (IMAGE,)) -> NDArray[np.uint8]:
-        """Returns the named images of the samples at `rows`, n x C x H x W; channels of several are concatenated."""
+        """Returns the images of the samples at `rows`, n x C x H x W. The channels of all named images (the main image
+        and views) are concatenated."""
         images = [self.image_NCHW[rows] if name == IMAGE else self.view(name)[rows] for name in names]
         return images[0] if len(images) == 1 else np.concatenate(images, axis=1)
 
     def roi_mask(self, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Returns the union of each label's regions in the stored square, n x R x H x W; all False without a region."""
+        """Returns a mask for each sample and ROI label in the stored square, n x R x H x W.
+
+        The mask is the union of the label's regions, and False everywhere if the sample has no region of this label.
+        """
         size = self.facts.image_size
         mask = np.zeros((len(rows), len(self.facts.roi_labels), size, size), bool)
         for position, row in enumerate(rows):
@@ -184,7 +200,8 @@ class Store:
         return mask
 
     def rois(self, row: int) -> list[tuple[int, NDArray[np.int32]]]:
-        """Returns a sample's regions in label order: position of the label, and run lengths in the stored square."""
+        """Returns a sample's regions in the order of the labels, as pairs of the label's position among the ROI labels
+        and the run lengths in the stored square."""
         labels = range(len(self.facts.roi_labels))
         return [(index, runs) for index in labels for runs in self._runs.get((row, index), ())]
 
@@ -194,7 +211,8 @@ class Store:
         return Letterbox(int(height), int(width), self.facts.image_size)
 
     def original_rois(self, row: int) -> NDArray[np.bool_]:
-        """Returns the union of each label's regions at a sample's original size, R x height x width, as drawn."""
+        """Returns a mask for each ROI label at the sample's original size, R x height x width: the union of the regions
+        as the source draws them."""
         letterbox = self.letterbox(row)
         shape = (letterbox.height, letterbox.width)
         mask = np.zeros((len(self.facts.roi_labels), *shape), bool)
@@ -208,7 +226,11 @@ class Store:
         return self._read_rois("runs")
 
     def _read_rois(self, column: str) -> dict[tuple[int, int], list[NDArray[np.int32]]]:
-        """Returns run lengths by (row, position of the label), from the column `runs` or `store_runs`."""
+        """Returns the run lengths of the regions by (row, position of the label).
+
+        Args:
+            column: `runs` for the original size, or `store_runs` for the stored square.
+        """
         runs: dict[tuple[int, int], list[NDArray[np.int32]]] = {}
         if self.facts.roi_labels:
             rois = pd.read_parquet(self.path / "rois.parquet", columns=["sample", "label", column])
@@ -219,7 +241,7 @@ class Store:
 
 
 def read_facts(content: Mapping[str, Any]) -> Facts:
-    """Returns the facts that a manifest holds as the output of `asdict`."""
+    """Converts the facts of a manifest, which `asdict` wrote, back to `Facts`."""
     tuples = {name: tuple(content[name]) for name in ("unlisted", "roi_labels", "views")}
     tasks = tuple(Task(**{**task, "labels": tuple(task["labels"])}) for task in content["tasks"])
     columns = {name: Column(**column) for name, column in content["columns"].items()}

@@ -1,7 +1,7 @@
-"""Finds privileged columns and report sections that give the labels away.
+"""Finds suspects: privileged columns and report sections that seem to give the labels away.
 
-`prepare` searches for them once and keeps the scores in the store's manifest. Commands that train or sweep print them
-as warnings.
+`prepare` searches for suspects once and keeps their scores in the store's manifest. Commands that train or sweep print
+the suspects as warnings.
 """
 
 from __future__ import annotations
@@ -16,22 +16,24 @@ from mmpkd.cohort import leakage
 from mmpkd.cohort.facts import ADMITTED, Facts, label_columns
 from mmpkd.cohort.store import Store
 
-Scores = Mapping[str, float]  # AUROC, out of fold, by label
+Scores = Mapping[str, float]  # out-of-fold AUROC by label
 
 
 @dataclass(frozen=True)
 class Suspects:
-    """Out-of-fold AUROCs with which a column alone, two columns together, or a section's words predict each label."""
+    """Out-of-fold AUROCs for predicting each label from one column, from two columns together, or from the words of a
+    section."""
 
     columns: Mapping[str, Scores] = field(default_factory=dict)
     pairs: Sequence[tuple[str, str, Scores]] = ()  # pairs that state a label although neither column is suspected alone
     sections: Mapping[str, Scores] = field(default_factory=dict)
 
     def lines(self, facts: Facts, sections: bool = True) -> list[str]:
-        """Returns a warning for each column, pair and section that is suspected of stating a label: names and scores.
+        """Returns a warning, with names and scores, for each column, pair and section suspected of stating a label.
 
         Args:
-            sections: False leaves out sections, for callers that judge the sections which a teacher reads.
+            sections: False leaves out the warnings about sections, for callers that themselves check the sections which
+                a teacher reads.
         """
         warnings = []
         for name, scores in self.columns.items():
@@ -51,7 +53,7 @@ class Suspects:
 
 
 def describe_labels(scores: Scores, alarm: float) -> str:
-    """Describes the labels whose AUROC is at least `alarm`; empty where there are none.
+    """Describes the labels with an AUROC of at least `alarm`. The text is empty if no label has one.
 
     An example is 'task/label with AUROC 0.99, out of fold (and 2 other labels)'.
     """
@@ -66,10 +68,15 @@ def describe_labels(scores: Scores, alarm: float) -> str:
 def find_suspects(
     facts: Facts, privileged: pd.DataFrame, text: pd.DataFrame | None, labels: pd.DataFrame, patients: pd.Series
 ) -> Suspects:
-    """Finds what gives the labels away among samples that are not of the sealed test part; all frames share rows.
+    """Measures how well columns, pairs of columns and sections predict the labels. All frames have the same rows.
+
+    The caller leaves out the samples of the sealed test part. Without any row, no label gets an AUROC.
 
     Args:
-        labels: 1, 0 or NaN, one column per label.
+        privileged: the privileged columns.
+        text: a column per section of the reports. None if the cohort has no text.
+        labels: a column per label; 1, 0, or NaN for unknown.
+        patients: the patient of each sample.
     """
     # Patients become numbers in the order of their names, so that names and integer codes give the same folds.
     patients = pd.Series(np.unique(patients.to_numpy(), return_inverse=True)[1], patients.index)
@@ -84,7 +91,7 @@ def find_suspects(
 
 
 def find_suspects_in(store: Store) -> Suspects:
-    """Runs `find_suspects` on the samples of a store that are not of the sealed test part."""
+    """Runs `find_suspects` on the samples of a store that are not in the sealed test part."""
     rows = np.setdiff1d(np.arange(len(store.sample_ids)), store.rows("test"))
     facts = store.facts
     stored = [column.name for column in facts.columns.values() if column.role in (*ADMITTED, "near_label")]
@@ -96,7 +103,7 @@ def find_suspects_in(store: Store) -> Suspects:
 
 
 def suspects_of(store: Store) -> Suspects:
-    """Returns the suspects that were found when the store was prepared."""
+    """Returns the suspects that `prepare` found and wrote to the store's manifest."""
     manifest = store.manifest
     pairs = [(first, second, scores) for first, second, scores in manifest["probe_pairs"]]
     return Suspects(manifest["probe"], pairs, manifest["probe_sections"])

@@ -74,6 +74,6 @@ class DKD(Objective):
 
 
 def split_target(logits_BC: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the log odds of the target class against all others (B), and the logits with it masked (B, C)."""
+    """Returns the log odds (B) of the target class against all others, and logits (B, C) with this class masked."""
     others_BC = logits_BC.scatter(1, target_B[:, None], MASKED_LOGIT)
     return logits_BC.gather(1, target_B[:, None])[:, 0] - others_BC.logsumexp(dim=1), others_BC

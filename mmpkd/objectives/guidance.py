@@ -15,7 +15,7 @@ from mmpkd.config import Strict
 from mmpkd.objectives.objective import Objective
 from mmpkd.types import Batch, Needs, StudentOutput, Task, TeacherOutput
 
-MIN_UNITS = 16  # of a hidden layer: with fewer, all ReLUs may be dead at once
+MIN_UNITS = 16  # smallest width of a hidden layer: with fewer, all ReLUs may be dead at once
 
 
 class GuidanceParams(Strict):
@@ -70,7 +70,8 @@ class Guided(nn.Module):
 
     Args:
         width: the width of the output of the guide.
-        classifier: reads the output of the guide or, if it is wide enough for both, the embedding and that output.
+        classifier: computes logits from the output of the guide or, if it is wide enough for both, from the student's
+            embedding followed by that output.
     """
 
     def __init__(self, guide: nn.Sequential, width: int, classifier: Frozen | Joint) -> None:
@@ -82,7 +83,7 @@ class Guided(nn.Module):
 
     @classmethod
     def empty(cls, student_dim: int, width: int, num_logits: int, joint: bool) -> Guided:
-        """Returns a module that weights can be loaded into."""
+        """Returns a module into which weights can be loaded."""
         inputs = student_dim + width if joint else width
         return cls(guide(student_dim, width, 0.0), width, Frozen(inputs, num_logits))
 

@@ -1,7 +1,7 @@
 """The negative control: the same teacher without its knowledge of the single sample.
 
 It keeps what a teacher knows of labels and takes away what it knows of a sample, by exchanging outputs or privileged
-inputs between patients of the same labels. A gain that is left does not come from privileged knowledge.
+inputs between patients of the same labels. If a student still gains, the gain does not come from privileged knowledge.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ def leakage_warnings(
 
     Args:
         suspects: the suspected columns, pairs and sections of the cohort.
-        teachers: each with its path in the configuration; one path may have several teachers.
+        teachers: pairs of a path in the configuration and a teacher at this path; a path may have several teachers.
     """
     near_label, unmasked = dict[str, list[str]](), dict[str, list[str]]()
     masked = dict[tuple[str, tuple[str, ...]], list[str]]()

@@ -1,4 +1,6 @@
-"""Checks that a plan makes of a space: its cohort, each configuration even if parts of it are broken, and its goals."""
+"""Checks the cohort, the configurations and the goals of a search space, as far as possible even if parts are
+broken.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from sweep.plan.findings import Findings, is_below
 from sweep.space.search_config import SCORES, SearchConfig
 from sweep.space.space import Space
 
-# Tasks that stand for those of a cohort that cannot be read.
+# Stand-in tasks, used if the cohort and so its real tasks cannot be read.
 STAND_IN_TASKS: Final[Sequence[tuple[str, TaskKind, Sequence[str]]]] = (
     ("unknown", "binary", ("no", "yes")),
     ("unknown", "multiclass", ("a", "b", "c")),
@@ -23,14 +25,14 @@ STAND_IN_TASKS: Final[Sequence[tuple[str, TaskKind, Sequence[str]]]] = (
 
 
 def facts_of(space: Space, findings: Findings) -> Facts | None:
-    """Returns the facts of the cohort that all trials share, or None if it cannot be read."""
+    """Returns the facts of the cohort that all trials share, or None if the cohort cannot be read."""
     content = space.raw.get("cohort")
     if content is None or any(is_below(mistake.path, "cohort") for mistake in findings.mistakes):
-        return None  # this is a mistake already, or each TrialConfig reports it
+        return None  # a missing or invalid section is reported already, here or by each TrialConfig
     try:
         try:
             config = validate(CohortConfig, content, "cohort")
-        except ConfigError as error:  # without the wrong keys, columns can still be checked
+        except ConfigError as error:  # once the wrong keys are removed, columns can still be checked
             for mistake in error.mistakes:
                 findings.append(*mistake)
             remaining = _without_keys({"cohort": content}, [mistake.path for mistake in error.mistakes])
@@ -45,7 +47,9 @@ def facts_of(space: Space, findings: Findings) -> Facts | None:
 
 
 def config_without(content: Mapping[str, Any], broken: Sequence[str]) -> TrialConfig | None:
-    """Returns the configuration without its broken keys, to check the others; None if it is not valid without them."""
+    """Returns the configuration without its broken keys, so that its other keys can be checked. Returns None if the
+    configuration is not valid without the broken keys.
+    """
     try:
         return validate(TrialConfig, _without_keys(content, broken))
     except ConfigError:
@@ -65,10 +69,10 @@ def _without_keys(content: Mapping[str, Any], paths: Sequence[str]) -> dict[str,
 
 
 def mistakes_of(config: TrialConfig, facts: Facts | None, broken: Sequence[str]) -> list[Mistake]:
-    """Returns the mistakes that `mmpkd.build.check` finds, without those that broken keys may have caused.
+    """Returns the mistakes that `mmpkd.build.check` finds, without mistakes that the broken keys may have caused.
 
     Args:
-        facts: None if the cohort cannot be read; mistakes of teachers are then left out.
+        facts: facts of the cohort, or None if the cohort cannot be read. Mistakes in teachers are left out if None.
         broken: paths of the keys that were removed from the configuration.
     """
     doubtful = [path.rpartition(".")[0] or path for path in broken] + ([] if facts else ["teachers", "student.reads"])
@@ -76,14 +80,14 @@ def mistakes_of(config: TrialConfig, facts: Facts | None, broken: Sequence[str])
         doubtful += ["student", "cohort", "objectives"]
     if facts is not None:
         mistakes = check(config, facts)
-    else:  # only mistakes that do not depend on the tasks
+    else:  # keeps only mistakes that do not depend on the tasks
         either, other = (check(config, _stand_in_facts(config, task)) for task in STAND_IN_TASKS)
         mistakes = [mistake for mistake in either if mistake in other]
     return [mistake for mistake in mistakes if not any(is_below(mistake.path, start) for start in doubtful)]
 
 
 def _stand_in_facts(config: TrialConfig, task: tuple[str, TaskKind, Sequence[str]]) -> Facts:
-    """Returns facts that stand for those of a cohort that cannot be read."""
+    """Returns stand-in facts with one task, for a cohort that cannot be read."""
     return Facts(
         tasks=lay_out([task]),
         columns={},
@@ -99,7 +103,7 @@ def _stand_in_facts(config: TrialConfig, task: tuple[str, TaskKind, Sequence[str
 
 
 def goals_of(search: SearchConfig, facts: Facts | None, findings: Findings) -> tuple[str, ...]:
-    """Returns the goals: those of `search.maximize`, or else all that the cohort can score."""
+    """Returns the goals of the sweep: `search.maximize` if it is set, otherwise all goals that the cohort can score."""
     if facts is None:
         return search.maximize or (search.select,)
     has = {"": True, "ROIs": bool(facts.roi_labels), "several images of a patient": facts.several_images}
@@ -121,7 +125,7 @@ def goals_of(search: SearchConfig, facts: Facts | None, findings: Findings) -> t
 
 
 def nothing_to_sample(arm: str, space: Space) -> Mistake:
-    """Returns the mistake of an arm in which every leaf is fixed."""
+    """Returns the mistake to report for an arm that has nothing to sample because every leaf is fixed."""
     advice = f"give a leaf a distribution, or switch the arm off (arms.{arm}=false)"
     advice += f", or ask for one trial an arm (trials={len(space.arms)}; search.repeats=N runs it on N seeds)"
     return Mistake(f"arms.{arm}", f"has nothing to sample, so all its trials would be the same: {advice}")

@@ -1,4 +1,4 @@
-"""What is expected of trials whose results are in random order: their epochs under halving, and the size of a front."""
+"""Computes what to expect of trials in random order of quality: epochs under halving, and entries into the front."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import numpy as np
 
 
 def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
-    """Returns the mean epochs of a trial under asynchronous halving, if trials come in no particular order.
+    """Returns the mean number of epochs of a trial under asynchronous halving, if trials arrive in random order of
+    quality.
 
-    The i-th trial that comes to a rung goes on with probability 1 - (h + 1)/i, where h = (i - 2)(1 - 1/reduction): it
-    has to beat an interpolated percentile of the i - 1 trials before it, and (h + 1)/i is the expectation of this
-    percentile for uniform values. The first trial always goes on. So a rung with few trials stops fewer of them than
-    1/reduction suggests.
+    The i-th trial that arrives at a rung continues with probability 1 - (h + 1)/i, where h = (i - 2)(1 - 1/reduction).
+    The reason: the trial has to beat an interpolated percentile of the i - 1 earlier trials, and (h + 1)/i is the
+    expectation of this percentile for uniform values. The first trial always continues. A rung with few trials
+    therefore stops fewer of them than 1/reduction suggests.
     """
     arriving, total, last_rung = trials, 0.0, 0
     for rung in rungs:
@@ -30,10 +31,11 @@ def _expected_survivors(arriving: float, reduction: int) -> float:
 
 
 def expected_front(trials: float, goals: int) -> float:
-    """Returns how many of these trials are expected on the front at the end, if the goals are independent.
+    """Returns the expected number of trials that are on the Pareto front when they end, if the goals are independent.
 
-    The i-th is on it with probability M_d(i)/i, where M_1 = 1 and M_d(i) = sum over j <= i of M_{d-1}(j)/j
-    (Bentley et al. 1978).
+    The i-th trial to end is on the front of the first i trials with probability M_d(i)/i, where d is the number of
+    goals, M_1 = 1, and M_d(i) is the sum over j <= i of M_{d-1}(j)/j (Bentley et al. 1978). The result is the sum of
+    these probabilities.
     """
     count = max(round(trials), 1)
     maxima = np.ones(count)

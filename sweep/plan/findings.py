@@ -1,4 +1,4 @@
-"""Gathers the mistakes of a plan under the paths of the space file, each once."""
+"""Collects the mistakes that a plan finds, each once, under its path in the space file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from sweep.space.space import Space
 
 
 class Findings:
-    """A list of mistakes that takes each mistake once, and none below a leaf that is already known to be broken."""
+    """A list of mistakes that accepts each mistake once, and ignores mistakes below a leaf that is already known to be
+    broken.
+    """
 
     def __init__(self, space: Space, mistakes: Sequence[Mistake]):
         self.mistakes = list(mistakes)
@@ -23,7 +25,9 @@ class Findings:
         self._known: set[tuple[str, str]] = set()
 
     def add(self, mistakes: Iterable[Mistake], drawn: Drawn, arm: str) -> None:
-        """Adds mistakes of a drawn configuration under the paths that its parts have in the space file."""
+        """Adds the mistakes of a drawn configuration. Each is added under the path that the faulty part has in the
+        space file.
+        """
         for path, problem in mistakes:
             self.append(_path_in_file(path, drawn.origins) or f"arms.{arm}", problem)
 
@@ -38,12 +42,12 @@ class Findings:
 
 
 def is_below(path: str, start: str) -> bool:
-    """Returns whether a dotted path is `start` or lies below it."""
+    """Returns whether a dotted path is `start` or lies below `start`."""
     return path == start or path.startswith(f"{start}.")
 
 
 def _path_in_file(path: str, origins: Mapping[str, str]) -> str:
-    """Returns the path in the space file of a path in a drawn configuration."""
+    """Converts a path in a drawn configuration to the path of the same part in the space file."""
     parts = path.split(".") if path else []
     for length in range(len(parts), -1, -1):
         known = ".".join(parts[:length])
@@ -53,7 +57,9 @@ def _path_in_file(path: str, origins: Mapping[str, str]) -> str:
 
 
 def _nearly_grammar_words(node: Node) -> list[tuple[str, str]]:
-    """Returns path and grammar word of each mapping whose only key is nearly a grammar word, as a hint for mistakes."""
+    """Finds mappings whose only key is nearly a grammar word, such as a misspelt `choice`. Returns the path of each and
+    the grammar word probably meant, as a hint in error messages.
+    """
     match node:
         case Tree(path=path, children=children):
             key, child = next(iter(children.items()), ("", None))

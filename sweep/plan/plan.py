@@ -1,4 +1,7 @@
-"""The plan: builds and checks every branch of every arm before a device is used. `price.py` adds the price."""
+"""Makes the plan of a sweep: it builds and checks every branch of every arm before a device is used.
+
+`price.py` adds the price.
+"""
 
 from __future__ import annotations
 
@@ -17,46 +20,52 @@ from sweep.plan.findings import Findings
 from sweep.space.draw import branches, count_branches, count_configurations
 from sweep.space.space import PATHS_OF_SPACE, Space
 
-MOST_BRANCHES: Final = 64  # of an arm that are all checked; of more branches a selection that has each label is checked
+MOST_BRANCHES: Final = 64  # with more branches than this, an arm is checked at a selection that has each label
 
 
 @dataclass(frozen=True)
 class BranchPlan:
-    """What was checked of one branch of an arm."""
+    """The result of checking one branch of an arm."""
 
     arm: str
     labels: Mapping[str, str]  # the decisions that choose the branch, by leaf name
-    free: tuple[str, ...]  # names of the leaves that are sampled in it
-    checked: int  # number of configurations built: at every bound and value
+    free: tuple[str, ...]  # names of the leaves that are sampled in the branch
+    checked: int  # number of configurations built, one at every bound and value
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked space. It may be run if it has no mistakes."""
+    """A search space with the results of all checks. The space may be run if `mistakes` is empty."""
 
     space: str
     trials: int
     goals: tuple[str, ...]
     branches: tuple[BranchPlan, ...]
-    mistakes: tuple[Mistake, ...]  # of the space and of the plan
+    mistakes: tuple[Mistake, ...]  # mistakes found while reading the space and while planning
     warnings: tuple[str, ...]
-    facts: Facts | None  # None: the cohort could not be read, which is among the mistakes
-    configs: Mapping[str, Sequence[TrialConfig]]  # all that were built, by arm
+    facts: Facts | None  # None if the cohort could not be read; `mistakes` says so
+    configs: Mapping[str, Sequence[TrialConfig]]  # all configurations that were built, by arm
 
     @property
     def example(self) -> TrialConfig | None:
-        """The configuration of some trial. All trials share its cohort, evaluation, epochs, threads and seed."""
+        """One of the configurations, or None if there is none. All trials share its cohort, evaluation, epochs, threads
+        and seed.
+        """
         return next((config for configs in self.configs.values() for config in configs), None)
 
     def teachers(self) -> Iterator[tuple[str, ResolvedTeacher]]:
-        """Yields every teacher that an arm uses, with its path in the space. A path may have several teachers."""
+        """Yields every teacher that an arm uses, with its path in the space. A path occurs more than once if its
+        teacher has several settings.
+        """
         for arm, configs in self.configs.items():
             for config in configs:
                 for name in config.active_teachers():
                     yield f"arms.{arm}.teachers.{name}", resolve(config.teachers[name])
 
     def outlines(self) -> list[str]:
-        """Returns a line about each teacher to be fitted; several lines if its size depends on sampled values."""
+        """Returns a line about each teacher to be fitted. A teacher has several lines if its size depends on sampled
+        values.
+        """
         if self.facts is None or self.mistakes:
             return []
         facts, lines = self.facts, dict[str, None]()
@@ -100,10 +109,10 @@ class Plan:
 
 
 def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
-    """Builds every branch at every bound and gathers all mistakes under the paths of the space file.
+    """Builds every branch at every bound, and collects all mistakes under their paths in the space file.
 
     Args:
-        mistakes: the mistakes that `load_space` found. They come first, and no mistake is reported twice.
+        mistakes: the mistakes that `load_space` found. They come first in the plan, and no mistake is reported twice.
     """
     findings = Findings(space, mistakes)
     facts = facts_of(space, findings)

@@ -1,7 +1,8 @@
-"""What a sweep will cost, from timed steps: device-hours with and without early stopping, memory, disk space.
+"""Computes the price of a sweep from timed steps: device-hours with and without early stopping, memory, disk space.
 
-Nothing here touches a device; `sweep.workers.pricing` does. The price of a trial is the price of its epochs, as
-`Ledger` counts them: wall time of training and validation x the share of a GPU, or the cores where there is no GPU.
+This module only computes; `sweep.workers.pricing` measures on the devices. The price of a trial is the price of its
+epochs in device-seconds, as `Ledger` counts them: wall time of training and validation times the trial's share of a
+GPU, or times its number of cores if it has no GPU.
 """
 
 from __future__ import annotations
@@ -19,17 +20,17 @@ from sweep.plan.expectations import expected_epochs, expected_front
 from sweep.space.draw import branches, count_branches
 from sweep.space.space import Space
 
-MIN_BRANCH_TRIALS: Final = 10  # with fewer trials a branch the sweep gives a first impression and is no search
-MAX_AUROC_ERROR: Final = 0.025  # standard error; twice this is more than most teachers add to AUROC
+MIN_BRANCH_TRIALS: Final = 10  # with fewer trials per branch the sweep gives only a first impression
+MAX_AUROC_ERROR: Final = 0.025  # standard error of AUROC; twice this value is more than most teachers add to AUROC
 
 
 @dataclass(frozen=True)
 class TimedConfig:
-    """A configuration and what it costs while `slots` trials of it run.
+    """A configuration and its measured cost while `slots` trials of it run at the same time.
 
     Attributes:
-        cost: None if it could not be timed.
-        problem: why it could not be timed.
+        cost: measured cost, or None if the configuration could not be timed.
+        problem: the reason why the configuration could not be timed.
     """
 
     config: TrialConfig
@@ -40,7 +41,9 @@ class TimedConfig:
 
 @dataclass(frozen=True)
 class ArmPrice:
-    """Device-seconds of one full-length trial of an arm, cheapest and dearest, and how many trials the arm gets."""
+    """Device-seconds of one full-length trial of an arm, for its cheapest and its most expensive configuration, and the
+    number of trials that the arm gets.
+    """
 
     arm: str
     low: float
@@ -54,28 +57,28 @@ class ArmPrice:
 
 @dataclass(frozen=True)
 class Price:
-    """The price of a sweep. Hours are device-hours, except for `wall_hours`, an estimate of the time on the clock."""
+    """The price of a sweep. All hours are device-hours, except `wall_hours`, which estimates the elapsed time."""
 
     arms: tuple[ArmPrice, ...]
-    hours: float  # with every trial at full length
+    hours: float  # if every trial runs at full length
     hours_halving: float  # with early stopping as configured; equal to `hours` without early stopping
     wall_hours: float
-    teacher_seconds: float  # not included in the hours; once for all sweeps on this cohort
+    teacher_seconds: float  # to fit the teachers, once for all sweeps on this cohort; not in the hours
     cache_bytes: int
     checkpoint_bytes: int
-    memory_bytes: int  # of the trial that needs most
+    memory_bytes: int  # of the trial that needs most memory
     device_bytes: int
     slots: int
-    per_device: int | None  # trials to a device; None where trials reserve what `search.cpus` and `search.gpus` say
-    num_steps: int  # that were timed
-    auroc_error: float | None  # of a validation AUROC of 0.75, see `auroc_error`; None: no label has two classes
+    per_device: int | None  # trials per device; None if `search.cpus` and `search.gpus` set what trials reserve
+    num_steps: int  # number of timed steps
+    auroc_error: float | None  # see the function `auroc_error`; None if no label has two classes
     warnings: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
 
     def lines(self) -> list[str]:
-        """Returns a few lines for a console."""
+        """Returns the price as a few lines of text for a console."""
         total = sum(arm.trials for arm in self.arms)
         each = "; ".join(f"{arm.arm} {arm.trials:.0f} x {_span(arm.low, arm.high)} device-seconds" for arm in self.arms)
         stopped = f", {self.hours_halving:.3g} with early stopping" if self.hours_halving < self.hours else ""
@@ -105,10 +108,11 @@ def compute_price(
     """Returns the price of a sweep.
 
     Args:
-        timed: the cheapest and the dearest configuration of each arm.
-        devices: the share of a GPU that a trial reserves, or its number of cores.
+        timed: by arm, its timed configurations: the cheapest and the most expensive.
+        devices: the share of a GPU that a trial reserves, or its number of cores if it reserves no GPU.
         slots: the number of trials that run at a time in the whole cluster.
-        per_device: the number of trials that share a device. It is only shown on the console; None hides it.
+        per_device: the number of trials that share a device. It is only shown on the console; with None it is not
+            shown.
     """
     search = space.search
     measured = [(timing.config, timing.cost) for timings in timed.values() for timing in timings if timing.cost]
@@ -150,15 +154,19 @@ def compute_price(
 
 
 def epoch_seconds(cost: Cost, config: TrialConfig, store: StandIn) -> float:
-    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them. In a
-    training in stages the earlier stages are spread over the epochs of the last."""
+    """Returns the seconds of one epoch of training and its validation, as `EpochReport.seconds` will count them.
+
+    If a training has several stages, the time of the earlier stages is spread evenly over the epochs of the last stage.
+    """
     train, val = len(store.rows("train", config.cohort.fold)), len(store.rows("val", config.cohort.fold))
     passes = sum(stage.epochs or 0 for stage in config.staged()) / config.epochs
     return passes * train / cost.batch_size * cost.step_seconds + val * cost.validation_seconds
 
 
 def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
-    """Returns the bytes of prepared images, and of teachers' logits in float32; embeddings would add their width."""
+    """Returns the bytes that the prepared images and the teachers' logits (float32) take in the cache. The teachers'
+    embeddings are not counted.
+    """
     facts = store.facts
     images = facts.num_samples * facts.channels * facts.image_size**2 * (1 + len(facts.views))
     teachers = {config.teachers[name].model_dump_json() for config in configs for name in config.active_teachers()}
@@ -166,8 +174,12 @@ def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
 
 
 def auroc_error(store: StandIn, fold: int) -> float:
-    """Returns the standard error of a validation AUROC of 0.75, over labels, counting patients (Hanley & McNeil 1982,
-    eq. 1); NaN if no label has two classes."""
+    """Returns the standard error of the mean AUROC over labels on validation, if each label has AUROC 0.75.
+
+    The error of each label is from Hanley & McNeil 1982, eq. 1.
+
+    The sample sizes are numbers of patients. The result is NaN if no label has two classes.
+    """
     rows = store.rows("val", fold)
     area, errors = 0.75, []
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
@@ -182,7 +194,9 @@ def auroc_error(store: StandIn, fold: int) -> float:
 
 
 def _device_seconds(timings: Sequence[TimedConfig], store: StandIn, devices: float) -> tuple[float, float]:
-    """Returns the device-seconds of the cheapest and the dearest configuration; NaN if none could be timed."""
+    """Returns the device-seconds of the cheapest and of the most expensive configuration. Both are NaN if no
+    configuration could be timed.
+    """
     seconds = [
         devices * timing.config.epochs * epoch_seconds(timing.cost, timing.config, store)
         for timing in timings
@@ -194,12 +208,14 @@ def _device_seconds(timings: Sequence[TimedConfig], store: StandIn, devices: flo
 def _deal_trials(
     spans: Mapping[str, tuple[float, float]], shares: Mapping[str, float], trials: int
 ) -> tuple[ArmPrice, ...]:
-    """Deals trials to the arms: one to each, and more so that each arm uses its share of device-hours."""
+    """Distributes the trials over the arms: each arm gets one trial, and the rest so that each arm uses its share of
+    the device-hours.
+    """
     known = [sum(span) / 2 for span in spans.values() if not math.isnan(span[0])]
     typical = {arm: sum(span) / 2 if not math.isnan(span[0]) else max(known) for arm, span in spans.items()}
     rate = {arm: shares[arm] / typical[arm] for arm in spans}
     count, several = dict.fromkeys(spans, 1.0), set(spans)
-    while several:  # an arm whose part is below its one trial leaves the other trials to the other arms
+    while several:  # an arm whose share buys less than one trial gets one; the others divide what is left
         each = (trials - len(spans) + len(several)) / sum(rate[arm] for arm in several)
         enough = {arm for arm in several if rate[arm] * each >= 1}
         if enough == several:

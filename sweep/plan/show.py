@@ -11,9 +11,9 @@ from sweep.plan.plan import Plan
 
 
 def render(plan: Plan) -> Group:
-    """Returns the plan as a table with its warnings, for a console."""
+    """Returns the plan for a console: a table, followed by the warnings."""
     table = Table("arm", "branch", "free dimensions", "checked", title=f"Plan of {plan.space}", title_justify="left")
-    table.columns[2].overflow = "fold"  # an override needs the whole name
+    table.columns[2].overflow = "fold"  # not shortened, because an override needs the whole name
     table.columns[3].justify = "right"
     for branch in plan.branches:
         labels = [f"{_short(name, branch.arm)}: {label}" for name, label in branch.labels.items()]
@@ -29,7 +29,7 @@ def render(plan: Plan) -> Group:
 
 
 def _cohort_lines(facts: Facts) -> list[str]:
-    """Returns what the tables of the cohort contain. Images are read later, when the cohort is prepared."""
+    """Returns lines that describe the tables of the cohort. Its images are read later, when the cohort is prepared."""
     tasks = "; ".join(f"{task.name} ({task.kind}: {', '.join(task.labels)})" for task in facts.tasks)
     lines = [f"cohort: {facts.num_samples} samples; {tasks}; ROI: {', '.join(facts.roi_labels) or 'none'}"]
     for role in ("descriptor", "context", "near_label", "forbidden"):

@@ -1,4 +1,6 @@
-"""Which configurations of a sweep are timed, and what their timings mean; `sweep.workers.pricing` times them."""
+"""Selects the configurations of a sweep to be timed, and interprets their timings. `sweep.workers.pricing` measures
+them.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,14 @@ from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, burden
 from sweep.plan.price import TimedConfig
 
-MIN_GAIN: Final = 1.1  # in throughput; a smaller gain is not worth the memory of twice as many trials to a device
-MEMORY_SHARE: Final = 0.9  # of a device's memory that trials may fill
+MIN_GAIN: Final = 1.1  # factor in throughput; a smaller gain is not worth the memory of twice the trials per device
+MEMORY_SHARE: Final = 0.9  # share of a device's memory that trials may fill
 
 
 def extremes(configs: Sequence[TrialConfig], facts: Facts) -> list[TrialConfig]:
-    """Returns the cheapest and the dearest configuration, as far as is known without timing; one if all are alike."""
+    """Returns the cheapest and the most expensive configuration, as far as is known without timing. Returns a single
+    configuration if all are alike.
+    """
 
     def burden_and_kinds(config: TrialConfig) -> tuple[tuple[float, int, int], list[str]]:
         return burden(config, facts), sorted(str(objective.kind) for objective in config.active_objectives().values())
@@ -28,7 +32,9 @@ def extremes(configs: Sequence[TrialConfig], facts: Facts) -> list[TrialConfig]:
 
 
 def throughput(timed: TimedConfig) -> float:
-    """Returns the steps per second of all trials that run at a time; 0 if they could not be timed or do not fit."""
+    """Returns the training steps per second, summed over all trials that run at the same time. Returns 0 if the trials
+    could not be timed or do not fit into memory.
+    """
     cost = timed.cost
     if cost is None or cost.memory_bytes * timed.slots > MEMORY_SHARE * cost.device_bytes:
         return 0.0
@@ -36,12 +42,12 @@ def throughput(timed: TimedConfig) -> float:
 
 
 def gains(fewer: TimedConfig, more: TimedConfig) -> bool:
-    """Returns whether more trials to a device train enough faster than fewer."""
+    """Returns whether more trials per device raise the throughput enough to be worth their memory."""
     return throughput(more) >= MIN_GAIN * throughput(fewer) > 0
 
 
 def mean_cost(costs: Sequence[Cost]) -> Cost:
-    """Returns the mean of the seconds and the maximum of the memory."""
+    """Returns one cost from several: the mean of their seconds, and the maximum of their memory."""
     return replace(
         costs[0],
         step_seconds=statistics.fmean(cost.step_seconds for cost in costs),

@@ -1,4 +1,4 @@
-"""Prints the result of a sweep on a console: its front, and how far the ranking can be trusted."""
+"""Prints the result of a sweep on a console: its Pareto front, and how far the ranking of its trials can be trusted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sweep.storage.records import best_of, front_of, picked
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
-SMALLEST_ERROR = 1e-9  # a smaller standard error is rounding
+SMALLEST_ERROR = 1e-9  # a smaller standard error is only rounding and counts as 0
 
 
 def print_summary(
@@ -28,10 +28,10 @@ def print_summary(
     folder: SweepFolder,
     auroc_error: float | None = None,
 ) -> None:
-    """Prints the number of trials by state, failures, the front, warnings about its resolution, and the files.
+    """Prints the number of trials by state, the failures, the front, warnings about close scores, and the files.
 
     Args:
-        auroc_error: see `resolution`.
+        auroc_error: standard error of AUROC that the plan states, or None; `resolution` uses it.
     """
     states = Counter(record.state for record in records)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -56,7 +56,7 @@ def print_summary(
 def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:
     """Returns a table of the front, best by `select` first, and of the best trial of each arm that is not on it.
 
-    Each score has its standard error, and each trial the scores of its teachers.
+    The table shows each score with its standard error, and for each trial the scores of its teachers.
     """
     table = Table("trial", "arm", *goals, TEACHER_COLUMN, "sampled", title="Front", title_justify="left")
     order = [select, *(goal for goal in goals if goal != select)]
@@ -69,7 +69,9 @@ def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
 
 
 def cells(record: Record, goals: Sequence[str]) -> list[str]:
-    """Returns the number and arm of a trial, its score on each goal, and the scores of its teachers."""
+    """Returns the cells of one row: number and arm of a trial, its score on each goal, and the scores of its
+    teachers.
+    """
     scores = [with_error(record, goal) for goal in goals]
     return [str(record.number), record.arm, *scores, teachers_in_words(record)]
 
@@ -93,10 +95,10 @@ def without_complete(records: Sequence[Record], arms: Sequence[str]) -> list[str
 
 
 def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
-    """Returns a line for each localisation goal.
+    """Returns a line for each localisation goal, with reference scores on the same validation set.
 
-    It has the scores of maps that ignore the image, on the same validation set, and the highest score that a map on the
-    student's patches can have.
+    The line states the scores of maps that ignore the image, and the highest score that a map at the resolution of the
+    student's patches can reach.
     """
     kinds = {"chance": "by chance", "centre": "by pointing at the centre", "prior": "by the mean training ROI"}
     lines = []
@@ -116,7 +118,9 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
 
 
 def with_error(record: Record, goal: str) -> str:
-    """Returns a score and its standard error over validation patients, as '0.912 ± 0.031'; '1.000 ± ?' if unknown."""
+    """Returns a score and its standard error over validation patients, such as '0.912 ± 0.031', or '1.000 ± ?' if the
+    standard error is unknown.
+    """
     if f"{goal}_se" not in record.metrics:
         return f"{record.metrics[goal]:.3f}"
     error = error_of(record, goal)
@@ -124,18 +128,18 @@ def with_error(record: Record, goal: str) -> str:
 
 
 def error_of(record: Record, goal: str) -> float | None:
-    """Returns the standard error of a score over validation patients; None if they are too few to estimate it.
+    """Returns the standard error of a score over validation patients, or None if too few patients allow no estimate.
 
-    A standard error of 0, up to rounding, means that the score is the same whichever patients are drawn. It is then
-    unknown, not small.
+    A standard error of 0, up to rounding, means that every resampling of the patients gives the same score. The
+    standard error is then unknown, not small.
     """
     error = record.metrics.get(f"{goal}_se", math.nan)
     return error if math.isfinite(error) and error > SMALLEST_ERROR else None
 
 
 def sampled(record: Record) -> str:
-    """Returns the sampled values of a trial, each under the shortest name that is unique."""
-    # A maybe that is present shows in the values below it; one that is absent is listed under the name of its leaf.
+    """Returns the sampled values of a trial as text. Each value is shown under the shortest name that is unique."""
+    # A present `maybe` shows through the values below it. An absent `maybe` is listed under the name of its leaf.
     values = {name.removesuffix(".maybe"): value for name, value in record.sampled.items() if value != "present"}
     paths = {name: name.removeprefix(f"{record.arm}/") for name in values}
     short = shortest(list(paths.values()))
@@ -148,7 +152,7 @@ def as_text(value: Any) -> str:
 
 
 def shortest(paths: Sequence[str]) -> Mapping[str, str]:
-    """Returns each dotted path shortened to the fewest last steps in which no other path ends."""
+    """Maps each dotted path to its shortest ending that is not the ending of another path."""
     shortened: dict[str, str] = {}
     for path in paths:
         steps = path.split(".")
@@ -161,14 +165,14 @@ def shortest(paths: Sequence[str]) -> Mapping[str, str]:
 
 
 def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: float | None = None) -> list[str]:
-    """Returns a warning for each goal on which the validation set does not separate the best trial from others.
+    """Returns a warning for each goal on which the validation set does not separate the best trial from other trials.
 
-    Two trials are separate if they differ by more than the largest of their standard errors and, on AUROC, of
-    `auroc_error`.
+    Two trials are separated if their scores differ by more than the larger of their standard errors. On AUROC the
+    difference must exceed `auroc_error` too.
 
     Args:
-        auroc_error: the standard error that the plan states for this number of patients. It is needed because a perfect
-            score has no standard error of its own.
+        auroc_error: the standard error of AUROC that the plan states for this number of patients. It is needed because
+            a perfect score has no standard error of its own.
     """
     complete = [record for record in records if record.state == "complete" and not record.reference]
     warnings = []

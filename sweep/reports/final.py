@@ -1,4 +1,4 @@
-"""Ends a driver's part of a sweep: writes tables and report, sends the rest of the spool, prints the result."""
+"""Ends a driver's part of a sweep: writes tables and report, sends the unsent events to MLflow, prints the result."""
 
 from __future__ import annotations
 
@@ -31,7 +31,9 @@ LIMIT_OPTIONS: Final = ("budget_device_hours=", "deadline=")
 
 
 def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tracker: Tracker, console: Console) -> int:
-    """Writes the files of the sweep, sends the rest of the spool, prints the result, and returns the exit status."""
+    """Writes the files of the sweep, sends the unsent events to MLflow, prints the result, and returns the exit
+    status.
+    """
     with interrupt.deferred():
         records = search.records()
         shown = comparable(records, planned.goals, search.space.search.repeats)
@@ -52,7 +54,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
 def _write_files(
     search: Search, planned: Plan, options: RunOptions, spool: Spool, records: Sequence[Record], shown: Sequence[Record]
 ) -> bool:
-    """Writes tables, best.yaml and report, lists them in the spool, and returns whether there is a best trial."""
+    """Writes tables, best.yaml and report, records them in the spool, and returns whether there is a best trial."""
     assert planned.example is not None
     config, folder, goals = search.space.search, options.folder, planned.goals
     write_tables(folder, records, spool, search.state.left_behind)
@@ -63,7 +65,7 @@ def _write_files(
             folder.best, dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=cohort))
         )
     else:
-        folder.best.unlink(missing_ok=True)  # it may be of a trial that an extension left behind
+        folder.best.unlink(missing_ok=True)  # best.yaml may hold a trial that an extension left behind
     error = planned_error(folder)
     write_report(folder, shown, list(search.space.arms), goals, config.select, error)
     files = [folder.space, folder.plan, folder.best]
@@ -75,7 +77,9 @@ def _write_files(
 
 
 def planned_error(folder: SweepFolder) -> float | None:
-    """Returns the standard error of AUROC that the plan's price states for the validation patients, or None."""
+    """Returns the standard error of AUROC that the price in the plan's file states for the validation patients. Returns
+    None if the file states none.
+    """
     with suppress(UserError):  # the plan is damaged, which the next start reports
         error: float | None = (folder.read_plan().get("price") or {}).get("auroc_error")
         return error
@@ -83,7 +87,11 @@ def planned_error(folder: SweepFolder) -> float | None:
 
 
 def _send_rest(tracker: Tracker) -> int:
-    """Waits for the tracking server, less long after a request to end. Returns the number of unsent records."""
+    """Waits until the tracking server has received all events, but for a limited time, and returns the number of unsent
+    events.
+
+    After a request to end, the time limit is shorter.
+    """
     if not interrupt.requested():  # if the driver ended before it started the tracker, nothing is sent
         tracker.start()
     try:
@@ -95,7 +103,7 @@ def _send_rest(tracker: Tracker) -> int:
 
 
 def _reasons(search: Search, command: str) -> list[str]:
-    """Returns lines that say why the sweep ended, where that is not obvious, and how to continue it."""
+    """Returns lines that say how to continue the sweep and, where that is not obvious, why it ended."""
     config = search.space.search
     lines = [f"stopped: {search.halt.reason}"] if search.halt and search.halt.reason else []
     if search.all_failed:
@@ -113,7 +121,9 @@ def _reasons(search: Search, command: str) -> list[str]:
 
 
 def _with_more_budget(command: str, search: Search) -> str:
-    """Returns the command that continues the sweep; after a limit, with twice the budget and no deadline."""
+    """Returns the command that continues the sweep. If a limit ended the sweep, the command has twice the budget and no
+    deadline.
+    """
     if search.halt is None or search.halt.kind != "limit":
         return command
     config = search.space.search

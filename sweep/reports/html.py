@@ -1,4 +1,4 @@
-"""Writes report.html: the front, learning curves and the effect of each parameter, in one file that opens anywhere."""
+"""Writes report.html: the front, learning curves and the effect of each parameter, in one self-contained file."""
 
 from __future__ import annotations
 
@@ -50,10 +50,10 @@ def write_report(
     select: str,
     auroc_error: float | None = None,
 ) -> None:
-    """Writes the report. The table of epochs must be written before, because the learning curves are drawn from it.
+    """Writes the report. The table of epochs must exist already, because the learning curves are drawn from that table.
 
     Args:
-        auroc_error: see `resolution`.
+        auroc_error: standard error of AUROC that the plan states, or None; `console.resolution` uses it.
     """
     colours = {arm: COLOURS[index % len(COLOURS)] for index, arm in enumerate(arms)}
     complete = [record for record in records if record.state == "complete"]
@@ -111,7 +111,7 @@ def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
 
 
 def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Mapping[str, str]) -> go.Figure:
-    """Plots the second goal against the first, or a single goal against the number of the trial."""
+    """Plots the second goal against the first. If there is a single goal, plots it against the number of the trial."""
     figure = go.Figure()
     x_goal = goals[0] if len(goals) > 1 else None
     y_goal = goals[1] if len(goals) > 1 else goals[0]
@@ -182,7 +182,9 @@ def _curves(epochs: pd.DataFrame, goals: Sequence[str], colours: Mapping[str, st
 
 
 def _parameters(records: Sequence[Record], goals: Sequence[str], colour: str) -> go.Figure:
-    """Plots each goal (columns) against each parameter (rows). Positive numbers that span decades get a log axis."""
+    """Plots a grid: each goal (columns) against each parameter (rows). Positive parameters that span decades get a log
+    axis.
+    """
     names = list(dict.fromkeys(name for record in records for name in record.sampled))
     short = shortest([name.partition("/")[2] for name in names])
     height = 230 * len(names)
@@ -209,7 +211,7 @@ def _parameters(records: Sequence[Record], goals: Sequence[str], colour: str) ->
                 row=row,
                 col=column,
             )
-            title = escape(short[name.partition("/")[2]])  # Plotly reads some HTML in its texts
+            title = escape(short[name.partition("/")[2]])  # Plotly interprets some HTML tags in its texts
             figure.update_xaxes(title=title, type="log" if decades else None, row=row, col=column)
             figure.update_yaxes(title=goal, row=row, col=column)
     figure.update_layout(height=height + 60)

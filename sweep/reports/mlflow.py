@@ -1,8 +1,9 @@
 """Sends the events of a sweep to MLflow.
 
-Only the driver writes to MLflow. A thread reads the spool and sends what is new, so that a server that is slow or away
-neither delays the sweep nor loses a record. A file beside the spool holds how much the server has received, from which
-the next driver continues. Sending an event twice does no harm, see `mlflow_runs.py`.
+Only the driver writes to MLflow. A thread reads the spool (the file of events) and sends new events, so that a slow or
+unreachable server neither delays the sweep nor loses an event. A file beside the spool notes how many bytes of the
+spool the server has received; the next driver continues from there. Sending an event twice does no harm; see
+`mlflow_runs.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from sweep.storage.events import (
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-MAX_EVENTS: Final = 200  # sent before the offset is written again
+MAX_EVENTS: Final = 200  # number of events sent before the offset is written again
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
 
 
@@ -43,14 +44,14 @@ class Tracker:
 
     Args:
         uri: address of the tracking server, or of an SQLite file.
-        name: name of the sweep, and so of its experiment.
-        sweep_id: distinguishes this sweep from others of the same name on the same server.
-        spool: the events.
-        artifacts: folder for files, unless the server has a place of its own.
+        name: name of the sweep, which is also the name of its experiment.
+        sweep_id: identity that distinguishes this sweep from others of the same name on the same server.
+        spool: the sweep's spool, from which events are read.
+        artifacts: folder for files, used if the server has no artifact store of its own.
 
     Attributes:
-        trouble: the last error, empty while all is well.
-        runs: the runs of the sweep on the server.
+        trouble: message of the last error; empty while there is no problem.
+        runs: the MLflow runs of the sweep on the server.
     """
 
     def __init__(self, uri: str, name: str, sweep_id: str, spool: Spool, artifacts: Path):
@@ -69,7 +70,9 @@ class Tracker:
         return self.runs.refused
 
     def _read_offset(self) -> int:
-        """Returns the byte of the spool up to which this server has received it; 0 for any other server."""
+        """Returns the number of bytes of the spool that this server has received. Returns 0 if the noted number belongs
+        to another server.
+        """
         try:
             offset, server = self._offset_file.read_text().split()
             with self._spool.path.open("rb") as file:
@@ -85,7 +88,7 @@ class Tracker:
             self._thread.start()
 
     def close(self, seconds: float) -> int:
-        """Sends the rest of the spool, within the given time.
+        """Sends the unsent events of the spool, within the given number of seconds, and ends the thread.
 
         Returns:
             The number of events that the server has not received.
@@ -114,9 +117,9 @@ class Tracker:
                 self._ending.wait(pause)
 
     def _send(self) -> bool:
-        """Sends a part of the spool, and returns whether nothing was left."""
+        """Sends the next part of the spool, and returns whether every event is now sent."""
         self._open()
-        points: dict[int, list[Metric]] = {}  # metrics by trial, which are sent together
+        points: dict[int, list[Metric]] = {}  # metrics by trial; the metrics of one trial are sent together
         offset = self._sent
         for count, (end, event) in enumerate(self._spool.read(self._sent), start=1):
             offset = end
@@ -147,7 +150,9 @@ class Tracker:
             self._sent = 0  # another server, or an older copy of its file, has this address now
 
     def _sent_events(self) -> Iterator[Event]:
-        """Yields the events that earlier drivers have sent, and maps their names again in the same order."""
+        """Yields the events that earlier drivers have sent, and maps their names to server names again, in the same
+        order.
+        """
         for end, event in self._spool.read():
             if end > self._sent:
                 return
@@ -169,7 +174,7 @@ class Tracker:
                 run = runs.run(event.number)
                 runs.set_tag(run, "outcome", event.state)
                 if event.error:
-                    # Of a bug only the kind is sent, because the text of an exception may quote a table; see errors/.
+                    # For a bug only the kind is sent, because the text of an exception may quote a table; see errors/.
                     is_bug = event.cause == "error" and ": " in event.error
                     runs.set_tag(run, "error", event.error.partition(": ")[0] if is_bug else event.error)
                 runs.set_ended(run, STATUS_BY_STATE[event.state], milliseconds)
@@ -187,7 +192,9 @@ class Tracker:
         return {name: self._param_names.of(name) for name in event.params} if isinstance(event, TrialStarted) else {}
 
     def _points(self, event: EpochEnded) -> list[Metric]:
-        """Returns the finite values of an epoch. NaN means that a score is undefined; it stays in the tables only."""
+        """Returns the finite values of an epoch as MLflow metrics. NaN means an undefined score; NaN is kept only in
+        the tables.
+        """
         from mlflow.entities import Metric
 
         names, milliseconds = self._server_names(event), int(event.time * 1000)
@@ -206,5 +213,5 @@ class Tracker:
 
 
 def _measurements(event: EpochEnded) -> dict[str, float]:
-    """Returns all values of an epoch: metrics, terms of the loss as `loss/<term>`, and seconds."""
+    """Returns all values of an epoch by name: metrics, terms of the loss as `loss/<term>`, and seconds."""
     return {**event.measurements, "seconds": event.seconds}

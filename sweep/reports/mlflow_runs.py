@@ -1,6 +1,7 @@
-"""The runs of one sweep on an MLflow server: one parent run for the sweep, one nested run for each trial.
+"""Writes the runs of one sweep to an MLflow server: one parent run for the sweep, one nested run for each trial.
 
-Every call may be repeated without harm: runs are found again by their tags, and a point of a metric is stored once.
+Every call may be repeated without harm: existing runs are found by their tags, and MLflow stores each point of a metric
+once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-# The tracker repeats calls itself, so no single call needs to repeat a request for minutes.
+# The tracker repeats failed calls itself, so MLflow need not repeat a request for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
@@ -36,19 +37,19 @@ PERMANENT_ERRORS: Final = (
 
 
 class MlflowRuns:
-    """The runs of a sweep. The server is asked when `open` is called, not before.
+    """The MLflow runs of a sweep. The server is contacted first when `open` is called.
 
     Args:
         uri: address of the tracking server, or of an SQLite file.
-        name: name of the sweep, and so of its experiment.
-        sweep_id: distinguishes this sweep from others of the same name on the same server.
-        artifacts: folder for files, unless the server has a place of its own.
+        name: name of the sweep, which is also the name of its experiment.
+        sweep_id: identity that distinguishes this sweep from others of the same name on the same server.
+        artifacts: folder for files, used if the server has no artifact store of its own.
 
     Attributes:
-        by_number: MLflow's identity of each trial's run, by the number of the trial.
-        ended: numbers of the trials whose run has ended, or was deleted by hand.
+        by_number: MLflow's run id of each trial, by the number of the trial.
+        ended: numbers of trials with a run that has ended or was deleted by hand.
         refused: messages about records that the server will never accept.
-        refused_metrics: names of metrics that it will never accept.
+        refused_metrics: names of metrics that the server will never accept.
     """
 
     def __init__(self, uri: str, name: str, sweep_id: str, artifacts: Path):
@@ -65,12 +66,13 @@ class MlflowRuns:
         return self._client is not None
 
     def open(self) -> None:
-        """Finds the experiment and the runs of the sweep, or makes the experiment and the parent run.
+        """Finds the experiment and the runs of the sweep. If they do not exist, creates the experiment and the parent
+        run.
 
         Raises:
-            Exception: the server cannot be reached; call it again later.
+            Exception: the server cannot be reached. The caller may call `open` again later.
         """
-        from mlflow.tracking import MlflowClient  # its import takes six seconds, while the first trials run
+        from mlflow.tracking import MlflowClient  # this import takes six seconds, while the first trials run
 
         artifacts = (self._artifacts / self._name).absolute().as_uri()
         if urlsplit(self._uri).scheme == "sqlite":
@@ -92,7 +94,9 @@ class MlflowRuns:
         self._parent, self._client = parent, client
 
     def _find_runs(self, client: MlflowClient) -> str:
-        """Fills `by_number` and `ended`, and returns the identity of the parent run, or nothing if there is none."""
+        """Fills `by_number` and `ended`, and returns the run id of the parent run. The id is empty if there is no
+        parent run.
+        """
         from mlflow.entities import ViewType
 
         token, parent = None, ""
@@ -118,7 +122,9 @@ class MlflowRuns:
                 return parent
 
     def run(self, number: int | None, arm: str = "", milliseconds: int | None = None) -> str:
-        """Returns the run of a trial, which is made if it does not exist; the parent run for None."""
+        """Returns the run id of a trial, and creates the run if it does not exist. For `number` None returns the parent
+        run.
+        """
         if number is None:
             return self._parent
         if number not in self.by_number:
@@ -159,7 +165,9 @@ class MlflowRuns:
         return self._client
 
     def _log_accepted(self, run: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = ()) -> None:
-        """Logs a batch. A refused batch is halved until each record that the server refuses stands alone."""
+        """Logs a batch. If the server refuses the batch, it is halved again and again until each refused record is
+        isolated.
+        """
         from mlflow.exceptions import MlflowException
 
         try:
@@ -178,7 +186,7 @@ class MlflowRuns:
                 self._log_accepted(run, metrics[part], params[part])
 
     def _call(self, call: Callable[[], object]) -> None:
-        """Makes a call, and notes a permanent error, such as that of a run that was deleted by hand."""
+        """Makes a call to the server. Notes a permanent error, such as the error for a run that was deleted by hand."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -190,7 +198,7 @@ class MlflowRuns:
         """Notes a record that the server will never accept.
 
         Raises:
-            MlflowException: the error may pass, so the call must be repeated.
+            MlflowException: the error is perhaps temporary, so the caller must repeat the call.
         """
         if error.error_code not in PERMANENT_ERRORS:
             raise error
@@ -198,6 +206,8 @@ class MlflowRuns:
 
 
 def shortened_param(value: str) -> str:
-    """Returns the value of a parameter as databases accept it; a value that is too long is cut and ends in '…'."""
+    """Returns the value of a parameter in a form that databases accept. A value that is too long is cut and ends in
+    '…'.
+    """
     clean = value.replace("\0", "�").encode(errors="replace").decode()
     return clean if len(clean) <= MAX_PARAM_LENGTH else f"{clean[: MAX_PARAM_LENGTH - 1]}…"

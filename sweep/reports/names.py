@@ -1,4 +1,6 @@
-"""Names that a tracking server accepts. Different names stay different, and a valid name is not changed."""
+"""Converts names to names that a tracking server accepts. Different names stay different; a valid name is not
+changed.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +9,23 @@ from hashlib import sha256
 from typing import Final
 
 MAX_LENGTH: Final = 250  # characters that MLflow accepts
-INVALID: Final = re.compile(r"[^\w\-. :/]")  # characters that MLflow refuses; its `\w` is that of Unicode as well
+INVALID: Final = re.compile(r"[^\w\-. :/]")  # characters that MLflow refuses; `\w` includes Unicode letters, too
 WORDS: Final = {"<": "lt", ">": "gt", "≤": "le", "≥": "ge", "=": "eq", "%": "percent", "+": "plus", "&": "and"}
 
 
 class ServerNames:
-    """Maps each name to a valid and unique one. Uniqueness ignores case, because some databases do.
+    """Maps each name to a valid and unique name. Names that differ only in case count as equal, as in some databases.
 
-    A valid name is not changed. Invalid characters of any other are replaced, and six digits of a hash of the original
-    are appended. Of two names that differ only in case the first is not changed. The same names in the same order
-    therefore always get the same results.
+    A valid name is not changed. In an invalid name the invalid characters are replaced, and six digits of a hash of the
+    original name are appended. If two valid names differ only in case, the name that comes first is not changed. The
+    results therefore depend only on the names and their order.
     """
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}  # original name by valid name in lower case
 
     def of(self, name: str) -> str:
-        """Returns the valid name for `name`."""
+        """Returns the valid and unique name for `name`."""
         valid = name if _is_valid(name) else _with_hash(name)
         if self._owners.setdefault(valid.casefold(), name) != name:
             valid = _with_hash(name)
@@ -33,7 +35,7 @@ class ServerNames:
 
 def _is_valid(name: str) -> bool:
     clean = bool(name) and len(name) <= MAX_LENGTH and name == name.strip() and not INVALID.search(name)
-    return clean and not {"", ".", ".."} & set(name.split("/"))  # MLflow reads a name as a path
+    return clean and not {"", ".", ".."} & set(name.split("/"))  # MLflow interprets a name as a path
 
 
 def _with_hash(name: str) -> str:

@@ -17,11 +17,13 @@ from mmpkd.command import warn
 from sweep.search.searcher import Search
 from sweep.storage.records import best_of, over_seeds
 
-LINE_SECONDS = 10.0  # between two lines if there is no terminal
+LINE_SECONDS = 10.0  # seconds between two lines if there is no terminal
 
 
 class Progress:
-    """The display. The search calls `tick` after every event, and the loop of Ray Tune in between."""
+    """The display of progress. The search calls `tick` after every event; Ray Tune's loop calls `tick` between
+    events.
+    """
 
     def __init__(self, search: Search, slots: int, console: Console):
         self._search, self._slots, self._console = search, slots, console

@@ -1,4 +1,4 @@
-"""The tables of a sweep: trials.parquet, made from the Optuna storage, and epochs.parquet, made from the spool."""
+"""Writes the tables of a sweep: trials.parquet from the Optuna storage, and epochs.parquet from the spool of events."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ EPOCH_COLUMNS: Final = ("number", "arm", "epoch", "seconds")
 
 
 def trials_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Returns a table with one row for each ended trial: what it was, its cost, every sampled value and every metric.
+    """Returns a table with one row for each ended trial: its identity, its cost, every sampled value and every metric.
 
-    `repeat_of` is the number of the trial whose configuration it runs on a further seed, or missing.
+    If a trial runs the configuration of an earlier trial on a further seed, `repeat_of` is the number of the earlier
+    trial. Otherwise `repeat_of` is missing.
     """
     rows = [
         {
@@ -54,21 +55,22 @@ def write_tables(
     """Writes both tables.
 
     Args:
-        left_behind: trials that an extension of the space left out; the spool holds their epochs too.
+        left_behind: numbers of trials outside the extended space. The spool holds their epochs, and the tables leave
+            them out.
     """
     write_atomically(folder.trials, trials_table(records).to_parquet(index=False))
     epochs = epochs_table(spool)
     with suppress(Exception):  # there is no table yet, or it is damaged
         before = pd.read_parquet(folder.epochs)
         lost = before[before["number"].isin({record.number for record in records} - set(epochs["number"]))]
-        if len(lost):  # the spool was lost, and the table alone still holds these epochs
+        if len(lost):  # the spool was lost, and only the old table still holds these epochs
             epochs = pd.concat([lost, epochs]).sort_values(["number", "epoch"])
     epochs = epochs[~epochs["number"].isin(left_behind)]
     write_atomically(folder.epochs, epochs.to_parquet(index=False))
 
 
 def _with_uniform_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """Turns columns of mixed types into text: a choice may mix numbers and words, a column of Parquet may not."""
+    """Converts columns of mixed types to text. A `choice` may mix numbers and words, but a Parquet column may not."""
     for name in filter(lambda name: pd.api.types.is_object_dtype(table[name]), table.columns):
         if len({type(value) for value in table[name].dropna()}) > 1:
             table[name] = [None if pd.isna(value) else str(value) for value in table[name]]

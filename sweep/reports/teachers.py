@@ -1,4 +1,4 @@
-"""The scores of the teachers of a sweep, and warnings about them."""
+"""Describes the scores of a sweep's teachers, and warns about teachers that are of little use."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words, s
 from sweep.types import Record
 
 AUROC = "val/auroc"
-TEACHER_AUROC = "val_auroc"  # of a teacher, on the validation patients of its student
+TEACHER_AUROC = "val_auroc"  # names of a teacher's scores on the validation patients of its student
 
 
 def teachers_in_words(record: Record) -> str:
-    """Returns the score of each teacher of a trial on the validation patients, as 'findings 0.912 ± 0.031'."""
+    """Returns the score of each teacher of a trial on the validation patients, such as 'findings 0.912 ± 0.031'."""
     configs = json.loads(record.config).get("teachers", {})
     scores = []
     for name, quality in by_teacher(record.metrics).items():
-        if configs.get(name, {}).get("control"):  # its outputs are those of other patients
+        if configs.get(name, {}).get("control"):  # a shuffled teacher has the outputs of other patients
             scores.append(f"{score_in_words(name, quality)}, shuffled")
         elif name in configs or not configs:
             scores.append(in_words(name, quality))
@@ -29,9 +29,9 @@ def teachers_in_words(record: Record) -> str:
 def teacher_warnings(records: Sequence[Record], arms: Sequence[str]) -> list[str]:
     """Returns warnings about teachers, and members of ensembles, that are of little use.
 
-    A teacher is named if its inputs state the label, if it is at chance, if it is worse than the best student without a
-    teacher, or if it could not be scored. A teacher with several settings is judged by the best of them. Controls are
-    not judged.
+    A teacher gets a warning if its inputs state the label, if its score is at chance level, if it is worse than the
+    best student without a teacher, or if it could not be scored. A teacher with several settings is judged by its best
+    setting. Teachers of controls, whose outputs are shuffled, are not judged.
     """
     without_teacher = (record for record in records if _has_no_teacher(record))
     baseline = max(without_teacher, key=lambda record: record.metrics[AUROC], default=None)
@@ -54,7 +54,9 @@ def teacher_warnings(records: Sequence[Record], arms: Sequence[str]) -> list[str
 
 
 def _best_of(arm: str, records: Sequence[Record]) -> Mapping[str, tuple[Mapping[str, float], str]]:
-    """Returns scores and kind of each teacher of an arm, from the trial with its highest AUROC on validation."""
+    """Returns the scores and the kind of each teacher of an arm. They are taken from the trial in which that teacher
+    has its highest validation AUROC.
+    """
     best: dict[str, tuple[Mapping[str, float], str]] = {}
     for record in records:
         teachers = json.loads(record.config).get("teachers", {})
@@ -69,7 +71,9 @@ def _best_of(arm: str, records: Sequence[Record]) -> Mapping[str, tuple[Mapping[
 
 
 def _kind(teachers: Mapping[str, Any], name: str) -> str:
-    """Returns the kind of a teacher, or of a member named `<ensemble>/<member>`; empty if it is not configured."""
+    """Returns the kind of a teacher, or of a member of an ensemble, which is named `<ensemble>/<member>`. The kind is
+    empty if the name is not configured.
+    """
     teacher, _, member = name.partition("/")
     config = teachers.get(teacher, {})
     if member:

@@ -1,4 +1,4 @@
-"""The budget of a sweep: what each arm has spent, which arm is next, and when the sweep has run enough."""
+"""Keeps the budget of a sweep: what each arm has spent, which arm gets the next trial, and when the sweep may end."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MIN_GROWTH: Final = 1.01  # factor by which an arm's hypervolume must grow; less
 
 @dataclass
 class Costs:
-    """The number and the device-seconds of an arm's finished trials: of the failed ones, and of all others."""
+    """Counts and device-seconds of an arm's finished trials, separately for failed trials and for all other trials."""
 
     trials: int = 0
     seconds: float = 0.0
@@ -25,10 +25,11 @@ class Costs:
 
 
 class Ledger:
-    """Device-seconds by arm: seconds of epochs x share of a GPU, or x cores where there is no GPU.
+    """Counts device-seconds by arm: the seconds of epochs times the trial's share of a GPU, or times its number of
+    cores if it has no GPU.
 
     Attributes:
-        left_behind: device-seconds of trials that the sweep's space no longer holds; no arm is charged with them.
+        left_behind: device-seconds of trials outside the sweep's extended space. They are charged to no arm.
 
     Args:
         shares: the share of the device-seconds that each arm may use, by arm.
@@ -49,7 +50,9 @@ class Ledger:
         self.spent[arm] += device_seconds
 
     def add_finished(self, record: Record) -> None:
-        """Adds a finished trial to the costs from which typical costs are estimated; `spend` has charged it."""
+        """Adds a finished trial to the costs from which typical costs are estimated. `spend` has already charged the
+        trial.
+        """
         costs = self._costs[record.arm]
         if record.state == "failed":
             costs.failed += 1
@@ -59,14 +62,16 @@ class Ledger:
             costs.seconds += record.device_seconds
 
     def typical_cost(self, arm: str) -> float:
-        """Returns the mean device-seconds of the arm's trials or, before it has any, of all arms' trials."""
+        """Returns the mean device-seconds of the arm's finished trials. If the arm has none yet, returns the mean over
+        all arms.
+        """
         own = self._costs[arm]
         known = [own] if own.trials else list(self._costs.values())
         trials = sum(costs.trials for costs in known)
         return sum(costs.seconds for costs in known) / trials if trials else 1.0
 
     def neediest(self, arms: Sequence[str], running: Iterable[tuple[str, float]]) -> str:
-        """Returns the arm that is furthest behind its share; among equal arms, the first.
+        """Returns the arm that is furthest behind its share. Among equal arms it returns the first.
 
         A running trial is charged at its probable cost. A failed trial is charged in the same way: otherwise an arm
         whose trials fail at once would receive all remaining trials.
@@ -83,14 +88,15 @@ class Ledger:
 
 
 class Plateau:
-    """Watches whether the fronts still grow.
+    """Watches whether the Pareto fronts of the arms still grow.
 
     An arm is at its plateau when `patience` of its configurations in a row have not added 1 % to its hypervolume. The
-    sweep is at its plateau when all arms are: an arm that stopped alone would be tuned less than the others.
+    sweep is at its plateau when all arms are at theirs. No arm stops alone, because it would be tuned less than the
+    others.
     """
 
     def __init__(self, arms: Sequence[str], goals: Sequence[str], patience: int | None):
-        # A score that guessing reaches is no achievement, so AUROC counts from 0.5 on.
+        # Guessing reaches an AUROC of 0.5, so the hypervolume counts AUROC above 0.5 only.
         self._floor = tuple(0.5 if goal.startswith("val/auroc") else 0.0 for goal in goals)
         self._patience = patience
         self._fronts: dict[str, dict[int, Values]] = {arm: {} for arm in arms}
@@ -98,7 +104,11 @@ class Plateau:
         self._without_growth = dict.fromkeys(arms, 0)  # configurations in a row
 
     def add(self, arm: str, number: int, values: Values | None) -> None:
-        """Adds a configuration that has run on all its seeds, with its means, or None if one of the seeds failed."""
+        """Adds a configuration that has run on all its seeds.
+
+        Args:
+            values: means of the goals over the seeds, or None if the trial of one of the seeds failed.
+        """
         self._without_growth[arm] += 1
         if values is not None and number not in admit(self._fronts[arm], number, values):
             volume = hypervolume(list(self._fronts[arm].values()), self._floor)
@@ -106,13 +116,17 @@ class Plateau:
                 self._best[arm], self._without_growth[arm] = volume, 0
 
     def reached(self, exhausted: Collection[str] = ()) -> bool:
-        """Whether every arm is at its plateau. Exhausted arms, which have no configuration left to try, are ignored."""
+        """Returns whether every arm is at its plateau. Exhausted arms, which have no configuration left to try, are
+        ignored.
+        """
         counts = [count for arm, count in self._without_growth.items() if arm not in exhausted]
         return self._patience is not None and bool(counts) and min(counts) >= self._patience
 
 
 def reached_limit(search: SearchConfig, ledger: Ledger) -> str:
-    """Returns which limit ends the sweep and how to raise it, for the user; empty if none is reached."""
+    """Returns a line for the user that names the reached limit and how to raise it. The line is empty if no limit is
+    reached.
+    """
     hours, deadline = search.budget_device_hours, search.deadline
     if hours is not None and ledger.total >= hours * 3600:
         return f"the budget of {hours:g} device-hours is spent; to continue, raise budget_device_hours=..."

@@ -1,6 +1,7 @@
-"""Choosers (`space.draw.Chooser`): they decide which values are drawn from a space.
+"""Choosers (subclasses of `space.draw.Chooser`) decide which values are drawn from a search space.
 
-The values come from a point of an even cover, from the suggestions of an Optuna trial, or from a past trial.
+The values come from a point of an even cover of the space, from the suggestions of an Optuna trial, or from a past
+trial.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from mmpkd.machine.checksums import fingerprint
 from sweep.space.draw import branches, draw
 from sweep.space.grammar import Node
 
-MAX_BRANCHES: Final = 512  # branches that are walked to find an arm's leaves; if there are more, only a cover is
+MAX_BRANCHES: Final = 512  # with more branches, leaves are collected from a selection that has each label
 
 
 class EvenCover:
-    """Points that cover an arm evenly, branches included.
+    """A sequence of points that cover the space of an arm evenly, its branches included.
 
-    They belong to a scrambled Sobol sequence (Owen 1998) with one dimension for each leaf.
-    A point depends on its index only, so a restarted driver continues where the last one stopped.
+    The points form a scrambled Sobol sequence (Owen 1998) with one dimension for each leaf. A point depends on its
+    index only, so a restarted driver continues where the last one stopped.
     """
 
     def __init__(self, node: Node, arm: str, seed: int):
@@ -32,11 +33,11 @@ class EvenCover:
         self._node, self._arm, self._seed = node, arm, seed
 
     def point(self, index: int) -> dict[str, Any]:
-        """Returns the values of the leaves in the point's branch, with which an Optuna trial is enqueued."""
+        """Returns the values of the leaves in the point's branch, in the form in which an Optuna trial is enqueued."""
         if not self._names:
             return {}
         sobol = qmc.Sobol(len(self._names), scramble=True, rng=int(fingerprint([self._seed, self._arm])[:8], 16))
-        if index:  # SciPy cannot move forward by 0
+        if index:  # SciPy cannot skip 0 points
             sobol.fast_forward(index)
         chooser = CubeChooser(dict(zip(self._names, sobol.random(1)[0].tolist(), strict=True)))
         draw(self._node, chooser, self._arm)
@@ -44,7 +45,7 @@ class EvenCover:
 
 
 class CubeChooser:
-    """Chooses by a point of the unit cube.
+    """Chooses the values that correspond to a point of the unit cube.
 
     Attributes:
         chosen: the chosen values, by the name of the leaf.
@@ -64,7 +65,7 @@ class CubeChooser:
         return float(self.chosen[name])
 
     def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        # Each integer has the same share of the cube as of the range of numbers that are rounded to it.
+        # The range is widened by half a step on both sides, so that each integer has its fair share of the cube.
         below, above = (low - 0.5, high + 0.5) if not log else (max(low - 0.5, 0.5), high + 0.5)
         share = self._coordinates.get(name, 0.5)
         value = below * (above / below) ** share if log else below + share * (above - below)
@@ -78,7 +79,7 @@ class CubeChooser:
 
 
 class OptunaChooser:
-    """Chooses what an Optuna trial suggests."""
+    """Chooses the values that an Optuna trial suggests."""
 
     def __init__(self, trial: Trial):
         self._trial = trial
@@ -96,7 +97,7 @@ class OptunaChooser:
 
 
 class NotInSpace(Exception):
-    """A space wants a parameter that a past trial does not have, or does not allow the trial's value."""
+    """Raised if a space needs a parameter that a past trial lacks, or does not allow the past trial's value."""
 
 
 class ReplayChooser:

@@ -26,14 +26,18 @@ from sweep.types import Arrival, Values
 
 @dataclass
 class Rung:
-    """The trials that have arrived at one epoch, with their values there, and those of them that were stopped."""
+    """The trials that have arrived at one epoch, with their values at that epoch, and the numbers of the trials that
+    were stopped at this rung.
+    """
 
     reduction: float
     seen: dict[int, tuple[float, ...]] = field(default_factory=dict)
     stopped: set[int] = field(default_factory=set)
 
     def arrive(self, number: int, values: Values) -> bool:
-        """Returns whether a trial goes on. The trial enters the rung in either case, but only once."""
+        """Returns whether a trial goes on. The trial enters the rung in either case. A second arrival of the same trial
+        changes nothing.
+        """
         if number not in self.seen:
             others = [self.seen[other] for other in sorted(self.seen)]  # independent of the order of arrival
             if not among_best(values, others, self.reduction):
@@ -43,7 +47,9 @@ class Rung:
 
 
 def among_best(values: Values, others: Sequence[Values], reduction: float) -> bool:
-    """Whether a result is among the best 1/reduction of the results before it; the first result always is."""
+    """Returns whether a result is among the best 1/reduction when compared with the earlier results. The first result
+    always is.
+    """
     if not others:
         return True
     if len(values) == 1:
@@ -55,13 +61,13 @@ def among_best(values: Values, others: Sequence[Values], reduction: float) -> bo
 
 
 class ArmHalving(FIFOScheduler):
-    """The rungs of each arm behind Ray Tune's interface.
+    """A Ray Tune scheduler that keeps the rungs of each arm, and stops trials there.
 
     Args:
         rungs: the epochs at which trials are ranked.
         arrivals: the arrivals that earlier drivers of this sweep recorded, so that a restarted sweep is as strict as an
             uninterrupted one.
-        on_arrival: is called with each new arrival before Ray receives the decision.
+        on_arrival: function that is called with each new arrival, before Ray receives the decision.
     """
 
     def __init__(
@@ -89,7 +95,9 @@ class ArmHalving(FIFOScheduler):
         return self.CONTINUE if all(decisions) else self.STOP
 
     def decide(self, job: Mapping[str, Any], report: Mapping[str, Any]) -> bool:
-        """Returns whether a trial goes on after an epoch. Further seeds of a finished configuration always do."""
+        """Returns whether a trial goes on after an epoch. Trials that run a finished configuration on a further seed
+        always go on.
+        """
         number, arm, epoch = job["number"], job["arm"], report["epoch"]
         rung = self._rungs[arm].get(epoch)
         if rung is None or job.get("repeat_of") is not None:

@@ -1,4 +1,4 @@
-"""The values that a sampler learns from a trial that did not run to its end.
+"""Imputes the final values that a sampler learns from a trial that did not run to its end.
 
 Optuna treats all pruned trials alike, and with several goals it ignores the values that they reached. If the sampler
 learned nothing from them, up to half of a sweep would be lost to it. If it learned their values at the last rung, they
@@ -19,10 +19,11 @@ def impute(by_rung: Mapping[int, Values], curves: Sequence[Curve]) -> Values:
     """Returns the final values that a stopped trial would probably have reached.
 
     For each goal this is its value at its last rung, plus the median gain from that rung to the end among complete
-    trials of its arm. But the gains of trials that went on flatter those that were stopped, and near a ceiling there is
-    no gain. So the value is at most the worst final value among the complete trials that were at least as good at that
-    rung; if there are none, at most the best final value of all. It is never less than the value at the last rung.
-    Without complete trials it is the value at the last rung.
+    trials of its arm. These gains are too high for a stopped trial, because they come from better trials, and because
+    near a ceiling nothing can be gained. The imputed value is therefore limited to the worst final value among the
+    complete trials that were at least as good at that rung. If no complete trial was, the limit is the best final value
+    of all complete trials. The imputed value is never less than the value at the last rung, and equals that value if
+    there are no complete trials.
 
     Args:
         by_rung: the stopped trial's values by rung.
@@ -37,7 +38,9 @@ def impute(by_rung: Mapping[int, Values], curves: Sequence[Curve]) -> Values:
 
 
 def _impute_goal(value: float, complete: Sequence[tuple[float, float]]) -> float:
-    """Returns the final value of one goal; `complete` holds (value at the rung, final value) of complete trials."""
+    """Returns the imputed final value of one goal. `complete` holds a pair (value at the rung, final value) for each
+    complete trial.
+    """
     if not complete:
         return value
     gain = statistics.median(final - at_rung for at_rung, final in complete)
@@ -47,7 +50,7 @@ def _impute_goal(value: float, complete: Sequence[tuple[float, float]]) -> float
 
 
 class Imputation:
-    """The results of each arm's trials, from which the values of unfinished trials are imputed."""
+    """Collects the results of each arm's trials, and imputes the final values of its unfinished trials from them."""
 
     def __init__(self, arms: Sequence[str]):
         self._curves: dict[str, list[Curve]] = {arm: [] for arm in arms}
@@ -59,15 +62,15 @@ class Imputation:
         self.add_values(arm, values)
 
     def add_values(self, arm: str, values: Values) -> None:
-        """Adds values that the arm's sampler has learned."""
+        """Adds values that the arm's sampler has learned, so that they count among the worst values seen."""
         worst = self._worst.get(arm, values)
         self._worst[arm] = tuple(min(pair) for pair in zip(worst, values, strict=True))
 
     def learned(self, arm: str, state: State, cause: str, by_rung: Mapping[int, Values]) -> Values | None:
-        """Returns what the sampler learns from a trial that is not complete.
+        """Returns the values that the sampler learns from a trial that is not complete.
 
-        These are the imputed final values of a pruned trial, and the worst values seen, goal by goal, for a trial that
-        diverged. They are None if the trial shows nothing about its configuration.
+        For a pruned trial these are its imputed final values. For a trial that diverged they are the worst values seen
+        so far, goal by goal. The result is None if the trial shows nothing about its configuration.
         """
         if state == "pruned":
             return impute(by_rung, self._curves[arm])

@@ -1,10 +1,10 @@
 """Proposes the next configuration of an arm.
 
-An arm's sampler works on an Optuna study of its own in memory, not on the sweep's storage, for two reasons. A pruned
-trial counts there with the values that it would have reached, which Optuna cannot express for several goals (it accepts
-no intermediate values then, and treats all pruned trials alike). And the results of an earlier sweep can be known there
-without becoming trials of this sweep. Proposals are made in one thread beside Ray Tune's loop, so that the results of
-running trials never wait for a sampler.
+Each arm's sampler works on its own Optuna study in memory, not on the sweep's storage, for two reasons. First, in this
+study a pruned trial can count with the values that it would have reached. Optuna itself cannot express this for several
+goals: it then accepts no intermediate values, and treats all pruned trials alike. Second, the study can hold results of
+an earlier sweep without making them trials of this sweep. Proposals are made in a thread beside Ray Tune's loop, so
+that the results of running trials never wait for a sampler.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ from sweep.space.grammar import Choice, Node, Range, spots
 from sweep.space.space import Space
 from sweep.types import Values
 
-SAMPLER_TRIES: Final = 16  # tries of the sampler to propose a configuration that has not been run
-RANDOM_TRIES: Final = 500  # random draws after that; if all of them have been run, the arm is exhausted
+SAMPLER_TRIES: Final = 16  # how often the sampler may try to propose a configuration that has not been run
+RANDOM_TRIES: Final = 500  # random draws after these tries; if all of them have been run, the arm is exhausted
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A configuration that is not yet a trial, in the terms of the grammar and in those of Optuna.
+    """A configuration that is not yet a trial, as the grammar draws it and as Optuna stores it.
 
     Attributes:
         drawn: the configuration with the names, values and paths of its leaves.
-        params: what Optuna has drawn, by the name of the leaf; a choice is held by its label.
-        internal: the sampler's own notes; NSGA-II notes the generation.
-        foreign: whether it is a trial of another sweep: samplers know its result, but it is no trial of this sweep.
+        params: the values that Optuna has drawn, by the name of the leaf. A choice is represented by its label.
+        internal: Optuna system attributes in which the sampler keeps notes. NSGA-II notes the generation.
+        foreign: whether this is a trial of another sweep. Samplers know its result, but it is no trial of this sweep.
     """
 
     arm: str
@@ -62,7 +62,8 @@ class Proposal:
 def redraw(
     space: Space, arm: str, params: Mapping[str, Any], config: str, internal: Mapping[str, Any]
 ) -> Proposal | None:
-    """Returns a trial that was drawn from another space as `space` would draw it; None if it cannot.
+    """Converts a trial that was drawn from another space to a proposal of `space`. Returns None if `space` does not
+    contain the trial's configuration.
 
     A leaf that was fixed in the other space may be sampled in this one: its value is in the trial's configuration.
 
@@ -87,12 +88,12 @@ def redraw(
         return None
     chosen = {name: given[name] for name in chooser.distributions}
     if any(drawn.values[name] != value for name, value in chosen.items() if not isinstance(value, str)):
-        return None  # for example 2.7 for a leaf that holds whole numbers in this space
+        return None  # for example 2.7 for a leaf that is a whole number in this space
     return Proposal(arm, drawn, redrawn, chosen, chooser.distributions, internal)
 
 
 def resolved_values(drawn: Drawn) -> dict[str, Any]:
-    """Returns each sampled value under the name of its leaf, and again under its path in the TrialConfig."""
+    """Returns each sampled value twice: under the name of its leaf, and under its path in the TrialConfig."""
     values: dict[str, Any] = dict(drawn.values)
     for path in drawn.places.values():
         value = value_at(drawn.config, path)
@@ -102,7 +103,7 @@ def resolved_values(drawn: Drawn) -> dict[str, Any]:
 
 
 def value_at(config: Any, path: str) -> Any:
-    """Returns the value at a dotted path of nested mappings; None if there is none."""
+    """Returns the value at a dotted path in nested mappings, or None if the path does not exist."""
     for key in path.split(".") if path else ():
         config = config.get(key) if isinstance(config, dict) else None
     return config
@@ -114,7 +115,7 @@ class ArmSampler:
     The points that the space lists come first, in their order; the values that a point leaves out are sampled.
 
     Attributes:
-        study: the known trials: those of other sweeps and of earlier drivers first.
+        study: Optuna study of all known trials. Trials of other sweeps and of earlier drivers come first.
     """
 
     def __init__(self, space: Space, arm: str, goals: Sequence[str]):
@@ -126,15 +127,16 @@ class ArmSampler:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = [StudyDirection.MAXIMIZE] * len(goals)
         self.study = optuna.create_study(directions=directions, sampler=RandomSampler())
-        self._numbers: dict[str, int] = {}  # number in the study, by fingerprint of the configuration
-        self._num_foreign = 0  # the even cover goes on behind another sweep's trials, and the model knows them at once
+        self._numbers: dict[str, int] = {}  # number of the trial in the study, by fingerprint of its configuration
+        self._num_foreign = 0  # another sweep's trials count as turns: the even cover goes on after them
 
     def propose(self, number: int) -> Proposal | None:
-        """Returns a configuration that no trial of the arm has had; None if there seems to be none.
+        """Returns a configuration that no trial of the arm has had. Returns None if no such configuration was found.
 
         Args:
-            number: the number of the trial that will run it. It is part of the sampler's seed, so that a restarted
-                driver repeats no draw of the earlier driver and draws the same as an uninterrupted driver.
+            number: the number of the trial that will run the configuration. The number is part of the sampler's seed. A
+                restarted driver therefore repeats no draw of the earlier driver, and draws the same as an uninterrupted
+                driver.
         """
         for attempt in range(SAMPLER_TRIES + RANDOM_TRIES):
             self.study.sampler = self._make_sampler(number, attempt)
@@ -154,12 +156,14 @@ class ArmSampler:
         return None
 
     def add_trial(self, proposal: Proposal, learned: Values | None = None, running: bool = False) -> None:
-        """Adds a trial of an earlier driver or, if it is foreign, of another sweep.
+        """Adds a trial of an earlier driver or, if the proposal is foreign, of another sweep.
 
         Args:
-            learned: the values that the sampler learns from it; None if it learns nothing about the configuration.
+            learned: the values that the sampler learns from the trial. None means that the trial shows nothing about
+                its configuration.
+            running: whether the trial is still running.
         """
-        if not proposal.foreign:  # each trial has used one point, though a point with fewer values may fit it, too
+        if not proposal.foreign:  # each trial has used one point, even if another point fits it, too
             fitting = [point for point in self._points if point.items() <= proposal.params.items()]
             for point in fitting[:1]:
                 self._points.remove(point)
@@ -179,7 +183,7 @@ class ArmSampler:
             self._numbers[proposal.config.fingerprint()] = len(self.study.get_trials(deepcopy=False)) - 1
 
     def learn(self, proposal: Proposal, values: Values | None) -> None:
-        """Ends a proposed trial with the values that the sampler learns from it.
+        """Ends a proposed trial in the study, with the values that the sampler learns from the trial.
 
         Args:
             values: None if the trial shows nothing about its configuration, for example because its worker died.
@@ -191,7 +195,7 @@ class ArmSampler:
             self.study.tell(number, list(values))
 
     def _covers(self, turn: int) -> bool:
-        """Whether the arm's proposal of this turn is the next point of the even cover."""
+        """Returns whether the arm's proposal of this turn is the next point of the even cover."""
         every = self._sampler.cover_every
         return every > 0 and (turn < NUM_STARTUP or turn % every == 0)
 
@@ -199,7 +203,7 @@ class ArmSampler:
         sampler = self._sampler if attempt < SAMPLER_TRIES else Random
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ExperimentalWarning)
-            warnings.simplefilter("ignore", FutureWarning)  # about `gamma` of the TPE
+            warnings.simplefilter("ignore", FutureWarning)  # Optuna warns about `gamma` of the TPE
             return sampler.make(int(fingerprint([self._seed, self._arm, number, attempt])[:8], 16))
 
 
@@ -218,16 +222,17 @@ class SamplerThread:
 
     @property
     def requested_arm(self) -> str | None:
-        """The arm for which a proposal is being made; None if no proposal is being made."""
+        """The arm for which a proposal is being made. None if no proposal is being made."""
         return self._request[0] if self._request else None
 
     def request(self, arm: str, number: int) -> None:
-        """Starts to make a proposal. Only one is made at a time."""
+        """Starts to make a proposal in the thread. Only one proposal is made at a time."""
         assert self._request is None
         self._request = arm, self._executor.submit(self.by_arm[arm].propose, number)
 
     def collect(self, wait: bool = False) -> tuple[bool, Proposal | None]:
-        """Returns whether the requested proposal is made, and the proposal; None if the arm is exhausted.
+        """Returns whether the requested proposal is ready, and the proposal. The proposal is None if it is not ready,
+        or if the arm is exhausted.
 
         Raises:
             Exception: any exception that a sampler has raised since the last call.

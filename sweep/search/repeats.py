@@ -1,4 +1,4 @@
-"""Further seeds of promising configurations, which must have run before a configuration may be the best."""
+"""Decides which configurations run on further seeds. A configuration can be the best one only after these runs."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from sweep.types import Record, Values
 
 @dataclass(frozen=True)
 class PendingRepeat:
-    """A further seed of a configuration that is still to run."""
+    """A run of a configuration on a further seed that has not started yet."""
 
-    configuration: int  # number of its first trial
-    turn: int  # counted from 1
+    configuration: int  # number of the configuration's first trial
+    turn: int  # which of the further seeds, counted from 1
 
 
 class Repeats:
-    """Decides which complete trials run on further seeds, and settles configurations with the results.
+    """Decides which configurations run on further seeds, and settles each configuration once its runs have ended.
 
-    A complete trial whose values would be on its arm's front is promising. Its configuration needs `repeats - 1` more
-    runs, and enters the front with the means over all runs if all of them complete. Other configurations are settled by
-    their single run: they are behind the front anyway, and fronts only move forward.
+    A complete trial is promising if its values would be on its arm's Pareto front. Its configuration needs `repeats -
+    1` more runs. If all runs complete, the configuration enters the front with its means over all runs. Other
+    configurations are settled by their single run, because they are behind the front already, and fronts only move
+    forward.
 
     Attributes:
-        pending: the further seeds that are still to run.
+        pending: the runs on further seeds that have not started yet.
 
     Args:
-        repeats: how many runs a configuration on the front must have had, each with its own seed.
+        repeats: number of runs that a configuration needs to be on the front, each with its own seed.
     """
 
     def __init__(self, arms: Sequence[str], goals: Sequence[str], repeats: int):
@@ -47,15 +48,16 @@ class Repeats:
 
     @property
     def unsettled(self) -> set[int]:
-        """The configurations that still have unfinished runs on further seeds."""
+        """The numbers of the configurations that still have unfinished runs on further seeds."""
         return set(self._runs)
 
     def add(self, record: Record) -> tuple[int, Values | None] | None:
-        """Adds a finished trial: a complete first trial, or a further seed in any state.
+        """Adds a finished trial: a complete first trial, or a run on a further seed in any state.
 
         Returns:
-            The configuration that the trial settles, and its means over the seeds; the means are None if one of the
-            seeds failed. The whole result is None while other seeds of the configuration are still to end.
+            The number of the configuration that the trial settles, and the configuration's means over the seeds. The
+            means are None if the run on one of the seeds failed. The whole result is None while runs of the
+            configuration on other seeds have not ended.
         """
         configuration = record.configuration
         if record.repeat_of is None:
@@ -79,7 +81,7 @@ class Repeats:
 
 
 def repeat_config(config: TrialConfig, turn: int, num_folds: int) -> TrialConfig:
-    """Returns a configuration on a further seed and, where patients were divided into folds, on a further fold."""
+    """Returns a copy of a configuration with a further seed and, if patients are divided into folds, a further fold."""
     cohort = config.cohort.model_copy(update={"fold": (config.cohort.fold + turn) % num_folds})
     changes: Mapping[str, Any] = {"seed": config.seed + turn, "cohort": cohort}
     return config.model_copy(update=changes)

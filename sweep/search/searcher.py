@@ -1,7 +1,8 @@
-"""The search behind Ray Tune's `Searcher` interface: it hands out trials and receives their results.
+"""Implements Ray Tune's `Searcher` interface for a sweep: it hands out trials and receives their results.
 
-Nothing is kept in memory only. If a driver dies, its trials stay running in the Optuna storage; the next driver starts
-them again first, under their own numbers, from their checkpoints. The same happens to a trial whose worker dies.
+Nothing is kept in memory only. If a driver dies, its trials stay marked as running in the Optuna storage. The next
+driver starts these trials first, under their old numbers, from their checkpoints. A trial is restarted in the same way
+if its worker dies.
 """
 
 from __future__ import annotations
@@ -25,28 +26,29 @@ from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Halt, Job, Record, State
 
-FAILURES_TO_STOP: Final = 3  # trials that fail before any other result: the cause is not the configuration
+FAILURES_TO_STOP: Final = 3  # if this many trials fail before any other result, the cause is not the configuration
 
 
 class Search(Searcher):
-    """Hands out trials until `space.search.trials` configurations have been started, and ends each exactly once.
+    """Hands out trials until `space.search.trials` configurations have been started, and records the end of each trial
+    exactly once.
 
     Attributes:
-        running: the running trials, by Tune's id.
-        max_running: the number of trials that may run at a time, plus one that waits for a place. The driver sets it.
-        devices: the share of a GPU that a trial holds, or its number of cores. The driver sets it.
-        can_halve: whether fewer trials could share a device. The driver sets it.
-        on_change: called after every event, for the display.
-        halt: why the search hands out no more trials; None while it does.
-        error: the exception that broke the search; None if none has.
-        exhausted: arms that have nothing left to try.
+        running: the running trials, by Ray Tune's trial id.
+        max_running: the number of trials that may run at a time, plus one that waits for a place. The driver sets this.
+        devices: the share of a GPU that a trial holds, or its number of cores if it holds no GPU. The driver sets this.
+        can_halve: whether the number of trials per device could be halved. The driver sets this.
+        on_change: function that is called after every event, to update the display.
+        halt: the reason why the search hands out no more trials. None while it still hands out trials.
+        error: the exception that broke the search, or None.
+        exhausted: names of the arms that have no configuration left to try.
 
     Args:
         folder: the folder of the sweep.
-        cache: the folder where workers find the outputs of teachers, or write them.
+        cache: the folder in which workers read and write the outputs of teachers.
         store: the prepared cohort.
         num_folds: the number of folds into which the cohort's patients are divided.
-        wait: whether Tune waits for every proposal; otherwise it waits only when nothing is running.
+        wait: whether Tune waits for every proposal. If False, Tune waits only when no trial is running.
     """
 
     def __init__(
@@ -71,9 +73,9 @@ class Search(Searcher):
         self.error: Exception | None = None
         self.running: dict[str, RunningTrial] = {}
         self.exhausted: set[str] = set()
-        self._warnings: list[str] = []  # not shown yet
-        self._deaths: Counter[int] = Counter()  # of a trial's worker processes, by the trial's number
-        self._ended: Counter[State] = Counter()  # trials that this driver has ended
+        self._warnings: list[str] = []  # warnings that are not shown yet
+        self._deaths: Counter[int] = Counter()  # number of deaths of a trial's worker processes, by the trial's number
+        self._ended: Counter[State] = Counter()  # number of trials that have ended under this driver
         self.check_limits()
 
     @property
@@ -86,33 +88,37 @@ class Search(Searcher):
 
     @property
     def all_failed(self) -> bool:
-        """Whether every trial of this driver has failed, and enough have: the cause must be common to all."""
+        """Whether every trial of this driver has failed, and enough trials have. The cause must then be common to all
+        of them.
+        """
         return self._ended["failed"] >= FAILURES_TO_STOP and self._ended.total() == self._ended["failed"]
 
     @property
     def remaining_configurations(self) -> int:
-        """The number of configurations that are still to be started."""
+        """The number of configurations that have not been started yet."""
         if self.state.plateau.reached(self.exhausted) or self.exhausted >= set(self.space.arms):
             return 0
         return max(self.space.search.trials - self.state.num_started, 0)
 
     @property
     def remaining_trials(self) -> int:
-        """The number of trials that a driver would still have to run, the running ones included."""
+        """The number of trials that a driver still has to run, including the trials that are running."""
         waiting = len(self.state.interrupted) + len(self.state.repeats.pending)
         return waiting + self.remaining_configurations + len(self.running)
 
     def records(self) -> list[Record]:
-        """Returns the finished trials by number."""
+        """Returns the finished trials, ordered by number."""
         return [self.finished[number] for number in sorted(self.finished)]
 
     def check_limits(self) -> None:
-        """Halts the search if the budget is spent or the deadline has passed. The driver calls this now and then."""
+        """Halts the search if the budget is spent or the deadline has passed. Ray Tune's loop calls this about once a
+        second.
+        """
         if self.halt is None and (reason := reached_limit(self.space.search, self.state.ledger)):
             self.halt = Halt("limit", reason)
 
     def release_running(self) -> None:
-        """Gives up all running trials once nothing runs any more; they are handed out again later."""
+        """Marks all running trials as interrupted, once no worker runs any more. They are handed out again later."""
         self.state.interrupted += [trial.number for trial in self.running.values()]
         self.running.clear()
 
@@ -124,7 +130,9 @@ class Search(Searcher):
     # --- Ray Tune's interface ---
 
     def suggest(self, trial_id: str) -> Any:
-        """Returns the next Job, None for 'not now', or `FINISHED`."""
+        """Returns the next Job. Returns None if there is no job at the moment, and `FINISHED` if there will be none any
+        more.
+        """
         with self._guarded():
             if self.halt is not None:
                 return None if self.running else str(self.FINISHED)
@@ -132,7 +140,7 @@ class Search(Searcher):
                 return None
             chosen = None if self.all_failed else self._choose()
             if chosen is None:
-                # A worker of a running trial may still die, and the trial is handed out again then.
+                # A worker of a running trial may still die; the trial is then handed out again.
                 waiting = self.running or (self.state.samplers.requested_arm and not self.all_failed)
                 return None if waiting else str(self.FINISHED)
             return self._hand_out(trial_id, *chosen)
@@ -153,7 +161,9 @@ class Search(Searcher):
             self.on_change()
 
     def save(self, checkpoint_path: str) -> None:
-        """Does nothing, although Ray Tune calls it: the Optuna storage already holds the whole state."""
+        """Does nothing. Ray Tune calls this to save the search, but the Optuna storage already holds the whole
+        state.
+        """
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("a sweep continues from its Optuna storage")
@@ -163,7 +173,9 @@ class Search(Searcher):
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Keeps an exception for the driver, which raises it at the end: Tune logs and swallows many of them (2.60)."""
+        """Keeps an exception in `error` for the driver, which raises it at the end. Ray Tune (2.60) only logs many
+        exceptions of searchers.
+        """
         try:
             yield
         except Exception as error:
@@ -173,7 +185,9 @@ class Search(Searcher):
     # --- behind the interface ---
 
     def _choose(self) -> tuple[int, Proposal, TrialConfig] | None:
-        """Returns the next trial; trials that were started before come before new configurations."""
+        """Returns the next trial to run, or None. Interrupted trials come first, then further seeds, then new
+        configurations.
+        """
         state = self.state
         if state.interrupted:
             number = state.interrupted.pop(0)
@@ -188,7 +202,9 @@ class Search(Searcher):
         return (state.start(new, new.config), new, new.config) if new else None
 
     def _propose(self) -> Proposal | None:
-        """Returns a new configuration; None while it is being made, and when no more are wanted."""
+        """Returns a new configuration. Returns None while a proposal is still being made, or if no more configurations
+        are needed.
+        """
         samplers = self.state.samplers
         while samplers.requested_arm or self.remaining_configurations:
             if not samplers.requested_arm:
@@ -219,12 +235,12 @@ class Search(Searcher):
         )
 
     def _receive_last(self, trial_id: str, result: Mapping[str, Any], error: bool) -> None:
-        """Ends a trial with its last result, or hands it out again if its worker died."""
+        """Ends a trial with its last result. If its worker died, the trial is handed out again instead."""
         trial = self.running[trial_id]
         self._warnings += result.get("notes", ())
         self.state.record_epochs(trial, result.get("reports", ()), self.devices)
         cause, message = failure_of(self._folder, trial.number, result) if error or "error" in result else ("", "")
-        if cause in ("storage", "goal"):  # not the fault of this trial, and all others will meet it
+        if cause in ("storage", "goal"):  # this trial is not the cause, and all other trials will meet the same problem
             raise UserError(message)
         if cause == "memory" and self.can_halve:
             self.halt = Halt("memory", message)

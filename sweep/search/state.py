@@ -1,7 +1,9 @@
-"""The state of a sweep: its trials, the budget that they have spent, and what the samplers have learned from them.
+"""Keeps the state of a sweep: its trials, the budget that they have spent, and what the samplers have learned from
+them.
 
-The Optuna storage is the truth; the spool holds the same and every epoch. Both are written at the moment when something
-happens, in an order that lets the next driver do what is missing if this one is killed between two writes.
+The Optuna storage decides what is true. The spool, the file of events, holds the same facts and also every epoch. Both
+are written as soon as something happens. The order of the writes lets the next driver complete the missing ones if this
+driver is killed between two writes.
 """
 
 from __future__ import annotations
@@ -38,17 +40,18 @@ class RunningTrial:
 
 
 class SweepState:
-    """Rebuilds the state of a sweep from storage and spool when a driver starts, and records every event from then on.
+    """The state of a sweep. It is rebuilt from storage and spool when a driver starts; from then on it records every
+    event.
 
     Attributes:
-        finished: trials by number.
-        interrupted: numbers of the trials that were running, to be handed out again.
-        num_started: configurations that have been started.
-        awaiting_seeds: complete configurations with further seeds that are still to end, by number.
+        finished: the finished trials, by number.
+        interrupted: numbers of the trials that were running when a driver ended. They are handed out again.
+        num_started: number of configurations that have been started.
+        awaiting_seeds: complete configurations with unfinished runs on further seeds, by number.
 
     Args:
-        known: another sweep's results, which only the samplers learn from.
-        lost: numbers of trials that the journal has lost; see `storage/integrity.py`.
+        known: results of another sweep, which are used only to teach the samplers.
+        lost: numbers of trials that the Optuna journal has lost; see `storage/integrity.py`.
     """
 
     def __init__(
@@ -72,18 +75,19 @@ class SweepState:
         self.interrupted: list[int] = []
         self.awaiting_seeds: dict[int, Proposal] = {}
         self._front: dict[int, Values] = {}
-        self._spooled: dict[int, tuple[int, float]] = {}  # by number: last epoch in the spool, device-seconds up to it
-        self._announced: set[int] = set()  # trials with a start in the spool
+        self._spooled: dict[int, tuple[int, float]] = {}  # by number: last epoch in the spool, device-seconds so far
+        self._announced: set[int] = set()  # numbers of trials with a TrialStarted event in the spool
         self._lost = set(lost)
         for proposal, values in known:  # before this sweep's own trials, as when the sweep began
             self.samplers.add_trial(proposal, values)
         self._restore()
 
     def _restore(self) -> None:
-        """Rebuilds the state from storage and spool, and writes what a killed driver has not written."""
+        """Rebuilds the state from storage and spool, and makes the writes that a killed driver left undone."""
         ended = self._read_spool()
         records = {record.number: record for record in self.studies.records()}
-        # A trial that runs has not ended, unless an older journal was put back, in which the trial runs again.
+        # If an older journal was put back, the spool may hold the end of a trial that runs in the journal.
+        # Such a trial runs again.
         ended = [number for number in ended if number not in records or records[number].state != "running"]
         known_ends = set(ended)
         self._restore_left_behind(known_ends)
@@ -132,11 +136,11 @@ class SweepState:
         return ended
 
     def _restore_left_behind(self, ended: Collection[int]) -> None:
-        """Ends the trials of earlier spaces that today's space does not hold."""
+        """Ends the trials of earlier spaces that the present space does not contain."""
         for record in self.studies.end_left_behind():
             if record.number in self._announced and record.number not in ended:
                 self.spool_end(record)
-            if record.state != "complete":  # a complete trial may come back with another extension, onto the front
+            if record.state != "complete":  # another extension may bring a complete trial back, onto the front
                 self._folder.delete_checkpoints(record.number)
 
     def start(self, proposal: Proposal, config: TrialConfig, repeat: PendingRepeat | None = None) -> int:
@@ -151,7 +155,9 @@ class SweepState:
 
     @property
     def left_behind(self) -> list[int]:
-        """Numbers of trials that no longer belong to the sweep: an extension left them out or the journal lost them."""
+        """Numbers of trials that no longer belong to the sweep, because the extended space does not contain them or
+        because the journal lost them.
+        """
         return sorted({*self.studies.left_behind, *self._lost})
 
     @property
@@ -159,7 +165,7 @@ class SweepState:
         return self._next
 
     def hand_out(self, number: int, proposal: Proposal, config: TrialConfig, devices: float) -> RunningTrial:
-        """Returns a trial as it begins to run. The spool receives its start only the first time."""
+        """Returns a trial that begins to run now. Only the first time, its start is written to the spool."""
         if number not in self._announced:
             self._announced.add(number)
             tags = _tags(config, self.studies.record(number).repeat_of)
@@ -168,7 +174,9 @@ class SweepState:
         return RunningTrial(number, proposal, config, device_seconds=self._spooled.get(number, (0, 0.0))[1])
 
     def record_epochs(self, trial: RunningTrial, reports: Sequence[Mapping[str, Any]], devices: float) -> None:
-        """Adds epochs to a trial. Epochs that an earlier driver has spooled are neither spooled nor charged again."""
+        """Records new epochs of a trial. Epochs that an earlier driver has written to the spool are neither written nor
+        charged again.
+        """
         for report in reports:
             if report["epoch"] <= trial.epoch:
                 continue
@@ -183,7 +191,9 @@ class SweepState:
                 self._spool.append(EpochEnded(number=trial.number, arm=trial.proposal.arm, devices=devices, **epoch))
 
     def end(self, trial: RunningTrial, state: State, error: str = "", cause: str = "") -> None:
-        """Ends a trial. If the driver is killed between two of these lines, `_restore` does the rest."""
+        """Records the end of a trial. If the driver is killed between two of these writes, the next driver's `_restore`
+        completes them.
+        """
         values = tuple(trial.metrics[goal] for goal in self.goals) if trial.metrics else None
         by_rung = self.studies.values_by_rung(trial.number) or ({trial.epoch: values} if values else {})
         learned = self._imputation.learned(trial.proposal.arm, state, cause, by_rung)
@@ -203,12 +213,12 @@ class SweepState:
     def _settle(self, record: Record) -> dict[int, Values | None]:
         """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.
 
-        A trial keeps its checkpoints if it is on the front, or may still join it.
+        A trial keeps its checkpoints if it is on the front, or may still join the front.
 
         Returns:
-            The values that the sampler learns, by the number of the configuration that the trial settles; None in their
-            place if it learns nothing. Empty if the trial settles no configuration, for example because further seeds
-            of it are still to end.
+            The number of the configuration that the trial settles, mapped to the values that the sampler learns from
+            it, or to None if the sampler learns nothing. The mapping is empty if the trial settles no configuration,
+            for example because runs of its configuration on further seeds have not ended.
         """
         number, arm, configuration = record.number, record.arm, record.configuration
         is_repeat, complete = record.repeat_of is not None, record.state == "complete"
@@ -217,7 +227,7 @@ class SweepState:
         settled: dict[int, Values | None] = {}
         needless = [number] if is_repeat or not complete else []
         if is_repeat and configuration not in self.repeats.unsettled:
-            pass  # an extension has brought back trials that are better than the configuration
+            pass  # an extension has brought back better trials, which dominate the configuration
         elif complete or is_repeat:
             if complete and not is_repeat:
                 self._imputation.add_complete(arm, self.studies.values_by_rung(number), record.values(self.goals))
@@ -236,10 +246,11 @@ class SweepState:
 
 
 def _tags(config: TrialConfig, repeat_of: int | None) -> dict[str, str]:
-    """Returns the tags of a trial in the tracking.
+    """Returns the tags of a trial for its MLflow run.
 
-    They name the trial that it repeats, the columns and sections that nearly state the label, if a teacher reads any,
-    and the teachers whose outputs are shuffled.
+    The tags name the earlier trial that has the same configuration, if this trial runs it on a further seed; the
+    columns and report sections that nearly state the label, if a teacher reads any; and the teachers with shuffled
+    outputs.
     """
     teachers = {name: resolve(config.teachers[name]) for name in config.active_teachers()}
     columns = {column for teacher in teachers.values() for column in teacher.near_label_inputs}

@@ -1,10 +1,11 @@
-"""The Optuna storage of a sweep: the only truth about its trials, with one study for each arm.
+"""Reads and writes the Optuna storage of a sweep, the only authority on its trials, with one study for each arm.
 
-One driver writes the storage, and no sampler reads it: samplers propose from memory (`proposals.py`). So the storage
-holds what happened: one line when a trial starts, one for each rung that it reaches, and two when it ends.
+One driver at a time writes the storage. No sampler reads it, because samplers propose from studies in memory
+(`proposals.py`). The storage therefore only logs what happened: one line when a trial starts, one line for each rung
+that a trial reaches, and two lines when a trial ends.
 
-A sweep whose space is extended begins a new *generation* of studies, with copies of the earlier trials that the new
-space holds.
+An extension of the search space begins a new *generation* of studies. It holds copies of the earlier trials that lie in
+the new space.
 """
 
 from __future__ import annotations
@@ -36,18 +37,18 @@ STATES: Final[Mapping[TrialState, State]] = {
     TrialState.FAIL: "failed",
 }
 OPTUNA_STATES: Final[Mapping[State, TrialState]] = {state: optuna_state for optuna_state, state in STATES.items()}
-RUNG: Final = "rung "  # followed by the epoch: the user attribute with a trial's values at that rung
-EXTENDED: Final = "extended"  # the cause that ends a running trial which the sweep's space no longer holds
+RUNG: Final = "rung "  # this prefix and the epoch of a rung name the user attribute with a trial's values at the rung
+EXTENDED: Final = "extended"  # cause with which a running trial ends if it lies outside the extended space
 
 
 class Studies:
-    """Keeps every trial under its number in the sweep; Optuna itself counts within an arm.
+    """Keeps every trial under its number in the sweep. Optuna's own numbers count within one arm.
 
     Args:
         folder: the folder of the sweep. This process must hold the sweep's lock, because it opens the journal.
-        generation: how often the sweep's space was extended.
+        generation: number of extensions of the sweep's space so far.
         begins: whether this generation begins now.
-        identity: the identities of the sweep and of its cohort; each new study keeps them.
+        identity: the identities of the sweep and of its cohort, which are stored in each new study.
     """
 
     def __init__(
@@ -60,15 +61,15 @@ class Studies:
         identity: Mapping[str, str] = {},
     ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        cut_torn_line(folder.journal)  # half a line of a killed driver would damage the next line
+        cut_torn_line(folder.journal)  # a half-written line of a killed driver would damage the next line
         with contextlib.suppress(FileNotFoundError):
-            folder.journal_lock.unlink()  # Optuna would wait for the lock of a killed driver
+            folder.journal_lock.unlink()  # Optuna would wait for the lock that a killed driver left
         self._storage = JournalStorage(Journal(folder.journal))
         self._space, self._goals, self._generation = space, tuple(goals), generation
         for study in self._stored():
             study_generation = arm_and_generation(study.study_name)[1]
             if study_generation > generation or (begins and study_generation == generation):
-                # an extension that was cut off has left it
+                # left by an extension that was cut off
                 optuna.delete_study(study_name=study.study_name, storage=self._storage)
         self._studies = {arm: self._load_or_create(study_name(arm, generation)) for arm in space.arms}
         for study in self._studies.values():
@@ -81,14 +82,17 @@ class Studies:
 
     @property
     def next_number(self) -> int:
-        """The number above all numbers that this sweep has given, in earlier generations too."""
+        """The number for the next trial. It is higher than all numbers that this sweep has used, earlier generations
+        included.
+        """
         attributes = [frozen.user_attrs for study in self._stored() for frozen in study.get_trials(deepcopy=False)]
         return max((known.get("number", -1) for known in attributes), default=-1) + 1
 
     # --- extensions of the space ---
 
     def adopt_earlier_trials(self) -> str:
-        """Copies earlier trials that this space would run alike, with their further seeds; returns a line for the user.
+        """Copies the earlier trials that this space would run in the same way, together with their runs on further
+        seeds. Returns a line for the user.
 
         The copies keep their numbers, their values at the rungs and their results.
         """
@@ -111,11 +115,13 @@ class Studies:
 
     @property
     def left_behind(self) -> list[int]:
-        """Numbers of earlier trials that this space does not hold."""
+        """Returns the numbers of the earlier trials that this space does not contain."""
         return sorted(set(self._earlier()) - set(self._trials))
 
     def end_left_behind(self) -> list[Record]:
-        """Ends all trials that still run in earlier generations, and returns the trials that were left behind there."""
+        """Ends all trials that are still marked as running in earlier generations. Returns the trials that this space
+        does not contain.
+        """
         for _, study in self._earlier_studies():
             for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
                 ending = Ending("failed", 0, 0.0, 0.0, {}, "the sweep's space no longer holds it", EXTENDED)
@@ -125,13 +131,15 @@ class Studies:
         return [_record(number, *earlier[number]) for number in self.left_behind]
 
     def _earlier_studies(self) -> list[tuple[str, Study]]:
-        """Arms and studies of earlier generations, the oldest first."""
+        """Returns pairs of an arm and its study in earlier generations, the oldest generation first."""
         studies = [(*arm_and_generation(study.study_name), study) for study in self._stored()]
         earlier = [(generation, arm, study) for arm, generation, study in studies if generation < self._generation]
         return [(arm, study) for _, arm, study in sorted(earlier, key=lambda entry: entry[0])]
 
     def _earlier(self) -> dict[int, tuple[str, FrozenTrial]]:
-        """Arm and trial of earlier generations by number, as the last of the generations holds it."""
+        """Returns arm and trial by number for all trials of earlier generations. A trial is taken from the latest of
+        these generations that contains it.
+        """
         return {
             frozen.user_attrs["number"]: (arm, frozen)
             for arm, study in self._earlier_studies()
@@ -143,14 +151,18 @@ class Studies:
     def start(
         self, number: int, proposal: Proposal, config: TrialConfig, repeat_of: int | None = None, turn: int = 0
     ) -> None:
-        """Records a trial as running, in one line, so that a kill never leaves half a trial."""
+        """Records a trial as running. This is one line in the journal, so that a kill never leaves a half-recorded
+        trial.
+        """
         attributes = {"number": number, "sampled": proposal.drawn.values, "config": config.model_dump_json()}
         if repeat_of is not None:
             attributes |= {"repeat_of": repeat_of, "turn": turn}
         self._add(number, proposal, attributes)
 
     def record_arrival(self, arrival: Arrival) -> None:
-        """Records the arrival of a trial at a rung, before anything acts on the decision."""
+        """Records the arrival of a trial at a rung. The caller must do this before it acts on the decision at the
+        rung.
+        """
         self._set(arrival.number, f"{RUNG}{arrival.rung}", [*arrival.values, arrival.goes_on])
 
     def end(self, number: int, ending: Ending) -> None:
@@ -198,29 +210,33 @@ class Studies:
     # --- what is read ---
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Yields all arrivals at all rungs so far."""
+        """Yields all arrivals at rungs that have been recorded so far."""
         for number, (arm, _) in sorted(self._trials.items()):
             for rung, (*values, goes_on) in self._rungs(number).items():
                 yield Arrival(number, arm, rung, tuple(values), goes_on)
 
     def values_by_rung(self, number: int) -> dict[int, Values]:
-        """Returns a trial's values at the rungs that it has reached."""
+        """Returns the values of a trial at the rungs that it has reached, by the epoch of the rung."""
         return {rung: tuple(values) for rung, (*values, _) in self._rungs(number).items()}
 
     def records(self) -> list[Record]:
-        """Returns every trial of the sweep, by number."""
+        """Returns every trial of the sweep, ordered by number."""
         return [self.record(number) for number in sorted(self._trials)]
 
     def record(self, number: int) -> Record:
         return _record(number, *self._trials[number])
 
     def learned(self, number: int) -> Values | None:
-        """Returns the values that the sampler has learned from a finished trial that is not complete."""
+        """Returns the values that the sampler has learned from a finished trial that is not complete, or None if it
+        learned nothing.
+        """
         learned = self._trials[number][1].user_attrs["ending"]["learned"]
         return None if learned is None else tuple(learned)
 
     def proposal(self, number: int) -> Proposal:
-        """Returns a trial as it was proposed, drawn again because the paths of the data may have changed since."""
+        """Returns the proposal of a trial. It is drawn again, because the paths of the data may have changed since the
+        trial was proposed.
+        """
         arm, frozen = self._trials[number]
         chooser = ReplayChooser(frozen.params)
         drawn = draw(self._space.arms[arm], chooser, arm)
@@ -247,7 +263,7 @@ class Studies:
 
 
 def _attributes(ending: Ending) -> dict[str, Any]:
-    """Returns an ending as the journal keeps it: without the state, which Optuna itself keeps."""
+    """Returns an ending in the form that the journal stores. The state is left out, because Optuna stores it itself."""
     return {name: value for name, value in vars(ending).items() if name != "state"}
 
 

@@ -1,7 +1,8 @@
-"""Warm start: the results of another sweep, from which this sweep's samplers learn before they begin (`warm_start`).
+"""Reads another sweep's results, from which this sweep's samplers learn before their first proposal (`warm_start`).
 
-The other sweep's trials do not become trials of this sweep, and their configurations may be run again here. The results
-are read once and kept in this sweep's folder, so that the sweep continues alike when the other one grows or is deleted.
+The other sweep's trials do not become trials of this sweep, and this sweep may run their configurations again. The
+results are read once and kept in this sweep's folder, so that it does not matter if the other sweep later grows or is
+deleted.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sweep.storage.layout import Storage, SweepFolder
 from sweep.types import Values
 
 KEY: Final = "search.warm_start"
-# NSGA-II breeds from numbered generations, and ignores a trial without one.
+# NSGA-II breeds from numbered generations, and ignores a trial without a generation.
 FIRST_GENERATION: Final = {f"{NSGAIISampler.__name__}:generation": 0}
 
 Result: TypeAlias = tuple[str, Mapping[str, Any], str, Mapping[str, float]]  # arm, parameters, configuration, scores
@@ -38,7 +39,8 @@ Result: TypeAlias = tuple[str, Mapping[str, Any], str, Mapping[str, float]]  # a
 def load_warm_start(
     space: Space, goals: Sequence[str], folder: SweepFolder, storage: Storage, store: str
 ) -> tuple[list[tuple[Proposal, Values]], str]:
-    """Returns what the samplers learn from another sweep, and a line for the user that says how much it is.
+    """Returns the trials of another sweep from which the samplers learn, and a line for the user that states their
+    number.
 
     Args:
         folder: the folder of this sweep.
@@ -46,7 +48,7 @@ def load_warm_start(
         store: fingerprint of this sweep's prepared cohort.
 
     Raises:
-        ConfigError: the other sweep does not exist, is this sweep itself, has no results, or has another cohort.
+        ConfigError: the other sweep does not exist, is this sweep itself, has no results, or was run on another cohort.
     """
     name = space.search.warm_start
     if name is None:
@@ -71,7 +73,9 @@ def load_warm_start(
 
 
 def _is_comparable(config: str, space: Space) -> bool:
-    """Whether a configuration was trained for as many epochs and scored in the same way as this sweep's trials are."""
+    """Returns whether a configuration was trained for the same number of epochs, and scored in the same way, as the
+    trials of this sweep.
+    """
     other = TrialConfig.model_validate_json(config)
     shared = {name: space.raw.get(name) for name in ("epochs", "evaluation")}
     defaults = {name: TrialConfig.model_fields[name].default for name in shared}
@@ -80,7 +84,8 @@ def _is_comparable(config: str, space: Space) -> bool:
 
 
 def _check_other_sweep(other: SweepFolder, name: str, folder: SweepFolder, storage: Storage) -> None:
-    """
+    """Checks that the sweep named by `warm_start` can be read.
+
     Raises:
         ConfigError: the other sweep does not exist, or is this sweep itself.
     """
@@ -93,10 +98,10 @@ def _check_other_sweep(other: SweepFolder, name: str, folder: SweepFolder, stora
 
 
 def _read_results(other: SweepFolder, store: str) -> list[Result]:
-    """Reads the results of another sweep without writing anything there.
+    """Reads the results of another sweep, and writes nothing in its folder.
 
-    A configuration that ran on several seeds has the means over them. A trial that was stopped early has the values
-    that its own sampler learned from it.
+    For a configuration that ran on several seeds the result is the mean over the seeds. For a trial that was stopped
+    early the result is the values that the other sweep's sampler learned from the trial.
     """
     plan, journal = other.read_plan(), other.journal
     if (damage := find_damage(journal)) is not None:
@@ -126,7 +131,7 @@ def _read_results(other: SweepFolder, store: str) -> list[Result]:
 
 
 def _trials_of(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTrial]]:
-    """Yields each trial of one generation with its arm."""
+    """Yields each trial of one generation of studies, as a pair of its arm and the Optuna trial."""
     for study in load_studies(journal):
         arm, study_generation = arm_and_generation(study.study_name)
         if study_generation == generation:
@@ -135,6 +140,6 @@ def _trials_of(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTria
 
 
 def _mean_scores(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns the mean over runs of each score that all of them have."""
+    """Returns the means over the runs of the scores that every run has."""
     scores = [score for score in SCORES if all(score in run for run in runs)]
     return {score: statistics.fmean(run[score] for run in runs) for score in scores}

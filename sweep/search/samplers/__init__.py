@@ -1,4 +1,4 @@
-"""Samplers, by the names that a space gives in `search.sampler`. A new one is a file here, a line below and a test."""
+"""Lists the samplers by their names in `search.sampler`. To add a sampler, add a file here, a line below and a test."""
 
 from __future__ import annotations
 

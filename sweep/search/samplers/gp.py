@@ -1,4 +1,4 @@
-"""The Gaussian process."""
+"""The sampler `gp`: Bayesian optimisation with a Gaussian process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class GaussianProcess(Sampler):
-    """Bayesian optimisation with a Gaussian process over noisy goals; with two goals a proposal takes seconds."""
+    """Bayesian optimisation with a Gaussian process over noisy goals. With two goals, each proposal takes seconds."""
 
     cover_every: ClassVar[int] = 2
 

@@ -1,4 +1,4 @@
-"""The genetic algorithm NSGA-II."""
+"""The sampler `nsga2`: the genetic algorithm NSGA-II."""
 
 from __future__ import annotations
 

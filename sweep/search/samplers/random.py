@@ -1,4 +1,4 @@
-"""Independent random draws."""
+"""The sampler `random`: independent random draws."""
 
 from __future__ import annotations
 
