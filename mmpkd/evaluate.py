@@ -92,8 +92,7 @@ def main(words: Sequence[str]) -> None:
     stated = {word.partition("=")[0] for word in overrides}  # only on the command line: a file may serve other purposes
     wanted_size, size = content["cohort"].get("image_size"), exported.card.image_size
     if wanted_size not in (None, size) and "cohort.image_size" in stated:
-        problem = f"the student sees {size} pixels a side, got {wanted_size}: leave it out"
-        raise ConfigError.at("cohort.image_size", problem)
+        raise ConfigError.at("cohort.image_size", f"the student sees {size} pixels, not {wanted_size}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
     store, depth = prepare(config, cache), exported.card.depth
     if not is_own(store, exported.card) and contrast_options(config):
@@ -297,4 +296,5 @@ def _cell(row: pd.Series, name: str) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    with command.command_line() as words:
+        main(words)

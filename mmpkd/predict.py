@@ -288,4 +288,5 @@ def _save_overlays(prediction: Prediction, path: Path, endings: Sequence[str]) -
 
 
 if __name__ == "__main__":
-    command.run(main)
+    with command.command_line() as words:
+        main(words)

@@ -295,4 +295,5 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    with command.command_line() as words:
+        main(words)
