@@ -211,7 +211,7 @@ def evaluate(
     Tables of labels and predictions by patient are added if a patient has several images.
 
     Args:
-        regions: `within` and `roi` of EvaluationConfig.
+        regions: the options `within` and `roi` of EvaluationConfig.
 
     Raises:
         ConfigError: student and cohort have no label in common, or their images differ in the number of channels.

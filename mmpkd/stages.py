@@ -40,7 +40,7 @@ class Run:
 
     Attributes:
         answerer: the student whose logits are scored in this stage, with its own head or with the head of an objective;
-            it shares its weights with `student`.
+            `answerer` and `student` share their weights.
     """
 
     config: TrialConfig
@@ -123,7 +123,7 @@ def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, FittedTea
 
 
 def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectives: nn.ModuleDict) -> None:
-    """Saves the modules after some stages atomically.
+    """Saves atomically the modules as they are after these stages.
 
     Raises:
         DivergedError: the last step left weights that are not finite.

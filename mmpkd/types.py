@@ -177,4 +177,4 @@ class TeacherError(UserError):
 
 
 class DivergedError(UserError):
-    """A loss term is no longer a finite number. Names the term and the step."""
+    """A loss term is no longer a finite number. The message names the term and the step."""

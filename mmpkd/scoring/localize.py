@@ -67,7 +67,7 @@ class Regions:
     ) -> Regions:
         """Returns the pairs of N images and R labels, on the device of the maps.
 
-        With `foreground_NHW` (see `foreground`) nothing outside it counts, in maps or in regions.
+        With `foreground_NHW` (see `foreground`), nothing outside the foreground counts, in maps or in regions.
 
         Raises:
             ValueError: the patch grid does not divide the frame.

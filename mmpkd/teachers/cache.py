@@ -41,7 +41,8 @@ REFIT = "delete that folder, and the teacher is fitted again"
 class CachedOutputs:
     """A teacher's outputs by position in the store (`logits`: NK, `embedding` and `hidden-<layer>`: ND, `map`: Nhw).
 
-    They are NaN for test samples. `head`, if the teacher offers one: weight KD and bias K.
+    They are NaN for test samples. `head` holds the weight (KD) and bias (K) of the classifier, if the teacher offers
+    it.
     """
 
     arrays: Mapping[str, Tensor]

@@ -24,9 +24,9 @@ def permute_between_patients(
 
     A sample at `rows` gets a sample of another patient of the same group; every other sample gets itself. Samples of
     the same group and labels (an unknown label counts as a value of its own) are permuted between patients. Where that
-    is impossible, as for most combinations of many labels, a sample gets one with the nearest labels, drawn among other
-    patients: those that differ in the fewest labels, where the class of a multi-class task counts as one label. A group
-    with a single patient keeps its own samples.
+    is impossible, as for most combinations of many labels, a sample gets one that is drawn among the samples of other
+    patients with the nearest labels. These differ in the fewest labels; the class of a multi-class task counts as one
+    label. A group with a single patient keeps its own samples.
 
     Args:
         group_n: (n,) the group of each sample at `rows`.

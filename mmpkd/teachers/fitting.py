@@ -98,7 +98,7 @@ def fit_and_predict(
 
     Returns:
         The teacher's outputs as arrays over all samples of the store, NaN outside the training and validation parts;
-        and what was added to the logits of the model of each fold (F, K).
+        and the offsets (F, K) that were added to the logits of the model of each fold.
     """
     train, val = store.rows("train", fold), store.rows("val", fold)
     predicted = np.concatenate([train, val])

@@ -24,8 +24,9 @@ def level_offsets(
     together rank worse than those of each fold. Patients are distributed evenly over folds. So the mean logit of each
     fold is moved towards the mean over folds, by the share of its distance that differences between models explain,
     tau^2 / (tau^2 + s^2 / n), where s^2 / n is the sampling variance of the fold's mean (n patients) and tau^2 the
-    variance between folds beyond it (DerSimonian and Laird 1986). Well trained models hardly change. Labels are not
-    used, so no label can leak. The order of the logits within a fold and their differences stay the same.
+    variance between folds beyond this sampling variance (DerSimonian and Laird 1986). Well trained models hardly
+    change. Labels are not used, so no label can leak. The order of the logits within a fold and their differences stay
+    the same.
 
     Args:
         logits_NK: out-of-fold logits, NaN where the teacher has no output.
