@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 
 from mmpkd.cohort.prepare import prepare
-from mmpkd.command import own_words, run
+from mmpkd.command import command_line, own_words
 from mmpkd.config import TrialConfig, validate
 from mmpkd.train import train
 from mmpkd.types import ConfigError, EpochReport
@@ -109,4 +109,5 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    with command_line() as words:
+        main(words)

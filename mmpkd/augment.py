@@ -1,5 +1,5 @@
-"""Augmentation: a random view is drawn for each image and applied to everything that must move together (image, ROI
-and a teacher's map), in one vectorised gather. Changes of brightness and contrast apply to the image alone."""
+"""Augmentation: draws a random view of each image, and applies the view alike to the image, its ROI and the teacher's
+map, in one vectorised gather. Changes of brightness and contrast apply to the image alone."""
 
 from __future__ import annotations
 
@@ -21,14 +21,15 @@ class View(NamedTuple):
 
     rows_BH: Tensor
     columns_BW: Tensor
-    turn_B22: Tensor | None = None  # maps (row, column) of the view to those of the image, both from the middle
+    turn_B22: Tensor | None = None  # (row, column) in the view to (row, column) in the image, from the middle
     light_B2: Tensor | None = None  # factors of brightness and contrast
 
 
 def draw_views(count: int, size: int, config: AugmentationConfig, generator: torch.Generator) -> View:
     """Draws a random view of each image from an explicit CPU generator.
 
-    An option that is off draws no number, so that shifts and flips do not depend on the other options.
+    Rotation, scale, brightness and contrast draw no random numbers while they are off. Shifts and flips are drawn
+    first, so that these options do not change them.
     """
 
     def axis(flip: bool) -> Tensor:
@@ -96,13 +97,15 @@ def _turned(x_BCHW: Tensor, view: View, turn_B22: Tensor) -> Tensor:
 
 
 def apply_light(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor:
-    """Applies the brightness and contrast of a view to images in [0, 1]; without them, returns the images unchanged.
+    """Applies the brightness and contrast of a view to images in [0, 1]; a view without these factors leaves the images
+    unchanged.
 
     Brightness multiplies; contrast stretches about the mean of the visible part of the image. The letterbox and the
     pixels outside the image stay black: a grey frame would reveal the factors.
 
     Args:
-        box_B4: content of each image in its square, before the view; None (a further image): the whole square.
+        box_B4: box of each image's content in its square, before the view is applied. None stands for the whole square,
+            as for a further image of a sample.
     """
     if view.light_B2 is None:
         return image_BCHW

@@ -25,7 +25,7 @@ from mmpkd.types import ConfigError, Mistake, Needs, Offer
 
 
 def paths_of_params() -> list[str]:
-    """Returns the dotted paths of the parameters of every kind, as suggestions for a key at a wrong place."""
+    """Returns the dotted paths of the parameters of every kind, to be suggested for a key in the wrong place."""
     kinds: dict[str, Mapping[str, Any]] = {
         "cohort": READERS,
         "teachers.NAME": teachers.TEACHERS,
@@ -39,7 +39,7 @@ def paths_of_params() -> list[str]:
 
 
 def announcements(config: TrialConfig, facts: Facts) -> list[str]:
-    """Describes how the student's pretrained weights are changed to fit; the configuration has passed `check`."""
+    """Describes how the student's pretrained weights are changed to fit. The configuration must have passed `check`."""
     changes = announced(config.student, facts.image_size, facts.channels * len(config.student.reads))
     return [f"the student's pretrained weights: {'; '.join(changes)}"] if changes else []
 
@@ -160,7 +160,7 @@ def _check_needs(
     student: Student | None,
     offers: Mapping[str, Offer],
 ) -> list[Mistake]:
-    """Returns what an objective needs and its teacher or the student does not have."""
+    """Returns a mistake for each thing that an objective needs but that its teacher or the student does not have."""
     mistakes = []
     if teacher is None:
         names = ", ".join(config.teachers) or "none"
@@ -184,7 +184,7 @@ def _check_needs(
 
 
 def _student(config: TrialConfig, facts: Facts, *, empty: bool = False) -> Student:
-    """Returns the student of a configuration; `empty`: on the meta device, without weights."""
+    """Returns the student of a configuration. If `empty`, the student is on the meta device and has no weights."""
     num_logits, channels = facts.tasks[-1].columns.stop, facts.channels * len(config.student.reads)
     return build_student(config.student, facts.image_size, channels, num_logits, empty=empty)
 
@@ -198,11 +198,11 @@ def build(
     """Returns the student and its objectives by label, initialised from the seed of the configuration.
 
     The student is drawn before and independently of the objectives, so that the same seed gives every arm of a
-    comparison the same student. The configuration has passed `check`.
+    comparison the same student. The configuration must have passed `check`.
 
     Args:
         teacher_dims: width of the embedding of each active teacher.
-        heads: weight and bias of the classifier of each teacher that offers it.
+        heads: for each teacher that offers its classifier, the weight and bias of this classifier.
     """
     with seeded(config.seed, "student"):
         student = _student(config, facts)
@@ -218,7 +218,7 @@ def build(
 
 
 def needed(config: TrialConfig, objectives: nn.ModuleDict, teacher: str) -> Needs:
-    """Returns what the objectives of a teacher need of it."""
+    """Returns the outputs and hidden layers of a teacher that the objectives with this teacher read."""
     labels = [label for label, objective in config.active_objectives().items() if objective.teacher == teacher]
     needs = [cast(Objective, objectives[label]).needs for label in labels]
     return Needs(

@@ -1,4 +1,4 @@
-"""The checkpoint that a training writes after each epoch, atomically."""
+"""Writes and reads the checkpoint of a training, which is saved atomically after each epoch."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ class Progress(NamedTuple):
     """The progress of a training."""
 
     stage: int  # index of the current stage; 0 is the first
-    epoch: int  # finished epochs of this stage
-    seconds: float = 0.0  # wall time of the stages before the last
+    epoch: int  # number of finished epochs of this stage
+    seconds: float = 0.0  # wall time of all stages before the last stage
 
 
 def save(
@@ -43,7 +43,7 @@ def save(
 
     Args:
         owner: hash of the configuration and the cohort, see `owner`.
-        fingerprint: hash of everything that determines the training, outputs of the teachers included.
+        fingerprint: hash of everything that determines the training, including the outputs of the teachers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
@@ -69,7 +69,7 @@ def read(path: Path) -> dict[str, Any]:
     """Returns the content of a checkpoint, on the CPU. Only tensors and plain values are unpickled.
 
     Raises:
-        ConfigError: the file does not exist, or is not a checkpoint of ours.
+        ConfigError: the file does not exist, or was not written by `save`.
     """
     try:
         require_whole_archive(path)
@@ -94,7 +94,7 @@ def restore(
     """Loads a checkpoint and returns its progress and its epoch reports.
 
     Args:
-        enter: begins a stage and returns its optimiser.
+        enter: function that begins the stage with a given index and returns its optimiser.
 
     Raises:
         ConfigError: the checkpoint belongs to another configuration.
@@ -113,7 +113,8 @@ def restore(
 
 
 def history(path: Path, owner: str = "") -> list[EpochReport]:
-    """Returns the epoch reports of a checkpoint; there are none before the last stage.
+    """Returns the epoch reports of a checkpoint. The list is empty until the last stage, because earlier stages report
+    nothing.
 
     Raises:
         ConfigError: the checkpoint is damaged; or it does not belong to the given owner.
@@ -125,7 +126,8 @@ def history(path: Path, owner: str = "") -> list[EpochReport]:
 
 
 def owner(config: TrialConfig, store_fingerprint: str) -> str:
-    """Returns the hash that identifies the checkpoints of a training before its teachers are fitted."""
+    """Returns the hash that identifies the checkpoints of a training. It can be computed before the teachers are
+    fitted."""
     return fingerprint([VERSION, config.fingerprint(), store_fingerprint])
 
 

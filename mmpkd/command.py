@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
@@ -22,13 +22,14 @@ from mmpkd.types import ConfigError, Mistake, UserError
 Item = TypeVar("Item")
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main` on the arguments of the command line and turns mistakes into messages and exit statuses."""
+@contextmanager
+def command_line() -> Iterator[list[str]]:
+    """Gives the words of the command line, and turns mistakes into messages on stderr and an exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an encoding without `±` prints `?` instead of failing
             stream.reconfigure(errors="replace")
     try:
-        main(sys.argv[1:])
+        yield sys.argv[1:]
     except ConfigError as error:
         count, fault = len(error.mistakes), with_fault(error).removeprefix(str(error))
         mistakes = "\n".join(f"  {mistake}" for mistake in error.mistakes)

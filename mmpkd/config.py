@@ -31,15 +31,15 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Zoom = Annotated[float, Field(ge=0.25, le=4)]
 Model = TypeVar("Model", bound="Strict")
 
-IMAGE = "image"  # the cohort's main image, beside further views; what a student reads by default
+IMAGE = "image"  # the cohort's main image, which a student reads by default; other images are views
 STUDENT, TASK = "student", "task"  # the module and the loss term that every training has
 
 
 class Strict(BaseModel):
     """Base of every configuration: immutable; refuses unknown keys and non-finite numbers.
 
-    `LATER` names the fields that were added to a class after its first release. At their default they are not dumped,
-    so that fingerprints and cache addresses, which are hashes of dumps, stay as they were before the field existed.
+    `LATER` names the fields that were added to a class after its first release. While they have their defaults they are
+    not dumped, so that fingerprints and cache addresses (hashes of dumps) stay as they were before.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -62,7 +62,7 @@ class WindowConfig(Strict):
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The values that are mapped to 0 and 255 (DICOM PS3.3 C.11.2.1.2.1)."""
+        """The two original values that are mapped to 0 and 255 (DICOM PS3.3 C.11.2.1.2.1)."""
         return self.level - self.width / 2, self.level + self.width / 2 - 1
 
 
@@ -70,11 +70,11 @@ class ClaheConfig(Strict):
     """Contrast-limited adaptive histogram equalisation, applied to each image when it is stored."""
 
     clip_limit: Annotated[float, Field(gt=0, le=1)] = 0.01  # scikit-image's default; a larger limit gives more contrast
-    tiles: Annotated[int, Field(ge=1, le=64)] = 8  # along each side
+    tiles: Annotated[int, Field(ge=1, le=64)] = 8  # number of tiles along each side
 
 
 class CohortConfig(Strict):
-    """The data. `params` belong to the reader (see its class in `mmpkd/cohort/readers/`)."""
+    """The cohort that is read. `params` belong to the reader (see its class in `mmpkd/cohort/readers/`)."""
 
     LATER = ("allow_outside", "window", "clahe")
 
@@ -83,7 +83,7 @@ class CohortConfig(Strict):
     image_size: Positive = 224  # longest side, pixels; letterboxed, never cropped
     window: WindowConfig | None = None  # None: 8-bit pixels are kept; 16-bit pixels get a window from the data
     clahe: ClaheConfig | None = None
-    fold: Annotated[int, Field(ge=0)] = 0  # the validation fold, among those not sealed; 0 to 3 of our own folds
+    fold: Annotated[int, Field(ge=0)] = 0  # index of the validation fold: 0 to 3 if the folds are our own
     allow_outside: bool = False  # whether files may lie outside the root: through a link, `..` or an absolute path
     max_bad: Fraction = 0.0  # share of unreadable samples that may be left out
     params: dict[str, Any] = {}
@@ -95,13 +95,13 @@ class CohortConfig(Strict):
 
 
 class NetworkConfig(Strict):
-    """A timm ViT by name. A size that is left out is the named model's own."""
+    """A timm ViT by name. A size that is left out is taken from the named model."""
 
     LATER = ("weights_heads",)
     model: str = "vit_small_patch16_224"
     pretrained: bool = False
     weights: Path | None = None  # a local file for `pretrained`; by default the Hugging Face cache is read
-    weights_heads: Positive | None = None  # attention heads of the pretrained weights, where no file states them
+    weights_heads: Positive | None = None  # number of attention heads of the pretrained weights, if no file states it
     patch_size: Positive | None = None
     embed_dim: Positive | None = None
     depth: Positive | None = None
@@ -112,7 +112,7 @@ class NetworkConfig(Strict):
 class StudentConfig(NetworkConfig):
     """A student ViT, which reads the cohort's main image by default.
 
-    With other images in `reads` it is a reference: it shows the scores that are possible if these images are available
+    A student with other images in `reads` is a reference for the scores that are possible if these images are available
     at test time. It is scored like any student, but not exported. Several images are stacked as channels, so they
     should be registered to each other.
     """
@@ -122,8 +122,8 @@ class StudentConfig(NetworkConfig):
 
 class TeacherConfig(Strict):
     """A teacher. `control: shuffled` gives every training sample the teacher's output for another patient with the
-    same labels, or with the nearest labels if there is none. For a teacher that sees the student's view, it
-    exchanges the privileged inputs instead."""
+    same labels, or with the nearest labels if there is none. For a teacher that sees the student's view, the control
+    exchanges the privileged inputs instead of the outputs."""
 
     kind: str
     control: Literal["shuffled"] | None = None
@@ -133,21 +133,21 @@ class TeacherConfig(Strict):
 class ObjectiveConfig(Strict):
     """An objective contributes weight x schedule(epoch) x term. With weight 0 it is not built: zero equals absent."""
 
-    kind: str | None = None  # its label by default
-    teacher: str | None = None  # the only one by default
+    kind: str | None = None  # None: the label of this objective is its kind
+    teacher: str | None = None  # None: the only teacher
     weight: Annotated[float, Field(ge=0)] = 1.0
     schedule: Literal["constant", "warmup", "cosine"] = "constant"
     params: dict[str, Any] = {}
 
 
 class StageConfig(Strict):
-    """One stage of a training with several. Stages before the last report nothing and have no goals."""
+    """One stage of a training that has several stages. Only the last stage reports its epochs and has goals."""
 
     name: str
     train: Annotated[tuple[str, ...], Field(min_length=1)]  # modules that learn: student, objectives, or parts of them
     objectives: Annotated[tuple[str, ...], Field(min_length=1)] = (TASK,)  # loss terms: `task` and objectives by label
     answer: str = STUDENT  # which logits are scored: the student's own, or those of a head such as guidance.joint
-    epochs: Positive | None = None  # the last stage has the epochs of the trial
+    epochs: Positive | None = None  # None in the last stage, which has the epochs of the trial
 
 
 class OptimizerConfig(Strict):
@@ -200,13 +200,13 @@ class AugmentationConfig(Strict):
 
 
 class EvaluationConfig(Strict):
-    """How localisation is scored. `roi` matters for a cohort with ROIs of several labels: each label is scored on its
-    own, or all ROIs of an image form one region, which is what a map that serves all labels can cover."""
+    """How localisation is scored. `roi` matters only for a cohort with ROIs of several labels: either each label is
+    scored on its own, or all ROIs of an image form one region, as suits a map that serves all labels."""
 
     LATER = ("roi",)
     map: str = "cls_attention"
     roi: Literal["per_label", "union"] = "per_label"
-    within: Literal["content", "foreground"] = "content"  # foreground: only the breast on its film, say
+    within: Literal["content", "foreground"] = "content"  # foreground: for example, only the breast on its film
     batch_size: Positive = 64
 
 
@@ -217,7 +217,7 @@ class TrialConfig(Strict):
     student: StudentConfig = StudentConfig()
     teachers: dict[str, TeacherConfig] = {}
     objectives: dict[str, ObjectiveConfig] = {}
-    stages: tuple[StageConfig, ...] = ()  # empty: one stage, in which everything learns from everything
+    stages: tuple[StageConfig, ...] = ()  # empty: a single stage, in which all modules learn from all loss terms
     optimizer: OptimizerConfig = OptimizerConfig()
     schedule: ScheduleConfig = ScheduleConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
@@ -229,7 +229,7 @@ class TrialConfig(Strict):
     def active_objectives(self) -> dict[str, ObjectiveConfig]:
         """Returns the objectives that are built (weight above 0), with kind and teacher filled in.
 
-        An objective without a named teacher gets the only one; if there are several, its teacher stays None.
+        An objective without a named teacher gets the only teacher. If there are several teachers, None is kept.
         """
         only = next(iter(self.teachers)) if len(self.teachers) == 1 else None
         return {
@@ -244,7 +244,7 @@ class TrialConfig(Strict):
         return list(dict.fromkeys(name for name in names if name))
 
     def staged(self) -> tuple[StageConfig, ...]:
-        """Returns the stages, the last with its epochs; without `stages`, one stage trains all with all terms."""
+        """Returns all stages with their epochs; without `stages`, a single stage trains all modules with all terms."""
         if self.stages:
             return (*self.stages[:-1], self.stages[-1].model_copy(update={"epochs": self.epochs}))
         active = self.active_objectives()
@@ -267,7 +267,7 @@ def validate(model: type[Model], content: Any, path: str = "", known: Iterable[s
         known: further dotted paths to suggest for an unknown key, beside those of the model and of a TrialConfig.
 
     Raises:
-        ConfigError: unknown keys (with near names), missing keys and values out of range, each with its dotted path.
+        ConfigError: keys are unknown (near names are suggested) or missing, or values out of range, each by its path.
     """
     try:
         return model.model_validate(content)
@@ -277,13 +277,13 @@ def validate(model: type[Model], content: Any, path: str = "", known: Iterable[s
 
 
 def load_trial(path: Path, overrides: Iterable[str] = (), known: Iterable[str] = ()) -> TrialConfig:
-    """Returns the TrialConfig of a YAML file with overrides.
+    """Returns the TrialConfig that a YAML file holds, after `overrides` are applied.
 
     Args:
         known: options of the command, which are suggested for an unknown key.
 
     Raises:
-        ConfigError: all mistakes in the file; or the file is a search space.
+        ConfigError: the file has mistakes, which are reported together; or the file is a search space.
     """
     content = read_yaml(path)
     if "arms" in content or "extends" in content:

@@ -89,11 +89,10 @@ def main(words: Sequence[str]) -> None:
     if mistakes:
         raise ConfigError(mistakes)
     exported = export.read(Path(own["model"]))
-    stated = {word.partition("=")[0] for word in overrides}  # on the command line; a file may serve other purposes
+    stated = {word.partition("=")[0] for word in overrides}  # only on the command line: a file may serve other purposes
     wanted_size, size = content["cohort"].get("image_size"), exported.card.image_size
     if wanted_size not in (None, size) and "cohort.image_size" in stated:
-        problem = f"the student sees {size} pixels a side, got {wanted_size}: leave it out"
-        raise ConfigError.at("cohort.image_size", problem)
+        raise ConfigError.at("cohort.image_size", f"the student sees {size} pixels, not {wanted_size}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
     store, depth = prepare(config, cache), exported.card.depth
     if not is_own(store, exported.card) and contrast_options(config):
@@ -155,7 +154,7 @@ def fold_of(store: Store, card: Card, stated: int | None, part: str, by_word: bo
 
     Args:
         stated: the fold in the command or its configuration, if any.
-        by_word: whether the command itself states it.
+        by_word: whether `stated` comes from the command line.
 
     Raises:
         CohortError: the cohort has no such fold.
@@ -208,14 +207,14 @@ def evaluate(
     regions: Mapping[str, str],
     columns: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables of HELP by name: labels, predictions, and groups, regions and images if there are any. If a
-    patient has several images, there are labels and predictions by patient, too.
+    """Returns the tables that HELP describes, by name. Groups, regions and images are left out if there are none.
+    Tables of labels and predictions by patient are added if a patient has several images.
 
     Args:
-        regions: `within` and `roi` of EvaluationConfig.
+        regions: the options `within` and `roi` of EvaluationConfig.
 
     Raises:
-        ConfigError: no label in common, or images with another number of channels.
+        ConfigError: student and cohort have no label in common, or their images differ in the number of channels.
     """
     card = exported.card
     tasks, target_NK, known_NK = aligned(card, store)
@@ -297,4 +296,5 @@ def _cell(row: pd.Series, name: str) -> str:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    with command.command_line() as words:
+        main(words)

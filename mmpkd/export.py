@@ -2,8 +2,8 @@
 
 The file is a safetensors file. Its metadata state as JSON how the student is built, what its logits mean, how raw
 pixels become its input, and what was fitted on the validation patients: a temperature for each task and a threshold
-for each label. A guided student includes its guide, and the classifier of its teacher if that computes the logits. The
-file holds nothing else that is privileged, and no path and no sample of the cohort.
+for each label. A guided student includes its guide, and the classifier of its teacher if this classifier computes the
+logits. The file holds nothing else that is privileged, and no path and no sample of the cohort.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from mmpkd.types import ConfigError, Task
 
 NAME = "student.safetensors"
 FORMAT = 1
-SEEN = "seen"  # name of the tensor of digests beside the weights
+SEEN = "seen"  # name of the tensor that holds the digests of images, beside the weights
 LOG_TEMPERATURES = (-3.0, 3.0)  # bounds of the search for the natural logarithm of a temperature
 
 
@@ -50,20 +50,20 @@ class Card:
     """The description of an exported student; see `Exported`."""
 
     model: dict[str, Any]  # StudentConfig, without its pretrained weights
-    mean: tuple[float, ...]  # of the pixels in [0, 1]
+    mean: tuple[float, ...]  # mean that normalises the pixels, which lie in [0, 1]
     std: tuple[float, ...]
     tasks: tuple[Task, ...]
     channels: int
     image_size: int  # side of the input square, pixels
     depth: Depth  # how raw pixels become 8 bits
     map: str  # name of the saliency map
-    temperature: Mapping[str, float]  # by task, fitted on validation
-    threshold: Mapping[str, float]  # probability by logit of the tasks that are not multi-class, chosen on validation
-    map_threshold: Mapping[str, float]  # of `iou_tuned` by ROI label, chosen on validation
+    temperature: Mapping[str, float]  # temperature of each task, fitted on the validation patients
+    threshold: Mapping[str, float]  # probability for each logit outside multi-class tasks, chosen on validation
+    map_threshold: Mapping[str, float]  # threshold of `iou_tuned` for each ROI label, chosen on validation
     source: str  # hash of the training data set, see `source_of`
     cohort: str  # fingerprint of the store
     fold: int  # the validation fold
-    trial: str  # fingerprint of its configuration
+    trial: str  # fingerprint of the training configuration
     credentialed: bool
     head: Mapping[str, Any] | None = None  # the head of Deep Multimodal Guidance, see `Guided`
     slices: tuple[float, ...] = ()  # shares of height at which volumes are cut; empty for other images
@@ -73,8 +73,9 @@ class Card:
 class Exported:
     """A student and its card, read from a file.
 
-    seen: digests of all images of the training cohort, in any part (see `Store.digests`), by which an external test
-        detects shared images. A digest reveals nothing about an image to a person who does not have the image.
+    seen: digests of all images of the training cohort, whatever their part (see `Store.digests`). With them an external
+        test detects images that both cohorts share. A digest reveals nothing about an image to a person who does not
+        have the image.
     """
 
     student: Student
@@ -155,7 +156,7 @@ def source_of(manifest: Mapping[str, Any]) -> str:
 
 
 def slices_of(store: Store) -> tuple[float, ...]:
-    """Returns the shares of their height at which NIfTI volumes of a cohort are cut; empty for other images."""
+    """Returns the positions at which NIfTI volumes are cut, as shares of their height; empty for other images."""
     params, reader = store.manifest["params"], store.manifest["reader"]
     if reader == "radpath":
         return tuple(params["slices"])
@@ -207,10 +208,10 @@ def read(path: Path) -> Exported:
     """Reads an exported student, on the CPU, in evaluation mode.
 
     Args:
-        path: the file, or a folder that holds a single such file, in any depth.
+        path: the exported file, or a folder that holds exactly one exported file, at any depth.
 
     Raises:
-        ConfigError: there is no such file, there are several, or it is not an exported student.
+        ConfigError: the path leads to no exported student, or to several.
     """
     file = _find(path)
     try:
@@ -226,7 +227,7 @@ def read(path: Path) -> Exported:
         given = f"format {metadata['format']}" if "format" in metadata else "no card"
         wanted = f"an exported student of format {FORMAT}, as mmpkd.train writes it after its last epoch"
         raise ConfigError.at("model", f"{file} has {given}; wanted {wanted}")
-    if "crc" in metadata and metadata["crc"] != _checksum(metadata.get("card", ""), weights):  # older files have none
+    if "crc" in metadata and metadata["crc"] != _checksum(metadata.get("card", ""), weights):  # none in older files
         problem = f"{file} is damaged: its card or its weights do not match its checksum"
         advice = "replace it by an undamaged copy, or repeat the mmpkd.train command that made it"
         raise ConfigError.at("model", f"{problem}; {advice}")

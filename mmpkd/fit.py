@@ -56,10 +56,12 @@ def task_loss(
 def balanced_weights(
     target_NK: NDArray[np.float32], known_NK: NDArray[np.bool_], tasks: Sequence[Task]
 ) -> NDArray[np.float32]:
-    """Returns the loss weights (2, K) of an absent and of a present label, such that all classes weigh the same.
+    """Returns loss weights (2, K), in row 0 for absent and in row 1 for present labels: all classes get equal total
+    weight.
 
-    The weight is known / (classes x count), scikit-learn's `balanced`. A multi-class task has C classes, and the
-    weights of absent labels are not used there; every other logit has two classes. A class that never occurs weighs 0.
+    The weight of a class is (number of known labels) / (number of classes x number of labels of this class), as
+    scikit-learn's `balanced`. A multi-class task has C classes, and the weights of absent labels are not used there;
+    every other logit has two classes. A class that never occurs weighs 0.
     """
     positive_K = (target_NK * known_NK).sum(axis=0)
     count_2K = np.stack([known_NK.sum(axis=0) - positive_K, positive_K])
@@ -72,8 +74,8 @@ def balanced_weights(
 
 
 def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
-    """Returns AdamW over the trainable parameters of student and objectives. Vectors (biases, norms) do not decay, nor
-    do parameters that a timm model names in `no_weight_decay` (position tables, rotary frequencies)."""
+    """Returns AdamW over the trainable parameters of student and objectives. Weight decay skips vectors (biases, norms)
+    and the parameters that a timm model names in `no_weight_decay` (position tables, rotary frequencies)."""
     tables = {"pos_embed", "cls_token", "reg_token"}
     for prefix, module in student.named_modules():
         if no_weight_decay := getattr(module, "no_weight_decay", None):
@@ -107,8 +109,9 @@ def learning_rate(step: int, num_steps: int, peak: float, warmup: float, final: 
 
 
 def objective_factor(schedule: str, epoch: int, epochs: int) -> float:
-    """Returns the factor on the weight of an objective in epoch 0, 1, ...: `constant`; `warmup`, linear over the first
-    tenth (DKD's min(e/warm, 1)); `cosine`, from 1 towards 0, so that hard labels decide at the end."""
+    """Returns the factor that multiplies the weight of an objective in an epoch, counted from 0. `constant` leaves the
+    weight as it is. `warmup` rises linearly over the first tenth of the epochs (DKD's min(e/warm, 1)). `cosine` falls
+    from 1 towards 0, so that hard labels decide at the end."""
     if schedule == "warmup":
         return min(1.0, (epoch + 1) / max(1, round(0.1 * epochs)))
     if schedule == "cosine":
@@ -119,8 +122,8 @@ def objective_factor(schedule: str, epoch: int, epochs: int) -> float:
 def gradient_shares(weighted_terms: Mapping[str, Tensor], parameters: Sequence[nn.Parameter]) -> dict[str, float]:
     """Returns `gradient_share/<term>`: the share of each weighted term in the sum of the gradient norms.
 
-    For the student's parameters it shows which term steers the student; the value of a term does not show this.
-    It costs one backward pass per term.
+    The shares for the student's parameters show which term steers the student; the values of the terms do not show
+    this. Measuring them costs one backward pass per term.
     """
     norms = {}
     for name, term in weighted_terms.items():
@@ -144,7 +147,7 @@ def autocast(device: torch.device) -> torch.autocast:
 
 
 def derived_seed(seed: int, *purpose: object) -> int:
-    """Returns a seed for one purpose: no two purposes share a stream, and none depends on the order of others."""
+    """Returns a seed for one purpose. Each purpose has its own random stream, whatever the order of the calls."""
     digest = hashlib.sha256(repr((seed, *purpose)).encode()).digest()
     return int.from_bytes(digest[:7], "big")
 

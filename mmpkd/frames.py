@@ -33,7 +33,7 @@ class Letterbox:
 
     @property
     def scale(self) -> float:
-        """Store pixels per original pixel, before rounding to whole pixels."""
+        """Number of stored pixels per original pixel along a side, before sizes are rounded to whole pixels."""
         return self.size / max(self.height, self.width)
 
     @cached_property
@@ -66,25 +66,25 @@ class Letterbox:
         return square
 
     def original_map(self, map: np.ndarray) -> np.ndarray:
-        """Converts h x w cells over the square to height x width float32, without the padding.
+        """Converts a map of h x w cells over the square to the original height x width (float32), without the padding.
 
-        Each value is that of the bilinearly upsampled cells (align_corners=False) at the centre of an original pixel.
+        Each value is read from the bilinearly upsampled cells (align_corners=False) at the centre of an original pixel.
         """
         weights = []
         for axis, count in enumerate(map.shape):
-            edges = self._edges(axis) * (count / self.size)  # in cells
+            edges = self._edges(axis) * (count / self.size)  # positions of the edges, in units of cells
             centres = (edges[:-1] + edges[1:]) / 2 - 0.5
             weights.append([np.interp(centres, np.arange(count), unit) for unit in np.eye(count)])
         rows, columns = (np.array(axis_weights, np.float32) for axis_weights in weights)
         return np.asarray(rows.T @ map.astype(np.float32) @ columns)
 
     def original_mask(self, mask: np.ndarray) -> np.ndarray:
-        """Converts size x size bool to height x width bool: the stored pixel at the centre of each original pixel."""
+        """Converts size x size bool to height x width bool: an original pixel gets the stored pixel at its centre."""
         rows, columns = (((edges[:-1] + edges[1:]) / 2).astype(int) for edges in (self._edges(0), self._edges(1)))
         return mask[np.ix_(rows, columns)]
 
     def cell_shares(self, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """Returns the share of each cell's area, with padding, that a region (height x width bool) covers, h x w."""
+        """Returns the share (h x w) of each cell's area, with padding, that a region (height x width bool) covers."""
         self._check(mask)
         overlaps = []
         for axis, count in enumerate(grid):

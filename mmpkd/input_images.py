@@ -1,4 +1,4 @@
-"""Reading images for an exported student as its cohort was read, and warnings about unusual images."""
+"""Reads images for an exported student in the same way as its training cohort, and warns about unusual images."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ OTHER_FILES = re.compile(
     r"|sqlite|npy|npz|pkl|pt|safetensors|bvals?|bvecs?)(\.gz)?$",
     re.IGNORECASE,
 )
-MAX_LOSSY_SHARE = 0.1  # of pixels between dark and bright, in a picture that may be a lossy mask
+MAX_LOSSY_SHARE = 0.1  # largest share of pixels between dark and bright in a lossily compressed mask
 
-# The warning about an image in its row of the table, and the warning about all such images on the console.
+# By key: the warning in the table row of an image, and the warning on the console about all such images.
 WARNINGS: Mapping[str, str] = {
     "in colour": "are in colour, and the student sees only their brightness: was it trained on such images?",
     "no volume": "are not NIfTI volumes; the student was trained on slices of those, each scaled by its own range",
@@ -36,15 +36,15 @@ NO_VOLUMES = (
 
 
 def is_no_image(path: Path) -> bool:
-    """Whether a file cannot be an image by its name: it is hidden, or named like a table, a text or a similar file."""
+    """Whether the name of a file shows that it is no image: it is hidden, or named like a table, a text or similar."""
     return path.name.startswith(".") or OTHER_FILES.search(path.name) is not None
 
 
 def read_input_image(path: Path, card: Card) -> np.ndarray:
-    """Returns an image, H x W or H x W x 3 at its own size, of the student's bit depth; of a volume, its slices.
+    """Returns an image (H x W or H x W x 3) at its own size, in the student's bit depth; for a volume, its slices.
 
     Raises:
-        BadSample: the file cannot be read, has another bit depth, or is a volume and the student states no slices.
+        BadSample: the file cannot be read, has another bit depth, or is a volume although the student states no slices.
     """
     if not is_nifti(path.name):
         image = read_image(path.parent, path.name)
@@ -67,7 +67,8 @@ def warnings_of(image: np.ndarray, file: str, card: Card, look: Appearance) -> t
 
 
 def _is_like_a_mask(image: np.ndarray) -> bool:
-    """Whether an image has a few values, or two with lossy edges. All pixels are read only if a sample suggests it."""
+    """Whether an image has only a few values, or two values with edges blurred by lossy compression. All pixels are
+    read only if a sample suggests it."""
     thinned = image[:: max(1, image.shape[0] // 200), :: max(1, image.shape[1] // 200)]
     if len(np.unique(thinned)) <= FEW_VALUES and len(np.unique(image)) <= FEW_VALUES:
         return True

@@ -27,8 +27,8 @@ def near(name: str, known: Iterable[str]) -> str:
 def near_path(path: str, content: Any, known: Iterable[str]) -> str:
     """Like `near`, for the dotted path of a key, among all dotted paths of a configuration.
 
-    A key beside the misspelt key is suggested by its name alone, any other by its path. The keys below an unknown
-    top-level key count as well: `task: {class_weights: balanced}` leads to optimizer.class_weights.
+    A key beside the misspelt key is suggested by its name alone, any other by its path. Keys below an unknown top-level
+    key are considered as well: `task: {class_weights: balanced}` leads to optimizer.class_weights.
 
     Args:
         content: the value that was given for the key.
@@ -57,13 +57,13 @@ def mistake_of(error: Mapping[str, Any], path: str, tree: Iterable[str]) -> Mist
         return Mistake(location, f"unknown key{near_path(location, error['input'], tree)}")
     if error["type"] == "missing":
         return Mistake(location, "missing")
-    if error["type"] == "value_error":  # raised by a validator of ours
+    if error["type"] == "value_error":  # raised by one of our own validators
         message = str(error["ctx"]["error"])
         if isinstance(error["input"], Mapping):  # the message repeats a single value, but not a whole section
             return Mistake(location, message)
     else:
         message = error["msg"][0].lower() + error["msg"][1:]
-    values = re.findall("'([^']*)'", str(error.get("ctx", {}).get("expected", "")))  # if the field has a few options
+    values = re.findall("'([^']*)'", str(error.get("ctx", {}).get("expected", "")))  # the field's options, if few
     similar = get_close_matches(str(error["input"]), values, n=1, cutoff=0.6)
     return Mistake(location, f"{message}, got {error['input']!r}{_meant(similar)}")
 
@@ -126,7 +126,8 @@ def paths_of(model: type[BaseModel], start: str = "") -> tuple[str, ...]:
 
 
 def _models_in(annotation: Any) -> Iterator[tuple[bool, type[BaseModel]]]:
-    """Yields the models that a value may be or hold, each with whether it lies below a key or an index of the user."""
+    """Yields, for each model that a value may be or hold, whether a key or index chosen by the user leads to it, and
+    the model."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield False, annotation
     is_container = get_origin(annotation) in (dict, Mapping, tuple, list)

@@ -66,10 +66,10 @@ MAX_SIDE = 1024  # pixels, longest side of an overlay
 class Prediction:
     """The prediction of a student for one image.
 
-    probabilities: calibrated, by `task/label`.
-    called: by task, the likeliest class; for a multi-label task, the labels above their thresholds.
+    probabilities: calibrated probabilities by `task/label`.
+    called: decision by task: the likeliest class or, for a multi-label task, all labels above their thresholds.
     map_Rhw: saliency on the patch grid; one map for all tasks, or one per task.
-    image: at its own size, 8 bits, H x W or H x W x 3.
+    image: the image at its own size, 8 bits, H x W or H x W x 3.
     look: brightness of the image in the window of the student.
     warnings: keys of `mmpkd.input_images.WARNINGS` that apply to the image.
     """
@@ -83,7 +83,7 @@ class Prediction:
     warnings: tuple[str, ...] = ()
 
     def overlays(self) -> list[Image.Image]:
-        """Returns the image under each map, which is scaled by its minimum and maximum; at most `MAX_SIDE` pixels."""
+        """Returns an overlay of at most `MAX_SIDE` pixels per map; the map is scaled by its minimum and maximum."""
         base = np.asarray(Image.fromarray(self.image).convert("RGB"), np.float32)
         overlays = []
         for map_hw in self.map_Rhw:
@@ -227,15 +227,15 @@ def main(words: Sequence[str]) -> None:
 
 
 def picture_names(images: Sequence[str]) -> dict[str, str]:
-    """Returns the name of each image's overlay without its `.png`: `a` for `a.png`, unless two names would then be
-    equal, as for `a` and `a.png`; then all names keep their endings."""
+    """Returns for each image the file name of its overlay, without `.png`: `a` for the image `a.png`. If two names
+    would be equal, as for `a` and `a.png`, all names keep the endings of the images."""
     short = {image: image[:-4] if image.lower().endswith(".png") else image for image in images}
     is_one_to_one = len({name.casefold() for name in short.values()}) == len(short)
     return short if is_one_to_one else {image: image for image in images}
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Returns a part of a file name for each name; no two are equal, even if case is ignored."""
+    """Returns for each name a different text that can be a part of a file name, different even if case is ignored."""
     parts: list[str] = []
     for name in names:
         part = readable = re.sub(r"[^\w\-. ]", "-", name)[:100]
@@ -266,7 +266,7 @@ def _cells(model: Predictor, probabilities: dict[str, float]) -> list[str]:
 def _write_patients(
     out: Path, model: Predictor, images_of: Mapping[str, Sequence[dict[str, float]]], patients: Mapping[str, str]
 ) -> None:
-    """Writes one row per patient, with the number of images in the mean and of those that could not be read."""
+    """Writes one row per patient, with the numbers of images in the mean and of unreadable images."""
     partial = out / f"{BY_PATIENT}.partial"
     with partial.open("w", newline="", encoding="utf-8", errors="surrogateescape") as opened:
         table = csv.writer(opened)
@@ -288,4 +288,5 @@ def _save_overlays(prediction: Prediction, path: Path, endings: Sequence[str]) -
 
 
 if __name__ == "__main__":
-    command.run(main)
+    with command.command_line() as words:
+        main(words)

@@ -41,7 +41,7 @@ from mmpkd.types import Needs, TeacherError
 
 MAX_VALIDATED = 512  # images of a timed validation; larger validation sets are extrapolated
 MIN_FITTED, MAX_FITTED = 128, 5000  # samples of the first and the largest timed fit of a teacher
-GRID = (14, 14)  # of random teacher maps
+GRID = (14, 14)  # patch grid of the random teacher maps
 ENOUGH_SECONDS = 2.0  # no larger fit is timed after one that took this long
 
 
@@ -79,7 +79,7 @@ class StandIn(Store):
         return self._samples[[name for name in self._samples if not str(name).startswith(PRIVILEGED)]].iloc[kept]
 
     def some(self, rows: NDArray[np.int64]) -> StandIn:
-        """Returns a stand-in with these samples, all inputs of teachers, and a single picture for all images."""
+        """Returns a stand-in with the samples at `rows`, all their teacher inputs, and one picture for all images."""
         subset = StandIn(self.facts, self._samples.iloc[rows], images=False, text=self._text)
         size = self.facts.image_size
         pixels = np.random.default_rng(0).integers(0, 256, (self.facts.channels, size, size), np.uint8)
@@ -103,7 +103,7 @@ class StandIn(Store):
 
 
 def stand_in(config: CohortConfig) -> StandIn:
-    """Reads the tables of a cohort and assigns its patients to parts as `prepare` does; without pixels.
+    """Reads the tables of a cohort, but no pixels, and assigns its patients to parts as `prepare` does.
 
     Raises:
         ConfigError, CohortError: the same mistakes in the tables that `prepare` reports.
@@ -127,13 +127,13 @@ class Cost:
     """The cost of a configuration. Seconds are wall time, under the present load of the machine."""
 
     step_seconds: float  # one step of the optimiser on a full batch, mean over the epochs of all stages
-    batch_size: int  # of the timed steps
-    validation_seconds: float  # per image, maps and scores included
+    batch_size: int  # number of images in each timed step
+    validation_seconds: float  # time per image, maps and scores included
     setup_seconds: float  # to build student, objectives and evaluator
     save_seconds: float  # per checkpoint; not included in the `seconds` of an epoch
     checkpoint_bytes: int
-    memory_bytes: int  # peak: reserved on the GPU, or of the whole process without one
-    idle_bytes: int  # of the process before it builds anything; 0 on a GPU
+    memory_bytes: int  # peak, reserved on the GPU; without a GPU, of the whole process
+    idle_bytes: int  # memory of the process before it builds anything; 0 on a GPU
     device_bytes: int  # memory of the GPU, or of the machine without one
     num_steps: int  # number of timed steps
 
@@ -142,7 +142,7 @@ class Probe:
     """A configuration that is built, warmed up and ready to be timed."""
 
     def __init__(self, config: TrialConfig, store: Store, widths: Mapping[str, int]):
-        """Builds the configuration. `widths` holds the width of each active teacher's embedding, 0 for none."""
+        """Builds the configuration. `widths` holds the width of each active teacher's embedding, or 0 without one."""
         self.idle_bytes = process_bytes()
         torch.set_num_threads(config.threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -226,7 +226,7 @@ class Probe:
 
 
 def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
-    """Returns random outputs, of those needed, for a teacher with an embedding of this width."""
+    """Returns random arrays in place of the needed outputs of a teacher with an embedding of this width."""
     generator = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {"logits": (store.target_NK.shape[1],), "embedding": (width,), "map": GRID}
     shapes |= {f"{HIDDEN}{layer}": (width,) for layer in needs.teacher_layers}
@@ -235,7 +235,7 @@ def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
 
 
 def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[float, int]:
-    """Returns the seconds to fit a teacher and compute its outputs, out of fold and not, and its embedding's width.
+    """Returns the seconds to fit a teacher (out of fold and on all patients) and predict, and its embedding's width.
 
     It times single-epoch fits, doubling the samples while a fit is quick. Two sizes separate the fixed seconds of a
     fit from the seconds per sample. The time of an ensemble is that of its members.
@@ -264,7 +264,7 @@ def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[f
         except TeacherError:
             if len(rows) == len(train):
                 raise
-            continue  # so few samples lack a rare class
+            continue  # these few samples lack a rare class
         timed.append((len(rows), time.perf_counter() - started))
         if len(rows) == len(train) or most > MAX_FITTED or (len(timed) > 2 and timed[-1][1] > ENOUGH_SECONDS):
             break

@@ -54,8 +54,8 @@ def check(config: TrialConfig, student: Student, objectives: Mapping[str, Object
 
 
 def _unused(config: TrialConfig, objectives: Mapping[str, Objective], learning: Sequence[str]) -> Iterator[Mistake]:
-    """Yields a mistake for each module that learns nothing and each term that teaches nothing, by the modules through
-    which logits and terms are computed."""
+    """Yields a mistake for each trained module that affects no loss term or logit, and each loss term that affects no
+    trained module. A module affects the terms and logits that are computed through it."""
     trained: set[str] = set()
     for index, stage in enumerate(config.stages):
         where, through = f"stages.{index}", _answer_parts(stage, objectives)
@@ -90,8 +90,8 @@ def _answer_parts(stage: StageConfig, objectives: Mapping[str, Objective]) -> li
 
 
 def _term_parts(label: str, stage: StageConfig, objectives: Mapping[str, Objective]) -> set[str]:
-    """Returns the modules through which an objective may be computed: its own modules except its heads, and the
-    modules of the logits."""
+    """Returns the modules through which an objective may be computed: its own modules except its heads, and the modules
+    through which the logits of the stage are computed."""
     own, heads = objectives[label], objectives[label].heads
     parts = {STUDENT, *(f"{label}.{name}" for name, _ in own.named_children() if name not in heads)}
     return parts if stage.answer.partition(".")[0] == label else parts.union(_answer_parts(stage, objectives))

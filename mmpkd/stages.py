@@ -40,12 +40,12 @@ class Run:
 
     Attributes:
         answerer: the student whose logits are scored in this stage, with its own head or with the head of an objective;
-            it shares its weights with `student`.
+            `answerer` and `student` share their weights.
     """
 
     config: TrialConfig
     store: Store
-    rows: NDArray[np.int64]  # of the training samples, in the store
+    rows: NDArray[np.int64]  # positions of the training samples in the store
     student: Student
     objectives: nn.ModuleDict
     teachers: Mapping[str, FittedTeacher]
@@ -55,7 +55,7 @@ class Run:
     def __post_init__(self) -> None:
         self.stages = self.config.staged()
         both = (*self.student.parameters(), *self.objectives.parameters())
-        self._trainable = [parameter for parameter in both if parameter.requires_grad]  # the others stay frozen
+        self._trainable = [parameter for parameter in both if parameter.requires_grad]  # other parameters stay frozen
         self.enter(0)
 
     def enter(self, index: int) -> torch.optim.Optimizer:
@@ -94,10 +94,10 @@ class Run:
 
 
 def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, FittedTeacher], cache: Path) -> list[Path]:
-    """Returns the cache file of each stage except the last, in their order.
+    """Returns the cache files of all stages except the last, in the order of the stages.
 
-    Its name is a content hash of everything that determines the stage and nothing after it, so that trials that differ
-    only in a later stage share the stages before.
+    The name of a file is a content hash of everything that determines its stage, and of nothing that follows. So trials
+    that differ only in a later stage share the files of the earlier stages.
     """
     if len(config.stages) < 2:
         return []
@@ -123,7 +123,7 @@ def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, FittedTea
 
 
 def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectives: nn.ModuleDict) -> None:
-    """Saves the modules after some stages atomically.
+    """Saves atomically the modules as they are after these stages.
 
     Raises:
         DivergedError: the last step left weights that are not finite.
@@ -143,10 +143,10 @@ def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectiv
 
 
 def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict) -> int:
-    """Loads the last finished stage that is cached, and returns how many stages are thereby finished.
+    """Loads the latest stage in the cache, and returns the number of finished stages (0 if there is none).
 
     Raises:
-        ConfigError: its file is damaged, or holds another stage.
+        ConfigError: the file of this stage is damaged, or holds another stage.
     """
     for index in reversed(range(len(paths))):
         if not paths[index].exists():

@@ -20,7 +20,7 @@ from mmpkd.near_names import near
 from mmpkd.types import ConfigError, StudentOutput
 from mmpkd.weights import changes, require_fit, weights_of
 
-# Kinds of attention with one softmax, which goes to `attn_drop`; tests compare each with timm's unfused model.
+# Attention classes with a single softmax, which is passed to `attn_drop`; tests compare each with timm's unfused model.
 # DiffAttention, for example, subtracts two softmaxes, so that the input of `attn_drop` is not a map.
 SHOWN = (Attention, AttentionRope, EvaAttention, BeitAttention, RelPosAttention)
 
@@ -32,8 +32,8 @@ class Student(nn.Module):
 
     Args:
         model: a timm ViT classified by its CLS token (`global_pool='token'`).
-        mean, std: of the pixels in [0, 1]; a single value for all channels, or one per channel.
-        head: computes logits (B, K) from the embedding (B, D); None: the model's own classifier.
+        mean, std: mean and standard deviation of pixels in [0, 1]; one value for all channels, or one per channel.
+        head: module that computes logits (B, K) from the embedding (B, D); None: the model's own classifier.
     """
 
     mean: Tensor
@@ -63,7 +63,7 @@ class Student(nn.Module):
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Patches per column and per row of an image of the model's size."""
+        """Number of rows and number of columns of patches in an image of the model's size."""
         rows, columns = self.model.patch_embed.grid_size
         return rows, columns
 
@@ -102,7 +102,7 @@ class Student(nn.Module):
         )
 
     def classify(self, x_BND: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns embedding (B, D) and logits (B, K), both of the CLS token alone, of tokens after the last norm."""
+        """Returns embedding (B, D) and logits (B, K) of the CLS token; `x_BND` holds all tokens after the last norm."""
         embedding_BD = self.model.forward_head(x_BND, pre_logits=True)
         with torch.autocast(x_BND.device.type, enabled=False):  # bfloat16 logits tie, and ties lower the AUROC
             classifier = self.model.get_classifier()
@@ -111,7 +111,7 @@ class Student(nn.Module):
         return embedding_BD, logits_BK
 
     def answering(self, head: nn.Module) -> Student:
-        """Returns the same network, with shared weights, whose logits `head` computes."""
+        """Returns a student that shares this network and its weights, but computes its logits with `head`."""
         other = Student(self.model, (0.0,), (1.0,), head)
         other.mean, other.std = self.mean, self.std
         return other
@@ -119,11 +119,11 @@ class Student(nn.Module):
 
 @contextmanager
 def attention_of(model: Any, layers: Collection[int], read: Callable[[Tensor], Tensor]) -> Iterator[dict[int, Tensor]]:
-    """Collects `read` of softmax(q k / sqrt(d)), of shape B, A, N, N, from the given blocks of a timm ViT.
+    """Collects `read(attention)` from the given blocks of a timm ViT; attention is softmax(q k / sqrt(d)) (B, A, N, N).
 
     timm's fused kernel never calls `attn_drop`, so a hook there is called only if the block is unfused first;
     `fused_attn` is read at every forward, so it can be changed for these blocks alone. The hook reads the input of
-    the module, because its output is after dropout. On CUDA under bfloat16 autocast q k is bfloat16 and the softmax
+    `attn_drop`, because the output has passed dropout. On CUDA under bfloat16 autocast q k is bfloat16 and the softmax
     float32, by torch's own policy. Afterwards the model is unchanged.
     """
     collected: dict[int, Tensor] = {}
@@ -155,10 +155,10 @@ def build_student(
     """Builds the student of a configuration.
 
     Args:
-        empty: builds it on the meta device, to inspect its shape without memory or weights.
+        empty: whether to build the student on the meta device, to inspect its shape without memory or weights.
 
     Raises:
-        ConfigError: it is not a timm ViT with a CLS token, sizes do not fit, or weights are not on disk.
+        ConfigError: the named model is not a timm ViT with a CLS token, sizes do not fit, or weights are not on disk.
     """
     known = timm.list_models()
     if config.model.partition(".")[0] not in known:  # a tag after the dot names a set of weights
@@ -237,7 +237,8 @@ def _require_fit(model: Any, config: NetworkConfig, image_size: int) -> None:
 
 
 def announced(config: NetworkConfig, image_size: int, channels: int) -> list[str]:
-    """Returns one sentence per change that fits pretrained weights to a student of this size and these channels."""
+    """Returns one sentence for each change made to pretrained weights to fit them to this image size and these
+    channels."""
     if (weights := weights_of(config)) is None:
         return []
     student = build_student(config, image_size, channels, 1, empty=True)

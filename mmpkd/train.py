@@ -137,8 +137,8 @@ def train(
 def train_to_last_stage(
     run: Run, progress: checkpoint.Progress, stage_files: Sequence[Path], save: Callable[[checkpoint.Progress], None]
 ) -> float:
-    """Trains the stages before the last, caches each, and enters the last one. Returns the seconds that they took,
-    including earlier attempts; 0 if there are none."""
+    """Trains the stages before the last, caches each, and enters the last one. Returns the seconds that these stages
+    took, including earlier attempts, or 0 if there is a single stage."""
     seconds, first = progress.seconds, progress.epoch
     while run.stage is not run.stages[-1]:
         assert run.stage.epochs is not None
@@ -229,9 +229,9 @@ def descend(run: Run, weighted_terms: Mapping[str, Tensor], step: int, num_steps
 
 
 def batches(run: Run, epoch: int) -> Iterator[tuple[Batch, View]]:
-    """Yields the training samples in the order and views of this epoch, which depend on seed and epoch alone.
+    """Yields the training samples in the order and views of this epoch, which are determined by seed and epoch alone.
 
-    The view is for teachers whose inputs must move as the images do; an objective never sees it.
+    The view is for teachers whose inputs must move as the images do; an objective never sees the view.
     """
     config, store, device = run.config, run.store, run.device
     order = torch.randperm(len(run.rows), generator=fit.generator_for(config.seed, *run.purpose("order", epoch)))
@@ -295,4 +295,5 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    with command.command_line() as words:
+        main(words)

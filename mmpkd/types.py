@@ -66,10 +66,11 @@ def lay_out(tasks: Sequence[tuple[str, TaskKind, Sequence[str]]]) -> tuple[Task,
 
 @dataclass(frozen=True)
 class Batch:
-    """What the student and the objectives may see. It never holds a privileged field or an ROI.
+    """A batch of samples: everything that the student and the objectives may see. It never holds a privileged field or
+    an ROI.
 
     `target_BK` is multi-hot (one-hot over the columns of a multi-class task). Where `known_BK` is
-    False the label is unknown and the target is 0. The store turns NaN into this mask, once.
+    False the label is unknown and the target is 0. The store derives this mask once, from labels that are NaN.
     """
 
     sample_ids: tuple[str, ...]
@@ -84,7 +85,8 @@ class Batch:
 class TeacherOutput:
     """The outputs of a teacher for some samples. They are NaN for a sample without the teacher's input.
 
-    `hidden_BD` is pooled, by layer (0 is the first), and as wide as the embedding. `map_Bhw` is the teacher's
+    `hidden_BD` holds the pooled tokens of each layer (0 is the first), which are as wide as the embedding. `map_Bhw` is
+    the teacher's
     saliency map on its own grid: not negative, sums to 1, and moved as the images of the batch are.
     """
 
@@ -96,7 +98,7 @@ class TeacherOutput:
 
 @dataclass(frozen=True)
 class StudentOutput:
-    """The outputs of the student for a batch; hidden tokens and attention of the requested blocks only."""
+    """The outputs of the student for a batch. Hidden tokens and attention are those of the requested blocks only."""
 
     logits_BK: Tensor
     embedding_BD: Tensor
@@ -111,7 +113,7 @@ class Needs:
     """What an objective reads: blocks of the student and fields of its teacher's output."""
 
     student_layers: frozenset[int] = frozenset()  # blocks whose tokens are read
-    teacher: frozenset[str] = frozenset()  # some of logits, embedding, hidden, map, head
+    teacher: frozenset[str] = frozenset()  # a subset of: logits, embedding, hidden, map, head
     student_attention: frozenset[int] = frozenset()  # blocks whose CLS attention rows are read
     teacher_layers: frozenset[int] = frozenset()  # hidden layers of the teacher
 
@@ -167,7 +169,7 @@ class ConfigError(UserError):
 
 
 class CohortError(UserError):
-    """The data on disk are not what the reader needs. Names the file; in a credentialed cohort, the row instead."""
+    """The data on disk are not what the reader needs. The message names the file; in a credentialed cohort, the row."""
 
 
 class TeacherError(UserError):
@@ -175,4 +177,4 @@ class TeacherError(UserError):
 
 
 class DivergedError(UserError):
-    """A loss term is no longer a finite number. Names the term and the step."""
+    """A loss term is no longer a finite number. The message names the term and the step."""

@@ -29,7 +29,7 @@ from mmpkd.types import ConfigError
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 SIZES = ("patch_size", "embed_dim", "depth", "num_heads")  # fields of a NetworkConfig
-COUNTERS = ("n_averaged",)  # of torch's weight averaging; these are not weights
+COUNTERS = ("n_averaged",)  # counters of torch's weight averaging, which are not weights
 NAMES_SHOWN = 4  # number of names in a message
 FIT_ADVICE = "name the model of these weights (student.model) with its own sizes, or set student.pretrained=false"
 
@@ -70,8 +70,8 @@ def weights_of(config: NetworkConfig) -> Path | None:
 
 
 def _require_foreign(weights: Path) -> None:
-    """Raises ConfigError for a damaged file, or for a student that was exported here: it was trained on labels of
-    another cohort or, in this cohort, of samples that a teacher must not have seen."""
+    """Raises ConfigError for a damaged file, or for a student that was exported here: such a student was trained on
+    labels of another cohort or, in this cohort, of samples that a teacher must not see."""
     try:
         with safe_open(weights, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -89,13 +89,13 @@ def require_fit(weights: Path, config: NetworkConfig, model: Any, outline: Calla
 
     Args:
         model: the model to build, on the meta device, at its final size.
-        outline: returns the model of a name as timm defines it, without sizes of the user.
+        outline: function that returns the model of a given name as timm defines it, without the user's sizes.
 
     Raises:
         ConfigError: the weights do not fit; the message says why.
     """
     named, architecture = outline(config.model), _architecture(weights)
-    stated = outline(architecture) if architecture else None  # the model that the weights are stated to be of
+    stated = outline(architecture) if architecture else None  # the model to which the weights are stated to belong
     if stated is not None:
         _require_alike(weights, config.model, model, architecture, stated)
     is_as_wide = stated is not None and stated.embed_dim == model.embed_dim
@@ -119,7 +119,7 @@ def _side(model: Any) -> int:
 
 
 def _architecture(weights: Path) -> str:
-    """Returns the timm model that a file states for its weights; empty if it states none."""
+    """Returns the name of the timm model that a file states for its weights; empty if the file states none."""
     name = metadata(weights).get("architecture", "")
     if not name and (beside := weights.with_name("config.json")).is_file():
         try:
@@ -221,7 +221,7 @@ def _misfit(
 
 
 def _reasons(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
-    """Returns the problems in torch's message of a strict loading, or another message with the names that differ."""
+    """Returns the problems that torch lists in `message`, or any other `message` with the tensor names that differ."""
     lines = {
         kind: re.findall(r'"([^"]+)"', line)
         for kind in ("Missing", "Unexpected")
@@ -247,7 +247,7 @@ def _reasons(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) ->
 
 
 def _prefix(missing: str, extra: list[str]) -> str:
-    """Returns the prefix of an extra name that otherwise equals a missing name; empty if there is none."""
+    """Returns the prefix without which one of the extra names equals the missing name; empty if there is none."""
     return next((key.removesuffix(missing) for key in extra if key.endswith(f".{missing}")), "")
 
 
@@ -262,7 +262,7 @@ def tensors(state: Mapping[str, Any]) -> dict[str, Tensor]:
 
 
 def metadata(weights: Path) -> dict[str, str]:
-    """Returns the metadata in the header of a safetensors file; empty for another file."""
+    """Returns the metadata in the header of a safetensors file; an empty dictionary for any other file."""
     if weights.suffix != ".safetensors":
         return {}
     with safe_open(weights, "pt") as opened:
@@ -270,7 +270,7 @@ def metadata(weights: Path) -> dict[str, str]:
 
 
 def changes(weights: Path, model: Any, channels: int) -> list[str]:
-    """Returns one sentence per change that timm makes to weights that fit; none if they are loaded unchanged."""
+    """Returns one sentence for each change that timm makes to fitting weights; empty if they are loaded unchanged."""
     if weights.suffix == ".npz":
         return []
     state = tensors(timm.models.load_state_dict(str(weights)))

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.filesize import decimal
 
-from mmpkd.command import run as command
+from mmpkd.command import command_line
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
 from sweep.pareto import admit
@@ -272,4 +272,5 @@ def _delete(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    with command_line() as words:
+        main(words)

@@ -7,8 +7,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from mmpkd.command import plain_console, warn
-from mmpkd.command import run as run_command
+from mmpkd.command import command_line, plain_console, warn
 from mmpkd.types import ConfigError
 from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import RUN_KEYS, read_run_options
@@ -111,4 +110,5 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main)
+    with command_line() as words:
+        main(words)

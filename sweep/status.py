@@ -14,8 +14,7 @@ from typing import Any, Final
 from rich.console import Console
 from rich.table import Table
 
-from mmpkd.command import plain_console, warn
-from mmpkd.command import run as command
+from mmpkd.command import command_line, plain_console, warn
 from mmpkd.types import ConfigError, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
 from sweep.storage.layout import Storage
@@ -209,4 +208,5 @@ def _age(facts: Mapping[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    command(main)
+    with command_line() as words:
+        main(words)

@@ -9,7 +9,7 @@ from typing import Final
 
 from rich.console import Console
 
-from mmpkd.command import run as command
+from mmpkd.command import command_line
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options
 from sweep.storage.layout import Storage, SweepFolder
@@ -118,4 +118,5 @@ def _wait_for_end(folder: SweepFolder, timeout: float, console: Console) -> bool
 
 
 if __name__ == "__main__":
-    command(main)
+    with command_line() as words:
+        main(words)

@@ -119,8 +119,8 @@ def printed(words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     """Returns the text that the command prints to stderr before it ends with status 2."""
     monkeypatch.setattr(sys, "argv", ["sweep.run", *words])
     monkeypatch.setenv("HF_HUB_CACHE", "/no/such/cache")
-    with pytest.raises(SystemExit) as stopped:
-        command.run(sweep)
+    with pytest.raises(SystemExit) as stopped, command.command_line():
+        sweep(words)
     message = capsys.readouterr().err
     assert stopped.value.code == 2, message
     assert "Traceback" not in message and len(message.splitlines()) < 25

@@ -10,7 +10,7 @@ from mmpkd.cohort.check import check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.show import show
 from mmpkd.cohort.suspects import suspects_of
-from mmpkd.command import own_words, plain_console, run, warn
+from mmpkd.command import command_line, own_words, plain_console, warn
 from mmpkd.config import CohortConfig, validate
 from mmpkd.machine.files import overridden, read_yaml
 from mmpkd.near_names import near
@@ -69,4 +69,5 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    run(main)
+    with command_line() as words:
+        main(words)

@@ -34,7 +34,7 @@ def unsealed(text: bytes, previous: str = "") -> dict[str, Any]:
     """Returns the object that `sealed` wrote, without its checksum.
 
     Args:
-        previous: the checksum that this one continues.
+        previous: checksum of the preceding text, if the checksum of this text continues it.
 
     Raises:
         DamagedError: the text is not a JSON object, or differs from what was written.
@@ -96,7 +96,8 @@ def first_changed(folder: Path, checksums: Mapping[str, str], since: Path | None
     """Returns the name of the first file of a folder that differs from its checksum or is missing, or an empty string.
 
     Args:
-        since: files that are not newer than this one are not read, so that large files are not read every time.
+        since: a reference file. Files that are not newer than this file are skipped, so that large files are not read
+            every time.
     """
     for name, checksum in checksums.items():
         path = folder / name
@@ -110,7 +111,7 @@ def first_changed(folder: Path, checksums: Mapping[str, str], since: Path | None
 
 
 def require_whole_archive(path: Path) -> None:
-    """Checks the checksums of a file of `torch.save`, which torch itself does not check (2.15).
+    """Checks the checksums of a file of `torch.save`. Torch 2.15 itself does not check them.
 
     Raises:
         DamagedError: the file holds other bytes than were written.

@@ -40,7 +40,7 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     if isinstance(error, RuntimeError) and "can't allocate memory" in str(
         error
-    ):  # how torch reports the memory of the machine
+    ):  # how torch reports that the machine is out of memory
         return True
     if not isinstance(error, MemoryError):
         return False

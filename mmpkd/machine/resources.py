@@ -117,7 +117,7 @@ def _cgroups(root: Path, controller: str) -> Iterator[Path]:
 
 
 def _read(path: Path) -> str:
-    """Returns the text of a file of the kernel, empty if it cannot be read: then the limit is absent or hidden."""
+    """Returns the text of a kernel file. It is empty if the file cannot be read: the limit is then absent or hidden."""
     try:
         return path.read_text().strip()
     except (OSError, UnicodeDecodeError):

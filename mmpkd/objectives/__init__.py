@@ -36,7 +36,7 @@ def resolve(config: ObjectiveConfig, path: str) -> tuple[type[Objective], Strict
         path: the path of the objective in the configuration, for messages about mistakes.
 
     Raises:
-        ConfigError: an unknown kind, or parameters that are unknown, missing or out of range.
+        ConfigError: the kind is unknown, or parameters are unknown, missing or out of range.
     """
     assert config.kind is not None, "`TrialConfig.active_objectives` fills it in"
     if config.kind not in OBJECTIVES:

@@ -18,7 +18,7 @@ from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutpu
 class AttentionParams(Strict):
     layer: Annotated[int, Field(ge=0)]  # block of the student, 0 is the first
     form: Literal["activation", "query_kl", "query_l2"] = "query_kl"
-    power: Annotated[int, Field(ge=1)] = 2  # of the form `activation`
+    power: Annotated[int, Field(ge=1)] = 2  # exponent in the form `activation`
 
 
 class Attention(Objective):

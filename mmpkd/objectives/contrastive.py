@@ -16,7 +16,7 @@ from mmpkd.types import Batch, StudentOutput, Task, TeacherOutput
 
 class ContrastiveParams(VectorParams):
     temperature: Annotated[float, Field(gt=0)] = 0.07  # fixed here; CLIP learns it
-    width: Annotated[int, Field(gt=0)] = 128  # of the common space, as in CRD
+    width: Annotated[int, Field(gt=0)] = 128  # width of the common space, as in CRD
 
 
 class Contrastive(VectorObjective):

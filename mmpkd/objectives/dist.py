@@ -29,8 +29,8 @@ class DIST(Objective):
     For multi-class tasks, the correlation is that of softmax probabilities without a temperature (Huang et al. 2022,
     arXiv 2205.10536, equations 6 to 9). Binary and multi-label tasks correlate the logits of each label over the batch,
     and have no inter-class term: independent sigmoids are not a distribution over classes. A task of two classes has no
-    inter-class term either, because the correlation over two classes is +1 or -1 and its gradient 0. In these cases
-    only the term of gamma is left.
+    inter-class term either, because the correlation over two classes is +1 or -1 and its gradient 0. In all these
+    cases, only the gamma term is left.
 
     A row or column that does not vary on one side has no correlation and is left out of the mean (the authors' code
     counts it as 1). The term of gamma is left out for a batch with fewer than eight samples, such as the last one of an

@@ -28,11 +28,11 @@ class DKD(Objective):
 
     TCKD is the KL divergence of (p_y, 1 - p_y) for the label y, NCKD that of the softmax over the other classes (Zhao
     et al. 2022, arXiv 2203.08679, equation 7). Ordinary KD is TCKD + (1 - p_y) NCKD with the p_y of the teacher; here
-    NCKD has no weight that vanishes if the teacher is confident. Defaults are the paper's for CIFAR-100 (for ImageNet:
-    alpha 1, beta 0.5, T 1); its warm-up over the first epochs is `schedule: warmup`.
+    NCKD lacks the factor 1 - p_y, which vanishes if the teacher is confident. Defaults are the paper's for CIFAR-100
+    (for ImageNet: alpha 1, beta 0.5, T 1); its warm-up over the first epochs is `schedule: warmup`.
 
-    It needs tasks of three classes or more: with one other class NCKD is 0. Samples whose label is unknown, and samples
-    without an output of the teacher (NaN), are left out.
+    DKD needs tasks of three classes or more: with a single other class, NCKD is 0. Samples whose label is unknown, and
+    samples without an output of the teacher (NaN), are left out.
     """
 
     Params = DKDParams
@@ -74,6 +74,6 @@ class DKD(Objective):
 
 
 def split_target(logits_BC: Tensor, target_B: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns the log odds of the target class against all others (B), and the logits with it masked (B, C)."""
+    """Returns the log odds (B) of the target class against all others, and logits (B, C) with this class masked."""
     others_BC = logits_BC.scatter(1, target_B[:, None], MASKED_LOGIT)
     return logits_BC.gather(1, target_B[:, None])[:, 0] - others_BC.logsumexp(dim=1), others_BC

@@ -15,7 +15,7 @@ from mmpkd.config import Strict
 from mmpkd.objectives.objective import Objective
 from mmpkd.types import Batch, Needs, StudentOutput, Task, TeacherOutput
 
-MIN_UNITS = 16  # of a hidden layer: with fewer, all ReLUs may be dead at once
+MIN_UNITS = 16  # smallest width of a hidden layer: with fewer, all ReLUs may be dead at once
 
 
 class GuidanceParams(Strict):
@@ -27,8 +27,9 @@ class Guidance(Objective):
 
     Mallya and Hamarneh 2022 (arXiv 2203.05683). G, the part `guide`, is a bottleneck of linear layers with a ReLU and
     dropout between them. Its widths are in the proportions of the authors' notebook for Derm7pt (2048, 1024, 512, 512,
-    1024, 2048); their notebook for RadPath has one layer less. Their G also ends in a ReLU, because their latents are
-    not negative; the embedding of a ViT has passed a LayerNorm and may be negative, so here G ends in a linear layer.
+    1024, 2048); the notebook for RadPath has one layer less. The authors' G also ends in a ReLU, because their latents
+    are not negative; the embedding of a ViT has passed a LayerNorm and may be negative, so here G ends in a linear
+    layer.
 
     The logits of its two heads can replace those of the student. `superior`, the paper's G(I), is the frozen classifier
     D_S of the teacher on G(z_I). `joint`, the paper's G(I)+I, is a new linear layer on z_I and G(z_I), in the order of
@@ -70,7 +71,8 @@ class Guided(nn.Module):
 
     Args:
         width: the width of the output of the guide.
-        classifier: reads the output of the guide or, if it is wide enough for both, the embedding and that output.
+        classifier: computes logits from the output of the guide or, if it is wide enough for both, from the student's
+            embedding followed by that output.
     """
 
     def __init__(self, guide: nn.Sequential, width: int, classifier: Frozen | Joint) -> None:
@@ -82,7 +84,7 @@ class Guided(nn.Module):
 
     @classmethod
     def empty(cls, student_dim: int, width: int, num_logits: int, joint: bool) -> Guided:
-        """Returns a module that weights can be loaded into."""
+        """Returns a module into which weights can be loaded."""
         inputs = student_dim + width if joint else width
         return cls(guide(student_dim, width, 0.0), width, Frozen(inputs, num_logits))
 

@@ -29,12 +29,12 @@ class Logits(Objective):
     subtracted, so the term is 0 where both agree.
 
     `standardize` takes the z-score of both sides over the classes (Sun et al. 2024, arXiv 2403.01427), so that the
-    student follows the order and spacing of the teacher's logits, not their scale. Mean and standard deviation are
-    those of the authors' code (over C - 1, plus 1e-7). It needs tasks of three classes or more: with two classes, only
-    the sign would be left, and independent sigmoids would lose the number of positive labels.
+    student follows the order and spacing of the teacher's logits, not their scale. The standard deviation is computed
+    as in the authors' code (over C - 1, plus 1e-7). `standardize` needs tasks of three classes or more: with two
+    classes, only the sign would be left, and independent sigmoids would lose the number of positive labels.
 
-    Teacher targets count whether or not the label of the sample is known; this is their benefit. Samples without an
-    output of the teacher (NaN) are left out.
+    Teacher targets count whether or not the label of the sample is known; this is a benefit of distillation. Samples
+    without an output of the teacher (NaN) are left out.
     """
 
     Params = LogitsParams

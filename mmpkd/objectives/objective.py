@@ -14,15 +14,15 @@ from mmpkd.types import Batch, Mistake, Needs, StudentOutput, Task, TeacherOutpu
 class Objective(nn.Module):
     """A term of the loss. Its own parameters join the optimiser, and are not exported unless one of its heads is used.
 
-    `heads` names the parts of this module whose logits can replace those of the student. Each head is trained only
-    through its logits, and maps to the further parts through which these are computed. `needs` and `min_batch` may be
-    set on the class or, if they depend on the parameters, in `__init__`. A plan reads them from an instance on the meta
-    device.
+    The keys of `heads` name the parts of this module that can compute logits in place of the student's. The value of a
+    key names the further parts through which the logits of this head are computed. A head is trained only through its
+    logits. `needs` and `min_batch` may be set on the class or, if they depend on the parameters, in `__init__`. A plan
+    reads them from an instance on the meta device.
     """
 
     Params: ClassVar[type[Strict]]
     needs: Needs
-    min_batch: int = 1  # samples; with fewer the term is not defined, because it compares samples
+    min_batch: int = 1  # smallest batch that defines the term; above 1 if it compares samples
     heads: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     def __init__(self, params: Any, tasks: Sequence[Task], student_dim: int, teacher_dim: int) -> None:
@@ -36,7 +36,7 @@ class Objective(nn.Module):
 
     @classmethod
     def check(cls, params: Any, tasks: Sequence[Task]) -> list[Mistake]:
-        """Returns what is wrong with this term on these tasks, under paths relative to the objective or ''."""
+        """Returns what is wrong with this term on these tasks, under paths relative to the objective ('': itself)."""
         return []
 
     def inherit(self, weight_KD: Tensor, bias_K: Tensor) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 from mmpkd.objectives.vectors import VectorObjective, VectorParams, masked_mean
 from mmpkd.types import Batch, Mistake, StudentOutput, Task, TeacherOutput
 
-COINCIDENT = 1e-4  # of the mean distance; the direction between nearer samples is rounding noise
+COINCIDENT = 1e-4  # share of the mean distance; the direction between nearer samples is rounding noise
 
 
 class RelationalParams(VectorParams):

@@ -27,10 +27,10 @@ class Variational(VectorObjective):
 
         ((mean - t)^2 / v + log v) / 2 - log(floor) / 2.
 
-    The last part is a constant that keeps the term >= 0; the authors' term can be negative (v = 1 gives 5.76 here, 0
-    there). Gradients are the same. Dimensions that cannot be predicted from images get a large variance and lose
-    influence. A layer norm without parameters is applied to t first, so that the initial variance and weights mean the
-    same for every teacher. Samples without an embedding (NaN) are left out.
+    The last part is a constant that keeps the term >= 0; the authors' term can be negative (with mean = t and v = 1, it
+    is 5.76 here and 0 for the authors). Gradients are the same. Dimensions that cannot be predicted from images get a
+    large variance and lose influence. A layer norm without parameters is applied to t first, so that the initial
+    variance and weights mean the same for every teacher. Samples without an embedding (NaN) are left out.
 
     The variance is a parameter of this module and is trained; mdistiller keeps it in a plain list, which its optimiser
     does not see.

@@ -32,8 +32,8 @@ class VectorObjective(Objective):
         self.needs = Needs(blocks, frozenset({"embedding"}))
 
     def vectors(self, student: StudentOutput, teacher: TeacherOutput) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns the vectors of student and teacher (B, D), each with its own width, and which samples the teacher
-        has a vector for (B). The teacher's vectors carry no gradient; a missing one is 0."""
+        """Returns the vectors of student and teacher (B, D), each with its own width, and a mask (B) of the samples for
+        which the teacher has a vector. The teacher's vectors carry no gradient; a missing one is 0."""
         assert teacher.embedding_BD is not None
         teacher_BD = teacher.embedding_BD.detach()
         student_BD = student.embedding_BD if self.layer is None else student.hidden_BND[self.layer][:, 0]
@@ -41,7 +41,7 @@ class VectorObjective(Objective):
 
 
 def negative_pairs(known_B: Tensor, patient_B: Tensor) -> Tensor:
-    """Returns which samples i and j form a negative pair (B, B): both are known and belong to different patients.
+    """Returns a mask (B, B) of negative pairs: samples i and j are both in `known_B`, and of different patients.
 
     Images of one patient share a report or a row of findings, so their pairs are not mismatches.
     """

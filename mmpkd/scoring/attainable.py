@@ -17,8 +17,8 @@ def best_shares(cells_Phw: Tensor, seen_Phw: Tensor, image_P: Tensor, label_P: T
 
     Both scores of a map are weighted means of the share of each cell that lies in the region, so the best map is a
     single cell: the one with the largest share, if the label has its own map. If one map serves all labels of an
-    image, it is the cell with the largest weighted sum of shares, where each pair weighs as in the mean over labels of
-    the means over images; the returned values then have the highest possible mean.
+    image, it is the cell with the largest weighted sum of shares. The weight of a pair is its weight in the mean over
+    labels of the means over images, so that the returned values have the highest possible mean.
 
     Args:
         cells_Phw, seen_Phw: shares of the area of each cell, see `localize.Regions`.

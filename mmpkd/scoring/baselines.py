@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CENTRE_SIGMA = 0.25  # of the content's side, along each axis
+CENTRE_SIGMA = 0.25  # standard deviation, as a share of the content's side along each axis
 
 
 def centre(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> Tensor:
-    """Returns a Gaussian bump in the middle of each image's content, at the patch centres (N, h, w).
+    """Returns a Gaussian bump in the middle of each image's content, evaluated at the patch centres (N, h, w).
 
     It is centred on the content, not on the frame, with a standard deviation of a quarter of the content's side along
     each axis: the best guess from the position of the image in its frame alone.
@@ -42,7 +42,7 @@ def mean_roi(training: Iterable[tuple[Tensor, Sequence[int]]], grid: tuple[int, 
 
 
 def letterboxed(content_Phw: Tensor, box_P4: Tensor, frame: tuple[int, ...]) -> Tensor:
-    """Resamples maps over the content at the patch centres of the frame (P, h, w); they are 0 on the padding."""
+    """Resamples maps of the content at the patch centres of the frame; the result (P, h, w) is 0 on the padding."""
     grid = (content_Phw.shape[1], content_Phw.shape[2])
     row_Ph, column_Pw = (2 * position.float() - 1 for position in _positions(box_P4, frame, grid))  # for grid_sample
     at_Phw2 = torch.stack(

@@ -19,7 +19,7 @@ from mmpkd.types import Task
 
 Bools = NDArray[np.bool_]
 
-NUM_BINS = 15  # of the calibration error: equal width over [0, 1]
+NUM_BINS = 15  # number of bins of the calibration error, of equal width over [0, 1]
 
 
 def score(
@@ -44,7 +44,7 @@ def score(
     Returns:
         `auroc`, `ap`, `brier`, `ece`, `balanced_accuracy`, `auroc_undefined` (labels without both classes), and
         `auroc/<task>/<label>`, `ap/<task>/<label>`, `balanced_accuracy/<task>`. A task without any defined label
-        makes `auroc`, `ap` and `balanced_accuracy` NaN: planning refuses it (see `scorable`).
+        makes `auroc`, `ap` and `balanced_accuracy` NaN: planning refuses such a task (see `scorable`).
 
     Raises:
         ValueError: some logits are not finite.
@@ -103,7 +103,7 @@ def probabilities(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
 
 
 def entropy(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
-    """Returns the entropy of each prediction (N) in nats: the mean over tasks, and over sigmoid labels of a task."""
+    """Returns the entropy of each prediction (N) in nats: the mean over tasks; within a sigmoid task, over labels."""
     p = probabilities(logits_NK, tasks)
     bernoulli_NK = -(xlogy(p, p) + xlogy(1 - p, 1 - p))
     by_task = [
@@ -117,7 +117,7 @@ def entropy(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
 
 
 def log_odds(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
-    """Returns log(p / (1 - p)) of each probability: the logit itself, or a class against the others of its softmax."""
+    """Returns log(p / (1 - p)): for a sigmoid the logit, for a softmax the log odds of a class against the others."""
     logits = np.asarray(logits_NK, dtype=np.float64)
     odds_NK = logits.copy()
     for task in tasks:
@@ -147,14 +147,15 @@ def average_precision(score_NL: Floats, positive_NL: Bools, known_NL: Bools) -> 
 
 
 def calibration_error(confidence_N: Floats, correct_N: NDArray[Any]) -> float:
-    """Returns the expected calibration error: mean over samples of |mean confidence - share correct| of their bin."""
+    """Returns the expected calibration error: mean over samples of |mean confidence - share correct| in the sample's
+    bin."""
     bins = np.clip(np.digitize(confidence_N, np.linspace(0, 1, NUM_BINS + 1)) - 1, 0, NUM_BINS - 1)
     gap = np.bincount(bins, confidence_N - correct_N, minlength=NUM_BINS)
     return float(np.abs(gap).sum() / len(confidence_N)) if len(confidence_N) else float("nan")
 
 
 def over_tasks(value_RK: Floats, defined_K: Bools, tasks: Sequence[Task]) -> Floats:
-    """Returns the mean over tasks of the mean over each task's defined labels; a row that lacks one of them is NaN."""
+    """Returns per row the mean over tasks of the mean over the labels in `defined_K`; NaN if one of these is NaN."""
     by_task = [macro(value_RK[:, task.columns][:, defined_K[task.columns]]) for task in tasks]
     return macro(np.stack(by_task, axis=1))
 

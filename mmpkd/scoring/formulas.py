@@ -2,8 +2,8 @@
 
 Pointing and mass are computed on the patch grid, where a cell counts by the share of its area that the region
 covers. The other scores rank or threshold pixels. They use the upsampled map as an 8-bit image, scaled by its minimum
-and maximum over the pixels that count, and follow from one histogram, `count_PL2`: the number of pixels by grey level
-(L = 256), outside and inside the region.
+and maximum over the pixels that count (see `localize.Regions`), and follow from one histogram, `count_PL2`: the number
+of pixels by grey level (L = 256), outside and inside the region.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ def mass(map_Phw: Tensor, cells_Phw: Tensor, seen_Phw: Tensor) -> Tensor:
 
 
 def histogram(map_PHW: Tensor, roi_PHW: Tensor, inside_PHW: Tensor) -> Tensor:
-    """Returns the histogram (P, L, 2) of the map as an 8-bit image, outside and inside the ROI. A constant map is 0."""
+    """Returns the histogram (P, L, 2) of the map as an 8-bit image, outside and inside the ROI. A constant map has
+    level 0."""
     num_pairs = len(map_PHW)
     level_PHW = (scaled(map_PHW, inside_PHW) * (NUM_LEVELS - 1)).round_().int()
     level_PHW.masked_fill_(~inside_PHW, NUM_LEVELS)  # an extra level, which is dropped below
@@ -47,7 +48,7 @@ def histogram(map_PHW: Tensor, roi_PHW: Tensor, inside_PHW: Tensor) -> Tensor:
 
 
 def scaled(map_PHW: Tensor, inside_PHW: Tensor | None = None) -> Tensor:
-    """Returns (map - min) / (max - min) of each map, over the pixels that count; 0 for a constant map."""
+    """Returns (map - min) / (max - min) of each map, with min and max over `inside_PHW`; 0 for a constant map."""
     low, high = map_PHW, map_PHW
     if inside_PHW is not None:
         low = map_PHW.masked_fill(~inside_PHW, torch.inf)
@@ -81,8 +82,8 @@ def rank(count_PL2: Tensor) -> Tensor:
 def cnr(count_PL2: Tensor) -> Tensor:
     """Returns the contrast-to-noise ratio (P): (mean inside - mean outside) / sqrt(variance inside + variance outside).
 
-    As for MS-CXR (Boecking et al. 2022), but signed, so that an inverted map does not score. It is 0 if both
-    variances are 0, and NaN if no pixel is outside the ROI.
+    This is the score of MS-CXR (Boecking et al. 2022) with its sign kept, so that an inverted map does not score. It is
+    0 if both variances are 0, and NaN if no pixel is outside the ROI.
     """
     level_L1 = torch.arange(NUM_LEVELS, device=count_PL2.device, dtype=count_PL2.dtype)[:, None]
     size_P2 = count_PL2.sum(1)
@@ -94,7 +95,7 @@ def cnr(count_PL2: Tensor) -> Tensor:
 
 
 def otsu(count_PL2: Tensor) -> Tensor:
-    """Returns Otsu's threshold level (P; 1979): the largest variance between the two classes, the lowest of ties."""
+    """Returns the level (P) of Otsu (1979): it maximises the variance between classes; the lowest of tied levels."""
     level_PL = count_PL2.sum(2)
     position_L = torch.arange(NUM_LEVELS, device=level_PL.device, dtype=level_PL.dtype)
     below_PL, sum_PL = level_PL.cumsum(1), (level_PL * position_L).cumsum(1)

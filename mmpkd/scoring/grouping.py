@@ -15,7 +15,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
 
-MIN_PATIENTS = 10  # of a group with a row of its own
+MIN_PATIENTS = 10  # smallest number of patients in a group with a row of its own
 MAX_GROUPS = 12  # a numeric column with more values is grouped by quartiles
 MAX_AGE = 200  # years
 QUARTERS = ("lowest quarter", "second quarter", "third quarter", "highest quarter")
@@ -25,7 +25,8 @@ AGE_UNITS = {"days": 365.25, "weeks": 365.25 / 7, "months": 12}  # units per yea
 
 
 def groupings(store: Store, wanted: Sequence[str] | None) -> list[str]:
-    """Returns the columns that define groups of patients or images: those wanted, or those with a group word.
+    """Returns the columns that define groups of patients or images: the wanted ones or, by default, those with a group
+    word in their name.
 
     Columns that nearly state the label, and the column of folds, are used only if they are named.
 
@@ -62,7 +63,7 @@ def fold_column(store: Store) -> str | None:
 
 
 def fold_notes(store: Store, columns: Sequence[str]) -> list[str]:
-    """Returns the notes of the preparation of the cohort on the folds that these columns name."""
+    """Returns the notes about the folds in these columns that were made when the cohort was prepared."""
     return [note for name in columns for note in _notes(store, name)]
 
 
@@ -71,14 +72,14 @@ def _notes(store: Store, name: str | None) -> list[str]:
 
 
 def values_of(store: Store, columns: Sequence[str]) -> pd.DataFrame:
-    """Returns the columns of `groupings` in the order of the store. Folds are numbers: their names are not stored."""
+    """Returns the columns of `groupings` in the order of the store. Folds are numbers: the store lacks their names."""
     folds = fold_column(store)
     values = store.privileged([name for name in columns if name != folds])
     return values.assign(**{name: store.split_N for name in columns if name == folds})[list(columns)]
 
 
 def reason_not_compared(name: str) -> str:
-    """Returns a sentence on a column for which `by_group` has no row."""
+    """Returns a sentence that explains why `by_group` has no row for a column."""
     if "age" in _words(name):
         return f"groups by {name}: too few patients per age band to compare (fewer than {MIN_PATIENTS} in all but one)"
     return f"groups by {name}: fewer than two groups of {MIN_PATIENTS} patients or more, so there is nothing to compare"
@@ -112,7 +113,7 @@ def groups(column: pd.Series, patient_N: NDArray[np.int64]) -> Iterator[tuple[st
     size = {group: len(np.unique(patient_N[mask])) for group, mask in members.items()}
     small = [group for group in members if size[group] < MIN_PATIENTS]
     if small and len(small) < len(members) and sum(size[group] for group in small) < MIN_PATIENTS:
-        # Without a further group, the few patients would be known as all that the table does not show.
+        # Without a further group, the few patients could be inferred as those that the table does not show.
         small.append(min((group for group in members if group not in small), key=size.__getitem__))
     yield from ((group, mask) for group, mask in members.items() if group not in small)
     merged = np.any([members[group] for group in small], axis=0) if small else np.zeros(len(column), bool)

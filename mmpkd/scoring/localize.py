@@ -6,9 +6,9 @@ the ROIs alone is prepared once, in `Regions`, so that scoring new maps takes a 
 are in `formulas.py`.
 
 Padding by the letterbox counts as outside for pointing and mass, so that a map that attends to the border scores
-lower; it is left out of the pixel scores. Where scores are restricted to the foreground (a mammogram is mostly black
-film), nothing outside it counts at all: maps are 0 there. An (image, label) without an ROI is NaN, and counted. A map
-that is zero everywhere predicts nothing: its mass and IoU are 0, and its rank scores are at chance, as for a flat map.
+lower; the pixel scores leave it out. Where scores are restricted to the foreground (a mammogram is mostly black film),
+nothing outside it counts: maps are 0 there. The score of an (image, label) without an ROI is NaN; such pairs are
+counted. A map that is zero everywhere predicts nothing: mass and IoU are 0, rank scores at chance, as for a flat map.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Regions:
     ) -> Regions:
         """Returns the pairs of N images and R labels, on the device of the maps.
 
-        With `foreground_NHW` (see `foreground`) nothing outside it counts, in maps or in regions.
+        With `foreground_NHW` (see `foreground`), nothing outside the foreground counts, in maps or in regions.
 
         Raises:
             ValueError: the patch grid does not divide the frame.
@@ -104,7 +104,7 @@ class Regions:
 
 
 def score(map_NRhw: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
-    """Returns every score of SCORES by name, as (N, R). It is NaN where an image has no ROI of a label.
+    """Returns every score of SCORES by name, as (N, R). A score is NaN where an image has no ROI of a label.
 
     Args:
         map_NRhw: non-negative maps on the patch grid, in any scale; R is 1 if one map serves all labels.
@@ -152,7 +152,7 @@ def measure_original(
     """Returns `measure` of a single map (1, S) in the frame of the original image, against the ROI there.
 
     The shares of cells are those of the original ROI, and the upsampled map is that of the store frame, read at the
-    centres of the original pixels. `inside_HW` is the foreground, where nothing else counts.
+    centres of the original pixels. If `inside_HW`, the foreground, is given, only its pixels count.
     """
     grid = (int(map_hw.shape[0]), int(map_hw.shape[1]))
     counts_HW = np.ones_like(roi_HW) if inside_HW is None else inside_HW
@@ -207,7 +207,7 @@ def by_image(measured_PS: Tensor, regions: Regions, threshold_R: Floats | None =
 
 
 def tuned_thresholds(measured_PS: Tensor, regions: Regions) -> Floats:
-    """Returns for each label (R) the threshold with the highest mean IoU, the lowest of ties; NaN without an ROI.
+    """Returns each label's threshold (R) with the highest mean IoU (the lowest if tied); NaN for a label without ROI.
 
     CheXlocalize tunes in the same way, per label, on validation.
     """
@@ -280,7 +280,7 @@ def summarize(
 def table(
     scores: Mapping[str, Floats], regions: Regions, sample_ids: Sequence[str], labels: Sequence[str]
 ) -> pd.DataFrame:
-    """Returns one row for each (sample, label) with an ROI, with every score, as input of statistics."""
+    """Returns one row for each (sample, label) with an ROI, with every score, for statistical analyses."""
     image_P, label_P = regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()
     columns = {name: value_NR[image_P, label_P] for name, value_NR in scores.items()}
     return pd.DataFrame({"sample": np.array(sample_ids)[image_P], "label": np.array(labels)[label_P], **columns})

@@ -29,12 +29,12 @@ Bools = NDArray[np.bool_]
 class Patients(NamedTuple):
     """Predictions and labels of P patients, in the layout of the K logits; see `by_patient`."""
 
-    logits_PK: Floats  # their probabilities are the mean probabilities
+    logits_PK: Floats  # logits of the mean probabilities over a patient's images
     target_PK: NDArray[np.float32]
     known_PK: Bools
     mixed_PK: Bools  # the images of the patient disagree; set in all columns of a multi-class task
-    first_P: NDArray[np.int64]  # position of each patient's first image
-    images_P: NDArray[np.int64]  # number of images
+    first_P: NDArray[np.int64]  # position of each patient's first image among the N images
+    images_P: NDArray[np.int64]  # number of images of each patient
 
 
 def by_patient(

@@ -18,7 +18,7 @@ from torch import Tensor
 from mmpkd.student import Student, attention_of
 from mmpkd.types import ConfigError, Task
 
-Columns = tuple[int, ...]  # of logits; the largest of these logits is explained
+Columns = tuple[int, ...]  # positions of logits; the largest of these logits is explained
 
 
 class SaliencyMap(ABC):
@@ -33,18 +33,20 @@ class SaliencyMap(ABC):
         Args:
             student: in evaluation mode; it is not changed.
             image_BCHW: pixels in [0, 1].
-            explained: the columns of each of R labels, see `columns_explained`; ignored unless `per_label`.
+            explained: for each of R labels, the columns of the explained logits (see `columns_explained`); ignored
+                unless `per_label`.
         """
 
 
 def columns_explained(labels: Sequence[str], tasks: Sequence[Task]) -> list[Columns]:
     """Returns the columns of the logits that a map of each ROI label explains.
 
-    This is the logit with the label's name. If no logit or several have this name, these are the logits of the only
-    task: a binary task has one logit, and in a multi-class task the logit of the predicted class is explained.
+    For each label, it is the column of the logit with the same name. If no logit or several logits have this name, they
+    are the columns of the only task: a binary task has one logit, and in a multi-class task the logit of the predicted
+    class is explained.
 
     Raises:
-        ConfigError: a label matches no logit or several by name, and there is no such single task.
+        ConfigError: a label matches no logit or several logits by name, and there is not exactly one task.
     """
     named: dict[str, list[int]] = {}
     for task in tasks:
@@ -128,7 +130,8 @@ class GradientMap(SaliencyMap):
 
     @abstractmethod
     def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Returns the logits, the logits (each B, K) whose sum is differentiated, and the watched activations."""
+        """Returns the student's logits (B, K), a list of logits (B, K) to sum and differentiate, and watched
+        activations."""
 
     @abstractmethod
     def weigh(self, watched: Sequence[Tensor], gradients: Sequence[Tensor], num_prefix: int) -> Tensor:
@@ -146,7 +149,7 @@ class GradientAttention(GradientMap):
 
 
 class GradCam(GradientMap):
-    """Grad-CAM (Selvaraju et al. 2017): ReLU(sum_d w_d z_d), with w the mean over patches of dy/dz.
+    """Grad-CAM (Selvaraju et al. 2017): ReLU(sum_d w_d z_d), with w the mean over patches of dy/dz, y the logit.
 
     z is the input of the attention in the last block, the output of `norm1` in the usual block: in a model that
     classifies by the CLS token, only this token has a gradient at the output of the last block.
@@ -168,9 +171,9 @@ class GradCam(GradientMap):
 
 
 class Chefer(GradientMap):
-    """Generic attention explainability (Chefer et al., ICCV 2021): R <- R + Abar R, from R = I, the CLS row.
+    """Generic attention explainability (Chefer et al., ICCV 2021): R <- R + Abar R from R = I; CLS row of the last R.
 
-    Abar = mean_h ReLU(A dy/dA) of each block in turn. Without the relevance propagation of their CVPR paper.
+    Abar = mean_h ReLU(A dy/dA) of each block in turn. The relevance propagation of the authors' CVPR paper is not used.
     """
 
     def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -218,7 +221,7 @@ MAPS: dict[str, type[SaliencyMap]] = {
 
 
 def _shares(row_BN: Tensor, student: Student) -> Tensor:
-    """Returns a row over all tokens as a map (B, 1, h, w) of the patches alone, scaled to sum to 1."""
+    """Converts a row over all tokens to a map (B, 1, h, w) over the patches alone, scaled to sum to 1."""
     row_BP = row_BN[:, student.num_prefix :]
     row_BP = row_BP / row_BP.sum(dim=1, keepdim=True).clamp(min=1e-30)  # the CLS token may attend to itself alone
     return row_BP.view(len(row_BP), 1, *student.grid)

@@ -1,8 +1,8 @@
 """Uncertainty of scores: patient bootstrap with shared replicates, paired intervals, adjusted p-values.
 
 Replicates are drawn once per validation set, as weights (how often each sample counts), and used for every score, so
-that scores are compared on the same replicates and no array is resampled. Legend beside the one in `types.py`:
-R replicates, L columns of scores.
+that scores are compared on the same replicates and no array is resampled. Shape letters beside those of `types.py`: R
+replicates, L columns of scores.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Interval(NamedTuple):
 def patient_weights(patient_N: NDArray[Any], replicates: int = 200, seed: int = 0) -> Floats:
     """Returns how often each sample counts in each replicate of a patient (cluster) bootstrap.
 
-    A replicate draws as many patients as there are, with replacement; all samples of a patient are drawn together.
+    Each replicate draws patients with replacement; the number of draws is the number of patients. All samples of a
+    patient are drawn together.
 
     Returns:
         weight_RN: non-negative whole numbers.
@@ -71,7 +72,7 @@ def weighted_auroc(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArra
 
 
 def weighted_mean(value_NL: Floats, weight_RN: Floats) -> Floats:
-    """Mean of each column under each replicate's weights, NaN values left out.
+    """Returns the mean of each column under each replicate's weights, without NaN values.
 
     Returns:
         mean_RL: NaN where a replicate holds no value of a column.
@@ -86,13 +87,13 @@ def macro(value_RL: Floats) -> Floats:
     """Returns the unweighted mean over the columns of each row; NaN if a column is NaN or there is no column.
 
     A mean over the labels that happen to be defined in a row would compare different sets of labels. So the caller
-    fixes the columns first, and a row that lacks one of them is NaN.
+    fixes the columns first, and a row in which one of these columns is NaN gives NaN.
     """
     return value_RL.mean(axis=1) if value_RL.shape[1] else np.full(value_RL.shape[0], np.nan)
 
 
 def standard_error(replicate_R: Floats) -> float:
-    """Returns the bootstrap standard error: the standard deviation over replicates, without undefined ones.
+    """Returns the bootstrap standard error: the standard deviation over the defined replicates.
 
     It is NaN with fewer than `MIN_REPLICATES` defined replicates, and if all are equal: an AUROC of 1 in three
     patients, for example, is not known exactly.
@@ -118,7 +119,8 @@ def paired_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
 def holm(p_values: ArrayLike) -> Floats:
     """Returns Holm's adjusted p-values (1979) of a family of tests, in the order given.
 
-    Rejecting those below alpha bounds the chance of any false rejection by alpha, whatever the dependence.
+    If all hypotheses with adjusted p-values below alpha are rejected, the probability of any false rejection is at most
+    alpha, whatever the dependence between the tests.
     """
     p = np.asarray(p_values, dtype=np.float64)
     order = np.argsort(p)

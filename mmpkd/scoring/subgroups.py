@@ -32,12 +32,13 @@ ClassWeights = Literal["equal", "balanced"]
 class Predictions:
     """The predictions of a student for some samples of a store, in the layout of the student's tasks.
 
-    A label that the store lacks is unknown for every sample. `tasks` are those with a label in the store.
+    A label that the store lacks is unknown for every sample. `tasks` are the student's tasks with a label in the
+    store.
     """
 
     tasks: tuple[Task, ...]
     logits_NK: Floats
-    probability_NK: Floats  # calibrated
+    probability_NK: Floats  # calibrated probabilities
     target_NK: NDArray[np.float32]
     known_NK: NDArray[np.bool_]
     weight_RN: Floats  # bootstrap replicates of patients
@@ -49,7 +50,7 @@ def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.floa
     Labels are matched by name; a binary or multi-class task needs the same classes in both.
 
     Raises:
-        ConfigError: no label in common, or images with another number of channels.
+        ConfigError: student and store have no label in common, or their images differ in the number of channels.
     """
     facts = store.facts
     if facts.channels != card.channels:
@@ -129,7 +130,8 @@ def by_label(predictions: Predictions, card: Card, weights: ClassWeights) -> pd.
 def overall(
     predictions: Predictions, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]
 ) -> tuple[float, float, float]:
-    """Returns the AUROC of some samples, the mean over tasks of the mean over `defined_K`, and its 95 % interval."""
+    """Returns the AUROC of some samples, and the lower and upper end of its 95 % interval. The AUROC is the mean over
+    tasks of the mean over the task's logits in `defined_K`."""
     odds_NK = classify.log_odds(predictions.logits_NK, predictions.tasks)
     known_NK = predictions.known_NK & mask_N[:, None]
     weight_RN = np.concatenate([np.ones((1, len(mask_N))), predictions.weight_RN])
@@ -142,7 +144,7 @@ def overall(
 
 
 def defined(predictions: Predictions, mask_N: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Returns which logits have both classes among some samples (K)."""
+    """Returns a mask (K) of the logits that have both classes among the samples in `mask_N`."""
     known_NK, positive_NK = predictions.known_NK & mask_N[:, None], predictions.target_NK > 0.5
     both: NDArray[np.bool_] = np.any(known_NK & positive_NK, axis=0) & np.any(known_NK & ~positive_NK, axis=0)
     return both
@@ -199,7 +201,7 @@ def by_group(
 def by_region(images: pd.DataFrame, sample_ids: NDArray[np.str_], weight_RN: Floats) -> pd.DataFrame:
     """Returns one row per score: its mean over labels of the mean over images with an ROI, with its 95 % interval, the
     scores of maps that ignore the image, and the highest attainable score (of pointing and mass). With several labels,
-    such rows follow for each label."""
+    rows of the same kind follow for each label."""
     labels = list(dict.fromkeys(images["label"]))
     rows = []
     for label in [None, *labels] if len(labels) > 1 else [None]:

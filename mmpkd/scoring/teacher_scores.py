@@ -31,12 +31,13 @@ def at_chance(quality: Mapping[str, float]) -> list[str]:
 
 
 def stated(quality: Mapping[str, float]) -> list[str]:
-    """Returns the tasks whose label a teacher nearly states; an empty name stands for all tasks together."""
+    """Returns the names of tasks with a label that a teacher nearly states; an empty name stands for all tasks
+    together."""
     return _tasks("leak", quality, lambda suffix: bool(quality[f"leak{suffix}"]))
 
 
 def _tasks(score: str, quality: Mapping[str, float], holds: Callable[[str], bool]) -> list[str]:
-    """Returns an empty name if a condition holds for all tasks together, else the tasks for which it holds."""
+    """Returns an empty name if a condition holds for all tasks together, else the names of tasks for which it holds."""
     suffixes = [key.removeprefix(score) for key in quality if key == score or key.startswith(f"{score}/")]
     if "" in suffixes and holds(""):
         return [""]
@@ -66,7 +67,7 @@ def warnings(name: str, quality: Mapping[str, float], remedy: str = "Leave out t
     """Returns the warnings about a teacher with these scores.
 
     Args:
-        remedy: what the user can do if its inputs state the label.
+        remedy: what the user can do if the teacher's inputs state the label.
     """
     lines = []
     if tasks := stated(quality):

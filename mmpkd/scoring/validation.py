@@ -37,10 +37,11 @@ class Labels(NamedTuple):
 class Evaluator:
     """Scores students on fixed samples. Everything that depends on the samples alone is computed once.
 
-    It reads images, labels and ROIs, never a privileged column; nothing of this reaches the training.
+    It reads images, labels and ROIs, never a privileged column; none of these reaches the training.
 
     Args:
-        train_rows: samples whose mean ROI is another baseline, `<score>_prior`; nothing else reads their ROIs.
+        train_rows: training samples. Their mean ROI is a further baseline, `<score>_prior`; nothing else reads their
+            ROIs.
         labels: labels of the samples at `rows`, if the student's tasks are not those of the store.
         replicates: number of replicates of the bootstrap over patients.
         reads: names of the images that the student reads.
@@ -121,7 +122,7 @@ class Evaluator:
         return metrics | self.fixed
 
     def _of_patients(self, logits_NK: Floats) -> dict[str, float]:
-        """Returns the AUROC by patient; of every fold if any patient of the cohort has several images."""
+        """Returns scores by patient. It is called in every fold if any patient of the cohort has several images."""
         patients = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
         weight_RP = self.weight_RN[:, patients.first_P]
         scores = classify.score(patients.logits_PK, patients.target_PK, patients.known_PK, self.tasks, weight_RP)
@@ -163,8 +164,8 @@ class Evaluator:
 
         Args:
             map_NRhw: the maps that `predict` returned.
-            threshold_R: the thresholds of `iou_tuned`; see `localize.by_image`. Those of the baselines are always tuned
-                on the pairs of this table.
+            threshold_R: the thresholds of `iou_tuned`; see `localize.by_image`. The thresholds of the baselines are
+                always tuned on the pairs of this table.
             original: whether to score in the frame of the original images, one at a time, instead of the stored
                 squares.
         """

@@ -25,10 +25,10 @@ def resolve(config: TeacherConfig, path: str = "") -> ResolvedTeacher:
     """Returns a teacher's configuration with its kind looked up and its parameters validated, members included.
 
     Args:
-        path: stands before the paths of mistakes, with its dot.
+        path: prefix of the dotted path of each mistake, with its final dot.
 
     Raises:
-        ConfigError: an unknown kind, or parameters that are unknown, missing or out of range.
+        ConfigError: the kind is unknown, or parameters are unknown, missing or out of range.
     """
     kind, params = _kind_and_params(config, path)
     configs = params.members if isinstance(params, CompositeParams) else {}
@@ -48,7 +48,7 @@ def check(config: TeacherConfig, facts: Facts, path: str = "") -> list[Mistake]:
     """Returns everything that is wrong with a teacher and its members on this cohort.
 
     Args:
-        path: stands before the paths of mistakes, with its dot.
+        path: prefix of the dotted path of each mistake, with its final dot.
     """
     try:
         kind, params = _kind_and_params(config, path)
@@ -80,7 +80,7 @@ def check_name(name: str, where: str) -> list[Mistake]:
 
 
 def sized(config: TrialConfig, facts: Facts) -> TrialConfig:
-    """Returns the same training with the sizes filled in that its teachers leave out, from the size of the student.
+    """Returns the same training, with sizes that its teachers leave out filled in from the size of the student.
 
     Returns the configuration itself if the student cannot be built; `build.check` reports that.
     """
@@ -110,5 +110,5 @@ def _sized_teacher(config: TeacherConfig, student: StudentSize) -> TeacherConfig
 
 
 def leakage_remedy(kind: str) -> str:
-    """Returns what the user can do if a teacher of this kind states the label; a kind may be unknown."""
+    """Returns what the user can do if a teacher of this kind states the label. The kind may be unknown."""
     return TEACHERS[kind].LEAKAGE_REMEDY if kind in TEACHERS else "Leave out the inputs that state it"

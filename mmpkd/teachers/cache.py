@@ -1,7 +1,7 @@
 """The cache of fitted teachers: addressed by content, shared by all trials of all sweeps.
 
 `cached_outputs` serves a teacher whose outputs do not depend on the augmented image; `online.py` keeps the networks of
-the others here too. One process fits a teacher and the others wait for it.
+all other teachers in this cache, too. One process fits a teacher and the others wait for it.
 """
 
 from __future__ import annotations
@@ -41,13 +41,14 @@ REFIT = "delete that folder, and the teacher is fitted again"
 class CachedOutputs:
     """A teacher's outputs by position in the store (`logits`: NK, `embedding` and `hidden-<layer>`: ND, `map`: Nhw).
 
-    They are NaN for test samples. `head`, if the teacher offers one: weight KD and bias K.
+    They are NaN for test samples. `head` holds the weight (KD) and bias (K) of the classifier, if the teacher offers
+    it.
     """
 
     arrays: Mapping[str, Tensor]
     quality: Mapping[str, float]
-    seconds: float  # that fitting took, without the fits of members; reported separately from the trials
-    address: str = ""  # content hash of all that determines the outputs
+    seconds: float  # time of fitting, without the fits of members; reported separately from the trials
+    address: str = ""  # content hash of everything that determines the outputs
     head: tuple[Tensor, Tensor] | None = None
 
     @property
@@ -56,7 +57,7 @@ class CachedOutputs:
         return self.arrays["embedding"].shape[1] if "embedding" in self.arrays else 0
 
     def at(self, rows_B: Tensor, image_BCHW: Tensor | None = None, view: View | None = None) -> TeacherOutput:
-        """Returns the outputs of some samples. Maps, which are cached for whole images, get the given view applied."""
+        """Returns the outputs of some samples. Maps are cached for whole images; the given view is applied to them."""
         selected = {name: values[rows_B] for name, values in self.arrays.items()}
         if view is not None and "map" in selected:
             selected["map"] = apply_view_to_map(selected["map"], view)
@@ -66,7 +67,7 @@ class CachedOutputs:
         return TeacherOutput(selected.get("logits"), selected.get("embedding"), hidden, selected.get("map"))
 
     def only(self, needs: Needs) -> CachedOutputs:
-        """Returns the arrays that are needed: the hidden layers of a large encoder would fill memory for nothing."""
+        """Returns these outputs without unneeded arrays, because a large encoder's hidden layers would fill memory."""
         names = needs.teacher | {f"{HIDDEN}{layer}" for layer in needs.teacher_layers}
         return replace(self, arrays={name: values for name, values in self.arrays.items() if name in names})
 
@@ -76,7 +77,7 @@ class CachedOutputs:
     def shuffled(self, store: Store, fold: int, seed: int) -> CachedOutputs:
         """Returns the negative control: outputs of training samples, exchanged by `permute_between_patients`.
 
-        A gain that is left under this control does not come from knowledge about the sample.
+        If a student still gains under this control, the gain does not come from knowledge about the sample.
         """
         train = store.rows("train", fold)
         order = torch.from_numpy(permute_between_patients(np.zeros(len(train)), store, train, seed))
@@ -133,8 +134,8 @@ def fit_or_load(
             `fit_and_predict` does; their quality goes into the manifest.
 
     Raises:
-        TeacherError: the teacher, which is named, cannot be fitted to these samples; or its folder is damaged or holds
-            another teacher.
+        TeacherError: the teacher cannot be fitted to these samples (the message names it); or its folder is damaged or
+            holds another teacher.
     """
     train, val = store.rows("train", fold), store.rows("val", fold)
     identity = {

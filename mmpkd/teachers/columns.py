@@ -34,8 +34,8 @@ class ColumnsParams(TeacherParams):
 def chosen_columns(params: ColumnsParams, facts: Facts) -> list[str]:
     """Returns the columns that a teacher reads, each once.
 
-    They are the columns that are named or match a pattern, or every descriptor and context column, and then the named
-    near-label columns.
+    First come the columns that `columns` names or matches by a pattern; by default, these are all descriptor and
+    context columns. The named near-label columns follow.
     """
     names = admitted_columns(facts)
     if params.columns is not None:
@@ -69,7 +69,8 @@ class Encoder:
         return np.concatenate([np.full(part.stop - part.start, index) for index, part in enumerate(slices)])
 
     def _frame(self, store: Store, rows: NDArray[np.int64]) -> pd.DataFrame:
-        """Returns the columns with missing values as the encoders expect them: NaN in numbers, else a word."""
+        """Returns the columns at `rows`. A missing value becomes what the encoders expect: NaN in a number, else a
+        word."""
         frame: pd.DataFrame = store.privileged([column.name for column in self.columns]).iloc[rows].copy()
         for column in self.columns:
             if column.kind == "numeric":
@@ -80,7 +81,7 @@ class Encoder:
 
 
 def _encoding(column: Column) -> tuple[Any, str | list[str]]:
-    """Returns the scikit-learn transformer of a column, and the selector that it needs (text as 1-D)."""
+    """Returns the scikit-learn transformer of a column, and the column selector that it needs (1-D for text)."""
     if column.kind == "numeric":
         imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
         return make_pipeline(imputer, StandardScaler()), [column.name]

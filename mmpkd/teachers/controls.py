@@ -1,7 +1,7 @@
 """The negative control: the same teacher without its knowledge of the single sample.
 
 It keeps what a teacher knows of labels and takes away what it knows of a sample, by exchanging outputs or privileged
-inputs between patients of the same labels. A gain that is left does not come from privileged knowledge.
+inputs between patients of the same labels. If a student still gains, the gain does not come from privileged knowledge.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def permute_between_patients(
 
     A sample at `rows` gets a sample of another patient of the same group; every other sample gets itself. Samples of
     the same group and labels (an unknown label counts as a value of its own) are permuted between patients. Where that
-    is impossible, as for most combinations of many labels, a sample gets one with the nearest labels, drawn among other
-    patients: those that differ in the fewest labels, where the class of a multi-class task counts as one label. A group
-    with a single patient keeps its own samples.
+    is impossible, as for most combinations of many labels, a sample gets one that is drawn among the samples of other
+    patients with the nearest labels. These differ in the fewest labels; the class of a multi-class task counts as one
+    label. A group with a single patient keeps its own samples.
 
     Args:
         group_n: (n,) the group of each sample at `rows`.
@@ -39,8 +39,8 @@ def permute_between_patients(
     members_S = np.split(np.argsort(stratum_n.reshape(-1)), np.cumsum(np.bincount(stratum_n.reshape(-1)))[:-1])
     source = np.arange(len(store.sample_ids))
     for stratum, members in enumerate(members_S):
-        # Patients are in random order, and the samples of each are together. Turned by the largest number of samples
-        # of a patient, no sample meets one of its own patient, if that number is at most half of all.
+        # Patients are in random order, and the samples of a patient are adjacent. The order is rotated by the largest
+        # number of samples of a patient. If this is at most half of all, no sample gets one of its own patient.
         patient = np.unique(patient_n[members], return_inverse=True)[1]
         turn = np.bincount(patient).max()
         if 2 * turn <= len(members):

@@ -34,16 +34,16 @@ class EnsembleParams(CompositeParams):
 
 
 class Ensemble(Teacher):
-    """Weighted mean of its members' logits (of several sizes and modalities: MIND, arXiv 2502.01158).
+    """Weighted mean of its members' logits (members of several sizes and modalities: MIND, arXiv 2502.01158).
 
-    Weights are not negative and sum to 1. A member without logits for a sample (NaN) is left out of its mean, and the
-    weights of the other members grow in proportion. A mean of logits is, up to its scale, the geometric mean of the
-    members' odds. The members are fitted separately, and their cached logits are read. So `learned` weights, which
-    minimise the task loss over training samples, are fitted to out-of-fold logits. This is ordinary stacking (Wolpert
-    1992): the models behind those logits have seen the labels that the folds of the weights hold out.
-    `learned_per_sample` multiplies the weight of a member for a sample by exp(-b H), where H is the entropy of its
-    prediction in nats and b >= 0 is learned: a more confident member counts for more. The embeddings of members lie in
-    different spaces, so an ensemble offers only logits.
+    Weights are not negative and sum to 1. A member without logits for a sample (NaN) is left out of the mean for this
+    sample, and the weights of the other members grow in proportion. A mean of logits is, up to its scale, the geometric
+    mean of the members' odds. The members are fitted separately, and their cached logits are read. So `learned`
+    weights, which minimise the task loss over training samples, are fitted to out-of-fold logits. This is ordinary
+    stacking (Wolpert 1992): when the weights are fitted without a fold, the logits come from models that have seen the
+    labels of this fold. `learned_per_sample` multiplies the weight of a member for a sample by exp(-b H), where H is
+    the entropy of the member's prediction in nats and b >= 0 is learned: a more confident member counts for more. The
+    embeddings of members lie in different spaces, so an ensemble offers only logits.
     """
 
     Params = EnsembleParams
@@ -124,10 +124,10 @@ class Ensemble(Teacher):
 
 
 def combine(logits_MNK: Tensor, entropy_MN: Tensor, parameters: Tensor) -> Tensor:
-    """Returns the weighted mean of the logits over the members that have some: (N, K), NaN where none has.
+    """Returns for each sample the weighted mean (N, K) over the members that have logits; NaN if no member has.
 
     Args:
-        parameters: M log weights up to a constant, and b.
+        parameters: M log weights, defined up to a common constant, followed by b.
     """
     covered_MN = logits_MNK.isfinite().all(dim=2)
     score_MN = parameters[:-1, None] - parameters[-1] * entropy_MN.nan_to_num()

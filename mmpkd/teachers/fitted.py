@@ -29,21 +29,21 @@ class FittedTeacher(Protocol):
 
     @property
     def address(self) -> str:
-        """Returns the content hash of all that determines its outputs."""
+        """Returns the content hash of everything that determines the teacher's outputs."""
 
     @property
     def head(self) -> tuple[Tensor, Tensor] | None:
-        """Returns weight (K, D) and bias (K) of the layer from its embedding to its logits, if it offers that."""
+        """Returns weight (K, D) and bias (K) of the layer from embedding to logits; None if the teacher offers none."""
 
     @property
     def quality(self) -> Mapping[str, float]:
-        """Returns its scores; see `quality.py`."""
+        """Returns the teacher's scores; see `quality.py`."""
 
     def at(self, rows_B: Tensor, image_BCHW: Tensor, view: View) -> TeacherOutput:
-        """Returns its outputs for the samples at these positions in the store.
+        """Returns the teacher's outputs for the samples at these positions in the store.
 
         Args:
-            image_BCHW: their images as the student sees them.
+            image_BCHW: the images of these samples as the student sees them.
             view: the view that these images show.
         """
 
@@ -57,7 +57,8 @@ class FittedTeacher(Protocol):
 
 
 def quality_lines(config: TrialConfig, teachers: Mapping[str, FittedTeacher]) -> list[str]:
-    """Returns a line for each teacher and each member of an ensemble, with its scores and its flaws."""
+    """Returns a line for each teacher and each member of an ensemble, with the scores and the flaws of the teacher or
+    member."""
     lines = []
     for name, teacher in teachers.items():
         scores = by_teacher({f"teacher/{name}/{key}": value for key, value in teacher.quality.items()})

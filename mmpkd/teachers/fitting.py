@@ -1,9 +1,9 @@
 """Fits a teacher out of fold and on all training patients, and gathers its outputs, behind a progress bar.
 
 Logits of training samples are out of fold (five patient-grouped folds), because in-sample logits are overconfident,
-and the five models are brought to one level (`fold_levels.py`). Embeddings, hidden layers and maps come from one model
-fitted on all training patients, because the latent spaces of fold models are unrelated. A teacher never sees test
-samples.
+and offsets bring the logits of the five models to one level (`fold_levels.py`). Embeddings, hidden layers and maps come
+from one model fitted on all training patients, because the latent spaces of fold models are unrelated. A teacher never
+sees test samples.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class OutOfFold(NamedTuple):
 
 
 def folds(store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Returns the fold of each sample at `rows`. Folds hold whole patients, and without any fold all classes are left.
+    """Returns the fold of each sample at `rows`. Folds hold whole patients. All classes occur outside each fold.
 
     Raises:
         CohortError: there are fewer than five patients.
-        TeacherError: without some fold, a label has a single class.
+        TeacherError: a label has a single class outside one of the folds.
     """
     fold_N = deal_folds(_stratum(store, rows), store.patient_N[rows], NUM_FOLDS, derived_seed(seed, "folds") % 2**32)
     for fold in range(NUM_FOLDS):
@@ -71,7 +71,8 @@ def out_of_fold(
             the fold and the samples in it.
 
     Raises:
-        CohortError, TeacherError: `folds` raised it, or the teacher cannot be fitted.
+        CohortError, TeacherError: the patients cannot be dealt into folds (see `folds`), or the teacher cannot be
+            fitted.
     """
     fold_N = folds(store, rows, seed)
     logits_NK = np.empty((len(rows), store.target_NK.shape[1]), np.float32)
@@ -93,11 +94,11 @@ def fit_and_predict(
     Args:
         fold: the validation fold of the cohort.
         name: the user's name of the teacher, for the progress bar.
-        on_fit: as in `out_of_fold`; then called with NUM_FOLDS for the model of all training patients.
+        on_fit: called as in `out_of_fold`, and finally with NUM_FOLDS for the model of all training patients.
 
     Returns:
-        Its outputs as arrays over all samples of the store, NaN outside the training and validation parts; and what
-        was added to the logits of the model of each fold (F, K).
+        The teacher's outputs as arrays over all samples of the store, NaN outside the training and validation parts;
+        and the offsets (F, K) that were added to the logits of the model of each fold.
     """
     train, val = store.rows("train", fold), store.rows("val", fold)
     predicted = np.concatenate([train, val])

@@ -21,14 +21,15 @@ def level_offsets(
 
     A weakly trained model ranks its samples well, but its initial weights place all of them too high or too low. A
     student that learns from five such models learns the differences between their levels, and the logits of all folds
-    together rank worse than those of each fold. So the mean logit of each fold, among which patients are distributed
-    evenly, is moved towards the mean over folds: by the share of its distance that differences between models explain,
+    together rank worse than those of each fold. Patients are distributed evenly over folds. So the mean logit of each
+    fold is moved towards the mean over folds, by the share of its distance that differences between models explain,
     tau^2 / (tau^2 + s^2 / n), where s^2 / n is the sampling variance of the fold's mean (n patients) and tau^2 the
-    variance between folds beyond it (DerSimonian and Laird 1986). Well trained models hardly change. Labels are not
-    used, so none can leak, and within a fold every order and every difference stays.
+    variance between folds beyond this sampling variance (DerSimonian and Laird 1986). Well trained models hardly
+    change. Labels are not used, so no label can leak. The order of the logits within a fold and their differences stay
+    the same.
 
     Args:
-        logits_NK: out of fold, NaN where the teacher has no output.
+        logits_NK: out-of-fold logits, NaN where the teacher has no output.
     """
     level_NK = logits_NK.astype(np.float64)
     for task in tasks:

@@ -40,7 +40,7 @@ class FusedParams(ColumnsParams, EpochsParams):
     dim: Positive = 64  # of a latent and of the embedding
     depth: Positive = 2  # passes over all modalities
     heads: Positive = 4
-    augmentation: AugmentationConfig = AugmentationConfig()  # of its own training
+    augmentation: AugmentationConfig = AugmentationConfig()  # augmentation in the teacher's own training
     lr: Annotated[float, Field(gt=0)] = 1e-3
 
     @model_validator(mode="after")
@@ -117,7 +117,7 @@ class Fused(ViewTeacher):
 
     @staticmethod
     def untrained(params: FusedParams, facts: Facts) -> tuple[Fusion, int]:
-        """Returns an untrained network, as if two numbers encoded each column, and how many numbers these are."""
+        """Returns an untrained network for two encoded numbers per column, and the total of these numbers."""
         column_V = torch.arange(len(chosen_columns(params, facts))).repeat_interleave(2)
         return network_of(params, facts, column_V), len(column_V)
 
@@ -138,7 +138,7 @@ class Fused(ViewTeacher):
         """Fits to the samples at `rows`.
 
         Raises:
-            TeacherError: a task has a single class among them; the loss diverges.
+            TeacherError: a task has a single class among these samples, or the loss diverges.
         """
         target_NK, known_NK = store.target_NK[rows], store.known_NK[rows]
         require_classes(self.facts.tasks, target_NK, known_NK)

@@ -78,7 +78,8 @@ class Fusion(nn.Module):
     tokens makes no update. (In the authors' code a missing modality still makes the feed-forward step of the latents.)
 
     Args:
-        readers: by modality, maps its input to tokens (B, N, D) and which of them are present (B, N).
+        readers: for each modality, the module that maps its input to tokens (B, N, D) and a mask of the present tokens
+            (B, N).
     """
 
     def __init__(

@@ -40,7 +40,7 @@ class ImageParams(EpochsParams):
     # Sizes and weights, as for a student. A size that is left out is that of the student; with a named `model` or with
     # pretrained weights, it is the size of that model.
     network: NetworkConfig = NetworkConfig()
-    augmentation: AugmentationConfig = AugmentationConfig()  # of its own training; its outputs are for whole images
+    augmentation: AugmentationConfig = AugmentationConfig()  # only in its own training; outputs are for whole images
     lr: Annotated[float, Field(gt=0)] = 5e-4
 
 
@@ -78,7 +78,7 @@ class Image(Teacher):
 
     @staticmethod
     def sizes(params: ImageParams, student: StudentSize) -> dict[str, Any]:
-        """Returns the network with the student's model and sizes where they are left out."""
+        """Returns `network` with the student's model and sizes filled in where the configuration leaves them out."""
         own = params.network
         if "model" in own.model_fields_set or own.pretrained or own.weights:
             return {}
@@ -110,7 +110,8 @@ class Image(Teacher):
         """Fits to the samples at `rows`.
 
         Raises:
-            TeacherError: a task has a single class among them; its weights do not fit; the loss diverges.
+            TeacherError: a task has a single class among these samples, the pretrained weights do not fit, or the loss
+                diverges.
         """
         target_NK, known_NK = store.target_NK[rows], store.known_NK[rows]
         require_classes(self.facts.tasks, target_NK, known_NK)

@@ -22,12 +22,12 @@ def leakage_warnings(
 ) -> list[str]:
     """Returns a warning for each column and report section that states the label.
 
-    Admitted columns are reported whichever teachers there are, near-label columns if a teacher asks for them, and
-    sections of reports in the form in which a teacher reads them: complete, or with the names of the labels masked.
+    Admitted columns are always reported, near-label columns only if a teacher asks for them. A report section is tested
+    as a teacher reads it: complete, or with the names of the labels masked.
 
     Args:
         suspects: the suspected columns, pairs and sections of the cohort.
-        teachers: each with its path in the configuration; one path may have several teachers.
+        teachers: pairs of a path in the configuration and a teacher at this path; a path may have several teachers.
     """
     near_label, unmasked = dict[str, list[str]](), dict[str, list[str]]()
     masked = dict[tuple[str, tuple[str, ...]], list[str]]()

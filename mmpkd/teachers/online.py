@@ -24,14 +24,14 @@ from mmpkd.teachers.teacher import ResolvedTeacher, Teacher, ViewTeacher
 from mmpkd.teachers.training import images_on
 from mmpkd.types import Needs, TeacherError, TeacherOutput
 
-NETWORK = "network."  # prefix of the names of weights in a file, which also holds:
+NETWORK = "network."  # prefix of the names of weights in a file; the names of the file's other content follow
 ROWS, TABLE = "rows", "cells"
 OFFSETS = "offsets.npy"  # what is added to the logits of the fold models
 
 
 @dataclass(frozen=True)
 class Model:
-    """One fitted network, and what it reads of the samples that it serves beside their images."""
+    """One fitted network, with the samples that it serves and the table rows that it reads for them."""
 
     network: nn.Module
     row_M: Tensor  # positions of the samples in the store, ascending
@@ -54,10 +54,10 @@ class Online:
     source_N: Tensor  # position of the sample whose privileged inputs are used: the sample itself
     view_NCHW: NDArray[np.uint8] | None  # the further image of each sample
     num_logits: int
-    width: int  # of the embedding
+    width: int  # width of the embedding
     quality: Mapping[str, float]
-    seconds: float  # that fitting took; reported separately from the trials
-    address: str  # content hash of all that determines the outputs
+    seconds: float  # time of fitting; reported separately from the trials
+    address: str  # content hash of everything that determines the outputs
     fields: frozenset[str]  # which of `logits` and `embedding` are computed
     # No head is offered, because other layers may lie between embedding and logits.
     head: tuple[Tensor, Tensor] | None = None
@@ -67,7 +67,7 @@ class Online:
         """Returns the outputs of some samples.
 
         Args:
-            image_BCHW: their images as the student sees them.
+            image_BCHW: the images of these samples as the student sees them.
             view: the view that these images show; None for whole images.
         """
         source_B, model_B = self.source_N[rows_B], self.model_N[rows_B]
@@ -96,7 +96,7 @@ class Online:
         return TeacherOutput(logits_BK, embedding_BD)
 
     def only(self, needs: Needs) -> Online:
-        """Returns the same teacher, which then computes only what is needed."""
+        """Returns the same teacher, restricted to computing only the needed outputs."""
         return replace(self, fields=self.fields & needs.teacher)
 
     def to(self, device: torch.device) -> Online:
@@ -104,8 +104,8 @@ class Online:
         return replace(self, models=models, model_N=self.model_N.to(device), source_N=self.source_N.to(device))
 
     def shuffled(self, store: Store, fold: int, seed: int) -> Online:
-        """Returns the negative control: privileged inputs of training samples, exchanged within each fold by
-        `permute_between_patients`, beside the student's own image. A gain that is left is not privileged knowledge.
+        """Returns the negative control: training samples keep the student's image, but exchange their privileged inputs
+        within each fold by `permute_between_patients`. A gain that remains does not come from privileged knowledge.
 
         Inputs stay within a fold, because the models of the other folds have seen them together with their labels.
         """
@@ -158,7 +158,7 @@ def online(teacher: ResolvedTeacher, store: Store, fold: int, cache: Path, name:
 
 
 def stand_in(teacher: ResolvedTeacher, store: Store, fold: int) -> Online:
-    """Returns a teacher that costs as much per step as the one of `online`, without fitting; for a probe."""
+    """Returns an unfitted teacher, for a probe, that costs as much per step as the teacher of `online`."""
     kind = cast(type[ViewTeacher], teacher.teacher)
     train, val = store.rows("train", fold), store.rows("val", fold)
     models = []
@@ -178,7 +178,7 @@ def _assemble(
     seconds: float,
     address: str,
 ) -> Online:
-    """Returns the teacher of these models: one for each fold, then the model of all training patients."""
+    """Returns a teacher that consists of these models: one for each fold, then the model of all training patients."""
     model_N = torch.full((len(store.sample_ids),), -1)
     for index in reversed(range(len(models))):  # the model of a sample's fold overrides the model of all patients
         model_N[models[index].row_M] = index

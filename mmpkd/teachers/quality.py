@@ -19,9 +19,9 @@ LEAK_AUROC, LEAK_AGREEMENT = leakage.STATED, 0.95
 
 
 def map_quality(map_Nhw: Tensor, store: Store, val: NDArray[np.int64]) -> dict[str, float]:
-    """Returns `pointing` and `mass` of a teacher's own maps of the samples at `val`, scored like a student's maps
-    within the content: the user should know them before a student learns from these maps. Empty if no such sample has
-    a map and an ROI.
+    """Returns `pointing` and `mass` of a teacher's maps of the samples at `val`, scored within the content like a
+    student's maps. The user should know these scores before a student learns from the maps. The result is empty if no
+    sample at `val` has both a map and an ROI.
 
     Args:
         map_Nhw: the map of every sample of the store, NaN where the teacher has no output.
@@ -48,14 +48,15 @@ def logit_quality(
         fold_n: the fold of each sample at `train`.
 
     Returns:
-        `auroc`, out of fold: for each label the mean over the folds that hold both of its sides, because five models do
-        not rank samples among each other's; `val_auroc`, with its standard error over patients (`val_auroc_se`);
-        `entropy`, the mean in nats; `agreement`, how often it predicts the hard label; `silent`, the share of training
-        samples for which it has no output (the other scores leave these out); and `leak`, 1 if it nearly states the
-        label: an AUROC of LEAK_AUROC or more, or an agreement above LEAK_AGREEMENT that the commonest class alone does
-        not reach. The soft targets of such a teacher add nothing to the label (Bergstrom et al., arXiv 2510.24385, on
-        reports), and suggest that its input was written with the label in hand. If there are several tasks, each has
-        these AUROCs and a `leak` (by AUROC) of its own, as `auroc/<task>` and so on.
+        `auroc`, out of fold: for each label the mean over the folds that hold positive and negative samples, because
+        scores of different models cannot be ranked together; `val_auroc`, with its standard error over patients
+        (`val_auroc_se`); `entropy`, the mean in nats; `agreement`, how often the teacher predicts the hard label;
+        `silent`, the share of training samples without an output of the teacher (the other scores leave these samples
+        out); and `leak`, 1 if the teacher nearly states the label: an AUROC of LEAK_AUROC or more, or an agreement
+        above LEAK_AGREEMENT that the commonest class alone does not reach. The soft targets of such a teacher add
+        nothing to the label (Bergstrom et al., arXiv 2510.24385, on reports), and suggest that its input was written
+        with the label in hand. If there are several tasks, each has these AUROCs and a `leak` (by AUROC) of its own, as
+        `auroc/<task>` and so on.
     """
     tasks = store.facts.tasks
     scored, scored_val = (rows[np.isfinite(logits_NK[rows]).all(axis=1)] for rows in (train, val))
@@ -95,8 +96,8 @@ def logit_quality(
 
 
 def _validation_scores(logits_NK: NDArray[np.float32], store: Store, rows: NDArray[np.int64]) -> dict[str, float]:
-    """Returns `val_auroc` and `val_auroc_se` of the samples at `rows`, for which the teacher has outputs, and those of
-    each task if there are several. NaN if no label has both sides among them."""
+    """Returns `val_auroc` and `val_auroc_se` of the samples at `rows`, and of each task if there are several. The
+    teacher must have outputs for these samples. A score is NaN if no label has both positive and negative samples."""
     tasks = store.facts.tasks
     subsets: list[tuple[str, Sequence[Task]]] = [("", tasks)]
     subsets += [(f"/{task.name}", (task,)) for task in tasks] if len(tasks) > 1 else []

@@ -1,4 +1,4 @@
-"""The tabular teacher: privileged columns into a linear model, a small MLP or boosted trees."""
+"""The tabular teacher: a linear model, a small MLP or boosted trees that predict labels from privileged columns."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class TabularParams(ColumnsParams):
 
 
 class Tabular(Teacher):
-    """Logits from privileged columns. Its embedding is the layer from which the logits are computed.
+    """Predicts logits from privileged columns. Its embedding is the layer from which the logits are computed.
 
     The columns may also be features that another network computed from a modality such as a slide or a volume: this is
-    the way to teach from them.
+    the way to teach from such modalities.
 
     `Encoder` encodes a row, with the vocabulary and scales of the training patients. `linear` is ridge-penalised
     logistic regression, one per task (scikit-learn), whose embedding is the encoded row. `mlp` has one hidden layer,
-    shared by all tasks, which is its embedding. `boosting` is scikit-learn's histogram gradient boosting, one per task,
-    which has no embedding. Unknown labels are left out of the fit.
+    shared by all tasks; this layer is the embedding. `boosting` is scikit-learn's histogram gradient boosting, one per
+    task, which has no embedding. Unknown labels are left out of the fit.
     """
 
     Params = TabularParams
@@ -76,7 +76,7 @@ class Tabular(Teacher):
         """Fits to the samples at `rows`.
 
         Raises:
-            TeacherError: a task has a single class among them.
+            TeacherError: a task has a single class among these samples.
         """
         encoded_ND = self.encoder.fit(store, rows)
         target_NK, known_NK = store.target_NK[rows], store.known_NK[rows]
@@ -112,7 +112,7 @@ def _fit_boosting(
     tasks: Sequence[Task],
     params: TabularParams,
 ) -> list[tuple[list[int], HistGradientBoostingClassifier]]:
-    """Returns the logit columns and the booster of each problem. Early stopping is off: its split ignores patients."""
+    """Returns the logit columns and the booster of each problem. No early stopping: its split ignores patients."""
     options = {"l2_regularization": params.l2, "early_stopping": False, "random_state": params.seed % 2**32}
     return [
         (group, HistGradientBoostingClassifier(**options).fit(encoded_ND[known_N], label))

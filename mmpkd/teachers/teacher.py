@@ -18,11 +18,11 @@ from mmpkd.types import Mistake, Offer, TeacherOutput
 
 
 class TeacherParams(Strict):
-    seed: Annotated[int, Field(ge=0)] = 0  # of folds and fitting; not the trial's, so that trials share the cache
+    seed: Annotated[int, Field(ge=0)] = 0  # seed of folds and fitting; not the trial's seed: trials share the cache
 
     @property
     def passes(self) -> int:
-        """Returns how many passes over its samples a fit makes, where that can be chosen; 1 otherwise."""
+        """Returns the number of passes over the samples in a fit; 1 if this number cannot be chosen."""
         return 1
 
     @property
@@ -34,14 +34,14 @@ class TeacherParams(Strict):
 class CompositeParams(TeacherParams):
     """Parameters of a teacher that combines the logits of other teachers, its members."""
 
-    members: dict[str, TeacherConfig]  # each as under `teachers`
+    members: dict[str, TeacherConfig]  # each written like an entry of `teachers`
 
 
 class Inputs(NamedTuple):
     """The privileged inputs of a teacher, as far as warnings about label leakage need them."""
 
     columns: tuple[str, ...] = ()
-    sections: tuple[str, ...] = ()  # of the reports
+    sections: tuple[str, ...] = ()  # names of report sections
     hidden_words: tuple[str, ...] | None = None  # masked in the sections beside the labels' names; None: no masking
 
 
@@ -67,8 +67,8 @@ class Teacher(Protocol):
     VERSION: ClassVar[int]  # raise it when the same parameters give other numbers
     LEAKAGE_REMEDY: ClassVar[str]  # what the user can do if its inputs state the label; a phrase in the imperative
     sees_view: ClassVar[bool] = False  # whether its input depends on the augmented image; see `ViewTeacher`
-    params: Any  # as given
-    member_logits: Mapping[str, NDArray[np.float32]] = {}  # of a composite teacher: (N, K), set before `fit`
+    params: Any  # the parameters that `__init__` was given
+    member_logits: Mapping[str, NDArray[np.float32]] = {}  # (N, K) per member of a composite teacher, set before `fit`
 
     def __init__(self, params: Any, facts: Facts) -> None:
         """`params` is a `Params` of this teacher."""
@@ -79,21 +79,21 @@ class Teacher(Protocol):
 
     @staticmethod
     def offers(params: Any, facts: Facts) -> Offer:
-        """Returns what it provides with these parameters, which have passed `check`."""
+        """Returns what the teacher provides with these parameters, which have passed `check`."""
 
     @staticmethod
     def caveats(params: Any, facts: Facts) -> list[str]:
-        """Returns what the user should know when planning with these parameters, which have passed `check`."""
+        """Returns remarks for a user who plans with these parameters, which have passed `check`."""
         return []
 
     @staticmethod
     def sources(params: Any) -> dict[str, Any]:
-        """Returns what else determines its numbers (contents of files, versions), as a part of the cache address."""
+        """Returns what, besides `params`, determines the outputs (file contents, versions), for the cache address."""
         return {}
 
     @staticmethod
     def inputs(params: Any, facts: Facts) -> Inputs:
-        """Returns the privileged columns and report sections that it reads."""
+        """Returns the privileged columns and report sections that the teacher reads."""
         return Inputs()
 
     @staticmethod
@@ -103,13 +103,13 @@ class Teacher(Protocol):
 
     @staticmethod
     def outline(params: Any, facts: Facts) -> str:
-        """Describes it in one line: kind of model, blocks x width, patch, image size, number of parameters."""
+        """Describes the teacher in one line: kind of model, blocks x width, patch, image size, number of parameters."""
 
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
         """Discards all earlier fits and learns from the samples at `rows`.
 
         Raises:
-            TeacherError: it cannot learn from these samples.
+            TeacherError: the teacher cannot learn from these samples.
         """
 
     def outputs(self, store: Store, rows: NDArray[np.int64]) -> TeacherOutput:
@@ -119,7 +119,7 @@ class Teacher(Protocol):
         """
 
     def head(self) -> nn.Linear | None:
-        """Returns the layer of the last fit that computes the logits from the embedding, if it `offers` one."""
+        """Returns the layer of the last fit that computes the logits from the embedding; None without one."""
         return None
 
 
@@ -128,24 +128,25 @@ class ViewTeacher(Teacher, Protocol):
 
     Its network maps a batch by modality to logits (B, K) and an embedding (B, D). The modalities are `image`
     (B, C, H, W), the student's view in [0, 1]; `view`, a further image of the sample in the same view, if
-    `further_view` names one; and `table` (B, V), the rows of `table`. The network ends with a linear layer called
-    `head`, which computes the logits from D numbers: its bias brings the models of the five folds to one level.
+    `further_view` names one; and `table` (B, V), the numbers that the method `table` returns. The network ends with a
+    linear layer called `head`, which computes the logits from D numbers. Its bias brings the models of the five folds
+    to one level.
     """
 
     sees_view: ClassVar[bool] = True
-    network: nn.Module  # of the last fit; frozen
+    network: nn.Module  # network of the last fit; frozen
 
     @staticmethod
     def further_view(params: Any) -> str | None:
-        """Returns the name of the further image that the network reads beside the student's, if it reads one."""
+        """Returns the name of the further image that the network reads beside the student's; None if it reads none."""
         return None
 
     def table(self, store: Store, rows: NDArray[np.int64]) -> Tensor:
-        """Returns the numbers (n, V) that the last fitted network reads of the samples at `rows` beside images."""
+        """Returns the numbers (n, V) that the last fitted network reads, beside images, for the samples at `rows`."""
 
     @staticmethod
     def network_for(params: Any, facts: Facts, weights: Mapping[str, Tensor]) -> nn.Module:
-        """Returns a network that these weights, the state of a fitted `network`, can be loaded into."""
+        """Returns a network into which `weights`, the state of a fitted `network`, can be loaded."""
 
     @staticmethod
     def untrained(params: Any, facts: Facts) -> tuple[nn.Module, int]:
@@ -163,20 +164,21 @@ class ResolvedTeacher:
     teacher: type[Teacher]
     params: TeacherParams
     control: Literal["shuffled"] | None = None
-    members: Mapping[str, ResolvedTeacher] = field(default_factory=dict)  # of a composite teacher
+    members: Mapping[str, ResolvedTeacher] = field(default_factory=dict)  # members of a composite teacher, by name
 
     @property
     def near_label_inputs(self) -> list[str]:
-        """Returns the columns and sections that nearly state the label and that it or a member reads."""
+        """Returns the columns and sections that nearly state the label and that this teacher or a member reads."""
         names = [name for member in self.members.values() for name in member.near_label_inputs]
         return [*self.params.near_label_inputs, *names]
 
     def offers(self, facts: Facts) -> Offer:
-        """Returns what it provides; its parameters have passed `teachers.check`."""
+        """Returns what the teacher provides. Its parameters must have passed `teachers.check`."""
         return self.teacher.offers(self.params, facts)
 
     def sources(self) -> dict[str, Any]:
-        """Returns all besides parameters that determines its numbers: its own sources and those of its members."""
+        """Returns everything besides parameters that determines the outputs: the `sources` of the teacher and its
+        members."""
         members = {
             name: {"version": member.teacher.VERSION, "sources": member.sources()}
             for name, member in self.members.items()
@@ -191,7 +193,7 @@ class ResolvedTeacher:
         return lines
 
     def caveats(self, facts: Facts) -> list[str]:
-        """Returns what the user should know when planning with this teacher, which has passed `teachers.check`."""
+        """Returns remarks for a user who plans with this teacher, which has passed `teachers.check`."""
         names = ", ".join(self.params.near_label_inputs)
         lines = [f"reads {names}, which nearly states the label; its runs are tagged near_label"] if names else []
         lines += self.teacher.caveats(self.params, facts)
@@ -200,7 +202,8 @@ class ResolvedTeacher:
         return lines
 
     def single(self, path: str) -> Iterator[tuple[str, ResolvedTeacher]]:
-        """Yields the teachers under this path that read a cohort, with their paths: itself, or all its members."""
+        """Yields each teacher that reads a cohort, with its path: this teacher itself or, if it is composite, its
+        members."""
         if not self.members:
             yield path, self
         for name, member in self.members.items():

@@ -101,10 +101,10 @@ class Text(Teacher):
     """Logits from the joined sections of a report. All weights of the encoder are fine-tuned unless it is `frozen`.
 
     Embedding: the mean of the last layer over the tokens, from which the logits are computed. Hidden: the same mean for
-    each layer; the last one is the embedding. (The mean is used, not [CLS], because it works with every encoder and
-    carries more where none was trained to use [CLS]; Reimers and Gurevych 2019, arXiv 1908.10084, table 6.) The
-    outputs of a sample without text are NaN. `mask_labels` replaces the words that name tasks and labels by the mask
-    token, see `LabelMask`.
+    each layer; the last one is the embedding. (The mean is used instead of the [CLS] token, because the mean works with
+    every encoder and is more informative if an encoder was not trained to use [CLS]; Reimers and Gurevych 2019, arXiv
+    1908.10084, table 6.) The outputs of a sample without text are NaN. `mask_labels` replaces the words that name tasks
+    and labels by the mask token, see `LabelMask`.
     """
 
     Params = TextParams
@@ -164,7 +164,7 @@ class Text(Teacher):
 
     @staticmethod
     def sizes(params: TextParams, student: StudentSize) -> dict[str, Any]:
-        """Returns sizes of an encoder built here that are no larger than the student's."""
+        """Returns sizes for an encoder that is built here. None of them is larger than the student's."""
         given = params.model_fields_set
         if params.encoder is not None:
             return {}
@@ -194,10 +194,11 @@ class Text(Teacher):
 
     @one_thread()
     def fit(self, store: Store, rows: NDArray[np.int64]) -> None:
-        """Fits to those samples at `rows` that have text.
+        """Fits to those of the samples at `rows` that have text.
 
         Raises:
-            TeacherError: too few have text; a task has a single class among them; the loss diverges.
+            TeacherError: too few samples have text, a task has a single class among these samples, or the loss
+                diverges.
         """
         texts = self._texts(store, rows)
         filled = np.flatnonzero(texts != "")

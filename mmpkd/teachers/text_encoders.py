@@ -28,10 +28,11 @@ SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask
 
 
 def folder_of(encoder: str) -> Path:
-    """Returns the folder of an encoder: the folder at that path, else its snapshot in the Hugging Face cache.
+    """Returns the folder of an encoder: `encoder` if it is a folder, else its snapshot in the Hugging Face cache.
 
     Raises:
-        ConfigError: at path `encoder`; the encoder, its weights or its vocabulary are not on this machine.
+        ConfigError: the encoder, its weights or its vocabulary are not on this machine. The path in the message is
+            `encoder`.
     """
     folder = Path(encoder).expanduser()
     remedy = "give the folder of a saved encoder, or leave it out for a small one built here"
@@ -53,9 +54,9 @@ def folder_of(encoder: str) -> Path:
 
 
 def _damaged_file(folder: Path) -> Path | None:
-    """Returns a file of an encoder that is missing, empty or shorter than its header says, or None."""
+    """Returns a file of an encoder that is missing, empty or shorter than its header says; None if all are sound."""
     files = set(files_of(folder))
-    for index in folder.glob("*.index.json"):  # of weights in parts
+    for index in folder.glob("*.index.json"):  # index of weights that are stored in parts
         complete = folder / index.name.removesuffix(".index.json")
         if complete not in files and any(path.suffix == complete.suffix for path in files):
             try:
@@ -92,7 +93,8 @@ def config_of(encoder: str) -> Any:
     """Returns the `transformers` configuration of an encoder on disk.
 
     Raises:
-        ConfigError: `folder_of` raised it, or the model does not encode text as vectors. The path is `encoder`.
+        ConfigError: the encoder is not on this machine (see `folder_of`), or does not encode text as vectors. The path
+            in the message is `encoder`.
     """
     from transformers import AutoConfig
 
@@ -112,15 +114,15 @@ def most_tokens(config: Any) -> int:
     positions = getattr(config, "max_position_embeddings", None) or 1_000_000
     return positions - (
         config.pad_token_id + 1 if "roberta" in config.model_type else 0
-    )  # RoBERTa starts its positions there
+    )  # RoBERTa counts positions from there
 
 
 def tokenizer_of(encoder: str) -> Any:
     """Returns the `transformers` tokenizer of an encoder on disk.
 
     Raises:
-        ConfigError: `folder_of` raised it, or the tokenizer cannot be read, or it cannot pad texts to one length. The
-            path is `encoder`.
+        ConfigError: the encoder is not on this machine (see `folder_of`), or its tokenizer cannot be read or cannot pad
+            texts to one length. The path in the message is `encoder`.
     """
     from transformers import AutoTokenizer
 
@@ -143,7 +145,7 @@ def load(encoder: str) -> tuple[Any, nn.Module]:
     """Returns the tokenizer and the encoder from disk, in float32.
 
     Raises:
-        ConfigError: `folder_of` or `tokenizer_of` raised it.
+        ConfigError: the encoder or its tokenizer cannot be used; see `folder_of` and `tokenizer_of`.
         TeacherError: the files of the encoder do not match its configuration.
     """
     from transformers import AutoModel
@@ -157,7 +159,7 @@ def load(encoder: str) -> tuple[Any, nn.Module]:
         except Exception as error:  # transformers raises errors of many types
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise TeacherError(f"transformers cannot load the encoder in {folder}: {reason}") from None
-    if missing := sorted(name for name in loading_info["missing_keys"] if "pooler" not in name):  # it is unused
+    if missing := sorted(name for name in loading_info["missing_keys"] if "pooler" not in name):  # the pooler is unused
         raise TeacherError(f"{folder} holds no weights for {missing[0]} and {len(missing) - 1} others of its encoder")
     return tokenizer, model
 

@@ -1,4 +1,4 @@
-"""How teachers of several kinds are trained: by epochs or as linear models, on one thread, on what device."""
+"""Trains teachers of several kinds: by epochs or as linear models, on one CPU thread or a GPU."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def one_thread() -> Iterator[None]:
 
 
 def content_hash(files: Iterable[Path]) -> str:
-    """Returns a hash of the names and contents of files; their folder does not count."""
+    """Returns a hash of the names and contents of files, whatever folder they are in."""
     digests = []
     for path in files:
         with path.open("rb") as file:
@@ -71,7 +71,7 @@ def images_on(device: torch.device, pixels_BCHW: NDArray[np.uint8]) -> Tensor:
 
 
 def millions(network: nn.Module) -> str:
-    """Returns the number of parameters of a network in words."""
+    """Returns the number of parameters of a network as text."""
     return f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.3g} M parameters"
 
 
@@ -79,7 +79,7 @@ def require_classes(tasks: Sequence[Task], target_NK: NDArray[np.float32], known
     """Checks that each label has positive and negative samples, without which it cannot be learned.
 
     Raises:
-        TeacherError: a label has only one side among these samples.
+        TeacherError: a label has only positive or only negative samples.
     """
     for task in tasks:
         for index, name in zip(range(*task.columns.indices(target_NK.shape[1])), task.logit_names, strict=True):
@@ -98,7 +98,8 @@ def classification_problems(
     """Splits tasks into problems for a scikit-learn classifier: one for a multi-class task, else one for each label.
 
     Yields:
-        The columns of the problem among the K logits, which samples have a known label (N), and those labels.
+        The columns of the problem among the K logits, a mask (N) of the samples with a known label, and the known
+        labels.
     """
     for task in tasks:
         columns = list(range(*task.columns.indices(target_NK.shape[1])))

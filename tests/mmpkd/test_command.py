@@ -8,13 +8,12 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from rich.table import Table
 
-from mmpkd.command import own_words, plain_console, run, written_to
+from mmpkd.command import command_line, own_words, plain_console, written_to
 from mmpkd.types import UserError
 
 
@@ -59,16 +58,13 @@ def test_only_errors_of_the_folder_or_a_full_disk_become_messages(tmp_path: Path
 
 
 def test_a_full_output_disk_gives_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    def main(words: Sequence[str]) -> None:
+    with pytest.raises(SystemExit) as end, command_line():
         raise OSError(errno.ENOSPC, "No space left on device")
-
-    with pytest.raises(SystemExit) as end:
-        run(main)
     assert end.value.code == 2 and "No space left on device" in capsys.readouterr().err
 
 
 def test_an_output_without_a_character_gets_a_replacement() -> None:
-    code = "from mmpkd.command import run; run(lambda words: print('0.5 ± 0.1'))"
+    code = "from mmpkd.command import command_line\nwith command_line():\n    print('0.5 ± 0.1')"
     environ = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "0.5 ? 0.1\n")

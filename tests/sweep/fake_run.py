@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.witness import logged
-from mmpkd.command import run as command
+from mmpkd.command import command_line
 from mmpkd.config import TrialConfig
 from sweep.driver import run_sweep
 from sweep.interrupt import exit_process, requests_end_the_driver
@@ -32,4 +32,5 @@ def main(words: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command(main)
+    with command_line() as words:
+        main(words)

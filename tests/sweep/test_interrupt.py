@@ -103,8 +103,8 @@ def test_a_request_during_preparation_leaves_no_folder(tmp_path: Path, monkeypat
 
 def test_an_interrupted_command_says_so_and_exits_with_130(capsys: pytest.CaptureFixture[str]) -> None:
     """There is no traceback, for example while it plans."""
-    with pytest.raises(SystemExit) as ended:
-        command.run(requests_end_the_driver()(lambda words: send(signal.SIGHUP)))
+    with pytest.raises(SystemExit) as ended, command.command_line():
+        requests_end_the_driver()(lambda words: send(signal.SIGHUP))([])
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted; the same command continues\n"
 

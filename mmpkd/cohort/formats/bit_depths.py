@@ -1,4 +1,4 @@
-"""Decides how the pixel values of a cohort become 8 bits: by a window from the data, or as the options state."""
+"""Decides how the pixel values of a cohort are converted to 8 bits: by a window from the data or from the options."""
 
 from __future__ import annotations
 
@@ -15,31 +15,33 @@ from mmpkd.config import CohortConfig
 from mmpkd.machine.checksums import sealed, unsealed
 from mmpkd.machine.resources import cores
 
-DEPTHS = "depths.json"  # a file of a store that is being prepared
-WINDOW_SAMPLES = 32  # evenly spaced images that determine a cohort's window; sealed test images are not among them
+DEPTHS = "depths.json"  # name of a file that exists only while a store is being prepared
+WINDOW_SAMPLES = 32  # number of evenly spaced images, none of them sealed as test, that determine a cohort's window
 
 
 def contrast_options(config: CohortConfig) -> dict[str, Any]:
-    """Returns those options of a cohort that change brightness, `window` and `clahe`, as far as they are set."""
+    """Returns the options of a cohort that change brightness (`window` and `clahe`), if they are set."""
     stated = {"window": config.window, "clahe": config.clahe}
     return {name: option.model_dump() for name, option in stated.items() if option is not None}
 
 
 def apply_contrast(config: CohortConfig, depth: Depth) -> Depth:
-    """Returns a depth with the window and the CLAHE of the options, which apply to images but not to views."""
+    """Returns the Depth of the images, `depth`, with the window and CLAHE of the options. The options do not apply to
+    views."""
     window = depth.window if config.window is None else config.window.ends
     clahe = None if config.clahe is None else Clahe(config.clahe.clip_limit, config.clahe.tiles)
     return Depth(depth.bits, window, clahe)
 
 
 def find_depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list[str]) -> list[Depth]:
-    """Returns the Depth of the image and of each view.
+    """Returns the Depth of the images and the Depth of each view.
 
-    They are determined once and written to `partial`, so that a continued preparation keeps its windows.
+    They are determined from the samples `ids` once and written to the folder `partial`, so that a continued preparation
+    keeps its windows.
     """
 
     def sample_images(position: int) -> list[np.ndarray]:
-        with suppress(BadSample):  # `decode_all` lists it later, with the other bad samples
+        with suppress(BadSample):  # `decode_all` lists this sample later, with the other bad samples
             raw = reader.load(ids[position])
             return [sample_pixels(image) for image in (raw.image, *(raw.views[view] for view in views))]
         return []
@@ -58,7 +60,8 @@ def find_depths(partial: Path, reader: Reader, views: tuple[str, ...], ids: list
 
 
 def read_noted_depths(partial: Path) -> list[Depth]:
-    """Returns the depths that an interrupted preparation wrote; empty where it wrote none or the file is damaged."""
+    """Returns the depths that an interrupted preparation wrote. The list is empty if their file is missing or
+    damaged."""
     try:
         return [read_depth(*depth) for depth in unsealed((partial / DEPTHS).read_bytes())["depths"]]
     except (OSError, ValueError, LookupError, TypeError):

@@ -15,32 +15,33 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mmpkd.cohort.facts import BadSample
 
-MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # where Pillow draws the line for its own formats
+MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # the number of pixels above which Pillow refuses its own formats
 CODE = re.compile("[A-Z0-9_]{1,16}")  # a DICOM code string without blanks
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOURS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")  # pydicom returns these as RGB
 
 
 class Unit(NamedTuple):
-    """Modality and unit of pixel values as DICOM codes, empty where the file states none."""
+    """Modality and unit of pixel values as DICOM codes. A code is empty if the file does not state it."""
 
     modality: str = ""
     unit: str = ""
 
 
 def is_dicom(root: Path, file: str) -> bool:
-    """Returns whether a file is DICOM, by its suffix or the mark after its preamble, as many archives use no suffix."""
+    """Returns whether a file is DICOM: it has a suffix of DICOM, or the mark `DICM` after its preamble. The mark is
+    checked because many archives use no suffix."""
     if file.lower().endswith((".dcm", ".dicom")):
         return True
     try:
         with (root / file).open("rb") as opened:
             return opened.read(132)[128:] == b"DICM"
     except (OSError, ValueError):
-        return False  # reading the file reports the error
+        return False  # the error is reported later, when the file is read
 
 
 def read_size(root: Path, file: str) -> tuple[int, int]:
-    """Returns height and width from the header alone.
+    """Returns the height and width of an image in pixels, and reads only the file's header.
 
     Raises:
         BadSample: the file is missing, or is not a DICOM file with an image.
@@ -49,7 +50,8 @@ def read_size(root: Path, file: str) -> tuple[int, int]:
 
 
 def unit_of(root: Path, file: str) -> Unit:
-    """Returns the modality and unit that a file states; Hounsfield units for a CT that states slope and intercept only.
+    """Returns the modality and the unit that a file states. The unit of a CT that states a rescale slope and intercept
+    but no unit is the Hounsfield unit.
 
     Raises:
         BadSample: the file is missing, or is not a DICOM file.
@@ -63,7 +65,8 @@ def unit_of(root: Path, file: str) -> Unit:
 
 
 def _read_code(data: Dataset, name: str) -> str:
-    """Returns an element that holds a code; empty where it holds anything else, which may be patient data."""
+    """Returns the code that an element holds. The text is empty if the element holds anything else, because that may be
+    patient data."""
     try:
         value = str(data.get(name, ""))
     except Exception:  # elements are decoded on access, and a damaged one may raise any exception
@@ -74,15 +77,16 @@ def _read_code(data: Dataset, name: str) -> str:
 def read_dicom(root: Path, file: str) -> np.ndarray:
     """Reads the pixels of a file: H x W, or H x W x 3 in colour; uint8, uint16 or int16; larger values are brighter.
 
-    MONOCHROME1, where 0 is white, is inverted over the values that its bits can hold. A rescale slope and intercept are
-    applied; the result must be whole numbers of 16 bits. Display windows are not applied. Pixels with the padding value
-    get the smallest value of the other pixels. Fewer than 8 bits are scaled to 0 to 255.
+    MONOCHROME1 images, where 0 is white, are inverted over the range that their bits can hold. The rescale slope and
+    intercept are applied, and the results must be whole numbers of at most 16 bits. Display windows are not applied.
+    Pixels with the padding value get the smallest value of the other pixels. Values with fewer than 8 bits are scaled
+    to the range 0 to 255.
 
     Raises:
         BadSample: the file is missing or truncated, has several frames, or has a photometric interpretation or depth
             that is not handled.
     """
-    height, width = read_size(root, file)  # checked before the pixels are read, which may be too many
+    height, width = read_size(root, file)  # the size is checked first, because there may be too many pixels to read
     data = _read(root, file)
     try:
         photometric, bits = str(data.PhotometricInterpretation), int(data.BitsStored)
@@ -100,7 +104,7 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
         is_inverse = data.get("PresentationLUTShape") == "INVERSE"
         if photometric == "MONOCHROME2" and is_inverse:
             raise BadSample(file, "says both that 0 is black (MONOCHROME2) and that it is white (INVERSE)")
-        if not is_signed:  # otherwise pydicom clears bits above those stated, which turns a larger value into another
+        if not is_signed:  # else pydicom clears bits above the stated ones, which changes larger values
             data.pixel_array_options(correct_unused_bits=False)
         pixels = np.asarray(data.pixel_array)  # YBR is converted to RGB
         low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if is_signed else (0, (1 << bits) - 1)
@@ -119,7 +123,7 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
             pixels = np.rint(pixels.clip(0) * (255 / ((1 << bits) - 1)))
     except BadSample:
         raise
-    except Exception as error:  # each decoder has its own exceptions, and their text may quote the file's elements
+    except Exception as error:  # each decoder has its own exceptions, with texts that may quote the file's elements
         problem = f"its pixels do not decode ({type(error).__name__})"
         raise BadSample(file, f"{problem}: {_transfer_syntax(data)}") from None
     colours = () if is_grey else (3,)
@@ -158,7 +162,7 @@ def _size(data: Dataset, file: str) -> tuple[int, int]:
 
 
 def _transfer_syntax(data: Dataset) -> str:
-    """Describes how the pixels are compressed, with the package that may decode them."""
+    """Describes the compression of the pixels, and names the package that may decode them."""
     try:
         syntax = data.file_meta.TransferSyntaxUID
         return f"{syntax.name}{'; pip install pylibjpeg[all] may decode it' if syntax.is_compressed else ''}"
@@ -167,7 +171,8 @@ def _transfer_syntax(data: Dataset) -> str:
 
 
 def _padding_mask(data: Dataset, pixels: np.ndarray) -> np.ndarray | None:
-    """Returns the padding of a grey image (PS3.3 C.7.5.1.1.2), H x W bool; None if the file states no padding value."""
+    """Returns the mask of a grey image's padding pixels (DICOM PS3.3 C.7.5.1.1.2), H x W bool. None means that the file
+    states no padding value."""
     value = data.get("PixelPaddingValue")
     if value is None:
         return None
@@ -177,7 +182,8 @@ def _padding_mask(data: Dataset, pixels: np.ndarray) -> np.ndarray | None:
 
 
 def _to_integers(pixels: np.ndarray, bits: int, file: str) -> np.ndarray:
-    """Converts pixels to uint8, uint16, or int16 where some are negative; raises BadSample if values would be lost."""
+    """Converts pixels to uint8, to uint16, or to int16 if any value is negative. Raises BadSample if values would be
+    lost."""
     if bits > 16 or (pixels.dtype.kind == "f" and not np.array_equal(pixels, np.rint(pixels))):
         raise BadSample(file, f"has {bits}-bit pixels of type {pixels.dtype}; whole numbers of 8 or 16 bits are wanted")
     low, high = int(pixels.min()), int(pixels.max())

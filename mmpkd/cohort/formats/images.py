@@ -1,7 +1,7 @@
-"""Reads a picture file with Pillow, and refuses files of which Pillow would silently drop information.
+"""Reads a picture file with Pillow, and refuses files from which Pillow would silently drop information.
 
-docs/formats.md lists for every format what is read and what is refused; tests/mmpkd/cohort/test_formats.py tests a file
-for each cell of its table.
+docs/formats.md has a table that states for every format what is read and what is refused.
+tests/mmpkd/cohort/test_formats.py tests a file for each cell of that table.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FORMATS = ("PNG", "JPEG", "TIFF", "JPEG2000", "BMP", "GIF", "WEBP", "PPM")  # Pi
 ADMITTED = "PNG, JPEG, TIFF, JPEG 2000, BMP, GIF, WebP, PGM or PPM, DICOM"  # the names in messages
 MODES = ("1", "L", "P", "RGB")  # Pillow's modes with 8 bits a channel and no transparency
 TRANSPARENT_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
-HEADER_BYTES = 1 << 20  # in JPEG 2000 a colour profile may precede the number of bits
+HEADER_BYTES = 1 << 20  # bytes read as header; in JPEG 2000 a large colour profile may precede the number of bits
 UNNAMED = "a further channel that it does not name; grey, RGB or either with alpha is wanted"
 IMAGEJ_IMAGES = re.compile(r"ImageJ=.*?\bimages=(\d+)", re.DOTALL)
 ONE_FRAME = "one is wanted: save the one that is meant as a file of its own"
@@ -38,24 +38,24 @@ class Picture(NamedTuple):
 
 
 class ChannelDepth(NamedTuple):
-    """The bits of a channel in a file, and whether its values have a sign, as the header states them."""
+    """The number of bits of a channel, and whether its values have a sign, as the file's header states."""
 
     bits: int
     is_signed: bool = False
 
 
 def read_picture(root: Path, file: str) -> Picture:
-    """Reads the picture of a file, rotated as its EXIF orientation states.
+    """Reads the picture of a file and rotates it as its EXIF orientation states.
 
     Raises:
-        BadSample: the file is missing, unreadable, truncated or not of `FORMATS`, it has several frames, or its bit
-            depth or kind of colour cannot be read without a loss of information.
+        BadSample: the file is missing, unreadable or truncated, has a format that is not in `FORMATS` or several
+            frames, or its bit depth or kind of colour cannot be read without a loss of information.
     """
     with _open_image(root, file) as opened:
         stored = _channel_depth(opened, root / file, file)
         _refuse_losses(opened, stored, file)
         opened.load()
-        image = ImageOps.exif_transpose(opened)  # regions were drawn on the picture as viewers show it
+        image = ImageOps.exif_transpose(opened)  # regions were drawn on the rotated picture, which viewers show
         if image.mode.startswith("I"):
             return Picture(_16_bit(np.asarray(image), stored, image.info.get("transparency"), file), None)
         if image.mode in TRANSPARENT_MODES or "transparency" in image.info:
@@ -67,7 +67,7 @@ def read_picture(root: Path, file: str) -> Picture:
 
 
 def picture_size(root: Path, file: str) -> tuple[int, int]:
-    """Returns height and width as `read_picture` gives them, from the header alone.
+    """Returns the height and width that `read_picture` would return, and reads only the file's header.
 
     Raises:
         BadSample: the file is missing, or is not an image.
@@ -79,7 +79,7 @@ def picture_size(root: Path, file: str) -> tuple[int, int]:
 
 @contextmanager
 def _open_image(root: Path, file: str) -> Iterator[Image.Image]:
-    """Opens a picture, and turns any error of Pillow, on opening or later, into a BadSample.
+    """Opens a picture, and replaces any error that Pillow raises, at once or later within the context, by a BadSample.
 
     Raises:
         BadSample: Pillow raises an error, or the code within the context raises BadSample.
@@ -94,22 +94,23 @@ def _open_image(root: Path, file: str) -> Iterator[Image.Image]:
         raise BadSample(file, f"is not an image of a kind that is read here ({ADMITTED}), or is damaged") from None
     except OSError as error:
         raise BadSample(file, f"cannot be read: {error.strerror or error}") from None
-    except Exception as error:  # for a damaged file, each decoder has its own exceptions
+    except Exception as error:  # each decoder raises exceptions of its own for a damaged file
         raise BadSample(file, f"does not decode: {str(error) or type(error).__name__}") from None
 
 
 def _channel_depth(image: Image.Image, path: Path, file: str) -> ChannelDepth:
-    """Reads bits and sign from the file's header, because Pillow's mode hides them: it reads 16-bit colour as 8-bit."""
+    """Reads the number of bits and the sign from the file's header, because Pillow's mode does not tell them. For
+    example, Pillow reads 16-bit colour as 8-bit colour."""
     if image.format == "TIFF":
         return _tiff_depth(image, file)
     if image.format not in ("PNG", "JPEG2000", "PPM", "BMP"):
-        return ChannelDepth(8)  # these formats have no more, and no sign
+        return ChannelDepth(8)  # these formats have at most 8 bits, and no sign
     with path.open("rb") as opened:
         header = opened.read(HEADER_BYTES)
     if image.format == "PNG":
         return ChannelDepth(header[24])  # the bit depth in IHDR, which is always the first chunk
     if image.format == "BMP":
-        if header[14] >= 40 and int.from_bytes(header[28:30], "little") == 32:  # bits of one pixel
+        if header[14] >= 40 and int.from_bytes(header[28:30], "little") == 32:  # bits per pixel
             raise BadSample(file, f"has {UNNAMED}")
         return ChannelDepth(8)
     if image.format == "PPM":
@@ -168,7 +169,7 @@ def _refuse_losses(image: Image.Image, stored: ChannelDepth, file: str) -> None:
 
 
 def _16_bit(pixels: np.ndarray, stored: ChannelDepth, transparent: int | None, file: str) -> np.ndarray:
-    """Converts pixels to uint16, or to int16 where some are negative. Pixels of the transparent value become 0."""
+    """Converts pixels to uint16, or to int16 if any value is negative. Pixels with the transparent value become 0."""
     if transparent is not None:
         pixels = np.where(pixels == transparent, 0, pixels)
     low, high = int(pixels.min()), int(pixels.max())

@@ -1,7 +1,8 @@
-"""Reads a mask file, and tells regions apart from the blurred edges of other regions.
+"""Reads a mask file, and distinguishes regions of a mask from blurred edges of other regions.
 
-Smoothing and lossy compression leave values between dark and bright along the edge of a region, but no 3 x 3 block of
-equal or nearly equal values. A value that fills such a block is a region (docs/decisions/images.md).
+Along the edge of a region, smoothing and lossy compression leave values between dark and bright, but these values
+never fill a 3 x 3 block with equal or nearly equal values. Therefore a value that fills such a block is a region
+(docs/decisions/images.md).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from mmpkd.cohort.formats.dicom import is_dicom, read_dicom
 from mmpkd.cohort.formats.images import read_picture
 
 MAX_GREY = 0.02  # share of a mask's pixels that may be between dark and bright without further checks
-MAX_LABEL = 32  # a mask whose largest value is below this holds numbers of regions, not shades
-FEW_VALUES = 16  # distinct values; a lossy or smoothed mask with edges steeper than one in 8 has more
-REACH = 12  # pixels from a bright pixel within which its edge, or an echo in an 8 x 8 block of a JPEG, may lie
-MAX_EDGE_WIDTH = 6  # pixels of the dark half of an edge, in a mask without lossy compression
-ECHO_PIXELS = 64  # largest area of such an echo
+MAX_LABEL = 32  # if all values of a mask are below this, they are numbers of regions and not shades
+FEW_VALUES = 16  # number of distinct values; a lossy or smoothed mask with edges steeper than one in 8 has more
+REACH = 12  # largest distance in pixels of a bright pixel's edge, or its echo in an 8 x 8 block of a JPEG, from it
+MAX_EDGE_WIDTH = 6  # largest width in pixels of the dark half of an edge, in a mask without lossy compression
+ECHO_PIXELS = 64  # largest area of an echo (see `REACH`) in pixels
 SHOWN_VALUES = 8
-MAX_EDGE_VALUES = 2  # values that fill no 3 x 3 block, up to which `mask_of_values` takes a mask literally
+MAX_EDGE_VALUES = 2  # `mask_of_values` takes a mask literally if at most this many of its values fill no 3 x 3 block
 NEIGHBOURS = np.ones((3, 3))
 CHOOSE = "say which is the region with mask_value (reader table), or save the mask with two values"
 LOSSY = "the mask has lossy edges and not just two values, so mask_value cannot choose; save it without loss"
@@ -34,8 +35,13 @@ LOSSY = "the mask has lossy edges and not just two values, so mask_value cannot 
 def read_mask(root: Path, file: str, shape: tuple[int, ...], values: Sequence[int] = ()) -> np.ndarray:
     """Reads a mask, H x W bool: its bright part (`two_valued_mask`), or pixels with one of `values` (`mask_of_values`).
 
+    Args:
+        shape: shape of the image to which the mask belongs.
+        values: values of the region in the mask file. Without values, the bright part is the region.
+
     Raises:
-        BadSample: the file does not decode, is not two-valued, or has another size than its image, which is `shape`.
+        BadSample: the file cannot be decoded, has another size than its image, or is refused by `two_valued_mask` or
+            `mask_of_values`.
     """
     pixels, alpha = (read_dicom(root, file), None) if is_dicom(root, file) else read_picture(root, file)
     if pixels.shape[:2] != tuple(shape[:2]):
@@ -50,8 +56,8 @@ def two_valued_mask(pixels: np.ndarray, file: str) -> np.ndarray:
     """Returns the pixels above half of the largest value, H x W bool.
 
     Raises:
-        BadSample: `pixels`, H x W or H x W x 3, are a picture, are bright everywhere, or hold regions of several
-            values, so that some regions might be lost.
+        BadSample: `pixels`, H x W or H x W x 3, are a picture and not a mask, are bright everywhere, or hold regions
+            with different values, so that some regions might be lost.
     """
     grey = _to_grey(pixels, file)
     values, counts = np.unique(grey, return_counts=True)
@@ -72,16 +78,18 @@ def two_valued_mask(pixels: np.ndarray, file: str) -> np.ndarray:
 
 
 def mask_of_values(pixels: np.ndarray, values: Sequence[int], file: str) -> np.ndarray:
-    """Returns where a mask has one of these values, H x W bool. With lossy or smoothed edges the nearest value counts.
+    """Returns the pixels of a mask that have one of `values`, H x W bool.
+
+    If a mask of two values has lossy or smoothed edges, each of its pixels counts as the nearer of the two values.
 
     Raises:
-        BadSample: the mask is in colour, or has such edges between more than two values.
+        BadSample: the mask is in colour, or it has lossy or smoothed edges and more than two values.
     """
     grey = _to_grey(pixels, file)
     if pixels.ndim == 3 and np.ptp(pixels, axis=2).any():
         raise BadSample(file, "the mask is in colour; mask_value names a value of grey")
     present = np.unique(grey)
-    num_edge_values = len(np.setdiff1d(present, _solid_values(grey)))  # edges, and regions of a few pixels
+    num_edge_values = len(np.setdiff1d(present, _solid_values(grey)))  # values of edges, or of regions of a few pixels
     if num_edge_values > MAX_EDGE_VALUES:
         with suppress(BadSample):
             is_bright_HW, largest = two_valued_mask(grey, file), int(present[-1])
@@ -101,17 +109,18 @@ def _to_grey(pixels: np.ndarray, file: str) -> np.ndarray:
 
 
 def _crop_to_content(pixels: np.ndarray, ground: int, grey: np.ndarray) -> np.ndarray:
-    """Crops a mask to all that differs from its commonest value, with a margin, because masks are large."""
+    """Crops `pixels` to the box of all pixels where `grey` differs from `ground`, plus a margin. The crop saves time,
+    because masks are large."""
     rows, columns = (np.flatnonzero((grey != ground).any(axis=axis)) for axis in (1, 0))
     box = [slice(max(0, at[0] - REACH), at[-1] + REACH + 1) for at in (rows, columns) if len(at)]
     return pixels[tuple(box)]
 
 
 def _refuse_several(pixels: np.ndarray, values: np.ndarray, is_exact: bool, file: str) -> None:
-    """Checks that all regions have the same value or colour; in a lossy mask, similar values count as one.
+    """Checks that all regions have the same value or colour. In a lossy mask, similar values count as the same value.
 
     Raises:
-        BadSample: there are regions of several values or colours beside the background.
+        BadSample: the mask holds regions of several values or colours besides the background.
     """
     solid = values if values[-1] < MAX_LABEL else _solid_values(pixels)
     if not is_exact:
@@ -124,14 +133,14 @@ def _refuse_several(pixels: np.ndarray, values: np.ndarray, is_exact: bool, file
 
 
 def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) -> None:
-    """Checks that no region is darker than the brightest one, because it would be lost.
+    """Checks that no region is darker than the brightest region, because a darker region would be lost.
 
     Raises:
         BadSample: a darker region has almost one value, or lies apart from the bright region.
     """
     dark = [
         int(value) for value in _solid_values(grey) if value <= largest / 2
-    ]  # the background, and regions that one bright pixel hides
+    ]  # values of the background, and of regions that seem dark only because a single pixel is much brighter
     steps = ndimage.maximum_filter(grey, 3).astype(int) - ndimage.minimum_filter(grey, 3)
     is_flat = (steps <= largest / 16) & (grey > largest / 8) & (grey < largest * 7 / 8)
     is_hidden = len(dark) > 1 and max(dark) - min(dark) > (0 if is_exact else largest / 32)
@@ -143,7 +152,8 @@ def _refuse_darker(grey: np.ndarray, largest: int, is_exact: bool, file: str) ->
 
 
 def _solid_values(pixels: np.ndarray) -> np.ndarray:
-    """Returns the values that fill a 3 x 3 block; a colour of H x W x 3 is coded as one number."""
+    """Returns the values that fill at least one 3 x 3 block. In an image H x W x 3, each colour is coded as a single
+    number."""
     codes = pixels.astype(np.int32)
     if pixels.ndim == 3:
         codes = (codes * [1 << 16, 1 << 8, 1]).sum(axis=2)
@@ -153,7 +163,7 @@ def _solid_values(pixels: np.ndarray) -> np.ndarray:
 
 
 def _num_islands(grey: np.ndarray, largest: int, is_exact: bool) -> int:
-    """Returns the number of connected regions that are dark throughout and no echo of a bright region's edge."""
+    """Returns the number of connected regions without a bright pixel that are not echoes of a bright region's edge."""
     regions, count = ndimage.label(grey > largest / (32 if is_exact else 16), NEIGHBOURS)
     if count < 2:
         return 0
@@ -168,7 +178,11 @@ def _num_islands(grey: np.ndarray, largest: int, is_exact: bool) -> int:
 
 
 def _is_only_edges(grey: np.ndarray, largest: int) -> bool:
-    """Returns whether all grey pixels lie between dark and bright ones, and are fewer than the bright ones."""
+    """Returns whether the grey pixels of a mask are only edges of bright regions.
+
+    They are edges if each of them is near both a dark and a bright pixel, and if there are at most as many grey pixels
+    as bright ones.
+    """
     is_bright, is_dark = grey >= largest * 7 / 8, grey <= largest / 8
     is_between = ~is_bright & ~is_dark
     if not is_dark.any() or is_between.sum() > is_bright.sum():

@@ -17,33 +17,35 @@ from nibabel.spatialimages import HeaderDataError
 from mmpkd.cohort.facts import BadSample
 
 PERCENTILES = (0.5, 99.5)  # percentiles of a volume's foreground that become 0 and 255
-MAX_DISTANCE = 0.5  # voxels by which a mask may be displaced from its image, because headers are rounded
-MAX_VOXELS = 2**28  # a gigabyte as float32; a brain at 1 mm has a thirtieth of that
+MAX_DISTANCE = 0.5  # a mask may be displaced from its image by this many voxels, because headers are rounded
+MAX_VOXELS = 2**28  # such a volume takes a gigabyte as float32; a brain at 1 mm has a thirtieth of these voxels
 
 
 class SlicePosition(NamedTuple):
-    """The slices of a volume that an image shows, and the position of its voxels in space."""
+    """The slices of a volume that an image shows, and the position of the volume's voxels in space."""
 
     levels: list[int]
-    affine: np.ndarray  # 4 x 4, from voxels to millimetres
+    affine: np.ndarray  # 4 x 4, maps voxel indices to millimetres
 
 
 def read_nifti(root: Path, file: str) -> np.ndarray:
-    """Returns the voxels of `read_volume`.
+    """Reads a volume by `read_volume` and returns its voxels alone.
 
     Raises:
-        BadSample: see `read_volume`.
+        BadSample: `read_volume` cannot read the file.
     """
     return read_volume(root, file)[0]
 
 
 def read_volume(root: Path, file: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the voxels of a volume, X x Y x Z float32, scaled as its header states, and their affine.
+    """Returns the voxels of a volume, X x Y x Z float32, and their affine. The header's scaling is applied.
 
-    x runs to the right, y to the front and z to the head, as closely as the axes of the file allow.
+    The axes are reordered and flipped so that x runs to the right, y to the front and z to the head, as closely as the
+    axes of the file allow.
 
     Raises:
-        BadSample: the file is missing, truncated, not NIfTI, not three-dimensional, too large or without orientation.
+        BadSample: the file is missing, truncated, not NIfTI, not three-dimensional, too large, or states no
+            orientation.
     """
     try:
         image = nibabel.load(root / file)
@@ -77,15 +79,18 @@ def read_volume(root: Path, file: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def is_nifti(file: str) -> bool:
-    """Returns whether a file is NIfTI by its suffix."""
+    """Returns whether the suffix of a file is one of NIfTI."""
     return file.lower().endswith((".nii", ".nii.gz"))
 
 
 def axial_slices(voxels_XYZ: np.ndarray, shares: Sequence[float], file: str) -> tuple[np.ndarray, list[int]]:
-    """Returns axial slices at these shares of the foreground's height, H x W x S uint8, and the level of each slice.
+    """Returns axial slices of a volume, H x W x S uint8 with the front on top, and the z index of each slice.
 
-    The front is on top. The foreground is all voxels that differ from the corner voxel. Intensities have no unit, so
-    percentiles of the volume's own foreground become 0 and 255.
+    The foreground consists of all voxels that differ from the corner voxel. Because intensities have no unit,
+    percentiles of the volume's own foreground (`PERCENTILES`) become 0 and 255.
+
+    Args:
+        shares: heights of the S slices within the foreground, from 0 (its lowest slice) to 1 (its highest slice).
 
     Raises:
         BadSample: the volume has the same value everywhere.
@@ -102,10 +107,10 @@ def axial_slices(voxels_XYZ: np.ndarray, shares: Sequence[float], file: str) -> 
 
 
 def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndarray, SlicePosition]:
-    """Reads axial slices as an image, H x W (one slice) or H x W x 3 uint8, with their position in the volume.
+    """Reads axial slices as an image, uint8, H x W (one slice) or H x W x 3, and returns also their position.
 
     Raises:
-        BadSample: see `read_volume` and `axial_slices`.
+        BadSample: `read_volume` cannot read the file, or the volume has the same value everywhere.
     """
     voxels_XYZ, affine = read_volume(root, file)
     slices_HWS, levels = axial_slices(voxels_XYZ, shares, file)
@@ -115,15 +120,16 @@ def read_slices(root: Path, file: str, shares: Sequence[float]) -> tuple[np.ndar
 def read_slice_mask(
     root: Path, file: str, place: SlicePosition, shape: tuple[int, ...], values: Sequence[int] = ()
 ) -> np.ndarray:
-    """Returns slices of a mask, H x W bool with the front on top: voxels that have one of `values`, or that are not 0.
+    """Reads the slices of a mask that an image shows, and returns their union, H x W bool with the front on top.
 
     Args:
-        place: the slices of the image.
-        shape: the shape of the image's slice.
+        place: the slices that the image shows.
+        shape: the shape of the image.
+        values: values of the region in the mask. Without values, the region is all voxels that are not 0.
 
     Raises:
-        BadSample: see `read_volume`; or the mask has another size or position than its image, or, without `values`,
-            more than two values or no voxel that is 0.
+        BadSample: `read_volume` cannot read the file, or the mask has another size or position than its image. Without
+            `values`, it is also raised if the mask has more than two values or no voxel that is 0.
     """
     (voxels_XYZ, affine), levels = read_volume(root, file), place.levels
     if voxels_XYZ.shape[1::-1] != tuple(shape[:2]) or max(levels) >= voxels_XYZ.shape[2]:
@@ -147,7 +153,7 @@ def read_slice_mask(
 
 
 def _distance(first: np.ndarray, second: np.ndarray, sides: tuple[int, ...]) -> float:
-    """Returns how far apart two affines place the corners of a volume: the largest distance of a corner.
+    """Returns the largest distance between the positions at which two affines place the same corner of a volume.
 
     The unit is the shortest side of a voxel under the second affine.
     """

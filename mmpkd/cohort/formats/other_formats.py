@@ -6,7 +6,7 @@ import gzip
 import zlib
 from pathlib import Path
 
-HEAD = 1 << 16  # bytes that are examined
+HEAD = 1 << 16  # number of bytes, from the start of a file, that are examined
 MAGIC = {
     b"PK\x03\x04": "a spreadsheet (.xlsx) under another name; give it that suffix",
     b"\xd0\xcf\x11\xe0": "an old spreadsheet (.xls); save it as .xlsx or as CSV",
@@ -17,9 +17,10 @@ SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "vertical bars"}
 
 
 def recognise_format(path: Path) -> str:
-    """Describes what a file seems to be instead of a CSV with commas in UTF-8, and how to convert it.
+    """Describes what a file seems to be instead of a comma-separated CSV in UTF-8, and how to convert it.
 
-    Empty if nothing is recognised, and for a path that ends in .parquet or .xlsx, which is not text.
+    The text is empty if no format is recognised. It is also empty if the path ends in .parquet or .xlsx, because such a
+    file is not text.
     """
     suffix = path.suffix.lower()
     if suffix in (".parquet", ".xlsx"):
@@ -45,7 +46,7 @@ def recognise_format(path: Path) -> str:
 
 
 def _encoding(head: bytes) -> tuple[str, str]:
-    """Returns Python's name of the encoding, and a description in words if it is not UTF-8."""
+    """Returns Python's name of a text's encoding, and a description of the encoding, which is empty for UTF-8."""
     if head.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "utf-16", "in UTF-16 instead of UTF-8"
     if b"\0" in head:
@@ -60,6 +61,6 @@ def _encoding(head: bytes) -> tuple[str, str]:
 
 
 def _separator(text: str) -> str:
-    """Returns the separator of the header: the most frequent of the known separators outside of quotes."""
+    """Returns the separator of the header: the known separator that occurs most often outside of quotes."""
     header = "".join((text.splitlines() or [""])[0].split('"')[::2])
     return max((",", *SEPARATORS), key=header.count)

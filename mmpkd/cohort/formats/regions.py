@@ -1,4 +1,4 @@
-"""Reads boxes and polygons that a table states in pixels of the original image, and draws them as masks."""
+"""Reads boxes and polygons from the cells of a table, in pixels of the original image, and draws them as masks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from mmpkd.cohort.facts import BadSample
 Box = tuple[float, float, float, float]  # left, top, width, height
 Polygon = list[tuple[float, float]]  # corners as (x, y)
 BOX_WANTED = "a box is left, top, width and height in its pixels, not two corners"
-SLACK = 1.0  # pixels by which rounding may put a corner outside its image
+SLACK = 1.0  # a corner may lie this many pixels outside its image, because coordinates may have been rounded
 
 
 def read_polygons(cell: str) -> list[Polygon]:
-    """Reads a polygon [[x, y], ...] or a list of polygons; each may be flat as in COCO: [x, y, x, y, ...].
+    """Reads a polygon [[x, y], ...] or a list of polygons. A polygon may also be flat, as in COCO: [x, y, x, y, ...].
 
     Raises:
-        ValueError, TypeError: the cell is not JSON, a polygon has fewer than three corners, or a corner is not two
-            finite numbers.
+        ValueError, TypeError: the cell is not JSON, a polygon has fewer than three corners or all its corners on one
+            line, or a corner is not two finite numbers.
     """
     content = json.loads(cell)
     is_list = isinstance(content, list) and content and isinstance(content[0], list) and content[0]
@@ -37,15 +37,18 @@ def read_polygons(cell: str) -> list[Polygon]:
 
 
 def _area(polygon: Polygon) -> float:
-    """Returns the largest distance of a corner from the line through the first and the farthest corner, times the
-    distance of those two; 0 if all corners lie on one line."""
+    """Returns a measure of a polygon's area that is 0 if and only if all corners lie on one line.
+
+    It is the distance between the first corner and the corner farthest from it, times the largest distance of any
+    corner from the line through these two.
+    """
     sides = np.subtract(polygon[1:], polygon[0])
     far = sides[np.abs(sides).sum(axis=1).argmax()]
     return float(np.abs(sides[:, 0] * far[1] - sides[:, 1] * far[0]).max())
 
 
 def _corner_pairs(polygon: list[Any]) -> list[Any]:
-    """Returns the corners of a polygon as pairs; a flat list of even length is split into pairs."""
+    """Returns the corners of a polygon as pairs (x, y). A flat list of even length is split into pairs."""
     if not isinstance(polygon, list):
         raise ValueError("a polygon is a list of corners")
     if any(isinstance(each, list) for each in polygon):
@@ -57,7 +60,8 @@ def read_box_list(cell: str) -> list[Box]:
     """Reads a box [left, top, width, height], or a list of boxes.
 
     Raises:
-        ValueError, TypeError: the cell is not JSON, or a box is not four finite numbers with width and height above 0.
+        ValueError, TypeError: the cell is not JSON, or a box does not consist of four finite numbers with a width and a
+            height above 0.
     """
     content = json.loads(cell)
     several = content if isinstance(content, list) and content and isinstance(content[0], list) else [content]
@@ -70,7 +74,7 @@ def read_box_list(cell: str) -> list[Box]:
 
 
 def boxes_mask(boxes: Sequence[Box], shape: tuple[int, ...], file: str) -> np.ndarray:
-    """Returns the union of boxes as a mask, H x W bool; see `box_mask`."""
+    """Returns the union of boxes as a mask, H x W bool. Each box is drawn by `box_mask`."""
     union: np.ndarray = np.any([box_mask(box, shape, file) for box in boxes], axis=0)
     return union
 
@@ -78,11 +82,12 @@ def boxes_mask(boxes: Sequence[Box], shape: tuple[int, ...], file: str) -> np.nd
 def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
     """Returns a box as a mask, H x W bool: the pixels whose centres lie in [left, left + width) x [top, top + height).
 
-    At least one pixel is set. COCO's rasteriser does the same (rleFrPoly in pycocotools/common/maskApi.c). A side keeps
-    its length on average.
+    At least one pixel is set. COCO's rasteriser does the same (rleFrPoly in pycocotools/common/maskApi.c). On average
+    over positions, a side of the mask is as long as the side of the box.
 
     Raises:
-        BadSample: the box reaches beyond the image, for example because two corners were read as corner and size.
+        BadSample: the box reaches beyond the image. This happens, for example, if the table states two corners instead
+            of a corner and a size.
     """
     left, top, width, height = box
     _require_inside([(left, top), (left + width, top + height)], shape, file, BOX_WANTED)
@@ -93,12 +98,12 @@ def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
 
 
 def _first_pixel(edge: float) -> int:
-    """Returns the first pixel whose centre is not before an edge; pixel 0 has its centre at 0.5."""
+    """Returns the index of the first pixel with its centre at or after an edge. The centre of pixel 0 is at 0.5."""
     return math.ceil(edge - 0.5)
 
 
 def polygon_mask(polygons: Sequence[Polygon], shape: tuple[int, ...], file: str) -> np.ndarray:
-    """Returns the union of filled polygons with their outlines as a mask, H x W bool.
+    """Returns the union of polygons as a mask, H x W bool. The pixels inside and on the outline of a polygon are True.
 
     Raises:
         BadSample: a corner lies outside the image.
@@ -111,8 +116,11 @@ def polygon_mask(polygons: Sequence[Polygon], shape: tuple[int, ...], file: str)
 
 
 def _require_inside(corners: Sequence[tuple[float, float]], shape: tuple[int, ...], file: str, wanted: str) -> None:
-    """Raises BadSample if a corner is outside the image. The message states the size of the image but not the place of
-    the region, because messages about credentialed cohorts must not reveal it."""
+    """Raises BadSample if a corner is outside the image.
+
+    The message states the size of the image but not the place of the region, because messages about credentialed
+    cohorts must not reveal the place.
+    """
     if any(not (-SLACK <= x <= shape[1] + SLACK and -SLACK <= y <= shape[0] + SLACK) for x, y in corners):
         size = f"{shape[1]} x {shape[0]} pixels (width x height)"
         raise BadSample(file, f"a region reaches out of its image of {size}; {wanted}")

@@ -1,8 +1,9 @@
-"""Reads tables as text, and reports their mistakes in the same way for all readers.
+"""Reads tables as text, and reports mistakes in tables in the same way for all readers.
 
-A table is a CSV (gzipped where the name ends in .gz), Parquet, or the first sheet of an .xlsx. Rows are numbered as in
-a spreadsheet, without blank lines: the header is row 1. A message about credentialed data holds no cell, and no column
-name that the reader does not expect, because such a name is a cell where the header is missing.
+A table is a CSV file (gzipped if its name ends in .gz), a Parquet file, or the first sheet of an .xlsx file. Rows are
+numbered as in a spreadsheet: the header is row 1, and blank lines are not counted. A message about credentialed data
+quotes no cell. It quotes no unexpected column name either, because such a name is really a cell if the header is
+missing.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from mmpkd.cohort.facts import comparable_name
 from mmpkd.cohort.formats.other_formats import recognise_format
 from mmpkd.types import CohortError
 
-FIRST_ROW = 2  # number of the first row of data
-NUM_SHOWN = 5  # rows and values that a message lists
+FIRST_ROW = 2  # number of the first row of data; the header is row 1
+NUM_SHOWN = 5  # maximum number of rows, and of values, that a message lists
 KINDS = {".gz": "gzipped CSV", ".parquet": "Parquet", ".xlsx": "spreadsheet"}  # by suffix; any other is CSV
 DAMAGED = (
     OSError,
@@ -36,21 +37,27 @@ DAMAGED = (
     LZMAError,
     zlib.error,
     BadZipFile,
-)  # what the libraries raise
-HARMLESS = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)  # their messages hold no cell
+)  # the errors that the libraries raise for a damaged file
+HARMLESS = (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError)  # their messages quote no cell
 
 
 def read_table(
     path: Path, wanted: Sequence[str], remedy: str, is_public: bool = False, also_named: Mapping[str, str] | None = None
 ) -> pd.DataFrame:
-    """Reads a table as stripped text, empty where missing, in the order of the file.
+    """Reads a table. All cells are text without surrounding blanks, and missing cells are empty.
 
-    The wanted columns may be written in another case, with blanks for underscores, or as `also_named` states (other
-    name: wanted name), and in any order among other columns, which keep their names.
+    The rows are in the order of the file. The file may have the wanted columns in any order among other columns, which
+    keep their names.
+
+    Args:
+        wanted: names of the columns that the table must have. In the file they may be written in another case, or with
+            blanks instead of underscores.
+        remedy: end of the messages, which says what the user can do.
+        is_public: whether messages may quote the file's column names.
+        also_named: further names that a wanted column may have in the file, as a map from further to wanted names.
 
     Raises:
-        CohortError: the file is missing or damaged, a column is missing or occurs twice, or there is no row; the
-            message ends with `remedy`.
+        CohortError: the file is missing or damaged, a wanted column is missing or occurs twice, or there is no row.
     """
     try:
         table = _read_cells(path)
@@ -103,22 +110,29 @@ def _header_key(name: str) -> str:
 def refuse_rows(path: Path, wrong: Any, what: str, cells: pd.Series | None = None, unit: str = "row") -> None:
     """Checks that no row is wrong.
 
+    Args:
+        wrong: a bool per row.
+        what: the part of the message that says what is wrong.
+        cells: see `describe_rows`.
+        unit: see `describe_rows`.
+
     Raises:
-        CohortError: some of `wrong`, a bool per row, is True; see `describe_rows`.
+        CohortError: a row is wrong. The message lists the first wrong rows by `describe_rows`.
     """
     if rows := describe_rows(wrong, cells, unit):
         raise CohortError(f"{path}: {what}, in {rows}; correct it or take it out")
 
 
 def describe_rows(wrong: Any, cells: pd.Series | None = None, unit: str = "row") -> str:
-    """Lists the first rows that are wrong, and their values in `cells`, which may be passed for public data only.
+    """Lists the first rows that are wrong.
 
     Args:
         wrong: a bool per row.
-        unit: what is counted; anything but rows is counted from 1.
+        cells: the values that are listed with the rows. They may be passed for public data only. None lists no values.
+        unit: name of the things that are counted. Rows are numbered as in the file; other things are counted from 1.
 
     Returns:
-        An empty text if no row is wrong.
+        The list as text. It is empty if no row is wrong.
     """
     positions = np.flatnonzero(np.asarray(wrong, bool))
     if not len(positions):

@@ -64,22 +64,16 @@ def test_machine_faults_are_recognised_behind_an_error(
     error = caused_by(cause)
     assert machine_fault(error) == fault
 
-    def main(words: Any) -> None:
+    with pytest.raises(SystemExit) as ended, command.command_line():
         raise error
-
-    with pytest.raises(SystemExit) as ended:
-        command.run(main)
     text = capsys.readouterr().err
     assert ended.value.code == 2 and text.startswith("error: best.pt is damaged")
     assert ("delete nothing before" in text) == bool(fault) and with_fault(error) in text
 
 
 def test_mistakes_are_printed_with_the_machine_fault(capsys: pytest.CaptureFixture[str]) -> None:
-    def main(words: Any) -> None:
+    with pytest.raises(SystemExit), command.command_line():
         raise ConfigError.at("student", "cannot be built") from MemoryError()
-
-    with pytest.raises(SystemExit):
-        command.run(main)
     text = capsys.readouterr().err
     assert (
         text.startswith("1 mistake:\n  student: cannot be built\n  the cause is a fault of the machine")
