@@ -26,7 +26,7 @@ MIN_COLOUR_SHARE = 0.001  # share of coloured pixels from which an image counts 
 
 
 class Clahe(NamedTuple):
-    """The parameters of contrast limited adaptive histogram equalisation, which is applied to each image by itself."""
+    """The parameters of contrast limited adaptive histogram equalisation, which is applied to each image separately."""
 
     clip_limit: float
     tiles: int  # number of tiles along each side of the image

@@ -194,7 +194,7 @@ class Reader(ABC):
     @property
     @abstractmethod
     def credentialed(self) -> bool:
-        """Whether file names carry patient identities. A class attribute may replace this property."""
+        """Whether file names carry patient identities. A subclass may define a class attribute instead."""
 
     @abstractmethod
     def scan(self) -> Scan:
@@ -214,12 +214,12 @@ class Reader(ABC):
         """Decodes a sample.
 
         Raises:
-            BadSample: a file is missing, does not decode, or does not fit its image.
+            BadSample: a file is missing, cannot be decoded, or does not fit its image.
         """
 
 
 def label_columns(tasks: Sequence[Task]) -> list[str]:
-    """Returns the names of the K label columns, 'task/label' for each logit."""
+    """Returns the names of the K label columns, one per logit, in the form 'task/label'."""
     return [f"{task.name}/{label}" for task in tasks for label in task.logit_names]
 
 

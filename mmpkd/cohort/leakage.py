@@ -161,7 +161,7 @@ def _words(column: pd.Series) -> tuple[csr_matrix, list[str]]:
 
 
 def _value_codes(column: pd.Series) -> NDArray[np.int64]:
-    """Returns an integer code for each value of a column: each text, each decile of numbers, and missing."""
+    """Returns a column's values as integer codes: one code per text or per decile of numbers, and one for missing."""
     if pd.api.types.is_numeric_dtype(column):
         column = pd.qcut(column, NUM_BINS, labels=False, duplicates="drop")
     codes: NDArray[np.int64] = pd.factorize(column)[0].astype(np.int64) + 1

@@ -59,7 +59,7 @@ def has_folds(split: Iterable[str]) -> bool:
 
 
 def fold_names(split: Iterable[str]) -> list[str]:
-    """Returns the names of a split's folds, from fold0 to the last one; empty if it has no folds."""
+    """Returns the names of a split's folds, from fold0 to the last one. The list is empty if the split has no folds."""
     last = max((int(part.removeprefix(FOLD)) for part in set(split) if part.startswith(FOLD)), default=-1)
     return [f"{FOLD}{number}" for number in range(last + 1)]
 

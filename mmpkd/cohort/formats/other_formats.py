@@ -1,4 +1,4 @@
-"""Recognises the format of a file that is not the expected table, by its first bytes and never by its cells."""
+"""Recognises the format of a file that is not the expected table. It looks at the first bytes and quotes no cell."""
 
 from __future__ import annotations
 

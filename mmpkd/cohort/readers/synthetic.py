@@ -92,7 +92,7 @@ class Synthetic(Reader):
         self.params = params
 
     def scan(self) -> Scan:
-        """Draws the table from the seed."""
+        """Generates the table of all samples from the option `seed`."""
         table = self._table
         names = table["label"].map(lambda index: CLASSES[index])
         return Scan(
@@ -176,7 +176,7 @@ class Synthetic(Reader):
 
     @staticmethod
     def _words_by_class(name: str, truth: Ints, accuracy: float, generator: np.random.Generator) -> list[str]:
-        """Returns a word for each sample: the word of its true class with probability `accuracy`, else another one."""
+        """Draws a word for each sample: its true class's word with probability `accuracy`, else another class's word."""
         class_N = np.where(generator.random(len(truth)) < accuracy, truth, _other_class(truth, generator))
         return [WORDS[name][index] for index in class_N]
 

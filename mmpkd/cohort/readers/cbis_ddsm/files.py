@@ -90,8 +90,10 @@ def _folders_ending_with(folder: Path, uid: str) -> list[Path]:
 
 
 def _image_folder(root: Path) -> tuple[Path, bool]:
-    """Returns the folder to which the description files' paths are relative, and whether the copy has the JPEG
-    layout."""
+    """Returns the folder that contains the image folders, and whether the copy has the JPEG layout.
+
+    The image folders are named by series UID in the JPEG layout, and by DICOM PatientID in the other layouts.
+    """
     level = [root]
     for _ in range(4):
         for folder in level:

@@ -214,7 +214,8 @@ def _without_shared_patients(table: pd.DataFrame) -> tuple[pd.DataFrame, list[st
 def _join_values(table: pd.DataFrame, column: Column) -> pd.Series:
     """Combines the cells of each sample's abnormalities in a column into one cell per sample.
 
-    The cell holds the union of the values or, for a numeric column, the highest grade. It is NaN if no value is known.
+    For a multivalued column, the cell holds the union of the values. For any other column, it holds the highest grade.
+    The cell is NaN if no value is known.
     """
     cells = table[["sample", column.name]].dropna()
     if column.kind == "multivalued":

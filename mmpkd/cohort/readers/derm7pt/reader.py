@@ -114,7 +114,7 @@ class Derm7pt(Reader):
         )
 
     def deviations(self, scan: Scan) -> list[str]:
-        """Returns how this copy differs from DeepGuide's choice of cases, whose counts are published."""
+        """Describes how the cases of this copy differ from DeepGuide's choice of cases, which has published counts."""
         table, _ = self._cases()
         chosen = table[table["part"].notna() & _is_kept(table, "deepguide")]
         sentences = []

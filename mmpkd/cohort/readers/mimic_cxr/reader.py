@@ -211,7 +211,8 @@ class MimicCxr(Reader):
         return path
 
     def _hold_out(self, table: pd.DataFrame, path: Path) -> list[str]:
-        """Moves the patients with boxes from the training part of `table` to other parts. Returns notes about this."""
+        """Assigns all patients with boxes to val or test in the column `part` of `table`, whatever their official part.
+        Keeps the boxes in the reader, and returns notes."""
         boxes = read_boxes(path)
         subject = boxes["dicom_id"].map(table.set_index("dicom_id")["subject_id"])
         if subject.isna().all():
