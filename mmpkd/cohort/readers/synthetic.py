@@ -176,7 +176,7 @@ class Synthetic(Reader):
 
     @staticmethod
     def _words_by_class(name: str, truth: Ints, accuracy: float, generator: np.random.Generator) -> list[str]:
-        """Draws a word for each sample: its true class's word with probability `accuracy`, else another class's word."""
+        """Draws a word per sample: its true class's word with probability `accuracy`, else another class's word."""
         class_N = np.where(generator.random(len(truth)) < accuracy, truth, _other_class(truth, generator))
         return [WORDS[name][index] for index in class_N]
 
