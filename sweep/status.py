@@ -1,4 +1,4 @@
-"""Shows all sweeps and their progress: `python -m sweep.status`; --help describes the rest."""
+"""Shows all sweeps and their progress: `python -m sweep.status`. Its options are listed by `--help`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,9 @@ def main(words: Sequence[str]) -> None:
 
 
 def count(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Returns how many trials are in each state, and their device-hours; None where the devices are unknown."""
+    """Returns the number of trials in each state, and the device-hours of the trials. The device-hours are None if the
+    devices of a trial are unknown.
+    """
     states = Counter(trial.state for trial in trials)
     seconds = [seconds for trial in trials for seconds in trial.device_seconds.values()]
     known = [value for value in seconds if value is not None]
@@ -97,7 +99,7 @@ def count(trials: Sequence[Trial]) -> dict[str, Any]:
 
 
 def best(sweep: Sweep, numbers: Sequence[int]) -> dict[str, float]:
-    """Returns the best value of each goal among these configurations."""
+    """Returns the best value of each goal among the configurations with these numbers."""
     chosen = set(numbers)
     results = [values for number, values in sweep.results().items() if number in chosen]
     if not results:
@@ -106,7 +108,7 @@ def best(sweep: Sweep, numbers: Sequence[int]) -> dict[str, float]:
 
 
 def as_json(sweep: Sweep) -> dict[str, Any]:
-    """Returns everything that is known about a sweep, as plain values."""
+    """Returns everything that is known about a sweep, as plain values for JSON."""
     arms = {arm: [number for number, trial in sweep.trials.items() if trial.arm == arm] for arm in sweep.arms}
     return {
         "name": sweep.folder.name,
@@ -114,7 +116,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
         "space": sweep.plan.get("space"),
         "state": sweep.state,
         **count(list(sweep.trials.values())),
-        # Hours of the whole sweep, as search.budget_device_hours counts them.
+        # Device-hours of the whole sweep, counted in the same way as for search.budget_device_hours.
         "device_hours": count([*sweep.trials.values(), *sweep.left_behind.values()])["device_hours"],
         "left_behind": len(sweep.left_behind),
         "planned": sweep.search.get("trials"),
@@ -135,9 +137,9 @@ def show(sweeps: Sequence[Sweep], storage: Storage, console: Console) -> None:
         words = [] if storage.path == Path(DEFAULT_STORAGE) else [f"storage={storage}"]
         console.print("  " + " ".join(["python -m sweep.run", *map(quote, words)]), highlight=False, soft_wrap=True)
         return
-    # A column holds several values, so that a terminal of 80 columns shows the table.
+    # One table column holds several values, so that the table fits a terminal 80 characters wide.
     table = Table("sweep\nits space", "state\nlast event", "trials", "device\nhours", "best", **PLAIN)
-    table.columns[0].overflow = "fold"  # a name is never cut off
+    table.columns[0].overflow = "fold"  # names are never cut off
     for sweep in sweeps:
         facts = as_json(sweep)
         counts = [f"{facts[state]} {state}" for state in SHOWN_STATES if facts[state]] or ["none"]
@@ -176,7 +178,9 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console) -> None:
 
 
 def _about_mlflow(file: Path) -> list[str]:
-    """Returns how to look at the runs in the MLflow file beside the sweeps, if there is one."""
+    """Returns lines that say how to view the runs in the MLflow file beside the sweeps. Returns no lines if there is no
+    such file.
+    """
     if not file.is_file():
         return []
     try:

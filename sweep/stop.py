@@ -1,4 +1,4 @@
-"""Asks a running sweep to end cleanly: `python -m sweep.stop NAME`; --help describes the rest."""
+"""Asks a running sweep to end cleanly: `python -m sweep.stop NAME`. Its options are listed by `--help`."""
 
 from __future__ import annotations
 
@@ -35,11 +35,16 @@ examples
   python -m sweep.stop breast storage=/shared/runs timeout=3600
 """
 POLL_SECONDS: Final = 0.2
-LINE_SECONDS: Final = 10.0  # between two lines where the output is not a terminal
+LINE_SECONDS: Final = 10.0  # seconds between two lines if the output is not a terminal
 
 
 def main(words: Sequence[str]) -> None:
-    """Raises SystemExit with 1 if the sweep does not end in time; a UserError becomes exit status 2."""
+    """Asks the sweep to end, and waits until it has ended.
+
+    Raises:
+        SystemExit: with status 1 if the sweep does not end in time.
+        UserError: the user made a mistake. The command then ends with status 2.
+    """
     if {"--help", "-h", "help"} & set(words):
         print(HELP, end="")
         return
@@ -83,7 +88,7 @@ def _seconds(text: str, mistakes: list[Mistake]) -> float:
 def _request_stop(folder: SweepFolder) -> None:
     path = folder.stop_request
     try:
-        path.touch()  # it stays empty, so that a reader never sees a part of it
+        path.touch()  # the file stays empty, so that a reader never sees a half-written file
     except OSError as error:
         raise UserError(
             f"{path}: cannot be written ({error.strerror}); stop the sweep on the machine where it was started"
@@ -108,7 +113,7 @@ def _wait_for_end(folder: SweepFolder, timeout: float, console: Console) -> bool
                 console.print(line)
                 last_line = now
             time.sleep(POLL_SECONDS)
-    folder.stop_request.unlink(missing_ok=True)  # the driver leaves it if it ended, or died, before it saw it
+    folder.stop_request.unlink(missing_ok=True)  # it remains if the driver ended before it saw the request
     return True
 
 

@@ -1,4 +1,4 @@
-"""What travels between the packages of a sweep. Nothing here needs Ray, Optuna or MLflow."""
+"""Defines the data types that the packages of a sweep exchange. Nothing here needs Ray, Optuna or MLflow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, TypedDict
 
 from mmpkd.config import IMAGE
 
-Values: TypeAlias = Sequence[float]  # of the goals, in the order of `search.maximize`; higher is better
+Values: TypeAlias = Sequence[float]  # one value per goal, in the order of `search.maximize`; higher is better
 State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
 
 
@@ -18,27 +18,28 @@ class Job(TypedDict):
 
     number: int
     arm: str
-    repeat_of: int | None  # the trial whose configuration this trial runs on a further seed
-    trial: str  # TrialConfig as JSON
+    repeat_of: int | None  # number of the first trial of the configuration, if this trial runs it on a further seed
+    trial: str  # the TrialConfig as JSON
     goals: list[str]
-    folder: str  # of the sweep; the driver and all workers see it
+    folder: str  # folder of the sweep, which the driver and all workers can read
     cache: str
-    store: str  # the prepared cohort: a worker neither needs nor reads raw data
+    store: str  # folder of the prepared cohort; a worker neither needs nor reads raw data
 
 
 @dataclass(frozen=True)
 class Record:
-    """A trial as the sweep's storage knows it.
+    """A trial as the sweep's Optuna storage records it.
 
     Attributes:
-        seconds: training and validation over all epochs; starting workers and fitting teachers are not included.
+        seconds: seconds of training and validation over all epochs, without starting workers and fitting teachers.
         sampled: the drawn values by leaf name.
-        metrics: those of the last epoch.
-        config: TrialConfig as JSON.
+        metrics: the metrics of the last epoch.
+        config: the TrialConfig as JSON.
         cause: the kind of a failure in one word: diverged, memory, worker or error.
         device_seconds: seconds times the share of a GPU that the trial held, or times its cores if it held no GPU.
-        repeat_of: the trial whose configuration this trial runs on a further seed.
-        turn: which of the further seeds this is, counted from 1; 0 for a first trial.
+        repeat_of: the number of the first trial of the configuration, if this trial runs it on a further seed. None for
+            a first trial.
+        turn: the number of this further seed, counted from 1. It is 0 for a first trial.
     """
 
     number: int
@@ -57,18 +58,24 @@ class Record:
 
     @property
     def configuration(self) -> int:
-        """The number of the first trial of this trial's configuration, which all its further seeds share."""
+        """The number that identifies the trial's configuration: the number of the first trial that ran the
+        configuration.
+        """
         return self.number if self.repeat_of is None else self.repeat_of
 
     @property
     def reference(self) -> bool:
-        """Whether the student reads an input at test that the clinic will not have: it is shown but never chosen."""
+        """Whether the student reads an input at test that the clinic will not have. Such a trial is shown but never
+        chosen.
+        """
         reads = json.loads(self.config).get("student", {}).get("reads", [IMAGE])
         return bool(reads != [IMAGE])
 
     @property
     def control(self) -> str:
-        """Names of the teachers whose outputs are shuffled: what this trial gains cannot come from their knowledge."""
+        """Names of the teachers with shuffled outputs. A gain of this trial cannot come from the knowledge of these
+        teachers.
+        """
         teachers = json.loads(self.config).get("teachers", {})
         return ", ".join(name for name, teacher in teachers.items() if teacher.get("control"))
 
@@ -78,11 +85,13 @@ class Record:
 
 @dataclass(frozen=True)
 class Arrival:
-    """A trial at a rung. The sweep's storage keeps it, and a restarted driver rebuilds its rungs from there."""
+    """The arrival of a trial at a rung. The sweep's storage keeps all arrivals, and a restarted driver rebuilds its
+    rungs from them.
+    """
 
     number: int
     arm: str
-    rung: int  # an epoch
+    rung: int  # the epoch of the rung
     values: tuple[float, ...]
     goes_on: bool
 
@@ -92,7 +101,7 @@ class Ending:
     """How a trial ended.
 
     Attributes:
-        learned: the values that the sampler learns from a trial that is not complete; None if it learns nothing.
+        learned: the values that the sampler learns from a trial that is not complete, or None if it learns nothing.
     """
 
     state: State
@@ -107,7 +116,9 @@ class Ending:
 
 @dataclass(frozen=True)
 class Halt:
-    """Why the driver stops while trials are running. They keep their checkpoints and wait for the next driver."""
+    """The reason why the driver stops while trials are running. The trials keep their checkpoints and wait for the next
+    driver.
+    """
 
     kind: Literal["limit", "requested", "memory", "broken"]
     reason: str = ""

@@ -1,6 +1,6 @@
-"""Draws configurations from an arm: one for a sampler, or every branch for the plan.
+"""Draws configurations from an arm: a single one for a sampler, or configurations of every branch for the plan.
 
-This file needs no ray, torch or optuna: each decision is left to a `Chooser`.
+This module imports no ray, torch or optuna. A `Chooser` makes each decision.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ _ABSENT: Final = object()
 
 
 class Chooser(Protocol):
-    """Decides every value that is drawn: an adapter of an Optuna trial, or the plan's `BoundsChooser`."""
+    """Interface that decides every value that is drawn. Examples are the adapter of an Optuna trial and the plan's
+    `BoundsChooser`.
+    """
 
     def uniform(self, name: str, low: float, high: float, log: bool) -> float: ...
     def integer(self, name: str, low: int, high: int, log: bool) -> int: ...
@@ -28,15 +30,15 @@ class Chooser(Protocol):
 
 @dataclass(frozen=True)
 class Drawn:
-    """One configuration of an arm.
+    """One configuration that was drawn from an arm.
 
     Attributes:
         config: the configuration as plain values.
-        values: the drawn values by leaf name (`<arm>/` and the path with the labels of branches): a number, the value
-            of a `choice` (its label where the value is a list or a mapping), the label of a `one_of`, and 'absent' or
-            'present' for a `maybe` under the name of the leaf with `.maybe` behind it.
-        places: the path in `config` of each leaf name.
-        origins: the path in the space file of each path in `config`.
+        values: the drawn values by leaf name. A leaf name is `<arm>/` and the path with the labels of branches. A value
+            is a number, the value of a `choice` (or its label, if the value is a list or a mapping), or the label of a
+            `one_of`. A `maybe` has the value 'absent' or 'present', and `.maybe` is appended to its leaf name.
+        places: maps each leaf name to the path in `config`.
+        origins: maps each path in `config` to the path in the space file.
     """
 
     config: dict[str, Any]
@@ -46,7 +48,7 @@ class Drawn:
 
 
 def leaf_name(arm: str, path: str) -> str:
-    """Returns the name of a leaf in the Optuna studies, the tables and MLflow."""
+    """Returns the name that a leaf has in the Optuna studies, the tables and MLflow."""
     return f"{arm}/{path}" if path else arm
 
 
@@ -62,7 +64,7 @@ def draw(node: Node, chooser: Chooser, arm: str) -> Drawn:
 
 @dataclass(frozen=True)
 class _Reference:
-    """Stands for the value that is drawn at `place`, perhaps later than this one."""
+    """Placeholder for the value that is drawn at `place`, which may be drawn after this placeholder."""
 
     place: str
 
@@ -75,7 +77,9 @@ class _Drawing:
         self._references: list[tuple[dict[Any, Any], Any]] = []  # mapping and key that hold a _Reference
 
     def node(self, node: Node, path: str, place: str) -> Any:
-        """Returns the value of a node. `path` has the labels of branches in it, `place` has not."""
+        """Returns the value of a node. `path` contains the labels of branches; `place` is the same path without these
+        labels.
+        """
         name = leaf_name(self._arm, path)
         self.drawn.origins[place] = node.path
 
@@ -118,7 +122,9 @@ class _Drawing:
                 return result
 
     def resolve_references(self) -> None:
-        """Replaces each reference by the value of its leaf. `references.bind` has checked that the leaf is drawn."""
+        """Replaces each reference by the value drawn at the leaf it names. `references.bind` has checked that this leaf
+        is drawn.
+        """
         for mapping, key in self._references:
             value = mapping[key]
             while isinstance(value, _Reference):
@@ -131,10 +137,10 @@ class Branch:
     """One combination of decisions at the `one_of` and `maybe` nodes of an arm.
 
     Attributes:
-        labels: the decisions by leaf name.
+        labels: the label chosen at each decision, by leaf name.
         free: names of the leaves that have more than one possible value.
-        drawn: configurations of the branch: all leaves at their lower bound, all at their upper bound, then one for
-            each further value of a choice.
+        drawn: configurations of the branch: one with all leaves at their lower bound, one with all at their upper
+            bound, then one for each further value of a choice.
     """
 
     labels: Mapping[str, str]
@@ -143,7 +149,7 @@ class Branch:
 
 
 def count_branches(node: Node) -> int:
-    """Returns the number of branches below a node."""
+    """Returns the number of branches at and below a node."""
     match node:
         case OneOf(branches=branches):
             return sum(count_branches(branch) for branch in branches.values())
@@ -155,7 +161,9 @@ def count_branches(node: Node) -> int:
 
 
 def count_configurations(node: Node) -> int | None:
-    """Returns how many different configurations can be drawn; None where a continuous number makes them infinite."""
+    """Returns the number of different configurations that can be drawn, or None if a continuous range makes it
+    infinite.
+    """
     below: list[int | None]
     match node:
         case Range(low=low, high=high, integer=integer):
@@ -179,7 +187,7 @@ def count_configurations(node: Node) -> int | None:
 def branches(node: Node, arm: str, most: int) -> Iterator[Branch]:
     """Yields every branch of an arm.
 
-    If there are more than `most`, it yields only a few of them, in which each label occurs at least once.
+    If the arm has more than `most` branches, only a selection is yielded, in which each label occurs at least once.
     """
     every = count_branches(node) <= most
     for labels in _decisions(node, arm, "", every):
@@ -192,7 +200,9 @@ def branches(node: Node, arm: str, most: int) -> Iterator[Branch]:
 
 
 def _decisions(node: Node, arm: str, path: str, every: bool) -> list[dict[str, str]]:
-    """Returns the labels by leaf name of every branch, or of a selection in which each label occurs."""
+    """Returns one mapping of leaf names to labels for every branch or, if `every` is False, for a selection of branches
+    in which each label occurs.
+    """
     name = leaf_name(arm, path)
     match node:
         case OneOf(branches=branches):
@@ -215,10 +225,11 @@ def _merged(parts: Sequence[Mapping[str, str]]) -> dict[str, str]:
 
 
 class BoundsChooser:
-    """Chooses the given branches, and for every free leaf the bound or value of the given step.
+    """Chooses the given branches, and sets every free leaf to one of its bounds or values, selected by the given step.
 
     Attributes:
-        num_values: how many values each free leaf has to be tried at, by name; filled while it chooses.
+        num_values: number of values at which each free leaf has to be tried, by leaf name. It is filled while the
+            chooser is used.
     """
 
     def __init__(self, labels: Mapping[str, str], step: int = 0):

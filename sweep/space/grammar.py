@@ -7,11 +7,10 @@
     {maybe: value or subtree}                               the value, or the key is absent
     ${path of a leaf}                                       the value that is drawn there (`references.py`)
 
-A mapping whose only key is a grammar word is a distribution; a grammar word with other keys beside it is a
-mistake. Paths leave the words out and keep the labels of branches: in
-`objectives: {one_of: {soft: {logits: {weight: {uniform: [0, 1]}}}}}` the weight is at
-`objectives.soft.logits.weight`, and in a drawn configuration at `objectives.logits.weight`.
-`draw.py` draws from the nodes that this file makes.
+A mapping with a grammar word as its only key is a distribution. A grammar word with other keys beside it is a mistake.
+Paths leave the words out and keep the labels of branches: in `objectives: {one_of: {soft: {logits: {weight: {uniform:
+[0, 1]}}}}}` the weight is at `objectives.soft.logits.weight`, and in a drawn configuration at
+`objectives.logits.weight`. `draw.py` draws from the nodes that this file makes.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ _LABEL = re.compile(r"[A-Za-z0-9_-]+")
 
 @dataclass(frozen=True)
 class Fixed:
-    path: str  # in the space file, without grammar words; so in every node
+    path: str  # path in the space file, without grammar words; in every node
     value: Any
 
 
@@ -41,7 +40,7 @@ class Fixed:
 class Range:
     path: str
     low: float
-    high: float  # included
+    high: float  # high is included
     log: bool
     integer: bool
 
@@ -49,7 +48,7 @@ class Range:
 @dataclass(frozen=True)
 class Choice:
     path: str
-    values: Mapping[str, Any]  # by the label that the sampler sees
+    values: Mapping[str, Any]  # values by the label that the sampler sees
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class Maybe:
 @dataclass(frozen=True)
 class Same:
     path: str
-    target: str  # a path in the space file; after `references.bind` the place in a configuration
+    target: str  # a path in the space file; after `references.bind` a path in a drawn configuration
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def join(path: str, key: object) -> str:
 
 
 def lone_word(value: object) -> str | None:
-    """Returns the grammar word of a distribution, and None for anything else."""
+    """Returns the grammar word of a value that is a distribution, and None for any other value."""
     if isinstance(value, dict) and len(value) == 1:
         (key,) = value
         return key if key in WORDS else None
@@ -103,7 +102,7 @@ def parse(value: Any, path: str, mistakes: list[Mistake]) -> Node | None:
     """Parses a YAML value into a node. Each mistake is appended to `mistakes`, and a stand-in replaces the broken part.
 
     Returns:
-        The node, or None if there is no sensible stand-in; the key is then left out.
+        The node. It is None if there is no sensible stand-in, and the caller then leaves out the key.
     """
     if isinstance(value, list):
         inside = [index for index, item in enumerate(value) if has_word(item)]
@@ -205,8 +204,8 @@ def _parse_one_of(branches: Any, path: str, mistakes: list[Mistake]) -> Node | N
 def lay_over(base: Node, over: Node) -> Node:
     """Merges `over` deep over `base`. Merging and then drawing gives the same as drawing and then merging.
 
-    Mappings merge key by key, also below a one_of or a maybe of `over`, so that a branch adds to the base. Everything
-    else in the base, including lists and distributions, is replaced.
+    Mappings merge key by key. This also holds below a one_of or a maybe of `over`, so that each branch adds to the
+    base. Everything else in the base, including lists and distributions, is replaced.
     """
     if not isinstance(base, Tree):
         return over
@@ -223,7 +222,7 @@ def lay_over(base: Node, over: Node) -> Node:
 
 
 def distributions(node: Node) -> Iterator[Range | Choice | OneOf | Maybe]:
-    """Yields the outermost distributions at or below a node."""
+    """Yields the outermost distributions at or below a node, not the distributions inside another distribution."""
     if isinstance(node, Tree):
         for child in node.children.values():
             yield from distributions(child)
@@ -236,10 +235,10 @@ class Spot:
     """A node and its position in an arm.
 
     Attributes:
-        path: the path with the labels of branches.
-        place: the path without them, which is its path in a drawn configuration.
-        decisions: the decisions under which it is drawn: the label by path of each one_of above it, and 'present' by
-            path and `.maybe` of each maybe.
+        path: the path of the node with the labels of branches.
+        place: the path without these labels, which is the path in a drawn configuration.
+        decisions: the decisions under which the node is drawn. Each one_of above the node maps its path to the chosen
+            label; each maybe above the node maps its path with `.maybe` appended to 'present'.
     """
 
     path: str
@@ -249,7 +248,7 @@ class Spot:
 
 
 def spots(node: Node, path: str = "", place: str = "", decisions: Mapping[str, str] | None = None) -> Iterator[Spot]:
-    """Yields every node at and below this one."""
+    """Yields every node at and below the given node, each with its position."""
     decisions = decisions or {}
     yield Spot(path, place, node, decisions)
     match node:

@@ -22,19 +22,20 @@ from mmpkd.types import ConfigError, Mistake
 from sweep.space.grammar import REFERENCE, join, lone_word
 
 FOLDER: Final = Path(__file__).resolve().parents[2] / "search_spaces"
-SHORTCUTS: Final = ("trials", "budget_device_hours", "deadline", "warm_start")  # short for search.KEY in a command
+SHORTCUTS: Final = ("trials", "budget_device_hours", "deadline", "warm_start")  # KEY stands for search.KEY in a command
 
 
 def shipped() -> list[str]:
-    """Returns the names of the spaces in `search_spaces/`."""
+    """Returns the names of the search spaces in the folder `search_spaces/`."""
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
 def read(word: str) -> dict[Any, Any]:
-    """Reads a space by name or path and merges it over all that it extends. The result always has the arm `none`.
+    """Reads a space by name or path, and merges it over all files that it extends. The result always has the arm
+    `none`.
 
     Raises:
-        ConfigError: there is no such file, it is not a mapping, or files extend each other in a circle.
+        ConfigError: a file does not exist, a file does not hold a mapping, or files extend each other in a circle.
     """
     path = _located(word, Path(), "space")
     content = _read(path, "space")
@@ -65,7 +66,7 @@ def _located(word: str, folder: Path, key: str) -> Path:
 
 def _read(path: Path, key: str) -> dict[Any, Any]:
     try:
-        # OmegaConf's loader, because PyYAML's takes 1e-3 for a string and lets a key stand twice.
+        # OmegaConf's loader, because PyYAML's reads 1e-3 as a string and accepts duplicate keys.
         content = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ConfigError.at(key, f"{path} cannot be read: {error}") from error
@@ -75,7 +76,9 @@ def _read(path: Path, key: str) -> dict[Any, Any]:
 
 
 def merged(base: Any, over: Any) -> Any:
-    """Merges plain values deep. Where one of the two is a distribution, or not a mapping, `over` replaces `base`."""
+    """Merges plain values deep. If one of the two values is a distribution, or is not a mapping, `over` replaces
+    `base`.
+    """
     if not (isinstance(base, dict) and isinstance(over, dict)) or lone_word(base) or lone_word(over):
         return over
     return base | {key: merged(base[key], value) if key in base else value for key, value in over.items()}
@@ -85,8 +88,8 @@ def override(content: dict[Any, Any], assignment: str, mistakes: list[Mistake], 
     """Applies `dotted.key=value` to a space.
 
     Args:
-        mistakes: a mistake is appended for an override that does not fit.
-        known: every word and dotted path of a command line; a key that begins like none of them is a mistake.
+        mistakes: list to which a mistake is appended if the override does not fit the space.
+        known: every key and dotted path that a command line may name. A key that begins like none of them is a mistake.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key:
@@ -117,7 +120,7 @@ def override(content: dict[Any, Any], assignment: str, mistakes: list[Mistake], 
 
 
 def _set(node: dict[Any, Any], keys: Sequence[str], value: Any, path: str, mistakes: list[Mistake]) -> None:
-    """Sets the value at `keys`. Mappings merge; a distribution is replaced as a whole."""
+    """Sets the value at the path `keys`. Mappings merge, and a distribution is replaced as a whole."""
     key: Any = next((known for known in node if str(known) == keys[0]), keys[0])
     word = lone_word(node)
     if word is not None and key != word:
@@ -149,12 +152,12 @@ def _set(node: dict[Any, Any], keys: Sequence[str], value: Any, path: str, mista
 def resolved(content: dict[Any, Any], static: Collection[str], mistakes: list[Mistake]) -> dict[Any, Any]:
     """Returns the content with references resolved. A key whose reference is broken is left out.
 
-    A reference between two leaves of a trial is kept as `${path}` without grammar words, because an arm may replace the
-    leaf, or the leaf is sampled.
+    A reference between two leaves of a trial is not resolved here, because an arm may replace the leaf, or the leaf may
+    be sampled. It is kept as `${path}`, with a path without grammar words.
 
     Args:
-        static: sections for which references are always resolved here, both those in a section and those to it.
-        mistakes: a mistake is appended for each broken reference.
+        static: names of sections. References that stand in such a section or lead to it are always resolved here.
+        mistakes: list to which a mistake is appended for each broken reference.
     """
     return _References(content, static, mistakes).mapping(content, ())
 
@@ -201,17 +204,21 @@ class _References:
         return result
 
     def _is_kept(self, keys: tuple[Any, ...], target: tuple[Any, ...]) -> bool:
-        """Returns whether a reference is kept for `references.bind`: it is between leaves of a trial, in one arm."""
+        """Returns whether a reference is left to `references.bind`, which is so if it links two leaves of a trial in
+        the same arm.
+        """
         arm = target[1] if target[0] == "arms" else None
         in_reach = arm is None or (keys[0] == "arms" and keys[1] == arm)
         inside_list = any(isinstance(_at(self._content, keys[:depth]), list) for depth in range(1, len(keys)))
         drawn = lone_word(_at(self._content, target)) is not None
         if drawn and not in_reach and keys[0] not in self._static:
-            return not inside_list  # `references.bind` refuses it, because it knows the arms
+            return not inside_list  # `references.bind` refuses this reference, because it knows the arms
         return in_reach and not inside_list and not {keys[0], target[0]} & set(self._static)
 
     def _target(self, text: str, keys: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Returns the keys of the node that a reference names, with or without grammar words; None if there is none."""
+        """Returns the keys of the node that a reference names, or None if no such node exists. The reference may name
+        the node with or without grammar words.
+        """
         dots = len(text) - len(text.lstrip("."))
         target: tuple[Any, ...] = keys[:-dots] if dots else ()
         node = _at(self._content, target)
@@ -239,7 +246,7 @@ def _at(node: Any, keys: Sequence[Any]) -> Any:
 
 
 def _without_words(content: Any, keys: Sequence[Any]) -> list[Any]:
-    """Returns the keys without those that are grammar words."""
+    """Returns the keys of a path without the grammar words among them."""
     return [key for depth, key in enumerate(keys) if lone_word(_at(content, keys[:depth])) != key]
 
 

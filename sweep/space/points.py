@@ -1,9 +1,10 @@
-"""Configurations that are tried before any is sampled (`search.points`), such as the defaults of a paper.
+"""Reads `search.points`: configurations that are tried before any is sampled, such as the defaults of a paper.
 
     points: [{arm: tabular, objectives.logits.logits.weight: 4, optimizer.lr: 3e-4}]
 
-A point names a leaf as the command line does (with the labels of branches, without grammar words) or by its path in the
-TrialConfig. Naming a leaf chooses the branches around it. Leaves that a point does not name are sampled.
+A point names a leaf in one of two ways: as on the command line (with the labels of branches, without grammar words), or
+by its path in the TrialConfig. Naming a leaf chooses the branches around it. Leaves that a point does not name are
+sampled.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ def values_of_point(point: Mapping[str, Any], node: Node, where: str, mistakes: 
     Args:
         node: the arm of the point.
         where: the path of the point itself, under which mistakes are reported.
-        mistakes: receives a mistake for each leaf that does not exist, for each value that the space does not hold, and
-            for leaves of two branches that cannot both be drawn.
+        mistakes: list to which a mistake is appended for each leaf that does not exist, for each value that the space
+            does not contain, and for leaves in two branches that exclude each other.
     """
     drawn = [spot for spot in spots(node) if not isinstance(spot.node, Fixed | Tree)]
     chosen: dict[str, Any] = {}
@@ -49,12 +50,16 @@ def values_of_point(point: Mapping[str, Any], node: Node, where: str, mistakes: 
 
 
 def _conflict(spot: Spot, chosen: Mapping[str, Any]) -> str | None:
-    """Returns the path of a decision that leads to the leaf and that `chosen` makes differently, or None."""
+    """Returns the path of a decision that `chosen` makes differently from what the leaf needs, or None if there is no
+    such decision.
+    """
     return next((step for step, label in spot.decisions.items() if chosen.get(step, label) != label), None)
 
 
 def _label_of(node: Node, value: Any) -> Any:
-    """Returns a value as the studies store it (a number or a label); None if the node does not hold it."""
+    """Returns a value in the form that the Optuna studies store: a number or a label. Returns None if the node does not
+    allow the value.
+    """
     match node:
         case Range(low=low, high=high, integer=integer):
             number = isinstance(value, int | float) and not isinstance(value, bool)

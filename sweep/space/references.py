@@ -1,8 +1,8 @@
-"""References: values that equal the value drawn at another leaf, as in `warmup: ${schedule.final}`.
+"""Binds references: values that equal the value drawn at another leaf, as in `warmup: ${schedule.final}`.
 
-A reference names a leaf by its path in the space file, without grammar words. It is resolved arm by arm, because an arm
-may replace the leaf or put a `one_of` in its place. This happens once, when the space is read, so that no trial refers
-to a leaf that its branches do not hold.
+A reference names a leaf by its path in the space file, without grammar words. References are bound separately for each
+arm, because an arm may replace the leaf or put a `one_of` in its place. This is done once, when the space is read, and
+ensures that no trial refers to a leaf that its branches do not contain.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from sweep.space.grammar import Fixed, Maybe, Node, OneOf, Same, Spot, Tree, joi
 
 
 def bind(node: Node, arm: str, mistakes: list[Mistake]) -> Node:
-    """Returns the arm with each reference turned into the place of its leaf. Broken references are left out.
+    """Returns the arm with each reference converted to the leaf's path in a drawn configuration. Broken references are
+    left out.
 
     Args:
-        mistakes: a mistake is appended for each broken reference.
+        mistakes: list to which a mistake is appended for each broken reference.
     """
     every = list(spots(node))
-    places: dict[str, str | None] = {}  # place of the leaf by path of the reference; None where there is no leaf
-    problems: dict[str, str] = {}  # by path in the file
+    places: dict[str, str | None] = {}  # place of the leaf by path of the reference; None if there is no such leaf
+    problems: dict[str, str] = {}  # references by path in the file
     for spot in every:
         if isinstance(spot.node, Same):
             place, problem = _target_of(spot, spot.node.target, every, node, arm)
@@ -35,12 +36,14 @@ def bind(node: Node, arm: str, mistakes: list[Mistake]) -> Node:
             places[spot.path] = None
             problems.setdefault(spot.node.path, f"refers to itself: {' -> '.join(circle)}")
     new_mistakes = [Mistake(path, problem) for path, problem in problems.items()]
-    mistakes += [mistake for mistake in new_mistakes if mistake not in mistakes]  # arms share parts, and their mistakes
+    mistakes += [mistake for mistake in new_mistakes if mistake not in mistakes]  # arms share parts, and so mistakes
     return _bound(node, "", places) or Tree(node.path, {})
 
 
 def _target_of(spot: Spot, target: str, every: list[Spot], root: Node, arm: str) -> tuple[str | None, str]:
-    """Returns the place of the leaf that a reference names, or None and what is wrong with it."""
+    """Returns the place of the leaf that a reference names and an empty text or, for a broken reference, None and the
+    reason.
+    """
     named = [other for other in every if target in (other.node.path, other.place) and not isinstance(other.node, Maybe)]
     leaves = {other.path: other.place for other in named if _is_leaf(other.node)}
     if not leaves:
@@ -65,7 +68,7 @@ def _is_leaf(node: Node) -> bool:
 
 
 def _certain(node: Node, path: str, leaves: Iterable[str], known: Mapping[str, str]) -> bool:
-    """Returns whether every configuration with these decisions holds one of the leaves."""
+    """Returns whether every configuration in which the decisions `known` are made contains one of the leaves."""
     match node:
         case OneOf(branches=branches) if path not in leaves:
             labels = [known[path]] if path in known else branches
@@ -78,14 +81,14 @@ def _certain(node: Node, path: str, leaves: Iterable[str], known: Mapping[str, s
 
 
 def _circle(start: str, leads: Mapping[str, str | None]) -> list[str]:
-    """Returns the chain of places from a reference back to itself; empty if there is none."""
+    """Returns the places of a circle of references, from `start` back to `start`. It is empty if there is no circle."""
     chain = [start]
     while (place := leads.get(chain[-1])) is not None:
         chain.append(place)
         if place == start:
             return chain
         if place in chain[:-1]:
-            return []  # the circle of other references, which is reported for them
+            return []  # a circle of other references, which is reported with them
     return []
 
 

@@ -1,9 +1,9 @@
-"""A JSON Schema of search space files, so that editors complete and check them: `python -m sweep.run schema=true`.
+"""Makes a JSON Schema of search space files, for completion and checks in editors: `python -m sweep.run schema=true`.
 
-The schema is made from what later validates a space: the pydantic models of a trial, of the search and of the
-parameters of each kind, the dictionaries of kinds, and the words of the grammar. A file may be incomplete, because it
-can extend another file and an arm can add what the rest leaves out. The schema therefore requires hardly any key.
-`plan=true` finds what a schema cannot express, such as a reference to a leaf that does not exist.
+The schema is made from the parts that later validate a space: the pydantic models of a trial, of the search and of the
+parameters of each kind, the dictionaries of kinds, and the words of the grammar. The schema requires hardly any key,
+because a file may be incomplete: it can extend another file, and an arm can add missing keys. `plan=true` finds what a
+schema cannot express, such as a reference to a leaf that does not exist.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from sweep.space.space import SHARED
 
 Json: TypeAlias = dict[str, Any]
 
-DRAFT: Final = "http://json-schema.org/draft-07/schema#"  # the newest that editors know well
-# Keys that name a kind, which decides what `params` beside the key may hold: (model, key, kinds by name).
+DRAFT: Final = "http://json-schema.org/draft-07/schema#"  # the newest draft that editors support well
+# Keys that name a kind: (model, key, kinds by name). The kind decides what `params` beside the key may hold.
 KINDS: Final[Sequence[tuple[type[Strict], str, Mapping[str, Any]]]] = (
     (CohortConfig, "reader", READERS),
     (TeacherConfig, "kind", TEACHERS),
@@ -41,15 +41,15 @@ REFERENCE: Final[Json] = {"type": "string", "pattern": r"\$\{.+\}"}
 
 
 def schema() -> Json:
-    """Returns the schema as plain values."""
+    """Returns the JSON Schema as plain values."""
     return _SchemaBuilder().schema()
 
 
 class _SchemaBuilder:
-    """Turns pydantic's schema of each model into the schema of what a space file may hold in its place.
+    """Converts pydantic's schema of each model to the schema of the matching part of a space file.
 
-    Each definition has two forms: one with distributions, and one without them for keys that all trials share and for
-    the values of a `choice`.
+    Each definition has two forms: one that allows distributions, and one that does not. The latter is for keys that all
+    trials share, and for the values of a `choice`.
     """
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _SchemaBuilder:
         self._names = {model: str(references[model, "validation"]["$ref"]) for model in models}
         self._models: dict[str, Json] = schema_of_models["$defs"]
         self._definitions: dict[str, Json] = {}
-        self._params: dict[str, list[tuple[Json, str]]] = {}  # model -> condition, model of its `params`
+        self._params: dict[str, list[tuple[Json, str]]] = {}  # model -> condition on the kind, model of `params`
         for model, key, known in KINDS:
             self._name_kinds(model, key, known)
             self._params[self._names[model]] = [
@@ -83,7 +83,7 @@ class _SchemaBuilder:
         self._label_objectives()
 
     def _name_kinds(self, model: type[Strict], key: str, known: Mapping[str, Any]) -> None:
-        """Allows only known names at a key, each with the docstring of its class as description."""
+        """Allows only known names at a key. The description of each name is the docstring of its class."""
         field = self._models[self._names[model]]["properties"][key]
         others = [alternative for alternative in _alternatives(field) if alternative["type"] != "string"]
         named = [{"const": name, "description": inspect.cleandoc(kind.__doc__ or "")} for name, kind in known.items()]
@@ -91,14 +91,16 @@ class _SchemaBuilder:
         field["anyOf"] = [*named, *others]
 
     def _label_objectives(self) -> None:
-        """Gives each objective the parameters of the kind that its label names, unless its `kind` names another."""
+        """Gives each objective the parameters of its kind: the kind that `kind` names or, without `kind`, the kind that
+        the label names.
+        """
         name = self._names[ObjectiveConfig]
         labelled = {}
         for label, objective in OBJECTIVES.items():
             reference = f"{name}:{label}"
             labelled[label] = {"$ref": reference}
             self._models[reference] = {**self._models[name], "description": inspect.cleandoc(objective.__doc__ or "")}
-            without_kind = {"properties": {"kind": {"type": "null"}}}  # null, or the key is absent
+            without_kind = {"properties": {"kind": {"type": "null"}}}  # `kind` is null, or the key is absent
             self._params[reference] = [*self._params[name], (without_kind, self._names[objective.Params])]
         self._models[self._names[TrialConfig]]["properties"]["objectives"]["properties"] = labelled
 
@@ -120,7 +122,7 @@ class _SchemaBuilder:
             "description": "A space by name, or by its path from this file. Mappings merge deep, and this file wins.",
             "examples": shipped(),
         }
-        # Shared keys are given here or in the file that this one extends.
+        # Shared keys stand in this file, or in the file that it extends.
         below = {key: trial["properties"][key].get("$ref") for key in trial["required"] if key in SHARED}
         needed = {key: {"required": self._models[name].get("required", [])} for key, name in below.items() if name}
         return {
@@ -134,12 +136,12 @@ class _SchemaBuilder:
         }
 
     def _place(self, name: str, field: Json, drawn: bool = True) -> Json:
-        """Returns the schema of a place in a trial's configuration.
+        """Returns the schema for one key or item ("place") in a trial's configuration.
 
         Args:
-            name: name of its definition, to which the branches of the place refer back.
+            name: name of the schema definition of the place, to which the branches of the place refer back.
             field: pydantic's schema of the place.
-            drawn: whether distributions are allowed.
+            drawn: whether distributions are allowed at the place.
         """
         name = str(field.get("$ref", name))
         if not drawn and "$ref" not in field:
@@ -154,7 +156,7 @@ class _SchemaBuilder:
         values = _alternatives(self._models[name] if "$ref" in field else field)
         schemas = [self._value(name, value, drawn) for value in values]
         if any(value.get("type") not in ("object", "string") or "enum" in value for value in values):
-            schemas.append(REFERENCE)  # a reference leads to a single leaf; where any text is allowed it is included
+            schemas.append(REFERENCE)  # a reference leads to a single leaf; any text includes references
         if drawn:
             schemas.append(self._distribution(name, field, values))
         notes = {key: field[key] for key in ANNOTATIONS if key in field and not isinstance(field[key], dict)}
@@ -196,7 +198,7 @@ class _SchemaBuilder:
 
 
 def _alternatives(field: Json) -> list[Json]:
-    """Returns the schemas of which a value must match one."""
+    """Returns a list of schemas. A value is valid for the field if it matches one of them."""
     if "anyOf" in field:
         return [alternative for inner in field["anyOf"] for alternative in _alternatives(inner)]
     return [field]
@@ -215,7 +217,9 @@ def _branches(place: Json) -> Json:
 
 
 def _bounds(word: str, values: Sequence[Json]) -> list[Json]:
-    """Returns the schemas of two bounds, each a value that the place allows; empty if it allows no such number."""
+    """Returns the schemas of the lower and the upper bound of a range. Each allows the numbers that the place itself
+    allows. The list is empty if the place allows no such number.
+    """
     log, integer = RANGES[word]
     schemas = []
     kinds = ("integer", "number") if integer else ("number",)
@@ -230,6 +234,6 @@ def _bounds(word: str, values: Sequence[Json]) -> list[Json]:
 
 
 def _described(word: str) -> str:
-    """Returns the line of a word in the table of the grammar's docstring."""
+    """Returns the description of a grammar word: its line in the table in the docstring of `grammar.py`."""
     lines = (grammar.__doc__ or "").splitlines()
     return re.sub(r"\s{2,}", "   ", next((line for line in lines if f"{{{word}: " in line), "").strip())

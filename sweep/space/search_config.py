@@ -1,4 +1,4 @@
-"""How a space is searched: the section `search` of a space file, and the scores that a sweep can maximise."""
+"""Defines how a space is searched: the section `search` of a space file, and the scores that a sweep can maximise."""
 
 from __future__ import annotations
 
@@ -24,18 +24,21 @@ SCORES: Final = {
 
 
 class EarlyStopping(Strict):
-    """Asynchronous halving on all goals: at epochs grace x reduction^k the best 1/reduction of an arm go on.
+    """Asynchronous halving on all goals: at epochs grace x reduction^k the best 1/reduction of an arm's trials go on.
 
-    By default `grace` is epochs / reduction. Trials are then ranked once, after the same share of their learning-rate
-    schedule whatever `epochs` is. A fixed grace of a few epochs would rank long sweeps by the speed of the warm-up, and
-    short ones a second time just before the end. Both leave few complete trials, and only these can enter the front.
+    The default of `grace` is epochs / reduction. Trials are then ranked only once, at the same point of their
+    learning-rate schedule for every value of `epochs`. With a fixed `grace` of a few epochs, long trainings would be
+    ranked by the speed of their warm-up, and short trainings would be ranked a second time just before the end. Both
+    would leave few complete trials, and only complete trials can enter the front.
     """
 
     grace: Positive | None = None  # epochs that every trial gets
     reduction: Annotated[int, Field(ge=2)] = 3
 
     def rungs(self, epochs: int) -> list[int]:
-        """Returns the epochs at which trials are ranked; never the last epoch, where nothing is left to decide."""
+        """Returns the epochs at which trials are ranked. The last epoch is never one of them, because nothing is left
+        to decide.
+        """
         rungs, epoch = [], self.grace or math.ceil(epochs / self.reduction)
         while epoch < epochs:
             rungs.append(epoch)
@@ -48,7 +51,9 @@ def _false_to_none(value: object) -> object:
 
 
 def _name_or_absolute_path(value: str | None) -> str | None:
-    """Returns the name of a sweep unchanged and a path as absolute: the next driver may run in another folder."""
+    """Returns the name of a sweep unchanged, and makes a path absolute, because the next driver may run in another
+    folder.
+    """
     return os.path.abspath(os.path.expanduser(value)) if value and os.sep in value else value
 
 
@@ -68,28 +73,28 @@ PerDevice = Annotated[
 ]
 if TYPE_CHECKING:
     SamplerName = str
-else:  # a name of the dictionary, which mypy cannot read
+else:  # at run time: the names of the dictionary, which mypy cannot read
     SamplerName = Literal[tuple(SAMPLERS)]
 Point = Mapping[str, Any]
 WarmStart = Annotated[str | None, AfterValidator(_name_or_absolute_path)]
 
 
 class SearchConfig(Strict):
-    """How to search. The seed of the sampler is the `seed` of the trials."""
+    """How to search a space. The sampler's seed is not set here; it is the `seed` of the trials."""
 
-    maximize: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # val/auroc, with ROIs val/pointing too
+    maximize: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # val/auroc; with ROIs val/pointing too
     select: str = "val/auroc"  # the goal that picks best.yaml from the front
-    trials: Positive = 32  # configurations started, over all arms
-    budget_device_hours: Annotated[float, Field(gt=0)] | None = None  # wall time x GPUs (else cores) of all trials
-    deadline: datetime | None = None  # nothing runs later; local time unless it names a zone
-    plateau: Annotated[int, Field(ge=2)] | None = None  # complete trials of an arm without 1 % more hypervolume: enough
-    shares: Mapping[str, Share] = {}  # of device-hours, by arm; arms not named share the rest equally
+    trials: Positive = 32  # number of configurations, over all arms
+    budget_device_hours: Annotated[float, Field(gt=0)] | None = None  # wall time x GPUs (or cores) of all trials
+    deadline: datetime | None = None  # no trial runs later; local time unless it names a zone
+    plateau: Annotated[int, Field(ge=2)] | None = None  # stop after this many without 1 % more hypervolume
+    shares: Mapping[str, Share] = {}  # share of device-hours by arm; unnamed arms divide the rest equally
     sampler: SamplerName = "tpe"
-    warm_start: WarmStart = None  # a sweep of the same cohort, by name or folder, whose results the samplers begin with
-    points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}, what is left out is sampled
-    repeats: Positive = 1  # seeds that a complete trial needs before it may enter the front
-    early_stopping: Annotated[EarlyStopping | None, FalseToNone] = EarlyStopping()  # false or null: off
-    trials_per_device: PerDevice = None  # a number or 'auto'; a device is a GPU, or else all cores of a machine
+    warm_start: WarmStart = None  # name or folder of a sweep of the same cohort; samplers learn its results
+    points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}; other leaves are sampled
+    repeats: Positive = 1  # number of seeds that a configuration needs to enter the front
+    early_stopping: Annotated[EarlyStopping | None, FalseToNone] = EarlyStopping()  # false or null switches it off
+    trials_per_device: PerDevice = None  # number or 'auto'; a device is a GPU or, without GPUs, all cores of a machine
     cpus: Annotated[float, Field(gt=0)] | None = None  # cores reserved for a trial; `threads` of them by default
     gpus: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a GPU reserved for a trial
-    max_failures: Annotated[int, Field(ge=0)] = 3  # times that a trial whose worker died is tried again
+    max_failures: Annotated[int, Field(ge=0)] = 3  # how often a trial is tried again after its worker died

@@ -14,11 +14,13 @@ from sweep.space.draw import Branch, branches, count_branches
 from sweep.space.grammar import Choice, Fixed, Maybe, Node, OneOf, Range, Same, Tree
 from sweep.space.space import Space
 
-_MOST_LISTED: Final = 12  # branches of an arm that are listed; of more branches a selection is listed
+_MOST_LISTED: Final = 12  # of an arm with more branches, only a selection is listed
 
 
 def tree(space: Space) -> Drawing:
-    """Returns a tree of what all arms share and what each arm changes, with the free dimensions of its branches."""
+    """Returns a tree that shows what all arms share, what each arm changes, and the free dimensions of each arm's
+    branches.
+    """
     goals = ", ".join(space.search.maximize or ("every goal the cohort can score",))
     root = Drawing(f"[bold]{escape(space.name)}[/]  {space.search.trials} trials, maximise {goals}")
     _grow(root.add("[bold]every arm[/]"), space.base)
@@ -33,7 +35,9 @@ def tree(space: Space) -> Drawing:
 
 
 def _style(drawing: Drawing) -> None:
-    """Renders the markup of all lines here, so that it does not depend on the settings of the console."""
+    """Renders the markup of all lines in the tree now, so that the result does not depend on the settings of the
+    console.
+    """
     drawing.label = Text.from_markup(str(drawing.label), emoji=False)
     for below in drawing.children:
         _style(below)
@@ -47,7 +51,9 @@ def _counts(listed: Sequence[Branch], count: int) -> str:
 
 
 def _list(drawing: Drawing, arm: str, listed: Sequence[Branch], count: int) -> None:
-    """Adds the names of the free dimensions: those that every branch has, then the further ones of each branch."""
+    """Adds the names of the free dimensions: first the dimensions that every branch has, then the additional dimensions
+    of each branch.
+    """
     shared = [name for name in listed[0].free if all(name in branch.free for branch in listed)]
     note = f"  (a selection of the {count} branches that has each label at least once)" if count > len(listed) else ""
     below = drawing.add(f"[bold]free dimensions[/]{note}")
@@ -71,7 +77,7 @@ def _path(arm: str, name: str) -> str:
 
 
 def _grow(drawing: Drawing, node: Node) -> None:
-    """Adds the content of a node: fixed values on one line, each distribution and reference on its own line."""
+    """Adds the content of a node: all fixed values on one line, and each distribution and reference on its own line."""
     match node:
         case Tree(children=children):
             fixed = _flat(node)
@@ -112,7 +118,7 @@ def _varies(node: Node) -> bool:
 
 
 def _flat(node: Tree, prefix: str = "") -> list[str]:
-    """Returns the fixed values directly below a node, and those of mappings that contain nothing else."""
+    """Returns the fixed values directly below a node, and the values in mappings that contain only fixed values."""
     values = []
     for key, child in node.children.items():
         if isinstance(child, Fixed):

@@ -1,16 +1,15 @@
 """Reads a search space file and the overrides of the command line, and makes the arms to draw from.
 
-A file is a TrialConfig whose leaves may be distributions (`grammar.py`), with two further keys:
+A file has the keys of a TrialConfig, but its leaves may be distributions (`grammar.py`). It has two further keys:
 
     arms     the treatments to compare, each merged deep over the rest of the file. `none: {}` always
              exists; `none: false` (or `arms.none=false`) switches it off, and so it does for any arm.
     search   how to search; see `SearchConfig`.
 
 Overrides are `dotted.key=value`. The dotted key leaves out the words one_of and maybe and names the label of a branch:
-`arms.tabular.objectives.logits.logits.weight=1`. A value may be a distribution:
-`optimizer.lr={log_uniform: [1e-4, 1e-2]}`.
-Overrides are applied before `${...}` is resolved (`loading.py`). References to sampled leaves are resolved arm by arm
-(`references.py`). Reading a space needs no ray, torch or optuna.
+`arms.tabular.objectives.logits.logits.weight=1`. A value may be a distribution: `optimizer.lr={log_uniform: [1e-4,
+1e-2]}`. Overrides are applied before `${...}` is resolved (`loading.py`). References to sampled leaves are resolved arm
+by arm (`references.py`). Reading a space needs no ray, torch or optuna.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ from sweep.space.points import values_of_point
 from sweep.space.references import bind
 from sweep.space.search_config import SCORES, SearchConfig
 
-# Keys that have one value for all trials: arms are compared on the same images, scores, budget and machine.
+# Keys with one value for all trials, because arms are compared on the same images, scores, budget and machine.
 SHARED: Final = ("cohort", "evaluation", "epochs", "threads", "seed")
-PATHS: Final = (("cohort", "root"), ("student", "weights"))  # in a TrialConfig
+PATHS: Final = (("cohort", "root"), ("student", "weights"))  # paths in a TrialConfig
 
 
 # Every dotted path that a space file may hold outside its arms.
@@ -48,7 +47,7 @@ class Space:
     name: str
     base: Tree  # what all arms share
     own: Mapping[str, Node]  # what each arm changes
-    arms: Mapping[str, Node]  # base and own merged; configurations are drawn from these
+    arms: Mapping[str, Node]  # base and own merged; configurations are drawn from these arms
     search: SearchConfig
     raw: Mapping[str, Any]  # the file with overrides and references resolved; `dump_space` writes it
 
@@ -59,14 +58,16 @@ class Space:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the device-hours by arm. Arms that `search.shares` leaves out divide the remainder equally."""
+        """The share of the device-hours by arm. Arms that `search.shares` does not name divide the remainder
+        equally.
+        """
         named = {arm: share for arm, share in self.search.shares.items() if arm in self.arms}
         others = [arm for arm in self.arms if arm not in named]
         remainder = max(1 - sum(named.values()), 0.0)
         return {arm: named[arm] if arm in named else remainder / len(others) for arm in self.arms}
 
     def points_of(self, arm: str) -> list[dict[str, Any]]:
-        """Returns the points that are tried first in an arm, each by leaf name."""
+        """Returns the points that are tried first in an arm. Each point maps leaf names to values."""
         points = [point for point in self.search.points if point["arm"] == arm]
         values_by_path = [values_of_point(point, self.arms[arm], "search.points", []) for point in points]
         return [{leaf_name(arm, path): value for path, value in values.items()} for values in values_by_path]
@@ -78,11 +79,11 @@ def load_space(
     """Loads a space by name or file, and applies `key=value` overrides.
 
     Args:
-        words: other words of the command line, which a misspelt override may have been meant to be.
+        words: other keys of the command line. A misspelt override may have been meant as one of these keys.
 
     Returns:
-        The space and all mistakes, each under its path in the file. Broken parts have a stand-in in the space, so that
-        `plan` can look for further mistakes. The space is None if no file could be read.
+        The space and all mistakes, each mistake under its path in the file. Stand-ins replace broken parts of the
+        space, so that `plan` can look for further mistakes. The space is None if no file could be read.
     """
     mistakes: list[Mistake] = []
     try:
@@ -109,12 +110,12 @@ def load_space(
 
 
 def dump_space(space: Space) -> str:
-    """Returns YAML that `load_space` reads back as an equal space, on any machine."""
+    """Returns the space as YAML. `load_space` reads it back as an equal space on any machine."""
     return OmegaConf.to_yaml(OmegaConf.create(dict(space.raw)))
 
 
 def _make_absolute(raw: Mapping[str, Any]) -> None:
-    """Makes all paths of a space absolute, because workers run in other folders than the command."""
+    """Makes all file paths in a space absolute, because workers do not run in the command's working directory."""
     arms = raw.get("arms")
     shared = {key: value for key, value in raw.items() if key != "arms"}
     for content in (shared, *(arms.values() if isinstance(arms, dict) else ())):
@@ -123,7 +124,7 @@ def _make_absolute(raw: Mapping[str, Any]) -> None:
 
 
 def _make_absolute_below(node: Any, section: str, key: str, inside: bool) -> None:
-    """Makes the paths at `section.key` absolute, below grammar words and labels of branches too."""
+    """Makes the file paths at `section.key` absolute, also if they stand below grammar words and labels of branches."""
     for name, value in node.items() if isinstance(node, dict) else ():
         if inside and name == key:
             node[name] = _absolute(value)
@@ -176,7 +177,7 @@ def _base(content: Mapping[Any, Any], mistakes: list[Mistake]) -> Tree:
 
 def _arms(arms: Any, mistakes: list[Mistake]) -> Iterator[tuple[str, Node]]:
     if arms is None:
-        return  # a broken reference, which is among the mistakes already
+        return  # a broken reference, which is reported already
     if not isinstance(arms, dict) or lone_word(arms):
         mistakes.append(Mistake("arms", f"must be a mapping of names to arms, got {arms!r}"))
         return
@@ -198,7 +199,9 @@ def _arms(arms: Any, mistakes: list[Mistake]) -> Iterator[tuple[str, Node]]:
 
 
 def _without_shared(node: Node, mistakes: list[Mistake]) -> Node:
-    """Returns an arm without the keys that only the top of the file may set."""
+    """Returns an arm without the keys that only the top level of the file may set. Each such key is reported as a
+    mistake.
+    """
     match node:
         case OneOf(path=path, branches=branches):
             return OneOf(path, {label: _without_shared(branch, mistakes) for label, branch in branches.items()})
@@ -211,7 +214,9 @@ def _without_shared(node: Node, mistakes: list[Mistake]) -> Node:
 
 
 def _mismatches(search: SearchConfig, arms: Mapping[str, Node]) -> list[Mistake]:
-    """Returns the mistakes in `search.shares` and `search.points`, which name arms and their leaves."""
+    """Returns the mistakes in `search.shares` and `search.points`, such as names of arms or leaves that do not
+    exist.
+    """
     mistakes: list[Mistake] = []
     mistakes += [
         Mistake(f"search.shares.{arm}", f"no such arm{near(arm, arms)}") for arm in search.shares if arm not in arms

@@ -1,4 +1,4 @@
-"""What a sweep must keep when it continues: its search space, apart from a few leaves, and its data."""
+"""Checks that a sweep continues with the same search space, apart from a few leaves, and with the same data."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ from mmpkd.types import UserError
 from sweep.space.space import Space, dump_space
 from sweep.storage.layout import SweepFolder
 
-# How much is run, how much of it at a time, and where the data lie change no trial. Whether another root holds the
+# The number of trials, their parallelism and the place of the data change no trial. Whether another root holds the
 # same data is checked by `refuse_other_data`.
 CHANGEABLE_LEAVES: Final = (
     "cohort.root",
     *(f"search.{name}" for name in ("trials", "budget_device_hours", "deadline", "plateau")),
     *(f"search.{name}" for name in ("cpus", "gpus", "trials_per_device", "max_failures")),
 )
-# Trials that differ in one of these, or in the cohort, cannot be compared, so extend=true does not allow it either.
+# Trials that differ in one of these leaves or in the cohort cannot be compared, so even extend=true forbids a change.
 FIXED_LEAVES: Final = ("epochs", "search.maximize")
 MAX_SHOWN_CHANGES: Final = 12
 
 
 def refuse_other_space(folder: SweepFolder, space: Space, extend: bool = False) -> bool:
-    """Checks that a sweep continues in the space in which it began: trials of other spaces need a table of their own.
+    """Checks that a sweep continues in the search space in which it began, because its table may hold trials of one
+    space only.
 
     Args:
-        extend: the space may differ; earlier trials that lie in the new space are kept.
+        extend: whether the space may differ. Earlier trials that lie in the new space are then kept.
 
     Returns:
-        Whether the space differs from the one before.
+        Whether the space differs from the space of the earlier drivers.
 
     Raises:
-        UserError: the folder holds the sweep of a different space.
+        UserError: the folder holds a sweep of a different space, which `extend` does not allow.
     """
     plan = folder.read_plan()
     before = plan.get("leaves") or (leaves_of(resolved) if (resolved := folder.read_space()) else {})
@@ -68,13 +69,14 @@ def refuse_other_space(folder: SweepFolder, space: Space, extend: bool = False) 
 
 
 def refuse_other_data(folder: SweepFolder, began: str, fingerprint: str, root: Path | None) -> None:
-    """Checks that a sweep continues with the data with which it began: trials of other data need a table of their own.
+    """Checks that a sweep continues with the data with which it began, because its table may hold trials on one cohort
+    only.
 
     Args:
-        began: fingerprint of the prepared cohort that the sweep began with; empty if it has not begun, or if no file
-            says it.
+        began: fingerprint of the prepared cohort with which the sweep began. It is empty if the sweep has not begun, or
+            if no file states the fingerprint.
         fingerprint: the fingerprint of the cohort as it is prepared now.
-        root: where the data lie.
+        root: folder of the data.
 
     Raises:
         UserError: the sweep began with other data.
@@ -90,7 +92,9 @@ def refuse_other_data(folder: SweepFolder, began: str, fingerprint: str, root: P
 
 
 def leaves_of(space: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the leaves of a space, as `dump_space` writes it, by their paths; the values are as JSON has them."""
+    """Returns the leaves of a space by path. The space is given as `dump_space` writes it, and the values are converted
+    to JSON values.
+    """
     leaves: dict[str, Any] = json.loads(json.dumps(_leaves(space), default=str))
     return leaves
 

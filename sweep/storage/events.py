@@ -1,7 +1,8 @@
-"""The events of a sweep, and the spool that holds them in their order.
+"""Defines the events of a sweep, and the spool: the file that holds all events in order.
 
-The spool has one line of sealed JSON for each event. The tracking server and the table of epochs are filled from it.
-The state of a trial is not taken from here: the truth about it lies in the Optuna storage (`search/studies.py`).
+The spool has one line of sealed JSON (JSON with a checksum) for each event. The tracking server and the table of epochs
+are filled from the spool. The state of a trial is not taken from the spool, because the Optuna storage decides it
+(`search/studies.py`).
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Any, Final, TypeAlias
 from mmpkd.machine.checksums import DamagedError, objects_in, sealed, unsealed
 from sweep.storage.layout import SweepFolder
 
-# Every event has the time at which it was appended, in seconds since 1970. A field with a default was not written by
+# Every event has the time at which it was appended, in seconds since 1970. Fields with a default were not written by
 # earlier versions.
 
 
 @dataclass(frozen=True)
 class SweepBegan:
-    """A driver began the sweep, or continued it, with these words on its command line."""
+    """A driver began or continued the sweep. `words` are the words of its command line."""
 
     id: str
     words: list[str] | None = None
@@ -35,8 +36,8 @@ class TrialStarted:
 
     Attributes:
         params: the drawn values by leaf name.
-        tags: for the trial's run in the tracking server.
-        devices: the share of a GPU that the trial holds, or its cores if it holds no GPU.
+        tags: the tags of the trial's run in the tracking server.
+        devices: the share of a GPU that the trial holds, or its number of cores if it holds no GPU.
     """
 
     number: int
@@ -49,7 +50,7 @@ class TrialStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class EpochEnded:
-    """A trial reported an epoch; `terms` are the unweighted terms of the loss."""
+    """A trial reported an epoch. `terms` are the unweighted terms of the loss."""
 
     number: int
     arm: str
@@ -62,13 +63,15 @@ class EpochEnded:
 
     @property
     def measurements(self) -> dict[str, float]:
-        """The metrics, and the terms of the loss as `loss/<term>`."""
+        """The metrics of the epoch and the terms of the loss in one mapping, the terms under the names
+        `loss/<term>`.
+        """
         return {**self.metrics, **{f"loss/{name}": value for name, value in self.terms.items()}}
 
 
 @dataclass(frozen=True)
 class TrialEnded:
-    """A trial ended: complete, pruned or failed."""
+    """A trial ended, with the state complete, pruned or failed."""
 
     number: int
     state: str
@@ -79,7 +82,7 @@ class TrialEnded:
 
 @dataclass(frozen=True)
 class FilesWritten:
-    """Files of the sweep's folder that the tracking server shall receive were written."""
+    """The driver wrote files in the sweep's folder that the tracking server shall receive."""
 
     paths: list[str]
     time: float = field(default=0.0, kw_only=True)
@@ -87,7 +90,7 @@ class FilesWritten:
 
 @dataclass(frozen=True)
 class SweepClosed:
-    """A driver ended: FINISHED, KILLED (trials are left) or FAILED."""
+    """A driver ended, with the status FINISHED, KILLED (trials are left to run) or FAILED."""
 
     status: str
     time: float = field(default=0.0, kw_only=True)
@@ -95,7 +98,7 @@ class SweepClosed:
 
 TrialEvent: TypeAlias = TrialStarted | EpochEnded | TrialEnded
 Event: TypeAlias = SweepBegan | TrialEvent | FilesWritten | SweepClosed
-CLASSES: Final[Mapping[str, type[Event]]] = {  # by the name that stands in the spool
+CLASSES: Final[Mapping[str, type[Event]]] = {  # event classes by their name in the spool
     "sweep": SweepBegan,
     "start": TrialStarted,
     "epoch": EpochEnded,
@@ -107,7 +110,7 @@ NAMES: Final = {kind: name for name, kind in CLASSES.items()}
 
 
 class Spool:
-    """The spool of a sweep, to which one driver at a time appends; it survives a kill at any moment."""
+    """The spool of a sweep. One driver at a time appends to the spool, and a kill at any moment does not damage it."""
 
     def __init__(self, folder: SweepFolder):
         self.folder, self.path = folder, folder.spool
@@ -115,7 +118,7 @@ class Spool:
         cut_torn_line(self.path)
 
     def append(self, event: Event) -> None:
-        """Appends an event with the present time."""
+        """Appends an event, stamped with the present time."""
         content = {item.name: getattr(event, item.name) for item in fields(event) if item.name != "time"}
         known = {name: value for name, value in content.items() if value is not None}
         line = sealed({"event": NAMES[type(event)], "time": time.time(), **known})
@@ -123,18 +126,19 @@ class Spool:
             file.write(line.encode() + b"\n")
 
     def read(self, start: int = 0) -> Iterator[tuple[int, Event]]:
-        """Yields what `read_events` yields."""
+        """Yields the events from byte `start` on, as `read_events` does."""
         return read_events(self.path, start)
 
 
 def read_events(path: Path, start: int = 0, damaged: list[str] | None = None) -> Iterator[tuple[int, Event]]:
-    """Yields the whole events from byte `start` on, each with the byte from which reading may continue later.
+    """Yields the events from byte `start` on, each with the byte offset from which a later call may continue.
 
-    Damaged lines are skipped, and so is a last line without an end, which is being written or was torn by a kill.
-    Events of a kind that this version does not know are skipped as well.
+    Damaged lines are skipped. A last line without a line end is skipped too, because it is still being written or a
+    kill cut it off. Events of a kind that this version does not know are skipped as well.
 
     Args:
-        damaged: receives the places at which events are lost, as 'line 7 (byte 1234)', lines counted from `start`.
+        damaged: list to which the places of lost events are appended, such as 'line 7 (byte 1234)'. Lines are counted
+            from `start`.
     """
     for number, (begin, end, events, is_whole) in enumerate(_lines_of(path, start), start=1):
         for index, event in enumerate(events, start=1):
@@ -144,7 +148,8 @@ def read_events(path: Path, start: int = 0, damaged: list[str] | None = None) ->
 
 
 def _lines_of(path: Path, start: int) -> Iterator[tuple[int, int, list[Event], bool]]:
-    """Yields for each line its first byte, the byte behind it, its events, and whether no part of it is damaged.
+    """Yields for each line the offset of its first byte, the offset just after it, its events, and whether the line is
+    undamaged.
 
     A line holds several events where two lines were joined.
     """
@@ -167,7 +172,7 @@ def _lines_of(path: Path, start: int) -> Iterator[tuple[int, int, list[Event], b
 
 
 def _parse(content: Mapping[str, Any]) -> Event | None:
-    """Returns the event that a JSON object holds; None for a kind that only a later version knows.
+    """Returns the event that a JSON object holds, or None if it is a kind of event that only later versions know.
 
     Raises:
         DamagedError: a field is missing.
@@ -182,7 +187,9 @@ def _parse(content: Mapping[str, Any]) -> Event | None:
 
 
 def cut_torn_line(path: Path) -> None:
-    """Removes an unfinished last line that a kill left; otherwise the next line would join it."""
+    """Removes an unfinished last line that a kill left. Otherwise the next line would be appended to the unfinished
+    line.
+    """
     content = path.read_bytes() if path.exists() else b""
     end = content.rfind(b"\n") + 1
     if end < len(content):

@@ -1,4 +1,4 @@
-"""The kinds of failure of a trial. The worker classifies a failure once; the driver acts on its cause."""
+"""Classifies the failures of trials. The worker classifies each failure once, and the driver acts on the cause."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from mmpkd.types import DivergedError, UserError
 from sweep.storage.layout import SweepFolder
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
-FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # nothing can be written, whatever the path
+FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # nothing can be written on any path
 LOST_DISK: Final = (errno.EIO, errno.ESTALE)
-REFUSED_PATH: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # of a single path
+REFUSED_PATH: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # errors that concern a single path
 
 
 class GoalError(UserError):
-    """A goal of the search that trainings never report."""
+    """Raised for a goal of the search that trainings never report."""
 
 
 def cause_of(error: Exception, places: Sequence[Path]) -> Cause:
-    """Returns the kind of a failure.
+    """Returns the cause of a failure, in one word.
 
     Args:
-        places: the sweep's folder and the cache, which every trial needs.
+        places: folders that every trial needs: the sweep's folder and the cache.
     """
     if isinstance(error, DivergedError):
         return "diverged"
@@ -37,17 +37,18 @@ def cause_of(error: Exception, places: Sequence[Path]) -> Cause:
 
 
 def message_of(error: Exception, places: Sequence[Path]) -> str:
-    """Returns the message of a failure for tables and the console, in one line or a few."""
+    """Returns the message of a failure for tables and the console. It has one or a few lines."""
     if problem := disk_problem(error, places):
         return f"{problem}, in a worker"
     return (with_fault(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").strip()
 
 
 def disk_problem(error: Exception, places: Sequence[Path]) -> str:
-    """Returns which path cannot be used any more, and why, if the disk is to blame; otherwise an empty text.
+    """Returns a text that names the unusable path and the reason, if the disk caused the error; otherwise an empty
+    text.
 
-    The disk is to blame if it is full, or if it is lost or refuses a path that lies in one of `places`. Errors of
-    sockets, or of a library's own files, do not count.
+    The disk counts as the cause if it is full, or if it is lost or refuses access for a path in one of `places`. Errors
+    of sockets, or of a library's own files, do not count.
     """
     if not isinstance(error, OSError) or error.errno not in (*FULL_DISK, *LOST_DISK, *REFUSED_PATH):
         return ""
@@ -66,7 +67,9 @@ def disk_problem(error: Exception, places: Sequence[Path]) -> str:
 
 
 def failure_of(folder: SweepFolder, number: int, result: Mapping[str, Any]) -> tuple[str, str]:
-    """Returns cause and message of a trial's failure; two empty texts if its process died without leaving either."""
+    """Returns cause and message of a trial's failure. Both texts are empty if the worker process died without reporting
+    them.
+    """
     if "error" in result:
         return result["cause"], result["error"]
     path = folder.error(number)

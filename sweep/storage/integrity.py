@@ -1,8 +1,9 @@
 """Checks that the files of a sweep's folder belong to one sweep, are undamaged, and that none is older than the others.
 
-The journal is the truth about a sweep's trials. Before anything is written, the other files of the folder are compared
-with it. A journal that is missing, damaged, from another sweep, or older than the spool, the tables or the checkpoints
-would otherwise assign numbers of earlier trials again, and their files would be taken for those of the new trials.
+The Optuna journal decides what is true about a sweep's trials. Before anything is written, the other files of the
+folder are compared with the journal. The journal may be missing, damaged, from another sweep, or older than the spool,
+the tables or the checkpoints. Without this check, such a journal would assign the numbers of earlier trials again, and
+the files of the earlier trials would be mistaken for files of the new trials.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ MAX_LISTED_TRIALS: Final = 10
 
 @dataclass(frozen=True)
 class CheckedFolder:
-    """What the folder says about the sweep as a whole.
+    """What the files of a folder say about the sweep as a whole.
 
     Attributes:
-        sweep_id: the sweep's identity; empty before its first start.
-        store: fingerprint of the prepared cohort that the sweep began with; empty if no file says it.
-        lost: numbers of trials that the journal has lost; they are never given to other trials.
+        sweep_id: the sweep's identity. It is empty before the sweep's first start.
+        store: fingerprint of the prepared cohort with which the sweep began. It is empty if no file states it.
+        lost: numbers of trials that the journal has lost. These numbers are never given to other trials.
         notes: lines for the user.
     """
 
@@ -46,11 +47,12 @@ def check_folder(folder: SweepFolder, repair: bool, command: str) -> CheckedFold
     """Checks a folder before a driver continues the sweep in it.
 
     Args:
-        repair: continue without what is lost; the files that this changes are copied into a folder beside them first.
-        command: the command that continues with a repair.
+        repair: whether to continue without lost content. Files that the repair changes are first copied into a folder
+            beside them.
+        command: the command line that continues the sweep with a repair, for error messages.
 
     Raises:
-        UserError: a file without which the sweep cannot continue is damaged or missing; with the remedy.
+        UserError: a file that the sweep needs to continue is damaged or missing. The message names the remedy.
     """
     _refuse_obstacles(folder)
     plan, notes = folder.read_plan(), list[str]()
@@ -110,9 +112,10 @@ def check_folder(folder: SweepFolder, repair: bool, command: str) -> CheckedFold
 
 
 def _refuse_obstacles(folder: SweepFolder) -> None:
-    """
+    """Checks that every path of the sweep that exists is of the right type.
+
     Raises:
-        UserError: a folder lies where a file of the sweep belongs, or the other way round.
+        UserError: there is a folder at the path of a file, or a file at the path of a folder.
     """
     for path in (*folder.files, *folder.errors.glob("*.txt")):
         if path.exists() and not path.is_file():
@@ -124,7 +127,9 @@ def _refuse_obstacles(folder: SweepFolder) -> None:
 
 
 def _notes_on_spool(folder: SweepFolder, damaged: Sequence[str], has_begun: bool) -> list[str]:
-    """Returns what is lost of the spool. It is only a record, so the sweep continues without it."""
+    """Returns lines about events that the spool has lost. The spool is only a record, so the sweep continues without
+    them.
+    """
     if not folder.spool.exists():
         loss = f"epochs that {folder.epochs.name} lacks are lost, and MLflow receives only the end of each trial"
         return [f"{folder.spool} is missing, and is begun anew; {loss}"] if has_begun else []
@@ -133,7 +138,7 @@ def _notes_on_spool(folder: SweepFolder, damaged: Sequence[str], has_begun: bool
 
 
 def _identity(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], events: Sequence[Event]) -> str:
-    """Returns the sweep's identity; empty where no file has one yet.
+    """Returns the sweep's identity. It is empty if no file has an identity yet.
 
     Raises:
         UserError: two files belong to different sweeps.
@@ -145,7 +150,7 @@ def _identity(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[An
     }
     named = [(path, identity) for path, members in identities.items() for identity in sorted(members)]
     votes = Counter(identity for _, identity in named)
-    # Two of three files outvote the third; without a majority the first file decides, which is the journal.
+    # Two of the three files outvote the third. Without a majority the first file, the journal, decides.
     first, sweep_id = max(named, key=lambda pair: votes[pair[1]], default=(folder.journal, ""))
     for path, identity in named:
         if identity != sweep_id:
@@ -159,9 +164,10 @@ def _identity(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[An
 
 
 def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], has_begun: bool) -> None:
-    """
+    """Checks that the files of plan and space are not lost, and that the plan's file is not older than the journal.
+
     Raises:
-        UserError: no file says any more which space the trials were drawn from.
+        UserError: no file states any more from which space the trials were drawn.
     """
     other_sweep = f"start another sweep with name={folder.name}-2 (or any new name)"
     if has_begun and not plan and not folder.space.exists():
@@ -181,7 +187,7 @@ def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Seq
         for before in range(generation):
             earlier |= states.get(before, {})
         was_used = any(earlier.get(number) != state for number, state in states[generation].items())
-        if was_used or not plan:  # otherwise a kill ended the extension, and its copies of earlier trials are deleted
+        if was_used or not plan:  # otherwise a kill cut off the extension, and its copies of earlier trials are deleted
             raise UserError(
                 f"{folder.plan} is {'older than the journal' if plan else 'missing'}: the sweep was extended "
                 f"{generation} times, and this file says which space it is in; put the newest copy back, or "
@@ -190,7 +196,7 @@ def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Seq
 
 
 def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
-    """Returns the number of each trial that a file other than the journal knows, with the name of that file."""
+    """Maps the number of each trial that a file other than the journal mentions to the name of that file."""
     traces: dict[int, str] = {}
     for place in (folder.checkpoints, folder.errors):
         for path in sorted(place.iterdir()) if place.is_dir() else ():
@@ -199,13 +205,15 @@ def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
     try:
         table = pd.read_parquet(folder.trials, columns=["number"])
         traces |= {int(number): folder.trials.name for number in table["number"]}
-    except Exception:  # the table does not exist yet, or is damaged; then it is written again
+    except Exception:  # the table does not exist yet, or is damaged; it will be written again
         pass
     return traces | {event.number: folder.spool.name for event in events if isinstance(event, TrialEvent)}
 
 
 def _losses(folder: SweepFolder, lost: set[int], reopened: set[int], traces: Mapping[int, str]) -> list[str]:
-    """Returns a line on the trials that the journal does not know, and one on those that it takes for running."""
+    """Returns up to two lines: one on trials that the journal does not know, and one on ended trials that the journal
+    has as running.
+    """
     lines = []
     if lost:
         files = ", ".join(sorted({traces[number] for number in lost})[:3])

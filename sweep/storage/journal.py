@@ -1,8 +1,9 @@
-"""The journal of the Optuna storage: lines chained by checksums, and what to do with a damaged line.
+"""Writes the journal of the Optuna storage with checksums that chain its lines, and finds damaged lines.
 
-Optuna's own reader stops at the first line that is not JSON, and believes a line that was changed or is missing. Here
-every line ends in a checksum that continues the checksum of the line before (Optuna ignores the key), so that a line
-that was changed, lost or moved is detected. Lines of an earlier version, without a checksum, are accepted as they are.
+Optuna's own reader stops at the first line that is not JSON, and does not notice a line that was changed or is missing.
+In this journal every line ends in a checksum that continues the checksum of the previous line. A line that was changed,
+lost or moved is therefore detected. Optuna ignores the key of the checksum. Lines of an earlier version have no
+checksum and are accepted unchecked.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.machine.checksums import KEY, DamagedError, checksum, objects_in, unsealed
 
-# User attribute of a study: the identity of its sweep as `sweep`, the fingerprint of its prepared cohort as `store`.
+# User attribute of a study: a mapping of `sweep` to the sweep's identity, and of `store` to the cohort's fingerprint.
 BELONGS: Final = "belongs"
 
 
 class Journal(JournalFileBackend):
-    """Optuna's journal file with a checksum in each line; one process at a time writes it."""
+    """Optuna's journal file with a checksum added to each line. Only one process at a time writes the file."""
 
     def __init__(self, path: Path):
         self._last = last_checksum(path)
@@ -43,10 +44,10 @@ class Damage:
     """The first damage in a journal.
 
     Attributes:
-        line: the number of the damaged line, from 1.
-        offset: the byte at which this line begins.
-        lost: how many lines cannot be used any more; 0 where only ends of lines were damaged.
-        kept: the content of the file before the damage, or the mended content if no line is lost.
+        line: the number of the damaged line, counted from 1.
+        offset: the byte offset at which this line begins.
+        lost: the number of lines that cannot be used any more. It is 0 if only line ends were damaged.
+        kept: the content of the file before the damage or, if no line is lost, the whole content after mending.
     """
 
     line: int
@@ -60,7 +61,9 @@ class Damage:
 
 
 def find_damage(path: Path) -> Damage | None:
-    """Returns the first damage in a journal, if any. A last line without an end is no damage: a kill leaves it."""
+    """Returns the first damage in a journal, or None. A last line without a line end is no damage, because a kill may
+    leave it.
+    """
     content = path.read_bytes() if path.exists() else b""
     content = content[: content.rfind(b"\n") + 1]
     first: tuple[int, int, str] | None = None
@@ -91,7 +94,7 @@ def find_damage(path: Path) -> Damage | None:
 
 
 def last_checksum(path: Path) -> str:
-    """Returns the checksum of the last line that has one; empty if no line has one."""
+    """Returns the checksum of the last line that has a checksum. It is empty if no line has one."""
     lines = path.read_bytes().splitlines() if path.exists() else []
     for line in reversed(lines):
         written: str | None = json.loads(line).get(KEY)
@@ -101,20 +104,22 @@ def last_checksum(path: Path) -> str:
 
 
 def load_studies(path: Path) -> Sequence[optuna.Study]:
-    """Returns the studies in a journal; nothing is written."""
+    """Returns the Optuna studies in a journal, without writing anything."""
     if not path.exists():
         return []
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    storage = JournalStorage(JournalFileBackend(str(path)))  # it takes its lock only to write
+    storage = JournalStorage(JournalFileBackend(str(path)))  # Optuna takes its lock only to write
     return [optuna.load_study(study_name=name, storage=storage) for name in optuna.get_all_study_names(storage)]
 
 
 def study_name(arm: str, generation: int) -> str:
-    """Returns the name of an arm's study; each extension of the space begins a new generation of studies."""
+    """Returns the name of the study of an arm in a generation. Each extension of the space begins a new generation of
+    studies.
+    """
     return f"{arm} {generation}" if generation else arm
 
 
 def arm_and_generation(study: str) -> tuple[str, int]:
-    """Returns the arm and the generation that `study_name` put into the name of a study."""
+    """Returns the arm and the generation from a study's name, which `study_name` made."""
     arm, _, generation = study.partition(" ")
     return arm, int(generation or 0)

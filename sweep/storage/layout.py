@@ -1,7 +1,7 @@
-"""The folder of a sweep: the place of each file, and how whole files are read and written.
+"""Defines the folder of a sweep: the path of each file, and functions that read and write whole files.
 
-This module is the only one that spells the name of a file in a sweep's folder. Other modules ask a `SweepFolder` for a
-file, or ask it to read or write one.
+Only this module contains the names of the files in a sweep's folder. Other modules get paths from a `SweepFolder`, or
+call its methods to read or write a file.
 """
 
 from __future__ import annotations
@@ -37,59 +37,61 @@ class SweepFolder:
         """The sweep's name."""
         return self.path.name
 
-    # --- what makes the sweep go on ---
+    # --- files from which a sweep continues ---
 
     @property
     def journal(self) -> Path:
-        """Optuna's journal: the truth about the sweep's trials."""
+        """Optuna's journal, which decides what is true about the sweep's trials."""
         return self.path / "journal.log"
 
     @property
     def journal_lock(self) -> Path:
-        """The lock that Optuna puts beside its journal while it writes."""
+        """The lock file that Optuna puts beside its journal while it writes the journal."""
         return self.path / "journal.log.lock"
 
     @property
     def plan(self) -> Path:
-        """The file of the plan, the sweep's identity, and the number of extensions of its space, as sealed JSON."""
+        """Sealed JSON with the plan, the sweep's identity, and the number of extensions of its search space."""
         return self.path / "plan.json"
 
     @property
     def space(self) -> Path:
-        """The search space as resolved."""
+        """The search space with overrides and references resolved, as YAML."""
         return self.path / "space.yaml"
 
     @property
     def warm_start(self) -> Path:
-        """The results of another sweep with which this one began, as sealed JSON."""
+        """The results of another sweep from which this sweep's samplers learned first (`warm_start`), as sealed
+        JSON.
+        """
         return self.path / "warm.json"
 
     @property
     def spool(self) -> Path:
-        """Every event of the sweep, one line of sealed JSON each."""
+        """The spool: every event of the sweep, with one line of sealed JSON for each event."""
         return self.path / "spool.jsonl"
 
     @property
     def spool_sent(self) -> Path:
-        """How much of the spool the tracking server has received."""
+        """Notes how many bytes of the spool the tracking server has received."""
         return self.path / "spool.sent"
 
     @property
     def driver_lock(self) -> Path:
-        """The file that the sweep's driver holds locked as long as it runs."""
+        """The file that the sweep's driver keeps locked while it runs."""
         return self.path / "driver.lock"
 
     @property
     def stop_request(self) -> Path:
-        """The file by which sweep.stop asks the driver to end; the driver removes it."""
+        """The file by which sweep.stop asks the driver to end. The driver removes the file."""
         return self.path / "stop"
 
     @property
     def tune_scratch(self) -> Path:
-        """The folder in which Ray Tune keeps snapshots while it runs; nothing is restored from it."""
+        """The folder in which Ray Tune keeps snapshots while it runs. Nothing is restored from these snapshots."""
         return self.path / "ray"
 
-    # --- what the sweep leaves for its user ---
+    # --- results for the user ---
 
     @property
     def best(self) -> Path:
@@ -113,7 +115,7 @@ class SweepFolder:
 
     @property
     def errors(self) -> Path:
-        """The folder of the failed trials' errors."""
+        """The folder with one error file for each failed trial."""
         return self.path / "errors"
 
     def error(self, number: int) -> Path:
@@ -124,7 +126,7 @@ class SweepFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """The folder of all trials' checkpoints."""
+        """The folder with the checkpoints of all trials."""
         return self.path / "checkpoints"
 
     def checkpoints_of(self, number: int) -> Path:
@@ -132,20 +134,24 @@ class SweepFolder:
         return self.checkpoints / str(number)
 
     def attempts(self, number: int) -> list[Path]:
-        """Returns the folders of the attempts made at a trial, oldest first."""
+        """Returns the folders of all attempts at a trial, oldest first. Each start of the trial in a worker is an
+        attempt.
+        """
         folders = [path for path in self.checkpoints_of(number).glob("attempt-*") if path.name[8:].isdecimal()]
         return sorted(folders, key=lambda path: int(path.name[8:]))
 
     def saved_checkpoints(self, number: int) -> list[Path]:
-        """Returns the last checkpoint of each attempt at a trial that has one, oldest attempt first."""
+        """Returns the last checkpoint of each attempt at a trial, oldest attempt first. Attempts without a checkpoint
+        are left out.
+        """
         checkpoints = [attempt / "last.pt" for attempt in self.attempts(number)]  # written by mmpkd.checkpoint
         return [path for path in checkpoints if path.exists()]
 
     def claim_attempt(self, number: int) -> Path:
         """Makes and returns the folder of a new attempt at a trial.
 
-        Only its claimer writes there, and folders of earlier attempts are only read. So the orphaned worker of a dead
-        driver cannot overwrite the checkpoints of its successor.
+        Only the worker that makes the folder writes to it, and folders of earlier attempts are only read. The orphaned
+        worker of a dead driver therefore cannot overwrite checkpoints of the worker that took over its trial.
         """
         attempts = self.attempts(number)
         last = int(attempts[-1].name[8:]) if attempts else 0
@@ -160,29 +166,31 @@ class SweepFolder:
         raise AssertionError("unreachable")
 
     def delete_checkpoints(self, number: int) -> None:
-        """Deletes the checkpoints of a trial, as far as they can be deleted."""
+        """Deletes the checkpoints of a trial. Files that cannot be deleted are left without an error."""
         shutil.rmtree(self.checkpoints_of(number), ignore_errors=True)
 
     # --- all of them ---
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files whose names are fixed, whether they exist or not; without the driver's lock."""
+        """All files with fixed names, whether they exist or not, except the driver's lock."""
         return (
             *(self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
             *(self.plan, self.space, self.warm_start, self.best, self.trials, self.epochs, self.report),
         )
 
     def file(self, name: str) -> Path:
-        """Returns the file of this name, which may have been noted with the path of another folder."""
+        """Returns the path of the file of this name in this folder. If `name` is a path in another folder, only its
+        last part counts.
+        """
         return self.path / Path(name).name
 
     def exists(self) -> bool:
-        """Whether a sweep was ever begun in this folder; False where the folder may not be read."""
+        """Returns whether a sweep was ever begun in this folder. Returns False if the folder cannot be read."""
         return os.path.isfile(self.driver_lock) or os.path.isfile(self.spool)
 
     def set_aside(self, paths: Sequence[Path]) -> Path:
-        """Copies files into a new folder beside them, before a repair changes them, and returns that folder."""
+        """Copies files that a repair is about to change into a new folder beside them, and returns the new folder."""
         for count in itertools.count(1):
             if not (copies := self.path / f"before-repair-{count}").exists():
                 break
@@ -195,10 +203,10 @@ class SweepFolder:
     # --- reading and writing ---
 
     def read_plan(self) -> dict[str, Any]:
-        """Returns what the plan's file holds; empty before the sweep's first start.
+        """Returns the content of the plan's file. It is empty before the sweep's first start.
 
         Raises:
-            UserError: it is damaged, or cannot be read.
+            UserError: the file is damaged, or cannot be read.
         """
         return _read_sealed(self.plan, "and the command that began the sweep makes it anew")
 
@@ -206,13 +214,14 @@ class SweepFolder:
         _write_sealed(self.plan, content)
 
     def read_warm_start(self, consequence: str) -> dict[str, Any]:
-        """Returns the results with which the sweep began; empty where there are none.
+        """Returns the results of another sweep from which this sweep's samplers learned first. Empty if there are none.
 
         Args:
-            consequence: what happens once the user has deleted a damaged file, as the end of a sentence.
+            consequence: the end of a sentence in the error message: what happens once the user has deleted the damaged
+                file.
 
         Raises:
-            UserError: it is damaged, or cannot be read.
+            UserError: the file is damaged, or cannot be read.
         """
         return _read_sealed(self.warm_start, consequence)
 
@@ -220,10 +229,10 @@ class SweepFolder:
         _write_sealed(self.warm_start, content)
 
     def read_space(self) -> dict[str, Any]:
-        """Returns the search space as resolved; empty before the sweep's first start.
+        """Returns the resolved search space. It is empty before the sweep's first start.
 
         Raises:
-            UserError: it is damaged, or cannot be read.
+            UserError: the file is damaged, or cannot be read.
         """
         remedy = f"delete it (rm {self.space}), and the command that began the sweep writes it anew"
         try:
@@ -243,7 +252,7 @@ class SweepFolder:
 
 @dataclass(frozen=True)
 class Storage:
-    """The folder of all sweeps, as `storage=` names it."""
+    """The folder of all sweeps, which `storage=` on the command line names."""
 
     path: Path
 
@@ -252,19 +261,19 @@ class Storage:
 
     @property
     def mlflow_database(self) -> Path:
-        """The SQLite file of MLflow that is used unless `tracking=` names a server."""
+        """The SQLite file that MLflow uses unless `tracking=` names a server."""
         return self.path / "mlflow.db"
 
     @property
     def mlflow_artifacts(self) -> Path:
-        """The folder of MLflow's artifacts, with one folder for each sweep."""
+        """The folder of MLflow's artifacts. It has one folder for each sweep."""
         return self.path / "mlartifacts"
 
     def sweep(self, name: str) -> SweepFolder:
         return SweepFolder(self.path / name)
 
     def sweeps(self) -> list[SweepFolder]:
-        """Returns the folders of all sweeps, by name.
+        """Returns the folders of all sweeps, ordered by name.
 
         Raises:
             UserError: the folder cannot be read.

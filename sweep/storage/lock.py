@@ -1,4 +1,4 @@
-"""The lock by which a sweep has one driver at a time."""
+"""Locks the folder of a sweep, so that the sweep has only one driver at a time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from sweep.storage.layout import SweepFolder
 
 @contextmanager
 def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
-    """Makes the folder if there is none, and holds it with this process as its only driver.
+    """Holds the lock that makes this process the only driver of a sweep. The sweep's folder is made if it does not
+    exist.
 
-    The kernel releases the lock when the process ends, however it ends. A folder to which nothing was written is
-    removed again, so that a start that fails leaves no trace.
+    The kernel releases the lock when the process ends, even after a kill. If nothing was written to a new folder, the
+    folder is removed again, so that a failed start leaves no trace.
 
     Raises:
-        UserError: another driver holds the lock, or nothing can be written there.
+        UserError: another driver holds the lock, or the folder cannot be written.
     """
     lock = folder.driver_lock
     try:
@@ -58,9 +59,10 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
 
 
 def is_locked(lock: Path) -> bool:
-    """Whether a process holds a lock file.
+    """Returns whether a process holds a lock file.
 
-    It takes a shared lock for a moment: nothing is written, and two processes that ask do not see each other.
+    The check takes a shared lock for a moment. Nothing is written, and two processes that check at the same time do not
+    disturb each other.
 
     Raises:
         UserError: the file cannot be read.
@@ -78,7 +80,9 @@ def is_locked(lock: Path) -> bool:
 
 
 def driver_of(folder: SweepFolder) -> str:
-    """Returns the process and the machine that the sweep's driver has noted; empty if it has noted none."""
+    """Returns the process and the machine that the sweep's driver has noted in the lock file. The text is empty if
+    nothing is noted.
+    """
     try:
         return folder.driver_lock.read_text(errors="replace").strip()
     except OSError:

@@ -1,4 +1,6 @@
-"""The SQLite file of MLflow: made atomically, and pointed to its artifacts again after both were moved."""
+"""Makes the SQLite file of MLflow atomically, and corrects the artifact paths in it after file and artifacts were
+moved.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +16,15 @@ from sweep.storage.layout import Storage
 
 
 def make_database(path: Path, name: str, connect: Callable[[str], object]) -> None:
-    """Makes the file atomically, unless it exists: it is filled under another name and then moved to its place.
+    """Makes the file atomically, unless it exists: the file is filled under a temporary name and then moved to `path`.
 
-    MLflow needs dozens of steps to make its tables, and never opens a file that a kill left between them (3.17).
+    MLflow (3.17) makes its tables in dozens of steps. If a kill comes between two steps, MLflow can never open the file
+    again.
 
     Args:
-        name: the sweep's, so that two sweeps that begin together do not fill the same temporary file.
-        connect: makes the tables in the file at an address.
+        name: the name of the sweep. It is part of the temporary name, so that two sweeps that begin at the same time do
+            not fill the same temporary file.
+        connect: function that makes MLflow's tables in the file at a given address.
     """
     if path.exists():
         return
@@ -38,15 +42,16 @@ def make_database(path: Path, name: str, connect: Callable[[str], object]) -> No
 
 
 def artifacts_uri(path: Path, name: str) -> str:
-    """Returns the address of a sweep's artifacts, which lie beside the SQLite file that tracks the sweep."""
+    """Returns the address of a sweep's artifact folder, which lies beside the SQLite file that tracks the sweep."""
     return (Storage(path.parent).mlflow_artifacts / name).absolute().as_uri()
 
 
 def repoint_artifacts(path: Path) -> None:
-    """Points the experiments and runs of a SQLite file to the artifacts beside it, if both were moved or copied.
+    """Corrects the artifact addresses in a SQLite file of MLflow, if the file and the artifacts beside it were moved or
+    copied.
 
-    MLflow stores absolute addresses and offers no call that changes them (3.17). Experiments whose artifacts were not
-    moved, and are still at their old place, are left as they are.
+    MLflow (3.17) stores absolute addresses and offers no call that changes them. Experiments with artifacts that were
+    not moved, and are still at their old place, are left unchanged.
 
     Raises:
         sqlite3.Error: the file is damaged, or cannot be written.
@@ -55,12 +60,12 @@ def repoint_artifacts(path: Path) -> None:
         return
     with closing(sqlite3.connect(path, timeout=20)) as connection, connection:
         if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'").fetchall():
-            return  # an empty file, in which MLflow will make its tables
+            return  # an empty file, in which MLflow has not made its tables yet
         experiments = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
         for number, name, stored_uri in experiments:
             uri = artifacts_uri(path, name)
             if not stored_uri or stored_uri == uri or stored_uri.split("/")[-2:] != uri.split("/")[-2:]:
-                continue  # it is right already, or not an experiment of a sweep
+                continue  # the address is right already, or this is no experiment of a sweep
             stored, beside = Path(unquote(urlsplit(stored_uri).path)), Storage(path.parent).mlflow_artifacts / name
             if stored.is_dir() and (not beside.is_dir() or stored.samefile(beside)):
                 continue

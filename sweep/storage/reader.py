@@ -1,6 +1,7 @@
-"""A sweep as commands other than its driver see it: `sweep.status`, `sweep.stop` and `sweep.clean`.
+"""Reads a sweep from its folder, for the commands `sweep.status`, `sweep.stop` and `sweep.clean`.
 
-Everything is read from the files of the sweep's folder, at any moment and on any machine that sees them.
+Only the files of the folder are read. This works at any moment, also while a driver runs, and on any machine with
+access to the folder.
 """
 
 from __future__ import annotations
@@ -34,10 +35,11 @@ class Trial:
     """A trial as the spool describes it.
 
     Attributes:
-        devices: the share of a GPU that it holds, or its cores; None if an earlier version did not write it.
+        devices: the share of a GPU that the trial holds, or its number of cores if it holds no GPU. None if an earlier
+            version, which did not record this, wrote the spool.
         state: "open", or one of END_STATES.
-        device_seconds: by epoch; None where the devices are unknown.
-        metrics: those of its last epoch.
+        device_seconds: device-seconds by epoch. None for epochs on unknown devices.
+        metrics: the metrics of the trial's last epoch.
     """
 
     number: int
@@ -50,7 +52,9 @@ class Trial:
 
     @property
     def configuration(self) -> int:
-        """The number of the first trial of this trial's configuration, which all its further seeds share."""
+        """The number that identifies the trial's configuration: the number of the first trial that ran the
+        configuration.
+        """
         return self.number if self.repeat_of is None else self.repeat_of
 
 
@@ -59,14 +63,15 @@ class Sweep:
     """A sweep as the files of its folder describe it.
 
     Attributes:
-        plan: content of the plan's file; empty before the first start has written it.
-        search: the section `search` of the space; empty likewise.
-        words: the command line with which its driver was last started.
-        trials: those of the present space, by number.
+        plan: content of the plan's file. It is empty until the first start has written the file.
+        search: the section `search` of the space. It is empty until the first start has written the space.
+        words: the command line with which a driver was last started.
+        trials: the trials of the present space, by number.
         left_behind: trials of an earlier space that the present space does not contain.
-        closed: how the last driver ended: FINISHED, KILLED or FAILED; empty while it runs or after it died.
+        closed: how the last driver ended: FINISHED, KILLED or FAILED. It is empty while a driver runs, or if the last
+            driver died.
         last_event: time of the last event, in seconds since 1970.
-        damaged: lines of the spool that were skipped.
+        damaged: places of the damaged lines of the spool, which were skipped.
     """
 
     folder: SweepFolder
@@ -91,7 +96,9 @@ class Sweep:
 
     @property
     def references(self) -> list[str]:
-        """Arms whose students read another image at test; their values never count as the sweep's best."""
+        """Names of the arms in which the student reads another image at test. Their values never count as the sweep's
+        best.
+        """
         return list(self.plan.get("references", []))
 
     @property
@@ -101,7 +108,9 @@ class Sweep:
         return "finished" if self.closed == "FINISHED" else "stopped"
 
     def results(self) -> dict[int, tuple[float, ...]]:
-        """Returns the goals of each configuration that completed on all its seeds, as means over the seeds."""
+        """Returns the values of the goals for each configuration that completed on all its seeds, as means over the
+        seeds.
+        """
         if not self.goals:
             return {}
         complete = [
@@ -114,7 +123,7 @@ class Sweep:
 
 
 def check_exists(name: str, storage: Storage) -> list[Mistake]:
-    """Returns a mistake if the storage has no sweep of this name."""
+    """Returns a list with a mistake if the storage has no sweep of this name, and an empty list otherwise."""
     names = [folder.name for folder in storage.sweeps()]
     if name in names:
         return []
@@ -123,7 +132,7 @@ def check_exists(name: str, storage: Storage) -> list[Mistake]:
 
 
 def read_sweep(folder: SweepFolder) -> Sweep:
-    """Reads a sweep from its files. A driver may write to them meanwhile.
+    """Reads a sweep from its files. A driver may write to the files at the same time.
 
     Raises:
         UserError: a file cannot be read.
@@ -165,8 +174,8 @@ def _add_event(sweep: Sweep, event: Event) -> None:
 def continue_command(sweep: Sweep) -> str | None:
     """Returns the command that continues the sweep.
 
-    It repeats the words of the last start if these still lead to the sweep's folder; otherwise it names the resolved
-    space. None if the sweep has neither.
+    The command repeats the words of the last start if these words still lead to the sweep's folder. Otherwise it names
+    the file of the resolved space. Returns None if the sweep has neither such words nor this file.
     """
     folder, words = SweepFolder(sweep.folder.path.absolute()), sweep.words
     if words is None or not _leads_to(folder, words):
@@ -178,7 +187,7 @@ def continue_command(sweep: Sweep) -> str | None:
 
 
 def how_to_continue(sweep: Sweep) -> list[str]:
-    """Returns lines for the user; the last one is the command that continues the sweep."""
+    """Returns lines that tell the user how to continue the sweep. The last line is the command."""
     command = continue_command(sweep)
     num_open = sum(trial.state == "open" for trial in sweep.trials.values())
     if command is None:
@@ -190,13 +199,17 @@ def how_to_continue(sweep: Sweep) -> list[str]:
 
 
 def _is_still_valid(word: str) -> bool:
-    """Whether a word still names the cache or the tracking server, although the sweep was moved."""
+    """Returns whether a word of the command line still names the right cache or tracking server if the sweep was
+    moved.
+    """
     key, _, value = word.partition("=")
     return (key == "cache" and Path(value).is_dir()) or (key == "tracking" and not value.startswith("sqlite"))
 
 
 def _leads_to(folder: SweepFolder, words: Sequence[str]) -> bool:
-    """Whether `python -m sweep.run` with these words, started in the working directory, would use this folder."""
+    """Returns whether `python -m sweep.run` with these words, started in the working directory, would use this
+    folder.
+    """
     values = {"space": "demo", "storage": DEFAULT_STORAGE} | dict(word.split("=", 1) for word in words if "=" in word)
     space = Path(values["space"])
     has_space = not space.suffix or space.is_file()

@@ -1,6 +1,6 @@
-"""Which trials are compared, which are on the front, and which is best. Pure functions over trials.
+"""Decides which trials are compared, which are on the Pareto front, and which trial is best, with pure functions.
 
-Everything that averages the runs of one configuration over seeds does it here.
+All averaging of the runs of one configuration over seeds is done in this module.
 """
 
 from __future__ import annotations
@@ -16,25 +16,30 @@ from sweep.types import Record, Values
 
 
 class Run(Protocol):
-    """What the means over seeds need to know of a trial: a `Record`, or a trial as `reader.py` reads it."""
+    """The part of a trial that the means over seeds need. Both `Record` and `reader.Trial` provide it."""
 
     @property
     def configuration(self) -> int:
-        """The number of the first trial of this trial's configuration."""
+        """The number that identifies the trial's configuration: the number of the first trial that ran the
+        configuration.
+        """
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """Those of the last epoch."""
+        """The metrics of the trial's last epoch."""
 
 
 RunT = TypeVar("RunT", bound=Run)
 
 
 def runs_by_configuration(trials: Iterable[RunT], at_least: int = 1) -> dict[int, list[RunT]]:
-    """Groups trials by configuration: the number of its first trial, and its runs over seeds in the given order.
+    """Groups trials by configuration.
+
+    Returns a mapping of the number of each configuration's first trial to the runs of the configuration on all its
+    seeds, in the given order.
 
     Args:
-        at_least: configurations with fewer runs are left out.
+        at_least: the minimal number of runs. Configurations with fewer runs are left out.
     """
     runs: dict[int, list[RunT]] = {}
     for trial in trials:
@@ -48,10 +53,11 @@ def mean_values(runs: Sequence[Run], goals: Sequence[str]) -> tuple[float, ...]:
 
 
 def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
-    """Returns the configurations that completed on `repeats` seeds, each as its first trial with averaged metrics.
+    """Returns the configurations that completed on `repeats` seeds. Each is represented by its first trial, with
+    averaged metrics.
 
-    The standard error of a metric over the seeds is added as `<metric>_seed_se`. It contains the sampling error of the
-    validation images only if the seeds have different validation images.
+    The standard error of a metric over the seeds is added as `<metric>_seed_se`. This error contains the sampling error
+    of the validation images only if the seeds have different validation images.
     """
     complete = [record for record in records if record.state == "complete"]
     if repeats == 1:
@@ -63,9 +69,10 @@ def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
 
 
 def comparable(records: Sequence[Record], goals: Sequence[str], repeats: int) -> list[Record]:
-    """Returns the configurations as they may be compared: means over seeds, and single runs that cannot join the front.
+    """Returns the configurations that may be compared: means over seeds, and single runs that cannot join the front.
 
-    A configuration that has not completed on all its seeds is left out, unless a mean of its arm dominates it anyway.
+    A configuration that has not completed on all its seeds is left out, unless the mean of another configuration of its
+    arm dominates it.
     """
     if repeats == 1:
         return list(records)
@@ -98,9 +105,9 @@ def _averaged(first: Record, runs: Sequence[Record]) -> Record:
 
 
 def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
-    """Returns the front of the complete trials, the best by the first goal first.
+    """Returns the Pareto front of the complete trials, ordered by the first goal, best first.
 
-    Only complete trials are compared, because they have equal budgets. References are left out.
+    Only complete trials are compared, because they have equal budgets. References (`Record.reference`) are left out.
     """
     front: dict[int, Values] = {}
     for record in records:
@@ -111,7 +118,8 @@ def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
 
 
 def best_of(records: Sequence[Record], goal: str, goals: Sequence[str]) -> Record | None:
-    """Returns the complete trial that is best by one goal; the other goals decide a tie, so that it is on the front.
+    """Returns the complete trial that is best by one goal. The other goals decide a tie, so that the trial is on the
+    front.
 
     A reference is returned only if all complete trials are references.
     """
@@ -122,6 +130,8 @@ def best_of(records: Sequence[Record], goal: str, goals: Sequence[str]) -> Recor
 
 
 def picked(records: Sequence[Record], select: str, goals: Sequence[str]) -> Record | None:
-    """Returns the trial whose configuration best.yaml holds: the best one, unless it is a reference."""
+    """Returns the trial to be written to best.yaml: the best trial by `select`, or None if the best trial is a
+    reference.
+    """
     best = best_of(records, select, goals)
     return None if best is None or best.reference else best

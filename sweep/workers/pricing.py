@@ -1,7 +1,7 @@
-"""The price of a sweep, from real steps of real students in Ray workers of the kind that will run the trials.
+"""Measures the price of a sweep by running real training steps in Ray workers like the workers of the trials.
 
-`mmpkd.probe` measures in one process. Trials that share a machine slow each other down, so this module measures in as
-many workers at a time as one machine has slots.
+`mmpkd.probe` measures in one process. Trials that share a machine slow each other down, so this module measures in
+several workers at the same time, one for each slot of one machine.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ from sweep.plan.timing import extremes, gains, mean_cost
 from sweep.space.search_config import SearchConfig
 from sweep.space.space import Space
 
-EPOCH_BATCHES: Final = 4  # full batches in an epoch that is timed
+EPOCH_BATCHES: Final = 4  # number of full batches in an epoch that is timed
 
 Notify = Callable[[str], None]
 
 
 def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> Price:
-    """Returns what a sweep will cost on the running cluster. Where `search.trials_per_device` is `auto`, it also
-    finds how many trials share a device.
+    """Returns the price of a sweep on the running cluster.
+
+    If `search.trials_per_device` is `auto`, this also finds the best number of trials per device.
 
     Args:
-        seconds: for which each configuration is timed.
-        notify: called with a line about what is being timed.
+        seconds: duration for which each configuration is timed.
+        notify: function that is called with a line that names the configuration being timed.
 
     Raises:
-        UserError: no configuration could be timed; the message says why.
+        UserError: no configuration could be timed. The message says why.
     """
     assert planned.example is not None and planned.facts is not None
     search, facts, threads = space.search, planned.facts, planned.example.threads
@@ -52,7 +53,7 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
     every_config = [config for configs in configs_by_arm.values() for config in configs]
     per_device = None if search.trials_per_device == "auto" else search.trials_per_device
     teacher_seconds = stopwatch.time_teachers(configs_by_arm, reservation_for(search, threads, per_device or 1))
-    # A worker's memory is its peak so far, so the configuration with the largest burden comes last.
+    # A worker reports its peak memory so far, so the configuration with the largest burden comes last.
     every_config.sort(key=lambda config: burden(config, store.facts))
     if search.trials_per_device == "auto":
         per_device = stopwatch.find_trials_per_device(every_config[-1], threads)
@@ -86,19 +87,19 @@ class Stopwatch:
     """Times teachers and trials of one cohort.
 
     Args:
-        seconds: for which each configuration is timed.
-        notify: called with a line about what is being timed.
+        seconds: duration for which each configuration is timed.
+        notify: function that is called with a line that names the teacher or configuration being timed.
     """
 
     def __init__(self, store: StandIn, seconds: float, notify: Notify):
         self._store, self._seconds, self._notify = store, seconds, notify
-        self._widths: dict[str, int] = {}  # of teachers' embeddings, by the configuration of the teacher as JSON
+        self._widths: dict[str, int] = {}  # width of teachers' embeddings, by the teacher's configuration as JSON
 
     def time_teachers(self, configs_by_arm: Mapping[str, Sequence[TrialConfig]], reservation: Reservation) -> float:
         """Returns the seconds to fit every active teacher of these configurations once.
 
         Raises:
-            UserError: a teacher cannot be fitted; the message names its path in the space, and says why.
+            UserError: a teacher cannot be fitted. The message names the teacher's path in the space, and says why.
         """
         teachers = {
             config.teachers[name].model_dump_json(): (f"arms.{arm}.teachers.{name}", config.teachers[name], config)
@@ -123,7 +124,7 @@ class Stopwatch:
     def time_trials(
         self, configs: Sequence[TrialConfig], reservation: Reservation, at_a_time: int
     ) -> list[TimedConfig]:
-        """Returns what each configuration costs while `at_a_time` trials of it run, the configurations in turn.
+        """Times one configuration after the other, each while `at_a_time` trials of it run, and returns their costs.
 
         Raises:
             UserError: the workers cannot be started.
@@ -132,7 +133,7 @@ class Stopwatch:
         with _probers(at_a_time, reservation) as probers:
             for index, config in enumerate(configs, start=1):
                 self._notify(f"timing configuration {index} of {len(configs)}, {at_a_time} at a time")
-                if timed and timed[-1].cost is None:  # its worker may be gone, and this configuration is dearer
+                if timed and timed[-1].cost is None:  # the worker may be gone, and this one costs more
                     problem = "not timed, since a cheaper one could not be"
                     timed.append(TimedConfig(config, None, at_a_time, problem))
                 else:
@@ -150,8 +151,10 @@ class Stopwatch:
         return TimedConfig(config, mean_cost(costs), len(probers))
 
     def find_trials_per_device(self, config: TrialConfig, threads: int) -> int:
-        """Returns how many trials to a device are best: the number is doubled as long as all of them together train
-        at least a tenth faster, and fit into the memory."""
+        """Returns the best number of trials per device.
+
+        The number is doubled as long as the trials together train at least a tenth faster, and fit into the memory.
+        """
         timed: list[TimedConfig] = []
         per_device = 1
         while (reservation := reservation_of_shared_device(per_device, threads)) is not None:
@@ -163,7 +166,9 @@ class Stopwatch:
 
 
 def reservation_of_shared_device(per_device: int, threads: int) -> Reservation | None:
-    """Returns what a trial reserves if `per_device` trials share a device; None if a thread would have no core."""
+    """Returns the reservation of a trial if `per_device` trials share a device. Returns None if a thread of a trial
+    would have no core.
+    """
     if per_device > 1 and per_device * threads > largest_machine_cores():
         return None
     return reservation_for(SearchConfig(), threads, per_device)
@@ -181,10 +186,10 @@ def _probers(count: int, reservation: Reservation) -> Iterator[list[Any]]:
 
 
 def _get(references: Any) -> Any:
-    """Returns the results of workers.
+    """Waits for the results of workers, and returns them.
 
     Raises:
-        UserError: the worker raised it, or the worker or Ray failed.
+        UserError: the worker raised a UserError, or the worker or Ray failed.
     """
     try:
         return ray.get(references)
@@ -192,5 +197,5 @@ def _get(references: Any) -> Any:
         cause = getattr(error, "cause", None) or error
         if isinstance(cause, UserError):
             raise cause from error
-        # The text of the error may quote a table, and this message reaches plan.json and MLflow.
+        # The text of the error is left out: it may quote a table, and this message reaches plan.json and MLflow.
         raise UserError(f"could not be timed: {type(cause).__name__}") from error

@@ -1,4 +1,4 @@
-"""Ray Tune's loop around a search: it asks the searcher for trials and runs each in a worker."""
+"""Runs Ray Tune's loop, which asks the searcher for trials and runs each trial in a worker."""
 
 from __future__ import annotations
 
@@ -22,18 +22,20 @@ from sweep.workers.worker import TrainingFunctions, TrialWorker
 
 
 class HaltableSearch(Protocol):
-    """A Ray Tune searcher that decides itself when the sweep halts; see `sweep.search.searcher.Search`."""
+    """Interface of a Ray Tune searcher that decides itself when the sweep halts. `sweep.search.searcher.Search`
+    implements it.
+    """
 
     halt: Halt | None
-    error: Exception | None  # what broke the search
-    max_running: int  # trials that may be open at a time
+    error: Exception | None  # the exception that broke the search
+    max_running: int  # number of trials that may be open at a time
     on_change: Callable[[], None]
 
     def check_limits(self) -> None:
-        """Halts the search if a limit is reached."""
+        """Halts the search if the budget is spent or the deadline has passed."""
 
     def release_running(self) -> None:
-        """Takes note that no trial runs any more."""
+        """Tells the search that no trial runs any more."""
 
 
 def run_tune(
@@ -45,19 +47,19 @@ def run_tune(
 ) -> None:
     """Runs trials until the search has none left or halts.
 
-    Tune needs a folder for snapshots. Nothing is restored from it, and it is deleted at the end.
+    Tune needs a folder for snapshots. Nothing is restored from these snapshots, and the folder is deleted at the end.
 
     Args:
-        scheduler: decides after each epoch which trials go on; if None, all of them go on.
-        reservation: what each trial reserves of the cluster.
+        scheduler: scheduler that decides after each epoch which trials go on. If None, all trials go on.
+        reservation: the cores and the share of a GPU that each trial reserves.
 
     Raises:
-        Exception: what broke the search.
+        Exception: the exception that broke the search.
         KeyboardInterrupt: the driver was asked to end. Running trials end with Ray, stay 'running' in the storage, and
             are continued by the next driver.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    # Without this Tune would start one worker after the other. The search itself limits how many trials are open.
+    # Without this, Tune would start workers one by one. The search itself limits the number of open trials.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count_slots(reservation))
     scratch = folder.tune_scratch
     shutil.rmtree(scratch, ignore_errors=True)
@@ -93,21 +95,24 @@ def run_tune(
 
 
 class Heartbeat(tune.Callback):
-    """Called around every step of Tune's loop: it keeps the display moving while nothing happens, and once a second
-    shows the search the clock, a request to stop and the size of the cluster."""
+    """Callback around every step of Tune's loop.
+
+    It updates the display, and once a second it checks the limits of the search, a request to stop, and the size of the
+    cluster.
+    """
 
     def __init__(self, search: HaltableSearch, reservation: Reservation, stop_request: Path):
         self._search, self._reservation, self._stop_request = search, reservation, stop_request
         self._next_check = 0.0
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles it for a restoration that we never ask for
+        return {}  # Tune pickles this callback for its own restore, which is never used
 
     def setup(self, *ignored: Any, **info: Any) -> None:
-        interrupt.install_handlers()  # Tune has just installed a handler of its own for SIGUSR1 (2.60)
+        interrupt.install_handlers()  # Ray Tune (2.60) has just installed its own handler for SIGUSR1
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
-        if interrupt.requested():  # nothing is half written at this point, and the end of an epoch may be far
+        if interrupt.requested():  # no file is half-written at this point, and the current epoch may still take long
             raise KeyboardInterrupt
         if time.monotonic() < self._next_check:
             return
@@ -122,8 +127,11 @@ class Heartbeat(tune.Callback):
 
 
 class StopWhenHalted(tune.Stopper):
-    """Ends Tune's loop when the search has halted. Tune does not report the trials that it stops then to the search,
-    so they stay 'running' in the storage (2.60)."""
+    """Ends Tune's loop when the search has halted.
+
+    Ray Tune (2.60) does not tell the search about trials that it stops in this way, so the trials stay 'running' in the
+    storage.
+    """
 
     def __init__(self, search: HaltableSearch):
         self._search = search

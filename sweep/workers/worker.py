@@ -1,8 +1,8 @@
-"""What a Ray worker does: it runs one training after another, an epoch at a time, and leaves nothing behind.
+"""Runs trainings in a Ray worker process: one training after another, each one epoch at a time.
 
-`mmpkd.train.train` is a loop with a callback, and Ray Tune asks for one epoch per call. So the loop runs in a thread
-of its own, which waits inside the callback until Tune asks for the next epoch. A stopped trial unwinds there, and the
-process serves the next trial.
+`mmpkd.train.train` is a loop with a callback, but Ray Tune asks for one epoch per call. The loop therefore runs in its
+own thread, which waits inside the callback until Tune asks for the next epoch. If a trial is stopped, the callback
+raises an exception that ends the thread, and the process serves the next trial.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def run_training(
 
     Args:
         store: folder of the prepared cohort.
-        folder: the folder for the checkpoints of this attempt.
+        folder: folder for the checkpoints of this attempt.
     """
     from mmpkd.cohort.store import Store
     from mmpkd.train import train  # imports torch and timm, which only a training needs
@@ -49,7 +49,9 @@ def run_training(
 
 
 def checkpoint_owner(config: TrialConfig, store: Path) -> str:
-    """Returns the owner that checkpoints of this training on this prepared cohort name."""
+    """Returns the owner, a text that identifies this training on this prepared cohort. Its checkpoints contain the
+    owner.
+    """
     from mmpkd.checkpoint import owner
     from mmpkd.cohort.store import Store
 
@@ -57,10 +59,10 @@ def checkpoint_owner(config: TrialConfig, store: Path) -> str:
 
 
 def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
-    """Returns the reports in a checkpoint.
+    """Returns the reports of all epochs in a checkpoint.
 
     Raises:
-        ConfigError: the checkpoint is damaged, or `owner` is given and the checkpoint names another.
+        ConfigError: the checkpoint is damaged, or `owner` is given and the checkpoint names a different owner.
     """
     from mmpkd.checkpoint import history
 
@@ -69,7 +71,9 @@ def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
 
 @dataclass(frozen=True)
 class TrainingFunctions:
-    """What a worker needs of a training. Tests and benchmarks pass in functions that train nothing."""
+    """The functions by which a worker trains and reads checkpoints. Tests and benchmarks pass in functions that train
+    nothing.
+    """
 
     run: Callable[[TrialConfig, Path, Path, Path, Path | None, Callable[[EpochReport], None]], None] = run_training
     checkpoint_owner: Callable[[TrialConfig, Path], str] = checkpoint_owner
@@ -85,22 +89,22 @@ class TrialWorker(tune.Trainable):
     def setup(self, config: dict[str, Any], functions: TrainingFunctions = TRAINING) -> None:
         self._functions = functions
         self._training: TrainingThread | None = None
-        self._notes: list[str] = []  # for the user, sent with the next result
+        self._notes: list[str] = []  # lines for the user, sent with the next result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         self._end_training()
-        return True  # after False Tune marks the new trial as failed and tells no searcher, so it is lost (2.60)
+        return True  # after False, Ray Tune (2.60) fails the new trial and tells no searcher, so it is lost
 
     def cleanup(self) -> None:
         self._end_training()
 
     def step(self) -> dict[str, Any]:
-        """Returns the report of the next epoch; the first step of a resumed trial returns all reports that its
-        checkpoint holds.
+        """Trains the next epoch and returns its report. The first step of a resumed trial returns all reports in its
+        checkpoint.
 
-        A mistake of the user's, or a lack of memory or disk space, ends the trial and keeps the process. Any other
-        error may have damaged the process (CUDA), so it is raised and Ray starts a new process; its traceback is in
-        the trial's error file. A failure without such a file means that the process itself died.
+        A user's mistake, or a lack of memory or disk space, ends the trial but keeps the process. Any other error may
+        have damaged the process (CUDA). Such an error is raised, so that Ray starts a new process; its traceback is in
+        the trial's error file. A failure without an error file means that the process itself died.
         """
         number, folder = self.config["number"], SweepFolder(Path(self.config["folder"]))
         try:
@@ -108,7 +112,7 @@ class TrialWorker(tune.Trainable):
         except Exception as error:
             places = (folder.path, Path(self.config["cache"]))
             cause, message = cause_of(error, places), message_of(error, places)
-            with suppress(OSError):  # the disk itself may be the problem
+            with suppress(OSError):  # the error file may be unwritable, because the disk itself may be the problem
                 path = folder.error(number)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
@@ -136,7 +140,9 @@ class TrialWorker(tune.Trainable):
         return reports
 
     def _begin_training(self) -> Sequence[EpochReport]:
-        """Begins an attempt in a folder of its own, and returns the reports of the checkpoint that it resumes."""
+        """Begins an attempt at the trial in a new folder, and returns the reports in the checkpoint from which it
+        resumes.
+        """
         job, folder = self.config, SweepFolder(Path(self.config["folder"]))
         config = TrialConfig.model_validate_json(job["trial"])
         self._epochs = config.epochs
@@ -149,9 +155,10 @@ class TrialWorker(tune.Trainable):
     def _find_checkpoint(
         self, checkpoints: Sequence[Path], config: TrialConfig
     ) -> tuple[Path | None, list[EpochReport]]:
-        """Returns the checkpoint of this very training with the most epochs, and its reports.
+        """Returns the checkpoint of exactly this training with the most epochs, and the reports in it. Returns None and
+        an empty list if there is no such checkpoint.
 
-        Damaged checkpoints and those of another training are passed over, with a note for the user.
+        Damaged checkpoints and checkpoints of another training are skipped, with a note for the user.
         """
         best: tuple[Path | None, list[EpochReport]] = (None, [])
         owner = self._functions.checkpoint_owner(config, Path(self.config["store"])) if checkpoints else ""
@@ -161,10 +168,10 @@ class TrialWorker(tune.Trainable):
                 reports = self._functions.read_history(checkpoint, owner)
             except UserError as error:
                 if machine_fault(error) or any(isinstance(cause, PermissionError) for cause in error_chain(error)):
-                    raise  # the checkpoint may be intact, and its epochs would be trained again
-                problems.append(str(error))  # a full disk or a dying node tore it, or a user put it there
+                    raise  # the checkpoint may be intact; to skip it would train its epochs again
+                problems.append(str(error))  # a full disk or a dying node damaged it, or a user put it there
                 continue
-            if len(reports) >= len(best[1]):  # in the stages before the last a checkpoint has no reports
+            if len(reports) >= len(best[1]):  # a checkpoint from a stage before the last has no reports
                 best = (checkpoint, reports)
         begins = f"is trained from epoch {len(best[1]) + 1} on" if len(best[1]) < config.epochs else "is complete"
         self._notes += [f"{problem}; without it trial {self.config['number']} {begins}" for problem in problems]
@@ -181,10 +188,10 @@ class TrialWorker(tune.Trainable):
 
 
 class TrainingThread:
-    """A training in a thread, advanced an epoch at a time.
+    """A training in a thread that advances one epoch at a time.
 
     Args:
-        run: the training. It gets a callback, and must call it with the report of every epoch.
+        run: function that trains. Its argument is a callback, which it must call with the report of every epoch.
     """
 
     def __init__(self, run: Callable[[Callable[[EpochReport], None]], None]):
@@ -199,7 +206,7 @@ class TrainingThread:
 
         Raises:
             RuntimeError: the training ended although another epoch was expected.
-            Exception: any other exception comes from the training itself, and is passed on.
+            Exception: the training itself raised this exception, which is passed on.
         """
         if self._thread.ident is None:
             self._thread.start()
@@ -213,7 +220,7 @@ class TrainingThread:
         return result
 
     def finish(self) -> None:
-        """Lets a training that has reported its last epoch run to its end."""
+        """Lets a training that has reported its last epoch run to its end, and waits for the end."""
         if self._thread.ident is None:
             return
         self._go.release()
@@ -223,7 +230,9 @@ class TrainingThread:
             raise result
 
     def stop(self) -> None:
-        """Unwinds a training that waits between two epochs; does nothing if the training has ended."""
+        """Ends a training that waits between two epochs, by an exception in its thread. Does nothing if the training
+        has ended.
+        """
         if self._thread.ident is not None:
             self._stopped = True
             self._go.release()
@@ -246,15 +255,17 @@ class TrainingThread:
 
 
 class _Stopped(BaseException):
-    """Unwinds a stopped training. It is no Exception, so that no handler in the training catches it."""
+    """Raised in the thread of a training to end it. Not a subclass of Exception, so that no handler in the training
+    catches it.
+    """
 
 
 def _check_goals(report: EpochReport, goals: Sequence[str]) -> None:
     """Checks that an epoch reports a finite value for every goal.
 
     Raises:
-        GoalError: trainings do not report the goal, or it is not defined on these validation patients.
-        DivergedError: the value is not finite.
+        GoalError: trainings do not report a goal, or the goal is not defined on these validation patients.
+        DivergedError: the value of a goal is not finite.
     """
     for goal in goals:
         value = report.metrics.get(goal)
