@@ -1,19 +1,20 @@
-"""Reads BrEaST, breast ultrasound with lesion masks, as published: one .xlsx and one folder of PNGs.
+"""Reads BrEaST, breast ultrasound with lesion masks, from the published files: one .xlsx and one folder of PNGs.
 
 Source: TCIA Breast-Lesions-USG, doi 10.7937/9WKK-Q141; Pawlowska et al., Sci Data 11:148, 2024; CC BY 4.0. There are
 256 cases with one image each. The 252 cases with a tumour mask are the samples of the binary task `malignant` (154
-benign, 98 malignant). The four normal images have no lesion to describe or to locate.
+benign, 98 malignant). The four normal images are left out, because they have no lesion to describe or to locate.
 
-- A case is a patient: the publishers give CaseID as the only identifier, one case per patient.
-- Pixels are RGBA, though B-mode is grey. In 163 images the channels differ (a scanner's sepia tint, a coloured mark),
-  so grey is luma. In 31 images the surroundings of the sector are transparent, with old marks underneath in seven;
-  these pixels become black, as viewers show them.
-- `Margin` has values such as 'not circumscribed - angular&indistinct'. The prefix is removed, because every value but
-  `circumscribed` implies it. `not available` and `not applicable` are missing values.
-- `Pixel_size` has no role: it depends on the scanner and its depth setting, and would be a confounder for a teacher.
-- `Mask_other` (other suspicious areas, in seven images) is not stored: localisation is scored on the tumour.
-- There are no reports. The text section `description` is generated here: a sentence made of the descriptors, so that it
-  holds the information of those columns and no more.
+- Each case counts as a patient, because the publishers give CaseID, one per patient, as the only identifier.
+- Pixels are RGBA, although B-mode images are grey. In 163 images the channels differ (a scanner's sepia tint, a
+  coloured mark), so the grey value is the luma. In 31 images the surroundings of the ultrasound sector are transparent,
+  and in seven of these images old marks are hidden underneath. Transparent pixels become black, as in viewers.
+- `Margin` has values such as 'not circumscribed - angular&indistinct'. The prefix 'not circumscribed' is removed,
+  because every value except `circumscribed` implies it. `not available` and `not applicable` are missing values.
+- `Pixel_size` has no role, because it depends on the scanner and its depth setting and would be a confounder for a
+  teacher.
+- `Mask_other` (other suspicious areas, in seven images) is not stored, because localisation is scored on the tumour.
+- The data have no reports. The text section `description` is generated here. It is a sentence made of the descriptors,
+  so that it holds the same information as those columns and no more.
 """
 
 from __future__ import annotations
@@ -77,11 +78,11 @@ COLUMNS = (
 
 
 class BreastLesionsUsgParams(Strict):
-    """No options."""
+    """This reader has no options."""
 
 
 class BreastLesionsUsg(Reader):
-    """Reads the published folder as unpacked."""
+    """Reads the unpacked folder of the published data set."""
 
     Params = BreastLesionsUsgParams
     VERSION: ClassVar[int] = 2
@@ -155,7 +156,7 @@ def _privileged(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sentence(cells: pd.Series[Any]) -> str | None:
-    """Describes a lesion in a sentence made of the descriptors among its cells; None if there are none."""
+    """Describes a lesion in a sentence that is made of its descriptors. Returns None if all descriptors are missing."""
     adjectives = [cells[name].replace("/", " and ") for name in ("Shape", "Echogenicity") if name in cells]
     findings = [f"{_join_words(cells['Margin'].split('&'))} margins"] if "Margin" in cells else []
     findings += [phrases[cells[name]] for name, phrases in PHRASES.items() if name in cells]

@@ -1,19 +1,23 @@
 """Reads CheXlocalize, masks of ten findings on CheXpert's validation and test radiographs.
 
 Sources: Saporta et al., Nature Machine Intelligence 2022, doi 10.1038/s42256-022-00536-x; CheXpert: Irvin et al., AAAI
-2019, arXiv 1901.07031. The data are credentialed, so messages name rows. The cohort has no training part: it is an
-external test for students that were trained on `mimic_cxr`, which has the same labels.
+2019, arXiv 1901.07031. The data are credentialed, so messages name rows instead of files. The cohort has no training
+part. It is an external test for students that were trained on `mimic_cxr`, because both have the same labels.
 
-    CheXpert/val/patient64541/study1/view1_frontal.jpg      and test/; CheXpert's own release calls val `valid`
-    CheXpert/val_labels.csv, test_labels.csv                Path, 14 findings; or valid.csv. Sex, Age, AP/PA: val only
-    CheXlocalize/gt_segmentations_val.json, ..._test.json   patient64541_study1_view1_frontal: finding: size, counts
+Images     CheXpert/val/patient64541/study1/view1_frontal.jpg, and test/... CheXpert's own release calls val `valid`.
+Labels     CheXpert/val_labels.csv (or valid.csv) and test_labels.csv with the columns Path and 14 findings. Only the
+           table of val has the columns Sex, Age and AP/PA.
+Masks      CheXlocalize/gt_segmentations_val.json and ..._test.json: size and counts of each finding's mask, by image
+           (such as patient64541_study1_view1_frontal) and finding.
 
-- The labels are those of radiologists: 1, 0, or empty for unknown. (CheXzero's `groundtruth.csv` lists studies and is
-  not read.)
-- Only the part of a Path after val/, valid/ or test/ is used: the published paths are `CheXpert-v1.0/valid/...` (and
-  `-small`) and `test/...`. The view is read from the file name, because the test table has no column for it.
-- Masks are COCO's compressed run lengths, column by column, at the size of the full images; they do not fit the smaller
-  images of CheXpert-v1.0-small. `Airspace Opacity` is Lung Opacity. An empty mask, or none, counts as no ROI.
+- The labels were made by radiologists: 1, 0, or empty for unknown. (CheXzero's `groundtruth.csv` is not read, because
+  it lists studies.)
+- Of a Path, only the text after val/, valid/ or test/ is used, because published paths begin differently:
+  `CheXpert-v1.0/valid/...`, `CheXpert-v1.0-small/valid/...` and `test/...`. The view (frontal or lateral) is read from
+  the file name, because the test table has no column for the view.
+- Masks are COCO's compressed run lengths, column by column, at the size of the full images. They do not fit the smaller
+  images of CheXpert-v1.0-small. The masks call Lung Opacity `Airspace Opacity`. An empty or missing mask counts as no
+  ROI.
 """
 
 from __future__ import annotations
@@ -35,7 +39,7 @@ from mmpkd.config import Strict
 from mmpkd.frames import from_run_lengths
 from mmpkd.types import CohortError, ConfigError, lay_out
 
-MASKED: dict[str, Finding] = {  # name in the masks: name in the labels
+MASKED: dict[str, Finding] = {  # a finding's name in the mask files: its name in the label tables
     "Atelectasis": "Atelectasis",
     "Cardiomegaly": "Cardiomegaly",
     "Consolidation": "Consolidation",
@@ -61,8 +65,8 @@ PUBLISHED = {"val": (234, 200, 187), "test": (668, 500, None)}  # the authors st
 
 
 class ChexlocalizeParams(Strict):
-    """The options. `images` is the folder of CheXpert's tables and images, `masks` that of the JSON files; both are
-    under the root."""
+    """The options. `images` is the folder of CheXpert's tables and images, and `masks` is the folder of the JSON files.
+    Both are relative to the root."""
 
     parts: tuple[Literal["val", "test"], ...] = ("val", "test")
     labels: tuple[Finding, ...] = FINDINGS
@@ -86,7 +90,7 @@ class ChexlocalizeParams(Strict):
 
 
 class Part(NamedTuple):
-    """A part's table of images (see `_read_images`), and the paths of its tables relative to the root."""
+    """The table of a part's images (see `_read_images`), and the paths of the part's files relative to the root."""
 
     images: pd.DataFrame
     unlisted: list[str]
@@ -95,7 +99,7 @@ class Part(NamedTuple):
 
 
 class Chexlocalize(Reader):
-    """Reads a copy of both releases, or of one part of them; images are 8-bit grey."""
+    """Reads a copy of CheXpert and CheXlocalize, or only the val or test part of both. Images are 8-bit grey."""
 
     Params = ChexlocalizeParams
     VERSION: ClassVar[int] = 1
@@ -106,9 +110,9 @@ class Chexlocalize(Reader):
         assert root is not None
         self.root = root
         self.params = params
-        self._files: dict[str, list[str]] = {}  # by sample
-        self._masks: dict[str, dict[str, Any]] = {}  # by sample and finding, encoded
-        self._counts: dict[str, tuple[int, ...]] = {}  # the counts of `COUNTED`, by part
+        self._files: dict[str, list[str]] = {}  # image file by sample
+        self._masks: dict[str, dict[str, Any]] = {}  # encoded masks by sample and finding
+        self._counts: dict[str, tuple[int, ...]] = {}  # by part, how many things of each kind in `COUNTED` there are
 
     def scan(self) -> Scan:
         params = self.params
@@ -142,7 +146,7 @@ class Chexlocalize(Reader):
         )
 
     def deviations(self, scan: Scan) -> list[str]:
-        """Compares the counts of each part's tables with those that the authors state, regardless of the options."""
+        """Compares the counts in each part's tables with the counts that the authors state, whatever the options."""
         return [
             f"part {part} has {count} {noun}, published are {published}"
             for part, counts in self._counts.items()
@@ -160,7 +164,7 @@ class Chexlocalize(Reader):
         return RawImage(image, rois=[(finding, mask) for finding, mask in drawn if mask is not None])
 
     def _read_part(self, part: str) -> Part:
-        """Reads the files of a part, all views included. Keeps the masks and the counts."""
+        """Reads the tables of a part with frontal and lateral views. Keeps the masks and the counts in the reader."""
         table_file, folder = self._find_entry("images", TABLES[part]), self._find_entry("images", FOLDERS[part])
         masks_file = self._find_entry("masks", (f"gt_segmentations_{part}.json",))
         images, unlisted = _read_images(self.root / table_file, part)
@@ -180,10 +184,10 @@ class Chexlocalize(Reader):
         return Part(images, unlisted, (table_file, masks_file), notes)
 
     def _find_entry(self, option: str, names: Sequence[str]) -> str:
-        """Returns the first of these files or folders that exists, relative to the root.
+        """Returns the path, relative to the root, of the first of `names` that exists in the folder of an option.
 
         Raises:
-            CohortError: none exists.
+            CohortError: none of the files or folders exists.
         """
         folder = PurePosixPath(getattr(self.params, option))
         for name in names:
@@ -195,9 +199,10 @@ class Chexlocalize(Reader):
 
 
 def _read_images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
-    """Returns a row per image, index = sample, and the names of the columns without a role.
+    """Returns a table with a row per image, and the names of the file's columns that have no role.
 
-    The columns are patient, split, row, file (in the part's folder), context and 14 labels.
+    The index is the sample id. The columns are patient, split, row, file (path in the part's folder), the context
+    columns and 14 labels.
     """
     table = read_ids(path, ("Path", *FINDINGS), "Path", {"Airspace Opacity": "Lung Opacity"})
     parsed = table["Path"].str.extract(PATH)
@@ -219,10 +224,10 @@ def _read_images(path: Path, part: str) -> tuple[pd.DataFrame, list[str]]:
 
 
 def _read_masks(path: Path) -> dict[str, dict[str, Any]]:
-    """Returns encoded masks by sample and finding.
+    """Returns the masks by sample and finding, encoded as in the file.
 
     Raises:
-        CohortError: the file is not JSON, or an image lacks one of the ten findings.
+        CohortError: the file is not JSON, or an image lacks an entry for one of the ten findings.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
@@ -236,7 +241,7 @@ def _read_masks(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def decode_mask(mask: Any, shape: tuple[int, ...], file: str) -> np.ndarray | None:
-    """Decodes a mask from its size and compressed counts, H x W bool; None if it is empty.
+    """Decodes a mask from its size and compressed counts. Returns H x W bool, or None if the mask is empty.
 
     Raises:
         BadSample: the mask is damaged, or has another size than its image.
@@ -257,11 +262,12 @@ def decode_mask(mask: Any, shape: tuple[int, ...], file: str) -> np.ndarray | No
 
 
 def run_lengths(counts: str) -> list[int]:
-    """Decodes COCO's string into lengths of alternating runs; the first run is background (maskApi.c, rleFrString).
+    """Decodes COCO's string of run lengths (maskApi.c, rleFrString). Runs of background and mask alternate, and the
+    first run is background.
 
-    A number is written in groups of five bits, the lowest first, as characters from `0` on. 32 is added if another
-    group follows, and 16 in the last group marks a negative number. From the fourth number on, a number is the
-    difference to the run before the previous one.
+    A number is split into groups of five bits, the lowest bits first. A group is written as the character with the code
+    of `0` plus the group's value, plus 32 if another group follows. Bit 16 of the last group marks a negative number.
+    From the fourth number on, a number is the difference between its run and the run two places earlier.
 
     Raises:
         ValueError: the string is damaged; the message says how.

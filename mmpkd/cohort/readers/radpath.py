@@ -1,19 +1,21 @@
-"""Reads CPM-RadPath 2020 (the training cases of the MICCAI challenge), MRI with histology, as DeepGuide uses it.
+"""Reads CPM-RadPath 2020, MRI with histology: the training cases of the MICCAI challenge, as DeepGuide uses them.
+
+The files under the root are:
 
     labels/split_1_train.csv  split_1_val.csv  split_1_test.csv     CPM_RadPath_2019_ID, class, age_in_days
     <ID>/<ID>_t1ce.nii.gz, and _t1, _t2, _flair                     240 x 240 x 155, skull-stripped
     slide_features.csv (or .parquet)                                CPM_RadPath_2019_ID, and a column per feature
 
-There are 221 patients, one sample each, of three classes: G glioblastoma, O oligodendroglioma, A astrocytoma. The label
-files are those of github.com/mayurmallya/DeepGuide (Mallya & Hamarneh, MICCAI 2022), which released one of its five
-splits.
+There are 221 patients with one sample each, and three classes: G (glioblastoma), O (oligodendroglioma) and A
+(astrocytoma). The label files are from github.com/mayurmallya/DeepGuide (Mallya & Hamarneh, MICCAI 2022), where one of
+DeepGuide's five splits is released.
 
-- The image is three axial slices of one sequence as its three channels, at `slices` of the brain's height. Tumours are
-  not outlined, so the default is where most supratentorial gliomas are. The foreground is all voxels that differ from
-  the corner voxel.
-- MR intensities have no unit: the 0.5th and 99.5th percentiles of each volume's foreground become 0 and 255.
-- Whole slides do not fit into a store. A patient's slide is a precomputed vector (DeepGuide's has 512 numbers, the
-  pooled features of CLAM), stored as numeric columns `slide_<name>`, which a tabular teacher can read.
+- The three channels of an image are three axial slices of one MR sequence. The option `slices` states their positions
+  as shares of the brain's height. The data have no outlines of tumours, so the default positions are where most
+  supratentorial gliomas are. All voxels that differ from the corner voxel are the foreground, that is, the brain.
+- MR intensities have no unit, so the 0.5th and 99.5th percentiles of each volume's foreground become 0 and 255.
+- Whole slides do not fit into a store. Instead, a patient's slide is a precomputed vector (in DeepGuide 512 numbers,
+  the pooled features of CLAM), stored as numeric columns `slide_<name>`, which a tabular teacher can read.
 - The terms of the challenge forbid showing its data, so messages name rows.
 """
 
@@ -38,7 +40,7 @@ ID, CLASS, AGE = "CPM_RadPath_2019_ID", "class", "age_in_days"
 LABELS = ("G", "O", "A")
 PARTS = ("train", "val", "test")
 SLIDE = "slide_"
-SPLIT_1: Mapping[str, Mapping[str, int]] = {  # counted in DeepGuide's label files
+SPLIT_1: Mapping[str, Mapping[str, int]] = {  # number of cases by part and class, counted in DeepGuide's label files
     "train": {"G": 103, "O": 24, "A": 38},
     "val": {"G": 15, "O": 5, "A": 8},
     "test": {"G": 15, "O": 5, "A": 8},
@@ -48,16 +50,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 class RadPathParams(Strict):
     sequence: Literal["t1", "t1ce", "t2", "flair"] = "t1ce"
-    # shares of the brain's height, from its lowest slice to its highest
+    # positions of the slices as shares of the brain's height, from 0 (lowest slice) to 1 (highest slice)
     slices: tuple[Share, Share, Share] = (0.45, 0.6, 0.75)
     split: int = Field(1, ge=1)
     labels: str = "labels"  # folder of the label files
     volumes: str = "."  # folder of the patients' folders
-    features: str | None = "slide_features.csv"  # None: MRI alone
+    features: str | None = "slide_features.csv"  # table of slide features; None: the MRI is used alone
 
 
 class RadPath(Reader):
-    """Reads the challenge's folders, DeepGuide's label files, and slide features."""
+    """Reads the challenge's folders of MRI, DeepGuide's label files, and precomputed features of the slides."""
 
     Params = RadPathParams
     VERSION: ClassVar[int] = 1
@@ -125,7 +127,7 @@ class RadPath(Reader):
 
 
 def _cases(path: Path, part: str) -> pd.DataFrame:
-    """Returns the three columns of a label file, with `part`, and `row` for messages."""
+    """Returns the three columns of a label file, and two more: `part`, and `row`, the file's row for messages."""
     remedy = "wanted a label file of DeepGuide; their folder is cohort.params.labels"
     table = read_table(path, [ID, CLASS, AGE], remedy)[[ID, CLASS, AGE]]
     for is_wrong, what in (
@@ -139,7 +141,7 @@ def _cases(path: Path, part: str) -> pd.DataFrame:
 
 
 def _features(path: Path) -> pd.DataFrame:
-    """Returns slide features as floats, index = patient, columns `slide_<name>`."""
+    """Returns the slide features as floats. The index is the patient, and the columns are named `slide_<name>`."""
     remedy = f"wanted {ID} and a column for each feature; without slides: cohort.params.features=null"
     table = read_table(path, [ID], remedy).set_index(ID).rename_axis("sample")
     refuse_rows(path, table.index.duplicated(), "a patient that is listed before")

@@ -1,12 +1,13 @@
-"""Generates a cohort with a known answer to the question whether privileged data make a student see what it overlooks.
+"""Generates a cohort for which it is known whether privileged data help a student to see what it otherwise overlooks.
 
-Every image shows a lesion in noise. Its class is the lesion's subtle texture (lines across, lines down, or checks), and
-a conspicuous marker is in a corner. Training labels are noisy, and the marker of a training image agrees with the noisy
-label, so that a student which learns from labels alone reads the marker, and even predicts the label errors from it. In
-the validation and test parts, labels are true and the marker is independent of them: that student is at chance and
-attends to the marker. The privileged data (table, text, superior image) depend on the true class and never on the
-marker or the label error, so that a teacher fitted to them, with the noisy labels, cannot use the marker.
-`benchmarks/known_answer.py` measures the effect; `docs/decisions/known_answer.md` explains how the options were chosen.
+Every image shows a lesion in noise, and a conspicuous marker in a corner. The class of the image is the lesion's subtle
+texture (lines across, lines down, or checks). Training labels are noisy, and the marker of a training image agrees with
+the noisy label. Therefore a student that learns from labels alone reads the marker, and even predicts the label errors
+from the marker. In the validation and test parts, labels are true and the marker is independent of them, so that such a
+student is at chance and attends to the marker. The privileged data (table, text, superior image) depend on the true
+class and never on the marker or the label error. Therefore a teacher that is fitted to privileged data and noisy labels
+cannot use the marker. `benchmarks/known_answer.py` measures the effect; `docs/decisions/known_answer.md` explains how
+the options were chosen.
 """
 
 from __future__ import annotations
@@ -50,21 +51,21 @@ WORDS = {
     "assessment": CLASSES,
     "report": ("bands that run across", "bands that run down", "a mesh"),
 }
-STIFFNESS = (40.0, 65.0, 90.0)  # mean by class, kPa, with a standard deviation of 18
-UPTAKE = (3.0, 4.5, 3.0)  # mean by class, with a standard deviation of 1
+STIFFNESS = (40.0, 65.0, 90.0)  # mean of each class in kPa; the standard deviation is 18 kPa
+UPTAKE = (3.0, 4.5, 3.0)  # mean of each class; the standard deviation is 1
 GLYPHS = ("bar", "post", "ring")
 
 
 class SyntheticParams(Strict):
-    """The options. The defaults are those of the known-answer benchmark; lengths are pixels of the original image."""
+    """The options. The known-answer benchmark uses the default values. Lengths are in pixels of the original image."""
 
     seed: Annotated[int, Field(ge=0)] = 0
-    train: Positive = 800  # images of the part; a patient has one to three
+    train: Positive = 800  # number of images, also for val and test; a patient has one to three
     val: Positive = 300
     test: Positive = 300
-    side: Annotated[int, Field(ge=32)] = 48  # of the square image; set `cohort.image_size` to the same value
+    side: Annotated[int, Field(ge=32)] = 48  # side of the image; `cohort.image_size` should be the same
     texture: Fraction = 0.16  # amplitude of the lesion's texture; the image noise has a standard deviation of 0.06
-    label_noise: Fraction = 0.3  # share of training images that have one of the other two labels
+    label_noise: Fraction = 0.3  # share of training images with a wrong label, one of the other two
     marker: bool = True  # False paints no marker and changes no other pixel
     accuracy: Fraction = 0.75  # probability that a categorical descriptor, or a typical sign, is true
     report_accuracy: Fraction = 0.9  # probability that the report is true
@@ -74,11 +75,12 @@ class SyntheticParams(Strict):
 class Synthetic(Reader):
     """Generates lesions of three textures, with tabular, text and superior-image views, and ROI masks.
 
-    The table has a row per image: descriptors are true with a stated probability and have missing cells, `age` is
-    independent of the class, `assessment` is true in 95 %, and `pathology` states the class and is forbidden. The text
-    is one or two sentences of `report`. The view `superior` is the same scene with a strong texture, less noise and no
-    marker. The ROI is the lesion. Splits are official and by patient; a patient's images share their class. Each image
-    depends only on the seed and its own position.
+    The table has a row per image. Its descriptors state the true class with a probability that the options set, and
+    have missing cells. `age` is independent of the class, `assessment` is true for 95 % of the images, and `pathology`
+    states the class and is forbidden. The text is the section `report` with one or two sentences. The view `superior`
+    is the same scene with a strong texture, less noise and no marker. The ROI is the lesion. Splits are official and by
+    patient, and all images of a patient have the same class. Each image depends only on the seed and on its own
+    position in the table.
     """
 
     Params = SyntheticParams
@@ -106,7 +108,7 @@ class Synthetic(Reader):
         )
 
     def load(self, sample_id: str) -> RawImage:
-        """Paints a sample, grey, `side` x `side`, uint8."""
+        """Paints the image of a sample and its view, which are grey, `side` x `side`, uint8."""
         position, truth, glyph = self._scenes[sample_id]
         knobs = self.params
         scene = _Scene(np.random.default_rng([knobs.seed, 1, position]), knobs.side, truth)
@@ -118,7 +120,8 @@ class Synthetic(Reader):
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        """A row per image: patient, split, and as class indices the true class, the label and the marker's glyph."""
+        """A table with a row per image: patient, split, and as integers from 0 to 2 the true class, the label and the
+        marker's glyph."""
         knobs = self.params
         generator = np.random.default_rng([knobs.seed, 0])
         parts = []
@@ -138,7 +141,7 @@ class Synthetic(Reader):
 
     @cached_property
     def _scenes(self) -> dict[str, tuple[int, int, int]]:
-        """Position, true class and glyph by sample id."""
+        """The image's position in the table, its true class and its glyph, by sample id."""
         table = self._table
         drawn = zip(range(len(table)), table["truth"].tolist(), table["glyph"].tolist(), strict=True)
         return dict(zip(table.index.tolist(), drawn, strict=True))
@@ -179,13 +182,13 @@ class Synthetic(Reader):
 
 
 def _other_class(truth: Ints, generator: np.random.Generator) -> Ints:
-    """Draws one of the other two classes with equal probability."""
+    """Draws a wrong class for each image: one of the two classes other than the true one, with equal probability."""
     return (truth + generator.integers(1, 3, len(truth))) % 3
 
 
 def _signs(truth: Ints, accuracy: float, generator: np.random.Generator) -> list[str]:
-    """Draws the signs of each lesion: the sign of its class with probability `accuracy`, and each other sign with
-    probability (1 - accuracy) / 2; 'none' if there is no sign."""
+    """Draws the signs of each lesion. The sign of its class is drawn with probability `accuracy`, and each other sign
+    with probability (1 - accuracy) / 2. The text is 'none' if no sign was drawn."""
     own_N3 = np.eye(3, dtype=bool)[truth]
     seen_N3 = generator.random((len(truth), 3)) < np.where(own_N3, accuracy, (1 - accuracy) / 2)
     return [
@@ -195,7 +198,8 @@ def _signs(truth: Ints, accuracy: float, generator: np.random.Generator) -> list
 
 
 class _Scene:
-    """The place and texture of a lesion and the background clutter. They are drawn once and painted into two images."""
+    """The place and texture of a lesion and the background clutter. They are drawn at random once, and then painted
+    into both the image and the view `superior`."""
 
     def __init__(self, generator: np.random.Generator, side: int, truth: int) -> None:
         self.generator = generator
@@ -212,16 +216,21 @@ class _Scene:
         self.corner = self._free_corner()
 
     def paint(self, texture: float, grain: float) -> Floats:
-        """Returns grey values around [0, 1]; the lesion is slightly darker than its surroundings."""
+        """Paints the scene as grey values, most of them in [0, 1]. The lesion is slightly darker than its surroundings.
+
+        Args:
+            texture: amplitude of the lesion's texture.
+            grain: standard deviation of the image noise.
+        """
         noise = grain * self.generator.normal(size=(self.side, self.side))
         return 0.45 + self.clutter + noise + self.opacity * (texture * self.texture - 0.08)
 
     def mark(self, image: Floats, glyph: int) -> None:
-        """Paints a bright glyph on a dark square into the image; its width is a sixth of the side."""
+        """Paints the marker, a bright glyph on a dark square, into the image. It is a sixth as wide as the image."""
         image[self.corner] = np.where(_paint_glyph(GLYPHS[glyph], self.side // 6), 0.9, 0.1)
 
     def _free_corner(self) -> tuple[slice, slice]:
-        """Draws a corner for the marker among those that the lesion does not reach."""
+        """Draws a random corner for the marker from the corners that the lesion does not reach."""
         inset, size = self.side // 24, self.side // 6
         ends = (slice(inset, inset + size), slice(self.side - inset - size, self.side - inset))
         free = [(y, x) for y in ends for x in ends if not self.lesion[y, x].any()]
@@ -229,7 +238,7 @@ class _Scene:
 
 
 def _smooth(generator: np.random.Generator, side: int) -> Floats:
-    """Draws smooth noise, which has unit variance at 6 x 6 knots and is linear between them."""
+    """Draws smooth noise: random values with unit variance at 6 x 6 knots, interpolated linearly between the knots."""
     position = np.linspace(0, 5, side)
     weight = np.clip(1 - np.abs(position[:, None] - np.arange(6)), 0, 1)
     smooth: Floats = weight @ generator.normal(size=(6, 6)) @ weight.T
@@ -237,7 +246,7 @@ def _smooth(generator: np.random.Generator, side: int) -> Floats:
 
 
 def _paint_glyph(name: str, size: int) -> NDArray[np.bool_]:
-    """Returns a horizontal bar, a vertical post or a ring as a mask; each is mirror-symmetric."""
+    """Returns the mask of a glyph (a horizontal bar, a vertical post or a ring). Each glyph is mirror-symmetric."""
     middle = np.abs(np.arange(size) - (size - 1) / 2)
     ring = np.maximum(middle[:, None], middle)
     bar: NDArray[np.bool_] = np.repeat((middle < 1.1)[:, None], size, axis=1)

@@ -1,14 +1,15 @@
-"""Finds the files of CBIS-DDSM in each of its three common layouts.
+"""Finds the image files of CBIS-DDSM in any of the three common layouts of the data set.
 
   descriptive  NBIA Data Retriever, "descriptive directory name":
                <dir>/08-29-2017-DDSM-NA-96009/1.000000-full mammogram images-63992/1-1.dcm
   classic      NBIA Data Retriever, "classic directory name": <dir>/<StudyUID>/<SeriesUID>/000000.dcm
   jpeg         the JPEG re-release on Kaggle: jpeg/<SeriesUID>/1-192.jpg, beside csv/dicom_info.csv
 
-The description files name <dir>/<StudyUID>/<SeriesUID>/<name>.dcm. <dir> is the DICOM PatientID
-(`Mass-Training_P_00001_LEFT_CC`, with `_<abnormality>` for a crop or a mask). A descriptive name ends with the last
-five digits of the UID. File names, and the columns for a crop and its mask, are not reliable. Therefore all files of
-both series are returned, and the reader identifies the mask by its content.
+The description files state paths of the form <dir>/<StudyUID>/<SeriesUID>/<name>.dcm, where <dir> is the DICOM
+PatientID (`Mass-Training_P_00001_LEFT_CC`, with `_<abnormality>` for a crop or a mask). A descriptive folder name ends
+with the last five digits of the UID. The stated file names are not reliable, and neither is the distinction between the
+columns for a crop and for its mask. Therefore all files of the series in both columns are returned, and the reader
+identifies the mask by its content.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 from mmpkd.cohort.formats.tables import read_table
 from mmpkd.types import CohortError
 
-DIGITS = 5  # the last digits of a UID, which end a descriptive name
+DIGITS = 5  # number of a UID's last digits at the end of a descriptive folder name
 INFO = "dicom_info.csv"
 PREFIXES = ("Mass-Training_", "Mass-Test_", "Calc-Training_", "Calc-Test_")
 WANTED = (
@@ -28,13 +29,14 @@ WANTED = (
 
 
 class Files:
-    """Finds the files of a copy by the paths that the description files state."""
+    """Finds the files in a user's copy of the data set that belong to the paths in the description files."""
 
     def __init__(self, root: Path):
-        """Recognises the layout of a copy.
+        """Recognises the layout of the copy under `root`.
 
         Raises:
-            CohortError: no layout is recognised, or the dicom_info.csv of a JPEG copy is not as published.
+            CohortError: the copy has none of the three layouts, or the dicom_info.csv of a JPEG copy is not as
+                published.
         """
         self.root = root
         self.base, self.is_jpeg = _image_folder(root)
@@ -46,13 +48,13 @@ class Files:
         return [self.info.relative_to(self.root).as_posix()] if self.is_jpeg and self.info else []
 
     def of(self, *stated: str) -> list[str]:
-        """Returns the image files of the series that a description file names, as paths relative to the root.
+        """Returns all image files of the series to which the stated paths belong, as paths relative to the root.
 
         Files are sorted within a series. For a series that is missing, or that dicom_info.csv assigns to another
-        folder, it returns a path that does not exist.
+        PatientID, a path that does not exist is returned, so that the file is reported as missing.
 
         Args:
-            stated: paths as the description files state them.
+            stated: paths from the description files.
         """
         paths: list[str] = []
         for folder in dict.fromkeys(path.rsplit("/", 1)[0] for path in stated):
@@ -76,19 +78,20 @@ class Files:
 
 
 def _is_image(path: Path) -> bool:
-    """Returns whether a file is an image. Files such as `._1-1.dcm`, which macOS adds on other disks, are none."""
+    """Returns whether a file is an image. Files such as `._1-1.dcm`, which macOS adds on foreign disks, are not."""
     return path.suffix.lower() in (".dcm", ".jpg", ".jpeg", ".png") and not path.name.startswith("._")
 
 
 def _folders_ending_with(folder: Path, uid: str) -> list[Path]:
-    """Returns the folders whose names end with the last digits of a UID."""
+    """Returns the subfolders with names that end with the last digits of a UID."""
     if not folder.is_dir():
         return []
     return [path for path in sorted(folder.iterdir()) if path.is_dir() and path.name.endswith(f"-{uid[-DIGITS:]}")]
 
 
 def _image_folder(root: Path) -> tuple[Path, bool]:
-    """Returns the folder that the description files' paths start from, and whether the copy has the JPEG layout."""
+    """Returns the folder to which the description files' paths are relative, and whether the copy has the JPEG
+    layout."""
     level = [root]
     for _ in range(4):
         for folder in level:
@@ -101,7 +104,7 @@ def _image_folder(root: Path) -> tuple[Path, bool]:
 
 
 def _patient_by_series(info: Path) -> dict[str, str]:
-    """Returns the DICOM PatientID, which is a folder name, by series UID."""
+    """Returns the DICOM PatientID of each series, by series UID. PatientIDs are the names of folders."""
     wanted = ["SeriesInstanceUID", "PatientID"]
     table = read_table(info, wanted, "is it the re-release's dicom_info.csv?", is_public=True)
     return {series: patient for series, patient in table[wanted].itertuples(index=False) if patient}

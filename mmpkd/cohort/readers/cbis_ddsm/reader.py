@@ -1,17 +1,20 @@
-"""Reads CBIS-DDSM, digitised film mammograms: the four case descriptions, and images in any layout of `files.py`.
+"""Reads CBIS-DDSM, digitised film mammograms: four description files, and images in any layout of `files.py`.
 
 Source: TCIA, doi 10.7937/K9/TCIA.2016.7O02S9CY; Lee et al., Sci Data 4:170177, 2017; CC BY 3.0. There are 3,103 images
-of 1,566 patients with 3,568 abnormalities, and the binary task `malignant` (both BENIGN pathologies are benign).
+of 1,566 patients with 3,568 abnormalities. The binary task is `malignant`; both BENIGN pathologies are benign.
 
-- There are two official splits, of masses and of calcifications. 31 patients are in the training part of one and in the
-  test part of the other, and so are 29 of the 71 views that are stored twice. If both kinds are read, these patients
-  are removed from the training part (64 images). The other 42 views stay twice, both in the same part.
-- An image shows up to seven abnormalities (293 show several, of which 17 both malignant and benign ones). By default a
-  sample is an image: malignant if any abnormality is, with the union of their descriptors and of their masks.
+- There are two official splits, one for masses and one for calcifications. 31 patients are in the training part of one
+  split and in the test part of the other. The same is true of 29 of the 71 views that are stored twice. If both kinds
+  are read, the 31 patients are removed from the training part (64 images). The other 42 views remain in the data twice,
+  both times in the same part.
+- An image shows up to seven abnormalities. 293 images show several, and 17 of these show both malignant and benign
+  ones. By default a sample is an image. It is malignant if any of its abnormalities is malignant, and it has the union
+  of the abnormalities' descriptors and the union of their masks.
 - `assessment` (BI-RADS) nearly states the label. A `subtlety` or `breast_density` of 0 is a missing value.
-- Descriptors join several values by hyphens, in any order and some twice. LUCENT_CENTERED is LUCENT_CENTER.
-- A mask is identified by its content and not by its name or column, because a crop and its mask may be swapped there:
-  the mask has the size of the mammogram and two values.
+- A cell of a descriptor joins several values by hyphens, in any order, and may repeat a value. LUCENT_CENTERED is the
+  same value as LUCENT_CENTER.
+- A crop and its mask may be swapped in file names and columns. Therefore the mask is identified by its content: it has
+  the size of the mammogram and two values.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ REMEDY = "is it the description file as published?"
 MISSING = ("", "N/A", "NA")
 PATHOLOGY = {"MALIGNANT": "malignant", "BENIGN": "benign", "BENIGN_WITHOUT_CALLBACK": "benign"}
 SAME_ATOM = {"LUCENT_CENTERED": "LUCENT_CENTER"}
-MAX_RATIO = 1.25  # of a mask's sides to those of its image; with a larger ratio it belongs to another image
+MAX_RATIO = 1.25  # largest ratio of a side of a mask to the same side of its image, or the other way round
 LESION = "lesion"
 IMAGE, CROP, MASK = "image_file_path", "cropped_image_file_path", "roi_mask_file_path"
 
@@ -74,8 +77,8 @@ OF_KIND: dict[Kind, tuple[Column, ...]] = {
 
 class CbisDdsmParams(Strict):
     kinds: tuple[Kind, ...] = Field(KINDS, min_length=1)
-    rows: Literal["image", "abnormality"] = "image"  # the unit of a sample; an abnormality has its own region and label
-    mixed: Literal["malignant", "left_out"] = "malignant"  # an image with malignant and benign abnormalities
+    rows: Literal["image", "abnormality"] = "image"  # what a sample is; an abnormality has its own region and label
+    mixed: Literal["malignant", "left_out"] = "malignant"  # images with malignant and benign abnormalities
 
 
 class CbisDdsm(Reader):
@@ -91,7 +94,7 @@ class CbisDdsm(Reader):
         assert root is not None
         self.root = root
         self.params = params
-        # By sample: its image, and for each mask the files that may be it
+        # By sample: the file of its image, and for each of its masks the files that may be this mask
         self._files: dict[str, tuple[str, list[list[str]]]] = {}
 
     def scan(self) -> Scan:
@@ -105,9 +108,9 @@ class CbisDdsm(Reader):
         return replace(scan, files=listed, tables=[*scan.tables, *files.tables])
 
     def describe(self) -> tuple[Scan, pd.DataFrame]:
-        """Returns the scan from the description files alone, and the paths that they state.
+        """Returns the scan, made from the description files alone, and a table of the paths that these files state.
 
-        The paths have a row per abnormality, with the sample as index.
+        The table has a row per abnormality, with the sample as index.
         """
         kinds = [kind for kind in KINDS if kind in self.params.kinds]
         columns = {column.name: column for column in (*SHARED, *(column for kind in kinds for column in OF_KIND[kind]))}
@@ -130,7 +133,7 @@ class CbisDdsm(Reader):
         scan = Scan(
             tasks=(task,),
             samples=first.set_axis(["patient", "split"], axis=1),
-            labels=encode_labels(task, groups["pathology"].max()),  # malignant comes after benign
+            labels=encode_labels(task, groups["pathology"].max()),  # the largest name: m(alignant) comes after b
             privileged=pd.DataFrame({column.name: _join_values(table, column) for column in admitted}),
             columns=columns,
             unlisted=tuple(name for name in table.columns if name not in columns and name not in ("part", "sample")),
@@ -161,9 +164,9 @@ class CbisDdsm(Reader):
 
 
 def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
-    """Reads a description file as text, NaN where missing.
+    """Reads a description file as text. Missing cells are NaN.
 
-    `pathology` holds the labels of the task, and `part` the official part.
+    The column `pathology` holds the labels of the task, and the column `part` the official part.
     """
     table = read_table(path, [column.name for column in (*SHARED, *OF_KIND[kind])], REMEDY, is_public=True)
     table = table.mask(table.isin(MISSING))
@@ -191,7 +194,8 @@ def _read_description(path: Path, kind: Kind, part: str) -> pd.DataFrame:
 
 
 def _without_shared_patients(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """Removes the training rows of patients who are in the test part too; also returns notes about it."""
+    """Removes the training rows of patients who are also in the test part. Returns the other rows, and notes about the
+    removal."""
     shared = table.groupby("patient_id")["part"].transform("nunique") > 1
     is_removed = shared & (table["part"] == "train")
     kept = table[~is_removed]
@@ -208,7 +212,10 @@ def _without_shared_patients(table: pd.DataFrame) -> tuple[pd.DataFrame, list[st
 
 
 def _join_values(table: pd.DataFrame, column: Column) -> pd.Series:
-    """Returns a cell per sample: the union of its abnormalities' values, or the highest grade; NaN if none is known."""
+    """Combines the cells of each sample's abnormalities in a column into one cell per sample.
+
+    The cell holds the union of the values or, for a numeric column, the highest grade. It is NaN if no value is known.
+    """
     cells = table[["sample", column.name]].dropna()
     if column.kind == "multivalued":
         cells[column.name] = cells[column.name].str.split("-")
@@ -220,10 +227,12 @@ def _join_values(table: pd.DataFrame, column: Column) -> pd.Series:
 
 
 def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarray:
-    """Returns the mask: the one file that has two values and the image's size within `MAX_RATIO`, resized if needed.
+    """Returns the mask of an abnormality, H x W bool, resized to the size of the image if needed.
+
+    The mask is the one file of `files` with two values and with the image's size within the tolerance `MAX_RATIO`.
 
     Raises:
-        BadSample: no file fits, or several different ones fit equally well.
+        BadSample: no file fits, or several different files fit equally well.
     """
     sizes = {file: image_size(root, file) for file in files}
     fits = [file for file, size in sizes.items() if _size_ratio(size, shape) <= MAX_RATIO]
@@ -247,5 +256,6 @@ def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarra
 
 
 def _size_ratio(size: tuple[int, int], shape: tuple[int, ...]) -> float:
-    """Returns the larger ratio of the sides of two frames, 1 or more."""
+    """Returns by what factor two frames differ in height or in width. The larger factor is returned; it is at least
+    1."""
     return max(max(sides) / max(1, min(sides)) for sides in zip(size, shape, strict=False))

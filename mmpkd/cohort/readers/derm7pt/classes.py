@@ -1,14 +1,14 @@
-"""The labels of Derm7pt: the classes of raw strings, the points of the classes, and DeepGuide's number of cases.
+"""Defines the labels of Derm7pt: the raw strings of each class, the points of the classes, and DeepGuide's case counts.
 
-Grouping and points: github.com/jeremykawahara/derm7pt, dataset.py. Counts: the label files of
-github.com/mayurmallya/DeepGuide (Mallya & Hamarneh, MICCAI 2022).
+The grouping and the points are taken from github.com/jeremykawahara/derm7pt, dataset.py. The counts were made from the
+label files of github.com/mayurmallya/DeepGuide (Mallya & Hamarneh, MICCAI 2022).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# Raw strings by class, the classes in the order of the authors' codes.
+# For each task and class, the raw strings that belong to the class. Classes are in the order of the authors' codes.
 ABSENT = {"ABS": ("absent",)}
 REGULARITY = {**ABSENT, "REG": ("regular",), "IR": ("irregular",)}
 CLASSES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -61,7 +61,8 @@ POINTS = {
     "dots_and_globules": ("IR", 1),
     "regression_structures": ("PRS", 1),
 }
-# DeepGuide's label files: the case_num of the cases that they lack, and their number of cases in train, val and test.
+# In DeepGuide's label files: case_num of the missing cases, and numbers of cases in train, val and test (in all, and by
+# task and class).
 DEEPGUIDE_LACKS = ("566", "801", "825", "828", "834", "835", "840", "845", "852")
 DEEPGUIDE_PARTS = (408, 202, 392)
 DEEPGUIDE_COUNTS: Mapping[str, Mapping[str, tuple[int, int, int]]] = {

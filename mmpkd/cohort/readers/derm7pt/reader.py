@@ -1,20 +1,21 @@
-"""Reads Seven-Point Checklist Dermatology (Derm7pt), the folder release_v0 as unpacked.
+"""Reads Seven-Point Checklist Dermatology (Derm7pt) from its unpacked folder release_v0.
 
 Source: http://derm.cs.sfu.ca; Kawahara et al., JBHI 23(2), 2019. There are 1,011 cases of a teaching atlas, each with a
 clinical photograph (the image) and a dermoscopic picture (the view `dermoscopy`), labelled with a diagnosis and the
-seven criteria. These are eight tasks, whose 24 classes are grouped from the raw strings as in the authors'
-`GroupInfrequent` (github.com/jeremykawahara/derm7pt, dataset.py).
+seven criteria. The diagnosis and the criteria are eight tasks with 24 classes. The raw strings are grouped into classes
+as in the authors' `GroupInfrequent` (github.com/jeremykawahara/derm7pt, dataset.py).
 
 - In nine cases the photograph is missing or was replaced: `clinic` and `derm` name the same file, as the column `notes`
-  states. They are left out: case_num 565, 800, 824, 827, 833, 834, 839, 844, 851.
-- DeepGuide (Mallya & Hamarneh, MICCAI 2022) intends to leave out those nine, but its label files lack the cases one row
-  further down, 566, 801, 825, 828, 834, 835, 840, 845, 852, and keep eight pairs that are the same picture twice (two
-  in train, five in val, one in test). `unpaired: deepguide` reads its 408 + 202 + 392 cases, to compare with its
-  tables.
-- No column identifies the patient (`case_id` is empty in most rows and otherwise unique), so a case is a patient.
+  states. These cases are left out: case_num 565, 800, 824, 827, 833, 834, 839, 844, 851.
+- DeepGuide (Mallya & Hamarneh, MICCAI 2022) intends to leave out these nine cases. However, its label files lack the
+  cases one row further down (566, 801, 825, 828, 834, 835, 840, 845, 852), and keep eight pairs that are the same
+  picture twice (two in train, five in val, one in test). With `unpaired: deepguide`, the reader reads DeepGuide's
+  408 + 202 + 392 cases, so that results can be compared with DeepGuide's tables.
+- No column identifies the patient (`case_id` is empty in most rows and otherwise unique), so each case counts as a
+  patient.
 - `seven_point_score` is the sum of the criteria, and `level_of_diagnostic_difficulty` and `management` were judged by
-  people who knew the diagnosis, so these are near labels. Sex, site and elevation are context.
-- Some file names differ in case from the table, so names are compared regardless of case.
+  people who knew the diagnosis, so these three columns are near labels. Sex, site and elevation are context.
+- Some file names differ in case from the names in the table, so names are compared regardless of case.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from mmpkd.types import CohortError, lay_out
 FOLDER = "release_v0"
 META = "meta.csv"
 REMEDY = f"is it {FOLDER} as published?"
-PARTS = {"train": "train", "valid": "val", "test": "test"}  # name in the index files: name in a store
+PARTS = {"train": "train", "valid": "val", "test": "test"}  # a part's name in the index files: its name in a store
 DERMOSCOPY = "dermoscopy"
 
 COLUMNS = (
@@ -58,12 +59,12 @@ COLUMNS = (
 
 class Derm7ptParams(Strict):
     border: int = Field(25, ge=0)  # pixels cut off at each side of both pictures, as in the authors' loader
-    # which cases are left out: those without a photograph of their own, or those that DeepGuide's label files lack
+    # left_out: cases without a photograph of their own are left out; deepguide: the cases that its label files lack are
     unpaired: Literal["left_out", "deepguide"] = "left_out"
 
 
 class Derm7pt(Reader):
-    """Reads the folder release_v0, given as root or inside the root."""
+    """Reads the folder release_v0. The root is this folder or contains it."""
 
     Params = Derm7ptParams
     VERSION: ClassVar[int] = 1
@@ -74,7 +75,7 @@ class Derm7pt(Reader):
         assert root is not None
         self.root = root
         self.params = params
-        self._files: dict[str, tuple[str, str]] = {}  # by sample: photograph, dermoscopic picture
+        self._files: dict[str, tuple[str, str]] = {}  # (photograph, dermoscopic picture) by sample
 
     def scan(self) -> Scan:
         table, unlisted = self._cases()
@@ -162,8 +163,11 @@ class Derm7pt(Reader):
         )
 
     def _cases(self) -> tuple[pd.DataFrame, tuple[str, ...]]:
-        """Returns all cases, and the columns without a role. Labels are classes, pictures are paths under the root, and
-        `part` is NaN for a case that is in no part."""
+        """Returns a table of all cases, and the names of the columns without a role.
+
+        In the table, labels are names of classes, pictures are paths under the root, and `part` is NaN for a case that
+        is in no part.
+        """
         base = self._base()
         path = base / "meta" / META
         table = read_table(path, [column.name for column in COLUMNS], REMEDY, is_public=True)
@@ -203,7 +207,10 @@ def _left_out_note(cases: pd.DataFrame, unpaired: Literal["left_out", "deepguide
 
 
 def _part_of_cases(folder: Path, num_cases: int) -> pd.Series:
-    """Returns the part of each case; NaN if it is in none. The index files hold positions in meta.csv, from 0."""
+    """Returns the part of each case, or NaN for a case that is in no part.
+
+    The index files of the parts hold the positions of cases in meta.csv, counted from 0.
+    """
     part_N = np.full(num_cases, np.nan, object)
     for name, part in PARTS.items():
         path = folder / f"{name}_indexes.csv"
@@ -219,7 +226,7 @@ def _part_of_cases(folder: Path, num_cases: int) -> pd.Series:
 
 
 def _list_images(folder: Path) -> dict[str, list[str]]:
-    """Returns the files below a folder, relative to it, by their names in lower case."""
+    """Returns the paths of the files below a folder, relative to the folder, by the path in lower case."""
     listing: dict[str, list[str]] = {}
     for where, _, names in os.walk(folder, followlinks=True):
         for name in names:
@@ -229,9 +236,7 @@ def _list_images(folder: Path) -> dict[str, list[str]]:
 
 
 def _matching_files(stated: str, listing: Mapping[str, list[str]]) -> list[str]:
-    """Returns the file with exactly this name or, if it is missing, the files whose names differ from it only in case.
-
-    If there is no such file either, it returns the name itself.
-    """
+    """Returns the file with exactly the stated name. If it is missing, returns all files with names that differ from
+    the stated one only in case. If these are missing too, returns the stated name itself."""
     alike = listing.get(stated.lower(), [])
     return alike if alike and stated not in alike else [stated]

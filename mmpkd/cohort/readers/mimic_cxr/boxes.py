@@ -1,8 +1,9 @@
-"""Reads MS-CXR, boxes of eight findings on MIMIC-CXR images (PhysioNet; Boecking et al., ECCV 2022), CSV or COCO JSON.
+"""Reads MS-CXR, boxes of eight findings on MIMIC-CXR images, from its CSV or COCO JSON file.
 
-A box is its top left corner and its size: x, y, width and height in pixels of the full JPEG. Some public loaders
-misread it as two corners. CSV 1.1.0 has a column `split`, which is unreliable and not read. JSON states the image's
-size in the annotation. Images are found by their dicom_id, because `path` does not always begin with `files/`.
+Source: PhysioNet; Boecking et al., ECCV 2022. A box consists of its top left corner and its size: x, y, width and
+height in pixels of the full JPEG. Some public loaders misread boxes as two corners. The CSV of version 1.1.0 has a
+column `split`, which is not read because it is unreliable. The JSON file states the size of the image in each
+annotation. Images are found by their dicom_id, because `path` does not always begin with `files/`.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ FRAME = ("x", "y", "w", "h", "image_width", "image_height")
 
 
 class Box(NamedTuple):
-    """A box of a finding in pixels of the full image: x and y of its top left corner, from 0, its size, and the size of
-    the image."""
+    """A box of a finding: x and y of its top left corner, its width and height, and the size of the image. All numbers
+    are in pixels of the full image, and x and y are counted from 0."""
 
     finding: str
     x: float
@@ -49,7 +50,10 @@ class Box(NamedTuple):
 
 
 def read_boxes(path: Path) -> pd.DataFrame:
-    """Returns a row per box: dicom_id, category_name, x, y, w, h, image_width, image_height (floats), path (or empty).
+    """Returns a table with a row per box.
+
+    The columns are dicom_id, category_name, the floats x, y, w, h, image_width and image_height, and path, which is
+    empty if the file states none.
 
     Raises:
         CohortError: the file is neither MS-CXR's CSV nor its COCO JSON, or an id, a finding or a number is invalid.
@@ -102,7 +106,8 @@ def _annotations(path: Path) -> pd.DataFrame:
 
 
 def held_out_part(patient: str) -> Literal["val", "test"]:
-    """Returns the part of a patient who has boxes, by the SHA-256 of the id: a third is in val, two thirds in test."""
+    """Returns the part of a patient who has boxes. The SHA-256 of the id assigns a third of these patients to val and
+    two thirds to test."""
     return "val" if int(hashlib.sha256(patient.encode()).hexdigest(), 16) % 3 == 0 else "test"
 
 
@@ -115,10 +120,12 @@ def boxes_by_image(table: pd.DataFrame) -> dict[str, list[Box]]:
 
 
 def draw(boxes: Sequence[Box], shape: tuple[int, ...], file: str) -> list[tuple[str, np.ndarray]]:
-    """Draws the union of each finding's boxes as (finding, H x W bool) pairs, in the order of `BOXED`.
+    """Returns a mask for each finding that has boxes, as (finding, H x W bool) pairs in the order of `BOXED`.
+
+    The mask is the union of the finding's boxes.
 
     Raises:
-        BadSample: the image has another size than a box states, or a box is empty or reaches beyond the image.
+        BadSample: the image does not have the size that a box states, or a box is empty or reaches beyond the image.
     """
     masks: dict[str, np.ndarray] = {}
     for box in boxes:

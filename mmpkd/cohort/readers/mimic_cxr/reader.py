@@ -1,17 +1,17 @@
-"""Reads MIMIC-CXR-JPG 2.1.0, chest radiographs, with the reports of MIMIC-CXR and the boxes of MS-CXR if given.
+"""Reads MIMIC-CXR-JPG 2.1.0, chest radiographs, and optionally the reports of MIMIC-CXR and the boxes of MS-CXR.
 
 Source: PhysioNet, doi 10.13026/jsn5-t979; Johnson et al., arXiv 1901.07042. The data are credentialed, so messages name
 rows. There are 377,110 images of 227,835 studies of 65,379 patients, and one multi-label task, `findings`. All paths
 are under the root: `files/p10/p10000032/s50414267/<dicom_id>.jpg`, and
 `mimic-cxr-2.0.0-{metadata,split,chexpert,negbio}.csv.gz` or `.csv`.
 
-- Labels belong to a study. A program read them from its report: from the impression, or from the findings where there
-  is no impression (12.5 %). So the impression and the last paragraph are near-label sections. In a report without an
-  impression, even the findings are the source of the labels; a note counts such reports.
-- A finding that is not mentioned is not negated, and -1 is uncertain: see `decide_labels`. A study without any label
-  stays unknown.
+- Labels belong to a study. A program read them from the study's report: from the impression or, if the report has no
+  impression (12.5 %), from the findings. Therefore the impression and the last paragraph are near-label sections. In a
+  report without an impression, even the findings are the source of the labels; a note counts such reports.
+- A finding that is not mentioned is not the same as a negated one, and -1 means uncertain (see `decide_labels`). A
+  study without any label stays unknown.
 - Patients of MS-CXR are never in the training part, regardless of their official part and of MS-CXR's own `split`.
-- An empty ViewPosition is called `unstated` in `views`.
+- The option `views` calls an empty ViewPosition `unstated`.
 """
 
 from __future__ import annotations
@@ -59,21 +59,21 @@ IDS = ("dicom_id", "subject_id", "study_id", "StudyDate", "StudyTime")
 
 
 class MimicCxrParams(Strict):
-    """The options. `reports` is the folder that holds `files/p10/p10000032/s50414267.txt`, and `boxes` is MS-CXR's CSV
-    or JSON; both are under the root."""
+    """The options. `reports` is the folder with files such as `files/p10/p10000032/s50414267.txt`, and `boxes` is
+    MS-CXR's CSV or JSON file. Both paths are relative to the root."""
 
     labeller: Literal["chexpert", "negbio"] = "chexpert"
     test_labels: Literal["labeller", "expert"] = (
         "labeller"  # expert: the test part has the experts' labels of 687 studies only
     )
     labels: tuple[Finding, ...] = FINDINGS
-    uncertain: Policy = "ignore"  # -1
-    empty: Policy = "zero"  # not mentioned, in a study that has a label
-    no_finding: Literal["implies", "as_given"] = "implies"  # implies: it negates the other findings, and they negate it
+    uncertain: Policy = "ignore"  # policy for findings with the value -1
+    empty: Policy = "zero"  # policy for findings that are not mentioned in a study with at least one label
+    no_finding: Literal["implies", "as_given"] = "implies"  # implies: `is_implied` of `decide_labels` is True
     views: tuple[str, ...] = ("AP", "PA")  # values of ViewPosition, or unstated
     reports: str | None = None
     sections: tuple[Section | NearLabel, ...] = ("findings",)
-    near_label_sections: tuple[NearLabel, ...] = ()  # the labels were read from these
+    near_label_sections: tuple[NearLabel, ...] = ()  # sections from which labels were read
     boxes: str | None = None
 
     @field_validator("reports", "boxes")
@@ -110,7 +110,8 @@ class MimicCxrParams(Strict):
 
 
 class MimicCxr(Reader):
-    """Reads a copy of MIMIC-CXR-JPG, or of some of its patients; images are 8-bit grey and equalised, as published."""
+    """Reads a complete copy of MIMIC-CXR-JPG or a copy of some patients. Images are 8-bit grey and, as published,
+    histogram-equalised."""
 
     Params = MimicCxrParams
     VERSION: ClassVar[int] = 2
@@ -121,10 +122,10 @@ class MimicCxr(Reader):
         assert root is not None
         self.root = root
         self.params = params
-        self._files: dict[str, list[str]] = {}  # by sample: its image, and its report where there is one
+        self._files: dict[str, list[str]] = {}  # by sample: its image and, if it has one, its report
         self._boxes: dict[str, list[Box]] = {}
-        self._problems: dict[str, str] = {}  # of reports, by sample
-        self._counts: dict[str, tuple[int, ...]] = {}  # of the tables, see `count_images`
+        self._problems: dict[str, str] = {}  # problem of the report, by sample
+        self._counts: dict[str, tuple[int, ...]] = {}  # output of `count_images`
 
     def scan(self) -> Scan:
         table, unlisted, paths = self._images()
@@ -168,7 +169,7 @@ class MimicCxr(Reader):
         )
 
     def deviations(self, scan: Scan) -> list[str]:
-        """Compares the tables' counts by official part with those of version 2.1.0, regardless of the options."""
+        """Compares the counts in each official part with the counts of version 2.1.0, whatever the options are."""
         return describe_differences(self._counts or count_images(self._images()[0]))
 
     def load(self, sample_id: str) -> RawImage:
@@ -181,7 +182,8 @@ class MimicCxr(Reader):
         return RawImage(image, rois=draw(self._boxes.get(sample_id, ()), image.shape, file))
 
     def _images(self) -> tuple[pd.DataFrame, tuple[str, ...], list[Path]]:
-        """Returns the metadata with `row` and official `split`, the columns without a role, and both tables' paths."""
+        """Returns the metadata with the added columns `row` and `split` (the official part), the names of the columns
+        without a role, and the paths of the metadata and split tables."""
         path, split_path = find_table(self.root, METADATA), find_table(self.root, SPLIT)
         table = read_ids(path, ("dicom_id", "subject_id", "study_id", *CONTEXT), "dicom_id")
         split = read_ids(split_path, ("dicom_id", "subject_id", "study_id", "split"), "dicom_id")
@@ -200,7 +202,7 @@ class MimicCxr(Reader):
         """Returns the path of the option `reports` or `boxes`.
 
         Raises:
-            ConfigError: there is no such folder or file.
+            ConfigError: the folder or file does not exist.
         """
         path = self.root / value
         if not (path.is_dir() if option == "reports" else path.is_file()):
@@ -209,12 +211,12 @@ class MimicCxr(Reader):
         return path
 
     def _hold_out(self, table: pd.DataFrame, path: Path) -> list[str]:
-        """Moves the patients with boxes out of the training part of `table`, and returns notes about it."""
+        """Moves the patients with boxes from the training part of `table` to other parts. Returns notes about this."""
         boxes = read_boxes(path)
         subject = boxes["dicom_id"].map(table.set_index("dicom_id")["subject_id"])
         if subject.isna().all():
             raise CohortError(f"{path}: none of its images is in {METADATA}; are both of the same data set?")
-        # A partial copy may lack the image of a box, but have other images of that patient, whom the path identifies.
+        # A partial copy may lack the image of a box but have other images of the patient, whose id is in the path.
         subjects = subject.fillna(boxes["path"].str.extract(r"\bp([0-9]{8})\b")[0])
         if unknown := int(subjects.isna().sum()):
             what = f"{unknown} boxes are of images that {METADATA} lacks, and state no path that tells their patient"
@@ -233,7 +235,7 @@ class MimicCxr(Reader):
         return notes
 
     def _keep_views(self, table: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
-        """Returns the rows whose view is one of the option `views`."""
+        """Returns the rows of images with a view that the option `views` lists. Adds notes to `notes`."""
         view = table["ViewPosition"].mask(table["ViewPosition"] == "", UNSTATED)
         views = list(self.params.views)
         if unknown := set(views) - set(VIEWS) - set(view):
@@ -250,7 +252,7 @@ class MimicCxr(Reader):
         return table[kept].reset_index(drop=True)
 
     def _text(self, folders: pd.Series, index: pd.Index, notes: list[str]) -> pd.DataFrame | None:
-        """Returns the sections of the options by sample. Adds the reports to `_files`."""
+        """Returns the report sections that the options name, with a row per sample. Adds the reports to `_files`."""
         self._problems = {}
         params = self.params
         if params.reports is None:

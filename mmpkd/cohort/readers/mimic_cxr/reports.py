@@ -1,12 +1,13 @@
 """Splits a MIMIC-CXR report into sections, by the rules of the data set's authors (MIT-LCP/mimic-cxr, txt/).
 
-A report consists of lines of up to 79 characters, each of which begins with a space. A section begins at a line
-` NAME: ` in capitals, after a line end, and ends at the next one. The many spellings of a name become one. Of several
-sections with the same name the last one counts (addenda come first, above a line of underscores). A report without
-findings and impression has a `last_paragraph`.
+Each line of a report begins with a space and has at most 79 characters. A section begins with a header ` NAME: ` in
+capitals after a line end, and ends before the next header. The many spellings of a section's name are replaced by one
+standard name. If several sections have the same name, the last one counts, because addenda come first, above a line of
+underscores. A report without findings and impression has a section `last_paragraph`.
 
-Differences from the authors' code: the 54 studies whose sections they set by hand get no special treatment; NDICATION
-(one report) is an indication; line breaks become blanks, because they carry no information.
+There are three differences from the authors' code. The 54 studies with sections that the authors set by hand get no
+special treatment. The header NDICATION (in one report) is an indication. Line breaks become blanks, because they carry
+no information.
 """
 
 from __future__ import annotations
@@ -44,21 +45,21 @@ SPELLINGS = {
     "recommendations": "recommendation|recommendation(s)",
 }
 NAMES = {spelt: name for name, others in SPELLINGS.items() for spelt in (name, *others.split("|")) if spelt}
-NUM_READERS = 8  # threads, because a network drive is slow with many small files
-BLOCK = 100  # files that a thread reads at a time, because passing single files takes longer than reading them
+NUM_READERS = 8  # number of threads that read reports, because a network drive is slow with many small files
+BLOCK = 100  # number of files that a thread gets at a time, because passing a single file takes longer than reading it
 
 
 class Report(NamedTuple):
-    """The requested sections of a report as text by name, or the reason why there are none."""
+    """The requested sections of a report as text, by name. If the report cannot be read, `problem` says why."""
 
     sections: dict[str, str]
-    problem: str = ""  # names no file and no patient
+    problem: str = ""  # reason why the report cannot be used, without the name of a file or patient
     is_there: bool = True
-    labels_from_findings: bool = False  # there is no impression, so the labels were read from the findings
+    labels_from_findings: bool = False  # labels were read from the findings, for lack of an impression
 
 
 def normal_name(name: str) -> str:
-    """Returns the standard name of a section; an unknown name is returned in lower case."""
+    """Returns the standard name of a section. An unknown name is returned in lower case."""
     name = name.lower().strip()
     if name in NAMES:
         return NAMES[name]
@@ -69,13 +70,16 @@ def normal_name(name: str) -> str:
 
 
 def split_sections(text: str) -> dict[str, str]:
-    """Returns the text of each section with single blanks: the last one of each name; empty ones are left out."""
+    """Returns the text of each section, by name. Runs of white space become single blanks.
+
+    If several sections have the same name, the last one is returned. Empty sections are left out.
+    """
     parts: list[tuple[str, str]] = []
     name, start, header = "preamble", 0, HEADER.search(text)
     while header:
         parts.append((name, text[start : header.start()]))
         name, start = normal_name(header[1]), header.end()
-        # Text after a header on the same line is never a header; the authors do this to avoid bad parses.
+        # Text on the same line after a header is never a header itself. The authors have this rule against bad parses.
         header = HEADER.search(text, max(start, text.find("\n", start)))
     parts.append((name if parts else "full report", text[start:]))
     parts = [(name, part) for name, part in parts if part.strip() or name not in ("impression", "findings")]
@@ -88,7 +92,13 @@ def split_sections(text: str) -> dict[str, str]:
 
 
 def read_reports(root: Path, files: Sequence[str], sections: Sequence[str]) -> list[Report]:
-    """Returns a report with the requested sections for each file, relative to `root`; never raises for a file."""
+    """Reads report files and returns a Report with the requested sections for each file. A file that cannot be read
+    raises no error; its Report states the problem.
+
+    Args:
+        files: paths relative to `root`.
+        sections: standard names of the requested sections.
+    """
 
     def read(file: str) -> Report:
         try:

@@ -1,8 +1,9 @@
 """Reads the tables of MIMIC-CXR-JPG, gzipped or not, checks that they are as published, and applies label policies.
 
-chexpert and negbio have `subject_id,study_id` and 14 findings per study: 1 present, 0 negated, -1 uncertain, empty not
-mentioned, which differs from negated. test-set-labeled has `study_id` alone, and `Airspace Opacity` for `Lung Opacity`.
-Messages name tables and rows but never a cell, because these data are credentialed.
+The tables chexpert and negbio have the columns `subject_id` and `study_id` and 14 findings per study. A finding is 1
+(present), 0 (negated), -1 (uncertain) or empty (not mentioned, which is not the same as negated). The table
+test-set-labeled has no `subject_id`, and calls `Lung Opacity` `Airspace Opacity`. Messages name tables and rows but
+quote no cell, because these data are credentialed.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ REMEDY = "is it the file as published? Else download it again"
 
 
 def find_table(root: Path, name: str) -> Path:
-    """Returns the path of a table as published, `name`.gz, or unzipped.
+    """Returns the path of the table `name`: the gzipped file `name`.gz as published, or else the unzipped file.
 
     Raises:
         CohortError: neither of the two files exists.
@@ -66,7 +67,8 @@ def find_table(root: Path, name: str) -> Path:
 
 
 def read_ids(path: Path, wanted: Sequence[str], key: str, also_named: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Reads a table as text (see `formats.tables.read_table`), and checks the form of its ids and that `key` is unique.
+    """Reads a table as text by `formats.tables.read_table`. Checks the form of its ids, and that no value of the column
+    `key` is repeated.
 
     Raises:
         CohortError: the table is not as published.
@@ -79,10 +81,12 @@ def read_ids(path: Path, wanted: Sequence[str], key: str, also_named: Mapping[st
 
 
 def read_labels(path: Path, is_expert: bool) -> pd.DataFrame:
-    """Returns the 14 findings by study as given: 1, 0, -1, or NaN for not mentioned; with `subject_id` for a labeller.
+    """Returns the 14 findings by study as the table states them: 1, 0, -1, or NaN for not mentioned.
+
+    Unless `is_expert`, the result also has the column `subject_id`, which the experts' table lacks.
 
     Raises:
-        CohortError: `read_ids` raised it, or a finding has a value other than these.
+        CohortError: the table is not as published, or a finding is not 1, 0, -1 or empty.
     """
     ids = ["study_id"] if is_expert else ["subject_id", "study_id"]
     table = read_ids(path, [*ids, *FINDINGS], "study_id", {"Airspace Opacity": "Lung Opacity"} if is_expert else None)
@@ -96,13 +100,16 @@ def read_labels(path: Path, is_expert: bool) -> pd.DataFrame:
 def label_images(
     root: Path, table: pd.DataFrame, labeller: str, is_test_expert: bool, notes: list[str]
 ) -> tuple[np.ndarray, list[Path]]:
-    """Returns the findings of each row of `table` as given, N x 14 (see `read_labels`), and the paths of their tables.
+    """Returns the findings of each image, N x 14 (values as in `read_labels`), and the paths of the label tables.
 
-    `table` has study_id, subject_id, `part`, and `row` in the metadata. With `is_test_expert` the test part has the
-    experts' labels and no others. Notes about the labels are appended to `notes`.
+    Args:
+        table: a row per image with the columns study_id, subject_id, `part`, and `row` (the row in the metadata).
+        labeller: name of the program that made the labels, a key of `LABELS`.
+        is_test_expert: whether the test part has the experts' labels instead of the labeller's.
+        notes: list to which notes about the labels are appended.
 
     Raises:
-        CohortError: see `read_labels`; or the tables do not belong together.
+        CohortError: a label table is missing or not as published, or the tables do not belong together.
     """
     paths = [find_table(root, LABELS[labeller])]
     given = read_labels(paths[0], is_expert=False)
@@ -110,7 +117,7 @@ def label_images(
     differs = pd.notna(stated) & (stated != table["subject_id"].to_numpy())
     is_wrong = np.bincount(
         table.loc[differs, "row"] - FIRST_ROW
-    )  # rows of the whole metadata, which `table` may not hold
+    )  # positions are rows of the whole metadata, because `table` may lack some rows
     what = f"another subject_id than {paths[0].name} has for the study (are both of one download?)"
     refuse_rows(find_table(root, METADATA), is_wrong, what)
     given_NK = given[list(FINDINGS)].reindex(table["study_id"]).to_numpy(float, copy=True)
@@ -131,11 +138,16 @@ def label_images(
 
 
 def decide_labels(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_implied: bool) -> np.ndarray:
-    """Applies the label policies to findings as given by `read_labels`, S x 14 in the order of `FINDINGS`.
+    """Applies the label policies to the findings of S studies, S x 14 in the order of `FINDINGS`.
 
-    A study without any label stays unknown under every policy. With `is_implied`, No Finding negates the abnormalities
-    that are not mentioned, and an abnormality negates a No Finding that is not mentioned, before the policy `empty`
-    applies. Support Devices are not an abnormality (Irvin et al., AAAI 2019, arXiv 1901.07031).
+    A study without any label stays unknown under every policy. `is_implied` takes effect before the policy `empty`: a
+    positive No Finding then negates all abnormalities that are not mentioned, and a positive abnormality negates a No
+    Finding that is not mentioned. Support Devices are not an abnormality (Irvin et al., AAAI 2019, arXiv 1901.07031).
+
+    Args:
+        given_SK: findings with the values of `read_labels`.
+        uncertain: policy for the value -1.
+        empty: policy for findings that are not mentioned.
 
     Returns:
         S x 14 of 1, 0 and NaN (unknown).
@@ -156,7 +168,11 @@ def decide_labels(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_imp
 
 
 def count_images(table: pd.DataFrame) -> dict[str, tuple[int, ...]]:
-    """Returns the counts of `COUNTED` by official part; `table` has split, study_id, subject_id and ViewPosition."""
+    """Returns how many things of each kind in `COUNTED` each official part has, by part.
+
+    Args:
+        table: a row per image with the columns split, study_id, subject_id and ViewPosition.
+    """
     groups = table.groupby("split")
     frontal = table["ViewPosition"].isin(["AP", "PA"]).groupby(table["split"]).sum()
     counts = pd.concat([groups.size(), groups[["study_id", "subject_id"]].nunique(), frontal], axis=1)
@@ -164,7 +180,8 @@ def count_images(table: pd.DataFrame) -> dict[str, tuple[int, ...]]:
 
 
 def describe_differences(counts: dict[str, tuple[int, ...]]) -> list[str]:
-    """Returns how counts (see `count_images`) differ from version 2.1.0 (MIT-LCP/mimic-cxr), a sentence each."""
+    """Returns a sentence for each difference between counts of `count_images` and the counts of version 2.1.0, which
+    are taken from MIT-LCP/mimic-cxr."""
     return [
         f"part {part} has {count:,} {noun}, published are {published:,}"
         for part, row in PUBLISHED.items()

@@ -17,11 +17,12 @@ from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.cohort.spelling import DIFFERENCE, normalise_name, strip_padding
 from mmpkd.types import Mistake, Task
 
-DrawRegion = Callable[[tuple[int, ...], str], np.ndarray]  # draws a mask of a shape; the file name is for messages
-FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}  # cells of a multi-label task, without padding
+DrawRegion = Callable[[tuple[int, ...], str], np.ndarray]  # (image's shape, file name for messages) -> mask
+FLAGS = {"0": 0.0, "1": 1.0, "false": 0.0, "true": 1.0}  # values of a multi-label task's cells without padding zeros
 ABSOLUTE = re.compile(r"[/\\]|[A-Za-z]:[/\\]")  # the beginning of an absolute path, also on Windows
 OUTSIDE = "cohort.allow_outside=true"
-MIN_BOXES = 5  # boxes from which a warning asks whether they are two corners; a few may look so by chance
+# Minimum number of boxes for the warning that boxes may be two corners; fewer boxes may look like corners by chance
+MIN_BOXES = 5
 ODD_REGION = (ValueError, TypeError, IndexError, RecursionError, OverflowError)
 
 
@@ -35,7 +36,8 @@ def labels_of(task: Task, params: TableParams, cells: pd.DataFrame) -> pd.DataFr
 
 
 def class_names(task: Task, cells: pd.Series) -> pd.Series:
-    """Returns the label of each cell; NaN where it is no label. Numbers may be padded: 0.0 and 00 are the label 0."""
+    """Returns the label that each cell names, or NaN if the cell names no label. Numbers may be padded: 0.0 and 00 name
+    the label 0."""
     numbers = {strip_padding(label): label for label in task.labels if strip_padding(label).lstrip("-").isdigit()}
     names = {
         cell: cell if cell in task.labels else numbers.get(strip_padding(cell), np.nan)
@@ -49,10 +51,15 @@ def _flag(cell: str) -> float:
 
 
 def check_cells(params: TableParams, cells: pd.DataFrame, tasks: Sequence[Task], may_lead_out: bool) -> list[Mistake]:
-    """Returns all mistakes in images, patients, paths, labels, regions and numbers; blank cells are NaN."""
+    """Returns all mistakes in the cells of images, patients, paths, labels, regions and numbers.
+
+    Args:
+        cells: the table; blank cells are NaN.
+        may_lead_out: whether paths may lead out of the root.
+    """
     image = cells[params.image]
     mistakes = cell_mistakes(params, "image", "missing", image, image.isna())
-    twice = image.dropna().map(posixpath.normpath).duplicated()  # ./a.png is a.png
+    twice = image.dropna().map(posixpath.normpath).duplicated()  # ./a.png and a.png are the same file
     mistakes += cell_mistakes(params, "image", "listed before (one row, one image)", image, twice)
     patient = cells[params.patient]
     mistakes += cell_mistakes(params, "patient", "missing", patient, patient.isna())
@@ -121,7 +128,8 @@ def _check_regions(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
 
 
 def _check_units(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
-    """Returns a mistake if a label's regions are in shares of the image, as in YOLO: each would be one pixel."""
+    """Returns a mistake if a label's regions are in shares of the image's size, as in YOLO, and not in pixels. Read as
+    pixels, each region would be a single pixel."""
     what = "regions whose numbers all lie between 0 and 1; pixels of the image are wanted, so multiply by its sides"
     mistakes = []
     for key, labels, read in (("boxes", params.boxes, _boxes_of), ("polygons", params.polygons, _polygons_of)):
@@ -136,7 +144,7 @@ def _check_units(params: TableParams, cells: pd.DataFrame) -> list[Mistake]:
 
 
 def _boxes_of(params: TableParams, label: str, cells: pd.DataFrame) -> pd.Series:
-    """Returns the boxes of each row that has boxes."""
+    """Returns the boxes of a label for each row that has any. Other rows are left out."""
     columns = params.boxes[label]
     if isinstance(columns, str):
         return cells[columns].dropna().map(read_box_list)
@@ -145,7 +153,7 @@ def _boxes_of(params: TableParams, label: str, cells: pd.DataFrame) -> pd.Series
 
 
 def _polygons_of(params: TableParams, label: str, cells: pd.DataFrame) -> pd.Series:
-    """Returns the polygons of each row that has polygons."""
+    """Returns the polygons of a label for each row that has any. Other rows are left out."""
     return cells[params.polygons[label]].dropna().map(read_polygons)
 
 
@@ -158,7 +166,11 @@ def _fails(read: Callable[[str], object], cell: str) -> bool:
 
 
 def drawn_regions(params: TableParams, cells: pd.DataFrame) -> dict[str, list[tuple[str, DrawRegion]]]:
-    """Returns functions that draw each sample's boxes and polygons as masks; `cells` has the samples as index."""
+    """Returns, for each sample with boxes or polygons, pairs of an ROI label and the function that draws its mask.
+
+    Args:
+        cells: the table, with the sample ids as index.
+    """
     drawn: dict[str, list[tuple[str, DrawRegion]]] = {}
     for label in params.boxes:
         for sample, several in _boxes_of(params, label, cells).items():
@@ -170,7 +182,8 @@ def drawn_regions(params: TableParams, cells: pd.DataFrame) -> dict[str, list[tu
 
 
 def notes_of_cells(params: TableParams, cells: pd.DataFrame, columns: Sequence[str]) -> list[str]:
-    """Returns warnings about boxes that may be two corners, and about cells that are nearly a word of `missing`."""
+    """Returns warnings about boxes that may be two corners, and about cells that resemble a word of the option
+    `missing`."""
     words = {normalise_name(word) for word in params.missing}
     numbers = {strip_padding(word) for word in params.missing if strip_padding(word).lstrip("-").isdigit()}
     notes = []

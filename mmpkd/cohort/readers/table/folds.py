@@ -19,12 +19,13 @@ TEST = "test"
 PART_WORDS = {
     *("train", "training", "trainset", "trainingset", "val", "valid", "validation", "validate", "validating", "valset"),
     *("validationset", "dev", "devset", "development", "tune", "tuning", "test", "testing", "testset", "holdout"),
-}  # words for parts; they are not names of folds
-SHORT_WORDS = {"tr", "trn", "va", "vl", "te", "ts", "tst"}  # these may be sites, unless all names are words for parts
+}  # words for parts, which cannot be names of folds
+SHORT_WORDS = {"tr", "trn", "va", "vl", "te", "ts", "tst"}  # may be sites; parts only if all names are words for parts
 
 
 class GivenSplit(NamedTuple):
-    """`split` is the part of each row as in `Scan.samples`, or None if patients are dealt into folds."""
+    """The parts that a table states. `split` is the part of each row, named as in `Scan.samples`. None means that the
+    table states no parts, so that patients are dealt into folds."""
 
     split: pd.Series | None
     notes: list[str]
@@ -32,7 +33,7 @@ class GivenSplit(NamedTuple):
 
 
 def read_split(cells: pd.DataFrame, params: TableParams) -> GivenSplit:
-    """Returns the split that the columns `split` and `groups` state; blank cells are NaN."""
+    """Returns the split that the columns of the options `split` and `groups` state. Blank cells of `cells` are NaN."""
     if params.split is None:
         if params.groups is not None:
             return _read_folds(cells, params, "groups", params.groups)
@@ -65,7 +66,11 @@ def read_split(cells: pd.DataFrame, params: TableParams) -> GivenSplit:
 
 
 def _part_words_in(names: set[str]) -> set[str]:
-    """Returns those normalised names that are words for a part, such as `dev` and `train_set`, and so name no fold."""
+    """Returns the names that are words for a part, such as `dev` and `train_set`, and therefore cannot name a fold.
+
+    Args:
+        names: normalised names.
+    """
     parts = {name for name in names if PART_WORDS & set(re.findall(r"[^\W\d_]+", name)) or name == "hold-out"}
     return names if names and names <= parts | SHORT_WORDS else parts
 
@@ -75,10 +80,11 @@ def _mistake(key: str, problem: str) -> list[Mistake]:
 
 
 def _read_folds(cells: pd.DataFrame, params: TableParams, key: str, column: str, is_sealed: bool = False) -> GivenSplit:
-    """Returns the folds that a column names. One of them is sealed as test, unless other rows are sealed already.
+    """Returns the folds that a column names. One of the folds is sealed as test, unless `is_sealed` states that other
+    rows are sealed already.
 
-    The sealed fold is the one called test, or else the one of `test_fold`, or else the last. In the order of names, 2
-    comes before 10.
+    The sealed fold is the one called test. If no fold has this name, it is the fold that the option `test_fold` names,
+    or by default the last one in the order of names, where 2 comes before 10.
     """
     names = cells[column]
     texts = names.dropna().map(normalise_name)
@@ -114,7 +120,7 @@ def _read_folds(cells: pd.DataFrame, params: TableParams, key: str, column: str,
 
 
 def _sealed_fold(folds: list[str], params: TableParams, is_sealed: bool) -> tuple[str | None, list[Mistake]]:
-    """Returns the name of the fold that is sealed as test, and the mistakes in `test_fold`."""
+    """Returns the name of the fold that is sealed as test, or None, and the mistakes in the option `test_fold`."""
     if is_sealed or not folds:
         return None, []
     called_test = [name for name in folds if normalise_name(name) == TEST]
@@ -130,13 +136,13 @@ def _sealed_fold(folds: list[str], params: TableParams, is_sealed: bool) -> tupl
 
 
 def _sort_key(name: str) -> list[tuple[int, int, str]]:
-    """Returns the sort key of a name: runs of digits are numbers and come before letters."""
+    """Returns the sort key of a name. Runs of digits are sorted as numbers, and come before letters."""
     runs = re.findall(r"[0-9]{1,18}|[^0-9]+", strip_padding(name))
     return [(0, int(run), "") if run.isdigit() else (1, 0, run) for run in runs]
 
 
 def _fold_note(folds: list[str], sealed: str | None, params: TableParams, column: str) -> str:
-    """Returns the note that states which fold has which number; it names folds only if the data are public."""
+    """Returns the note that states the number of each fold. The note names the folds only if the data are public."""
     if params.credentialed:
         which = "called test" if sealed is not None and normalise_name(sealed) == TEST else "whose name comes last"
         which = "that test_fold names" if params.test_fold is not None else which
@@ -151,5 +157,8 @@ def _fold_note(folds: list[str], sealed: str | None, params: TableParams, column
 
 
 def given_in(column: str) -> str:
-    """Returns the beginning of the note on given folds; `mmpkd/scoring/grouping.py` recognises their column by it."""
+    """Returns the beginning of the note on folds that a column gives.
+
+    `mmpkd/scoring/grouping.py` searches the notes for this text to learn which column gives the folds.
+    """
     return f"folds are given in column {column!r}"

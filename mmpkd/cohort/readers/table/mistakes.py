@@ -1,4 +1,4 @@
-"""Reports wrong cells of a user's table, in one mistake for all wrong cells of a column."""
+"""Reports wrong cells of a user's table. All wrong cells of a column are reported as a single mistake."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from mmpkd.types import Mistake
 
 
 def cell_mistakes(params: TableParams, key: str, problem: str, column: pd.Series, wrong: pd.Series) -> list[Mistake]:
-    """Returns one mistake under `cohort.params.<key>` for all wrong cells of a column; empty if no cell is wrong.
+    """Returns one mistake under `cohort.params.<key>` for all wrong cells of a column, or none if no cell is wrong.
 
-    It lists their rows, and their values if the data are public. `column` and `wrong` have the position of the row as
-    index, and may lack rows.
+    The mistake lists the rows of the wrong cells, and also their values if the data are public.
+
+    Args:
+        column: cells of the column. The index is the position of a cell's row in the table. Rows may be left out.
+        wrong: a bool for each cell of `column`, with the same index.
     """
     positions = wrong.index[wrong.to_numpy(bool, na_value=False)]
     if not len(positions):

@@ -1,4 +1,4 @@
-"""The options of the `table` reader, which `cohort.params` of a configuration holds: a map of columns."""
+"""Defines the options of the `table` reader (`cohort.params` of a configuration), which say what each column holds."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 def _word(value: Any) -> Any:
-    """Converts a value of the YAML to the text of a name or a cell."""
+    """Converts a value of the YAML file to text, so that it can be compared with the names and cells of a table."""
     if isinstance(value, bool):
         read, quoted = ("yes, on and true", "'yes'") if value else ("no, off and false", "'no'")
         raise ValueError(f"YAML takes {read} for {value} where there are no quotes; put it in quotes, such as {quoted}")
@@ -50,7 +50,8 @@ Columns = dict[Word, Word]
 
 
 class TaskParams(Strict):
-    """A task. Each cell of `column` holds one of `labels`; the labels of a multilabel task are columns of 0 and 1."""
+    """A task. For a binary or multiclass task, each cell of `column` holds one of `labels`. For a multilabel task, each
+    of `labels` is the name of a column with the values 0 and 1."""
 
     kind: TaskKind
     column: OptionalWord = None
@@ -77,7 +78,7 @@ class TaskParams(Strict):
 class ColumnParams(Strict):
     role: Role
     kind: Literal["categorical", "numeric"] = "categorical"
-    separator: str | None = None  # joins the values of a multivalued cell
+    separator: str | None = None  # text between the values of a multivalued cell; None: a cell has one value
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
@@ -105,39 +106,42 @@ class TableParams(Strict):
     patient: Word
     tasks: dict[Word, TaskParams]
     image_root: str = "."
-    split: OptionalWord = None  # column of train, val and test; or of folds by name
+    split: OptionalWord = None  # column with the values train, val and test, or with the names of folds
     groups: OptionalWord = None  # column; each of its values is a fold
-    test_fold: OptionalWord = None  # the fold that is sealed; by default the last
-    views: Columns = Field({})  # further images of each sample: name, column of paths
-    masks: Columns = Field({})  # ROI label, column of paths
-    # The value of the region in masks that hold several values or are dark on bright, for all labels or by label
+    test_fold: OptionalWord = None  # the fold that is sealed as test; None: the one called test, else the last by name
+    views: Columns = Field({})  # for the name of each view (a further image of each sample): column of its paths
+    masks: Columns = Field({})  # for each ROI label: column of paths of mask files
+    # Value or values of the region in the mask files, for all labels or by label. Needed if masks hold several values,
+    # or if regions are dark on a bright background
     mask_value: MaskValues | dict[Word, MaskValues] | None = None
-    # ROI label, columns of left, top, width, height; or one column of "[left, top, width, height]" or a list of several
+    # For each ROI label: four columns with left, top, width and height; or one column whose cells hold one box
+    # "[left, top, width, height]" or a list of boxes
     boxes: dict[Word, BoxColumns] = Field({})
-    polygons: Columns = Field({})  # ROI label, column of [[x, y], ...] or a list of several
-    text: Columns = Field({})  # section of a report, column
-    columns: dict[Word, ColumnParams] = Field({})  # by name, or by a pattern with `*`
-    missing: tuple[Word, ...] = ()  # besides blank cells
-    # Heights of the axial slices of a NIfTI volume, as shares of its foreground: one slice, or one per channel
+    polygons: Columns = Field({})  # for each ROI label: column of polygons [[x, y], ...], or of lists of polygons
+    text: Columns = Field({})  # for each section of the reports: column of its text
+    columns: dict[Word, ColumnParams] = Field({})  # roles of columns by the column's name, or by a pattern with `*`
+    missing: tuple[Word, ...] = ()  # cells that count as missing, in addition to blank cells
+    # Heights of the axial slices of a NIfTI volume, as shares of its foreground's height: one slice, or one per channel
     slices: Annotated[tuple[Share, ...], Field(min_length=1, max_length=3)] = (0.5,)
     channels: Literal[1, 3] = 1
-    # True: messages name rows and not files, and pictures stay in the store; False for public data
+    # True: messages name rows instead of files, and pictures stay in the store's folder. False: the data are public
     credentialed: bool = True
 
     def mask_values(self, label: str) -> tuple[int, ...]:
-        """Returns the values of the region in the masks of a label; empty if the region is the bright part."""
+        """Returns the values of the region in a label's mask files. No values means that the bright part is the
+        region."""
         by_label = self.mask_value if isinstance(self.mask_value, dict) else dict.fromkeys(self.masks, self.mask_value)
         values = by_label.get(label)
         return () if values is None else (values,) if isinstance(values, int) else values
 
     @property
     def paths(self) -> dict[str, str]:
-        """The columns of file paths, each with the folder to which its paths are relative."""
+        """The columns that hold file paths. Each is mapped to the folder to which its paths are relative."""
         return {self.image: self.image_root} | dict.fromkeys([*self.views.values(), *self.masks.values()], ".")
 
     @property
     def requested_columns(self) -> list[tuple[str, str]]:
-        """Every column that the options name, each after the dotted path of the option."""
+        """The columns that the options name, as pairs of the option's dotted path and the column's name."""
         requests = [("image", self.image), ("patient", self.patient)]
         requests += [(key, column) for key, column in (("split", self.split), ("groups", self.groups)) if column]
         for key, columns in (("views", self.views), ("masks", self.masks), ("polygons", self.polygons)):
@@ -153,8 +157,12 @@ class TableParams(Strict):
     def expand_patterns(self, headers: Sequence[str]) -> Self:
         """Returns these options with each pattern of `columns` replaced by the columns that match it.
 
-        A key with `*` matches the columns that no other option names. A column that matches several patterns gets the
-        strictest of their roles. A pattern without a match stays, so that `requested_columns` lists it as missing.
+        A key of `columns` with `*` is a pattern. It matches only columns that no other option names. A column that
+        matches several patterns gets the strictest of their roles. A pattern without a match is kept, so that
+        `requested_columns` contains it and it is reported as a missing column.
+
+        Args:
+            headers: names of all columns of the table.
         """
         requested = {column for _, column in self.requested_columns}
         expanded: dict[str, ColumnParams] = {}
@@ -175,7 +183,7 @@ class TableParams(Strict):
     @model_validator(mode="after")
     def _plain_names(self) -> Self:
         for name in (*self.views, *self.text):
-            if not name.isidentifier() or name == "sample":  # they name files and columns of the store
+            if not name.isidentifier() or name == "sample":  # they become names of files and columns of the store
                 raise ValueError(f"views and sections have names of letters, digits and underscores, got {name!r}")
         if len(self.slices) not in (1, self.channels):
             raise ValueError(f"slices: one, or one for each of the {self.channels} channels, got {len(self.slices)}")

@@ -1,6 +1,6 @@
-"""Reads any CSV, Parquet or .xlsx table with a column map. This is how users bring their own data.
+"""Reads a user's own data: a CSV, Parquet or .xlsx table, and options that say what each column holds.
 
-docs/formats.md lists the image formats. An example:
+docs/formats.md lists the image formats. An example of the options:
 
 ```yaml
 cohort:
@@ -13,26 +13,26 @@ cohort:
     patient: patient_id                   # column; splits go by patient
     split: part                           # optional column: train, val, test; or folds by name
     # groups: site                        # optional column: a fold for each of its values (leave one site out)
-    # test_fold: C                        # the fold that is sealed; else the one called test, or the last by name
+    # test_fold: C                        # the fold that is sealed; by default the one called test, or the last by name
     tasks:
-      malignant: {kind: binary, column: pathology, labels: [benign, malignant]}     # the second is positive
+      malignant: {kind: binary, column: pathology, labels: [benign, malignant]}     # the second label is positive
       findings: {kind: multilabel, labels: [edema, effusion]}                       # columns of 0, 1 or missing
-    masks: {lesion: mask_file}            # ROI label: column of mask paths, empty where there is none
-    mask_value: {lesion: 2}               # which value is the region, where masks hold several; [1, 2]: both; 0: black
+    masks: {lesion: mask_file}            # ROI label: column of mask paths; empty cells have no mask
+    mask_value: {lesion: 2}               # value of the region if masks hold several; [1, 2]: both; 0: black
     boxes: {node: [x, y, w, h]}           # ROI label: columns of left, top, width and height, pixels of the image;
                                           # or one column of "[x, y, w, h]" or "[[x, y, w, h], ...]"
-    polygons: {duct: outline}             # ROI label: column of corners, "[[x, y], ...]", or a list of such polygons
-    slices: [0.5]                         # of NIfTI volumes: at which share of the height; three where channels is 3
-    views: {mri: mri_file}                # further images of each sample: a better scan that a teacher may see
-    text: {findings: report}              # section of a report: column of its text
+    polygons: {duct: outline}             # ROI label: column of polygons "[[x, y], ...]", or of lists of polygons
+    slices: [0.5]                         # slices of NIfTI volumes, as shares of the height; three if channels is 3
+    views: {mri: mri_file}                # name of a further image (a better scan for a teacher): column of its paths
+    text: {findings: report}              # section of the reports: column of its text
     columns:                              # privileged columns; a column without a role is not stored
       shape: {role: descriptor}
       signs: {role: descriptor, separator: "|"}
       age: {role: context, kind: numeric}
-      slide_*: {role: descriptor, kind: numeric}    # every such column that nothing else asks for
+      slide_*: {role: descriptor, kind: numeric}    # every matching column that no other option names
       birads: {role: near_label}
       biopsy: {role: forbidden}
-    missing: ["n/a"]                      # besides blank cells
+    missing: ["n/a"]                      # cells that count as missing, in addition to blank cells
 ```
 """
 
@@ -82,8 +82,8 @@ class Table(Reader):
         assert root is not None
         self.root = root
         self.params = params
-        self._rows: dict[str, dict[str, str]] = {}  # paths by sample and column, from the last scan
-        self._drawn: dict[str, list[tuple[str, DrawRegion]]] = {}  # label and drawing function of regions, by sample
+        self._rows: dict[str, dict[str, str]] = {}  # paths by sample and column, as the last scan read them
+        self._drawn: dict[str, list[tuple[str, DrawRegion]]] = {}  # (ROI label, drawing function) by sample
 
     @property
     def credentialed(self) -> bool:
@@ -93,7 +93,7 @@ class Table(Reader):
         table = self._read_table()
         self.params = params = self.params.expand_patterns(
             list(table.columns)
-        )  # a pattern is what this table makes of it
+        )  # the meaning of a pattern depends on the columns of the table
         columns = self._columns()
         self._check_header(table, columns)
         tasks = lay_out([(name, task.kind, task.names) for name, task in params.tasks.items()])
@@ -151,7 +151,10 @@ class Table(Reader):
         return RawImage(image, views, rois, is_stretched=is_nifti(file), units=units)
 
     def _duplicate_file_notes(self) -> list[str]:
-        """Returns a warning if two rows have one image file by different paths: links, or case on some disks."""
+        """Returns a warning if two rows have the same image file under different paths.
+
+        Links cause this, and so do paths that differ in case on a disk that ignores case.
+        """
         first: dict[tuple[int, int], int] = {}
         rows = []
         for row, files in enumerate(self._rows.values(), FIRST_ROW):
@@ -166,7 +169,7 @@ class Table(Reader):
         return [f"warning: {what}; one row, one image is wanted"]
 
     def _read_pixels(self, file: str) -> tuple[np.ndarray, SlicePosition | None]:
-        """Returns the pixels of an image, and for a volume the position of its slices."""
+        """Returns the pixels of an image and the position of its slices, which is None unless the file is a volume."""
         if is_nifti(file):
             return read_slices(self.root, file, self.params.slices)
         return read_image(self.root, file), None
@@ -181,7 +184,7 @@ class Table(Reader):
         return read_slice_mask(self.root, file, place, shape, values)
 
     def _read_table(self) -> pd.DataFrame:
-        """Returns all cells as stripped text; empty where missing."""
+        """Returns the table. All cells are text without surrounding blanks, and missing cells are empty."""
         where, file = f"{PARAMS}.file", self.params.file
         if ABSOLUTE.match(file) and not self.allow_outside:
             raise ConfigError.at(where, f"must be relative to cohort.root unless {OUTSIDE}, got {file}")
@@ -191,7 +194,8 @@ class Table(Reader):
             raise ConfigError.at(where, str(error)) from None
 
     def _columns(self) -> dict[str, Column]:
-        """Returns every column with a role: stated roles, labels, and columns that name files or patients."""
+        """Returns every column with a role, by name: columns with a role in the options, label columns, and columns of
+        files or patients."""
         params = self.params
         named = [
             column for where, column in params.requested_columns if not where.startswith(("tasks", "columns", "text"))
@@ -204,7 +208,7 @@ class Table(Reader):
     def _check_header(self, table: pd.DataFrame, columns: dict[str, Column]) -> None:
         params = self.params
         headers = list(table.columns)
-        # If no expected name is present, the header may be missing; its place holds cells then, which stay private.
+        # If no expected name is present, the header may be missing. Then the first row holds cells, which stay private.
         shown = (
             headers if {name for _, name in params.requested_columns} & set(headers) or not self.credentialed else []
         )
@@ -242,6 +246,6 @@ class Table(Reader):
 
 
 def _trim_values(cells: pd.Series, separator: str) -> pd.Series:
-    """Removes blanks around the values of multivalued cells: 'a | b|' becomes 'a|b', and '|' is missing."""
+    """Removes blanks around the values of multivalued cells. 'a | b|' becomes 'a|b', and '|' becomes a missing cell."""
     joined = cells.dropna().map(lambda cell: separator.join(filter(None, map(str.strip, cell.split(separator)))))
     return joined[joined != ""].reindex(cells.index)
