@@ -1,4 +1,4 @@
-"""Lists, and on request deletes, files of sweeps that are no longer needed: `python -m sweep.clean`."""
+"""Lists files of sweeps that are no longer needed, and deletes them on request: `python -m sweep.clean`."""
 
 from __future__ import annotations
 

@@ -131,7 +131,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
 
 
 def show(sweeps: Sequence[Sweep], storage: Storage, console: Console) -> None:
-    """Prints a table of sweeps, and the details of a sweep that is shown alone."""
+    """Prints a table of sweeps. If there is only one sweep to show, prints its details, too."""
     if not sweeps:
         console.print(f"no sweeps under {storage}; start one, or name another folder with storage=DIR:", soft_wrap=True)
         words = [] if storage.path == Path(DEFAULT_STORAGE) else [f"storage={storage}"]

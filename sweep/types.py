@@ -14,7 +14,9 @@ State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
 
 
 class Job(TypedDict):
-    """A trial as the driver gives it to a worker. It holds plain values, so that Ray resolves nothing in it."""
+    """A trial as the driver gives it to a worker. It holds only plain values, in which Ray Tune finds nothing to
+    resolve.
+    """
 
     number: int
     arm: str

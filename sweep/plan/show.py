@@ -1,4 +1,4 @@
-"""Renders a plan for a console (`plan=true`)."""
+"""Renders a plan as text for a console (`plan=true`)."""
 
 from __future__ import annotations
 

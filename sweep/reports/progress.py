@@ -1,4 +1,4 @@
-"""Shows the progress of a sweep: live in a terminal, as lines elsewhere."""
+"""Shows the progress of a sweep: as a live display in a terminal, and as printed lines elsewhere."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ def _kind(teachers: Mapping[str, Any], name: str) -> str:
 
 
 def _remedy(kind: str) -> str:
-    """Returns what the user can do if a teacher of this kind states the label."""
+    """Returns advice for the user if the inputs of a teacher of this kind state the label."""
     from mmpkd.teachers import leakage_remedy  # loads torch, which a report without such a teacher does not need
 
     return leakage_remedy(kind)

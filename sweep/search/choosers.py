@@ -101,7 +101,7 @@ class NotInSpace(Exception):
 
 
 class ReplayChooser:
-    """Chooses the parameters of a past trial again.
+    """Chooses the same parameter values as a past trial.
 
     Attributes:
         distributions: Optuna's distribution of each parameter that was chosen, by the name of the leaf.

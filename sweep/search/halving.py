@@ -1,4 +1,4 @@
-"""Early stopping on any number of goals: asynchronous halving (MO-ASHA), with a table of rungs for each arm.
+"""Stops trials early by asynchronous halving on any number of goals (MO-ASHA), with separate rungs for each arm.
 
 ASHA (Li et al. 2020, "A system for massively parallel hyperparameter tuning", algorithm 2, in the form of Ray's
 `ASHAScheduler`, which stops trials where the paper pauses them): a trial that arrives at a rung goes on if it is among

@@ -110,7 +110,7 @@ class SweepFolder:
 
     @property
     def report(self) -> Path:
-        """The report as a page for a browser."""
+        """The report as an HTML page."""
         return self.path / "report.html"
 
     @property

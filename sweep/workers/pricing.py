@@ -71,7 +71,7 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
 
 
 class Prober:
-    """A Ray actor that serves one timing after another."""
+    """A Ray actor that runs one timing after another."""
 
     def prepare(self, facts: Facts, samples: pd.DataFrame, config: TrialConfig, widths: dict[str, int]) -> None:
         self._probe = Probe(config, StandIn(facts, samples), widths)

@@ -84,7 +84,7 @@ TRAINING = TrainingFunctions()
 
 
 class TrialWorker(tune.Trainable):
-    """Serves trials until Ray ends the process."""
+    """Ray Tune Trainable that runs one trial after another until Ray ends its process."""
 
     def setup(self, config: dict[str, Any], functions: TrainingFunctions = TRAINING) -> None:
         self._functions = functions
