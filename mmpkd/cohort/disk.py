@@ -59,9 +59,9 @@ def reserve(descriptor: int, num_bytes: int) -> None:
 
 @contextmanager
 def explain_full_disk(partial: Path, needed_bytes: int) -> Iterator[None]:
-    """Replaces the OSError of a full disk by a CohortError and removes the folder `partial`.
+    """Context manager that replaces the OSError of a full disk by a CohortError and removes the folder `partial`.
 
-    The context manager does so whether the space is missing at the start or runs out while `partial` is written.
+    It does so whether the space is missing at the start or runs out while `partial` is written.
 
     Raises:
         CohortError: the disk is full. The message states the needed and the free space, and how to use another disk.

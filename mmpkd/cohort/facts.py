@@ -245,7 +245,7 @@ def comparable_name(name: str) -> str:
 
 
 def matching_names(pattern: str, names: Iterable[str]) -> list[str]:
-    """Returns the names that a pattern with `*` matches, case-sensitive. If it is a name, it matches only itself."""
+    """Returns the names that match a pattern with `*`, case-sensitive. A name as the pattern matches only itself."""
     names = list(names)
     return [pattern] if pattern in names else [name for name in names if "*" in pattern and fnmatchcase(name, pattern)]
 

@@ -113,7 +113,8 @@ def store_path(cache: Path, identity: Mapping[str, Any]) -> Path:
 
 @contextmanager
 def _store_lock(target: Path) -> Iterator[None]:
-    """Holds the lock of a store, so that only one process prepares the store while the others wait."""
+    """Context manager that holds the lock of a store, so that only one process prepares the store while the others
+    wait."""
     lock = FileLock(target.with_name(f"{target.name}.lock"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -43,7 +43,8 @@ def remarks(entries: Mapping[str, Entry], scan: Scan, depths: Sequence[Depth]) -
 
 
 def brightness_remarks(appearances: Sequence[Appearance], depth: Depth, images: str) -> list[str]:
-    """Returns remarks on the brightness of images within their window. The remarks call the images `images`."""
+    """Returns remarks on the brightness of images within their window. `images` is the name of the images in these
+    remarks."""
     lines = []
     mean_N, high_N = (np.array([getattr(appearance, name) for appearance in appearances]) for name in ("mean", "high"))
     is_blank_N = np.array([appearance.is_blank for appearance in appearances])

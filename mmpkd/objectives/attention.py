@@ -32,7 +32,8 @@ class Attention(Objective):
 
     `query_kl` and `query_l2` are our own forms for vision transformers: the map is the attention of the CLS token,
     averaged over heads, over the patches only (without prefix columns, renormalised). The distance is KL(teacher ||
-    student) of the maps as distributions, or the same L2 distance as above. This map is also the one that is scored.
+    student) of the maps as distributions, or the same L2 distance as above. This attention map of the CLS token is also
+    the map that is scored.
 
     The teacher's map is resampled bilinearly (area-weighted where it shrinks) to the student's grid, if they differ.
     Samples without a map of the teacher (NaN) are left out.

@@ -96,7 +96,7 @@ class Guided(nn.Module):
 
 
 class Joint(nn.Linear):
-    """A linear layer after dropout."""
+    """Dropout followed by a linear layer."""
 
     def __init__(self, inputs: int, outputs: int, dropout: float) -> None:
         super().__init__(inputs, outputs)

@@ -36,11 +36,15 @@ class Objective(nn.Module):
 
     @classmethod
     def check(cls, params: Any, tasks: Sequence[Task]) -> list[Mistake]:
-        """Returns what is wrong with this term on these tasks, under paths relative to the objective ('': itself)."""
+        """Returns what is wrong with this term on these tasks, under paths relative to the objective.
+
+        The path '' is that of the objective itself.
+        """
         return []
 
     def inherit(self, weight_KD: Tensor, bias_K: Tensor) -> None:
-        """Copies the teacher's classifier. It is called once, if `needs` names the `head`."""
+        """Copies the teacher's classifier into this objective. This method is called once, if `needs` names the
+        `head`."""
 
     def head(self, name: str) -> nn.Module:
         """Returns one of the `heads` as a module that maps the student's embedding (B, D) to logits (B, K). It shares

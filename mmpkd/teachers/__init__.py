@@ -80,9 +80,9 @@ def check_name(name: str, where: str) -> list[Mistake]:
 
 
 def sized(config: TrialConfig, facts: Facts) -> TrialConfig:
-    """Returns the same training, with sizes that its teachers leave out filled in from the size of the student.
+    """Returns the configuration of a training, with each size that a teacher leaves out filled in from the student's.
 
-    Returns the configuration itself if the student cannot be built; `build.check` reports that.
+    Returns the given configuration unchanged if the student cannot be built; `build.check` reports that.
     """
     own = config.student.model_copy(update={"pretrained": False, "weights": None})
     try:

@@ -39,10 +39,13 @@ REFIT = "delete that folder, and the teacher is fitted again"
 
 @dataclass(frozen=True)
 class CachedOutputs:
-    """A teacher's outputs by position in the store (`logits`: NK, `embedding` and `hidden-<layer>`: ND, `map`: Nhw).
+    """The outputs of a teacher for all samples of a store, as arrays by name.
 
-    They are NaN for test samples. `head` holds the weight (KD) and bias (K) of the classifier, if the teacher offers
-    it.
+    The arrays are `logits` (N, K), `embedding` and `hidden-<layer>` (N, D), and `map` (N, h, w), in the order of the
+    store.
+
+    The outputs are NaN for test samples. `head` holds the weight (KD) and bias (K) of the classifier, if the teacher
+    offers it.
     """
 
     arrays: Mapping[str, Tensor]
@@ -75,7 +78,7 @@ class CachedOutputs:
         return replace(self, arrays={name: values.to(device) for name, values in self.arrays.items()})
 
     def shuffled(self, store: Store, fold: int, seed: int) -> CachedOutputs:
-        """Returns the negative control: outputs of training samples, exchanged by `permute_between_patients`.
+        """Returns the negative control: `permute_between_patients` exchanges the outputs of training samples.
 
         If a student still gains under this control, the gain does not come from knowledge about the sample.
         """
@@ -130,8 +133,8 @@ def fit_or_load(
     that exists is complete. The members of a composite teacher are fitted or loaded first, each at its own address.
 
     Args:
-        fill: fits this teacher, writes what is to be kept into a folder, and returns its outputs for every sample as
-            `fit_and_predict` does; their quality goes into the manifest.
+        fill: fits this teacher, writes the files that the cache keeps into the given folder, and returns its outputs
+            for every sample as `fit_and_predict` does; their quality goes into the manifest.
 
     Raises:
         TeacherError: the teacher cannot be fitted to these samples (the message names it); or its folder is damaged or
@@ -212,7 +215,7 @@ def _manifest(folder: Path, identity: Mapping[str, Any], name: str) -> dict[str,
 
 @contextmanager
 def _locked(folder: Path, name: str) -> Iterator[None]:
-    """Holds the lock of a teacher's folder.
+    """Context manager that holds the lock of a teacher's folder.
 
     Raises:
         TeacherError: the folder cannot be written to.

@@ -20,13 +20,13 @@ from mmpkd.types import Task
 def permute_between_patients(
     group_n: NDArray[Any], store: Store, rows: NDArray[np.int64], seed: int
 ) -> NDArray[np.int64]:
-    """Returns the position of another sample for every sample of a store (N).
+    """Returns for every sample of a store (N) the position of the sample that replaces it in the negative control.
 
     A sample at `rows` gets a sample of another patient of the same group; every other sample gets itself. Samples of
-    the same group and labels (an unknown label counts as a value of its own) are permuted between patients. Where that
-    is impossible, as for most combinations of many labels, a sample gets one that is drawn among the samples of other
-    patients with the nearest labels. These differ in the fewest labels; the class of a multi-class task counts as one
-    label. A group with a single patient keeps its own samples.
+    the same group and labels (an unknown label counts as a value of its own) are permuted between patients. Where no
+    such permutation exists, as for most combinations of many labels, a sample gets a randomly drawn sample of another
+    patient with the nearest labels, that is, one that differs from it in the fewest labels. The class of a multi-class
+    task counts as one label. A group with a single patient keeps its own samples.
 
     Args:
         group_n: (n,) the group of each sample at `rows`.

@@ -40,10 +40,11 @@ class Ensemble(Teacher):
     sample, and the weights of the other members grow in proportion. A mean of logits is, up to its scale, the geometric
     mean of the members' odds. The members are fitted separately, and their cached logits are read. So `learned`
     weights, which minimise the task loss over training samples, are fitted to out-of-fold logits. This is ordinary
-    stacking (Wolpert 1992): when the weights are fitted without a fold, the logits come from models that have seen the
-    labels of this fold. `learned_per_sample` multiplies the weight of a member for a sample by exp(-b H), where H is
-    the entropy of the member's prediction in nats and b >= 0 is learned: a more confident member counts for more. The
-    embeddings of members lie in different spaces, so an ensemble offers only logits.
+    stacking (Wolpert 1992). So even when the weights are fitted without one fold, the logits of the other folds come
+    from models that have seen the labels of this fold. `learned_per_sample` multiplies the weight of a member for a
+    sample by exp(-b H), where H is the entropy of the member's prediction in nats and b >= 0 is learned: a more
+    confident member counts for more. The embeddings of members lie in different spaces, so an ensemble offers only
+    logits.
     """
 
     Params = EnsembleParams

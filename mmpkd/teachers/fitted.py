@@ -1,4 +1,4 @@
-"""Fitted teachers as the training of a student uses them, cached or running at each step."""
+"""The interface through which the training of a student uses fitted teachers, cached or running at each step."""
 
 from __future__ import annotations
 

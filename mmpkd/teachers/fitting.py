@@ -31,7 +31,10 @@ OnFit = Callable[[int, NDArray[np.int64]], None]
 
 
 class OutOfFold(NamedTuple):
-    """Logits of samples, each from a model that saw no sample of the same patient; the models are at one level."""
+    """Logits of samples, each from a model that saw no sample of the same patient.
+
+    The models were brought to one level by offsets, see `out_of_fold`.
+    """
 
     logits_NK: NDArray[np.float32]
     offset_FK: NDArray[np.float32]  # what was added to the logits of the model of each fold
@@ -52,7 +55,8 @@ def folds(store: Store, rows: NDArray[np.int64], seed: int) -> NDArray[np.int64]
 
 
 def _stratum(store: Store, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Returns a number for each combination of labels; an unknown label counts as a value of its own."""
+    """Returns for each sample the number of its combination of labels; an unknown label counts as a value of its
+    own."""
     labels = np.where(store.known_NK[rows], store.target_NK[rows], -1)
     return np.unique(labels, axis=0, return_inverse=True)[1].astype(np.int64)
 
@@ -130,7 +134,7 @@ def fit_and_predict(
 
 
 def _arrays(output: TeacherOutput) -> dict[str, NDArray[np.float32]]:
-    """Returns the outputs by the names of the arrays in the cache."""
+    """Returns a teacher's outputs as arrays, by the name that each array has in the cache."""
     fields = {"logits": output.logits_BK, "embedding": output.embedding_BD, "map": output.map_Bhw}
     fields |= {f"{HIDDEN}{layer}": values for layer, values in output.hidden_BD.items()}
     return {name: values.numpy() for name, values in fields.items() if values is not None}

@@ -17,7 +17,9 @@ def level_offsets(
     tasks: Sequence[Task],
     num_folds: int,
 ) -> NDArray[np.float32]:
-    """Returns what to add to the logits of the model of each fold (F, K); 0 where levels differ only by chance.
+    """Returns the offsets (F, K) to add to the logits of each fold's model.
+
+    The level of a model is its mean logit. Offsets are 0 where levels differ only by chance.
 
     A weakly trained model ranks its samples well, but its initial weights place all of them too high or too low. A
     student that learns from five such models learns the differences between their levels, and the logits of all folds

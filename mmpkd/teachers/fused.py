@@ -54,9 +54,9 @@ class Fused(ViewTeacher):
     """A `Fusion` of the student's image with privileged columns, a further image, or both.
 
     It sees the student's view, so its outputs cannot be cached: it runs at each step of a training (`Online`), whatever
-    the augmentation. A missing cell is left out, and the output for a sample without any cell depends only on its
-    images. Embedding: the mean of the latents. Report text is not a modality here: combine a `text` teacher with others
-    in an `ensemble`.
+    the augmentation. A missing cell of the table is left out, and the output for a sample without any cell depends only
+    on its images. Embedding: the mean of the latents. Report text is not a modality here: combine a `text` teacher with
+    others in an `ensemble`.
 
     From the image it learns what a student can learn too, shortcuts included. A `val_auroc` far below its `auroc` is a
     sign of a shortcut.
@@ -117,7 +117,8 @@ class Fused(ViewTeacher):
 
     @staticmethod
     def untrained(params: FusedParams, facts: Facts) -> tuple[Fusion, int]:
-        """Returns an untrained network for two encoded numbers per column, and the total of these numbers."""
+        """Returns an untrained network that reads two encoded numbers per column, and the count of all these
+        numbers."""
         column_V = torch.arange(len(chosen_columns(params, facts))).repeat_interleave(2)
         return network_of(params, facts, column_V), len(column_V)
 
@@ -191,7 +192,10 @@ class Fused(ViewTeacher):
 
 
 def network_of(params: FusedParams, facts: Facts, column_V: Tensor) -> Fusion:
-    """Returns an untrained network, drawn by the global generator, for a table whose V numbers encode these columns."""
+    """Returns an untrained network for a table in which V numbers encode these columns.
+
+    Its weights are drawn by torch's global generator.
+    """
     names = ["image"] if params.view is None else ["image", "view"]
     readers: dict[str, nn.Module] = {
         name: Patches(facts.channels, facts.image_size, params.patch_size, params.dim) for name in names

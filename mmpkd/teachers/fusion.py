@@ -55,7 +55,7 @@ class Update(nn.Module):
         self.step = nn.Sequential(nn.Linear(dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, dim))
 
     def forward(self, latent_BLD: Tensor, token_BND: Tensor, present_BN: Tensor) -> Tensor:
-        """Returns the updated latents. The latents of a sample without tokens are returned bit for bit."""
+        """Returns the updated latents. The latents of a sample without tokens are returned unchanged, bit for bit."""
         any_present_B1 = present_BN.any(dim=1, keepdim=True)
         token_BND = self.norm_tokens(token_BND)
         attended_BLD, _ = self.attention(

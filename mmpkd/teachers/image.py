@@ -172,9 +172,10 @@ def _network(params: ImageParams, facts: Facts, *, empty: bool = False) -> Stude
 
 
 def _own(mistake: Mistake) -> Mistake:
-    """Converts a mistake that was found in this teacher's network, which is checked as if it were a student.
+    """Returns a mistake in this teacher's network in the words of the teacher's configuration.
 
-    The paths and names of a student become those of the teacher's own parameters.
+    The network is checked as if it were a student. So the mistake names parameters of a student, and these paths and
+    names are replaced by those of the teacher's own parameters.
     """
     keys = "pretrained|weights_heads|weights|num_heads|model"
     path, problem = mistake.path, re.sub(rf"(?<!/)student\.({keys})", r"network.\1", mistake.problem)

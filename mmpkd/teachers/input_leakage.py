@@ -59,7 +59,7 @@ def leakage_warnings(
 
 
 def warnings_before_fitting(config: TrialConfig, store: Store) -> list[str]:
-    """Returns what the user should know about teachers and cohort of a single training before a teacher is fitted."""
+    """Returns the warnings about the teachers and the cohort of a single training, before any teacher is fitted."""
     active = [(f"teachers.{name}", resolve(config.teachers[name])) for name in config.active_teachers()]
     caveats = [f"{path} {caveat}" for path, teacher in active for caveat in teacher.caveats(store.facts)]
     return [*caveats, *leakage_warnings(suspects_of(store), active, store, config.cohort.fold)]

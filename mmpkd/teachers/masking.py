@@ -84,7 +84,10 @@ def _parts(name: str) -> list[str]:
 
 
 def _plain(letter: str) -> str:
-    """Returns a letter without its accent, if that is a single letter with a single lower-case form."""
+    """Returns a letter without its accent, if the result is a single letter with a single lower-case form.
+
+    Otherwise returns the letter itself if it has a single lower-case form, or else `_`.
+    """
     base = "".join(part for part in unicodedata.normalize("NFKD", letter) if not unicodedata.combining(part))
     return base if len(base) == 1 and len(base.lower()) == 1 else letter if len(letter.lower()) == 1 else "_"
 

@@ -158,7 +158,7 @@ def online(teacher: ResolvedTeacher, store: Store, fold: int, cache: Path, name:
 
 
 def stand_in(teacher: ResolvedTeacher, store: Store, fold: int) -> Online:
-    """Returns an unfitted teacher, for a probe, that costs as much per step as the teacher of `online`."""
+    """Returns an unfitted teacher that replaces the teacher of `online` in a probe, and costs as much per step."""
     kind = cast(type[ViewTeacher], teacher.teacher)
     train, val = store.rows("train", fold), store.rows("val", fold)
     models = []

@@ -19,9 +19,11 @@ LEAK_AUROC, LEAK_AGREEMENT = leakage.STATED, 0.95
 
 
 def map_quality(map_Nhw: Tensor, store: Store, val: NDArray[np.int64]) -> dict[str, float]:
-    """Returns `pointing` and `mass` of a teacher's maps of the samples at `val`, scored within the content like a
-    student's maps. The user should know these scores before a student learns from the maps. The result is empty if no
-    sample at `val` has both a map and an ROI.
+    """Returns the scores `pointing` and `mass` of a teacher's maps of the samples at `val`.
+
+    Like a student's maps, they are scored within the content, which is the image without its padding. The user should
+    know these scores before a student learns from the maps. The result is empty if no sample at `val` has both a map
+    and an ROI.
 
     Args:
         map_Nhw: the map of every sample of the store, NaN where the teacher has no output.

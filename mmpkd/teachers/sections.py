@@ -22,7 +22,11 @@ class SectionsParams(TeacherParams):
 
 
 def chosen_sections(params: SectionsParams, facts: Facts) -> list[str]:
-    """Returns the sections that a teacher reads: those that are named, or all that are not near-label."""
+    """Returns the names of the report sections that a teacher reads.
+
+    First come the sections that `sections` names; by default, these are all sections that are not near-label. The named
+    near-label sections follow.
+    """
     names = params.sections
     if names is None:
         names = tuple(name for name, section in facts.sections.items() if not section.near_label)

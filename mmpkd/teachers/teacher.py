@@ -38,7 +38,7 @@ class CompositeParams(TeacherParams):
 
 
 class Inputs(NamedTuple):
-    """The privileged inputs of a teacher, as far as warnings about label leakage need them."""
+    """The privileged columns and report sections that a teacher reads, for warnings about label leakage."""
 
     columns: tuple[str, ...] = ()
     sections: tuple[str, ...] = ()  # names of report sections
@@ -71,7 +71,7 @@ class Teacher(Protocol):
     member_logits: Mapping[str, NDArray[np.float32]] = {}  # (N, K) per member of a composite teacher, set before `fit`
 
     def __init__(self, params: Any, facts: Facts) -> None:
-        """`params` is a `Params` of this teacher."""
+        """Builds the teacher from its parameters, an instance of the class's `Params`."""
 
     @staticmethod
     def check(params: Any, facts: Facts) -> list[Mistake]:
@@ -88,7 +88,8 @@ class Teacher(Protocol):
 
     @staticmethod
     def sources(params: Any) -> dict[str, Any]:
-        """Returns what, besides `params`, determines the outputs (file contents, versions), for the cache address."""
+        """Returns everything besides `params` that determines the outputs (file contents, versions), for the cache
+        address."""
         return {}
 
     @staticmethod
@@ -119,7 +120,8 @@ class Teacher(Protocol):
         """
 
     def head(self) -> nn.Linear | None:
-        """Returns the layer of the last fit that computes the logits from the embedding; None without one."""
+        """Returns the layer of the last fit that computes the logits from the embedding; None if there is no such
+        layer."""
         return None
 
 

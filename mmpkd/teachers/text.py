@@ -98,7 +98,8 @@ class Network(nn.Module):
 
 
 class Text(Teacher):
-    """Logits from the joined sections of a report. All weights of the encoder are fine-tuned unless it is `frozen`.
+    """Predicts logits from the joined sections of a report. All weights of the encoder are fine-tuned unless it is
+    `frozen`.
 
     Embedding: the mean of the last layer over the tokens, from which the logits are computed. Hidden: the same mean for
     each layer; the last one is the embedding. (The mean is used instead of the [CLS] token, because the mean works with

@@ -167,10 +167,12 @@ def load(encoder: str) -> tuple[Any, nn.Module]:
 def build(
     texts: Iterable[str], vocabulary: int, hidden: int, layers: int, heads: int, max_length: int
 ) -> tuple[Any, nn.Module]:
-    """Returns a tokenizer of the words that occur at least twice, and a BERT drawn by the global generator.
+    """Returns a tokenizer of the words that occur at least twice, and an untrained BERT.
 
-    Its tokens are complete words in lower case, because the word pieces that the library learns differ between runs
-    (huggingface/tokenizers, issue 1794).
+    The weights of the BERT are drawn by torch's global generator.
+
+    The tokens of the tokenizer are complete words in lower case, because the word pieces that the library learns differ
+    between runs (huggingface/tokenizers, issue 1794).
     """
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -200,7 +202,10 @@ def build(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Suppresses the bars and tables that transformers prints at each loading; `load` checks what they report."""
+    """Context manager that suppresses what transformers prints while it loads an encoder: progress bars and tables.
+
+    `load` itself checks what the tables report.
+    """
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()

@@ -1,4 +1,4 @@
-"""Trains teachers of several kinds: by epochs or as linear models, on one CPU thread or a GPU."""
+"""Shared functions that fit teachers of several kinds: by epochs or as linear models, on one CPU thread or a GPU."""
 
 from __future__ import annotations
 
@@ -37,8 +37,9 @@ class EpochsParams(TeacherParams):
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Limits a fit to one CPU thread. A fit is cached for trials of every thread count, so its numbers must not depend
-    on it.
+    """Context manager that limits a fit to one CPU thread.
+
+    A fit is cached for trials of every thread count, so its numbers must not depend on it.
 
     Small models gain nothing from more threads; a large encoder belongs on a GPU or should be `frozen`.
     """
@@ -66,12 +67,12 @@ def device_of_fits() -> torch.device:
 
 
 def images_on(device: torch.device, pixels_BCHW: NDArray[np.uint8]) -> Tensor:
-    """Returns the pixels of a store as a network takes them, in [0, 1]."""
+    """Returns stored pixels, 0 to 255, as the input of a network on `device`: floats in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(pixels_BCHW)).to(device).float() / 255
 
 
 def millions(network: nn.Module) -> str:
-    """Returns the number of parameters of a network as text."""
+    """Returns the number of parameters of a network as text, in millions."""
     return f"{sum(parameter.numel() for parameter in network.parameters()) / 1e6:.3g} M parameters"
 
 

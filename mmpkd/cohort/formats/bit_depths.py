@@ -26,8 +26,11 @@ def contrast_options(config: CohortConfig) -> dict[str, Any]:
 
 
 def apply_contrast(config: CohortConfig, depth: Depth) -> Depth:
-    """Returns the Depth of the images, `depth`, with the window and CLAHE of the options. The options do not apply to
-    views."""
+    """Returns `depth`, the Depth of the images, changed as the options `window` and `clahe` state.
+
+    Without the option `window`, the window of `depth` is kept; without `clahe`, there is no CLAHE. The options do not
+    apply to views.
+    """
     window = depth.window if config.window is None else config.window.ends
     clahe = None if config.clahe is None else Clahe(config.clahe.clip_limit, config.clahe.tiles)
     return Depth(depth.bits, window, clahe)

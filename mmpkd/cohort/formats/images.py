@@ -79,7 +79,7 @@ def picture_size(root: Path, file: str) -> tuple[int, int]:
 
 @contextmanager
 def _open_image(root: Path, file: str) -> Iterator[Image.Image]:
-    """Opens a picture, and replaces any error that Pillow raises, at once or later within the context, by a BadSample.
+    """Context manager that opens a picture and replaces every error that Pillow raises within it by a BadSample.
 
     Raises:
         BadSample: Pillow raises an error, or the code within the context raises BadSample.

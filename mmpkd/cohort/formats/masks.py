@@ -163,7 +163,10 @@ def _solid_values(pixels: np.ndarray) -> np.ndarray:
 
 
 def _num_islands(grey: np.ndarray, largest: int, is_exact: bool) -> int:
-    """Returns the number of connected regions without a bright pixel that are not echoes of a bright region's edge."""
+    """Returns the number of connected regions that hold no bright pixel.
+
+    Regions that are echoes of a bright region's edge are not counted.
+    """
     regions, count = ndimage.label(grey > largest / (32 if is_exact else 16), NEIGHBOURS)
     if count < 2:
         return 0

@@ -141,7 +141,7 @@ class Synthetic(Reader):
 
     @cached_property
     def _scenes(self) -> dict[str, tuple[int, int, int]]:
-        """The image's position in the table, its true class and its glyph, by sample id."""
+        """Maps each sample id to the image's position in the table, its true class and its glyph."""
         table = self._table
         drawn = zip(range(len(table)), table["truth"].tolist(), table["glyph"].tolist(), strict=True)
         return dict(zip(table.index.tolist(), drawn, strict=True))

@@ -257,6 +257,6 @@ def _mask(root: Path, files: Sequence[str], shape: tuple[int, ...]) -> np.ndarra
 
 
 def _size_ratio(size: tuple[int, int], shape: tuple[int, ...]) -> float:
-    """Returns by what factor two frames differ in height or in width. The larger factor is returned; it is at least
+    """Returns the larger of two factors, by which two images differ in height and in width. Each factor is at least
     1."""
     return max(max(sides) / max(1, min(sides)) for sides in zip(size, shape, strict=False))

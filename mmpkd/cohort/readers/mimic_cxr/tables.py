@@ -168,7 +168,7 @@ def decide_labels(given_SK: np.ndarray, uncertain: Policy, empty: Policy, is_imp
 
 
 def count_images(table: pd.DataFrame) -> dict[str, tuple[int, ...]]:
-    """Returns how many things of each kind in `COUNTED` each official part has, by part.
+    """Returns, for each official part, the number of things of each kind in `COUNTED`.
 
     Args:
         table: a row per image with the columns split, study_id, subject_id and ViewPosition.

@@ -157,7 +157,7 @@ def _fold_note(folds: list[str], sealed: str | None, params: TableParams, column
 
 
 def given_in(column: str) -> str:
-    """Returns the beginning of the note on folds that a column gives.
+    """Returns the first words of the note which says that a column of the table gives the folds.
 
     `mmpkd/scoring/grouping.py` searches the notes for this text to learn which column gives the folds.
     """
