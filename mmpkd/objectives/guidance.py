@@ -33,7 +33,7 @@ class Guidance(Objective):
 
     The logits of its two heads can replace those of the student. `superior`, the paper's G(I), is the frozen classifier
     D_S of the teacher on G(z_I). `joint`, the paper's G(I)+I, is a new linear layer on z_I and G(z_I), in the order of
-    that notebook. The stages of a training determine which part learns when, and which head is scored
+    the authors' notebook. The stages of a training determine which part learns when, and which head is scored
     (`search_spaces/guidance.yaml`).
 
     Samples without an embedding of the teacher (NaN) are left out.

@@ -17,7 +17,8 @@ class Patches(nn.Module):
         self.pos_embed = nn.Parameter(0.02 * torch.randn((image_size // patch_size) ** 2, dim))
 
     def forward(self, image_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the tokens (B, N, D) of pixels in [0, 1], and which tokens are present (B, N): all of them."""
+        """Returns the tokens (B, N, D) of pixels in [0, 1], and the mask (B, N) of present tokens, which is all
+        True."""
         token_BND = self.embed((image_BCHW - 0.5) / 0.25).flatten(2).transpose(1, 2) + self.pos_embed
         return token_BND, torch.ones_like(token_BND[..., 0], dtype=torch.bool)
 
@@ -38,7 +39,8 @@ class Cells(nn.Module):
         self.pos_embed = nn.Parameter(0.02 * torch.randn(int(column_V.max()) + 1, dim))
 
     def forward(self, encoded_BV: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the tokens (B, columns, D), and which are present (B, columns). Missing cells are encoded as NaN."""
+        """Returns the tokens (B, columns, D) and the mask (B, columns) of present cells. Missing cells are NaN in the
+        input."""
         token_BND = self.pos_embed.expand(len(encoded_BV), -1, -1)
         token_BND = token_BND.index_add(1, self.column_V, encoded_BV.nan_to_num()[..., None] * self.embed)
         missing_BN = encoded_BV.new_zeros(token_BND.shape[:2]).index_add(1, self.column_V, encoded_BV.isnan().float())

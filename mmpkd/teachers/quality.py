@@ -44,7 +44,7 @@ def logit_quality(
     val: NDArray[np.int64],
     fold_n: NDArray[np.int64],
 ) -> dict[str, float]:
-    """Scores the logits of all samples of a store, which are out of fold for those at `train`.
+    """Scores the logits of all samples of a store. The logits of the samples at `train` are out of fold.
 
     Args:
         fold_n: the fold of each sample at `train`.
@@ -55,10 +55,10 @@ def logit_quality(
         (`val_auroc_se`); `entropy`, the mean in nats; `agreement`, how often the teacher predicts the hard label;
         `silent`, the share of training samples without an output of the teacher (the other scores leave these samples
         out); and `leak`, 1 if the teacher nearly states the label: an AUROC of LEAK_AUROC or more, or an agreement
-        above LEAK_AGREEMENT that the commonest class alone does not reach. The soft targets of such a teacher add
-        nothing to the label (Bergstrom et al., arXiv 2510.24385, on reports), and suggest that its input was written
-        with the label in hand. If there are several tasks, each has these AUROCs and a `leak` (by AUROC) of its own, as
-        `auroc/<task>` and so on.
+        above LEAK_AGREEMENT, if always predicting the commonest class would not exceed LEAK_AGREEMENT. The soft targets
+        of such a teacher add nothing to the label (Bergstrom et al., arXiv 2510.24385, on reports), and suggest that
+        its input was written with the label in hand. If there are several tasks, each has these AUROCs and a `leak` (by
+        AUROC) of its own, as `auroc/<task>` and so on.
     """
     tasks = store.facts.tasks
     scored, scored_val = (rows[np.isfinite(logits_NK[rows]).all(axis=1)] for rows in (train, val))

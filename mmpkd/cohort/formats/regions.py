@@ -98,7 +98,8 @@ def box_mask(box: Box, shape: tuple[int, ...], file: str) -> np.ndarray:
 
 
 def _first_pixel(edge: float) -> int:
-    """Returns the index of the first pixel with its centre at or after an edge. The centre of pixel 0 is at 0.5."""
+    """Returns the index of the first pixel whose centre lies at or after a coordinate. The centre of pixel 0 is at
+    0.5."""
     return math.ceil(edge - 0.5)
 
 
