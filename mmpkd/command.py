@@ -24,7 +24,11 @@ Item = TypeVar("Item")
 
 @contextmanager
 def command_line() -> Iterator[list[str]]:
-    """Gives the words of the command line, and turns mistakes into messages on stderr and an exit status."""
+    """A context that yields the arguments of the command line.
+
+    A user's mistake, a fault of the machine or an interrupt within it ends the program, with a message on stderr and an
+    exit status.
+    """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # an encoding without `±` prints `?` instead of failing
             stream.reconfigure(errors="replace")

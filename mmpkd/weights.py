@@ -250,7 +250,7 @@ def _reasons(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) ->
 
 
 def _prefix(missing: str, extra: list[str]) -> str:
-    """Returns the prefix without which one of the extra names equals the missing name; empty if there is none."""
+    """Returns what stands before the missing name in an extra name that ends in it, such as `model.`; else nothing."""
     return next((key.removesuffix(missing) for key in extra if key.endswith(f".{missing}")), "")
 
 

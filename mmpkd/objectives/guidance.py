@@ -71,8 +71,8 @@ class Guided(nn.Module):
 
     Args:
         width: the width of the output of the guide.
-        classifier: computes logits from the output of the guide or, if it is wide enough for both, from the student's
-            embedding followed by that output.
+        classifier: computes the logits. Its input is the output of the guide. If the classifier takes more than `width`
+            values, its input is the student's embedding followed by that output.
     """
 
     def __init__(self, guide: nn.Sequential, width: int, classifier: Frozen | Joint) -> None:

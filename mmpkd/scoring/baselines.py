@@ -44,7 +44,10 @@ def mean_roi(training: Iterable[tuple[Tensor, Sequence[int]]], grid: tuple[int, 
 
 
 def letterboxed(content_Phw: Tensor, box_P4: Tensor, frame: tuple[int, ...]) -> Tensor:
-    """Resamples maps of the content at the patch centres of the frame; the result (P, h, w) is 0 on the padding."""
+    """Resamples maps of images without their padding at the patch centres of the padded square, as (P, h, w).
+
+    The result is 0 on the padding.
+    """
     grid = (content_Phw.shape[1], content_Phw.shape[2])
     row_Ph, column_Pw = (2 * position.float() - 1 for position in _positions(box_P4, frame, grid))  # for grid_sample
     at_Phw2 = torch.stack(

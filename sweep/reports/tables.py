@@ -52,11 +52,11 @@ def epochs_table(spool: Spool) -> pd.DataFrame:
 def write_tables(
     folder: SweepFolder, records: Sequence[Record], spool: Spool, left_behind: Collection[int] = ()
 ) -> None:
-    """Writes both tables.
+    """Writes the table of trials and the table of epochs.
 
     Args:
-        left_behind: numbers of trials outside the extended space. The spool holds their epochs, and the tables leave
-            them out.
+        left_behind: numbers of trials outside the extended space. Their epochs are in the spool, but not in the
+            table of epochs.
     """
     write_atomically(folder.trials, trials_table(records).to_parquet(index=False))
     epochs = epochs_table(spool)

@@ -214,11 +214,10 @@ class SweepFolder:
         _write_sealed(self.plan, content)
 
     def read_warm_start(self, consequence: str) -> dict[str, Any]:
-        """Returns the results of another sweep from which this sweep's samplers learned first. Empty if there are none.
+        """Returns the results of another sweep from which the samplers of this one learned first, or an empty mapping.
 
         Args:
-            consequence: the end of a sentence in the error message: what happens once the user has deleted the damaged
-                file.
+            consequence: what happens once the user has deleted the damaged file, as the end of a sentence of the error.
 
         Raises:
             UserError: the file is damaged, or cannot be read.
