@@ -134,11 +134,10 @@ def waste_of(sweep: Sweep) -> list[Waste]:
 
 
 def settled_numbers(sweep: Sweep) -> list[int]:
-    """Returns the numbers of the trials that have ended, are not on the Pareto front, and cannot join the front any
-    more.
+    """Returns the numbers of the ended trials that are not on the Pareto front and can no longer join the front.
 
-    A configuration that waits for runs on further seeds can still join the front. So can a configuration that has no
-    value for one of the goals of the present space.
+    A configuration that waits for runs on further seeds can still join the front. A configuration that lacks a value
+    for one of the goals of the present space can also still join the front.
     """
     results = sweep.results()
     front: dict[int, Sequence[float]] = {}
@@ -183,8 +182,8 @@ def stores_in_use(folders: Sequence[SweepFolder]) -> set[str]:
 def unused_in_cache(cache: Path, used: set[str]) -> Iterator[Waste]:
     """Yields the unused entries of the cache.
 
-    Unused are prepared cohorts ("stores") that no sweep uses, the outputs of teachers and the finished stages that were
-    computed for such stores, and half-written folders. Entries that another process is writing are left out.
+    Unused entries are: prepared cohorts ("stores") that no sweep uses; outputs of teachers and finished training stages
+    that were computed for such stores; and half-written folders. Entries that another process is writing are left out.
     """
     for kind in ("stores", "teachers"):
         for path in sorted((cache / kind).iterdir()) if (cache / kind).is_dir() else ():

@@ -42,14 +42,14 @@ class Reservation:
 
     @property
     def devices(self) -> float:
-        """Device-seconds that one second of the trial costs: its share of a GPU, or its number of cores without a
+        """The device-seconds that the trial uses in one second: its share of a GPU, or its number of cores if it has no
         GPU.
         """
         return self.gpus or self.cpus
 
     def doubled(self) -> Reservation | None:
-        """Returns the reservation that puts half the number of trials on a device. Returns None if a trial already has
-        a device to itself.
+        """Returns a larger reservation, with which half the number of trials (rounded down) run on a device. Returns
+        None if a trial already has a device to itself.
         """
         if self.gpus:
             trials = int(1 / self.gpus + ROUNDING)
@@ -63,8 +63,8 @@ def reservation_for(search: SearchConfig, threads: int, per_device: int | None) 
     """Returns the cores and the share of a GPU that each trial reserves.
 
     Args:
-        per_device: number of trials that share a GPU or, where there is no GPU, the cores of a machine. If None,
-            `search.cpus` and `search.gpus` of the space set the reservation.
+        per_device: number of trials that share a GPU. Without a GPU it is the number of trials that share the cores of
+            a machine. If None, `search.cpus` and `search.gpus` of the space set the reservation.
     """
     if per_device is None:
         return Reservation(search.cpus or float(threads), search.gpus)
@@ -102,7 +102,7 @@ def count_slots(reservation: Reservation) -> int:
 
 
 def count_machine_slots(reservation: Reservation) -> int:
-    """Returns the number of trials that can run at the same time on one machine, the largest of the cluster."""
+    """Returns the number of trials that can run at the same time on the largest machine of the cluster."""
     fitting = [count_slots(reservation)]
     if reservation.cpus:
         fitting.append(int(largest_machine_cores() / reservation.cpus + ROUNDING))

@@ -78,7 +78,8 @@ FUNCTIONS = SweepFunctions()
 
 
 def show_plan(space: Space, planned: Plan, console: Console) -> None:
-    """Shows the plan of a sweep, warnings about inputs of its cohort that reveal the labels, and its price.
+    """Shows the plan of a sweep, a warning for each input of the sweep's cohort that reveals the labels, and the
+    sweep's price.
 
     Raises:
         UserError: no configuration could be timed. The message says why.

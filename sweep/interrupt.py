@@ -38,7 +38,7 @@ _request = _Request()
 
 @contextmanager
 def requests_end_the_driver() -> Iterator[None]:
-    """Makes the first signal of SIGNALS raise KeyboardInterrupt in the main thread while this context is open."""
+    """A context manager. While it is open, the first signal of SIGNALS raises KeyboardInterrupt in the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python lets only the main thread handle signals
         return
@@ -68,8 +68,8 @@ def install_handlers() -> None:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Keeps a first request from raising KeyboardInterrupt while this context is open. The caller checks `requested`
-    afterwards.
+    """A context manager. While it is open, a first request to end raises no KeyboardInterrupt and is only noted. The
+    caller calls `requested` afterwards.
     """
     _request.deferrals += 1
     try:
@@ -84,7 +84,9 @@ def requested() -> str:
 
 
 def repeated() -> bool:
-    """Returns whether a person pressed Ctrl-C again and so does not want to wait for the clean shutdown."""
+    """Returns whether the user pressed Ctrl-C a second time, which means that the user does not want to wait for the
+    clean shutdown.
+    """
     return _request.repeated
 
 

@@ -38,11 +38,12 @@ def rank_with_spread(values: Values, others: Sequence[Values]) -> int:
     """Returns how many of `others` rank before `values`. Ranks go by non-dominated front, then by spread within a
     front.
 
-    Fronts are peeled off one after the other. Within a front the order is that of an epsilon-net: first the best by the
-    first goal, then always the point with the largest distance to all points already ordered. For this distance each
-    goal is divided by the range of its values in `others` and `values` together (Schmucker et al. 2021, MO-ASHA,
-    algorithm 2; Salinas et al. 2021). Of equal points the one that is earlier in `others` comes first, and `values`
-    comes after all points that equal it.
+    The first front is the set of points that no point dominates; each further front is found in the same way among the
+    points that are left. Within a front the order is that of an epsilon-net: the point that is best by the first goal
+    comes first, and each next point is the one whose nearest already ordered point is farthest away. For this distance
+    each goal is divided by the range of its values in `others` and `values` together (Schmucker et al. 2021, MO-ASHA,
+    algorithm 2; Salinas et al. 2021). Equal points keep their order in `others`, and `values` comes after all points
+    that are equal to `values`.
     """
     points = np.array([*others, values], dtype=float)
     above = (points[:, None, 0] >= points[None, :, 0]).copy()

@@ -14,8 +14,8 @@ State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
 
 
 class Job(TypedDict):
-    """A trial as the driver gives it to a worker. It holds only plain values, in which Ray Tune finds nothing to
-    resolve.
+    """A trial as the driver gives it to a worker. It holds only plain values, in which Ray Tune finds no search space
+    of its own to resolve.
     """
 
     number: int

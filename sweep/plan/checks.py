@@ -72,7 +72,7 @@ def mistakes_of(config: TrialConfig, facts: Facts | None, broken: Sequence[str])
     """Returns the mistakes that `mmpkd.build.check` finds, without mistakes that the broken keys may have caused.
 
     Args:
-        facts: facts of the cohort, or None if the cohort cannot be read. Mistakes in teachers are left out if None.
+        facts: facts of the cohort, or None if the cohort cannot be read. If None, mistakes in teachers are left out.
         broken: paths of the keys that were removed from the configuration.
     """
     doubtful = [path.rpartition(".")[0] or path for path in broken] + ([] if facts else ["teachers", "student.reads"])

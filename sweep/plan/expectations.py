@@ -1,4 +1,4 @@
-"""Computes what to expect of trials in random order of quality: epochs under halving, and entries into the front."""
+"""Computes the expected epochs of a trial under halving, and how many trials are expected to enter the Pareto front."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Collects the mistakes that a plan finds, each once, under its path in the space file."""
+"""Collects the mistakes that are found while a plan is made. Each mistake is kept once, with its path in the space
+file.
+"""
 
 from __future__ import annotations
 
@@ -57,8 +59,8 @@ def _path_in_file(path: str, origins: Mapping[str, str]) -> str:
 
 
 def _nearly_grammar_words(node: Node) -> list[tuple[str, str]]:
-    """Finds mappings whose only key is nearly a grammar word, such as a misspelt `choice`. Returns the path of each and
-    the grammar word probably meant, as a hint in error messages.
+    """Returns hints for error messages: the path of each mapping with a single key that is a misspelt grammar word such
+    as `choise`, and the grammar word that was probably meant.
     """
     match node:
         case Tree(path=path, children=children):

@@ -48,8 +48,8 @@ class Plan:
 
     @property
     def example(self) -> TrialConfig | None:
-        """One of the configurations, or None if there is none. All trials share its cohort, evaluation, epochs, threads
-        and seed.
+        """One of the drawn configurations, or None if none could be drawn. It stands for the settings that all trials
+        share: cohort, evaluation, epochs, threads and seed.
         """
         return next((config for configs in self.configs.values() for config in configs), None)
 
@@ -109,7 +109,8 @@ class Plan:
 
 
 def plan(space: Space, mistakes: Sequence[Mistake] = ()) -> Plan:
-    """Builds every branch at every bound, and collects all mistakes under their paths in the space file.
+    """Returns the plan of a space. Builds configurations of every branch, with the leaves at each of their bounds, and
+    collects all mistakes under their paths in the space file.
 
     Args:
         mistakes: the mistakes that `load_space` found. They come first in the plan, and no mistake is reported twice.

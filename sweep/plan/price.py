@@ -108,11 +108,11 @@ def compute_price(
     """Returns the price of a sweep.
 
     Args:
-        timed: by arm, its timed configurations: the cheapest and the most expensive.
+        timed: maps each arm to its timed configurations, which are the cheapest and the most expensive.
         devices: the share of a GPU that a trial reserves, or its number of cores if it reserves no GPU.
         slots: the number of trials that run at a time in the whole cluster.
-        per_device: the number of trials that share a device. It is only shown on the console; with None it is not
-            shown.
+        per_device: the number of trials that share a device. The number is only printed on the console. If None, it is
+            not printed.
     """
     search = space.search
     measured = [(timing.config, timing.cost) for timings in timed.values() for timing in timings if timing.cost]
@@ -208,8 +208,8 @@ def _device_seconds(timings: Sequence[TimedConfig], store: StandIn, devices: flo
 def _deal_trials(
     spans: Mapping[str, tuple[float, float]], shares: Mapping[str, float], trials: int
 ) -> tuple[ArmPrice, ...]:
-    """Distributes the trials over the arms: each arm gets one trial, and the rest so that each arm uses its share of
-    the device-hours.
+    """Returns the number of trials of each arm. Each arm gets at least one trial. The other trials are distributed so
+    that each arm uses its share of the device-hours.
     """
     known = [sum(span) / 2 for span in spans.values() if not math.isnan(span[0])]
     typical = {arm: sum(span) / 2 if not math.isnan(span[0]) else max(known) for arm, span in spans.items()}

@@ -42,7 +42,9 @@ def throughput(timed: TimedConfig) -> float:
 
 
 def gains(fewer: TimedConfig, more: TimedConfig) -> bool:
-    """Returns whether more trials per device raise the throughput enough to be worth their memory."""
+    """Returns whether the throughput with more trials per device is so much higher that the additional memory is
+    justified.
+    """
     return throughput(more) >= MIN_GAIN * throughput(fewer) > 0
 
 

@@ -54,7 +54,8 @@ def print_summary(
 
 
 def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:
-    """Returns a table of the front, best by `select` first, and of the best trial of each arm that is not on it.
+    """Returns a table of the trials on the Pareto front, and of the best trial of each arm that has no trial on the
+    front. The trials on the front are ordered by the goal `select`, best first.
 
     The table shows each score with its standard error, and for each trial the scores of its teachers.
     """
@@ -97,8 +98,8 @@ def without_complete(records: Sequence[Record], arms: Sequence[str]) -> list[str
 def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
     """Returns a line for each localisation goal, with reference scores on the same validation set.
 
-    The line states the scores of maps that ignore the image, and the highest score that a map at the resolution of the
-    student's patches can reach.
+    The line states two kinds of reference scores: the scores of localisation maps that ignore the image, and the
+    highest score that a map with one value for each patch of the student can reach.
     """
     kinds = {"chance": "by chance", "centre": "by pointing at the centre", "prior": "by the mean training ROI"}
     lines = []
@@ -152,7 +153,9 @@ def as_text(value: Any) -> str:
 
 
 def shortest(paths: Sequence[str]) -> Mapping[str, str]:
-    """Maps each dotted path to its shortest ending that is not the ending of another path."""
+    """Returns a mapping of each dotted path to its shortest ending that no other path has, such as 'lr' for
+    'optimizer.lr'.
+    """
     shortened: dict[str, str] = {}
     for path in paths:
         steps = path.split(".")

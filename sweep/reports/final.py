@@ -87,8 +87,8 @@ def planned_error(folder: SweepFolder) -> float | None:
 
 
 def _send_rest(tracker: Tracker) -> int:
-    """Waits until the tracking server has received all events, but for a limited time, and returns the number of unsent
-    events.
+    """Waits for a limited time until the tracking server has received all events, and returns the number of events that
+    are still unsent.
 
     After a request to end, the time limit is shorter.
     """

@@ -150,8 +150,8 @@ class Tracker:
             self._sent = 0  # another server, or an older copy of its file, has this address now
 
     def _sent_events(self) -> Iterator[Event]:
-        """Yields the events that earlier drivers have sent, and maps their names to server names again, in the same
-        order.
+        """Yields the events that earlier drivers have sent. While it does so, it maps the names in these events to
+        server names again in the same order, so that each name gets the same server name as before.
         """
         for end, event in self._spool.read():
             if end > self._sent:

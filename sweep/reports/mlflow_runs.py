@@ -165,8 +165,8 @@ class MlflowRuns:
         return self._client
 
     def _log_accepted(self, run: str, metrics: Sequence[Metric] = (), params: Sequence[Param] = ()) -> None:
-        """Logs a batch. If the server refuses the batch, it is halved again and again until each refused record is
-        isolated.
+        """Logs a batch of records. If the server refuses the batch, this function halves the batch again and again,
+        until each refused record is isolated.
         """
         from mlflow.exceptions import MlflowException
 

@@ -54,8 +54,8 @@ def teacher_warnings(records: Sequence[Record], arms: Sequence[str]) -> list[str
 
 
 def _best_of(arm: str, records: Sequence[Record]) -> Mapping[str, tuple[Mapping[str, float], str]]:
-    """Returns the scores and the kind of each teacher of an arm. They are taken from the trial in which that teacher
-    has its highest validation AUROC.
+    """Returns the scores and the kind of each teacher of an arm. For each teacher they come from the trial of the arm
+    in which this teacher has its highest validation AUROC.
     """
     best: dict[str, tuple[Mapping[str, float], str]] = {}
     for record in records:

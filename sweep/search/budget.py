@@ -71,7 +71,8 @@ class Ledger:
         return sum(costs.seconds for costs in known) / trials if trials else 1.0
 
     def neediest(self, arms: Sequence[str], running: Iterable[tuple[str, float]]) -> str:
-        """Returns the arm that is furthest behind its share. Among equal arms it returns the first.
+        """Returns the arm that has used the smallest part of its share of the device-seconds. If several arms are
+        equal, returns the first of them.
 
         A running trial is charged at its probable cost. A failed trial is charged in the same way: otherwise an arm
         whose trials fail at once would receive all remaining trials.

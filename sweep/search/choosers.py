@@ -45,7 +45,8 @@ class EvenCover:
 
 
 class CubeChooser:
-    """Chooses the values that correspond to a point of the unit cube.
+    """Chooses the values that correspond to a point of the unit cube, which has one coordinate for each leaf of the
+    arm.
 
     Attributes:
         chosen: the chosen values, by the name of the leaf.

@@ -1,8 +1,9 @@
 """Imputes the final values that a sampler learns from a trial that did not run to its end.
 
 Optuna treats all pruned trials alike, and with several goals it ignores the values that they reached. If the sampler
-learned nothing from them, up to half of a sweep would be lost to it. If it learned their values at the last rung, they
-would look worse than they are, because they were stopped early. So their final values are imputed.
+learned nothing from pruned trials, it would miss the results of up to half of a sweep. If it learned their values at
+the last rung, pruned trials would look worse than they are, because they were stopped early. Their final values are
+therefore imputed.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ def impute(by_rung: Mapping[int, Values], curves: Sequence[Curve]) -> Values:
     For each goal this is its value at its last rung, plus the median gain from that rung to the end among complete
     trials of its arm. These gains are too high for a stopped trial, because they come from better trials, and because
     near a ceiling nothing can be gained. The imputed value is therefore limited to the worst final value among the
-    complete trials that were at least as good at that rung. If no complete trial was, the limit is the best final value
-    of all complete trials. The imputed value is never less than the value at the last rung, and equals that value if
-    there are no complete trials.
+    complete trials that were at least as good at that rung. If no complete trial was at least as good at that rung, the
+    limit is the best final value of all complete trials. The imputed value is never less than the value at the last
+    rung, and equals that value if there are no complete trials.
 
     Args:
         by_rung: the stopped trial's values by rung.
@@ -62,7 +63,9 @@ class Imputation:
         self.add_values(arm, values)
 
     def add_values(self, arm: str, values: Values) -> None:
-        """Adds values that the arm's sampler has learned, so that they count among the worst values seen."""
+        """Adds values that the arm's sampler has learned. They are then included when the worst values so far are
+        determined.
+        """
         worst = self._worst.get(arm, values)
         self._worst[arm] = tuple(min(pair) for pair in zip(worst, values, strict=True))
 

@@ -41,7 +41,8 @@ RANDOM_TRIES: Final = 500  # random draws after these tries; if all of them have
 
 @dataclass(frozen=True)
 class Proposal:
-    """A configuration that is not yet a trial, as the grammar draws it and as Optuna stores it.
+    """A configuration that is not yet a trial, in two forms: as it was drawn from the search space, and as Optuna
+    stores it.
 
     Attributes:
         drawn: the configuration with the names, values and paths of its leaves.
@@ -195,7 +196,7 @@ class ArmSampler:
             self.study.tell(number, list(values))
 
     def _covers(self, turn: int) -> bool:
-        """Returns whether the arm's proposal of this turn is the next point of the even cover."""
+        """Returns whether the arm's next proposal has to be a point of the even cover (`choosers.EvenCover`)."""
         every = self._sampler.cover_every
         return every > 0 and (turn < NUM_STARTUP or turn % every == 0)
 

@@ -22,12 +22,13 @@ class PendingRepeat:
 
 
 class Repeats:
-    """Decides which configurations run on further seeds, and settles each configuration once its runs have ended.
+    """Decides which configurations run on further seeds, and when a configuration is settled, which means that its
+    result is final.
 
     A complete trial is promising if its values would be on its arm's Pareto front. Its configuration needs `repeats -
-    1` more runs. If all runs complete, the configuration enters the front with its means over all runs. Other
-    configurations are settled by their single run, because they are behind the front already, and fronts only move
-    forward.
+    1` more runs. If all runs complete, the configuration enters the front with its means over all runs. Any other
+    configuration is settled by its single run. Such a configuration is already behind the front, and the front never
+    gets worse, so further runs are not needed.
 
     Attributes:
         pending: the runs on further seeds that have not started yet.

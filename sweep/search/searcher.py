@@ -1,8 +1,8 @@
 """Implements Ray Tune's `Searcher` interface for a sweep: it hands out trials and receives their results.
 
-Nothing is kept in memory only. If a driver dies, its trials stay marked as running in the Optuna storage. The next
-driver starts these trials first, under their old numbers, from their checkpoints. A trial is restarted in the same way
-if its worker dies.
+Everything that a later driver needs is also on disk. If a driver dies, its trials stay marked as running in the Optuna
+storage. The next driver starts these trials first, under their old numbers, from their checkpoints. A trial is
+restarted in the same way if its worker dies.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ class Search(Searcher):
 
     @property
     def all_failed(self) -> bool:
-        """Whether every trial of this driver has failed, and enough trials have. The cause must then be common to all
-        of them.
+        """Whether every trial of this driver has failed, and so many have failed that the cause must be common to all
+        trials.
         """
         return self._ended["failed"] >= FAILURES_TO_STOP and self._ended.total() == self._ended["failed"]
 
@@ -173,8 +173,8 @@ class Search(Searcher):
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
-        """Keeps an exception in `error` for the driver, which raises it at the end. Ray Tune (2.60) only logs many
-        exceptions of searchers.
+        """A context manager that stores an exception in `error`. The driver raises this exception at the end. Ray Tune
+        (2.60) only logs many exceptions of searchers.
         """
         try:
             yield

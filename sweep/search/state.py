@@ -165,7 +165,9 @@ class SweepState:
         return self._next
 
     def hand_out(self, number: int, proposal: Proposal, config: TrialConfig, devices: float) -> RunningTrial:
-        """Returns a trial that begins to run now. Only the first time, its start is written to the spool."""
+        """Returns a trial that begins to run now. The start is written to the spool only if the trial has never run
+        before.
+        """
         if number not in self._announced:
             self._announced.add(number)
             tags = _tags(config, self.studies.record(number).repeat_of)

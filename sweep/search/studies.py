@@ -137,8 +137,8 @@ class Studies:
         return [(arm, study) for _, arm, study in sorted(earlier, key=lambda entry: entry[0])]
 
     def _earlier(self) -> dict[int, tuple[str, FrozenTrial]]:
-        """Returns arm and trial by number for all trials of earlier generations. A trial is taken from the latest of
-        these generations that contains it.
+        """Returns a mapping of the number of each trial of earlier generations to its arm and the trial itself. If
+        several generations contain a trial, it is taken from the latest of them.
         """
         return {
             frozen.user_attrs["number"]: (arm, frozen)

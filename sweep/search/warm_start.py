@@ -140,6 +140,8 @@ def _trials_of(journal: Path, generation: int) -> Iterator[tuple[str, FrozenTria
 
 
 def _mean_scores(runs: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """Returns the means over the runs of the scores that every run has."""
+    """Returns the mean of each score over the runs of one configuration. A score is left out if one of the runs lacks
+    it.
+    """
     scores = [score for score in SCORES if all(score in run for run in runs)]
     return {score: statistics.fmean(run[score] for run in runs) for score in scores}

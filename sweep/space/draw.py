@@ -64,7 +64,7 @@ def draw(node: Node, chooser: Chooser, arm: str) -> Drawn:
 
 @dataclass(frozen=True)
 class _Reference:
-    """Placeholder for the value that is drawn at `place`, which may be drawn after this placeholder."""
+    """Placeholder in a drawn configuration for a copy of the value at `place`, which may be drawn later."""
 
     place: str
 
@@ -200,8 +200,8 @@ def branches(node: Node, arm: str, most: int) -> Iterator[Branch]:
 
 
 def _decisions(node: Node, arm: str, path: str, every: bool) -> list[dict[str, str]]:
-    """Returns one mapping of leaf names to labels for every branch or, if `every` is False, for a selection of branches
-    in which each label occurs.
+    """Returns a list of branches, each as a mapping of the leaf names of its decisions to the chosen labels. If `every`
+    is False, returns only a selection of branches in which each label occurs at least once.
     """
     name = leaf_name(arm, path)
     match node:

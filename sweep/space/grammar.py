@@ -99,7 +99,8 @@ def has_word(value: object) -> bool:
 
 
 def parse(value: Any, path: str, mistakes: list[Mistake]) -> Node | None:
-    """Parses a YAML value into a node. Each mistake is appended to `mistakes`, and a stand-in replaces the broken part.
+    """Parses a YAML value into a node. Each mistake is appended to `mistakes`, and a valid value (a stand-in) replaces
+    the broken part.
 
     Returns:
         The node. It is None if there is no sensible stand-in, and the caller then leaves out the key.
@@ -202,7 +203,8 @@ def _parse_one_of(branches: Any, path: str, mistakes: list[Mistake]) -> Node | N
 
 
 def lay_over(base: Node, over: Node) -> Node:
-    """Merges `over` deep over `base`. Merging and then drawing gives the same as drawing and then merging.
+    """Merges `over` deep over `base`. Drawing from the merged nodes gives the same configuration as drawing from both
+    nodes and merging the results.
 
     Mappings merge key by key. This also holds below a one_of or a maybe of `over`, so that each branch adds to the
     base. Everything else in the base, including lists and distributions, is replaced.

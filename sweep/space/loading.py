@@ -89,7 +89,8 @@ def override(content: dict[Any, Any], assignment: str, mistakes: list[Mistake], 
 
     Args:
         mistakes: list to which a mistake is appended if the override does not fit the space.
-        known: every key and dotted path that a command line may name. A key that begins like none of them is a mistake.
+        known: every key and dotted path that a command line may name. A key is a mistake if its first part (before the
+            first dot) is not the first part of any of these.
     """
     key, equals, text = assignment.partition("=")
     if not equals or not key:
@@ -156,7 +157,8 @@ def resolved(content: dict[Any, Any], static: Collection[str], mistakes: list[Mi
     be sampled. It is kept as `${path}`, with a path without grammar words.
 
     Args:
-        static: names of sections. References that stand in such a section or lead to it are always resolved here.
+        static: names of sections. A reference is always resolved here if it stands in one of these sections, or if it
+            names a leaf in one of them.
         mistakes: list to which a mistake is appended for each broken reference.
     """
     return _References(content, static, mistakes).mapping(content, ())

@@ -50,8 +50,8 @@ def values_of_point(point: Mapping[str, Any], node: Node, where: str, mistakes: 
 
 
 def _conflict(spot: Spot, chosen: Mapping[str, Any]) -> str | None:
-    """Returns the path of a decision that `chosen` makes differently from what the leaf needs, or None if there is no
-    such decision.
+    """Returns the path of a decision for which `chosen` has a different label than the label that the leaf needs.
+    Returns None if there is no such decision.
     """
     return next((step for step, label in spot.decisions.items() if chosen.get(step, label) != label), None)
 

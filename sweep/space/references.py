@@ -41,8 +41,8 @@ def bind(node: Node, arm: str, mistakes: list[Mistake]) -> Node:
 
 
 def _target_of(spot: Spot, target: str, every: list[Spot], root: Node, arm: str) -> tuple[str | None, str]:
-    """Returns the place of the leaf that a reference names and an empty text or, for a broken reference, None and the
-    reason.
+    """Returns a pair: the place of the leaf that a reference names, and an empty text. For a broken reference the pair
+    is None and a text with the reason.
     """
     named = [other for other in every if target in (other.node.path, other.place) and not isinstance(other.node, Maybe)]
     leaves = {other.path: other.place for other in named if _is_leaf(other.node)}
@@ -68,7 +68,7 @@ def _is_leaf(node: Node) -> bool:
 
 
 def _certain(node: Node, path: str, leaves: Iterable[str], known: Mapping[str, str]) -> bool:
-    """Returns whether every configuration in which the decisions `known` are made contains one of the leaves."""
+    """Returns whether every configuration that agrees with the decisions `known` contains one of the leaves."""
     match node:
         case OneOf(branches=branches) if path not in leaves:
             labels = [known[path]] if path in known else branches
@@ -81,7 +81,9 @@ def _certain(node: Node, path: str, leaves: Iterable[str], known: Mapping[str, s
 
 
 def _circle(start: str, leads: Mapping[str, str | None]) -> list[str]:
-    """Returns the places of a circle of references, from `start` back to `start`. It is empty if there is no circle."""
+    """Returns the places that a circle of references passes, from `start` back to `start`. The result is empty if the
+    references from `start` form no circle.
+    """
     chain = [start]
     while (place := leads.get(chain[-1])) is not None:
         chain.append(place)

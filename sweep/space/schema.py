@@ -91,8 +91,8 @@ class _SchemaBuilder:
         field["anyOf"] = [*named, *others]
 
     def _label_objectives(self) -> None:
-        """Gives each objective the parameters of its kind: the kind that `kind` names or, without `kind`, the kind that
-        the label names.
+        """Makes the schema allow for each objective only the parameters of the objective's kind. The kind is named by
+        the key `kind` or, if this key is missing, by the objective's label.
         """
         name = self._names[ObjectiveConfig]
         labelled = {}
@@ -217,8 +217,8 @@ def _branches(place: Json) -> Json:
 
 
 def _bounds(word: str, values: Sequence[Json]) -> list[Json]:
-    """Returns the schemas of the lower and the upper bound of a range. Each allows the numbers that the place itself
-    allows. The list is empty if the place allows no such number.
+    """Returns the schemas of the lower and the upper bound of a range. Both schemas allow the same numbers as the place
+    (key or item) at which the range stands. The list is empty if the place allows no such number.
     """
     log, integer = RANGES[word]
     schemas = []

@@ -2,8 +2,8 @@
 
 A file has the keys of a TrialConfig, but its leaves may be distributions (`grammar.py`). It has two further keys:
 
-    arms     the treatments to compare, each merged deep over the rest of the file. `none: {}` always
-             exists; `none: false` (or `arms.none=false`) switches it off, and so it does for any arm.
+    arms     the treatments to compare, each merged deep over the rest of the file. The arm `none: {}`
+             always exists. The value `false` switches an arm off, as in `arms.none=false`.
     search   how to search; see `SearchConfig`.
 
 Overrides are `dotted.key=value`. The dotted key leaves out the words one_of and maybe and names the label of a branch:

@@ -148,10 +148,10 @@ def read_events(path: Path, start: int = 0, damaged: list[str] | None = None) ->
 
 
 def _lines_of(path: Path, start: int) -> Iterator[tuple[int, int, list[Event], bool]]:
-    """Yields for each line the offset of its first byte, the offset just after it, its events, and whether the line is
-    undamaged.
+    """Yields four values for each line: the offset of its first byte, the offset of the first byte after the line, the
+    events in the line, and whether the line is undamaged.
 
-    A line holds several events where two lines were joined.
+    A line holds several events if a damaged line end has joined two lines.
     """
     if not path.exists():
         return

@@ -196,7 +196,9 @@ def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Seq
 
 
 def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
-    """Maps the number of each trial that a file other than the journal mentions to the name of that file."""
+    """Returns the trials that files other than the journal mention, as a mapping of a trial's number to the name of
+    such a file.
+    """
     traces: dict[int, str] = {}
     for place in (folder.checkpoints, folder.errors):
         for path in sorted(place.iterdir()) if place.is_dir() else ():

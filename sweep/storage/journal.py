@@ -47,7 +47,8 @@ class Damage:
         line: the number of the damaged line, counted from 1.
         offset: the byte offset at which this line begins.
         lost: the number of lines that cannot be used any more. It is 0 if only line ends were damaged.
-        kept: the content of the file before the damage or, if no line is lost, the whole content after mending.
+        kept: the content of the file that can be kept. It is the content before the damage or, if no line is lost, the
+            whole content with mended line ends.
     """
 
     line: int

@@ -199,8 +199,8 @@ def how_to_continue(sweep: Sweep) -> list[str]:
 
 
 def _is_still_valid(word: str) -> bool:
-    """Returns whether a word of the command line still names the right cache or tracking server if the sweep was
-    moved.
+    """Returns whether a word of an earlier command line still names the right cache or tracking server, which it may
+    not do if the sweep's folder was moved.
     """
     key, _, value = word.partition("=")
     return (key == "cache" and Path(value).is_dir()) or (key == "tracking" and not value.startswith("sqlite"))

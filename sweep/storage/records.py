@@ -1,4 +1,4 @@
-"""Decides which trials are compared, which are on the Pareto front, and which trial is best, with pure functions.
+"""Pure functions that decide which trials are compared, which trials are on the Pareto front, and which trial is best.
 
 All averaging of the runs of one configuration over seeds is done in this module.
 """
@@ -16,7 +16,9 @@ from sweep.types import Record, Values
 
 
 class Run(Protocol):
-    """The part of a trial that the means over seeds need. Both `Record` and `reader.Trial` provide it."""
+    """Interface of a trial with the properties from which means over seeds are computed. `Record` and `reader.Trial`
+    implement it.
+    """
 
     @property
     def configuration(self) -> int:

@@ -124,7 +124,8 @@ class Stopwatch:
     def time_trials(
         self, configs: Sequence[TrialConfig], reservation: Reservation, at_a_time: int
     ) -> list[TimedConfig]:
-        """Times one configuration after the other, each while `at_a_time` trials of it run, and returns their costs.
+        """Times one configuration after the other, and returns their costs. While a configuration is timed, `at_a_time`
+        trials of it run at the same time.
 
         Raises:
             UserError: the workers cannot be started.
@@ -166,8 +167,8 @@ class Stopwatch:
 
 
 def reservation_of_shared_device(per_device: int, threads: int) -> Reservation | None:
-    """Returns the reservation of a trial if `per_device` trials share a device. Returns None if a thread of a trial
-    would have no core.
+    """Returns the cores and the share of a GPU that a trial reserves if `per_device` trials share a device. Returns
+    None if there would not be a core for each thread of a trial.
     """
     if per_device > 1 and per_device * threads > largest_machine_cores():
         return None

@@ -95,7 +95,7 @@ def run_tune(
 
 
 class Heartbeat(tune.Callback):
-    """Callback around every step of Tune's loop.
+    """Ray Tune callback that runs around every step of Tune's loop.
 
     It updates the display, and once a second it checks the limits of the search, a request to stop, and the size of the
     cluster.

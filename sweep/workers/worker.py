@@ -49,8 +49,8 @@ def run_training(
 
 
 def checkpoint_owner(config: TrialConfig, store: Path) -> str:
-    """Returns the owner, a text that identifies this training on this prepared cohort. Its checkpoints contain the
-    owner.
+    """Returns a text, the "owner", that identifies this training on this prepared cohort. Every checkpoint of the
+    training contains this text.
     """
     from mmpkd.checkpoint import owner
     from mmpkd.cohort.store import Store
