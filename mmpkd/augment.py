@@ -14,7 +14,8 @@ from mmpkd.scoring.baselines import inside
 
 
 class View(NamedTuple):
-    """The source position of each pixel of a view; positions outside [0, size) are background.
+    """Random views of a batch of images: for each pixel of a view, the position in its image from which the pixel is
+    read. A pixel that is read from outside [0, size) is background.
 
     A view is first rotated and scaled about the middle of the square, then shifted and flipped.
     """
@@ -100,12 +101,12 @@ def apply_light(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor
     """Applies the brightness and contrast of a view to images in [0, 1]; a view without these factors leaves the images
     unchanged.
 
-    Brightness multiplies; contrast stretches about the mean of the visible part of the image. The letterbox and the
-    pixels outside the image stay black: a grey frame would reveal the factors.
+    Brightness multiplies; contrast stretches about the mean of the visible part of the image. The padding around an
+    image and the pixels outside the square stay black: if they turned grey, their value would reveal the factors.
 
     Args:
-        box_B4: box of each image's content in its square, before the view is applied. None stands for the whole square,
-            as for a further image of a sample.
+        box_B4: box of each image without its padding, in the square before the view is applied. None means that the
+            images fill their squares, as is assumed for the further images of a sample.
     """
     if view.light_B2 is None:
         return image_BCHW
@@ -120,7 +121,8 @@ def apply_light(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor
 
 
 def apply_view_to_map(map_Bhw: Tensor, view: View) -> Tensor:
-    """Returns maps over the cells of a grid, moved as the images of the batch are; each sums to 1.
+    """Applies the view of each image to the image's map, which is given over the cells of a grid. Each returned map
+    sums to 1.
 
     Each cell is spread over its pixels, the view is applied, and the pixels are averaged over the cells again. A map
     is NaN if the view shows none of its mass.

@@ -42,7 +42,7 @@ def save(
     """Writes `folder/last.pt` atomically: a killed process leaves the old checkpoint or the new one.
 
     Args:
-        owner: hash of the configuration and the cohort, see `owner`.
+        owner: hash of the configuration and the cohort, as the function `owner` returns it.
         fingerprint: hash of everything that determines the training, including the outputs of the teachers.
     """
     folder.mkdir(parents=True, exist_ok=True)

@@ -54,7 +54,8 @@ def command_line() -> Iterator[list[str]]:
 
 
 def plain_console(**options: Any) -> Console:
-    """Returns a console that prints names literally: rich would read `[/b]`, `[b]` and `:x:` as markup and emoji."""
+    """Returns a console that prints all text literally. By default, rich would read `[/b]`, `[b]` and `:x:` as markup
+    and emoji."""
     return Console(markup=False, emoji=False, **options)
 
 
@@ -133,7 +134,8 @@ def expand_home(value: str) -> str:
 def own_words(
     words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
-    """Returns the values of a command's own keys, from `key=value` words or defaults, and the other words in order.
+    """Splits the words of a command line. Returns a value for each key of `defaults`, from its `key=value` word or else
+    from `defaults`, and the remaining words in order.
 
     Args:
         known: further keys, suggested for a word that is written as an option.

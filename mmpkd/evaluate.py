@@ -138,7 +138,7 @@ def is_own(store: Store, card: Card) -> bool:
     """Whether a student was trained on this same cohort.
 
     Raises:
-        ConfigError: the student was trained on the same data set with other options, so parts may differ.
+        ConfigError: the student was trained on this data set with other options: any part may hold training patients.
     """
     if store.fingerprint != card.cohort and source_of(store.manifest) == card.source:
         problem = (
@@ -150,7 +150,7 @@ def is_own(store: Store, card: Card) -> bool:
 
 
 def fold_of(store: Store, card: Card, stated: int | None, part: str, by_word: bool) -> int | None:
-    """Returns the validation fold, counted from 0; None if the scored part does not depend on it.
+    """Returns the validation fold, counted from 0, or None if the scored part is the same for every fold.
 
     Args:
         stated: the fold in the command or its configuration, if any.
@@ -158,7 +158,7 @@ def fold_of(store: Store, card: Card, stated: int | None, part: str, by_word: bo
 
     Raises:
         CohortError: the cohort has no such fold.
-        ConfigError: the student was trained on this fold, or the fold has no effect.
+        ConfigError: the student was trained on the stated fold, or a fold is stated although it has no effect.
     """
     splits.refuse_fold(stated or 0, store.num_folds)
     has_folds = store.num_folds > 1
@@ -207,8 +207,8 @@ def evaluate(
     regions: Mapping[str, str],
     columns: Sequence[str],
 ) -> dict[str, pd.DataFrame]:
-    """Returns the tables that HELP describes, by name. Groups, regions and images are left out if there are none.
-    Tables of labels and predictions by patient are added if a patient has several images.
+    """Returns the tables that HELP describes, by name. The tables of groups, regions and images are left out if there
+    is nothing to put into them. Tables of labels and predictions by patient are added if a patient has several images.
 
     Args:
         regions: the options `within` and `roi` of EvaluationConfig.

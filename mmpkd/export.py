@@ -148,8 +148,8 @@ def card_of(
 def source_of(manifest: Mapping[str, Any]) -> str:
     """Returns a hash that is equal for stores that may share patients, whatever their options.
 
-    It covers the reader, since most readers read one published data set; for `table` also the files, and for
-    `synthetic` also the options that generate the data.
+    The hash covers the kind of the reader, which suffices for most readers, since each of them reads one published data
+    set. For the reader `table` the hash also covers the files, and for `synthetic` the options that generate the data.
     """
     reader = manifest["reader"]
     return fingerprint([reader, {"table": manifest["source"], "synthetic": manifest["params"]}.get(reader)])

@@ -84,7 +84,8 @@ class Letterbox:
         return mask[np.ix_(rows, columns)]
 
     def cell_shares(self, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-        """Returns the share (h x w) of each cell's area, with padding, that a region (height x width bool) covers."""
+        """Returns for each cell of the patch grid (h x w) the share of its area that a region (height x width bool)
+        covers. Padding inside a cell is part of the cell's area."""
         self._check(mask)
         overlaps = []
         for axis, count in enumerate(grid):

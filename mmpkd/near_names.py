@@ -97,7 +97,8 @@ def _nearest(path: str, tree: Iterable[str]) -> list[str]:
 
 
 def _with_user_names(known: str, path: str) -> str:
-    """Returns a known path with each NAME replaced by the user's name at that position, as far as the paths agree."""
+    """Returns the path `known` with each NAME replaced by the key that the user wrote at the same position in `path`.
+    The replacement ends where the two paths begin to differ."""
     keys, given = known.split("."), path.split(".")
     for position, key in enumerate(keys):
         if position >= len(given) - 1 or key not in (NAME, given[position]):
@@ -126,8 +127,8 @@ def paths_of(model: type[BaseModel], start: str = "") -> tuple[str, ...]:
 
 
 def _models_in(annotation: Any) -> Iterator[tuple[bool, type[BaseModel]]]:
-    """Yields, for each model that a value may be or hold, whether a key or index chosen by the user leads to it, and
-    the model."""
+    """Yields a pair for each model that a value with this annotation may be or hold: first whether a key or index
+    chosen by the user leads to the model, then the model."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield False, annotation
     is_container = get_origin(annotation) in (dict, Mapping, tuple, list)

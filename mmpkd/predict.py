@@ -235,7 +235,8 @@ def picture_names(images: Sequence[str]) -> dict[str, str]:
 
 
 def file_names(names: Sequence[str]) -> list[str]:
-    """Returns for each name a different text that can be a part of a file name, different even if case is ignored."""
+    """Returns one text for each name, which can be a part of a file name. No two texts are equal, even if case is
+    ignored."""
     parts: list[str] = []
     for name in names:
         part = readable = re.sub(r"[^\w\-. ]", "-", name)[:100]
@@ -248,7 +249,8 @@ def file_names(names: Sequence[str]) -> list[str]:
 
 
 def headings(own: Sequence[str], model: Predictor) -> list[str]:
-    """Returns the column names: `own`, one per label and one per task. A task named `image` gets `image called`."""
+    """Returns the column names of a table of predictions: the names in `own`, a name for each label and a name for each
+    task. A task named `image` gets `image called`."""
     columns = [*own, *model.names]
     for task in model.card.tasks:
         name = task.name

@@ -46,11 +46,12 @@ ENOUGH_SECONDS = 2.0  # no larger fit is timed after one that took this long
 
 
 class StandIn(Store):
-    """A cohort read from its tables, with random pixels and a random ROI for every image and label.
+    """A stand-in for a prepared cohort: its tables are the real ones, but its pixels are random, and every image has a
+    random ROI for every label.
 
     Args:
         samples: a table like samples.parquet of a store, without the geometry.
-        images: whether there are pixels; False saves their memory where only tables are read.
+        images: whether the stand-in has pixels. False saves the memory for pixels where only tables are read.
         text: a table like text.parquet of a store.
 
     Attributes:
@@ -79,7 +80,7 @@ class StandIn(Store):
         return self._samples[[name for name in self._samples if not str(name).startswith(PRIVILEGED)]].iloc[kept]
 
     def some(self, rows: NDArray[np.int64]) -> StandIn:
-        """Returns a stand-in with the samples at `rows`, all their teacher inputs, and one picture for all images."""
+        """Returns a stand-in with the samples at `rows` and all their teacher inputs; all samples share one image."""
         subset = StandIn(self.facts, self._samples.iloc[rows], images=False, text=self._text)
         size = self.facts.image_size
         pixels = np.random.default_rng(0).integers(0, 256, (self.facts.channels, size, size), np.uint8)
@@ -142,7 +143,7 @@ class Probe:
     """A configuration that is built, warmed up and ready to be timed."""
 
     def __init__(self, config: TrialConfig, store: Store, widths: Mapping[str, int]):
-        """Builds the configuration. `widths` holds the width of each active teacher's embedding, or 0 without one."""
+        """Builds the configuration. `widths` holds the embedding width of each active teacher; 0: no embedding."""
         self.idle_bytes = process_bytes()
         torch.set_num_threads(config.threads)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -171,7 +172,8 @@ class Probe:
     def cost(self, seconds: float) -> Cost:
         """Times steps for two thirds of `seconds` and validations for one third, at least one of each.
 
-        It reports the mean over steps, not the median, because an epoch is their sum, including slow steps.
+        It reports the mean over steps, not the median, because the time of an epoch is the sum over all its steps, the
+        slow ones included.
         """
         run, num_steps, step_seconds = self.run, 0, 0.0
         total = sum(stage.epochs or 0 for stage in run.stages)
@@ -235,10 +237,11 @@ def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
 
 
 def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[float, int]:
-    """Returns the seconds to fit a teacher (out of fold and on all patients) and predict, and its embedding's width.
+    """Measures the seconds that a teacher takes to be fitted (out of fold and on all patients) and to predict. Returns
+    these seconds and the width of the teacher's embedding.
 
-    It times single-epoch fits, doubling the samples while a fit is quick. Two sizes separate the fixed seconds of a
-    fit from the seconds per sample. The time of an ensemble is that of its members.
+    The timed fits have a single epoch. The number of samples is doubled for as long as a fit is quick. Two sizes
+    separate the fixed seconds of a fit from the seconds per sample. The time of an ensemble is that of its members.
 
     Raises:
         TeacherError, CohortError: the teacher cannot be fitted to these samples.

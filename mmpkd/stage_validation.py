@@ -54,8 +54,8 @@ def check(config: TrialConfig, student: Student, objectives: Mapping[str, Object
 
 
 def _unused(config: TrialConfig, objectives: Mapping[str, Objective], learning: Sequence[str]) -> Iterator[Mistake]:
-    """Yields a mistake for each trained module that affects no loss term or logit, and each loss term that affects no
-    trained module. A module affects the terms and logits that are computed through it."""
+    """Yields a mistake for each trained module through which no loss term and no scored logit is computed, and a
+    mistake for each loss term that is computed through no trained module."""
     trained: set[str] = set()
     for index, stage in enumerate(config.stages):
         where, through = f"stages.{index}", _answer_parts(stage, objectives)

@@ -123,7 +123,7 @@ def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, FittedTea
 
 
 def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectives: nn.ModuleDict) -> None:
-    """Saves atomically the modules as they are after these stages.
+    """Saves the modules of a training atomically, in their state after the given stages.
 
     Raises:
         DivergedError: the last step left weights that are not finite.
@@ -143,10 +143,11 @@ def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectiv
 
 
 def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict) -> int:
-    """Loads the latest stage in the cache, and returns the number of finished stages (0 if there is none).
+    """Loads the modules in their state after the latest stage that has a file in the cache. Returns the number of
+    finished stages, which is 0 if the cache has a file for none of them.
 
     Raises:
-        ConfigError: the file of this stage is damaged, or holds another stage.
+        ConfigError: the file of the latest stage is damaged, or holds another stage.
     """
     for index in reversed(range(len(paths))):
         if not paths[index].exists():

@@ -119,11 +119,12 @@ class Student(nn.Module):
 
 @contextmanager
 def attention_of(model: Any, layers: Collection[int], read: Callable[[Tensor], Tensor]) -> Iterator[dict[int, Tensor]]:
-    """Collects `read(attention)` from the given blocks of a timm ViT; attention is softmax(q k / sqrt(d)) (B, A, N, N).
+    """Context manager that collects `read(attention)` from the given blocks of a timm ViT at each forward pass in its
+    body. The attention is softmax(q k / sqrt(d)), of shape (B, A, N, N).
 
-    timm's fused kernel never calls `attn_drop`, so a hook there is called only if the block is unfused first;
-    `fused_attn` is read at every forward, so it can be changed for these blocks alone. The hook reads the input of
-    `attn_drop`, because the output has passed dropout. On CUDA under bfloat16 autocast q k is bfloat16 and the softmax
+    The attention is read by a hook on `attn_drop`, from its input, because its output has passed dropout. timm's fused
+    kernel never calls `attn_drop`, so the given blocks are unfused meanwhile; timm reads `fused_attn` at every forward
+    pass, so it can be changed for these blocks alone. On CUDA under bfloat16 autocast q k is bfloat16 and the softmax
     float32, by torch's own policy. Afterwards the model is unchanged.
     """
     collected: dict[int, Tensor] = {}

@@ -59,9 +59,9 @@ def train(
 ) -> list[EpochReport]:
     """Trains one student to the end, from the beginning or from a checkpoint.
 
-    All random numbers derive from the seed and the epoch alone, so that the same configuration gives the same
-    numbers, resumed or not: bit by bit on a CPU with the same thread count; on CUDA up to the order in which its
-    kernels add.
+    All random numbers derive from the seed and the epoch alone, so that the same configuration gives the same numbers,
+    whether or not the training was resumed. On a CPU with the same thread count the numbers are equal bit by bit; on
+    CUDA they are equal up to the order in which the kernels add.
 
     Args:
         cache: folder of stores and teacher outputs, shared by all trainings.

@@ -47,7 +47,8 @@ class Task:
 
 
 def lay_out(tasks: Sequence[tuple[str, TaskKind, Sequence[str]]]) -> tuple[Task, ...]:
-    """Returns the tasks, side by side over the K logits, in the order given.
+    """Returns the tasks in the order given, with the positions of their logits: the logits of a task follow those of
+    the previous task.
 
     Raises:
         ConfigError: two tasks, or two labels, would be scored under the same name.
@@ -85,9 +86,9 @@ class Batch:
 class TeacherOutput:
     """The outputs of a teacher for some samples. They are NaN for a sample without the teacher's input.
 
-    `hidden_BD` holds the pooled tokens of each layer (0 is the first), which are as wide as the embedding. `map_Bhw` is
-    the teacher's
-    saliency map on its own grid: not negative, sums to 1, and moved as the images of the batch are.
+    `hidden_BD` holds the pooled tokens of each layer (0 is the first); these tokens are as wide as the embedding.
+    `map_Bhw` is the teacher's saliency map on its own grid: not negative, sums to 1, and moved as the images of the
+    batch are.
     """
 
     logits_BK: Tensor | None = None
@@ -169,7 +170,8 @@ class ConfigError(UserError):
 
 
 class CohortError(UserError):
-    """The data on disk are not what the reader needs. The message names the file; in a credentialed cohort, the row."""
+    """The data on disk are not what the reader needs. The message names the file or, in a cohort with restricted access
+    (credentialed), the row instead."""
 
 
 class TeacherError(UserError):

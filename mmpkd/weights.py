@@ -70,8 +70,9 @@ def weights_of(config: NetworkConfig) -> Path | None:
 
 
 def _require_foreign(weights: Path) -> None:
-    """Raises ConfigError for a damaged file, or for a student that was exported here: such a student was trained on
-    labels of another cohort or, in this cohort, of samples that a teacher must not see."""
+    """Raises ConfigError if the file of weights is damaged, or if it is a student that this package exported. Such a
+    student was trained on labels: on those of another cohort or, in this cohort, on those of samples that a teacher
+    must not see."""
     try:
         with safe_open(weights, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -131,7 +132,8 @@ def _architecture(weights: Path) -> str:
 
 
 def _require_alike(weights: Path, name: str, model: Any, architecture: str, stated: Any) -> None:
-    """Raises ConfigError if the stated model of the weights differs from the model in a hidden property."""
+    """Raises ConfigError if the stated model of the weights differs from the model in a property that the shapes of the
+    weights do not reveal."""
     own, wanted = _hidden_properties(model), _hidden_properties(stated)
     differ = [f"{key} is {wanted.get(key)}, not {own[key]}" for key in own if own[key] != wanted.get(key)]
     if differ:
@@ -221,7 +223,8 @@ def _misfit(
 
 
 def _reasons(message: str, state: Mapping[str, Any], wanted: tuple[str, ...]) -> str:
-    """Returns the problems that torch lists in `message`, or any other `message` with the tensor names that differ."""
+    """Returns why weights cannot be loaded, from the error message of the attempt: the problems that torch lists in it.
+    If the message lists none, returns its first line and the names of the tensors that differ."""
     lines = {
         kind: re.findall(r'"([^"]+)"', line)
         for kind in ("Missing", "Unexpected")

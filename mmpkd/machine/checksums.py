@@ -79,7 +79,7 @@ def fingerprint(content: object) -> str:
 
 
 def of_file(path: Path) -> str:
-    """Returns the checksum of all bytes of a file as eight hex digits; about a gigabyte per second."""
+    """Returns the checksum of all bytes of a file as eight hex digits. It reads about a gigabyte per second."""
     crc = 0
     with path.open("rb") as file:
         while block := file.read(BLOCK):

@@ -1,7 +1,8 @@
 """Faults of the machine behind an error of ours: no memory, no file handles, no disk space, an unreachable disk.
 
-Readers turn any error of a damaged file into an error that names the file. A machine that fails at that moment leads
-to the same error, and a sound file would be blamed, left out or deleted.
+Readers turn any error of a damaged file into an error that names the file. If the machine fails while a sound file is
+read, the reader raises the same error. Unless the fault of the machine is recognised, the sound file is blamed, left
+out or deleted.
 """
 
 from __future__ import annotations

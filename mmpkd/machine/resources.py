@@ -28,7 +28,7 @@ class Allowance:
 
 
 def cores(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Allowance:
-    """Returns the whole cores that this process may use, at least one: the minimum of all limits.
+    """Returns the number of whole cores that this process may use, at least one. It is the smallest of all limits.
 
     Args:
         root: root of the file system in which control groups are looked up.
@@ -48,7 +48,7 @@ def cores(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Allowan
 
 
 def memory(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Allowance:
-    """Returns the bytes of memory that this process and its children may use: the minimum of all limits.
+    """Returns the bytes of memory that this process and its children may use. It is the smallest of all limits.
 
     Raises:
         ConfigError: a variable of a batch system does not hold a number.

@@ -12,10 +12,11 @@ CENTRE_SIGMA = 0.25  # standard deviation, as a share of the content's side alon
 
 
 def centre(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> Tensor:
-    """Returns a Gaussian bump in the middle of each image's content, evaluated at the patch centres (N, h, w).
+    """Returns for each image a map with a Gaussian bump in the middle of its content, the image without its padding.
+    The map is evaluated at the centres of the patches (N, h, w).
 
-    It is centred on the content, not on the frame, with a standard deviation of a quarter of the content's side along
-    each axis: the best guess from the position of the image in its frame alone.
+    The bump is not centred on the frame, the padded square. Its standard deviation along each axis is a quarter of the
+    content's side. It is the best guess from the position of the content in the frame alone.
     """
     # Computed in double precision and rounded at the end, so that cells at equal distance tie exactly.
     row_Nh, column_Nw = (((position - 0.5) / CENTRE_SIGMA) ** 2 for position in _positions(box_N4, frame, grid))
@@ -23,7 +24,8 @@ def centre(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> Ten
 
 
 def mean_roi(training: Iterable[tuple[Tensor, Sequence[int]]], grid: tuple[int, int]) -> Tensor | None:
-    """Returns the mean ROI of each label over training images, in the coordinates of the image content (R, h, w).
+    """Returns the mean ROI of each label over training images (R, h, w). The grid covers the content, the image without
+    its padding.
 
     A value is the share of its cell that ROIs cover. The map of a label without an ROI in training is uniform; the
     result is None if no label has an ROI. Only this baseline may read these ROIs.
@@ -56,14 +58,15 @@ def letterboxed(content_Phw: Tensor, box_P4: Tensor, frame: tuple[int, ...]) -> 
 
 
 def inside(box_N4: Tensor, frame: tuple[int, ...]) -> Tensor:
-    """Returns a mask of the content of each image (N, H, W)."""
+    """Returns for each image a mask (N, H, W) that is True on its content, the image without its padding."""
     top, left, bottom, right = (side[:, None] for side in box_N4.unbind(1))
     row, column = (torch.arange(side, device=box_N4.device) for side in frame)
     return ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
 
 
 def _positions(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> list[Tensor]:
-    """Returns the rows (N, h) and columns (N, w) of the patch centres, from 0 to 1 along the content."""
+    """Returns the rows (N, h) and columns (N, w) of the patch centres as positions along the image without its padding,
+    which reaches from 0 to 1."""
     positions = []
     for axis in (0, 1):
         low, high = box_N4[:, axis, None].double(), box_N4[:, axis + 2, None].double()

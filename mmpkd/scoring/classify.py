@@ -82,7 +82,8 @@ def score(
 
 
 def scorable(target_NK: ArrayLike, known_NK: ArrayLike, tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
-    """Returns the labels of each task with both classes in a split; `auroc` is the mean over these."""
+    """Returns for each task the labels that have both classes in a split. The `auroc` of the task is the mean over
+    these labels."""
     positive = np.asarray(target_NK) > 0.5
     known = np.asarray(known_NK, dtype=np.bool_)
     both: Bools = np.any(positive & known, axis=0) & np.any(~positive & known, axis=0)
@@ -103,7 +104,8 @@ def probabilities(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
 
 
 def entropy(logits_NK: ArrayLike, tasks: Sequence[Task]) -> Floats:
-    """Returns the entropy of each prediction (N) in nats: the mean over tasks; within a sigmoid task, over labels."""
+    """Returns the entropy of the prediction for each sample (N) in nats: the mean over tasks. The entropy of a sigmoid
+    task is the mean over its labels."""
     p = probabilities(logits_NK, tasks)
     bernoulli_NK = -(xlogy(p, p) + xlogy(1 - p, 1 - p))
     by_task = [
@@ -155,7 +157,8 @@ def calibration_error(confidence_N: Floats, correct_N: NDArray[Any]) -> float:
 
 
 def over_tasks(value_RK: Floats, defined_K: Bools, tasks: Sequence[Task]) -> Floats:
-    """Returns per row the mean over tasks of the mean over the labels in `defined_K`; NaN if one of these is NaN."""
+    """Returns for each row the mean over tasks of the mean over the task's labels in `defined_K`. A row is NaN if the
+    value of one of these labels is NaN."""
     by_task = [macro(value_RK[:, task.columns][:, defined_K[task.columns]]) for task in tasks]
     return macro(np.stack(by_task, axis=1))
 

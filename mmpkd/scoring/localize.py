@@ -1,14 +1,14 @@
 """Scores of saliency maps against regions of interest, beside the scores of maps that ignore the image.
 
 There is one value for each (image, label) with an ROI; several ROIs of a label on an image form their union. Maps are
-scored in the store frame; `measure_original` scores in the frame of the original image. Everything that depends on
-the ROIs alone is prepared once, in `Regions`, so that scoring new maps takes a few tensor operations. The formulas
-are in `formulas.py`.
+scored in the store frame (the padded square); `measure_original` scores in the frame of the original image. What
+depends on the ROIs alone is prepared once, in `Regions`, so that scoring maps takes few tensor operations. Formulas are
+in `formulas.py`.
 
-Padding by the letterbox counts as outside for pointing and mass, so that a map that attends to the border scores
-lower; the pixel scores leave it out. Where scores are restricted to the foreground (a mammogram is mostly black film),
+Padding by the letterbox counts as outside for pointing and mass, so that a map that attends to the border scores lower;
+pixel scores leave the padding out. If scores are restricted to the foreground (a mammogram is mostly black film),
 nothing outside it counts: maps are 0 there. The score of an (image, label) without an ROI is NaN; such pairs are
-counted. A map that is zero everywhere predicts nothing: mass and IoU are 0, rank scores at chance, as for a flat map.
+counted. A map that is zero everywhere predicts nothing: mass and IoU are 0, rank scores as for a flat map, at chance.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ NUM_MEASURED = len(MEASURED) + len(CUTS)  # columns of the result of `measure`
 
 @dataclass(frozen=True)
 class Regions:
-    """The ROIs of some images by pair: P is the number of (image, label) pairs with an ROI.
+    """The ROIs of some images: one for each of the P (image, label) pairs that have an ROI.
 
-    `box_P4` is the content of each pair's image inside its letterbox (top, left, bottom, right).
+    `box_P4` is the box (top, left, bottom, right) of each pair's image, without its padding, in the padded square.
     """
 
     shape: tuple[int, int]  # N images, R labels
@@ -104,7 +104,7 @@ class Regions:
 
 
 def score(map_NRhw: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
-    """Returns every score of SCORES by name, as (N, R). A score is NaN where an image has no ROI of a label.
+    """Returns every score of SCORES by name, for N images and R labels (N, R); NaN without an ROI of the label.
 
     Args:
         map_NRhw: non-negative maps on the patch grid, in any scale; R is 1 if one map serves all labels.
@@ -117,7 +117,7 @@ def score(map_NRhw: Tensor, regions: Regions, threshold_R: Floats | None = None)
 
 
 def by_pair(map_NRhw: Tensor, regions: Regions) -> Tensor:
-    """Returns the map of each pair (P, h, w). Raises ValueError as `score` does."""
+    """Returns the map of each (image, label) pair that has an ROI (P, h, w). Raises ValueError as `score` does."""
     (num_images, num_labels), given = regions.shape, tuple(map_NRhw.shape)
     if given not in [(num_images, count, *regions.grid) for count in (1, num_labels)]:
         raise ValueError(
@@ -170,7 +170,7 @@ def measure_original(
 def original_shares(
     roi_HW: NDArray[np.bool_], letterbox: Letterbox, grid: tuple[int, int], inside_HW: NDArray[np.bool_] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Returns `cells` and `seen` (h, w), as in `Regions`, for an ROI in the frame of the original image."""
+    """Returns `cells_Phw` and `seen_Phw` of `Regions`, as (h, w), for one ROI in the frame of the original image."""
     roi_HW = roi_HW if inside_HW is None else roi_HW & inside_HW
     cells_hw = letterbox.cell_shares(roi_HW, grid)
     seen_hw = np.ones_like(cells_hw) if inside_HW is None else letterbox.cell_shares(inside_HW, grid)

@@ -66,7 +66,8 @@ def by_patient(
 
 
 def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
-    """Returns the patient of each image, from a CSV with the columns image and patient. Other rows are ignored.
+    """Returns the patient of each image, from a CSV with the columns image and patient. Rows of other images are
+    ignored.
 
     Raises:
         ConfigError: the file cannot be read, or does not give exactly one patient for each image.

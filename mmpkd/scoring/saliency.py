@@ -130,8 +130,8 @@ class GradientMap(SaliencyMap):
 
     @abstractmethod
     def forward(self, student: Student, image_BCHW: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """Returns the student's logits (B, K), a list of logits (B, K) to sum and differentiate, and watched
-        activations."""
+        """Returns the student's logits (B, K), a list of logits (B, K) that are summed and differentiated, and the
+        watched activations, with respect to which they are differentiated."""
 
     @abstractmethod
     def weigh(self, watched: Sequence[Tensor], gradients: Sequence[Tensor], num_prefix: int) -> Tensor:

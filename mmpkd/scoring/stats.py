@@ -72,7 +72,7 @@ def weighted_auroc(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArra
 
 
 def weighted_mean(value_NL: Floats, weight_RN: Floats) -> Floats:
-    """Returns the mean of each column under each replicate's weights, without NaN values.
+    """Returns the mean of each column under each replicate's weights. NaN values in a column are left out of its mean.
 
     Returns:
         mean_RL: NaN where a replicate holds no value of a column.

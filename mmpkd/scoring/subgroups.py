@@ -45,7 +45,8 @@ class Predictions:
 
 
 def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.float32], NDArray[np.bool_]]:
-    """Returns the student's tasks with labels in the store; targets and known masks (N, K) in the student's layout.
+    """Returns the student's tasks that have a label in the store, the targets of all samples (N, K), and the mask of
+    known targets (N, K). The K columns are the student's logits.
 
     Labels are matched by name; a binary or multi-class task needs the same classes in both.
 
@@ -130,8 +131,8 @@ def by_label(predictions: Predictions, card: Card, weights: ClassWeights) -> pd.
 def overall(
     predictions: Predictions, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]
 ) -> tuple[float, float, float]:
-    """Returns the AUROC of some samples, and the lower and upper end of its 95 % interval. The AUROC is the mean over
-    tasks of the mean over the task's logits in `defined_K`."""
+    """Returns the AUROC over the samples in `mask_N`, and the lower and upper end of its 95 % interval. The AUROC is
+    the mean over tasks of the mean over the task's logits in `defined_K`."""
     odds_NK = classify.log_odds(predictions.logits_NK, predictions.tasks)
     known_NK = predictions.known_NK & mask_N[:, None]
     weight_RN = np.concatenate([np.ones((1, len(mask_N))), predictions.weight_RN])

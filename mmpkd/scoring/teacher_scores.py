@@ -11,7 +11,8 @@ METRIC = re.compile(r"teacher/(?P<name>.+?)/(?P<score>(?:(?:val_)?auroc(?:_se)?|
 
 
 def by_teacher(metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Returns the scores of each teacher in a trial's metrics; a member of an ensemble is `<ensemble>/<member>`."""
+    """Returns the scores of each teacher by its name, taken from the metrics of a trial. A member of an ensemble has
+    the name `<ensemble>/<member>`."""
     scores: dict[str, dict[str, float]] = {}
     for key, value in metrics.items():
         if match := METRIC.fullmatch(key):
@@ -31,8 +32,8 @@ def at_chance(quality: Mapping[str, float]) -> list[str]:
 
 
 def stated(quality: Mapping[str, float]) -> list[str]:
-    """Returns the names of tasks with a label that a teacher nearly states; an empty name stands for all tasks
-    together."""
+    """Returns the names of tasks with a label that the inputs of a teacher nearly state. An empty name stands for all
+    tasks together."""
     return _tasks("leak", quality, lambda suffix: bool(quality[f"leak{suffix}"]))
 
 

@@ -160,7 +160,8 @@ class Evaluator:
 
     def table(self, map_NRhw: Tensor, threshold_R: Floats | None = None, original: bool = False) -> pd.DataFrame:
         """Returns one row for each (sample, label) with an ROI: every score, the scores of baselines, and the highest
-        attainable scores. If one map serves several labels, also the highest score of a label alone (`_max_alone`).
+        attainable scores. If one map serves several labels, a row also holds the highest score that a map for its label
+        alone could attain (`_max_alone`).
 
         Args:
             map_NRhw: the maps that `predict` returned.
@@ -219,7 +220,8 @@ class Evaluator:
 
 
 def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int], one_map: bool) -> Tensor | None:
-    """Returns `baselines.mean_roi` of the samples at `rows`: one map per label, or one for the ROIs of all labels."""
+    """Returns `baselines.mean_roi` of the samples at `rows`: one map per label or, if `one_map`, a single map for the
+    ROIs of all labels."""
 
     def masks(row: int) -> Tensor:
         roi_RHW = torch.from_numpy(store.roi_mask(np.array([row]))[0])
