@@ -97,8 +97,9 @@ def _nearest(path: str, tree: Iterable[str]) -> list[str]:
 
 
 def _with_user_names(known: str, path: str) -> str:
-    """Returns the path `known` with each NAME replaced by the key that the user wrote at the same position in `path`.
-    The replacement ends where the two paths begin to differ."""
+    """Fills the placeholders (NAME) in a known path with the keys that the user wrote at the same positions of `path`.
+
+    It stops at the first key, other than a placeholder, in which the two paths differ."""
     keys, given = known.split("."), path.split(".")
     for position, key in enumerate(keys):
         if position >= len(given) - 1 or key not in (NAME, given[position]):

@@ -63,7 +63,7 @@ def fold_column(store: Store) -> str | None:
 
 
 def fold_notes(store: Store, columns: Sequence[str]) -> list[str]:
-    """Returns the notes about the folds in these columns that were made when the cohort was prepared."""
+    """Returns the notes about given folds in these columns. The preparation of the cohort has written them."""
     return [note for name in columns for note in _notes(store, name)]
 
 

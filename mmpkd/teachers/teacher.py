@@ -131,8 +131,8 @@ class ViewTeacher(Teacher, Protocol):
     Its network maps a batch by modality to logits (B, K) and an embedding (B, D). The modalities are `image`
     (B, C, H, W), the student's view in [0, 1]; `view`, a further image of the sample in the same view, if
     `further_view` names one; and `table` (B, V), the numbers that the method `table` returns. The network ends with a
-    linear layer called `head`, which computes the logits from D numbers. Its bias brings the models of the five folds
-    to one level.
+    linear layer called `head`, which computes the logits from D numbers. `fold_levels.py` changes its bias, so that
+    the logits of the five fold models are comparable.
     """
 
     sees_view: ClassVar[bool] = True

@@ -77,8 +77,8 @@ def _write_files(
 
 
 def planned_error(folder: SweepFolder) -> float | None:
-    """Returns the standard error of AUROC that the price in the plan's file states for the validation patients. Returns
-    None if the file states none.
+    """Returns the expected standard error of AUROC on the validation patients, which the plan has stored with the price.
+    Returns None if the plan has none.
     """
     with suppress(UserError):  # the plan is damaged, which the next start reports
         error: float | None = (folder.read_plan().get("price") or {}).get("auroc_error")

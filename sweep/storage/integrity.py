@@ -196,9 +196,7 @@ def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Seq
 
 
 def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
-    """Returns the trials that files other than the journal mention, as a mapping of a trial's number to the name of
-    such a file.
-    """
+    """Finds trials in all files but the journal. Returns, for each trial's number, the name of a file that mentions it."""
     traces: dict[int, str] = {}
     for place in (folder.checkpoints, folder.errors):
         for path in sorted(place.iterdir()) if place.is_dir() else ():

@@ -120,8 +120,8 @@ class Synthetic(Reader):
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        """A table with a row per image: patient, split, and as integers from 0 to 2 the true class, the label and the
-        marker's glyph."""
+        """A table with a row per image. Its columns are the patient, the split, and three integers from 0 to 2: the true
+        class, the label and the marker's glyph."""
         knobs = self.params
         generator = np.random.default_rng([knobs.seed, 0])
         parts = []

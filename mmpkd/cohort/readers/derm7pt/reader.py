@@ -226,7 +226,7 @@ def _part_of_cases(folder: Path, num_cases: int) -> pd.Series:
 
 
 def _list_images(folder: Path) -> dict[str, list[str]]:
-    """Returns the paths of the files below a folder, relative to the folder, by the path in lower case."""
+    """Lists the files below a folder: maps each relative path in lower case to the paths as they are written."""
     listing: dict[str, list[str]] = {}
     for where, _, names in os.walk(folder, followlinks=True):
         for name in names:
