@@ -77,7 +77,7 @@ def _write_files(
 
 
 def planned_error(folder: SweepFolder) -> float | None:
-    """Returns the expected standard error of AUROC on the validation patients, which the plan has stored with the price.
+    """Returns the expected standard error of AUROC on the validation patients, as the plan has stored it.
     Returns None if the plan has none.
     """
     with suppress(UserError):  # the plan is damaged, which the next start reports

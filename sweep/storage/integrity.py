@@ -196,7 +196,7 @@ def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Seq
 
 
 def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
-    """Finds trials in all files but the journal. Returns, for each trial's number, the name of a file that mentions it."""
+    """Finds trials in files other than the journal: maps each trial's number to a file that mentions it."""
     traces: dict[int, str] = {}
     for place in (folder.checkpoints, folder.errors):
         for path in sorted(place.iterdir()) if place.is_dir() else ():

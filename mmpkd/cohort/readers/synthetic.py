@@ -120,7 +120,7 @@ class Synthetic(Reader):
 
     @cached_property
     def _table(self) -> pd.DataFrame:
-        """A table with a row per image. Its columns are the patient, the split, and three integers from 0 to 2: the true
+        """A table with a row per image: the patient, the split, and three integers from 0 to 2, which are the true
         class, the label and the marker's glyph."""
         knobs = self.params
         generator = np.random.default_rng([knobs.seed, 0])
