@@ -60,12 +60,13 @@ def leakage_warnings(planned: Plan, store: Store) -> list[str]:
 
 @dataclass(frozen=True)
 class SweepFunctions:
-    """The two expensive parts of a sweep as functions: pricing and training. Tests and benchmarks pass in functions
-    that take no time.
+    """The parts of a sweep that take long or read the cohort. Tests and benchmarks pass in functions that are quick.
 
     Attributes:
-        price: function that computes the price of the sweep. It may return None, which means that the sweep has no
-            price.
+        prepare: prepares the cohort in a cache folder.
+        leakage_warnings: returns a warning for each input of a teacher that reveals the labels.
+        price: computes the price of the sweep, or returns None if the sweep has none.
+        training: what a worker calls to train a trial.
     """
 
     prepare: Callable[[CohortConfig, Path], Store] = prepare
@@ -114,7 +115,7 @@ def run_sweep(
                 raise
             raise UserError(
                 f"{problem}; the sweep stopped\n"
-                f"  what was written before is whole; once that is mended, this goes on:\n  {options.command}"
+                f"  Everything written before is whole. Repair this, then continue with:\n  {options.command}"
             ) from error
 
 
@@ -159,7 +160,8 @@ def _open_sweep(
     sweep_id = before.sweep_id or uuid.uuid4().hex
     spool = Spool(folder)
     spool.append(SweepBegan(sweep_id, list(options.words)))
-    generation = folder.read_plan().get("generation", 0) + extended
+    earlier_plan = folder.read_plan()
+    generation = earlier_plan.get("generation", 0) + extended
     identity = {"sweep": sweep_id, "store": store.fingerprint}
     studies = Studies(folder, space, planned.goals, generation, begins=extended, identity=identity)
     for line in filter(None, (studies.adopt_earlier_trials() if extended else "", warm_start_line)):
@@ -170,7 +172,7 @@ def _open_sweep(
     content: dict[str, Any] = planned.as_json() | identity
     content |= {"generation": generation, "left_behind": sorted({*studies.left_behind, *before.lost})}
     content["lost"] = list(before.lost)
-    if (price := folder.read_plan().get("price")) and not extended:
+    if (price := earlier_plan.get("price")) and not extended:
         content["price"] = price
     dumped = dump_space(space)
     folder.write_plan(content | {"leaves": leaves_of(yaml.safe_load(dumped))})
@@ -218,7 +220,7 @@ def run_trials(
             if search.halt is None or search.halt.kind != "memory" or doubled is None:
                 break
             console.print(
-                f"{search.halt.reason}\nout of memory: goes on with half as many trials to a device", highlight=False
+                f"{search.halt.reason}\nout of memory: continues with half as many trials per device", highlight=False
             )
             reservation, search.halt = doubled, None
 

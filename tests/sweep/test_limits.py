@@ -151,7 +151,7 @@ def test_a_worker_that_cannot_write_stops_the_sweep_and_fails_no_trial(tmp_path:
 
 def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path) -> None:
     status, text = ran(tmp_path, "trials=6", functions=failing_once(lambda: MemoryError("Unable to allocate 2 GiB")))
-    assert status == 0 and "out of memory: goes on with half as many trials to a device" in text
+    assert status == 0 and "out of memory: continues with half as many trials per device" in text
     assert states(tmp_path) == {"COMPLETE": 6}
     devices = [event.devices for event in events(tmp_path / "fake", EpochEnded) if event.number == 5]
     assert set(devices) == {2.0}, "both cores for one trial"

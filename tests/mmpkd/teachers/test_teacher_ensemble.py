@@ -68,11 +68,11 @@ def test_learned_weights_are_the_best_on_the_simplex(store: Store) -> None:
     weights = made.parameters[:-1].softmax(0)
     assert made.parameters[-1] == 0 and weights[0] > weights[1] > weights[2]
 
-    said = [logits[rows] for logits in made.member_logits.values()]
-    entropy_MN = torch.from_numpy(np.stack([classify.entropy(one, store.facts.tasks) for one in said]))
+    member_logits = [logits[rows] for logits in made.member_logits.values()]
+    entropy_MN = torch.from_numpy(np.stack([classify.entropy(one, store.facts.tasks) for one in member_logits]))
 
     def loss(parameters: torch.Tensor) -> float:
-        combined = combine(torch.from_numpy(np.stack(said)).double(), entropy_MN, parameters)
+        combined = combine(torch.from_numpy(np.stack(member_logits)).double(), entropy_MN, parameters)
         target, known = torch.from_numpy(store.target_NK[rows]), torch.from_numpy(store.known_NK[rows])
         return task_loss(combined, target, known, store.facts.tasks).item()
 
@@ -176,8 +176,8 @@ def test_refusals_at_planning(store: Store, change: dict[str, Any], said: str) -
     params = {"members": MEMBERS | change.get("members", {})} | (
         {"weights": change["weights"]} if "weights" in change else {}
     )
-    found = [str(one) for one in check(TeacherConfig(kind="ensemble", params=params), store.facts)]
-    assert len(found) == 1 and found[0].startswith(said), found
+    mistakes = [str(one) for one in check(TeacherConfig(kind="ensemble", params=params), store.facts)]
+    assert len(mistakes) == 1 and mistakes[0].startswith(said), mistakes
 
 
 def test_caveats_of_members_are_given_at_planning(store: Store) -> None:
@@ -196,9 +196,9 @@ def test_a_member_that_starts_from_a_student_is_refused_at_planning(store: Store
     save_file({"model.cls_token": torch.zeros(1)}, exported, {"format": "1", "card": "{}"})
     network = NETWORK | {"pretrained": True, "weights": str(exported)}
     member = {"mri": {"kind": "image", "params": {"view": "superior", "network": network}}}
-    (found,) = check(TeacherConfig(kind="ensemble", params={"members": MEMBERS | member}), store.facts)
-    assert found.path == "params.members.mri.params.network.weights"
-    assert found.problem.startswith(f"{exported} is a student that was trained here; wanted weights")
+    (mistakes,) = check(TeacherConfig(kind="ensemble", params={"members": MEMBERS | member}), store.facts)
+    assert mistakes.path == "params.members.mri.params.network.weights"
+    assert mistakes.problem.startswith(f"{exported} is a student that was trained here; wanted weights")
 
 
 def test_outputs_copied_from_another_cohort_are_refused(store: Store, tmp_path: Path) -> None:

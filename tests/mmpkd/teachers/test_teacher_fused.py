@@ -178,10 +178,10 @@ def test_each_sample_gets_the_model_that_did_not_see_its_patient(store: Store, a
     expected = np.full(len(store.sample_ids), NAN)
     expected[train], expected[val] = folds(store, train, seed=0), 5
     rows = np.random.default_rng(0).permutation(np.r_[train, val, test])
-    told = with_numbered_networks(asked).at(torch.from_numpy(rows), images(store, rows))
-    assert told.logits_BK is not None and told.embedding_BD is not None
-    np.testing.assert_array_equal(told.logits_BK[:, 0].numpy(), expected[rows])
-    np.testing.assert_array_equal(told.embedding_BD[:, 0].numpy(), np.where(np.isin(rows, test), NAN, 5.0))
+    output = with_numbered_networks(asked).at(torch.from_numpy(rows), images(store, rows))
+    assert output.logits_BK is not None and output.embedding_BD is not None
+    np.testing.assert_array_equal(output.logits_BK[:, 0].numpy(), expected[rows])
+    np.testing.assert_array_equal(output.embedding_BD[:, 0].numpy(), np.where(np.isin(rows, test), NAN, 5.0))
     assert set(expected[train]) == {0, 1, 2, 3, 4}
 
 
@@ -334,10 +334,10 @@ def test_an_objective_that_needs_more_is_refused(tiny_trial: TrialConfig, store:
 @pytest.mark.parametrize("params", [{"columns": []}, {"view": None}])
 def test_one_privileged_input_is_enough(store: Store, tmp_path: Path, params: dict[str, Any]) -> None:
     config = TeacherConfig(kind="fused", params=FUSED | params | {"epochs": 1})
-    asked = online(resolve(config), store, 0, tmp_path)
-    assert set(asked.models[5].network.readers) == {"image", "view" if params == {"columns": []} else "table"}
+    online_teacher = online(resolve(config), store, 0, tmp_path)
+    assert set(online_teacher.models[5].network.readers) == {"image", "view" if params == {"columns": []} else "table"}
     rows = store.rows("val")
-    told = asked.at(torch.from_numpy(rows), images(store, rows))
+    told = online_teacher.at(torch.from_numpy(rows), images(store, rows))
     assert told.logits_BK is not None and told.logits_BK.isfinite().all()
 
 

@@ -30,12 +30,12 @@ def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
 
 
 def test_it_reads_the_view_that_it_is_given(store: Store, tmp_path: Path) -> None:
-    told = StoreWithInputs.open(store.path)
-    told.brightness = np.array([40, 120, 200])[told.target_NK.argmax(1)]
-    told.fingerprint = "bright"
+    tiny_store = StoreWithInputs.open(store.path)
+    tiny_store.brightness = np.array([40, 120, 200])[tiny_store.target_NK.argmax(1)]
+    tiny_store.fingerprint = "bright"
     params = IMAGE | {"epochs": 6, "lr": 0.003, "augmentation": {"shift": 0.0}}
-    superior = cached_outputs(resolve(TeacherConfig(kind="image", params=params)), told, 0, tmp_path)
-    own = cached_outputs(resolve(TeacherConfig(kind="image", params=params | {"view": None})), told, 0, tmp_path)
+    superior = cached_outputs(resolve(TeacherConfig(kind="image", params=params)), tiny_store, 0, tmp_path)
+    own = cached_outputs(resolve(TeacherConfig(kind="image", params=params | {"view": None})), tiny_store, 0, tmp_path)
     assert superior.quality["auroc"] > 0.95 and superior.quality["val_auroc"] > 0.95
     assert own.quality["val_auroc"] < 0.8
 
@@ -59,10 +59,11 @@ def test_the_map_by_hand(store: Store) -> None:
 
 
 def test_the_offered_head_computes_logits_from_the_embedding(store: Store, cache: Path) -> None:
-    told, val = cached_outputs(resolve(TeacherConfig(kind="image", params=IMAGE)), store, 0, cache), store.rows("val")
-    assert told.head is not None
-    weight_KD, bias_K = told.head
-    torch.testing.assert_close(told.arrays["embedding"][val] @ weight_KD.T + bias_K, told.arrays["logits"][val])
+    outputs = cached_outputs(resolve(TeacherConfig(kind="image", params=IMAGE)), store, 0, cache)
+    val = store.rows("val")
+    assert outputs.head is not None
+    weight_KD, bias_K = outputs.head
+    torch.testing.assert_close(outputs.arrays["embedding"][val] @ weight_KD.T + bias_K, outputs.arrays["logits"][val])
 
 
 def test_maps_get_the_view_of_the_images(
@@ -112,5 +113,5 @@ def test_maps_get_the_view_of_the_images(
     ],
 )
 def test_refusals_at_planning(store: Store, params: dict[str, Any], said: str) -> None:
-    found = [str(one) for one in check(TeacherConfig(kind="image", params=IMAGE | params), store.facts)]
-    assert len(found) == 1 and re.match(said, found[0]), found
+    mistakes = [str(one) for one in check(TeacherConfig(kind="image", params=IMAGE | params), store.facts)]
+    assert len(mistakes) == 1 and re.match(said, mistakes[0]), mistakes

@@ -40,20 +40,20 @@ def labels() -> np.ndarray:
 
 
 def test_a_teacher_that_states_the_label(labels: np.ndarray) -> None:
-    found = logit_quality(np.where(labels, 5.0, -5.0).astype(np.float32), made(labels), TRAIN, VAL, FOLD)
-    assert found["auroc"] == found["val_auroc"] == found["agreement"] == found["leak"] == 1
-    (told,) = warnings("report", found)
+    quality = logit_quality(np.where(labels, 5.0, -5.0).astype(np.float32), made(labels), TRAIN, VAL, FOLD)
+    assert quality["auroc"] == quality["val_auroc"] == quality["agreement"] == quality["leak"] == 1
+    (told,) = warnings("report", quality)
     assert "'report' all but states the label (out of fold: AUROC 1.000, agreement 100.0%)" in told
     for kind, words in {"tabular": "near_label or forbidden", "image": "view", "text": "(mask_labels)"}.items():
-        (line,) = warnings("report", found, TEACHERS[kind].LEAKAGE_REMEDY)
+        (line,) = warnings("report", quality, TEACHERS[kind].LEAKAGE_REMEDY)
         assert words in line and ("mask_labels" in line) == (kind == "text")
 
 
 def test_agreement_on_a_rare_label_is_not_a_leak(labels: np.ndarray) -> None:
     rare = labels[:, 1:]
     noise = np.random.default_rng(0).normal(size=(120, 1)).astype(np.float32)
-    found = logit_quality(noise - 6, made(rare, lay_out([("f", "binary", ("no", "yes"))])), TRAIN, VAL, FOLD)
-    assert found["agreement"] == pytest.approx(0.96) and found["leak"] == 0
+    quality = logit_quality(noise - 6, made(rare, lay_out([("f", "binary", ("no", "yes"))])), TRAIN, VAL, FOLD)
+    assert quality["agreement"] == pytest.approx(0.96) and quality["leak"] == 0
 
 
 def test_agreement_alone_is_enough(labels: np.ndarray) -> None:
@@ -61,15 +61,16 @@ def test_agreement_alone_is_enough(labels: np.ndarray) -> None:
     common = labels[:, :1]
     logits = np.where(common, 1.0, -1.0).astype(np.float32)
     logits[[0, 2, 4]] = -9
-    found = logit_quality(logits, made(common, lay_out([("f", "binary", ("no", "yes"))])), TRAIN, VAL, FOLD)
-    assert found["auroc"] == pytest.approx(0.94) and found["agreement"] == pytest.approx(0.97) and found["leak"] == 1
+    quality = logit_quality(logits, made(common, lay_out([("f", "binary", ("no", "yes"))])), TRAIN, VAL, FOLD)
+    assert quality["auroc"] == pytest.approx(0.94) and quality["agreement"] == pytest.approx(0.97)
+    assert quality["leak"] == 1
 
 
 def test_samples_without_outputs_are_counted_and_left_out(labels: np.ndarray) -> None:
     logits = np.where(labels, 5.0, -5.0).astype(np.float32)
     logits[1:100:4] = np.nan
-    found = logit_quality(logits, made(labels), TRAIN, VAL, FOLD)
-    assert found["silent"] == pytest.approx(0.25) and found["auroc"] == 1
+    quality = logit_quality(logits, made(labels), TRAIN, VAL, FOLD)
+    assert quality["silent"] == pytest.approx(0.25) and quality["auroc"] == 1
     logits[VAL] = np.nan
     assert np.isnan(logit_quality(logits, made(labels), TRAIN, VAL, FOLD)["val_auroc"])
 

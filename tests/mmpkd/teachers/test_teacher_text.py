@@ -37,10 +37,12 @@ def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
 @pytest.fixture
 def leaking(store: Store) -> StoreWithInputs:
     """Its reports state the label."""
-    told = StoreWithInputs.open(store.path)
-    told.sentences = np.array([f"The pattern is {CLASSES[index]}." for index in told.target_NK.argmax(1)], object)
-    told.fingerprint = "leaking"
-    return told
+    tiny_store = StoreWithInputs.open(store.path)
+    tiny_store.sentences = np.array(
+        [f"The pattern is {CLASSES[index]}." for index in tiny_store.target_NK.argmax(1)], object
+    )
+    tiny_store.fingerprint = "leaking"
+    return tiny_store
 
 
 @pytest.fixture(scope="module")

@@ -109,7 +109,7 @@ def test_the_driver_tells_its_own_trouble_from_others(tmp_path: Path, error: OSE
         assert raised.value is error
     else:
         assert message in str(raised.value) and os.strerror(error.errno or 0) in str(raised.value)
-        assert "this goes on:\n  python -m sweep.run" in str(raised.value) and raised.value.__cause__ is error
+        assert "continue with:\n  python -m sweep.run" in str(raised.value) and raised.value.__cause__ is error
 
 
 def test_a_worker_that_dies_while_it_is_timed_keeps_its_cause(monkeypatch: pytest.MonkeyPatch) -> None:
