@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
-from sweep.storage.layout import SweepFolder
-from sweep.storage.records import best_of, front_of, picked
+from sweep.storage.layout import BEST, SweepFolder
+from sweep.storage.records import best_first, best_of, front_of, picked
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
@@ -44,7 +44,7 @@ def print_summary(
         console.print(front_table(records, arms, goals, select))
     for line in image_blind_scores(records, goals):
         console.print(line, highlight=False)
-    if states["complete"] and picked(records, select, goals) is None:
+    if states["complete"] and picked(records, select) is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
     unresolved = resolution(records, goals, auroc_error)
     for warning in [*teacher_warnings(records, arms), *without_complete(records, arms), *unresolved]:
@@ -54,18 +54,18 @@ def print_summary(
 
 
 def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:
-    """Returns a table of the trials on the Pareto front, and of the best trial of each arm that has no trial on the
-    front. The trials on the front are ordered by the goal `select`, best first.
+    """Returns a table of the trials on the Pareto front. Below them are the picked trial, if a tie has kept it off the
+    front, and the best trial of each arm that has no trial on the front. The trials on the front are ordered by the
+    goal `select`, best first.
 
     The table shows each score with its standard error, and for each trial the scores of its teachers.
     """
     table = Table("trial", "arm", *goals, TEACHER_COLUMN, "sampled", title="Front", title_justify="left")
-    order = [select, *(goal for goal in goals if goal != select)]
-    for record in sorted(front_of(records, goals), key=lambda record: record.values(order), reverse=True):
+    for record in best_first(front_of(records, goals), select):
         table.add_row(*cells(record, goals), sampled(record))
     table.add_section()
     for record in off_front(records, arms, goals, select):
-        table.add_row(*cells(record, goals), f"({off_front_label(record)}) {sampled(record)}")
+        table.add_row(*cells(record, goals), f"({off_front_label(record, records, select)}) {sampled(record)}")
     return table
 
 
@@ -78,14 +78,21 @@ def cells(record: Record, goals: Sequence[str]) -> list[str]:
 
 
 def off_front(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> list[Record]:
-    """Returns the best complete trial, by `select`, of each arm that has no trial on the front."""
-    on_front = {record.arm for record in front_of(records, goals)}
-    by_arm = {arm: [record for record in records if record.arm == arm] for arm in arms if arm not in on_front}
-    best = [best_of(of_arm, select, goals) for of_arm in by_arm.values()]
-    return [record for record in best if record]
+    """Returns the picked trial if it is not on the front, and the best complete trial, by `select`, of each further arm
+    that has no trial on the front.
+    """
+    front, best = front_of(records, goals), picked(records, select)
+    chosen = [best] if best and best not in front else []
+    shown = {record.arm for record in [*front, *chosen]}
+    by_arm = {arm: [record for record in records if record.arm == arm] for arm in arms if arm not in shown}
+    best_of_arms = [best_of(of_arm, select) for of_arm in by_arm.values()]
+    return [*chosen, *(record for record in best_of_arms if record)]
 
 
-def off_front_label(record: Record) -> str:
+def off_front_label(record: Record, records: Sequence[Record], select: str) -> str:
+    """Returns why a trial that is not on the front is shown."""
+    if record is picked(records, select):
+        return f"{BEST}: best {select}, not on the front"
     return f"best of {record.arm}, " + ("which reads another image at test" if record.reference else "not on the front")
 
 
@@ -104,7 +111,7 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
     kinds = {"chance": "by chance", "centre": "by pointing at the centre", "prior": "by the mean training ROI"}
     lines = []
     for goal in goals:
-        best = best_of(records, goal, goals)
+        best = best_of(records, goal)
         if best is None or f"{goal}_chance" not in best.metrics:
             continue
         scores = [
@@ -180,7 +187,7 @@ def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: flo
     complete = [record for record in records if record.state == "complete" and not record.reference]
     warnings = []
     for goal in goals:
-        best = best_of(complete, goal, goals)
+        best = best_of(complete, goal)
         if best is None or f"{goal}_se" not in best.metrics:
             continue
         error = error_of(best, goal)

@@ -98,9 +98,13 @@ def _html(figure: go.Figure) -> str:
 
 
 def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> str:
-    marked = select if picked(records, select, goals) else ""
-    best = [(f"best {goal}{f' ({BEST})' * (goal == marked)}", best_of(records, goal, goals)) for goal in goals]
-    best += [(off_front_label(record), record) for record in off_front(records, arms, goals, select)]
+    marked = select if picked(records, select) else ""
+    best = [(f"best {goal}{f' ({BEST})' * (goal == marked)}", best_of(records, goal)) for goal in goals]
+    best += [
+        (off_front_label(record, records, select), record)
+        for record in off_front(records, arms, goals, select)
+        if record is not picked(records, select)  # the picked trial already has a row
+    ]
     rows = []
     for label, record in best:
         assert record is not None

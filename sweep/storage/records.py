@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from sweep.pareto import admit, dominates
+from sweep.pareto import admit
 from sweep.types import Record, Values
 
 
@@ -71,10 +71,10 @@ def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
 
 
 def comparable(records: Sequence[Record], goals: Sequence[str], repeats: int) -> list[Record]:
-    """Returns the configurations that may be compared: means over seeds, and single runs that cannot join the front.
+    """Returns the configurations that may be compared: means over seeds, and single runs that cannot be chosen.
 
     A configuration that has not completed on all its seeds is left out, unless the mean of another configuration of its
-    arm dominates it.
+    arm is better in every goal. It could otherwise be chosen in a tie.
     """
     if repeats == 1:
         return list(records)
@@ -84,14 +84,15 @@ def comparable(records: Sequence[Record], goals: Sequence[str], repeats: int) ->
         for record in records
         if record.repeat_of is None
         and record.number not in means
-        and (record.state != "complete" or _is_dominated(record, means.values(), goals))
+        and (record.state != "complete" or _is_worse(record, means.values(), goals))
     ]
     return sorted([*single_runs, *means.values()], key=lambda record: record.number)
 
 
-def _is_dominated(record: Record, others: Iterable[Record], goals: Sequence[str]) -> bool:
-    values = record.values(goals)
-    return any(other.arm == record.arm and dominates(other.values(goals), values) for other in others)
+def _is_worse(record: Record, others: Iterable[Record], goals: Sequence[str]) -> bool:
+    """Returns whether another record of the same arm is better in every goal."""
+    of_arm = [other for other in others if other.arm == record.arm]
+    return any(all(other.metrics[goal] > record.metrics[goal] for goal in goals) for other in of_arm)
 
 
 def _averaged(first: Record, runs: Sequence[Record]) -> Record:
@@ -107,7 +108,8 @@ def _averaged(first: Record, runs: Sequence[Record]) -> Record:
 
 
 def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
-    """Returns the Pareto front of the complete trials, ordered by the first goal, best first.
+    """Returns the Pareto front of the complete trials, ordered by the first goal, best first. Trials that are equal in
+    this goal are ordered by number.
 
     Only complete trials are compared, because they have equal budgets. References (`Record.reference`) are left out.
     """
@@ -115,25 +117,32 @@ def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
     for record in records:
         if record.state == "complete" and not record.reference:
             admit(front, record.number, record.values(goals))
-    on_front = [record for record in records if record.number in front]
-    return sorted(on_front, key=lambda record: record.values(goals), reverse=True)
+    return best_first([record for record in records if record.number in front], goals[0])
 
 
-def best_of(records: Sequence[Record], goal: str, goals: Sequence[str]) -> Record | None:
-    """Returns the complete trial that is best by one goal. The other goals decide a tie, so that the trial is on the
-    front.
-
-    A reference is returned only if all complete trials are references.
+def best_first(records: Iterable[Record], goal: str) -> list[Record]:
+    """Returns the records ordered by one goal, best first. Records that are equal in this goal are ordered by
+    number.
     """
-    order = [goal, *(other for other in goals if other != goal)]
+    return sorted(records, key=lambda record: (-record.metrics[goal], record.number))
+
+
+def best_of(records: Sequence[Record], goal: str) -> Record | None:
+    """Returns the complete trial that is best by one goal. Of several trials that are equal in this goal, it returns
+    the trial with the lowest number.
+
+    No other goal decides a tie, because the other score of the trial would then be the best of several scores, and
+    higher by luck. The trial is therefore not on the front if an equal trial is better in another goal. A reference is
+    returned only if all complete trials are references.
+    """
     complete = [record for record in records if record.state == "complete"]
     candidates = [record for record in complete if not record.reference] or complete
-    return max(candidates, key=lambda record: record.values(order), default=None)
+    return next(iter(best_first(candidates, goal)), None)
 
 
-def picked(records: Sequence[Record], select: str, goals: Sequence[str]) -> Record | None:
+def picked(records: Sequence[Record], select: str) -> Record | None:
     """Returns the trial to be written to best.yaml: the best trial by `select`, or None if the best trial is a
     reference.
     """
-    best = best_of(records, select, goals)
+    best = best_of(records, select)
     return None if best is None or best.reference else best

@@ -103,6 +103,15 @@ def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) ->
     assert "has no complete trial" not in summed_up(tmp_path, records, ARMS)
 
 
+def test_the_picked_trial_is_shown_where_a_tie_keeps_it_off_the_front(tmp_path: Path) -> None:
+    records = [record(1, 0.9, 0.2), record(2, 0.9, 0.5, "tabular"), record(3, 0.7, 0.3)]
+    rows = [line for line in said(front_table(records, ARMS, GOALS, "val/auroc")).splitlines() if "±" in line]
+    assert len(rows) == 2 and re.match(r"\W+2 ", rows[0])
+    assert re.match(r"\W+1 \W+none .*\(best\.yaml: best val/auroc, not on the front\)", rows[1])
+    page = reported(tmp_path, records, ARMS)
+    assert "best val/auroc (best.yaml)</td><td>1</td>" in page and "not on the front" not in page
+
+
 def test_what_reads_another_image_at_test_is_named_so(tmp_path: Path) -> None:
     reads = '{"student": {"reads": ["superior"]}}'
     reference = replace(record(1, 0.9, 0.5, "superior"), config=reads)

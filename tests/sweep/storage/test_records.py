@@ -11,7 +11,7 @@ import pytest
 
 from sweep.pareto import admit
 from sweep.reports.tables import trials_table
-from sweep.storage.records import best_of, comparable, front_of, over_seeds
+from sweep.storage.records import best_of, comparable, front_of, over_seeds, picked
 from sweep.types import Record, State
 
 GOALS = ("val/auroc", "val/pointing")
@@ -45,9 +45,19 @@ def test_a_reference_is_shown_and_never_chosen() -> None:
     reference = replace(ended(1, 0.9, 0.9), config='{"student": {"reads": ["superior"]}}')
     records = [ended(0, 0.5, 0.6), reference, replace(ended(2, 0.6, 0.5), config='{"student": {"reads": ["image"]}}')]
     assert [record.number for record in front_of(records, GOALS)] == [2, 0]
-    best, alone = best_of(records, GOALS[0], GOALS), best_of([reference], GOALS[0], GOALS)
+    best, alone = best_of(records, GOALS[0]), best_of([reference], GOALS[0])
     assert best is not None and best.number == 2
     assert alone is not None and alone.number == 1, "the best of its arm"
+
+
+def test_a_tie_is_decided_by_the_lowest_number() -> None:
+    """The trials 3, 5 and 8 have equal AUROC. Trial 8 points best, and is alone on the front."""
+    records = [ended(8, 0.9, 0.7), ended(3, 0.9, 0.2), ended(5, 0.9, 0.4), ended(1, 0.8, 0.1), ended(9, 0.7, 0.7)]
+    best = picked(records, "val/auroc")
+    assert best is not None and best.number == 3
+    assert [record.number for record in front_of(records, GOALS)] == [8]
+    by_pointing = picked(records, "val/pointing")
+    assert by_pointing is not None and by_pointing.number == 8, "9 points as well, and 8 is the lower number"
 
 
 def test_a_choice_of_numbers_and_words_fits_a_table(tmp_path: Path) -> None:
@@ -81,13 +91,14 @@ def test_what_may_be_compared_over_seeds() -> None:
     runs = [
         ended(0, 0.75, 0.5),  # means: 0.625, 0.5
         ended(1, 0.5, 0.5, repeat_of=0, turn=1),
-        ended(2, 0.625, 0.25),  # one run, behind the means of 0
+        ended(2, 0.6, 0.25),  # one run, behind the means of 0
         ended(3, 0.7, 0.25),  # one run, not behind them, though behind the first run of 0
         ended(4, 0.5, 0.25, arm="b"),  # behind another arm's
         ended(5, 0.9, 0.9, "pruned"),
         ended(6, 0.625, 0.5),  # their equal, and a seed of it failed
         ended(7, 0.9, 0.9, "failed", repeat_of=6, turn=1),
         ended(8, 0.0, 0.0, "running"),
+        ended(9, 0.625, 0.25),  # one run that equals the means of 0 in one goal, so that a tie could choose it
     ]
     shown = comparable(list(reversed(runs)), GOALS, 2)
     assert [record.number for record in shown] == [0, 2, 5, 8]
@@ -95,7 +106,7 @@ def test_what_may_be_compared_over_seeds() -> None:
     assert shown[1] is runs[2]
     assert comparable(runs, GOALS, 1) == runs
     assert [record.number for record in front_of(shown, GOALS)] == [0]
-    assert best_of(shown, "val/auroc", GOALS) is shown[0], "2 has as much, and less of the other"
+    assert best_of(shown, "val/auroc") is shown[0]
 
 
 def test_a_metric_that_is_not_defined_on_a_seed_has_no_standard_error() -> None:
