@@ -17,6 +17,7 @@ from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
 from sweep.plan.plan import Plan
+from sweep.reports.choosing import with_estimates
 from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
 from sweep.reports.mlflow import Tracker
@@ -36,6 +37,8 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     """
     with interrupt.deferred():
         records = search.records()
+        if search.space.search.repeats == 1:  # means over seeds are compared as they are
+            records = with_estimates(records, search.space.arms, planned.goals)
         shown = comparable(records, planned.goals, search.space.search.repeats)
         best = _write_files(search, planned, options, spool, records, shown)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
