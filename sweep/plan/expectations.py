@@ -1,4 +1,6 @@
-"""Computes the expected epochs of a trial under halving, and how many trials are expected to enter the Pareto front."""
+"""Computes expectations for the plan: epochs of a trial under halving, trials on the Pareto front, the best of several
+trials.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtr
 
 
 def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
@@ -42,3 +45,13 @@ def expected_front(trials: float, goals: int) -> float:
     for _ in range(goals - 1):
         maxima = np.cumsum(maxima / np.arange(1, count + 1))
     return float(np.sum(maxima / np.arange(1, count + 1)))
+
+
+def expected_maximum(draws: int) -> float:
+    """Returns the expected maximum of independent draws from the standard normal distribution.
+
+    With the distribution function F of one draw, the maximum of n draws has the distribution function F^n, so its mean
+    is the integral of 1 - F(x)^n - F(-x)^n over all positive x.
+    """
+    grid = np.linspace(0.0, 10.0, 10_001)
+    return float(np.trapezoid(1 - ndtr(grid) ** draws - ndtr(-grid) ** draws, grid))

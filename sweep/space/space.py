@@ -58,8 +58,8 @@ class Space:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the device-hours by arm. Arms that `search.shares` does not name divide the remainder
-        equally.
+        """The share of the trials by arm, or of the device-hours with `search.equal=hours`. Arms that `search.shares`
+        does not name divide the remainder equally.
         """
         named = {arm: share for arm, share in self.search.shares.items() if arm in self.arms}
         others = [arm for arm in self.arms if arm not in named]
