@@ -60,7 +60,11 @@ def write_report(
     counts = ", ".join(
         f"{sum(record.state == state for record in records)} {state}" for state in ("complete", "pruned", "failed")
     )
-    errors = "Bars and ± are standard errors over validation patients; ± ? means that there are too few patients."
+    errors = (
+        "Bars and ± are standard errors over validation patients, and of means over seeds also over seeds. "
+        "All equal: every resampling of the patients gives the same score, so that its error is unknown. "
+        "± ?: too few patients have a score."
+    )
     parts = [f'<p class="note">{counts}. {errors}</p>']
     if complete:
         parts += [f"<h2>Best by each goal</h2>{_best_table(records, arms, goals, select)}"]
