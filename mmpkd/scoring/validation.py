@@ -17,7 +17,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.fit import autocast
 from mmpkd.scoring import baselines, classify, localize, stats
-from mmpkd.scoring.patients import by_patient
+from mmpkd.scoring.patients import by_patient, rarer_class
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.stats import Floats
 from mmpkd.student import Student
@@ -71,7 +71,9 @@ class Evaluator:
         self.regions: localize.Regions | None = None
         self.prior_Rhw: Tensor | None = None
         self.foreground_NHW: NDArray[np.bool_] | None = None
-        self.fixed: dict[str, float] = {}
+        rarer_K = rarer_class(self.target_NK, self.known_NK, store.patient_N[rows])
+        scored = rarer_K > 0
+        self.fixed = {"val/auroc_rarer_class": float(rarer_K[scored].min())} if scored.any() else {}
         self.union = config.roi == "union"
         self.roi_labels = (UNION,) if self.union and store.facts.roi_labels else store.facts.roi_labels
         self.one_map = not self.map.per_label and len(self.roi_labels) > 1
@@ -87,7 +89,7 @@ class Evaluator:
                 self.prior_Rhw = _mean_roi(store, train_rows, grid, self.union or self.one_map)
             fixed = localize.baseline_scores(self.regions, self.prior_Rhw)
             fixed |= localize.bounds(self.regions, self.one_map)
-            self.fixed = _prefixed(localize.summarize(fixed))
+            self.fixed |= _prefixed(localize.summarize(fixed))
 
     def _united(self, roi_NRHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.asarray(roi_NRHW.any(axis=1, keepdims=True)) if self.union else roi_NRHW

@@ -16,6 +16,7 @@ import numpy as np
 
 from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, StandIn
+from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
 from sweep.plan.expectations import auroc_error, expected_epochs, expected_front, validation_folds
 from sweep.space.draw import branches, count_branches
 from sweep.space.space import Space
@@ -244,6 +245,12 @@ def _warnings(
             f"{patients} validation patients give AUROC a standard error of about {error:.3f}: "
             f"trials closer than {2 * error:.2f} cannot be told apart"
         )
+    rows_of_folds = [store.rows("val", fold) for fold in folds]
+    rarer_FK = np.array(
+        [rarer_class(store.target_NK[rows], store.known_NK[rows], store.patient_N[rows]) for rows in rows_of_folds]
+    )
+    fewest_K = np.where(rarer_FK > 0, rarer_FK, FEW_PATIENTS).min(axis=0)
+    warnings += warn_of_few(fewest_K, store.facts.tasks, "validation patients")
     return warnings
 
 

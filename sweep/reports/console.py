@@ -10,6 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import SMALLEST_ERROR
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.storage.layout import BEST, SweepFolder
@@ -47,7 +48,8 @@ def print_summary(
     if states["complete"] and picked(records, select) is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
     unresolved = resolution(records, goals, auroc_error)
-    for warning in [*teacher_warnings(records, arms), *without_complete(records, arms), *unresolved]:
+    general = [*teacher_warnings(records, arms), *without_complete(records, arms), *few_patients(records)]
+    for warning in [*general, *unresolved]:
         console.print(f"warning: {warning}", highlight=False)
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
@@ -188,6 +190,13 @@ def shortest(paths: Sequence[str]) -> Mapping[str, str]:
                 break
         shortened[path] = ".".join(tail)
     return shortened
+
+
+def few_patients(records: Sequence[Record]) -> list[str]:
+    """Returns a warning if a label has few validation patients of its rarer class (see `scoring.patients`)."""
+    counts = [record.metrics.get("val/auroc_rarer_class", math.inf) for record in records]
+    fewest = min(counts, default=math.inf)
+    return [few_in_words("a label", round(fewest), "validation patients")] if fewest < FEW_PATIENTS else []
 
 
 def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: float | None = None) -> list[str]:

@@ -15,6 +15,7 @@ from sweep.reports.console import (
     TEACHER_COLUMN,
     cells,
     error_of,
+    few_patients,
     image_blind_scores,
     off_front,
     off_front_label,
@@ -72,6 +73,7 @@ def write_report(
         *image_blind_scores(records, goals),
         *teacher_warnings(records, arms),
         *without_complete(records, arms),
+        *few_patients(records),
         *resolution(records, goals, auroc_error),
     ]
     parts += [f'<p class="note">{escape(note.rstrip("."))}.</p>' for note in notes]

@@ -243,6 +243,7 @@ def test_patients_are_scored_if_one_has_several_images(store: Store) -> None:
     assert scores["val/auroc_patient"] == pytest.approx(ordered.mean())
     assert scores["val/auroc_patient_mixed"] == scores["val/auroc_patient_undefined"] == 0
     assert np.isfinite(scores["val/auroc_patient_se"]) and store.facts.several_images
+    assert scores["val/auroc_rarer_class"] == min(sick.sum(), (~sick).sum()) < len(sick), "patients, not images"
 
 
 def test_patients_with_one_image_have_no_separate_score(tmp_path: Path) -> None:

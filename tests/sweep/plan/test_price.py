@@ -180,6 +180,11 @@ def test_the_price_warns_of_small_budgets_and_few_trials(file: Path, store: Stan
     assert "budget_device_hours=0.001 will end the sweep after about" in text
     assert "arm tabular: about" in text and "are a first look, no search" in text
     assert "validation patients give AUROC a standard error of about" in text
+    store.target_NK = np.zeros_like(store.target_NK)
+    store.target_NK[np.isin(store.patient_N, np.unique(store.patient_N[store.rows("val", 0)])[:3]), -1] = 1
+    label = f"{store.facts.tasks[-1].name}/{store.facts.tasks[-1].logit_names[-1]}"
+    (line,) = [line for line in priced(space, store).warnings if "rarer class" in line]
+    assert line.startswith(f"label {label} has 3 validation patients of its rarer class")
     assert "arm tabular: CUDA out of memory" in priced(space, store, trouble="CUDA out of memory").warnings
 
 

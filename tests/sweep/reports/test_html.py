@@ -17,6 +17,7 @@ from rich.console import Console
 
 from mmpkd.command import plain_console
 from sweep.reports.console import (
+    few_patients,
     front_table,
     image_blind_scores,
     print_summary,
@@ -267,6 +268,13 @@ def test_a_score_without_a_standard_error_is_not_known_to_the_last_digit() -> No
     lone = f"{reason}. Its lead over the other trials cannot be judged."
     assert resolution([*perfect[:1], record(3, 0.8, 0.2)], GOALS[:1]) == [lone]
     assert resolution(perfect[:1], GOALS[:1]) == [f"{reason}."], "there is no ranking"
+
+
+def test_few_patients_of_the_rarer_class_are_named_at_the_end(tmp_path: Path) -> None:
+    rare = [with_metric(RECORDS[0], auroc_rarer_class=9.0), with_metric(RECORDS[1], auroc_rarer_class=12.0)]
+    line = "a label has 9 validation patients of its rarer class: with fewer than about 10"
+    assert f"warning: {line}" in summed_up(tmp_path, rare, ARMS) and line in reported(tmp_path, rare, ARMS)
+    assert few_patients(rare[1:]) == [] == few_patients(RECORDS) == few_patients([])
 
 
 def test_trials_that_the_validation_set_does_not_separate_are_named_in_every_case() -> None:
