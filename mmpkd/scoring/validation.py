@@ -67,6 +67,7 @@ class Evaluator:
         self.map = MAPS[config.map]()
         self.device = device
         self.weight_RN = stats.patient_weights(store.patient_N[rows], replicates)
+        self.one_each = len(np.unique(store.patient_N[rows])) == len(rows)  # no patient has several of these images
         self.regions: localize.Regions | None = None
         self.prior_Rhw: Tensor | None = None
         self.foreground_NHW: NDArray[np.bool_] | None = None
@@ -113,7 +114,8 @@ class Evaluator:
                 "the student's logits are no longer finite after an epoch: "
                 "lower optimizer.lr, or set optimizer.clip_norm"
             )
-        metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, self.weight_RN))
+        weight_RN = None if self.one_each else self.weight_RN
+        metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, weight_RN))
         if self.store.facts.several_images:
             metrics |= _prefixed(self._of_patients(logits_NK))
         if self.regions is not None:
@@ -124,8 +126,7 @@ class Evaluator:
     def _of_patients(self, logits_NK: Floats) -> dict[str, float]:
         """Returns scores by patient. It is called in every fold if any patient of the cohort has several images."""
         patients = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
-        weight_RP = self.weight_RN[:, patients.first_P]
-        scores = classify.score(patients.logits_PK, patients.target_PK, patients.known_PK, self.tasks, weight_RP)
+        scores = classify.score(patients.logits_PK, patients.target_PK, patients.known_PK, self.tasks)
         return {
             "auroc_patient": scores["auroc"],
             "auroc_patient_se": scores["auroc_se"],

@@ -16,7 +16,7 @@ import numpy as np
 
 from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, StandIn
-from sweep.plan.expectations import expected_epochs, expected_front
+from sweep.plan.expectations import auroc_error, expected_epochs, expected_front, validation_folds
 from sweep.space.draw import branches, count_branches
 from sweep.space.space import Space
 
@@ -134,7 +134,7 @@ def compute_price(
     largest = max(costs, key=lambda cost: cost.memory_bytes)
     hours, hours_halving = (full + further_seeds) / 3600, (full * share + further_seeds) / 3600
     checkpoints = slots + expected_front(complete, len(goals))
-    error = auroc_error(store, example.cohort.fold)
+    error = auroc_error(store, example.cohort.fold, search.repeats)
     return Price(
         arms=arms,
         hours=hours,
@@ -171,26 +171,6 @@ def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
     images = facts.num_samples * facts.channels * facts.image_size**2 * (1 + len(facts.views))
     teachers = {config.teachers[name].model_dump_json() for config in configs for name in config.active_teachers()}
     return int(images + len(teachers) * facts.num_samples * store.target_NK.shape[1] * 4)
-
-
-def auroc_error(store: StandIn, fold: int) -> float:
-    """Returns the standard error of the mean AUROC over labels on validation, if each label has AUROC 0.75.
-
-    The error of each label is from Hanley & McNeil 1982, eq. 1.
-
-    The sample sizes are numbers of patients. The result is NaN if no label has two classes.
-    """
-    rows = store.rows("val", fold)
-    area, errors = 0.75, []
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    for target_N, known_N in zip(store.target_NK[rows].T, store.known_NK[rows].T, strict=True):
-        patients = store.patient_N[rows]
-        positive = len(np.unique(patients[known_N & (target_N == 1)]))
-        negative = len(np.unique(patients[known_N & (target_N == 0)]))
-        if positive and negative:
-            spread = (positive - 1) * (first - area**2) + (negative - 1) * (second - area**2)
-            errors.append(math.sqrt((area * (1 - area) + spread) / (positive * negative)))
-    return math.sqrt(sum(error**2 for error in errors)) / len(errors) if errors else math.nan
 
 
 def _device_seconds(timings: Sequence[TimedConfig], store: StandIn, devices: float) -> tuple[float, float]:
@@ -256,9 +236,10 @@ def _warnings(
                 f"arm {arm.arm}: about {arm.trials * affordable:.0f} trials for {plural} are a first look, no search; "
                 f"{MIN_BRANCH_TRIALS} a branch would be {MIN_BRANCH_TRIALS * ways}"
             )
-    error = auroc_error(store, example.cohort.fold)
+    folds = validation_folds(store, example.cohort.fold, space.search.repeats)
+    error = auroc_error(store, example.cohort.fold, space.search.repeats)
     if error > MAX_AUROC_ERROR:
-        patients = len(np.unique(store.patient_N[store.rows("val", example.cohort.fold)]))
+        patients = sum(len(np.unique(store.patient_N[store.rows("val", fold)])) for fold in folds)
         warnings.append(
             f"{patients} validation patients give AUROC a standard error of about {error:.3f}: "
             f"trials closer than {2 * error:.2f} cannot be told apart"
