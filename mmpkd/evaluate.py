@@ -24,7 +24,7 @@ from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export import Card, Exported, source_of, tempered
 from mmpkd.machine.files import overridden, read_yaml, write_atomically
 from mmpkd.near_names import near
-from mmpkd.scoring import classify
+from mmpkd.scoring import classify, subgroups
 from mmpkd.scoring.grouping import MIN_PATIENTS, fold_notes, groupings, reason_not_compared, values_of
 from mmpkd.scoring.patients import by_patient
 from mmpkd.scoring.subgroups import REPLICATES, ClassWeights, Predictions, aligned, by_group, by_label, by_region
@@ -57,13 +57,13 @@ with the scores of every image.
   out=DIR         the parent of the folder    [runs/evaluate]
   cache=DIR       the folder of stores    [cache]
 
-Intervals cover 95 %, from {REPLICATES:,} bootstrap replicates over patients. Groups of fewer than {MIN_PATIENTS}
-patients are merged. If a patient has several images, the mean of their probabilities is scored as well; a patient
-whose images have different labels is left out there, and counted as mixed. Maps are scored in the frame of the
-original images. Classification is scored by the calibrated probabilities in predictions.csv; for a multi-class task
-their AUROC may differ from that of the training, which uses raw logits. Of the cohort that a student was trained on,
-only the validation part is scored, on which its temperatures and thresholds were chosen: scores on the training part
-would be too high, and the test part is sealed."""
+Intervals cover 95 %, from {REPLICATES:,} bootstrap replicates over patients; those of an AUROC with one sample for each
+patient are DeLong's, on the logit scale. Groups of fewer than {MIN_PATIENTS} patients are merged. If a patient has
+several images, the mean of their probabilities is scored as well; a patient whose images have different labels is left
+out there, and counted as mixed. Maps are scored in the frame of the original images. Classification is scored by the
+calibrated probabilities in predictions.csv; for a multi-class task their AUROC may differ from that of the training,
+which uses raw logits. Of the cohort that a student was trained on, only the validation part is scored, on which its
+temperatures and thresholds were chosen: scores on the training part would be too high, and the test part is sealed."""
 
 
 def main(words: Sequence[str]) -> None:
@@ -120,10 +120,10 @@ def main(words: Sequence[str]) -> None:
     record = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
     with command.written_to(folder):
         _write(folder, tables, {**record, "fold": fold, "samples": len(rows), "replicates": REPLICATES})
-    patients = len(np.unique(store.patient_N[rows]))
-    which = part if fold is None else f"{part}, fold {fold}"
-    title = f"{store.manifest['reader']}, part {which}: {len(rows)} samples of {patients} patients"
+    which = f"{store.manifest['reader']}, part {part}" + (f", fold {fold}" if fold is not None else "")
+    title = f"{which}: {len(rows)} samples of {len(np.unique(store.patient_N[rows]))} patients"
     _print(tables, title, {**TITLES, "regions": f"{TITLES['regions']}; within={own['within']}, roi={own['roi']}"})
+    command.warn(subgroups.few_patients(exported.card, store, rows))
     compared = set(tables["groups"]["column"]) if "groups" in tables else set()
     lines = [reason_not_compared(name) for name in columns if name not in compared]
     lines += fold_notes(store, [name for name in columns if name in compared])
@@ -230,18 +230,18 @@ def evaluate(
     # A temperature moves one class against the others; every score uses the calibrated probabilities written below.
     logits_NK = tempered(logits_NK, card.tasks, card.temperature)
     probability_NK = classify.probabilities(logits_NK, card.tasks)
-    predicted = Predictions(tasks, logits_NK, probability_NK, target_NK, known_NK, evaluator.weight_RN)
+    labels = target_NK, known_NK
+    predicted = Predictions(tasks, logits_NK, probability_NK, *labels, evaluator.weight_RN, evaluator.one_each)
     patient_ids = store.patient_ids[rows]
     names = [f"{task.name}/{name}" for task in card.tasks for name in task.logit_names]
     predictions = pd.DataFrame(probability_NK, columns=names)
     predictions.insert(0, "sample", store.sample_ids[rows])
     tables = {"labels": by_label(predicted, card, weights), "predictions": predictions}
-    if len(np.unique(patient_ids)) < len(rows):
+    if not evaluator.one_each:
         aggregated = by_patient(logits_NK, target_NK, known_NK, card.tasks, patient_ids)
         probability_PK = classify.probabilities(aggregated.logits_PK, card.tasks)
-        weight_RP = evaluator.weight_RN[:, aggregated.first_P]
-        labels = aggregated.target_PK, aggregated.known_PK
-        of_patients = Predictions(tasks, aggregated.logits_PK, probability_PK, *labels, weight_RP)
+        labels, weight_RP = aggregated[1:3], evaluator.weight_RN[:, aggregated.first_P]
+        of_patients = Predictions(tasks, aggregated.logits_PK, probability_PK, *labels, weight_RP, one_each=True)
         tables["labels_by_patient"] = by_label(of_patients, card, weights).rename(columns={"samples": "patients"})
         mixed = dict(zip(names, aggregated.mixed_PK.sum(axis=0), strict=True))
         tables["labels_by_patient"].insert(2, "mixed", tables["labels_by_patient"]["label"].map(mixed))

@@ -18,7 +18,7 @@ from rich.filesize import decimal
 from mmpkd.command import command_line
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
-from sweep.pareto import admit
+from sweep.pareto import Contenders
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock, is_locked
 from sweep.storage.reader import Sweep, check_exists, read_sweep
@@ -39,8 +39,9 @@ sweep can still be continued afterwards.
   cache=cache    folder of the cache, as given to sweep.run
 
 what is deleted of a sweep
-  checkpoints of trials that have ended and are not on the front (a killed driver, or a worker that
-  outlived it, leaves them), files that a kill left half-written, Ray Tune's scratch folder
+  checkpoints of trials that have ended and are neither on the front nor the best by search.select (a
+  killed driver, or a worker that outlived it, leaves them), files that a kill left half-written, Ray
+  Tune's scratch folder
 
 examples
   python -m sweep.clean
@@ -123,7 +124,8 @@ def waste_of(sweep: Sweep) -> list[Waste]:
     for number in settled_numbers(sweep):
         path = folder.checkpoints_of(number)
         if path.is_dir():
-            wastes.append(Waste(path, f"checkpoints of trial {number}, which is not on the front", size_of(path)))
+            reason = f"checkpoints of trial {number}, which is neither on the front nor the best"
+            wastes.append(Waste(path, reason, size_of(path)))
     if (scratch := folder.tune_scratch).is_dir():
         wastes.append(Waste(scratch, "scratch folder of a driver that was killed", size_of(scratch)))
     listed = {waste.path for waste in wastes}
@@ -134,21 +136,25 @@ def waste_of(sweep: Sweep) -> list[Waste]:
 
 
 def settled_numbers(sweep: Sweep) -> list[int]:
-    """Returns the numbers of the ended trials that are not on the Pareto front and can no longer join the front.
+    """Returns the numbers of the ended trials that are neither on the Pareto front nor the best by `search.select`, and
+    can no longer become so. References are compared among themselves.
 
     A configuration that waits for runs on further seeds can still join the front. A configuration that lacks a value
     for one of the goals of the present space can also still join the front.
     """
-    results = sweep.results()
-    front: dict[int, Sequence[float]] = {}
+    results, goals = sweep.results(), sweep.goals
+    select = sweep.search.get("select")
+    position = goals.index(select) if select in goals else 0
+    contenders = {is_reference: Contenders(position) for is_reference in (False, True)}
     for number, values in results.items():
-        admit(front, number, values)
+        contenders[sweep.trials[number].arm in sweep.references].add(number, values)
+    kept = contenders[False].numbers | contenders[True].numbers
     cannot_join = [
         number
         for number, trial in sweep.trials.items()
         if trial.state in ("pruned", "failed") or (trial.state == "complete" and trial.repeat_of is not None)
     ]
-    return sorted({*cannot_join, *(number for number in results if number not in front)} - set(front))
+    return sorted({*cannot_join, *results} - kept)
 
 
 def half_written(folder: Path) -> Iterator[Path]:

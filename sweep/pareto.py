@@ -5,6 +5,7 @@ goal.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,39 @@ def admit(front: dict[int, Values], number: int, values: Values) -> list[int]:
         del front[other]
     front[number] = values
     return dominated
+
+
+@dataclass
+class Contenders:
+    """The trials that can be chosen so far: the Pareto front, and the best trial by one goal.
+
+    Of several trials that are equal in this goal, the best is the trial with the lowest number. The front lacks this
+    trial if an equal trial is better in another goal.
+
+    Attributes:
+        select: the position of the goal among the values of a trial.
+        front: the values of the trials on the front, by the number of the trial.
+        best: number and value of the best trial, or None if no trial has been added.
+    """
+
+    select: int
+    front: dict[int, Values] = field(default_factory=dict)
+    best: tuple[int, float] | None = None
+
+    @property
+    def numbers(self) -> set[int]:
+        """The numbers of the contenders."""
+        return set(self.front) | ({self.best[0]} if self.best else set())
+
+    def add(self, number: int, values: Values) -> set[int]:
+        """Adds a trial, and returns the numbers of the trials that are no contenders any more, which may include the
+        new trial.
+        """
+        before = self.numbers | {number}
+        admit(self.front, number, values)
+        if self.best is None or (-values[self.select], number) < (-self.best[1], self.best[0]):
+            self.best = number, values[self.select]
+        return before - self.numbers
 
 
 def rank_with_spread(values: Values, others: Sequence[Values]) -> int:

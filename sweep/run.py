@@ -48,7 +48,7 @@ a sweep leaves in STORAGE/NAME
   report.html       the front, learning curves, what each parameter did
   best.yaml         the best configuration by search.select; python -m mmpkd.train config=best.yaml
   trials.parquet    a row a trial; epochs.parquet a row an epoch
-  space.yaml, plan.json, journal.log (Optuna), checkpoints of the front, errors/ of failed trials
+  space.yaml, plan.json, journal.log (Optuna), checkpoints of the best trials, errors/ of failed trials
 
 Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end it in good order within about ten seconds, and
 the same command continues; each running trial loses its epoch at most. A second Ctrl-C ends it at once.

@@ -36,6 +36,7 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
+        {"surrogate"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
         {"options", "pareto", "interrupt", "local_ray", "space"},
         {"cluster"},

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import expit, logsumexp, softmax, xlogy
 
-from mmpkd.scoring.stats import Floats, macro, standard_error, weighted_auroc
+from mmpkd.scoring.stats import Floats, auroc_influence, delong_error, macro, standard_error, weighted_auroc
 from mmpkd.types import Task
 
 Bools = NDArray[np.bool_]
@@ -39,11 +39,15 @@ def score(
     `balanced_accuracy`: for a multi-class task, which predicts its likeliest class, the mean recall of the classes
     that occur; for every other label the mean of sensitivity and specificity at a probability of 0.5 (no threshold is
     tuned), then the mean over the labels with both classes.
-    `auroc_se` is computed if `weight_RN` is given (see `stats.patient_weights`).
+    `auroc_se` is the standard error over patients.
+
+    Args:
+        weight_RN: bootstrap replicates of patients (see `stats.patient_weights`), if a patient has several samples. If
+            None, every sample is of another patient, and the error is DeLong's.
 
     Returns:
-        `auroc`, `ap`, `brier`, `ece`, `balanced_accuracy`, `auroc_undefined` (labels without both classes), and
-        `auroc/<task>/<label>`, `ap/<task>/<label>`, `balanced_accuracy/<task>`. A task without any defined label
+        `auroc`, `auroc_se`, `ap`, `brier`, `ece`, `balanced_accuracy`, `auroc_undefined` (labels without both classes),
+        and `auroc/<task>/<label>`, `ap/<task>/<label>`, `balanced_accuracy/<task>`. A task without any defined label
         makes `auroc`, `ap` and `balanced_accuracy` NaN: planning refuses such a task (see `scorable`).
 
     Raises:
@@ -64,21 +68,37 @@ def score(
     accuracy = {task.name: _balanced_accuracy(task, logits, positive, known) for task in tasks}
     metrics = {
         "auroc": float(over_tasks(auroc[None], defined, tasks)[0]),
+        "auroc_se": auroc_error(odds, positive, known, defined, tasks, weight_RN),
         "ap": float(over_tasks(ap[None], defined, tasks)[0]),
         "brier": float(np.mean([_brier(task, probability, positive, known) for task in tasks])),
         "ece": float(np.mean([_ece(task, probability, positive, known) for task in tasks])),
         "balanced_accuracy": float(np.mean(list(accuracy.values()))),
         "auroc_undefined": float((~defined).sum()),
     }
-    if weight_RN is not None:
-        replicates = weighted_auroc(odds, positive, known, weight_RN)
-        metrics["auroc_se"] = standard_error(over_tasks(replicates, defined, tasks))
     metrics |= {f"balanced_accuracy/{name}": value for name, value in accuracy.items()}
     for task in tasks:
         for name, column in zip(task.logit_names, range(task.columns.start, task.columns.stop), strict=True):
             metrics[f"auroc/{task.name}/{name}"] = float(auroc[column])
             metrics[f"ap/{task.name}/{name}"] = float(ap[column])
     return metrics
+
+
+def auroc_error(
+    odds_NK: Floats,
+    positive_NK: NDArray[Any],
+    known_NK: NDArray[Any],
+    defined_K: Bools,
+    tasks: Sequence[Task],
+    weight_RN: Floats | None,
+) -> float:
+    """Returns the standard error over patients of the mean AUROC over tasks (see `over_tasks`); NaN if it is unknown.
+
+    Args:
+        weight_RN: see `score`.
+    """
+    if weight_RN is None:
+        return delong_error(over_tasks(auroc_influence(odds_NK, positive_NK, known_NK), defined_K, tasks))
+    return standard_error(over_tasks(weighted_auroc(odds_NK, positive_NK, known_NK, weight_RN), defined_K, tasks))
 
 
 def scorable(target_NK: ArrayLike, known_NK: ArrayLike, tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:

@@ -1,8 +1,10 @@
-"""Uncertainty of scores: patient bootstrap with shared replicates, paired intervals, adjusted p-values.
+"""Uncertainty of scores: patient bootstrap with shared replicates, DeLong's errors of AUROCs, paired intervals,
+adjusted p-values.
 
 Replicates are drawn once per validation set, as weights (how often each sample counts), and used for every score, so
-that scores are compared on the same replicates and no array is resampled. Shape letters beside those of `types.py`: R
-replicates, L columns of scores.
+that scores are compared on the same replicates and no array is resampled. Where every sample is of another patient, an
+AUROC has DeLong's error instead, whose intervals hold in small samples (see docs/decisions/scores.md). Shape letters
+beside those of `types.py`: R replicates, L columns of scores.
 """
 
 from __future__ import annotations
@@ -11,11 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import stdtrit
+from scipy.special import expit, logit, stdtrit
 
 Floats = NDArray[np.float64]
 
 MIN_REPLICATES = 20  # fewer defined replicates do not determine a spread
+SMALLEST_ERROR = 1e-9  # a smaller standard error is only rounding and counts as 0
+NORMAL_95 = 1.959964  # the 97.5th percentile of the normal distribution
 
 
 class Interval(NamedTuple):
@@ -69,6 +73,64 @@ def weighted_auroc(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArra
         ordered = np.einsum("gr,gr->r", positives, below - negatives / 2)
         auroc_RL[:, column] = np.divide(ordered, pairs, out=np.full_like(pairs, np.nan), where=pairs > 0)
     return auroc_RL
+
+
+def auroc_influence(score_NL: Floats, positive_NL: NDArray[Any], known_NL: NDArray[Any]) -> Floats:
+    """Returns the influence of each sample on the AUROC of each column, from which `delong_error` follows.
+
+    The placement of a positive sample is the share of the negative samples below it (ties count half), and that of a
+    negative sample is the share of the positive samples above it. The mean placement of either class is the AUROC. The
+    influence of a sample is (placement - AUROC) / sqrt(m (m - 1)), where m is the size of its class. The sum of the
+    squared influences of a column is the variance of DeLong et al. (1988). The sum of the products of two columns is
+    their covariance, also if the labels of the columns differ or are unknown for some samples: a sample has no
+    influence on a column in which its label is unknown. Placements come from sorted scores, as in Sun & Xu (2014).
+
+    The spread within a class of one sample cannot be estimated. The largest possible variance of its placement is used
+    instead, AUROC (1 - AUROC).
+
+    Returns:
+        influence_NL: 0 in a column without both classes.
+    """
+    influence_NL = np.zeros(score_NL.shape)
+    for column in range(score_NL.shape[1]):
+        score_N, known_N, is_positive_N = score_NL[:, column], known_NL[:, column] > 0, positive_NL[:, column] > 0
+        positives, negatives = (np.flatnonzero(known_N & side_N) for side_N in (is_positive_N, ~is_positive_N))
+        if not (positives.size and negatives.size):
+            continue
+        for rows, others, sign in ((positives, negatives, 1), (negatives, positives, -1)):
+            scores, ordered, size = sign * score_N[rows], np.sort(sign * score_N[others]), rows.size
+            below, not_above = (np.searchsorted(ordered, scores, side) for side in ("left", "right"))
+            placement = (below + not_above) / (2 * others.size)
+            mean = placement.mean()
+            if size > 1:
+                influence_NL[rows, column] = (placement - mean) / np.sqrt(size * (size - 1))
+            else:
+                influence_NL[rows, column] = np.sqrt(mean * (1 - mean))
+    return influence_NL
+
+
+def delong_error(influence_N: Floats) -> float:
+    """Returns DeLong's standard error of an AUROC, or of a mean of AUROCs, if every sample is of another patient.
+
+    It is NaN if no sample has an influence, because all positive samples score above all negative ones, for example.
+
+    Args:
+        influence_N: a column of `auroc_influence`; for a mean of AUROCs, the same mean of the columns.
+    """
+    error = float(np.sqrt(np.square(influence_N).sum()))
+    return error if error > SMALLEST_ERROR else float("nan")
+
+
+def logit_interval(value: float, error: float) -> Interval:
+    """Returns the 95 % interval of a value between 0 and 1 that is symmetric on the logit scale.
+
+    The standard error of logit(value) is error / (value (1 - value)). The ends never leave the range from 0 to 1. They
+    are NaN if the error is unknown.
+    """
+    if not (0 < value < 1 and np.isfinite(error)):
+        return Interval(value, float("nan"), float("nan"))
+    half = NORMAL_95 * error / (value * (1 - value))
+    return Interval(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))
 
 
 def weighted_mean(value_NL: Floats, weight_RN: Floats) -> Floats:

@@ -1,12 +1,13 @@
 """Scores of an exported student by label, by group of patients and by region.
 
 Predictions of a student and labels of a cohort are matched by name, so that a student of fourteen findings can be
-scored on a cohort with five of them. Intervals are percentile bootstraps over patients with shared replicates.
+scored on a cohort with five of them. Intervals of 95 % are over patients: percentile bootstraps with shared replicates,
+but for an AUROC of samples of one patient each, DeLong's on the logit scale.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,7 +21,8 @@ from mmpkd.export import Card
 from mmpkd.scoring import classify, stats
 from mmpkd.scoring.grouping import groups
 from mmpkd.scoring.localize import BASELINES, SCORES
-from mmpkd.scoring.stats import Floats
+from mmpkd.scoring.patients import rarer_class, warn_of_few
+from mmpkd.scoring.stats import Floats, Interval
 from mmpkd.types import ConfigError, Task
 
 REPLICATES = 2000
@@ -42,6 +44,7 @@ class Predictions:
     target_NK: NDArray[np.float32]
     known_NK: NDArray[np.bool_]
     weight_RN: Floats  # bootstrap replicates of patients
+    one_each: bool = False  # whether every sample is of another patient
 
 
 def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.float32], NDArray[np.bool_]]:
@@ -75,6 +78,12 @@ def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.floa
     return tuple(tasks), target_NK, known_NK
 
 
+def few_patients(card: Card, store: Store, rows: NDArray[np.int64]) -> list[str]:
+    """Returns a warning if a label that is scored on the samples at `rows` has few patients of its rarer class."""
+    tasks, target_NK, known_NK = aligned(card, store)
+    return warn_of_few(rarer_class(target_NK[rows], known_NK[rows], store.patient_N[rows]), tasks)
+
+
 def _columns(task: Task) -> range:
     return range(task.columns.start, task.columns.stop)
 
@@ -90,12 +99,7 @@ def by_label(predictions: Predictions, card: Card, weights: ClassWeights) -> pd.
     is the likeliest). `ap` and `brier` weigh all samples equally or, with `balanced`, both classes equally, which makes
     cohorts of different prevalence comparable; this does not change the AUROC and the balanced accuracy.
     """
-    odds_NK = classify.log_odds(predictions.logits_NK, predictions.tasks)
-    auroc_K = stats.weighted_auroc(odds_NK, predictions.target_NK, predictions.known_NK, np.ones((1, len(odds_NK))))[0]
-    chunks = np.array_split(predictions.weight_RN, 1 + len(predictions.weight_RN) // CHUNK)
-    auroc_RK = np.concatenate(
-        [stats.weighted_auroc(odds_NK, predictions.target_NK, predictions.known_NK, chunk_RN) for chunk_RN in chunks]
-    )
+    auroc_K = _aurocs(predictions, predictions.known_NK, lambda value_RK: value_RK)
     rows = []
     for task in predictions.tasks:
         top_N = predictions.probability_NK[:, task.columns].argmax(axis=1) + task.columns.start
@@ -111,15 +115,14 @@ def by_label(predictions: Predictions, card: Card, weights: ClassWeights) -> pd.
             if weights == "balanced" and 0 < label.sum() < len(label):
                 weight = np.where(label, 0.5 / label.mean(), 0.5 / (1 - label.mean()))
             both = 0 < label.sum() < len(label)
-            low, high = interval(auroc_RK[:, column])
             rows.append(
                 {
                     "label": f"{task.name}/{name}",
                     "samples": len(label),
                     "positive": int(label.sum()),
-                    "auroc": auroc_K[column],
-                    "auroc_low": low,
-                    "auroc_high": high,
+                    "auroc": auroc_K[column].mean,
+                    "auroc_low": auroc_K[column].low,
+                    "auroc_high": auroc_K[column].high,
                     "ap": average_precision_score(label, probability, sample_weight=weight) if both else np.nan,
                     "balanced_accuracy": (called[label].mean() + (~called[~label]).mean()) / 2 if both else np.nan,
                     "brier": brier_score_loss(label, probability, sample_weight=weight),
@@ -128,20 +131,32 @@ def by_label(predictions: Predictions, card: Card, weights: ClassWeights) -> pd.
     return pd.DataFrame(rows)
 
 
-def overall(
-    predictions: Predictions, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]
-) -> tuple[float, float, float]:
-    """Returns the AUROC over the samples in `mask_N`, and the lower and upper end of its 95 % interval. The AUROC is
-    the mean over tasks of the mean over the task's logits in `defined_K`."""
-    odds_NK = classify.log_odds(predictions.logits_NK, predictions.tasks)
-    known_NK = predictions.known_NK & mask_N[:, None]
-    weight_RN = np.concatenate([np.ones((1, len(mask_N))), predictions.weight_RN])
-    chunks = np.array_split(weight_RN, 1 + len(weight_RN) // CHUNK)
-    target_NK = predictions.target_NK
-    auroc_RK = np.concatenate([stats.weighted_auroc(odds_NK, target_NK, known_NK, chunk_RN) for chunk_RN in chunks])
+def overall(predictions: Predictions, mask_N: NDArray[np.bool_], defined_K: NDArray[np.bool_]) -> Interval:
+    """Returns the AUROC over the samples in `mask_N` with its 95 % interval. The AUROC is the mean over tasks of the
+    mean over the task's logits in `defined_K`."""
     tasks = [task for task in predictions.tasks if defined_K[task.columns].any()]
-    value_R = classify.over_tasks(auroc_RK, defined_K, tasks) if tasks else np.full(len(auroc_RK), np.nan)
-    return (float(value_R[0]), *interval(value_R[1:]))
+    if not tasks:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    known_NK = predictions.known_NK & mask_N[:, None]
+    (auroc,) = _aurocs(predictions, known_NK, lambda value_RK: classify.over_tasks(value_RK, defined_K, tasks)[:, None])
+    return auroc
+
+
+def _aurocs(predictions: Predictions, known_NK: NDArray[np.bool_], mean: Callable[[Floats], Floats]) -> list[Interval]:
+    """Returns means of AUROCs with their 95 % intervals.
+
+    Args:
+        mean: maps values of the logits (R, K) to the same M means of them in every row (R, M).
+    """
+    labels = classify.log_odds(predictions.logits_NK, predictions.tasks), predictions.target_NK, known_NK
+    value_M = mean(stats.weighted_auroc(*labels, np.ones((1, len(known_NK)))))[0].tolist()
+    if predictions.one_each:
+        influence_MN = mean(stats.auroc_influence(*labels)).T
+        errors = [stats.delong_error(influence_N) for influence_N in influence_MN]
+        return [stats.logit_interval(value, error) for value, error in zip(value_M, errors, strict=True)]
+    chunks = np.array_split(predictions.weight_RN, 1 + len(predictions.weight_RN) // CHUNK)
+    value_MR = mean(np.concatenate([stats.weighted_auroc(*labels, chunk_RN) for chunk_RN in chunks])).T
+    return [Interval(value, *interval(value_R)) for value, value_R in zip(value_M, value_MR, strict=True)]
 
 
 def defined(predictions: Predictions, mask_N: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -17,7 +17,7 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.fit import autocast
 from mmpkd.scoring import baselines, classify, localize, stats
-from mmpkd.scoring.patients import by_patient
+from mmpkd.scoring.patients import by_patient, rarer_class
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.stats import Floats
 from mmpkd.student import Student
@@ -67,10 +67,13 @@ class Evaluator:
         self.map = MAPS[config.map]()
         self.device = device
         self.weight_RN = stats.patient_weights(store.patient_N[rows], replicates)
+        self.one_each = len(np.unique(store.patient_N[rows])) == len(rows)  # no patient has several of these images
         self.regions: localize.Regions | None = None
         self.prior_Rhw: Tensor | None = None
         self.foreground_NHW: NDArray[np.bool_] | None = None
-        self.fixed: dict[str, float] = {}
+        rarer_K = rarer_class(self.target_NK, self.known_NK, store.patient_N[rows])
+        scored = rarer_K > 0
+        self.fixed = {"val/auroc_rarer_class": float(rarer_K[scored].min())} if scored.any() else {}
         self.union = config.roi == "union"
         self.roi_labels = (UNION,) if self.union and store.facts.roi_labels else store.facts.roi_labels
         self.one_map = not self.map.per_label and len(self.roi_labels) > 1
@@ -86,7 +89,7 @@ class Evaluator:
                 self.prior_Rhw = _mean_roi(store, train_rows, grid, self.union or self.one_map)
             fixed = localize.baseline_scores(self.regions, self.prior_Rhw)
             fixed |= localize.bounds(self.regions, self.one_map)
-            self.fixed = _prefixed(localize.summarize(fixed))
+            self.fixed |= _prefixed(localize.summarize(fixed))
 
     def _united(self, roi_NRHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.asarray(roi_NRHW.any(axis=1, keepdims=True)) if self.union else roi_NRHW
@@ -113,7 +116,8 @@ class Evaluator:
                 "the student's logits are no longer finite after an epoch: "
                 "lower optimizer.lr, or set optimizer.clip_norm"
             )
-        metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, self.weight_RN))
+        weight_RN = None if self.one_each else self.weight_RN
+        metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, weight_RN))
         if self.store.facts.several_images:
             metrics |= _prefixed(self._of_patients(logits_NK))
         if self.regions is not None:
@@ -124,8 +128,7 @@ class Evaluator:
     def _of_patients(self, logits_NK: Floats) -> dict[str, float]:
         """Returns scores by patient. It is called in every fold if any patient of the cohort has several images."""
         patients = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
-        weight_RP = self.weight_RN[:, patients.first_P]
-        scores = classify.score(patients.logits_PK, patients.target_PK, patients.known_PK, self.tasks, weight_RP)
+        scores = classify.score(patients.logits_PK, patients.target_PK, patients.known_PK, self.tasks)
         return {
             "auroc_patient": scores["auroc"],
             "auroc_patient_se": scores["auroc_se"],

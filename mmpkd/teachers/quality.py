@@ -108,9 +108,10 @@ def _validation_scores(logits_NK: NDArray[np.float32], store: Store, rows: NDArr
     odds_NK = classify.log_odds(logits_NK[rows], tasks)
     labels = store.target_NK[rows], store.known_NK[rows]
     auroc_K = stats.weighted_auroc(odds_NK, *labels, np.ones((1, len(rows))))[0]
-    replicate_RK = stats.weighted_auroc(odds_NK, *labels, stats.patient_weights(store.patient_N[rows]))
+    patient_N = store.patient_N[rows]
+    weight_RN = None if len(np.unique(patient_N)) == len(rows) else stats.patient_weights(patient_N)
     scores, defined_K = dict[str, float](), np.isfinite(auroc_K)
     for name, subset in subsets:
         scores[f"val_auroc{name}"] = float(classify.over_tasks(auroc_K[None], defined_K, subset)[0])
-        scores[f"val_auroc_se{name}"] = stats.standard_error(classify.over_tasks(replicate_RK, defined_K, subset))
+        scores[f"val_auroc_se{name}"] = classify.auroc_error(odds_NK, *labels, defined_K, subset, weight_RN)
     return scores

@@ -7,8 +7,7 @@ from typing import Final
 
 from sweep.plan.expectations import expected_maximum
 from sweep.space.draw import count_configurations
-from sweep.space.shares import furthest_behind
-from sweep.space.space import Space
+from sweep.space.space import Space, furthest_behind
 
 MAX_RATIO: Final = 1.5  # largest ratio between the numbers of trials of two arms that causes no warning
 

@@ -16,8 +16,9 @@ import numpy as np
 
 from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, StandIn
+from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
 from sweep.plan.dealing import deal_trials, luck_warnings
-from sweep.plan.expectations import expected_epochs, expected_front
+from sweep.plan.expectations import auroc_error, expected_epochs, expected_front, validation_folds
 from sweep.space.draw import branches, count_branches
 from sweep.space.search_config import Equal
 from sweep.space.space import Space
@@ -145,7 +146,7 @@ def compute_price(
     hours, hours_halving = sum(arm.hours for arm in arms), sum(arm.hours_halving for arm in arms)
     largest = max(costs, key=lambda cost: cost.memory_bytes)
     checkpoints = slots + expected_front(complete, len(goals))
-    error = auroc_error(store, example.cohort.fold)
+    error = auroc_error(store, example.cohort.fold, search.repeats)
     return Price(
         arms=tuple(arms),
         equal=search.equal,
@@ -185,26 +186,6 @@ def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
     return int(images + len(teachers) * facts.num_samples * store.target_NK.shape[1] * 4)
 
 
-def auroc_error(store: StandIn, fold: int) -> float:
-    """Returns the standard error of the mean AUROC over labels on validation, if each label has AUROC 0.75.
-
-    The error of each label is from Hanley & McNeil 1982, eq. 1.
-
-    The sample sizes are numbers of patients. The result is NaN if no label has two classes.
-    """
-    rows = store.rows("val", fold)
-    area, errors = 0.75, []
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    for target_N, known_N in zip(store.target_NK[rows].T, store.known_NK[rows].T, strict=True):
-        patients = store.patient_N[rows]
-        positive = len(np.unique(patients[known_N & (target_N == 1)]))
-        negative = len(np.unique(patients[known_N & (target_N == 0)]))
-        if positive and negative:
-            spread = (positive - 1) * (first - area**2) + (negative - 1) * (second - area**2)
-            errors.append(math.sqrt((area * (1 - area) + spread) / (positive * negative)))
-    return math.sqrt(sum(error**2 for error in errors)) / len(errors) if errors else math.nan
-
-
 def _device_seconds(
     timed: Mapping[str, Sequence[TimedConfig]], store: StandIn, devices: float
 ) -> dict[str, tuple[float, float]]:
@@ -237,7 +218,8 @@ def _warnings(
     budget, affordable = space.search.budget_device_hours, 1.0
     if budget is not None and budget < hours:
         affordable = budget / hours
-        number, each = space.search.trials, ", ".join(f"{arm.arm} {round(arm.trials * affordable)}" for arm in arms)
+        number = sum(arm.trials for arm in arms)
+        each = ", ".join(f"{arm.arm} {round(arm.trials * affordable)}" for arm in arms)
         warnings.append(
             f"budget_device_hours={budget:g} will end the sweep after about {affordable * number:.0f} of {number} "
             f"trials ({each}); all of them take {hours:.3g}"
@@ -254,13 +236,20 @@ def _warnings(
                 f"arm {arm.arm}: about {arm.trials * affordable:.0f} trials for {plural} are a first look, no search; "
                 f"{MIN_BRANCH_TRIALS} a branch would be {MIN_BRANCH_TRIALS * ways}"
             )
-    error = auroc_error(store, example.cohort.fold)
+    folds = validation_folds(store, example.cohort.fold, space.search.repeats)
+    error = auroc_error(store, example.cohort.fold, space.search.repeats)
     if error > MAX_AUROC_ERROR:
-        patients = len(np.unique(store.patient_N[store.rows("val", example.cohort.fold)]))
+        patients = sum(len(np.unique(store.patient_N[store.rows("val", fold)])) for fold in folds)
         warnings.append(
             f"{patients} validation patients give AUROC a standard error of about {error:.3f}: "
             f"trials closer than {2 * error:.2f} cannot be told apart"
         )
+    rows_of_folds = [store.rows("val", fold) for fold in folds]
+    rarer_FK = np.array(
+        [rarer_class(store.target_NK[rows], store.known_NK[rows], store.patient_N[rows]) for rows in rows_of_folds]
+    )
+    fewest_K = np.where(rarer_FK > 0, rarer_FK, FEW_PATIENTS).min(axis=0)
+    warnings += warn_of_few(fewest_K, store.facts.tasks, "validation patients")
     return warnings
 
 

@@ -66,7 +66,7 @@ def _write_files(
     assert planned.example is not None
     config, folder, goals = search.space.search, options.folder, planned.goals
     write_tables(folder, records, spool, search.state.left_behind)
-    best = picked(shown, config.select, goals)
+    best = picked(shown, config.select)
     if best:
         cohort = {"cohort": planned.example.cohort}  # the data may have been moved since the trial began
         write_atomically(

@@ -16,6 +16,7 @@ from sweep.reports.console import (
     TEACHER_COLUMN,
     cells,
     error_of,
+    few_patients,
     image_blind_scores,
     off_front,
     off_front_label,
@@ -63,7 +64,11 @@ def write_report(
     counts = ", ".join(
         f"{sum(record.state == state for record in records)} {state}" for state in ("complete", "pruned", "failed")
     )
-    errors = "Bars and ± are standard errors over validation patients; ± ? means that there are too few patients."
+    errors = (
+        "Bars and ± are standard errors over validation patients, and of means over seeds also over seeds. "
+        "All equal: every resampling of the patients gives the same score, so that its error is unknown. "
+        "± ?: too few patients have a score."
+    )
     parts = [f'<p class="note">{counts}. {errors}</p>']
     if totals:
         parts += [f"<h2>Arms</h2>{_table(ARM_COLUMNS, [arm.cells() for arm in totals])}"]
@@ -73,6 +78,7 @@ def write_report(
         *image_blind_scores(records, goals),
         *teacher_warnings(records, arms),
         *without_complete(records, arms),
+        *few_patients(records),
         *resolution(records, goals, auroc_error),
     ]
     parts += [f'<p class="note">{escape(note.rstrip("."))}.</p>' for note in notes]
@@ -103,9 +109,13 @@ def _html(figure: go.Figure) -> str:
 
 
 def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> str:
-    marked = select if picked(records, select, goals) else ""
-    best = [(f"best {goal}{f' ({BEST})' * (goal == marked)}", best_of(records, goal, goals)) for goal in goals]
-    best += [(off_front_label(record), record) for record in off_front(records, arms, goals, select)]
+    marked = select if picked(records, select) else ""
+    best = [(f"best {goal}{f' ({BEST})' * (goal == marked)}", best_of(records, goal)) for goal in goals]
+    best += [
+        (off_front_label(record, records, select), record)
+        for record in off_front(records, arms, goals, select)
+        if record is not picked(records, select)  # the picked trial already has a row
+    ]
     rows = []
     for label, record in best:
         assert record is not None

@@ -81,7 +81,7 @@ class Progress:
         done = over_seeds(list(search.finished.values()), search.space.search.repeats)
         for arm in search.space.arms:
             records = [record for record in done if record.arm == arm]
-            best = {goal: best_of(records, goal, search.goals) for goal in search.goals}
+            best = {goal: best_of(records, goal) for goal in search.goals}
             cells[arm] = [f"{goal} {record.metrics[goal]:.3f}" for goal, record in best.items() if record]
         return cells
 

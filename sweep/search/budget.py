@@ -9,7 +9,7 @@ from typing import Final
 
 from sweep.pareto import admit, hypervolume
 from sweep.space.search_config import Equal, SearchConfig
-from sweep.space.shares import furthest_behind
+from sweep.space.space import furthest_behind
 from sweep.types import Record, Values
 
 MIN_GROWTH: Final = 1.01  # factor by which an arm's hypervolume must grow; less counts as a plateau

@@ -14,7 +14,7 @@ from typing import Any
 
 from mmpkd.config import TrialConfig
 from mmpkd.teachers import resolve
-from sweep.pareto import admit
+from sweep.pareto import Contenders
 from sweep.search.budget import Ledger, Plateau
 from sweep.search.imputation import Imputation
 from sweep.search.proposals import ArmSampler, Proposal, SamplerThread, resolved_values
@@ -73,7 +73,9 @@ class SweepState:
         self.finished: dict[int, Record] = {}
         self.interrupted: list[int] = []
         self.awaiting_seeds: dict[int, Proposal] = {}
-        self._front: dict[int, Values] = {}
+        # References have a front of their own, so that none of them displaces a trial that can be chosen.
+        select = self.goals.index(space.search.select)
+        self._contenders = {is_reference: Contenders(select) for is_reference in (False, True)}
         self._spooled: dict[int, tuple[int, float]] = {}  # by number: last epoch in the spool, device-seconds so far
         self._announced: set[int] = set()  # numbers of trials with a TrialStarted event in the spool
         self._lost = set(lost)
@@ -219,7 +221,7 @@ class SweepState:
     def _settle(self, record: Record) -> dict[int, Values | None]:
         """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.
 
-        A trial keeps its checkpoints if it is on the front, or may still join the front.
+        A trial keeps its checkpoints if it is on the front or is the best by `search.select`, or may still become so.
 
         Returns:
             The number of the configuration that the trial settles, mapped to the values that the sampler learns from
@@ -241,7 +243,8 @@ class SweepState:
                 _, means = settlement
                 settled[configuration] = means
                 self.plateau.add(arm, configuration, means)
-                needless += [configuration] if means is None else admit(self._front, configuration, means)
+                contenders = self._contenders[record.reference]
+                needless += [configuration] if means is None else contenders.add(configuration, means)
         else:
             learned = settled[number] = self.studies.learned(number)
             if learned is not None:

@@ -84,7 +84,7 @@ class SearchConfig(Strict):
     """How to search a space. The sampler's seed is not set here; it is the `seed` of the trials."""
 
     maximize: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # val/auroc; with ROIs val/pointing too
-    select: str = "val/auroc"  # the goal that picks best.yaml from the front
+    select: str = "val/auroc"  # the goal by which best.yaml is the best; in a tie the trial with the lowest number
     trials: Positive = 32  # number of configurations, over all arms
     budget_device_hours: Annotated[float, Field(gt=0)] | None = None  # wall time x GPUs (or cores) of all trials
     deadline: datetime | None = None  # no trial runs later; local time unless it names a zone

@@ -5,13 +5,16 @@ All averaging of the runs of one configuration over seeds is done in this module
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
-from sweep.pareto import admit, dominates
+from mmpkd.scoring.stats import SMALLEST_ERROR
+from sweep.pareto import admit
 from sweep.types import Record, Values
 
 
@@ -58,8 +61,9 @@ def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
     """Returns the configurations that completed on `repeats` seeds. Each is represented by its first trial, with
     averaged metrics.
 
-    The standard error of a metric over the seeds is added as `<metric>_seed_se`. This error contains the sampling error
-    of the validation images only if the seeds have different validation images.
+    For a metric with a standard error over patients, `<metric>_se` is the standard error of the mean (see
+    `error_of_mean`). The standard error over the seeds alone is added as `<metric>_seed_se`. The latter contains the
+    sampling error of the validation patients only if the seeds have different validation patients.
     """
     complete = [record for record in records if record.state == "complete"]
     if repeats == 1:
@@ -71,10 +75,10 @@ def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
 
 
 def comparable(records: Sequence[Record], goals: Sequence[str], repeats: int) -> list[Record]:
-    """Returns the configurations that may be compared: means over seeds, and single runs that cannot join the front.
+    """Returns the configurations that may be compared: means over seeds, and single runs that cannot be chosen.
 
     A configuration that has not completed on all its seeds is left out, unless the mean of another configuration of its
-    arm dominates it.
+    arm is better in every goal. It could otherwise be chosen in a tie.
     """
     if repeats == 1:
         return list(records)
@@ -84,30 +88,77 @@ def comparable(records: Sequence[Record], goals: Sequence[str], repeats: int) ->
         for record in records
         if record.repeat_of is None
         and record.number not in means
-        and (record.state != "complete" or _is_dominated(record, means.values(), goals))
+        and (record.state != "complete" or _is_worse(record, means.values(), goals))
     ]
     return sorted([*single_runs, *means.values()], key=lambda record: record.number)
 
 
-def _is_dominated(record: Record, others: Iterable[Record], goals: Sequence[str]) -> bool:
-    values = record.values(goals)
-    return any(other.arm == record.arm and dominates(other.values(goals), values) for other in others)
+def _is_worse(record: Record, others: Iterable[Record], goals: Sequence[str]) -> bool:
+    """Returns whether another record of the same arm is better in every goal."""
+    of_arm = [other for other in others if other.arm == record.arm]
+    return any(all(other.metrics[goal] > record.metrics[goal] for goal in goals) for other in of_arm)
 
 
 def _averaged(first: Record, runs: Sequence[Record]) -> Record:
     metrics = {}
+    folds = [json.loads(run.config).get("cohort", {}).get("fold", 0) for run in runs]
     for name in first.metrics:
         values = [run.metrics[name] for run in runs if name in run.metrics]
+        if (scored := name.removesuffix("_se")) != name and scored in first.metrics:
+            metrics[name] = error_of_mean([run.metrics[scored] for run in runs], values, folds)
+            continue
         metrics[name] = statistics.fmean(values)
         if len(values) > 1:
-            # The score of a label without both classes in a validation part is NaN, which `stdev` does not accept.
-            are_finite = all(map(math.isfinite, values))
-            metrics[f"{name}_seed_se"] = statistics.stdev(values) / math.sqrt(len(values)) if are_finite else math.nan
+            metrics[f"{name}_seed_se"] = math.sqrt(_variance(values) / len(values))
     return replace(first, metrics=metrics)
 
 
+def error_of_mean(values: Sequence[float], errors: Sequence[float], folds: Sequence[int]) -> float:
+    """Returns the standard error of the mean of a score over the runs of one configuration, each on another seed.
+
+    Let k be the number of runs, v the mean of their squared errors over patients, and s the standard deviation of the
+    score over the runs. The variance of the mean has two sources, patients and seeds:
+
+    - If all runs have the same validation patients, the variance is v + s²/k. More seeds do not reduce the error over
+      patients. This is an upper bound, because the errors of two seeds on the same patients are not fully correlated.
+    - If every run has other validation patients (its own fold), the errors over patients are independent, and s already
+      contains them. The variance is s²/k, but at least v/k, because s of a few runs may be small by luck.
+    - If some runs share a fold, it is v times the sum of (runs of a fold / k)² over the folds, plus s²/k. This is an
+      upper bound too.
+
+    Args:
+        values: the score of each run.
+        errors: the standard error over patients of each run. Errors that are 0 or NaN are unknown and do not enter v.
+        folds: the validation fold of each run.
+
+    Returns:
+        The standard error. It is NaN if the error of every run is unknown, or if a score is NaN.
+    """
+    known = [error for error in errors if error > SMALLEST_ERROR]
+    if not known:
+        return math.nan
+    over_patients = statistics.fmean(error**2 for error in known)
+    over_seeds = _variance(values) / len(values)
+    runs_of_fold = Counter(folds).values()
+    if len(values) > 1 and max(runs_of_fold) == 1:
+        return math.sqrt(max(over_patients / len(values), over_seeds))
+    return math.sqrt(over_patients * sum((count / len(values)) ** 2 for count in runs_of_fold) + over_seeds)
+
+
+def _variance(values: Sequence[float]) -> float:
+    """Returns the sample variance, which is 0 for a single value.
+
+    It is NaN if a value is not finite. The score of a label without both classes in a validation part is not, and
+    `statistics.variance` does not accept it.
+    """
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    return statistics.variance(values) if len(values) > 1 else 0.0
+
+
 def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
-    """Returns the Pareto front of the complete trials, ordered by the first goal, best first.
+    """Returns the Pareto front of the complete trials, ordered by the first goal, best first. Trials that are equal in
+    this goal are ordered by number.
 
     Only complete trials are compared, because they have equal budgets. References (`Record.reference`) are left out.
     """
@@ -115,25 +166,32 @@ def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
     for record in records:
         if record.state == "complete" and not record.reference:
             admit(front, record.number, record.values(goals))
-    on_front = [record for record in records if record.number in front]
-    return sorted(on_front, key=lambda record: record.values(goals), reverse=True)
+    return best_first([record for record in records if record.number in front], goals[0])
 
 
-def best_of(records: Sequence[Record], goal: str, goals: Sequence[str]) -> Record | None:
-    """Returns the complete trial that is best by one goal. The other goals decide a tie, so that the trial is on the
-    front.
-
-    A reference is returned only if all complete trials are references.
+def best_first(records: Iterable[Record], goal: str) -> list[Record]:
+    """Returns the records ordered by one goal, best first. Records that are equal in this goal are ordered by
+    number.
     """
-    order = [goal, *(other for other in goals if other != goal)]
+    return sorted(records, key=lambda record: (-record.metrics[goal], record.number))
+
+
+def best_of(records: Sequence[Record], goal: str) -> Record | None:
+    """Returns the complete trial that is best by one goal. Of several trials that are equal in this goal, it returns
+    the trial with the lowest number.
+
+    No other goal decides a tie, because the other score of the trial would then be the best of several scores, and
+    higher by luck. The trial is therefore not on the front if an equal trial is better in another goal. A reference is
+    returned only if all complete trials are references.
+    """
     complete = [record for record in records if record.state == "complete"]
     candidates = [record for record in complete if not record.reference] or complete
-    return max(candidates, key=lambda record: record.values(order), default=None)
+    return next(iter(best_first(candidates, goal)), None)
 
 
-def picked(records: Sequence[Record], select: str, goals: Sequence[str]) -> Record | None:
+def picked(records: Sequence[Record], select: str) -> Record | None:
     """Returns the trial to be written to best.yaml: the best trial by `select`, or None if the best trial is a
     reference.
     """
-    best = best_of(records, select, goals)
+    best = best_of(records, select)
     return None if best is None or best.reference else best

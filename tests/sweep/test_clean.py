@@ -73,6 +73,17 @@ def test_a_configuration_that_waits_for_its_seeds_may_join_the_front(tmp_path: P
     assert clean.settled_numbers(read_sweep(SweepFolder(tmp_path / "breast"))) == [1]
 
 
+def test_references_do_not_displace_trials_and_a_tie_keeps_the_lower_number(tmp_path: Path) -> None:
+    """Trial 0 is the best by AUROC by its number. Trials 3 and 4 read another image at test, and dominate all."""
+    spool = make(tmp_path / "breast", references=["superior"])
+    add(spool, 0, "complete", 0.8, 0.2)
+    add(spool, 1, "complete", 0.8, 0.4)
+    add(spool, 2, "complete", 0.8, 0.3)
+    add(spool, 3, "complete", 0.95, 0.9, arm="superior")
+    add(spool, 4, "complete", 0.9, 0.9, arm="superior")
+    assert clean.settled_numbers(read_sweep(SweepFolder(tmp_path / "breast"))) == [2, 4]
+
+
 def cached(cache: Path, kind: str, name: str, **manifest: str) -> None:
     (cache / kind / name).mkdir(parents=True)
     (cache / kind / name / "manifest.json").write_text(json.dumps(manifest))

@@ -194,7 +194,17 @@ def test_standard_error_is_that_of_the_macro_mean():
         rows = np.repeat(np.arange(len(target)), weight)
         naive.append(score(logits[rows], target[rows], known[rows], MIXED)["auroc"])
     assert metrics["auroc_se"] == pytest.approx(np.std(naive, ddof=1), rel=1e-9)
-    assert "auroc_se" not in score(logits, target, known, MIXED)
+
+
+def test_without_replicates_every_sample_is_of_another_patient():
+    """The error of the mean over tasks against 4,000 bootstrap replicates of samples, with unknown labels and ties."""
+    logits, target, generator = random_split(3, num=400)
+    known = np.repeat(generator.random((400, 4)) < 0.7, [1, 3, 1, 1], axis=1)
+    by_delong = score(logits, target, known, MIXED)
+    by_bootstrap = score(logits, target, known, MIXED, patient_weights(np.arange(400), 4000))
+    assert by_delong["auroc"] == by_bootstrap["auroc"]
+    # 4,000 replicates know their spread to 1.1 %.
+    assert by_delong["auroc_se"] == pytest.approx(by_bootstrap["auroc_se"], rel=0.04)
 
 
 def test_standard_error_is_near_hanley_and_mcneil():
@@ -202,11 +212,13 @@ def test_standard_error_is_near_hanley_and_mcneil():
     generator = np.random.default_rng(0)
     target = (np.arange(400) < 200).astype(float)[:, None]
     logits = generator.normal(size=(400, 1)) + target
-    metrics = score(logits, target, known_all(target), BINARY, patient_weights(np.arange(400), 1000))
+    metrics = score(logits, target, known_all(target), BINARY)
     auroc = metrics["auroc"]
     q1, q2 = auroc / (2 - auroc), 2 * auroc**2 / (1 + auroc)
     variance = (auroc * (1 - auroc) + 199 * (q1 - auroc**2) + 199 * (q2 - auroc**2)) / 200**2
-    assert metrics["auroc_se"] == pytest.approx(np.sqrt(variance), rel=0.1)
+    resampled = score(logits, target, known_all(target), BINARY, patient_weights(np.arange(400), 1000))
+    for error in (metrics["auroc_se"], resampled["auroc_se"]):
+        assert error == pytest.approx(np.sqrt(variance), rel=0.1)
 
 
 def test_logits_that_are_not_finite_are_refused():

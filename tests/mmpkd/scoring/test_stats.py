@@ -8,7 +8,10 @@ from scipy import stats as scipy_stats
 from sklearn.metrics import roc_auc_score
 
 from mmpkd.scoring.stats import (
+    auroc_influence,
+    delong_error,
     holm,
+    logit_interval,
     macro,
     paired_interval,
     patient_weights,
@@ -131,3 +134,62 @@ def test_a_perfect_auroc_of_few_patients_has_no_standard_error() -> None:
     score_N1, positive_N1 = np.array([[0.1], [0.2], [0.9]]), np.array([[0.0], [0.0], [1.0]])
     weight_RN = patient_weights(np.arange(3))
     assert np.isnan(standard_error(weighted_auroc(score_N1, positive_N1, positive_N1 > -1, weight_RN)[:, 0]))
+
+
+def delong_of(scores: list[float], positive: list[int]) -> float:
+    score_N1, positive_N1 = np.array(scores)[:, None], np.array(positive)[:, None]
+    return delong_error(auroc_influence(score_N1, positive_N1, np.ones_like(positive_N1))[:, 0])
+
+
+def test_delongs_error_by_hand():
+    # Of the positives 3 and 1, the negatives 2 and 0 lie 2 and 1 below: placements 1 and 1/2. Those of the negatives
+    # are 1/2 and 1. Each class has a variance of 1/8, which is divided by two samples.
+    assert delong_of([3, 1, 2, 0], [1, 1, 0, 0]) == pytest.approx((1 / 16 + 1 / 16) ** 0.5)
+    # A tie counts half: placements of the positives 1, 3/4 and 1 (variance 1/48), of the negatives 5/6 and 1 (1/72).
+    assert delong_of([0.8, 0.4, 0.6, 0.4, 0.2], [1, 1, 1, 0, 0]) == pytest.approx((1 / 144 + 1 / 144) ** 0.5)
+
+
+def test_the_class_of_a_single_sample_has_the_largest_possible_variance():
+    # It lies above three of four negatives: 3/4 x 1/4, and the variance of 1, 1, 1 and 0, 1/4, over four samples.
+    assert delong_of([2.5, 1, 1.5, 2, 3], [1, 0, 0, 0, 0]) == pytest.approx((3 / 16 + 1 / 16) ** 0.5)
+
+
+@pytest.mark.parametrize("scores", [[1, 2, 3, 4], [4, 3, 2, 1], [1, 1, 1, 1]])
+def test_an_auroc_of_1_or_0_or_of_ties_alone_has_no_error(scores: list[float]):
+    assert np.isnan(delong_of(scores, [0, 0, 1, 1]))
+
+
+def test_the_error_of_a_mean_is_from_delongs_covariance_matrix():
+    """The matrix is computed from all pairs, as in DeLong et al. (1988), equations 4 to 6."""
+    generator = np.random.default_rng(0)
+    positive = np.arange(40) < 15
+    scores = np.round(generator.normal(size=(40, 3)) + positive[:, None] * [0.5, 1, 2], 1)
+    pairs = np.sign(scores[positive][:, None] - scores[~positive][None]) / 2 + 0.5  # 15 x 25 x 3
+    covariance = np.cov(pairs.mean(axis=1).T) / 15 + np.cov(pairs.mean(axis=0).T) / 25
+    weights = np.array([0.5, 0.25, 0.25])
+    influence = auroc_influence(scores, np.repeat(positive[:, None], 3, axis=1), np.ones((40, 3)))
+    np.testing.assert_allclose(influence.T @ influence, covariance, rtol=1e-10)
+    assert delong_error(influence @ weights) == pytest.approx((weights @ covariance @ weights) ** 0.5)
+
+
+def test_a_sample_of_unknown_label_has_no_influence():
+    generator = np.random.default_rng(0)
+    scores, positive = generator.normal(size=(30, 2)), generator.random((30, 2)) < 0.5
+    known = generator.random((30, 2)) < 0.6
+    influence = auroc_influence(scores, positive, known)
+    assert (influence[~known] == 0).all() and (influence[known] != 0).any()
+    for column in range(2):
+        rows = known[:, [column]].ravel()
+        alone = auroc_influence(scores[rows, column, None], positive[rows, column, None], np.ones((rows.sum(), 1)))
+        np.testing.assert_array_equal(influence[rows, column], alone[:, 0])
+    assert (auroc_influence(scores, np.ones_like(positive), known) == 0).all(), "a single class has no AUROC"
+
+
+def test_the_interval_on_the_logit_scale_by_hand():
+    # The odds of 0.8 are 4; the error of their logarithm is 0.08 / 0.16 = 1/2.
+    mean, low, high = logit_interval(0.8, 0.08)
+    factor = np.exp(1.959964 / 2)
+    assert mean == 0.8
+    assert low / (1 - low) == pytest.approx(4 / factor) and high / (1 - high) == pytest.approx(4 * factor)
+    for value, error in ((1.0, np.nan), (0.8, np.nan), (np.nan, 0.1)):
+        assert np.isnan(logit_interval(value, error)[1:]).all()

@@ -142,6 +142,22 @@ def test_overall_is_the_mean_over_tasks_of_defined_labels(answers: Predictions) 
     assert subgroups.defined(answers, some).tolist() == [False, True, True, True, True]
 
 
+def test_intervals_of_single_samples_of_patients_are_delongs(answers: Predictions) -> None:
+    """The samples are taken for those of 200 patients, so the interval is narrower than that of a bootstrap of 100."""
+    single = replace(answers, one_each=True)
+    odds_NK, everyone = classify.log_odds(answers.logits_NK, answers.tasks), np.ones(200, bool)
+    influence_NK = stats.auroc_influence(odds_NK, answers.target_NK, answers.known_NK)
+    table = subgroups.by_label(single, card(answers.tasks), "equal")
+    for column, row in enumerate(table.itertuples()):
+        error = stats.delong_error(influence_NK[:, column])
+        assert (row.auroc, row.auroc_low, row.auroc_high) == pytest.approx(stats.logit_interval(row.auroc, error))
+    auroc = subgroups.overall(single, everyone, subgroups.defined(single, everyone))
+    influence_N = influence_NK[:, :2].mean(axis=1) / 2 + influence_NK[:, 2:].mean(axis=1) / 2
+    assert auroc == pytest.approx(stats.logit_interval(auroc.mean, stats.delong_error(influence_N)))
+    by_bootstrap = subgroups.overall(answers, everyone, subgroups.defined(answers, everyone))
+    assert auroc.mean == by_bootstrap.mean and auroc.low != by_bootstrap.low
+
+
 def test_groups_are_compared_on_their_common_labels(answers: Predictions) -> None:
     """The label `a` is unknown for the first forty samples, so it is not used for any group."""
     values = pd.DataFrame({"site": np.where(np.arange(200) < 40, "north", "south")})

@@ -13,7 +13,7 @@ from PIL import Image
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, StudentConfig, TrialConfig
-from mmpkd.scoring import localize
+from mmpkd.scoring import classify, localize, stats
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.student import build_student
@@ -45,6 +45,24 @@ def test_every_map_has_the_logits_of_the_plain_forward_pass(store: Store) -> Non
         assert scores.keys() == plain.keys()
         assert scores["val/auroc"] == plain["val/auroc"] and scores["val/brier"] == pytest.approx(plain["val/brier"])
         assert all(np.isfinite(value) for key, value in scores.items() if not key.endswith("_se"))
+
+
+def test_the_error_of_an_auroc_is_over_patients(store: Store) -> None:
+    """Every patient has two images. With one of them each, the error is DeLong's; with both, it is the bootstrap's."""
+    sizes = {"patch_size": 5, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    student = build_student(StudentConfig(model="vit_tiny_patch16_224", **sizes), 15, 1, 1)
+    rows = store.rows("val")
+    _, first = np.unique(store.patient_N[rows], return_index=True)
+    for some, one_each in ((rows, False), (rows[first], True)):
+        result = Evaluator(store, some, EvaluationConfig(), GRID, torch.device("cpu"))
+        logits_NK, _ = result.predict(student)
+        labels = result.target_NK, result.known_NK, result.tasks
+        weight_RN = None if one_each else stats.patient_weights(store.patient_N[some])
+        assert result.one_each == one_each
+        scores = result(student)
+        assert scores["val/auroc_se"] == classify.score(logits_NK, *labels, weight_RN)["auroc_se"]
+        by_image = classify.score(logits_NK, *labels)["auroc_se"]
+        assert one_each == (scores["val/auroc_se"] == by_image), "the error would be another one over images"
 
 
 def test_the_choice_of_map_does_not_change_the_training(tiny_trial: TrialConfig, cache: Path) -> None:
@@ -225,6 +243,7 @@ def test_patients_are_scored_if_one_has_several_images(store: Store) -> None:
     assert scores["val/auroc_patient"] == pytest.approx(ordered.mean())
     assert scores["val/auroc_patient_mixed"] == scores["val/auroc_patient_undefined"] == 0
     assert np.isfinite(scores["val/auroc_patient_se"]) and store.facts.several_images
+    assert scores["val/auroc_rarer_class"] == min(sick.sum(), (~sick).sum()) < len(sick), "patients, not images"
 
 
 def test_patients_with_one_image_have_no_separate_score(tmp_path: Path) -> None:

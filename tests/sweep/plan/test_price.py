@@ -17,9 +17,15 @@ from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.probe import Cost, StandIn, stand_in
 from sweep.cluster import Reservation
 from sweep.plan.dealing import luck_warnings
-from sweep.plan.expectations import expected_epochs, expected_front, expected_maximum
+from sweep.plan.expectations import (
+    auroc_error,
+    expected_epochs,
+    expected_front,
+    expected_maximum,
+    validation_folds,
+)
 from sweep.plan.plan import plan
-from sweep.plan.price import Price, TimedConfig, auroc_error, compute_price, epoch_seconds
+from sweep.plan.price import Price, TimedConfig, compute_price, epoch_seconds
 from sweep.plan.timing import extremes, throughput
 from sweep.search.halving import Rung
 from sweep.space.space import Space, load_space
@@ -116,6 +122,20 @@ def test_the_error_of_auroc_by_hand(store: StandIn) -> None:
     if rows[0] % 2:  # so that pairs of these rows are of one patient
         store.patient_N = np.roll(store.patient_N, 1)
     assert auroc_error(store, 0) == pytest.approx(0.1623488, abs=1e-6), "five patients and five, of two images each"
+
+
+def test_the_error_of_auroc_is_that_of_the_mean_over_the_folds_of_the_seeds(
+    store: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert auroc_error(store, 0, 5) == auroc_error(store, 0), "without folds, all seeds have the same patients"
+    of_fold = [store.rows("val", 0)[start:] for start in (0, 10, 5)]
+    monkeypatch.setattr(StandIn, "num_folds", 3)
+    store.rows = lambda part, fold: of_fold[fold]  # type: ignore[method-assign]
+    single = [auroc_error(store, fold) for fold in range(3)]
+    assert len(set(single)) == 3
+    assert auroc_error(store, 2, 2) == pytest.approx((single[2] ** 2 + single[0] ** 2) ** 0.5 / 2)
+    assert auroc_error(store, 1, 7) == pytest.approx(sum(error**2 for error in single) ** 0.5 / 3)
+    assert validation_folds(store, 2, 2) == [2, 0] and sorted(validation_folds(store, 1, 7)) == [0, 1, 2]
 
 
 def priced(space: Space, store: StandIn, dear: float = 3.0, trouble: str = "") -> Price:
@@ -227,6 +247,11 @@ def test_the_price_warns_of_small_budgets_and_few_trials(file: Path, store: Stan
     assert "budget_device_hours=0.001 will end the sweep after about" in text
     assert "arm tabular: about" in text and "are a first look, no search" in text
     assert "validation patients give AUROC a standard error of about" in text
+    store.target_NK = np.zeros_like(store.target_NK)
+    store.target_NK[np.isin(store.patient_N, np.unique(store.patient_N[store.rows("val", 0)])[:3]), -1] = 1
+    label = f"{store.facts.tasks[-1].name}/{store.facts.tasks[-1].logit_names[-1]}"
+    (line,) = [line for line in priced(space, store).warnings if "rarer class" in line]
+    assert line.startswith(f"label {label} has 3 validation patients of its rarer class")
     assert "arm tabular: CUDA out of memory" in priced(space, store, trouble="CUDA out of memory").warnings
 
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from mmpkd.command import plain_console
 from sweep.reports.arms import totals_by_arm
 from sweep.reports.console import (
+    few_patients,
     front_table,
     image_blind_scores,
     print_summary,
@@ -131,6 +132,15 @@ def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) ->
     assert "has no complete trial" not in summed_up(tmp_path, records, ARMS)
 
 
+def test_the_picked_trial_is_shown_where_a_tie_keeps_it_off_the_front(tmp_path: Path) -> None:
+    records = [record(1, 0.9, 0.2), record(2, 0.9, 0.5, "tabular"), record(3, 0.7, 0.3)]
+    rows = [line for line in said(front_table(records, ARMS, GOALS, "val/auroc")).splitlines() if "±" in line]
+    assert len(rows) == 2 and re.match(r"\W+2 ", rows[0])
+    assert re.match(r"\W+1 \W+none .*\(best\.yaml: best val/auroc, not on the front\)", rows[1])
+    page = reported(tmp_path, records, ARMS)
+    assert "best val/auroc (best.yaml)</td><td>1</td>" in page and "not on the front" not in page
+
+
 def test_what_reads_another_image_at_test_is_named_so(tmp_path: Path) -> None:
     reads = '{"student": {"reads": ["superior"]}}'
     reference = replace(record(1, 0.9, 0.5, "superior"), config=reads)
@@ -167,7 +177,7 @@ def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
 
 def test_the_resolution_of_the_validation_set() -> None:
     assert resolution(RECORDS, GOALS) == [
-        "1 of the 2 other complete trials are within one standard error (0.020) of the best val/auroc. "
+        "1 of the 2 other complete trials is within one standard error (0.020) of the best val/auroc. "
         "Do not read the ranking as a result."
     ]
     assert resolution([record(1, 0.9, 0.2), record(2, 0.5, 0.9)], GOALS) == []
@@ -183,13 +193,13 @@ def test_a_perfect_score_is_held_against_what_so_many_patients_can_tell(tmp_path
     ]
     goal = GOALS[:1]
     (own,) = resolution(records, goal)
-    assert "; 1 of the 3 other complete trials are within one standard error (0.025) of it." in own
+    assert "; 1 of the 3 other complete trials is within one standard error (0.025) of it." in own
     (planned,) = resolution(records, goal, auroc_error=0.124)
     assert "; 2 of the 3 other complete trials are within one standard error (0.124) of it." in planned
     (imperfect,) = resolution(records[1:], goal, auroc_error=0.05)
-    assert imperfect.startswith("1 of the 2 other complete trials are within one standard error (0.050) of the best")
+    assert imperfect.startswith("1 of the 2 other complete trials is within one standard error (0.050) of the best")
     page = reported(tmp_path, records, ARMS)
-    assert "1.000 ± ?" in said(front_table(records, ARMS, GOALS, "val/auroc")) and "1.000 ± ?" in page
+    assert "1.000 (all equal)" in said(front_table(records, ARMS, GOALS, "val/auroc")) and "1.000 (all equal)" in page
     assert "1.000 ± 0.000" not in page
 
 
@@ -208,7 +218,7 @@ def test_the_larger_standard_error_of_two_decides() -> None:
     wide = record(2, 0.8, 0.2)
     wide = replace(wide, metrics=wide.metrics | {"val/auroc_se": 0.15})
     (line,) = resolution([record(1, 0.9, 0.2), wide], GOALS[:1])
-    assert "1 of the 1 other complete trials are within one standard error (0.150) of the best" in line
+    assert line.startswith("the other complete trial is within one standard error (0.150) of the best")
 
 
 def test_short_names_tell_apart() -> None:
@@ -268,11 +278,43 @@ def test_names_in_brackets_are_printed_as_they_are(tmp_path: Path) -> None:
     assert "[/t] 0.700" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
+def with_metric(base: Record, **metrics: float) -> Record:
+    return replace(base, metrics=base.metrics | {f"val/{name}": value for name, value in metrics.items()})
+
+
 def test_a_score_without_a_standard_error_is_not_known_to_the_last_digit() -> None:
-    perfect = [record(number, 1.0, 0.2) for number in (1, 2)]
-    perfect = [replace(one, metrics=one.metrics | {"val/auroc_se": math.nan}) for one in perfect]
-    assert with_error(perfect[0], "val/auroc") == "1.000 ± ?"
-    (warning,) = resolution(perfect, ("val/auroc",))
-    assert "has no standard error" in warning and "1 of the 1 other complete trials equal it." in warning
-    (alone,) = resolution([*perfect[:1], record(3, 0.8, 0.2)], ("val/auroc",))
-    assert "has no standard error" in alone and "equal it" not in alone
+    perfect = [with_metric(record(number, 1.0, 0.2), auroc_se=math.nan) for number in (1, 2)]
+    assert with_error(perfect[0], "val/auroc") == "1.000 (all equal)"
+    assert with_error(with_metric(perfect[0], auroc=0.75), "val/auroc") == "0.750 ± ?"
+    assert with_error(with_metric(perfect[0], auroc=0.75, auroc_se=1e-17), "val/auroc") == "0.750 (all equal)"
+    assert with_error(Record(1, "none", "complete", 1, 1.0, {}, {"val/ap": 0.75}, "{}"), "val/ap") == "0.750"
+    reason = "the best val/auroc has no standard error, because it is the same whichever validation patients are drawn"
+    advice = "Do not read the ranking as a result."
+    assert resolution(perfect, GOALS[:1]) == [f"{reason}; the other complete trial equals it. {advice}"]
+    further = [*perfect, with_metric(record(3, 1.0, 0.2), auroc_se=math.nan)]
+    assert resolution(further, GOALS[:1]) == [f"{reason}; all 2 other complete trials equal it. {advice}"]
+    lone = f"{reason}. Its lead over the other trials cannot be judged."
+    assert resolution([*perfect[:1], record(3, 0.8, 0.2)], GOALS[:1]) == [lone]
+    assert resolution(perfect[:1], GOALS[:1]) == [f"{reason}."], "there is no ranking"
+
+
+def test_few_patients_of_the_rarer_class_are_named_at_the_end(tmp_path: Path) -> None:
+    rare = [with_metric(RECORDS[0], auroc_rarer_class=9.0), with_metric(RECORDS[1], auroc_rarer_class=12.0)]
+    line = "a label has 9 validation patients of its rarer class: with fewer than about 10"
+    assert f"warning: {line}" in summed_up(tmp_path, rare, ARMS) and line in reported(tmp_path, rare, ARMS)
+    assert few_patients(rare[1:]) == [] == few_patients(RECORDS) == few_patients([])
+
+
+def test_trials_that_the_validation_set_does_not_separate_are_named_in_every_case() -> None:
+    advice = "Do not read the ranking as a result."
+    few = [with_metric(record(number, 0.9, 0.2), auroc_se=math.nan) for number in (1, 2)]
+    reason = "the best val/auroc has no standard error, because too few validation patients have this score"
+    assert resolution(few, GOALS[:1]) == [f"{reason}; the other complete trial equals it. {advice}"]
+    without = [Record(number, "none", "complete", 1, 1.0, {}, {"val/ap": 0.5}, "{}") for number in (1, 2, 3)]
+    assert resolution(without, ["val/ap"]) == [f"all 2 other complete trials equal the best val/ap. {advice}"]
+    ahead = [with_metric(without[0], ap=0.6), *without[1:]]
+    assert resolution(ahead, ["val/ap"]) == []
+    known = [record(1, 0.9, 0.2), with_metric(record(2, 0.9, 0.2), auroc_se=math.nan)]
+    line = f"the other complete trial is within one standard error (0.020) of the best val/auroc. {advice}"
+    assert resolution(known, GOALS[:1]) == resolution([known[0], record(2, 0.9, 0.2)], GOALS[:1]) == [line]
+    assert resolution(known[:1], GOALS[:1]) == [] == resolution([], GOALS)

@@ -270,6 +270,19 @@ def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) ->
     assert 0 < len(on_front) < 10
 
 
+def test_the_best_trial_keeps_its_checkpoints_where_a_tie_keeps_it_off_the_front(
+    opened: Opened, tmp_path: Path
+) -> None:
+    """Both trials have the same learning rate, hence the same AUROC. Trial 1 has an objective, and points better."""
+    points = ",".join(f"{{arm: {arm}, optimizer.lr: 0.01}}" for arm in ("none", "tabular"))
+    search = opened("trials=2", f"search.points=[{points}]")
+    play_all(search)
+    assert [record.number for record in front_of(search.records(), GOALS)] == [1]
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"0", "1"}
+    best = best_of(search.records(), "val/auroc")
+    assert best is not None and best.number == 0
+
+
 def test_no_more_trials_are_handed_out_than_may_run(opened: Opened) -> None:
     search = opened("trials=9")
     assert all(isinstance(search.suggest(trial_id), dict) for trial_id in "abc")
@@ -310,7 +323,7 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
     assert trials.loc[1, "none/optimizer.lr"] != trials.loc[1, "none/optimizer.lr"], "NaN where a value is not sampled"
     assert epochs[["number", "epoch"]].values.tolist() == [[n, e] for n in range(4) for e in range(1, 5)]
     assert epochs["loss/task"].tolist() == [1.0] * 16
-    best = best_of(records, "val/auroc", GOALS)
+    best = best_of(records, "val/auroc")
     assert best is not None and best.metrics["val/auroc"] == trials["val/auroc"].max()
     trials.to_parquet(tmp_path / "t.parquet")
 
