@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import SMALLEST_ERROR
+from sweep.reports.arms import ARM_COLUMNS, ArmTotals
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import best_first, best_of, front_of, picked
@@ -28,11 +29,14 @@ def print_summary(
     select: str,
     folder: SweepFolder,
     auroc_error: float | None = None,
+    totals: Sequence[ArmTotals] = (),
 ) -> None:
-    """Prints the number of trials by state, the failures, the front, warnings about close scores, and the files.
+    """Prints the number of trials by state, the failures, the arms, the front, warnings about close scores, and the
+    files.
 
     Args:
         auroc_error: standard error of AUROC that the plan states, or None; `resolution` uses it.
+        totals: what each arm got. Without it the table of arms is left out.
     """
     states = Counter(record.state for record in records)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -41,6 +45,8 @@ def print_summary(
         error_file = folder.error(record.number)
         where = f" ({error_file})" if error_file.exists() else ""
         console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
+    if totals:
+        console.print(arms_table(totals))
     if states["complete"]:
         console.print(front_table(records, arms, goals, select))
     for line in image_blind_scores(records, goals):
@@ -53,6 +59,16 @@ def print_summary(
         console.print(f"warning: {warning}", highlight=False)
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
+
+
+def arms_table(totals: Sequence[ArmTotals]) -> Table:
+    """Returns a table of what each arm got: configurations by how they ended, and device-hours."""
+    table = Table(*ARM_COLUMNS, title="Arms", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for arm in totals:
+        table.add_row(*arm.cells())
+    return table
 
 
 def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:

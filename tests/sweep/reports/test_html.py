@@ -16,6 +16,7 @@ import pytest
 from rich.console import Console
 
 from mmpkd.command import plain_console
+from sweep.reports.arms import totals_by_arm
 from sweep.reports.console import (
     few_patients,
     front_table,
@@ -31,6 +32,7 @@ from sweep.reports.html import write_report
 from sweep.reports.progress import clock
 from sweep.reports.tables import trials_table
 from sweep.reports.teachers import teacher_warnings
+from sweep.search.budget import Ledger
 from sweep.storage.layout import SweepFolder
 from sweep.types import Record
 
@@ -87,6 +89,32 @@ def test_the_front_has_only_complete_trials_with_their_errors() -> None:
     assert text.index("0.900") < text.index("0.890"), "best by the selecting goal first"
     text = said(front_table(RECORDS, ARMS, GOALS, "val/pointing"))
     assert text.index("0.890") < text.index("0.900")
+
+
+def test_console_and_report_say_what_each_arm_got(tmp_path: Path) -> None:
+    """A further seed of trial 1 adds hours and no configuration; trial 9 runs and has spent 100 seconds so far."""
+    ledger = Ledger({"none": 0.5, "tabular": 0.5}, "trials")
+    for arm, spent in (("none", 3600.0), ("none", 1800.0), ("tabular", 36.0), ("tabular", 36.0), ("none", 36.0)):
+        ledger.start(arm)
+        ledger.spend(arm, spent)
+    ledger.spend("tabular", 100.0)
+    ledger.start("tabular")
+    seed = replace(record(6, 0.9, 0.2), repeat_of=1)
+    totals = totals_by_arm([*RECORDS[:2], *RECORDS[3:], seed], ledger)
+    assert [arm.cells() for arm in totals] == [
+        ["none", "3", "1", "0", "0", "1.51"],
+        ["tabular", "3", "1", "1", "1", "0.0478"],
+    ]
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(console, RECORDS, ARMS, GOALS, "val/auroc", SweepFolder(tmp_path), totals=totals)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [re.findall(r"[\w.-]+", line) for line in text.splitlines()]
+    assert ["arm", "started", "complete", "stopped", "failed", "device-hours"] in rows
+    assert [arm.cells() for arm in totals] == [row for row in rows if len(row) == 6 and row[0] in ARMS]
+    reported(tmp_path, RECORDS, ARMS)  # writes the table of epochs
+    sweep = SweepFolder(tmp_path / "my & sweep")
+    write_report(sweep, RECORDS, ARMS, GOALS, "val/auroc", totals=totals)
+    assert "<td>tabular</td><td>3</td><td>1</td><td>1</td><td>1</td><td>0.0478</td>" in sweep.report.read_text()
 
 
 def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) -> None:
