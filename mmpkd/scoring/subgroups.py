@@ -19,8 +19,9 @@ from sklearn.metrics import average_precision_score, brier_score_loss
 from mmpkd.cohort.store import Store
 from mmpkd.export import Card
 from mmpkd.scoring import classify, stats
+from mmpkd.scoring.baselines import BASELINES
 from mmpkd.scoring.grouping import groups
-from mmpkd.scoring.localize import BASELINES, SCORES
+from mmpkd.scoring.localize import SCORES
 from mmpkd.scoring.patients import rarer_class, warn_of_few
 from mmpkd.scoring.stats import Floats, Interval
 from mmpkd.types import ConfigError, Task

@@ -24,6 +24,7 @@ from mmpkd.student import Student
 from mmpkd.types import CohortError, DivergedError, Task
 
 UNION = "any"  # label of the union of all ROIs of an image
+OWN = "student"  # name of the student's own maps beside those of baselines
 
 
 class Labels(NamedTuple):
@@ -87,7 +88,9 @@ class Evaluator:
             self.regions = localize.Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
             if train_rows is not None:
                 self.prior_Rhw = _mean_roi(store, train_rows, grid, self.union or self.one_map)
-            fixed = localize.baseline_scores(self.regions, self.prior_Rhw)
+            maps = baselines.baseline_maps(self.regions, self.prior_Rhw)
+            measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
+            fixed = baselines.baseline_scores(measured, self.regions)
             fixed |= localize.bounds(self.regions, self.one_map)
             self.fixed |= _prefixed(localize.summarize(fixed))
 
@@ -174,18 +177,15 @@ class Evaluator:
                 squares.
         """
         assert self.regions is not None, "a cohort without ROIs has no table of them"
-        maps = {"": localize.by_pair(map_NRhw, self.regions)}
-        maps |= {f"_{name}": map_Phw for name, map_Phw in localize.baseline_maps(self.regions, self.prior_Rhw).items()}
+        maps = baselines.baseline_maps(self.regions, self.prior_Rhw) | {OWN: localize.by_pair(map_NRhw, self.regions)}
         scored_regions = self.regions
         if original:
             measured, cells_Phw, seen_Phw = self._measure_originals(self.regions, maps)
             scored_regions = replace(self.regions, cells_Phw=cells_Phw, seen_Phw=seen_Phw)
         else:
             measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
-        scores: dict[str, Floats] = {}
-        for name, measured_PS in measured.items():
-            by_score = localize.by_image(measured_PS, self.regions, None if name else threshold_R)
-            scores |= {f"{score}{name}": value_NR for score, value_NR in by_score.items()}
+        scores = localize.by_image(measured.pop(OWN), self.regions, threshold_R)
+        scores |= baselines.baseline_scores(measured, self.regions)
         scores |= localize.bounds(scored_regions, self.one_map)
         if self.one_map:
             alone = localize.bounds(scored_regions, one_map=False)

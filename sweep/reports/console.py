@@ -126,7 +126,12 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
     The line states two kinds of reference scores: the scores of localisation maps that ignore the image, and the
     highest score that a map with one value for each patch of the student can reach.
     """
-    kinds = {"chance": "by chance", "centre": "by pointing at the centre", "prior": "by the mean training ROI"}
+    kinds = {
+        "chance": "by chance",
+        "content": "by avoiding the padding",
+        "centre": "by pointing at the centre",
+        "prior": "by the mean training ROI",
+    }
     lines = []
     for goal in goals:
         best = best_of(records, goal)

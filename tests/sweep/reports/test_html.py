@@ -165,10 +165,11 @@ def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
     line = "val/pointing without looking at the image: 0.062 by chance, 0.125 by pointing at the centre"
     assert image_blind_scores(RECORDS, GOALS) == [line]
     assert image_blind_scores(RECORDS, GOALS[:1]) == [] == image_blind_scores([], GOALS)
-    more = {"val/pointing_prior": 0.3, "val/pointing_max": 0.875}
+    more = {"val/pointing_content": 0.1, "val/pointing_prior": 0.3, "val/pointing_max": 0.875}
     known = [replace(one, metrics={**one.metrics, **more}) for one in RECORDS]
     prior = ", 0.300 by the mean training ROI; no map on its patches can score above 0.875"
-    assert image_blind_scores(known, GOALS) == [line + prior]
+    padding = line.replace("chance,", "chance, 0.100 by avoiding the padding,")
+    assert image_blind_scores(known, GOALS) == [padding + prior]
     assert line in summed_up(tmp_path, RECORDS, ARMS)
     page = reported(tmp_path, RECORDS, ARMS)
     assert page.index("Best by each goal") < page.index(line) < page.index("<h2>Front")
