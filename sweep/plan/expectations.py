@@ -1,4 +1,6 @@
-"""Computes the expected epochs of a trial under halving, and how many trials are expected to enter the Pareto front."""
+"""Computes expectations for the plan: epochs of a trial under halving, the size of the Pareto front, the maximum of
+several draws, and the standard error of AUROC.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +8,10 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import ndtr
+
+from mmpkd.cohort.store import Store
 
 
 def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
@@ -42,3 +48,60 @@ def expected_front(trials: float, goals: int) -> float:
     for _ in range(goals - 1):
         maxima = np.cumsum(maxima / np.arange(1, count + 1))
     return float(np.sum(maxima / np.arange(1, count + 1)))
+
+
+def expected_maximum(draws: int) -> float:
+    """Returns the expected maximum of independent draws from the standard normal distribution.
+
+    With the distribution function F of one draw, the maximum of n draws has the distribution function F^n, so its mean
+    is the integral of 1 - F(x)^n - F(-x)^n over all positive x.
+    """
+    grid = np.linspace(0.0, 10.0, 10_001)
+    return float(np.trapezoid(1 - ndtr(grid) ** draws - ndtr(-grid) ** draws, grid))
+
+
+def validation_folds(store: Store, fold: int, repeats: int) -> list[int]:
+    """Returns the folds on which the seeds of a configuration validate. Each seed has the next fold, if the patients
+    are divided into folds.
+
+    Args:
+        fold: the fold of the first seed.
+        repeats: the number of seeds.
+    """
+    return [(fold + turn) % store.num_folds for turn in range(min(repeats, store.num_folds))]
+
+
+def auroc_error(store: Store, fold: int, repeats: int = 1) -> float:
+    """Returns the standard error over patients of the mean AUROC over labels on validation, if each label has AUROC
+    0.75.
+
+    The error of each label is from Hanley & McNeil 1982, eq. 1. The sample sizes are numbers of patients.
+
+    Args:
+        fold: the validation fold of the first seed.
+        repeats: the number of seeds of a configuration. The result is the standard error of the mean over the folds of
+            these seeds (see `validation_folds`).
+
+    Returns:
+        The standard error, or NaN if no label has two classes.
+    """
+    folds = validation_folds(store, fold, repeats)
+    return _error_of_average([_auroc_error_on(store, store.rows("val", each)) for each in folds])
+
+
+def _auroc_error_on(store: Store, rows: NDArray[np.int64]) -> float:
+    area, errors = 0.75, []
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    for target_N, known_N in zip(store.target_NK[rows].T, store.known_NK[rows].T, strict=True):
+        patients = store.patient_N[rows]
+        positive = len(np.unique(patients[known_N & (target_N == 1)]))
+        negative = len(np.unique(patients[known_N & (target_N == 0)]))
+        if positive and negative:
+            spread = (positive - 1) * (first - area**2) + (negative - 1) * (second - area**2)
+            errors.append(math.sqrt((area * (1 - area) + spread) / (positive * negative)))
+    return _error_of_average(errors)
+
+
+def _error_of_average(errors: Sequence[float]) -> float:
+    """Returns the standard error of the average of independent values, or NaN if there is no value."""
+    return math.sqrt(sum(error**2 for error in errors)) / len(errors) if errors else math.nan

@@ -11,6 +11,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
+from mmpkd.scoring.stats import SMALLEST_ERROR
+from sweep.reports.arms import ARM_COLUMNS, ArmTotals
 from sweep.reports.choosing import choices_in_words, with_estimate
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.storage.layout import BEST, SweepFolder
@@ -18,7 +21,6 @@ from sweep.storage.records import best_first, best_of, compared_metric, front_of
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
-SMALLEST_ERROR = 1e-9  # a smaller standard error is only rounding and counts as 0
 
 
 def print_summary(
@@ -29,11 +31,14 @@ def print_summary(
     select: str,
     folder: SweepFolder,
     auroc_error: float | None = None,
+    totals: Sequence[ArmTotals] = (),
 ) -> None:
-    """Prints the number of trials by state, the failures, the front, warnings about close scores, and the files.
+    """Prints the number of trials by state, the failures, the arms, the front, warnings about close scores, and the
+    files.
 
     Args:
         auroc_error: standard error of AUROC that the plan states, or None; `resolution` uses it.
+        totals: what each arm got. Without it the table of arms is left out.
     """
     states = Counter(record.state for record in records)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -42,6 +47,8 @@ def print_summary(
         error_file = folder.error(record.number)
         where = f" ({error_file})" if error_file.exists() else ""
         console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
+    if totals:
+        console.print(arms_table(totals))
     if states["complete"]:
         console.print(front_table(records, arms, goals, select))
     for line in [*choices_in_words(records, goals), *image_blind_scores(records, goals)]:
@@ -58,10 +65,21 @@ def print_summary(
             soft_wrap=True,
         )
     unresolved = resolution(records, goals, auroc_error)
-    for warning in [*teacher_warnings(records, arms), *without_complete(records, arms), *unresolved]:
+    general = [*teacher_warnings(records, arms), *without_complete(records, arms), *few_patients(records)]
+    for warning in [*general, *unresolved]:
         console.print(f"warning: {warning}", highlight=False)
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
+
+
+def arms_table(totals: Sequence[ArmTotals]) -> Table:
+    """Returns a table of what each arm got: configurations by how they ended, and device-hours."""
+    table = Table(*ARM_COLUMNS, title="Arms", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for arm in totals:
+        table.add_row(*arm.cells())
+    return table
 
 
 def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:
@@ -120,7 +138,12 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
     The line states two kinds of reference scores: the scores of localisation maps that ignore the image, and the
     highest score that a map with one value for each patch of the student can reach.
     """
-    kinds = {"chance": "by chance", "centre": "by pointing at the centre", "prior": "by the mean training ROI"}
+    kinds = {
+        "chance": "by chance",
+        "content": "by avoiding the padding",
+        "centre": "by pointing at the centre",
+        "prior": "by the mean training ROI",
+    }
     lines = []
     for goal in goals:
         best = best_of(records, goal)
@@ -138,23 +161,39 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
 
 
 def with_error(record: Record, goal: str) -> str:
-    """Returns a score and its standard error over validation patients, such as '0.912 ± 0.031', or '1.000 ± ?' if the
-    standard error is unknown.
+    """Returns a score and its standard error, such as '0.912 ± 0.031'.
+
+    The standard error of a trial is over validation patients, and that of a mean over seeds is over patients and seeds
+    (see `records.error_of_mean`). If it is unknown, the text says '1.000 (all equal)', where every resampling of the
+    patients gives this score, or else '0.750 ± ?'.
     """
+    score = f"{record.metrics[goal]:.3f}"
     if f"{goal}_se" not in record.metrics:
-        return f"{record.metrics[goal]:.3f}"
+        return score
     error = error_of(record, goal)
-    return f"{record.metrics[goal]:.3f} ± {'?' if error is None else f'{error:.3f}'}"
+    if error is None:
+        return f"{score} (all equal)" if is_all_equal(record, goal) else f"{score} ± ?"
+    return f"{score} ± {error:.3f}"
 
 
 def error_of(record: Record, goal: str) -> float | None:
-    """Returns the standard error of a score over validation patients, or None if too few patients allow no estimate.
+    """Returns the standard error of a score, or None if the patients allow no estimate.
 
     A standard error of 0, up to rounding, means that every resampling of the patients gives the same score. The
     standard error is then unknown, not small.
     """
     error = record.metrics.get(f"{goal}_se", math.nan)
     return error if math.isfinite(error) and error > SMALLEST_ERROR else None
+
+
+def is_all_equal(record: Record, goal: str) -> bool:
+    """Returns whether a score has no standard error because every resampling of the patients gives the same score.
+
+    This is so if all its parts are equal: a mean of scores between 0 and 1 is 0 or 1 only then, and an AUROC without an
+    error is 0, 1, or the 0.5 of constant predictions. Another score without an error has too few patients.
+    """
+    error = record.metrics.get(f"{goal}_se", math.nan)
+    return error <= SMALLEST_ERROR or (math.isnan(error) and record.metrics[goal] in (0.0, 0.5, 1.0))
 
 
 def sampled(record: Record) -> str:
@@ -186,11 +225,19 @@ def shortest(paths: Sequence[str]) -> Mapping[str, str]:
     return shortened
 
 
+def few_patients(records: Sequence[Record]) -> list[str]:
+    """Returns a warning if a label has few validation patients of its rarer class (see `scoring.patients`)."""
+    counts = [record.metrics.get("val/auroc_rarer_class", math.inf) for record in records]
+    fewest = min(counts, default=math.inf)
+    return [few_in_words("a label", round(fewest), "validation patients")] if fewest < FEW_PATIENTS else []
+
+
 def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: float | None = None) -> list[str]:
     """Returns a warning for each goal on which the validation set does not separate the best trial from other trials.
 
     Two trials are separated if their scores differ by more than the larger of their standard errors. On AUROC the
-    difference must exceed `auroc_error` too.
+    difference must exceed `auroc_error` too. Equal trials are never separated. A best score without a standard error
+    gets a warning even if no other trial is close.
 
     Args:
         auroc_error: the standard error of AUROC that the plan states for this number of patients. It is needed because
@@ -200,22 +247,35 @@ def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: flo
     warnings = []
     for goal in goals:
         best = best_of(complete, goal)
-        if best is None or f"{goal}_se" not in best.metrics:
+        if best is None:
             continue
         error = error_of(best, goal)
         floor = max(error or 0.0, (auroc_error or 0.0) if goal.startswith("val/auroc") else 0.0)
         margins = [(record, max(floor, error_of(record, goal) or 0.0)) for record in complete if record is not best]
         close = [margin for record, margin in margins if best.metrics[goal] - record.metrics[goal] <= margin]
-        count = f"all {len(margins)}" if len(close) == len(margins) > 1 else f"{len(close)} of the {len(margins)}"
-        within = f"are within one standard error ({max(close, default=0.0):.3f}) of" if any(close) else "equal"
-        if error is None:
-            ties = f"; {count} other complete trials {within} it" if close else ""
-            warnings.append(
-                f"the best {goal} has no standard error, because it is the same whichever validation patients are "
-                f"drawn{ties}. There are too few validation patients for a ranking."
-            )
+        verdict = " Do not read the ranking as a result." if close else ""
+        if error is None and f"{goal}_se" in best.metrics:
+            few = "too few validation patients have this score"
+            reason = "it is the same whichever validation patients are drawn" if is_all_equal(best, goal) else few
+            ties = f"; {_close_in_words(close, len(margins))} it" if close else ""
+            if margins and not close:
+                verdict = " Its lead over the other trials cannot be judged."
+            warnings.append(f"the best {goal} has no standard error, because {reason}{ties}.{verdict}")
         elif close:
-            warnings.append(
-                f"{count} other complete trials {within} the best {goal}. Do not read the ranking as a result."
-            )
+            warnings.append(f"{_close_in_words(close, len(margins))} the best {goal}.{verdict}")
     return warnings
+
+
+def _close_in_words(close: Sequence[float], num_others: int) -> str:
+    """Returns, for example, '2 of the 3 other complete trials are within one standard error (0.025) of'.
+
+    Args:
+        close: the margin of each trial that is not separated from the best one. A margin of 0 is that of an equal trial
+            without a standard error.
+        num_others: the number of complete trials besides the best one.
+    """
+    which = "all" if len(close) == num_others else f"{len(close)} of the"
+    who = f"{which} {num_others} other complete trials" if num_others > 1 else "the other complete trial"
+    if not any(close):
+        return f"{who} equal{'s' if len(close) == 1 else ''}"
+    return f"{who} {'is' if len(close) == 1 else 'are'} within one standard error ({max(close):.3f}) of"

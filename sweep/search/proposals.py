@@ -26,10 +26,11 @@ from optuna.trial import TrialState, create_trial
 from mmpkd.config import TrialConfig, validate
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import ConfigError
-from sweep.search.choosers import EvenCover, NotInSpace, OptunaChooser, ReplayChooser
+from sweep.search.choosers import NotInSpace, OptunaChooser, ReplayChooser
 from sweep.search.samplers import SAMPLERS
 from sweep.search.samplers.random import Random
 from sweep.search.samplers.sampler import NUM_STARTUP
+from sweep.space.design import SpaceFillingDesign
 from sweep.space.draw import Drawn, draw, leaf_name
 from sweep.space.grammar import Choice, Node, Range, spots
 from sweep.space.space import Space
@@ -124,12 +125,12 @@ class ArmSampler:
         self._arm, self._seed = arm, space.seed
         self._sampler = SAMPLERS[space.search.sampler]
         self._points = list(space.points_of(arm))
-        self._cover = EvenCover(self._node, arm, space.seed)
+        self._design = SpaceFillingDesign(self._node, arm, space.seed)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         directions = [StudyDirection.MAXIMIZE] * len(goals)
         self.study = optuna.create_study(directions=directions, sampler=RandomSampler())
         self._numbers: dict[str, int] = {}  # number of the trial in the study, by fingerprint of its configuration
-        self._num_foreign = 0  # another sweep's trials count as turns: the even cover goes on after them
+        self._num_foreign = 0  # another sweep's trials count as turns: the design goes on after them
 
     def propose(self, number: int) -> Proposal | None:
         """Returns a configuration that no trial of the arm has had. Returns None if no such configuration was found.
@@ -143,8 +144,8 @@ class ArmSampler:
             self.study.sampler = self._make_sampler(number, attempt)
             if self._points:
                 self.study.enqueue_trial(dict(self._points.pop(0)))
-            elif not attempt and self._covers(turn := len(self._numbers) + self._num_foreign):
-                self.study.enqueue_trial(self._cover.point(sum(map(self._covers, range(turn)))))
+            elif not attempt and self._takes_design(turn := len(self._numbers) + self._num_foreign):
+                self.study.enqueue_trial(self._design.point(sum(map(self._takes_design, range(turn)))))
             trial = self.study.ask()
             drawn = draw(self._node, OptunaChooser(trial), self._arm)
             config = validate(TrialConfig, drawn.config)
@@ -195,9 +196,9 @@ class ArmSampler:
         else:
             self.study.tell(number, list(values))
 
-    def _covers(self, turn: int) -> bool:
-        """Returns whether the arm's next proposal has to be a point of the even cover (`choosers.EvenCover`)."""
-        every = self._sampler.cover_every
+    def _takes_design(self, turn: int) -> bool:
+        """Returns whether the proposal of a turn has to be a point of the space-filling design."""
+        every = self._sampler.design_every
         return every > 0 and (turn < NUM_STARTUP or turn % every == 0)
 
     def _make_sampler(self, number: int, attempt: int) -> BaseSampler:

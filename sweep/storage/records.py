@@ -5,12 +5,15 @@ All averaging of the runs of one configuration over seeds is done in this module
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
+from mmpkd.scoring.stats import SMALLEST_ERROR
 from sweep.pareto import admit
 from sweep.types import Record, Values
 
@@ -58,8 +61,9 @@ def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
     """Returns the configurations that completed on `repeats` seeds. Each is represented by its first trial, with
     averaged metrics.
 
-    The standard error of a metric over the seeds is added as `<metric>_seed_se`. This error contains the sampling error
-    of the validation images only if the seeds have different validation images.
+    For a metric with a standard error over patients, `<metric>_se` is the standard error of the mean (see
+    `error_of_mean`). The standard error over the seeds alone is added as `<metric>_seed_se`. The latter contains the
+    sampling error of the validation patients only if the seeds have different validation patients.
     """
     complete = [record for record in records if record.state == "complete"]
     if repeats == 1:
@@ -97,14 +101,59 @@ def _is_worse(record: Record, others: Iterable[Record], goals: Sequence[str]) ->
 
 def _averaged(first: Record, runs: Sequence[Record]) -> Record:
     metrics = {}
+    folds = [json.loads(run.config).get("cohort", {}).get("fold", 0) for run in runs]
     for name in first.metrics:
         values = [run.metrics[name] for run in runs if name in run.metrics]
+        if (scored := name.removesuffix("_se")) != name and scored in first.metrics:
+            metrics[name] = error_of_mean([run.metrics[scored] for run in runs], values, folds)
+            continue
         metrics[name] = statistics.fmean(values)
         if len(values) > 1:
-            # The score of a label without both classes in a validation part is NaN, which `stdev` does not accept.
-            are_finite = all(map(math.isfinite, values))
-            metrics[f"{name}_seed_se"] = statistics.stdev(values) / math.sqrt(len(values)) if are_finite else math.nan
+            metrics[f"{name}_seed_se"] = math.sqrt(_variance(values) / len(values))
     return replace(first, metrics=metrics)
+
+
+def error_of_mean(values: Sequence[float], errors: Sequence[float], folds: Sequence[int]) -> float:
+    """Returns the standard error of the mean of a score over the runs of one configuration, each on another seed.
+
+    Let k be the number of runs, v the mean of their squared errors over patients, and s the standard deviation of the
+    score over the runs. The variance of the mean has two sources, patients and seeds:
+
+    - If all runs have the same validation patients, the variance is v + s²/k. More seeds do not reduce the error over
+      patients. This is an upper bound, because the errors of two seeds on the same patients are not fully correlated.
+    - If every run has other validation patients (its own fold), the errors over patients are independent, and s already
+      contains them. The variance is s²/k, but at least v/k, because s of a few runs may be small by luck.
+    - If some runs share a fold, it is v times the sum of (runs of a fold / k)² over the folds, plus s²/k. This is an
+      upper bound too.
+
+    Args:
+        values: the score of each run.
+        errors: the standard error over patients of each run. Errors that are 0 or NaN are unknown and do not enter v.
+        folds: the validation fold of each run.
+
+    Returns:
+        The standard error. It is NaN if the error of every run is unknown, or if a score is NaN.
+    """
+    known = [error for error in errors if error > SMALLEST_ERROR]
+    if not known:
+        return math.nan
+    over_patients = statistics.fmean(error**2 for error in known)
+    over_seeds = _variance(values) / len(values)
+    runs_of_fold = Counter(folds).values()
+    if len(values) > 1 and max(runs_of_fold) == 1:
+        return math.sqrt(max(over_patients / len(values), over_seeds))
+    return math.sqrt(over_patients * sum((count / len(values)) ** 2 for count in runs_of_fold) + over_seeds)
+
+
+def _variance(values: Sequence[float]) -> float:
+    """Returns the sample variance, which is 0 for a single value.
+
+    It is NaN if a value is not finite. The score of a label without both classes in a validation part is not, and
+    `statistics.variance` does not accept it.
+    """
+    if not all(map(math.isfinite, values)):
+        return math.nan
+    return statistics.variance(values) if len(values) > 1 else 0.0
 
 
 def candidates(records: Iterable[Record]) -> list[Record]:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 class GaussianProcess(Sampler):
     """Bayesian optimisation with a Gaussian process over noisy goals. With two goals, each proposal takes seconds."""
 
-    cover_every: ClassVar[int] = 2
+    design_every: ClassVar[int] = 2
 
     @staticmethod
     def make(seed: int) -> BaseSampler:

@@ -1,4 +1,4 @@
-"""The sampler `qmc`: the even cover alone, without a model of the results."""
+"""The sampler `qmc`: the space-filling design alone, without a model of the results."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from sweep.search.samplers.random import Random
 
 
 class QuasiMonteCarlo(Random):
-    """Points of a scrambled Sobol sequence. If a point's configuration has been run before, a random draw
-    replaces it.
+    """Points of the space-filling design (`space/design.py`). If a point's configuration has been run before, a random
+    draw replaces it.
     """
 
-    cover_every: ClassVar[int] = 1
+    design_every: ClassVar[int] = 1

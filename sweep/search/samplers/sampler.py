@@ -15,13 +15,13 @@ class Sampler(ABC):
     """Makes the Optuna sampler that proposes the configurations of an arm.
 
     Attributes:
-        cover_every: if n > 0, every n-th proposal of an arm, and each of its first `NUM_STARTUP` proposals, is a point
-            of the even cover (`choosers.EvenCover`) in place of the sampler's own proposal. If 0, no proposal is such a
-            point. Without these points a lucky trial could capture the search for good (for the same reason BOHB,
-            Falkner et al. 2018, draws a third of its proposals at random).
+        design_every: if n > 0, every n-th proposal of an arm, and each of its first `NUM_STARTUP` proposals, is a point
+            of the space-filling design (`space/design.py`) in place of the sampler's own proposal. If 0, no proposal is
+            such a point. Without these points a lucky trial could capture the search for good (for the same reason
+            BOHB, Falkner et al. 2018, draws a third of its proposals at random).
     """
 
-    cover_every: ClassVar[int] = 0
+    design_every: ClassVar[int] = 0
 
     @staticmethod
     @abstractmethod

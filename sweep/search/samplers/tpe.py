@@ -24,7 +24,7 @@ def num_good(num_trials: int) -> int:
 class TPE(Sampler):
     """Tree-structured Parzen estimator, for one goal or several (Bergstra et al. 2011; Ozaki et al. 2022)."""
 
-    cover_every: ClassVar[int] = 3
+    design_every: ClassVar[int] = 3
 
     @staticmethod
     def make(seed: int) -> BaseSampler:

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from mmpkd.config import TrialConfig
-from sweep.search.choosers import EvenCover, ReplayChooser
+from sweep.search.choosers import ReplayChooser
 from sweep.search.proposals import ArmSampler, Proposal, SamplerThread
 from sweep.search.samplers import SAMPLERS
 from sweep.search.samplers.sampler import NUM_STARTUP
+from sweep.space.design import SpaceFillingDesign
 from sweep.space.draw import draw
 from sweep.space.space import Space, load_space
 from sweep.types import Values
@@ -143,7 +144,7 @@ def test_the_same_seed_and_history_give_the_same_proposal(tmp_path: Path, sample
     for index, proposal in enumerate(history):
         running = index >= num - 2
         restarted.add_trial(proposal, None if running else results(proposal, goals), running)
-    for number in (num, num + 1):  # the first is the sampler's own, the second is of the even cover
+    for number in (num, num + 1):  # the first is the sampler's own, the second is of the design
         expected, proposed = uninterrupted.propose(number), restarted.propose(number)
         assert expected is not None and proposed is not None
         assert expected.params == proposed.params and expected.internal == proposed.internal
@@ -201,8 +202,8 @@ def test_points_come_first_in_their_order(tmp_path: Path) -> None:
     assert 8 <= first.config.optimizer.batch_size <= 11, "the values that a point leaves out are sampled"
     assert list(second.config.objectives) == ["features"]
     assert third.config.optimizer.batch_size == 9
-    cover_point = EvenCover(space.arms["tabular"], "tabular", space.seed).point(3)
-    assert fourth.params == cover_point, "points of the even cover follow, counted by the trials so far"
+    designed = SpaceFillingDesign(space.arms["tabular"], "tabular", space.seed).point(3)
+    assert fourth.params == designed, "points of the design follow, counted by the trials so far"
     (only,) = run(sampler_of(space, "none"), range(1))
     assert only.config.optimizer.lr == 5e-3
 
@@ -239,7 +240,7 @@ def test_a_pruned_trial_counts_with_the_values_that_the_sampler_learns(tmp_path:
         for index in range(22):  # evenly from 1e-4 to 1e-2; the trials below 1e-3 were pruned
             lr = 10 ** (-4 + index / 10.5)
             sampler.add_trial(stored_proposal(space, optimizer__lr=lr), (learned if lr < 1e-3 else 0.7,))
-        (proposal,) = run(sampler, [22], num_learned=0)  # the 23rd is the sampler's own, not of the even cover
+        (proposal,) = run(sampler, [22], num_learned=0)  # the 23rd is the sampler's own, not of the design
         below += proposal.config.optimizer.lr < 1e-3
     assert below >= 4 if learned > 0.7 else below <= 1
 

@@ -49,7 +49,7 @@ def test_the_samplers_know_results_of_another_sweep_that_are_no_trials_here(tmp_
         assert [trial.values for trial in known] == [list(record.values(other.goals)) for record in records]
         lr = f"{arm}/optimizer.lr"
         assert [trial.params[lr] for trial in known] == [record.sampled[lr] for record in records]
-    # With the same seed the even cover continues here where it ended there, so its first trials do not run again.
+    # With the same seed the design continues here where it ended there, so its first trials do not run again.
     assert not [record for record in search.records() if record.sampled in [known.sampled for known in other.records()]]
 
 

@@ -7,11 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from sweep.pareto import admit
 from sweep.reports.tables import trials_table
-from sweep.storage.records import best_of, comparable, front_of, over_seeds, picked
+from sweep.storage.records import best_of, comparable, error_of_mean, front_of, over_seeds, picked
 from sweep.types import Record, State
 
 GOALS = ("val/auroc", "val/pointing")
@@ -85,6 +86,57 @@ def test_over_seeds_are_means_and_their_standard_errors() -> None:
     assert record.metrics == pytest.approx(expected)
     assert over_seeds(runs, 4) == []
     assert [run.number for run in over_seeds(runs, 1)] == [0, 1, 2, 3], "with one seed each, complete ones as they are"
+
+
+def test_the_error_of_a_mean_by_hand() -> None:
+    """Errors of 0.03 and 0.05 have a mean square of 0.0017; the scores 0.75, 0.5 and 1 have a variance of 1/16."""
+    scores, errors = (0.75, 0.5, 1.0), (0.03, 0.05, math.nan)
+    assert error_of_mean(scores, errors, (0, 0, 0)) == pytest.approx((0.0017 + 1 / 48) ** 0.5)
+    assert error_of_mean(scores, errors, (0, 1, 2)) == pytest.approx((1 / 48) ** 0.5), "the scores contain the patients"
+    assert error_of_mean(scores, errors, (0, 1, 0)) == pytest.approx((0.0017 * 5 / 9 + 1 / 48) ** 0.5)
+    equal = (0.75, 0.75, 0.75)
+    assert error_of_mean(equal, errors, (0, 0, 0)) == pytest.approx(0.0017**0.5), "more seeds are not more patients"
+    assert error_of_mean(equal, errors, (0, 1, 2)) == pytest.approx((0.0017 / 3) ** 0.5), "though the seeds agree"
+    assert math.isnan(error_of_mean(scores, (0.0, math.nan, 1e-17), (0, 0, 0)))
+    assert math.isnan(error_of_mean((0.75, math.nan), (0.03, 0.05), (0, 0)))
+    assert error_of_mean((0.75,), (0.03,), (0,)) == pytest.approx(0.03)
+
+
+def test_the_error_of_a_mean_covers_patients_and_seeds() -> None:
+    """The mean of the estimated variances against the variance of simulated means of three seeds.
+
+    On shared patients the errors of two seeds over patients have a correlation of 0.7, so the estimate is above the
+    truth by the part that is not shared, 0.3 v. In folds of their own, s²/k is right on average, and the estimate is
+    above the truth because it is the larger of two.
+    """
+    generator, size = np.random.default_rng(0), 20000
+    over_patients, over_seeds, correlation = 0.05**2, 0.04**2, 0.7
+    seeds = generator.normal(0, over_seeds**0.5, (size, 3))
+    common, own = (generator.normal(0, (share * over_patients) ** 0.5, (size, count)) for share, count in
+                   ((correlation, 1), (1 - correlation, 3)))  # fmt: skip
+    apart = generator.normal(0, over_patients**0.5, (size, 3))
+    for scores, folds, lower, upper in (
+        (seeds + common + own, (0, 0, 0), 0.3 * over_patients, 0.3 * over_patients),
+        (seeds + apart, (0, 1, 2), 0, over_patients / 3),
+    ):
+        estimates = [error_of_mean(row.tolist(), [0.05] * 3, folds) ** 2 for row in scores]
+        excess = np.mean(estimates) - scores.mean(axis=1).var()
+        noise = 4 * np.std(estimates) / size**0.5 + 4 * scores.mean(axis=1).var() * (2 / size) ** 0.5
+        assert lower - noise < excess < upper + noise
+
+
+def test_the_mean_over_seeds_has_the_error_of_a_mean() -> None:
+    runs = [ended(0, 0.75, 0.5), ended(1, 0.5, 0.5, repeat_of=0, turn=1)]
+    for fold, variance in ((0, 0.04**2 + 1 / 64), (1, 1 / 64)):
+        configs = ('{"cohort": {"fold": 0}}', f'{{"cohort": {{"fold": {fold}}}}}')
+        known = [
+            replace(run, metrics={**run.metrics, "val/auroc_se": 0.04}, config=config)
+            for run, config in zip(runs, configs, strict=True)
+        ]
+        (record,) = over_seeds(known, 2)
+        assert record.metrics["val/auroc_se"] == pytest.approx(variance**0.5)
+        assert record.metrics["val/auroc_seed_se"] == pytest.approx(1 / 8)
+        assert "val/auroc_se_seed_se" not in record.metrics
 
 
 def test_what_may_be_compared_over_seeds() -> None:
