@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpkd.config import AugmentationConfig
-from mmpkd.scoring.baselines import inside
+from mmpkd.scoring.formulas import inside
 
 
 class View(NamedTuple):

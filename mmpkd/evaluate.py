@@ -24,7 +24,7 @@ from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export import Card, Exported, source_of, tempered
 from mmpkd.machine.files import overridden, read_yaml, write_atomically
 from mmpkd.near_names import near
-from mmpkd.scoring import classify
+from mmpkd.scoring import classify, subgroups
 from mmpkd.scoring.grouping import MIN_PATIENTS, fold_notes, groupings, reason_not_compared, values_of
 from mmpkd.scoring.patients import by_patient
 from mmpkd.scoring.subgroups import REPLICATES, ClassWeights, Predictions, aligned, by_group, by_label, by_region
@@ -120,10 +120,10 @@ def main(words: Sequence[str]) -> None:
     record = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
     with command.written_to(folder):
         _write(folder, tables, {**record, "fold": fold, "samples": len(rows), "replicates": REPLICATES})
-    patients = len(np.unique(store.patient_N[rows]))
-    which = part if fold is None else f"{part}, fold {fold}"
-    title = f"{store.manifest['reader']}, part {which}: {len(rows)} samples of {patients} patients"
+    which = f"{store.manifest['reader']}, part {part}" + (f", fold {fold}" if fold is not None else "")
+    title = f"{which}: {len(rows)} samples of {len(np.unique(store.patient_N[rows]))} patients"
     _print(tables, title, {**TITLES, "regions": f"{TITLES['regions']}; within={own['within']}, roi={own['roi']}"})
+    command.warn(subgroups.few_patients(exported.card, store, rows))
     compared = set(tables["groups"]["column"]) if "groups" in tables else set()
     lines = [reason_not_compared(name) for name in columns if name not in compared]
     lines += fold_notes(store, [name for name in columns if name in compared])

@@ -383,7 +383,7 @@ def test_every_metric_is_explained(tiny_trial: TrialConfig, cache: Path, tmp_pat
     for metric in report.metrics:
         name = re.sub("^teacher/scan", "teacher/<name>", metric)
         name = re.sub("pattern/(lamellar|columnar|reticular)$", "<task>/<label>", name).replace("pattern", "<task>")
-        stem = re.sub("_(se|undefined|chance|centre|prior|max)$", "", name)
+        stem = re.sub("_(se|undefined|chance|content|centre|prior|max)$", "", name)
         assert f"`{name}`" in page or (f"`{stem}`" in page and name.removeprefix(stem) in page), metric
 
 

@@ -2,13 +2,74 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmpkd.scoring import attainable
+from mmpkd.scoring.localize import MEASURED, SCORES, Regions, by_image
+from mmpkd.scoring.stats import Floats
+
+BASELINES = ("chance", "content", "centre", "prior")
 CENTRE_SIGMA = 0.25  # standard deviation, as a share of the content's side along each axis
+
+
+def baseline_maps(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Tensor]:
+    """Returns maps that ignore the image, by name. Each holds one map for each (image, label) pair, (P, h, w).
+
+    `chance` is uniform, `content` is uniform on the content, and `centre` is a bump in the middle of the content.
+    `prior` is the mean ROI of the training images (see `mean_roi`), if given: a map for each label, or one for all.
+    """
+    frame = tuple(regions.roi_PHW.shape[1:])
+    maps = {
+        "chance": torch.ones_like(regions.cells_Phw),
+        "content": content(regions.inside_PHW, regions.seen_Phw),
+        "centre": centre(regions.box_P4, frame, regions.grid),
+    }
+    if prior_Rhw is not None:
+        prior_Rhw = prior_Rhw.to(regions.label_P.device).expand(regions.shape[1], *regions.grid)
+        maps["prior"] = letterboxed(prior_Rhw[regions.label_P], regions.box_P4, frame)
+    return maps
+
+
+def baseline_scores(measured: Mapping[str, Tensor], regions: Regions) -> dict[str, Floats]:
+    """Returns the scores of `baseline_maps`, `<score>_chance` and so on, each (N, R). They depend on the ROIs alone.
+
+    `content` has pointing and mass only, because the other scores leave the padding out and are those of `chance`.
+
+    An IoU by chance is the ROI's share of the pixels that count, the IoU of the set of all these pixels. No set that is
+    placed at random, so that all pixels are equally likely to be in it, has a higher expected IoU. The reason: the
+    union of set and ROI is at least as large as the set, so the IoU is at most the share of the set that lies in the
+    ROI, and the expectation of this share is the ROI's share of the pixels.
+
+    Args:
+        measured: the result of `measure` or `measure_original` of each map, by its name.
+    """
+    scores: dict[str, Floats] = {}
+    for name, measured_PS in measured.items():
+        if name == "chance":  # a uniform map has no pixel above a threshold, so its IoU says nothing
+            share_P1 = measured_PS[:, [MEASURED.index("pixel_ap")]]  # for a uniform map, the ROI's share of the pixels
+            measured_PS = measured_PS.clone()
+            measured_PS[:, MEASURED.index("iou_otsu") :] = share_P1
+        by_score = by_image(measured_PS, regions)
+        kept = attainable.SCORES if name == "content" else SCORES
+        scores |= {f"{score}_{name}": by_score[score] for score in kept}
+    return scores
+
+
+def content(inside_PHW: Tensor, seen_Phw: Tensor) -> Tensor:
+    """Returns for each pair a map (P, h, w) that is uniform on the pixels that count and 0 on the padding.
+
+    The value of a patch that the edge of the content cuts is the share of the patch that lies in the content. It is the
+    best guess of a student that knows the padding alone.
+
+    Args:
+        inside_PHW, seen_Phw: see `localize.Regions`.
+    """
+    share_Phw = F.adaptive_avg_pool2d(inside_PHW.float(), (seen_Phw.shape[1], seen_Phw.shape[2]))
+    return share_Phw / torch.where(seen_Phw > 0, seen_Phw, torch.inf)
 
 
 def centre(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> Tensor:
@@ -55,13 +116,6 @@ def letterboxed(content_Phw: Tensor, box_P4: Tensor, frame: tuple[int, ...]) -> 
     )
     read_Phw = F.grid_sample(content_Phw[:, None], at_Phw2, padding_mode="border", align_corners=False)[:, 0]
     return read_Phw * (at_Phw2.abs() < 1).all(dim=-1)
-
-
-def inside(box_N4: Tensor, frame: tuple[int, ...]) -> Tensor:
-    """Returns for each image a mask (N, H, W) that is True on its content, the image without its padding."""
-    top, left, bottom, right = (side[:, None] for side in box_N4.unbind(1))
-    row, column = (torch.arange(side, device=box_N4.device) for side in frame)
-    return ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
 
 
 def _positions(box_N4: Tensor, frame: tuple[int, ...], grid: tuple[int, int]) -> list[Tensor]:

@@ -15,6 +15,13 @@ NUM_LEVELS = 256
 THRESHOLDS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the scaled map; `iou_tuned` chooses one of them
 
 
+def inside(box_N4: Tensor, frame: tuple[int, ...]) -> Tensor:
+    """Returns for each image a mask (N, H, W) that is True on its content, the image without its padding."""
+    top, left, bottom, right = (side[:, None] for side in box_N4.unbind(1))
+    row, column = (torch.arange(side, device=box_N4.device) for side in frame)
+    return ((row >= top) & (row < bottom))[:, :, None] & ((column >= left) & (column < right))[:, None, :]
+
+
 def pointing(map_Phw: Tensor, cells_Phw: Tensor, seen_Phw: Tensor) -> Tensor:
     """Returns the share of the highest cell's area that lies in the ROI (P); tied cells are weighted by area.
 

@@ -26,12 +26,11 @@ from scipy import ndimage
 from torch import Tensor
 
 from mmpkd.frames import Letterbox
-from mmpkd.scoring import attainable, baselines, formulas
+from mmpkd.scoring import attainable, formulas
 from mmpkd.scoring.stats import Floats, macro, standard_error, weighted_mean
 
 MEASURED = ("pointing", "mass", "pixel_ap", "rank", "cnr", "iou_otsu")
 SCORES = (*MEASURED, "iou_tuned")
-BASELINES = ("chance", "centre", "prior")  # maps that ignore the image
 DARK = 0.1  # between an image's 1st and 99th percentile of grey: lower values are background
 CHUNK_PIXELS = 1 << 18  # pixels that are scored at once; this number fits into the CPU cache
 # A pixel is above 0.2 of an 8-bit image where its level is above 51.
@@ -78,7 +77,7 @@ class Regions:
             raise ValueError(
                 f"a grid of {rows} x {columns} patches does not divide a frame of {height} x {width} pixels"
             )
-        inside_NHW = baselines.inside(box_N4, (height, width))
+        inside_NHW = formulas.inside(box_N4, (height, width))
         if foreground_NHW is not None:
             inside_NHW = inside_NHW & torch.as_tensor(foreground_NHW)
             roi_NRHW = roi_NRHW & inside_NHW[:, None]  # an ROI outside the foreground is no ROI
@@ -216,33 +215,6 @@ def tuned_thresholds(measured_PS: Tensor, regions: Regions) -> Floats:
     for label in np.unique(label_P):
         threshold_R[label] = formulas.THRESHOLDS[iou_PT[label_P == label].mean(axis=0).argmax()]
     return threshold_R
-
-
-def baseline_maps(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Tensor]:
-    """Returns maps that ignore the image, by name. Each holds one map for each (image, label) pair, (P, h, w).
-
-    `chance` is uniform, and `centre` is a bump in the middle of the content. `prior` is the mean ROI of the training
-    images (see `baselines.mean_roi`), if given: a map for each label, or one for all.
-    """
-    frame = tuple(regions.roi_PHW.shape[1:])
-    maps = {
-        "chance": torch.ones_like(regions.cells_Phw),
-        "centre": baselines.centre(regions.box_P4, frame, regions.grid),
-    }
-    if prior_Rhw is not None:
-        prior_Rhw = prior_Rhw.to(regions.label_P.device).expand(regions.shape[1], *regions.grid)
-        maps["prior"] = baselines.letterboxed(prior_Rhw[regions.label_P], regions.box_P4, frame)
-    return maps
-
-
-def baseline_scores(regions: Regions, prior_Rhw: Tensor | None = None) -> dict[str, Floats]:
-    """Returns the scores of `baseline_maps`: `<score>_chance`, `<score>_centre`, `<score>_prior`, each (N, R).
-
-    They depend on the ROIs alone. A student with a single map for all labels is compared with a single prior map.
-    """
-    maps = baseline_maps(regions, prior_Rhw)
-    scores = {name: by_image(measure(map_Phw, regions), regions) for name, map_Phw in maps.items()}
-    return {f"{score}_{name}": value_NR for name, by_score in scores.items() for score, value_NR in by_score.items()}
 
 
 def bounds(regions: Regions, one_map: bool) -> dict[str, Floats]:

@@ -25,6 +25,8 @@ from mmpkd.types import ConfigError, Task
 
 Bools = NDArray[np.bool_]
 
+FEW_PATIENTS = 10  # with fewer patients of the rarer class, an AUROC and its standard error are rough
+
 
 class Patients(NamedTuple):
     """Predictions and labels of P patients, in the layout of the K logits; see `by_patient`."""
@@ -63,6 +65,44 @@ def by_patient(
     known_PK = (positive_PK | negative_PK) & ~mixed_PK
     target_PK = (positive_PK & known_PK).astype(np.float32)
     return Patients(logits_PK, target_PK, known_PK, mixed_PK, first_P.astype(np.int64), images_P.astype(np.int64))
+
+
+def rarer_class(target_NK: NDArray[Any], known_NK: Bools, patient_N: NDArray[Any]) -> NDArray[np.int64]:
+    """Returns for each label (K) the number of patients of its rarer class; 0 for a label without both classes.
+
+    A patient with images of both classes counts for both.
+    """
+    positive_NK = np.asarray(target_NK) > 0.5
+    sides = (known_NK & positive_NK, known_NK & ~positive_NK)
+    counts = [[len(np.unique(patient_N[side_N])) for side_N in side_NK.T] for side_NK in sides]
+    rarer_K: NDArray[np.int64] = np.array(counts, np.int64).min(axis=0)
+    return rarer_K
+
+
+def warn_of_few(rarer_K: NDArray[Any], tasks: Sequence[Task], patients: str = "patients") -> list[str]:
+    """Returns a warning if a label has fewer than `FEW_PATIENTS` patients of its rarer class, else an empty list. It
+    names the label with the fewest. Labels without both classes are left out, as in the AUROC.
+
+    Args:
+        rarer_K: the result of `rarer_class`.
+        patients: what the warning calls the patients.
+    """
+    columns = [
+        (f"{task.name}/{name}", task.start + index) for task in tasks for index, name in enumerate(task.logit_names)
+    ]
+    few = {name: int(rarer_K[column]) for name, column in columns if 0 < rarer_K[column] < FEW_PATIENTS}
+    if not few:
+        return []
+    label = min(few, key=lambda name: few[name])
+    others = {1: "", 2: "; another label has"}.get(len(few), f"; {len(few) - 1} other labels have")
+    further = f"{others} fewer than {FEW_PATIENTS}" if others else ""
+    return [few_in_words(f"label {label}", few[label], patients) + further]
+
+
+def few_in_words(label: str, count: int, patients: str) -> str:
+    """Returns a warning about a label with `count` patients of its rarer class. `patients` is what it calls them."""
+    of_class = f"{label} has {count} {patients if count != 1 else patients.removesuffix('s')} of its rarer class"
+    return f"{of_class}: with fewer than about {FEW_PATIENTS}, both its AUROC and the standard error are rough"
 
 
 def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:

@@ -19,8 +19,10 @@ from sklearn.metrics import average_precision_score, brier_score_loss
 from mmpkd.cohort.store import Store
 from mmpkd.export import Card
 from mmpkd.scoring import classify, stats
+from mmpkd.scoring.baselines import BASELINES
 from mmpkd.scoring.grouping import groups
-from mmpkd.scoring.localize import BASELINES, SCORES
+from mmpkd.scoring.localize import SCORES
+from mmpkd.scoring.patients import rarer_class, warn_of_few
 from mmpkd.scoring.stats import Floats, Interval
 from mmpkd.types import ConfigError, Task
 
@@ -75,6 +77,12 @@ def aligned(card: Card, store: Store) -> tuple[tuple[Task, ...], NDArray[np.floa
         sides = f"the student has {_in_words(card.tasks)}; the cohort has {_in_words(facts.tasks)}"
         raise ConfigError.at("cohort", f"no label in common: {sides}")
     return tuple(tasks), target_NK, known_NK
+
+
+def few_patients(card: Card, store: Store, rows: NDArray[np.int64]) -> list[str]:
+    """Returns a warning if a label that is scored on the samples at `rows` has few patients of its rarer class."""
+    tasks, target_NK, known_NK = aligned(card, store)
+    return warn_of_few(rarer_class(target_NK[rows], known_NK[rows], store.patient_N[rows]), tasks)
 
 
 def _columns(task: Task) -> range:

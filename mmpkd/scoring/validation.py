@@ -17,13 +17,14 @@ from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.fit import autocast
 from mmpkd.scoring import baselines, classify, localize, stats
-from mmpkd.scoring.patients import by_patient
+from mmpkd.scoring.patients import by_patient, rarer_class
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.stats import Floats
 from mmpkd.student import Student
 from mmpkd.types import CohortError, DivergedError, Task
 
 UNION = "any"  # label of the union of all ROIs of an image
+OWN = "student"  # name of the student's own maps beside those of baselines
 
 
 class Labels(NamedTuple):
@@ -71,7 +72,9 @@ class Evaluator:
         self.regions: localize.Regions | None = None
         self.prior_Rhw: Tensor | None = None
         self.foreground_NHW: NDArray[np.bool_] | None = None
-        self.fixed: dict[str, float] = {}
+        rarer_K = rarer_class(self.target_NK, self.known_NK, store.patient_N[rows])
+        scored = rarer_K > 0
+        self.fixed = {"val/auroc_rarer_class": float(rarer_K[scored].min())} if scored.any() else {}
         self.union = config.roi == "union"
         self.roi_labels = (UNION,) if self.union and store.facts.roi_labels else store.facts.roi_labels
         self.one_map = not self.map.per_label and len(self.roi_labels) > 1
@@ -85,9 +88,11 @@ class Evaluator:
             self.regions = localize.Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
             if train_rows is not None:
                 self.prior_Rhw = _mean_roi(store, train_rows, grid, self.union or self.one_map)
-            fixed = localize.baseline_scores(self.regions, self.prior_Rhw)
+            maps = baselines.baseline_maps(self.regions, self.prior_Rhw)
+            measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
+            fixed = baselines.baseline_scores(measured, self.regions)
             fixed |= localize.bounds(self.regions, self.one_map)
-            self.fixed = _prefixed(localize.summarize(fixed))
+            self.fixed |= _prefixed(localize.summarize(fixed))
 
     def _united(self, roi_NRHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.asarray(roi_NRHW.any(axis=1, keepdims=True)) if self.union else roi_NRHW
@@ -172,18 +177,15 @@ class Evaluator:
                 squares.
         """
         assert self.regions is not None, "a cohort without ROIs has no table of them"
-        maps = {"": localize.by_pair(map_NRhw, self.regions)}
-        maps |= {f"_{name}": map_Phw for name, map_Phw in localize.baseline_maps(self.regions, self.prior_Rhw).items()}
+        maps = baselines.baseline_maps(self.regions, self.prior_Rhw) | {OWN: localize.by_pair(map_NRhw, self.regions)}
         scored_regions = self.regions
         if original:
             measured, cells_Phw, seen_Phw = self._measure_originals(self.regions, maps)
             scored_regions = replace(self.regions, cells_Phw=cells_Phw, seen_Phw=seen_Phw)
         else:
             measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
-        scores: dict[str, Floats] = {}
-        for name, measured_PS in measured.items():
-            by_score = localize.by_image(measured_PS, self.regions, None if name else threshold_R)
-            scores |= {f"{score}{name}": value_NR for score, value_NR in by_score.items()}
+        scores = localize.by_image(measured.pop(OWN), self.regions, threshold_R)
+        scores |= baselines.baseline_scores(measured, self.regions)
         scores |= localize.bounds(scored_regions, self.one_map)
         if self.one_map:
             alone = localize.bounds(scored_regions, one_map=False)

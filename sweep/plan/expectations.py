@@ -1,5 +1,5 @@
-"""Computes the expected epochs of a trial under halving, the expected size of the Pareto front, and the expected
-standard error of AUROC.
+"""Computes expectations for the plan: epochs of a trial under halving, the size of the Pareto front, the maximum of
+several draws, and the standard error of AUROC.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from mmpkd.cohort.store import Store
 
@@ -47,6 +48,16 @@ def expected_front(trials: float, goals: int) -> float:
     for _ in range(goals - 1):
         maxima = np.cumsum(maxima / np.arange(1, count + 1))
     return float(np.sum(maxima / np.arange(1, count + 1)))
+
+
+def expected_maximum(draws: int) -> float:
+    """Returns the expected maximum of independent draws from the standard normal distribution.
+
+    With the distribution function F of one draw, the maximum of n draws has the distribution function F^n, so its mean
+    is the integral of 1 - F(x)^n - F(-x)^n over all positive x.
+    """
+    grid = np.linspace(0.0, 10.0, 10_001)
+    return float(np.trapezoid(1 - ndtr(grid) ** draws - ndtr(-grid) ** draws, grid))
 
 
 def validation_folds(store: Store, fold: int, repeats: int) -> list[int]:

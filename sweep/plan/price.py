@@ -16,8 +16,11 @@ import numpy as np
 
 from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, StandIn
+from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
+from sweep.plan.dealing import deal_trials, luck_warnings
 from sweep.plan.expectations import auroc_error, expected_epochs, expected_front, validation_folds
 from sweep.space.draw import branches, count_branches
+from sweep.space.search_config import Equal
 from sweep.space.space import Space
 
 MIN_BRANCH_TRIALS: Final = 10  # with fewer trials per branch the sweep gives only a first impression
@@ -41,18 +44,22 @@ class TimedConfig:
 
 @dataclass(frozen=True)
 class ArmPrice:
-    """Device-seconds of one full-length trial of an arm, for its cheapest and its most expensive configuration, and the
-    number of trials that the arm gets.
+    """What an arm gets, and what that costs.
+
+    Attributes:
+        low: device-seconds of a full-length trial of the cheapest configuration.
+        high: device-seconds of a full-length trial of the most expensive configuration.
+        trials: number of configurations that the arm gets.
+        hours: device-hours of the arm if every trial runs at full length, including runs on further seeds.
+        hours_halving: device-hours of the arm with early stopping as configured.
     """
 
     arm: str
     low: float
     high: float
-    trials: float
-
-    @property
-    def typical(self) -> float:
-        return (self.low + self.high) / 2
+    trials: int
+    hours: float
+    hours_halving: float
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Price:
     """The price of a sweep. All hours are device-hours, except `wall_hours`, which estimates the elapsed time."""
 
     arms: tuple[ArmPrice, ...]
+    equal: Equal  # what the arms share; `search.equal`
     hours: float  # if every trial runs at full length
     hours_halving: float  # with early stopping as configured; equal to `hours` without early stopping
     wall_hours: float
@@ -80,13 +88,17 @@ class Price:
     def lines(self) -> list[str]:
         """Returns the price as a few lines of text for a console."""
         total = sum(arm.trials for arm in self.arms)
-        each = "; ".join(f"{arm.arm} {arm.trials:.0f} x {_span(arm.low, arm.high)} device-seconds" for arm in self.arms)
-        stopped = f", {self.hours_halving:.3g} with early stopping" if self.hours_halving < self.hours else ""
+        shared = "the number of trials" if self.equal == "trials" else "the device-hours"
         lines = [
-            f"price: {self.hours:.3g} device-hours for {total:.0f} trials at full length{stopped} "
+            f"price: {self.hours:.3g} device-hours for {total} trials at full length{_stopped(self)} "
             f"(about {_clock(self.wall_hours * 3600)} of epochs with {self.slots} at a time; starting Ray and workers, "
             f"some seconds each, and fitting teachers come on top); {self.num_steps} steps timed",
-            f"  {each}",
+            f"  arms share {shared} (search.equal={self.equal}); each gets:",
+            *(
+                f"    {arm.arm}: {arm.trials} trials of {_span(arm.low, arm.high)} device-seconds, "
+                f"{arm.hours:.3g} device-hours{_stopped(arm)}"
+                for arm in self.arms
+            ),
             f"  fitting teachers: {_clock(self.teacher_seconds)} once (0 s if cached), not included above",
             f"  disk: cache {_bytes(self.cache_bytes)}, checkpoints {_bytes(self.checkpoint_bytes)}; "
             f"memory of a trial {_bytes(self.memory_bytes)} of {_bytes(self.device_bytes)}"
@@ -118,25 +130,26 @@ def compute_price(
     measured = [(timing.config, timing.cost) for timings in timed.values() for timing in timings if timing.cost]
     costs = [cost for _, cost in measured]
     example = measured[0][0]
-    spans = {arm: _device_seconds(timings, store, devices) for arm, timings in timed.items()}
-    arms = _deal_trials(spans, space.shares, search.trials)
-    full = sum(arm.trials * arm.typical for arm in arms)
-    stopping, share = search.early_stopping, 1.0
-    if stopping and (rungs := stopping.rungs(example.epochs)):
-        expected = [
-            expected_epochs(arm.trials, example.epochs, rungs, stopping.reduction) / example.epochs for arm in arms
-        ]
-        share = sum(part * arm.trials * arm.typical for part, arm in zip(expected, arms, strict=True)) / full
-    complete = sum(arm.trials for arm in arms) * (share if share < 1 else 1)
-    further_seeds = (search.repeats - 1) * sum(
-        arm.typical * expected_front(arm.trials * share, len(goals)) for arm in arms
-    )
+    spans = _device_seconds(timed, store, devices)
+    typical = {arm: sum(span) / 2 for arm, span in spans.items()}
+    trials, stopping = deal_trials(space, typical), search.early_stopping
+    rungs = stopping.rungs(example.epochs) if stopping else []
+    arms, complete = [], 0.0
+    for arm, (low, high) in spans.items():
+        count, part = trials[arm], 1.0
+        if stopping and rungs:
+            part = expected_epochs(count, example.epochs, rungs, stopping.reduction) / example.epochs
+        further_seeds = (search.repeats - 1) * expected_front(count * part, len(goals))
+        hours, hours_halving = ((count * of_each + further_seeds) * typical[arm] / 3600 for of_each in (1.0, part))
+        arms.append(ArmPrice(arm, low, high, count, hours, hours_halving))
+        complete += count * part
+    hours, hours_halving = sum(arm.hours for arm in arms), sum(arm.hours_halving for arm in arms)
     largest = max(costs, key=lambda cost: cost.memory_bytes)
-    hours, hours_halving = (full + further_seeds) / 3600, (full * share + further_seeds) / 3600
     checkpoints = slots + expected_front(complete, len(goals))
     error = auroc_error(store, example.cohort.fold, search.repeats)
     return Price(
-        arms=arms,
+        arms=tuple(arms),
+        equal=search.equal,
         hours=hours,
         hours_halving=hours_halving,
         wall_hours=hours_halving / devices / slots,
@@ -173,39 +186,22 @@ def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
     return int(images + len(teachers) * facts.num_samples * store.target_NK.shape[1] * 4)
 
 
-def _device_seconds(timings: Sequence[TimedConfig], store: StandIn, devices: float) -> tuple[float, float]:
-    """Returns the device-seconds of the cheapest and of the most expensive configuration. Both are NaN if no
-    configuration could be timed.
+def _device_seconds(
+    timed: Mapping[str, Sequence[TimedConfig]], store: StandIn, devices: float
+) -> dict[str, tuple[float, float]]:
+    """Returns the device-seconds of the cheapest and of the most expensive configuration of each arm. An arm of which
+    no configuration could be timed is assumed to cost as much as a typical trial of the most expensive other arm.
     """
-    seconds = [
-        devices * timing.config.epochs * epoch_seconds(timing.cost, timing.config, store)
-        for timing in timings
-        if timing.cost is not None
-    ]
-    return (min(seconds), max(seconds)) if seconds else (math.nan, math.nan)
-
-
-def _deal_trials(
-    spans: Mapping[str, tuple[float, float]], shares: Mapping[str, float], trials: int
-) -> tuple[ArmPrice, ...]:
-    """Returns the number of trials of each arm. Each arm gets at least one trial. The other trials are distributed so
-    that each arm uses its share of the device-hours.
-    """
-    known = [sum(span) / 2 for span in spans.values() if not math.isnan(span[0])]
-    typical = {arm: sum(span) / 2 if not math.isnan(span[0]) else max(known) for arm, span in spans.items()}
-    rate = {arm: shares[arm] / typical[arm] for arm in spans}
-    count, several = dict.fromkeys(spans, 1.0), set(spans)
-    while several:  # an arm whose share buys less than one trial gets one; the others divide what is left
-        each = (trials - len(spans) + len(several)) / sum(rate[arm] for arm in several)
-        enough = {arm for arm in several if rate[arm] * each >= 1}
-        if enough == several:
-            count |= {arm: rate[arm] * each for arm in several}
-            break
-        several = enough
-    return tuple(
-        ArmPrice(arm, *(span if not math.isnan(span[0]) else (typical[arm],) * 2), count[arm])
-        for arm, span in spans.items()
-    )
+    seconds = {
+        arm: [
+            devices * timing.config.epochs * epoch_seconds(timing.cost, timing.config, store)
+            for timing in timings
+            if timing.cost is not None
+        ]
+        for arm, timings in timed.items()
+    }
+    highest = max((min(of_arm) + max(of_arm)) / 2 for of_arm in seconds.values() if of_arm)
+    return {arm: (min(of_arm), max(of_arm)) if of_arm else (highest, highest) for arm, of_arm in seconds.items()}
 
 
 def _warnings(
@@ -222,10 +218,14 @@ def _warnings(
     budget, affordable = space.search.budget_device_hours, 1.0
     if budget is not None and budget < hours:
         affordable = budget / hours
+        number = sum(arm.trials for arm in arms)
+        each = ", ".join(f"{arm.arm} {round(arm.trials * affordable)}" for arm in arms)
         warnings.append(
-            f"budget_device_hours={budget:g} will end the sweep after about {affordable * space.search.trials:.0f} of "
-            f"{space.search.trials} trials; all of them take {hours:.3g}"
+            f"budget_device_hours={budget:g} will end the sweep after about {affordable * number:.0f} of {number} "
+            f"trials ({each}); all of them take {hours:.3g}"
         )
+    if space.search.equal == "hours":
+        warnings += luck_warnings({arm.arm: max(round(arm.trials * affordable), 1) for arm in arms})
     for arm in arms:
         node = space.arms[arm.arm]
         ways = count_branches(node)
@@ -244,7 +244,17 @@ def _warnings(
             f"{patients} validation patients give AUROC a standard error of about {error:.3f}: "
             f"trials closer than {2 * error:.2f} cannot be told apart"
         )
+    rows_of_folds = [store.rows("val", fold) for fold in folds]
+    rarer_FK = np.array(
+        [rarer_class(store.target_NK[rows], store.known_NK[rows], store.patient_N[rows]) for rows in rows_of_folds]
+    )
+    fewest_K = np.where(rarer_FK > 0, rarer_FK, FEW_PATIENTS).min(axis=0)
+    warnings += warn_of_few(fewest_K, store.facts.tasks, "validation patients")
     return warnings
+
+
+def _stopped(price: Price | ArmPrice) -> str:
+    return f", {price.hours_halving:.3g} with early stopping" if price.hours_halving < price.hours else ""
 
 
 def _span(low: float, high: float) -> str:

@@ -10,7 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import SMALLEST_ERROR
+from sweep.reports.arms import ARM_COLUMNS, ArmTotals
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import best_first, best_of, front_of, picked
@@ -27,11 +29,14 @@ def print_summary(
     select: str,
     folder: SweepFolder,
     auroc_error: float | None = None,
+    totals: Sequence[ArmTotals] = (),
 ) -> None:
-    """Prints the number of trials by state, the failures, the front, warnings about close scores, and the files.
+    """Prints the number of trials by state, the failures, the arms, the front, warnings about close scores, and the
+    files.
 
     Args:
         auroc_error: standard error of AUROC that the plan states, or None; `resolution` uses it.
+        totals: what each arm got. Without it the table of arms is left out.
     """
     states = Counter(record.state for record in records)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -40,6 +45,8 @@ def print_summary(
         error_file = folder.error(record.number)
         where = f" ({error_file})" if error_file.exists() else ""
         console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
+    if totals:
+        console.print(arms_table(totals))
     if states["complete"]:
         console.print(front_table(records, arms, goals, select))
     for line in image_blind_scores(records, goals):
@@ -47,10 +54,21 @@ def print_summary(
     if states["complete"] and picked(records, select) is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
     unresolved = resolution(records, goals, auroc_error)
-    for warning in [*teacher_warnings(records, arms), *without_complete(records, arms), *unresolved]:
+    general = [*teacher_warnings(records, arms), *without_complete(records, arms), *few_patients(records)]
+    for warning in [*general, *unresolved]:
         console.print(f"warning: {warning}", highlight=False)
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
+
+
+def arms_table(totals: Sequence[ArmTotals]) -> Table:
+    """Returns a table of what each arm got: configurations by how they ended, and device-hours."""
+    table = Table(*ARM_COLUMNS, title="Arms", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for arm in totals:
+        table.add_row(*arm.cells())
+    return table
 
 
 def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:
@@ -108,7 +126,12 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
     The line states two kinds of reference scores: the scores of localisation maps that ignore the image, and the
     highest score that a map with one value for each patch of the student can reach.
     """
-    kinds = {"chance": "by chance", "centre": "by pointing at the centre", "prior": "by the mean training ROI"}
+    kinds = {
+        "chance": "by chance",
+        "content": "by avoiding the padding",
+        "centre": "by pointing at the centre",
+        "prior": "by the mean training ROI",
+    }
     lines = []
     for goal in goals:
         best = best_of(records, goal)
@@ -188,6 +211,13 @@ def shortest(paths: Sequence[str]) -> Mapping[str, str]:
                 break
         shortened[path] = ".".join(tail)
     return shortened
+
+
+def few_patients(records: Sequence[Record]) -> list[str]:
+    """Returns a warning if a label has few validation patients of its rarer class (see `scoring.patients`)."""
+    counts = [record.metrics.get("val/auroc_rarer_class", math.inf) for record in records]
+    fewest = min(counts, default=math.inf)
+    return [few_in_words("a label", round(fewest), "validation patients")] if fewest < FEW_PATIENTS else []
 
 
 def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: float | None = None) -> list[str]:

@@ -17,6 +17,7 @@ from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
 from sweep.plan.plan import Plan
+from sweep.reports.arms import ArmTotals, totals_by_arm
 from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
 from sweep.reports.mlflow import Tracker
@@ -37,12 +38,13 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     with interrupt.deferred():
         records = search.records()
         shown = comparable(records, planned.goals, search.space.search.repeats)
-        best = _write_files(search, planned, options, spool, records, shown)
+        totals = totals_by_arm(records, search.state.ledger)
+        best = _write_files(search, planned, options, spool, records, shown, totals)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials
     warn(search.take_warnings(), console)
     error = planned_error(options.folder)
-    print_summary(console, shown, list(search.space.arms), planned.goals, config.select, options.folder, error)
+    print_summary(console, shown, list(search.space.arms), planned.goals, config.select, options.folder, error, totals)
     if further := len(records) - len(shown):
         console.print(f"{further} further runs repeat promising configurations on other seeds", highlight=False)
     _print_tracking(_send_rest(tracker), tracker, options, console)
@@ -52,7 +54,13 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
 
 
 def _write_files(
-    search: Search, planned: Plan, options: RunOptions, spool: Spool, records: Sequence[Record], shown: Sequence[Record]
+    search: Search,
+    planned: Plan,
+    options: RunOptions,
+    spool: Spool,
+    records: Sequence[Record],
+    shown: Sequence[Record],
+    totals: Sequence[ArmTotals],
 ) -> bool:
     """Writes tables, best.yaml and report, records them in the spool, and returns whether there is a best trial."""
     assert planned.example is not None
@@ -67,7 +75,7 @@ def _write_files(
     else:
         folder.best.unlink(missing_ok=True)  # best.yaml may hold a trial that an extension left behind
     error = planned_error(folder)
-    write_report(folder, shown, list(search.space.arms), goals, config.select, error)
+    write_report(folder, shown, list(search.space.arms), goals, config.select, error, totals)
     files = [folder.space, folder.plan, folder.best]
     if planned.facts is not None and not planned.facts.credentialed:
         files += [folder.trials, folder.report]  # only settings of a credentialed cohort may leave the store

@@ -11,10 +11,12 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from mmpkd.machine.files import write_atomically
+from sweep.reports.arms import ARM_COLUMNS, ArmTotals
 from sweep.reports.console import (
     TEACHER_COLUMN,
     cells,
     error_of,
+    few_patients,
     image_blind_scores,
     off_front,
     off_front_label,
@@ -49,11 +51,13 @@ def write_report(
     goals: Sequence[str],
     select: str,
     auroc_error: float | None = None,
+    totals: Sequence[ArmTotals] = (),
 ) -> None:
     """Writes the report. The table of epochs must exist already, because the learning curves are drawn from that table.
 
     Args:
         auroc_error: standard error of AUROC that the plan states, or None; `console.resolution` uses it.
+        totals: what each arm got. Without it the table of arms is left out.
     """
     colours = {arm: COLOURS[index % len(COLOURS)] for index, arm in enumerate(arms)}
     complete = [record for record in records if record.state == "complete"]
@@ -66,12 +70,15 @@ def write_report(
         "± ?: too few patients have a score."
     )
     parts = [f'<p class="note">{counts}. {errors}</p>']
+    if totals:
+        parts += [f"<h2>Arms</h2>{_table(ARM_COLUMNS, [arm.cells() for arm in totals])}"]
     if complete:
         parts += [f"<h2>Best by each goal</h2>{_best_table(records, arms, goals, select)}"]
     notes = [
         *image_blind_scores(records, goals),
         *teacher_warnings(records, arms),
         *without_complete(records, arms),
+        *few_patients(records),
         *resolution(records, goals, auroc_error),
     ]
     parts += [f'<p class="note">{escape(note.rstrip("."))}.</p>' for note in notes]
@@ -112,10 +119,14 @@ def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
     rows = []
     for label, record in best:
         assert record is not None
-        row = [label, *cells(record, goals), sampled(record)]
-        rows.append("".join(f"<td>{escape(cell)}</td>" for cell in row))
-    head = "".join(f"<th>{escape(cell)}</th>" for cell in ["", "trial", "arm", *goals, TEACHER_COLUMN, "sampled"])
-    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
+        rows.append([label, *cells(record, goals), sampled(record)])
+    return _table(["", "trial", "arm", *goals, TEACHER_COLUMN, "sampled"], rows)
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    body = ["".join(f"<td>{escape(cell)}</td>" for cell in row) for row in rows]
+    return f"<table><tr>{head}</tr>{''.join(f'<tr>{row}</tr>' for row in body)}</table>"
 
 
 def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Mapping[str, str]) -> go.Figure:

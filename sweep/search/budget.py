@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from sweep.pareto import admit, hypervolume
-from sweep.space.search_config import SearchConfig
+from sweep.space.search_config import Equal, SearchConfig
+from sweep.space.space import furthest_behind
 from sweep.types import Record, Values
 
 MIN_GROWTH: Final = 1.01  # factor by which an arm's hypervolume must grow; less counts as a plateau
@@ -25,18 +26,23 @@ class Costs:
 
 
 class Ledger:
-    """Counts device-seconds by arm: the seconds of epochs times the trial's share of a GPU, or times its number of
-    cores if it has no GPU.
+    """Counts started configurations and device-seconds by arm. Device-seconds are the seconds of epochs times the
+    trial's share of a GPU, or times its number of cores if it has no GPU.
 
     Attributes:
+        started: number of started configurations by arm. A failed configuration counts, because otherwise an arm whose
+            trials fail would receive all remaining trials. A configuration counts once, also if its trial is
+            interrupted and continues, and also if it runs on further seeds.
         left_behind: device-seconds of trials outside the sweep's extended space. They are charged to no arm.
 
     Args:
-        shares: the share of the device-seconds that each arm may use, by arm.
+        shares: the share of each arm.
+        equal: whether the arms share the number of started configurations or the device-seconds.
     """
 
-    def __init__(self, shares: Mapping[str, float]):
-        self.shares = dict(shares)
+    def __init__(self, shares: Mapping[str, float], equal: Equal):
+        self.shares, self.equal = dict(shares), equal
+        self.started = dict.fromkeys(shares, 0)
         self.spent = dict.fromkeys(shares, 0.0)
         self.left_behind = 0.0
         self._costs = {arm: Costs() for arm in shares}
@@ -45,6 +51,10 @@ class Ledger:
     def total(self) -> float:
         """Device-seconds spent by all trials."""
         return self.left_behind + sum(self.spent.values())
+
+    def start(self, arm: str) -> None:
+        """Counts a new configuration of an arm."""
+        self.started[arm] += 1
 
     def spend(self, arm: str, device_seconds: float) -> None:
         self.spent[arm] += device_seconds
@@ -71,21 +81,23 @@ class Ledger:
         return sum(costs.seconds for costs in known) / trials if trials else 1.0
 
     def neediest(self, arms: Sequence[str], running: Iterable[tuple[str, float]]) -> str:
-        """Returns the arm that has used the smallest part of its share of the device-seconds. If several arms are
-        equal, returns the first of them.
+        """Returns the arm that gets the next configuration: the one that has used the smallest part of its share. If
+        several arms are equal, returns the first of them.
 
-        A running trial is charged at its probable cost. A failed trial is charged in the same way: otherwise an arm
-        whose trials fail at once would receive all remaining trials.
+        If the arms share device-seconds, a running trial is charged at its probable cost. A failed trial is charged in
+        the same way: otherwise an arm whose trials fail at once would receive all remaining trials.
 
         Args:
             running: arm and device-seconds so far of each running trial.
         """
+        if self.equal == "trials":
+            return furthest_behind(self.started, self.shares, arms)
         charged = dict(self.spent)
         for arm, costs in self._costs.items():
             charged[arm] += max(costs.failed * self.typical_cost(arm) - costs.failed_seconds, 0.0)
         for arm, seconds in running:
             charged[arm] += max(self.typical_cost(arm) - seconds, 0.0)
-        return min(arms, key=lambda arm: charged[arm] / self.shares[arm])
+        return furthest_behind(charged, self.shares, arms)
 
 
 class Plateau:

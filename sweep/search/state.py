@@ -46,7 +46,6 @@ class SweepState:
     Attributes:
         finished: the finished trials, by number.
         interrupted: numbers of the trials that were running when a driver ended. They are handed out again.
-        num_started: number of configurations that have been started.
         awaiting_seeds: complete configurations with unfinished runs on further seeds, by number.
 
     Args:
@@ -66,7 +65,7 @@ class SweepState:
     ):
         arms = list(space.arms)
         self.goals, self.studies, self._spool, self._folder = tuple(goals), studies, spool, folder
-        self.ledger = Ledger(space.shares)
+        self.ledger = Ledger(space.shares, space.search.equal)
         self.plateau = Plateau(arms, goals, space.search.plateau)
         self.repeats = Repeats(arms, goals, space.search.repeats)
         self.samplers = SamplerThread({arm: ArmSampler(space, arm, goals) for arm in arms})
@@ -114,12 +113,12 @@ class SweepState:
             if record.repeat_of is not None:
                 self.repeats.mark_started(PendingRepeat(record.repeat_of, record.turn))
                 continue
+            self.ledger.start(record.arm)
             proposal, unsettled = self.studies.proposal(number), record.state == "running"
             if number in self.repeats.unsettled:
                 self.awaiting_seeds[number], unsettled = proposal, True
             learned = None if unsettled else settled.get(number) or self.studies.learned(number)
             self.samplers.add_trial(proposal, learned, unsettled)
-        self.num_started = sum(record.repeat_of is None for record in records.values())
         self._next = max([self.studies.next_number, *(number + 1 for number in self._lost)])
 
     def _read_spool(self) -> list[int]:
@@ -150,10 +149,15 @@ class SweepState:
         number, self._next = self._next, self._next + 1
         if repeat is None:
             self.studies.start(number, proposal, config)
-            self.num_started += 1
+            self.ledger.start(proposal.arm)
         else:
             self.studies.start(number, proposal, config, repeat.configuration, repeat.turn)
         return number
+
+    @property
+    def num_started(self) -> int:
+        """The number of configurations that have been started."""
+        return sum(self.ledger.started.values())
 
     @property
     def left_behind(self) -> list[int]:

@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -59,6 +59,7 @@ def _name_or_absolute_path(value: str | None) -> str | None:
 
 FalseToNone = BeforeValidator(_false_to_none, json_schema_input_type=EarlyStopping | Literal[False] | None)
 Share = Annotated[float, Field(gt=0, le=1)]
+Equal: TypeAlias = Literal["trials", "hours"]
 
 
 def _per_device(value: object) -> object:
@@ -88,7 +89,8 @@ class SearchConfig(Strict):
     budget_device_hours: Annotated[float, Field(gt=0)] | None = None  # wall time x GPUs (or cores) of all trials
     deadline: datetime | None = None  # no trial runs later; local time unless it names a zone
     plateau: Annotated[int, Field(ge=2)] | None = None  # stop after this many without 1 % more hypervolume
-    shares: Mapping[str, Share] = {}  # share of device-hours by arm; unnamed arms divide the rest equally
+    equal: Equal = "trials"  # what arms get equally or by `shares`: numbers of trials, or device-hours
+    shares: Mapping[str, Share] = {}  # share by arm; unnamed arms divide the remainder equally
     sampler: SamplerName = "tpe"
     warm_start: WarmStart = None  # name or folder of a sweep of the same cohort; samplers learn its results
     points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}; other leaves are sampled

@@ -35,6 +35,7 @@ from sweep.space.search_config import SCORES, SearchConfig
 
 # Keys with one value for all trials, because arms are compared on the same images, scores, budget and machine.
 SHARED: Final = ("cohort", "evaluation", "epochs", "threads", "seed")
+TIE_DIGITS: Final = 9  # decimal digits to which parts of shares are compared; further digits are rounding errors
 PATHS: Final = (("cohort", "root"), ("student", "weights"))  # paths in a TrialConfig
 
 
@@ -58,8 +59,8 @@ class Space:
 
     @property
     def shares(self) -> dict[str, float]:
-        """The share of the device-hours by arm. Arms that `search.shares` does not name divide the remainder
-        equally.
+        """The share of the trials by arm, or of the device-hours with `search.equal=hours`. Arms that `search.shares`
+        does not name divide the remainder equally.
         """
         named = {arm: share for arm, share in self.search.shares.items() if arm in self.arms}
         others = [arm for arm in self.arms if arm not in named]
@@ -71,6 +72,18 @@ class Space:
         points = [point for point in self.search.points if point["arm"] == arm]
         values_by_path = [values_of_point(point, self.arms[arm], "search.points", []) for point in points]
         return [{leaf_name(arm, path): value for path, value in values.items()} for values in values_by_path]
+
+
+def furthest_behind(used: Mapping[str, float], shares: Mapping[str, float], arms: Sequence[str]) -> str:
+    """Returns the arm that has used the smallest part of its share. If several arms are equal, returns the first of
+    them. The search and the plan both follow this rule.
+
+    Args:
+        used: what each arm has used, either a number of trials or device-seconds.
+        shares: the share of each arm.
+        arms: the arms to choose from, in the order of the space file.
+    """
+    return min(arms, key=lambda arm: round(used[arm] / shares[arm], TIE_DIGITS))
 
 
 def load_space(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,27 @@ FIXED_LEAVES: Final = ("epochs", "search.maximize")
 MAX_SHOWN_CHANGES: Final = 12
 
 
+def with_earlier_rule(folder: SweepFolder, space: Space) -> Space:
+    """Returns the space with the rule by which a sweep has divided its budget among the arms so far.
+
+    A sweep that began before the key `search.equal` existed shares device-hours among its arms. It continues to do so,
+    because its price and its budget were chosen for that, unless the space names `search.equal=trials`. Until then the
+    key stays absent from what the folder stores, so that later drivers recognise such a sweep.
+    """
+    before, search = _earlier_leaves(folder), space.search
+    named = "equal" in search.model_fields_set
+    if not before or "search.equal" in before or (named and search.equal == "trials"):
+        return space
+    stored = {key: value for key, value in space.raw["search"].items() if key != "equal"}
+    return replace(space, search=search.model_copy(update={"equal": "hours"}), raw={**space.raw, "search": stored})
+
+
+def _earlier_leaves(folder: SweepFolder) -> dict[str, Any]:
+    """Returns the leaves of the space of the earlier drivers. The mapping is empty if there was none."""
+    leaves: dict[str, Any] = folder.read_plan().get("leaves") or {}
+    return leaves or (leaves_of(resolved) if (resolved := folder.read_space()) else {})
+
+
 def refuse_other_space(folder: SweepFolder, space: Space, extend: bool = False) -> bool:
     """Checks that a sweep continues in the search space in which it began, because its table may hold trials of one
     space only.
@@ -38,8 +60,7 @@ def refuse_other_space(folder: SweepFolder, space: Space, extend: bool = False) 
     Raises:
         UserError: the folder holds a sweep of a different space, which `extend` does not allow.
     """
-    plan = folder.read_plan()
-    before = plan.get("leaves") or (leaves_of(resolved) if (resolved := folder.read_space()) else {})
+    before = _earlier_leaves(folder)
     if not before:
         return False
     now = leaves_of(yaml.safe_load(dump_space(space)))

@@ -58,7 +58,11 @@ def test_scores_on_the_own_cohort_agree_with_the_training(
     known_N3 = store.target_NK[store.rows("val")]
     for row, (name, probability) in zip(labels["auroc"], predictions.items(), strict=True):
         assert row == pytest.approx(roc_auc_score(known_N3[:, labels["label"].tolist().index(name)], probability))
-    text = capsys.readouterr().out
+    text, warned = capsys.readouterr()
+    patients = pd.Series(store.patient_ids[store.rows("val")])
+    sides = [[patients[known_N3[:, column] == side].nunique() for side in (0, 1)] for column in range(3)]
+    rarest = int(np.argmin(np.min(sides, axis=1)))
+    assert f"warning: label {labels['label'][rarest]} has {np.min(sides)} patients of its rarer class" in warned
     assert "synthetic, part val: 30 samples" in text and "iou_otsu" in text and "age" in text
     assert "in training: at 0.5" in text and "of the original images" in text
 

@@ -169,5 +169,6 @@ def test_a_sweep_begun_before_continues(
     assert shown["state"] == "finished"
     plan = json.loads((begun / "plan.json").read_text())
     assert plan["generation"] == (1 if further else 0)
+    assert "search.equal" not in plan["leaves"], "it goes on sharing device-hours, for later drivers too"
     assert further or plan["price"] == json.loads((MADE / "storage/before/plan.json").read_text())["price"]
     assert (begun / "best.yaml").exists() and (begun / "report.html").exists()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +12,8 @@ from sklearn.metrics import average_precision_score
 
 from mmpkd.frames import Letterbox
 from mmpkd.scoring import localize
-from mmpkd.scoring.localize import SCORES, Regions, baseline_scores, score, summarize
+from mmpkd.scoring.baselines import baseline_maps, baseline_scores
+from mmpkd.scoring.localize import SCORES, Regions, score, summarize
 from mmpkd.scoring.stats import patient_weights
 
 GRID = (4, 4)  # of 4 px patches in a 16 px frame
@@ -33,6 +36,11 @@ def peak(*cells, value=1.0, rest=0.0):
     for row, column in cells:
         map_11hw[0, 0, row, column] = value
     return map_11hw
+
+
+def by_baseline(regions, prior_Rhw=None):
+    measured = {name: localize.measure(map, regions) for name, map in baseline_maps(regions, prior_Rhw).items()}
+    return baseline_scores(measured, regions)
 
 
 def entry(scores):
@@ -77,7 +85,7 @@ def test_two_rois_of_a_label_are_their_union():
     for cell in ((0, 0), (3, 3)):
         assert entry(score(peak(cell), regions))["pointing"] == 1
     assert entry(score(peak((0, 0), (3, 3)), regions))["mass"] == 1
-    assert entry(baseline_scores(regions))["pointing_chance"] == 2 / 16
+    assert entry(by_baseline(regions))["pointing_chance"] == 2 / 16
 
 
 @pytest.mark.parametrize("value", [0.0, 0.3, 1 / 196, 7e5])
@@ -96,7 +104,7 @@ def test_a_flat_map_scores_chance(value):
 def test_padding_is_outside_for_pointing_and_mass_and_left_out_of_pixel_ap():
     box = (4, 0, 12, 16)  # a wide image: 4 px of letterbox above and below
     regions = regions_of([[(4, 4, 8, 8)]], box=box)
-    chance = entry(baseline_scores(regions))
+    chance = entry(by_baseline(regions))
     assert chance["pointing_chance"] == chance["mass_chance"] == 16 / 256
     assert chance["pixel_ap_chance"] == 16 / 128
     on_padding = entry(score(peak((0, 1)), regions))
@@ -106,10 +114,56 @@ def test_padding_is_outside_for_pointing_and_mass_and_left_out_of_pixel_ap():
     assert entry(score(some, regions))["pixel_ap"] == pytest.approx(reference_ap(some[0, 0], regions, box))
 
 
+def test_a_map_of_the_content_avoids_the_padding():
+    regions = regions_of([[(4, 4, 8, 8)]], box=(4, 0, 12, 16))  # of four rows of cells, two are padding
+    scores = entry(by_baseline(regions))
+    assert scores["pointing_content"] == scores["mass_content"] == 1 / 8 == 2 * scores["mass_chance"]
+    assert {name for name in scores if name.endswith("_content")} == {"pointing_content", "mass_content"}
+    # The content covers half of the cells of rows 0 and 3: a sum of 4 (1/2 + 1 + 1 + 1/2) = 12.
+    cut = regions_of([[(4, 4, 8, 8)]], [[(2, 0, 4, 4)]], box=(2, 0, 14, 16))
+    scores = by_baseline(cut)
+    np.testing.assert_allclose(scores["pointing_content"][:, 0], [1 / 8, 0], rtol=1e-6)  # the eight whole cells tie
+    np.testing.assert_allclose(scores["mass_content"][:, 0], [1 / 12, 0.5 * 0.5 / 12], rtol=1e-6)
+
+
+def test_without_padding_the_map_of_the_content_is_uniform():
+    scores = by_baseline(regions_of([[(1, 2, 9, 7)]]))
+    assert scores["pointing_content"] == scores["pointing_chance"] and scores["mass_content"] == scores["mass_chance"]
+
+
+def test_iou_by_chance_is_that_of_the_whole_content():
+    regions = regions_of([[(4, 4, 8, 8)]], [[(4, 0, 12, 16)]], box=(4, 0, 12, 16))
+    scores = by_baseline(regions)
+    for name in ("iou_otsu_chance", "iou_tuned_chance"):
+        np.testing.assert_allclose(scores[name][:, 0], [16 / 128, 1])
+
+
+def test_no_random_set_has_a_higher_expected_iou_than_chance():
+    """All sets of each size of 8 pixels, against ROIs of each size."""
+    means = np.zeros((9, 9))
+    for roi_size, set_size in itertools.product(range(1, 9), repeat=2):
+        roi = set(range(roi_size))
+        sets = [set(chosen) for chosen in itertools.combinations(range(8), set_size)]
+        means[roi_size, set_size] = np.mean([len(roi & chosen) / len(roi | chosen) for chosen in sets])
+    assert means[2, 2] == pytest.approx((1 * 1 + 12 / 3) / 28)  # one set is the ROI, twelve share a pixel with it
+    chance = np.arange(9) / 8
+    assert (means <= chance[:, None] + 1e-12).all() and means[:, 8] == pytest.approx(chance)
+
+
+def test_random_maps_have_no_higher_iou_than_chance():
+    """Each map is scored against an ROI in every cell in turn, so that no pixel is likelier to be in the ROI."""
+    cells = [(row, column, row + 4, column + 4) for row in range(0, 16, 4) for column in range(0, 16, 4)]
+    regions = regions_of(*[[[cell]] for cell in cells * 20])
+    maps = torch.rand(20, 1, *GRID, generator=torch.Generator().manual_seed(0)).repeat_interleave(16, dim=0)
+    random, chance = score(maps, regions), by_baseline(regions)
+    for name in ("iou_otsu", "iou_tuned"):
+        assert 1 / 32 < random[name].mean() < chance[f"{name}_chance"].mean() == 16 / 256
+
+
 def test_an_roi_mask_drawn_over_the_padding_does_not_count_there():
     regions = regions_of([[(0, 0, 8, 16)]], box=(4, 0, 12, 16))
     assert entry(score(peak((0, 0)), regions))["pointing"] == 0
-    assert entry(baseline_scores(regions))["pixel_ap_chance"] == 0.5
+    assert entry(by_baseline(regions))["pixel_ap_chance"] == 0.5
 
 
 def reference_ap(map_hw, regions, box):
@@ -143,9 +197,10 @@ def test_within_the_foreground_by_hand():
     roi = torch.zeros(1, 1, 16, 16, dtype=torch.bool)
     roi[:, :, :4, 4:8] = True  # half of it on black film
     regions = Regions.of(roi, torch.tensor([WHOLE]), GRID, foreground_NHW=lit)
-    chance = entry(baseline_scores(regions))
+    chance = entry(by_baseline(regions))
     for name in ("pointing", "mass", "pixel_ap", "rank"):
         assert chance[f"{name}_chance"] == pytest.approx(8 / 96)
+    assert chance["mass_content"] == chance["mass_chance"] and chance["pointing_content"] == chance["pointing_chance"]
     outside = entry(score(peak((0, 3), (0, 1), value=0.5) + peak((0, 3)), regions))
     assert outside["pointing"] == 1  # the peak on black film does not count; of cell (0, 1) what is lit is ROI
     assert outside["mass"] == pytest.approx(1)
@@ -220,7 +275,7 @@ def test_the_mean_is_over_labels_of_means_over_images():
 
 def test_centre_prior_sits_in_the_content():
     regions = regions_of([[(4, 4, 12, 12)]])  # the four cells in the middle, equally far from it
-    centre = entry(baseline_scores(regions))
+    centre = entry(by_baseline(regions))
     assert centre["pointing_centre"] == 1
     assert centre["mass_centre"] > centre["mass_chance"] == 0.25
 
@@ -279,8 +334,8 @@ def test_the_training_prior_is_another_baseline():
     regions = regions_of([[(4, 4, 8, 8)]], box=(4, 0, 12, 16))
     prior_Rhw = torch.zeros(1, *GRID)
     prior_Rhw[0, 0, 1] = 1  # of the content's four rows, two of the patches' fill it: rows 0 and 1 lie in row 1
-    assert entry(baseline_scores(regions, prior_Rhw))["pointing_prior"] == 1
-    assert "pointing_prior" not in baseline_scores(regions)
+    assert entry(by_baseline(regions, prior_Rhw))["pointing_prior"] == 1
+    assert "pointing_prior" not in by_baseline(regions)
 
 
 def test_a_table_has_one_row_for_each_pair_with_an_roi():

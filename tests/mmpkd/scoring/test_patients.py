@@ -9,7 +9,7 @@ import pytest
 from scipy.special import logit, softmax
 
 from mmpkd.scoring import classify, stats
-from mmpkd.scoring.patients import by_patient, patients_of
+from mmpkd.scoring.patients import by_patient, patients_of, rarer_class, warn_of_few
 from mmpkd.types import ConfigError, lay_out
 
 BINARY = lay_out([("cancer", "binary", ("no", "yes"))])
@@ -108,6 +108,26 @@ def test_the_standard_error_is_over_patients() -> None:
     weight = stats.patient_weights(copies)[:, result.first_P]
     several = classify.score(result.logits_PK, result.target_PK, result.known_PK, BINARY, weight)
     assert (several["auroc"], several["auroc_se"]) == pytest.approx((entry["auroc"], entry["auroc_se"]))
+
+
+def test_patients_of_the_rarer_class_are_counted_and_few_are_named() -> None:
+    patient = np.array([0, 0, 1, 2, 3, 3, 4])
+    target = np.array([[1, 0], [1, 0], [0, 0], [0, 0], [0, 0], [1, 1], [1, 0]], float)
+    known = np.ones((7, 2), bool)
+    # Of the first label, patients 0, 3 and 4 have a positive image, and 1, 2 and 3 a negative one.
+    assert rarer_class(target, known, patient).tolist() == [3, 1]
+    known[5, 1] = False
+    assert rarer_class(target, known, patient).tolist() == [3, 0], "the second label has a single class"
+    (line,) = warn_of_few(np.array([9, 0]), FINDINGS)
+    first, second = FINDINGS[0].logit_names
+    rough = "of its rarer class: with fewer than about 10, both its AUROC and the standard error are rough"
+    assert line == f"label found/{first} has 9 patients {rough}"
+    (line,) = warn_of_few(np.array([9, 2]), FINDINGS, "validation patients")
+    assert line == f"label found/{second} has 2 validation patients {rough}; another label has fewer than 10"
+    (line,) = warn_of_few(np.array([3, 1, 2]), CLASSES)
+    assert line.startswith(f"label {CLASSES[0].name}/{CLASSES[0].logit_names[1]} has 1 patient of")
+    assert line.endswith("; 2 other labels have fewer than 10")
+    assert warn_of_few(np.array([10, 0]), FINDINGS) == []
 
 
 @pytest.mark.parametrize(

@@ -107,16 +107,19 @@ def test_a_table_of_pairs_in_both_frames(store: Store) -> None:
     with_roi = [sample for sample, row in zip(store.sample_ids[rows], rows, strict=True) if store.rois(row)]
     for table in (stored, original):
         assert table["sample"].tolist() == with_roi and set(table["label"]) == {"lesion"}
-        kinds = ("", "_chance", "_centre", "_prior")
-        assert list(table)[2:] == [f"{score}{kind}" for kind in kinds for score in localize.SCORES] + [
-            "pointing_max",
-            "mass_max",
-        ]
+        names = {kind: [f"{score}{kind}" for score in localize.SCORES] for kind in ("", "_chance", "_centre", "_prior")}
+        without_padding, highest = ([f"pointing_{kind}", f"mass_{kind}"] for kind in ("content", "max"))
+        expected = [*names[""], *names["_chance"], *without_padding, *names["_centre"], *names["_prior"], *highest]
+        assert list(table)[2:] == expected
     # Of the upper middle cell, stored rows 0 to 4, the ROI covers row 4.5 to 5, which the stored mask rounds to row 4.
     np.testing.assert_allclose(original[["pointing", "mass"]], 0.1, rtol=1e-5)
     np.testing.assert_allclose(stored[["pointing", "mass"]], 0.2, rtol=1e-5)
     np.testing.assert_allclose(original["mass_chance"], 2.5 * 5 / 15**2, rtol=1e-5)
     np.testing.assert_allclose(original["pixel_ap_chance"], 50 / 600)
+    np.testing.assert_allclose(original[["iou_otsu_chance", "iou_tuned_chance"]], 50 / 600)
+    # The content covers 3/5, 1 and 2/5 of the cells' rows (2 to 11). Of the ROI, the first two hold 0.5 and 2 rows.
+    of_rows = (0.6 * 0.5 + 1 * 2) / (5 * (0.6 + 1 + 0.4))
+    np.testing.assert_allclose(original["mass_content"], of_rows * 5 / 15, rtol=1e-5)
     assert np.isnan(result.table(maps, np.array([np.nan]))["iou_tuned"]).all()
 
 
@@ -243,6 +246,7 @@ def test_patients_are_scored_if_one_has_several_images(store: Store) -> None:
     assert scores["val/auroc_patient"] == pytest.approx(ordered.mean())
     assert scores["val/auroc_patient_mixed"] == scores["val/auroc_patient_undefined"] == 0
     assert np.isfinite(scores["val/auroc_patient_se"]) and store.facts.several_images
+    assert scores["val/auroc_rarer_class"] == min(sick.sum(), (~sick).sum()) < len(sick), "patients, not images"
 
 
 def test_patients_with_one_image_have_no_separate_score(tmp_path: Path) -> None:

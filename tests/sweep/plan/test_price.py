@@ -10,11 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.probe import Cost, StandIn, stand_in
 from sweep.cluster import Reservation
-from sweep.plan.expectations import auroc_error, expected_epochs, expected_front, validation_folds
+from sweep.plan.dealing import luck_warnings
+from sweep.plan.expectations import (
+    auroc_error,
+    expected_epochs,
+    expected_front,
+    expected_maximum,
+    validation_folds,
+)
 from sweep.plan.plan import plan
 from sweep.plan.price import Price, TimedConfig, compute_price, epoch_seconds
 from sweep.plan.timing import extremes, throughput
@@ -140,38 +149,96 @@ def priced(space: Space, store: StandIn, dear: float = 3.0, trouble: str = "") -
     return compute_price(space, store, timed, devices=0.5, slots=2, teacher_seconds=4.0, goals=("val/auroc",))
 
 
-def test_arms_share_device_hours_so_that_the_dearer_arm_has_fewer_trials(file: Path, store: StandIn) -> None:
-    result = priced(load(file, "search.early_stopping=false"), store)
+def test_arms_that_share_device_hours_get_trials_by_their_costs(file: Path, store: StandIn) -> None:
+    hours = "search.equal=hours"
+    result = priced(load(file, hours, "search.early_stopping=false"), store)
     each = 0.5 * 9 * (60 / 16 * 0.5 + 30 * 0.01)
     assert [(arm.low, arm.high, arm.trials) for arm in result.arms] == [
         pytest.approx((each, each, 6)),
         pytest.approx((3 * each, 3 * each, 2)),
     ]
+    assert [arm.hours for arm in result.arms] == [pytest.approx(6 * each / 3600)] * 2
     assert result.hours == pytest.approx(12 * each / 3600) == result.hours_halving
     assert result.wall_hours == pytest.approx(result.hours / 0.5 / 2)
     assert result.cache_bytes == 2 * 102 * 32 * 32, "each image, and its superior view"
     assert result.teacher_seconds == 4
     assert result.checkpoint_bytes == round((2 + expected_front(8, 1)) * 10**6)
-    stopped = priced(load(file), store)
+    stopped = priced(load(file, hours), store)
     expected = expected_epochs(6, 9, [3], 3) + expected_epochs(2, 9, [3], 3)  # both arms cost the same
     assert stopped.hours_halving == pytest.approx(12 * each / 3600 * expected / 18)
+    assert stopped.arms[0].hours_halving == pytest.approx(6 * each / 3600 * expected_epochs(6, 9, [3], 3) / 9)
     text = "\n".join(stopped.lines())
     assert "at a time; starting Ray and workers, some seconds each, and fitting teachers come on top)" in text
-    assert "none 6 x" in text and "with early stopping" in text and "2 GB of 8 GB" in text
-    assert json.loads(json.dumps(stopped.as_json()))["auroc_error"] == pytest.approx(auroc_error(store, 0))
+    assert (
+        "  arms share the device-hours (search.equal=hours); each gets:\n    none: 6 trials of 9.79 device-sec" in text
+    )
+    assert "device-hours, 0.0111 with early stopping\n    tabular: 2 trials of 29.4" in text and "2 GB of 8 GB" in text
+    stored = json.loads(json.dumps(stopped.as_json()))
+    assert stored["auroc_error"] == pytest.approx(auroc_error(store, 0)) and stored["equal"] == "hours"
+    assert [(arm["arm"], arm["trials"]) for arm in stored["arms"]] == [("none", 6), ("tabular", 2)]
+
+
+def test_arms_that_share_the_trials_get_equal_numbers(file: Path, store: StandIn) -> None:
+    result = priced(load(file, "search.early_stopping=false"), store, dear=10.0)
+    each = 0.5 * 9 * (60 / 16 * 0.5 + 30 * 0.01)
+    assert [(arm.trials, arm.hours) for arm in result.arms] == [
+        (4, pytest.approx(4 * each / 3600)),
+        (4, pytest.approx(40 * each / 3600)),
+    ]
+    assert result.hours == pytest.approx(44 * each / 3600)
+    lines = "\n".join(result.lines())
+    assert "arms share the number of trials (search.equal=trials); each gets:\n    none: 4 trials of" in lines
+    assert "luck alone" not in lines
+    assert [arm.trials for arm in priced(load(file, "search.shares={tabular: 0.7}"), store).arms] == [3, 5]
+
+
+def test_an_arm_gets_no_more_trials_than_it_has_configurations(file: Path, store: StandIn) -> None:
+    few = ("student.depth=2", "optimizer.lr={choice: [1e-3, 1e-2]}")
+    for equal in ("trials", "hours"):
+        result = priced(load(file, *few, f"search.equal={equal}"), store)
+        assert [arm.trials for arm in result.arms] == [2, 6]
+    few += ("arms.tabular.objectives.logits.weight={choice: [1, 2]}",)
+    assert [arm.trials for arm in priced(load(file, *few), store).arms] == [2, 4], "two of eight are left over"
+
+
+def test_expected_maxima_agree_with_closed_forms_and_quadrature() -> None:
+    """Two and three draws have 1/sqrt(pi) and 3/(2 sqrt(pi)); the density of the maximum is n f(x) F(x)^(n - 1)."""
+    assert expected_maximum(1) == pytest.approx(0, abs=1e-9)
+    assert expected_maximum(2) == pytest.approx(1 / math.sqrt(math.pi), abs=1e-6)
+    assert expected_maximum(3) == pytest.approx(1.5 / math.sqrt(math.pi), abs=1e-6)
+    for draws in (5, 29):
+        integrand = lambda x, n=draws: x * n * norm.pdf(x) * norm.cdf(x) ** (n - 1)  # noqa: E731
+        assert expected_maximum(draws) == pytest.approx(quad(integrand, -10, 10)[0], abs=1e-6)
+
+
+def test_unequal_numbers_of_trials_are_said_with_the_luck_that_they_give(file: Path, store: StandIn) -> None:
+    """The expected maxima of 29 and 3 draws are 2.029 and 0.846, those of 14 and 2 draws 1.703 and 0.564."""
+    words = ("trials=32", "search.equal=hours", "search.early_stopping=false")
+    result = priced(load(file, *words), store, dear=10.0)
+    (line,) = [warning for warning in result.warnings if "luck" in warning]
+    assert line == (
+        "search.equal=hours gives about 29 trials to none and 3 to tabular: luck alone puts the best of none about 1.2 "
+        "standard deviations higher (standard deviations of a score over an arm's configurations); search.equal=trials "
+        "gives arms the same number of trials"
+    )
+    half = priced(load(file, *words, f"budget_device_hours={result.hours / 2}"), store, dear=10.0).warnings
+    assert "after about 16 of 32 trials (none 14, tabular 2); all of them take" in "\n".join(half)
+    assert "about 14 trials to none and 2 to tabular: luck alone puts the best of none about 1.1" in "\n".join(half)
+    assert not any("luck" in warning for warning in priced(load(file, *words), store, dear=1.4).warnings)
+    assert luck_warnings({"a": 15, "b": 10}) == [] and luck_warnings({"a": 10, "b": 16}) != []
 
 
 def test_further_seeds_of_the_front_are_in_the_price(file: Path, store: StandIn) -> None:
-    result = priced(load(file, "search.early_stopping=false", "search.repeats=3"), store)
+    result = priced(load(file, "search.equal=hours", "search.early_stopping=false", "search.repeats=3"), store)
     each = 0.5 * 9 * (60 / 16 * 0.5 + 30 * 0.01)
     repeats = 2 * (each * expected_front(6, 1) + 3 * each * expected_front(2, 1))
     assert result.hours == pytest.approx((12 * each + repeats) / 3600)
 
 
 def test_every_arm_has_at_least_one_trial(file: Path, store: StandIn) -> None:
-    result = priced(load(file), store, dear=30.0)
-    assert [arm.trials for arm in result.arms] == [pytest.approx(7), 1], "in proportion 240/31 and 8/31"
-    assert [arm.trials for arm in priced(load(file, "trials=2"), store).arms] == [1, 1]
+    result = priced(load(file, "search.equal=hours"), store, dear=30.0)
+    assert [arm.trials for arm in result.arms] == [7, 1]
+    assert [arm.trials for arm in priced(load(file, "trials=2", "search.equal=hours"), store).arms] == [1, 1]
 
 
 def test_the_price_warns_of_small_budgets_and_few_trials(file: Path, store: StandIn) -> None:
@@ -180,6 +247,11 @@ def test_the_price_warns_of_small_budgets_and_few_trials(file: Path, store: Stan
     assert "budget_device_hours=0.001 will end the sweep after about" in text
     assert "arm tabular: about" in text and "are a first look, no search" in text
     assert "validation patients give AUROC a standard error of about" in text
+    store.target_NK = np.zeros_like(store.target_NK)
+    store.target_NK[np.isin(store.patient_N, np.unique(store.patient_N[store.rows("val", 0)])[:3]), -1] = 1
+    label = f"{store.facts.tasks[-1].name}/{store.facts.tasks[-1].logit_names[-1]}"
+    (line,) = [line for line in priced(space, store).warnings if "rarer class" in line]
+    assert line.startswith(f"label {label} has 3 validation patients of its rarer class")
     assert "arm tabular: CUDA out of memory" in priced(space, store, trouble="CUDA out of memory").warnings
 
 

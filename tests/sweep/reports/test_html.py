@@ -16,7 +16,9 @@ import pytest
 from rich.console import Console
 
 from mmpkd.command import plain_console
+from sweep.reports.arms import totals_by_arm
 from sweep.reports.console import (
+    few_patients,
     front_table,
     image_blind_scores,
     print_summary,
@@ -30,6 +32,7 @@ from sweep.reports.html import write_report
 from sweep.reports.progress import clock
 from sweep.reports.tables import trials_table
 from sweep.reports.teachers import teacher_warnings
+from sweep.search.budget import Ledger
 from sweep.storage.layout import SweepFolder
 from sweep.types import Record
 
@@ -88,6 +91,32 @@ def test_the_front_has_only_complete_trials_with_their_errors() -> None:
     assert text.index("0.890") < text.index("0.900")
 
 
+def test_console_and_report_say_what_each_arm_got(tmp_path: Path) -> None:
+    """A further seed of trial 1 adds hours and no configuration; trial 9 runs and has spent 100 seconds so far."""
+    ledger = Ledger({"none": 0.5, "tabular": 0.5}, "trials")
+    for arm, spent in (("none", 3600.0), ("none", 1800.0), ("tabular", 36.0), ("tabular", 36.0), ("none", 36.0)):
+        ledger.start(arm)
+        ledger.spend(arm, spent)
+    ledger.spend("tabular", 100.0)
+    ledger.start("tabular")
+    seed = replace(record(6, 0.9, 0.2), repeat_of=1)
+    totals = totals_by_arm([*RECORDS[:2], *RECORDS[3:], seed], ledger)
+    assert [arm.cells() for arm in totals] == [
+        ["none", "3", "1", "0", "0", "1.51"],
+        ["tabular", "3", "1", "1", "1", "0.0478"],
+    ]
+    console = Console(file=io.StringIO(), width=200)
+    print_summary(console, RECORDS, ARMS, GOALS, "val/auroc", SweepFolder(tmp_path), totals=totals)
+    text: str = console.file.getvalue()  # type: ignore[attr-defined]
+    rows = [re.findall(r"[\w.-]+", line) for line in text.splitlines()]
+    assert ["arm", "started", "complete", "stopped", "failed", "device-hours"] in rows
+    assert [arm.cells() for arm in totals] == [row for row in rows if len(row) == 6 and row[0] in ARMS]
+    reported(tmp_path, RECORDS, ARMS)  # writes the table of epochs
+    sweep = SweepFolder(tmp_path / "my & sweep")
+    write_report(sweep, RECORDS, ARMS, GOALS, "val/auroc", totals=totals)
+    assert "<td>tabular</td><td>3</td><td>1</td><td>1</td><td>1</td><td>0.0478</td>" in sweep.report.read_text()
+
+
 def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) -> None:
     records = [record(1, 0.9, 0.5, "tabular"), record(2, 0.7, 0.3), record(3, 0.8, 0.2), record(4, 0.6, 0.4)]
     rows = [line for line in said(front_table(records, ARMS, GOALS, "val/auroc")).splitlines() if "±" in line]
@@ -136,10 +165,11 @@ def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
     line = "val/pointing without looking at the image: 0.062 by chance, 0.125 by pointing at the centre"
     assert image_blind_scores(RECORDS, GOALS) == [line]
     assert image_blind_scores(RECORDS, GOALS[:1]) == [] == image_blind_scores([], GOALS)
-    more = {"val/pointing_prior": 0.3, "val/pointing_max": 0.875}
+    more = {"val/pointing_content": 0.1, "val/pointing_prior": 0.3, "val/pointing_max": 0.875}
     known = [replace(one, metrics={**one.metrics, **more}) for one in RECORDS]
     prior = ", 0.300 by the mean training ROI; no map on its patches can score above 0.875"
-    assert image_blind_scores(known, GOALS) == [line + prior]
+    padding = line.replace("chance,", "chance, 0.100 by avoiding the padding,")
+    assert image_blind_scores(known, GOALS) == [padding + prior]
     assert line in summed_up(tmp_path, RECORDS, ARMS)
     page = reported(tmp_path, RECORDS, ARMS)
     assert page.index("Best by each goal") < page.index(line) < page.index("<h2>Front")
@@ -267,6 +297,13 @@ def test_a_score_without_a_standard_error_is_not_known_to_the_last_digit() -> No
     lone = f"{reason}. Its lead over the other trials cannot be judged."
     assert resolution([*perfect[:1], record(3, 0.8, 0.2)], GOALS[:1]) == [lone]
     assert resolution(perfect[:1], GOALS[:1]) == [f"{reason}."], "there is no ranking"
+
+
+def test_few_patients_of_the_rarer_class_are_named_at_the_end(tmp_path: Path) -> None:
+    rare = [with_metric(RECORDS[0], auroc_rarer_class=9.0), with_metric(RECORDS[1], auroc_rarer_class=12.0)]
+    line = "a label has 9 validation patients of its rarer class: with fewer than about 10"
+    assert f"warning: {line}" in summed_up(tmp_path, rare, ARMS) and line in reported(tmp_path, rare, ARMS)
+    assert few_patients(rare[1:]) == [] == few_patients(RECORDS) == few_patients([])
 
 
 def test_trials_that_the_validation_set_does_not_separate_are_named_in_every_case() -> None:

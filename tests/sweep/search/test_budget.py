@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from datetime import datetime
 
 import pytest
 
 from sweep.search.budget import Ledger, Plateau, reached_limit
-from sweep.space.search_config import SearchConfig
+from sweep.space.search_config import Equal, SearchConfig
 from sweep.types import Record, State
 
 GOALS = ("val/auroc", "val/pointing")
@@ -18,8 +19,8 @@ def ended(arm: str, device_seconds: float, state: State = "complete") -> Record:
 
 
 def ledger_of(*records: Record, **shares: float) -> Ledger:
-    """Returns a ledger on which each record is both spent and finished."""
-    ledger = Ledger(shares)
+    """Returns a ledger of device-hours on which each record is both spent and finished."""
+    ledger = Ledger(shares, "hours")
     for record in records:
         ledger.spend(record.arm, record.device_seconds)
         ledger.add_finished(record)
@@ -76,6 +77,58 @@ def test_trials_that_the_space_no_longer_holds_are_spent_but_charged_to_no_arm()
     ledger.left_behind = 100
     assert ledger.total == 110
     assert ledger.neediest(("a", "b"), ()) == "b"
+
+
+# --- equal numbers of trials ---
+
+
+def simulated(equal: Equal, costs: dict[str, float], trials: int, slots: int = 1, **shares: float) -> list[str]:
+    """Returns the arm of each started trial. A trial's device-seconds are spent when it ends."""
+    ledger, arms, running, now = Ledger(shares, equal), list(shares), list[tuple[float, str]](), 0.0
+    started = list[str]()
+    while len(started) < trials:
+        while len(running) == slots:
+            ends, arm = min(running)
+            running.remove((ends, arm))
+            now = ends
+            ledger.spend(arm, costs[arm])
+            ledger.add_finished(ended(arm, costs[arm]))
+        arm = ledger.neediest(arms, [(arm, 0.0) for _, arm in running])
+        ledger.start(arm)
+        started.append(arm)
+        running.append((now + costs[arm], arm))
+    return started
+
+
+@pytest.mark.parametrize("slots", [1, 4])
+def test_an_expensive_arm_gets_as_many_trials_as_a_cheap_one(slots: int) -> None:
+    costs = {"cheap": 1.0, "dear": 10.0}
+    by_trials = simulated("trials", costs, 32, slots, cheap=0.5, dear=0.5)
+    assert by_trials == ["cheap", "dear"] * 16, "whenever the sweep ends, the arms differ by at most one trial"
+    if slots == 1:
+        by_hours = simulated("hours", costs, 32, cheap=0.5, dear=0.5)
+        assert Counter(by_hours) == {"cheap": 29, "dear": 3}
+
+
+def test_trials_are_dealt_by_shares_and_ties_go_to_the_first_arm() -> None:
+    costs = {"a": 5.0, "b": 1.0}
+    # Started trials over shares, a and b: 0, 0 -> a; 1.4, 0 -> b; 1.4, 3.3 -> a; 2.9, 3.3 -> a; 4.3, 3.3 -> b;
+    # 4.3, 6.7 -> a; 5.7, 6.7 -> a; 7.1, 6.7 -> b; 7.1, 10 -> a; 8.6, 10 -> a; 10, 10 -> a.
+    assert "".join(simulated("trials", costs, 11, a=0.7, b=1 - 0.7)) == "abaabaabaaa"
+    assert 3 / (1 - 0.7) < 7 / 0.7, "the tie holds only if quotients are rounded"
+    assert "".join(simulated("trials", costs, 3, b=0.5, a=0.5)) == "bab"
+
+
+def test_with_equal_trials_neither_costs_nor_running_trials_matter() -> None:
+    ledger = Ledger({"a": 0.5, "b": 0.5}, "trials")
+    ledger.spend("a", 1e6)
+    assert ledger.neediest(("a", "b"), [("a", 5.0)]) == "a", "no configuration of either arm has been started"
+    ledger.start("a")
+    assert ledger.neediest(("a", "b"), ()) == "b"
+    ledger.start("b")
+    ledger.start("b")
+    assert ledger.neediest(("b",), ()) == "b", "an arm with no configuration left is not among the given arms"
+    assert ledger.started == {"a": 1, "b": 2}
 
 
 # --- the end of a sweep ---
@@ -139,9 +192,9 @@ def test_a_deadline_is_in_its_own_time_zone_or_in_local_time(
         when = datetime(2030, 1, 2, 12, 30).astimezone().timestamp()
     search = SearchConfig.model_validate({"deadline": f"2030-01-02T12:30{zone}"})
     monkeypatch.setattr("time.time", lambda: when - 1)
-    assert reached_limit(search, Ledger({"a": 1.0})) == ""
+    assert reached_limit(search, Ledger({"a": 1.0}, "trials")) == ""
     monkeypatch.setattr("time.time", lambda: when)
-    reason = reached_limit(search, Ledger({"a": 1.0}))
+    reason = reached_limit(search, Ledger({"a": 1.0}, "trials"))
     assert reason == "the deadline (2030-01-02 12:30) has passed; to continue, give a later deadline=..."
 
 

@@ -16,6 +16,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.config import TrialConfig
+from sweep.reports.arms import ArmTotals, totals_by_arm
 from sweep.reports.tables import epochs_table, trials_table
 from sweep.search.proposals import ArmSampler
 from sweep.search.searcher import FAILURES_TO_STOP, Search
@@ -187,7 +188,7 @@ def test_a_trial_whose_worker_died_runs_again_a_limited_number_of_times(opened: 
 
 
 def test_arms_get_equal_shares_of_device_seconds(opened: Opened) -> None:
-    search = opened("trials=24")
+    search = opened("trials=24", "search.equal=hours")
     running: list[tuple[str, Any]] = []
     for index in range(24):
         running.append((f"id{index}", search.suggest(f"id{index}")))
@@ -203,8 +204,41 @@ def test_arms_get_equal_shares_of_device_seconds(opened: Opened) -> None:
     assert Counter(record.arm for record in search.records())["none"] > 15
 
 
-def test_an_arm_whose_trials_fail_at_once_does_not_receive_all_remaining_trials(opened: Opened, tmp_path: Path) -> None:
-    search = opened("trials=12")
+def test_arms_get_equal_numbers_of_trials_also_after_a_restart(opened: Opened, tmp_path: Path) -> None:
+    """A driver dies with a trial of the expensive arm running and another one handed out, which count once."""
+    dead, words = opened("trials=12"), ("trials=12", "search.repeats=1")
+    for index in range(5):
+        job = dead.suggest(f"id{index}")
+        play(dead, f"id{index}", job, seconds=10.0 if job["arm"] == "tabular" else 1.0)
+    running = [dead.suggest("a"), dead.suggest("b")]
+    dead.on_trial_result("a", {"reports": [report(running[0], 1, seconds=10.0)]})
+    del dead
+    search = opened(*words)
+    assert search.state.ledger.started == {"none": 4, "tabular": 3}
+    assert [job["number"] for job in play_all(search)] == list(range(5, 12)), "the interrupted ones come first"
+    assert [record.arm for record in search.records()] == ["none", "tabular"] * 6
+    assert search.state.ledger.started == opened(*words).state.ledger.started == {"none": 6, "tabular": 6}
+
+
+def test_the_share_of_an_exhausted_arm_goes_to_the_others(opened: Opened) -> None:
+    few = ("optimizer.lr={choice: [1e-3, 1e-2]}", "optimizer.weight_decay=0.5")
+    search = opened("trials=12", *few, "arms.tabular.optimizer.lr={log_uniform: [1e-4, 1e-1]}")
+    play_all(search)
+    assert search.exhausted == {"none"}
+    assert search.state.ledger.started == {"none": 2, "tabular": 10}
+    totals = totals_by_arm(search.records(), search.state.ledger)
+    hours = 4 * 0.5 / 3600  # of a trial of four epochs
+    assert totals == [
+        ArmTotals("none", 2, 2, 0, 0, pytest.approx(2 * hours)),
+        ArmTotals("tabular", 10, 10, 0, 0, pytest.approx(10 * hours)),
+    ]
+
+
+@pytest.mark.parametrize("equal", ["trials", "hours"])
+def test_an_arm_whose_trials_fail_at_once_does_not_receive_all_remaining_trials(
+    opened: Opened, tmp_path: Path, equal: str
+) -> None:
+    search = opened("trials=12", f"search.equal={equal}")
     SweepFolder(tmp_path).error(0).parent.mkdir()
     for index in range(12):
         job = search.suggest(f"id{index}")

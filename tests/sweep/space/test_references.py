@@ -35,7 +35,8 @@ def metrics(job: dict[str, Any], epoch: int) -> dict[str, float]:
 
 
 def tuned(tmp_path: Path, cost: dict[str, float], *overrides: str) -> Search:
-    """A sweep on so many slots by a simulated clock; `cost` is of an epoch, in seconds, by arm."""
+    """A sweep on so many slots by a simulated clock; `cost` is of an epoch, in seconds, by arm. It ends at a limit with
+    its trials running, as a real one does."""
     (tmp_path / "fake.yaml").write_text(SPACE)
     words = (f"epochs={EPOCHS}", "search.early_stopping={reduction: 3}", "search.sampler=random", *overrides)
     space, mistakes = load_space(str(tmp_path / "fake.yaml"), words)
@@ -51,7 +52,7 @@ def tuned(tmp_path: Path, cost: dict[str, float], *overrides: str) -> Search:
         while len(clock) < SLOTS and isinstance(job := search.suggest(f"id{started}"), dict):
             heapq.heappush(clock, (now + cost[job["arm"]], f"id{started}", job, 1))
             started += 1
-        if not clock:
+        if not clock or search.halt is not None:
             return search
         now, trial_id, job, epoch = heapq.heappop(clock)
         seconds, scores = cost[job["arm"]], metrics(job, epoch)
@@ -70,9 +71,25 @@ def test_arms_get_their_shares_to_a_trial_per_slot(
     tmp_path: Path, cost: tuple[float, float], share: float, repeats: int
 ) -> None:
     costs = dict(zip(("none", "tabular"), cost, strict=True))
-    search = tuned(tmp_path, costs, "trials=80", f"search.shares={{tabular: {share}}}", f"search.repeats={repeats}")
+    words = ("trials=80", "search.equal=hours", f"search.shares={{tabular: {share}}}", f"search.repeats={repeats}")
+    search = tuned(tmp_path, costs, *words)
     states = Counter(one.state for one in search.records())
     assert states["pruned"] > 20 and states["complete"] > 10
     ledger = search.state.ledger
     off = ledger.spent["tabular"] - share * ledger.total
     assert abs(off) <= SLOTS * EPOCHS * max(cost)
+
+
+@pytest.mark.parametrize("budget", [None, 0.1, 0.2])
+@pytest.mark.parametrize("repeats", [1, 3])
+def test_an_expensive_arm_gets_equally_many_configurations(tmp_path: Path, repeats: int, budget: float | None) -> None:
+    words = ("trials=41", f"search.repeats={repeats}", *([f"budget_device_hours={budget}"] if budget else []))
+    search = tuned(tmp_path, {"none": 1.0, "tabular": 10.0}, *words)
+    records = [record for record in search.state.studies.records() if record.repeat_of is None]
+    arms = [record.arm for record in records]
+    assert arms == [("none", "tabular")[index % 2] for index in range(len(arms))], "none is ever ahead by two"
+    assert len(arms) == 41 if budget is None else 10 < len(arms) < 41
+    started, ledger = Counter(arms), search.state.ledger
+    assert started == ledger.started and ledger.spent["tabular"] > 2 * ledger.spent["none"]
+    ended = Counter(record.arm for record in records if record.state != "running")
+    assert sum((started - ended).values()) <= SLOTS, "what runs when a limit ends the sweep"

@@ -101,6 +101,7 @@ def test_every_shipped_space_fits(validator: Draft7Validator) -> None:
         "search.trials_per_device=auto",
         "search.deadline='2030-01-01 12:00'",
         "search.shares={none: 0.5}",
+        "search.equal=hours",
         "search.points=[{arm: none, optimizer.lr: 1e-4}]",
         "search={sampler: gp, repeats: 2, plateau: 10}",
         TABLE % "labels: [a, b]",

@@ -231,6 +231,7 @@ def test_defaults_of_the_search_are_explicit():
         "budget_device_hours": None,
         "deadline": None,
         "plateau": None,
+        "equal": "trials",
         "shares": {},
         "sampler": "tpe",
         "warm_start": None,
