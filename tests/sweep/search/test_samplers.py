@@ -154,13 +154,13 @@ def test_the_same_seed_and_history_give_the_same_proposal(tmp_path: Path, sample
 
 @pytest.mark.parametrize(
     ("sampler", "from_design"),
-    [("tpe", (*range(10), 12, 15, 18)), ("gp", (*range(10), 10, 12)), ("qmc", range(19)), ("random", ()), ("nsga2", ())],
+    [("tpe", (*range(10), 12, 15, 18)), ("gp", range(11)), ("qmc", range(19)), ("random", ()), ("nsga2", ())],
 )
 def test_the_first_proposals_and_every_nth_are_the_points_of_the_design_in_order(
     tmp_path: Path, sampler: str, from_design: Sequence[int]
 ) -> None:
     space = space_of(tmp_path, SPACE, f"search.sampler={sampler}")
-    num_proposals = 13 if sampler == "gp" else 19  # a Gaussian process takes seconds
+    num_proposals = 12 if sampler == "gp" else 19  # a Gaussian process takes seconds
     proposals = run(sampler_of(space, num_goals=1), range(num_proposals), num_goals=1)
     design = SpaceFillingDesign(space.arms["tabular"], "tabular", space.seed)
     points = [design.point(index) for index in range(num_proposals)]
