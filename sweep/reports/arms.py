@@ -10,7 +10,7 @@ from typing import Final
 from sweep.search.budget import Ledger
 from sweep.types import Record
 
-ARM_COLUMNS: Final = ("arm", "started", "complete", "stopped", "failed", "device-hours")
+ARM_COLUMNS: Final = ("arm", "started", "complete", "pruned", "failed", "device-hours")
 
 
 @dataclass(frozen=True)
@@ -19,19 +19,19 @@ class ArmTotals:
 
     Attributes:
         started: number of started configurations, including those that wait to be continued.
-        stopped: number of configurations that early stopping ended.
+        pruned: number of configurations that early stopping ended.
     """
 
     arm: str
     started: int
     complete: int
-    stopped: int
+    pruned: int
     failed: int
     device_hours: float
 
     def cells(self) -> list[str]:
         """Returns the cells of the arm's row in a table with the columns `ARM_COLUMNS`."""
-        counts = (self.started, self.complete, self.stopped, self.failed)
+        counts = (self.started, self.complete, self.pruned, self.failed)
         return [self.arm, *map(str, counts), f"{self.device_hours:.3g}"]
 
 
@@ -48,7 +48,7 @@ def totals_by_arm(records: Sequence[Record], ledger: Ledger) -> list[ArmTotals]:
             arm=arm,
             started=started,
             complete=states[arm, "complete"],
-            stopped=states[arm, "pruned"],
+            pruned=states[arm, "pruned"],
             failed=states[arm, "failed"],
             device_hours=ledger.spent[arm] / 3600,
         )

@@ -109,7 +109,7 @@ def test_console_and_report_say_what_each_arm_got(tmp_path: Path) -> None:
     print_summary(console, RECORDS, ARMS, GOALS, "val/auroc", SweepFolder(tmp_path), totals=totals)
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     rows = [re.findall(r"[\w.-]+", line) for line in text.splitlines()]
-    assert ["arm", "started", "complete", "stopped", "failed", "device-hours"] in rows
+    assert ["arm", "started", "complete", "pruned", "failed", "device-hours"] in rows
     assert [arm.cells() for arm in totals] == [row for row in rows if len(row) == 6 and row[0] in ARMS]
     reported(tmp_path, RECORDS, ARMS)  # writes the table of epochs
     sweep = SweepFolder(tmp_path / "my & sweep")
