@@ -49,7 +49,8 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     error = planned_error(options.folder)
     print_summary(console, shown, list(search.space.arms), planned.goals, config.select, options.folder, error, totals)
     if further := len(records) - len(shown):
-        console.print(f"{further} further runs repeat promising configurations on other seeds", highlight=False)
+        note = f"{further} further runs repeat promising configurations on other seeds; the front has means over seeds"
+        console.print(f"{note}, with errors over patients and seeds", highlight=False, soft_wrap=True)
     _print_tracking(_send_rest(tracker), tracker, options, console)
     for line in _reasons(search, _with_more_budget(options.command, search)):
         console.print(line, highlight=False, soft_wrap=True)

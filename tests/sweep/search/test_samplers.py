@@ -152,6 +152,23 @@ def test_the_same_seed_and_history_give_the_same_proposal(tmp_path: Path, sample
     assert run(other, [0])[0].params != history[0].params
 
 
+@pytest.mark.parametrize(
+    ("sampler", "from_design"),
+    [("tpe", (*range(10), 12, 15, 18)), ("gp", range(11)), ("qmc", range(19)), ("random", ()), ("nsga2", ())],
+)
+def test_the_first_proposals_and_every_nth_are_the_points_of_the_design_in_order(
+    tmp_path: Path, sampler: str, from_design: Sequence[int]
+) -> None:
+    space = space_of(tmp_path, SPACE, f"search.sampler={sampler}")
+    num_proposals = 12 if sampler == "gp" else 19  # a Gaussian process takes seconds
+    proposals = run(sampler_of(space, num_goals=1), range(num_proposals), num_goals=1)
+    design = SpaceFillingDesign(space.arms["tabular"], "tabular", space.seed)
+    points = [design.point(index) for index in range(num_proposals)]
+    assert [proposals[number].params for number in from_design] == points[: len(from_design)]
+    others = [proposal.params for number, proposal in enumerate(proposals) if number not in from_design]
+    assert not [params for params in others if params in points]
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_each_configuration_is_proposed_exactly_once(tmp_path: Path, sampler: str) -> None:
     sampler = sampler_of(space_of(tmp_path, SMALL, f"search.sampler={sampler}"))
