@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
@@ -13,9 +14,10 @@ from rich.table import Table
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import SMALLEST_ERROR, is_all_equal
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
+from sweep.reports.choosing import choices_in_words, with_estimate
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.storage.layout import BEST, SweepFolder
-from sweep.storage.records import best_first, best_of, front_of, picked
+from sweep.storage.records import best_first, best_of, compared_metric, front_of, picked
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
@@ -49,10 +51,19 @@ def print_summary(
         console.print(arms_table(totals))
     if states["complete"]:
         console.print(front_table(records, arms, goals, select))
-    for line in image_blind_scores(records, goals):
+    for line in [*choices_in_words(records, goals), *image_blind_scores(records, goals)]:
         console.print(line, highlight=False)
-    if states["complete"] and picked(records, select) is None:
+    best = picked(records, select)
+    if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
+    if best and f"{select}_estimate" in best.metrics and not folder.saved_checkpoints(best.number):
+        # A trial keeps its student only if its observed scores are among the best when it ends.
+        console.print(
+            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "
+            f"python -m mmpkd.train config={quote(str(folder.best))}",
+            highlight=False,
+            soft_wrap=True,
+        )
     unresolved = resolution(records, goals, auroc_error)
     general = [*teacher_warnings(records, arms), *without_complete(records, arms), *few_patients(records)]
     for warning in [*general, *unresolved]:
@@ -76,10 +87,11 @@ def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
     front, and the best trial of each arm that has no trial on the front. The trials on the front are ordered by the
     goal `select`, best first.
 
-    The table shows each score with its standard error, and for each trial the scores of its teachers.
+    The table shows each score with its standard error and, where there is one, the estimate of its mean; and for each
+    trial the scores of its teachers.
     """
     table = Table("trial", "arm", *goals, TEACHER_COLUMN, "sampled", title="Front", title_justify="left")
-    for record in best_first(front_of(records, goals), select):
+    for record in best_first(front_of(records, goals), compared_metric(records, select)):
         table.add_row(*cells(record, goals), sampled(record))
     table.add_section()
     for record in off_front(records, arms, goals, select):
@@ -91,7 +103,7 @@ def cells(record: Record, goals: Sequence[str]) -> list[str]:
     """Returns the cells of one row: number and arm of a trial, its score on each goal, and the scores of its
     teachers.
     """
-    scores = [with_error(record, goal) for goal in goals]
+    scores = [with_estimate(record, goal, with_error(record, goal)) for goal in goals]
     return [str(record.number), record.arm, *scores, teachers_in_words(record)]
 
 
