@@ -133,10 +133,10 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Mapping[str, str]) -> go.Figure:
     """Plots the second goal against the first. If there is a single goal, plots it against the number of the trial.
-    Estimates are plotted where they are compared.
+    The values are those by which trials are compared, which may be estimates.
     """
     metrics = {goal: compared_metric(complete, goal) for goal in goals}
-    titles = {goal: goal if metric == goal else f"{goal}, estimated" for goal, metric in metrics.items()}
+    titles = {goal: goal if metric == goal else f"{goal}, as compared" for goal, metric in metrics.items()}
 
     def score(record: Record, goal: str) -> float:
         return record.metrics.get(metrics[goal], record.metrics[goal])  # a reference may have no estimate

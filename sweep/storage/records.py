@@ -164,14 +164,11 @@ def candidates(records: Iterable[Record]) -> list[Record]:
 
 
 def compared_metric(records: Iterable[Record], goal: str) -> str:
-    """Returns the metric by which the candidates are compared in a goal: `<goal>_estimate`, the estimates of their
-    means, if all candidates have one, and otherwise the observed scores.
-
-    An estimate is not compared with an observed score, because the best observed score exceeds its mean by luck.
+    """Returns the metric by which the candidates are compared in a goal: `<goal>_compared`, which is made of estimated
+    means (see `reports.choosing`), if they have it, and otherwise the observed scores.
     """
-    estimate = f"{goal}_estimate"
-    compared = candidates(records)
-    return estimate if compared and all(estimate in record.metrics for record in compared) else goal
+    compared = f"{goal}_compared"
+    return compared if any(compared in record.metrics for record in candidates(records)) else goal
 
 
 def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
