@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
-from mmpkd.scoring.stats import SMALLEST_ERROR
+from mmpkd.scoring.stats import SMALLEST_ERROR, is_all_equal
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
 from sweep.reports.choosing import choices_in_words, with_estimate
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
@@ -172,7 +172,7 @@ def with_error(record: Record, goal: str) -> str:
         return score
     error = error_of(record, goal)
     if error is None:
-        return f"{score} (all equal)" if is_all_equal(record, goal) else f"{score} ± ?"
+        return f"{score} (all equal)" if _is_all_equal(record, goal) else f"{score} ± ?"
     return f"{score} ± {error:.3f}"
 
 
@@ -186,14 +186,8 @@ def error_of(record: Record, goal: str) -> float | None:
     return error if math.isfinite(error) and error > SMALLEST_ERROR else None
 
 
-def is_all_equal(record: Record, goal: str) -> bool:
-    """Returns whether a score has no standard error because every resampling of the patients gives the same score.
-
-    This is so if all its parts are equal: a mean of scores between 0 and 1 is 0 or 1 only then, and an AUROC without an
-    error is 0, 1, or the 0.5 of constant predictions. Another score without an error has too few patients.
-    """
-    error = record.metrics.get(f"{goal}_se", math.nan)
-    return error <= SMALLEST_ERROR or (math.isnan(error) and record.metrics[goal] in (0.0, 0.5, 1.0))
+def _is_all_equal(record: Record, goal: str) -> bool:
+    return is_all_equal(record.metrics[goal], record.metrics.get(f"{goal}_se", math.nan))
 
 
 def sampled(record: Record) -> str:
@@ -256,7 +250,7 @@ def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: flo
         verdict = " Do not read the ranking as a result." if close else ""
         if error is None and f"{goal}_se" in best.metrics:
             few = "too few validation patients have this score"
-            reason = "it is the same whichever validation patients are drawn" if is_all_equal(best, goal) else few
+            reason = "it is the same whichever validation patients are drawn" if _is_all_equal(best, goal) else few
             ties = f"; {_close_in_words(close, len(margins))} it" if close else ""
             if margins and not close:
                 verdict = " Its lead over the other trials cannot be judged."
