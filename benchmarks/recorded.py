@@ -33,7 +33,7 @@ class Curves:
     """The table of recorded curves, with the curve that stands for a configuration."""
 
     def __init__(self, path: Path):
-        recorded: dict[int, dict[int, Row]] = {}
+        self.recorded: dict[int, dict[int, Row]] = {}
         with path.open() as file:
             for row in csv.DictReader(file):
                 sampled = json.loads(row["sampled"])
@@ -41,12 +41,12 @@ class Curves:
                 numbers = {name: float(value) for name, value in sampled.items() if not isinstance(value, str)}
                 values = np.array([json.loads(row[goal]) for goal in GOALS]).T
                 seconds = np.array(json.loads(row["seconds"]))
-                recorded.setdefault(int(row["number"]), {})[int(row["repeat"])] = Row(
+                self.recorded.setdefault(int(row["number"]), {})[int(row["repeat"])] = Row(
                     row["arm"], labels, numbers, values, seconds
                 )
-        self.common = sorted(set.intersection(*(set(repeats) for repeats in recorded.values())))
-        self.repeated = [repeats for repeats in recorded.values() if len(repeats) > 1]
-        self.rows = [_mean([repeats[index] for index in self.common]) for repeats in recorded.values()]
+        self.common = sorted(set.intersection(*(set(repeats) for repeats in self.recorded.values())))
+        self.repeated = [repeats for repeats in self.recorded.values() if len(repeats) > 1]
+        self.rows = [_mean([repeats[index] for index in self.common]) for repeats in self.recorded.values()]
         self.arms = sorted({row.arm for row in self.rows})
         finals = {arm: [tuple(row.values_ET[-1]) for row in self.rows if row.arm == arm] for arm in self.arms}
         self.target = {arm: SHARE * hypervolume(points, FLOOR) for arm, points in finals.items()}
