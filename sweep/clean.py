@@ -39,9 +39,9 @@ sweep can still be continued afterwards.
   cache=cache    folder of the cache, as given to sweep.run
 
 what is deleted of a sweep
-  checkpoints of trials that have ended and are neither on the front nor the best by search.select (a
-  killed driver, or a worker that outlived it, leaves them), files that a kill left half-written, Ray
-  Tune's scratch folder
+  checkpoints of trials that have ended and are neither on the front nor among the four best by
+  search.select (a killed driver, or a worker that outlived it, leaves them), files that a kill left
+  half-written, Ray Tune's scratch folder
 
 examples
   python -m sweep.clean
@@ -124,7 +124,7 @@ def waste_of(sweep: Sweep) -> list[Waste]:
     for number in settled_numbers(sweep):
         path = folder.checkpoints_of(number)
         if path.is_dir():
-            reason = f"checkpoints of trial {number}, which is neither on the front nor the best"
+            reason = f"checkpoints of trial {number}, which is neither on the front nor among the best"
             wastes.append(Waste(path, reason, size_of(path)))
     if (scratch := folder.tune_scratch).is_dir():
         wastes.append(Waste(scratch, "scratch folder of a driver that was killed", size_of(scratch)))
@@ -136,8 +136,8 @@ def waste_of(sweep: Sweep) -> list[Waste]:
 
 
 def settled_numbers(sweep: Sweep) -> list[int]:
-    """Returns the numbers of the ended trials that are neither on the Pareto front nor the best by `search.select`, and
-    can no longer become so. References are compared among themselves.
+    """Returns the numbers of the ended trials that are neither on the Pareto front nor among the best by
+    `search.select`, and can no longer become so. References are compared among themselves.
 
     A configuration that waits for runs on further seeds can still join the front. A configuration that lacks a value
     for one of the goals of the present space can also still join the front.

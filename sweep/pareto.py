@@ -6,11 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from sweep.types import Values
+
+NUM_BEST: Final = 4  # trials; see docs/decisions/choosing.md
 
 
 def dominates(values: Values, other: Values) -> bool:
@@ -37,25 +40,25 @@ def admit(front: dict[int, Values], number: int, values: Values) -> list[int]:
 
 @dataclass
 class Contenders:
-    """The trials that can be chosen so far: the Pareto front, and the best trial by one goal.
+    """The trials that may be chosen: the Pareto front, and the `NUM_BEST` best trials by one goal.
 
-    Of several trials that are equal in this goal, the best is the trial with the lowest number. The front lacks this
-    trial if an equal trial is better in another goal.
+    The front lacks the best trial if a trial that is equal in this goal is better in another. And when a sweep ends, a
+    trial with another score than the best may be chosen, because its estimated mean is the best.
 
     Attributes:
         select: the position of the goal among the values of a trial.
         front: the values of the trials on the front, by the number of the trial.
-        best: number and value of the best trial, or None if no trial has been added.
+        best: negated value and number of the best trials by this goal, best first; in a tie the lowest number.
     """
 
     select: int
     front: dict[int, Values] = field(default_factory=dict)
-    best: tuple[int, float] | None = None
+    best: list[tuple[float, int]] = field(default_factory=list)
 
     @property
     def numbers(self) -> set[int]:
         """The numbers of the contenders."""
-        return set(self.front) | ({self.best[0]} if self.best else set())
+        return {*self.front, *(number for _, number in self.best)}
 
     def add(self, number: int, values: Values) -> set[int]:
         """Adds a trial, and returns the numbers of the trials that are no contenders any more, which may include the
@@ -63,8 +66,7 @@ class Contenders:
         """
         before = self.numbers | {number}
         admit(self.front, number, values)
-        if self.best is None or (-values[self.select], number) < (-self.best[1], self.best[0]):
-            self.best = number, values[self.select]
+        self.best = sorted([*self.best, (-values[self.select], number)])[:NUM_BEST]
         return before - self.numbers
 
 

@@ -58,6 +58,15 @@ class Surrogate:
         variance_M = np.exp(self.log_parameters[0]) - (whitened_NM**2).sum(axis=0)
         return self._mean + self._scale * mean_M, self._scale * np.sqrt(np.maximum(variance_M, 0.0))
 
+    def smooth(self, y_RN: Floats) -> Floats:
+        """Returns the estimated mean scores of the N trials if they had other scores, for R sets of scores, shape (R,
+        N). The parameters stay the same.
+        """
+        covariance_NN, _ = _kernel(self.log_parameters, self._x_ND, self._x_ND)
+        centre_R1 = y_RN.mean(axis=1, keepdims=True)
+        smoothed_RN: Floats = centre_R1 + (y_RN - centre_R1) @ cho_solve((self._cholesky_NN, True), covariance_NN)
+        return smoothed_RN
+
     def leave_one_out(self) -> tuple[Floats, Floats]:
         """Returns what the process predicts for each trial from all other trials, and the standard deviation of this
         prediction, each of shape (N,). The standard deviation includes the noise of the trial.

@@ -164,6 +164,15 @@ def standard_error(replicate_R: Floats) -> float:
     return float(defined.std(ddof=1)) if defined.size >= MIN_REPLICATES and np.ptp(defined) > 0 else float("nan")
 
 
+def is_all_equal(score: float, error: float) -> bool:
+    """Returns whether a score has no standard error because every resampling of the patients gives the same score.
+
+    This is so if all its parts are equal: a mean of scores between 0 and 1 is 0 or 1 only then, and an AUROC without an
+    error is 0, 1, or the 0.5 of constant predictions. Another score without an error (NaN) has too few patients.
+    """
+    return error <= SMALLEST_ERROR or (bool(np.isnan(error)) and score in (0.0, 0.5, 1.0))
+
+
 def paired_interval(differences: ArrayLike, level: float = 0.95) -> Interval:
     """Returns the mean of a few paired differences (one per seed) with Student's t interval.
 

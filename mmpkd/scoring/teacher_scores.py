@@ -6,6 +6,8 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 
+from mmpkd.scoring.stats import is_all_equal
+
 CHANCE = 0.5  # AUROC without any information, whatever the number of classes
 METRIC = re.compile(r"teacher/(?P<name>.+?)/(?P<score>(?:(?:val_)?auroc(?:_se)?|leak)(?:/.+)?|agreement|silent)")
 
@@ -50,11 +52,14 @@ def _on(tasks: Sequence[str]) -> str:
 
 
 def score_in_words(name: str, quality: Mapping[str, float]) -> str:
-    """Returns, for example, 'findings 0.912 ± 0.031': a teacher's AUROC on validation."""
+    """Returns, for example, 'findings 0.912 ± 0.031': a teacher's AUROC on validation. It is 'findings 1.000 (all
+    equal)' if every resampling of the patients gives this AUROC."""
     auroc, error = quality.get("val_auroc", math.nan), quality.get("val_auroc_se", math.nan)
     if math.isnan(auroc):
         return f"{name} not scored on validation"
-    return f"{name} {auroc:.3f}" + ("" if math.isnan(error) or error < 1e-9 else f" ± {error:.3f}")
+    if "val_auroc_se" in quality and is_all_equal(auroc, error):
+        return f"{name} {auroc:.3f} (all equal)"
+    return f"{name} {auroc:.3f}" + ("" if math.isnan(error) else f" ± {error:.3f}")
 
 
 def in_words(name: str, quality: Mapping[str, float]) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, StandIn
 from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
+from sweep.pareto import NUM_BEST
 from sweep.plan.dealing import deal_trials, luck_warnings
 from sweep.plan.expectations import auroc_error, expected_epochs, expected_front, validation_folds
 from sweep.space.draw import branches, count_branches
@@ -145,7 +146,7 @@ def compute_price(
         complete += count * part
     hours, hours_halving = sum(arm.hours for arm in arms), sum(arm.hours_halving for arm in arms)
     largest = max(costs, key=lambda cost: cost.memory_bytes)
-    checkpoints = slots + expected_front(complete, len(goals))
+    checkpoints = slots + min(expected_front(complete, len(goals)) + NUM_BEST - 1, complete)  # the best is on the front
     error = auroc_error(store, example.cohort.fold, search.repeats)
     return Price(
         arms=tuple(arms),

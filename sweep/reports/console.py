@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from shlex import quote
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
-from mmpkd.scoring.stats import SMALLEST_ERROR
+from mmpkd.scoring.stats import SMALLEST_ERROR, is_all_equal
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
+from sweep.reports.choosing import choices_in_words, with_estimate
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.storage.layout import BEST, SweepFolder
-from sweep.storage.records import best_first, best_of, front_of, picked
+from sweep.storage.records import best_first, best_of, compared_metric, front_of, picked
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
@@ -49,10 +51,19 @@ def print_summary(
         console.print(arms_table(totals))
     if states["complete"]:
         console.print(front_table(records, arms, goals, select))
-    for line in image_blind_scores(records, goals):
+    for line in [*choices_in_words(records, goals), *image_blind_scores(records, goals)]:
         console.print(line, highlight=False)
-    if states["complete"] and picked(records, select) is None:
+    best = picked(records, select)
+    if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
+    if best and f"{select}_estimate" in best.metrics and not folder.saved_checkpoints(best.number):
+        # A trial keeps its student only if its observed scores are among the best when it ends.
+        console.print(
+            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "
+            f"python -m mmpkd.train config={quote(str(folder.best))}",
+            highlight=False,
+            soft_wrap=True,
+        )
     unresolved = resolution(records, goals, auroc_error)
     general = [*teacher_warnings(records, arms), *without_complete(records, arms), *few_patients(records)]
     for warning in [*general, *unresolved]:
@@ -76,10 +87,11 @@ def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
     front, and the best trial of each arm that has no trial on the front. The trials on the front are ordered by the
     goal `select`, best first.
 
-    The table shows each score with its standard error, and for each trial the scores of its teachers.
+    The table shows each score with its standard error and, where there is one, the estimate of its mean; and for each
+    trial the scores of its teachers.
     """
     table = Table("trial", "arm", *goals, TEACHER_COLUMN, "sampled", title="Front", title_justify="left")
-    for record in best_first(front_of(records, goals), select):
+    for record in best_first(front_of(records, goals), compared_metric(records, select)):
         table.add_row(*cells(record, goals), sampled(record))
     table.add_section()
     for record in off_front(records, arms, goals, select):
@@ -91,7 +103,7 @@ def cells(record: Record, goals: Sequence[str]) -> list[str]:
     """Returns the cells of one row: number and arm of a trial, its score on each goal, and the scores of its
     teachers.
     """
-    scores = [with_error(record, goal) for goal in goals]
+    scores = [with_estimate(record, goal, with_error(record, goal)) for goal in goals]
     return [str(record.number), record.arm, *scores, teachers_in_words(record)]
 
 
@@ -160,7 +172,7 @@ def with_error(record: Record, goal: str) -> str:
         return score
     error = error_of(record, goal)
     if error is None:
-        return f"{score} (all equal)" if is_all_equal(record, goal) else f"{score} ± ?"
+        return f"{score} (all equal)" if _is_all_equal(record, goal) else f"{score} ± ?"
     return f"{score} ± {error:.3f}"
 
 
@@ -174,14 +186,8 @@ def error_of(record: Record, goal: str) -> float | None:
     return error if math.isfinite(error) and error > SMALLEST_ERROR else None
 
 
-def is_all_equal(record: Record, goal: str) -> bool:
-    """Returns whether a score has no standard error because every resampling of the patients gives the same score.
-
-    This is so if all its parts are equal: a mean of scores between 0 and 1 is 0 or 1 only then, and an AUROC without an
-    error is 0, 1, or the 0.5 of constant predictions. Another score without an error has too few patients.
-    """
-    error = record.metrics.get(f"{goal}_se", math.nan)
-    return error <= SMALLEST_ERROR or (math.isnan(error) and record.metrics[goal] in (0.0, 0.5, 1.0))
+def _is_all_equal(record: Record, goal: str) -> bool:
+    return is_all_equal(record.metrics[goal], record.metrics.get(f"{goal}_se", math.nan))
 
 
 def sampled(record: Record) -> str:
@@ -244,7 +250,7 @@ def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: flo
         verdict = " Do not read the ranking as a result." if close else ""
         if error is None and f"{goal}_se" in best.metrics:
             few = "too few validation patients have this score"
-            reason = "it is the same whichever validation patients are drawn" if is_all_equal(best, goal) else few
+            reason = "it is the same whichever validation patients are drawn" if _is_all_equal(best, goal) else few
             ties = f"; {_close_in_words(close, len(margins))} it" if close else ""
             if margins and not close:
                 verdict = " Its lead over the other trials cannot be judged."

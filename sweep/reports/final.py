@@ -18,6 +18,7 @@ from sweep import interrupt
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
 from sweep.plan.plan import Plan
 from sweep.reports.arms import ArmTotals, totals_by_arm
+from sweep.reports.choosing import with_estimates
 from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
 from sweep.reports.mlflow import Tracker
@@ -37,6 +38,8 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     """
     with interrupt.deferred():
         records = search.records()
+        if search.space.search.repeats == 1:  # means over seeds are compared as they are
+            records = with_estimates(records, search.space.arms, planned.goals)
         shown = comparable(records, planned.goals, search.space.search.repeats)
         totals = totals_by_arm(records, search.state.ledger)
         best = _write_files(search, planned, options, spool, records, shown, totals)
@@ -46,7 +49,8 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     error = planned_error(options.folder)
     print_summary(console, shown, list(search.space.arms), planned.goals, config.select, options.folder, error, totals)
     if further := len(records) - len(shown):
-        console.print(f"{further} further runs repeat promising configurations on other seeds", highlight=False)
+        note = f"{further} further runs repeat promising configurations on other seeds; the front has means over seeds"
+        console.print(f"{note}, with errors over patients and seeds", highlight=False, soft_wrap=True)
     _print_tracking(_send_rest(tracker), tracker, options, console)
     for line in _reasons(search, _with_more_budget(options.command, search)):
         console.print(line, highlight=False, soft_wrap=True)

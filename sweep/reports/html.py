@@ -12,6 +12,7 @@ from plotly.subplots import make_subplots
 
 from mmpkd.machine.files import write_atomically
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
+from sweep.reports.choosing import choices_in_words
 from sweep.reports.console import (
     TEACHER_COLUMN,
     cells,
@@ -27,7 +28,7 @@ from sweep.reports.console import (
 )
 from sweep.reports.teachers import teacher_warnings
 from sweep.storage.layout import BEST, SweepFolder
-from sweep.storage.records import best_of, front_of, picked
+from sweep.storage.records import best_of, compared_metric, front_of, picked
 from sweep.types import Record
 
 # The colours of Okabe and Ito, which colour-blind readers can distinguish.
@@ -75,6 +76,7 @@ def write_report(
     if complete:
         parts += [f"<h2>Best by each goal</h2>{_best_table(records, arms, goals, select)}"]
     notes = [
+        *choices_in_words(records, goals),
         *image_blind_scores(records, goals),
         *teacher_warnings(records, arms),
         *without_complete(records, arms),
@@ -130,7 +132,15 @@ def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Mapping[str, str]) -> go.Figure:
-    """Plots the second goal against the first. If there is a single goal, plots it against the number of the trial."""
+    """Plots the second goal against the first. If there is a single goal, plots it against the number of the trial.
+    The values are those by which trials are compared, which may be estimates.
+    """
+    metrics = {goal: compared_metric(complete, goal) for goal in goals}
+    titles = {goal: goal if metric == goal else f"{goal}, as compared" for goal, metric in metrics.items()}
+
+    def score(record: Record, goal: str) -> float:
+        return record.metrics.get(metrics[goal], record.metrics[goal])  # a reference may have no estimate
+
     figure = go.Figure()
     x_goal = goals[0] if len(goals) > 1 else None
     y_goal = goals[1] if len(goals) > 1 else goals[0]
@@ -138,8 +148,8 @@ def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Map
     for arm, colour in colours.items():
         of_arm = [record for record in complete if record.arm == arm]
         figure.add_scatter(
-            x=[record.metrics[x_goal] if x_goal else record.number for record in of_arm],
-            y=[record.metrics[y_goal] for record in of_arm],
+            x=[score(record, x_goal) if x_goal else record.number for record in of_arm],
+            y=[score(record, y_goal) for record in of_arm],
             error_x=_bars(of_arm, x_goal),
             error_y=_bars(of_arm, y_goal),
             mode="markers",
@@ -153,7 +163,7 @@ def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Map
             hovertemplate="%{text}<br>%{x:.3f}, %{y:.3f}<extra></extra>",
         )
     if x_goal:
-        front = sorted((record.metrics[x_goal], record.metrics[y_goal]) for record in front_of(complete, goals))
+        front = sorted((score(record, x_goal), score(record, y_goal)) for record in front_of(complete, goals))
         xs, ys = [x for x, _ in front], [y for _, y in front]
         line = {"color": "#999", "dash": "dot", "shape": "vh"}
         figure.add_scatter(x=xs, y=ys, mode="lines", line=line, name="front", hoverinfo="skip")
@@ -163,7 +173,7 @@ def _front_figure(complete: Sequence[Record], goals: Sequence[str], colours: Map
         figure.add_vline(chance[x_goal], line=line_style, annotation_text=f"{x_goal} by chance")
     if chance[y_goal] is not None:
         figure.add_hline(chance[y_goal], line=line_style, annotation_text=f"{y_goal} by chance")
-    figure.update_layout(xaxis_title=x_goal or "trial", yaxis_title=y_goal, height=520)
+    figure.update_layout(xaxis_title=titles[x_goal] if x_goal else "trial", yaxis_title=titles[y_goal], height=520)
     return figure
 
 

@@ -221,7 +221,7 @@ class SweepState:
     def _settle(self, record: Record) -> dict[int, Values | None]:
         """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.
 
-        A trial keeps its checkpoints if it is on the front or is the best by `search.select`, or may still become so.
+        A trial keeps its checkpoints if it is on the front or among the best by `search.select`, or may become so.
 
         Returns:
             The number of the configuration that the trial settles, mapped to the values that the sampler learns from

@@ -22,14 +22,15 @@ class SpaceFillingDesign:
     """A sequence of points in the space of an arm.
 
     Every leaf is *dealt* in rounds: each of its labels once, in random order, before any label is dealt twice. A leaf
-    that only some points reach counts only these points. A number is dealt digit by digit: the half of the range, then
-    the half of this half, and so on. The digits of a leaf form a scrambled van der Corput sequence (Owen 1995). Each
-    branch (the labels at every `one_of` and `maybe`) deals its numbers in rounds of its own.
+    that only some points reach counts only these points. A number is dealt by binary digits: the half of the range,
+    then the half of this half, and so on. The numbers of a leaf are a van der Corput sequence with scrambled digits
+    (Owen 1995, but in a new order in every round). Each branch, that is each combination of labels at `one_of` and
+    `maybe`, deals its numbers in rounds of its own.
 
-    If a round leaves several labels, the label is dealt which all branches together have had least often, and among
-    equals the one that was dealt least often together with the labels and digits that the point already has (after the
-    minimisation of Pocock and Simon 1975). Without this, two leaves would often be confounded in a small sample, as
-    they are in a joint Sobol sequence.
+    A round may leave several labels. Then the label is dealt that all branches together have had least often. Among
+    equals it is the label that was least often dealt together with the labels and digits that the point already has,
+    as in the minimisation of Pocock and Simon (1975). Without this rule two leaves would often be confounded in a small
+    sample, as they are in a joint Sobol sequence.
 
     A point depends only on the space, the seed, the arm and the index. A restarted driver therefore continues where the
     last one stopped.
@@ -78,8 +79,8 @@ class _Dealer:
     def __init__(self, random: Random, counts: _Counts, leaves: Mapping[str, Node]):
         self._random, self._counts, self._leaves = random, counts, leaves
         self._reached: list[str] = []  # leaves that are no decisions
-        self._dealt: dict[tuple[str, str | int], int] = {}  # number of labels of each leaf to balance against, by the
-        # leaf and the label that was dealt
+        # Labels and digits that later leaves are balanced against: how many labels the leaf has, by leaf and label.
+        self._dealt: dict[tuple[str, str | int], int] = {}
         self.values: dict[str, Any] = {}
 
     def uniform(self, name: str, low: float, high: float, log: bool) -> float:
@@ -98,8 +99,8 @@ class _Dealer:
         return label
 
     def deal_leaves(self) -> None:
-        """Deals the leaves that the drawn branch has. The ranges come first: the rounds of their branch leave them less
-        freedom than the choices have to keep pairs of leaves balanced.
+        """Deals the numbers and the choices of the drawn branch. The numbers come first, because the rounds of their
+        branch leave them fewer ways to keep pairs of leaves balanced.
         """
         branch = str(self.values)
         nodes = {name: self._leaves[name] for name in self._reached}
@@ -129,7 +130,7 @@ class _Dealer:
         counts = self._counts
 
         def past(label: _Label) -> tuple[int, int, int]:
-            # One of many labels is rarer, so that a pair with it counts for more.
+            # A leaf of many labels has each of them less often, so that a pair with one of them counts for more.
             together = sum(counts.pairs[(name, label), other] * num for other, num in self._dealt.items())
             return counts.labels[branch, name, label], counts.labels["", name, label], together
 

@@ -156,37 +156,49 @@ def _variance(values: Sequence[float]) -> float:
     return statistics.variance(values) if len(values) > 1 else 0.0
 
 
-def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
-    """Returns the Pareto front of the complete trials, ordered by the first goal, best first. Trials that are equal in
-    this goal are ordered by number.
-
-    Only complete trials are compared, because they have equal budgets. References (`Record.reference`) are left out.
+def candidates(records: Iterable[Record]) -> list[Record]:
+    """Returns the trials that can be chosen: the complete trials, because they have equal budgets, without references
+    (`Record.reference`).
     """
+    return [record for record in records if record.state == "complete" and not record.reference]
+
+
+def compared_metric(records: Iterable[Record], goal: str) -> str:
+    """Returns the metric by which the candidates are compared in a goal: `<goal>_compared`, which is made of estimated
+    means (see `reports.choosing`), if they have it, and otherwise the observed scores.
+    """
+    compared = f"{goal}_compared"
+    return compared if any(compared in record.metrics for record in candidates(records)) else goal
+
+
+def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
+    """Returns the Pareto front of the candidates, ordered by the first goal, best first. Trials that are equal in this
+    goal are ordered by number. Estimates are compared if there are any (see `compared_metric`).
+    """
+    metrics = [compared_metric(records, goal) for goal in goals]
     front: dict[int, Values] = {}
-    for record in records:
-        if record.state == "complete" and not record.reference:
-            admit(front, record.number, record.values(goals))
-    return best_first([record for record in records if record.number in front], goals[0])
+    for record in candidates(records):
+        admit(front, record.number, record.values(metrics))
+    return best_first([record for record in records if record.number in front], metrics[0])
 
 
-def best_first(records: Iterable[Record], goal: str) -> list[Record]:
-    """Returns the records ordered by one goal, best first. Records that are equal in this goal are ordered by
+def best_first(records: Iterable[Record], metric: str) -> list[Record]:
+    """Returns the records ordered by one metric, best first. Records that are equal in this metric are ordered by
     number.
     """
-    return sorted(records, key=lambda record: (-record.metrics[goal], record.number))
+    return sorted(records, key=lambda record: (-record.metrics[metric], record.number))
 
 
 def best_of(records: Sequence[Record], goal: str) -> Record | None:
     """Returns the complete trial that is best by one goal. Of several trials that are equal in this goal, it returns
-    the trial with the lowest number.
+    the trial with the lowest number. Estimates are compared if there are any (see `compared_metric`).
 
     No other goal decides a tie, because the other score of the trial would then be the best of several scores, and
     higher by luck. The trial is therefore not on the front if an equal trial is better in another goal. A reference is
     returned only if all complete trials are references.
     """
     complete = [record for record in records if record.state == "complete"]
-    candidates = [record for record in complete if not record.reference] or complete
-    return next(iter(best_first(candidates, goal)), None)
+    return next(iter(best_first(candidates(records) or complete, compared_metric(records, goal))), None)
 
 
 def picked(records: Sequence[Record], select: str) -> Record | None:

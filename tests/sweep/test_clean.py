@@ -16,13 +16,17 @@ from tests.sweep.folders import add, driven, files, locked, make
 
 
 def swept(tmp_path: Path) -> Path:
-    """A sweep whose driver was killed: two trials on the front, one dominated, one pruned, one open."""
+    """A sweep whose driver was killed: two trials on the front and two more among the four best, one dominated, one
+    pruned, one open.
+    """
     spool = make(tmp_path / "breast")
     add(spool, 0, "complete", 0.8, 0.4)
     add(spool, 1, "complete", 0.9, 0.2)
     add(spool, 2, "complete", 0.79, 0.4)
     add(spool, 3, "pruned", 0.99, 0.99)
     add(spool, 4, "open", 0.1, 0.1)
+    add(spool, 5, "complete", 0.795, 0.1)
+    add(spool, 6, "complete", 0.795, 0.1)
     folder = tmp_path / "breast"
     (folder / "checkpoints" / "77" / "attempt-1").mkdir(parents=True)  # begun, and not in the spool yet
     (folder / "checkpoints" / "77" / "attempt-1" / "last.pt").touch()
@@ -74,14 +78,15 @@ def test_a_configuration_that_waits_for_its_seeds_may_join_the_front(tmp_path: P
 
 
 def test_references_do_not_displace_trials_and_a_tie_keeps_the_lower_number(tmp_path: Path) -> None:
-    """Trial 0 is the best by AUROC by its number. Trials 3 and 4 read another image at test, and dominate all."""
+    """Six trials have equal AUROC, and the last of them is alone on the front. The trials from 10 on read another image
+    at test, and dominate all.
+    """
     spool = make(tmp_path / "breast", references=["superior"])
-    add(spool, 0, "complete", 0.8, 0.2)
-    add(spool, 1, "complete", 0.8, 0.4)
-    add(spool, 2, "complete", 0.8, 0.3)
-    add(spool, 3, "complete", 0.95, 0.9, arm="superior")
-    add(spool, 4, "complete", 0.9, 0.9, arm="superior")
-    assert clean.settled_numbers(read_sweep(SweepFolder(tmp_path / "breast"))) == [2, 4]
+    for number in range(6):
+        add(spool, number, "complete", 0.8, 0.4 if number == 5 else 0.3)
+    for number in range(10, 15):
+        add(spool, number, "complete", 0.9, 0.9 - 0.01 * number, arm="superior")
+    assert clean.settled_numbers(read_sweep(SweepFolder(tmp_path / "breast"))) == [4, 14]
 
 
 def cached(cache: Path, kind: str, name: str, **manifest: str) -> None:

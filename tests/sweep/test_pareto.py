@@ -54,17 +54,18 @@ def test_hypervolume_equals_optunas(goals: int) -> None:
     assert hypervolume([tuple(point) for point in points.tolist()], (0.0,) * goals) == pytest.approx(expected)
 
 
-def test_contenders_are_the_front_and_the_best_by_one_goal() -> None:
+def test_contenders_are_the_front_and_the_four_best_by_one_goal() -> None:
     """The second goal selects. Ties in it go to the lowest number, wherever the trial stands in the other goal."""
     contenders = Contenders(select=1)
     assert contenders.numbers == set()
-    assert contenders.add(4, (0.2, 0.5)) == set()
-    assert contenders.add(6, (0.9, 0.5)) == set(), "4 has left the front, and is the best by its number"
-    assert contenders.front == {6: (0.9, 0.5)} and contenders.numbers == {4, 6}
-    assert contenders.add(2, (0.1, 0.5)) == {4}, "2 is the best now"
-    assert contenders.add(7, (0.3, 0.1)) == {7}
-    assert contenders.add(8, (0.1, 0.6)) == {2}
-    assert contenders.add(9, (1.0, 1.0)) == {6, 8} and contenders.numbers == {9}
+    for number, values in ((4, (0.2, 0.5)), (6, (0.9, 0.5)), (2, (0.1, 0.5)), (5, (0.1, 0.5))):
+        assert contenders.add(number, values) == set(), "of four trials all are kept"
+    assert contenders.front == {6: (0.9, 0.5)}
+    assert contenders.add(7, (0.8, 0.5)) == {7}, "dominated, and the last of five equals"
+    assert contenders.add(3, (0.1, 0.5)) == set(), "6 is the last of five equals, and on the front"
+    assert contenders.numbers == {2, 3, 4, 5, 6}
+    assert contenders.add(8, (0.1, 0.6)) == {5}
+    assert contenders.add(9, (1.0, 1.0)) == {4, 6} and contenders.numbers == {2, 3, 8, 9}
 
 
 def test_a_front_admits_trials_and_drops_dominated_ones() -> None:

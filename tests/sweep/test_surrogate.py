@@ -72,6 +72,8 @@ def test_a_smooth_function_is_recovered_from_noisy_scores() -> None:
     assert 0.07 < model.noise_sd < 0.14 and model.explained() > 0.9
     assert model.log_parameters[2] > model.log_parameters[1], "the second coordinate does not matter"
     smoothed_N, _ = model.predict(x_ND)
+    shifted_N, _ = condition(model.log_parameters, x_ND, 2 * y_N + x_ND[:, 1]).predict(x_ND)
+    assert model.smooth(np.array([y_N, 2 * y_N + x_ND[:, 1]])) == pytest.approx(np.array([smoothed_N, shifted_N]))
     truth_N = 0.7 + mean_of(x_ND)
     assert np.mean((smoothed_N - truth_N) ** 2) < 0.5 * np.mean((y_N - truth_N) ** 2)
 

@@ -111,10 +111,10 @@ def test_the_standard_error_is_over_patients() -> None:
 
 
 def test_patients_of_the_rarer_class_are_counted_and_few_are_named() -> None:
-    patient = np.array([0, 0, 1, 2, 3, 3, 4])
-    target = np.array([[1, 0], [1, 0], [0, 0], [0, 0], [0, 0], [1, 1], [1, 0]], float)
-    known = np.ones((7, 2), bool)
-    # Of the first label, patients 0, 3 and 4 have a positive image, and 1, 2 and 3 a negative one.
+    patient = np.array([0, 0, 1, 2, 3, 3, 3, 4])
+    target = np.array([[1, 0], [1, 0], [0, 0], [0, 0], [0, 0], [1, 1], [0, 0], [1, 0]], float)
+    known = np.ones((8, 2), bool)
+    # Of the first label, patients 0, 3 and 4 have the four positive images, and 1, 2 and 3 the four negative ones.
     assert rarer_class(target, known, patient).tolist() == [3, 1]
     known[5, 1] = False
     assert rarer_class(target, known, patient).tolist() == [3, 0], "the second label has a single class"

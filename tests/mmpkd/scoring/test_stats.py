@@ -11,6 +11,7 @@ from mmpkd.scoring.stats import (
     auroc_influence,
     delong_error,
     holm,
+    is_all_equal,
     logit_interval,
     macro,
     paired_interval,
@@ -193,3 +194,9 @@ def test_the_interval_on_the_logit_scale_by_hand():
     assert low / (1 - low) == pytest.approx(4 / factor) and high / (1 - high) == pytest.approx(4 * factor)
     for value, error in ((1.0, np.nan), (0.8, np.nan), (np.nan, 0.1)):
         assert np.isnan(logit_interval(value, error)[1:]).all()
+
+
+def test_which_scores_without_an_error_are_the_same_for_all_patients():
+    assert all(is_all_equal(score, np.nan) for score in (0.0, 0.5, 1.0))
+    assert is_all_equal(0.75, 0.0) and is_all_equal(0.75, 1e-17)
+    assert not is_all_equal(0.75, np.nan) and not is_all_equal(1.0, 0.01)

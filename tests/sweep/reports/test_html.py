@@ -141,6 +141,18 @@ def test_the_picked_trial_is_shown_where_a_tie_keeps_it_off_the_front(tmp_path: 
     assert "best val/auroc (best.yaml)</td><td>1</td>" in page and "not on the front" not in page
 
 
+def test_the_report_shows_estimates_where_they_are_compared(tmp_path: Path) -> None:
+    extra = {"val/auroc_explained": 0.8, "val/auroc_estimate_error": 0.015, "val/auroc_luck": 0.01}
+    records = []
+    for each, estimate in ((record(1, 0.9, 0.2), 0.85), (record(2, 0.88, 0.1, "tabular"), 0.87)):
+        estimates = {"val/auroc_estimate": estimate, "val/auroc_compared": estimate}
+        records.append(replace(each, metrics={**each.metrics, **extra, **estimates}))
+    page = reported(tmp_path, records, ARMS)
+    assert "best val/auroc (best.yaml)</td><td>2</td><td>tabular</td><td>0.880 ± 0.020, estimated 0.870 ± 0.015" in page
+    assert "val/auroc 0.880 of trial 2 is expected to be 0.010 too high by luck" in page
+    assert "val\\u002fauroc, as compared" in page and "val\\u002fpointing, as compared" not in page
+
+
 def test_what_reads_another_image_at_test_is_named_so(tmp_path: Path) -> None:
     reads = '{"student": {"reads": ["superior"]}}'
     reference = replace(record(1, 0.9, 0.5, "superior"), config=reads)

@@ -39,6 +39,11 @@ def test_a_good_teacher_is_shown_and_not_warned_of(tmp_path: Path) -> None:
     assert teacher_warnings([NONE, good], ARMS) == []
 
 
+def test_a_teacher_without_a_standard_error_is_not_known_to_the_last_digit() -> None:
+    assert teachers_in_words(taught(scored(1.0, float("nan")), TEACHERS)) == "findings 1.000 (all equal)"
+    assert teachers_in_words(taught(scored(0.8, float("nan")), TEACHERS)) == "findings 0.800"
+
+
 @pytest.mark.parametrize(("auroc", "error", "chance"), [(0.50, 0.03, True), (0.53, 0.04, True), (0.58, 0.04, False)])
 def test_chance_is_half_and_a_standard_error(tmp_path: Path, auroc: float, error: float, chance: bool) -> None:
     records = [record(1, 0.4, 0.1), taught(scored(auroc, error), TEACHERS)]

@@ -25,7 +25,7 @@ from sweep.search.studies import Studies
 from sweep.space.space import load_space
 from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialEvent, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import best_of, front_of
+from sweep.storage.records import best_first, best_of, front_of
 from tests.sweep.fake import SPACE, metrics_of, play, play_all, report
 from tests.sweep.swept import events
 
@@ -262,12 +262,13 @@ def test_a_sweep_in_which_everything_fails_stops(opened: Opened, tmp_path: Path)
     assert not opened("trials=12").all_failed, "the next driver tries again"
 
 
-def test_only_the_front_keeps_its_checkpoints(opened: Opened, tmp_path: Path) -> None:
-    search = opened("trials=10")
+def test_only_the_front_and_the_four_best_keep_their_checkpoints(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=16")
     play_all(search)
-    on_front = {str(record.number) for record in front_of(search.records(), GOALS)}
-    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == on_front
-    assert 0 < len(on_front) < 10
+    on_front = {record.number for record in front_of(search.records(), GOALS)}
+    best = {record.number for record in best_first(search.records(), "val/auroc")[:4]}
+    assert {int(path.name) for path in (tmp_path / "checkpoints").iterdir()} == on_front | best
+    assert best - on_front and len(on_front | best) < 16
 
 
 def test_the_best_trial_keeps_its_checkpoints_where_a_tie_keeps_it_off_the_front(

@@ -109,7 +109,8 @@ def test_every_label_is_dealt_before_any_is_dealt_again(arms: Mapping[str, Node]
 def test_a_few_integers_are_dealt_like_labels_in_each_branch(arms: Mapping[str, Node]) -> None:
     num_checked = 0
     for arm, node in arms.items():
-        few = {name: range for name, range in ranges_of(node).items() if range.integer and range.high - range.low < 4}
+        integers = {name: interval for name, interval in ranges_of(node).items() if interval.integer}
+        few = {name: interval for name, interval in integers.items() if interval.high - interval.low < 4}
         seen: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
         for point in points_of(node, 60):
             for name in few.keys() & point.keys():
