@@ -49,7 +49,7 @@ columns
                  continued. Trials on further seeds (search.repeats) are added to the number planned
   device hours   wall time of epochs x the share of a GPU held, or cores where there is no GPU. The
                  sweep's value contains trials that extend=true has left behind; an arm's does not
-  best           over complete trials; with search.repeats the mean over a configuration's seeds. Arms
+  best           observed, over complete trials; with search.repeats means over the seeds. Arms
                  that read another image at test (student.reads) count only in their own row
 
 examples

@@ -23,7 +23,7 @@ from sweep.types import Record
 MIN_TRIALS: Final = 8  # complete trials of an arm from which a model is fitted
 MIN_EXPLAINED: Final = 0.5  # share of the variance that a model has to predict, so that its estimates are used
 MIN_GROUP: Final = 3  # trials of an arm whose spread says how much noise is in them
-REPETITIONS: Final = 4000  # of a choice under noise; the mean is then exact to about 1 % of the noise
+REPETITIONS: Final = 2000  # of a choice under noise; the mean is then exact to about 2 % of the noise
 
 
 def with_estimates(records: Sequence[Record], arms: Mapping[str, Node], goals: Sequence[str]) -> list[Record]:
