@@ -37,7 +37,7 @@ from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.search.warm_start import load_warm_start
 from sweep.space.space import Space, dump_space
-from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space, with_earlier_rule
+from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space, with_earlier_rules
 from sweep.storage.events import Spool, SweepBegan
 from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
@@ -151,7 +151,7 @@ def _open_sweep(
     repairing = options.command + ("" if options.repair else " repair=true")
     before = check_folder(folder, options.repair, repairing)
     folder.stop_request.unlink(missing_ok=True)
-    space = with_earlier_rule(folder, space)
+    space = with_earlier_rules(folder, space)
     extended = refuse_other_space(folder, space, options.extend)
     store = functions.prepare(cohort, cache)  # in the driver, so that the user sees its progress and its errors
     refuse_other_data(folder, before.store, store.fingerprint, cohort.root)

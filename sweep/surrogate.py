@@ -22,6 +22,7 @@ AMPLITUDE_BOUNDS: Final = (-7.0, 3.0)
 LENGTH_BOUNDS: Final = (-3.0, 5.0)
 NOISE_BOUNDS: Final = (-9.0, 1.0)
 MAX_ROWS: Final = 200  # of more trials, every second, third, ... decides the parameters, to bound the time
+SAMPLE_JITTER: Final = 1e-5  # the same for a posterior covariance, which rounding makes less regular
 JITTER: Final = 1e-8  # keeps the covariance of equal configurations positive definite
 
 
@@ -31,7 +32,7 @@ class Surrogate:
 
     Attributes:
         log_parameters: logarithms of the amplitude (a variance), of the D length scales, and of the noise (a variance),
-            shape (D + 2,). The variances are those of the normalised scores. `fit` takes them as `start`.
+            shape (D + 2,). The variances are those of the normalised scores.
     """
 
     log_parameters: Floats
@@ -67,6 +68,20 @@ class Surrogate:
         smoothed_RN: Floats = centre_R1 + (y_RN - centre_R1) @ cho_solve((self._cholesky_NN, True), covariance_NN)
         return smoothed_RN
 
+    def sample(self, x_MD: Floats, normal_SM: Floats) -> Floats:
+        """Returns S joint draws of the mean scores of M configurations from the posterior distribution, shape (S, M).
+
+        Args:
+            normal_SM: independent standard normal numbers, which make the draws.
+        """
+        covariance_MN, _ = _kernel(self.log_parameters, x_MD, self._x_ND)
+        mean_M = covariance_MN @ cho_solve((self._cholesky_NN, True), self._scores_N)
+        whitened_NM = solve_triangular(self._cholesky_NN, covariance_MN.T, lower=True)
+        covariance_MM = _kernel(self.log_parameters, x_MD, x_MD)[0] - whitened_NM.T @ whitened_NM
+        lower_MM = cholesky(covariance_MM + SAMPLE_JITTER * np.eye(len(x_MD)), lower=True)
+        drawn_SM: Floats = self._mean + self._scale * (mean_M + normal_SM @ lower_MM.T)
+        return drawn_SM
+
     def leave_one_out(self) -> tuple[Floats, Floats]:
         """Returns what the process predicts for each trial from all other trials, and the standard deviation of this
         prediction, each of shape (N,). The standard deviation includes the noise of the trial.
@@ -89,32 +104,54 @@ class Surrogate:
         return 1 - float(((self._scores_N - predicted_N) ** 2).sum()) / total if total else 0.0
 
 
-def fit(x_ND: Floats, y_N: Floats, start: Floats | None = None) -> Surrogate:
+@dataclass(frozen=True)
+class Prior:
+    """Log-normal priors of the parameters of a Gaussian process: the median, and the standard deviation of the
+    logarithm. Variances are those of normalised scores.
+
+    Attributes:
+        amplitude: variance of the means of configurations.
+        length: length scale, divided by the square root of D, because distances between points grow as this root
+            (Hvarfner et al. 2024, "Vanilla Bayesian optimization performs great in high dimensions").
+        noise: variance of a score around its mean.
+    """
+
+    amplitude: tuple[float, float]
+    length: tuple[float, float]
+    noise: tuple[float, float]
+
+
+# Expects a smooth function and much noise. Without priors, pure noise is often fitted as if it were a function.
+CAUTIOUS: Final = Prior(amplitude=(1.0, 1.0), length=(1.0, 1.0), noise=(0.5, 1.0))
+# Expects that a step of a fifth of the space may change everything, for example beyond a learning rate at which
+# trainings diverge. A search that expects a smooth function looks for the best beyond such a cliff again and again.
+ALERT: Final = Prior(amplitude=(1.0, 0.7), length=(0.2, 0.7), noise=(0.1, 1.0))
+
+
+def fit(x_ND: Floats, y_N: Floats, prior: Prior = CAUTIOUS) -> Surrogate:
     """Fits a Gaussian process to the scores of N trials, which are normalised to mean 0 and variance 1.
 
     The parameters maximise the marginal likelihood times their prior (Rasmussen and Williams 2006, equations 5.8 and
-    5.9). All priors are log-normal with a standard deviation of 1 of the logarithm: the medians are 1 for the
-    amplitude, 0.5 for the noise, and the square root of D for the length scales, because distances between points grow
-    as this root (Hvarfner et al. 2024). Without priors, few trials are often fitted without noise.
+    5.9).
 
     Args:
         x_ND: the configurations, with coordinates of about 0 to 1.
         y_N: one score for each configuration.
-        start: `log_parameters` of an earlier fit with the same D, from which the optimisation starts. By default it
-            starts from the medians of the priors.
     """
     num_columns = x_ND.shape[1]
     part = slice(None, None, -(-len(y_N) // MAX_ROWS))
     scores_N = _normalised(y_N)[0][part]
-    medians = np.log([1.0, *[max(num_columns, 1) ** 0.5] * num_columns, 0.5])
+    length = prior.length[0] * max(num_columns, 1) ** 0.5, prior.length[1]
+    table = np.array([prior.amplitude, *[length] * num_columns, prior.noise])
+    medians, spreads = np.log(table[:, 0]), table[:, 1]
 
     def loss(log_parameters: Floats) -> tuple[float, Floats]:
         value, gradient = negative_log_likelihood(log_parameters, x_ND[part], scores_N)
-        return value + 0.5 * ((log_parameters - medians) ** 2).sum(), gradient + log_parameters - medians
+        away = (log_parameters - medians) / spreads
+        return value + 0.5 * (away**2).sum(), gradient + away / spreads
 
     bounds = [AMPLITUDE_BOUNDS, *[LENGTH_BOUNDS] * num_columns, NOISE_BOUNDS]
-    begin = medians if start is None else start
-    log_parameters: Floats = minimize(loss, begin, jac=True, method="L-BFGS-B", bounds=bounds).x
+    log_parameters: Floats = minimize(loss, medians, jac=True, method="L-BFGS-B", bounds=bounds).x
     return condition(log_parameters, x_ND, y_N)
 
 

@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
@@ -26,12 +27,12 @@ from optuna.trial import TrialState, create_trial
 from mmpkd.config import TrialConfig, validate
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import ConfigError
-from sweep.search.choosers import NotInSpace, OptunaChooser, ReplayChooser
+from sweep.search.choosers import NotInSpace, OptunaChooser, ReplayChooser, random_points
 from sweep.search.samplers import SAMPLERS
 from sweep.search.samplers.random import Random
-from sweep.search.samplers.sampler import NUM_STARTUP
 from sweep.space.design import SpaceFillingDesign
 from sweep.space.draw import Drawn, draw, leaf_name
+from sweep.space.encoding import encode
 from sweep.space.grammar import Choice, Node, Range, spots
 from sweep.space.space import Space
 from sweep.types import Values
@@ -144,8 +145,8 @@ class ArmSampler:
             self.study.sampler = self._make_sampler(number, attempt)
             if self._points:
                 self.study.enqueue_trial(dict(self._points.pop(0)))
-            elif not attempt and self._takes_design(turn := len(self._numbers) + self._num_foreign):
-                self.study.enqueue_trial(self._design.point(sum(map(self._takes_design, range(turn)))))
+            elif not attempt and (chosen := self._choose(number)):
+                self.study.enqueue_trial(chosen)
             trial = self.study.ask()
             drawn = draw(self._node, OptunaChooser(trial), self._arm)
             config = validate(TrialConfig, drawn.config)
@@ -196,10 +197,26 @@ class ArmSampler:
         else:
             self.study.tell(number, list(values))
 
-    def _takes_design(self, turn: int) -> bool:
-        """Returns whether the proposal of a turn has to be a point of the space-filling design."""
-        every = self._sampler.design_every
-        return every > 0 and (turn < NUM_STARTUP or turn % every == 0)
+    def _choose(self, number: int) -> dict[str, Any] | None:
+        """Returns the values of a point of the space-filling design or of the sampler's best candidate. Returns None if
+        it is the turn of the Optuna sampler.
+        """
+        trials, turn = self.study.get_trials(deepcopy=False), len(self._numbers) + self._num_foreign
+        complete = [trial for trial in trials if trial.state is TrialState.COMPLETE]
+        if self._sampler.takes_design(turn, len(complete)):
+            return self._design.point(sum(self._sampler.takes_design(past, len(complete)) for past in range(turn)))
+        if not self._sampler.num_candidates:
+            return None
+        seed = int(fingerprint([self._seed, self._arm, number])[:8], 16)
+        tried = {frozenset(trials[index].params.items()) for index in self._numbers.values()}
+        drawn = random_points(self._node, self._arm, seed, self._sampler.num_candidates)
+        candidates = [point for point in drawn if frozenset(point.items()) not in tried]
+        if not candidates:
+            return None
+        running = [trial.params for trial in trials if trial.state is TrialState.RUNNING]
+        finished = [trial.params for trial in complete]
+        x = [encode(self._node, self._arm, rows) for rows in (finished, running, candidates)]
+        return candidates[self._sampler.choose(x[0], np.array([trial.values for trial in complete]), x[1], x[2], seed)]
 
     def _make_sampler(self, number: int, attempt: int) -> BaseSampler:
         sampler = self._sampler if attempt < SAMPLER_TRIES else Random

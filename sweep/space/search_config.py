@@ -91,7 +91,7 @@ class SearchConfig(Strict):
     plateau: Annotated[int, Field(ge=2)] | None = None  # stop after this many without 1 % more hypervolume
     equal: Equal = "trials"  # what arms get equally or by `shares`: numbers of trials, or device-hours
     shares: Mapping[str, Share] = {}  # share by arm; unnamed arms divide the remainder equally
-    sampler: SamplerName = "tpe"
+    sampler: SamplerName = "gp"
     warm_start: WarmStart = None  # name or folder of a sweep of the same cohort; samplers learn its results
     points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}; other leaves are sampled
     repeats: Positive = 1  # number of seeds that a configuration needs to enter the front

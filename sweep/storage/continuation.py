@@ -26,19 +26,23 @@ FIXED_LEAVES: Final = ("epochs", "search.maximize")
 MAX_SHOWN_CHANGES: Final = 12
 
 
-def with_earlier_rule(folder: SweepFolder, space: Space) -> Space:
-    """Returns the space with the rule by which a sweep has divided its budget among the arms so far.
+def with_earlier_rules(folder: SweepFolder, space: Space) -> Space:
+    """Returns the space with the rules by which a sweep of older code has been searched so far.
 
-    A sweep that began before the key `search.equal` existed shares device-hours among its arms. It continues to do so,
-    because its price and its budget were chosen for that, unless the space names `search.equal=trials`. Until then the
-    key stays absent from what the folder stores, so that later drivers recognise such a sweep.
+    A sweep that began before the key `search.equal` existed shares device-hours among its arms, because its price and
+    its budget were chosen for that, and proposes with the sampler that its folder names. It continues with both, unless
+    the space names `search.equal=trials` or a sampler. Until `search.equal=trials` is named, the key stays absent from
+    what the folder stores, so that later drivers recognise the sweep.
     """
     before, search = _earlier_leaves(folder), space.search
-    named = "equal" in search.model_fields_set
-    if not before or "search.equal" in before or (named and search.equal == "trials"):
+    named = search.model_fields_set
+    if not before or "search.equal" in before or ("equal" in named and search.equal == "trials"):
         return space
-    stored = {key: value for key, value in space.raw["search"].items() if key != "equal"}
-    return replace(space, search=search.model_copy(update={"equal": "hours"}), raw={**space.raw, "search": stored})
+    rules = {"equal": "hours"}
+    if "sampler" not in named and "search.sampler" in before:
+        rules["sampler"] = before["search.sampler"]
+    stored = {key: value for key, value in ({**space.raw["search"], **rules}).items() if key != "equal"}
+    return replace(space, search=search.model_copy(update=rules), raw={**space.raw, "search": stored})
 
 
 def _earlier_leaves(folder: SweepFolder) -> dict[str, Any]:

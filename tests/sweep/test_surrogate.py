@@ -8,7 +8,7 @@ from scipy.optimize import check_grad
 from sklearn.gaussian_process import GaussianProcessRegressor
 from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
 
-from sweep.surrogate import Surrogate, condition, fit, negative_log_likelihood
+from sweep.surrogate import ALERT, Surrogate, condition, fit, negative_log_likelihood
 
 LOG_PARAMETERS = np.log([0.8, 0.5, 2.0, 0.3])  # amplitude, two length scales, noise
 
@@ -86,12 +86,24 @@ def test_noise_alone_is_not_explained() -> None:
     assert np.median(explained) < 0.1
 
 
-def test_a_fit_is_repeatable_and_can_start_from_an_earlier_one() -> None:
+def test_a_fit_is_repeatable_and_depends_on_its_prior() -> None:
     x_ND, y_N = trials(20)
-    model, again = fit(x_ND, y_N), fit(x_ND, y_N)
+    model, again, alert = fit(x_ND, y_N), fit(x_ND, y_N), fit(x_ND, y_N, ALERT)
     assert model.log_parameters.tolist() == again.log_parameters.tolist()
-    warm = fit(x_ND, y_N, start=model.log_parameters)
-    assert warm.log_parameters == pytest.approx(model.log_parameters, abs=0.02)
+    assert alert.noise_sd < model.noise_sd and (alert.log_parameters[1:3] < model.log_parameters[1:3]).all()
+
+
+def test_joint_draws_have_the_predicted_mean_and_spread_and_are_correlated_between_neighbours() -> None:
+    x_ND, y_N = trials(20)
+    model = fit(x_ND, y_N)
+    x_MD = np.array([[0.1, 0.1], [0.1, 0.11], [0.9, 1.5]])
+    drawn_SM = model.sample(x_MD, np.random.default_rng(0).standard_normal((20_000, 3)))
+    mean_M, sd_M = model.predict(x_MD)
+    assert drawn_SM.mean(axis=0) == pytest.approx(mean_M, abs=0.02) and drawn_SM.std(axis=0) == pytest.approx(
+        sd_M, rel=0.03
+    )
+    correlation_MM = np.corrcoef(drawn_SM.T)
+    assert correlation_MM[0, 1] > 0.9 and abs(correlation_MM[0, 2]) < 0.5
 
 
 @pytest.mark.parametrize("num_columns", [0, 2])

@@ -13,9 +13,9 @@ from sweep.search.samplers.sampler import Sampler
 from sweep.search.samplers.tpe import TPE
 
 SAMPLERS: Final[Mapping[str, type[Sampler]]] = {
+    "gp": GaussianProcess,
     "tpe": TPE,
     "nsga2": NSGA2,
-    "gp": GaussianProcess,
     "qmc": QuasiMonteCarlo,
     "random": Random,
 }

@@ -233,7 +233,7 @@ def test_defaults_of_the_search_are_explicit():
         "plateau": None,
         "equal": "trials",
         "shares": {},
-        "sampler": "tpe",
+        "sampler": "gp",
         "warm_start": None,
         "points": (),
         "repeats": 1,

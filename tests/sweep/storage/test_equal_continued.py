@@ -23,8 +23,8 @@ def dear(search: Search, trials: int) -> None:
         play(search, str(index), job, seconds=10.0 if job["arm"] == "tabular" else 1.0)
 
 
-def begin_without_the_key(tmp_path: Path) -> SweepFolder:
-    swept(tmp_path, "trials=8", "search.equal=hours", play=partial(dear, trials=8))
+def begin_without_the_key(tmp_path: Path, *overrides: str) -> SweepFolder:
+    swept(tmp_path, "trials=8", "search.equal=hours", *overrides, play=partial(dear, trials=8))
     folder = SweepFolder(tmp_path / "runs" / "fake")
     content = folder.read_plan()
     del content["leaves"]["search.equal"]
@@ -60,3 +60,13 @@ def test_a_sweep_without_the_key_changes_its_rule_only_when_it_is_extended(tmp_p
     assert refused(tmp_path, "trials=12", "search.equal=hours").count("search.equal: was 'trials', is now 'hours'") == 1
     search, _ = swept(tmp_path, "trials=15", play=play_all)
     assert arms(search) == {"none": 8, "tabular": 7}
+
+
+def test_a_sweep_without_the_key_keeps_its_sampler(tmp_path: Path) -> None:
+    """Such a sweep began when the default was another sampler."""
+    folder = begin_without_the_key(tmp_path, "search.sampler=tpe")
+    for trials in (10, 12):
+        search, text = swept(tmp_path, f"trials={trials}", play=partial(dear, trials=2))
+        assert search.space.search.sampler == "tpe" and "extended" not in text
+        assert folder.read_plan()["leaves"]["search.sampler"] == "tpe"
+    assert "search.sampler: was 'tpe', is now 'gp'" in refused(tmp_path, "trials=14", "search.sampler=gp")
