@@ -42,8 +42,8 @@ A cell of the table is the mean regret over that of `random` with its 95 % inter
 and of started trials. The last columns are the mean regret minus that of `ours`, times 1000. Intervals come from a
 bootstrap over seeds, in pairs, because all ways share the seeds. `out=FILE` writes all numbers as JSON.
 
-The default takes 10 to 20 minutes on two cores. `documented` and the variants of ours run at budgets up to 16 only.
-Among so many comparisons, two or three in a hundred lie below 0 by chance where nothing differs.
+The default takes about 20 minutes on two idle cores. `documented` and the variants of ours run at budgets up to 16
+only. Among so many comparisons, two or three in a hundred lie below 0 by chance where nothing differs.
 """
 
 from __future__ import annotations

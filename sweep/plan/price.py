@@ -235,7 +235,8 @@ def _warnings(
             plural = f"{ways} branches of up to {free} dimensions" if ways > 1 else f"{free} dimensions"
             warnings.append(
                 f"arm {arm.arm}: the search of {plural} is a first look, with about "
-                f"{arm.trials * affordable:.0f} of the {MIN_BRANCH_TRIALS * ways} trials that are advisable ({MIN_BRANCH_TRIALS} for each branch)"
+                f"{arm.trials * affordable:.0f} of the {MIN_BRANCH_TRIALS * ways} trials that are advisable "
+                f"({MIN_BRANCH_TRIALS} for each branch)"
             )
     folds = validation_folds(store, example.cohort.fold, space.search.repeats)
     error = auroc_error(store, example.cohort.fold, space.search.repeats)
