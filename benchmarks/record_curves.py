@@ -1,4 +1,4 @@
-"""Learning curves of random configurations of a space, for `search_efficiency.py` to replay.
+"""Records learning curves of random configurations of a space, from which `search_efficiency.py` makes a world.
 
     python benchmarks/record_curves.py space=demo [count=160] [repeat=0] [cache=cache] [key=value ...]
     python benchmarks/record_curves.py space=breast cohort.root=DIR cohort.image_size=64

@@ -41,6 +41,9 @@ and ours with one part changed:
 A cell of the table is the mean regret over that of `random` with its 95 % interval, and the mean numbers of complete
 and of started trials. The last columns are the mean regret minus that of `ours`, times 1000. Intervals come from a
 bootstrap over seeds, in pairs, because all ways share the seeds. `out=FILE` writes all numbers as JSON.
+
+The default takes about 20 minutes on two idle cores. `documented` and the variants of ours run at budgets up to 16
+only. Among so many comparisons, two or three in a hundred lie below 0 by chance where nothing differs.
 """
 
 from __future__ import annotations
@@ -259,14 +262,15 @@ def acceptance(numbers: Mapping[str, Any]) -> list[str]:
     for budget, (highest_end, highest_point) in WANTED.items():
         at_budget = ways.get(OURS, {}).get(budget)
         wanted = [f"upper end below {highest_end:.1f}"] if np.isfinite(highest_end) else []
-        strictly = "below" if highest_point < 1 else "at most"
-        wanted += [f"point {strictly} {highest_point:.2f}"] if np.isfinite(highest_point) else []
+        strictly_below = highest_point < 1  # "not above random" allows 1
+        limit = f"point {'below' if strictly_below else 'at most'} {highest_point:.2f}"
+        wanted += [limit] if np.isfinite(highest_point) else []
         claim = f"{numbers['world']}: ours over random at {budget}, {', '.join(wanted)}"
         if at_budget is None or at_budget["of_random"] is None:
             lines.append(f"not measured: {claim}")
             continue
         point, low, high = at_budget["of_random"]
-        holds = high < highest_end and (point < highest_point or point == highest_point == 1.0)
+        holds = high < highest_end and (point < highest_point or (not strictly_below and point == highest_point))
         lines.append(f"{'held' if holds else 'NOT HELD'}: {claim} ({point:.2f} [{low:.2f}, {high:.2f}])")
     for budget in COMPARED:
         claim = f"{numbers['world']}: no way has less regret than ours at {budget}"
@@ -280,8 +284,8 @@ def acceptance(numbers: Mapping[str, Any]) -> list[str]:
 
 
 @contextmanager
-def _mapping(processes: int) -> Iterator[Any]:
-    """A context that yields a `map`, in several processes if asked for."""
+def map_in(processes: int) -> Iterator[Any]:
+    """A context that yields a function like `map`, which runs in a number of processes."""
     if processes == 1:
         yield map
     else:
@@ -319,7 +323,7 @@ def run(own: Mapping[str, str], console: Console) -> list[dict[str, Any]]:
     seeds = range(counts["first_seed"][0], counts["first_seed"][0] + counts["seeds"][0])
     paths = {world: recorded_path(world) for world in worlds if world != CLOSED_FORM}
     summaries = []
-    with _mapping(counts["processes"][0]) as mapping:
+    with map_in(counts["processes"][0]) as run_map:
         for world in worlds:
             recorded = None
             if world in paths:
@@ -327,7 +331,7 @@ def run(own: Mapping[str, str], console: Console) -> list[dict[str, Any]]:
                 recorded = RecordedWorld(node, arm, read_recorded(paths[world], arm), noise)
             setting = Setting(world, ways, sorted(counts["budgets"]), counts["slots"][0], noise, recorded)
             results, begun = [], time.monotonic()
-            for result in mapping(partial(run_seed, setting), seeds):
+            for result in run_map(partial(run_seed, setting), seeds):
                 results.append(result)
                 if len(results) % max(len(seeds) // 10, 1) == 0:
                     spent = f"{time.monotonic() - begun:.0f} s"

@@ -1,20 +1,15 @@
 """Choosers (subclasses of `space.draw.Chooser`) decide which values are drawn from a search space.
 
-The values come from the suggestions of an Optuna trial, from a past trial, or from random numbers.
+The values come from the suggestions of an Optuna trial, or from a past trial.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from random import Random
 from typing import Any
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
-
-from sweep.space.design import number_at
-from sweep.space.draw import draw
-from sweep.space.grammar import Node, Range
 
 
 class OptunaChooser:
@@ -33,32 +28,6 @@ class OptunaChooser:
         label = self._trial.suggest_categorical(name, labels)
         assert isinstance(label, str)
         return label
-
-
-class RandomChooser:
-    """Chooses every value at random, as Optuna's `RandomSampler` does but without a study, which takes much longer.
-
-    Attributes:
-        chosen: the chosen values, by the name of the leaf. A label represents the value of a choice.
-    """
-
-    def __init__(self, random: Random):
-        self._random = random
-        self.chosen: dict[str, Any] = {}
-
-    def uniform(self, name: str, low: float, high: float, log: bool) -> float:
-        return float(self._number(name, Range(name, low, high, log, integer=False)))
-
-    def integer(self, name: str, low: int, high: int, log: bool) -> int:
-        return int(self._number(name, Range(name, low, high, log, integer=True)))
-
-    def category(self, name: str, labels: Sequence[str]) -> str:
-        self.chosen[name] = label = self._random.choice(labels)
-        return label
-
-    def _number(self, name: str, interval: Range) -> float:
-        self.chosen[name] = number = number_at(self._random.random(), interval)
-        return number
 
 
 class NotInSpace(Exception):
@@ -101,13 +70,3 @@ class ReplayChooser:
             raise NotInSpace(name)
         self.distributions[name] = distribution
         return value
-
-
-def random_points(node: Node, arm: str, seed: int, count: int) -> list[dict[str, Any]]:
-    """Returns random points of an arm, each in the form in which an Optuna trial is enqueued."""
-    points, random = [], Random(seed)
-    for _ in range(count):
-        chooser = RandomChooser(random)
-        draw(node, chooser, arm)
-        points.append(chooser.chosen)
-    return points

@@ -27,10 +27,10 @@ from optuna.trial import TrialState, create_trial
 from mmpkd.config import TrialConfig, validate
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import ConfigError
-from sweep.search.choosers import NotInSpace, OptunaChooser, ReplayChooser, random_points
+from sweep.search.choosers import NotInSpace, OptunaChooser, ReplayChooser
 from sweep.search.samplers import SAMPLERS
 from sweep.search.samplers.random import Random
-from sweep.space.design import SpaceFillingDesign
+from sweep.space.design import SpaceFillingDesign, random_points
 from sweep.space.draw import Drawn, draw, leaf_name
 from sweep.space.encoding import encode
 from sweep.space.grammar import Choice, Node, Range, spots

@@ -1,4 +1,4 @@
-"""The space-filling design of an arm: points that cover its branches and ranges evenly, from the first few on."""
+"""Points of an arm: those of its space-filling design, which cover it evenly from the first few on, and random ones."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from random import Random
 from typing import Any, Final, TypeVar
 
 from mmpkd.machine.checksums import fingerprint
-from sweep.space.draw import draw, leaf_name
-from sweep.space.grammar import Choice, Node, Range, spots
+from sweep.space.draw import PRESENCE, draw, leaf_name
+from sweep.space.grammar import Choice, Maybe, Node, OneOf, Range, spots
 
 NUM_DIGITS: Final = 8  # a range is halved this often; the place within the last half is random
 NUM_PAIRED_DIGITS: Final = 2  # so many digits of a range are balanced against the labels and digits of other leaves
@@ -142,6 +142,32 @@ class _Dealer:
         if paired:
             self._dealt[name, label] = len(labels)
         return label
+
+
+def random_points(node: Node, arm: str, seed: int, count: int) -> list[dict[str, Any]]:
+    """Returns independent random points of an arm, in the form in which an Optuna trial is enqueued.
+
+    The points have the distribution of random draws, but no configuration is built, which takes most of the time.
+    """
+    random, points = Random(seed), []
+    leaves = [(leaf_name(arm, spot.path), spot) for spot in spots(node)]
+    for _ in range(count):
+        point: dict[str, Any] = {}
+        labels: dict[str, str] = {}  # of the decisions so far, by path
+        for name, spot in leaves:
+            if any(labels.get(path) != label for path, label in spot.decisions.items()):
+                continue  # of another branch
+            match spot.node:
+                case Range():
+                    point[name] = number_at(random.random(), spot.node)
+                case Choice(values=values):
+                    point[name] = random.choice(list(values))
+                case OneOf(branches=branches):
+                    point[name] = labels[spot.path] = random.choice(list(branches))
+                case Maybe():
+                    point[f"{name}.maybe"] = labels[f"{spot.path}.maybe"] = random.choice(PRESENCE)
+        points.append(point)
+    return points
 
 
 def number_at(share: float, interval: Range) -> float:

@@ -13,7 +13,8 @@ import pytest
 from scipy.stats import qmc
 
 from mmpkd.types import Mistake
-from sweep.space.design import SpaceFillingDesign, number_at
+from sweep.search.choosers import ReplayChooser
+from sweep.space.design import SpaceFillingDesign, number_at, random_points
 from sweep.space.draw import PRESENCE, draw, leaf_name
 from sweep.space.grammar import Choice, Maybe, Node, OneOf, Range, parse, spots
 from sweep.space.loading import shipped
@@ -300,3 +301,17 @@ def test_numbers_at_a_share_of_a_range_by_hand() -> None:
     # On a log scale 1 to 4 is [0.5, 4.5), a factor of 9: the third lies at 0.5 x 9^0.34 = 1.055, the half at 1.5.
     assert [at(share, 1, 4, log=True, integer=True) for share in (0, 0.34, 0.5, 0.999999)] == [1, 1, 2, 4]
     assert isinstance(at(0.3, 1, 12, integer=True), int) and isinstance(at(0.3, 0, 1), float)
+
+
+def test_random_points_are_whole_configurations_drawn_evenly(arms: Mapping[str, Node]) -> None:
+    for name, node in arms.items():
+        points = random_points(node, "x", 0, 400)
+        assert points == random_points(node, "x", 0, 400) != random_points(node, "x", 1, 400)
+        for point in points[:50]:
+            chooser = ReplayChooser(point)
+            draw(node, chooser, "x")
+            assert set(chooser.distributions) == set(point), f"{name}: exactly the leaves of the drawn branch"
+        for leaf, labels in labels_of(node).items():
+            drawn = Counter(point[leaf] for point in points if leaf in point)
+            for label in labels:
+                assert drawn[label] == pytest.approx(drawn.total() / len(labels), abs=4.5 * drawn.total() ** 0.5 / 2)
