@@ -127,7 +127,8 @@ def optimism(records: Sequence[Record], goal: str) -> float:
         mean_N, variance = _means_over_seeds(compared, goal)
         noise_RN = variance**0.5 * rng.standard_normal((REPETITIONS, len(compared)))
     else:
-        means, noises = [], []
+        means: list[Floats] = []
+        noises: list[Floats] = []
         # Groups that are too small to show their noise come last, and have noise of the others.
         for scores_N, share in sorted(_groups(compared, goal), key=lambda group: len(group[0]) < MIN_GROUP):
             means.append(_drawn_together(scores_N, share))
