@@ -48,5 +48,5 @@ def luck_warnings(trials: Mapping[str, int]) -> list[str]:
     return [
         f"search.equal=hours gives about {trials[most]} trials to {most} and {trials[fewest]} to {fewest}: "
         f"luck alone puts the best of {most} about {luck:.1f} standard deviations higher (standard deviations of a "
-        "score over an arm's configurations); search.equal=trials gives arms the same number of trials"
+        "score over an arm's configurations); with search.equal=trials, arms share the number of trials instead"
     ]

@@ -223,7 +223,7 @@ def _warnings(
         each = ", ".join(f"{arm.arm} {round(arm.trials * affordable)}" for arm in arms)
         warnings.append(
             f"budget_device_hours={budget:g} will end the sweep after about {affordable * number:.0f} of {number} "
-            f"trials ({each}); all of them take {hours:.3g}"
+            f"trials ({each}); all of them take {hours:.3g} device-hours"
         )
     if space.search.equal == "hours":
         warnings += luck_warnings({arm.arm: max(round(arm.trials * affordable), 1) for arm in arms})
@@ -234,8 +234,9 @@ def _warnings(
         if arm.trials * affordable < MIN_BRANCH_TRIALS * ways and free:
             plural = f"{ways} branches of up to {free} dimensions" if ways > 1 else f"{free} dimensions"
             warnings.append(
-                f"arm {arm.arm}: about {arm.trials * affordable:.0f} trials for {plural} are a first look, no search; "
-                f"{MIN_BRANCH_TRIALS} a branch would be {MIN_BRANCH_TRIALS * ways}"
+                f"arm {arm.arm}: the search of {plural} is a first look, with about "
+                f"{arm.trials * affordable:.0f} of the {MIN_BRANCH_TRIALS * ways} trials that are advisable "
+                f"({MIN_BRANCH_TRIALS} for each branch)"
             )
     folds = validation_folds(store, example.cohort.fold, space.search.repeats)
     error = auroc_error(store, example.cohort.fold, space.search.repeats)

@@ -203,7 +203,8 @@ def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[st
                 + (f"; arms are compared by their best observed scores, {reason}" if without else "")
             )
         elif f"{goal}_seed_se" in best.metrics:
-            lines.append(f"{subject}, the best mean over seeds of {len(compared)}, is expected to be {amount}")
+            count = sum(f"{goal}_seed_se" in record.metrics for record in compared)
+            lines.append(f"{subject}, the best of {count} means over seeds, is expected to be {amount}")
         else:
             lines.append(
                 f"{subject}, the best of {len(compared)}, is expected to be up to {amount}; observed scores are "
@@ -219,9 +220,9 @@ def _arms_without_estimates(compared: Sequence[Record], goal: str) -> str:
         of_arm = [record for record in compared if record.arm == arm]
         explained = of_arm[0].metrics.get(f"{goal}_explained")
         if explained is None:
-            arms.append(f"{arm} ({len(of_arm)} complete trials are too few)")
+            arms.append(f"arm {arm} ({len(of_arm)} of the {MIN_TRIALS} complete trials that a model needs)")
         elif explained < MIN_EXPLAINED:
-            arms.append(f"{arm} (leave-one-out R² {explained:.2f})")
+            arms.append(f"arm {arm} (leave-one-out R² {explained:.2f}, {MIN_EXPLAINED} is needed)")
     return " and ".join(arms)
 
 

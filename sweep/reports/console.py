@@ -9,7 +9,7 @@ from shlex import quote
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import SMALLEST_ERROR, is_all_equal
@@ -90,7 +90,8 @@ def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
     The table shows each score with its standard error and, where there is one, the estimate of its mean; and for each
     trial the scores of its teachers.
     """
-    table = Table("trial", "arm", *goals, TEACHER_COLUMN, "sampled", title="Front", title_justify="left")
+    sampled_column = Column("sampled", overflow="fold")  # a name that fills the column must not hide its value
+    table = Table("trial", "arm", *goals, TEACHER_COLUMN, sampled_column, title="Front", title_justify="left")
     for record in best_first(front_of(records, goals), compared_metric(records, select)):
         table.add_row(*cells(record, goals), sampled(record))
     table.add_section()

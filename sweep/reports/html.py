@@ -66,8 +66,8 @@ def write_report(
         f"{sum(record.state == state for record in records)} {state}" for state in ("complete", "pruned", "failed")
     )
     errors = (
-        "Bars and ± are standard errors over validation patients, and of means over seeds also over seeds. "
-        "All equal: every resampling of the patients gives the same score, so that its error is unknown. "
+        "Bars and ± are standard errors over validation patients; those of means over seeds are over patients and "
+        "seeds. All equal: every resampling of the patients gives the same score, so that its error is unknown. "
         "± ?: too few patients have a score."
     )
     parts = [f'<p class="note">{counts}. {errors}</p>']

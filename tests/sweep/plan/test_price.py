@@ -218,8 +218,8 @@ def test_unequal_numbers_of_trials_are_said_with_the_luck_that_they_give(file: P
     (line,) = [warning for warning in result.warnings if "luck" in warning]
     assert line == (
         "search.equal=hours gives about 29 trials to none and 3 to tabular: luck alone puts the best of none about 1.2 "
-        "standard deviations higher (standard deviations of a score over an arm's configurations); search.equal=trials "
-        "gives arms the same number of trials"
+        "standard deviations higher (standard deviations of a score over an arm's configurations); with "
+        "search.equal=trials, arms share the number of trials instead"
     )
     half = priced(load(file, *words, f"budget_device_hours={result.hours / 2}"), store, dear=10.0).warnings
     assert "after about 16 of 32 trials (none 14, tabular 2); all of them take" in "\n".join(half)
@@ -245,7 +245,7 @@ def test_the_price_warns_of_small_budgets_and_few_trials(file: Path, store: Stan
     space = load(file, "budget_device_hours=1e-3")
     text = "\n".join(priced(space, store).warnings)
     assert "budget_device_hours=0.001 will end the sweep after about" in text
-    assert "arm tabular: about" in text and "are a first look, no search" in text
+    assert "arm tabular: the search of " in text and " trials that are advisable (10 for each branch)" in text
     assert "validation patients give AUROC a standard error of about" in text
     store.target_NK = np.zeros_like(store.target_NK)
     store.target_NK[np.isin(store.patient_N, np.unique(store.patient_N[store.rows("val", 0)])[:3]), -1] = 1

@@ -136,7 +136,7 @@ def test_an_arm_without_estimates_keeps_its_scores_and_the_other_arm_as_much_luc
     best = best_of(of_a, GOAL)
     assert best is not None and picked(records, GOAL) is records[best.number], "the best estimate of the better arm"
     (line,) = choices_in_words(records, [GOAL])
-    reason = "arms are compared by their best observed scores, because no model predicts them well enough in b ("
+    reason = "arms are compared by their best observed scores, because no model predicts them well enough in arm b ("
     assert f", is the best of arm a; {reason}" in line
     assert [record.metrics[f"{GOAL}_compared"] for record in of_a] == [
         record.metrics[f"{GOAL}_estimate"] for record in of_a
@@ -170,8 +170,8 @@ def test_without_a_model_all_differences_may_be_luck() -> None:
     assert optimism(arm_b, GOAL) == pytest.approx(0.08 * 5 / 6, rel=0.03)
     line = (
         "val/auroc 0.780 of trial 4, the best of 8, is expected to be up to 0.120 too high by luck; observed scores "
-        "are compared, because no model predicts them well enough in a (5 complete trials are too few) and b "
-        "(leave-one-out R² 0.36)"
+        "are compared, because no model predicts them well enough in arm a (5 of the 8 complete trials that a model "
+        "needs) and arm b (leave-one-out R² 0.36, 0.5 is needed)"
     )
     assert choices_in_words([*records, *arm_b], [GOAL]) == [line]
     assert choices_in_words(records[:1], [GOAL]) == [] == choices_in_words([], [GOAL]), "nothing was chosen"
@@ -216,7 +216,7 @@ def test_a_sweep_compares_estimates_and_writes_them(tmp_path: Path) -> None:
 
     _, text = run_sweep(tmp_path, "trials=20", "search.repeats=2", "name=again")
     table = pd.read_parquet(tmp_path / "runs/again/trials.parquet")
-    assert not [name for name in table if "estimate" in name] and "the best mean over seeds of" in text
+    assert not [name for name in table if "estimate" in name] and " means over seeds, is expected to be " in text
 
 
 def test_a_chosen_trial_without_its_student_is_named(tmp_path: Path) -> None:
@@ -298,6 +298,9 @@ def test_the_luck_is_right_if_only_promising_configurations_run_on_more_seeds(
         best = best_of(shown, GOAL)
         assert best is not None and "seeds" in best.metrics
         rows.append([optimism(shown, GOAL), best.metrics[GOAL] - 0.5 - dict(means)[best.number]])
+        num_means = sum("seeds" in record.metrics for record in shown)
+        if num_means > 1:
+            assert f", the best of {num_means} means over seeds, is" in choices_in_words(shown, [GOAL])[0]
     printed, true = np.mean(rows, axis=0)
     assert true > 0.1 * NOISE and printed == pytest.approx(true, rel=tolerance)
 
