@@ -39,11 +39,12 @@ and ours with one part changed:
   no_imputation             the sampler learns nothing from stopped trials
 
 A cell of the table is the mean regret over that of `random` with its 95 % interval, and the mean numbers of complete
-and of started trials. The last columns are the mean regret minus that of `ours`, times 1000. Intervals come from a
-bootstrap over seeds, in pairs, because all ways share the seeds. `out=FILE` writes all numbers as JSON.
+and of started trials. The last columns are the mean regret minus that of `ours`, times 1000, at 8 and 16
+trainings. Intervals come from a bootstrap over seeds, in pairs, because all ways share the seeds. `out=FILE` writes all
+numbers as JSON.
 
 The default takes about 20 minutes on two idle cores. `documented` and the variants of ours run at budgets up to 16
-only. Among so many comparisons, two or three in a hundred lie below 0 by chance where nothing differs.
+only. Of so many intervals of differences, two or three in a hundred lie wholly below 0 by chance where nothing differs.
 """
 
 from __future__ import annotations

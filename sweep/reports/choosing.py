@@ -196,11 +196,12 @@ def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[st
         reason = f"because no model predicts them well enough in {without}"
         if f"{goal}_estimate" in best.metrics:
             estimate, error = best.metrics[f"{goal}_estimate"], best.metrics[f"{goal}_estimate_error"]
+            number = str(len(compared))
             lines.append(
-                f"{subject} is expected to be {amount}; the estimate of its mean by a model of the settings, "
-                f"{estimate:.3f} (leave-one-out error {error:.3f}, R² {best.metrics[f'{goal}_explained']:.2f}), is the "
-                f"best of {f'arm {best.arm}' if without else len(compared)}"
-                + (f"; arms are compared by their best observed scores, {reason}" if without else "")
+                f"{subject}: the estimate of its mean by a model of the settings, {estimate:.3f} (leave-one-out error "
+                f"{error:.3f}, R² {best.metrics[f'{goal}_explained']:.2f}), is the best of "
+                + (f"arm {best.arm}; arms are compared by their best observed scores, {reason}" if without else number)
+                + f"; the score of a trial that is chosen in this way is on average {amount}"
             )
         elif f"{goal}_seed_se" in best.metrics:
             count = sum(f"{goal}_seed_se" in record.metrics for record in compared)

@@ -148,8 +148,9 @@ def test_the_luck_of_an_estimated_trial_in_words() -> None:
     records = [estimated(0, 0.95, 0.80), estimated(1, 0.93, 0.90)]
     assert optimism(records, GOAL) == 0.04
     assert choices_in_words(records, [GOAL]) == [
-        "val/auroc 0.930 of trial 1 is expected to be 0.040 too high by luck; the estimate of its mean by a model of "
-        "the settings, 0.900 (leave-one-out error 0.020, R² 0.80), is the best of 2"
+        "val/auroc 0.930 of trial 1: the estimate of its mean by a model of the settings, 0.900 (leave-one-out error "
+        "0.020, R² 0.80), is the best of 2; the score of a trial that is chosen in this way is on average 0.040 too "
+        "high by luck"
     ]
     assert with_estimate(records[1], GOAL, "0.930 ± 0.010") == "0.930 ± 0.010, estimated 0.900 ± 0.020"
     assert with_estimate(records[1], "val/pointing", "0.500") == "0.500"
@@ -244,7 +245,7 @@ def test_scores_of_1_have_no_luck() -> None:
     records = with_estimates(records, {"a": NODE}, [GOAL])  # type: ignore[dict-item]
     assert records[0].metrics[f"{GOAL}_explained"] > 0.5 and optimism(records, GOAL) < 0.01
     (line,) = choices_in_words(records, [GOAL])
-    assert line.startswith("val/auroc 1.000 of trial 0 is expected to be 0.00")
+    assert line.startswith("val/auroc 1.000 of trial 0: ") and " is on average 0.00" in line
 
 
 def luck_printed_and_true(seed: int, *args: Any, repeats: int = 1, simulations: int = 150, **options: Any) -> Any:
