@@ -188,14 +188,15 @@ class Documented:
         return Trial(number, self._drawn, handle)
 
     def goes_on(self, trial: Trial, epoch: int) -> bool:
-        result = self._result(trial, epoch)
+        trial.handle.result = result = self._result(trial, epoch)
         going = self._asha.on_trial_result(None, trial.handle, result) == "CONTINUE"  # type: ignore[arg-type]
         if going:
             self._search.on_trial_result(str(trial.number), result)
         return going
 
     def ended(self, trial: Trial, complete: bool) -> None:
-        self._search.on_trial_complete(str(trial.number), self._result(trial, max(trial.seen)))
+        result = self._result(trial, EPOCHS) if complete else trial.handle.result  # each result is ranked once
+        self._search.on_trial_complete(str(trial.number), result)
 
     def chosen(self, complete: Sequence[Trial]) -> list[Trial]:
         return observed_front(complete)

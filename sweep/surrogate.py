@@ -164,12 +164,11 @@ def condition(log_parameters: Floats, x_ND: Floats, y_N: Floats) -> Surrogate:
 
 
 def _normalised(y_N: Floats) -> tuple[Floats, float, float]:
-    """Returns scores with mean 0 and variance 1, and the mean and the standard deviation of the given scores. Equal
-    scores are not scaled.
+    """Returns scores with mean 0 and variance 1, and the mean and the standard deviation of the given scores. Scores
+    that are equal up to rounding become 0, and their standard deviation counts as 1.
     """
     mean, scale = float(y_N.mean()), float(y_N.std())
-    scale = scale if scale > 1e-12 else 1.0
-    return (y_N - mean) / scale, mean, scale
+    return ((y_N - mean) / scale, mean, scale) if scale > 1e-12 else (np.zeros_like(y_N), mean, 1.0)
 
 
 def negative_log_likelihood(log_parameters: Floats, x_ND: Floats, scores_N: Floats) -> tuple[float, Floats]:

@@ -17,7 +17,16 @@ from benchmarks import recorded
 from benchmarks.record_curves import EPOCHS
 from benchmarks.recorded import Configuration, read_recorded, recorded_path
 from benchmarks.search_efficiency import OWN, acceptance, bootstrap, main, run, space_of
-from benchmarks.searches import WAYS, FirstThreeGoOn, JointSobol, ParetoPruner, SyneTuneRung, Trial, front_numbers
+from benchmarks.searches import (
+    WAYS,
+    Documented,
+    FirstThreeGoOn,
+    JointSobol,
+    ParetoPruner,
+    SyneTuneRung,
+    Trial,
+    front_numbers,
+)
 from benchmarks.simulation import affordable, regret, simulate
 from benchmarks.worlds import ClosedFormWorld, Drawn, RecordedWorld, fit_process
 from mmpkd.types import ConfigError
@@ -224,3 +233,10 @@ def test_the_criteria_of_the_issue(over_random: list[float], line: str) -> None:
     assert lines[4] == "held: demo: no way has less regret than ours at 8"
     lines = acceptance({"world": "demo", "ways": {"ours": worse, "tpe": better}})
     assert lines[4] == "NOT HELD: demo: no way has less regret than ours at 8 (tpe)"
+
+
+def test_the_documented_way_ranks_each_result_once() -> None:
+    """A stopped trial would else count twice, and all others rank higher."""
+    way = Documented(world(), 0)
+    simulate(way, world(), 0, 4, [2])
+    assert len(way._results[1]) == len(way._search._ot_trials) > len(way._results[4])

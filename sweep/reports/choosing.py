@@ -123,21 +123,41 @@ def optimism(records: Sequence[Record], goal: str) -> float:
         return best.metrics[f"{goal}_luck"]
     compared = candidates(records)
     rng = np.random.default_rng(0)
-    if all(f"{goal}_seed_se" in record.metrics for record in compared):
-        scores_N = np.array([record.metrics[goal] for record in compared])
-        variance = statistics.fmean(record.metrics[f"{goal}_seed_se"] ** 2 for record in compared)
-        total = float(scores_N.var(ddof=1)) if len(compared) > 1 else 0.0
-        mean_N = _drawn_together(scores_N, min(variance / total, 1.0) if total else 0.0)
+    if best is not None and f"{goal}_seed_se" in best.metrics:
+        mean_N, variance = _means_over_seeds(compared, goal)
         noise_RN = variance**0.5 * rng.standard_normal((REPETITIONS, len(compared)))
     else:
-        means, noises = [], []
-        for scores_N, share in _groups(compared, goal):
+        means: list[Floats] = []
+        noises: list[Floats] = []
+        # Groups that are too small to show their noise come last, and have noise of the others.
+        for scores_N, share in sorted(_groups(compared, goal), key=lambda group: len(group[0]) < MIN_GROUP):
             means.append(_drawn_together(scores_N, share))
+            if len(scores_N) < MIN_GROUP and noises:
+                noises.append(rng.choice(np.concatenate(noises, axis=1).ravel(), (REPETITIONS, len(scores_N))))
+                continue
             # The noise has the distribution of the scores, which is skewed where most scores are near 0 or 1.
             deviations_RN = np.tile(scores_N - scores_N.mean(), (REPETITIONS, 1))
             noises.append(share**0.5 * rng.permuted(deviations_RN, axis=1))
         mean_N, noise_RN = np.concatenate(means), np.concatenate(noises, axis=1)
     return _noise_of_best(mean_N, noise_RN)
+
+
+def _means_over_seeds(compared: Sequence[Record], goal: str) -> tuple[Floats, float]:
+    """Returns assumed means of configurations of which some ran on several seeds, and the variance of the noise in a
+    mean over seeds.
+
+    The others ran on one seed, because better means were known by then. They were in the choice too, and without them
+    the first seeds of the chosen would seem to be no selection. Their scores hold the noise of a single seed, and are
+    drawn further towards the mean of all.
+    """
+    over_seeds = [record.metrics for record in compared if f"{goal}_seed_se" in record.metrics]
+    variance = statistics.fmean(metrics[f"{goal}_seed_se"] ** 2 for metrics in over_seeds)
+    scores_N = np.array([record.metrics[goal] for record in compared])
+    noise_N = variance * np.array([over_seeds[0]["seeds"] / record.metrics.get("seeds", 1.0) for record in compared])
+    signal = max(float(scores_N.var(ddof=1) - noise_N.mean()), 0.0) if len(compared) > 1 else 0.0
+    kept_N = (signal / (signal + noise_N)) ** 0.5 if signal else np.zeros(len(compared))
+    mean_N: Floats = scores_N.mean() + kept_N * (scores_N - scores_N.mean())
+    return mean_N, variance
 
 
 def _drawn_together(scores_N: Floats, share: float) -> Floats:
@@ -184,7 +204,8 @@ def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[st
                 + f"; the score of a trial that is chosen in this way is on average {amount}"
             )
         elif f"{goal}_seed_se" in best.metrics:
-            lines.append(f"{subject}, the best of {len(compared)} means over seeds, is expected to be {amount}")
+            count = sum(f"{goal}_seed_se" in record.metrics for record in compared)
+            lines.append(f"{subject}, the best of {count} means over seeds, is expected to be {amount}")
         else:
             lines.append(
                 f"{subject}, the best of {len(compared)}, is expected to be up to {amount}; observed scores are "

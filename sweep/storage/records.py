@@ -63,7 +63,8 @@ def over_seeds(records: Sequence[Record], repeats: int) -> list[Record]:
 
     For a metric with a standard error over patients, `<metric>_se` is the standard error of the mean (see
     `error_of_mean`). The standard error over the seeds alone is added as `<metric>_seed_se`. The latter contains the
-    sampling error of the validation patients only if the seeds have different validation patients.
+    sampling error of the validation patients only if the seeds have different validation patients. The number of seeds
+    is added as `seeds`.
     """
     complete = [record for record in records if record.state == "complete"]
     if repeats == 1:
@@ -100,7 +101,7 @@ def _is_worse(record: Record, others: Iterable[Record], goals: Sequence[str]) ->
 
 
 def _averaged(first: Record, runs: Sequence[Record]) -> Record:
-    metrics = {}
+    metrics = {"seeds": float(len(runs))}
     folds = [json.loads(run.config).get("cohort", {}).get("fold", 0) for run in runs]
     for name in first.metrics:
         values = [run.metrics[name] for run in runs if name in run.metrics]

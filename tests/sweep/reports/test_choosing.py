@@ -16,9 +16,10 @@ from rich.console import Console
 
 from sweep.reports.choosing import choices_in_words, optimism, with_estimate, with_estimates
 from sweep.reports.console import print_summary
+from sweep.search.repeats import Repeats
 from sweep.space.grammar import parse
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import best_of, front_of, over_seeds, picked
+from sweep.storage.records import best_of, comparable, front_of, over_seeds, picked
 from sweep.types import Record
 from tests.sweep.swept import swept as run_sweep
 from tests.sweep.swept import untracked  # noqa: F401  (a fixture)
@@ -179,6 +180,26 @@ def test_without_a_model_all_differences_may_be_luck() -> None:
     assert optimism(few, GOAL) == pytest.approx(0.12), "arms of one trial are one group"
 
 
+def test_a_trial_alone_in_its_arm_has_as_much_noise_as_others() -> None:
+    """The noise of arm a is -0.1, 0 or 0.1 around 0.6 each. The trial of arm b wins whatever its noise is in the first
+    case. In the second, it wins unless its noise is -0.1 (a third of the repetitions), when the best of a has 0.1."""
+    scores = [0.5, 0.6, 0.7]
+    of_a = [Record(number, "a", "complete", 1, 1.0, {}, {GOAL: score}, "{}") for number, score in enumerate(scores)]
+    of_b = Record(3, "b", "complete", 1, 1.0, {}, {GOAL: 0.85}, "{}")
+    assert optimism([*of_a, of_b], GOAL) == pytest.approx(0, abs=0.01)
+    of_b = replace(of_b, metrics={GOAL: 0.75})
+    assert optimism([*of_a, of_b], GOAL) == pytest.approx((0.0 + 0.1 + 0.1) / 3, abs=0.01)
+
+
+def test_equal_scores_are_predicted_by_no_model() -> None:
+    """0.7 is no sum of powers of two, so the scores minus their mean are 0 only up to rounding."""
+    records = [replace(estimated(number, 0.7, None), metrics={GOAL: 0.7}) for number in range(12)]
+    records = [replace(record, sampled={"a/lr": 0.001 * (record.number + 1)}) for record in records]
+    records = with_estimates(records, {"a": NODE}, [GOAL])  # type: ignore[dict-item]
+    assert [record.metrics for record in records] == [{GOAL: 0.7, f"{GOAL}_explained": 0.0}] * 12
+    assert picked(records, GOAL) is records[0], "rounding decides no tie"
+
+
 def test_a_sweep_compares_estimates_and_writes_them(tmp_path: Path) -> None:
     """The scores of this sweep are a function of the learning rate, without noise."""
     search, text = run_sweep(tmp_path, "trials=20")
@@ -251,6 +272,38 @@ def test_the_luck_in_pure_noise_is_right_within_20_percent(count: int, arms: tup
 def test_the_luck_beside_a_signal_is_right_within_30_percent_over_seeds(count: int) -> None:
     printed, true, _ = luck_printed_and_true(count, count, by_lr, repeats=3)
     assert true > 0.2 * NOISE and printed == pytest.approx(true, rel=0.3)
+
+
+@pytest.mark.parametrize("count", [8, 16, 32])
+@pytest.mark.parametrize(("signal", "tolerance"), [(0.0, 0.2), (2.0, 0.4)])
+def test_the_luck_is_right_if_only_promising_configurations_run_on_more_seeds(
+    count: int, signal: float, tolerance: float
+) -> None:
+    """`signal` is the standard deviation of the means over configurations, in units of the noise."""
+    rng, rows = np.random.default_rng(count), []
+    for _ in range(150):
+        repeats, records, means = Repeats(["a"], [GOAL], 3), [], []
+        while len(means) < count or repeats.pending:
+            of = turn = None
+            if repeats.pending:
+                of, turn = (pending := repeats.pending.popleft()).configuration, pending.turn
+            else:
+                means.append((len(records), signal * NOISE * float(rng.standard_normal())))
+            mean = dict(means)[len(records) if of is None else of]
+            metrics = {GOAL: 0.5 + mean + NOISE * float(rng.standard_normal())}
+            records.append(
+                Record(len(records), "a", "complete", 1, 1.0, {}, metrics, "{}", repeat_of=of, turn=turn or 0)
+            )
+            repeats.add(records[-1])
+        shown = comparable(records, [GOAL], 3)
+        best = best_of(shown, GOAL)
+        assert best is not None and "seeds" in best.metrics
+        rows.append([optimism(shown, GOAL), best.metrics[GOAL] - 0.5 - dict(means)[best.number]])
+        num_means = sum("seeds" in record.metrics for record in shown)
+        if num_means > 1:
+            assert f", the best of {num_means} means over seeds, is" in choices_in_words(shown, [GOAL])[0]
+    printed, true = np.mean(rows, axis=0)
+    assert true > 0.1 * NOISE and printed == pytest.approx(true, rel=tolerance)
 
 
 def test_the_luck_beside_a_signal_with_one_seed() -> None:

@@ -83,7 +83,7 @@ def test_over_seeds_are_means_and_their_standard_errors() -> None:
     assert (record.number, record.repeat_of, record.turn) == (0, None, 0)
     # 0.75, 0.5 and 1: standard deviation 1/4, over the root of 3.
     expected = {"val/auroc": 0.75, "val/auroc_seed_se": 0.25 / 3**0.5, "val/pointing": 0.5, "val/pointing_seed_se": 0.0}
-    assert record.metrics == pytest.approx(expected)
+    assert record.metrics == pytest.approx({"seeds": 3, **expected})
     assert over_seeds(runs, 4) == []
     assert [run.number for run in over_seeds(runs, 1)] == [0, 1, 2, 3], "with one seed each, complete ones as they are"
 
