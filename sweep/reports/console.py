@@ -230,9 +230,9 @@ def few_patients(records: Sequence[Record]) -> list[str]:
 def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: float | None = None) -> list[str]:
     """Returns a warning for each goal on which the validation set does not separate the best trial from other trials.
 
-    Two trials are separated if their scores differ by more than the larger of their standard errors. On AUROC the
-    difference must exceed `auroc_error` too. Equal trials are never separated. A best score without a standard error
-    gets a warning even if no other trial is close.
+    Two trials are separated if their scores, or the estimated means by which they are compared, differ by more than the
+    larger of their standard errors. On AUROC the difference must exceed `auroc_error` too. Equal trials are never
+    separated. A best score without a standard error gets a warning even if no other trial is close.
 
     Args:
         auroc_error: the standard error of AUROC that the plan states for this number of patients. It is needed because
@@ -247,7 +247,8 @@ def resolution(records: Sequence[Record], goals: Sequence[str], auroc_error: flo
         error = error_of(best, goal)
         floor = max(error or 0.0, (auroc_error or 0.0) if goal.startswith("val/auroc") else 0.0)
         margins = [(record, max(floor, error_of(record, goal) or 0.0)) for record in complete if record is not best]
-        close = [margin for record, margin in margins if best.metrics[goal] - record.metrics[goal] <= margin]
+        metric = compared_metric(complete, goal)
+        close = [margin for record, margin in margins if best.metrics[metric] - record.metrics[metric] <= margin]
         verdict = " Do not read the ranking as a result." if close else ""
         if error is None and f"{goal}_se" in best.metrics:
             few = "too few validation patients have this score"

@@ -331,3 +331,15 @@ def test_trials_that_the_validation_set_does_not_separate_are_named_in_every_cas
     line = f"the other complete trial is within one standard error (0.020) of the best val/auroc. {advice}"
     assert resolution(known, GOALS[:1]) == resolution([known[0], record(2, 0.9, 0.2)], GOALS[:1]) == [line]
     assert resolution(known[:1], GOALS[:1]) == [] == resolution([], GOALS)
+
+
+def test_the_resolution_is_that_of_the_estimates_by_which_trials_are_compared() -> None:
+    """Trial 2 has the higher score, and is estimated to have been lucky."""
+    estimates = {1: 0.81, 2: 0.70, 3: 0.80}
+    records = [record(1, 0.806, 0.2), record(2, 0.844, 0.2), record(3, 0.75, 0.2)]
+    records = [
+        replace(trial, metrics={**trial.metrics, "val/auroc_se": 0.03, "val/auroc_compared": estimates[trial.number]})
+        for trial in records
+    ]
+    (line,) = resolution(records, GOALS[:1])
+    assert line.startswith("1 of the 2 other complete trials is within one standard error (0.030) of the best")
