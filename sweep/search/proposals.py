@@ -22,11 +22,12 @@ from optuna.distributions import BaseDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from mmpkd.config import TrialConfig, validate
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.types import ConfigError
+from sweep.pareto import admit
 from sweep.search.choosers import NotInSpace, OptunaChooser, ReplayChooser
 from sweep.search.samplers import SAMPLERS
 from sweep.search.samplers.random import Random
@@ -38,6 +39,7 @@ from sweep.space.space import Space
 from sweep.types import Values
 
 SAMPLER_TRIES: Final = 16  # how often the sampler may try to propose a configuration that has not been run
+MAX_RESULTS: Final = 200  # number of an arm's latest results from which a model is fitted
 RANDOM_TRIES: Final = 500  # random draws after these tries; if all of them have been run, the arm is exhausted
 
 
@@ -214,9 +216,10 @@ class ArmSampler:
         if not candidates:
             return None
         running = [trial.params for trial in trials if trial.state is TrialState.RUNNING]
-        finished = [trial.params for trial in complete]
-        x = [encode(self._node, self._arm, rows) for rows in (finished, running, candidates)]
-        return candidates[self._sampler.choose(x[0], np.array([trial.values for trial in complete]), x[1], x[2], seed)]
+        modelled = _front_and_latest(complete)
+        results = [trial.params for trial in modelled]
+        x = [encode(self._node, self._arm, rows) for rows in (results, running, candidates)]
+        return candidates[self._sampler.choose(x[0], np.array([trial.values for trial in modelled]), x[1], x[2], seed)]
 
     def _make_sampler(self, number: int, attempt: int) -> BaseSampler:
         sampler = self._sampler if attempt < SAMPLER_TRIES else Random
@@ -224,6 +227,18 @@ class ArmSampler:
             warnings.simplefilter("ignore", ExperimentalWarning)
             warnings.simplefilter("ignore", FutureWarning)  # Optuna warns about `gamma` of the TPE
             return sampler.make(int(fingerprint([self._seed, self._arm, number, attempt])[:8], 16))
+
+
+def _front_and_latest(complete: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Returns the trials from which a model is fitted: those on the front, and the latest `MAX_RESULTS`.
+
+    The time of a fit grows with the cube of their number, and the latest trials lie where the model looks for better
+    ones.
+    """
+    front: dict[int, Values] = {}
+    for index, trial in enumerate(complete):
+        admit(front, index, trial.values)
+    return [trial for index, trial in enumerate(complete) if index in front or index >= len(complete) - MAX_RESULTS]
 
 
 class SamplerThread:

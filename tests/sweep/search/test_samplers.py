@@ -171,6 +171,25 @@ def test_each_configuration_is_proposed_exactly_once(tmp_path: Path, sampler: st
     assert sampler.propose(6) is None
 
 
+def test_a_model_is_fitted_to_the_front_and_the_latest_of_many_results(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.search.proposals.MAX_RESULTS", 6)
+    scores: list[list[float]] = []
+
+    def choose(result: Any, score: Any, running: Any, candidates: Any, seed: int) -> int:
+        scores.append(score[:, 0].tolist())
+        return 0
+
+    monkeypatch.setattr(SAMPLERS["gp"], "choose", staticmethod(choose))
+    sampler = sampler_of(space_of(tmp_path, SINGLE), "none", 1)
+    for number, value in enumerate([0.1, 0.9, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8]):
+        proposal = sampler.propose(number)
+        assert proposal is not None
+        sampler.learn(proposal, (value,))
+    assert scores[-1] == [0.9, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7], "the best, and the six before the last proposal"
+
+
 def test_draws_from_a_continuous_range_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sweep.search.proposals.SAMPLER_TRIES", 1)
     monkeypatch.setattr("sweep.search.proposals.RANDOM_TRIES", 0)
