@@ -98,11 +98,12 @@ def main(words: Sequence[str]) -> None:
         raise ConfigError(planned.mistakes)
     from sweep.cluster import refuse_silent_cluster, refuse_too_many_cores
     from sweep.driver import run_sweep, show_plan
+    from sweep.storage.continuation import with_earlier_rules
 
     assert planned.example is not None
     refuse_too_many_cores(space.search, planned.example.threads)
     if options.plan:
-        show_plan(space, planned, console)
+        show_plan(with_earlier_rules(options.folder, space), planned, console)
         return
     warn(planned.warnings, console)
     refuse_silent_cluster()  # before hours may be spent on preparing the cohort

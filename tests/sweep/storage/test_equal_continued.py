@@ -6,8 +6,10 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+import pytest
 import yaml
 
+from sweep import run
 from sweep.search.searcher import Search
 from sweep.storage.layout import SweepFolder
 from tests.sweep.fake import play, play_all
@@ -60,6 +62,18 @@ def test_a_sweep_without_the_key_changes_its_rule_only_when_it_is_extended(tmp_p
     assert refused(tmp_path, "trials=12", "search.equal=hours").count("search.equal: was 'trials', is now 'hours'") == 1
     search, _ = swept(tmp_path, "trials=15", play=play_all)
     assert arms(search) == {"none": 8, "tabular": 7}
+
+
+def test_the_plan_of_a_sweep_without_the_key_shows_what_would_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_without_the_key(tmp_path)
+    shown: list[str] = []
+    monkeypatch.setattr("sweep.driver.show_plan", lambda space, *others: shown.append(space.search.equal))
+    words = [f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path / 'runs'}", "plan=true"]
+    run.main(words)
+    run.main([*words, "name=new"])
+    assert shown == ["hours", "trials"]
 
 
 def test_a_sweep_without_the_key_keeps_its_sampler(tmp_path: Path) -> None:
