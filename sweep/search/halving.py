@@ -6,6 +6,8 @@ the best 1/reduction of the trials that have arrived there. MO-ASHA (Schmucker e
 asynchronous successive halving") ranks by non-dominated front, then by spread within the front
 (`pareto.rank_with_spread`). With one goal this decides as Ray's scheduler does: the cut is the percentile of the
 earlier values, interpolated between neighbours. With several goals the same cut is applied to ranks instead of values.
+The rule of Syne Tune's MO-ASHA, which counts the trial itself and lets the first trials go on more often, and a rung
+that waits for its first three arrivals have no less regret (docs/decisions/halving.md).
 
 A trial is ranked among the trials of its own arm only. If arms were ranked together, the arm that learns slowest at
 first would be starved, and its tuning would be an artefact of the stopping rule.
