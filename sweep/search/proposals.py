@@ -23,6 +23,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
+from threadpoolctl import threadpool_limits
 
 from mmpkd.config import TrialConfig, validate
 from mmpkd.machine.checksums import fingerprint
@@ -219,7 +220,9 @@ class ArmSampler:
         modelled = _front_and_latest(complete)
         results = [trial.params for trial in modelled]
         x = [encode(self._node, self._arm, rows) for rows in (results, running, candidates)]
-        return candidates[self._sampler.choose(x[0], np.array([trial.values for trial in modelled]), x[1], x[2], seed)]
+        scores = np.array([trial.values for trial in modelled])
+        with threadpool_limits(1):  # the matrices are small, and the cores are busy with trials
+            return candidates[self._sampler.choose(x[0], scores, x[1], x[2], seed)]
 
     def _make_sampler(self, number: int, attempt: int) -> BaseSampler:
         sampler = self._sampler if attempt < SAMPLER_TRIES else Random
