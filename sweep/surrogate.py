@@ -22,8 +22,8 @@ AMPLITUDE_BOUNDS: Final = (-7.0, 3.0)
 LENGTH_BOUNDS: Final = (-3.0, 5.0)
 NOISE_BOUNDS: Final = (-9.0, 1.0)
 MAX_ROWS: Final = 200  # of more trials, every second, third, ... decides the parameters, to bound the time
-SAMPLE_JITTER: Final = 1e-5  # the same for a posterior covariance, which rounding makes less regular
 JITTER: Final = 1e-8  # keeps the covariance of equal configurations positive definite
+SAMPLE_JITTER: Final = 1e-5  # the same for a posterior covariance, in which rounding errors are larger
 
 
 @dataclass(frozen=True)
@@ -53,9 +53,7 @@ class Surrogate:
         The standard deviation is that of the mean, so it does not include the noise of a single trial (Rasmussen and
         Williams 2006, equations 2.25 and 2.26).
         """
-        covariance_MN, _ = _kernel(self.log_parameters, x_MD, self._x_ND)
-        mean_M = covariance_MN @ cho_solve((self._cholesky_NN, True), self._scores_N)
-        whitened_NM = solve_triangular(self._cholesky_NN, covariance_MN.T, lower=True)
+        mean_M, whitened_NM = self._given_scores(x_MD)
         variance_M = np.exp(self.log_parameters[0]) - (whitened_NM**2).sum(axis=0)
         return self._mean + self._scale * mean_M, self._scale * np.sqrt(np.maximum(variance_M, 0.0))
 
@@ -74,13 +72,19 @@ class Surrogate:
         Args:
             normal_SM: independent standard normal numbers, which make the draws.
         """
-        covariance_MN, _ = _kernel(self.log_parameters, x_MD, self._x_ND)
-        mean_M = covariance_MN @ cho_solve((self._cholesky_NN, True), self._scores_N)
-        whitened_NM = solve_triangular(self._cholesky_NN, covariance_MN.T, lower=True)
+        mean_M, whitened_NM = self._given_scores(x_MD)
         covariance_MM = _kernel(self.log_parameters, x_MD, x_MD)[0] - whitened_NM.T @ whitened_NM
         lower_MM = cholesky(covariance_MM + SAMPLE_JITTER * np.eye(len(x_MD)), lower=True)
         drawn_SM: Floats = self._mean + self._scale * (mean_M + normal_SM @ lower_MM.T)
         return drawn_SM
+
+    def _given_scores(self, x_MD: Floats) -> tuple[Floats, Floats]:
+        """Returns the normalised posterior mean of M configurations, and the matrix (N, M) whose products with itself
+        are subtracted from their covariance (Rasmussen and Williams 2006, equations 2.25 and 2.26).
+        """
+        covariance_MN, _ = _kernel(self.log_parameters, x_MD, self._x_ND)
+        mean_M = covariance_MN @ cho_solve((self._cholesky_NN, True), self._scores_N)
+        return mean_M, solve_triangular(self._cholesky_NN, covariance_MN.T, lower=True)
 
     def leave_one_out(self) -> tuple[Floats, Floats]:
         """Returns what the process predicts for each trial from all other trials, and the standard deviation of this

@@ -10,7 +10,9 @@ from sweep.surrogate import Floats
 if TYPE_CHECKING:  # space files are read without Optuna, so each sampler imports Optuna only in `make`
     from optuna.samplers import BaseSampler
 
-NUM_STARTUP: Final = 10  # number of trials in an arm before a sampler models their results
+NUM_STARTUP: Final = (
+    10  # number of an arm's first trials that come from the design, unless `takes_design` is overridden
+)
 
 
 class Sampler(ABC):

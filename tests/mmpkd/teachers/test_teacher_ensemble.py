@@ -46,8 +46,8 @@ def test_the_mean_by_hand() -> None:
     expected = torch.tensor([[1.0, 1.0], [1.0, 1.0], [NAN, NAN]]).double()
     torch.testing.assert_close(combine(logits, entropy, third), expected, equal_nan=True)
     unsure = torch.tensor([math.log(2), 0.0, 1.0]).double()  # the second by another exp(-log 2): 4/5 and 1/5
-    said = combine(logits, entropy, unsure)[0]
-    torch.testing.assert_close(said, torch.tensor([2 * 0.8 - 0.2, 3 * 0.2]).double())
+    combined = combine(logits, entropy, unsure)[0]
+    torch.testing.assert_close(combined, torch.tensor([2 * 0.8 - 0.2, 3 * 0.2]).double())
 
 
 def test_given_weights_count_in_proportion(store: Store) -> None:
@@ -69,7 +69,7 @@ def test_learned_weights_are_the_best_on_the_simplex(store: Store) -> None:
     assert made.parameters[-1] == 0 and weights[0] > weights[1] > weights[2]
 
     member_logits = [logits[rows] for logits in made.member_logits.values()]
-    entropy_MN = torch.from_numpy(np.stack([classify.entropy(one, store.facts.tasks) for one in member_logits]))
+    entropy_MN = torch.from_numpy(np.stack([classify.entropy(logits, store.facts.tasks) for logits in member_logits]))
 
     def loss(parameters: torch.Tensor) -> float:
         combined = combine(torch.from_numpy(np.stack(member_logits)).double(), entropy_MN, parameters)
@@ -99,10 +99,10 @@ def test_the_more_confident_member_counts_for_more(store: Store) -> None:
     for weights in ("learned", "learned_per_sample"):
         made = ensemble(store, members, weights)
         made.fit(store, rows)
-        said = made.outputs(store, rows).logits_BK
-        assert said is not None
+        combined = made.outputs(store, rows).logits_BK
+        assert combined is not None
         target, known = torch.from_numpy(store.target_NK[rows]), torch.from_numpy(store.known_NK[rows])
-        losses.append(task_loss(said, target, known, store.facts.tasks).item())
+        losses.append(task_loss(combined, target, known, store.facts.tasks).item())
     assert made.parameters[-1] > 1 and losses[1] < 0.6 * losses[0]
 
 
@@ -140,12 +140,12 @@ def test_patients_stay_in_one_fold_of_members_and_of_learned_weights(
     train = set(store.patient_N[store.rows("train")].tolist())
     for calls in log.values():
         assert [name for name, _ in calls] == ["fit", "outputs"] * 6
-        for (_, learnt), (_, asked) in zip(calls[0:10:2], calls[1:10:2], strict=True):
-            assert learnt and asked and not learnt & asked and learnt | asked == train
+        for (_, learnt), (_, queried) in zip(calls[0:10:2], calls[1:10:2], strict=True):
+            assert learnt and queried and not learnt & queried and learnt | queried == train
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "problem"),
     [
         (
             {"members": {"mri": {"kind": "image", "params": {"view": "mri"}}}},
@@ -172,12 +172,12 @@ def test_patients_stay_in_one_fold_of_members_and_of_learned_weights(
         ),
     ],
 )
-def test_refusals_at_planning(store: Store, change: dict[str, Any], said: str) -> None:
+def test_refusals_at_planning(store: Store, change: dict[str, Any], problem: str) -> None:
     params = {"members": MEMBERS | change.get("members", {})} | (
         {"weights": change["weights"]} if "weights" in change else {}
     )
-    mistakes = [str(one) for one in check(TeacherConfig(kind="ensemble", params=params), store.facts)]
-    assert len(mistakes) == 1 and mistakes[0].startswith(said), mistakes
+    mistakes = [str(mistake) for mistake in check(TeacherConfig(kind="ensemble", params=params), store.facts)]
+    assert len(mistakes) == 1 and mistakes[0].startswith(problem), mistakes
 
 
 def test_caveats_of_members_are_given_at_planning(store: Store) -> None:
@@ -207,7 +207,7 @@ def test_outputs_copied_from_another_cohort_are_refused(store: Store, tmp_path: 
     cached_outputs(resolve(config), store, 0, tmp_path)
     (folder,) = (tmp_path / "teachers").glob("tabular-*[0-9a-f]/")
     manifest = json.loads((folder / "manifest.json").read_text())
-    for content, said in (
+    for content, problem in (
         (
             json.dumps(manifest | {"cohort": "another"}),
             r"another teacher or cohort \(cohort differ\)",
@@ -216,7 +216,7 @@ def test_outputs_copied_from_another_cohort_are_refused(store: Store, tmp_path: 
         ("{}", r"is damaged \(KeyError\)"),
     ):
         (folder / "manifest.json").write_text(content)
-        with pytest.raises(TeacherError, match=rf"teacher 'tabular': .*{said}; delete that folder"):
+        with pytest.raises(TeacherError, match=rf"teacher 'tabular': .*{problem}; delete that folder"):
             cached_outputs(resolve(config), store, 0, tmp_path)
     (folder / "manifest.json").write_text(json.dumps(manifest))
     (folder / "logits.npy").write_bytes(b"words")

@@ -40,7 +40,7 @@ def store(tiny_cohort: CohortConfig, cache: Path) -> Store:
 
 
 @pytest.fixture(scope="module")
-def asked(store: Store, cache: Path) -> Online:
+def fused_online(store: Store, cache: Path) -> Online:
     return online(resolve(TeacherConfig(kind="fused", params=FUSED)), store, 0, cache)
 
 
@@ -145,12 +145,12 @@ def test_a_patient_without_cells_gets_the_output_of_the_images(store: Store) -> 
     teacher.fit(gaps, gaps.rows("train"))
     cells = teacher.table(gaps, val)
     assert cells[0].isnan().all() and not cells[1].isnan().all()
-    said = teacher.outputs(gaps, val[:1])
+    outputs = teacher.outputs(gaps, val[:1])
     pixels = {"image": images(gaps, val[:1]), "view": torch.from_numpy(gaps.view("superior")[val[:1]]).float() / 255}
     logits, embedding = teacher.network(pixels)
-    assert said.logits_BK is not None and said.embedding_BD is not None
-    assert torch.equal(said.logits_BK, logits) and torch.equal(said.embedding_BD, embedding)
-    with_table, without = (teacher.outputs(one, val[2:3]).logits_BK for one in (store, gaps))
+    assert outputs.logits_BK is not None and outputs.embedding_BD is not None
+    assert torch.equal(outputs.logits_BK, logits) and torch.equal(outputs.embedding_BD, embedding)
+    with_table, without = (teacher.outputs(each, val[2:3]).logits_BK for each in (store, gaps))
     assert torch.equal(with_table, without), "the others' answers stay"  # type: ignore[arg-type]
 
 
@@ -168,17 +168,17 @@ class NumberedNetwork(nn.Module):
         return torch.full(shape, float(self.number)), torch.full((shape[0], 16), float(self.number))
 
 
-def with_numbered_networks(asked: Online) -> Online:
-    models = [replace(one, network=NumberedNetwork(index, 3)) for index, one in enumerate(asked.models)]
-    return replace(asked, models=models)
+def with_numbered_networks(fused_online: Online) -> Online:
+    models = [replace(model, network=NumberedNetwork(index, 3)) for index, model in enumerate(fused_online.models)]
+    return replace(fused_online, models=models)
 
 
-def test_each_sample_gets_the_model_that_did_not_see_its_patient(store: Store, asked: Online) -> None:
+def test_each_sample_gets_the_model_that_did_not_see_its_patient(store: Store, fused_online: Online) -> None:
     train, val, test = (store.rows(part) for part in ("train", "val", "test"))  # type: ignore[arg-type]
     expected = np.full(len(store.sample_ids), NAN)
     expected[train], expected[val] = folds(store, train, seed=0), 5
     rows = np.random.default_rng(0).permutation(np.r_[train, val, test])
-    output = with_numbered_networks(asked).at(torch.from_numpy(rows), images(store, rows))
+    output = with_numbered_networks(fused_online).at(torch.from_numpy(rows), images(store, rows))
     assert output.logits_BK is not None and output.embedding_BD is not None
     np.testing.assert_array_equal(output.logits_BK[:, 0].numpy(), expected[rows])
     np.testing.assert_array_equal(output.embedding_BD[:, 0].numpy(), np.where(np.isin(rows, test), NAN, 5.0))
@@ -186,7 +186,7 @@ def test_each_sample_gets_the_model_that_did_not_see_its_patient(store: Store, a
 
 
 def test_fold_models_are_at_one_level_while_a_student_trains(
-    store: Store, asked: Online, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Store, fused_online: Online, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The offset of a fold model is added to its logits for every view, and to no other logits."""
     added_FK = np.arange(15, dtype=np.float32).reshape(5, 3)
@@ -204,28 +204,28 @@ def test_fold_models_are_at_one_level_while_a_student_trains(
         torch.testing.assert_close(other - one, added, atol=1e-4, rtol=1e-4)
 
 
-def test_only_needed_fields_are_computed(store: Store, asked: Online) -> None:
+def test_only_needed_fields_are_computed(store: Store, fused_online: Online) -> None:
     train = store.rows("train")
     for field, numbers in (("logits", [0, 1, 2, 3, 4]), ("embedding", [5])):
-        some = with_numbered_networks(asked).only(Needs(teacher=frozenset({field})))
+        some = with_numbered_networks(fused_online).only(Needs(teacher=frozenset({field})))
         told = some.at(torch.from_numpy(train), images(store, train))
         assert (told.logits_BK is None) == (field == "embedding") and (told.embedding_BD is None) == (field == "logits")
         networks: list[Any] = [one.network for one in some.models]
         assert [network.number for network in networks if network.heard] == numbers
 
 
-def test_the_further_image_gets_the_view_of_the_student(store: Store, asked: Online) -> None:
+def test_the_further_image_gets_the_view_of_the_student(store: Store, fused_online: Online) -> None:
     rows = store.rows("val")[:4]
     view = draw_views(4, 32, AugmentationConfig(shift=0.3), torch.Generator().manual_seed(3))
     seen = apply_view(images(store, rows), view)
-    speaker = with_numbered_networks(asked)
+    speaker = with_numbered_networks(fused_online)
     speaker.at(torch.from_numpy(rows), seen, view)
     network: Any = speaker.models[5].network
-    (heard,) = network.heard[:1]
-    assert torch.equal(heard["image"], seen)
-    assert torch.equal(heard["view"], apply_view(torch.from_numpy(store.view("superior")[rows]).float() / 255, view))
-    one, other = (asked.at(torch.from_numpy(rows), pixels).logits_BK for pixels in (seen, images(store, rows)))
-    assert not torch.allclose(one, other), "it sees the student's view"  # type: ignore[arg-type]
+    (inputs,) = network.heard[:1]
+    assert torch.equal(inputs["image"], seen)
+    assert torch.equal(inputs["view"], apply_view(torch.from_numpy(store.view("superior")[rows]).float() / 255, view))
+    first, other = (fused_online.at(torch.from_numpy(rows), pixels).logits_BK for pixels in (seen, images(store, rows)))
+    assert not torch.allclose(first, other), "it sees the student's view"  # type: ignore[arg-type]
 
 
 def trial(tiny_trial: TrialConfig, **changes: Any) -> TrialConfig:
@@ -269,10 +269,12 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tiny_trial: TrialConfig,
     assert {"teacher/both/auroc", "teacher/both/val_auroc", "teacher/both/entropy"} <= whole[-1].metrics.keys()
 
 
-def test_the_shuffled_control_exchanges_privileged_inputs_and_keeps_the_image(store: Store, asked: Online) -> None:
-    shuffled = asked.shuffled(store, 0, seed=0)
+def test_the_shuffled_control_exchanges_privileged_inputs_and_keeps_the_image(
+    store: Store, fused_online: Online
+) -> None:
+    shuffled = fused_online.shuffled(store, 0, seed=0)
     train = store.rows("train")
-    source, model = shuffled.source_N.numpy(), asked.model_N.numpy()
+    source, model = shuffled.source_N.numpy(), fused_online.model_N.numpy()
     label, patient = store.target_NK.argmax(1), store.patient_N
     assert (model[source] == model).all() and (patient[source] != patient)[train].all()
     for one in train:  # of the same label, where the fold has another patient of it
@@ -284,12 +286,12 @@ def test_the_shuffled_control_exchanges_privileged_inputs_and_keeps_the_image(st
     speaker = with_numbered_networks(shuffled)
     speaker.only(Needs(teacher=frozenset({"embedding"}))).at(torch.from_numpy(train), images(store, train))
     network: Any = speaker.models[5].network
-    (heard,) = network.heard
-    assert torch.equal(heard["image"], images(store, train))
-    assert torch.equal(heard["view"], torch.from_numpy(store.view("superior")[source[train]]).float() / 255)
-    of_all = asked.models[5]
+    (inputs,) = network.heard
+    assert torch.equal(inputs["image"], images(store, train))
+    assert torch.equal(inputs["view"], torch.from_numpy(store.view("superior")[source[train]]).float() / 255)
+    of_all = fused_online.models[5]
     expected = of_all.table_MV[torch.searchsorted(of_all.row_M, torch.from_numpy(source[train]))]
-    torch.testing.assert_close(heard["table"], expected, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(inputs["table"], expected, rtol=0, atol=0, equal_nan=True)
 
 
 def test_the_control_is_that_of_the_configuration(tiny_trial: TrialConfig, store: Store, cache: Path) -> None:
@@ -300,7 +302,7 @@ def test_the_control_is_that_of_the_configuration(tiny_trial: TrialConfig, store
 
 
 @pytest.mark.parametrize(
-    ("kind", "params", "path", "said"),
+    ("kind", "params", "path", "problem"),
     [
         ("fused", {"columns": []}, "params.columns", "without a privileged input"),
         ("fused", {"columns": ["assessment"]}, "params.columns", "near_label"),
@@ -318,11 +320,11 @@ def test_the_control_is_that_of_the_configuration(tiny_trial: TrialConfig, store
     ],
 )
 def test_mistakes_are_reported_at_planning(
-    tiny_trial: TrialConfig, store: Store, kind: str, params: dict[str, Any], path: str, said: str
+    tiny_trial: TrialConfig, store: Store, kind: str, params: dict[str, Any], path: str, problem: str
 ) -> None:
     config = trial(tiny_trial, teachers={"both": {"kind": kind, "params": params}}, objectives={"logits": {}})
     (mistake,) = check(config, store.facts)
-    assert isinstance(mistake, Mistake) and mistake.path == f"teachers.both.{path}" and said in mistake.problem
+    assert isinstance(mistake, Mistake) and mistake.path == f"teachers.both.{path}" and problem in mistake.problem
 
 
 def test_an_objective_that_needs_more_is_refused(tiny_trial: TrialConfig, store: Store) -> None:
@@ -337,8 +339,8 @@ def test_one_privileged_input_is_enough(store: Store, tmp_path: Path, params: di
     online_teacher = online(resolve(config), store, 0, tmp_path)
     assert set(online_teacher.models[5].network.readers) == {"image", "view" if params == {"columns": []} else "table"}
     rows = store.rows("val")
-    told = online_teacher.at(torch.from_numpy(rows), images(store, rows))
-    assert told.logits_BK is not None and told.logits_BK.isfinite().all()
+    outputs = online_teacher.at(torch.from_numpy(rows), images(store, rows))
+    assert outputs.logits_BK is not None and outputs.logits_BK.isfinite().all()
 
 
 def test_the_price_of_a_step_includes_the_teacher(tiny_trial: TrialConfig, monkeypatch: pytest.MonkeyPatch) -> None:

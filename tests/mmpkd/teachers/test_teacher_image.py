@@ -47,15 +47,15 @@ def test_the_map_by_hand(store: Store) -> None:
     attention: Any = teacher.network.model.blocks[-1].attn
     attention.qkv.weight.zero_()
     attention.qkv.bias.zero_()
-    said = teacher.outputs(store, val)
-    assert said.map_Bhw is not None and said.embedding_BD is not None and said.logits_BK is not None
-    torch.testing.assert_close(said.map_Bhw, torch.full((len(val), 4, 4), 1 / 16))
+    outputs = teacher.outputs(store, val)
+    assert outputs.map_Bhw is not None and outputs.embedding_BD is not None and outputs.logits_BK is not None
+    torch.testing.assert_close(outputs.map_Bhw, torch.full((len(val), 4, 4), 1 / 16))
     head = teacher.network.model.get_classifier()
-    torch.testing.assert_close(head(said.embedding_BD), said.logits_BK)
+    torch.testing.assert_close(head(outputs.embedding_BD), outputs.logits_BK)
     pixels = torch.from_numpy(np.array(store.view("superior")[val])).float() / 255
     with torch.no_grad():
         tokens = teacher.network(pixels, layers=[0]).hidden_BND[0]
-    torch.testing.assert_close(said.hidden_BD[0], tokens[:, 0])
+    torch.testing.assert_close(outputs.hidden_BD[0], tokens[:, 0])
 
 
 def test_the_offered_head_computes_logits_from_the_embedding(store: Store, cache: Path) -> None:
@@ -97,7 +97,7 @@ def test_maps_get_the_view_of_the_images(
 
 
 @pytest.mark.parametrize(
-    ("params", "said"),
+    ("params", "problem"),
     [
         (
             {"view": "superier"},
@@ -112,6 +112,6 @@ def test_maps_get_the_view_of_the_images(
         ({"network": NETWORK | {"embed_dims": 8}}, r"params\.network\.embed_dims: unknown key"),
     ],
 )
-def test_refusals_at_planning(store: Store, params: dict[str, Any], said: str) -> None:
-    mistakes = [str(one) for one in check(TeacherConfig(kind="image", params=IMAGE | params), store.facts)]
-    assert len(mistakes) == 1 and re.match(said, mistakes[0]), mistakes
+def test_refusals_at_planning(store: Store, params: dict[str, Any], problem: str) -> None:
+    mistakes = [str(mistake) for mistake in check(TeacherConfig(kind="image", params=IMAGE | params), store.facts)]
+    assert len(mistakes) == 1 and re.match(problem, mistakes[0]), mistakes

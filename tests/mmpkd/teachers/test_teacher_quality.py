@@ -42,8 +42,8 @@ def labels() -> np.ndarray:
 def test_a_teacher_that_states_the_label(labels: np.ndarray) -> None:
     quality = logit_quality(np.where(labels, 5.0, -5.0).astype(np.float32), made(labels), TRAIN, VAL, FOLD)
     assert quality["auroc"] == quality["val_auroc"] == quality["agreement"] == quality["leak"] == 1
-    (told,) = warnings("report", quality)
-    assert "'report' all but states the label (out of fold: AUROC 1.000, agreement 100.0%)" in told
+    (line,) = warnings("report", quality)
+    assert "'report' all but states the label (out of fold: AUROC 1.000, agreement 100.0%)" in line
     for kind, words in {"tabular": "near_label or forbidden", "image": "view", "text": "(mask_labels)"}.items():
         (line,) = warnings("report", quality, TEACHERS[kind].LEAKAGE_REMEDY)
         assert words in line and ("mask_labels" in line) == (kind == "text")
