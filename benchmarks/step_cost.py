@@ -34,9 +34,10 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.scoring import classify
 from mmpkd.scoring.validation import Evaluator
-from mmpkd.stages import Run
 from mmpkd.teachers.fitted import fit_teachers
-from mmpkd.train import batches, descend, loss_terms
+from mmpkd.training.batches import batches
+from mmpkd.training.stages import Run
+from mmpkd.training.step import descend, loss_terms
 
 BATCH, NUM_VALIDATION = 16, 64
 LIMITS = {"cached logits": 1.05, "cached features": 1.08, "validation with maps and scores": 1.15}

@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mmpkd import objectives, stage_validation, teachers
+from mmpkd import objectives, teachers
 from mmpkd.cohort import READERS
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import IMAGE, STUDENT, TASK, ObjectiveConfig, TrialConfig
@@ -21,6 +21,7 @@ from mmpkd.near_names import near, paths_of
 from mmpkd.objectives import Objective
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.student import Student, announced, build_student
+from mmpkd.training import stage_validation
 from mmpkd.types import ConfigError, Mistake, Needs, Offer
 
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from mmpkd.config import TrialConfig
 from mmpkd.machine.checksums import DamagedError, fingerprint, require_whole_archive
-from mmpkd.stages import VERSION
+from mmpkd.training.stages import VERSION
 from mmpkd.types import ConfigError, EpochReport
 
 NAME = "last.pt"

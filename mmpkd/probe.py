@@ -29,14 +29,15 @@ from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.resources import memory
 from mmpkd.scoring.validation import Evaluator
-from mmpkd.stages import Run
 from mmpkd.student import build_student
 from mmpkd.teachers import online, resolve, sized
 from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.fitting import HIDDEN, NUM_FOLDS, folds
 from mmpkd.teachers.teacher import ResolvedTeacher
-from mmpkd.train import batches, descend, loss_terms
+from mmpkd.training.batches import batches
+from mmpkd.training.stages import Run
+from mmpkd.training.step import descend, loss_terms
 from mmpkd.types import Needs, TeacherError
 
 MAX_VALIDATED = 512  # images of a timed validation; larger validation sets are extrapolated
@@ -214,10 +215,9 @@ class Probe:
         raise AssertionError("unreachable")
 
     def _save(self) -> tuple[float, int]:
-        run = self.run
+        modules, progress = (self.run.student, self.run.objectives, self.run.optimizer), checkpoint.Progress(0, 0)
         with tempfile.TemporaryDirectory() as folder:
             started = self._now()
-            modules, progress = (run.student, run.objectives, run.optimizer), checkpoint.Progress(0, 0)
             path = checkpoint.save(Path(folder), *modules, [], progress, "probe", "probe")
             return self._now() - started, path.stat().st_size
 

@@ -24,10 +24,10 @@ from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.predict import Predictor
-from mmpkd.stages import Run
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.fitting import folds
-from mmpkd.train import batches
+from mmpkd.training.batches import batches
+from mmpkd.training.stages import Run
 from tests import colour_cohort
 from tests.colour_cohort import LABELS
 from tests.followed import Student, Trained, cross_entropy, trained_by

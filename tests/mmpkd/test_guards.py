@@ -21,13 +21,15 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.scoring.validation import Evaluator
-from mmpkd.stages import Run
 from mmpkd.teachers import resolve
 from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.fitting import out_of_fold
 from mmpkd.teachers.tabular import Tabular, TabularParams
-from mmpkd.train import batches, loss_terms, train
+from mmpkd.train import train
+from mmpkd.training.batches import batches
+from mmpkd.training.stages import Run
+from mmpkd.training.step import loss_terms
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, MEMBERS, TEXT
 
 

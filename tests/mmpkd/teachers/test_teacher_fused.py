@@ -20,14 +20,16 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import AugmentationConfig, CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.probe import Probe, StandIn, stand_in
-from mmpkd.stages import Run
 from mmpkd.teachers import resolve
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.fitting import folds
 from mmpkd.teachers.fused import Fused, FusedParams
 from mmpkd.teachers.fusion import Cells, Fusion, Patches, Update
 from mmpkd.teachers.online import Online, online
-from mmpkd.train import batches, descend, loss_terms, train
+from mmpkd.train import train
+from mmpkd.training.batches import batches
+from mmpkd.training.stages import Run
+from mmpkd.training.step import descend, loss_terms
 from mmpkd.types import Mistake, Needs
 from tests.mmpkd.teacher_fixtures import EXAMPLES, FUSED
 

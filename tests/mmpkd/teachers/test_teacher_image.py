@@ -15,11 +15,12 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import CohortConfig, TeacherConfig, TrialConfig
 from mmpkd.objectives import OBJECTIVES
-from mmpkd.stages import Run
 from mmpkd.teachers import check, resolve
 from mmpkd.teachers.cache import CachedOutputs, cached_outputs
 from mmpkd.teachers.image import Image, ImageParams
-from mmpkd.train import batches, loss_terms
+from mmpkd.training.batches import batches
+from mmpkd.training.stages import Run
+from mmpkd.training.step import loss_terms
 from mmpkd.types import TeacherOutput
 from tests.mmpkd.teacher_fixtures import IMAGE, NETWORK, StoreWithInputs
 

@@ -23,10 +23,10 @@ from mmpkd.config import STUDENT, EvaluationConfig, StageConfig, TrialConfig
 from mmpkd.fit import optimizer_for
 from mmpkd.machine.checksums import DamagedError, fingerprint, require_whole_archive
 from mmpkd.objectives import Objective
-from mmpkd.stage_validation import concerned, part_of
 from mmpkd.student import Student
 from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.training import content_hash
+from mmpkd.training.stage_validation import concerned, part_of
 from mmpkd.types import ConfigError, DivergedError
 from mmpkd.weights import weights_of
 

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 
-from mmpkd import checkpoint, export, stages
+from mmpkd import checkpoint, export
 from mmpkd.build import build, check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, TrialConfig
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.scoring.validation import Evaluator
-from mmpkd.stages import Run
 from mmpkd.teachers.fitted import fit_teachers
-from mmpkd.train import batches, train
+from mmpkd.train import train
+from mmpkd.training import stages
+from mmpkd.training.batches import batches
+from mmpkd.training.stages import Run
 from mmpkd.types import CohortError, ConfigError, DivergedError
 from tests.mmpkd.teacher_fixtures import EXAMPLES, IMAGE
 
