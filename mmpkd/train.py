@@ -1,7 +1,7 @@
 """One training run, from configuration to exported student.
 
 A student ViT learns from labels and, through objectives, from the outputs of teachers that saw a
-privileged modality. After each epoch it is scored on the validation patients and saved.
+privileged modality. After each epoch it is scored on the validation patients, and after some it is saved.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -57,6 +57,7 @@ def train(
     resume: Path | None = None,
     report: Callable[[EpochReport], None] = lambda _: None,
     store: Store | None = None,
+    complete: Collection[int] = (),
 ) -> list[EpochReport]:
     """Trains one student to the end, from the beginning or from a checkpoint.
 
@@ -66,11 +67,12 @@ def train(
 
     Args:
         cache: folder of stores and teacher outputs, shared by all trainings.
-        folder: receives `last.pt` after the last epoch and at the latest every `config.checkpoint_seconds` (see
-            `CheckpointWriter`), and `student.safetensors` at the end; None keeps nothing.
+        folder: receives `last.pt`, at most every `config.checkpoint_seconds` and after the epochs `complete`, and
+            `student.safetensors` at the end; None keeps nothing.
         resume: a `last.pt` to continue from.
         report: called after each new epoch. An exception that it raises ends the training, once this epoch is saved.
         store: the prepared cohort, if the caller has opened it; by default it is opened or prepared.
+        complete: epochs, counted from 1, that are on disk before they are reported, as the last one always is.
 
     Returns:
         The reports of all epochs, including those before a resumption.
@@ -127,7 +129,7 @@ def train(
             metrics = evaluate(run.answerer) | quality
             seconds = time.perf_counter() - started + (0 if history else earlier_seconds)
             history.append(EpochReport(epoch + 1, step, seconds, terms, metrics))
-            writer.offer(partial(state, epoch + 1), must=epoch + 1 == config.epochs)
+            writer.offer(partial(state, epoch + 1), must=epoch + 1 in {*complete, config.epochs})
             report(history[-1])
     if folder is not None and reads == (IMAGE,):
         logits_NK, map_NRhw = evaluate.predict(run.answerer)

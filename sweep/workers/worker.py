@@ -44,7 +44,7 @@ def run_training(
     from mmpkd.train import train  # imports torch and timm, which only a training needs
 
     config, store = TrialConfig.model_validate_json(job["trial"]), Store.open(Path(job["store"]))
-    train(config, Path(job["cache"]), folder=folder, resume=resume, report=report, store=store)
+    train(config, Path(job["cache"]), folder, resume, report, store, complete=job["rungs"])
 
 
 def checkpoint_owner(config: TrialConfig, store: Path) -> str:
@@ -117,6 +117,7 @@ class TrialWorker(tune.Trainable):
                 path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
             if cause == "error" and not isinstance(error, UserError):
                 raise
+            self._end_training()  # it may save its last epoch, which must come before the driver deletes checkpoints
             return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._take_notes()}
         last = reports[-1]
         done = last.epoch >= self._epochs
