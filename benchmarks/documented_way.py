@@ -39,7 +39,6 @@ import platform
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
@@ -60,8 +59,7 @@ from torchvision.transforms import v2
 
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, it imports the other benchmarks and the program
-from benchmarks.trivial import cpu_seconds  # noqa: E402
-from benchmarks.witness import descendants  # noqa: E402
+from benchmarks.cpu_time import CpuMeter  # noqa: E402
 
 BREAST: Final = ROOT.parent / "shared" / "data" / "breast_lesions_usg"
 ARMS: Final = ("none", "tabular", "text", "ensemble")
@@ -332,27 +330,6 @@ SIDES: Final = {"ours": run_ours, "documented": run_documented}
 
 
 # --- the comparison ---
-
-
-class CpuMeter(threading.Thread):
-    """Sums the CPU-seconds of a process and its descendants while they run. What a process uses after it was last
-    sampled is not counted.
-    """
-
-    def __init__(self, pid: int):
-        super().__init__(daemon=True)
-        self._pid, self._ended, self._seconds = pid, threading.Event(), dict[int, float]()
-
-    def run(self) -> None:
-        while not self._ended.wait(0.25):
-            for pid in (self._pid, *(pid for pid, _ in descendants(self._pid))):
-                self._seconds[pid] = max(self._seconds.get(pid, 0.0), cpu_seconds(pid))
-
-    def end(self) -> float:
-        """Ends the sampling and returns the sum."""
-        self._ended.set()
-        self.join()
-        return sum(self._seconds.values())
 
 
 def measure(side: str, options: argparse.Namespace) -> dict[str, Any]:
