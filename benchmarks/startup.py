@@ -72,10 +72,10 @@ def imported(module: str, what: str) -> Any:
     return sys.modules[module]
 
 
-def run_training(
-    config: Any, cache: Path, store: Path, folder: Path, resume: Path | None, report: Callable[[Any], None]
-) -> None:
-    """Trains in a worker as `sweep.workers.worker.run_training` does, with marks."""
+def run_training(*arguments: Any) -> None:
+    """Trains in a worker as `sweep.workers.worker.run_training` does, with marks. The last argument is the callback
+    that takes the report of an epoch.
+    """
     from sweep.workers import worker
 
     mark("trial begins")
@@ -100,11 +100,13 @@ def run_training(
         opened = Store.open.__func__  # type: ignore[attr-defined]
         Store.open = classmethod(noted(opened, "worker: Store.open"))  # type: ignore[method-assign, assignment]
 
+    *job, report = arguments
+
     def report_marked(epoch: Any) -> None:
         mark(REPORTS)
         report(epoch)
 
-    worker.run_training(config, cache, store, folder, resume, report_marked)
+    worker.run_training(*job, report_marked)
 
 
 def drive(words: Sequence[str]) -> None:
