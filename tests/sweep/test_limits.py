@@ -18,12 +18,12 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
 from sweep.driver import SweepFunctions
 from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
+from sweep.types import Job
 from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import events, untracked
 from tests.sweep.test_run import ran
@@ -131,10 +131,10 @@ def running(run: Callable[..., None]) -> SweepFunctions:
 
 
 def failing_once(error: Callable[[], Exception]) -> SweepFunctions:
-    def run(config: TrialConfig, cache: Path, store: Path, folder: Path, *more: Any) -> None:
+    def run(job: Job, folder: Path, *more: Any) -> None:
         if folder.parent.name == "2" and folder.name == "attempt-1":
             raise error()
-        FAKE.training.run(config, cache, store, folder, *more)
+        FAKE.training.run(job, folder, *more)
 
     return running(run)
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from mmpkd.config import TrialConfig
 from mmpkd.types import DivergedError, EpochReport
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
+from sweep.types import Job
 from sweep.workers.worker import TrainingFunctions, TrainingThread, TrialWorker, run_training
 from tests.sweep.fake import FAKE_TRAINING
 
@@ -32,6 +33,7 @@ def job(folder: Path, number: int = 0, epochs: int = 3, decay: float = 0.5, seed
         "arm": "none",
         "trial": config,
         "goals": GOALS,
+        "rungs": [2],
         "folder": str(folder),
         "cache": str(folder / "cache"),
         "store": str(folder / "cache" / "store"),
@@ -64,7 +66,8 @@ def test_a_worker_trains_on_the_prepared_store_and_never_reads_raw_data(
     monkeypatch.setattr("mmpkd.train.prepare", scan)
     reports: list[EpochReport] = []
     config = tiny_trial.model_copy(update={"epochs": 1, "teachers": {}, "objectives": {}})
-    run_training(config, cache, store.path, tmp_path, None, reports.append)
+    trial = {"trial": config.model_dump_json(), "cache": str(cache), "store": str(store.path)}
+    run_training(cast(Job, job(tmp_path) | trial), tmp_path, None, reports.append)
     assert [report.epoch for report in reports] == [1]
 
 
@@ -167,7 +170,7 @@ def test_a_checkpoint_of_an_earlier_stage_counts_though_it_reports_nothing(tmp_p
     resumed: list[Path | None] = []
 
     def run(*arguments: Any) -> None:
-        resumed.append(arguments[4])
+        resumed.append(arguments[2])
         FAKE_TRAINING.run(*arguments)
 
     worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
