@@ -27,6 +27,7 @@ from mmpkd.types import DivergedError, EpochReport, UserError
 from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Job
+from sweep.workers.nodes import enter_reserved_device
 
 
 def run_training(
@@ -85,7 +86,10 @@ TRAINING = TrainingFunctions()
 class TrialWorker(tune.Trainable):
     """Ray Tune Trainable that runs one trial after another until Ray ends its process."""
 
-    def setup(self, config: dict[str, Any], functions: TrainingFunctions = TRAINING) -> None:
+    def setup(self, config: dict[str, Any], functions: TrainingFunctions = TRAINING, gpus: float | None = None) -> None:
+        """Prepares the worker. `gpus` is the share of a GPU that it has reserved; None leaves the process as it is."""
+        if gpus is not None:
+            enter_reserved_device(gpus)
         self._functions = functions
         self._training: TrainingThread | None = None
         self._notes: list[str] = []  # lines for the user, sent with the next result
