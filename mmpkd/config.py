@@ -10,16 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+import pydantic
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer
 
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import overridden, read_yaml
@@ -46,7 +39,7 @@ class Strict(BaseModel):
     LATER: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
-    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = dump(self)
         for name in self.LATER:
             if getattr(self, name) == type(self).model_fields[name].default:
@@ -213,6 +206,9 @@ class EvaluationConfig(Strict):
 class TrialConfig(Strict):
     """The complete configuration of one training run: on the same machine it gives the same numbers."""
 
+    INERT: ClassVar[tuple[str, ...]] = ("checkpoint_seconds",)  # they change no number, and are not fingerprinted
+    LATER = INERT
+
     cohort: CohortConfig
     student: StudentConfig = StudentConfig()
     teachers: dict[str, TeacherConfig] = {}
@@ -225,6 +221,7 @@ class TrialConfig(Strict):
     epochs: Positive = 27
     threads: Positive = 1
     seed: Annotated[int, Field(ge=0)] = 0
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # between checkpoints; 0: one after every epoch
 
     def active_objectives(self) -> dict[str, ObjectiveConfig]:
         """Returns the objectives that are built (weight above 0), with kind and teacher filled in.
@@ -251,8 +248,9 @@ class TrialConfig(Strict):
         return (StageConfig(name="", train=(STUDENT, *active), objectives=(TASK, *active), epochs=self.epochs),)
 
     def fingerprint(self) -> str:
-        """Returns the content hash of everything but the location of the data, as 16 hex digits."""
-        content = self.model_dump(mode="json", exclude={"cohort": {"root", "allow_outside"}})
+        """Returns the content hash of everything but the location of the data and `INERT`, as 16 hex digits."""
+        left_out: dict[str, Any] = {"cohort": {"root", "allow_outside"}} | dict.fromkeys(self.INERT, True)
+        content = self.model_dump(mode="json", exclude=left_out)
         if not self.stages:  # keeps the fingerprints from before stages existed
             del content["stages"]
         if self.student.reads == (IMAGE,):

@@ -1,8 +1,8 @@
 """One training run, from configuration to exported student.
 
 A student ViT learns from labels and, through objectives, from the outputs of teachers that saw a
-privileged modality. After each epoch it is scored on the validation patients and saved. After most
-epochs only a few scores are computed; all others are computed after the last.
+privileged modality. After each epoch it is scored on the validation patients, and after some it is
+saved. After most epochs only the goals are computed; all other scores are computed after the last.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,12 +72,14 @@ def train(
 
     Args:
         cache: folder of stores and teacher outputs, shared by all trainings.
-        folder: receives `last.pt` after each epoch, and `student.safetensors` at the end; None keeps nothing.
+        folder: receives `last.pt`, at most every `config.checkpoint_seconds` and after the epochs `complete`, and
+            `student.safetensors` at the end; None keeps nothing.
         resume: a `last.pt` to continue from.
-        report: called after each new epoch, once its checkpoint is on disk.
+        report: called after each new epoch. An exception that it raises ends the training, once this epoch is saved.
         store: the prepared cohort, if the caller has opened it; by default it is opened or prepared.
         goals: the scores that are computed after every epoch, of `validation.GOALS`.
-        complete: epochs, counted from 1, after which all scores are computed, as they always are after the last.
+        complete: epochs, counted from 1, after which all scores are computed, and which are on disk before they are
+            reported. The last epoch always is such an epoch.
 
     Returns:
         The reports of all epochs, including those before a resumption.
@@ -119,22 +123,21 @@ def train(
         progress = checkpoint.Progress(stages.recall(stage_files, student, objectives), 0)
         run.enter(progress.stage)
 
-    def save(progress: checkpoint.Progress) -> None:
-        if folder is not None:
-            checkpoint.save(folder, student, objectives, run.optimizer, history, progress, owner, identity)
+    def state(epoch: int, seconds: float = 0.0) -> dict[str, Any]:
+        progress = checkpoint.Progress(run.index, epoch, seconds)
+        return checkpoint.state_of(student, objectives, run.optimizer, history, progress, owner, identity)
 
-    earlier_seconds = train_to_last_stage(run, progress, stage_files, save)
-    for epoch in range(len(history), config.epochs):
-        started = time.perf_counter()
-        terms, step = train_epoch(run, epoch)
-        if epoch + 1 == config.epochs or epoch + 1 in complete:
-            metrics = evaluate(run.answerer) | quality
-        else:
-            metrics = evaluate.score_goals(run.answerer)
-        seconds = time.perf_counter() - started + (0 if history else earlier_seconds)
-        history.append(EpochReport(epoch + 1, step, seconds, terms, metrics))
-        save(checkpoint.Progress(run.index, epoch + 1))
-        report(history[-1])
+    with checkpoint.CheckpointWriter(folder, config.checkpoint_seconds) as writer:
+        earlier_seconds = train_to_last_stage(run, progress, stage_files, writer, state)
+        for epoch in range(len(history), config.epochs):
+            started, is_complete = time.perf_counter(), epoch + 1 in {*complete, config.epochs}
+            writer.begin_epoch()
+            terms, step = train_epoch(run, epoch)
+            metrics = evaluate(run.answerer) | quality if is_complete else evaluate.score_goals(run.answerer)
+            seconds = time.perf_counter() - started + (0 if history else earlier_seconds)
+            history.append(EpochReport(epoch + 1, step, seconds, terms, metrics))
+            writer.offer(partial(state, epoch + 1), must=is_complete)
+            report(history[-1])
     if folder is not None and reads == (IMAGE,):
         logits_NK, map_NRhw = evaluate.predict(run.answerer)
         labels = evaluate.target_NK, evaluate.known_NK
@@ -145,19 +148,29 @@ def train(
 
 
 def train_to_last_stage(
-    run: Run, progress: checkpoint.Progress, stage_files: Sequence[Path], save: Callable[[checkpoint.Progress], None]
+    run: Run,
+    progress: checkpoint.Progress,
+    stage_files: Sequence[Path],
+    writer: checkpoint.CheckpointWriter,
+    state: Callable[[int, float], dict[str, Any]],
 ) -> float:
     """Trains the stages before the last, caches each, and enters the last one. Returns the seconds that these stages
-    took, including earlier attempts, or 0 if there is a single stage."""
+    took, including earlier attempts, or 0 if there is a single stage.
+
+    Args:
+        state: function that returns the content of a checkpoint from the number of finished epochs of the present stage
+            and the seconds so far.
+    """
     seconds, first = progress.seconds, progress.epoch
     while run.stage is not run.stages[-1]:
         assert run.stage.epochs is not None
         name = f"stage {run.stage.name}"
         for epoch in command.progress_bar(range(first, run.stage.epochs), name):
             started = time.perf_counter()
+            writer.begin_epoch()
             train_epoch(run, epoch)
             seconds += time.perf_counter() - started
-            save(checkpoint.Progress(run.index, epoch + 1, seconds))
+            writer.offer(partial(state, epoch + 1, seconds), must=epoch + 1 == run.stage.epochs)
         print(f"{name} ended with epoch {run.stage.epochs}, {seconds:.1f} s so far", file=sys.stderr)
         stages.keep(stage_files[run.index], run.stages[: run.index + 1], run.student, run.objectives)
         run.enter(run.index + 1)

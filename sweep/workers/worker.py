@@ -27,6 +27,7 @@ from mmpkd.types import DivergedError, EpochReport, UserError
 from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Job
+from sweep.workers.nodes import enter_reserved_device
 
 
 def run_training(
@@ -87,7 +88,10 @@ TRAINING = TrainingFunctions()
 class TrialWorker(tune.Trainable):
     """Ray Tune Trainable that runs one trial after another until Ray ends its process."""
 
-    def setup(self, config: dict[str, Any], functions: TrainingFunctions = TRAINING) -> None:
+    def setup(self, config: dict[str, Any], functions: TrainingFunctions = TRAINING, gpus: float | None = None) -> None:
+        """Prepares the worker. `gpus` is the share of a GPU that it has reserved; None leaves the process as it is."""
+        if gpus is not None:
+            enter_reserved_device(gpus)
         self._functions = functions
         self._training: TrainingThread | None = None
         self._notes: list[str] = []  # lines for the user, sent with the next result
@@ -119,6 +123,7 @@ class TrialWorker(tune.Trainable):
                 path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
             if cause == "error" and not isinstance(error, UserError):
                 raise
+            self._end_training()  # it may save its last epoch, which must come before the driver deletes checkpoints
             return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._take_notes()}
         last = reports[-1]
         done = last.epoch >= self._epochs
