@@ -110,20 +110,16 @@ class NetworkConfig(Strict):
 
 
 class StudentConfig(NetworkConfig):
-    """A student ViT, which reads the cohort's main image by default.
-
-    A student with other images in `reads` is a reference for the scores that are possible if these images are available
-    at test time. It is scored like any student, but not exported. Several images are stacked as channels, so they
-    should be registered to each other.
-    """
+    """A student ViT. One with other images in `reads` than the cohort's main image is a reference for the scores that
+    are possible with these images at test time: it is scored, but not exported. Several images are stacked as channels,
+    so they should be registered to each other."""
 
     reads: Annotated[tuple[str, ...], Field(min_length=1)] = (IMAGE,)
 
 
 class TeacherConfig(Strict):
-    """A teacher. `control: shuffled` gives every training sample the teacher's output for another patient with the
-    same labels, or with the nearest labels if there is none. For a teacher that sees the student's view, the control
-    exchanges the privileged inputs instead of the outputs."""
+    """A teacher. `control: shuffled` gives every training sample the teacher's output for another patient with the same
+    labels, or the nearest ones. For a teacher that sees the student's view, it exchanges the privileged inputs."""
 
     kind: str
     control: Literal["shuffled"] | None = None
@@ -213,6 +209,9 @@ class EvaluationConfig(Strict):
 class TrialConfig(Strict):
     """The complete configuration of one training run: on the same machine it gives the same numbers."""
 
+    INERT: ClassVar[tuple[str, ...]] = ("execution",)  # fields that change how a training runs, not what it computes
+    LATER = INERT
+
     cohort: CohortConfig
     student: StudentConfig = StudentConfig()
     teachers: dict[str, TeacherConfig] = {}
@@ -225,12 +224,11 @@ class TrialConfig(Strict):
     epochs: Positive = 27
     threads: Positive = 1
     seed: Annotated[int, Field(ge=0)] = 0
+    execution: Literal["auto", "eager", "graph", "compile"] = "auto"  # how steps run; auto: graph on a GPU, else eager
 
     def active_objectives(self) -> dict[str, ObjectiveConfig]:
-        """Returns the objectives that are built (weight above 0), with kind and teacher filled in.
-
-        An objective without a named teacher gets the only teacher. If there are several teachers, None is kept.
-        """
+        """Returns the objectives that are built (weight above 0), with kind and teacher filled in. An objective that
+        names no teacher gets the only one; None is kept if there are several."""
         only = next(iter(self.teachers)) if len(self.teachers) == 1 else None
         return {
             label: objective.model_copy(update={"kind": objective.kind or label, "teacher": objective.teacher or only})
@@ -251,8 +249,9 @@ class TrialConfig(Strict):
         return (StageConfig(name="", train=(STUDENT, *active), objectives=(TASK, *active), epochs=self.epochs),)
 
     def fingerprint(self) -> str:
-        """Returns the content hash of everything but the location of the data, as 16 hex digits."""
-        content = self.model_dump(mode="json", exclude={"cohort": {"root", "allow_outside"}})
+        """Returns the content hash of everything but the location of the data and `INERT`, as 16 hex digits."""
+        left_out = {"cohort": {"root", "allow_outside"}, **dict.fromkeys(self.INERT, True)}
+        content = self.model_dump(mode="json", exclude=left_out)  # type: ignore[arg-type]
         if not self.stages:  # keeps the fingerprints from before stages existed
             del content["stages"]
         if self.student.reads == (IMAGE,):
