@@ -29,7 +29,7 @@ from sweep.search.studies import Studies
 from sweep.space.draw import draw
 from sweep.space.space import Space, dump_space, load_space
 from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialEnded, TrialStarted
-from sweep.types import Arrival, Ending
+from sweep.types import Arrival, Ending, Job
 from sweep.workers.worker import TrainingFunctions
 
 SPACE: Final = """
@@ -63,14 +63,8 @@ def metrics_of(lr: float, weight_decay: float, epoch: int, noise: random.Random)
     return {"val/auroc": auroc, "val/pointing": pointing, **{f"val/more/{one}": noise.random() for one in range(10)}}
 
 
-def run_training(
-    config: TrialConfig,
-    cache: Path,
-    store: Path,
-    folder: Path,
-    resume: Path | None,
-    report: Callable[[EpochReport], None],
-) -> None:
+def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
+    config = TrialConfig.model_validate_json(job["trial"])
     noise = random.Random(config.fingerprint())
     for epoch in range(1, config.epochs + 1):
         metrics = metrics_of(config.optimizer.lr, config.optimizer.weight_decay, epoch, noise)

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport
 from sweep.storage.layout import SweepFolder
+from sweep.types import Job
 from sweep.workers.worker import TrainingFunctions
 
 LOG: Final = "trained.log"  # in the sweep's folder, appended to by workers only
@@ -37,14 +38,8 @@ class Line(NamedTuple):
 def logged(training: TrainingFunctions) -> TrainingFunctions:
     """Returns functions that also write to LOG when an attempt finds checkpoints, and when an epoch begins or ends."""
 
-    def run(
-        config: TrialConfig,
-        cache: Path,
-        store: Path,
-        folder: Path,
-        resume: Path | None,
-        report: Callable[[EpochReport], None],
-    ) -> None:
+    def run(job: Job, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
+        epochs = TrialConfig.model_validate_json(job["trial"]).epochs
         number, attempt = folder.parent.name, folder.name.partition("-")[2]
 
         def write_line(word: str, epoch: int) -> None:
@@ -54,13 +49,13 @@ def logged(training: TrainingFunctions) -> TrainingFunctions:
         def log_and_report(epoch_report: EpochReport) -> None:
             write_line("ends", epoch_report.epoch)
             report(epoch_report)  # returns when Tune asks for the next epoch, never if the trial is stopped
-            if epoch_report.epoch < config.epochs:
+            if epoch_report.epoch < epochs:
                 write_line("begins", epoch_report.epoch + 1)
 
         earlier = [attempt for attempt in SweepFolder(folder.parents[2]).attempts(int(number)) if attempt != folder]
         write_line("found", max((_epochs_in(training, attempt) for attempt in earlier), default=0))
         write_line("begins", (0 if resume is None else len(training.read_history(resume, ""))) + 1)
-        training.run(config, cache, store, folder, resume, log_and_report)
+        training.run(job, folder, resume, log_and_report)
 
     return replace(training, run=run)
 

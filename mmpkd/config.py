@@ -10,16 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+import pydantic
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer
 
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import overridden, read_yaml
@@ -46,7 +39,7 @@ class Strict(BaseModel):
     LATER: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
-    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = dump(self)
         for name in self.LATER:
             if getattr(self, name) == type(self).model_fields[name].default:
@@ -209,7 +202,7 @@ class EvaluationConfig(Strict):
 class TrialConfig(Strict):
     """The complete configuration of one training run: on the same machine it gives the same numbers."""
 
-    INERT: ClassVar[tuple[str, ...]] = ("execution",)  # fields that change how a training runs, not what it computes
+    INERT: ClassVar[tuple[str, ...]] = ("execution", "checkpoint_seconds")  # they change no number; not fingerprinted
     LATER = INERT
 
     cohort: CohortConfig
@@ -225,6 +218,7 @@ class TrialConfig(Strict):
     threads: Positive = 1
     seed: Annotated[int, Field(ge=0)] = 0
     execution: Literal["auto", "eager", "graph", "compile"] = "auto"  # how steps run; auto: graph on a GPU, else eager
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # between checkpoints; 0: one after every epoch
 
     def active_objectives(self) -> dict[str, ObjectiveConfig]:
         """Returns the objectives that are built (weight above 0), with kind and teacher filled in. An objective that
@@ -250,8 +244,8 @@ class TrialConfig(Strict):
 
     def fingerprint(self) -> str:
         """Returns the content hash of everything but the location of the data and `INERT`, as 16 hex digits."""
-        left_out = {"cohort": {"root", "allow_outside"}, **dict.fromkeys(self.INERT, True)}
-        content = self.model_dump(mode="json", exclude=left_out)  # type: ignore[arg-type]
+        left_out: dict[str, Any] = {"cohort": {"root", "allow_outside"}} | dict.fromkeys(self.INERT, True)
+        content = self.model_dump(mode="json", exclude=left_out)
         if not self.stages:  # keeps the fingerprints from before stages existed
             del content["stages"]
         if self.student.reads == (IMAGE,):

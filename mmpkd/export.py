@@ -21,8 +21,6 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from scipy.optimize import minimize_scalar
-from sklearn.metrics import roc_curve
 
 from mmpkd.cohort.decode import Depth, depth_of, read_depth
 from mmpkd.cohort.facts import Facts
@@ -167,6 +165,8 @@ def slices_of(store: Store) -> tuple[float, ...]:
 
 def fit_temperature(logits_NK: Floats, target_NK: NDArray[Any], known_NK: NDArray[np.bool_], task: Task) -> float:
     """Returns the T > 0 that minimises the cross-entropy of the task for logits / T over its known labels."""
+    from scipy.optimize import minimize_scalar
+
     logits, target = (torch.from_numpy(np.asarray(values, np.float32)) for values in (logits_NK, target_NK))
     known = torch.from_numpy(np.asarray(known_NK))
 
@@ -181,6 +181,8 @@ def best_threshold(probability_N: Floats, target_N: NDArray[Any]) -> float:
 
     The threshold lies midway between the best probability and the next lower one.
     """
+    from sklearn.metrics import roc_curve  # takes half a second, which no training needs before its end
+
     if len(np.unique(target_N)) < 2:
         return 0.5
     false_rate, true_rate, thresholds = roc_curve(target_N, probability_N)

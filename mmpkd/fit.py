@@ -95,12 +95,16 @@ def optimizer_for(
             continue
         is_table = name in tables or name.rsplit(".", 1)[-1] in tables
         (undecayed if parameter.ndim <= 1 or is_table else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
     if not fused:
         return torch.optim.AdamW(groups, lr=lr)
     device = (decayed or undecayed)[0].device
-    rate = torch.tensor(lr, device=device)
-    return torch.optim.AdamW(groups, lr=rate, fused=True, capturable=device.type == "cuda")
+    for group in groups:
+        group["lr"] = torch.tensor(lr, device=device)
+    return torch.optim.AdamW(groups, fused=True, capturable=device.type == "cuda")
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

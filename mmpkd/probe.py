@@ -1,8 +1,7 @@
 """Measures the cost of a training on this machine, before the cohort is prepared.
 
-Only the tables of the cohort are read. Images, ROIs and cached teacher outputs are random numbers of the right
-shape; a teacher that runs at each step is present but not fitted. The timed steps and validations are those of
-`train.py` and `validation.py`.
+Only the tables of the cohort are read. Images, ROIs and cached teacher outputs are random numbers of the right shape; a
+teacher that runs at each step is present but not fitted. The timed steps and validations are those of a training.
 """
 
 from __future__ import annotations
@@ -133,7 +132,6 @@ class Cost:
     batch_size: int  # number of images in each timed step
     validation_seconds: float  # time per image, maps and scores included
     setup_seconds: float  # to build student, objectives and evaluator
-    save_seconds: float  # per checkpoint; not included in the `seconds` of an epoch
     checkpoint_bytes: int
     memory_bytes: int  # peak, reserved on the GPU; without a GPU, of the whole process
     idle_bytes: int  # memory of the process before it builds anything; 0 on a GPU
@@ -187,14 +185,13 @@ class Probe:
             self.evaluate(run.answerer)
             num_validations += 1
         validated = (self._now() - started) / num_validations
-        save_seconds, checkpoint_bytes = self._save()
+        checkpoint_bytes = self._checkpoint_bytes()
         cuda = self.device.type == "cuda"
         return Cost(
             step_seconds=step_seconds,
             batch_size=min(self.run.config.optimizer.batch_size, len(self.run.rows)),
             validation_seconds=validated / self.num_val,
             setup_seconds=self.setup_seconds,
-            save_seconds=save_seconds,
             checkpoint_bytes=checkpoint_bytes,
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
             idle_bytes=0 if cuda else self.idle_bytes,
@@ -217,12 +214,12 @@ class Probe:
             count += 1
         return count, self._now() - started
 
-    def _save(self) -> tuple[float, int]:
-        modules, progress = (self.run.student, self.run.objectives, self.run.optimizer), checkpoint.Progress(0, 0)
+    def _checkpoint_bytes(self) -> int:
+        """Returns the size of a checkpoint, and holds a snapshot in memory meanwhile, as a training does."""
+        modules = self.run.student, self.run.objectives, self.run.optimizer
+        state = checkpoint.state_of(*modules, [], checkpoint.Progress(0, 0), "probe", "probe")
         with tempfile.TemporaryDirectory() as folder:
-            started = self._now()
-            path = checkpoint.save(Path(folder), *modules, [], progress, "probe", "probe")
-            return self._now() - started, path.stat().st_size
+            return checkpoint.write(Path(folder), checkpoint.snapshot(state)).stat().st_size
 
     def _now(self) -> float:
         if self.device.type == "cuda":

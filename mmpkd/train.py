@@ -1,7 +1,7 @@
 """One training run, from configuration to exported student.
 
 A student ViT learns from labels and, through objectives, from the outputs of teachers that saw a
-privileged modality. After each epoch it is scored on the validation patients and saved.
+privileged modality. After each epoch it is scored on the validation patients, and after some it is saved.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -55,6 +57,7 @@ def train(
     resume: Path | None = None,
     report: Callable[[EpochReport], None] = lambda _: None,
     store: Store | None = None,
+    complete: Collection[int] = (),
 ) -> list[EpochReport]:
     """Trains one student to the end, from the beginning or from a checkpoint.
 
@@ -64,10 +67,12 @@ def train(
 
     Args:
         cache: folder of stores and teacher outputs, shared by all trainings.
-        folder: receives `last.pt` after each epoch, and `student.safetensors` at the end; None keeps nothing.
+        folder: receives `last.pt`, at most every `config.checkpoint_seconds` and after the epochs `complete`, and
+            `student.safetensors` at the end; None keeps nothing.
         resume: a `last.pt` to continue from.
-        report: called after each new epoch, once its checkpoint is on disk.
+        report: called after each new epoch. An exception that it raises ends the training, once this epoch is saved.
         store: the prepared cohort, if the caller has opened it; by default it is opened or prepared.
+        complete: epochs, counted from 1, that are on disk before they are reported, as the last one always is.
 
     Returns:
         The reports of all epochs, including those before a resumption.
@@ -111,19 +116,21 @@ def train(
         progress = checkpoint.Progress(stages.recall(stage_files, student, objectives), 0)
         run.enter(progress.stage)
 
-    def save(progress: checkpoint.Progress) -> None:
-        if folder is not None:
-            checkpoint.save(folder, student, objectives, run.optimizer, history, progress, owner, identity)
+    def state(epoch: int, seconds: float = 0.0) -> dict[str, Any]:
+        progress = checkpoint.Progress(run.index, epoch, seconds)
+        return checkpoint.state_of(student, objectives, run.optimizer, history, progress, owner, identity)
 
-    earlier_seconds = train_to_last_stage(run, progress, stage_files, save)
-    for epoch in range(len(history), config.epochs):
-        started = time.perf_counter()
-        terms, step = train_epoch(run, epoch)
-        metrics = evaluate(run.answerer) | quality
-        seconds = time.perf_counter() - started + (0 if history else earlier_seconds)
-        history.append(EpochReport(epoch + 1, step, seconds, terms, metrics))
-        save(checkpoint.Progress(run.index, epoch + 1))
-        report(history[-1])
+    with checkpoint.CheckpointWriter(folder, config.checkpoint_seconds) as writer:
+        earlier_seconds = train_to_last_stage(run, progress, stage_files, writer, state)
+        for epoch in range(len(history), config.epochs):
+            started = time.perf_counter()
+            writer.begin_epoch()
+            terms, step = train_epoch(run, epoch)
+            metrics = evaluate(run.answerer) | quality
+            seconds = time.perf_counter() - started + (0 if history else earlier_seconds)
+            history.append(EpochReport(epoch + 1, step, seconds, terms, metrics))
+            writer.offer(partial(state, epoch + 1), must=epoch + 1 in {*complete, config.epochs})
+            report(history[-1])
     if folder is not None and reads == (IMAGE,):
         logits_NK, map_NRhw = evaluate.predict(run.answerer)
         labels = evaluate.target_NK, evaluate.known_NK
@@ -134,19 +141,29 @@ def train(
 
 
 def train_to_last_stage(
-    run: Run, progress: checkpoint.Progress, stage_files: Sequence[Path], save: Callable[[checkpoint.Progress], None]
+    run: Run,
+    progress: checkpoint.Progress,
+    stage_files: Sequence[Path],
+    writer: checkpoint.CheckpointWriter,
+    state: Callable[[int, float], dict[str, Any]],
 ) -> float:
     """Trains the stages before the last, caches each, and enters the last one. Returns the seconds that these stages
-    took, including earlier attempts, or 0 if there is a single stage."""
+    took, including earlier attempts, or 0 if there is a single stage.
+
+    Args:
+        state: function that returns the content of a checkpoint from the number of finished epochs of the present stage
+            and the seconds so far.
+    """
     seconds, first = progress.seconds, progress.epoch
     while run.stage is not run.stages[-1]:
         assert run.stage.epochs is not None
         name = f"stage {run.stage.name}"
         for epoch in command.progress_bar(range(first, run.stage.epochs), name):
             started = time.perf_counter()
+            writer.begin_epoch()
             train_epoch(run, epoch)
             seconds += time.perf_counter() - started
-            save(checkpoint.Progress(run.index, epoch + 1, seconds))
+            writer.offer(partial(state, epoch + 1, seconds), must=epoch + 1 == run.stage.epochs)
         print(f"{name} ended with epoch {run.stage.epochs}, {seconds:.1f} s so far", file=sys.stderr)
         stages.keep(stage_files[run.index], run.stages[: run.index + 1], run.student, run.objectives)
         run.enter(run.index + 1)

@@ -8,10 +8,10 @@ import logging
 import os
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
 import grpc
 import ray
@@ -47,16 +47,32 @@ class Reservation:
         """
         return self.gpus or self.cpus
 
+    @property
+    def per_device(self) -> int:
+        """The number of trials that share a GPU, or the cores of a machine if the trials have no GPU."""
+        return int((1 / self.gpus if self.gpus else largest_machine_cores() / self.cpus) + ROUNDING)
+
     def doubled(self) -> Reservation | None:
         """Returns a larger reservation, with which half the number of trials (rounded down) run on a device. Returns
         None if a trial already has a device to itself.
         """
-        if self.gpus:
-            trials = int(1 / self.gpus + ROUNDING)
-            return replace(self, gpus=1 / (trials // 2)) if trials > 1 else None
+        trials = self.per_device
+        if self.gpus:  # a trial that is alone on a GPU may still have reserved only a part of its memory
+            return replace(self, gpus=1 / max(trials // 2, 1)) if self.gpus < 1 else None
         machine_cores = largest_machine_cores()
-        trials = int(machine_cores / self.cpus + ROUNDING)
         return replace(self, cpus=machine_cores / (trials // 2)) if trials > 1 else None
+
+
+def wanted_per_device(search: SearchConfig) -> int | Literal["auto"] | None:
+    """Returns the number of trials that shall share a device of the running cluster: a number, `auto` if the best
+    number is to be measured, or None if `search.cpus` and `search.gpus` set what a trial reserves.
+
+    Only this function decides what happens if a space sets neither `trials_per_device` nor `gpus`: in a cluster with
+    GPUs the number is measured, otherwise a trial reserves cores.
+    """
+    if search.trials_per_device is None and search.gpus is None and count_gpus():
+        return "auto"
+    return search.trials_per_device
 
 
 def reservation_for(search: SearchConfig, threads: int, per_device: int | None) -> Reservation:
@@ -67,7 +83,7 @@ def reservation_for(search: SearchConfig, threads: int, per_device: int | None) 
             a machine. If None, `search.cpus` and `search.gpus` of the space set the reservation.
     """
     if per_device is None:
-        return Reservation(search.cpus or float(threads), search.gpus)
+        return Reservation(search.cpus or float(threads), search.gpus or 0.0)
     if count_gpus():
         return Reservation(search.cpus or float(threads), 1 / per_device)
     return Reservation(largest_machine_cores() / per_device, 0.0)
@@ -76,6 +92,14 @@ def reservation_for(search: SearchConfig, threads: int, per_device: int | None) 
 def largest_machine_cores() -> float:
     """Returns the number of cores of the largest machine in the cluster."""
     return max((float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
+
+
+def cores_per_device() -> float:
+    """Returns the number of cores that a machine of the cluster has for each of its GPUs, at most. Without GPUs it is
+    the number of cores of the largest machine.
+    """
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    return max((machine.get("CPU", 0.0) / machine["GPU"] for machine in machines), default=largest_machine_cores())
 
 
 def count_gpus() -> int:
@@ -91,25 +115,27 @@ def count_slots(reservation: Reservation) -> int:
             is no error, because a cluster may grow.
     """
     available = ray.cluster_resources()
-    needs = [("CPU", reservation.cpus), ("GPU", reservation.gpus)]
-    fitting = [int(available.get(name, 0.0) / needed + ROUNDING) for name, needed in needs if needed]
-    if min(fitting) == 0 and not cluster_address():
-        if fitting[0] == 0:
+    fitting = _count_fitting(available, reservation)
+    if not fitting and not cluster_address():
+        if available.get("CPU", 0.0) + ROUNDING < reservation.cpus:
             raise _too_few_cores(reservation.cpus, "search.cpus")
         problem = f"a trial wants {reservation.gpus:g} GPUs, and {available.get('GPU', 0):g} GPUs are here"
         raise ConfigError.at("search.gpus", f"{problem}; set search.gpus=...")
-    return max(min(fitting), 1)
+    return max(fitting, 1)
 
 
 def count_machine_slots(reservation: Reservation) -> int:
     """Returns the number of trials that can run at the same time on the largest machine of the cluster."""
-    fitting = [count_slots(reservation)]
-    if reservation.cpus:
-        fitting.append(int(largest_machine_cores() / reservation.cpus + ROUNDING))
-    if reservation.gpus:
-        gpus = max((float(node["Resources"].get("GPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
-        fitting.append(int(gpus / reservation.gpus + ROUNDING))
-    return max(min(fitting), 1)
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    on_largest = max((_count_fitting(machine, reservation) for machine in machines), default=1)
+    return max(min(count_slots(reservation), on_largest), 1)
+
+
+def _count_fitting(resources: Mapping[str, float], reservation: Reservation) -> int:
+    trials = int(resources.get("CPU", 0.0) / reservation.cpus + ROUNDING)
+    if reservation.gpus:  # the share of a trial lies on a single GPU
+        trials = min(trials, int(resources.get("GPU", 0.0)) * reservation.per_device)
+    return trials
 
 
 def refuse_too_many_cores(search: SearchConfig, threads: int) -> None:

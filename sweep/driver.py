@@ -23,7 +23,7 @@ from mmpkd.probe import stand_in
 from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
-from sweep.cluster import cluster, count_gpus, count_slots, reservation_for
+from sweep.cluster import cluster, count_slots, reservation_for, wanted_per_device
 from sweep.options import RunOptions, check_tracking_uri
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price
@@ -44,6 +44,7 @@ from sweep.storage.integrity import check_folder
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.types import Halt
+from sweep.workers.nodes import mps_where_shared
 from sweep.workers.pricing import price_sweep
 from sweep.workers.tune import run_tune
 from sweep.workers.worker import TRAINING, TrainingFunctions
@@ -92,7 +93,7 @@ def show_plan(space: Space, planned: Plan, console: Console) -> None:
     for note in tables.notes:
         console.print(note, highlight=False, soft_wrap=True)
     warn(input_leakage.leakage_warnings(find_suspects_in(tables), planned.teachers(), tables, cohort.fold), console)
-    with cluster():
+    with cluster(), mps_where_shared(space.search, planned.example.threads, printer(console)):
         price = _timed_price(FUNCTIONS, space, planned, PLAN_SECONDS, console)
     if price is not None:
         console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
@@ -201,14 +202,11 @@ def run_trials(
         KeyboardInterrupt: a signal asked the driver to end; see `interrupt.py`.
     """
     assert planned.example is not None
-    config, epochs = search.space.search, planned.example.epochs
-    with cluster():
+    config, epochs, threads = search.space.search, planned.example.epochs, planned.example.threads
+    with cluster(), mps_where_shared(config, threads, printer(console)):
         tracker.start()  # starts to import MLflow only now: while the workers start, not while Ray starts
         per_device = _price_and_trials_per_device(search.space, planned, functions, folder, console)
-        if not (config.gpus or per_device) and (gpus := count_gpus()):
-            hint = "search.gpus=1 gives each trial one, search.trials_per_device=4 runs four to each"
-            warn([f"{gpus} GPUs are here and trials use none; {hint}"], console)
-        reservation = reservation_for(config, planned.example.threads, per_device)
+        reservation = reservation_for(config, threads, per_device)
         while True:
             halving, stopping, studies = None, config.early_stopping, search.state.studies
             if stopping and (rungs := stopping.rungs(epochs)):
@@ -224,6 +222,8 @@ def run_trials(
                 f"{search.halt.reason}\nout of memory: continues with half as many trials per device", highlight=False
             )
             reservation, search.halt = doubled, None
+            if wanted_per_device(config) == "auto":
+                _store_per_device(folder, reservation.per_device)
 
 
 def _price_and_trials_per_device(
@@ -231,9 +231,10 @@ def _price_and_trials_per_device(
 ) -> int | None:
     """Shows the price of the sweep unless an earlier driver has shown it, and returns the number of trials per device.
 
-    The number is None if `search.cpus` and `search.gpus` say what each trial reserves.
+    A number that an earlier driver measured is kept. The number is None if `search.cpus` and `search.gpus` say what
+    each trial reserves.
     """
-    wanted, known = space.search.trials_per_device, folder.read_plan().get("price")
+    wanted, known = wanted_per_device(space.search), folder.read_plan().get("price")
     per_device: int | None = known and known["per_device"]
     if known is None or (wanted == "auto" and per_device is None):
         try:
@@ -245,7 +246,19 @@ def _price_and_trials_per_device(
             console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
             folder.write_plan(folder.read_plan() | {"price": price.as_json()})
             per_device = price.per_device
-    return per_device if wanted == "auto" else wanted
+    return (per_device or 1) if wanted == "auto" else wanted
+
+
+def _store_per_device(folder: SweepFolder, per_device: int) -> None:
+    """Stores the number of trials per device that the memory allows, with which the next driver begins."""
+    content = folder.read_plan()
+    if price := content.get("price"):
+        folder.write_plan(content | {"price": price | {"per_device": per_device}})
+
+
+def printer(console: Console) -> Callable[[str], None]:
+    """Returns a function that prints a line on the console as it is."""
+    return lambda line: console.print(line, highlight=False, soft_wrap=True)
 
 
 def _timed_price(

@@ -42,7 +42,7 @@ examples
   python -m sweep.run                                          the demo, minutes on two cores
   python -m sweep.run space=breast cohort.root=DIR plan=true
   python -m sweep.run space=breast cohort.root=DIR trials=12 epochs=8 name=first-look
-  RAY_ADDRESS=auto python -m sweep.run space=FILE search.gpus=0.25     four trials to a GPU, on a cluster
+  RAY_ADDRESS=auto python -m sweep.run space=FILE search.trials_per_device=4     four to a GPU, on a cluster
 
 a sweep leaves in STORAGE/NAME
   report.html       the front, learning curves, what each parameter did

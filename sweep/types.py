@@ -23,6 +23,7 @@ class Job(TypedDict):
     repeat_of: int | None  # number of the first trial of the configuration, if this trial runs it on a further seed
     trial: str  # the TrialConfig as JSON
     goals: list[str]
+    rungs: list[int]  # the epochs at which the trial may be stopped early
     folder: str  # folder of the sweep, which the driver and all workers can read
     cache: str
     store: str  # folder of the prepared cohort; a worker neither needs nor reads raw data

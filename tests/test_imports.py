@@ -201,6 +201,12 @@ def test_a_space_is_read_without_torch_and_without_the_engine():
     assert not loaded_by(["sweep.space.space"]) & {"torch", "ray", "optuna", "mlflow"}
 
 
+def test_a_training_begins_without_libraries_that_few_trainings_need():
+    """Each of them takes a part of a second in every process that trains or times a trial."""
+    libraries = {"sklearn", "pydicom", "nibabel", "transformers", "matplotlib", "skimage"}
+    assert not loaded_by(["mmpkd.train", "mmpkd.probe"]) & libraries
+
+
 @pytest.mark.parametrize(("package", "extra"), [("mmpkd", None), ("sweep", "sweep")])
 def test_every_library_imported_is_declared(package, extra):
     """`pip install mmpkd` brings what mmpkd imports, and the extra `sweep` what sweep imports beside it."""

@@ -12,10 +12,6 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, hstack
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
 
 ALARM = 0.9  # AUROC from which a single column is suspected of stating the label
 STATED = 0.98  # AUROC from which a report or a teacher is suspected; both may legitimately know much about a label
@@ -49,6 +45,10 @@ def probe(
         patients: the patient of each sample.
         prose: names of the columns that hold running text.
     """
+    from sklearn.linear_model import LogisticRegression  # takes half a second, and few processes probe columns
+    from sklearn.metrics import roc_auc_score
+    from sklearn.model_selection import cross_val_predict
+
     scores: dict[str, dict[str, float]] = {str(name): {} for name in columns}
     if columns.empty:
         return scores
@@ -77,6 +77,8 @@ def probe_pairs(
     value is a text, a decile of a numeric column, or missing: it is the share of these samples that have the label. If
     few samples have the two values, their share is shrunk towards the share among all samples of the other folds.
     """
+    from sklearn.metrics import roc_auc_score
+
     if columns.empty:
         return []
     columns, labels, patients = _subsample(columns.iloc[:, :MAX_COLUMNS], labels, patients)
@@ -105,6 +107,8 @@ def telling_words(texts: pd.Series, labels: pd.DataFrame, patients: pd.Series, l
 
     The weights are those of the logistic regression of `probe`, fitted to all samples where the label is known.
     """
+    from sklearn.linear_model import LogisticRegression
+
     frame, labels, _ = _subsample(texts.to_frame(), labels, patients)
     known = labels[label].notna().to_numpy()
     indicators, words = _words(frame.iloc[:, 0])
@@ -135,6 +139,8 @@ def _label_problems(
     samples, and the folds as pairs of training and held-out positions among those samples. The folds are grouped by
     patient.
     """
+    from sklearn.model_selection import StratifiedGroupKFold
+
     for label in labels:
         known = labels[label].notna().to_numpy()
         target, group = labels[label].to_numpy()[known].astype(int), patients.to_numpy(dtype=object)[known]
@@ -150,6 +156,8 @@ def _words(column: pd.Series) -> tuple[csr_matrix, list[str]]:
 
     There is an indicator for each of the `MOST_WORDS` commonest words. A last one states that the text is missing.
     """
+    from sklearn.feature_extraction.text import CountVectorizer
+
     texts, vectorizer = column.fillna(""), CountVectorizer(binary=True, max_features=MOST_WORDS)
     names: list[str] = []
     try:

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from mmpkd.cohort.facts import Scan, label_columns
 from mmpkd.types import CohortError, Task
@@ -149,6 +148,8 @@ def deal_folds(stratum_N: NDArray[Any], patient_N: NDArray[Any], num_folds: int,
     Raises:
         CohortError: the number of patients is smaller than the number of folds.
     """
+    from sklearn.model_selection import StratifiedGroupKFold  # takes half a second, and few processes deal patients
+
     num_patients = len(np.unique(patient_N))
     if num_patients < num_folds:
         raise CohortError(f"{num_patients} patients cannot be dealt into {num_folds} parts; each part needs a few")

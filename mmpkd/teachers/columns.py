@@ -9,11 +9,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.compose import ColumnTransformer
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.impute import SimpleImputer
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from mmpkd.cohort.facts import Column, Facts, admitted_columns, matching_names
 from mmpkd.cohort.store import Store
@@ -55,6 +50,8 @@ class Encoder:
 
     def fit(self, store: Store, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Learns the encoding from the samples at `rows`, and returns their encoded rows (n, V)."""
+        from sklearn.compose import ColumnTransformer
+
         self.transformer = ColumnTransformer([(column.name, *_encoding(column)) for column in self.columns])
         return _dense(self.transformer.fit_transform(self._frame(store, rows)))
 
@@ -82,6 +79,11 @@ class Encoder:
 
 def _encoding(column: Column) -> tuple[Any, str | list[str]]:
     """Returns the scikit-learn transformer of a column, and the column selector that it needs (1-D for text)."""
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.impute import SimpleImputer
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import OneHotEncoder, StandardScaler
+
     if column.kind == "numeric":
         imputer = SimpleImputer(strategy="median", add_indicator=True, keep_empty_features=True)
         return make_pipeline(imputer, StandardScaler()), [column.name]

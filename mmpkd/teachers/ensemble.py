@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
-from scipy.optimize import minimize
 from torch import Tensor
 
 from mmpkd.cohort.facts import Facts
@@ -83,6 +82,8 @@ class Ensemble(Teacher):
         Raises:
             TeacherError: no member has logits for any of these samples.
         """
+        from scipy.optimize import minimize
+
         weights = self.params.weights
         initial = [weights[name] if isinstance(weights, dict) else 1.0 for name in self.params.members]
         # (M + 1) numbers: the log weights of the members, and b.

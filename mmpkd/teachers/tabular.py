@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.ensemble import HistGradientBoostingClassifier
 from torch import Tensor, nn
 
 from mmpkd.cohort.facts import Facts, check_columns
@@ -111,8 +110,10 @@ def _fit_boosting(
     known_NK: NDArray[np.bool_],
     tasks: Sequence[Task],
     params: TabularParams,
-) -> list[tuple[list[int], HistGradientBoostingClassifier]]:
+) -> list[tuple[list[int], Any]]:
     """Returns the logit columns and the booster of each problem. No early stopping: its split ignores patients."""
+    from sklearn.ensemble import HistGradientBoostingClassifier
+
     options = {"l2_regularization": params.l2, "early_stopping": False, "random_state": params.seed % 2**32}
     return [
         (group, HistGradientBoostingClassifier(**options).fit(encoded_ND[known_N], label))

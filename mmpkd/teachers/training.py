@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
@@ -118,6 +117,8 @@ def fit_linear(
     l2: float,
 ) -> nn.Linear:
     """Fits ridge-penalised logistic regressions, one for each problem, and returns them as one linear layer."""
+    from sklearn.linear_model import LogisticRegression  # takes half a second, and few processes fit a teacher
+
     layer = nn.Linear(features_ND.shape[1], target_NK.shape[1])
     weight, bias = np.zeros(layer.weight.shape), np.zeros(layer.bias.shape)
     for group, known_N, label in classification_problems(tasks, target_NK, known_NK):

@@ -20,6 +20,7 @@ from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
 from sweep.pareto import NUM_BEST
 from sweep.plan.dealing import deal_trials, luck_warnings
 from sweep.plan.expectations import auroc_error, expected_epochs, expected_front, validation_folds
+from sweep.plan.packing import Packing
 from sweep.space.draw import branches, count_branches
 from sweep.space.search_config import Equal
 from sweep.space.space import Space
@@ -79,6 +80,7 @@ class Price:
     device_bytes: int
     slots: int
     per_device: int | None  # trials per device; None if `search.cpus` and `search.gpus` set what trials reserve
+    packing: Packing | None  # how `per_device` was measured; None if it was not
     num_steps: int  # number of timed steps
     auroc_error: float | None  # see the function `auroc_error`; None if no label has two classes
     warnings: tuple[str, ...]
@@ -103,7 +105,8 @@ class Price:
             f"  fitting teachers: {_clock(self.teacher_seconds)} once (0 s if cached), not included above",
             f"  disk: cache {_bytes(self.cache_bytes)}, checkpoints {_bytes(self.checkpoint_bytes)}; "
             f"memory of a trial {_bytes(self.memory_bytes)} of {_bytes(self.device_bytes)}"
-            + (f"; {self.per_device} trials to a device" if self.per_device else ""),
+            + (f"; {self.per_device} trials to a device" if self.per_device and not self.packing else ""),
+            *([f"  {self.packing.line()}"] if self.packing else []),
         ]
         return lines + [f"warning: {warning}" for warning in self.warnings]
 
@@ -117,6 +120,7 @@ def compute_price(
     teacher_seconds: float,
     goals: Sequence[str],
     per_device: int | None = None,
+    packing: Packing | None = None,
 ) -> Price:
     """Returns the price of a sweep.
 
@@ -126,6 +130,7 @@ def compute_price(
         slots: the number of trials that run at a time in the whole cluster.
         per_device: the number of trials that share a device. The number is only printed on the console. If None, it is
             not printed.
+        packing: the measurement that led to `per_device`, if there was one.
     """
     search = space.search
     measured = [(timing.config, timing.cost) for timings in timed.values() for timing in timings if timing.cost]
@@ -161,9 +166,13 @@ def compute_price(
         device_bytes=largest.device_bytes,
         slots=slots,
         per_device=per_device,
+        packing=packing,
         num_steps=sum(cost.num_steps for cost in costs),
         auroc_error=error if math.isfinite(error) else None,
-        warnings=tuple(_warnings(space, store, arms, hours_halving, example, timed)),
+        warnings=(
+            *(packing.warnings() if packing else ()),
+            *_warnings(space, store, arms, hours_halving, example, timed),
+        ),
     )
 
 

@@ -14,7 +14,6 @@ from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, burden
 from sweep.plan.price import TimedConfig
 
-MIN_GAIN: Final = 1.1  # factor in throughput; a smaller gain is not worth the memory of twice the trials per device
 MEMORY_SHARE: Final = 0.9  # share of a device's memory that trials may fill
 
 
@@ -41,21 +40,18 @@ def throughput(timed: TimedConfig) -> float:
     return timed.slots / cost.step_seconds
 
 
-def gains(fewer: TimedConfig, more: TimedConfig) -> bool:
-    """Returns whether the throughput with more trials per device is so much higher that the additional memory is
-    justified.
-    """
-    return throughput(more) >= MIN_GAIN * throughput(fewer) > 0
-
-
 def mean_cost(costs: Sequence[Cost]) -> Cost:
-    """Returns one cost from several: the mean of their seconds, and the maximum of their memory."""
+    """Returns one cost from the costs of trials that ran at the same time: the mean of their seconds, and the maximum
+    of their memory.
+
+    The mean of the seconds per step is the harmonic mean. With it, the number of trials divided by the seconds is the
+    sum of all steps per second, also where a device serves its trials unevenly.
+    """
     return replace(
         costs[0],
-        step_seconds=statistics.fmean(cost.step_seconds for cost in costs),
+        step_seconds=statistics.harmonic_mean(cost.step_seconds for cost in costs),
         validation_seconds=statistics.fmean(cost.validation_seconds for cost in costs),
         setup_seconds=statistics.fmean(cost.setup_seconds for cost in costs),
-        save_seconds=statistics.fmean(cost.save_seconds for cost in costs),
         memory_bytes=max(cost.memory_bytes for cost in costs),
         num_steps=sum(cost.num_steps for cost in costs),
     )

@@ -223,12 +223,14 @@ class Search(Searcher):
         self.running[trial_id] = self.state.hand_out(number, proposal, config, self.devices)
         self._folder.error(number).unlink(missing_ok=True)
         self.on_change()
+        stopping, repeat_of = self.space.search.early_stopping, self.state.studies.record(number).repeat_of
         return Job(
             number=number,
             arm=proposal.arm,
-            repeat_of=self.state.studies.record(number).repeat_of,
+            repeat_of=repeat_of,
             trial=config.model_dump_json(),
             goals=list(self.goals),
+            rungs=stopping.rungs(config.epochs) if stopping and repeat_of is None else [],
             folder=str(self._folder),
             cache=str(self._cache),
             store=str(self._store),

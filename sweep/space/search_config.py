@@ -96,7 +96,9 @@ class SearchConfig(Strict):
     points: tuple[Point, ...] = ()  # tried first: {arm: NAME, path of a leaf: value}; other leaves are sampled
     repeats: Positive = 1  # number of seeds that a configuration needs to enter the front
     early_stopping: Annotated[EarlyStopping | None, FalseToNone] = EarlyStopping()  # false or null switches it off
-    trials_per_device: PerDevice = None  # number or 'auto'; a device is a GPU or, without GPUs, all cores of a machine
+    # A number or 'auto', which measures it; a device is a GPU or, without GPUs, all cores of a machine. With GPUs it is
+    # 'auto' unless this key or `gpus` is set: see `wanted_per_device` in `sweep/cluster.py`.
+    trials_per_device: PerDevice = None
     cpus: Annotated[float, Field(gt=0)] | None = None  # cores reserved for a trial; `threads` of them by default
-    gpus: Annotated[float, Field(ge=0, le=1)] = 0.0  # share of a GPU reserved for a trial
+    gpus: Annotated[float, Field(ge=0, le=1)] | None = None  # share of a GPU reserved for a trial, and of its memory
     max_failures: Annotated[int, Field(ge=0)] = 3  # how often a trial is tried again after its worker died

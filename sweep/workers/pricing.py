@@ -6,6 +6,8 @@ several workers at the same time, one for each slot of one machine.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Final
@@ -13,18 +15,30 @@ from typing import Any, Final
 import pandas as pd
 import ray
 from ray.exceptions import RayError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
 from mmpkd.probe import MAX_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
 from mmpkd.teachers import resolve, sized
 from mmpkd.types import UserError
-from sweep.cluster import Reservation, count_machine_slots, count_slots, largest_machine_cores, reservation_for
+from sweep.cluster import (
+    ROUNDING,
+    Reservation,
+    cores_per_device,
+    count_machine_slots,
+    count_slots,
+    reservation_for,
+    wanted_per_device,
+)
+from sweep.plan.packing import Packing
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price, TimedConfig, compute_price
-from sweep.plan.timing import extremes, gains, mean_cost
+from sweep.plan.timing import extremes, mean_cost, throughput
 from sweep.space.search_config import SearchConfig
 from sweep.space.space import Space
+from sweep.workers.nodes import enter_reserved_device
 
 EPOCH_BATCHES: Final = 4  # number of full batches in an epoch that is timed
 
@@ -34,7 +48,7 @@ Notify = Callable[[str], None]
 def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> Price:
     """Returns the price of a sweep on the running cluster.
 
-    If `search.trials_per_device` is `auto`, this also finds the best number of trials per device.
+    If the number of trials per device is not set (see `wanted_per_device`), this also finds the best number.
 
     Args:
         seconds: duration for which each configuration is timed.
@@ -51,12 +65,14 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
         arm: [sized(config, facts) for config in extremes(configs, facts)] for arm, configs in planned.configs.items()
     }
     every_config = [config for configs in configs_by_arm.values() for config in configs]
-    per_device = None if search.trials_per_device == "auto" else search.trials_per_device
-    teacher_seconds = stopwatch.time_teachers(configs_by_arm, reservation_for(search, threads, per_device or 1))
+    wanted, packing = wanted_per_device(search), None
+    per_device = 1 if wanted == "auto" else wanted
+    teacher_seconds = stopwatch.time_teachers(configs_by_arm, reservation_for(search, threads, per_device))
     # A worker reports its peak memory so far, so the configuration with the largest burden comes last.
     every_config.sort(key=lambda config: burden(config, store.facts))
-    if search.trials_per_device == "auto":
-        per_device = stopwatch.find_trials_per_device(every_config[-1], threads)
+    if wanted == "auto":
+        packing = stopwatch.measure_packing(every_config[-1], search)
+        per_device = packing.best
     reservation = reservation_for(search, threads, per_device)
     timed = stopwatch.time_trials(every_config, reservation, count_machine_slots(reservation))
     if all(timing.cost is None for timing in timed):
@@ -66,12 +82,19 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
     }
     slots = count_slots(reservation)
     return compute_price(
-        space, store, timed_by_arm, reservation.devices, slots, teacher_seconds, planned.goals, per_device
+        space, store, timed_by_arm, reservation.devices, slots, teacher_seconds, planned.goals, per_device, packing
     )
 
 
 class Prober:
-    """A Ray actor that runs one timing after another."""
+    """A Ray actor that runs one timing after another.
+
+    Args:
+        gpus: share of a GPU that the actor has reserved.
+    """
+
+    def __init__(self, gpus: float):
+        enter_reserved_device(gpus)
 
     def prepare(self, facts: Facts, samples: pd.DataFrame, config: TrialConfig, widths: dict[str, int]) -> None:
         self._probe = Probe(config, StandIn(facts, samples), widths)
@@ -115,7 +138,7 @@ class Stopwatch:
             for key, (path, teacher, config) in teachers.items():
                 try:
                     timing = prober.time_teacher.remote(resolve(teacher), self._store, config.cohort.fold)
-                    seconds, self._widths[key] = _get(timing)
+                    ((seconds, self._widths[key]),) = _get([timing])
                 except UserError as error:
                     raise UserError(f"{path}: {error}") from error
                 total += seconds
@@ -151,48 +174,51 @@ class Stopwatch:
             return TimedConfig(config, None, len(probers), str(error))
         return TimedConfig(config, mean_cost(costs), len(probers))
 
-    def find_trials_per_device(self, config: TrialConfig, threads: int) -> int:
-        """Returns the best number of trials per device.
-
-        The number is doubled as long as the trials together train at least a tenth faster, and fit into the memory.
+    def measure_packing(self, config: TrialConfig, search: SearchConfig) -> Packing:
+        """Measures how fast trials of a configuration train when 1, 2, 4, ... of them share a device. The number is
+        doubled as long as it pays and there are cores for the trials.
         """
-        timed: list[TimedConfig] = []
-        per_device = 1
-        while (reservation := reservation_of_shared_device(per_device, threads)) is not None:
-            timed += self.time_trials([config], reservation, per_device)
-            if len(timed) > 1 and not gains(timed[-2], timed[-1]):
-                break
-            per_device *= 2
-        return max(per_device // 2, 1)
-
-
-def reservation_of_shared_device(per_device: int, threads: int) -> Reservation | None:
-    """Returns the cores and the share of a GPU that a trial reserves if `per_device` trials share a device. Returns
-    None if there would not be a core for each thread of a trial.
-    """
-    if per_device > 1 and per_device * threads > largest_machine_cores():
-        return None
-    return reservation_for(SearchConfig(), threads, per_device)
+        rates: list[tuple[int, float]] = []
+        for per_device in (2**power for power in itertools.count()):
+            if per_device > 1 and per_device * (search.cpus or config.threads) > cores_per_device():
+                return Packing(tuple(rates), short_of_cores=True)
+            (timed,) = self.time_trials([config], reservation_for(search, config.threads, per_device), per_device)
+            rates.append((per_device, throughput(timed)))
+            packing = Packing(tuple(rates), short_of_cores=False)
+            if packing.best != per_device or not throughput(timed):
+                return packing
+        raise AssertionError("unreachable")
 
 
 @contextmanager
 def _probers(count: int, reservation: Reservation) -> Iterator[list[Any]]:
-    actor_class = ray.remote(Prober).options(num_cpus=reservation.cpus, num_gpus=reservation.gpus)
-    actors = [actor_class.remote() for _ in range(count)]
+    """Starts workers on a single machine, and on a single GPU if their shares fit on it, and ends them afterwards."""
+    bundle, gpus = {"CPU": count * reservation.cpus}, count * reservation.gpus
+    if gpus:
+        bundle["GPU"] = gpus if gpus < 1 else math.ceil(gpus - ROUNDING)  # Ray reserves a part of one GPU or whole GPUs
+    together = placement_group([bundle])
+    strategy = PlacementGroupSchedulingStrategy(together, placement_group_bundle_index=0)
+    actor_class = ray.remote(Prober).options(
+        num_cpus=reservation.cpus, num_gpus=reservation.gpus, scheduling_strategy=strategy
+    )
+    actors = [actor_class.remote(reservation.gpus) for _ in range(count)]
     try:
         yield actors
     finally:
         for actor in actors:
             ray.kill(actor)  # type: ignore[arg-type]
+        remove_placement_group(together)
 
 
-def _get(references: Any) -> Any:
-    """Waits for the results of workers, and returns them.
+def _get(references: Sequence[Any]) -> Any:
+    """Waits for the results of all workers, and returns them. It waits for all of them even if one fails, because a
+    worker that is ended in the middle of its work on a GPU can disturb others that use the same MPS.
 
     Raises:
         UserError: the worker raised a UserError, or the worker or Ray failed.
     """
     try:
+        ray.wait(list(references), num_returns=len(references))
         return ray.get(references)
     except RayError as error:
         cause = getattr(error, "cause", None) or error

@@ -63,7 +63,7 @@ def run_tune(
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count_slots(reservation))
     scratch = folder.tune_scratch
     shutil.rmtree(scratch, ignore_errors=True)
-    worker = tune.with_parameters(TrialWorker, functions=functions)
+    worker = tune.with_parameters(TrialWorker, functions=functions, gpus=reservation.gpus)
     tuner = tune.Tuner(
         tune.with_resources(worker, {"cpu": reservation.cpus, "gpu": reservation.gpus}),
         tune_config=tune.TuneConfig(

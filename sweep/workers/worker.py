@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ray import tune
 
@@ -26,26 +26,26 @@ from mmpkd.machine.errors import error_chain, machine_fault
 from mmpkd.types import DivergedError, EpochReport, UserError
 from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
+from sweep.types import Job
+from sweep.workers.nodes import enter_reserved_device
 
 
 def run_training(
-    config: TrialConfig,
-    cache: Path,
-    store: Path,
+    job: Job,
     folder: Path,
     resume: Path | None,
     report: Callable[[EpochReport], None],
 ) -> None:
-    """Trains on a prepared cohort; see `mmpkd.train.train`.
+    """Trains a trial on its prepared cohort; see `mmpkd.train.train`.
 
     Args:
-        store: folder of the prepared cohort.
         folder: folder for the checkpoints of this attempt.
     """
     from mmpkd.cohort.store import Store
     from mmpkd.train import train  # imports torch and timm, which only a training needs
 
-    train(config, cache, folder=folder, resume=resume, report=report, store=Store.open(store))
+    config, store = TrialConfig.model_validate_json(job["trial"]), Store.open(Path(job["store"]))
+    train(config, Path(job["cache"]), folder, resume, report, store, complete=job["rungs"])
 
 
 def checkpoint_owner(config: TrialConfig, store: Path) -> str:
@@ -75,7 +75,7 @@ class TrainingFunctions:
     nothing.
     """
 
-    run: Callable[[TrialConfig, Path, Path, Path, Path | None, Callable[[EpochReport], None]], None] = run_training
+    run: Callable[[Job, Path, Path | None, Callable[[EpochReport], None]], None] = run_training
     checkpoint_owner: Callable[[TrialConfig, Path], str] = checkpoint_owner
     read_history: Callable[[Path, str], list[EpochReport]] = read_history
 
@@ -86,7 +86,10 @@ TRAINING = TrainingFunctions()
 class TrialWorker(tune.Trainable):
     """Ray Tune Trainable that runs one trial after another until Ray ends its process."""
 
-    def setup(self, config: dict[str, Any], functions: TrainingFunctions = TRAINING) -> None:
+    def setup(self, config: dict[str, Any], functions: TrainingFunctions = TRAINING, gpus: float | None = None) -> None:
+        """Prepares the worker. `gpus` is the share of a GPU that it has reserved; None leaves the process as it is."""
+        if gpus is not None:
+            enter_reserved_device(gpus)
         self._functions = functions
         self._training: TrainingThread | None = None
         self._notes: list[str] = []  # lines for the user, sent with the next result
@@ -118,6 +121,7 @@ class TrialWorker(tune.Trainable):
                 path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
             if cause == "error" and not isinstance(error, UserError):
                 raise
+            self._end_training()  # it may save its last epoch, which must come before the driver deletes checkpoints
             return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._take_notes()}
         last = reports[-1]
         done = last.epoch >= self._epochs
@@ -143,13 +147,12 @@ class TrialWorker(tune.Trainable):
         """Begins an attempt at the trial in a new folder, and returns the reports in the checkpoint from which it
         resumes.
         """
-        job, folder = self.config, SweepFolder(Path(self.config["folder"]))
+        job, folder = cast(Job, self.config), SweepFolder(Path(self.config["folder"]))
         config = TrialConfig.model_validate_json(job["trial"])
         self._epochs = config.epochs
         resume, reports = self._find_checkpoint(folder.saved_checkpoints(job["number"]), config)
         attempt = folder.claim_attempt(job["number"])
-        run, cache, store = self._functions.run, Path(job["cache"]), Path(job["store"])
-        self._training = TrainingThread(lambda report: run(config, cache, store, attempt, resume, report))
+        self._training = TrainingThread(lambda report: self._functions.run(job, attempt, resume, report))
         return reports
 
     def _find_checkpoint(

@@ -34,7 +34,10 @@ def whole(
     """An uninterrupted run, with the checkpoint of each epoch kept."""
     folder = tmp_path_factory.mktemp("whole")
     history = train(
-        tiny_trial, cache, folder, report=lambda r: shutil.copy(folder / "last.pt", folder / f"{r.epoch}.pt") and None
+        changed(tiny_trial, checkpoint_seconds=0),
+        cache,
+        folder,
+        report=lambda r: shutil.copy(folder / "last.pt", folder / f"{r.epoch}.pt") and None,
     )
     return folder, history
 

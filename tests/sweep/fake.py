@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mmpkd.config import TrialConfig
 from mmpkd.types import ConfigError, DivergedError, EpochReport
 from sweep.storage.layout import SweepFolder
+from sweep.types import Job
 from sweep.workers.worker import TrainingFunctions
 
 if TYPE_CHECKING:
@@ -42,17 +43,11 @@ def metrics_of(config: TrialConfig, epoch: int) -> dict[str, float]:
     return {"val/auroc": auroc, "val/auroc_se": 0.02, "val/pointing": pointing, "val/pointing_se": 0.03, **known}
 
 
-def run_training(
-    config: TrialConfig,
-    cache: Path,
-    store: Path,
-    folder: Path,
-    resume: Path | None,
-    report: Callable[[EpochReport], None],
-) -> None:
+def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
     """Waits `FAKE_SECONDS` per epoch. In epoch 2 a weight decay below 0.05 diverges, one below 0.1 meets a bug, and one
     below 0.2 ends its process, the first time."""
-    assert store == cache / "store", "where the driver has prepared it"
+    config, store = TrialConfig.model_validate_json(job["trial"]), Path(job["store"])
+    assert store == Path(job["cache"]) / "store", "where the driver has prepared it"
     history = [] if resume is None else read_history(resume)
     decay = config.optimizer.weight_decay
     for epoch in range(len(history) + 1, config.epochs + 1):

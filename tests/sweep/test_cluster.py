@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -16,7 +17,15 @@ import ray
 from mmpkd.machine.resources import Allowance
 from mmpkd.types import ConfigError, UserError
 from sweep import cluster, local_ray
-from sweep.cluster import refuse_silent_cluster, refuse_too_many_cores
+from sweep.cluster import (
+    Reservation,
+    cores_per_device,
+    count_machine_slots,
+    count_slots,
+    refuse_silent_cluster,
+    refuse_too_many_cores,
+    wanted_per_device,
+)
 from sweep.local_ray import LONGEST_SOCKET, make_socket_folder
 from sweep.space.search_config import SearchConfig
 
@@ -153,6 +162,43 @@ def test_the_error_quotes_ray_on_another_version(monkeypatch: pytest.MonkeyPatch
     ):
         pass
     assert isinstance(raised.value.__cause__, RuntimeError)
+
+
+# --- what a trial reserves ---
+
+
+@pytest.mark.parametrize(
+    ("search", "gpus", "wanted"),
+    [
+        ({}, 2, "auto"),
+        ({"cpus": 2}, 2, "auto"),
+        ({}, 0, None),
+        ({"gpus": 0}, 2, None),
+        ({"gpus": 0.25}, 2, None),
+        ({"trials_per_device": 3}, 2, 3),
+        ({"trials_per_device": 3, "gpus": 0.5}, 2, 3),
+        ({"trials_per_device": "auto"}, 0, "auto"),
+    ],
+)
+def test_trials_to_a_gpu_are_measured_unless_the_space_says_what_a_trial_reserves(
+    search: dict[str, Any], gpus: int, wanted: int | str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster, "count_gpus", lambda: gpus)
+    assert wanted_per_device(SearchConfig(**search)) == wanted
+
+
+def test_shares_of_gpus_are_counted_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The larger machine has 8 cores and 2 GPUs. A trial with 0.6 of a GPU is alone on it; three of 0.3 share one."""
+    machines = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 16.0}, {"CPU": 3.0, "GPU": 1.0}]
+    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 27.0, "GPU": 3.0})
+    assert count_slots(Reservation(1.0, 0.6)) == 3 and count_machine_slots(Reservation(1.0, 0.6)) == 2
+    assert count_slots(Reservation(1.0, 0.3)) == 9 and count_machine_slots(Reservation(1.0, 0.3)) == 6
+    assert count_machine_slots(Reservation(2.0, 0.3)) == 4, "the cores of the machine with GPUs"
+    assert count_slots(Reservation(4.0, 0.0)) == 6 and count_machine_slots(Reservation(4.0, 0.0)) == 4
+    assert cores_per_device() == 4.0, "eight cores for two GPUs"
+    machines[:] = [{"CPU": 8.0}, {"CPU": 16.0}]
+    assert cores_per_device() == 16.0
 
 
 # --- more cores than there are ---

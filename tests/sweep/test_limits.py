@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import optuna
 import pandas as pd
@@ -18,12 +18,12 @@ import pytest
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
-from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport, UserError
 from sweep.driver import SweepFunctions
 from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
+from sweep.types import Job
 from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import events, untracked
 from tests.sweep.test_run import ran
@@ -131,10 +131,10 @@ def running(run: Callable[..., None]) -> SweepFunctions:
 
 
 def failing_once(error: Callable[[], Exception]) -> SweepFunctions:
-    def run(config: TrialConfig, cache: Path, store: Path, folder: Path, *more: Any) -> None:
+    def run(job: Job, folder: Path, *more: Any) -> None:
         if folder.parent.name == "2" and folder.name == "attempt-1":
             raise error()
-        FAKE.training.run(config, cache, store, folder, *more)
+        FAKE.training.run(job, folder, *more)
 
     return running(run)
 
@@ -155,6 +155,34 @@ def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path)
     assert states(tmp_path) == {"COMPLETE": 6}
     devices = [event.devices for event in events(tmp_path / "fake", EpochEnded) if event.number == 5]
     assert set(devices) == {2.0}, "both cores for one trial"
+
+
+class PriceOfTwo:
+    """A price that was measured with two trials on the cores of the machine."""
+
+    per_device = 2
+
+    def __init__(self, *ignored: Any):
+        pass
+
+    def lines(self) -> list[str]:
+        return ["priced"]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"per_device": self.per_device}
+
+
+def test_the_number_of_trials_to_a_device_survives_restarts_and_memory(tmp_path: Path) -> None:
+    """The first driver measures two, memory halves the number, and the second driver neither measures nor doubles."""
+    functions = replace(failing_once(lambda: MemoryError("Unable to allocate 2 GiB")), price=cast(Any, PriceOfTwo))
+    words = ("search.trials_per_device=auto",)
+    _, text = ran(tmp_path, "trials=6", *words, functions=functions)
+    assert text.count("priced") == 1 and "out of memory" in text
+    assert SweepFolder(tmp_path / "fake").read_plan()["price"]["per_device"] == 1
+    _, text = ran(tmp_path, "trials=8", *words, functions=functions)
+    assert "priced" not in text and states(tmp_path) == {"COMPLETE": 8}
+    devices = {event.number: event.devices for event in events(tmp_path / "fake", EpochEnded)}
+    assert devices[0] == 1.0 and devices[7] == 2.0, "cores of a trial before and after"
 
 
 def test_a_sweep_that_a_limit_ended_says_how_it_goes_on_and_is_not_called_finished(

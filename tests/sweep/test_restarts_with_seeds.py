@@ -202,7 +202,8 @@ def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
         "cluster": contextlib.nullcontext,
         "reservation_for": lambda *_: Reservation(1.0, 0.0),
         "count_slots": lambda _: 1,
-        "count_gpus": lambda: 0,
+        "mps_where_shared": lambda *_: contextlib.nullcontext(),
+        "wanted_per_device": lambda _: None,
         "run_tune": run_tune,
     }.items():
         monkeypatch.setattr(f"sweep.driver.{name}", stand_in)

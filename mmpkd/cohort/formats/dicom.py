@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
-from pydicom import Dataset, dcmread
-from pydicom.filereader import read_file_meta_info
-from pydicom.pixels.processing import apply_rescale
-from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from mmpkd.cohort.facts import BadSample
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 MAX_PIXELS = 2 * (Image.MAX_IMAGE_PIXELS or 0)  # the number of pixels above which Pillow refuses its own formats
 CODE = re.compile("[A-Z0-9_]{1,16}")  # a DICOM code string without blanks
@@ -86,6 +85,9 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
         BadSample: the file is missing or truncated, has several frames, or has a photometric interpretation or depth
             that is not handled.
     """
+    from pydicom import Dataset
+    from pydicom.pixels.processing import apply_rescale
+
     height, width = read_size(root, file)  # the size is checked first, because there may be too many pixels to read
     data = _read(root, file)
     try:
@@ -134,6 +136,10 @@ def read_dicom(root: Path, file: str) -> np.ndarray:
 
 
 def _read(root: Path, file: str, stop_before_pixels: bool = False) -> Dataset:
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
     try:
         with (root / file).open("rb") as opened:
             if opened.read(132)[128:] == b"DICM":

@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, ImageOps, TiffTags, UnidentifiedImageError
-from pydicom.pixels.utils import get_j2k_parameters
 
 from mmpkd.cohort.facts import BadSample
 
@@ -115,6 +114,8 @@ def _channel_depth(image: Image.Image, path: Path, file: str) -> ChannelDepth:
         return ChannelDepth(8)
     if image.format == "PPM":
         return _ppm_depth(image, path, header, file)
+    from pydicom.pixels.utils import get_j2k_parameters  # few cohorts need pydicom
+
     known = get_j2k_parameters(header)
     if not known or known["precision"] not in (8, 16):
         bits = f"{known['precision']}-bit pixels" if known else "no legible header"

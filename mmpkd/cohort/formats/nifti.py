@@ -8,11 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.orientations import aff2axcodes
-from nibabel.spatialimages import HeaderDataError
 
 from mmpkd.cohort.facts import BadSample
 
@@ -47,6 +43,11 @@ def read_volume(root: Path, file: str) -> tuple[np.ndarray, np.ndarray]:
         BadSample: the file is missing, truncated, not NIfTI, not three-dimensional, too large, or states no
             orientation.
     """
+    import nibabel  # few cohorts hold volumes
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.orientations import aff2axcodes
+    from nibabel.spatialimages import HeaderDataError
+
     try:
         image = nibabel.load(root / file)
         if not isinstance(image, nibabel.Nifti1Image):

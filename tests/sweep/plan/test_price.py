@@ -6,6 +6,7 @@ import json
 import math
 import random
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,12 @@ from sweep.plan.expectations import (
     expected_maximum,
     validation_folds,
 )
+from sweep.plan.packing import Packing
 from sweep.plan.plan import plan
 from sweep.plan.price import Price, TimedConfig, compute_price, epoch_seconds
-from sweep.plan.timing import extremes, throughput
+from sweep.plan.timing import extremes, mean_cost, throughput
 from sweep.search.halving import Rung
+from sweep.space.search_config import SearchConfig
 from sweep.space.space import Space, load_space
 from sweep.workers import pricing
 from sweep.workers.pricing import Stopwatch
@@ -37,7 +40,6 @@ COST = Cost(
     batch_size=16,
     validation_seconds=0.01,
     setup_seconds=1.0,
-    save_seconds=0.1,
     checkpoint_bytes=1_000_000,
     memory_bytes=2 * 10**9,
     idle_bytes=10**9,
@@ -288,14 +290,44 @@ def test_trials_to_a_device_are_doubled_while_they_train_faster_and_fit(
         cost = Cost(**{**vars(COST), "step_seconds": seconds[count], "memory_bytes": memory * 10**9})
         return [TimedConfig(configs[0], None if seconds[count] == math.inf else cost, count)]
 
-    monkeypatch.setattr(
-        pricing,
-        "reservation_of_shared_device",
-        lambda count, threads: Reservation(1.0, 1 / count) if count < 16 else None,
-    )
+    monkeypatch.setattr(pricing, "reservation_for", lambda search, threads, count: Reservation(1.0, 1 / count))
+    monkeypatch.setattr(pricing, "cores_per_device", lambda: 8.0)
     stopwatch = Stopwatch(store, 1.0, lambda _: None)
     monkeypatch.setattr(stopwatch, "time_trials", time_trials)
-    assert stopwatch.find_trials_per_device(tiny_trial, 1) == wanted
+    packing = stopwatch.measure_packing(tiny_trial, SearchConfig())
+    assert packing.best == wanted and [number for number, _ in packing.rates] == list(seconds)
+    assert packing.rates[0] == (1, 1.0) and not packing.short_of_cores
+
+
+def test_trials_to_a_device_end_at_the_cores(
+    monkeypatch: pytest.MonkeyPatch, tiny_trial: TrialConfig, store: StandIn
+) -> None:
+    """Eight cores are enough for four trials of two cores, each of which trains as fast as one alone."""
+    monkeypatch.setattr(pricing, "reservation_for", lambda search, threads, count: Reservation(1.0, 1 / count))
+    monkeypatch.setattr(pricing, "cores_per_device", lambda: 8.0)
+    stopwatch = Stopwatch(store, 1.0, lambda _: None)
+    light = replace(COST, memory_bytes=1)
+    monkeypatch.setattr(stopwatch, "time_trials", lambda configs, _, count: [TimedConfig(configs[0], light, count)])
+    packing = stopwatch.measure_packing(tiny_trial, SearchConfig(cpus=2))
+    assert packing == Packing(((1, 2.0), (2, 4.0), (4, 8.0)), short_of_cores=True)
+
+
+def test_the_throughput_of_trials_is_the_sum_of_their_steps() -> None:
+    """Two steps a second and one in two seconds make 2.5 a second, and not the 1.6 of the mean time of a step."""
+    config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}})
+    uneven = mean_cost([replace(COST, step_seconds=seconds, memory_bytes=1) for seconds in (0.5, 2.0)])
+    assert throughput(TimedConfig(config, uneven, 2)) == pytest.approx(2.5)
+
+
+def test_the_measured_numbers_of_trials_are_in_the_price(file: Path, store: StandIn) -> None:
+    config = TrialConfig.model_validate({"cohort": {"reader": "synthetic"}, "epochs": 9})
+    timed = {arm: [TimedConfig(config, COST, 2)] for arm in ("none", "tabular")}
+    packing = Packing(((1, 10.0), (2, 10.4)), short_of_cores=False)
+    price = compute_price(load(file), store, timed, 1.0, 1, 0.0, ("val/auroc",), packing.best, packing)
+    assert f"  {packing.line()}" in price.lines() and price.warnings[0] == packing.warnings()[0]
+    assert "trials to a device" not in price.lines()[-len(price.warnings) - 2], "the number is printed once"
+    stored = json.loads(json.dumps(price.as_json()))
+    assert stored["per_device"] == 1 and stored["packing"]["rates"] == [[1, 10.0], [2, 10.4]]
 
 
 def test_trials_that_do_not_fit_have_no_throughput() -> None:
@@ -316,7 +348,7 @@ def test_a_sweep_is_timed_in_workers(file: Path) -> None:
     assert lines[0] == "timing the teachers" and lines[1].startswith("timing configuration 1 of 4, 2 at a time")
 
 
-@pytest.mark.parametrize(("gpus", "doubled"), [(0.25, 0.5), (0.6, None), (0.3, 1.0), (1.0, None)])
+@pytest.mark.parametrize(("gpus", "doubled"), [(0.25, 0.5), (0.6, 1.0), (0.3, 1.0), (1.0, None)])
 def test_a_doubled_reservation_runs_half_as_many_trials(gpus: float, doubled: float | None) -> None:
     reservation = Reservation(1.0, gpus).doubled()
     assert (reservation and reservation.gpus) == doubled

@@ -284,6 +284,13 @@ def test_the_best_trial_keeps_its_checkpoints_where_a_tie_keeps_it_off_the_front
     assert best is not None and best.number == 0
 
 
+def test_a_job_names_the_epochs_at_which_its_trial_may_be_stopped(opened: Opened) -> None:
+    """The rungs of four epochs are 1 and 2. Trials on further seeds are never ranked."""
+    jobs = play_all(opened("trials=2", "search.repeats=2", "search.early_stopping={grace: 1, reduction: 2}"))
+    assert {job["repeat_of"] is None: job["rungs"] for job in jobs} == {True: [1, 2], False: []}
+    assert play_all(opened("trials=3"))[0]["rungs"] == []
+
+
 def test_no_more_trials_are_handed_out_than_may_run(opened: Opened) -> None:
     search = opened("trials=9")
     assert all(isinstance(search.suggest(trial_id), dict) for trial_id in "abc")

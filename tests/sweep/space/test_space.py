@@ -240,7 +240,7 @@ def test_defaults_of_the_search_are_explicit():
         "trials_per_device": None,
         "early_stopping": {"grace": None, "reduction": 3},
         "cpus": None,
-        "gpus": 0.0,
+        "gpus": None,
         "max_failures": 3,
     }
     assert SearchConfig.model_validate({"early_stopping": {}}).early_stopping == EarlyStopping()

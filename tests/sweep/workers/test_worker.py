@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -18,7 +18,8 @@ from mmpkd.config import TrialConfig
 from mmpkd.types import DivergedError, EpochReport
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.workers.worker import TrainingFunctions, TrainingThread, TrialWorker, run_training
+from sweep.types import Job
+from sweep.workers.worker import TRAINING, TrainingFunctions, TrainingThread, TrialWorker, run_training
 from tests.sweep.fake import FAKE_TRAINING
 
 GOALS = ["val/auroc", "val/pointing"]
@@ -32,6 +33,7 @@ def job(folder: Path, number: int = 0, epochs: int = 3, decay: float = 0.5, seed
         "arm": "none",
         "trial": config,
         "goals": GOALS,
+        "rungs": [2],
         "folder": str(folder),
         "cache": str(folder / "cache"),
         "store": str(folder / "cache" / "store"),
@@ -64,8 +66,25 @@ def test_a_worker_trains_on_the_prepared_store_and_never_reads_raw_data(
     monkeypatch.setattr("mmpkd.train.prepare", scan)
     reports: list[EpochReport] = []
     config = tiny_trial.model_copy(update={"epochs": 1, "teachers": {}, "objectives": {}})
-    run_training(config, cache, store.path, tmp_path, None, reports.append)
+    trial = {"trial": config.model_dump_json(), "cache": str(cache), "store": str(store.path)}
+    run_training(cast(Job, job(tmp_path) | trial), tmp_path, None, reports.append)
     assert [report.epoch for report in reports] == [1]
+
+
+def test_a_rung_and_the_last_epoch_are_on_disk_before_they_are_reported(
+    tmp_path: Path, cache: Path, tiny_trial: TrialConfig
+) -> None:
+    store = prepare(tiny_trial.cohort, cache)
+    config = tiny_trial.model_copy(update={"epochs": 4, "teachers": {}, "objectives": {}})
+    trial = {"trial": config.model_dump_json(), "cache": str(cache), "store": str(store.path), "rungs": [2]}
+    saved: list[int] = []
+
+    def look(report: EpochReport) -> None:
+        last = tmp_path / "last.pt"
+        saved.append(len(TRAINING.read_history(last, "")) if last.exists() else 0)
+
+    run_training(cast(Job, job(tmp_path) | trial), tmp_path, None, look)
+    assert saved == [0, 2, 2, 4]
 
 
 def test_a_step_is_an_epoch_and_the_last_step_is_done(tmp_path: Path) -> None:
@@ -167,7 +186,7 @@ def test_a_checkpoint_of_an_earlier_stage_counts_though_it_reports_nothing(tmp_p
     resumed: list[Path | None] = []
 
     def run(*arguments: Any) -> None:
-        resumed.append(arguments[4])
+        resumed.append(arguments[2])
         FAKE_TRAINING.run(*arguments)
 
     worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
@@ -228,12 +247,18 @@ def test_a_lack_of_memory_or_disk_is_the_cause(tmp_path: Path, error: Exception,
 def test_a_goal_that_is_not_finite_ends_the_trial(
     tmp_path: Path, metrics: dict[str, float], cause: str, message: str
 ) -> None:
+    saved: list[int] = []
+
     def run(*arguments: Any) -> None:
-        arguments[-1](EpochReport(1, 1, 0.1, {}, metrics))
+        try:
+            arguments[-1](EpochReport(1, 1, 0.1, {}, metrics))
+        finally:
+            saved.append(1)  # a training that is stopped saves its last epoch
 
     worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
     result = worker.step()
     assert result["cause"] == cause and message in result["error"]
+    assert saved == [1], "before the driver hears of the end and deletes the checkpoints"
     worker.cleanup()
 
 
