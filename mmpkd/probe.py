@@ -6,7 +6,6 @@ teacher that runs at each step is present but not fitted. The timed steps and va
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 import time
@@ -27,8 +26,8 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.source import scan_cohort
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TrialConfig
-from mmpkd.machine.resources import memory
-from mmpkd.scoring.validation import Evaluator
+from mmpkd.machine.resources import memory, process_bytes
+from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.student import build_student
 from mmpkd.teachers import online, resolve, sized
 from mmpkd.teachers.cache import CachedOutputs
@@ -130,7 +129,7 @@ class Cost:
 
     step_seconds: float  # one step of the optimiser on a full batch, mean over the epochs of all stages
     batch_size: int  # number of images in each timed step
-    validation_seconds: float  # time per image, maps and scores included
+    validation_seconds: float  # time per image, mean over the epochs of a trial; see `Probe.cost`
     setup_seconds: float  # to build student, objectives and evaluator
     checkpoint_bytes: int
     memory_bytes: int  # peak, reserved on the GPU; without a GPU, of the whole process
@@ -163,15 +162,18 @@ class Probe:
                 teachers[name] = random_outputs(store, width, needs).to(self.device)
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
         self.run = Run(config, store, train, student, objectives, teachers, self.device)
-        self.evaluate = Evaluator(store, val, config.evaluation, student.grid, self.device, reads=config.student.reads)
+        reads, goals = config.student.reads, USUAL_GOALS
+        self.evaluate = Evaluator(store, val, config.evaluation, student.grid, self.device, reads=reads, goals=goals)
         self.setup_seconds = self._now() - started
         self._steps(0.0, least=2)  # allocates the state of the optimiser and lets libraries choose kernels
-        self.evaluate(self.run.answerer)
+        self.evaluate.score_goals(self.run.answerer)
         self.num_val = len(val)
 
     def cost(self, seconds: float) -> Cost:
         """Times steps for two thirds of `seconds` and validations for one third, at least one of each. Reports the mean
         over steps, not the median, because the time of an epoch is the sum over all its steps, the slow ones included.
+        Validations are those of most epochs, with the goals alone. A trial is taken to have two complete ones, at a
+        rung and after its last epoch, of which the first computes the scores of baselines too.
         """
         run, num_steps, step_seconds = self.run, 0, 0.0
         total = sum(stage.epochs or 0 for stage in run.stages)
@@ -182,9 +184,13 @@ class Probe:
             num_steps, step_seconds = num_steps + count, step_seconds + share * spent / count
         num_validations, started = 0, self._now()
         while not num_validations or self._now() - started < seconds / 3:
-            self.evaluate(run.answerer)
+            self.evaluate.score_goals(run.answerer)
             num_validations += 1
-        validated = (self._now() - started) / num_validations
+        of_goals, started = (self._now() - started) / num_validations, self._now()
+        epochs, num_complete = run.config.epochs, min(run.config.epochs, 2)
+        for _ in range(num_complete):
+            self.evaluate(run.answerer)
+        validated = ((epochs - num_complete) * of_goals + self._now() - started) / epochs
         checkpoint_bytes = self._checkpoint_bytes()
         cuda = self.device.type == "cuda"
         return Cost(
@@ -281,12 +287,6 @@ def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[f
     # sample gets two outputs.
     seconds = (NUM_FOLDS + 1) * per_fit + NUM_FOLDS * per_sample * params.passes * len(train)
     return seconds + per_output * (2 * len(train) + len(val)), 0 if embedding is None else embedding.shape[1]
-
-
-def process_bytes() -> int:
-    """Returns the peak memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:

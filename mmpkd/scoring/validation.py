@@ -33,6 +33,7 @@ UNION = "any"  # label of the union of all ROIs of an image
 OWN = "student"  # name of the student's own maps beside those of baselines
 ROI_GOALS = ("pointing", "mass", "pixel_ap")
 GOALS = ("val/auroc", "val/auroc_patient", *(f"val/{score}" for score in ROI_GOALS))  # scores that can be goals
+USUAL_GOALS = ("val/auroc", "val/auroc_patient", "val/pointing")  # the goals, unless a sweep names others
 
 
 class Labels(NamedTuple):
