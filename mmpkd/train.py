@@ -31,8 +31,8 @@ from mmpkd.scoring.validation import Evaluator
 from mmpkd.teachers.fitted import fit_teachers, quality_lines
 from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.training import stages
+from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
-from mmpkd.training.step import train_epoch
 from mmpkd.types import ConfigError, EpochReport
 
 HELP = """\

@@ -74,7 +74,6 @@ class Batch:
     False the label is unknown and the target is 0. The store derives this mask once, from labels that are NaN.
     """
 
-    sample_ids: tuple[str, ...]
     patient_B: Tensor  # integer code of the patient
     image_BCHW: Tensor  # float in [0, 1]
     target_BK: Tensor
