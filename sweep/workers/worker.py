@@ -41,11 +41,10 @@ def run_training(
     Args:
         folder: folder for the checkpoints of this attempt.
     """
-    is_first = "mmpkd.train" not in sys.modules
     from mmpkd.cohort.store import Store
     from mmpkd.train import train  # imports torch and timm, which only a training needs
 
-    if is_first:
+    if not gc.get_freeze_count():
         gc.collect()
         gc.freeze()  # without this, each collection between trials takes 0.3 s to visit the objects of the libraries
     config, store = TrialConfig.model_validate_json(job["trial"]), Store.open(Path(job["store"]))
