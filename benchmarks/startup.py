@@ -228,7 +228,8 @@ def measure(tree: Path, options: argparse.Namespace) -> dict[str, list[Row]]:
         command = [sys.executable, __file__, "--worker", str(tree), *words]
         with log.open("w") as output:
             began = time.time()
-            process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
+            # Ray's workers import from the working directory first.
+            process = subprocess.Popen(command, env=environment, cwd=tree, stdout=output, stderr=output)
             meter = CpuMeter(process.pid)
             meter.start()
             status = process.wait()
