@@ -135,7 +135,7 @@ class EpochReport:
     step: int
     seconds: float  # wall time of this epoch, validation included
     terms: Mapping[str, float]  # unweighted mean of each loss term over the epoch
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float]  # the goals alone, unless the epoch is scored completely
 
 
 class Mistake(NamedTuple):

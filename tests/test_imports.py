@@ -23,7 +23,7 @@ FLOORS = {
         {"machine.resources", "machine.files", "near_names"},
         {"machine.errors"},
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas"},
-        {"scoring.attainable", "scoring.teacher_scores", "weights"},
+        {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {"images", "scoring.saliency", "scoring.patients", "scoring.baselines"},
         {"teachers"},
