@@ -71,6 +71,13 @@ def test_a_worker_trains_on_the_prepared_store_and_never_reads_raw_data(
     assert [report.epoch for report in reports] == [1]
 
 
+def test_a_worker_enters_the_device_that_it_has_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr("sweep.workers.worker.enter_reserved_device", shares.append)
+    worker_for(job(tmp_path)).setup({}, FAKE_TRAINING, gpus=0.25)
+    assert shares == [0.25]
+
+
 def test_a_step_is_an_epoch_and_the_last_step_is_done(tmp_path: Path) -> None:
     worker = worker_for(job(tmp_path))
     results = [worker.step() for _ in range(3)]
