@@ -39,8 +39,8 @@ exec 3<&0
     kill -KILL 0
 ) &
 """
-# Python code that creates a CUDA context, as a trial does. It fails if CUDA cannot be used, or is used without MPS: CUDA
-# works without MPS if it does not reach the daemon, and the daemon has no server then.
+# Python code that creates a CUDA context, as a trial does. It fails if CUDA cannot be used, or is used without MPS.
+# CUDA works without MPS if it does not reach the daemon, which then has no server.
 CLIENT: Final = f"""
 import ctypes, subprocess, sys
 cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
