@@ -10,16 +10,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
+import pydantic
 import yaml
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_serializer
 
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import overridden, read_yaml
@@ -46,7 +39,7 @@ class Strict(BaseModel):
     LATER: ClassVar[tuple[str, ...]] = ()
 
     @model_serializer(mode="wrap")
-    def _without_later(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+    def _without_later(self, dump: pydantic.SerializerFunctionWrapHandler) -> dict[str, Any]:
         content: dict[str, Any] = dump(self)
         for name in self.LATER:
             if getattr(self, name) == type(self).model_fields[name].default:
@@ -110,20 +103,16 @@ class NetworkConfig(Strict):
 
 
 class StudentConfig(NetworkConfig):
-    """A student ViT, which reads the cohort's main image by default.
-
-    A student with other images in `reads` is a reference for the scores that are possible if these images are available
-    at test time. It is scored like any student, but not exported. Several images are stacked as channels, so they
-    should be registered to each other.
-    """
+    """A student ViT. One with other images in `reads` than the cohort's main image is a reference for the scores that
+    are possible with these images at test time: it is scored, but not exported. Several images are stacked as channels,
+    so they should be registered to each other."""
 
     reads: Annotated[tuple[str, ...], Field(min_length=1)] = (IMAGE,)
 
 
 class TeacherConfig(Strict):
-    """A teacher. `control: shuffled` gives every training sample the teacher's output for another patient with the
-    same labels, or with the nearest labels if there is none. For a teacher that sees the student's view, the control
-    exchanges the privileged inputs instead of the outputs."""
+    """A teacher. `control: shuffled` gives every training sample the teacher's output for another patient with the same
+    labels, or the nearest ones. For a teacher that sees the student's view, it exchanges the privileged inputs."""
 
     kind: str
     control: Literal["shuffled"] | None = None
@@ -213,6 +202,9 @@ class EvaluationConfig(Strict):
 class TrialConfig(Strict):
     """The complete configuration of one training run: on the same machine it gives the same numbers."""
 
+    INERT: ClassVar[tuple[str, ...]] = ("execution", "checkpoint_seconds")  # they change no number; not fingerprinted
+    LATER = INERT
+
     cohort: CohortConfig
     student: StudentConfig = StudentConfig()
     teachers: dict[str, TeacherConfig] = {}
@@ -225,12 +217,12 @@ class TrialConfig(Strict):
     epochs: Positive = 27
     threads: Positive = 1
     seed: Annotated[int, Field(ge=0)] = 0
+    execution: Literal["auto", "eager", "graph", "compile"] = "auto"  # how steps run; auto: graph on a GPU, else eager
+    checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # between checkpoints; 0: one after every epoch
 
     def active_objectives(self) -> dict[str, ObjectiveConfig]:
-        """Returns the objectives that are built (weight above 0), with kind and teacher filled in.
-
-        An objective without a named teacher gets the only teacher. If there are several teachers, None is kept.
-        """
+        """Returns the objectives that are built (weight above 0), with kind and teacher filled in. An objective that
+        names no teacher gets the only one; None is kept if there are several."""
         only = next(iter(self.teachers)) if len(self.teachers) == 1 else None
         return {
             label: objective.model_copy(update={"kind": objective.kind or label, "teacher": objective.teacher or only})
@@ -251,8 +243,9 @@ class TrialConfig(Strict):
         return (StageConfig(name="", train=(STUDENT, *active), objectives=(TASK, *active), epochs=self.epochs),)
 
     def fingerprint(self) -> str:
-        """Returns the content hash of everything but the location of the data, as 16 hex digits."""
-        content = self.model_dump(mode="json", exclude={"cohort": {"root", "allow_outside"}})
+        """Returns the content hash of everything but the location of the data and `INERT`, as 16 hex digits."""
+        left_out: dict[str, Any] = {"cohort": {"root", "allow_outside"}} | dict.fromkeys(self.INERT, True)
+        content = self.model_dump(mode="json", exclude=left_out)
         if not self.stages:  # keeps the fingerprints from before stages existed
             del content["stages"]
         if self.student.reads == (IMAGE,):

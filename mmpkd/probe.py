@@ -1,8 +1,7 @@
 """Measures the cost of a training on this machine, before the cohort is prepared.
 
-Only the tables of the cohort are read. Images, ROIs and cached teacher outputs are random numbers of the right
-shape; a teacher that runs at each step is present but not fitted. The timed steps and validations are those of
-`train.py` and `validation.py`.
+Only the tables of the cohort are read. Images, ROIs and cached teacher outputs are random numbers of the right shape; a
+teacher that runs at each step is present but not fitted. The timed steps and validations are those of a training.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from mmpkd import checkpoint
+from mmpkd import checkpoint, fit
 from mmpkd.build import build, needed
 from mmpkd.cohort import reader_for, splits
 from mmpkd.cohort.facts import Facts
@@ -35,9 +35,9 @@ from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.fitting import HIDDEN, NUM_FOLDS, folds
 from mmpkd.teachers.teacher import ResolvedTeacher
-from mmpkd.training.batches import batches
+from mmpkd.training.execution import WARM_UP_STEPS, Stepper
 from mmpkd.training.stages import Run
-from mmpkd.training.step import descend, loss_terms
+from mmpkd.training.step import epoch_inputs
 from mmpkd.types import Needs, TeacherError
 
 MAX_VALIDATED = 512  # images of a timed validation; larger validation sets are extrapolated
@@ -132,7 +132,6 @@ class Cost:
     batch_size: int  # number of images in each timed step
     validation_seconds: float  # time per image, maps and scores included
     setup_seconds: float  # to build student, objectives and evaluator
-    save_seconds: float  # per checkpoint; not included in the `seconds` of an epoch
     checkpoint_bytes: int
     memory_bytes: int  # peak, reserved on the GPU; without a GPU, of the whole process
     idle_bytes: int  # memory of the process before it builds anything; 0 on a GPU
@@ -171,10 +170,8 @@ class Probe:
         self.num_val = len(val)
 
     def cost(self, seconds: float) -> Cost:
-        """Times steps for two thirds of `seconds` and validations for one third, at least one of each.
-
-        It reports the mean over steps, not the median, because the time of an epoch is the sum over all its steps, the
-        slow ones included.
+        """Times steps for two thirds of `seconds` and validations for one third, at least one of each. Reports the mean
+        over steps, not the median, because the time of an epoch is the sum over all its steps, the slow ones included.
         """
         run, num_steps, step_seconds = self.run, 0, 0.0
         total = sum(stage.epochs or 0 for stage in run.stages)
@@ -188,14 +185,13 @@ class Probe:
             self.evaluate(run.answerer)
             num_validations += 1
         validated = (self._now() - started) / num_validations
-        save_seconds, checkpoint_bytes = self._save()
+        checkpoint_bytes = self._checkpoint_bytes()
         cuda = self.device.type == "cuda"
         return Cost(
             step_seconds=step_seconds,
             batch_size=min(self.run.config.optimizer.batch_size, len(self.run.rows)),
             validation_seconds=validated / self.num_val,
             setup_seconds=self.setup_seconds,
-            save_seconds=save_seconds,
             checkpoint_bytes=checkpoint_bytes,
             memory_bytes=torch.cuda.max_memory_reserved() if cuda else process_bytes(),
             idle_bytes=0 if cuda else self.idle_bytes,
@@ -204,22 +200,26 @@ class Probe:
         )
 
     def _steps(self, seconds: float, least: int) -> tuple[int, float]:
-        run, count, started = self.run, 0, self._now()
+        """Returns the number of steps in `seconds`, at least `least`, and the seconds that they took."""
+        run, step, started = self.run, Stepper(self.run), self._now()
         run.wake()
-        for epoch in range(sys.maxsize):
-            for batch, view in batches(run, epoch):
-                if count >= least and self._now() - started >= seconds:
-                    return count, self._now() - started
-                descend(run, loss_terms(run, batch, view), 0, 1000)
-                count += 1
-        raise AssertionError("unreachable")
+        fit.set_learning_rate(run.optimizer, run.config.optimizer.lr / 100)  # random images must not diverge
+        count = -(WARM_UP_STEPS + 1) if self.device.type == "cuda" else 0  # steps until one is recorded are not timed
+        for inputs in chain.from_iterable(epoch_inputs(run, epoch) for epoch in range(sys.maxsize)):
+            if count == 0:
+                started = self._now()
+            if count >= least and self._now() - started >= seconds:
+                break
+            step(inputs)
+            count += 1
+        return count, self._now() - started
 
-    def _save(self) -> tuple[float, int]:
-        modules, progress = (self.run.student, self.run.objectives, self.run.optimizer), checkpoint.Progress(0, 0)
+    def _checkpoint_bytes(self) -> int:
+        """Returns the size of a checkpoint, and holds a snapshot in memory meanwhile, as a training does."""
+        modules = self.run.student, self.run.objectives, self.run.optimizer
+        state = checkpoint.state_of(*modules, [], checkpoint.Progress(0, 0), "probe", "probe")
         with tempfile.TemporaryDirectory() as folder:
-            started = self._now()
-            path = checkpoint.save(Path(folder), *modules, [], progress, "probe", "probe")
-            return self._now() - started, path.stat().st_size
+            return checkpoint.write(Path(folder), checkpoint.snapshot(state)).stat().st_size
 
     def _now(self) -> float:
         if self.device.type == "cuda":
@@ -228,7 +228,7 @@ class Probe:
 
 
 def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
-    """Returns random arrays in place of the needed outputs of a teacher with an embedding of this width."""
+    """Returns random arrays in place of a teacher's needed outputs; `width` is that of its embedding."""
     generator = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {"logits": (store.target_NK.shape[1],), "embedding": (width,), "map": GRID}
     shapes |= {f"{HIDDEN}{layer}": (width,) for layer in needs.teacher_layers}
@@ -237,11 +237,11 @@ def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
 
 
 def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[float, int]:
-    """Measures the seconds that a teacher takes to be fitted (out of fold and on all patients) and to predict. Returns
-    these seconds and the width of the teacher's embedding.
+    """Returns the seconds that a teacher takes to be fitted (out of fold and on all patients) and to predict, and the
+    width of its embedding. The time of an ensemble is that of its members.
 
     The timed fits have a single epoch. The number of samples is doubled for as long as a fit is quick. Two sizes
-    separate the fixed seconds of a fit from the seconds per sample. The time of an ensemble is that of its members.
+    separate the fixed seconds of a fit from the seconds per sample.
 
     Raises:
         TeacherError, CohortError: the teacher cannot be fitted to these samples.
@@ -290,8 +290,8 @@ def process_bytes() -> int:
 
 
 def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
-    """Returns a key that orders configurations by their likely cost, before any is timed: multiplications of a
-    forward pass, then number of objectives, then small batches (which use a device less well)."""
+    """Returns a key that orders configurations by their likely cost: multiplications of a forward pass, then number of
+    objectives, then small batches (which use a device less well)."""
     num_logits = facts.tasks[-1].columns.stop
     channels = facts.channels * len(config.student.reads)
     student = build_student(config.student, facts.image_size, channels, num_logits, empty=True)

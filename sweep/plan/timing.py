@@ -52,7 +52,6 @@ def mean_cost(costs: Sequence[Cost]) -> Cost:
         step_seconds=statistics.harmonic_mean(cost.step_seconds for cost in costs),
         validation_seconds=statistics.fmean(cost.validation_seconds for cost in costs),
         setup_seconds=statistics.fmean(cost.setup_seconds for cost in costs),
-        save_seconds=statistics.fmean(cost.save_seconds for cost in costs),
         memory_bytes=max(cost.memory_bytes for cost in costs),
         num_steps=sum(cost.num_steps for cost in costs),
     )

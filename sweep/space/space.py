@@ -34,7 +34,7 @@ from sweep.space.references import bind
 from sweep.space.search_config import SCORES, SearchConfig
 
 # Keys with one value for all trials, because arms are compared on the same images, scores, budget and machine.
-SHARED: Final = ("cohort", "evaluation", "epochs", "threads", "seed")
+SHARED: Final = ("cohort", "evaluation", "epochs", "threads", "seed", *TrialConfig.INERT)
 TIE_DIGITS: Final = 9  # decimal digits to which parts of shares are compared; further digits are rounding errors
 PATHS: Final = (("cohort", "root"), ("student", "weights"))  # paths in a TrialConfig
 

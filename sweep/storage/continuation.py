@@ -10,16 +10,18 @@ from typing import Any, Final
 
 import yaml
 
+from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
 from sweep.space.space import Space, dump_space
 from sweep.storage.layout import SweepFolder
 
-# The number of trials, their parallelism and the place of the data change no trial. Whether another root holds the
-# same data is checked by `refuse_other_data`.
+# The number of trials, their parallelism, the place of the data and when checkpoints are written change no trial.
+# Whether another root holds the same data is checked by `refuse_other_data`.
 CHANGEABLE_LEAVES: Final = (
     "cohort.root",
     *(f"search.{name}" for name in ("trials", "budget_device_hours", "deadline", "plateau")),
     *(f"search.{name}" for name in ("cpus", "gpus", "trials_per_device", "max_failures")),
+    *TrialConfig.INERT,
 )
 # Trials that differ in one of these leaves or in the cohort cannot be compared, so even extend=true forbids a change.
 FIXED_LEAVES: Final = ("epochs", "search.maximize")

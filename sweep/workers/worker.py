@@ -36,7 +36,8 @@ def run_training(
     resume: Path | None,
     report: Callable[[EpochReport], None],
 ) -> None:
-    """Trains a trial on its prepared cohort; see `mmpkd.train.train`.
+    """Trains a trial on its prepared cohort; see `mmpkd.train.train`. All scores are computed where the trial may end,
+    at its rungs and after its last epoch; the other epochs have the goals alone.
 
     Args:
         folder: folder for the checkpoints of this attempt.
@@ -45,7 +46,8 @@ def run_training(
     from mmpkd.train import train  # imports torch and timm, which only a training needs
 
     config, store = TrialConfig.model_validate_json(job["trial"]), Store.open(Path(job["store"]))
-    train(config, Path(job["cache"]), folder=folder, resume=resume, report=report, store=store)
+    cache, goals, rungs = Path(job["cache"]), job["goals"], job["rungs"]
+    train(config, cache, folder, resume, report, store, goals=goals, complete=rungs)
 
 
 def checkpoint_owner(config: TrialConfig, store: Path) -> str:
@@ -121,6 +123,7 @@ class TrialWorker(tune.Trainable):
                 path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
             if cause == "error" and not isinstance(error, UserError):
                 raise
+            self._end_training()  # it may save its last epoch, which must come before the driver deletes checkpoints
             return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._take_notes()}
         last = reports[-1]
         done = last.epoch >= self._epochs

@@ -69,7 +69,6 @@ def outputs(
             chosen = torch.randint(task.num_logits, (size,), generator=g)
             target[:, task.columns] = torch.eye(task.num_logits)[chosen]
     batch = Batch(
-        sample_ids=tuple(f"sample {index}" for index in range(size)),
         patient_B=torch.arange(size) % 12,
         image_BCHW=torch.rand(size, 1, 8, 12, generator=g),
         target_BK=target,
@@ -99,11 +98,11 @@ def take(given: Given, order: Tensor) -> Given:
             return value[order]
         return {layer: tensor[order] for layer, tensor in value.items()} if isinstance(value, dict) else value
 
-    cut_batch = {name: selected(value) for name, value in vars(batch).items() if name != "sample_ids"}
+    cut_batch = {name: selected(value) for name, value in vars(batch).items()}
     return (
         replace(student, **{name: selected(value) for name, value in vars(student).items()}),  # type: ignore[arg-type]
         replace(teacher, **{name: selected(value) for name, value in vars(teacher).items()}),  # type: ignore[arg-type]
-        replace(batch, sample_ids=tuple(batch.sample_ids[index] for index in order), **cut_batch),  # type: ignore[arg-type]
+        replace(batch, **cut_batch),
     )
 
 

@@ -55,7 +55,8 @@ def test_a_damaged_checkpoint_is_reported(tmp_path: Path, kind: str) -> None:
     layer = torch.nn.Linear(40, 40)
     optimizer = torch.optim.AdamW(layer.parameters())
     place = checkpoint.Progress(0, 1)
-    path = checkpoint.save(tmp_path, layer, torch.nn.ModuleDict(), optimizer, [], place, "mine", "identity")
+    state = checkpoint.state_of(layer, torch.nn.ModuleDict(), optimizer, [], place, "mine", "identity")
+    path = checkpoint.write(tmp_path, state)
     with pytest.raises(ConfigError, match="belongs to another configuration"):
         checkpoint.history(path, "another's")
     harm(path, kind)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ from mmpkd.scoring.validation import Evaluator
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.train import train
 from mmpkd.training import stages
-from mmpkd.training.batches import batches
 from mmpkd.training.stages import Run
+from mmpkd.training.step import epoch_inputs
 from mmpkd.types import CohortError, ConfigError, DivergedError
 from tests.mmpkd.teacher_fixtures import EXAMPLES, IMAGE
 
@@ -53,16 +54,16 @@ def whole(
 ) -> dict[checkpoint.Progress, Path]:
     """An uninterrupted run: the checkpoint of each epoch, by its place."""
     folder, copies = tmp_path_factory.mktemp("whole"), {}
-    save = checkpoint.save
+    write = checkpoint.write
 
-    def copied(*arguments: Any) -> Path:
-        path, place = save(*arguments), arguments[5]
+    def copied(folder: Path, state: Mapping[str, Any]) -> Path:
+        path, place = write(folder, state), checkpoint.Progress(*state["place"])
         copies[place._replace(seconds=0.0)] = Path(shutil.copy(path, folder / f"{place.stage}-{place.epoch}.pt"))
         return path
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoint, "save", copied)
-        train(beside, cache, folder)
+        patch.setattr(checkpoint, "write", copied)
+        train(beside.model_copy(update={"checkpoint_seconds": 0.0}), cache, folder)
     return copies
 
 
@@ -84,6 +85,18 @@ def test_each_stage_trains_its_own_modules_alone(whole: dict[checkpoint.Progress
     }
     assert changed(alone, guess) == {"guidance.guide"}
     assert changed(guess, first) == changed(first, last) == {"guidance.joint"}
+
+
+def test_the_end_of_each_stage_is_saved(
+    beside: TrialConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places, write = list[tuple[int, int]](), checkpoint.write
+    monkeypatch.setattr(
+        checkpoint, "write", lambda folder, state: places.append(state["place"][:2]) or write(folder, state)
+    )
+    (tmp_path / "teachers").symlink_to(cache / "teachers")  # but no finished stage
+    train(beside, tmp_path, tmp_path / "run", store=prepare(beside.cohort, cache))
+    assert places == [(0, 2), (1, 1), (2, 2)]
 
 
 def test_the_first_stage_is_a_training_without_stages(
@@ -252,7 +265,7 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
     }
     both = staged(tiny_trial, **nothing, student=tiny_trial.student.model_dump() | {"reads": ["superior", "image"]})
     run = run_of(both, cache)
-    batch, _ = next(batches(run, 0))
+    batch, _ = next(map(run.samples.batch, epoch_inputs(run, 0)))
     rows = batch.rows_B.numpy()
     for channel, pixels in enumerate((run.store.view("superior"), run.store.image_NCHW)):
         assert np.array_equal((batch.image_BCHW[:, channel] * 255).round().numpy(), pixels[rows, 0])

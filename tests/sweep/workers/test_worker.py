@@ -19,7 +19,7 @@ from mmpkd.types import DivergedError, EpochReport
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Job
-from sweep.workers.worker import TrainingFunctions, TrainingThread, TrialWorker, run_training
+from sweep.workers.worker import TRAINING, TrainingFunctions, TrainingThread, TrialWorker, run_training
 from tests.sweep.fake import FAKE_TRAINING
 
 GOALS = ["val/auroc", "val/pointing"]
@@ -76,6 +76,22 @@ def test_a_worker_enters_the_device_that_it_has_reserved(tmp_path: Path, monkeyp
     monkeypatch.setattr("sweep.workers.worker.enter_reserved_device", shares.append)
     worker_for(job(tmp_path)).setup({}, FAKE_TRAINING, gpus=0.25)
     assert shares == [0.25]
+
+
+def test_a_rung_and_the_last_epoch_are_on_disk_before_they_are_reported(
+    tmp_path: Path, cache: Path, tiny_trial: TrialConfig
+) -> None:
+    store = prepare(tiny_trial.cohort, cache)
+    config = tiny_trial.model_copy(update={"epochs": 4, "teachers": {}, "objectives": {}})
+    trial = {"trial": config.model_dump_json(), "cache": str(cache), "store": str(store.path), "rungs": [2]}
+    saved: list[int] = []
+
+    def look(report: EpochReport) -> None:
+        last = tmp_path / "last.pt"
+        saved.append(len(TRAINING.read_history(last, "")) if last.exists() else 0)
+
+    run_training(cast(Job, job(tmp_path) | trial), tmp_path, None, look)
+    assert saved == [0, 2, 2, 4]
 
 
 def test_a_step_is_an_epoch_and_the_last_step_is_done(tmp_path: Path) -> None:
@@ -238,12 +254,18 @@ def test_a_lack_of_memory_or_disk_is_the_cause(tmp_path: Path, error: Exception,
 def test_a_goal_that_is_not_finite_ends_the_trial(
     tmp_path: Path, metrics: dict[str, float], cause: str, message: str
 ) -> None:
+    saved: list[int] = []
+
     def run(*arguments: Any) -> None:
-        arguments[-1](EpochReport(1, 1, 0.1, {}, metrics))
+        try:
+            arguments[-1](EpochReport(1, 1, 0.1, {}, metrics))
+        finally:
+            saved.append(1)  # a training that is stopped saves its last epoch
 
     worker = worker_for(job(tmp_path), replace(FAKE_TRAINING, run=run))
     result = worker.step()
     assert result["cause"] == cause and message in result["error"]
+    assert saved == [1], "before the driver hears of the end and deletes the checkpoints"
     worker.cleanup()
 
 
