@@ -21,6 +21,7 @@ from torch import Tensor
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.fit import autocast
+from mmpkd.images import Images
 from mmpkd.scoring import baselines, classify, localize, stats
 from mmpkd.scoring.patients import auroc_of_patients, rarer_class
 from mmpkd.scoring.regions import Regions, foreground
@@ -74,7 +75,7 @@ class Evaluator:
         self.store, self.rows, self.train_rows, self.replicates = store, rows, train_rows, replicates
         labels = labels or Labels(store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
         self.tasks, self.target_NK, self.known_NK = labels
-        self.image_NCHW = torch.from_numpy(store.images(rows, reads))
+        self.images = Images(store, rows, reads, device)
         self.batch_size = config.batch_size
         self.map = MAPS[config.map]()
         self.device = device
@@ -193,8 +194,8 @@ class Evaluator:
         student.eval()
         logits, parts = [], []
         with autocast(self.device):
-            for image_BCHW in self.image_NCHW.split(self.batch_size):
-                image_BCHW = image_BCHW.to(self.device).float() / 255
+            for image_BCHW in self.images.batches(torch.arange(len(self.rows)), self.batch_size):
+                image_BCHW = image_BCHW.float() / 255
                 if maps:
                     logits_BK, map_BRhw = self.map(student, image_BCHW, self.explained)
                     parts.append(map_BRhw)
