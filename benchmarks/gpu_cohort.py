@@ -38,7 +38,7 @@ class Scale:
     cells: tuple[tuple[str, int], ...]  # pairs of model and batch size; the ones with a target come first
     num_train: int = 2400
     num_val: int = 600
-    seconds: float = 1.5  # how long each variant is timed after its warm-up
+    seconds: float = 1.0  # how long each variant is timed after its warm-up
     matmul: int = 8192  # side of the square matrices of the measured peak
     profiled: tuple[int, int] = (4, 12)  # numbers of steps of the two profiles whose difference counts
     packed: tuple[int, ...] = (1, 2, 4, 8)
@@ -49,6 +49,7 @@ class Scale:
     equal_cells: tuple[tuple[str, int], ...] = ((DEMO, 32), ("ViT-Ti/16", 16))
     equal_steps: tuple[int, int] = (5, 10)  # epochs, and steps in each of them, after which trainings are compared
     execution_cells: tuple[tuple[str, int], ...] = (("ViT-Ti/16", 16), ("ViT-S/16", 64))
+    executions: tuple[str, ...] = ("eager", "graph", "compile")
     sizes: Mapping[str, Model] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -57,6 +58,10 @@ class Scale:
     def steps(self, batch_size: int) -> int:
         """Returns the number of whole batches in an epoch."""
         return max(1, self.num_train // batch_size)
+
+    def most_steps(self, batch_size: int) -> int:
+        """Returns the largest number of steps that a variant takes at once."""
+        return max(self.steps(batch_size), self.profiled[1])
 
 
 def _vit(name: str, model: str) -> Model:
@@ -103,6 +108,7 @@ QUICK = Scale(
     encoder=(64, 2, 16),
     equal_cells=((DEMO, 32), ("ViT-Ti/16", 16)),
     execution_cells=(("ViT-Ti/16", 16),),
+    executions=("eager",),
 )
 
 
@@ -114,7 +120,7 @@ def config_of(model: Model, batch_size: int, execution: str = "auto") -> TrialCo
             "student": dict(model.student),
             "optimizer": {"batch_size": batch_size, "lr": 1e-4},
             "epochs": 1000,  # more than are run, so that the rate changes slowly
-            **({"execution": execution} if "execution" in TrialConfig.model_fields else {}),
+            "execution": execution,
         }
     )
 

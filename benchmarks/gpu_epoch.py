@@ -21,13 +21,14 @@ from mmpkd import train as training
 from mmpkd.config import dump_trial
 from mmpkd.machine.files import write_atomically
 from mmpkd.scoring.validation import Evaluator
-from mmpkd.training.batches import batches
+from mmpkd.training.step import epoch_inputs
 from mmpkd.types import EpochReport
 
 EPOCHS = 6  # the first does not count (kernels are chosen, graphs captured), nor the last, which saves everything
 PIECES = {  # what is timed, and where `mmpkd.train` finds it
     "steps": (training, "train_epoch"),
-    "validation": (Evaluator, "__call__"),
+    "validation": (Evaluator, "score_goals"),
+    "all scores": (Evaluator, "__call__"),  # after the last epoch
     "checkpoint": (checkpoint.CheckpointWriter, "offer"),
 }
 
@@ -53,9 +54,9 @@ def timed(owner: Any, name: str, seconds: list[float]) -> Iterator[None]:
 def epoch_part(scale: Scale, cohorts: Cohorts, budget: Budget, keep: Callable[[Row], None]) -> None:
     """Trains a few epochs with `mmpkd.train.train` itself, and reports the median seconds of each piece of an epoch.
 
-    `saving` is what the last epoch takes to write its checkpoint and wait for it; a long training does this at rungs
-    and at its end. `data` is the time that the batches of an epoch take by themselves, and is a part of `steps` as far
-    as the two do not overlap.
+    The last epoch has all scores instead of the goals, and waits for its checkpoint (`saving`); a long training does
+    both at rungs and at its end. `data` is the time that the batches of an epoch take by themselves, and is a part of
+    `steps` as far as the two do not overlap.
     """
     for name, batch_size in scale.epoch_cells:
         if budget.left() == 0:
@@ -81,8 +82,8 @@ def epoch_part(scale: Scale, cohorts: Cohorts, budget: Budget, keep: Callable[[R
         epochs = [end - begin for begin, end in pairwise(ends)][:-1]
         row: Row = {"model": name, "batch_size": batch_size, "images": scale.num_train, "validated": scale.num_val}
         row["epoch"] = statistics.median(epochs)
+        row["saving"], row["all scores"] = seconds["checkpoint"][-1], seconds.pop("all scores")[-1]
         row |= {piece: statistics.median(spans[1 : EPOCHS - 1]) for piece, spans in seconds.items()}
-        row["saving"] = seconds["checkpoint"][-1]
         row["data"] = _data_seconds(config, store)
         row["share_of_steps"] = row["steps"] / row["epoch"]
         keep(row)
@@ -102,7 +103,7 @@ def _data_seconds(config: Any, store: Any) -> float:
     spans = []
     for epoch in range(3):
         started = now()
-        for _ in batches(run, epoch):
-            pass
+        for inputs in epoch_inputs(run, epoch):
+            run.samples.batch(inputs)
         spans.append(now() - started)
     return statistics.median(spans[1:])

@@ -18,7 +18,6 @@ from torch.profiler import ProfilerActivity, profile
 from mmpkd.student import Student
 
 Advance = Callable[[int], None]  # takes this number of training steps
-WARM_UP = 12  # steps before anything is timed: libraries choose kernels, and graphs are captured
 MARKS = ("Optimizer.", "enumerate(", "ProfilerStep", "[pl]")  # spans that a profile shows beside real work
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
@@ -137,8 +136,12 @@ def _matmul_params(module: nn.Module) -> int:
     return sum(part.weight.numel() for part in module.modules() if isinstance(part, nn.Linear))
 
 
-def rate_of(advance: Advance, batch_size: int, steps: int, seconds: float, warm_up: int = WARM_UP) -> Rate:
-    """Times spans of `steps` steps until they took `seconds`, at least two of them."""
+def rate_of(advance: Advance, batch_size: int, steps: int, seconds: float, warm_up: int) -> Rate:
+    """Times spans of `steps` steps until they took `seconds`, at least two of them.
+
+    Args:
+        warm_up: steps before anything is timed, in which libraries choose kernels and graphs are captured.
+    """
     advance(warm_up)
     spans: list[float] = []
     while len(spans) < 2 or sum(spans) < seconds:

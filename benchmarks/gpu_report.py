@@ -151,11 +151,11 @@ TABLES: dict[str, tuple[Sequence[str], Callable[[Row], list[str]]]] = {
     "epoch": (
         (
             *("model", "batch", "an epoch, s", "steps", "data alone", "validation", "checkpoint", "reporting"),
-            *("steps' share", "saving at the end, s"),
+            *("steps' share", "all scores", "saving"),
         ),
         _cells(
             *("model", "batch_size", "epoch", "steps", "data", "validation", "checkpoint", "reporting"),
-            *("share_of_steps", "saving"),
+            *("share_of_steps", "all scores", "saving"),
         ),
     ),
     "packed": (

@@ -23,9 +23,10 @@ from mmpkd.build import build, needed
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.probe import random_outputs
+from mmpkd.student import Student, build_student
 from mmpkd.teachers.cache import CachedOutputs
+from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
-from mmpkd.training.step import train_epoch
 from mmpkd.types import TeacherOutput
 
 Row = dict[str, Any]
@@ -39,7 +40,7 @@ def floor_execution() -> str:
     return "graph" if torch.cuda.is_available() else "eager"
 
 
-def variant_of(letter: str, config: TrialConfig, cohorts: Cohorts) -> Advance:
+def variant_of(letter: str, config: TrialConfig, scale: Scale, cohorts: Cohorts) -> Advance:
     """Builds one of VARIANTS."""
     size = config.cohort.image_size
     store = cohorts.store(size)
@@ -47,7 +48,9 @@ def variant_of(letter: str, config: TrialConfig, cohorts: Cohorts) -> Advance:
         return documented(config, store, write_pngs(store, cohorts.folder / f"png-{size}"))
     if letter == "b":
         return before(config, store)
-    return ours(config, store) if letter == "c" else floor(config, store, floor_execution())
+    if letter == "c":
+        return ours(config, store, scale.most_steps(config.optimizer.batch_size))
+    return floor(config, store, floor_execution())
 
 
 def steps_part(scale: Scale, cohorts: Cohorts, peak: float, budget: Budget, keep: Callable[[Row], None]) -> None:
@@ -63,7 +66,7 @@ def steps_part(scale: Scale, cohorts: Cohorts, peak: float, budget: Budget, keep
             if budget.left() == 0:
                 return
             row = {"model": name, "batch_size": batch_size, "variant": letter}
-            build_variant = partial(variant_of, letter, config, cohorts)
+            build_variant = partial(variant_of, letter, config, scale, cohorts)
             keep(row | measured(build_variant, config, scale, cohorts, peak, runs_ahead=letter == "a"))
 
 
@@ -83,8 +86,7 @@ def measured(
     batch_size, store = config.optimizer.batch_size, cohorts.store(config.cohort.image_size)
     free_memory()
     try:
-        student = build(config, store.facts, {})[0]
-        flops = flops_of(student)
+        flops = flops_of(weightless(config, store))
         advance = build_variant()
         ahead = num_workers() * RUNS_AHEAD if runs_ahead else 0
         steps = scale.steps(batch_size)
@@ -96,11 +98,18 @@ def measured(
     return rate._asdict() | profile._asdict() | {"gflops_per_image": flops / 1e9, "mfu": share}
 
 
+def weightless(config: TrialConfig, store: Store) -> Student:
+    """Returns the student of a configuration on the meta device, which has shapes but no weights."""
+    logits = store.target_NK.shape[1]
+    return build_student(config.student, store.facts.image_size, store.facts.channels, logits, empty=True)
+
+
 @dataclass(frozen=True)
 class LiveText(CachedOutputs):
     """Cached outputs of a teacher, for which a text encoder reads the text of each sample at each step, as a teacher
     that is not cached would."""
 
+    recordable = False  # as the product's own teachers that run at each step
     encoder: Any = None
     token_NT: Tensor | None = None
 
@@ -138,7 +147,7 @@ def taught_part(scale: Scale, cohorts: Cohorts, carried: Path, budget: Budget, k
             return
         model = scale.sizes[name]
         store = cohorts.store(model.image_size)
-        layer = build(config_of(model, batch_size), store.facts, {})[0].depth * 2 // 3
+        layer = weightless(config_of(model, batch_size), store).depth * 2 // 3
         objectives: dict[str, Row] = {
             "plain": {},
             "cached logits": {"logits": {}},
@@ -148,10 +157,10 @@ def taught_part(scale: Scale, cohorts: Cohorts, carried: Path, budget: Budget, k
         variants = {}
         for label, terms in objectives.items():
             config, teachers = _with_teacher(config_of(model, batch_size), terms, store)
-            variants[label] = ours(config, store, teachers)
+            variants[label] = ours(config, store, scale.steps(batch_size), teachers)
         config, teachers = _with_teacher(config_of(model, batch_size), objectives["cached logits"], store)
         live = {key: _live(teacher, encoder, store, scale.encoder[2]) for key, teacher in teachers.items()}
-        variants["live text teacher"] = ours(config, store, live)
+        variants["live text teacher"] = ours(config, store, scale.steps(batch_size), live)
         seconds = _in_turns(variants, scale.steps(batch_size), budget)
         for label, values in seconds.items():
             ratios = [value / plain for value, plain in zip(values, seconds["plain"], strict=True)]
@@ -219,8 +228,7 @@ def _trained(
 ) -> tuple[list[float], Tensor]:
     """Returns the mean loss of each of a few short epochs, and all parameters after them."""
     epochs, steps = equal_steps
-    run = run_of(config, store)
-    run.rows = run.rows[: steps * config.optimizer.batch_size]
+    run = run_of(config, store, num_samples=steps * config.optimizer.batch_size)
     if as_before:
         training = Before(run)
         losses = [training.train_epoch()["task"] for _ in range(epochs)]

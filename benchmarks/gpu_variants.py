@@ -25,22 +25,35 @@ from mmpkd.build import build
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.teachers.fitted import FittedTeacher
+from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
-from mmpkd.training.step import loss_terms, train_epoch
+from mmpkd.training.step import loss_terms
 from mmpkd.types import Batch
 
 MEAN, STD = 0.5, 0.25  # the user's normalisation; the values do not matter for speed
 RUNS_AHEAD = 2  # batches that each worker of a DataLoader prepares ahead, which is torch's default
 
 
-def run_of(config: TrialConfig, store: Store, teachers: Mapping[str, FittedTeacher] = {}) -> Run:
-    """Builds one training on the device, as `mmpkd.train` does."""
+def run_of(
+    config: TrialConfig,
+    store: Store,
+    teachers: Mapping[str, FittedTeacher] = {},
+    num_samples: int | None = None,
+) -> Run:
+    """Builds one training on the device, as `mmpkd.train` does.
+
+    Args:
+        num_samples: how many training samples it has, for which those of the store are repeated; None: those of the
+            store.
+    """
     widths = {name: teacher.width for name, teacher in teachers.items()}
     student, objectives = build(config, store.facts, widths)
     student.to(device())
     objectives.to(device())
     on_device = {name: teacher.to(device()) for name, teacher in teachers.items()}
-    return Run(config, store, store.rows("train"), student, objectives, on_device, device())
+    rows = store.rows("train")
+    rows = rows if num_samples is None else np.resize(rows, num_samples)
+    return Run(config, store, rows, student, objectives, on_device, device())
 
 
 class Decoded(Dataset[tuple[Tensor, Tensor]]):
@@ -147,7 +160,6 @@ class Before:
             view = draw_views(len(rows), store.facts.image_size, config.augmentation, view_generator)
             image_BCHW = apply_view(fit.on_device(store.images(rows), run.device), view).float() / 255
             batch = Batch(
-                sample_ids=tuple(store.sample_ids[rows]),
                 patient_B=fit.on_device(store.patient_N[rows], run.device),
                 image_BCHW=apply_light(image_BCHW, view, torch.from_numpy(store.content_box_N4[rows])),
                 target_BK=fit.on_device(store.target_NK[rows], run.device),
@@ -180,13 +192,17 @@ def before(config: TrialConfig, store: Store) -> Advance:
     return advance
 
 
-def ours(config: TrialConfig, store: Store, teachers: Mapping[str, FittedTeacher] = {}) -> Advance:
-    """(c) Ours now: the function of the product that trains one epoch, on as many samples as the steps need."""
-    run = run_of(config, store, teachers)
+def ours(config: TrialConfig, store: Store, most_steps: int, teachers: Mapping[str, FittedTeacher] = {}) -> Advance:
+    """(c) Ours now: the function of the product that trains one epoch. Each call is an epoch of as many steps as are
+    wanted, up to `most_steps`."""
+    batch_size = config.optimizer.batch_size
+    run = run_of(config, store, teachers, most_steps * batch_size)
     rows, epochs = run.rows, iter(range(run.stage.epochs or 1))
 
     def advance(steps: int) -> None:
-        run.rows = np.resize(rows, steps * config.optimizer.batch_size)
+        assert steps <= most_steps
+        # The samples on the device stay where they are, because recorded steps read them there.
+        run.rows, run.samples.count = rows[: steps * batch_size], steps * batch_size
         train_epoch(run, next(epochs))
 
     return advance

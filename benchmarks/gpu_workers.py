@@ -19,12 +19,14 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_cohort import Cohorts, Scale, config_of
-from benchmarks.gpu_measure import WARM_UP, Budget, free_memory, now
+from benchmarks.gpu_measure import Budget, free_memory, now
 from benchmarks.gpu_steps import Row, measured
 from benchmarks.gpu_variants import ours
+from mmpkd import images
 
 MPS = "nvidia-cuda-mps-control"
 START_SECONDS = 60.0  # for a process to import everything, and for the first steps of a training
+ON_HOST = "auto, images on the host"  # the way in which images are read that do not fit the GPU
 PACKED_SPAN = 25  # steps between two looks at the clock
 
 
@@ -79,8 +81,8 @@ def serve(connection: Connection, scale: Scale, folder: Path, carried: Path) -> 
                 free_memory()
                 model = scale.sizes[name]
                 store = cohorts.store(model.image_size)
-                advance = ours(config_of(model, batch_size), store)
-                advance(min(WARM_UP, scale.steps(batch_size)))
+                advance = ours(config_of(model, batch_size), store, scale.most_steps(batch_size))
+                advance(scale.profiled[1])
                 now()
                 connection.send(torch.cuda.max_memory_reserved() / 2**20 if torch.cuda.is_available() else 0.0)
             elif request == "train":
@@ -88,8 +90,11 @@ def serve(connection: Connection, scale: Scale, folder: Path, carried: Path) -> 
                 connection.send(_images_per_second(advance, batch_size, scale, *values))
             elif request == "measure":
                 name, batch_size, execution, peak = values
-                config = config_of(scale.sizes[name], batch_size, execution)
-                build_variant = partial(ours, config, cohorts.store(scale.sizes[name].image_size))
+                if execution == ON_HOST:
+                    images.MAX_SHARE = 0.0
+                config = config_of(scale.sizes[name], batch_size, "auto" if execution == ON_HOST else execution)
+                store = cohorts.store(scale.sizes[name].image_size)
+                build_variant = partial(ours, config, store, scale.most_steps(batch_size))
                 connection.send(measured(build_variant, config, scale, cohorts, peak))
         except Exception as error:
             connection.send({"error": f"{type(error).__name__}: {str(error)[:200]}"})
@@ -187,11 +192,11 @@ def _together(workers: Sequence[Worker], seconds: float) -> list[float]:
 def executions_part(
     scale: Scale, cohorts: Cohorts, carried: Path, peak: float, budget: Budget, keep: Callable[[Row], None]
 ) -> None:
-    """Measures ours with each execution that a configuration can name, each in a process that is ended when the budget
-    is spent: compiling can take minutes."""
+    """Measures ours with each execution that a configuration can name, and with images that stay in the memory of the
+    host. Each runs in a process that is ended when the budget is spent, because compiling can take minutes."""
     for name, batch_size in scale.execution_cells:
         cohorts.path(scale.sizes[name].image_size)
-        for execution in ("eager", "graph", "compile"):
+        for execution in (*scale.executions, ON_HOST):
             if budget.left() == 0:
                 return
             row: Row = {"model": name, "batch_size": batch_size, "variant": execution}

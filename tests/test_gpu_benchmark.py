@@ -17,6 +17,7 @@ from benchmarks import gpu, gpu_workers
 from benchmarks.gpu_cohort import DEMO, QUICK, Cohorts, config_of
 from benchmarks.gpu_measure import Budget, count, flops_of, matmul_peak
 from benchmarks.gpu_report import FAIL, NOT_MEASURED, PASS, Verdict, markdown, verdicts
+from benchmarks.gpu_steps import weightless
 from mmpkd.build import build
 
 ONLY = ((DEMO, 32),)
@@ -83,6 +84,7 @@ def test_the_formula_counts_what_torch_counts(name: str, tmp_path: Path) -> None
     with FlopCounterMode(display=False) as counter:
         student(images).logits_BK.sum().backward()
     assert flops_of(student) == counter.get_total_flops() / 2
+    assert flops_of(weightless(config_of(model, 4), store)) == flops_of(student)
 
 
 def test_a_repeated_store_repeats_samples_with_their_labels_and_regions(tmp_path: Path) -> None:
