@@ -3,6 +3,7 @@ map, in one vectorised gather. Changes of brightness and contrast apply to the i
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,27 +27,67 @@ class View(NamedTuple):
     light_B2: Tensor | None = None  # factors of brightness and contrast
 
 
+class Draws(NamedTuple):
+    """The random numbers that determine the views of B images. They are few, so that those of a whole epoch can be
+    copied to a device at once.
+    """
+
+    shift_B2: Tensor  # pixels, along the rows and the columns
+    mirrored_B2: Tensor  # whether the order of the rows, and of the columns, is reversed
+    turn_B22: Tensor | None = None  # as in `View`
+    light_B2: Tensor | None = None  # as in `View`
+
+    @classmethod
+    def joined(cls, parts: Sequence[Draws]) -> Draws:
+        """Returns the draws of several batches as those of one."""
+        turns = [part.turn_B22 for part in parts if part.turn_B22 is not None]
+        lights = [part.light_B2 for part in parts if part.light_B2 is not None]
+        return cls(
+            torch.cat([part.shift_B2 for part in parts]),
+            torch.cat([part.mirrored_B2 for part in parts]),
+            torch.cat(turns) if turns else None,
+            torch.cat(lights) if lights else None,
+        )
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Draws:
+        """Returns draws of which every tensor is changed by a function."""
+        turn_B22, light_B2 = (numbers if numbers is None else change(numbers) for numbers in self[2:])
+        return Draws(change(self.shift_B2), change(self.mirrored_B2), turn_B22, light_B2)
+
+    def view(self, size: int) -> View:
+        """Returns the views of images with `size` rows and columns."""
+        index_S = torch.arange(size, device=self.shift_B2.device)
+        rows_BS, columns_BS = (
+            torch.where(mirrored_B1, size - 1 - index_S, index_S) + shift_B1
+            for mirrored_B1, shift_B1 in zip(self.mirrored_B2.split(1, 1), self.shift_B2.split(1, 1), strict=True)
+        )
+        return View(rows_BS, columns_BS, self.turn_B22, self.light_B2)
+
+
 def draw_views(count: int, size: int, config: AugmentationConfig, generator: torch.Generator) -> View:
-    """Draws a random view of each image from an explicit CPU generator.
+    """Draws a random view of each image; see `draw`."""
+    return draw(count, size, config, generator).view(size)
+
+
+def draw(count: int, size: int, config: AugmentationConfig, generator: torch.Generator) -> Draws:
+    """Draws the numbers of a random view of each image from an explicit CPU generator.
 
     Rotation, scale, brightness and contrast draw no random numbers while they are off. Shifts and flips are drawn
     first, so that these options do not change them.
     """
 
-    def axis(flip: bool) -> Tensor:
+    def axis(flip: bool) -> tuple[Tensor, Tensor]:
         reach = round(config.shift * size)
         shift_B1 = torch.randint(-reach, reach + 1, (count, 1), generator=generator)
-        mirrored_B1 = torch.rand(count, 1, generator=generator) < 0.5
-        index_S = torch.arange(size)
-        index_BS = torch.where(mirrored_B1, size - 1 - index_S, index_S) if flip else index_S.expand(count, size)
-        return index_BS + shift_B1
+        mirrored_B1 = torch.rand(count, 1, generator=generator) < 0.5  # drawn in any case, so that flips move no shift
+        return shift_B1, mirrored_B1 & flip
 
     def uniform(low: float, high: float) -> Tensor:
         if low == high:
             return torch.full((count,), low)
         return low + (high - low) * torch.rand(count, generator=generator)
 
-    rows_BH, columns_BW = axis(config.flip_vertical), axis(config.flip_horizontal)
+    shift_2B1, mirrored_2B1 = zip(axis(config.flip_vertical), axis(config.flip_horizontal), strict=True)
     turn_B22 = light_B2 = None
     if config.moves:
         angle_B = torch.deg2rad(uniform(-config.rotation, config.rotation))
@@ -57,7 +98,7 @@ def draw_views(count: int, size: int, config: AugmentationConfig, generator: tor
     if config.lights:
         reach = (config.brightness, config.contrast)
         light_B2 = torch.stack([uniform(1 - most, 1 + most) for most in reach], dim=1)
-    return View(rows_BH, columns_BW, turn_B22, light_B2)
+    return Draws(torch.cat(shift_2B1, dim=1), torch.cat(mirrored_2B1, dim=1), turn_B22, light_B2)
 
 
 def apply_view(x_BCHW: Tensor, view: View) -> Tensor:
@@ -112,8 +153,10 @@ def apply_light(image_BCHW: Tensor, view: View, box_B4: Tensor | None) -> Tensor
         return image_BCHW
     bright_B, contrast_B = (factor[:, None, None, None] for factor in view.light_B2.to(image_BCHW.device).unbind(1))
     count, _, height, width = image_BCHW.shape
-    box_B4 = torch.tensor([[0, 0, height, width]]).expand(count, 4) if box_B4 is None else box_B4
-    seen_B1HW = apply_view(inside(box_B4.to(image_BCHW.device), (height, width))[:, None], view)
+    inside_BHW = image_BCHW.new_ones(count, height, width, dtype=torch.bool)
+    if box_B4 is not None:
+        inside_BHW = inside(box_B4.to(image_BCHW.device), (height, width))
+    seen_B1HW = apply_view(inside_BHW[:, None], view)
     bright_BCHW = image_BCHW * bright_B
     count_B111 = seen_B1HW.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1) * image_BCHW.shape[1]
     mean_B111 = (bright_BCHW * seen_B1HW).sum(dim=(1, 2, 3), keepdim=True) / count_B111

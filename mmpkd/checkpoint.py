@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmpkd.config import TrialConfig
+from mmpkd.fit import load_optimizer
 from mmpkd.machine.checksums import DamagedError, fingerprint, require_whole_archive
 from mmpkd.training.stages import VERSION
 from mmpkd.types import ConfigError, EpochReport
@@ -226,7 +227,7 @@ def restore(
     student.load_state_dict(state["student"])
     objectives.load_state_dict(state["objectives"])
     progress = Progress(*state["place"])
-    enter(progress.stage).load_state_dict(state["optimizer"])
+    load_optimizer(enter(progress.stage), state["optimizer"])
     return progress, _reports(state)
 
 

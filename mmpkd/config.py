@@ -103,20 +103,16 @@ class NetworkConfig(Strict):
 
 
 class StudentConfig(NetworkConfig):
-    """A student ViT, which reads the cohort's main image by default.
-
-    A student with other images in `reads` is a reference for the scores that are possible if these images are available
-    at test time. It is scored like any student, but not exported. Several images are stacked as channels, so they
-    should be registered to each other.
-    """
+    """A student ViT. One with other images in `reads` than the cohort's main image is a reference for the scores that
+    are possible with these images at test time: it is scored, but not exported. Several images are stacked as channels,
+    so they should be registered to each other."""
 
     reads: Annotated[tuple[str, ...], Field(min_length=1)] = (IMAGE,)
 
 
 class TeacherConfig(Strict):
-    """A teacher. `control: shuffled` gives every training sample the teacher's output for another patient with the
-    same labels, or with the nearest labels if there is none. For a teacher that sees the student's view, the control
-    exchanges the privileged inputs instead of the outputs."""
+    """A teacher. `control: shuffled` gives every training sample the teacher's output for another patient with the same
+    labels, or the nearest ones. For a teacher that sees the student's view, it exchanges the privileged inputs."""
 
     kind: str
     control: Literal["shuffled"] | None = None
@@ -206,7 +202,7 @@ class EvaluationConfig(Strict):
 class TrialConfig(Strict):
     """The complete configuration of one training run: on the same machine it gives the same numbers."""
 
-    INERT: ClassVar[tuple[str, ...]] = ("checkpoint_seconds",)  # they change no number, and are not fingerprinted
+    INERT: ClassVar[tuple[str, ...]] = ("execution", "checkpoint_seconds")  # they change no number; not fingerprinted
     LATER = INERT
 
     cohort: CohortConfig
@@ -221,13 +217,12 @@ class TrialConfig(Strict):
     epochs: Positive = 27
     threads: Positive = 1
     seed: Annotated[int, Field(ge=0)] = 0
+    execution: Literal["auto", "eager", "graph", "compile"] = "auto"  # how steps run; auto: graph on a GPU, else eager
     checkpoint_seconds: Annotated[float, Field(ge=0)] = 60.0  # between checkpoints; 0: one after every epoch
 
     def active_objectives(self) -> dict[str, ObjectiveConfig]:
-        """Returns the objectives that are built (weight above 0), with kind and teacher filled in.
-
-        An objective without a named teacher gets the only teacher. If there are several teachers, None is kept.
-        """
+        """Returns the objectives that are built (weight above 0), with kind and teacher filled in. An objective that
+        names no teacher gets the only one; None is kept if there are several."""
         only = next(iter(self.teachers)) if len(self.teachers) == 1 else None
         return {
             label: objective.model_copy(update={"kind": objective.kind or label, "teacher": objective.teacher or only})

@@ -6,6 +6,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,9 +74,16 @@ def balanced_weights(
     return np.where(count_2K > 0, weight_2K, 0.0).astype(np.float32)
 
 
-def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+def optimizer_for(
+    student: nn.Module, objectives: nn.Module, lr: float, weight_decay: float, fused: bool = False
+) -> torch.optim.AdamW:
     """Returns AdamW over the trainable parameters of student and objectives. Weight decay skips vectors (biases, norms)
-    and the parameters that a timm model names in `no_weight_decay` (position tables, rotary frequencies)."""
+    and the parameters that a timm model names in `no_weight_decay` (position tables, rotary frequencies).
+
+    Args:
+        fused: whether one kernel updates all parameters. Its learning rate is a tensor on their device, so that a CUDA
+            graph can hold the update; see `set_learning_rate`. It agrees with the other form up to the last digits.
+    """
     tables = {"pos_embed", "cls_token", "reg_token"}
     for prefix, module in student.named_modules():
         if no_weight_decay := getattr(module, "no_weight_decay", None):
@@ -87,8 +95,32 @@ def optimizer_for(student: nn.Module, objectives: nn.Module, lr: float, weight_d
             continue
         is_table = name in tables or name.rsplit(".", 1)[-1] in tables
         (undecayed if parameter.ndim <= 1 or is_table else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": undecayed, "weight_decay": 0.0},
+    ]
+    if not fused:
+        return torch.optim.AdamW(groups, lr=lr)
+    device = (decayed or undecayed)[0].device
+    for group in groups:
+        group["lr"] = torch.tensor(lr, device=device)
+    return torch.optim.AdamW(groups, fused=True, capturable=device.type == "cuda")
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of all parameters of a fused optimiser."""
+    for group in optimizer.param_groups:
+        group["lr"].fill_(rate)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Loads the state of an optimiser that another device may have saved; options that depend on the device stay."""
+    own = ("lr", "fused", "capturable")
+    groups = [
+        {**saved, **{name: group[name] for name in own}}
+        for saved, group in zip(state["param_groups"], optimizer.param_groups, strict=True)
+    ]
+    optimizer.load_state_dict({**state, "param_groups": groups})
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

@@ -1,18 +1,17 @@
 """Measures the cost of a training on this machine, before the cohort is prepared.
 
-Only the tables of the cohort are read. Images, ROIs and cached teacher outputs are random numbers of the right
-shape; a teacher that runs at each step is present but not fitted. The timed steps and validations are those of
-`train.py` and `validation.py`.
+Only the tables of the cohort are read. Images, ROIs and cached teacher outputs are random numbers of the right shape; a
+teacher that runs at each step is present but not fitted. The timed steps and validations are those of a training.
 """
 
 from __future__ import annotations
 
-import resource
 import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -20,24 +19,24 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from mmpkd import checkpoint
+from mmpkd import checkpoint, fit
 from mmpkd.build import build, needed
 from mmpkd.cohort import reader_for, splits
 from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.source import scan_cohort
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TrialConfig
-from mmpkd.machine.resources import memory
-from mmpkd.scoring.validation import Evaluator
+from mmpkd.machine.resources import memory, process_bytes
+from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.student import build_student
 from mmpkd.teachers import online, resolve, sized
 from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.fitting import HIDDEN, NUM_FOLDS, folds
 from mmpkd.teachers.teacher import ResolvedTeacher
-from mmpkd.training.batches import batches
+from mmpkd.training.execution import WARM_UP_STEPS, Stepper
 from mmpkd.training.stages import Run
-from mmpkd.training.step import descend, loss_terms
+from mmpkd.training.step import epoch_inputs
 from mmpkd.types import Needs, TeacherError
 
 MAX_VALIDATED = 512  # images of a timed validation; larger validation sets are extrapolated
@@ -130,7 +129,7 @@ class Cost:
 
     step_seconds: float  # one step of the optimiser on a full batch, mean over the epochs of all stages
     batch_size: int  # number of images in each timed step
-    validation_seconds: float  # time per image, maps and scores included
+    validation_seconds: float  # time per image, mean over the epochs of a trial; see `Probe.cost`
     setup_seconds: float  # to build student, objectives and evaluator
     checkpoint_bytes: int
     memory_bytes: int  # peak, reserved on the GPU; without a GPU, of the whole process
@@ -163,17 +162,18 @@ class Probe:
                 teachers[name] = random_outputs(store, width, needs).to(self.device)
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
         self.run = Run(config, store, train, student, objectives, teachers, self.device)
-        self.evaluate = Evaluator(store, val, config.evaluation, student.grid, self.device, reads=config.student.reads)
+        reads, goals = config.student.reads, USUAL_GOALS
+        self.evaluate = Evaluator(store, val, config.evaluation, student.grid, self.device, reads=reads, goals=goals)
         self.setup_seconds = self._now() - started
         self._steps(0.0, least=2)  # allocates the state of the optimiser and lets libraries choose kernels
-        self.evaluate(self.run.answerer)
+        self.evaluate.score_goals(self.run.answerer)
         self.num_val = len(val)
 
     def cost(self, seconds: float) -> Cost:
-        """Times steps for two thirds of `seconds` and validations for one third, at least one of each.
-
-        It reports the mean over steps, not the median, because the time of an epoch is the sum over all its steps, the
-        slow ones included.
+        """Times steps for two thirds of `seconds` and validations for one third, at least one of each. Reports the mean
+        over steps, not the median, because the time of an epoch is the sum over all its steps, the slow ones included.
+        Validations are those of most epochs, with the goals alone. A trial is taken to have two complete ones, at a
+        rung and after its last epoch, of which the first computes the scores of baselines too.
         """
         run, num_steps, step_seconds = self.run, 0, 0.0
         total = sum(stage.epochs or 0 for stage in run.stages)
@@ -184,9 +184,13 @@ class Probe:
             num_steps, step_seconds = num_steps + count, step_seconds + share * spent / count
         num_validations, started = 0, self._now()
         while not num_validations or self._now() - started < seconds / 3:
-            self.evaluate(run.answerer)
+            self.evaluate.score_goals(run.answerer)
             num_validations += 1
-        validated = (self._now() - started) / num_validations
+        of_goals, started = (self._now() - started) / num_validations, self._now()
+        epochs, num_complete = run.config.epochs, min(run.config.epochs, 2)
+        for _ in range(num_complete):
+            self.evaluate(run.answerer)
+        validated = ((epochs - num_complete) * of_goals + self._now() - started) / epochs
         checkpoint_bytes = self._checkpoint_bytes()
         cuda = self.device.type == "cuda"
         return Cost(
@@ -202,15 +206,19 @@ class Probe:
         )
 
     def _steps(self, seconds: float, least: int) -> tuple[int, float]:
-        run, count, started = self.run, 0, self._now()
+        """Returns the number of steps in `seconds`, at least `least`, and the seconds that they took."""
+        run, step, started = self.run, Stepper(self.run), self._now()
         run.wake()
-        for epoch in range(sys.maxsize):
-            for batch, view in batches(run, epoch):
-                if count >= least and self._now() - started >= seconds:
-                    return count, self._now() - started
-                descend(run, loss_terms(run, batch, view), 0, 1000)
-                count += 1
-        raise AssertionError("unreachable")
+        fit.set_learning_rate(run.optimizer, run.config.optimizer.lr / 100)  # random images must not diverge
+        count = -(WARM_UP_STEPS + 1) if self.device.type == "cuda" else 0  # steps until one is recorded are not timed
+        for inputs in chain.from_iterable(epoch_inputs(run, epoch) for epoch in range(sys.maxsize)):
+            if count == 0:
+                started = self._now()
+            if count >= least and self._now() - started >= seconds:
+                break
+            step(inputs)
+            count += 1
+        return count, self._now() - started
 
     def _checkpoint_bytes(self) -> int:
         """Returns the size of a checkpoint, and holds a snapshot in memory meanwhile, as a training does."""
@@ -226,7 +234,7 @@ class Probe:
 
 
 def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
-    """Returns random arrays in place of the needed outputs of a teacher with an embedding of this width."""
+    """Returns random arrays in place of a teacher's needed outputs; `width` is that of its embedding."""
     generator = torch.Generator().manual_seed(0)
     shapes: dict[str, tuple[int, ...]] = {"logits": (store.target_NK.shape[1],), "embedding": (width,), "map": GRID}
     shapes |= {f"{HIDDEN}{layer}": (width,) for layer in needs.teacher_layers}
@@ -235,11 +243,11 @@ def random_outputs(store: Store, width: int, needs: Needs) -> CachedOutputs:
 
 
 def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[float, int]:
-    """Measures the seconds that a teacher takes to be fitted (out of fold and on all patients) and to predict. Returns
-    these seconds and the width of the teacher's embedding.
+    """Returns the seconds that a teacher takes to be fitted (out of fold and on all patients) and to predict, and the
+    width of its embedding. The time of an ensemble is that of its members.
 
     The timed fits have a single epoch. The number of samples is doubled for as long as a fit is quick. Two sizes
-    separate the fixed seconds of a fit from the seconds per sample. The time of an ensemble is that of its members.
+    separate the fixed seconds of a fit from the seconds per sample.
 
     Raises:
         TeacherError, CohortError: the teacher cannot be fitted to these samples.
@@ -281,15 +289,9 @@ def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[f
     return seconds + per_output * (2 * len(train) + len(val)), 0 if embedding is None else embedding.shape[1]
 
 
-def process_bytes() -> int:
-    """Returns the peak memory of this process so far."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
-
-
 def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
-    """Returns a key that orders configurations by their likely cost, before any is timed: multiplications of a
-    forward pass, then number of objectives, then small batches (which use a device less well)."""
+    """Returns a key that orders configurations by their likely cost: multiplications of a forward pass, then number of
+    objectives, then small batches (which use a device less well)."""
     num_logits = facts.tasks[-1].columns.stop
     channels = facts.channels * len(config.student.reads)
     student = build_student(config.student, facts.image_size, channels, num_logits, empty=True)

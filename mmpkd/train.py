@@ -1,7 +1,8 @@
 """One training run, from configuration to exported student.
 
 A student ViT learns from labels and, through objectives, from the outputs of teachers that saw a
-privileged modality. After each epoch it is scored on the validation patients, and after some it is saved.
+privileged modality. After each epoch it is scored on the validation patients, and after some it is
+saved. After most epochs only the goals are computed; all other scores are computed after the last.
 """
 
 from __future__ import annotations
@@ -27,12 +28,12 @@ from mmpkd.config import IMAGE, TrialConfig, dump_trial, load_trial
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.machine.resources import thread_warnings
-from mmpkd.scoring.validation import Evaluator
+from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.teachers.fitted import fit_teachers, quality_lines
 from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.training import stages
+from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
-from mmpkd.training.step import train_epoch
 from mmpkd.types import ConfigError, EpochReport
 
 HELP = """\
@@ -43,6 +44,8 @@ Trains one student from a TrialConfig and scores it on the validation patients a
   config=FILE   a TrialConfig in YAML, such as the runs/<name>/best.yaml of a sweep
   out=DIR       the folder for checkpoint, configuration and metrics    [runs/train]
   cache=DIR     the folder of stores and teacher outputs, shared with sweeps    [cache]
+  scores=last   when all scores, standard errors and baselines are computed: after the last epoch; with
+                scores=every after every epoch. Else an epoch has AUROC, and pointing with ROIs    [last]
   key=value     sets any leaf of the configuration, e.g. optimizer.lr=3e-4 epochs=5 cohort.root=DIR
 
 The same command continues an interrupted run. On a CPU with the same thread count the same
@@ -57,6 +60,7 @@ def train(
     resume: Path | None = None,
     report: Callable[[EpochReport], None] = lambda _: None,
     store: Store | None = None,
+    goals: Sequence[str] = USUAL_GOALS,
     complete: Collection[int] = (),
 ) -> list[EpochReport]:
     """Trains one student to the end, from the beginning or from a checkpoint.
@@ -72,7 +76,9 @@ def train(
         resume: a `last.pt` to continue from.
         report: called after each new epoch. An exception that it raises ends the training, once this epoch is saved.
         store: the prepared cohort, if the caller has opened it; by default it is opened or prepared.
-        complete: epochs, counted from 1, that are on disk before they are reported, as the last one always is.
+        goals: the scores that are computed after every epoch, of `validation.GOALS`.
+        complete: epochs, counted from 1, after which all scores are computed, and which are on disk before they are
+            reported. The last epoch always is such an epoch.
 
     Returns:
         The reports of all epochs, including those before a resumption.
@@ -100,7 +106,7 @@ def train(
         weight_2K = fit.on_device(fit.balanced_weights(*labels, store.facts.tasks), device)
     run = Run(config, store, rows, student, objectives, teachers, device, weight_2K)
     val, reads = store.rows("val", config.cohort.fold), config.student.reads
-    evaluate = Evaluator(store, val, config.evaluation, student.grid, device, rows, reads=reads)
+    evaluate = Evaluator(store, val, config.evaluation, student.grid, device, rows, reads=reads, goals=goals)
     evaluate.require_scorable()
     scores = [(name, key, value) for name, teacher in fitted.items() for key, value in teacher.quality.items()]
     quality = {f"teacher/{name}/{key}": value for name, key, value in scores}
@@ -123,13 +129,13 @@ def train(
     with checkpoint.CheckpointWriter(folder, config.checkpoint_seconds) as writer:
         earlier_seconds = train_to_last_stage(run, progress, stage_files, writer, state)
         for epoch in range(len(history), config.epochs):
-            started = time.perf_counter()
+            started, is_complete = time.perf_counter(), epoch + 1 in {*complete, config.epochs}
             writer.begin_epoch()
             terms, step = train_epoch(run, epoch)
-            metrics = evaluate(run.answerer) | quality
+            metrics = evaluate(run.answerer) | quality if is_complete else evaluate.score_goals(run.answerer)
             seconds = time.perf_counter() - started + (0 if history else earlier_seconds)
             history.append(EpochReport(epoch + 1, step, seconds, terms, metrics))
-            writer.offer(partial(state, epoch + 1), must=epoch + 1 in {*complete, config.epochs})
+            writer.offer(partial(state, epoch + 1), must=is_complete)
             report(history[-1])
     if folder is not None and reads == (IMAGE,):
         logits_NK, map_NRhw = evaluate.predict(run.answerer)
@@ -176,10 +182,12 @@ def main(words: Sequence[str]) -> None:
     if not words or {"-h", "--help"} & set(words):
         print(HELP)
         return
-    defaults = {"config": "", "out": "runs/train", "cache": "cache"}
+    defaults = {"config": "", "out": "runs/train", "cache": "cache", "scores": "last"}
     own, overrides = command.own_words(words, defaults, TrialConfig.model_fields)
     if not own["config"]:
         raise ConfigError.at("config", "missing: write config=FILE, e.g. config=runs/demo/best.yaml")
+    if own["scores"] not in ("last", "every"):
+        raise ConfigError.at("scores", f"is {own['scores']!r}; write scores=last or scores=every")
     config = load_trial(Path(own["config"]), overrides, (*defaults, *paths_of_params()))
     folder = Path(own["out"]) / f"{Path(own['config']).stem}-{config.fingerprint()}"
     last, cache = folder / checkpoint.NAME, Path(own["cache"])
@@ -188,10 +196,11 @@ def main(words: Sequence[str]) -> None:
     def show(report: EpochReport) -> None:
         write_atomically(folder / "config.yaml", dump_trial(config))
         shown = [f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name]
-        for goal in ("val/auroc", "val/auroc_patient", "val/pointing"):
+        for goal in USUAL_GOALS:
             if goal in report.metrics:
-                error = report.metrics[f"{goal}_se"]
-                shown.append(f"{goal} {report.metrics[goal]:.4f} ±{'?' if math.isnan(error) else f'{error:.4f}'}")
+                error = report.metrics.get(f"{goal}_se")  # None: not computed; NaN: unknown
+                spread = "" if error is None else " ±?" if math.isnan(error) else f" ±{error:.4f}"
+                shown.append(f"{goal} {report.metrics[goal]:.4f}{spread}")
         console.print(f"epoch {report.epoch:3}/{config.epochs}  {report.seconds:6.1f} s  {'  '.join(shown)}")
 
     if mistakes := check(config, facts(config.cohort)):
@@ -206,7 +215,8 @@ def main(words: Sequence[str]) -> None:
         console.print(f"continuing {folder}")
     metrics = folder / "metrics.json"
     with command.written_to(folder):
-        history = train(config, cache, folder, last if last.exists() else None, show, store)
+        complete = range(1, config.epochs + 1) if own["scores"] == "every" else ()
+        history = train(config, cache, folder, last if last.exists() else None, show, store, complete=complete)
         write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}")

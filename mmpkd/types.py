@@ -74,7 +74,6 @@ class Batch:
     False the label is unknown and the target is 0. The store derives this mask once, from labels that are NaN.
     """
 
-    sample_ids: tuple[str, ...]
     patient_B: Tensor  # integer code of the patient
     image_BCHW: Tensor  # float in [0, 1]
     target_BK: Tensor
@@ -136,7 +135,7 @@ class EpochReport:
     step: int
     seconds: float  # wall time of this epoch, validation included
     terms: Mapping[str, float]  # unweighted mean of each loss term over the epoch
-    metrics: Mapping[str, float]
+    metrics: Mapping[str, float]  # the goals alone, unless the epoch is scored completely
 
 
 class Mistake(NamedTuple):

@@ -50,7 +50,7 @@ from sweep.workers.tune import run_tune
 from sweep.workers.worker import TRAINING, TrainingFunctions
 
 PLAN_SECONDS: Final = 6.0  # duration for which `plan=true` times each configuration
-SWEEP_SECONDS: Final = 2.0  # duration for which a sweep times each configuration before its first trial
+SWEEP_SECONDS: Final = 1.0  # duration for which a sweep times each configuration before its first trial
 
 
 def leakage_warnings(planned: Plan, store: Store) -> list[str]:

@@ -26,8 +26,8 @@ from mmpkd.config import TrialConfig
 from mmpkd.predict import Predictor
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.fitting import folds
-from mmpkd.training.batches import batches
 from mmpkd.training.stages import Run
+from mmpkd.training.step import epoch_inputs
 from tests import colour_cohort
 from tests.colour_cohort import LABELS
 from tests.followed import Student, Trained, cross_entropy, trained_by
@@ -149,14 +149,13 @@ def test_every_epoch_has_its_own_order_and_views(colour_trial: TrialConfig, cach
     run = Run(config, store, rows, *build(config, store.facts, {}), {}, torch.device("cpu"))
     orders, shifts, drawn = [], [], set()
     for epoch in range(12):
-        shown = list(batches(run, epoch))
+        shown = list(map(run.samples.batch, epoch_inputs(run, epoch)))
         orders.append(torch.cat([batch.rows_B for batch, _ in shown]).tolist())
         assert sorted(orders[-1]) == rows.tolist()
         first_row_B = torch.cat([view.rows_BH[:, 0] for _, view in shown])
         shifts.append(first_row_B[np.argsort(orders[-1])].tolist())
         drawn.add(tuple(first_row_B.tolist()))
         for batch, _ in shown:
-            assert batch.sample_ids == tuple(store.sample_ids[batch.rows_B])
             assert (batch.patient_B.numpy() == store.patient_N[batch.rows_B]).all()
     firsts = {order[0] for order in orders}
     assert len(firsts) > 6, "12 epochs begin with as many images, but for chance"

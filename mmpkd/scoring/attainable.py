@@ -21,7 +21,7 @@ def best_shares(cells_Phw: Tensor, seen_Phw: Tensor, image_P: Tensor, label_P: T
     labels of the means over images, so that the returned values have the highest possible mean.
 
     Args:
-        cells_Phw, seen_Phw: shares of the area of each cell, see `localize.Regions`.
+        cells_Phw, seen_Phw: shares of the area of each cell, see `regions.Regions`.
         one_map: whether one map serves all labels of an image.
     """
     share_PC = (cells_Phw / seen_Phw.clamp(min=1e-12)).flatten(1)

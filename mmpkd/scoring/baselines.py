@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmpkd.scoring import attainable
-from mmpkd.scoring.localize import MEASURED, SCORES, Regions, by_image
+from mmpkd.scoring.localize import MEASURED, SCORES, by_image
+from mmpkd.scoring.regions import Regions
 from mmpkd.scoring.stats import Floats
 
 BASELINES = ("chance", "content", "centre", "prior")
@@ -66,7 +67,7 @@ def content(inside_PHW: Tensor, seen_Phw: Tensor) -> Tensor:
     best guess of a student that knows the padding alone.
 
     Args:
-        inside_PHW, seen_Phw: see `localize.Regions`.
+        inside_PHW, seen_Phw: see `regions.Regions`.
     """
     share_Phw = F.adaptive_avg_pool2d(inside_PHW.float(), (seen_Phw.shape[1], seen_Phw.shape[2]))
     return share_Phw / torch.where(seen_Phw > 0, seen_Phw, torch.inf)

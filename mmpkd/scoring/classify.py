@@ -56,18 +56,13 @@ def score(
     logits = np.asarray(logits_NK, dtype=np.float64)
     positive = np.asarray(target_NK) > 0.5
     known = np.asarray(known_NK, dtype=np.bool_)
-    if not np.isfinite(logits).all():
-        raise ValueError(
-            f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} samples have logits "
-            "that are not finite numbers"
-        )
-    odds, probability = log_odds(logits, tasks), probabilities(logits, tasks)
-    auroc = weighted_auroc(odds, positive, known, np.ones((1, len(logits))))[0]
+    mean_auroc, auroc, odds = aurocs(logits, positive, known, tasks)
+    probability = probabilities(logits, tasks)
     ap = average_precision(odds, positive, known)
     defined = np.isfinite(auroc)
     accuracy = {task.name: _balanced_accuracy(task, logits, positive, known) for task in tasks}
     metrics = {
-        "auroc": float(over_tasks(auroc[None], defined, tasks)[0]),
+        "auroc": mean_auroc,
         "auroc_se": auroc_error(odds, positive, known, defined, tasks, weight_RN),
         "ap": float(over_tasks(ap[None], defined, tasks)[0]),
         "brier": float(np.mean([_brier(task, probability, positive, known) for task in tasks])),
@@ -81,6 +76,27 @@ def score(
             metrics[f"auroc/{task.name}/{name}"] = float(auroc[column])
             metrics[f"ap/{task.name}/{name}"] = float(ap[column])
     return metrics
+
+
+def aurocs(
+    logits_NK: ArrayLike, target_NK: ArrayLike, known_NK: ArrayLike, tasks: Sequence[Task]
+) -> tuple[float, Floats, Floats]:
+    """Returns `auroc` of `score`, the AUROC of each label (K), NaN if it is undefined, and the log odds (N, K) by which
+    samples are ranked. Nothing else is computed, as suits an epoch of which only the goals are needed.
+
+    Raises:
+        ValueError: some logits are not finite.
+    """
+    logits = np.asarray(logits_NK, dtype=np.float64)
+    if not np.isfinite(logits).all():
+        raise ValueError(
+            f"{int((~np.isfinite(logits)).any(axis=1).sum())} of {len(logits)} samples have logits "
+            "that are not finite numbers"
+        )
+    odds_NK = log_odds(logits, tasks)
+    known_NK = np.asarray(known_NK, dtype=np.bool_)
+    auroc_K = weighted_auroc(odds_NK, np.asarray(target_NK) > 0.5, known_NK, np.ones((1, len(logits))))[0]
+    return float(over_tasks(auroc_K[None], np.isfinite(auroc_K), tasks)[0]), auroc_K, odds_NK
 
 
 def auroc_error(

@@ -2,7 +2,7 @@
 
 Pointing and mass are computed on the patch grid, where a cell counts by the share of its area that the region
 covers. The other scores rank or threshold pixels. They use the upsampled map as an 8-bit image, scaled by its minimum
-and maximum over the pixels that count (see `localize.Regions`), and follow from one histogram, `count_PL2`: the number
+and maximum over the pixels that count (see `regions.Regions`), and follow from one histogram, `count_PL2`: the number
 of pixels by grey level (L = 256), outside and inside the region.
 """
 

@@ -2,8 +2,8 @@
 
 There is one value for each (image, label) with an ROI; several ROIs of a label on an image form their union. Maps are
 scored in the store frame (the padded square); `measure_original` scores in the frame of the original image. What
-depends on the ROIs alone is prepared once, in `Regions`, so that scoring maps takes few tensor operations. Formulas are
-in `formulas.py`.
+depends on the ROIs alone is prepared once, in `regions.py`, so that scoring maps takes few tensor operations. Formulas
+are in `formulas.py`.
 
 Padding by the letterbox counts as outside for pointing and mass, so that a map that attends to the border scores lower;
 pixel scores leave the padding out. If scores are restricted to the foreground (a mammogram is mostly black film),
@@ -13,93 +13,27 @@ counted. A map that is zero everywhere predicts nothing: mass and IoU are 0, ran
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from scipy import ndimage
 from torch import Tensor
 
 from mmpkd.frames import Letterbox
 from mmpkd.scoring import attainable, formulas
+from mmpkd.scoring.regions import Regions
 from mmpkd.scoring.stats import Floats, macro, standard_error, weighted_mean
 
 MEASURED = ("pointing", "mass", "pixel_ap", "rank", "cnr", "iou_otsu")
 SCORES = (*MEASURED, "iou_tuned")
-DARK = 0.1  # between an image's 1st and 99th percentile of grey: lower values are background
+ON_CELLS = {"pointing": formulas.pointing, "mass": formulas.mass}  # formulas that need the patch grid alone
 CHUNK_PIXELS = 1 << 18  # pixels that are scored at once; this number fits into the CPU cache
 # A pixel is above 0.2 of an 8-bit image where its level is above 51.
 CUTS = [int(threshold * (formulas.NUM_LEVELS - 1) + 1e-9) for threshold in formulas.THRESHOLDS]
 NUM_MEASURED = len(MEASURED) + len(CUTS)  # columns of the result of `measure`
-
-
-@dataclass(frozen=True)
-class Regions:
-    """The ROIs of some images: one for each of the P (image, label) pairs that have an ROI.
-
-    `box_P4` is the box (top, left, bottom, right) of each pair's image, without its padding, in the padded square.
-    """
-
-    shape: tuple[int, int]  # N images, R labels
-    grid: tuple[int, int]
-    image_P: Tensor
-    label_P: Tensor
-    roi_PHW: Tensor  # bool, empty outside the content
-    cells_Phw: Tensor  # share of each patch cell's area that the ROI covers
-    box_P4: Tensor
-    inside_PHW: Tensor  # bool: the pixels that count, the content or the foreground
-    seen_Phw: Tensor  # share of each patch cell's area that counts: 1, or the share in the foreground
-
-    @classmethod
-    def of(
-        cls,
-        roi_NRHW: NDArray[Any] | Tensor,
-        content_box_N4: NDArray[Any] | Tensor,
-        grid: tuple[int, int],
-        device: torch.device | str | None = None,
-        foreground_NHW: NDArray[np.bool_] | None = None,
-    ) -> Regions:
-        """Returns the pairs of N images and R labels, on the device of the maps.
-
-        With `foreground_NHW` (see `foreground`), nothing outside the foreground counts, in maps or in regions.
-
-        Raises:
-            ValueError: the patch grid does not divide the frame.
-        """
-        roi_NRHW, box_N4 = torch.as_tensor(roi_NRHW), torch.as_tensor(content_box_N4)
-        (height, width), (rows, columns) = roi_NRHW.shape[2:], grid
-        if height % rows or width % columns:
-            raise ValueError(
-                f"a grid of {rows} x {columns} patches does not divide a frame of {height} x {width} pixels"
-            )
-        inside_NHW = formulas.inside(box_N4, (height, width))
-        if foreground_NHW is not None:
-            inside_NHW = inside_NHW & torch.as_tensor(foreground_NHW)
-            roi_NRHW = roi_NRHW & inside_NHW[:, None]  # an ROI outside the foreground is no ROI
-        image_P, label_P = roi_NRHW.flatten(2).any(dim=2).nonzero(as_tuple=True)
-        inside_PHW = inside_NHW[image_P].to(device)
-        roi_PHW = roi_NRHW[image_P, label_P].to(device) & inside_PHW
-
-        def share(mask_PHW: Tensor) -> Tensor:
-            cells = mask_PHW.view(len(mask_PHW), rows, height // rows, columns, width // columns)
-            return cells.sum(dim=(2, 4)) / (cells.shape[2] * cells.shape[4])
-
-        return cls(
-            shape=(roi_NRHW.shape[0], roi_NRHW.shape[1]),
-            grid=grid,
-            image_P=image_P.to(device),
-            label_P=label_P.to(device),
-            roi_PHW=roi_PHW,
-            cells_Phw=share(roi_PHW),
-            box_P4=box_N4[image_P].to(device),
-            inside_PHW=inside_PHW,
-            seen_Phw=share(inside_PHW if foreground_NHW is not None else torch.ones_like(inside_PHW)),
-        )
 
 
 def score(map_NRhw: Tensor, regions: Regions, threshold_R: Floats | None = None) -> dict[str, Floats]:
@@ -117,13 +51,19 @@ def score(map_NRhw: Tensor, regions: Regions, threshold_R: Floats | None = None)
 
 def by_pair(map_NRhw: Tensor, regions: Regions) -> Tensor:
     """Returns the map of each (image, label) pair that has an ROI (P, h, w). Raises ValueError as `score` does."""
+    map_Phw = by_pair_unchecked(map_NRhw, regions)
+    if not (torch.isfinite(map_NRhw) & (map_NRhw >= 0)).all():
+        raise ValueError("a saliency map holds values that are negative or not finite")
+    return map_Phw
+
+
+def by_pair_unchecked(map_NRhw: Tensor, regions: Regions) -> Tensor:
+    """Returns `by_pair` without a look at the values of the maps, for which the host would wait for the device."""
     (num_images, num_labels), given = regions.shape, tuple(map_NRhw.shape)
     if given not in [(num_images, count, *regions.grid) for count in (1, num_labels)]:
         raise ValueError(
             f"maps of shape {given}, wanted {(num_images, num_labels, *regions.grid)} or one for all labels"
         )
-    if not (torch.isfinite(map_NRhw) & (map_NRhw >= 0)).all():
-        raise ValueError("a saliency map holds values that are negative or not finite")
     return map_NRhw.float().expand(num_images, num_labels, *regions.grid)[regions.image_P, regions.label_P]
 
 
@@ -133,16 +73,37 @@ def measure(map_Phw: Tensor, regions: Regions) -> Tensor:
     Maps are upsampled bilinearly (align_corners=False). They are scaled on the grid first, so that a constant map is
     exactly zero: otherwise the rounding noise of upsampling would be scaled up to a full ranking.
     """
+    pixels = [_measure_pixels(count_PL2) for count_PL2 in _histograms(map_Phw, regions)]
+    cells = [formula(map_Phw, regions.cells_Phw, regions.seen_Phw) for formula in ON_CELLS.values()]
+    return torch.cat([torch.stack(cells, dim=1).double(), torch.cat(pixels)], dim=1)
+
+
+def measure_goals(map_Phw: Tensor, regions: Regions, goals: Sequence[str]) -> Tensor:
+    """Returns only the columns `goals` of `measure` (P, len(goals)), bit by bit. It computes no other score, and no map
+    at full resolution unless a goal needs it.
+
+    Args:
+        goals: some of `pointing`, `mass` and `pixel_ap`.
+    """
+    columns = []
+    for goal in goals:
+        if goal in ON_CELLS:
+            columns.append(ON_CELLS[goal](map_Phw, regions.cells_Phw, regions.seen_Phw).double())
+        else:
+            assert goal == "pixel_ap", goal
+            columns.append(torch.cat([formulas.pixel_ap(count_PL2) for count_PL2 in _histograms(map_Phw, regions)]))
+    return torch.stack(columns, dim=1)
+
+
+def _histograms(map_Phw: Tensor, regions: Regions) -> Iterator[Tensor]:
+    """Yields `formulas.histogram` of the upsampled maps, of a few pairs at a time."""
     height, width = regions.roi_PHW.shape[1:]
-    pixels = []
     step = max(1, CHUNK_PIXELS // (height * width))
     for start in range(0, max(1, len(map_Phw)), step):
         part = slice(start, start + step)
         grid_P1hw = formulas.scaled(map_Phw[part])[:, None]
         up_PHW = F.interpolate(grid_P1hw, (height, width), mode="bilinear", align_corners=False)[:, 0]
-        pixels.append(_measure_pixels(up_PHW, regions.roi_PHW[part], regions.inside_PHW[part]))
-    cells = [formula(map_Phw, regions.cells_Phw, regions.seen_Phw) for formula in (formulas.pointing, formulas.mass)]
-    return torch.cat([torch.stack(cells, dim=1).double(), torch.cat(pixels)], dim=1)
+        yield formulas.histogram(up_PHW, regions.roi_PHW[part], regions.inside_PHW[part])
 
 
 def measure_original(
@@ -161,8 +122,9 @@ def measure_original(
     cells_1hw, seen_1hw = (share_hw[None] for share_hw in original_shares(roi_HW, letterbox, grid, inside_HW))
     map_1hw = torch.as_tensor(map_hw).cpu().float()[None]
     up_HW = letterbox.original_map(formulas.scaled(map_1hw)[0].numpy())
-    pixels = _measure_pixels(*(torch.from_numpy(array_HW)[None] for array_HW in (up_HW, roi_HW, counts_HW)))
-    cells = [formula(map_1hw, cells_1hw, seen_1hw) for formula in (formulas.pointing, formulas.mass)]
+    count_1L2 = formulas.histogram(*(torch.from_numpy(array_HW)[None] for array_HW in (up_HW, roi_HW, counts_HW)))
+    pixels = _measure_pixels(count_1L2)
+    cells = [formula(map_1hw, cells_1hw, seen_1hw) for formula in ON_CELLS.values()]
     return torch.cat([torch.stack(cells, dim=1).double(), pixels], dim=1)
 
 
@@ -176,8 +138,7 @@ def original_shares(
     return torch.from_numpy(cells_hw).float(), torch.from_numpy(seen_hw).float()
 
 
-def _measure_pixels(map_PHW: Tensor, roi_PHW: Tensor, inside_PHW: Tensor) -> Tensor:
-    count_PL2 = formulas.histogram(map_PHW, roi_PHW, inside_PHW)
+def _measure_pixels(count_PL2: Tensor) -> Tensor:
     iou_PL = formulas.iou(count_PL2)
     rank_scores = [formulas.pixel_ap(count_PL2), formulas.rank(count_PL2), formulas.cnr(count_PL2)]
     iou_otsu_P1 = iou_PL.gather(1, formulas.otsu(count_PL2)[:, None])
@@ -193,16 +154,12 @@ def by_image(measured_PS: Tensor, regions: Regions, threshold_R: Floats | None =
             label is NaN if its threshold is NaN.
     """
     threshold_R = tuned_thresholds(measured_PS, regions) if threshold_R is None else threshold_R
-    label_P = regions.label_P.cpu().numpy()
     value_PS = measured_PS.cpu().numpy()
-    threshold_P = threshold_R[label_P]
+    threshold_P = threshold_R[regions.places[1]]
     cut_P = np.abs(np.array(formulas.THRESHOLDS) - threshold_P[:, None]).argmin(axis=1)
     tuned_P = np.where(np.isnan(threshold_P), np.nan, value_PS[np.arange(len(cut_P)), len(MEASURED) + cut_P])
-    scores: dict[str, Floats] = {}
-    for name, value_P in zip(SCORES, [*value_PS.T[: len(MEASURED)], tuned_P], strict=True):
-        scores[name] = np.full(regions.shape, np.nan)
-        scores[name][regions.image_P.cpu().numpy(), label_P] = value_P
-    return scores
+    columns = zip(SCORES, [*value_PS.T[: len(MEASURED)], tuned_P], strict=True)
+    return {name: regions.by_place(value_P) for name, value_P in columns}
 
 
 def tuned_thresholds(measured_PS: Tensor, regions: Regions) -> Floats:
@@ -210,7 +167,7 @@ def tuned_thresholds(measured_PS: Tensor, regions: Regions) -> Floats:
 
     CheXlocalize tunes in the same way, per label, on validation.
     """
-    iou_PT, label_P = measured_PS[:, len(MEASURED) :].cpu().numpy(), regions.label_P.cpu().numpy()
+    iou_PT, (_, label_P) = measured_PS[:, len(MEASURED) :].cpu().numpy(), regions.places
     threshold_R = np.full(regions.shape[1], np.nan)
     for label in np.unique(label_P):
         threshold_R[label] = formulas.THRESHOLDS[iou_PT[label_P == label].mean(axis=0).argmax()]
@@ -220,8 +177,7 @@ def tuned_thresholds(measured_PS: Tensor, regions: Regions) -> Floats:
 def bounds(regions: Regions, one_map: bool) -> dict[str, Floats]:
     """Returns the highest attainable scores, `pointing_max` and `mass_max`, each (N, R); see `attainable`."""
     best_P = attainable.best_shares(regions.cells_Phw, regions.seen_Phw, regions.image_P, regions.label_P, one_map)
-    best_NR = np.full(regions.shape, np.nan)
-    best_NR[regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()] = best_P.cpu().numpy()
+    best_NR = regions.by_place(best_P.cpu().numpy())
     return {f"{score}_max": best_NR for score in attainable.SCORES}
 
 
@@ -253,20 +209,6 @@ def table(
     scores: Mapping[str, Floats], regions: Regions, sample_ids: Sequence[str], labels: Sequence[str]
 ) -> pd.DataFrame:
     """Returns one row for each (sample, label) with an ROI, with every score, for statistical analyses."""
-    image_P, label_P = regions.image_P.cpu().numpy(), regions.label_P.cpu().numpy()
+    image_P, label_P = regions.places
     columns = {name: value_NR[image_P, label_P] for name, value_NR in scores.items()}
     return pd.DataFrame({"sample": np.array(sample_ids)[image_P], "label": np.array(labels)[label_P], **columns})
-
-
-def foreground(image_NHW: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Returns the largest bright region of each image with its holes filled: the breast on its film, without labels.
-
-    A pixel is bright above `DARK` between the 1st and 99th percentiles. An image without contrast is all foreground.
-    """
-    foreground_NHW = np.empty(image_NHW.shape, bool)
-    for image_HW, foreground_HW in zip(image_NHW, foreground_NHW, strict=True):
-        low, high = np.percentile(image_HW, [1, 99])
-        region_HW, count = ndimage.label(image_HW > low + DARK * (high - low))
-        largest = np.bincount(region_HW.ravel())[1:].argmax() + 1 if count else 0
-        foreground_HW[:] = ndimage.binary_fill_holes(region_HW == largest)
-    return foreground_NHW

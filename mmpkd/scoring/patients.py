@@ -67,6 +67,30 @@ def by_patient(
     return Patients(logits_PK, target_PK, known_PK, mixed_PK, first_P.astype(np.int64), images_P.astype(np.int64))
 
 
+def auroc_of_patients(
+    logits_NK: Floats,
+    target_NK: NDArray[Any],
+    known_NK: Bools,
+    tasks: Sequence[Task],
+    patient_N: NDArray[Any],
+    error: bool = True,
+) -> dict[str, float]:
+    """Returns the AUROC of patients as `auroc_patient`; with `error` its standard error, `auroc_patient_se`; and the
+    numbers of labels without both classes (`_undefined`) and of patients whose images disagree (`_mixed`)."""
+    patients = by_patient(logits_NK, target_NK, known_NK, tasks, patient_N)
+    positive_PK, known_PK = patients.target_PK > 0.5, patients.known_PK
+    mean, auroc_K, odds_PK = classify.aurocs(patients.logits_PK, positive_PK, known_PK, tasks)
+    defined_K = np.isfinite(auroc_K)
+    scores = {
+        "auroc_patient": mean,
+        "auroc_patient_undefined": float((~defined_K).sum()),
+        "auroc_patient_mixed": float(patients.mixed_PK.any(axis=1).sum()),
+    }
+    if error:
+        scores["auroc_patient_se"] = classify.auroc_error(odds_PK, positive_PK, known_PK, defined_K, tasks, None)
+    return scores
+
+
 def rarer_class(target_NK: NDArray[Any], known_NK: Bools, patient_N: NDArray[Any]) -> NDArray[np.int64]:
     """Returns for each label (K) the number of patients of its rarer class; 0 for a label without both classes.
 

@@ -1,9 +1,14 @@
-"""Validation of a student: classification and localisation scores from the same forward pass."""
+"""Validation of a student: classification and localisation scores from the same forward pass.
+
+After most epochs of a training only the goals are needed. All other scores, standard errors and the scores of
+baselines are computed where they are used: at the rungs of early stopping and after the last epoch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import groupby
 from typing import NamedTuple
 
@@ -16,8 +21,10 @@ from torch import Tensor
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.fit import autocast
+from mmpkd.images import Images
 from mmpkd.scoring import baselines, classify, localize, stats
-from mmpkd.scoring.patients import by_patient, rarer_class
+from mmpkd.scoring.patients import auroc_of_patients, rarer_class
+from mmpkd.scoring.regions import Regions, foreground
 from mmpkd.scoring.saliency import MAPS, columns_explained
 from mmpkd.scoring.stats import Floats
 from mmpkd.student import Student
@@ -25,6 +32,9 @@ from mmpkd.types import CohortError, DivergedError, Task
 
 UNION = "any"  # label of the union of all ROIs of an image
 OWN = "student"  # name of the student's own maps beside those of baselines
+ROI_GOALS = ("pointing", "mass", "pixel_ap")
+GOALS = ("val/auroc", "val/auroc_patient", *(f"val/{score}" for score in ROI_GOALS))  # scores that can be goals
+USUAL_GOALS = ("val/auroc", "val/auroc_patient", "val/pointing")  # the goals, unless a sweep names others
 
 
 class Labels(NamedTuple):
@@ -46,6 +56,7 @@ class Evaluator:
         labels: labels of the samples at `rows`, if the student's tasks are not those of the store.
         replicates: number of replicates of the bootstrap over patients.
         reads: names of the images that the student reads.
+        goals: the scores of GOALS that `score_goals` computes, where the samples have them.
     """
 
     def __init__(
@@ -59,22 +70,20 @@ class Evaluator:
         labels: Labels | None = None,
         replicates: int = 200,
         reads: Sequence[str] = (IMAGE,),
+        goals: Sequence[str] = GOALS,
     ) -> None:
-        self.store, self.rows = store, rows
+        self.store, self.rows, self.train_rows, self.replicates = store, rows, train_rows, replicates
         labels = labels or Labels(store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
         self.tasks, self.target_NK, self.known_NK = labels
-        self.image_NCHW = torch.from_numpy(store.images(rows, reads))
+        self.images = Images(store, rows, reads, device)
         self.batch_size = config.batch_size
         self.map = MAPS[config.map]()
         self.device = device
-        self.weight_RN = stats.patient_weights(store.patient_N[rows], replicates)
         self.one_each = len(np.unique(store.patient_N[rows])) == len(rows)  # no patient has several of these images
-        self.regions: localize.Regions | None = None
-        self.prior_Rhw: Tensor | None = None
+        self.regions: Regions | None = None
         self.foreground_NHW: NDArray[np.bool_] | None = None
-        rarer_K = rarer_class(self.target_NK, self.known_NK, store.patient_N[rows])
-        scored = rarer_K > 0
-        self.fixed = {"val/auroc_rarer_class": float(rarer_K[scored].min())} if scored.any() else {}
+        self.with_patients = "val/auroc_patient" in goals and store.facts.several_images
+        self.roi_goals = [score for score in ROI_GOALS if f"val/{score}" in goals] if store.facts.roi_labels else []
         self.union = config.roi == "union"
         self.roi_labels = (UNION,) if self.union and store.facts.roi_labels else store.facts.roi_labels
         self.one_map = not self.map.per_label and len(self.roi_labels) > 1
@@ -83,16 +92,35 @@ class Evaluator:
             if self.union and self.explained:
                 self.explained = [tuple(sorted({column for columns in self.explained for column in columns}))]
             if config.within == "foreground":
-                self.foreground_NHW = localize.foreground(store.image_NCHW[rows].max(axis=1))
+                self.foreground_NHW = foreground(store.image_NCHW[rows].max(axis=1))
             roi_NRHW, box_N4 = self._united(store.roi_mask(rows)), store.content_box_N4[rows]
-            self.regions = localize.Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
-            if train_rows is not None:
-                self.prior_Rhw = _mean_roi(store, train_rows, grid, self.union or self.one_map)
+            self.regions = Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
+
+    @cached_property
+    def weight_RN(self) -> Floats:
+        """The replicates of the bootstrap over patients, see `stats.patient_weights`."""
+        return stats.patient_weights(self.store.patient_N[self.rows], self.replicates)
+
+    @cached_property
+    def prior_Rhw(self) -> Tensor | None:
+        """The mean ROI of the training samples, if the ROIs of training samples may be read."""
+        if self.regions is None or self.train_rows is None:
+            return None
+        return _mean_roi(self.store, self.train_rows, self.regions.grid, self.union or self.one_map)
+
+    @cached_property
+    def fixed(self) -> dict[str, float]:
+        """The scores that are the same for every student: scores of baselines, the highest attainable scores, and the
+        number of patients of the rarest class."""
+        rarer_K = rarer_class(self.target_NK, self.known_NK, self.store.patient_N[self.rows])
+        scored = rarer_K > 0
+        fixed = {"val/auroc_rarer_class": float(rarer_K[scored].min())} if scored.any() else {}
+        if self.regions is not None:
             maps = baselines.baseline_maps(self.regions, self.prior_Rhw)
             measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
-            fixed = baselines.baseline_scores(measured, self.regions)
-            fixed |= localize.bounds(self.regions, self.one_map)
-            self.fixed |= _prefixed(localize.summarize(fixed))
+            of_maps = baselines.baseline_scores(measured, self.regions)
+            fixed |= _prefixed(localize.summarize(of_maps | localize.bounds(self.regions, self.one_map)))
+        return fixed
 
     def _united(self, roi_NRHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.asarray(roi_NRHW.any(axis=1, keepdims=True)) if self.union else roi_NRHW
@@ -114,11 +142,7 @@ class Evaluator:
             DivergedError: the weights after the last step give logits that are not finite.
         """
         logits_NK, map_NRhw = self.predict(student)
-        if not np.isfinite(logits_NK).all():
-            raise DivergedError(
-                "the student's logits are no longer finite after an epoch: "
-                "lower optimizer.lr, or set optimizer.clip_norm"
-            )
+        _require_finite(logits_NK)
         weight_RN = None if self.one_each else self.weight_RN
         metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, weight_RN))
         if self.store.facts.several_images:
@@ -128,33 +152,59 @@ class Evaluator:
             metrics |= _prefixed(localize.summarize(scores, self.weight_RN, self.roi_labels))
         return metrics | self.fixed
 
-    def _of_patients(self, logits_NK: Floats) -> dict[str, float]:
+    def score_goals(self, student: Student) -> dict[str, float]:
+        """Returns only the goals, with the same bits as a complete scoring, and the two counts that explain a missing
+        `val/auroc_patient`. Nothing else is computed, and the host waits for the device once.
+
+        Raises:
+            DivergedError: see `__call__`.
+        """
+        logits_NK, map_NRhw = self._forward(student, maps=bool(self.roi_goals))
+        results = [logits_NK.flatten()]
+        if self.regions is not None and self.roi_goals:
+            map_Phw = localize.by_pair_unchecked(map_NRhw, self.regions)
+            results.append(localize.measure_goals(map_Phw, self.regions, self.roi_goals).flatten())
+        value = torch.cat(results).cpu().numpy()
+        logits, measured = value[: logits_NK.numel()].reshape(logits_NK.shape), value[logits_NK.numel() :]
+        _require_finite(logits)
+        scores = {"auroc": classify.aurocs(logits, self.target_NK, self.known_NK, self.tasks)[0]}
+        if self.with_patients:
+            scores |= self._of_patients(logits, error=False)
+        if self.regions is not None and self.roi_goals:
+            columns = zip(self.roi_goals, measured.reshape(-1, len(self.roi_goals)).T, strict=True)
+            of_goals = localize.summarize({goal: self.regions.by_place(value_P) for goal, value_P in columns})
+            scores |= {goal: of_goals[goal] for goal in self.roi_goals}
+        return _prefixed(scores)
+
+    def _of_patients(self, logits_NK: Floats, error: bool = True) -> dict[str, float]:
         """Returns scores by patient. It is called in every fold if any patient of the cohort has several images."""
-        patients = by_patient(logits_NK, self.target_NK, self.known_NK, self.tasks, self.store.patient_N[self.rows])
-        scores = classify.score(patients.logits_PK, patients.target_PK, patients.known_PK, self.tasks)
-        return {
-            "auroc_patient": scores["auroc"],
-            "auroc_patient_se": scores["auroc_se"],
-            "auroc_patient_undefined": scores["auroc_undefined"],
-            "auroc_patient_mixed": float(patients.mixed_PK.any(axis=1).sum()),
-        }
+        labels = self.target_NK, self.known_NK, self.tasks
+        return auroc_of_patients(logits_NK, *labels, self.store.patient_N[self.rows], error)
 
     def predict(self, student: Student) -> tuple[NDArray[np.float64], Tensor]:
         """Returns logits (N, K) and maps (N, R, h, w) of every sample; R is 1 if one map serves all labels."""
+        if self.regions is None or self.roi_goals:
+            logits_NK, map_NRhw = self._forward(student, maps=self.regions is not None)
+        else:  # a forward pass with maps rounds otherwise, and `score_goals` has none with maps
+            logits_NK, map_NRhw = self._forward(student, maps=False)[0], self._forward(student, maps=True)[1]
+        return logits_NK.cpu().numpy(), map_NRhw
+
+    def _forward(self, student: Student, maps: bool) -> tuple[Tensor, Tensor]:
+        """Returns logits (N, K) in double precision and maps (N, R, h, w), which are empty without `maps`."""
         student.eval()
-        logits, maps = [], []
+        logits, parts = [], []
         with autocast(self.device):
-            for image_BCHW in self.image_NCHW.split(self.batch_size):
-                image_BCHW = image_BCHW.to(self.device).float() / 255
-                if self.regions is not None:
+            for image_BCHW in self.images.batches(torch.arange(len(self.rows)), self.batch_size):
+                image_BCHW = image_BCHW.float() / 255
+                if maps:
                     logits_BK, map_BRhw = self.map(student, image_BCHW, self.explained)
-                    maps.append(map_BRhw)
+                    parts.append(map_BRhw)
                 else:
                     with torch.inference_mode():
                         logits_BK = student(image_BCHW).logits_BK
                 logits.append(logits_BK.float())
-        logits_NK = torch.cat(logits).double().cpu().numpy()
-        return logits_NK, torch.cat(maps) if maps else torch.empty(len(logits_NK), 0, 0, 0)
+        logits_NK = torch.cat(logits).double()
+        return logits_NK, torch.cat(parts) if parts else torch.empty(len(logits_NK), 0, 0, 0)
 
     def thresholds(self, map_NRhw: Tensor) -> dict[str, float]:
         """Returns the threshold of `iou_tuned` of each ROI label, chosen by `localize.tuned_thresholds`."""
@@ -192,9 +242,7 @@ class Evaluator:
             scores |= {f"{name}_alone": value_NR for name, value_NR in alone.items()}
         return localize.table(scores, self.regions, self.store.sample_ids[self.rows].tolist(), self.roi_labels)
 
-    def _measure_originals(
-        self, regions: localize.Regions, maps: dict[str, Tensor]
-    ) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    def _measure_originals(self, regions: Regions, maps: dict[str, Tensor]) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         """Scores maps in the frame of the original images.
 
         Returns:
@@ -232,6 +280,13 @@ def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int], one_
 
     with_roi = [int(row) for row in rows if store.rois(int(row))]
     return baselines.mean_roi(((masks(row), store.content_box_N4[row].tolist()) for row in with_roi), grid)
+
+
+def _require_finite(logits_NK: Floats) -> None:
+    if not np.isfinite(logits_NK).all():
+        raise DivergedError(
+            "the student's logits are no longer finite after an epoch: lower optimizer.lr, or set optimizer.clip_norm"
+        )
 
 
 def _prefixed(metrics: dict[str, float]) -> dict[str, float]:

@@ -53,6 +53,7 @@ class CachedOutputs:
     seconds: float  # time of fitting, without the fits of members; reported separately from the trials
     address: str = ""  # content hash of everything that determines the outputs
     head: tuple[Tensor, Tensor] | None = None
+    recordable = True
 
     @property
     def width(self) -> int:

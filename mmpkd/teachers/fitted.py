@@ -39,6 +39,10 @@ class FittedTeacher(Protocol):
     def quality(self) -> Mapping[str, float]:
         """Returns the teacher's scores; see `quality.py`."""
 
+    @property
+    def recordable(self) -> bool:
+        """Whether `at` can be part of a CUDA graph: nothing in it depends on the values of tensors."""
+
     def at(self, rows_B: Tensor, image_BCHW: Tensor, view: View) -> TeacherOutput:
         """Returns the teacher's outputs for the samples at these positions in the store.
 

@@ -61,6 +61,7 @@ class Online:
     fields: frozenset[str]  # which of `logits` and `embedding` are computed
     # No head is offered, because other layers may lie between embedding and logits.
     head: tuple[Tensor, Tensor] | None = None
+    recordable = False  # each model runs on the samples of its fold, and how many these are differs between batches
 
     @torch.no_grad()
     def at(self, rows_B: Tensor, image_BCHW: Tensor, view: View | None = None) -> TeacherOutput:

@@ -12,6 +12,7 @@ from torch import Tensor
 from mmpkd.cohort import leakage
 from mmpkd.cohort.store import Store
 from mmpkd.scoring import classify, localize, stats
+from mmpkd.scoring.regions import Regions
 from mmpkd.types import Task
 
 # Our thresholds: soft targets that are as hard as the label add little to it.
@@ -32,7 +33,7 @@ def map_quality(map_Nhw: Tensor, store: Store, val: NDArray[np.int64]) -> dict[s
     if not store.facts.roi_labels or not len(rows):
         return {}
     grid = (map_Nhw.shape[1], map_Nhw.shape[2])
-    regions = localize.Regions.of(store.roi_mask(rows), store.content_box_N4[rows], grid, torch.device("cpu"))
+    regions = Regions.of(store.roi_mask(rows), store.content_box_N4[rows], grid, torch.device("cpu"))
     scores = localize.summarize(localize.score(map_Nhw[torch.from_numpy(rows)][:, None], regions))
     return {name: scores[name] for name in ("pointing", "mass") if np.isfinite(scores.get(name, np.nan))}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -26,12 +26,13 @@ from mmpkd.objectives import Objective
 from mmpkd.student import Student
 from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.training import content_hash
+from mmpkd.training.batches import StepInputs, TrainingSamples
 from mmpkd.training.stage_validation import concerned, part_of
 from mmpkd.types import ConfigError, DivergedError
 from mmpkd.weights import weights_of
 
 ADDRESS = "."  # key of the address in a saved stage, beside the names of modules; no module has this name
-VERSION = 2  # raise it when a training of the same configuration gives other numbers
+VERSION = 3  # raise it when a training of the same configuration gives other numbers
 
 
 @dataclass
@@ -51,10 +52,12 @@ class Run:
     teachers: Mapping[str, FittedTeacher]
     device: torch.device
     weight_2K: Tensor | None = None  # class weights of the task loss; None: equal
+    step: Callable[[StepInputs], dict[str, Tensor]] | None = None  # takes the steps of this stage once it is under way
 
     def __post_init__(self) -> None:
         self.stages = self.config.staged()
         both = (*self.student.parameters(), *self.objectives.parameters())
+        self.samples = TrainingSamples(self.config, self.store, self.rows, self.device)
         self._trainable = [parameter for parameter in both if parameter.requires_grad]  # other parameters stay frozen
         self.enter(0)
 
@@ -66,11 +69,18 @@ class Run:
             parameter.requires_grad_(id(parameter) in trained)
             parameter.grad = None
         config = self.config.optimizer
-        self.optimizer = optimizer_for(self.student, self.objectives, config.lr, config.weight_decay)
+        self.optimizer = optimizer_for(self.student, self.objectives, config.lr, config.weight_decay, fused=True)
+        self.weights = {name: torch.ones((), device=self.device) for name in self.stage.objectives}
+        self.step = None
         label, _, head = self.stage.answer.partition(".")
         has_own_head = self.stage.answer == STUDENT
         self.answerer = self.student if has_own_head else self.student.answering(self.objective(label).head(head))
         return self.optimizer
+
+    def set_weights(self, weights: Mapping[str, float]) -> None:
+        """Sets the weights of the loss terms of this stage, in the tensors that recorded steps read."""
+        for name, weight in weights.items():
+            self.weights[name].fill_(weight)
 
     def wake(self) -> None:
         """Turns dropout on in the modules that learn, and off elsewhere; a validation turns it off everywhere."""

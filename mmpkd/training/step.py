@@ -1,8 +1,8 @@
-"""One epoch of a training, and its steps: loss terms of a batch, gradients, and an update of the optimiser."""
+"""One step of a training: a batch, its loss terms, their gradients, and an update of the modules that learn."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -10,47 +10,35 @@ from torch import Tensor, nn
 from mmpkd import fit
 from mmpkd.augment import View
 from mmpkd.config import TASK
-from mmpkd.training.batches import batches
+from mmpkd.training.batches import StepInputs
 from mmpkd.training.stages import Run
 from mmpkd.types import Batch, ConfigError
 
-SHARES_EVERY = 5  # epochs between measurements of gradient shares, which cost a backward pass for each term
+
+def epoch_inputs(run: Run, epoch: int) -> Iterator[StepInputs]:
+    """Yields the inputs of the steps of an epoch, which are determined by seed and epoch alone."""
+    seed = run.config.seed
+    order = fit.generator_for(seed, *run.purpose("order", epoch))
+    views = fit.generator_for(seed, *run.purpose("views", epoch))
+    return run.samples.inputs(run.config.optimizer.batch_size, order, views)
 
 
-def train_epoch(run: Run, epoch: int) -> tuple[dict[str, float], int]:
-    """Trains one epoch: one pass over the training samples.
+def take_step(run: Run, inputs: StepInputs) -> dict[str, Tensor]:
+    """Takes one step of the optimiser at its present learning rate and with the present weights of the loss terms.
+
+    Nothing here makes the host wait for the device, so that a CUDA graph can hold the whole step.
 
     Returns:
-        The unweighted mean of each loss term (every SHARES_EVERY epochs also the
-        `gradient_share/<term>` of the first step), and the number of steps since the stage began.
-
-    Raises:
-        DivergedError: a loss term is no longer finite.
+        The unweighted loss terms.
     """
-    config, epochs = run.config, run.stage.epochs
-    assert epochs is not None
-    weights = {
-        name: objective.weight * fit.objective_factor(objective.schedule, epoch, epochs)
-        for name, objective in config.active_objectives().items()
-        if name in run.stage.objectives
-    }
-    learning = [parameter for parameter in run.student.parameters() if parameter.requires_grad]
-    steps_per_epoch = -(-len(run.rows) // config.optimizer.batch_size)
-    step = epoch * steps_per_epoch
-    log = fit.TermLog(first_step=step)
-    shares: dict[str, float] = {}
+    terms = loss_terms(run, *run.samples.batch(inputs))
+    descend(run, weighted(run, terms))
+    return {name: term.detach() for name, term in terms.items()}
 
-    run.wake()
-    with fit.seeded(config.seed, *run.purpose("epoch", epoch)):  # dropout and drop path use the global generator
-        for batch, view in batches(run, epoch):
-            terms = loss_terms(run, batch, view)
-            log.add(terms)
-            weighted = {name: weights.get(name, 1.0) * term for name, term in terms.items()}
-            if weights and learning and not shares and epoch % SHARES_EVERY == 0:
-                shares = fit.gradient_shares(weighted, learning)
-            descend(run, weighted, step, epochs * steps_per_epoch)
-            step += 1
-    return log.means() | shares, step
+
+def weighted(run: Run, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Returns each loss term times its weight."""
+    return {name: run.weights[name] * term for name, term in terms.items()}
 
 
 def loss_terms(run: Run, batch: Batch, view: View) -> dict[str, Tensor]:
@@ -73,18 +61,14 @@ def loss_terms(run: Run, batch: Batch, view: View) -> dict[str, Tensor]:
     return terms
 
 
-def descend(run: Run, weighted_terms: Mapping[str, Tensor], step: int, num_steps: int) -> None:
+def descend(run: Run, weighted_terms: Mapping[str, Tensor]) -> None:
     """Takes one step of the optimiser to lower the sum of the weighted terms."""
-    config = run.config
     run.optimizer.zero_grad()
     loss = torch.stack(list(weighted_terms.values())).sum()
     if not loss.requires_grad:
         problem = f"no term ({', '.join(weighted_terms)}) depends on what the stage trains; add one that does"
         raise ConfigError.at(f"stages.{run.index}.objectives", problem)
     loss.backward()
-    if config.optimizer.clip_norm:
-        nn.utils.clip_grad_norm_(fit.parameters_of(run.optimizer), config.optimizer.clip_norm)
-    rate = fit.learning_rate(step, num_steps, config.optimizer.lr, config.schedule.warmup, config.schedule.final)
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
+    if clip_norm := run.config.optimizer.clip_norm:
+        nn.utils.clip_grad_norm_(fit.parameters_of(run.optimizer), clip_norm)
     run.optimizer.step()

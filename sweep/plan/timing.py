@@ -12,6 +12,7 @@ from typing import Final
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
 from mmpkd.probe import Cost, burden
+from mmpkd.teachers import sees_view
 from sweep.plan.price import TimedConfig
 
 MEMORY_SHARE: Final = 0.9  # share of a device's memory that trials may fill
@@ -28,6 +29,23 @@ def extremes(configs: Sequence[TrialConfig], facts: Facts) -> list[TrialConfig]:
     ordered = sorted(((burden_and_kinds(config), index) for index, config in enumerate(configs)))
     cheapest, dearest = ordered[0], ordered[-1]
     return [configs[index] for index in ([cheapest[1]] if cheapest[0] == dearest[0] else [cheapest[1], dearest[1]])]
+
+
+def cost_identity(config: TrialConfig) -> str:
+    """Returns a text that is the same for configurations that differ only in teachers whose outputs are cached.
+
+    Their steps cost the same, except that the width of a teacher's embedding is the width of a projection.
+    """
+    objectives, live = {}, set()
+    for label, objective in config.active_objectives().items():
+        assert objective.teacher is not None
+        if sees_view(config.teachers[objective.teacher]):
+            live.add(objective.teacher)
+        else:
+            objective = objective.model_copy(update={"teacher": None})
+        objectives[label] = objective
+    teachers = {name: config.teachers[name] for name in sorted(live)}
+    return config.model_copy(update={"objectives": objectives, "teachers": teachers}).model_dump_json()
 
 
 def throughput(timed: TimedConfig) -> float:

@@ -26,24 +26,27 @@ LOGS: Final = "CUDA_MPS_LOG_DIRECTORY"
 START_SECONDS: Final = 10.0  # time within which a daemon has to answer
 CLIENT_SECONDS: Final = 60.0  # time within which a process has to use CUDA through MPS
 # Ray kills the children of a worker that ends, so the watcher runs in the background of a shell that ends at once and
-# belongs to no worker. `quit -t` ends the servers of the daemon although trials are still connected. The last command
-# ends the process group: whatever the daemon has left, and the watcher itself.
+# belongs to no worker. `quit -t` waits up to 10 s for trials that are still connected, because a sweep ends its MPS
+# before its workers. The last command ends the process group: whatever the daemon has left, and the watcher itself.
 WATCHER: Final = """
 exec 3<&0
 (
     trap '' HUP INT TERM
     nvidia-cuda-mps-control -f </dev/null >"$0/log" 2>&1 3<&- &
     cat <&3 >/dev/null
-    echo quit -t 2 | timeout 10 nvidia-cuda-mps-control
+    echo quit -t 10 | timeout 20 nvidia-cuda-mps-control
     rm -rf "$0"
     kill -KILL 0
 ) &
 """
-# Python code that creates a CUDA context, as a trial does.
-CLIENT: Final = """
-import ctypes, sys
+# Python code that creates a CUDA context, as a trial does. It fails if CUDA cannot be used, or is used without MPS.
+# CUDA works without MPS if it does not reach the daemon, which then has no server.
+CLIENT: Final = f"""
+import ctypes, subprocess, sys
 cuda, context = ctypes.CDLL("libcuda.so.1"), ctypes.c_void_p()
-sys.exit(cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
+failed = cuda.cuInit(0) or cuda.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0)
+servers = subprocess.run(["{CONTROL}"], input=b"get_server_list\\n", capture_output=True).stdout.split()
+sys.exit(bool(failed or not servers))
 """
 
 
@@ -105,9 +108,9 @@ def _obstacle(gpus: int) -> str:
     if shutil.which(CONTROL) is None:
         return f"{CONTROL} is not on the PATH"
     if os.environ.get(PIPES):
-        return f"{PIPES} is set, so an MPS is used that this sweep has not started"
-    if _ask("get_server_list", dict(os.environ)) is not None:
-        return "an MPS is used that this sweep has not started"
+        return f"{PIPES} names another one"
+    if _has_daemon(dict(os.environ)):
+        return "another one serves this machine"
     command = ["nvidia-smi", "--query-gpu=compute_mode,mig.mode.current", "--format=csv,noheader"]
     try:
         modes = subprocess.run(command, capture_output=True, text=True, timeout=CLIENT_SECONDS, check=True).stdout
@@ -123,26 +126,26 @@ def _obstacle(gpus: int) -> str:
 
 def _trial_of(client: str, environment: dict[str, str]) -> str:
     """Returns an empty text if a process can use CUDA through MPS, or what goes wrong."""
-    if not _wait_until(lambda: _ask("get_server_list", environment) is not None):
+    if not _wait_until(lambda: _has_daemon(environment)):
         return f"its daemon did not answer within {START_SECONDS:g} s"
     try:
         command = [sys.executable, "-c", client]
         subprocess.run(command, env=environment, capture_output=True, timeout=CLIENT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):
         return "a process could not use CUDA through it"
-    # CUDA works without MPS where it does not reach the daemon; a server shows that it did.
-    return "" if _ask("get_server_list", environment) else "a process did not reach its daemon"
+    return ""
 
 
-def _ask(question: str, environment: dict[str, str]) -> str | None:
-    """Returns what the daemon answers, or None if there is no daemon."""
+def _has_daemon(environment: dict[str, str]) -> bool:
+    """Returns whether a daemon answers at the place that the environment names, or at NVIDIA's own."""
+    question = b"get_server_list\n"
     try:
-        answer = subprocess.run(
-            [CONTROL], input=f"{question}\n", env=environment, capture_output=True, text=True, timeout=START_SECONDS
+        subprocess.run(
+            [CONTROL], input=question, env=environment, capture_output=True, timeout=START_SECONDS, check=True
         )
     except (OSError, subprocess.SubprocessError):
-        return None
-    return None if answer.returncode else answer.stdout.strip()
+        return False
+    return True
 
 
 def _wait_until(condition: Callable[[], bool]) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import ray
 from ray.exceptions import RayError
@@ -19,7 +19,7 @@ from sweep.space.search_config import SearchConfig
 from sweep.workers import mps
 from sweep.workers.device import enter_device
 
-ANSWER_SECONDS = 3 * mps.CLIENT_SECONDS  # time within which a machine has to say whether MPS runs
+ANSWER_SECONDS: Final = 3 * mps.CLIENT_SECONDS  # time within which a machine has to say whether MPS runs
 
 
 @contextmanager
@@ -34,8 +34,9 @@ def mps_where_shared(
         client: Python code that uses CUDA, by which MPS is tried.
     """
     wanted = wanted_per_device(search)
-    share = reservation_for(search, threads, 2 if wanted == "auto" else wanted).gpus
-    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")] if 0 < share < 1 else []
+    reservation = reservation_for(search, threads, 2 if wanted == "auto" else wanted)
+    shares = reservation.gpus > 0 and reservation.per_device > 1
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")] if shares else []
     actors = [_mps_on(node["NodeID"]) for node in nodes]
     try:
         starts = [
@@ -81,5 +82,6 @@ def _summary(addresses: Sequence[str], problems: Sequence[str]) -> str:
         return "CUDA MPS is used: trials that share a GPU run on it at the same time"
     reasons = "; ".join(f"{address}: {problem}" for address, problem in failed.items())
     if len(addresses) == 1:
-        return f"CUDA MPS is not used: {problems[0]}. Trials that share a GPU take turns on it"
-    return f"CUDA MPS is not used on {len(failed)} of {len(addresses)} machines, where trials take turns ({reasons})"
+        return f"CUDA MPS is not started ({problems[0]}); without it, trials that share a GPU take turns"
+    where = f"on {len(failed)} of {len(addresses)} machines ({reasons})"
+    return f"CUDA MPS is not started {where}; without it, trials that share a GPU take turns"

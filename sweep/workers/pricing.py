@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, Final
 
 import pandas as pd
@@ -22,6 +23,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
 from mmpkd.probe import MAX_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
 from mmpkd.teachers import resolve, sized
+from mmpkd.teachers.teacher import ResolvedTeacher
 from mmpkd.types import UserError
 from sweep.cluster import (
     ROUNDING,
@@ -35,7 +37,7 @@ from sweep.cluster import (
 from sweep.plan.packing import Packing
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price, TimedConfig, compute_price
-from sweep.plan.timing import extremes, mean_cost, throughput
+from sweep.plan.timing import cost_identity, extremes, mean_cost, throughput
 from sweep.space.search_config import SearchConfig
 from sweep.space.space import Space
 from sweep.workers.nodes import enter_reserved_device
@@ -60,16 +62,15 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
     assert planned.example is not None and planned.facts is not None
     search, facts, threads = space.search, planned.facts, planned.example.threads
     store = stand_in(planned.example.cohort)
-    stopwatch = Stopwatch(store, seconds, notify)
     configs_by_arm = {
         arm: [sized(config, facts) for config in extremes(configs, facts)] for arm, configs in planned.configs.items()
     }
-    every_config = [config for configs in configs_by_arm.values() for config in configs]
+    stopwatch = Stopwatch(store, configs_by_arm, seconds, notify)
+    distinct = {cost_identity(config): config for configs in configs_by_arm.values() for config in configs}
     wanted, packing = wanted_per_device(search), None
     per_device = 1 if wanted == "auto" else wanted
-    teacher_seconds = stopwatch.time_teachers(configs_by_arm, reservation_for(search, threads, per_device))
     # A worker reports its peak memory so far, so the configuration with the largest burden comes last.
-    every_config.sort(key=lambda config: burden(config, store.facts))
+    every_config = sorted(distinct.values(), key=lambda config: burden(config, store.facts))
     if wanted == "auto":
         packing = stopwatch.measure_packing(every_config[-1], search)
         per_device = packing.best
@@ -77,12 +78,14 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
     timed = stopwatch.time_trials(every_config, reservation, count_machine_slots(reservation))
     if all(timing.cost is None for timing in timed):
         raise UserError(f"no configuration could be timed: {timed[0].problem}")
+    timed_by_identity = {cost_identity(timing.config): timing for timing in timed}
     timed_by_arm = {
-        arm: [timing for timing in timed if timing.config in configs] for arm, configs in configs_by_arm.items()
+        arm: [replace(timed_by_identity[cost_identity(config)], config=config) for config in configs]
+        for arm, configs in configs_by_arm.items()
     }
-    slots = count_slots(reservation)
+    slots, teachers = count_slots(reservation), stopwatch.teacher_seconds
     return compute_price(
-        space, store, timed_by_arm, reservation.devices, slots, teacher_seconds, planned.goals, per_device, packing
+        space, store, timed_by_arm, reservation.devices, slots, teachers, planned.goals, per_device, packing
     )
 
 
@@ -110,39 +113,48 @@ class Stopwatch:
     """Times teachers and trials of one cohort.
 
     Args:
+        configs_by_arm: configurations whose active teachers are timed.
         seconds: duration for which each configuration is timed.
         notify: function that is called with a line that names the teacher or configuration being timed.
+
+    Attributes:
+        teacher_seconds: time to fit every teacher once. It is 0 until `time_trials` has been called.
     """
 
-    def __init__(self, store: StandIn, seconds: float, notify: Notify):
+    def __init__(
+        self, store: StandIn, configs_by_arm: Mapping[str, Sequence[TrialConfig]], seconds: float, notify: Notify
+    ):
         self._store, self._seconds, self._notify = store, seconds, notify
-        self._widths: dict[str, int] = {}  # width of teachers' embeddings, by the teacher's configuration as JSON
-
-    def time_teachers(self, configs_by_arm: Mapping[str, Sequence[TrialConfig]], reservation: Reservation) -> float:
-        """Returns the seconds to fit every active teacher of these configurations once.
-
-        Raises:
-            UserError: a teacher cannot be fitted. The message names the teacher's path in the space, and says why.
-        """
-        teachers = {
+        self._teachers = {  # path in the space, teacher, and a configuration that has it, by the teacher as JSON
             config.teachers[name].model_dump_json(): (f"arms.{arm}.teachers.{name}", config.teachers[name], config)
             for arm, configs in configs_by_arm.items()
             for config in configs
             for name in config.active_teachers()
         }
-        if not teachers:
-            return 0.0
+        self._widths: dict[str, int] = {}  # width of teachers' embeddings, by the same JSON
+        self.teacher_seconds = 0.0
+
+    def _time_teachers(self, prober: Any) -> None:
+        """Times each teacher, and each member of a composite teacher, once in a worker.
+
+        Teachers with the same parameters are the same fit in the cache, whether or not they are members or controls.
+
+        Raises:
+            UserError: a teacher cannot be fitted. The message names the teacher's path in the space, and says why.
+        """
         self._notify("timing the teachers")
-        total = 0.0
-        with _probers(1, reservation) as (prober,):
-            for key, (path, teacher, config) in teachers.items():
-                try:
-                    timing = prober.time_teacher.remote(resolve(teacher), self._store, config.cohort.fold)
-                    ((seconds, self._widths[key]),) = _get([timing])
-                except UserError as error:
-                    raise UserError(f"{path}: {error}") from error
-                total += seconds
-        return total
+        timed: dict[tuple[str, str], tuple[float, int]] = {}  # seconds and width, by kind and parameters
+        for key, (path, teacher, config) in self._teachers.items():
+            resolved = resolve(teacher)
+            for part in _single_teachers(resolved):
+                identity = part.kind, part.params.model_dump_json()
+                if identity not in timed:
+                    try:
+                        (timed[identity],) = _get([prober.time_teacher.remote(part, self._store, config.cohort.fold)])
+                    except UserError as error:
+                        raise UserError(f"{path}: {error}") from error
+            self._widths[key] = 0 if resolved.members else timed[identity][1]
+        self.teacher_seconds = sum(seconds for seconds, _ in timed.values())
 
     def time_trials(
         self, configs: Sequence[TrialConfig], reservation: Reservation, at_a_time: int
@@ -150,11 +162,16 @@ class Stopwatch:
         """Times one configuration after the other, and returns their costs. While a configuration is timed, `at_a_time`
         trials of it run at the same time.
 
+        The first call times the teachers beforehand, in the first of its workers, because a worker of their own would
+        take seconds to start. The peak memory of that worker then includes their fit, as in a trial that fits them.
+
         Raises:
-            UserError: the workers cannot be started.
+            UserError: the workers cannot be started, or a teacher cannot be fitted.
         """
         timed: list[TimedConfig] = []
         with _probers(at_a_time, reservation) as probers:
+            if self._teachers and not self._widths:
+                self._time_teachers(probers[0])
             for index, config in enumerate(configs, start=1):
                 self._notify(f"timing configuration {index} of {len(configs)}, {at_a_time} at a time")
                 if timed and timed[-1].cost is None:  # the worker may be gone, and this one costs more
@@ -188,6 +205,14 @@ class Stopwatch:
             if packing.best != per_device or not throughput(timed):
                 return packing
         raise AssertionError("unreachable")
+
+
+def _single_teachers(teacher: ResolvedTeacher) -> Iterator[ResolvedTeacher]:
+    """Yields the teacher itself or, if it is composite, the teachers of which it is made."""
+    for member in teacher.members.values():
+        yield from _single_teachers(member)
+    if not teacher.members:
+        yield teacher
 
 
 @contextmanager

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,7 +71,6 @@ def outputs(
             chosen = torch.randint(task.num_logits, (size,), generator=g)
             target[:, task.columns] = torch.eye(task.num_logits)[chosen]
     batch = Batch(
-        sample_ids=tuple(f"sample {index}" for index in range(size)),
         patient_B=torch.arange(size) % 12,
         image_BCHW=torch.rand(size, 1, 8, 12, generator=g),
         target_BK=target,
@@ -92,19 +93,19 @@ def tensors_of(output: StudentOutput | TeacherOutput) -> dict[str, Tensor]:
 
 def take(given: Given, order: Tensor) -> Given:
     """The samples at `order`, of both outputs and the batch; gradients flow back to what was given."""
-    student, teacher, batch = given
+    student, teacher, batch = (changed(output, lambda values: values[order]) for output in given)
+    return student, teacher, batch
 
-    def selected(value: object) -> object:
+
+def changed(output: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """An output or a batch of which every tensor is changed by a function."""
+
+    def of(value: object) -> object:
         if isinstance(value, Tensor):
-            return value[order]
-        return {layer: tensor[order] for layer, tensor in value.items()} if isinstance(value, dict) else value
+            return change(value)
+        return {layer: change(tensor) for layer, tensor in value.items()} if isinstance(value, dict) else value
 
-    cut_batch = {name: selected(value) for name, value in vars(batch).items() if name != "sample_ids"}
-    return (
-        replace(student, **{name: selected(value) for name, value in vars(student).items()}),  # type: ignore[arg-type]
-        replace(teacher, **{name: selected(value) for name, value in vars(teacher).items()}),  # type: ignore[arg-type]
-        replace(batch, sample_ids=tuple(batch.sample_ids[index] for index in order), **cut_batch),  # type: ignore[arg-type]
-    )
+    return replace(output, **{name: of(value) for name, value in vars(output).items()})
 
 
 def silenced(teacher: TeacherOutput, silent_B: Tensor) -> TeacherOutput:

@@ -27,9 +27,8 @@ from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.teachers.fitting import out_of_fold
 from mmpkd.teachers.tabular import Tabular, TabularParams
 from mmpkd.train import train
-from mmpkd.training.batches import batches
 from mmpkd.training.stages import Run
-from mmpkd.training.step import loss_terms
+from mmpkd.training.step import epoch_inputs, loss_terms
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, MEMBERS, TEXT
 
 
@@ -119,7 +118,7 @@ def run_of(store: Store, config: TrialConfig, cache: Path) -> Run:
 
 def test_unknown_labels_teach_nothing(folded: Store, tiny_trial: TrialConfig, cache: Path) -> None:
     run = run_of(folded, changed(tiny_trial, objectives={}), cache)
-    batch, view = next(batches(run, 0))
+    batch, view = next(map(run.samples.batch, epoch_inputs(run, 0)))
     run.student.eval()
     unknown = ~batch.known_BK[:, 0]
     assert unknown.any() and not unknown.all()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,11 @@ from mmpkd import checkpoint
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig, dump_trial, load_trial
 from mmpkd.machine.resources import Allowance
+from mmpkd.scoring.validation import USUAL_GOALS
 from mmpkd.train import main, train
 from mmpkd.types import ConfigError, DivergedError, EpochReport, UserError
+
+PATIENTS = {"val/auroc_patient_undefined", "val/auroc_patient_mixed"}  # counts that explain a missing goal
 
 
 def numbers(history: list[EpochReport]) -> list[tuple[dict[str, float], dict[str, float]]]:
@@ -115,6 +120,21 @@ def test_reports_hold_every_term_share_and_score(whole: tuple[Path, list[EpochRe
     assert last.step == 3 * math.ceil(60 / 16)
 
 
+def test_an_epoch_before_the_last_has_the_goals_alone_unless_all_scores_are_wanted(
+    tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]], tmp_path: Path
+) -> None:
+    """The first, the second and the last of three epochs, where the second is a rung. The goals are the same."""
+    plain = [dict(report.metrics) for report in whole[1]]
+    assert [set(metrics) for metrics in plain[:2]] == [set(USUAL_GOALS) | PATIENTS] * 2
+    history = train(tiny_trial, cache, goals=("val/auroc", "val/mass", "val/pixel_ap"), complete=[2])
+    assert set(history[0].metrics) == {"val/auroc", "val/mass", "val/pixel_ap"}
+    assert set(history[1].metrics) == set(history[2].metrics) == set(plain[2])
+    assert history[2].metrics == plain[2], "what was computed before changes nothing"
+    assert {name: history[1].metrics[name] for name in plain[1]} == plain[1]
+    resumed = train(tiny_trial, cache, tmp_path, whole[0] / "1.pt", complete=[2])
+    assert numbers(resumed)[1:] == numbers(history)[1:] and numbers(resumed)[0] == numbers(whole[1])[0]
+
+
 def test_loss_that_diverges_names_the_term_and_the_step(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
     wild = changed(tiny_trial, optimizer={"lr": 1e30, "clip_norm": 0, "batch_size": 16}, objectives={})
     with pytest.raises(DivergedError, match=r"'task' became (nan|inf) at step [1-4]\b"):
@@ -181,7 +201,9 @@ def test_command_line_writes_metrics_and_continues(
     assert load_trial(path) == tiny_trial
     words = [f"config={path}", f"cache={cache}", f"out={tmp_path / 'out'}", "epochs=1"]
     main(words)
-    assert "epoch   1/1" in capsys.readouterr().out
+    assert re.search(
+        r"epoch   1/1 .* val/auroc 0\.\d{4} ±0\.\d{4}  val/auroc_patient 0\.\d{4} ±", capsys.readouterr().out
+    )
     (folder,) = (tmp_path / "out").iterdir()
     assert {"config.yaml", "last.pt", "metrics.json", "student.safetensors"} == {
         entry.name for entry in folder.iterdir()
@@ -189,6 +211,25 @@ def test_command_line_writes_metrics_and_continues(
     assert load_trial(folder / "config.yaml") == tiny_trial.model_copy(update={"epochs": 1})
     main(words)
     assert "epoch   1/1" not in capsys.readouterr().out
+
+
+def test_scores_of_every_epoch_are_computed_on_request(
+    tiny_trial: TrialConfig, cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "best.yaml"
+    path.write_text(dump_trial(tiny_trial))
+    epochs = {}
+    for scores in ("last", "every"):
+        main([f"config={path}", f"cache={cache}", f"out={tmp_path / scores}", f"scores={scores}", "epochs=2"])
+        first, last = re.findall(r"epoch   [12]/2 .*", capsys.readouterr().out)
+        assert ("±" in first) == (scores == "every") and "±" in last and "nan" not in first + last
+        (folder,) = (tmp_path / scores).iterdir()
+        epochs[scores] = [epoch["metrics"] for epoch in json.loads((folder / "metrics.json").read_text())]
+    assert epochs["every"][1] == epochs["last"][1]
+    assert set(epochs["every"][0]) == set(epochs["every"][1])
+    assert {name: epochs["every"][0][name] for name in epochs["last"][0]} == epochs["last"][0]
+    with pytest.raises(ConfigError, match="scores: is 'all'; write scores=last or scores=every"):
+        main([f"config={path}", f"cache={cache}", "scores=all"])
 
 
 @pytest.mark.parametrize("name", ["metrics.json", "student.safetensors", "config.yaml"])

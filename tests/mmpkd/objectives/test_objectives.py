@@ -9,7 +9,8 @@ from torch import Tensor
 from mmpkd.config import ObjectiveConfig, validate
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.types import Task
-from tests.mmpkd.objective_fixtures import BATCH, MIXED, SOFTMAX, build, outputs, silenced, take, tensors_of
+from tests.mmpkd.objective_fixtures import BATCH, MIXED, SOFTMAX, build, changed, outputs, silenced, take, tensors_of
+from tests.mmpkd.waiting import Waits, fake_gpu
 
 # The contract is tried on each of these tasks that the objective's `check` accepts, one at the least.
 TASKS = {"mixed": MIXED, "softmax": SOFTMAX}
@@ -53,6 +54,17 @@ class TestContract:
     def test_finite_scalar_above_zero(self, kind: str, params: dict[str, object], tasks: tuple[Task, ...]) -> None:
         term = build(kind, params, tasks)(*outputs(tasks))
         assert term.shape == () and term.isfinite() and term > 0
+
+    def test_a_cuda_graph_can_hold_it(self, kind: str, params: dict[str, object], tasks: tuple[Task, ...]) -> None:
+        objective, given = build(kind, params, tasks), outputs(tasks, requires_grad=True)
+        with Waits() as waits:
+            objective(*given).backward()
+        assert waits.names == []
+        with fake_gpu() as move, Waits() as waits:
+            weights = {name: move(value) for name, value in objective.state_dict().items()}
+            moved = tuple(changed(output, move) for output in given)
+            term = torch.func.functional_call(objective, weights, moved)
+        assert waits.names == [] and term.device.type == "cuda"
 
     def test_gradient_reaches_the_named_layers_and_own_parameters_but_no_other_and_no_teacher(
         self, kind: str, params: dict[str, object], tasks: tuple[Task, ...]

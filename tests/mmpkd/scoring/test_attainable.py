@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mmpkd.scoring import localize
-from mmpkd.scoring.localize import Regions
+from mmpkd.scoring.regions import Regions
 
 GRID = (4, 4)  # of 4 px patches in a 16 px frame
 WHOLE = (0, 0, 16, 16)

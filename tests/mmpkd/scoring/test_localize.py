@@ -13,7 +13,8 @@ from sklearn.metrics import average_precision_score
 from mmpkd.frames import Letterbox
 from mmpkd.scoring import localize
 from mmpkd.scoring.baselines import baseline_maps, baseline_scores
-from mmpkd.scoring.localize import SCORES, Regions, score, summarize
+from mmpkd.scoring.localize import SCORES, score, summarize
+from mmpkd.scoring.regions import Regions, foreground
 from mmpkd.scoring.stats import patient_weights
 
 GRID = (4, 4)  # of 4 px patches in a 16 px frame
@@ -218,7 +219,7 @@ def test_foreground_is_the_largest_bright_region_with_its_holes():
     film[0, 1:3, 13:15] = 255  # a label
     breast = np.zeros((16, 16), bool)
     breast[2:12, :6] = True
-    result = localize.foreground(film)
+    result = foreground(film)
     assert np.array_equal(result[0], breast)
     assert result[1].all()  # without contrast
 

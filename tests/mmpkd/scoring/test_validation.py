@@ -13,11 +13,12 @@ from PIL import Image
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, StudentConfig, TrialConfig
-from mmpkd.scoring import classify, localize, stats
+from mmpkd.scoring import classify, localize, stats, validation
 from mmpkd.scoring.saliency import MAPS
-from mmpkd.scoring.validation import Evaluator
+from mmpkd.scoring.validation import GOALS, Evaluator
 from mmpkd.student import build_student
 from mmpkd.train import train
+from mmpkd.types import DivergedError
 from tests.mmpkd import cohort_fixtures
 
 GRID = (3, 3)
@@ -45,6 +46,50 @@ def test_every_map_has_the_logits_of_the_plain_forward_pass(store: Store) -> Non
         assert scores.keys() == plain.keys()
         assert scores["val/auroc"] == plain["val/auroc"] and scores["val/brier"] == pytest.approx(plain["val/brier"])
         assert all(np.isfinite(value) for key, value in scores.items() if not key.endswith("_se"))
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("goals", [GOALS, ("val/auroc", "val/mass"), ("val/auroc", "val/auroc_patient")])
+def test_goals_alone_are_those_of_the_complete_scoring_bit_by_bit(
+    store: Store, name: str, goals: tuple[str, ...]
+) -> None:
+    """Of the last goals none needs a map, without which a forward pass rounds otherwise."""
+    sizes = {"patch_size": 5, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    student = build_student(StudentConfig(model="vit_tiny_patch16_224", **sizes), 15, 1, 1)
+    config, cpu = EvaluationConfig(map=name), torch.device("cpu")
+    result = Evaluator(store, store.rows("val"), config, GRID, cpu, store.rows("train"), goals=goals)
+    alone, scores = result.score_goals(student), result(student)
+    counts = {"val/auroc_patient_undefined", "val/auroc_patient_mixed"} if "val/auroc_patient" in goals else set()
+    assert set(alone) == {*goals, *counts}
+    assert alone == {goal: scores[goal] for goal in alone}
+
+
+@pytest.mark.parametrize("goals", [("val/auroc", "val/auroc_patient"), ("val/auroc", "val/pointing", "val/mass")])
+def test_of_an_epoch_with_goals_alone_nothing_else_is_computed(
+    store: Store, goals: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes = {"patch_size": 5, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    student = build_student(StudentConfig(model="vit_tiny_patch16_224", **sizes), 15, 1, 1)
+    scores = "formulas.histogram", "formulas.rank", "baselines.baseline_maps", "localize.measure", "localize.bounds"
+    errors = "stats.patient_weights", "stats.standard_error", "classify.auroc_error", "classify.average_precision"
+    maps = () if "val/pointing" in goals else ("saliency.ClsAttention.__call__", "formulas.pointing")
+    for function in (*scores, *errors, *maps, "baselines.mean_roi", "patients.rarer_class"):
+        name = f"mmpkd.scoring.{function}"
+        monkeypatch.setattr(name, lambda *_, name=name, **__: pytest.fail(f"{name} was called"))
+    monkeypatch.setattr(Store, "original_rois", lambda *_: pytest.fail("ROIs were read at their original size"))
+    cpu = torch.device("cpu")
+    result = Evaluator(
+        store, store.rows("val"), EvaluationConfig(), GRID, cpu, store.rows("train"), goals=goals
+    ).score_goals(student)
+    assert set(goals) <= set(result) and all(map(np.isfinite, result.values()))
+
+
+def test_an_infinite_logit_is_a_divergence_also_where_goals_alone_are_computed(store: Store) -> None:
+    sizes = {"patch_size": 5, "embed_dim": 24, "depth": 2, "num_heads": 2}
+    student = build_student(StudentConfig(model="vit_tiny_patch16_224", **sizes), 15, 1, 1)
+    torch.nn.init.constant_(student.model.head.bias, torch.inf)
+    with pytest.raises(DivergedError, match="no longer finite"):
+        evaluator(store).score_goals(student)
 
 
 def test_the_error_of_an_auroc_is_over_patients(store: Store) -> None:
@@ -91,8 +136,9 @@ def test_the_prior_is_the_mean_roi_of_training_images_only(store: Store) -> None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Store, "roi_mask", watched)
         result = evaluator(store)
+        assert not requested, "the prior is computed when it is used"
+        assert result.prior_Rhw is not None
     # Stored in rows 4 to 6 and columns 5 to 9: rows 2 to 4 of the content's 10, of which cells take 0-3, 3-6, 6-9.
-    assert result.prior_Rhw is not None
     assert result.prior_Rhw[0].tolist() == [[0, 0.5, 0], [0, 0.5, 0], [0, 0, 0]]
     assert set(requested) <= set(store.rows("train").tolist()) and len(requested) > 10
     assert result.fixed["val/pointing_prior"] > result.fixed["val/pointing_chance"]
@@ -136,7 +182,7 @@ def test_original_rois_are_those_in_the_files(store: Store) -> None:
 def test_the_foreground_applies_in_the_original_frame(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     lit = np.zeros((15, 15), bool)
     lit[:, :8] = True  # of the ROI's columns 5 to 9, three; of the original's 30 columns the first 16
-    monkeypatch.setattr(localize, "foreground", lambda images: np.repeat(lit[None], len(images), 0))
+    monkeypatch.setattr(validation, "foreground", lambda images: np.repeat(lit[None], len(images), 0))
     table = evaluator(store, within="foreground").table(torch.ones(len(store.rows("val")), 1, *GRID), original=True)
     np.testing.assert_allclose(table["pixel_ap"], 5 * 6 / (20 * 16))
     np.testing.assert_allclose(table["mass"], 5 * 6 / (20 * 16), rtol=1e-5)

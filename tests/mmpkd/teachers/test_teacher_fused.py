@@ -27,9 +27,8 @@ from mmpkd.teachers.fused import Fused, FusedParams
 from mmpkd.teachers.fusion import Cells, Fusion, Patches, Update
 from mmpkd.teachers.online import Online, online
 from mmpkd.train import train
-from mmpkd.training.batches import batches
 from mmpkd.training.stages import Run
-from mmpkd.training.step import descend, loss_terms
+from mmpkd.training.step import descend, epoch_inputs, loss_terms
 from mmpkd.types import Mistake, Needs
 from tests.mmpkd.teacher_fixtures import EXAMPLES, FUSED
 
@@ -245,10 +244,10 @@ def test_it_is_frozen_and_no_gradient_reaches_it(tiny_trial: TrialConfig, store:
     networks = [one.network for one in both.models]
     before = [value.clone() for network in networks for value in network.state_dict().values()]
     student.train()
-    for batch, view in batches(run, 0):
+    for batch, view in map(run.samples.batch, epoch_inputs(run, 0)):
         terms = loss_terms(run, batch, view)
         assert terms["logits"].requires_grad and terms["features"].requires_grad
-        descend(run, terms, 0, 10)
+        descend(run, terms)
         told = both.at(batch.rows_B, batch.image_BCHW, view)
         assert not told.logits_BK.requires_grad and not told.embedding_BD.requires_grad  # type: ignore[union-attr]
     after = [value for network in networks for value in network.state_dict().values()]

@@ -18,9 +18,8 @@ from mmpkd.objectives import OBJECTIVES
 from mmpkd.teachers import check, resolve
 from mmpkd.teachers.cache import CachedOutputs, cached_outputs
 from mmpkd.teachers.image import Image, ImageParams
-from mmpkd.training.batches import batches
 from mmpkd.training.stages import Run
-from mmpkd.training.step import loss_terms
+from mmpkd.training.step import epoch_inputs, loss_terms
 from mmpkd.types import TeacherOutput
 from tests.mmpkd.teacher_fixtures import IMAGE, NETWORK, StoreWithInputs
 
@@ -86,7 +85,7 @@ def test_maps_get_the_view_of_the_images(
     heard: list[TeacherOutput] = []
     monkeypatch.setattr(OBJECTIVES["logits"], "forward", lambda self, s, t, b: (heard.append(t), s.logits_BK.sum())[1])
     flipped = 0
-    for batch, view in batches(run, 0):
+    for batch, view in map(run.samples.batch, epoch_inputs(run, 0)):
         loss_terms(run, batch, view)
         whole = torch.from_numpy(np.array(store.image_NCHW[batch.rows_B.numpy()])).float() / 255
         for image, seen, own, moved in zip(whole, batch.image_BCHW, maps[batch.rows_B], heard[-1].map_Bhw, strict=True):  # type: ignore[arg-type]

@@ -22,8 +22,8 @@ from mmpkd.scoring.validation import Evaluator
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.train import train
 from mmpkd.training import stages
-from mmpkd.training.batches import batches
 from mmpkd.training.stages import Run
+from mmpkd.training.step import epoch_inputs
 from mmpkd.types import CohortError, ConfigError, DivergedError
 from tests.mmpkd.teacher_fixtures import EXAMPLES, IMAGE
 
@@ -265,7 +265,7 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
     }
     both = staged(tiny_trial, **nothing, student=tiny_trial.student.model_dump() | {"reads": ["superior", "image"]})
     run = run_of(both, cache)
-    batch, _ = next(batches(run, 0))
+    batch, _ = next(map(run.samples.batch, epoch_inputs(run, 0)))
     rows = batch.rows_B.numpy()
     for channel, pixels in enumerate((run.store.view("superior"), run.store.image_NCHW)):
         assert np.array_equal((batch.image_BCHW[:, channel] * 255).round().numpy(), pixels[rows, 0])

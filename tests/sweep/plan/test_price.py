@@ -8,6 +8,7 @@ import random
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from scipy.stats import norm
 
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.probe import Cost, StandIn, stand_in
+from mmpkd.teachers.teacher import ResolvedTeacher
 from sweep.cluster import Reservation
 from sweep.plan.dealing import luck_warnings
 from sweep.plan.expectations import (
@@ -28,7 +30,7 @@ from sweep.plan.expectations import (
 from sweep.plan.packing import Packing
 from sweep.plan.plan import plan
 from sweep.plan.price import Price, TimedConfig, compute_price, epoch_seconds
-from sweep.plan.timing import extremes, mean_cost, throughput
+from sweep.plan.timing import cost_identity, extremes, mean_cost, throughput
 from sweep.search.halving import Rung
 from sweep.space.search_config import SearchConfig
 from sweep.space.space import Space, load_space
@@ -269,6 +271,41 @@ def test_the_cheapest_and_the_dearest_configuration_are_timed(file: Path) -> Non
     assert planned.facts is not None and len(extremes(planned.configs["none"], planned.facts)) == 1
 
 
+def test_configurations_that_differ_in_cached_teachers_alone_are_timed_once() -> None:
+    def identity(kind: str, temperature: float = 1.0) -> str:
+        objectives = {"logits": {"params": {"temperature": temperature}}}
+        content = {"cohort": {"reader": "synthetic"}, "teachers": {"t": {"kind": kind}}, "objectives": objectives}
+        return cost_identity(TrialConfig.model_validate(content))
+
+    assert identity("tabular") == identity("text")
+    assert identity("tabular") != identity("tabular", temperature=2.0)
+    assert identity("fused") not in (identity("image"), identity("tabular")), "a live teacher has a price of its own"
+
+
+def test_a_teacher_is_timed_once_wherever_it_stands(
+    monkeypatch: pytest.MonkeyPatch, tiny_trial: TrialConfig, store: StandIn
+) -> None:
+    findings = tiny_trial.teachers["findings"].model_dump()
+    teachers = {
+        "alone": findings,
+        "control": {**findings, "control": "shuffled"},
+        "both": {"kind": "ensemble", "params": {"members": {"a": findings, "b": {"kind": "text"}}}},
+    }
+    objectives = {name: {"kind": "logits", "teacher": name} for name in teachers}
+    config = TrialConfig.model_validate({**tiny_trial.model_dump(), "teachers": teachers, "objectives": objectives})
+    kinds: list[str] = []
+
+    def remote(teacher: ResolvedTeacher, *ignored: object) -> tuple[float, int]:
+        kinds.append(teacher.kind)
+        return {"tabular": (2.0, 7), "text": (30.0, 64)}[teacher.kind]
+
+    monkeypatch.setattr(pricing, "_get", list)
+    stopwatch = Stopwatch(store, {"arm": [config]}, 1.0, lambda _: None)
+    stopwatch._time_teachers(SimpleNamespace(time_teacher=SimpleNamespace(remote=remote)))
+    assert kinds == ["tabular", "text"] and stopwatch.teacher_seconds == 32.0
+    assert list(stopwatch._widths.values()) == [7, 7, 0]
+
+
 @pytest.mark.parametrize(
     ("seconds", "memory", "wanted"),
     [
@@ -292,7 +329,7 @@ def test_trials_to_a_device_are_doubled_while_they_train_faster_and_fit(
 
     monkeypatch.setattr(pricing, "reservation_for", lambda search, threads, count: Reservation(1.0, 1 / count))
     monkeypatch.setattr(pricing, "cores_per_device", lambda: 8.0)
-    stopwatch = Stopwatch(store, 1.0, lambda _: None)
+    stopwatch = Stopwatch(store, {}, 1.0, lambda _: None)
     monkeypatch.setattr(stopwatch, "time_trials", time_trials)
     packing = stopwatch.measure_packing(tiny_trial, SearchConfig())
     assert packing.best == wanted and [number for number, _ in packing.rates] == list(seconds)
@@ -305,7 +342,7 @@ def test_trials_to_a_device_end_at_the_cores(
     """Eight cores are enough for four trials of two cores, each of which trains as fast as one alone."""
     monkeypatch.setattr(pricing, "reservation_for", lambda search, threads, count: Reservation(1.0, 1 / count))
     monkeypatch.setattr(pricing, "cores_per_device", lambda: 8.0)
-    stopwatch = Stopwatch(store, 1.0, lambda _: None)
+    stopwatch = Stopwatch(store, {}, 1.0, lambda _: None)
     light = replace(COST, memory_bytes=1)
     monkeypatch.setattr(stopwatch, "time_trials", lambda configs, _, count: [TimedConfig(configs[0], light, count)])
     packing = stopwatch.measure_packing(tiny_trial, SearchConfig(cpus=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,11 +34,11 @@ fi
 [ -f daemon ] || exit 1
 read words
 case "$words" in
-    get_server_list) [ ! -f client ] || echo 4711 ;;
+    get_server_list) ;;
     *) echo "$words" >> "$RECORDS/words"; kill -KILL "$(cat daemon)" ;;
 esac
 """
-CLIENT = "import os, pathlib; pathlib.Path(os.environ['CUDA_MPS_PIPE_DIRECTORY'], 'client').touch()"
+CLIENT = "import os, pathlib; assert pathlib.Path(os.environ['CUDA_MPS_PIPE_DIRECTORY']).is_dir()"
 # A driver with a trial that reserves half of a GPU, which Ray believes to be there.
 DRIVER = """
 import os, sys, time
@@ -142,16 +144,25 @@ def test_mps_starts_and_leaves_nothing_behind(short: Path, records: Path, monkey
     assert len(processes(records)) == 2 and all(map(alive, processes(records)))
     service.stop()
     assert not short.exists() and eventually(lambda: not any(map(alive, processes(records))))
-    assert (records / "words").read_text().splitlines() == ["daemon sees all GPUs", "quit -t 2"]
+    assert (records / "words").read_text().splitlines() == ["daemon sees all GPUs", "quit -t 10"]
 
 
-@pytest.mark.parametrize(
-    ("client", "problem"),
-    [("raise SystemExit(1)", "a process could not use CUDA through it"), ("", "a process did not reach its daemon")],
-)
-def test_mps_ends_if_a_process_cannot_use_it(client: str, problem: str, short: Path, records: Path) -> None:
-    assert Mps(short).start(1, client) == problem
+def test_mps_ends_if_a_process_cannot_use_it(short: Path, records: Path) -> None:
+    assert Mps(short).start(1, "raise SystemExit(1)") == "a process could not use CUDA through it"
     assert not short.exists() and eventually(lambda: not any(map(alive, processes(records))))
+
+
+@pytest.mark.parametrize(("status", "servers", "fails"), [(0, "4711", False), (0, "", True), (805, "4711", True)])
+def test_a_process_tries_cuda_through_mps(
+    status: int, servers: str, fails: bool, records: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server shows that CUDA has reached the daemon; without one, CUDA works without MPS."""
+    (records / "commands" / mps.CONTROL).write_text(f"#!/bin/sh\nread words\necho {servers}\n")
+    cuda = SimpleNamespace(cuInit=lambda flags: status, cuDevicePrimaryCtxRetain=lambda context, device: 0)
+    monkeypatch.setattr(ctypes, "CDLL", lambda name: cuda)
+    with pytest.raises(SystemExit) as raised:
+        exec(mps.CLIENT, {})
+    assert raised.value.code is fails
 
 
 def test_mps_whose_daemon_fails_is_not_used(short: Path, records: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +179,7 @@ def test_mps_whose_daemon_fails_is_not_used(short: Path, records: Path, monkeypa
         ("MODES", "Prohibited, Disabled", "the compute mode of a GPU is Prohibited, or MIG is enabled"),
         ("MODES", "Default, Enabled", "the compute mode of a GPU is Prohibited, or MIG is enabled"),
         ("MODES", "Default, [N/A]\nDefault, [N/A]", "the sweep has 1 of the 2 GPUs of the machine"),
-        (mps.PIPES, "/elsewhere", f"{mps.PIPES} is set, so an MPS is used that this sweep has not started"),
+        (mps.PIPES, "/elsewhere", f"{mps.PIPES} names another one"),
     ],
 )
 def test_mps_is_not_started_where_it_may_not_be(
@@ -185,7 +196,7 @@ def test_mps_is_not_started_beside_the_one_of_the_machine(
     """The daemon of the machine answers without a variable, at NVIDIA's own folder."""
     control = records / "commands" / mps.CONTROL
     control.write_text("#!/bin/sh\nread words\necho 4711\n")
-    assert Mps(short).start(1, CLIENT) == "an MPS is used that this sweep has not started"
+    assert Mps(short).start(1, CLIENT) == "another one serves this machine"
     assert not short.exists()
 
 

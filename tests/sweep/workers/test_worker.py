@@ -71,6 +71,13 @@ def test_a_worker_trains_on_the_prepared_store_and_never_reads_raw_data(
     assert [report.epoch for report in reports] == [1]
 
 
+def test_a_worker_enters_the_device_that_it_has_reserved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shares: list[float] = []
+    monkeypatch.setattr("sweep.workers.worker.enter_reserved_device", shares.append)
+    worker_for(job(tmp_path)).setup({}, FAKE_TRAINING, gpus=0.25)
+    assert shares == [0.25]
+
+
 def test_a_rung_and_the_last_epoch_are_on_disk_before_they_are_reported(
     tmp_path: Path, cache: Path, tiny_trial: TrialConfig
 ) -> None:

@@ -1,0 +1,166 @@
+"""Training on a GPU: the ways of running steps agree, no step waits for the device, and what cannot be recorded runs.
+
+`python -m pytest -m gpu` runs these tests where there is a GPU. They are skipped elsewhere, as in CI.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mmpkd import checkpoint
+from mmpkd.build import build, needed
+from mmpkd.cohort.prepare import prepare
+from mmpkd.config import TrialConfig
+from mmpkd.images import Images
+from mmpkd.objectives import OBJECTIVES
+from mmpkd.teachers.fitted import fit_teachers
+from mmpkd.train import train
+from mmpkd.training.epoch import train_epoch
+from mmpkd.training.execution import WARM_UP_STEPS, Stepper
+from mmpkd.training.stages import Run
+from mmpkd.training.step import epoch_inputs
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+SAME = 1e-3  # relative difference of weights after four epochs: kernels add in another order, in bfloat16
+COMPILED = 2e-2  # likewise for compiled blocks, which keep fewer roundings to bfloat16
+NETWORK = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
+TEACHERS: dict[str, dict[str, Any]] = {
+    "scan": {"kind": "image", "params": {"view": "superior", "network": NETWORK, "epochs": 1}},
+}
+PARAMS: dict[str, dict[str, Any]] = {"features": {"layer": 1}, "attention": {"layer": 1}}
+
+
+def run_of(config: TrialConfig, cache: Path) -> Run:
+    store, device = prepare(config.cohort, cache), torch.device("cuda")
+    fitted = fit_teachers(config, store, cache)
+    heads = {name: teacher.head for name, teacher in fitted.items() if teacher.head is not None}
+    student, objectives = build(config, store.facts, {name: teacher.width for name, teacher in fitted.items()}, heads)
+    teachers = {name: teacher.only(needed(config, objectives, name)).to(device) for name, teacher in fitted.items()}
+    return Run(config, store, store.rows("train"), student.to(device), objectives.to(device), teachers, device)
+
+
+def changed(config: TrialConfig, **changes: Any) -> TrialConfig:
+    return TrialConfig.model_validate(config.model_dump() | changes)
+
+
+def weights_after(config: TrialConfig, cache: Path, epochs: int = 4) -> torch.Tensor:
+    run = run_of(config, cache)
+    for epoch in range(epochs):
+        train_epoch(run, epoch)
+    return torch.cat([parameter.detach().flatten() for parameter in run.student.parameters()])
+
+
+def distance(weights: torch.Tensor, others: torch.Tensor) -> float:
+    return float((weights - others).norm() / others.norm())
+
+
+@contextmanager
+def no_waiting() -> Iterator[None]:
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(("execution", "limit"), [("graph", SAME), ("compile", COMPILED)])
+def test_all_ways_of_running_steps_agree(tiny_trial: TrialConfig, cache: Path, execution: str, limit: float) -> None:
+    """With drop path, whose draws a graph must repeat as they would have been drawn."""
+    eager = weights_after(changed(tiny_trial, execution="eager"), cache)
+    assert distance(weights_after(changed(tiny_trial, execution=execution), cache), eager) < limit
+    assert distance(weights_after(changed(tiny_trial, execution="eager", seed=1), cache), eager) > 10 * limit
+
+
+@pytest.mark.parametrize("kind", sorted(OBJECTIVES))
+def test_every_objective_can_be_recorded(
+    tiny_trial: TrialConfig, cache: Path, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    objectives = {kind: {"params": PARAMS.get(kind, {})}}
+    config = changed(tiny_trial, teachers=TEACHERS, objectives=objectives, execution="graph")
+    run = run_of(config, cache)
+    for epoch in (1, 2):  # in the first, whole batches run before any is recorded
+        train_epoch(run, epoch)
+    assert isinstance(run.step, Stepper) and len(run.step._recordings) == 2, "whole batches, and the last one"
+    eager = weights_after(changed(config, execution="eager"), cache)
+    assert distance(weights_after(config, cache), eager) < SAME
+    assert "one operation after another" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("resident", [True, False])
+@pytest.mark.parametrize("execution", ["eager", "graph"])
+def test_no_step_waits_for_the_gpu(tiny_trial: TrialConfig, cache: Path, execution: str, resident: bool) -> None:
+    augmentation = {"rotation": 10, "scale": [0.9, 1.1], "brightness": 0.1, "contrast": 0.1}
+    run = run_of(changed(tiny_trial, execution=execution, augmentation=augmentation), cache)
+    run.samples.images = Images(run.store, run.rows, ("image",), run.device, resident)
+    step = Stepper(run)
+    run.wake()
+    for epoch in range(2):  # libraries choose kernels, and steps are recorded
+        for inputs in epoch_inputs(run, epoch):
+            step(inputs)
+    with no_waiting():
+        for inputs in epoch_inputs(run, 2):
+            step(inputs)
+
+
+def test_fetched_images_are_those_of_the_store(tiny_trial: TrialConfig, cache: Path) -> None:
+    store, device = prepare(tiny_trial.cohort, cache), torch.device("cuda")
+    rows, order = store.rows("train"), torch.arange(59, -1, -1)
+    kept, fetched = (Images(store, rows, ("image",), device, resident).batches(order, 7) for resident in (True, False))
+    for batch, other in zip(kept, fetched, strict=True):
+        assert torch.equal(batch, other)
+
+
+def test_what_cannot_be_recorded_runs_and_says_so(
+    tiny_trial: TrialConfig, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = run_of(changed(tiny_trial, execution="graph"), cache)
+    run.student.register_forward_pre_hook(lambda _, inputs: inputs[0].sum().item() and None)
+    for epoch in range(2):
+        terms, _ = train_epoch(run, epoch)
+    assert capsys.readouterr().err.count("steps run one operation after another") == 1
+    assert isinstance(run.step, Stepper) and run.step._num_eager == WARM_UP_STEPS
+    assert all(torch.tensor(value).isfinite() for value in terms.values())
+
+
+def test_a_teacher_of_the_view_is_named_and_runs(
+    tiny_trial: TrialConfig, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    teachers = {
+        "both": {
+            "kind": "fused",
+            "params": {"view": "superior", "patch_size": 8, "dim": 16, "depth": 1, "heads": 2, "epochs": 1},
+        }
+    }
+    run = run_of(changed(tiny_trial, teachers=teachers, objectives={"logits": {}}, execution="graph"), cache)
+    train_epoch(run, 0)
+    assert "teacher 'both' runs at each step" in capsys.readouterr().err
+
+
+def test_a_resumed_training_goes_on_as_if_uninterrupted(tiny_trial: TrialConfig, cache: Path, tmp_path: Path) -> None:
+    config = changed(tiny_trial, checkpoint_seconds=0, epochs=4)
+    whole = train(config, cache, tmp_path / "whole")
+
+    def stop(report: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(config, cache, tmp_path / "part", report=stop)
+    resumed = train(config, cache, tmp_path / "part", tmp_path / "part" / checkpoint.NAME)
+    for report, wanted in zip(resumed, whole, strict=True):
+        assert report.terms == pytest.approx(wanted.terms, rel=SAME)
+
+
+def test_a_checkpoint_of_a_gpu_is_continued_on_a_cpu(
+    tiny_trial: TrialConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = changed(tiny_trial, checkpoint_seconds=0)
+    train(config, cache, tmp_path)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert len(train(config, cache, tmp_path, tmp_path / checkpoint.NAME)) == config.epochs
