@@ -32,7 +32,7 @@ from mmpkd.student import Student
 from mmpkd.types import CohortError, DivergedError, Task
 
 UNION = "any"  # label of the union of all ROIs of an image
-BASELINES: dict[str, dict[str, float]] = {}  # their scores, since a worker trains many students on one cohort
+BASELINES: dict[str, dict[str, float]] = {}  # computed once: a worker trains many students on one cohort
 OWN = "student"  # name of the student's own maps beside those of baselines
 ROI_GOALS = ("pointing", "mass", "pixel_ap")
 GOALS = ("val/auroc", "val/auroc_patient", *(f"val/{score}" for score in ROI_GOALS))  # scores that can be goals
@@ -61,7 +61,8 @@ class Evaluator:
         goals: the scores of GOALS that `score_goals` computes, where the samples have them.
 
     Attributes:
-        predicted: what `predict` returned at the last complete scoring, None before the first.
+        scored: logits and maps, as `predict` returns them, of the last student that was scored completely; None if
+            none was.
     """
 
     def __init__(
@@ -80,12 +81,12 @@ class Evaluator:
         self.store, self.rows, self.train_rows, self.replicates = store, rows, train_rows, replicates
         labels = labels or Labels(store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
         self.tasks, self.target_NK, self.known_NK = labels
-        self.predicted: tuple[NDArray[np.float64], Tensor] | None = None
         self.images = Images(store, rows, reads, device)
         self.batch_size = config.batch_size
         self.map = MAPS[config.map]()
         self.device = device
         self.one_each = len(np.unique(store.patient_N[rows])) == len(rows)  # no patient has several of these images
+        self.scored: tuple[NDArray[np.float64], Tensor] | None = None
         self.regions: Regions | None = None
         self.foreground_NHW: NDArray[np.bool_] | None = None
         self.with_patients = "val/auroc_patient" in goals and store.facts.several_images
@@ -155,7 +156,7 @@ class Evaluator:
         Raises:
             DivergedError: the weights after the last step give logits that are not finite.
         """
-        logits_NK, map_NRhw = self.predicted = self.predict(student)
+        self.scored = logits_NK, map_NRhw = self.predict(student)
         _require_finite(logits_NK)
         weight_RN = None if self.one_each else self.weight_RN
         metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, weight_RN))
