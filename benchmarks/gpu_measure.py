@@ -18,7 +18,13 @@ from torch.profiler import ProfilerActivity, profile
 from mmpkd.student import Student
 
 Advance = Callable[[int], None]  # takes this number of training steps
-MARKS = ("Optimizer.", "enumerate(", "ProfilerStep", "[pl]")  # spans that a profile shows beside real work
+MARKS = (
+    "Optimizer.",
+    "enumerate(",
+    "ProfilerStep",
+    "Torch-Compiled",
+    "## Call",
+)  # spans that a profile shows beside real work
 LAUNCHES = ("cudaLaunchKernel", "cuLaunchKernel", "cudaGraphLaunch")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize")
 

@@ -213,6 +213,7 @@ def equality_part(scale: Scale, cohorts: Cohorts, budget: Budget, keep: Callable
         if budget.left() == 0:
             return
         config, store = config_of(scale.sizes[name], batch_size), cohorts.store(scale.sizes[name].image_size)
+        config = config.model_copy(update={"epochs": scale.equal_steps[0]})  # the rate rises and falls
         start = _parameters(run_of(config, store))
         old, again, new = (_trained(config, store, scale.equal_steps, as_before) for as_before in (True, True, False))
         row: Row = {"model": name, "batch_size": batch_size, "steps": math.prod(scale.equal_steps)}

@@ -10,7 +10,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -25,7 +25,7 @@ from benchmarks.gpu_variants import ours
 from mmpkd import images
 
 MPS = "nvidia-cuda-mps-control"
-START_SECONDS = 60.0  # for a process to import everything, and for the first steps of a training
+START_SECONDS = 120.0  # for a process to import everything, and for the first steps of a training
 ON_HOST = "auto, images on the host"  # the way in which images are read that do not fit the GPU
 PACKED_SPAN = 25  # steps between two looks at the clock
 
@@ -62,18 +62,21 @@ class Worker:
         raise Late(f"no answer within {seconds:.0f} s")
 
     def end(self) -> None:
-        self.process.terminate()
-        self.process.join(10)
-        if self.process.is_alive():
-            self.process.kill()
+        """Ends the process: by request, so that it leaves the GPU in order, and by signals if it does not answer."""
+        with suppress(ConnectionError):
+            self.send("end")
+        for insist in (self.process.terminate, self.process.kill):
+            self.process.join(5)
+            if self.process.is_alive():
+                insist()
 
 
 def serve(connection: Connection, scale: Scale, folder: Path, carried: Path) -> None:
-    """Answers the requests of a `Worker` until it is terminated; an error is an answer, too."""
+    """Answers the requests of a `Worker`; an error is an answer, too."""
     torch.set_num_threads(1)
     cohorts, advance, batch_size = Cohorts(scale, folder, carried), None, 0
-    while True:
-        request, *values = connection.recv()
+    while (message := connection.recv()) != ("end",):
+        request, *values = message
         try:
             if request == "build":
                 name, batch_size = values

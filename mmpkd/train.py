@@ -28,7 +28,7 @@ from mmpkd.config import IMAGE, TrialConfig, dump_trial, load_trial
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.machine.resources import thread_warnings
-from mmpkd.scoring.validation import Evaluator
+from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.teachers.fitted import fit_teachers, quality_lines
 from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.training import stages
@@ -51,7 +51,6 @@ Trains one student from a TrialConfig and scores it on the validation patients a
 The same command continues an interrupted run. On a CPU with the same thread count the same
 configuration gives the same numbers, to the last digit.
 """
-SHOWN_GOALS = ("val/auroc", "val/auroc_patient", "val/pointing")  # scores of every epoch, where the cohort has them
 
 
 def train(
@@ -61,7 +60,7 @@ def train(
     resume: Path | None = None,
     report: Callable[[EpochReport], None] = lambda _: None,
     store: Store | None = None,
-    goals: Sequence[str] = SHOWN_GOALS,
+    goals: Sequence[str] = USUAL_GOALS,
     complete: Collection[int] = (),
 ) -> list[EpochReport]:
     """Trains one student to the end, from the beginning or from a checkpoint.
@@ -139,7 +138,8 @@ def train(
             writer.offer(partial(state, epoch + 1), must=is_complete)
             report(history[-1])
     if folder is not None and reads == (IMAGE,):
-        logits_NK, map_NRhw = evaluate.predict(run.answerer)
+        # The last epoch is scored completely, but a training that is resumed at its end has no epoch left.
+        logits_NK, map_NRhw = evaluate.scored or evaluate.predict(run.answerer)
         labels = evaluate.target_NK, evaluate.known_NK
         card = export.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *labels)
         card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=export.slices_of(store))
@@ -197,7 +197,7 @@ def main(words: Sequence[str]) -> None:
     def show(report: EpochReport) -> None:
         write_atomically(folder / "config.yaml", dump_trial(config))
         shown = [f"{name} {value:.4f}" for name, value in report.terms.items() if "/" not in name]
-        for goal in SHOWN_GOALS:
+        for goal in USUAL_GOALS:
             if goal in report.metrics:
                 error = report.metrics.get(f"{goal}_se")  # None: not computed; NaN: unknown
                 spread = "" if error is None else " ±?" if math.isnan(error) else f" ±{error:.4f}"

@@ -17,7 +17,8 @@ from benchmarks import gpu, gpu_workers
 from benchmarks.gpu_cohort import DEMO, QUICK, Cohorts, config_of
 from benchmarks.gpu_measure import Budget, count, flops_of, matmul_peak
 from benchmarks.gpu_report import FAIL, NOT_MEASURED, PASS, Verdict, markdown, verdicts
-from benchmarks.gpu_steps import weightless
+from benchmarks.gpu_steps import equality_part, weightless
+from mmpkd import fit
 from mmpkd.build import build
 
 ONLY = ((DEMO, 32),)
@@ -70,6 +71,14 @@ def test_an_unknown_part_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         gpu.main(["--only", "steps,stpes"])
     assert "unknown parts: stpes" in capsys.readouterr().err
+
+
+def test_a_rate_that_is_a_hundredth_too_high_is_not_equal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    set_rate = fit.set_learning_rate
+    monkeypatch.setattr(fit, "set_learning_rate", lambda optimizer, rate: set_rate(optimizer, 1.01 * rate))
+    rows: list[dict[str, object]] = []
+    equality_part(TINY, Cohorts(TINY, tmp_path, tmp_path), Budget(100), rows.append)
+    assert [row["equal"] for row in rows] == [False]
 
 
 @pytest.mark.parametrize("name", [model.name for model in QUICK.models])

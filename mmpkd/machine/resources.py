@@ -6,6 +6,8 @@ All code that starts or prices processes and threads uses these functions, so th
 from __future__ import annotations
 
 import os
+import resource
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +63,12 @@ def memory(environ: Mapping[str, str] = os.environ, root: Path = ROOT) -> Allowa
         per_core = _positive(environ, "SLURM_MEM_PER_CPU") * MEGABYTE
         bounds.append((per_core * cores(environ, root).amount, "SLURM_MEM_PER_CPU"))
     return Allowance(*min(bounds, key=lambda bound: bound[0]))
+
+
+def process_bytes() -> int:
+    """Returns the peak memory of this process so far."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def thread_warnings(threads: int) -> list[str]:

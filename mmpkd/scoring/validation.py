@@ -34,6 +34,7 @@ UNION = "any"  # label of the union of all ROIs of an image
 OWN = "student"  # name of the student's own maps beside those of baselines
 ROI_GOALS = ("pointing", "mass", "pixel_ap")
 GOALS = ("val/auroc", "val/auroc_patient", *(f"val/{score}" for score in ROI_GOALS))  # scores that can be goals
+USUAL_GOALS = ("val/auroc", "val/auroc_patient", "val/pointing")  # the goals, unless a sweep names others
 
 
 class Labels(NamedTuple):
@@ -56,6 +57,10 @@ class Evaluator:
         replicates: number of replicates of the bootstrap over patients.
         reads: names of the images that the student reads.
         goals: the scores of GOALS that `score_goals` computes, where the samples have them.
+
+    Attributes:
+        scored: logits and maps, as `predict` returns them, of the last student that was scored completely; None if
+            none was.
     """
 
     def __init__(
@@ -79,6 +84,7 @@ class Evaluator:
         self.map = MAPS[config.map]()
         self.device = device
         self.one_each = len(np.unique(store.patient_N[rows])) == len(rows)  # no patient has several of these images
+        self.scored: tuple[NDArray[np.float64], Tensor] | None = None
         self.regions: Regions | None = None
         self.foreground_NHW: NDArray[np.bool_] | None = None
         self.with_patients = "val/auroc_patient" in goals and store.facts.several_images
@@ -140,7 +146,7 @@ class Evaluator:
         Raises:
             DivergedError: the weights after the last step give logits that are not finite.
         """
-        logits_NK, map_NRhw = self.predict(student)
+        self.scored = logits_NK, map_NRhw = self.predict(student)
         _require_finite(logits_NK)
         weight_RN = None if self.one_each else self.weight_RN
         metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, weight_RN))

@@ -87,7 +87,7 @@ class Progress:
 
     def _left(self) -> str:
         done_here = len(self._search.finished) - self._done_before
-        started = sum(trial.epoch / trial.config.epochs for trial in list(self._search.running.values()))
+        started = sum(trial.reported.epoch / trial.config.epochs for trial in list(self._search.running.values()))
         if done_here + started < 0.5:
             return "time left: unknown yet"
         seconds_per_trial = (time.monotonic() - self._since) / (done_here + started)

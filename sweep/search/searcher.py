@@ -209,7 +209,7 @@ class Search(Searcher):
         while samplers.requested_arm or self.remaining_configurations:
             if not samplers.requested_arm:
                 arms = [arm for arm in self.space.arms if arm not in self.exhausted]
-                running = [(trial.proposal.arm, trial.device_seconds) for trial in self.running.values()]
+                running = [(trial.proposal.arm, trial.reported.device_seconds) for trial in self.running.values()]
                 samplers.request(self.state.ledger.neediest(arms, running), self.state.next_number)
             arm = samplers.requested_arm
             made, proposal = samplers.collect(self._wait or not self.running)
@@ -248,10 +248,10 @@ class Search(Searcher):
             self.halt = Halt("memory", message)
         elif cause:
             self._end(trial_id, "failed", message, cause)
-        elif error or trial.metrics is None:
+        elif error or not result.get("reports"):
             self._receive_death(trial_id)
         else:
-            self._end(trial_id, "complete" if trial.epoch >= trial.config.epochs else "pruned")
+            self._end(trial_id, "complete" if trial.reported.epoch >= trial.config.epochs else "pruned")
 
     def _receive_death(self, trial_id: str) -> None:
         trial = self.running[trial_id]

@@ -8,6 +8,7 @@ driver is killed between two writes.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,16 +28,30 @@ from sweep.types import Ending, Record, State, Values
 
 
 @dataclass
-class RunningTrial:
-    """A running trial and the metrics of its last reported epoch."""
+class Reported:
+    """What a trial has reported so far, in all its attempts. Each epoch counts once, as it was first reported.
 
+    Attributes:
+        metrics: the metrics of the last reported epoch, or None if no epoch was reported.
+    """
+
+    epoch: int = 0
+    seconds: float = 0.0
+    device_seconds: float = 0.0
+    metrics: Mapping[str, float] | None = None
+
+    def add(self, epoch: int, seconds: float, devices: float, metrics: Mapping[str, float]) -> None:
+        self.epoch, self.metrics = epoch, metrics
+        self.seconds += seconds
+        self.device_seconds += seconds * devices
+
+
+@dataclass
+class RunningTrial:
     number: int
     proposal: Proposal
     config: TrialConfig
-    device_seconds: float = 0.0
-    epoch: int = 0
-    seconds: float = 0.0
-    metrics: Mapping[str, float] | None = None
+    reported: Reported
 
 
 class SweepState:
@@ -76,7 +91,7 @@ class SweepState:
         # References have a front of their own, so that none of them displaces a trial that can be chosen.
         select = self.goals.index(space.search.select)
         self._contenders = {is_reference: Contenders(select) for is_reference in (False, True)}
-        self._spooled: dict[int, tuple[int, float]] = {}  # by number: last epoch in the spool, device-seconds so far
+        self._reported: dict[int, Reported] = defaultdict(Reported)  # by number, as the spool has it
         self._announced: set[int] = set()  # numbers of trials with a TrialStarted event in the spool
         self._lost = set(lost)
         for proposal, values in known:  # before this sweep's own trials, as when the sweep began
@@ -92,8 +107,8 @@ class SweepState:
         ended = [number for number in ended if number not in records or records[number].state != "running"]
         known_ends = set(ended)
         self._restore_left_behind(known_ends)
-        spooled = self._spooled.items()
-        self.ledger.left_behind = sum(spent for number, (_, spent) in spooled if number not in records)
+        reported = self._reported.items()
+        self.ledger.left_behind = sum(trial.device_seconds for number, trial in reported if number not in records)
         finished = [number for number, record in records.items() if record.state != "running"]
         missing = [number for number in finished if number not in known_ends]
         settled: dict[int, Values | None] = {}
@@ -107,7 +122,7 @@ class SweepState:
         for number in sorted(self._lost & (self._announced - known_ends)):
             self._spool.append(TrialEnded(number, "failed", error="the journal has lost it", cause="lost"))
         for number, record in records.items():
-            self.ledger.spend(record.arm, max(self._spooled.get(number, (0, 0.0))[1], record.device_seconds))
+            self.ledger.spend(record.arm, max(self._reported[number].device_seconds, record.device_seconds))
             if record.state == "running":
                 self.interrupted.append(number)
             if record.repeat_of is not None:
@@ -127,9 +142,7 @@ class SweepState:
         for _, event in self._spool.read():
             match event:
                 case EpochEnded():
-                    epoch, seconds = self._spooled.get(event.number, (0, 0.0))
-                    spent = seconds + event.seconds * (event.devices or 0.0)
-                    self._spooled[event.number] = max(event.epoch, epoch), spent
+                    self._reported[event.number].add(event.epoch, event.seconds, event.devices or 0.0, event.metrics)
                 case TrialStarted():
                     self._announced.add(event.number)
                 case TrialEnded():
@@ -179,33 +192,31 @@ class SweepState:
             tags = _tags(config, self.studies.record(number).repeat_of)
             params = resolved_values(proposal.drawn)
             self._spool.append(TrialStarted(number, proposal.arm, params, tags, devices))
-        return RunningTrial(number, proposal, config, device_seconds=self._spooled.get(number, (0, 0.0))[1])
+        return RunningTrial(number, proposal, config, self._reported[number])
 
     def record_epochs(self, trial: RunningTrial, reports: Sequence[Mapping[str, Any]], devices: float) -> None:
-        """Records new epochs of a trial. Epochs that an earlier driver has written to the spool are neither written nor
-        charged again.
+        """Records new epochs of a trial.
+
+        An epoch that the trial has reported before is neither recorded nor charged again: a trial that continues from a
+        checkpoint reports its earlier epochs again, and trains those again that the checkpoint does not hold.
         """
         for report in reports:
-            if report["epoch"] <= trial.epoch:
-                continue
-            trial.epoch = report["epoch"]
-            trial.seconds += report["seconds"]
-            trial.metrics = report["metrics"]
-            if report["epoch"] > self._spooled.get(trial.number, (0, 0.0))[0]:
-                trial.device_seconds += report["seconds"] * devices
-                self.ledger.spend(trial.proposal.arm, report["seconds"] * devices)
-                self._spooled[trial.number] = report["epoch"], trial.device_seconds
-                epoch = {key: report[key] for key in ("epoch", "seconds", "metrics", "terms")}
-                self._spool.append(EpochEnded(number=trial.number, arm=trial.proposal.arm, devices=devices, **epoch))
+            epoch, seconds, metrics = report["epoch"], report["seconds"], report["metrics"]
+            if epoch > trial.reported.epoch:
+                trial.reported.add(epoch, seconds, devices, metrics)
+                self.ledger.spend(trial.proposal.arm, seconds * devices)
+                event = {"epoch": epoch, "seconds": seconds, "metrics": metrics, "terms": report["terms"]}
+                self._spool.append(EpochEnded(number=trial.number, arm=trial.proposal.arm, devices=devices, **event))
 
     def end(self, trial: RunningTrial, state: State, error: str = "", cause: str = "") -> None:
         """Records the end of a trial. If the driver is killed between two of these writes, the next driver's `_restore`
         completes them.
         """
-        values = tuple(trial.metrics[goal] for goal in self.goals) if trial.metrics else None
-        by_rung = self.studies.values_by_rung(trial.number) or ({trial.epoch: values} if values else {})
+        reported, metrics = trial.reported, dict(trial.reported.metrics or {})
+        values = tuple(metrics[goal] for goal in self.goals) if metrics else None
+        by_rung = self.studies.values_by_rung(trial.number) or ({reported.epoch: values} if values else {})
         learned = self._imputation.learned(trial.proposal.arm, state, cause, by_rung)
-        spent = trial.epoch, trial.seconds, trial.device_seconds, dict(trial.metrics or {})
+        spent = reported.epoch, reported.seconds, reported.device_seconds, metrics
         self.studies.end(trial.number, Ending(state, *spent, error, cause, learned))
         record = self.studies.record(trial.number)
         self.spool_end(record)

@@ -6,11 +6,13 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
+import ray
 from ray import tune
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
@@ -19,6 +21,8 @@ from sweep.cluster import Reservation, count_slots
 from sweep.storage.layout import SweepFolder
 from sweep.types import Halt
 from sweep.workers.worker import TrainingFunctions, TrialWorker
+
+SAVE_SECONDS: Final = 2.0  # time in which trials may end and save their epochs once the driver is asked to end
 
 
 class HaltableSearch(Protocol):
@@ -55,8 +59,8 @@ def run_tune(
 
     Raises:
         Exception: the exception that broke the search.
-        KeyboardInterrupt: the driver was asked to end. Running trials end with Ray, stay 'running' in the storage, and
-            are continued by the next driver.
+        KeyboardInterrupt: the driver was asked to end. Running trials are saved if their epochs are short, end with
+            Ray, stay 'running' in the storage, and are continued by the next driver.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # Without this, Tune would start workers one by one. The search itself limits the number of open trials.
@@ -113,6 +117,7 @@ class Heartbeat(tune.Callback):
 
     def on_step_begin(self, iteration: int, trials: list[Any], **info: Any) -> None:
         if interrupt.requested():  # no file is half-written at this point, and the current epoch may still take long
+            save_trials(trials)
             raise KeyboardInterrupt
         if time.monotonic() < self._next_check:
             return
@@ -124,6 +129,23 @@ class Heartbeat(tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         self._search.on_change()
+
+
+def save_trials(trials: Sequence[Trial]) -> None:
+    """Ends running trials, each after its current epoch, so that their workers save them. Waits for SAVE_SECONDS at
+    most.
+
+    A trial whose last epoch took longer than that is not waited for. It loses the epochs since its last checkpoint.
+    """
+    stops: list[Any] = [
+        actor.stop.remote()
+        for trial in trials
+        if (actor := trial.temporary_state.ray_actor) is not None
+        and trial.status == Trial.RUNNING
+        and trial.run_metadata.last_result.get("time_this_iter_s", SAVE_SECONDS + 1) <= SAVE_SECONDS
+    ]
+    if stops:
+        ray.wait(stops, num_returns=len(stops), timeout=SAVE_SECONDS)
 
 
 class StopWhenHalted(tune.Stopper):

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmpkd import checkpoint
+from mmpkd import checkpoint, export, weights
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig, dump_trial, load_trial
 from mmpkd.machine.resources import Allowance
-from mmpkd.train import SHOWN_GOALS, main, train
+from mmpkd.scoring.validation import USUAL_GOALS
+from mmpkd.train import main, train
 from mmpkd.types import ConfigError, DivergedError, EpochReport, UserError
 
 PATIENTS = {"val/auroc_patient_undefined", "val/auroc_patient_mixed"}  # counts that explain a missing goal
@@ -77,6 +78,15 @@ def test_a_finished_checkpoint_needs_no_more_epochs(
     assert numbers(again) == numbers(history) == numbers(checkpoint.history(folder / "last.pt"))
 
 
+def test_the_export_holds_the_answers_of_the_last_epoch(
+    tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]], tmp_path: Path
+) -> None:
+    """The uninterrupted run exports what its last epoch scored; a run that resumes at its end computes it again."""
+    train(tiny_trial, cache, tmp_path, whole[0] / "3.pt")
+    ours, theirs = (weights.metadata(folder / export.NAME) for folder in (tmp_path, whole[0]))
+    assert ours == theirs and any("map_threshold" in value for value in ours.values())
+
+
 def test_a_checkpoint_of_another_configuration_is_refused(
     tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]]
 ) -> None:
@@ -124,7 +134,7 @@ def test_an_epoch_before_the_last_has_the_goals_alone_unless_all_scores_are_want
 ) -> None:
     """The first, the second and the last of three epochs, where the second is a rung. The goals are the same."""
     plain = [dict(report.metrics) for report in whole[1]]
-    assert [set(metrics) for metrics in plain[:2]] == [set(SHOWN_GOALS) | PATIENTS] * 2
+    assert [set(metrics) for metrics in plain[:2]] == [set(USUAL_GOALS) | PATIENTS] * 2
     history = train(tiny_trial, cache, goals=("val/auroc", "val/mass", "val/pixel_ap"), complete=[2])
     assert set(history[0].metrics) == {"val/auroc", "val/mass", "val/pixel_ap"}
     assert set(history[1].metrics) == set(history[2].metrics) == set(plain[2])

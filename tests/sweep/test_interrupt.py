@@ -189,11 +189,20 @@ def test_a_server_that_does_not_answer_does_not_delay_the_end(tmp_path: Path, mo
 
 @pytest.mark.usefixtures("ray_session")
 def test_a_batch_system_ends_a_sweep_in_a_small_job(tmp_path: Path) -> None:
-    """The job has one core of several and a long TMPDIR with odd characters; its process group gets SIGTERM twice."""
+    """The job has one core of several and a long TMPDIR with odd characters; its process group gets SIGTERM twice.
+
+    The trial that runs had no checkpoint yet, and is saved after its current epoch.
+    """
     (tmp_path / "fake.yaml").write_text(SPACE)
     scratch = tmp_path / ("scratch of job #7 " + "x" * 60)
     scratch.mkdir()
-    environ = {**os.environ, "SLURM_CPUS_PER_TASK": "1", "TMPDIR": str(scratch), "FAKE_SECONDS": "0.5"}
+    environ = {
+        **os.environ,
+        "SLURM_CPUS_PER_TASK": "1",
+        "TMPDIR": str(scratch),
+        "FAKE_SECONDS": "0.5",
+        "FAKE_SPARSE": "",
+    }
     words = [f"space={tmp_path / 'fake.yaml'}", f"storage={tmp_path}", "trials=8"]
     folder, address = tmp_path / "fake", f"sqlite:///{tmp_path / 'mlflow.db'}"
     driver = subprocess.Popen(

@@ -93,17 +93,25 @@ class Machine:
             live[trial_id] = job
 
 
-def drive_to_the_end(machine: Machine, epochs: int) -> Search:
+def drive_to_the_end(machine: Machine, epochs: int, lost: int) -> Search:
+    """Drives until a driver is not killed. Each kill loses the last epochs of trials that had not finished."""
     for _ in range(200):
         if (search := machine.drive(epochs)) is not None:
             return search
+        for number, last in machine.reached.items():
+            if last < EPOCHS:
+                machine.reached[number] = max(last - lost, 0)
     raise AssertionError("never done")
 
 
-@pytest.fixture(scope="module", params=[1, 3, 1000], ids=lambda epochs: f"killed after {epochs}")
+@pytest.fixture(
+    scope="module",
+    params=[(1, 0), (3, 0), (1000, 0), (7, 2)],
+    ids=lambda kills: "killed after {}, {} lost".format(*kills),
+)
 def driven(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Machine, Search]:
     machine = Machine(tmp_path_factory.mktemp("machine"))
-    return machine, drive_to_the_end(machine, request.param)
+    return machine, drive_to_the_end(machine, *request.param)
 
 
 def test_each_seed_is_what_it_was_whoever_hands_it_out(driven: tuple[Machine, Search]) -> None:

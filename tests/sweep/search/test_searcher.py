@@ -134,6 +134,45 @@ def test_trials_of_a_dead_driver_come_first_under_their_own_numbers(opened: Open
     assert search.records()[1].seconds == 2.0
 
 
+def test_an_epoch_that_is_trained_again_counts_once_and_as_first_reported(opened: Opened, tmp_path: Path) -> None:
+    """A kill loses the epochs since the last checkpoint. On a GPU they may differ in the last digits."""
+    dead = opened("trials=1")
+    job = dead.suggest("a")
+    for epoch in (1, 2, 3):
+        dead.on_trial_result("a", {"reports": [report(job, epoch)]})
+    charged = dead.state.ledger.total
+    del dead
+
+    search = opened("trials=1")
+    assert search.suggest("b") == job
+    changed = report(job, 3, seconds=0.7)
+    changed["metrics"] = {name: value + 1e-6 for name, value in changed["metrics"].items()}
+    search.on_trial_result("b", {"reports": [report(job, 1)]})  # the checkpoint holds epoch 1 only
+    assert search.running["b"].reported.epoch == 3, "progress does not go back"
+    for again in (report(job, 2, seconds=0.7), changed):
+        search.on_trial_result("b", {"reports": [again]})
+    assert search.state.ledger.total == charged == 1.5
+    search.on_trial_complete("b", {"reports": [changed]})  # stopped there
+    (record,) = search.records()
+    assert (record.state, record.epochs, record.seconds, record.device_seconds) == ("pruned", 3, 1.5, 1.5)
+    assert record.metrics == report(job, 3)["metrics"] == events(tmp_path, EpochEnded)[-1].metrics
+    assert counted(tmp_path, EpochEnded) == {0: 3} and counted(tmp_path, TrialEnded) == {0: 1}
+
+
+def test_a_worker_that_dies_before_its_first_checkpoint_takes_no_epoch_back(opened: Opened, tmp_path: Path) -> None:
+    search = opened("trials=1", "search.max_failures=1")
+    job = search.suggest("a")
+    for epoch in (1, 2):
+        search.on_trial_result("a", {"reports": [report(job, epoch)]})
+    search.on_trial_complete("a", error=True)
+    assert search.suggest("b") == job
+    search.on_trial_result("b", {"reports": [report(job, 1)]})
+    search.on_trial_complete("b", error=True)
+    (record,) = search.records()
+    assert (record.state, record.epochs, record.seconds) == ("failed", 2, 1.0)
+    assert counted(tmp_path, EpochEnded) == {0: 2}
+
+
 def test_an_interrupted_sweep_proposes_what_an_uninterrupted_one_proposes(opened: Opened, tmp_path: Path) -> None:
     def sampled(search: Search) -> list[Any]:
         return [dict(record.sampled) for record in search.records()]
