@@ -3,10 +3,10 @@
     python benchmarks/trial.py --before DIR [--breast DIR] [--rounds 5] [--json FILE]
 
 `--before DIR` names a checkout of earlier code (`git worktree add DIR REVISION`). Each side trains the same
-configuration in processes of its own, in turn, in an order that changes with every round; one thread. Trials are those
-of the space `demo` (10 epochs) and, with `--breast`, of `breast` (9 epochs), of the arm `tabular` with `logits`. As in a
-sweep with early stopping, the epoch of the rung and the last epoch are scored completely. The cohort is prepared and
-the teacher fitted beforehand. Seconds are CPU-seconds of the process from the call of `train` to its end, so that other
+configuration in processes of its own, in turn, in an order that changes with every round; one thread. Trials are of the
+space `demo` (10 epochs) and, with `--breast`, of `breast` (9 epochs), arm `tabular` with `logits`. As in a sweep with
+early stopping, the epoch of the rung and the last epoch are scored completely. The cohort is prepared and the teacher
+fitted beforehand. Seconds are CPU-seconds of the process from the call of `train` to its end, so that other
 work on the machine disturbs both sides alike. The ratio is the median over rounds of the ratio within a round.
 """
 
@@ -39,10 +39,11 @@ from mmpkd.train import train
 config, cache = TrialConfig.model_validate(json.loads(sys.argv[1])), Path(sys.argv[2])
 store = prepare(config.cohort, cache)
 fit_teachers(config, store, cache)
-rung = {"complete": {-(-config.epochs // 3), config.epochs}} if "complete" in inspect.signature(train).parameters else {}
+rung = {-(-config.epochs // 3), config.epochs}
+options = {"complete": rung} if "complete" in inspect.signature(train).parameters else {}
 with tempfile.TemporaryDirectory() as folder:
     started, cpu = time.perf_counter(), time.process_time()
-    train(config, cache, Path(folder), store=store, **rung)
+    train(config, cache, Path(folder), store=store, **options)
     print(time.process_time() - cpu, time.perf_counter() - started)
 """
 
