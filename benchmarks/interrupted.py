@@ -1,6 +1,6 @@
 """A driver killed at 30 random moments: nothing lost, nothing twice.
 
-    python benchmarks/interrupted.py [--kills 30] [--trials 60] [--seed 0] [--checkpoint-seconds 2] [--folder DIR]
+    python benchmarks/interrupted.py [--kills 30] [--trials 60] [--seed 0] [--checkpoint-seconds 5] [--folder DIR]
                                      [--json FILE]
 
 The demo space on a small cohort, really trained, two trials at a time. The kills are due at random
@@ -250,7 +250,7 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--longest", type=float, default=2.5)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoint-seconds", type=float, default=2.0)
+    parser.add_argument("--checkpoint-seconds", type=float, default=5.0)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     storage = options.folder or Path(tempfile.mkdtemp(prefix="interrupted-"))
