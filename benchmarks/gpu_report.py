@@ -10,7 +10,6 @@ from benchmarks.gpu_steps import VARIANTS, Row
 
 Results = dict[str, Any]
 IDLE = 2 / 3  # a training whose kernels run for less than this share of the time leaves the card idle
-NEVER = "never run on a GPU"
 PASS, FAIL, NOT_MEASURED = "PASS", "FAIL", "not measured"
 
 
@@ -92,7 +91,7 @@ def markdown(results: Results) -> str:
     peak = f"{card.get('peak', 0) / 1e12:.4g} TFLOP/s"
     lines = [f"{where}; measured matmul peak {peak}; {results.get('seconds', 0):.0f} s.", ""]
     if not card.get("gpu"):
-        lines[:0] = [f"**This run used no GPU**; the benchmark may have {NEVER} yet.", ""]
+        lines[:0] = ["**This run used no GPU**, so that its figures say nothing about one.", ""]
     for part, (columns, rows_of) in TABLES.items():
         if results.get(part):
             lines += [f"**{part}**", "", *table(columns, [rows_of(row) for row in results[part]]), ""]
@@ -159,8 +158,8 @@ TABLES: dict[str, tuple[Sequence[str], Callable[[Row], list[str]]]] = {
         ),
     ),
     "packed": (
-        ("service", "model", "batch", "trainings", "images/s of all", "MiB of each"),
-        _cells("service", "model", "batch_size", "count", "images_per_second", "each_mib"),
+        ("service", "model", "batch", "trainings", "images/s of all", "MiB of each", "MiB in use"),
+        _cells("service", "model", "batch_size", "count", "images_per_second", "each_mib", "used_mib"),
     ),
     "taught": (
         ("model", "batch", "variant", "ms a step", "over plain"),

@@ -6,6 +6,7 @@ teacher that runs at each step is present but not fitted. The timed steps and va
 
 from __future__ import annotations
 
+import math
 import sys
 import tempfile
 import time
@@ -28,7 +29,6 @@ from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.machine.resources import memory, process_bytes
 from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
-from mmpkd.student import build_student
 from mmpkd.teachers import online, resolve, sized
 from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.teachers.fitted import FittedTeacher
@@ -43,6 +43,7 @@ MAX_VALIDATED = 512  # images of a timed validation; larger validation sets are 
 MIN_FITTED, MAX_FITTED = 128, 5000  # samples of the first and the largest timed fit of a teacher
 GRID = (14, 14)  # patch grid of the random teacher maps
 ENOUGH_SECONDS = 2.0  # no larger fit is timed after one that took this long
+STEPS_BETWEEN_CLOCKS = 10  # on a GPU, because reading the clock waits for the GPU, and no step does
 
 
 class StandIn(Store):
@@ -179,7 +180,8 @@ class Probe:
         total = sum(stage.epochs or 0 for stage in run.stages)
         for index, stage in enumerate(run.stages):
             share = (stage.epochs or 0) / total
-            run.enter(index)
+            if index != run.index:  # the first stage is warm, so that trials side by side begin to be timed together
+                run.enter(index)
             count, spent = self._steps(seconds * 2 / 3 * share, least=1)
             num_steps, step_seconds = num_steps + count, step_seconds + share * spent / count
         num_validations, started = 0, self._now()
@@ -207,14 +209,19 @@ class Probe:
 
     def _steps(self, seconds: float, least: int) -> tuple[int, float]:
         """Returns the number of steps in `seconds`, at least `least`, and the seconds that they took."""
-        run, step, started = self.run, Stepper(self.run), self._now()
+        run, count, between_clocks, started = self.run, 0, 1, self._now()
+        step, is_new = run.step or Stepper(run), run.step is None
+        run.step = step
         run.wake()
         fit.set_learning_rate(run.optimizer, run.config.optimizer.lr / 100)  # random images must not diverge
-        count = -(WARM_UP_STEPS + 1) if self.device.type == "cuda" else 0  # steps until one is recorded are not timed
+        if self.device.type == "cuda":
+            between_clocks = STEPS_BETWEEN_CLOCKS
+            if is_new:  # steps are not timed until batches of each size are recorded
+                count = -WARM_UP_STEPS - math.ceil(len(run.rows) / run.config.optimizer.batch_size)
         for inputs in chain.from_iterable(epoch_inputs(run, epoch) for epoch in range(sys.maxsize)):
             if count == 0:
                 started = self._now()
-            if count >= least and self._now() - started >= seconds:
+            if count >= least and count % between_clocks == 0 and self._now() - started >= seconds:
                 break
             step(inputs)
             count += 1
@@ -287,14 +294,3 @@ def time_teacher(teacher: ResolvedTeacher, store: StandIn, fold: int) -> tuple[f
     # sample gets two outputs.
     seconds = (NUM_FOLDS + 1) * per_fit + NUM_FOLDS * per_sample * params.passes * len(train)
     return seconds + per_output * (2 * len(train) + len(val)), 0 if embedding is None else embedding.shape[1]
-
-
-def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
-    """Returns a key that orders configurations by their likely cost: multiplications of a forward pass, then number of
-    objectives, then small batches (which use a device less well)."""
-    num_logits = facts.tasks[-1].columns.stop
-    channels = facts.channels * len(config.student.reads)
-    student = build_student(config.student, facts.image_size, channels, num_logits, empty=True)
-    tokens = student.grid[0] * student.grid[1] + 1
-    size = sum(parameter.numel() for parameter in student.parameters())
-    return float(size * tokens), len(config.active_objectives()), -config.optimizer.batch_size

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import timm
@@ -161,7 +161,7 @@ def build_student(
     Raises:
         ConfigError: the named model is not a timm ViT with a CLS token, sizes do not fit, or weights are not on disk.
     """
-    known = timm.list_models()
+    known = _model_names()
     if config.model.partition(".")[0] not in known:  # a tag after the dot names a set of weights
         raise ConfigError.at("student.model", f"timm has no model {config.model!r}{near(config.model, known)}")
     weights = weights_of(config)
@@ -200,6 +200,11 @@ def build_student(
     if len(mean) != channels:  # grey images with RGB weights: timm sums the filters, so the mean of the three is used
         mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
     return Student(model, tuple(mean), tuple(std))
+
+
+@cache  # sorting the names takes 5 ms, and a plan builds hundreds of outlines
+def _model_names() -> list[str]:
+    return timm.list_models()
 
 
 @lru_cache(maxsize=64)  # a plan inspects the same few students for every branch; each takes up to a second

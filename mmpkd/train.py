@@ -140,7 +140,8 @@ def train(
             writer.offer(partial(state, epoch + 1), must=is_complete)
             report(history[-1])
     if folder is not None and reads == (IMAGE,):
-        logits_NK, map_NRhw = evaluate.predict(run.answerer)
+        # The last epoch is scored completely, but a training that is resumed at its end has no epoch left.
+        logits_NK, map_NRhw = evaluate.scored or evaluate.predict(run.answerer)
         labels = evaluate.target_NK, evaluate.known_NK
         card = export.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *labels)
         card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=export.slices_of(store))

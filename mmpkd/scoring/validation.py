@@ -57,6 +57,10 @@ class Evaluator:
         replicates: number of replicates of the bootstrap over patients.
         reads: names of the images that the student reads.
         goals: the scores of GOALS that `score_goals` computes, where the samples have them.
+
+    Attributes:
+        scored: logits and maps, as `predict` returns them, of the last student that was scored completely; None if
+            none was.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Evaluator:
         self.map = MAPS[config.map]()
         self.device = device
         self.one_each = len(np.unique(store.patient_N[rows])) == len(rows)  # no patient has several of these images
+        self.scored: tuple[NDArray[np.float64], Tensor] | None = None
         self.regions: Regions | None = None
         self.foreground_NHW: NDArray[np.bool_] | None = None
         self.with_patients = "val/auroc_patient" in goals and store.facts.several_images
@@ -141,7 +146,7 @@ class Evaluator:
         Raises:
             DivergedError: the weights after the last step give logits that are not finite.
         """
-        logits_NK, map_NRhw = self.predict(student)
+        self.scored = logits_NK, map_NRhw = self.predict(student)
         _require_finite(logits_NK)
         weight_RN = None if self.one_each else self.weight_RN
         metrics = _prefixed(classify.score(logits_NK, self.target_NK, self.known_NK, self.tasks, weight_RN))

@@ -11,7 +11,8 @@ from typing import Final
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
-from mmpkd.probe import Cost, burden
+from mmpkd.probe import Cost
+from mmpkd.student import build_student
 from mmpkd.teachers import sees_view
 from sweep.plan.price import TimedConfig
 
@@ -29,6 +30,17 @@ def extremes(configs: Sequence[TrialConfig], facts: Facts) -> list[TrialConfig]:
     ordered = sorted(((burden_and_kinds(config), index) for index, config in enumerate(configs)))
     cheapest, dearest = ordered[0], ordered[-1]
     return [configs[index] for index in ([cheapest[1]] if cheapest[0] == dearest[0] else [cheapest[1], dearest[1]])]
+
+
+def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:
+    """Returns a key that orders configurations by their likely cost: multiplications of a forward pass, then number of
+    objectives, then small batches (which use a device less well)."""
+    num_logits = facts.tasks[-1].columns.stop
+    channels = facts.channels * len(config.student.reads)
+    student = build_student(config.student, facts.image_size, channels, num_logits, empty=True)
+    tokens = student.grid[0] * student.grid[1] + 1
+    size = sum(parameter.numel() for parameter in student.parameters())
+    return float(size * tokens), len(config.active_objectives()), -config.optimizer.batch_size
 
 
 def cost_identity(config: TrialConfig) -> str:

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from mmpkd.cohort.facts import Facts
 from mmpkd.config import TrialConfig
-from mmpkd.probe import MAX_VALIDATED, Cost, Probe, StandIn, burden, stand_in, time_teacher
+from mmpkd.probe import MAX_VALIDATED, Cost, Probe, StandIn, stand_in, time_teacher
 from mmpkd.teachers import resolve, sized
 from mmpkd.teachers.teacher import ResolvedTeacher
 from mmpkd.types import UserError
@@ -37,7 +37,7 @@ from sweep.cluster import (
 from sweep.plan.packing import Packing
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price, TimedConfig, compute_price
-from sweep.plan.timing import cost_identity, extremes, mean_cost, throughput
+from sweep.plan.timing import burden, cost_identity, extremes, mean_cost, throughput
 from sweep.space.search_config import SearchConfig
 from sweep.space.space import Space
 from sweep.workers.nodes import enter_reserved_device

@@ -46,7 +46,6 @@ def run_training(
     from mmpkd.train import train  # imports torch and timm, which only a training needs
 
     if not gc.get_freeze_count():
-        gc.collect()
         gc.freeze()  # without this, each collection between trials takes 0.3 s to visit the objects of the libraries
     config, store = TrialConfig.model_validate_json(job["trial"]), Store.open(Path(job["store"]))
     cache, goals, rungs = Path(job["cache"]), job["goals"], job["rungs"]

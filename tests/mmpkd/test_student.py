@@ -138,7 +138,7 @@ def test_models_that_cannot_be_built_are_reported(config: StudentConfig, size: i
 def test_attention_other_than_a_single_softmax_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """No model of timm has both a CLS token and differential attention, but a registered model could."""
     model = timm.create_model("vit_tiny_patch16_224", img_size=32, attn_layer="diff", depth=2, global_pool="token")
-    monkeypatch.setattr(timm, "list_models", lambda: ["mine"])
+    monkeypatch.setattr("mmpkd.student._model_names", lambda: ["mine"])
     monkeypatch.setattr(timm, "create_model", lambda *_, **__: model)
     with pytest.raises(
         ConfigError, match=r"student.model: 'mine' is not a ViT .* blocks hold DiffAttention, not Attention"

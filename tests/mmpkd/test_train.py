@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmpkd import checkpoint
+from mmpkd import checkpoint, export, weights
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig, dump_trial, load_trial
 from mmpkd.machine.resources import Allowance
@@ -76,6 +76,15 @@ def test_a_finished_checkpoint_needs_no_more_epochs(
     folder, history = whole
     again = train(tiny_trial, cache, None, folder / "last.pt", lambda _: pytest.fail("trained again"))
     assert numbers(again) == numbers(history) == numbers(checkpoint.history(folder / "last.pt"))
+
+
+def test_the_export_holds_the_answers_of_the_last_epoch(
+    tiny_trial: TrialConfig, cache: Path, whole: tuple[Path, list[EpochReport]], tmp_path: Path
+) -> None:
+    """The uninterrupted run exports what its last epoch scored; a run that resumes at its end computes it again."""
+    train(tiny_trial, cache, tmp_path, whole[0] / "3.pt")
+    ours, theirs = (weights.metadata(folder / export.NAME) for folder in (tmp_path, whole[0]))
+    assert ours == theirs and any("map_threshold" in value for value in ours.values())
 
 
 def test_a_checkpoint_of_another_configuration_is_refused(

@@ -30,7 +30,7 @@ from sweep.plan.expectations import (
 from sweep.plan.packing import Packing
 from sweep.plan.plan import plan
 from sweep.plan.price import Price, TimedConfig, compute_price, epoch_seconds
-from sweep.plan.timing import cost_identity, extremes, mean_cost, throughput
+from sweep.plan.timing import burden, cost_identity, extremes, mean_cost, throughput
 from sweep.search.halving import Rung
 from sweep.space.search_config import SearchConfig
 from sweep.space.space import Space, load_space
@@ -304,6 +304,27 @@ def test_a_teacher_is_timed_once_wherever_it_stands(
     stopwatch._time_teachers(SimpleNamespace(time_teacher=SimpleNamespace(remote=remote)))
     assert kinds == ["tabular", "text"] and stopwatch.teacher_seconds == 32.0
     assert list(stopwatch._widths.values()) == [7, 7, 0]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"student": {"depth": 3}},
+        {"student": {"embed_dim": 48}},
+        {"student": {"patch_size": 4}},
+        {"optimizer": {"batch_size": 8}},
+    ],
+)
+def test_costlier_configurations_have_a_greater_burden(
+    tiny_trial: TrialConfig, change: dict[str, dict[str, int]]
+) -> None:
+    facts = stand_in(tiny_trial.cohort).facts
+    dearer = tiny_trial.model_dump()
+    for section, values in change.items():
+        dearer[section] |= values
+    assert burden(TrialConfig.model_validate(dearer), facts) > burden(tiny_trial, facts)
+    fewer = tiny_trial.model_copy(update={"objectives": {}})
+    assert burden(fewer, facts) < burden(tiny_trial, facts)
 
 
 @pytest.mark.parametrize(
