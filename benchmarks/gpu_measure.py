@@ -30,13 +30,23 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 class Budget:
-    """Seconds that may be spent, counted from now."""
+    """Seconds that may be spent, counted from now.
+
+    Attributes:
+        was_short: whether something was left out because nothing was left.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.end = time.perf_counter() + seconds
+        self.was_short = False
 
     def left(self) -> float:
         return max(0.0, self.end - time.perf_counter())
+
+    def is_spent(self) -> bool:
+        """Returns whether nothing is left for what comes next, which is then left out."""
+        self.was_short |= self.left() == 0
+        return self.left() == 0
 
     def part(self, seconds: float) -> Budget:
         """Returns the budget of a part, which is never more than what is left of the whole."""

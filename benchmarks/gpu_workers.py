@@ -145,13 +145,16 @@ def mps() -> Iterator[str]:
 def packed_part(scale: Scale, cohorts: Cohorts, carried: Path, budget: Budget, keep: Callable[[Row], None]) -> None:
     """Trains 1, 2, 4, ... students side by side, each in a process of its own, plain and under MPS.
 
-    The processes of the largest number are started once, and hold their memory while fewer of them train.
+    The processes of the largest number are started once, and hold their memory while fewer of them train: `each_mib` is
+    what one of them has reserved, `used_mib` what is in use on the whole card, for all of them.
     """
-    if budget.left() == 0:
+    if budget.is_spent():
         return
     for name, _ in scale.packed_cells:
         cohorts.path(scale.sizes[name].image_size)
-    _packed("plain", scale, cohorts.folder, carried, budget.part(budget.left() / 2), keep)
+    half = budget.part(budget.left() / 2)
+    _packed("plain", scale, cohorts.folder, carried, half, keep)
+    budget.was_short |= half.was_short
     with mps() as problem:
         if problem:
             keep({"service": "MPS", "error": problem})
@@ -166,7 +169,7 @@ def _packed(
     try:
         for name, batch_size in scale.packed_cells:
             row: Row = {"service": service, "model": name, "batch_size": batch_size}
-            if budget.left() == 0:
+            if budget.is_spent():
                 return
             for worker in workers:
                 worker.send("build", name, batch_size)
@@ -176,13 +179,21 @@ def _packed(
                 if len(fitting) < count:
                     keep(row | {"count": count, "error": next(iter(reserved[len(fitting)].values()))})
                     continue
-                rates = _together(workers[:count], scale.seconds)
-                keep(row | {"count": count, "images_per_second": sum(rates), "each_mib": max(fitting)})
+                speed = {"images_per_second": sum(_together(workers[:count], scale.seconds))}
+                keep(row | {"count": count, "each_mib": max(fitting), "used_mib": used_mib()} | speed)
     except Late as error:
         keep({"service": service, "error": str(error)})
     finally:
         for worker in workers:
             worker.end()
+
+
+def used_mib() -> float:
+    """Returns the memory of the GPU that is in use, by all processes and by their contexts; 0 on a CPU."""
+    if not torch.cuda.is_available():
+        return 0.0
+    free, total = torch.cuda.mem_get_info()
+    return (total - free) / 2**20
 
 
 def _together(workers: Sequence[Worker], seconds: float) -> list[float]:
@@ -200,7 +211,7 @@ def executions_part(
     for name, batch_size in scale.execution_cells:
         cohorts.path(scale.sizes[name].image_size)
         for execution in (*scale.executions, ON_HOST):
-            if budget.left() == 0:
+            if budget.is_spent():
                 return
             row: Row = {"model": name, "batch_size": batch_size, "variant": execution}
             worker = Worker(scale, cohorts.folder, carried)
@@ -208,6 +219,7 @@ def executions_part(
                 worker.send("measure", name, batch_size, execution, peak)
                 keep(row | worker.receive(budget.left()))
             except Late as error:
+                budget.was_short = True
                 keep(row | {"error": str(error)})
             finally:
                 worker.end()
