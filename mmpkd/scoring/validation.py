@@ -127,7 +127,7 @@ class Evaluator:
         fixed = {"val/auroc_rarer_class": float(rarer_K[scored].min())} if scored.any() else {}
         if self.regions is not None:
             train_rows = None if self.train_rows is None else self.train_rows.tolist()
-            maps = self.regions.grid, self.union, self.one_map, self.foreground_NHW is None, self.device
+            maps = self.regions.grid, self.union, self.one_map, self.foreground_NHW is None, self.regions.image_P.device
             key = fingerprint([self.store.fingerprint, self.rows.tolist(), train_rows, *maps])
             if key not in BASELINES:
                 BASELINES[key] = _prefixed(self._of_baselines(self.regions))
