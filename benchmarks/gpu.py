@@ -13,8 +13,8 @@ Launches and waits are counted by torch's profiler, as the difference between ca
 call does once does not count.
 
 The parts are card, steps, epoch, packed, taught, equality and executions. Each has a share of the time, and stops early
-with what it has. The JSON file is written after every row, so that a run that is cut off leaves its figures; beside it,
-FILE.profiles.txt has the ten rows with the most time of each profile.
+with what it has. Both files are written after every row, so that a run that is cut off leaves its figures. Beside the
+JSON file, FILE.profiles.txt has the ten rows with the most time of each profile.
 """
 
 from __future__ import annotations
@@ -40,22 +40,22 @@ from benchmarks.gpu_report import Results, markdown, verdicts
 from benchmarks.gpu_steps import Row, equality_part, steps_part, taught_part
 from benchmarks.gpu_workers import executions_part, packed_part
 
-PARTS = {
-    "card": 0.03,
-    "steps": 0.4,
-    "epoch": 0.12,
-    "packed": 0.22,
+PARTS = {  # and their weights: a part may take this share of what is left for itself and for the parts that follow
+    "card": 0.0,
+    "steps": 0.42,
+    "epoch": 0.1,
+    "packed": 0.25,
     "taught": 0.08,
     "equality": 0.05,
-    "executions": 1.0,
+    "executions": 0.15,
 }
 
 
 class Record:
-    """The results so far, which are written to a file after each row."""
+    """The results so far, which are written after each row: as JSON to `path`, as Markdown to `page`."""
 
-    def __init__(self, path: Path | None) -> None:
-        self.path, self.started = path, time.perf_counter()
+    def __init__(self, path: Path | None, page: Path | None = None) -> None:
+        self.path, self.page, self.started = path, page, time.perf_counter()
         self.results: Results = {"command": sys.argv, "notes": {}}
 
     def keep(self, part: str) -> Callable[[Row], None]:
@@ -77,6 +77,9 @@ class Record:
 
     def write(self) -> None:
         self.results["seconds"] = time.perf_counter() - self.started
+        self.results["verdicts"] = [check._asdict() | {"outcome": check.outcome} for check in verdicts(self.results)]
+        if self.page:
+            self.page.write_text(markdown(self.results))
         if self.path:
             partial = self.path.with_suffix(".partial")
             partial.write_text(json.dumps(self.results, indent=1))
@@ -103,16 +106,16 @@ def run(scale: Scale, carried: Path, record: Record, parts: Sequence[str], secon
             "equality": lambda budget, keep: equality_part(scale, cohorts, budget, keep),
             "executions": lambda budget, keep: executions_part(scale, cohorts, carried, peak, budget, keep),
         }
-        for part, function in functions.items():
-            if part not in parts:
-                continue
-            budget = whole.part(PARTS[part] * seconds)
+        wanted = [part for part in functions if part in parts]
+        for index, part in enumerate(wanted):
+            function, to_come = functions[part], sum(PARTS[name] for name in wanted[index:])
+            budget = whole.part(whole.left() * PARTS[part] / to_come)
             try:
                 function(budget, record.keep(part))
             except Exception as error:
                 record.results["notes"][part] = f"failed with {type(error).__name__}: {error}"
                 traceback.print_exc()
-            if budget.left() == 0:
+            if budget.was_short:
                 record.results["notes"].setdefault(part, "stopped when its time was spent")
             free_memory()
             record.results["cohorts"] = cohorts.origin
@@ -132,14 +135,10 @@ def main(words: Sequence[str] | None = None) -> int:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"unknown parts: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
     torch.set_num_threads(1)
-    record = Record(options.json)
+    record = Record(options.json, options.markdown)
     run(QUICK if options.quick else FULL, options.carried, record, parts, 60 * options.minutes)
-    record.results["verdicts"] = [check._asdict() | {"outcome": check.outcome} for check in verdicts(record.results)]
     record.write()
-    report = markdown(record.results)
-    if options.markdown:
-        options.markdown.write_text(report)
-    print(report)
+    print(markdown(record.results))
     return 0
 
 

@@ -59,7 +59,7 @@ def epoch_part(scale: Scale, cohorts: Cohorts, budget: Budget, keep: Callable[[R
     `steps` as far as the two do not overlap.
     """
     for name, batch_size in scale.epoch_cells:
-        if budget.left() == 0:
+        if budget.is_spent():
             return
         free_memory()
         store = cohorts.store(scale.sizes[name].image_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 import subprocess
 import time
@@ -30,13 +31,23 @@ WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize
 
 
 class Budget:
-    """Seconds that may be spent, counted from now."""
+    """Seconds that may be spent, counted from now.
+
+    Attributes:
+        was_short: whether something was left out because nothing was left.
+    """
 
     def __init__(self, seconds: float) -> None:
         self.end = time.perf_counter() + seconds
+        self.was_short = False
 
     def left(self) -> float:
         return max(0.0, self.end - time.perf_counter())
+
+    def is_spent(self) -> bool:
+        """Returns whether nothing is left for what comes next, which is then left out."""
+        self.was_short |= self.left() == 0
+        return self.left() == 0
 
     def part(self, seconds: float) -> Budget:
         """Returns the budget of a part, which is never more than what is left of the whole."""
@@ -83,7 +94,7 @@ def free_memory() -> None:
 
 def card() -> dict[str, Any]:
     """Returns the names and versions on which all figures depend."""
-    facts: dict[str, Any] = {"device": platform.processor() or platform.machine(), "cpus": torch.get_num_threads()}
+    facts: dict[str, Any] = {"device": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
         facts["device"] = torch.cuda.get_device_name()
         facts["gib"] = torch.cuda.get_device_properties(0).total_memory / 2**30

@@ -158,8 +158,8 @@ TABLES: dict[str, tuple[Sequence[str], Callable[[Row], list[str]]]] = {
         ),
     ),
     "packed": (
-        ("service", "model", "batch", "trainings", "images/s of all", "MiB of each"),
-        _cells("service", "model", "batch_size", "count", "images_per_second", "each_mib"),
+        ("service", "model", "batch", "trainings", "images/s of all", "MiB of each", "MiB in use"),
+        _cells("service", "model", "batch_size", "count", "images_per_second", "each_mib", "used_mib"),
     ),
     "taught": (
         ("model", "batch", "variant", "ms a step", "over plain"),

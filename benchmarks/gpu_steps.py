@@ -63,7 +63,7 @@ def steps_part(scale: Scale, cohorts: Cohorts, peak: float, budget: Budget, keep
     for name, batch_size in scale.cells:
         config = config_of(scale.sizes[name], batch_size)
         for letter in VARIANTS:
-            if budget.left() == 0:
+            if budget.is_spent():
                 return
             row = {"model": name, "batch_size": batch_size, "variant": letter}
             build_variant = partial(variant_of, letter, config, scale, cohorts)
@@ -143,7 +143,7 @@ def taught_part(scale: Scale, cohorts: Cohorts, carried: Path, budget: Budget, k
     Variants take turns, and a ratio is the median over rounds of the ratio within a round.
     """
     for name, batch_size in scale.taught_cells:
-        if budget.left() == 0:
+        if budget.is_spent():
             return
         model = scale.sizes[name]
         store = cohorts.store(model.image_size)
@@ -192,7 +192,7 @@ def _in_turns(variants: dict[str, Advance], steps: int, budget: Budget) -> dict[
     names = list(variants)
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for index in range(ROUNDS + 1):
-        if index > 1 and budget.left() == 0:
+        if index > 1 and budget.is_spent():
             break
         for name in names[index % len(names) :] + names[: index % len(names)]:
             started = now()
@@ -210,7 +210,7 @@ def equality_part(scale: Scale, cohorts: Cohorts, budget: Budget, keep: Callable
     The same difference between two runs of the old way shows what the order of additions on the GPU does by itself.
     """
     for name, batch_size in scale.equal_cells:
-        if budget.left() == 0:
+        if budget.is_spent():
             return
         config, store = config_of(scale.sizes[name], batch_size), cohorts.store(scale.sizes[name].image_size)
         config = config.model_copy(update={"epochs": scale.equal_steps[0]})  # the rate rises and falls

@@ -27,6 +27,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.source import scan_cohort
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.machine import recording
 from mmpkd.machine.resources import memory, process_bytes
 from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.teachers import online, resolve, sized
@@ -34,7 +35,7 @@ from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.fitting import HIDDEN, NUM_FOLDS, folds
 from mmpkd.teachers.teacher import ResolvedTeacher
-from mmpkd.training.execution import WARM_UP_STEPS, Stepper
+from mmpkd.training.execution import Stepper
 from mmpkd.training.stages import Run
 from mmpkd.training.step import epoch_inputs
 from mmpkd.types import Needs, TeacherError
@@ -163,11 +164,14 @@ class Probe:
                 teachers[name] = random_outputs(store, width, needs).to(self.device)
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
         self.run = Run(config, store, train, student, objectives, teachers, self.device)
-        reads, goals = config.student.reads, USUAL_GOALS
-        self.evaluate = Evaluator(store, val, config.evaluation, student.grid, self.device, reads=reads, goals=goals)
+        reads, record = config.student.reads, recording.wanted(config.execution, self.device)
+        self.evaluate = Evaluator(
+            store, val, config.evaluation, student.grid, self.device, reads=reads, goals=USUAL_GOALS, record=record
+        )
         self.setup_seconds = self._now() - started
         self._steps(0.0, least=2)  # allocates the state of the optimiser and lets libraries choose kernels
-        self.evaluate.score_goals(self.run.answerer)
+        for _ in range(recording.WARM_UP_CALLS + 1 if record else 1):
+            self.evaluate.score_goals(self.run.answerer)
         self.num_val = len(val)
 
     def cost(self, seconds: float) -> Cost:
@@ -217,7 +221,7 @@ class Probe:
         if self.device.type == "cuda":
             between_clocks = STEPS_BETWEEN_CLOCKS
             if is_new:  # steps are not timed until batches of each size are recorded
-                count = -WARM_UP_STEPS - math.ceil(len(run.rows) / run.config.optimizer.batch_size)
+                count = -recording.WARM_UP_CALLS - math.ceil(len(run.rows) / run.config.optimizer.batch_size)
         for inputs in chain.from_iterable(epoch_inputs(run, epoch) for epoch in range(sys.maxsize)):
             if count == 0:
                 started = self._now()

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
-from mmpkd.fit import autocast
 from mmpkd.images import Images
 from mmpkd.scoring import baselines, classify, localize, stats
+from mmpkd.scoring.forward import ForwardPass
 from mmpkd.scoring.patients import auroc_of_patients, rarer_class
 from mmpkd.scoring.regions import Regions, foreground
-from mmpkd.scoring.saliency import MAPS, columns_explained
+from mmpkd.scoring.saliency import MAPS, Columns, columns_explained
 from mmpkd.scoring.stats import Floats
 from mmpkd.student import Student
 from mmpkd.types import CohortError, DivergedError, Task
@@ -57,6 +57,7 @@ class Evaluator:
         replicates: number of replicates of the bootstrap over patients.
         reads: names of the images that the student reads.
         goals: the scores of GOALS that `score_goals` computes, where the samples have them.
+        record: whether to record the forward pass as a CUDA graph; `device` is a GPU then.
 
     Attributes:
         scored: logits and maps, as `predict` returns them, of the last student that was scored completely; None if
@@ -75,14 +76,12 @@ class Evaluator:
         replicates: int = 200,
         reads: Sequence[str] = (IMAGE,),
         goals: Sequence[str] = GOALS,
+        record: bool = False,
     ) -> None:
         self.store, self.rows, self.train_rows, self.replicates = store, rows, train_rows, replicates
         labels = labels or Labels(store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
         self.tasks, self.target_NK, self.known_NK = labels
-        self.images = Images(store, rows, reads, device)
-        self.batch_size = config.batch_size
         self.map = MAPS[config.map]()
-        self.device = device
         self.one_each = len(np.unique(store.patient_N[rows])) == len(rows)  # no patient has several of these images
         self.scored: tuple[NDArray[np.float64], Tensor] | None = None
         self.regions: Regions | None = None
@@ -92,14 +91,18 @@ class Evaluator:
         self.union = config.roi == "union"
         self.roi_labels = (UNION,) if self.union and store.facts.roi_labels else store.facts.roi_labels
         self.one_map = not self.map.per_label and len(self.roi_labels) > 1
+        self.explained: list[Columns] = []
         if store.facts.roi_labels:
-            self.explained = columns_explained(store.facts.roi_labels, self.tasks) if self.map.per_label else []
+            if self.map.per_label:
+                self.explained = columns_explained(store.facts.roi_labels, self.tasks)
             if self.union and self.explained:
                 self.explained = [tuple(sorted({column for columns in self.explained for column in columns}))]
             if config.within == "foreground":
                 self.foreground_NHW = foreground(store.image_NCHW[rows].max(axis=1))
             roi_NRHW, box_N4 = self._united(store.roi_mask(rows)), store.content_box_N4[rows]
             self.regions = Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
+        images = Images(store, rows, reads, device)
+        self._forward = ForwardPass(images, self.map, self.explained, config.batch_size, device, record)
 
     @cached_property
     def weight_RN(self) -> Floats:
@@ -193,23 +196,6 @@ class Evaluator:
         else:  # a forward pass with maps rounds otherwise, and `score_goals` has none with maps
             logits_NK, map_NRhw = self._forward(student, maps=False)[0], self._forward(student, maps=True)[1]
         return logits_NK.cpu().numpy(), map_NRhw
-
-    def _forward(self, student: Student, maps: bool) -> tuple[Tensor, Tensor]:
-        """Returns logits (N, K) in double precision and maps (N, R, h, w), which are empty without `maps`."""
-        student.eval()
-        logits, parts = [], []
-        with autocast(self.device):
-            for image_BCHW in self.images.batches(torch.arange(len(self.rows)), self.batch_size):
-                image_BCHW = image_BCHW.float() / 255
-                if maps:
-                    logits_BK, map_BRhw = self.map(student, image_BCHW, self.explained)
-                    parts.append(map_BRhw)
-                else:
-                    with torch.inference_mode():
-                        logits_BK = student(image_BCHW).logits_BK
-                logits.append(logits_BK.float())
-        logits_NK = torch.cat(logits).double()
-        return logits_NK, torch.cat(parts) if parts else torch.empty(len(logits_NK), 0, 0, 0)
 
     def thresholds(self, map_NRhw: Tensor) -> dict[str, float]:
         """Returns the threshold of `iou_tuned` of each ROI label, chosen by `localize.tuned_thresholds`."""

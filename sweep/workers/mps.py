@@ -86,7 +86,8 @@ class Mps:
         )
         self._pipe = watcher.stdin
         watcher.wait()
-        if problem := _trial_of(client, environment):
+        # A trial sees one GPU, by a number that Ray gives it.
+        if problem := _trial_of(client, environment | {"CUDA_VISIBLE_DEVICES": str(gpus - 1)}):
             self.stop()
         return problem
 

@@ -38,7 +38,10 @@ case "$words" in
     *) echo "$words" >> "$RECORDS/words"; kill -KILL "$(cat daemon)" ;;
 esac
 """
-CLIENT = "import os, pathlib; assert pathlib.Path(os.environ['CUDA_MPS_PIPE_DIRECTORY']).is_dir()"
+CLIENT = """
+import os, pathlib
+assert pathlib.Path(os.environ["CUDA_MPS_PIPE_DIRECTORY"]).is_dir() and os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+"""
 # A driver with a trial that reserves half of a GPU, which Ray believes to be there.
 DRIVER = """
 import os, sys, time
@@ -200,13 +203,58 @@ def test_mps_is_not_started_beside_the_one_of_the_machine(
     assert not short.exists()
 
 
+USED = "CUDA MPS is used: trials that share a GPU run on it at the same time"
+NOT_USED = "CUDA MPS is not started {}; without it, trials that share a GPU take turns"
+
+
+@pytest.mark.parametrize(
+    ("search", "gpus", "note"),
+    [
+        ({}, [2], USED),
+        ({}, [1], NOT_USED.format("(no driver)")),
+        ({}, [2, 1], NOT_USED.format("on 1 of 2 machines (10.0.0.1: no driver)")),
+        ({"gpus": 0.5}, [0, 2], USED),
+        ({"gpus": 0.6}, [2], ""),
+        ({"gpus": 0}, [2], ""),
+        ({"trials_per_device": 1}, [2], ""),
+        ({}, [0], ""),
+    ],
+)
+def test_mps_is_started_where_trials_share_gpus(
+    search: dict[str, float], gpus: list[int], note: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The machines are named after their GPUs. MPS cannot be started on the machine with one GPU."""
+    ray = pytest.importorskip("ray")
+    from sweep.space.search_config import SearchConfig
+    from sweep.workers import nodes
+
+    def mps_on(node_id: str) -> SimpleNamespace:
+        started.append(node_id)
+        return SimpleNamespace(start=SimpleNamespace(remote=lambda gpus, client: "no driver" if gpus == 1 else ""))
+
+    started, ended, notes = list[str](), list[object](), list[str]()
+    machines = [
+        {"Alive": True, "NodeID": f"{count}", "NodeManagerAddress": f"10.0.0.{count}", "Resources": resources}
+        for count in gpus
+        for resources in [{"CPU": 8.0, "GPU": float(count)} if count else {"CPU": 8.0}]
+    ]
+    monkeypatch.setattr(ray, "nodes", lambda: machines)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 24.0, "GPU": float(sum(gpus))})
+    monkeypatch.setattr(ray, "kill", ended.append)
+    monkeypatch.setattr(nodes, "_mps_on", mps_on)
+    monkeypatch.setattr(nodes, "_problem_of", lambda start: start)
+    with nodes.mps_where_shared(SearchConfig(**search), 1, notes.append):
+        assert notes == ([note] if note else []) and not ended
+    assert started == ([f"{count}" for count in gpus if count] if note else []) and len(ended) == len(started)
+
+
 def test_trials_of_a_cluster_use_mps_and_a_killed_driver_leaves_nothing(records: Path, short: Path) -> None:
     command = [sys.executable, "-c", DRIVER, str(short.parent), CLIENT]
     driver = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert driver.stdout is not None
     try:
         line, sharing, without = (driver.stdout.readline().strip() for _ in range(3))
-        assert line == "CUDA MPS is used: trials that share a GPU run on it at the same time"
+        assert line == USED
         folder, _, gpu = sharing.partition("|")
         assert Path(folder).is_dir() and gpu == "0" and without == "None|"
         assert all(map(alive, processes(records)))
