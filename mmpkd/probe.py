@@ -7,6 +7,7 @@ teacher that runs at each step is present but not fitted. The timed steps and va
 from __future__ import annotations
 
 import math
+import os
 import sys
 import tempfile
 import time
@@ -63,8 +64,8 @@ class StandIn(Store):
     notes: tuple[str, ...] = ()
 
     def __init__(self, facts: Facts, samples: pd.DataFrame, images: bool = True, text: pd.DataFrame | None = None):
-        self.facts = facts
-        self._samples, self._text = samples, text
+        self.fingerprint = os.urandom(8).hex()  # no other stand-in has the same regions
+        self.facts, self._samples, self._text = facts, samples, text
         labels = samples[[name for name in samples if str(name).startswith(LABEL)]].to_numpy(np.float32)
         self.sample_ids: NDArray[np.str_] = samples.index.to_numpy(dtype=str)
         self.patient_N: NDArray[np.int64] = np.unique(samples["patient"], return_inverse=True)[1].astype(np.int64)
@@ -177,8 +178,7 @@ class Probe:
     def cost(self, seconds: float) -> Cost:
         """Times steps for two thirds of `seconds` and validations for one third, at least one of each. Reports the mean
         over steps, not the median, because the time of an epoch is the sum over all its steps, the slow ones included.
-        Validations are those of most epochs, with the goals alone. A trial is taken to have two complete ones, at a
-        rung and after its last epoch, of which the first computes the scores of baselines too.
+        Validations are those of most epochs, with the goals alone, and two complete ones: at a rung and at the end.
         """
         run, num_steps, step_seconds = self.run, 0, 0.0
         total = sum(stage.epochs or 0 for stage in run.stages)

@@ -21,6 +21,7 @@ from torch import Tensor
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
 from mmpkd.images import Images
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.scoring import baselines, classify, localize, stats
 from mmpkd.scoring.forward import ForwardPass
 from mmpkd.scoring.patients import auroc_of_patients, rarer_class
@@ -31,6 +32,7 @@ from mmpkd.student import Student
 from mmpkd.types import CohortError, DivergedError, Task
 
 UNION = "any"  # label of the union of all ROIs of an image
+BASELINES: dict[str, dict[str, float]] = {}  # computed once: a worker trains many students on one cohort
 OWN = "student"  # name of the student's own maps beside those of baselines
 ROI_GOALS = ("pointing", "mass", "pixel_ap")
 GOALS = ("val/auroc", "val/auroc_patient", *(f"val/{score}" for score in ROI_GOALS))  # scores that can be goals
@@ -114,7 +116,7 @@ class Evaluator:
         """The mean ROI of the training samples, if the ROIs of training samples may be read."""
         if self.regions is None or self.train_rows is None:
             return None
-        return _mean_roi(self.store, self.train_rows, self.regions.grid, self.union or self.one_map)
+        return baselines.mean_roi_of(self.store, self.train_rows, self.regions.grid, self.union or self.one_map)
 
     @cached_property
     def fixed(self) -> dict[str, float]:
@@ -124,11 +126,19 @@ class Evaluator:
         scored = rarer_K > 0
         fixed = {"val/auroc_rarer_class": float(rarer_K[scored].min())} if scored.any() else {}
         if self.regions is not None:
-            maps = baselines.baseline_maps(self.regions, self.prior_Rhw)
-            measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
-            of_maps = baselines.baseline_scores(measured, self.regions)
-            fixed |= _prefixed(localize.summarize(of_maps | localize.bounds(self.regions, self.one_map)))
+            train_rows = None if self.train_rows is None else self.train_rows.tolist()
+            maps = self.regions.grid, self.union, self.one_map, self.foreground_NHW is None, self.regions.image_P.device
+            key = fingerprint([self.store.fingerprint, self.rows.tolist(), train_rows, *maps])
+            if key not in BASELINES:
+                BASELINES[key] = _prefixed(self._of_baselines(self.regions))
+            fixed |= BASELINES[key]
         return fixed
+
+    def _of_baselines(self, regions: Regions) -> dict[str, float]:
+        maps = baselines.baseline_maps(regions, self.prior_Rhw)
+        measured = {name: localize.measure(map_Phw, regions) for name, map_Phw in maps.items()}
+        scores = baselines.baseline_scores(measured, regions)
+        return localize.summarize(scores | localize.bounds(regions, self.one_map))
 
     def _united(self, roi_NRHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.asarray(roi_NRHW.any(axis=1, keepdims=True)) if self.union else roi_NRHW
@@ -259,18 +269,6 @@ class Evaluator:
         empty, device = torch.empty(0, *regions.grid), regions.image_P.device
         cells_Phw, seen_Phw = (torch.cat([empty, *share]).to(device) for share in (cells, seen))
         return {name: torch.cat([none, *parts]) for name, parts in measured.items()}, cells_Phw, seen_Phw
-
-
-def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int], one_map: bool) -> Tensor | None:
-    """Returns `baselines.mean_roi` of the samples at `rows`: one map per label or, if `one_map`, a single map for the
-    ROIs of all labels."""
-
-    def masks(row: int) -> Tensor:
-        roi_RHW = torch.from_numpy(store.roi_mask(np.array([row]))[0])
-        return roi_RHW.any(dim=0, keepdim=True) if one_map else roi_RHW
-
-    with_roi = [int(row) for row in rows if store.rois(int(row))]
-    return baselines.mean_roi(((masks(row), store.content_box_N4[row].tolist()) for row in with_roi), grid)
 
 
 def _require_finite(logits_NK: Floats) -> None:
