@@ -15,16 +15,17 @@ function per trial, a checkpoint and a report after each epoch), "How to Save an
 Tune experiments with Optuna" (a define-by-run space with two goals), "Using MLflow with Tune" (MLflowLoggerCallback,
 here to SQLite); PyTorch "Datasets & DataLoaders"; torchvision "Getting started with transforms v2"; timm's
 `create_model`. Its student is eager, its optimiser torch's AdamW. DataLoader has no worker processes, because a trial
-has one core.
+has one core. Its folds are as large as ours, but drawn by scikit-learn, and it stretches images to the square.
 
 What the documented side does and ours does not: it decodes and resizes each image each time that the image is used,
-starts a process for each trial (the default of `reuse_actors`), and writes Ray's own logs of each trial.
+starts a process for each trial (the default of `reuse_actors`), saves a checkpoint after each epoch and keeps all of
+them (ours: at most every `checkpoint_seconds`, and the last), and writes Ray's own logs of each trial.
 
 What ours does and the documented side does not: it reads each image once and stores it; checks all branches of the
 space; times steps for a price before the sweep; fits the text teacher as a network (there: tf-idf and logistic
-regression) and every teacher out of fold with scores of its own; trains the branches `features` and `contrastive`
-(there: logits in every arm with a teacher); reports standard errors, further map scores and image-blind baselines;
-keeps a journal that survives a kill; exports each student, and writes tables and a report.
+regression) and scores each teacher; trains the branches `features` and `contrastive` (there: logits in every arm with a
+teacher); reports standard errors, further map scores and image-blind baselines for the last epoch; keeps a journal that
+survives a kill; exports each student, and writes tables and a report.
 
 CPU-seconds are those of the side's processes, sampled, so they stay comparable while other work shares the machine;
 wall-clock seconds do not.
@@ -60,6 +61,7 @@ from torchvision.transforms import v2
 ROOT: Final = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, it imports the other benchmarks and the program
 from benchmarks.cpu_time import CpuMeter  # noqa: E402
+from mmpkd.machine.resources import cores  # noqa: E402
 
 BREAST: Final = ROOT.parent / "shared" / "data" / "breast_lesions_usg"
 ARMS: Final = ("none", "tabular", "text", "ensemble")
@@ -294,7 +296,7 @@ def run_documented(root: Path, arms: Sequence[str], trials: int, epochs: int, fo
     (images,) = (path for path in root.iterdir() if path.is_dir())
     places = {"table": folder / "table.pkl", "images": images, "teachers": folder}
     constants = {"epochs": epochs} | {name: str(path) for name, path in places.items()}
-    ray.init(address="local", num_cpus=len(os.sched_getaffinity(0)))
+    ray.init(address="local", num_cpus=cores().amount)  # as many trials at a time as ours
     tuner = tune.Tuner(
         tune.with_resources(train_student, {"cpu": 1}),
         tune_config=tune.TuneConfig(

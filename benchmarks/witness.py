@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -24,6 +25,7 @@ from sweep.workers.worker import TrainingFunctions
 
 LOG: Final = "trained.log"  # in the sweep's folder, appended to by workers only
 PATIENCE: Final = 30.0  # seconds after a kill by which every process of the driver must have gone
+WRITE_SECONDS: Final = 1.0  # in which a small checkpoint is on disk, also on a busy machine
 
 
 class Line(NamedTuple):
@@ -175,11 +177,56 @@ def extra_epochs(lines: Sequence[Line]) -> Counter[int]:
     return +again
 
 
-def faults(folder: Path, lines: Sequence[Line], kills: Sequence[Kill], epochs: Mapping[int, int]) -> list[str]:
-    """Whatever was lost, trained twice, resumed from the wrong place, or written by an orphan.
+def attempts_of(lines: Sequence[Line]) -> dict[int, list[list[Line]]]:
+    """The lines of each attempt at each trial, by the trial's number."""
+    attempts: dict[int, dict[int, list[Line]]] = defaultdict(lambda: defaultdict(list))
+    for line in sorted(lines):
+        attempts[line.number][line.attempt].append(line)
+    return {number: [own[attempt] for attempt in sorted(own)] for number, own in attempts.items()}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Epochs that had ended in one attempt and that its successor had to train again.
+
+    Attributes:
+        seconds: from the end of the first of these epochs to the end of the last one.
+        longest: seconds of the longest epoch of the attempt, with the time until the next one began.
+    """
+
+    number: int
+    attempt: int
+    epochs: int
+    seconds: float
+    longest: float
+
+
+def losses_of(lines: Sequence[Line]) -> list[Loss]:
+    losses = []
+    for number, attempts in attempts_of(lines).items():
+        for before, after in pairwise(attempts):
+            ends = [line for line in before if line.word == "ends"]
+            lost = [line.time for line in ends if line.epoch > after[0].epoch]
+            if lost:
+                times = [before[0].time, *(line.time for line in ends)]
+                longest = max(later - earlier for earlier, later in pairwise(times))
+                losses.append(Loss(number, before[0].attempt, len(lost), max(lost) - min(lost), longest))
+    return losses
+
+
+def faults(
+    folder: Path,
+    lines: Sequence[Line],
+    kills: Sequence[Kill],
+    epochs: Mapping[int, int],
+    checkpoint_seconds: float = 0.0,
+) -> list[str]:
+    """Whatever was lost, trained twice without need, resumed from the wrong place, or written by an orphan.
 
     Args:
         epochs: that each trial has, by its number, as trials.parquet says.
+        checkpoint_seconds: how often trainings saved their state; 0: after every epoch, so that none that had ended may
+            be trained again.
     """
     wrong = []
     told = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
@@ -200,10 +247,16 @@ def faults(folder: Path, lines: Sequence[Line], kills: Sequence[Kill], epochs: M
             if line.time > ended_at.get(number, float("inf"))
         ]
         wrong += _faults_of_attempts(number, own)
+    lost: Counter[int] = Counter()
+    for loss in losses_of(lines):
+        lost[loss.number] += loss.epochs
+        # The first end of an epoch after `checkpoint_seconds` is saved, and others end while that is written.
+        if checkpoint_seconds == 0 or loss.seconds > checkpoint_seconds + loss.longest + WRITE_SECONDS:
+            wrong.append(f"trial {loss.number}: {loss.epochs} epochs over {loss.seconds:.1f} s were lost")
     for number, extra in extra_epochs(lines).items():
         most = sum(opened_at[number] < kill.at < ended_at.get(number, float("inf")) for kill in kills)
-        if extra > most:
-            wrong.append(f"trial {number}: {extra} epochs begun twice in {most} kills")
+        if extra - lost[number] > most:
+            wrong.append(f"trial {number}: {extra - lost[number]} unfinished epochs begun twice in {most} kills")
     return wrong
 
 
@@ -217,9 +270,9 @@ def _faults_of_attempts(number: int, own: Sequence[Line]) -> Iterator[str]:
         for line in earlier:
             if line.time > first.time:
                 yield f"trial {number}: attempt {line.attempt} {line.word} epoch {line.epoch} after {attempt} had begun"
-        saved = max((line.epoch for line in earlier if line.word == "ends"), default=0)
+        known = max((line.epoch for line in earlier if line.word == "found"), default=0)
         begun = [line.epoch for line in rest if line.word == "begins"]
-        if first.word != "found" or first.epoch < saved:
-            yield f"trial {number}: attempt {attempt} found epoch {first.epoch}, {saved} were saved"
+        if first.word != "found" or first.epoch < known:
+            yield f"trial {number}: attempt {attempt} found epoch {first.epoch}, after {known} had been found"
         if begun != list(range(first.epoch + 1, first.epoch + 1 + len(begun))):
             yield f"trial {number}: attempt {attempt} found epoch {first.epoch} and trained {begun}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import sys
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -25,6 +26,7 @@ from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TrialConfig, dump_trial, load_trial
+from mmpkd.machine import recording
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.machine.resources import thread_warnings
@@ -48,7 +50,8 @@ Trains one student from a TrialConfig and scores it on the validation patients a
                 scores=every after every epoch. Else an epoch has AUROC, and pointing with ROIs    [last]
   key=value     sets any leaf of the configuration, e.g. optimizer.lr=3e-4 epochs=5 cohort.root=DIR
 
-The same command continues an interrupted run. On a CPU with the same thread count the same
+The same command continues an interrupted run. It saves its state at most every checkpoint_seconds [60];
+what an interruption loses is trained again. On a CPU with the same thread count the same
 configuration gives the same numbers, to the last digit.
 """
 
@@ -106,7 +109,10 @@ def train(
         weight_2K = fit.on_device(fit.balanced_weights(*labels, store.facts.tasks), device)
     run = Run(config, store, rows, student, objectives, teachers, device, weight_2K)
     val, reads = store.rows("val", config.cohort.fold), config.student.reads
-    evaluate = Evaluator(store, val, config.evaluation, student.grid, device, rows, reads=reads, goals=goals)
+    records = recording.wanted(config.execution, device)
+    evaluate = Evaluator(
+        store, val, config.evaluation, student.grid, device, rows, reads=reads, goals=goals, record=records
+    )
     evaluate.require_scorable()
     scores = [(name, key, value) for name, teacher in fitted.items() for key, value in teacher.quality.items()]
     quality = {f"teacher/{name}/{key}": value for name, key, value in scores}
@@ -178,6 +184,16 @@ def train_to_last_stage(
     return seconds
 
 
+def saved_epoch(config: TrialConfig, path: Path) -> str:
+    """Returns the last epoch that a checkpoint holds, in words.
+
+    Raises:
+        ConfigError: the checkpoint is damaged.
+    """
+    stage, epoch, _ = checkpoint.read(path)["place"]
+    return f"epoch {epoch}" + (f" of stage {config.stages[stage].name}" if config.stages else "")
+
+
 def main(words: Sequence[str]) -> None:
     """Runs the command line; see HELP."""
     if not words or {"-h", "--help"} & set(words):
@@ -213,11 +229,15 @@ def main(words: Sequence[str]) -> None:
     for line in quality_lines(config, fit_teachers(config, store, cache)):
         console.print(line)
     if last.exists():
-        console.print(f"continuing {folder}")
+        console.print(f"continuing {folder} after {saved_epoch(config, last)}")
     metrics = folder / "metrics.json"
     with command.written_to(folder):
         complete = range(1, config.epochs + 1) if own["scores"] == "every" else ()
-        history = train(config, cache, folder, last if last.exists() else None, show, store, complete=complete)
+        try:
+            history = train(config, cache, folder, last if last.exists() else None, show, store, complete=complete)
+        except KeyboardInterrupt:
+            console.print(f"saved: {saved_epoch(config, last) if last.exists() else 'no epoch yet'}")
+            raise
         write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}")
@@ -226,4 +246,5 @@ def main(words: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     with command.command_line() as words:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system's request to end counts as Ctrl-C
         main(words)

@@ -17,7 +17,9 @@ import torch
 from mmpkd import checkpoint
 from mmpkd.checkpoint import CheckpointWriter
 from mmpkd.config import TrialConfig, dump_trial, validate
-from mmpkd.train import train
+from mmpkd.train import main, train
+from mmpkd.training.epoch import train_epoch
+from mmpkd.training.stages import Run
 from mmpkd.types import EpochReport
 
 EPOCHS = 6
@@ -309,3 +311,33 @@ def test_a_killed_write_leaves_the_earlier_checkpoint(tmp_path: Path, monkeypatc
     with pytest.raises(OSError, match="Input/output"):
         checkpoint.write(tmp_path, {"epoch": 2})
     assert torch.load(tmp_path / checkpoint.NAME, weights_only=True) == {"epoch": 1}
+
+
+# --- the command ---
+
+
+def test_the_command_says_what_is_saved_when_it_is_interrupted_and_continued(
+    trial: TrialConfig, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ctrl-C comes in the middle of an epoch: what was saved before counts."""
+    (path := tmp_path / "best.yaml").write_text(dump_trial(trial))
+    words = [f"config={path}", f"cache={cache}", f"out={tmp_path / 'out'}"]
+
+    def interrupted_in(epoch: int) -> Any:
+        def train_or_stop(run: Run, index: int) -> Any:
+            if index + 1 == epoch:
+                raise KeyboardInterrupt
+            return train_epoch(run, index)
+
+        return train_or_stop
+
+    for epoch, *wanted in ((2, "saved: no epoch yet"), (3, "saved: epoch 2"), (5, "after epoch 2", "saved: epoch 4")):
+        monkeypatch.setattr("mmpkd.train.train_epoch", interrupted_in(epoch))
+        with pytest.raises(KeyboardInterrupt):
+            main(words if epoch == 2 else [*words, "checkpoint_seconds=0"])
+        printed = capsys.readouterr().out
+        assert all(text in printed for text in wanted), printed
+    monkeypatch.undo()
+    main(words)
+    printed = capsys.readouterr().out
+    assert "after epoch 4\n" in printed and "epoch   5/6" in printed and "epoch   4/6" not in printed

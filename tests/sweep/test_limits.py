@@ -49,9 +49,25 @@ def states(tmp_path: Path) -> Counter[str]:
     return Counter(one.state.name for one in trials)
 
 
+def running(run: Callable[..., None]) -> SweepFunctions:
+    return replace(FAKE, training=replace(FAKE.training, run=run))
+
+
+def rarely_saved() -> SweepFunctions:
+    """Trainings that save their last epoch, and the one after which they are stopped."""
+
+    def run(*args: Any) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("FAKE_SPARSE", "")
+            FAKE.training.run(*args)
+
+    return running(run)
+
+
 def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_path: Path) -> None:
+    """Trials that are stopped are saved first."""
     hours = 6.2 / 3600  # the fake worker's epochs are half a second, on one core
-    status, text = ran(tmp_path, "trials=8", f"budget_device_hours={hours!r}")
+    status, text = ran(tmp_path, "trials=8", f"budget_device_hours={hours!r}", functions=rarely_saved())
     spent = sum(event.seconds * (event.devices or 0.0) for event in events(tmp_path / "fake", EpochEnded))
     assert 6.2 <= spent <= 6.2 + 2 * 0.5, "an epoch of each of the two that run"
     assert status == 0 and "stopped: the budget of" in text and "continues from their checkpoints" in text
@@ -79,7 +95,7 @@ def test_a_request_to_stop_is_heard(tmp_path: Path) -> None:
 
     asked = threading.Timer(0, ask)
     asked.start()
-    status, text = ran(tmp_path, "trials=40")
+    status, text = ran(tmp_path, "trials=40", functions=rarely_saved())
     asked.join()
     assert status == 130 and "stopped: asked to stop by sweep.stop" in text and "trials to go" in text
     assert ran(tmp_path, "trials=8")[0] == 0
@@ -124,10 +140,6 @@ def test_a_storage_that_goes_read_only_stops_the_sweep_and_loses_nothing(
     assert ran(tmp_path, "trials=6")[0] == 0
     assert states(tmp_path) == {"COMPLETE": 6} and trained_once(tmp_path)
     assert sorted(table_of(tmp_path)["number"]) == list(range(6))
-
-
-def running(run: Callable[..., None]) -> SweepFunctions:
-    return replace(FAKE, training=replace(FAKE.training, run=run))
 
 
 def failing_once(error: Callable[[], Exception]) -> SweepFunctions:
