@@ -26,7 +26,7 @@ from mmpkd.build import build
 ROOT = Path(__file__).parents[1]
 THERE = {  # dependencies of mmpkd on the machine for which device.sh prepares
     *("filelock", "huggingface-hub", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pyyaml", "rich"),
-    *("safetensors", "scikit-image", "scikit-learn", "scipy", "threadpoolctl", "timm", "tokenizers", "torch"),
+    *("safetensors", "scikit-image", "scikit-learn", "scipy", "threadpoolctl", "tokenizers", "torch"),
     "transformers",
 }
 ONLY = ((DEMO, 32),)
