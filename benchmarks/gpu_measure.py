@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 import subprocess
 import time
@@ -93,7 +94,7 @@ def free_memory() -> None:
 
 def card() -> dict[str, Any]:
     """Returns the names and versions on which all figures depend."""
-    facts: dict[str, Any] = {"device": platform.processor() or platform.machine(), "cpus": torch.get_num_threads()}
+    facts: dict[str, Any] = {"device": platform.processor() or platform.machine(), "cpus": os.cpu_count()}
     if torch.cuda.is_available():
         facts["device"] = torch.cuda.get_device_name()
         facts["gib"] = torch.cuda.get_device_properties(0).total_memory / 2**30

@@ -23,6 +23,7 @@ from benchmarks.gpu_measure import Budget, free_memory, now
 from benchmarks.gpu_steps import Row, measured
 from benchmarks.gpu_variants import ours
 from mmpkd import images
+from mmpkd.images import MAX_SHARE
 
 MPS = "nvidia-cuda-mps-control"
 START_SECONDS = 120.0  # for a process to import everything, and for the first steps of a training
@@ -93,8 +94,7 @@ def serve(connection: Connection, scale: Scale, folder: Path, carried: Path) -> 
                 connection.send(_images_per_second(advance, batch_size, scale, *values))
             elif request == "measure":
                 name, batch_size, execution, peak = values
-                if execution == ON_HOST:
-                    images.MAX_SHARE = 0.0
+                images.MAX_SHARE = 0.0 if execution == ON_HOST else MAX_SHARE
                 config = config_of(scale.sizes[name], batch_size, "auto" if execution == ON_HOST else execution)
                 store = cohorts.store(scale.sizes[name].image_size)
                 build_variant = partial(ours, config, store, scale.most_steps(batch_size))
@@ -175,17 +175,23 @@ def _packed(
                 worker.send("build", name, batch_size)
             reserved = [worker.receive(START_SECONDS) for worker in workers]
             for count in scale.packed:
-                fitting = [value for value in reserved[:count] if isinstance(value, float)]
-                if len(fitting) < count:
-                    keep(row | {"count": count, "error": next(iter(reserved[len(fitting)].values()))})
+                answers = reserved[:count]
+                if not _errors(answers):
+                    answers = _together(workers[:count], scale.seconds)
+                if errors := _errors(answers):
+                    keep(row | {"count": count, "error": errors[0]})
                     continue
-                speed = {"images_per_second": sum(_together(workers[:count], scale.seconds))}
-                keep(row | {"count": count, "each_mib": max(fitting), "used_mib": used_mib()} | speed)
+                speed = {"images_per_second": sum(answers)}
+                keep(row | {"count": count, "each_mib": max(reserved[:count]), "used_mib": used_mib()} | speed)
     except Late as error:
         keep({"service": service, "error": str(error)})
     finally:
         for worker in workers:
             worker.end()
+
+
+def _errors(answers: Sequence[Any]) -> list[str]:
+    return [answer["error"] for answer in answers if isinstance(answer, dict)]
 
 
 def used_mib() -> float:
@@ -196,7 +202,8 @@ def used_mib() -> float:
     return (total - free) / 2**20
 
 
-def _together(workers: Sequence[Worker], seconds: float) -> list[float]:
+def _together(workers: Sequence[Worker], seconds: float) -> list[Any]:
+    """Returns the images a second of each worker, or its error."""
     start = time.time() + 0.3
     for worker in workers:
         worker.send("train", start, seconds)
@@ -207,19 +214,22 @@ def executions_part(
     scale: Scale, cohorts: Cohorts, carried: Path, peak: float, budget: Budget, keep: Callable[[Row], None]
 ) -> None:
     """Measures ours with each execution that a configuration can name, and with images that stay in the memory of the
-    host. Each runs in a process that is ended when the budget is spent, because compiling can take minutes."""
-    for name, batch_size in scale.execution_cells:
+    host. They run in another process, which is ended when the budget is spent, because compiling can take minutes."""
+    cells = [(execution, cell) for execution in (ON_HOST, *scale.executions) for cell in scale.execution_cells]
+    worker = None
+    for execution, (name, batch_size) in cells:
+        if budget.is_spent():
+            break
         cohorts.path(scale.sizes[name].image_size)
-        for execution in (*scale.executions, ON_HOST):
-            if budget.is_spent():
-                return
-            row: Row = {"model": name, "batch_size": batch_size, "variant": execution}
-            worker = Worker(scale, cohorts.folder, carried)
-            try:
-                worker.send("measure", name, batch_size, execution, peak)
-                keep(row | worker.receive(budget.left()))
-            except Late as error:
-                budget.was_short = True
-                keep(row | {"error": str(error)})
-            finally:
-                worker.end()
+        row: Row = {"model": name, "batch_size": batch_size, "variant": execution}
+        worker = worker or Worker(scale, cohorts.folder, carried)
+        try:
+            worker.send("measure", name, batch_size, execution, peak)
+            keep(row | worker.receive(budget.left()))
+        except Late as error:
+            budget.was_short = True
+            keep(row | {"error": str(error)})
+            worker.end()
+            worker = None
+    if worker is not None:
+        worker.end()

@@ -104,7 +104,7 @@ def optimizer_for(
     device = (decayed or undecayed)[0].device
     for group in groups:
         group["lr"] = torch.tensor(lr, device=device)
-    return torch.optim.AdamW(groups, fused=True, capturable=device.type == "cuda")
+    return torch.optim.AdamW(groups, fused=True)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

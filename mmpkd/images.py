@@ -44,6 +44,9 @@ class Images:
             resident = device.type == "cuda" and self._num_bytes() <= MAX_SHARE * usable_bytes(device)
         self._image_NCHW = torch.from_numpy(store.images(rows, reads)).to(device) if resident else None
 
+    def __len__(self) -> int:
+        return len(self._rows)
+
     def batches(self, order_N: Tensor, size: int) -> Iterator[Tensor]:
         """Yields the images (B, C, H, W) of the samples in the given order, `size` at a time.
 

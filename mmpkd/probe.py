@@ -7,6 +7,7 @@ teacher that runs at each step is present but not fitted. The timed steps and va
 from __future__ import annotations
 
 import math
+import os
 import sys
 import tempfile
 import time
@@ -27,6 +28,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.cohort.source import scan_cohort
 from mmpkd.cohort.store import LABEL, PRIVILEGED, Store
 from mmpkd.config import CohortConfig, TrialConfig
+from mmpkd.machine import recording
 from mmpkd.machine.resources import memory, process_bytes
 from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.teachers import online, resolve, sized
@@ -34,7 +36,7 @@ from mmpkd.teachers.cache import CachedOutputs
 from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.fitting import HIDDEN, NUM_FOLDS, folds
 from mmpkd.teachers.teacher import ResolvedTeacher
-from mmpkd.training.execution import WARM_UP_STEPS, Stepper
+from mmpkd.training.execution import Stepper
 from mmpkd.training.stages import Run
 from mmpkd.training.step import epoch_inputs
 from mmpkd.types import Needs, TeacherError
@@ -62,8 +64,8 @@ class StandIn(Store):
     notes: tuple[str, ...] = ()
 
     def __init__(self, facts: Facts, samples: pd.DataFrame, images: bool = True, text: pd.DataFrame | None = None):
-        self.facts = facts
-        self._samples, self._text = samples, text
+        self.fingerprint = os.urandom(8).hex()  # no other stand-in has the same regions
+        self.facts, self._samples, self._text = facts, samples, text
         labels = samples[[name for name in samples if str(name).startswith(LABEL)]].to_numpy(np.float32)
         self.sample_ids: NDArray[np.str_] = samples.index.to_numpy(dtype=str)
         self.patient_N: NDArray[np.int64] = np.unique(samples["patient"], return_inverse=True)[1].astype(np.int64)
@@ -163,18 +165,20 @@ class Probe:
                 teachers[name] = random_outputs(store, width, needs).to(self.device)
         train, val = store.rows("train", config.cohort.fold), store.rows("val", config.cohort.fold)
         self.run = Run(config, store, train, student, objectives, teachers, self.device)
-        reads, goals = config.student.reads, USUAL_GOALS
-        self.evaluate = Evaluator(store, val, config.evaluation, student.grid, self.device, reads=reads, goals=goals)
+        reads, record = config.student.reads, recording.wanted(config.execution, self.device)
+        self.evaluate = Evaluator(
+            store, val, config.evaluation, student.grid, self.device, reads=reads, goals=USUAL_GOALS, record=record
+        )
         self.setup_seconds = self._now() - started
         self._steps(0.0, least=2)  # allocates the state of the optimiser and lets libraries choose kernels
-        self.evaluate.score_goals(self.run.answerer)
+        for _ in range(recording.WARM_UP_CALLS + 1 if record else 1):
+            self.evaluate.score_goals(self.run.answerer)
         self.num_val = len(val)
 
     def cost(self, seconds: float) -> Cost:
         """Times steps for two thirds of `seconds` and validations for one third, at least one of each. Reports the mean
         over steps, not the median, because the time of an epoch is the sum over all its steps, the slow ones included.
-        Validations are those of most epochs, with the goals alone. A trial is taken to have two complete ones, at a
-        rung and after its last epoch, of which the first computes the scores of baselines too.
+        Validations are those of most epochs, with the goals alone, and two complete ones: at a rung and at the end.
         """
         run, num_steps, step_seconds = self.run, 0, 0.0
         total = sum(stage.epochs or 0 for stage in run.stages)
@@ -217,7 +221,7 @@ class Probe:
         if self.device.type == "cuda":
             between_clocks = STEPS_BETWEEN_CLOCKS
             if is_new:  # steps are not timed until batches of each size are recorded
-                count = -WARM_UP_STEPS - math.ceil(len(run.rows) / run.config.optimizer.batch_size)
+                count = -recording.WARM_UP_CALLS - math.ceil(len(run.rows) / run.config.optimizer.batch_size)
         for inputs in chain.from_iterable(epoch_inputs(run, epoch) for epoch in range(sys.maxsize)):
             if count == 0:
                 started = self._now()

@@ -26,6 +26,7 @@ from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TrialConfig, dump_trial, load_trial
+from mmpkd.machine import recording
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.machine.resources import thread_warnings
@@ -108,7 +109,10 @@ def train(
         weight_2K = fit.on_device(fit.balanced_weights(*labels, store.facts.tasks), device)
     run = Run(config, store, rows, student, objectives, teachers, device, weight_2K)
     val, reads = store.rows("val", config.cohort.fold), config.student.reads
-    evaluate = Evaluator(store, val, config.evaluation, student.grid, device, rows, reads=reads, goals=goals)
+    records = recording.wanted(config.execution, device)
+    evaluate = Evaluator(
+        store, val, config.evaluation, student.grid, device, rows, reads=reads, goals=goals, record=records
+    )
     evaluate.require_scorable()
     scores = [(name, key, value) for name, teacher in fitted.items() for key, value in teacher.quality.items()]
     quality = {f"teacher/{name}/{key}": value for name, key, value in scores}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import optuna
@@ -13,7 +11,19 @@ import pandas as pd
 import pytest
 
 from benchmarks import documented_way
-from benchmarks.documented_way import ARMS, BREAST, SIZE, STUDENT, SearchSpace, main, pointing, ratios, read_table
+from benchmarks.documented_way import (
+    ARMS,
+    BREAST,
+    SIZE,
+    STUDENT,
+    SearchSpace,
+    main,
+    our_words,
+    pointing,
+    ratios,
+    read_table,
+    work_of,
+)
 from mmpkd.config import TrialConfig, validate
 from sweep.options import read_run_options
 from sweep.space.draw import branches
@@ -23,24 +33,20 @@ needs_data = pytest.mark.skipif(not BREAST.is_dir(), reason=f"the BrEaST data ar
 
 
 @pytest.fixture
-def space(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Space:
+def space(tmp_path: Path) -> Space:
     """The search space that our side hands to `python -m sweep.run`."""
-    commands: list[list[str]] = []
-
-    def record(command: list[str], **options: Any) -> None:
-        commands.append(command)
-        sweep = tmp_path / "runs" / "ours"
-        sweep.mkdir(parents=True)
-        pd.DataFrame({"trial": [0, 1]}).to_parquet(sweep / "trials.parquet")
-        pd.DataFrame({"epoch": [1, 2, 1, 2]}).to_parquet(sweep / "epochs.parquet")
-
-    monkeypatch.setattr(subprocess, "run", record)
-    work = documented_way.run_ours(BREAST, ARMS[:2], 2, 2, tmp_path)
-    assert work == {"trials": 2, "epochs": 4}
-    options, mistakes = read_run_options(commands[0][3:])
+    options, mistakes = read_run_options(our_words(BREAST, ARMS[:2], 2, 2, tmp_path))
     space, space_mistakes = load_space(options.space, options.overrides)
     assert not mistakes and not space_mistakes and space is not None
     return space
+
+
+def test_the_work_of_our_side_is_counted_in_its_tables(tmp_path: Path) -> None:
+    sweep = tmp_path / "runs" / "ours"
+    sweep.mkdir(parents=True)
+    pd.DataFrame({"trial": [0, 1]}).to_parquet(sweep / "trials.parquet")
+    pd.DataFrame({"epoch": [1, 2, 1, 2]}).to_parquet(sweep / "epochs.parquet")
+    assert work_of("ours", tmp_path) == {"trials": 2, "epochs": 4}
 
 
 def test_both_sides_train_the_same_student(space: Space) -> None:

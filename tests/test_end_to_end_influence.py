@@ -21,6 +21,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.frames import run_lengths
+from mmpkd.scoring.validation import BASELINES
 from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.train import train
 from tests.colour_cohort import SIDE
@@ -73,6 +74,7 @@ def store(config: TrialConfig, cache: Path) -> Store:
 
 
 def outcome(config: TrialConfig, store: Store, folder: Path) -> Outcome:
+    BASELINES.clear()  # they are kept by the fingerprint of a cohort, and an altered one keeps its fingerprint
     metrics = dict(train(config, folder / "cache", folder / "out", store=store)[-1].metrics)
     weights = checkpoint.read(folder / "out" / checkpoint.NAME)["student"]
     return Outcome(metrics, weights, export.read(folder / "out").card, folder / "cache")

@@ -26,7 +26,7 @@ from mmpkd.build import build
 ROOT = Path(__file__).parents[1]
 THERE = {  # dependencies of mmpkd on the machine for which device.sh prepares
     *("filelock", "huggingface-hub", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pyyaml", "rich"),
-    *("safetensors", "scikit-image", "scikit-learn", "scipy", "threadpoolctl", "timm", "tokenizers", "torch"),
+    *("safetensors", "scikit-image", "scikit-learn", "scipy", "threadpoolctl", "tokenizers", "torch"),
     "transformers",
 }
 ONLY = ((DEMO, 32),)
@@ -204,6 +204,34 @@ def test_a_worker_that_dies_or_is_late_is_reported(tmp_path: Path) -> None:
     with pytest.raises(gpu_workers.Late, match="ended with status -9"):
         worker.receive(30)
     worker.end()
+
+
+def test_a_training_that_does_not_fit_is_a_row_with_its_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second of two stand-ins for worker processes has no memory left for the second model."""
+
+    class StandIn:
+        def __init__(self, scale: object, folder: Path, carried: Path) -> None:
+            self.is_second, self.answer = bool(started), None
+            started.append(self)
+
+        def send(self, request: str, *values: object) -> None:
+            self.answer = 100.0
+            if self.is_second and values[0] == "ViT-Ti/16":
+                self.answer = {"error": "OutOfMemoryError: no memory"}
+
+        def receive(self, seconds: float) -> object:
+            return self.answer
+
+        def end(self) -> None:
+            started.remove(self)
+
+    started: list[StandIn] = []
+    rows: list[dict[str, object]] = []
+    monkeypatch.setattr(gpu_workers, "Worker", StandIn)
+    scale = replace(TINY, packed=(1, 2), packed_cells=((DEMO, 32), ("ViT-Ti/16", 16)))
+    gpu_workers._packed("plain", scale, tmp_path, tmp_path, Budget(100), rows.append)
+    assert [row.get("images_per_second") for row in rows] == [100, 200, 100, None]
+    assert rows[-1]["error"] == "OutOfMemoryError: no memory" and not started
 
 
 def test_a_part_of_a_budget_never_exceeds_the_whole() -> None:

@@ -20,12 +20,13 @@ ROOT = Path(__file__).parents[1]
 FLOORS = {
     "mmpkd": (
         {"types", "machine.checksums"},
-        {"machine.resources", "machine.files", "near_names"},
+        {"machine.resources", "machine.files", "machine.recording", "near_names"},
         {"machine.errors"},
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas"},
         {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {"images", "scoring.saliency", "scoring.patients", "scoring.baselines"},
+        {"scoring.forward"},
         {"teachers"},
         {"training.stage_validation"},
         {"training.batches"},

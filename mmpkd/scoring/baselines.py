@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
+from mmpkd.cohort.store import Store
 from mmpkd.scoring import attainable
 from mmpkd.scoring.localize import MEASURED, SCORES, by_image
 from mmpkd.scoring.regions import Regions
@@ -103,6 +106,18 @@ def mean_roi(training: Iterable[tuple[Tensor, Sequence[int]]], grid: tuple[int, 
     if not count_R.any():
         return None
     return torch.where(count_R[:, None, None] > 0, total_Rhw / count_R.clamp(min=1)[:, None, None], 1.0)
+
+
+def mean_roi_of(store: Store, rows: NDArray[np.int64], grid: tuple[int, int], one_map: bool) -> Tensor | None:
+    """Returns `mean_roi` of the samples at `rows`: one map per label or, if `one_map`, a single map for the
+    ROIs of all labels."""
+
+    def masks(row: int) -> Tensor:
+        roi_RHW = torch.from_numpy(store.roi_mask(np.array([row]))[0])
+        return roi_RHW.any(dim=0, keepdim=True) if one_map else roi_RHW
+
+    with_roi = [int(row) for row in rows if store.rois(int(row))]
+    return mean_roi(((masks(row), store.content_box_N4[row].tolist()) for row in with_roi), grid)
 
 
 def letterboxed(content_Phw: Tensor, box_P4: Tensor, frame: tuple[int, ...]) -> Tensor:

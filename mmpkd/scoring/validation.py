@@ -20,17 +20,19 @@ from torch import Tensor
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, EvaluationConfig
-from mmpkd.fit import autocast
 from mmpkd.images import Images
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.scoring import baselines, classify, localize, stats
+from mmpkd.scoring.forward import ForwardPass
 from mmpkd.scoring.patients import auroc_of_patients, rarer_class
 from mmpkd.scoring.regions import Regions, foreground
-from mmpkd.scoring.saliency import MAPS, columns_explained
+from mmpkd.scoring.saliency import MAPS, Columns, columns_explained
 from mmpkd.scoring.stats import Floats
 from mmpkd.student import Student
 from mmpkd.types import CohortError, DivergedError, Task
 
 UNION = "any"  # label of the union of all ROIs of an image
+BASELINES: dict[str, dict[str, float]] = {}  # computed once: a worker trains many students on one cohort
 OWN = "student"  # name of the student's own maps beside those of baselines
 ROI_GOALS = ("pointing", "mass", "pixel_ap")
 GOALS = ("val/auroc", "val/auroc_patient", *(f"val/{score}" for score in ROI_GOALS))  # scores that can be goals
@@ -57,6 +59,7 @@ class Evaluator:
         replicates: number of replicates of the bootstrap over patients.
         reads: names of the images that the student reads.
         goals: the scores of GOALS that `score_goals` computes, where the samples have them.
+        record: whether to record the forward pass as a CUDA graph; `device` is a GPU then.
 
     Attributes:
         scored: logits and maps, as `predict` returns them, of the last student that was scored completely; None if
@@ -75,14 +78,12 @@ class Evaluator:
         replicates: int = 200,
         reads: Sequence[str] = (IMAGE,),
         goals: Sequence[str] = GOALS,
+        record: bool = False,
     ) -> None:
         self.store, self.rows, self.train_rows, self.replicates = store, rows, train_rows, replicates
         labels = labels or Labels(store.facts.tasks, store.target_NK[rows], store.known_NK[rows])
         self.tasks, self.target_NK, self.known_NK = labels
-        self.images = Images(store, rows, reads, device)
-        self.batch_size = config.batch_size
         self.map = MAPS[config.map]()
-        self.device = device
         self.one_each = len(np.unique(store.patient_N[rows])) == len(rows)  # no patient has several of these images
         self.scored: tuple[NDArray[np.float64], Tensor] | None = None
         self.regions: Regions | None = None
@@ -92,14 +93,18 @@ class Evaluator:
         self.union = config.roi == "union"
         self.roi_labels = (UNION,) if self.union and store.facts.roi_labels else store.facts.roi_labels
         self.one_map = not self.map.per_label and len(self.roi_labels) > 1
+        self.explained: list[Columns] = []
         if store.facts.roi_labels:
-            self.explained = columns_explained(store.facts.roi_labels, self.tasks) if self.map.per_label else []
+            if self.map.per_label:
+                self.explained = columns_explained(store.facts.roi_labels, self.tasks)
             if self.union and self.explained:
                 self.explained = [tuple(sorted({column for columns in self.explained for column in columns}))]
             if config.within == "foreground":
                 self.foreground_NHW = foreground(store.image_NCHW[rows].max(axis=1))
             roi_NRHW, box_N4 = self._united(store.roi_mask(rows)), store.content_box_N4[rows]
             self.regions = Regions.of(roi_NRHW, box_N4, grid, device, self.foreground_NHW)
+        images = Images(store, rows, reads, device)
+        self._forward = ForwardPass(images, self.map, self.explained, config.batch_size, device, record)
 
     @cached_property
     def weight_RN(self) -> Floats:
@@ -111,7 +116,7 @@ class Evaluator:
         """The mean ROI of the training samples, if the ROIs of training samples may be read."""
         if self.regions is None or self.train_rows is None:
             return None
-        return _mean_roi(self.store, self.train_rows, self.regions.grid, self.union or self.one_map)
+        return baselines.mean_roi_of(self.store, self.train_rows, self.regions.grid, self.union or self.one_map)
 
     @cached_property
     def fixed(self) -> dict[str, float]:
@@ -121,11 +126,19 @@ class Evaluator:
         scored = rarer_K > 0
         fixed = {"val/auroc_rarer_class": float(rarer_K[scored].min())} if scored.any() else {}
         if self.regions is not None:
-            maps = baselines.baseline_maps(self.regions, self.prior_Rhw)
-            measured = {name: localize.measure(map_Phw, self.regions) for name, map_Phw in maps.items()}
-            of_maps = baselines.baseline_scores(measured, self.regions)
-            fixed |= _prefixed(localize.summarize(of_maps | localize.bounds(self.regions, self.one_map)))
+            train_rows = None if self.train_rows is None else self.train_rows.tolist()
+            maps = self.regions.grid, self.union, self.one_map, self.foreground_NHW is None, self.regions.image_P.device
+            key = fingerprint([self.store.fingerprint, self.rows.tolist(), train_rows, *maps])
+            if key not in BASELINES:
+                BASELINES[key] = _prefixed(self._of_baselines(self.regions))
+            fixed |= BASELINES[key]
         return fixed
+
+    def _of_baselines(self, regions: Regions) -> dict[str, float]:
+        maps = baselines.baseline_maps(regions, self.prior_Rhw)
+        measured = {name: localize.measure(map_Phw, regions) for name, map_Phw in maps.items()}
+        scores = baselines.baseline_scores(measured, regions)
+        return localize.summarize(scores | localize.bounds(regions, self.one_map))
 
     def _united(self, roi_NRHW: NDArray[np.bool_]) -> NDArray[np.bool_]:
         return np.asarray(roi_NRHW.any(axis=1, keepdims=True)) if self.union else roi_NRHW
@@ -194,23 +207,6 @@ class Evaluator:
             logits_NK, map_NRhw = self._forward(student, maps=False)[0], self._forward(student, maps=True)[1]
         return logits_NK.cpu().numpy(), map_NRhw
 
-    def _forward(self, student: Student, maps: bool) -> tuple[Tensor, Tensor]:
-        """Returns logits (N, K) in double precision and maps (N, R, h, w), which are empty without `maps`."""
-        student.eval()
-        logits, parts = [], []
-        with autocast(self.device):
-            for image_BCHW in self.images.batches(torch.arange(len(self.rows)), self.batch_size):
-                image_BCHW = image_BCHW.float() / 255
-                if maps:
-                    logits_BK, map_BRhw = self.map(student, image_BCHW, self.explained)
-                    parts.append(map_BRhw)
-                else:
-                    with torch.inference_mode():
-                        logits_BK = student(image_BCHW).logits_BK
-                logits.append(logits_BK.float())
-        logits_NK = torch.cat(logits).double()
-        return logits_NK, torch.cat(parts) if parts else torch.empty(len(logits_NK), 0, 0, 0)
-
     def thresholds(self, map_NRhw: Tensor) -> dict[str, float]:
         """Returns the threshold of `iou_tuned` of each ROI label, chosen by `localize.tuned_thresholds`."""
         if self.regions is None:
@@ -273,18 +269,6 @@ class Evaluator:
         empty, device = torch.empty(0, *regions.grid), regions.image_P.device
         cells_Phw, seen_Phw = (torch.cat([empty, *share]).to(device) for share in (cells, seen))
         return {name: torch.cat([none, *parts]) for name, parts in measured.items()}, cells_Phw, seen_Phw
-
-
-def _mean_roi(store: Store, rows: NDArray[np.int64], grid: tuple[int, int], one_map: bool) -> Tensor | None:
-    """Returns `baselines.mean_roi` of the samples at `rows`: one map per label or, if `one_map`, a single map for the
-    ROIs of all labels."""
-
-    def masks(row: int) -> Tensor:
-        roi_RHW = torch.from_numpy(store.roi_mask(np.array([row]))[0])
-        return roi_RHW.any(dim=0, keepdim=True) if one_map else roi_RHW
-
-    with_roi = [int(row) for row in rows if store.rois(int(row))]
-    return baselines.mean_roi(((masks(row), store.content_box_N4[row].tolist()) for row in with_roi), grid)
 
 
 def _require_finite(logits_NK: Floats) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from mmpkd import fit
 from mmpkd.augment import Draws, View, apply_light, apply_view, draw
 from mmpkd.cohort.store import Store
-from mmpkd.config import IMAGE, TrialConfig
+from mmpkd.config import IMAGE, AugmentationConfig, TrialConfig
 from mmpkd.images import Images, on_its_way
 from mmpkd.types import Batch
 
@@ -27,11 +27,16 @@ class StepInputs:
     position_B: Tensor  # positions among the training samples
     draws: Draws
 
-    def copy(self) -> StepInputs:
-        """Returns inputs with tensors of their own."""
-        return StepInputs(self.image_BCHW.clone(), self.position_B.clone(), self.draws.each(Tensor.clone))
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor], augmentation: AugmentationConfig) -> StepInputs:
+        """Returns the inputs whose `tensors` these are."""
+        image_BCHW, position_B, shift_B2, mirrored_B2, *further = tensors
+        turn_B22 = further.pop(0) if augmentation.moves else None
+        light_B2 = further.pop(0) if augmentation.lights else None
+        return cls(image_BCHW, position_B, Draws(shift_B2, mirrored_B2, turn_B22, light_B2))
 
     def tensors(self) -> list[Tensor]:
+        """Returns all tensors of these inputs."""
         return [self.image_BCHW, self.position_B, *(numbers for numbers in self.draws if numbers is not None)]
 
 

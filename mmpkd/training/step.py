@@ -71,4 +71,7 @@ def descend(run: Run, weighted_terms: Mapping[str, Tensor]) -> None:
     loss.backward()
     if clip_norm := run.config.optimizer.clip_norm:
         nn.utils.clip_grad_norm_(fit.parameters_of(run.optimizer), clip_norm)
+    if run.device.type == "cuda":  # torch refuses to record the optimiser otherwise, and warns if it is not recorded
+        for group in run.optimizer.param_groups:
+            group["capturable"] = torch.cuda.is_current_stream_capturing()
     run.optimizer.step()

@@ -48,11 +48,12 @@ class Packing:
             return []
         number, rate = self.rates[1]
         if not rate:
-            return [f"a device has no memory for {number} trials at a time, so each trial has a device to itself"]
+            problem = f"{number} trials at a time do not fit on a device, or could not be timed there"
+            return [f"{problem}, so each trial has a device to itself"]
         return [
             f"trials share a device badly: {number} at a time make {self._figure(rate)} of one trial's steps a second, "
             "so each trial has a device to itself"
         ]
 
     def _figure(self, rate: float) -> str:
-        return f"{rate / self.rates[0][1]:.0%}".replace("%", " %") if rate else "did not fit"
+        return f"{rate / self.rates[0][1]:.0%}".replace("%", " %") if rate else "not possible"

@@ -21,15 +21,15 @@ MEMORY_SHARE: Final = 0.9  # share of a device's memory that trials may fill
 
 def extremes(configs: Sequence[TrialConfig], facts: Facts) -> list[TrialConfig]:
     """Returns the cheapest and the most expensive configuration, as far as is known without timing. Returns a single
-    configuration if all are alike.
+    configuration if all are alike. Of several that are alike, it returns the first, so that arms with the same ranges
+    return configurations that are timed once (see `cost_identity`).
     """
 
     def burden_and_kinds(config: TrialConfig) -> tuple[tuple[float, int, int], list[str]]:
         return burden(config, facts), sorted(str(objective.kind) for objective in config.active_objectives().values())
 
-    ordered = sorted(((burden_and_kinds(config), index) for index, config in enumerate(configs)))
-    cheapest, dearest = ordered[0], ordered[-1]
-    return [configs[index] for index in ([cheapest[1]] if cheapest[0] == dearest[0] else [cheapest[1], dearest[1]])]
+    keys = [burden_and_kinds(config) for config in configs]
+    return [configs[index] for index in dict.fromkeys((keys.index(min(keys)), keys.index(max(keys))))]
 
 
 def burden(config: TrialConfig, facts: Facts) -> tuple[float, int, int]:

@@ -305,3 +305,29 @@ def test_patients_with_one_image_have_no_separate_score(tmp_path: Path) -> None:
         StudentConfig(model="vit_tiny_patch16_224", patch_size=5, embed_dim=24, depth=1, num_heads=2), 15, 1, 1
     )
     assert not [name for name in evaluator(result)(student) if "patient" in name]
+
+
+def test_scores_of_baselines_are_computed_once_for_all_students_of_a_process(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They depend on the samples, the grid, and how ROIs and maps are taken, and on nothing else."""
+    monkeypatch.setattr(validation, "BASELINES", {})
+    computed: list[str] = []
+    own = Evaluator._of_baselines
+
+    def counted(self: Evaluator, *arguments: Any) -> dict[str, float]:
+        computed.append("once more")
+        return own(self, *arguments)
+
+    monkeypatch.setattr(Evaluator, "_of_baselines", counted)
+    first = evaluator(store).fixed
+    assert evaluator(store).fixed == first and len(computed) == 1
+    assert evaluator(store, "grad_cam").fixed == first, "a single label has one map, of whichever kind"
+    rows, cpu = store.rows("val"), torch.device("cpu")
+    others = [
+        Evaluator(store, rows, EvaluationConfig(), GRID, cpu).fixed,  # without a prior
+        Evaluator(store, rows, EvaluationConfig(), (5, 5), cpu, store.rows("train")).fixed,
+        Evaluator(store, rows[1:], EvaluationConfig(), GRID, cpu, store.rows("train")).fixed,
+        Evaluator(store, rows, EvaluationConfig(), GRID, cpu, store.rows("train")[:9]).fixed,
+    ]
+    assert len(computed) == 5 and others[0] != first and others[1] != first

@@ -112,7 +112,7 @@ def test_a_wish_that_cannot_be_met_is_announced(run: Run, capsys: pytest.Capture
     run.config = run.config.model_copy(update={"execution": "graph"})
     Stepper(run)(next(epoch_inputs(run, 0)))
     assert (
-        capsys.readouterr().err == "a CUDA graph needs a GPU; steps run one operation after another (execution=eager)\n"
+        capsys.readouterr().err == "a CUDA graph needs a GPU; it runs one operation after another (execution=eager)\n"
     )
 
 

@@ -21,7 +21,11 @@ def test_the_plan_names_every_number_that_was_measured() -> None:
     ("rates", "figures", "warning"),
     [
         (((1, 50.0), (2, 52.0)), "2: 104 %", "badly: 2 at a time make 104 % of one trial's steps a second, so each"),
-        (((1, 50.0), (2, 0.0)), "2: did not fit", "a device has no memory for 2 trials at a time"),
+        (
+            ((1, 50.0), (2, 0.0)),
+            "2: not possible",
+            "2 trials at a time do not fit on a device, or could not be timed there",
+        ),
     ],
 )
 def test_the_plan_says_that_trials_share_a_device_badly(
@@ -37,4 +41,6 @@ def test_the_plan_says_that_trials_share_a_device_badly(
 def test_the_plan_says_when_cores_end_the_measurement() -> None:
     packing = Packing(((1, 50.0), (2, 100.0)), short_of_cores=True)
     assert packing.best == 2 and packing.line().endswith("; there are no cores for more")
-    assert Packing(((1, 0.0),), short_of_cores=False).line().startswith("1 trial to a device, measured: 1: did not fit")
+    assert (
+        Packing(((1, 0.0),), short_of_cores=False).line().startswith("1 trial to a device, measured: 1: not possible")
+    )
