@@ -29,15 +29,15 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from mmpkd import fit
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.scoring import classify
 from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.teachers.fitted import fit_teachers
-from mmpkd.training.batches import batches
 from mmpkd.training.stages import Run
-from mmpkd.training.step import descend, loss_terms
+from mmpkd.training.step import descend, epoch_inputs, loss_terms, weighted
 
 BATCH, NUM_VALIDATION = 16, 64
 LIMITS = {
@@ -72,12 +72,13 @@ def run_with(objectives: dict[str, Any], cache: Path) -> Run:
 
 def step_of(run: Run, live: Callable[[], object] = lambda: None) -> Callable[[], None]:
     """One training step on a fixed batch; `live` is what else happens in it."""
-    batch, view = next(batches(run, 0))
+    batch, view = run.samples.batch(next(epoch_inputs(run, 0)))
     run.student.train()
+    fit.set_learning_rate(run.optimizer, run.config.optimizer.lr)
 
     def step() -> None:
         live()
-        descend(run, loss_terms(run, batch, view), 0, 1000)
+        descend(run, weighted(run, loss_terms(run, batch, view)))
 
     return step
 
