@@ -36,6 +36,7 @@ TINY = replace(
     taught_cells=ONLY,
     equal_cells=ONLY,
     equal_steps=(2, 2),
+    profiled=(1, 2),
     num_train=64,
     num_val=32,
     seconds=0.01,
