@@ -92,7 +92,7 @@ class Images:
 def usable_bytes(device: torch.device) -> float:
     """Returns the bytes of a GPU's memory that this process may allocate."""
     _, total = torch.cuda.mem_get_info(device)
-    return total * torch.cuda.get_per_process_memory_fraction(device)
+    return total * torch.cuda.get_per_process_memory_fraction(device.index)  # which refuses a device without an index
 
 
 def on_its_way(values: Tensor, device: torch.device) -> Tensor:
