@@ -15,9 +15,9 @@ data=${1:-../shared/data} weights=${2:-../shared/weights}
 python=${PYTHON:-.venv/bin/python}
 limit=$((62 * 1024 * 1024)) # bytes that travel at most: 64 MiB, less a margin for names and blocks
 
-# The machine has torch, timm, transformers, pandas, pyarrow, scikit-learn and what these need. pydantic wants newer
-# typing packages than some versions of torch bring along.
-missing=(pydantic pydantic-core annotated-types typing-extensions typing-inspection omegaconf pydicom nibabel)
+# The machine has torch, transformers, pandas, pyarrow, scikit-learn and what these need. It also has timm and typing
+# packages, in versions that are not known: mmpkd reads internals of timm, and pydantic wants new typing packages.
+missing=(pydantic pydantic-core annotated-types typing-extensions typing-inspection omegaconf pydicom nibabel timm)
 
 rm -rf .device && mkdir -p .device/wheels
 cache=$(mktemp -d)

@@ -117,8 +117,7 @@ def _number(value: Any, digits: int = 3) -> str:
 
 
 def _cells(*keys: str) -> Callable[[Row], list[str]]:
-    """Returns a function that reads a row of a table; the first cells of a failed measurement are followed by its
-    error."""
+    """Returns a function that reads the cells of a row. A failed measurement has its error in the last cell."""
 
     def read(row: Row) -> list[str]:
         cells = [_number(row.get(key)) for key in keys]

@@ -286,7 +286,7 @@ def main() -> int:
     extra, states, losses = extra_epochs(lines).total(), Counter(table["state"]), losses_of(lines)
     lost, longest = sum(loss.epochs for loss in losses), max((loss.seconds for loss in losses), default=0.0)
     seconds_between = options.checkpoint_seconds
-    allowed = f"{seconds_between:g} + an epoch + {WRITE_SECONDS:g} s for a write" if seconds_between else "none"
+    allowed = f"{seconds_between:g} + an epoch + {WRITE_SECONDS:g} s for a write" if seconds_between else "0 s"
     figures = {
         "trials finished": f"{len(table)}: {dict(states)}; {seconds:.0f} s in all",
         "epochs trained": int(table["epochs"].sum()),

@@ -26,7 +26,7 @@ from mmpkd.build import build
 ROOT = Path(__file__).parents[1]
 THERE = {  # dependencies of mmpkd on the machine for which device.sh prepares
     *("filelock", "huggingface-hub", "matplotlib", "numpy", "pandas", "pillow", "pyarrow", "pyyaml", "rich"),
-    *("safetensors", "scikit-image", "scikit-learn", "scipy", "threadpoolctl", "timm", "tokenizers", "torch"),
+    *("safetensors", "scikit-image", "scikit-learn", "scipy", "threadpoolctl", "tokenizers", "torch"),
     "transformers",
 }
 ONLY = ((DEMO, 32),)
@@ -36,6 +36,7 @@ TINY = replace(
     taught_cells=ONLY,
     equal_cells=ONLY,
     equal_steps=(2, 2),
+    profiled=(1, 2),
     num_train=64,
     num_val=32,
     seconds=0.01,

@@ -49,7 +49,7 @@ class Plan:
     @property
     def example(self) -> TrialConfig | None:
         """One of the drawn configurations, or None if none could be drawn. It stands for the settings that all trials
-        share: cohort, evaluation, epochs, threads, seed and checkpoint_seconds.
+        share: cohort, evaluation, epochs, threads, seed, execution and checkpoint_seconds.
         """
         return next((config for configs in self.configs.values() for config in configs), None)
 

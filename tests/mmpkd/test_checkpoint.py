@@ -293,6 +293,25 @@ def test_a_folder_that_goes_away_ends_the_training_with_its_error(
     assert reported == [1, 2]
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_snapshot_of_a_gpu_is_taken_without_waiting_and_is_not_torn(tmp_path: Path) -> None:
+    """The tensor is changed by work that is queued right behind the snapshot."""
+    values = torch.zeros(1 << 26, device="cuda")
+    torch.cuda.synchronize()
+    with CheckpointWriter(tmp_path, 1e-9) as writer:
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            writer.offer(lambda: {"values": values, "rate": [torch.ones((), device="cuda"), 0.5]})
+            for _ in range(100):
+                values.add_(1.0)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    saved = torch.load(tmp_path / checkpoint.NAME, weights_only=True)
+    assert saved["values"].device.type == "cpu" and not saved["values"].any()
+    assert saved["rate"] == [torch.ones(()), 0.5] and bool((values == 100).all())
+
+
 # --- the key ---
 
 

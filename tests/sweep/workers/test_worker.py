@@ -15,7 +15,9 @@ import torch
 
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
+from mmpkd.scoring.validation import GOALS as GOALS_OF_EPOCHS
 from mmpkd.types import DivergedError, EpochReport
+from sweep.space.search_config import SCORES
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Job
@@ -92,6 +94,10 @@ def test_a_rung_and_the_last_epoch_are_on_disk_before_they_are_reported(
 
     run_training(cast(Job, job(tmp_path) | trial), tmp_path, None, look)
     assert saved == [0, 2, 2, 4]
+
+
+def test_every_score_that_a_sweep_can_maximise_is_computed_after_every_epoch() -> None:
+    assert set(SCORES) == set(GOALS_OF_EPOCHS)
 
 
 def test_a_step_is_an_epoch_and_the_last_step_is_done(tmp_path: Path) -> None:
