@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -46,8 +47,9 @@ class Recorder:
     def __init__(self, function: Function, device: torch.device, name: str) -> None:
         self._function, self._device, self._name = function, device, name
         self._num_calls = 0
+        self._called: set[Shapes] = set()
         self._gave_up = False
-        self._stream = torch.cuda.Stream(device)
+        self._stream = stream_of_recordings(device)
         self._forget()
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
@@ -58,8 +60,9 @@ class Recorder:
             self._forget()
         shapes = tuple(each.shape for each in inputs)
         if shapes not in self._recordings:
-            if self._num_calls < WARM_UP_CALLS:
+            if self._num_calls < WARM_UP_CALLS or shapes not in self._called:  # libraries choose kernels for each shape
                 self._num_calls += 1
+                self._called.add(shapes)
                 return self._call_on_stream(inputs)
             try:
                 self._recordings[shapes] = self._record(inputs)
@@ -107,6 +110,13 @@ class Recorder:
             generator.graphsafe_set_state(fresh.graphsafe_get_state())
             raise
         return Recording(graph, own, outputs)
+
+
+@cache
+def stream_of_recordings(device: torch.device) -> torch.cuda.Stream:
+    """Returns the stream on which all functions are recorded. torch keeps memory for matrix products on each stream for
+    ever, some 32 MiB, so that a stream for each recorder of each trial would fill the memory of a worker."""
+    return torch.cuda.Stream(device)
 
 
 def wanted(execution: str, device: torch.device) -> bool:
