@@ -18,6 +18,7 @@ from mmpkd.build import build, needed
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.images import Images
+from mmpkd.machine.recording import WARM_UP_CALLS, Recorder
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.teachers.fitted import fit_teachers
@@ -29,8 +30,11 @@ from mmpkd.training.step import epoch_inputs
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
-SAME = 1e-3  # relative difference of weights after four epochs: kernels add in another order, in bfloat16
-COMPILED = 2e-2  # likewise for compiled blocks, which keep fewer roundings to bfloat16
+SAME = 1e-3  # relative difference of losses and outputs: kernels add in another order, in bfloat16
+# Differences of weights after four epochs, as a share of how far they have moved. On a CPU, in float32, repeating the
+# same draws of drop path in each step makes 0.14, leaving drop path out 0.21, and stale images 0.55.
+RECORDED = 0.04
+COMPILED = 0.1  # compiled blocks keep fewer roundings to bfloat16
 NETWORK = {"model": "vit_tiny_patch16_224", "patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2}
 TEACHERS: dict[str, dict[str, Any]] = {
     "scan": {"kind": "image", "params": {"view": "superior", "network": NETWORK, "epochs": 1}},
@@ -58,8 +62,10 @@ def weights_after(config: TrialConfig, cache: Path, epochs: int = 4) -> torch.Te
     return torch.cat([parameter.detach().flatten() for parameter in run.student.parameters()])
 
 
-def distance(weights: torch.Tensor, others: torch.Tensor) -> float:
-    return float((weights - others).norm() / others.norm())
+def difference(config: TrialConfig, other: TrialConfig, cache: Path) -> float:
+    """Returns how far apart two trainings end, as a share of how far the other one has moved."""
+    ours, theirs, initial = weights_after(config, cache), weights_after(other, cache), weights_after(other, cache, 0)
+    return float((ours - theirs).norm() / (theirs - initial).norm())
 
 
 @contextmanager
@@ -71,12 +77,13 @@ def no_waiting() -> Iterator[None]:
         torch.cuda.set_sync_debug_mode("default")
 
 
-@pytest.mark.parametrize(("execution", "limit"), [("graph", SAME), ("compile", COMPILED)])
+@pytest.mark.parametrize(("execution", "limit"), [("graph", RECORDED), ("compile", COMPILED)])
 def test_all_ways_of_running_steps_agree(tiny_trial: TrialConfig, cache: Path, execution: str, limit: float) -> None:
     """With drop path, whose draws a graph must repeat as they would have been drawn."""
-    eager = weights_after(changed(tiny_trial, execution="eager"), cache)
-    assert distance(weights_after(changed(tiny_trial, execution=execution), cache), eager) < limit
-    assert distance(weights_after(changed(tiny_trial, execution="eager", seed=1), cache), eager) > 10 * limit
+    eager = changed(tiny_trial, execution="eager")
+    assert difference(changed(tiny_trial, execution=execution), eager, cache) < limit
+    without_drop_path = changed(eager, student={**NETWORK, "drop_path_rate": 0.0})
+    assert difference(without_drop_path, eager, cache) > limit
 
 
 @pytest.mark.parametrize("kind", sorted(OBJECTIVES))
@@ -90,8 +97,7 @@ def test_every_objective_can_be_recorded(
         train_epoch(run, epoch)
     assert isinstance(run.step, Stepper) and run.step._recorder is not None
     assert len(run.step._recorder._recordings) == 2, "whole batches, and the last one"
-    eager = weights_after(changed(config, execution="eager"), cache)
-    assert distance(weights_after(config, cache), eager) < SAME
+    assert difference(config, changed(config, execution="eager"), cache) < RECORDED
     assert "one operation after another" not in capsys.readouterr().err
 
 
@@ -140,6 +146,53 @@ def test_what_cannot_be_recorded_runs_and_says_so(
         terms, _ = train_epoch(run, epoch)
     assert capsys.readouterr().err.count("it runs one operation after another") == 1
     assert all(torch.tensor(value).isfinite() for value in terms.values())
+    torch.cuda.empty_cache()  # torch refuses this while it believes that a recording goes on
+    other = run_of(run.config, cache)
+    for epoch in range(2):
+        train_epoch(other, epoch)
+    assert isinstance(other.step, Stepper) and other.step._recorder is not None and other.step._recorder._recordings
+
+
+def test_a_recorded_training_goes_on_after_the_recording_of_something_else_has_failed(
+    tiny_trial: TrialConfig, cache: Path
+) -> None:
+    """Its drop path draws from the generator, which the failure leaves unusable."""
+    eager, run = weights_after(changed(tiny_trial, execution="eager"), cache), run_of(tiny_trial, cache)
+    waiting = Recorder(lambda inputs: [inputs[0] * inputs[0].sum().item()], run.device, "something else")
+    for epoch in range(4):
+        train_epoch(run, epoch)
+        if epoch == 1:
+            for _ in range(WARM_UP_CALLS + 1):
+                waiting([torch.ones(2, device=run.device)])
+    weights = torch.cat([parameter.detach().flatten() for parameter in run.student.parameters()])
+    initial = weights_after(tiny_trial, cache, 0)
+    assert float((weights - eager).norm() / (eager - initial).norm()) < RECORDED
+
+
+def test_each_stage_is_recorded_with_the_modules_that_it_trains(tiny_trial: TrialConfig, cache: Path) -> None:
+    stages = [
+        {"name": "student", "epochs": 2, "train": ["student"], "objectives": ["task"]},
+        {"name": "guide", "epochs": 2, "train": ["guidance.guide"], "objectives": ["guidance"]},
+        {"name": "joint", "train": ["guidance.joint"], "objectives": ["task"], "answer": "guidance.joint"},
+    ]
+    config = changed(tiny_trial, teachers=TEACHERS, objectives={"guidance": {}}, stages=stages)
+    moved: dict[str, list[list[torch.Tensor]]] = {"eager": [], "graph": []}
+    for execution, steps in moved.items():
+        run = run_of(changed(config, execution=execution), cache)
+        for index in range(len(stages)):
+            run.enter(index)
+            begin = [parameter.detach().clone() for parameter in run_parameters(run)]
+            for epoch in range(2):
+                train_epoch(run, epoch)
+            ends = zip(begin, run_parameters(run), strict=True)
+            steps.append([(end.detach() - start).flatten() for start, end in ends])
+    for ours, theirs in zip(moved["graph"], moved["eager"], strict=True):
+        assert [bool(each.any()) for each in ours] == [bool(each.any()) for each in theirs], "the same ones learn"
+        assert float((torch.cat(ours) - torch.cat(theirs)).norm() / torch.cat(theirs).norm()) < RECORDED
+
+
+def run_parameters(run: Run) -> list[torch.nn.Parameter]:
+    return [*run.student.parameters(), *run.objectives.parameters()]
 
 
 def test_a_teacher_of_the_view_is_named_and_runs(
