@@ -43,6 +43,8 @@ class Images:
         if resident is None:
             resident = device.type == "cuda" and self._num_bytes() <= MAX_SHARE * usable_bytes(device)
         self._image_NCHW = torch.from_numpy(store.images(rows, reads)).to(device) if resident else None
+        # torch keeps freed memory apart for each stream, so that the copies of all epochs share one.
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" and not resident else None
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -57,17 +59,15 @@ class Images:
         if self._image_NCHW is not None:
             order_N = on_its_way(order_N, self._device)
             yield from (self._image_NCHW[part] for part in order_N.split(size))
-        elif self._device.type == "cuda":
-            yield from self._prefetched(parts)
+        elif self._stream is not None:
+            yield from self._prefetched(parts, self._stream)
         else:
             yield from (self._gather(part).to(self._device) for part in parts)
 
     def _gather(self, part: Tensor) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self._store.images(self._rows[part.numpy()], self._reads)))
 
-    def _prefetched(self, parts: Sequence[Tensor]) -> Iterator[Tensor]:
-        stream = torch.cuda.Stream(self._device)
-
+    def _prefetched(self, parts: Sequence[Tensor], stream: torch.cuda.Stream) -> Iterator[Tensor]:
         def fetch(part: Tensor) -> tuple[Tensor, torch.cuda.Event]:
             pinned_BCHW = self._gather(part).pin_memory()  # torch keeps pinned memory until its copy has ended
             with torch.cuda.stream(stream):
@@ -92,7 +92,7 @@ class Images:
 def usable_bytes(device: torch.device) -> float:
     """Returns the bytes of a GPU's memory that this process may allocate."""
     _, total = torch.cuda.mem_get_info(device)
-    return total * torch.cuda.get_per_process_memory_fraction(device)
+    return total * torch.cuda.get_per_process_memory_fraction(device.index)  # which refuses a device without an index
 
 
 def on_its_way(values: Tensor, device: torch.device) -> Tensor:

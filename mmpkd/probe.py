@@ -221,7 +221,7 @@ class Probe:
         if self.device.type == "cuda":
             between_clocks = STEPS_BETWEEN_CLOCKS
             if is_new:  # steps are not timed until batches of each size are recorded
-                count = -recording.WARM_UP_CALLS - math.ceil(len(run.rows) / run.config.optimizer.batch_size)
+                count = -recording.WARM_UP_CALLS - 2 * math.ceil(len(run.rows) / run.config.optimizer.batch_size)
         for inputs in chain.from_iterable(epoch_inputs(run, epoch) for epoch in range(sys.maxsize)):
             if count == 0:
                 started = self._now()

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from contextlib import suppress
+from functools import cache
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,21 +41,28 @@ class Recorder:
         name: what the line calls the function.
     """
 
+    # Failures in this process. Each gives the generator a new state, which earlier recordings do not read.
+    num_failures: ClassVar[int] = 0
+
     def __init__(self, function: Function, device: torch.device, name: str) -> None:
         self._function, self._device, self._name = function, device, name
-        self._recordings: dict[Shapes, Recording] = {}
         self._num_calls = 0
+        self._called: set[Shapes] = set()
         self._gave_up = False
-        self._stream, self._pool = torch.cuda.Stream(device), torch.cuda.graph_pool_handle()
+        self._stream = stream_of_recordings(device)
+        self._forget()
 
     def __call__(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Returns the outputs of the function, in tensors that later calls do not change."""
         if self._gave_up:
             return self._function(inputs)
+        if self._num_failures != Recorder.num_failures:
+            self._forget()
         shapes = tuple(each.shape for each in inputs)
         if shapes not in self._recordings:
-            if self._num_calls < WARM_UP_CALLS:
+            if self._num_calls < WARM_UP_CALLS or shapes not in self._called:  # libraries choose kernels for each shape
                 self._num_calls += 1
+                self._called.add(shapes)
                 return self._call_on_stream(inputs)
             try:
                 self._recordings[shapes] = self._record(inputs)
@@ -61,13 +70,19 @@ class Recorder:
                 reason = (str(error) or type(error).__name__).splitlines()[0]
                 announce(f"{self._name} cannot be recorded as a CUDA graph ({reason})")
                 self._gave_up = True
-                self._recordings.clear()
+                self._forget()
+            if self._gave_up:  # not in the `except`, where the error keeps the tensors of the attempt in memory
                 return self._function(inputs)
         recording = self._recordings[shapes]
         for own, given in zip(recording.inputs, inputs, strict=True):
             own.copy_(given)
         recording.graph.replay()
         return [output.clone() for output in recording.outputs]
+
+    def _forget(self) -> None:
+        """Drops all recordings. Later ones need other memory, because torch refuses memory that no recording holds."""
+        self._recordings: dict[Shapes, Recording] = {}
+        self._pool, self._num_failures = torch.cuda.graph_pool_handle(), Recorder.num_failures
 
     def _call_on_stream(self, inputs: Sequence[Tensor]) -> Sequence[Tensor]:
         """Calls the function on the stream of the recordings, because autograd remembers the streams of its parts."""
@@ -86,11 +101,22 @@ class Recorder:
             with torch.cuda.graph(graph, self._pool, self._stream, capture_error_mode="thread_local"):
                 outputs = self._function(own)
         except RuntimeError:
+            Recorder.num_failures += 1
+            with suppress(RuntimeError):  # raised unless torch (before 2.12) still believes that the recording goes on
+                torch._C._cuda_endAllocateToPool(generator.device.index, self._pool)
+                torch._C._cuda_releasePool(generator.device.index, self._pool)
             fresh = torch.Generator(self._device)  # a recording that failed leaves the generator's state unusable
             fresh.set_state(state)
             generator.graphsafe_set_state(fresh.graphsafe_get_state())
             raise
         return Recording(graph, own, outputs)
+
+
+@cache
+def stream_of_recordings(device: torch.device) -> torch.cuda.Stream:
+    """Returns the stream on which all functions are recorded. torch keeps memory for matrix products on each stream for
+    ever, some 32 MiB, so that a stream for each recorder of each trial would fill the memory of a worker."""
+    return torch.cuda.Stream(device)
 
 
 def wanted(execution: str, device: torch.device) -> bool:

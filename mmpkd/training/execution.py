@@ -16,6 +16,8 @@ from mmpkd.training.batches import StepInputs
 from mmpkd.training.stages import Run
 from mmpkd.training.step import take_step
 
+MODES = 8  # most forms in which a block is compiled: whether it learns, is recorded, shows its attention
+
 
 class Stepper:
     """Takes the steps of one stage of a training, in the way that `execution` of the configuration names.
@@ -29,6 +31,10 @@ class Stepper:
         execution, obstacle = run.config.execution, obstacle_to_recording(run)
         self._compiling = execution == "compile"
         if self._compiling:
+            # Blocks differ in their rates of drop path, and each is compiled in several modes: torch would leave all
+            # after the first eight as they are, those of later trainings of this process included.
+            torch._dynamo.reset()
+            torch._dynamo.config.recompile_limit = MODES * len(run.student.model.blocks)
             for block in run.student.model.blocks:
                 block.compile()
         self._recorder = None

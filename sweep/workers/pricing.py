@@ -6,6 +6,7 @@ several workers at the same time, one for each slot of one machine.
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -98,11 +99,15 @@ class Prober:
 
     def __init__(self, gpus: float):
         enter_reserved_device(gpus)
+        self._probe: Probe | None = None
 
     def prepare(self, facts: Facts, samples: pd.DataFrame, config: TrialConfig, widths: dict[str, int]) -> None:
+        self._probe = None  # its memory must be free before the next one is measured
+        gc.collect()
         self._probe = Probe(config, StandIn(facts, samples), widths)
 
     def time_trial(self, seconds: float) -> Cost:
+        assert self._probe is not None
         return self._probe.cost(seconds)
 
     def time_teacher(self, *arguments: Any) -> tuple[float, int]:

@@ -227,10 +227,13 @@ class TrainingThread:
         return result
 
     def finish(self) -> None:
-        """Lets a training that has reported its last epoch run to its end, and waits for the end."""
+        """Lets a training that has reported its last epoch run to its end, and waits for the end. If an earlier attempt
+        has reported it, this one may still have to export the student.
+        """
         if self._thread.ident is None:
-            return
-        self._go.release()
+            self._thread.start()
+        else:
+            self._go.release()
         result = self._results.get()
         self._thread.join()
         if isinstance(result, BaseException):

@@ -36,7 +36,7 @@ def student(
 
 def batch(patients: Sequence[int] = ()) -> Batch:
     nothing = torch.empty(0)
-    return Batch((), torch.tensor(patients), nothing, nothing, nothing, nothing)
+    return Batch(torch.tensor(patients), nothing, nothing, nothing, nothing)
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

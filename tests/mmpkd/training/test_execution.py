@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from copy import copy
 from dataclasses import replace
 from itertools import chain
@@ -114,6 +115,20 @@ def test_a_wish_that_cannot_be_met_is_announced(run: Run, capsys: pytest.Capture
     assert capsys.readouterr().err == "a CUDA graph needs a GPU, so operations run one after another\n"
 
 
+def test_a_stage_frees_the_recorded_steps_of_the_stage_before(run: Run) -> None:
+    class Step:
+        def __init__(self) -> None:
+            self.recorded = self.__call__  # as a recorder knows the method that it records
+
+        def __call__(self, inputs: StepInputs) -> dict[str, torch.Tensor]:
+            raise AssertionError
+
+    run.step = Step()
+    reference = weakref.ref(run.step)
+    run.enter(0)
+    assert reference() is None
+
+
 def test_execution_is_no_part_of_the_fingerprint(tiny_trial: TrialConfig) -> None:
     for execution in ("eager", "graph", "compile"):
         assert tiny_trial.model_copy(update={"execution": execution}).fingerprint() == tiny_trial.fingerprint()
@@ -130,6 +145,30 @@ def test_compiled_steps_are_the_same(tiny_trial: TrialConfig, cache: Path, monke
     assert compiled == list(runs["compile"].student.model.blocks)
     weights = [run.student.state_dict() for run in runs.values()]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
+def test_blocks_with_rates_of_their_own_are_all_compiled_in_each_training_of_a_process(
+    tiny_trial: TrialConfig, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch leaves a function as it is once it has compiled it eight times."""
+    compiled: list[object] = []
+
+    def note(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
+        compiled.append(graph)
+        return graph
+
+    def compile_noted(block: nn.Module) -> None:
+        block._compiled_call_impl = torch.compile(block._call_impl, backend=note)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compile_noted)
+    student = {**tiny_trial.model_dump()["student"], "depth": 10}
+    config = TrialConfig.model_validate(tiny_trial.model_dump() | {"student": student, "execution": "compile"})
+    for _ in range(2):
+        compiled.clear()
+        run = run_of(config, cache)
+        run.wake()
+        Stepper(run)(next(epoch_inputs(run, 0)))
+        assert len(compiled) >= 10
 
 
 def compile_python(block: nn.Module) -> None:

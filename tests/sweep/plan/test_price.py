@@ -6,9 +6,11 @@ import json
 import math
 import random
 import statistics
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -304,6 +306,27 @@ def test_a_teacher_is_timed_once_wherever_it_stands(
     stopwatch._time_teachers(SimpleNamespace(time_teacher=SimpleNamespace(remote=remote)))
     assert kinds == ["tabular", "text"] and stopwatch.teacher_seconds == 32.0
     assert list(stopwatch._widths.values()) == [7, 7, 0]
+
+
+def test_a_configuration_is_freed_before_the_next_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the peak memory of the one would be in that of the other."""
+    built: list[weakref.ref[object]] = []
+
+    class Built:
+        def __init__(self, *_: object) -> None:
+            assert all(reference() is None for reference in built)
+            built.append(weakref.ref(self))
+            self.steps = self.cost  # as recorded steps know their training
+
+        def cost(self, seconds: float) -> None:
+            raise AssertionError
+
+    for name, fake in (("Probe", Built), ("StandIn", lambda *_: None), ("enter_reserved_device", lambda _: None)):
+        monkeypatch.setattr(pricing, name, fake)
+    prober: Any = pricing.Prober(0.5)
+    for _ in range(2):
+        prober.prepare(None, None, None, {})
+    assert len(built) == 2
 
 
 @pytest.mark.parametrize(

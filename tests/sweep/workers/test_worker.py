@@ -150,6 +150,24 @@ def test_a_trial_that_had_finished_is_reported_and_not_trained_again(tmp_path: P
     assert len((tmp_path / "trained.txt").read_text().splitlines()) == 3
 
 
+def test_a_trial_that_was_killed_before_its_export_runs_to_its_end(tmp_path: Path) -> None:
+    """The last epoch is on disk before the student is exported."""
+    exported: list[str] = []
+
+    def run(*arguments: Any) -> None:
+        FAKE_TRAINING.run(*arguments)
+        exported.append(arguments[1].name)
+
+    functions = replace(FAKE_TRAINING, run=run)
+    first = worker_for(job(tmp_path), functions)
+    first.step()
+    first.step()
+    assert first._training is not None and first._training.advance().epoch == 3  # and here its process is killed
+    assert exported == []
+    assert worker_for(job(tmp_path), functions).step()["done"] and exported == ["attempt-2"]
+    first.cleanup()
+
+
 def test_an_attempt_writes_only_its_own_folder(tmp_path: Path) -> None:
     orphan = worker_for(job(tmp_path))
     orphan.step()
