@@ -19,6 +19,10 @@ limit=$((62 * 1024 * 1024)) # bytes that travel at most: 64 MiB, less a margin f
 # packages, in versions that are not known: mmpkd reads internals of timm, and pydantic wants new typing packages.
 missing=(pydantic pydantic-core annotated-types typing-extensions typing-inspection omegaconf pydicom nibabel timm)
 
+if [ ! -d "$data/breast_lesions_usg" ]; then
+	echo "no such folder: $data/breast_lesions_usg; say where the data are: bash benchmarks/device.sh DATA" >&2
+	exit 2
+fi
 rm -rf .device && mkdir -p .device/wheels
 cache=$(mktemp -d)
 trap 'rm -rf "$cache"' EXIT

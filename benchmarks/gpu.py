@@ -3,7 +3,8 @@
     python benchmarks/gpu.py [--quick] [--only PART,...] [--minutes 7] [--json FILE] [--markdown FILE]
 
 On an H100 it takes at most 7 minutes; `benchmarks/device.sh` prepares a folder that can travel to such a machine, and
-names the command. `--quick` runs everything with tiny models in a minute on a CPU. Only `mmpkd` is needed, no Ray.
+names the command. `--quick` runs everything in a minute on a CPU, with tiny models under the same names. Only `mmpkd`
+is needed, no Ray.
 
 For a demo student and ViTs of several batch sizes, four ways to take a training step are compared: (a) what a user
 writes, (b) ours as it was at commit b8a63b1, (c) ours now, (d) the floor (one batch that stays on the device, no
@@ -36,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds 
 from benchmarks.gpu_cohort import FULL, QUICK, Cohorts, Scale
 from benchmarks.gpu_epoch import epoch_part
 from benchmarks.gpu_measure import Budget, card, free_memory, matmul_peak
-from benchmarks.gpu_report import Results, markdown, verdicts
+from benchmarks.gpu_report import Results, markdown, outcome_of, verdicts
 from benchmarks.gpu_steps import Row, equality_part, steps_part, taught_part
 from benchmarks.gpu_workers import executions_part, packed_part
 
@@ -77,7 +78,8 @@ class Record:
 
     def write(self) -> None:
         self.results["seconds"] = time.perf_counter() - self.started
-        self.results["verdicts"] = [check._asdict() | {"outcome": check.outcome} for check in verdicts(self.results)]
+        checks = verdicts(self.results)
+        self.results["verdicts"] = [check._asdict() | {"outcome": outcome_of(check, self.results)} for check in checks]
         if self.page:
             self.page.write_text(markdown(self.results))
         if self.path:
@@ -126,10 +128,11 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="tiny models, for a CPU")
     parser.add_argument("--only", default=",".join(PARTS), help="parts to run, separated by commas")
-    parser.add_argument("--minutes", type=float, default=7.0)
-    parser.add_argument("--carried", type=Path, default=Path(__file__).parents[1] / ".device")
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--markdown", type=Path)
+    parser.add_argument("--minutes", type=float, default=7.0, help="time for everything, 7 by default")
+    carried = Path(__file__).parents[1] / ".device"
+    parser.add_argument("--carried", type=Path, default=carried, help="folder that device.sh has made, if there is one")
+    parser.add_argument("--json", type=Path, help="file for all figures")
+    parser.add_argument("--markdown", type=Path, help="file for the tables, which are always printed")
     options = parser.parse_args(words)
     parts = options.only.split(",")
     if unknown := set(parts) - set(PARTS):

@@ -10,7 +10,7 @@ from benchmarks.gpu_steps import VARIANTS, Row
 
 Results = dict[str, Any]
 IDLE = 2 / 3  # a training whose kernels run for less than this share of the time leaves the card idle
-PASS, FAIL, NOT_MEASURED = "PASS", "FAIL", "not measured"
+PASS, FAIL, NOT_MEASURED, NO_GPU = "PASS", "FAIL", "not measured", "no GPU"
 
 
 class Verdict(NamedTuple):
@@ -59,6 +59,12 @@ def verdicts(results: Results) -> list[Verdict]:
     return checks
 
 
+def outcome_of(check: Verdict, results: Results) -> str:
+    """Returns the outcome of a target. A run without a GPU judges none."""
+    judged = results.get("card", {}).get("gpu", False) or check.value is None
+    return check.outcome if judged else NO_GPU
+
+
 def packed_verdicts(results: Results) -> list[Verdict]:
     """Compares the best packing with a single training, for models of which one leaves the card idle by its profile."""
     rows = [row for row in results.get("packed", []) if "images_per_second" in row]
@@ -91,13 +97,18 @@ def markdown(results: Results) -> str:
     peak = f"{card.get('peak', 0) / 1e12:.4g} TFLOP/s"
     lines = [f"{where}; measured matmul peak {peak}; {results.get('seconds', 0):.0f} s.", ""]
     if not card.get("gpu"):
-        lines[:0] = ["**This run used no GPU**, so that its figures say nothing about one.", ""]
+        lines[:0] = [
+            "**This run used no GPU**, so that its figures say nothing about one, and no target is judged.",
+            "",
+        ]
     for part, (columns, rows_of) in TABLES.items():
         if results.get(part):
             lines += [f"**{part}**", "", *table(columns, [rows_of(row) for row in results[part]]), ""]
     for part, note in results.get("notes", {}).items():
         lines += [f"{part}: {note}", ""]
-    rows = [(check.target, _number(check.value), _limit(check), check.outcome) for check in verdicts(results)]
+    rows = [
+        (check.target, _number(check.value), _limit(check), outcome_of(check, results)) for check in verdicts(results)
+    ]
     lines += ["**targets**", "", *table(("target", "measured", "wanted", "verdict"), rows)]
     return "\n".join(lines) + "\n"
 

@@ -202,7 +202,8 @@ class EvaluationConfig(Strict):
 class TrialConfig(Strict):
     """The complete configuration of one training run: on the same machine it gives the same numbers."""
 
-    INERT: ClassVar[tuple[str, ...]] = ("execution", "checkpoint_seconds")  # they change no number; not fingerprinted
+    # Not fingerprinted: they say how a training runs. Only execution=compile changes numbers, by rounding.
+    INERT: ClassVar[tuple[str, ...]] = ("execution", "checkpoint_seconds")
     LATER = INERT
 
     cohort: CohortConfig

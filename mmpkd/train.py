@@ -52,7 +52,7 @@ Trains one student from a TrialConfig and scores it on the validation patients a
 
 The same command continues an interrupted run. It saves its state at most every checkpoint_seconds [60];
 what an interruption loses is trained again. On a CPU with the same thread count the same
-configuration gives the same numbers, to the last digit.
+configuration gives the same numbers, to the last digit (execution=compile rounds differently).
 """
 
 
@@ -236,11 +236,16 @@ def main(words: Sequence[str]) -> None:
         try:
             history = train(config, cache, folder, last if last.exists() else None, show, store, complete=complete)
         except KeyboardInterrupt:
-            console.print(f"saved: {saved_epoch(config, last) if last.exists() else 'no epoch yet'}")
+            saved = saved_epoch(config, last) if last.exists() else "no epoch yet"
+            console.print(f"saved: {saved} (between checkpoints: checkpoint_seconds={config.checkpoint_seconds:g})")
             raise
         write_atomically(metrics, json.dumps([asdict(report) for report in history], indent=1))
     for metric, score in history[-1].metrics.items():
         console.print(f"{metric:32} {score!r}")
+    partly = [report.epoch for report in history[:-1] if len(report.metrics) < len(history[-1].metrics)]
+    if complete and partly:
+        console.print(f"epochs {partly[0]} to {partly[-1]} were trained before scores=every and have the goals alone;")
+        console.print("another out= trains and scores them again")
     console.print(f"every epoch is in {metrics}; the student is in {folder / export.NAME}")
 
 

@@ -51,7 +51,8 @@ a sweep leaves in STORAGE/NAME
   space.yaml, plan.json, journal.log (Optuna), checkpoints of the best trials, errors/ of failed trials
 
 Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end it in good order within about ten seconds, and
-the same command continues; each running trial loses its epoch at most. A second Ctrl-C ends it at once.
+the same command continues. A running trial trains again what it trained since its last checkpoint: at most
+checkpoint_seconds [60] and an epoch. A second Ctrl-C ends the sweep at once.
 Without RAY_ADDRESS it uses the cores and the memory that taskset, control groups (containers) or the batch
 system allow; Ray's sockets go below TMPDIR if its path is short, else below /tmp, or below RAY_TMPDIR.
 

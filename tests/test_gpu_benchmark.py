@@ -153,6 +153,7 @@ def test_verdicts_compare_what_the_issue_names() -> None:
 
     packed = [("plain", 1, 100.0), ("plain", 2, 120.0), ("MPS", 2, 160.0), ("MPS", 4, 150.0)]
     results = {
+        "card": {"gpu": True},
         "steps": [row("a", 500), row("b", 900), row("c", 2000, busy=0.5), row("d", 2100)],
         "epoch": [{"model": "ViT-S/16", "batch_size": 64, "share_of_steps": 0.79}],
         "packed": [
@@ -171,6 +172,8 @@ def test_verdicts_compare_what_the_issue_names() -> None:
     assert checks["packed at its best over one at a time, ViT-S/16 batch 64"].value == pytest.approx(1.6)
     assert checks["cached logits over plain, ViT-S/16"].outcome == PASS
     assert "| (c) over (a), ViT-S/16 batch 64 | 4 | at least 4 | PASS |" in markdown(results)
+    elsewhere = markdown(results | {"card": {"gpu": False}})
+    assert "at least 4 | no GPU |" in elsewhere and PASS not in elsewhere and "| not measured |" in elsewhere
     results["steps"][2] = row("c", 2000, busy=0.9)  # one training keeps the card busy, so that packing need not pay
     assert not [check for check in verdicts(results) if check.target.startswith("packed") and check.value]
 

@@ -126,4 +126,4 @@ def wanted(execution: str, device: torch.device) -> bool:
 
 def announce(reason: str) -> None:
     """Says on the console why something is not recorded or compiled."""
-    print(f"{reason}; it runs one operation after another (execution=eager)", file=sys.stderr)
+    print(f"{reason}, so operations run one after another", file=sys.stderr)

@@ -121,7 +121,10 @@ def _reasons(search: Search, command: str) -> list[str]:
     if search.all_failed:
         lines += ["stopped: every trial failed so far; remove the cause, then run the same command again"]
     elif search.remaining_trials:
-        lines += [f"{search.remaining_trials} trials to go; this continues from their checkpoints:", f"  {command}"]
+        lines += [
+            f"{search.remaining_trials} trials to go; this continues the sweep, each trial from its last checkpoint:",
+            f"  {command}",
+        ]
     elif search.state.plateau.reached(search.exhausted):
         lines += [
             f"stopped: the last {config.plateau} configurations of each arm added less than 1 % to its hypervolume; "

@@ -350,7 +350,11 @@ def test_the_command_says_what_is_saved_when_it_is_interrupted_and_continued(
 
         return train_or_stop
 
-    for epoch, *wanted in ((2, "saved: no epoch yet"), (3, "saved: epoch 2"), (5, "after epoch 2", "saved: epoch 4")):
+    for epoch, *wanted in (
+        (2, "no epoch yet (between checkpoints: checkpoint_seconds=60)"),
+        (3, "saved: epoch 2 ("),
+        (5, "after epoch 2", "saved: epoch 4"),
+    ):
         monkeypatch.setattr("mmpkd.train.train_epoch", interrupted_in(epoch))
         with pytest.raises(KeyboardInterrupt):
             main(words if epoch == 2 else [*words, "checkpoint_seconds=0"])
@@ -360,3 +364,6 @@ def test_the_command_says_what_is_saved_when_it_is_interrupted_and_continued(
     main(words)
     printed = capsys.readouterr().out
     assert "after epoch 4\n" in printed and "epoch   5/6" in printed and "epoch   4/6" not in printed
+    assert "goals alone" not in printed
+    main([*words, "scores=every"])
+    assert "epochs 1 to 5 were trained before scores=every and have the goals alone" in capsys.readouterr().out

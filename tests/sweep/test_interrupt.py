@@ -222,7 +222,7 @@ def test_a_batch_system_ends_a_sweep_in_a_small_job(tmp_path: Path) -> None:
     os.killpg(driver.pid, signal.SIGTERM)
     text, _ = driver.communicate(timeout=60)
     assert driver.returncode == 130
-    assert "stopped: asked to end (SIGTERM)" in text and "this continues from their checkpoints" in text
+    assert "stopped: asked to end (SIGTERM)" in text and "each trial from its last checkpoint:" in text
     assert "Traceback" not in text and "ray" not in text.replace("array", "").lower(), text
     assert ", 2 running" not in text, "one trial at a time on one core"
     ended = pd.read_parquet(folder / "trials.parquet")

@@ -70,7 +70,7 @@ def test_a_budget_ends_a_sweep_within_an_epoch_of_it_and_more_continues_it(tmp_p
     status, text = ran(tmp_path, "trials=8", f"budget_device_hours={hours!r}", functions=rarely_saved())
     spent = sum(event.seconds * (event.devices or 0.0) for event in events(tmp_path / "fake", EpochEnded))
     assert 6.2 <= spent <= 6.2 + 2 * 0.5, "an epoch of each of the two that run"
-    assert status == 0 and "stopped: the budget of" in text and "continues from their checkpoints" in text
+    assert status == 0 and "stopped: the budget of" in text and "each trial from its last checkpoint:" in text
     assert states(tmp_path)["RUNNING"] >= 1 and set(table_of(tmp_path)["state"]) == {"complete"}
     _, text = ran(tmp_path, "trials=8", f"budget_device_hours={hours!r}")
     assert "the budget of" in text and len(table_of(tmp_path)) < 8, "it is counted over restarts"

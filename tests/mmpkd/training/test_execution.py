@@ -112,9 +112,7 @@ def test_a_wish_that_cannot_be_met_is_announced(run: Run, capsys: pytest.Capture
     assert capsys.readouterr().err == ""
     run.config = run.config.model_copy(update={"execution": "graph"})
     Stepper(run)(next(epoch_inputs(run, 0)))
-    assert (
-        capsys.readouterr().err == "a CUDA graph needs a GPU; it runs one operation after another (execution=eager)\n"
-    )
+    assert capsys.readouterr().err == "a CUDA graph needs a GPU, so operations run one after another\n"
 
 
 def test_a_stage_frees_the_recorded_steps_of_the_stage_before(run: Run) -> None:
