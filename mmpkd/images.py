@@ -55,14 +55,12 @@ class Images:
         Args:
             order_N: positions among the samples, on the CPU.
         """
-        parts = order_N.split(size)
         if self._image_NCHW is not None:
-            order_N = on_its_way(order_N, self._device)
-            yield from (self._image_NCHW[part] for part in order_N.split(size))
+            yield from (self._image_NCHW[part] for part in on_its_way(order_N, self._device).split(size))
         elif self._stream is not None:
-            yield from self._prefetched(parts, self._stream)
+            yield from self._prefetched(order_N.split(size), self._stream)
         else:
-            yield from (self._gather(part).to(self._device) for part in parts)
+            yield from (self._gather(part).to(self._device) for part in order_N.split(size))
 
     def _gather(self, part: Tensor) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(self._store.images(self._rows[part.numpy()], self._reads)))

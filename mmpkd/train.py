@@ -12,7 +12,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +31,7 @@ from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.machine.resources import thread_warnings
 from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
-from mmpkd.teachers.fitted import fit_teachers, quality_lines
+from mmpkd.teachers.fitted import FittedTeacher, fit_teachers, quality_lines
 from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.training import stages
 from mmpkd.training.epoch import train_epoch
@@ -96,18 +96,8 @@ def train(
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
     fitted = fit_teachers(config, store, cache)
-    heads = {name: teacher.head for name, teacher in fitted.items() if teacher.head is not None}
-    widths = {name: teacher.width for name, teacher in fitted.items()}
-    student, objectives = build(config, store.facts, widths, heads)
-    teachers = {name: teacher.only(needed(config, objectives, name)).to(device) for name, teacher in fitted.items()}
-    student.to(device)
-    objectives.to(device)
-    rows = store.rows("train", config.cohort.fold)
-    weight_2K = None
-    if config.optimizer.class_weights == "balanced":
-        labels = store.target_NK[rows], store.known_NK[rows]
-        weight_2K = fit.on_device(fit.balanced_weights(*labels, store.facts.tasks), device)
-    run = Run(config, store, rows, student, objectives, teachers, device, weight_2K)
+    run = run_of(config, store, fitted, device)
+    student, objectives, rows = run.student, run.objectives, run.rows
     val, reads = store.rows("val", config.cohort.fold), config.student.reads
     records = recording.wanted(config.execution, device)
     evaluate = Evaluator(
@@ -151,6 +141,23 @@ def train(
         card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=export.slices_of(store))
         export.write(folder, run.answerer, card, store.digests())
     return history
+
+
+def run_of(config: TrialConfig, store: Store, fitted: Mapping[str, FittedTeacher], device: torch.device) -> Run:
+    """Returns the state of a training before its first step. The configuration must have passed `check`.
+
+    Args:
+        fitted: the active teachers, as `fit_teachers` returns them.
+    """
+    heads = {name: teacher.head for name, teacher in fitted.items() if teacher.head is not None}
+    widths = {name: teacher.width for name, teacher in fitted.items()}
+    student, objectives = build(config, store.facts, widths, heads)
+    teachers = {name: teacher.only(needed(config, objectives, name)).to(device) for name, teacher in fitted.items()}
+    rows, weight_2K = store.rows("train", config.cohort.fold), None
+    if config.optimizer.class_weights == "balanced":
+        labels = store.target_NK[rows], store.known_NK[rows]
+        weight_2K = fit.on_device(fit.balanced_weights(*labels, store.facts.tasks), device)
+    return Run(config, store, rows, student.to(device), objectives.to(device), teachers, device, weight_2K)
 
 
 def train_to_last_stage(

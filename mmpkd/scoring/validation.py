@@ -172,7 +172,8 @@ class Evaluator:
 
     def score_goals(self, student: Student) -> dict[str, float]:
         """Returns only the goals, with the same bits as a complete scoring, and the two counts that explain a missing
-        `val/auroc_patient`. Nothing else is computed, and the host waits for the device once.
+        `val/auroc_patient`. Nothing else is computed. The results are copied to the host at once; only the histograms
+        of `val/pixel_ap` make it wait for the device before.
 
         Raises:
             DivergedError: see `__call__`.

@@ -14,16 +14,14 @@ import torch
 from torch import nn
 
 from mmpkd.augment import draw_views
-from mmpkd.build import build
-from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.fit import task_loss
-from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.training.batches import StepInputs
 from mmpkd.training.epoch import train_epoch
 from mmpkd.training.execution import Stepper, obstacle_to_recording
 from mmpkd.training.stages import Run
 from mmpkd.training.step import epoch_inputs, take_step
+from tests.mmpkd.runs import begun
 from tests.mmpkd.waiting import Waits, fake_gpu
 
 AUGMENTATIONS: dict[str, dict[str, Any]] = {
@@ -36,18 +34,11 @@ LABELS: dict[str, dict[str, Any]] = {
 }
 
 
-def run_of(config: TrialConfig, cache: Path) -> Run:
-    store = prepare(config.cohort, cache)
-    teachers = fit_teachers(config, store, cache)
-    student, objectives = build(config, store.facts, {name: teacher.width for name, teacher in teachers.items()})
-    return Run(config, store, store.rows("train"), student, objectives, teachers, torch.device("cpu"))
-
-
 @pytest.fixture(params=[(views, labels) for views in AUGMENTATIONS for labels in LABELS], ids="-".join)
 def run(request: pytest.FixtureRequest, tiny_trial: TrialConfig, cache: Path) -> Run:
     views, labels = request.param
     changes = {"augmentation": AUGMENTATIONS[views], "optimizer": LABELS[labels]}
-    return run_of(TrialConfig.model_validate(tiny_trial.model_dump() | changes), cache)
+    return begun(TrialConfig.model_validate(tiny_trial.model_dump() | changes), cache)
 
 
 def test_a_step_reads_no_value_on_the_host(run: Run) -> None:
@@ -140,7 +131,7 @@ def test_compiled_steps_are_the_same(tiny_trial: TrialConfig, cache: Path, monke
     monkeypatch.setattr(torch.nn.Module, "compile", lambda block: compiled.append(block) or compile_python(block))
     runs = {}
     for execution in ("eager", "compile"):
-        runs[execution] = run_of(tiny_trial.model_copy(update={"execution": execution}), cache)
+        runs[execution] = begun(tiny_trial.model_copy(update={"execution": execution}), cache)
         train_epoch(runs[execution], 0)
     assert compiled == list(runs["compile"].student.model.blocks)
     weights = [run.student.state_dict() for run in runs.values()]
@@ -165,7 +156,7 @@ def test_blocks_with_rates_of_their_own_are_all_compiled_in_each_training_of_a_p
     config = TrialConfig.model_validate(tiny_trial.model_dump() | {"student": student, "execution": "compile"})
     for _ in range(2):
         compiled.clear()
-        run = run_of(config, cache)
+        run = begun(config, cache)
         run.wake()
         Stepper(run)(next(epoch_inputs(run, 0)))
         assert len(compiled) >= 10

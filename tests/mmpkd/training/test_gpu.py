@@ -14,19 +14,18 @@ import pytest
 import torch
 
 from mmpkd import checkpoint
-from mmpkd.build import build, needed
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.images import Images
 from mmpkd.machine.recording import WARM_UP_CALLS, Recorder
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.validation import Evaluator
-from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.train import train
 from mmpkd.training.epoch import train_epoch
 from mmpkd.training.execution import Stepper
 from mmpkd.training.stages import Run
 from mmpkd.training.step import epoch_inputs
+from tests.mmpkd.runs import begun
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -42,21 +41,12 @@ TEACHERS: dict[str, dict[str, Any]] = {
 PARAMS: dict[str, dict[str, Any]] = {"features": {"layer": 1}, "attention": {"layer": 1}}
 
 
-def run_of(config: TrialConfig, cache: Path) -> Run:
-    store, device = prepare(config.cohort, cache), torch.device("cuda")
-    fitted = fit_teachers(config, store, cache)
-    heads = {name: teacher.head for name, teacher in fitted.items() if teacher.head is not None}
-    student, objectives = build(config, store.facts, {name: teacher.width for name, teacher in fitted.items()}, heads)
-    teachers = {name: teacher.only(needed(config, objectives, name)).to(device) for name, teacher in fitted.items()}
-    return Run(config, store, store.rows("train"), student.to(device), objectives.to(device), teachers, device)
-
-
 def changed(config: TrialConfig, **changes: Any) -> TrialConfig:
     return TrialConfig.model_validate(config.model_dump() | changes)
 
 
 def weights_after(config: TrialConfig, cache: Path, epochs: int = 4) -> torch.Tensor:
-    run = run_of(config, cache)
+    run = begun(config, cache, "cuda")
     for epoch in range(epochs):
         train_epoch(run, epoch)
     return torch.cat([parameter.detach().flatten() for parameter in run.student.parameters()])
@@ -92,7 +82,7 @@ def test_every_objective_can_be_recorded(
 ) -> None:
     objectives = {kind: {"params": PARAMS.get(kind, {})}}
     config = changed(tiny_trial, teachers=TEACHERS, objectives=objectives, execution="graph")
-    run = run_of(config, cache)
+    run = begun(config, cache, "cuda")
     for epoch in (1, 2):  # in the first, whole batches run before any is recorded
         train_epoch(run, epoch)
     assert isinstance(run.step, Stepper) and run.step._recorder is not None
@@ -105,7 +95,7 @@ def test_every_objective_can_be_recorded(
 @pytest.mark.parametrize("execution", ["eager", "graph"])
 def test_no_step_waits_for_the_gpu(tiny_trial: TrialConfig, cache: Path, execution: str, resident: bool) -> None:
     augmentation = {"rotation": 10, "scale": [0.9, 1.1], "brightness": 0.1, "contrast": 0.1}
-    run = run_of(changed(tiny_trial, execution=execution, augmentation=augmentation), cache)
+    run = begun(changed(tiny_trial, execution=execution, augmentation=augmentation), cache, "cuda")
     run.samples.images = Images(run.store, run.rows, ("image",), run.device, resident)
     step = Stepper(run)
     run.wake()
@@ -126,7 +116,7 @@ def test_fetched_images_are_those_of_the_store(tiny_trial: TrialConfig, cache: P
 
 
 def test_recorded_validation_gives_the_same_outputs(tiny_trial: TrialConfig, cache: Path) -> None:
-    run = run_of(tiny_trial, cache)
+    run = begun(tiny_trial, cache, "cuda")
     val, grid = run.store.rows("val"), run.student.grid
     config = tiny_trial.evaluation.model_copy(update={"batch_size": 8})
     evaluators = [Evaluator(run.store, val, config, grid, run.device, record=record) for record in (False, True)]
@@ -140,14 +130,14 @@ def test_recorded_validation_gives_the_same_outputs(tiny_trial: TrialConfig, cac
 def test_what_cannot_be_recorded_runs_and_says_so(
     tiny_trial: TrialConfig, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = run_of(changed(tiny_trial, execution="graph"), cache)
+    run = begun(changed(tiny_trial, execution="graph"), cache, "cuda")
     run.student.register_forward_pre_hook(lambda _, inputs: inputs[0].sum().item() and None)
     for epoch in range(2):
         terms, _ = train_epoch(run, epoch)
     assert capsys.readouterr().err.count("operations run one after another") == 1
     assert all(torch.tensor(value).isfinite() for value in terms.values())
     torch.cuda.empty_cache()  # torch refuses this while it believes that a recording goes on
-    other = run_of(run.config, cache)
+    other = begun(run.config, cache, "cuda")
     for epoch in range(2):
         train_epoch(other, epoch)
     assert isinstance(other.step, Stepper) and other.step._recorder is not None and other.step._recorder._recordings
@@ -157,7 +147,7 @@ def test_a_recorded_training_goes_on_after_the_recording_of_something_else_has_f
     tiny_trial: TrialConfig, cache: Path
 ) -> None:
     """Its drop path draws from the generator, which the failure leaves unusable."""
-    eager, run = weights_after(changed(tiny_trial, execution="eager"), cache), run_of(tiny_trial, cache)
+    eager, run = weights_after(changed(tiny_trial, execution="eager"), cache), begun(tiny_trial, cache, "cuda")
     waiting = Recorder(lambda inputs: [inputs[0] * inputs[0].sum().item()], run.device, "something else")
     for epoch in range(4):
         train_epoch(run, epoch)
@@ -178,7 +168,7 @@ def test_each_stage_is_recorded_with_the_modules_that_it_trains(tiny_trial: Tria
     config = changed(tiny_trial, teachers=TEACHERS, objectives={"guidance": {}}, stages=stages)
     moved: dict[str, list[list[torch.Tensor]]] = {"eager": [], "graph": []}
     for execution, steps in moved.items():
-        run = run_of(changed(config, execution=execution), cache)
+        run = begun(changed(config, execution=execution), cache, "cuda")
         for index in range(len(stages)):
             run.enter(index)
             begin = [parameter.detach().clone() for parameter in run_parameters(run)]
@@ -204,7 +194,7 @@ def test_a_teacher_of_the_view_is_named_and_runs(
             "params": {"view": "superior", "patch_size": 8, "dim": 16, "depth": 1, "heads": 2, "epochs": 1},
         }
     }
-    run = run_of(changed(tiny_trial, teachers=teachers, objectives={"logits": {}}, execution="graph"), cache)
+    run = begun(changed(tiny_trial, teachers=teachers, objectives={"logits": {}}, execution="graph"), cache, "cuda")
     train_epoch(run, 0)
     assert "teacher 'both', which runs at each step" in capsys.readouterr().err
 

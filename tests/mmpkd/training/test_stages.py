@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from mmpkd import checkpoint, export
-from mmpkd.build import build, check
+from mmpkd.build import check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, TrialConfig
@@ -22,9 +22,9 @@ from mmpkd.scoring.validation import Evaluator
 from mmpkd.teachers.fitted import fit_teachers
 from mmpkd.train import train
 from mmpkd.training import stages
-from mmpkd.training.stages import Run
 from mmpkd.training.step import epoch_inputs
 from mmpkd.types import CohortError, ConfigError, DivergedError
+from tests.mmpkd.runs import begun
 from tests.mmpkd.teacher_fixtures import EXAMPLES, IMAGE
 
 ALONE = {"name": "alone", "train": ["student"], "epochs": 2}
@@ -186,7 +186,7 @@ def test_the_address_of_a_stage_depends_on_what_precedes_it(beside: TrialConfig,
 
 
 def test_weights_that_are_not_finite_are_not_saved(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
-    run = run_of(beside, cache)
+    run = begun(beside, cache)
     with torch.no_grad():
         next(run.student.parameters()).fill_(torch.nan)
     with pytest.raises(DivergedError, match="stage 'alone' ended with weights that are not finite"):
@@ -195,22 +195,15 @@ def test_weights_that_are_not_finite_are_not_saved(beside: TrialConfig, cache: P
 
 
 def test_a_damaged_finished_stage_is_named(beside: TrialConfig, cache: Path, tmp_path: Path) -> None:
-    run, path = run_of(beside, cache), tmp_path / "stage.pt"
+    run, path = begun(beside, cache), tmp_path / "stage.pt"
     for content in (b"words", {"a": 1}, [], {"student": {"model.cls_token": torch.zeros(2)}}):
         path.write_bytes(content) if isinstance(content, bytes) else torch.save(content, path)
         with pytest.raises(ConfigError, match=r"stage\.pt: does not hold this finished stage .*; delete the file"):
             stages.recall([path], run.student, run.objectives)
 
 
-def run_of(config: TrialConfig, cache: Path) -> Run:
-    store = prepare(config.cohort, cache)
-    outputs = fit_teachers(config, store, cache)
-    student, objectives = build(config, store.facts, {name: one.width for name, one in outputs.items()})
-    return Run(config, store, store.rows("train"), student, objectives, outputs, torch.device("cpu"))
-
-
 def test_frozen_modules_have_no_dropout_and_no_gradient(beside: TrialConfig, cache: Path) -> None:
-    run = run_of(beside, cache)
+    run = begun(beside, cache)
     for index, awake in enumerate(("student", "guide", "joint")):
         run.enter(index)
         run.wake()
@@ -264,7 +257,7 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
         "augmentation": {"shift": 0.0, "flip_horizontal": False},
     }
     both = staged(tiny_trial, **nothing, student=tiny_trial.student.model_dump() | {"reads": ["superior", "image"]})
-    run = run_of(both, cache)
+    run = begun(both, cache)
     batch, _ = next(map(run.samples.batch, epoch_inputs(run, 0)))
     rows = batch.rows_B.numpy()
     for channel, pixels in enumerate((run.store.view("superior"), run.store.image_NCHW)):
