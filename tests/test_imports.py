@@ -46,7 +46,7 @@ FLOORS = {
         {"options", "pareto", "interrupt", "local_ray", "space"},
         {"cluster"},
         {"storage", "plan"},
-        {"search", "workers"},
+        {"search", "workers", "tracking"},
         {"reports"},
         {"driver"},
         {"run", "status", "stop", "clean"},
