@@ -24,7 +24,7 @@ from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.types import Halt, Job, Record, State
+from sweep.types import Halt, Job, Placement, Record, State
 
 FAILURES_TO_STOP: Final = 3  # if this many trials fail before any other result, the cause is not the configuration
 
@@ -35,7 +35,8 @@ class Search(Searcher):
 
     Attributes:
         running: the running trials, by Ray Tune's trial id.
-        max_running: the number of trials that may run at a time, plus one that waits for a place. The driver sets this.
+        max_running: the number of trials that may be open at a time, running or not. The driver sets this.
+        placement: where the open trials are. The driver sets this.
         devices: the share of a GPU that a trial holds, or its number of cores if it holds no GPU. The driver sets this.
         can_halve: whether the number of trials per device could be halved. The driver sets this.
         on_change: function that is called after every event, to update the display.
@@ -67,6 +68,7 @@ class Search(Searcher):
         self._num_folds, self._wait = num_folds, wait
         self.on_change: Callable[[], None] = lambda: None
         self.max_running = 1
+        self.placement = Placement()
         self.devices = 1.0
         self.can_halve = False
         self.halt: Halt | None = None
