@@ -150,10 +150,8 @@ class SharedCache(Protocol):
         Returns None if neither exists.
         """
 
-    def publish(self, entry: str) -> Path:
-        """Copies an entry that was made on this machine to the shared cache, and returns the copy to be used. If
-        another machine has published the same entry before, its copy is used.
-        """
+    def publish(self, entry: str) -> None:
+        """Copies an entry that was made on this machine to the shared cache, unless it is there already."""
 
 
 class Mistake(NamedTuple):

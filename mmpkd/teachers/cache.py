@@ -194,7 +194,7 @@ def fit_or_load(
                 shutil.rmtree(folder, ignore_errors=True)  # without a manifest it is incomplete
                 os.replace(partial, folder)
                 if shared:
-                    folder = shared.publish(entry)
+                    shared.publish(entry)
                 for line in warnings(name, quality, teacher.teacher.LEAKAGE_REMEDY):
                     Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(
                         f"warning: {line}", highlight=False
