@@ -42,7 +42,7 @@ FLOORS = {
     ),
     "sweep": (
         {"surrogate"},
-        {"types", "storage.layout", "search.samplers"},  # a space names samplers
+        {"types", "storage.layout", "search.samplers", "transfer.addresses"},  # a space names samplers
         {"options", "pareto", "interrupt", "local_ray", "space"},
         {"cluster"},
         {"storage", "plan"},
