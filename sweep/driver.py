@@ -29,7 +29,6 @@ from sweep.plan.plan import Plan
 from sweep.plan.price import Price
 from sweep.plan.show import render
 from sweep.reports.final import finish
-from sweep.reports.mlflow import Tracker
 from sweep.reports.progress import Progress
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
@@ -43,6 +42,7 @@ from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock
+from sweep.tracking.mlflow import Tracker
 from sweep.types import Halt
 from sweep.workers.nodes import mps_where_shared
 from sweep.workers.pricing import price_sweep

@@ -42,11 +42,11 @@ FLOORS = {
     ),
     "sweep": (
         {"surrogate"},
-        {"types", "storage.layout", "search.samplers"},  # a space names samplers
+        {"types", "storage.layout", "search.samplers", "transfer.addresses"},  # a space names samplers
         {"options", "pareto", "interrupt", "local_ray", "space"},
         {"cluster"},
         {"storage", "plan"},
-        {"search", "workers"},
+        {"search", "workers", "tracking"},
         {"reports"},
         {"driver"},
         {"run", "status", "stop", "clean"},

@@ -21,12 +21,12 @@ from sweep.reports.arms import ArmTotals, totals_by_arm
 from sweep.reports.choosing import with_estimates
 from sweep.reports.console import print_summary
 from sweep.reports.html import write_report
-from sweep.reports.mlflow import Tracker
 from sweep.reports.tables import write_tables
 from sweep.search.searcher import Search
 from sweep.storage.events import FilesWritten, Spool, SweepClosed
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import comparable, picked
+from sweep.tracking.mlflow import Tracker
 from sweep.types import Record
 
 LIMIT_OPTIONS: Final = ("budget_device_hours=", "deadline=")

@@ -23,11 +23,11 @@ from mmpkd.types import UserError
 from sweep import driver
 from sweep.driver import SweepFunctions
 from sweep.options import read_run_options
-from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.space.space import load_space
 from sweep.storage.events import Event, Spool, TrialStarted
 from sweep.storage.layout import SweepFolder
+from sweep.tracking.mlflow import Tracker
 from tests.sweep.fake import SPACE, play, play_all, report
 from tests.sweep.fake_sweep import FAKE
 

@@ -22,10 +22,10 @@ from mmpkd import command
 from sweep import interrupt
 from sweep.interrupt import allowed_seconds, deferred, repeated, requested, requests_end_the_driver
 from sweep.reports import final
-from sweep.reports.mlflow import Tracker
 from sweep.search.searcher import Search
 from sweep.storage.events import Spool, SweepBegan, SweepClosed
 from sweep.storage.layout import SweepFolder
+from sweep.tracking.mlflow import Tracker
 from tests.sweep.fake import SPACE, play, report
 from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import events, swept

@@ -20,12 +20,12 @@ from sweep.clean import waste_of
 from sweep.options import read_run_options
 from sweep.reports import final
 from sweep.reports.final import _print_tracking
-from sweep.reports.mlflow import Tracker
 from sweep.status import as_json
 from sweep.storage.events import Spool, SweepBegan, TrialEnded, read_events
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
+from sweep.tracking.mlflow import Tracker
 from tests.damage import BINARY, FOLDER, TEXT, harm
 from tests.sweep.swept import Killed, dead, dies, left, swept, untracked
 from tests.sweep.workers.test_worker import epochs_of, job, worker_for

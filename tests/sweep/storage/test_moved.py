@@ -15,14 +15,14 @@ from mlflow.tracking._tracking_service import utils
 from mmpkd.machine.checksums import fingerprint
 from sweep import status
 from sweep.reports import final
-from sweep.reports.mlflow import Tracker
 from sweep.storage.events import FilesWritten, Spool, SweepBegan, SweepClosed, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
 from sweep.storage.mlflow_database import repoint_artifacts
 from sweep.storage.reader import continue_command, read_sweep
+from sweep.tracking.mlflow import Tracker
 from tests.sweep.folders import make
-from tests.sweep.reports.test_mlflow import drain, runs
 from tests.sweep.swept import numbers, swept
+from tests.sweep.tracking.test_mlflow import drain, runs
 
 
 @pytest.fixture(autouse=True)

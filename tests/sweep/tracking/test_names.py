@@ -11,10 +11,10 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from sweep.reports.names import MAX_LENGTH, ServerNames
 from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialStarted
 from sweep.storage.layout import SweepFolder
-from tests.sweep.reports.test_mlflow import drain, runs
+from sweep.tracking.names import MAX_LENGTH, ServerNames
+from tests.sweep.tracking.test_mlflow import drain, runs
 
 AWKWARD = (
     *("val/auroc/size/<5 mm", "val/auroc/size/>5 mm", "val/auroc/size/≤5 mm", "val/auroc/size/_5 mm"),

@@ -16,7 +16,6 @@ from sqlalchemy.engine import make_url
 
 from mmpkd.types import ConfigError
 from sweep.options import check_tracking_uri, read_run_options, redact_passwords, sqlite_file, sqlite_uri
-from sweep.reports.mlflow import Tracker
 from sweep.storage.events import (
     EpochEnded,
     FilesWritten,
@@ -28,6 +27,7 @@ from sweep.storage.events import (
     cut_torn_line,
 )
 from sweep.storage.layout import SweepFolder
+from sweep.tracking.mlflow import Tracker
 
 
 @pytest.fixture(scope="module")

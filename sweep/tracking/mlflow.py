@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Final
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from sweep.options import redact_passwords
-from sweep.reports.mlflow_runs import MAX_METRICS, STATUS_BY_STATE, MlflowRuns, shortened_param
-from sweep.reports.names import ServerNames
 from sweep.storage.events import (
     EpochEnded,
     Event,
@@ -31,6 +29,8 @@ from sweep.storage.events import (
     TrialEvent,
     TrialStarted,
 )
+from sweep.tracking.mlflow_runs import MAX_METRICS, STATUS_BY_STATE, MlflowRuns, shortened_param
+from sweep.tracking.names import ServerNames
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
