@@ -46,6 +46,7 @@ FLOORS = {
         {"options", "pareto", "interrupt", "local_ray", "space"},
         {"cluster"},
         {"storage", "plan"},
+        {"transfer"},
         {"search", "workers", "tracking"},
         {"reports"},
         {"driver"},
