@@ -24,7 +24,7 @@ def test_only_its_user_can_enter_it(tmp_path: Path) -> None:
 
 def test_a_folder_that_others_can_enter_is_refused() -> None:
     default_scratch().chmod(0o755)
-    with pytest.raises(ConfigError, match=r"is not a folder that only you can enter; name a folder .* with scratch=DIR"):
+    with pytest.raises(ConfigError, match=r"not a folder that only you can enter; name .* with scratch=DIR"):
         default_scratch()
 
 
