@@ -41,8 +41,8 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"surrogate"},
-        {"types", "storage.layout", "search.samplers", "transfer.addresses"},  # a space names samplers
+        {"surrogate", "storage.whole_files", "transfer.addresses", "transfer.scratch"},
+        {"types", "storage.layout", "search.samplers"},  # a space names samplers
         {"options", "pareto", "interrupt", "local_ray", "space"},
         {"cluster"},
         {"storage", "plan"},

@@ -10,9 +10,8 @@ import errno
 import fcntl
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -23,27 +22,6 @@ OPTIONAL: Final = "views/"  # further images of a store, which a user may have d
 CAPACITY: Final = 0.5  # share of the disk that copies take at most, unless the user sets a number of gigabytes
 MARGIN_BYTES: Final = 10**9  # bytes that copies leave free on the disk, for checkpoints and others
 GIGABYTE: Final = 10**9
-
-
-def private_folder(parent: str = "") -> Path:
-    """Returns this user's folder on the disk of this machine, for copies and checkpoints, and makes it if necessary.
-    No other user can read it, because it holds images of patients.
-
-    Args:
-        parent: the folder that contains it; by default the folder of temporary files.
-
-    Raises:
-        OSError: it cannot be made, or another user owns it.
-    """
-    folder = Path(parent or tempfile.gettempdir()) / f"mmpkd-{os.getuid()}"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
-    if folder.is_symlink() or status.st_uid != os.getuid():
-        raise PermissionError(errno.EPERM, "belongs to another user", str(folder))
-    folder.chmod(0o700)
-    return folder
 
 
 # --- room ---

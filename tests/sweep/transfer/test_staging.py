@@ -20,7 +20,6 @@ from mmpkd.machine.checksums import of_files, sealed
 from mmpkd.types import UserError
 from sweep.transfer import copies
 from sweep.transfer.addresses import Place, place
-from sweep.transfer.copies import private_folder
 from sweep.transfer.staging import NodeCache
 
 ENTRY = "teachers/tabular-01"
@@ -269,15 +268,6 @@ def test_without_room_and_without_a_shared_folder_the_user_learns_what_is_needed
     disk.free = copies.MARGIN_BYTES
     with pytest.raises(UserError, match=r"no room for a copy .* name a larger disk of every node with scratch=DIR"):
         NodeCache(store, tmp_path / "other").fetch(ENTRY)
-
-
-def test_the_folder_on_a_node_is_private(tmp_path: Path) -> None:
-    folder = private_folder(str(tmp_path / "disk"))
-    assert folder.stat().st_mode & 0o777 == 0o700 and private_folder(str(tmp_path / "disk")) == folder
-    folder.rmdir()
-    folder.symlink_to(tmp_path)
-    with pytest.raises(PermissionError):
-        private_folder(str(tmp_path / "disk"))
 
 
 def test_a_copy_waits_for_the_process_that_makes_it(tmp_path: Path) -> None:
