@@ -43,7 +43,7 @@ FLOORS = {
     "sweep": (
         {"surrogate"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
-        {"options", "pareto", "interrupt", "local_ray", "space"},
+        {"options", "pareto", "interrupt", "local_ray", "space", "driver_status"},
         {"cluster"},
         {"storage", "plan"},
         {"search", "workers", "tracking"},

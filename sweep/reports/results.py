@@ -140,22 +140,24 @@ def planned_error(folder: SweepFolder) -> float | None:
     return None
 
 
-def main() -> None:
+def main(driver: int) -> None:
     """Writes the results of the snapshot on standard input. If that fails, prints the reason in a line and ends with
     status 1.
+
+    Args:
+        driver: process id of the driver, which has started this process.
     """
-    driver = os.getppid()
 
     def stop_without_driver() -> None:
         if os.getppid() != driver:  # the next driver may write newer results
-            sys.exit(1)
+            sys.exit("the driver has ended")
 
     os.nice(10)
     try:
         write_results(pickle.load(sys.stdin.buffer), running=True, check=stop_without_driver)
     except OSError as error:
-        sys.exit(f"{error.filename or 'a file'} cannot be written ({error.strerror})")
+        sys.exit(f"{error.filename2 or error.filename or 'a file'} cannot be written ({error.strerror})")
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -82,6 +82,11 @@ class SweepFolder:
         return self.path / "driver.lock"
 
     @property
+    def status(self) -> Path:
+        """What the driver shows of itself while it runs, as sealed JSON; see `driver_status.py`."""
+        return self.path / "status.json"
+
+    @property
     def stop_request(self) -> Path:
         """The file by which sweep.stop asks the driver to end. The driver removes the file."""
         return self.path / "stop"
@@ -175,7 +180,7 @@ class SweepFolder:
     def files(self) -> tuple[Path, ...]:
         """All files with fixed names, whether they exist or not, except the driver's lock."""
         return (
-            *(self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
+            *(self.status, self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
             *(self.plan, self.space, self.warm_start, self.best, self.trials, self.epochs, self.report),
         )
 
@@ -211,7 +216,7 @@ class SweepFolder:
         return _read_sealed(self.plan, "and the command that began the sweep makes it anew")
 
     def write_plan(self, content: Mapping[str, Any]) -> None:
-        _write_sealed(self.plan, content)
+        write_atomically(self.plan, sealed(content, indent=2) + "\n")
 
     def read_warm_start(self, consequence: str) -> dict[str, Any]:
         """Returns the results of another sweep from which the samplers of this one learned first, or an empty mapping.
@@ -225,7 +230,7 @@ class SweepFolder:
         return _read_sealed(self.warm_start, consequence)
 
     def write_warm_start(self, content: Mapping[str, Any]) -> None:
-        _write_sealed(self.warm_start, content)
+        write_atomically(self.warm_start, sealed(content, indent=2) + "\n")
 
     def read_space(self) -> dict[str, Any]:
         """Returns the resolved search space. It is empty before the sweep's first start.
@@ -282,10 +287,6 @@ class Storage:
         except OSError as error:
             raise UserError(f"{self}: cannot be read ({error.strerror}); name a folder with storage=DIR") from error
         return [folder for folder in map(SweepFolder, paths) if folder.exists()]
-
-
-def _write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, sealed(content, indent=2) + "\n")
 
 
 def _read_sealed(path: Path, consequence: str) -> dict[str, Any]:

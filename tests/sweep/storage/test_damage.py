@@ -34,7 +34,8 @@ __all__ = ["dead", "left", "untracked"]  # fixtures
 
 WORDS = ("trials=8", "search.warm_start=taught")
 LINES = ("journal.log", "spool.jsonl", "space.yaml", "plan.json", "warm.json", "spool.sent", "driver.lock")
-RECORDS = ("best.yaml", "trials.parquet", "epochs.parquet", "report.html", "errors/0.txt", "stop", "journal.log.lock")
+RESULTS = ("best.yaml", "trials.parquet", "epochs.parquet", "report.html")
+RECORDS = (*RESULTS, "errors/0.txt", "stop", "journal.log.lock", "status.json")
 ACTIONS = ("delete it", "move it away", "repair=true", "name another folder")
 
 
