@@ -16,9 +16,9 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from mmpkd.machine.checksums import DamagedError, sealed, unsealed
-from mmpkd.machine.files import write_atomically
+from mmpkd.machine.checksums import DamagedError, unsealed
 from sweep.storage.layout import SweepFolder
+from sweep.storage.whole_files import write_sealed
 
 HEARTBEAT_SECONDS: Final = 15.0  # longest time between two writes of a driver
 SILENT_SECONDS: Final = 60.0  # a driver that has not written for so long is silent: dead, stopped, or without storage
@@ -119,7 +119,7 @@ def write_status(folder: SweepFolder, status: DriverStatus) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    write_atomically(folder.status, sealed(asdict(status), indent=1) + "\n")
+    write_sealed(folder.status, asdict(status))
 
 
 def read_status(folder: SweepFolder) -> DriverStatus | None:

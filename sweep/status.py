@@ -20,7 +20,6 @@ from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
 from sweep.reports.details import PLAIN, age, driver_as_json, show_driver
 from sweep.storage.layout import Storage
 from sweep.storage.lock import driver_of
-from sweep.storage.mlflow_database import repoint_artifacts
 from sweep.storage.reader import (
     END_STATES,
     Sweep,
@@ -30,6 +29,7 @@ from sweep.storage.reader import (
     how_to_continue,
     read_sweep,
 )
+from sweep.tracking.mlflow_database import repoint_artifacts
 
 HELP = """\
 usage: python -m sweep.status [NAME] [key=value ...]

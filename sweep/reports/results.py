@@ -84,7 +84,7 @@ def snapshot_of(search: Search, goals: Sequence[str], folder: SweepFolder, cohor
     """Copies the records of a search."""
     records = search.records()
     return Snapshot(
-        folder=folder,
+        folder=SweepFolder(folder.path),  # the results are written on this machine, whether they have an address or not
         records=records,
         arms=search.space.arms,
         goals=goals,

@@ -88,7 +88,7 @@ class ResultsWriter:
             self._closed = True
             if self._process is not None:
                 self._process.kill()
-                self._process.wait()
+                self._process.communicate()
 
     def _start(self, snapshot: Snapshot) -> None:
         self._began, self._copied = time.monotonic(), snapshot.time

@@ -70,7 +70,7 @@ def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[
         is_saved = epoch in {*job["rungs"], config.epochs} or "FAKE_SPARSE" not in os.environ
         if is_saved:
             save()
-        with (folder.parents[2] / "trained.txt").open("a") as log:  # the epochs that were really trained
+        with (Path(job["folder"]) / "trained.txt").open("a") as log:  # the epochs that were really trained
             log.write(f"{folder.parent.name} {folder.name} {epoch}\n")
         try:
             report(history[-1])

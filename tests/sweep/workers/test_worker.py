@@ -21,7 +21,8 @@ from sweep.space.search_config import SCORES
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Job
-from sweep.workers.worker import TRAINING, TrainingFunctions, TrainingThread, TrialWorker, run_training
+from sweep.workers.training_thread import TrainingThread
+from sweep.workers.worker import TRAINING, TrainingFunctions, TrialWorker, run_training
 from tests.sweep.fake import FAKE_TRAINING
 
 GOALS = ["val/auroc", "val/pointing"]
