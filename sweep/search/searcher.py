@@ -124,8 +124,12 @@ class Search(Searcher):
         self.state.interrupted += [trial.number for trial in self.running.values()]
         self.running.clear()
 
+    def warn(self, warning: str) -> None:
+        """Notes a warning for the user, which the display of progress shows once."""
+        self._warnings.append(warning)
+
     def take_warnings(self) -> list[str]:
-        """Returns the workers' new warnings for the user, each line once."""
+        """Returns the new warnings for the user, each line once."""
         warnings, self._warnings = list(dict.fromkeys(self._warnings)), []
         return warnings
 

@@ -105,6 +105,11 @@ class SweepFolder:
         return self.path / "driver.lock"
 
     @property
+    def status(self) -> Path:
+        """What the driver shows of itself while it runs, as sealed JSON; see `driver_status.py`."""
+        return self.path / "status.json"
+
+    @property
     def stop_request(self) -> Path:
         """The file by which sweep.stop asks the driver to end. The driver removes the file."""
         return self.path / "stop"
@@ -179,7 +184,7 @@ class SweepFolder:
     def files(self) -> tuple[Path, ...]:
         """All files with fixed names, whether they exist or not, except the driver's lock."""
         return (
-            *(self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
+            *(self.status, self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
             *(self.plan, self.space, self.warm_start, self.best, self.trials, self.epochs, self.report),
         )
 
