@@ -114,6 +114,11 @@ def configured_growth() -> Growth:
     return read_growth(ray.get_runtime_context().gcs_address) if cluster_address() else Growth()
 
 
+def living_machines() -> list[Mapping[str, float]]:
+    """Returns the resources of each machine of the cluster that is alive. Without a running Ray there is none."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+
+
 def count_slots(reservation: Reservation) -> int:
     """Returns the number of trials that can run at the same time in the whole cluster.
 
@@ -137,8 +142,12 @@ def trials_at_a_time(reservation: Reservation, at_a_time: int | None, growth: Gr
     It is `at_a_time` if that is set. Otherwise it is the number of trials that can run when the cluster is as large as
     it is or may become, plus one that waits for a place, so that a free worker need not wait for a proposal. A cluster
     that grows is thus asked for all its machines at once.
+
+    Raises:
+        ConfigError: see `count_slots`.
     """
-    return at_a_time or max(count_slots(reservation), count_future_slots(reservation, growth)) + 1
+    slots = count_slots(reservation)
+    return at_a_time or max(slots, count_future_slots(reservation, growth)) + 1
 
 
 def count_future_slots(reservation: Reservation, growth: Growth) -> int:

@@ -99,6 +99,7 @@ def run_tune(
             tuner.fit()
     finally:
         search.release_running()
+        search.placement = Placement()
         shutil.rmtree(scratch, ignore_errors=True)
         if search.error is not None:
             raise search.error
