@@ -92,15 +92,14 @@ def reservation_for(search: SearchConfig, threads: int, per_device: int | None) 
 
 def largest_machine_cores() -> float:
     """Returns the number of cores of the largest machine in the cluster."""
-    cores = (float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
-    return max(filter(None, cores), default=1.0)  # a head may have none
+    return max((machine["CPU"] for machine in living_machines() if machine.get("CPU")), default=1.0)
 
 
 def cores_per_device() -> float:
     """Returns the number of cores that a machine of the cluster has for each of its GPUs, at most. Without GPUs it is
     the number of cores of the largest machine.
     """
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    machines = [machine for machine in living_machines() if machine.get("GPU")]
     return max((machine.get("CPU", 0.0) / machine["GPU"] for machine in machines), default=largest_machine_cores())
 
 
@@ -166,8 +165,7 @@ def count_future_slots(reservation: Reservation, growth: Growth) -> int:
 
 def count_machine_slots(reservation: Reservation) -> int:
     """Returns the number of trials that can run at the same time on the largest machine of the cluster."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    on_largest = max((_count_fitting(machine, reservation) for machine in machines), default=1)
+    on_largest = max((_count_fitting(machine, reservation) for machine in living_machines()), default=1)
     return max(min(count_slots(reservation), on_largest), 1)
 
 

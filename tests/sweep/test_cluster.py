@@ -194,7 +194,7 @@ def test_trials_to_a_gpu_are_measured_unless_the_space_says_what_a_trial_reserve
 def test_shares_of_gpus_are_counted_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The larger machine has 8 cores and 2 GPUs. A trial with 0.6 of a GPU is alone on it; three of 0.3 share one."""
     machines = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 16.0}, {"CPU": 3.0, "GPU": 1.0}]
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
+    monkeypatch.setattr(cluster, "living_machines", lambda: machines)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 27.0, "GPU": 3.0})
     assert count_slots(Reservation(1.0, 0.6)) == 3 and count_machine_slots(Reservation(1.0, 0.6)) == 2
     assert count_slots(Reservation(1.0, 0.3)) == 9 and count_machine_slots(Reservation(1.0, 0.3)) == 6
@@ -226,7 +226,7 @@ def test_trials_are_requested_for_all_machines_that_may_join(monkeypatch: pytest
     """
     growth = growth_of(yaml.safe_load(GROWING))
     machines: list[dict[str, float]] = [{"CPU": 4.0}]
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
+    monkeypatch.setattr(cluster, "living_machines", lambda: machines)
     monkeypatch.setattr(ray, "cluster_resources", lambda: machines[0])
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert growth.has_gpus
@@ -243,7 +243,7 @@ def test_a_machine_of_unknown_size_counts_as_the_largest_that_is_there(monkeypat
     assert growth == Growth(most=3), "the only kind is the head's, of which there is one"
     growth = growth_of({"max_workers": 3, "available_node_types": {"local": {"resources": {}}}})
     machines: list[dict[str, float]] = [{}]
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
+    monkeypatch.setattr(cluster, "living_machines", lambda: machines)
     monkeypatch.setattr(ray, "cluster_resources", lambda: machines[0])
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     assert not growth.has_gpus and count_future_slots(Reservation(1.0, 0.0), growth) == 3
