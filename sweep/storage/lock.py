@@ -48,7 +48,7 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
         try:
             try:
                 file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.write(f"{this_driver()}\n")
                 file.flush()
             except OSError as error:
                 raise _unwritable(folder, error) from error
@@ -56,6 +56,11 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
         finally:
             if set(folder.path.iterdir()) == {lock}:
                 shutil.rmtree(folder.path, ignore_errors=True)
+
+
+def this_driver() -> str:
+    """Returns the process and the machine of this driver, as they are noted in its lock file."""
+    return f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def is_locked(lock: Path) -> bool:
