@@ -43,7 +43,7 @@ FLOORS = {
     "sweep": (
         {"surrogate", "storage.whole_files", "transfer.addresses", "transfer.scratch"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
-        {"options", "pareto", "interrupt", "local_ray", "space"},
+        {"options", "pareto", "interrupt", "local_ray", "space", "driver_status"},
         {"cluster"},
         {"storage", "plan"},
         {"transfer"},

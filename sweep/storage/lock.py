@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mmpkd.types import UserError
+from sweep.driver_status import this_driver
 from sweep.storage.layout import SweepFolder
 
 

@@ -99,6 +99,7 @@ class Mirror:
         with suppress(OSError, LostLeaseError):
             if self._has_begun:
                 self._copy_last()
+                self._copy_status()
             self._lease.give_back()
             if not self._folder.spool.exists():  # a start that failed leaves no trace
                 self._folder.copies.unlink()
@@ -155,10 +156,15 @@ class Mirror:
 
     def _beat(self) -> None:
         self._lease.renew()
+        self._copy_status()
         request = self._folder.shared.child(self._folder.stop_request.name)
         if request.exists():
             self._folder.stop_request.touch()
             request.delete()
+
+    def _copy_status(self) -> None:
+        if (content := _read(self._folder.status)) is not None:
+            self._folder.shared.child(self._folder.status.name).write_bytes(content)
 
     def _copy_if_due(self) -> None:
         interval = max(COPY_SECONDS, self._seconds / COPY_SHARE)
