@@ -24,6 +24,7 @@ from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.cluster import cluster, count_slots, reservation_for, wanted_per_device
+from sweep.driver_status import this_driver
 from sweep.options import RunOptions, check_tracking_uri
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price
@@ -42,7 +43,7 @@ from sweep.storage.events import Spool, SweepBegan
 from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
 from sweep.storage.layout import SweepFolder
-from sweep.storage.lock import hold_driver_lock, this_driver
+from sweep.storage.lock import hold_driver_lock
 from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
 from sweep.types import Halt

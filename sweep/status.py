@@ -30,7 +30,7 @@ from sweep.storage.reader import (
     read_sweep,
 )
 from sweep.tracking.mlflow_database import repoint_artifacts
-from sweep.transfer.mirror import fetch, view_of
+from sweep.transfer.views import fetch, view_of
 
 HELP = """\
 usage: python -m sweep.status [NAME] [key=value ...]

@@ -155,6 +155,10 @@ class SweepFolder:
         """Returns the file with the cause, the message and the traceback of a failed trial."""
         return self.errors / f"{number}.txt"
 
+    def shared_error(self, number: int) -> Place:
+        """Returns the same file at the place that every machine sees."""
+        return self.shared.child(f"{self.errors.name}/{self.error(number).name}")
+
     # --- checkpoints ---
 
     @property

@@ -57,11 +57,6 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
                 shutil.rmtree(folder.path, ignore_errors=True)
 
 
-def this_driver() -> str:
-    """Returns the process and the machine of this driver, as they are noted in its lock file."""
-    return f"process {os.getpid()} on {socket.gethostname()}"
-
-
 def is_locked(lock: Path) -> bool:
     """Returns whether a process holds a lock file.
 

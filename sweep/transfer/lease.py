@@ -10,12 +10,15 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from mmpkd.types import UserError
-from sweep.transfer.addresses import Place
+from sweep.driver_status import this_driver
+from sweep.storage.layout import SweepFolder
+from sweep.transfer.addresses import Place, in_words
 
 BEAT_SECONDS: Final = 10.0  # time between two beats
 LEASE_SECONDS: Final = 60.0  # a driver without a beat for so long is taken for dead
@@ -42,6 +45,32 @@ class Holder:
     driver: str
     beats: int = 0
     has_ended: bool = False
+
+
+@contextmanager
+def hold_lease(folder: SweepFolder, show: Callable[[str], None]) -> Iterator[None]:
+    """Keeps drivers away from a sweep at an address, for a command that changes a little there. Does nothing for a
+    sweep in a folder.
+
+    Args:
+        show: prints a line.
+
+    Raises:
+        UserError: a driver lives, or the store does not answer or refuses.
+    """
+    if not folder.address:
+        yield
+        return
+    lease = Lease(folder.address.child(folder.driver_lock.name), this_driver())
+    try:
+        last = lease.take("", show)
+    except OSError as error:
+        raise UserError(in_words(folder.address, error)) from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lease.give_back(last)
 
 
 class Lease:

@@ -1,4 +1,4 @@
-"""Copies the files of a running sweep to an object store, and fetches them where the next driver runs.
+"""Copies the files of a running sweep to an object store, and has them fetched where the next driver runs.
 
 A driver works in a folder on its own disk, because Optuna's journal and the spool grow line by line, and an object can
 only be replaced as a whole. A thread copies what has changed. The copies are as a kill of the driver at one moment
@@ -14,12 +14,8 @@ would have left the files, even if the machine is lost while they are written:
 
 from __future__ import annotations
 
-import atexit
 import json
 import math
-import os
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -30,9 +26,10 @@ from typing import Final, Self
 
 from mmpkd.types import UserError
 from sweep import interrupt
-from sweep.storage.layout import Storage, SweepFolder
-from sweep.transfer.addresses import in_words, place
+from sweep.storage.layout import SweepFolder
+from sweep.transfer.addresses import in_words
 from sweep.transfer.lease import BEAT_SECONDS, Lease, LostLeaseError
+from sweep.transfer.views import fetch
 
 COPY_SECONDS: Final = 30.0  # least time between the starts of two copies
 COPY_SHARE: Final = 0.05  # largest share of the time in which files are copied; the interval grows with their size
@@ -226,45 +223,6 @@ class Mirror:
             if str(number) in existing:
                 place.child(str(number)).delete()
             self._folder.needless.popleft()
-
-
-def view_of(address: str) -> Storage:
-    """Returns the folder of all sweeps at a path or an address, for a command that reads it. For an address it is a
-    temporary folder of this process, into which `fetch` copies the files of a sweep.
-
-    Raises:
-        ConfigError: the address cannot be served.
-    """
-    where = place(address)
-    if where.is_local:
-        return Storage(where.local_path)
-    where.check()
-    folder = tempfile.mkdtemp(prefix="mmpkd-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Storage(Path(folder), where)
-
-
-def fetch(folder: SweepFolder) -> bool:
-    """Copies the files of a sweep from its address to its folder on this machine, and returns whether there are any.
-    Does nothing for a sweep in a folder.
-
-    Raises:
-        UserError: the store does not answer, or refuses.
-    """
-    if not folder.address:
-        return False
-    try:
-        names = set(folder.address.names())
-        sizes = folder.address.child(folder.copies.name)
-        content = json.loads(sizes.read_bytes()) if folder.copies.name in names else {}
-        existing = [path for path in folder.files if path.name in names]
-        for path in existing:
-            folder.address.download(path.name, path)
-            if path.name in content and content[path.name] < path.stat().st_size:
-                os.truncate(path, content[path.name])
-    except OSError as error:
-        raise UserError(in_words(folder.address, error)) from error
-    return bool(existing)
 
 
 def _version(path: Path) -> Version | None:
