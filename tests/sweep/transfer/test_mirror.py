@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -18,7 +22,7 @@ from sweep.search.searcher import Search
 from sweep.storage.events import EpochEnded, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
 from sweep.transfer import addresses, lease
-from sweep.transfer.addresses import Place
+from sweep.transfer.addresses import Place, place
 from sweep.transfer.mirror import Mirror
 from sweep.transfer.views import fetch
 from tests.sweep.fake import play, play_all
@@ -257,3 +261,48 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from sweep.tracking.mlflow import Tracker
+from sweep.transfer import mirror
+from tests.sweep.fake import play
+from tests.sweep.swept import swept
+mirror.COPY_SECONDS = 0.3
+Tracker.start, Tracker.close = lambda self: None, lambda self, seconds: 0
+
+def play_and_die(search):
+    for index in range(5):
+        play(search, str(index), search.suggest(str(index)))
+        print(index, flush=True)
+        if sys.stdin.readline() == "die\\n":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+swept(Path(sys.argv[1]), "trials=5", f"storage={sys.argv[2]}", play=play_and_die)
+"""
+
+
+def test_a_killed_driver_whose_disk_is_lost_goes_on_from_the_bucket(tmp_path: Path, bucket: str) -> None:
+    """A real kill -9 and a real S3 server. The second driver has the same words and an empty disk."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-c", PROGRAM, str(tmp_path), f"{bucket}/runs"]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(words, **pipes) as driver:
+        copies = place(f"{bucket}/runs/fake/spool.jsonl")
+        for index in range(3):
+            assert driver.stdout and driver.stdin and driver.stdout.readline() == f"{index}\n"
+            if index < 2:
+                wait_for(lambda: copies.exists() and copies.read_bytes().count(b'"end"') == index + 1)  # noqa: B023
+            driver.stdin.write("go on\n" if index < 2 else "die\n")
+            driver.stdin.flush()
+        assert driver.wait() == -signal.SIGKILL
+    lose_machine(tmp_path)
+    _, text = swept(tmp_path, "trials=5", f"storage={bucket}/runs")
+    assert "2 done before" in text or "3 done before" in text
+    folder = storage_at(f"{bucket}/runs").sweep("fake")
+    check_complete(folder, 5)
+    assert folder.shared.child("spool.jsonl").read_bytes() == folder.spool.read_bytes()
+    written = b"".join(folder.shared.child(name).read_bytes() for name in folder.shared.sizes())
+    assert b"planted" not in written, "no credentials in any file"
