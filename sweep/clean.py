@@ -41,7 +41,7 @@ sweep can still be continued afterwards.
 what is deleted of a sweep
   checkpoints of trials that have ended and are neither on the front nor among the four best by
   search.select (a killed driver, or a worker that outlived it, leaves them), files that a kill left
-  half-written, Ray Tune's scratch folder
+  half-written
 
 examples
   python -m sweep.clean
@@ -126,8 +126,6 @@ def waste_of(sweep: Sweep) -> list[Waste]:
         if path.is_dir():
             reason = f"checkpoints of trial {number}, which is neither on the front nor among the best"
             wastes.append(Waste(path, reason, size_of(path)))
-    if (scratch := folder.tune_scratch).is_dir():
-        wastes.append(Waste(scratch, "scratch folder of a driver that was killed", size_of(scratch)))
     listed = {waste.path for waste in wastes}
     for path in half_written(folder.path):
         if not listed & set(path.parents):

@@ -24,7 +24,7 @@ from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.cluster import cluster, count_slots, reservation_for, wanted_per_device
-from sweep.options import RunOptions, check_tracking_uri
+from sweep.options import RunOptions, check_tracking_uri, seconds_of
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price
 from sweep.plan.show import render
@@ -42,6 +42,7 @@ from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock
+from sweep.storage.patience import waiting_out
 from sweep.tracking.mlflow import Tracker
 from sweep.types import Halt
 from sweep.workers.nodes import mps_where_shared
@@ -114,6 +115,10 @@ def run_sweep(
             problem = disk_problem(error, (options.folder.path, Path(options.storage), Path(options.cache)))
             if not problem:
                 raise
+            if interrupt.requested():
+                line = f"asked to end ({interrupt.requested()}) while {problem}; tables and report may be old"
+                console.print(f"{line}; the same command continues", highlight=False, soft_wrap=True)
+                return 130
             raise UserError(
                 f"{problem}; the sweep stopped\n"
                 f"  Everything written before is whole. Repair this, then continue with:\n  {options.command}"
@@ -122,10 +127,25 @@ def run_sweep(
 
 def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions) -> int:
     search, spool, tracker = _open_sweep(space, planned, options, console, functions)
+    with waiting_out(seconds_of(options.patience) or 0.0, printer(console)):
+        return _run_opened(search, spool, tracker, planned, options, console, functions)
+
+
+def _run_opened(
+    search: Search,
+    spool: Spool,
+    tracker: Tracker,
+    planned: Plan,
+    options: RunOptions,
+    console: Console,
+    functions: SweepFunctions,
+) -> int:
     if search.remaining_trials and search.halt is None:
         finished, trials = len(search.finished), search.space.search.trials
         so_far = f", {finished} done before" if finished else ""
-        greeting = f"{options.name}: {trials} trials over {', '.join(space.arms)}{so_far}; files in {options.folder}"
+        greeting = (
+            f"{options.name}: {trials} trials over {', '.join(search.space.arms)}{so_far}; files in {options.folder}"
+        )
         console.print(greeting, highlight=False, soft_wrap=True)
         try:
             run_trials(search, planned, functions, options.folder, tracker, console)
@@ -181,7 +201,8 @@ def _open_sweep(
     write_atomically(folder.space, dumped)
 
     state = SweepState(space, planned.goals, studies, spool, folder, warm_start, before.lost)
-    search = Search(space, state, folder, cache, store.path, store.num_folds)
+    patience = seconds_of(options.patience) or 0.0
+    search = Search(space, state, folder, cache, store.path, store.num_folds, patience=patience)
     uri = check_tracking_uri(options.tracking_uri)
     return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts)
 
@@ -244,16 +265,15 @@ def _price_and_trials_per_device(
             return 1 if wanted == "auto" else wanted
         if price is not None:
             console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
-            folder.write_plan(folder.read_plan() | {"price": price.as_json()})
+            folder.add_to_plan({"price": price.as_json()})
             per_device = price.per_device
     return (per_device or 1) if wanted == "auto" else wanted
 
 
 def _store_per_device(folder: SweepFolder, per_device: int) -> None:
     """Stores the number of trials per device that the memory allows, with which the next driver begins."""
-    content = folder.read_plan()
-    if price := content.get("price"):
-        folder.write_plan(content | {"price": price | {"per_device": per_device}})
+    if price := folder.read_plan().get("price"):
+        folder.add_to_plan({"price": price | {"per_device": per_device}})
 
 
 def printer(console: Console) -> Callable[[str], None]:

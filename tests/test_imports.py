@@ -41,9 +41,10 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"surrogate"},
+        {"surrogate", "interrupt"},
+        {"storage.patience"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
-        {"options", "pareto", "interrupt", "local_ray", "space"},
+        {"options", "pareto", "local_ray", "space"},
         {"cluster"},
         {"storage", "plan"},
         {"search", "workers", "tracking"},

@@ -25,6 +25,7 @@ from sweep.reports.tables import write_tables
 from sweep.search.searcher import Search
 from sweep.storage.events import FilesWritten, Spool, SweepClosed
 from sweep.storage.layout import SweepFolder
+from sweep.storage.patience import patiently
 from sweep.storage.records import comparable, picked
 from sweep.tracking.mlflow import Tracker
 from sweep.types import Record
@@ -42,7 +43,9 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
             records = with_estimates(records, search.space.arms, planned.goals)
         shown = comparable(records, planned.goals, search.space.search.repeats)
         totals = totals_by_arm(records, search.state.ledger)
-        best = _write_files(search, planned, options, spool, records, shown, totals)
+        best = patiently(
+            lambda: _write_files(search, planned, options, spool, records, shown, totals), options.folder.report
+        )
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials
     warn(search.take_warnings(), console)

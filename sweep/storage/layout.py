@@ -19,6 +19,7 @@ import yaml
 from mmpkd.machine.checksums import DamagedError, sealed, unsealed
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
+from sweep.storage.patience import delete_folder, patiently
 
 BEST: Final = "best.yaml"
 
@@ -43,11 +44,6 @@ class SweepFolder:
     def journal(self) -> Path:
         """Optuna's journal, which decides what is true about the sweep's trials."""
         return self.path / "journal.log"
-
-    @property
-    def journal_lock(self) -> Path:
-        """The lock file that Optuna puts beside its journal while it writes the journal."""
-        return self.path / "journal.log.lock"
 
     @property
     def plan(self) -> Path:
@@ -85,11 +81,6 @@ class SweepFolder:
     def stop_request(self) -> Path:
         """The file by which sweep.stop asks the driver to end. The driver removes the file."""
         return self.path / "stop"
-
-    @property
-    def tune_scratch(self) -> Path:
-        """The folder in which Ray Tune keeps snapshots while it runs. Nothing is restored from these snapshots."""
-        return self.path / "ray"
 
     # --- results for the user ---
 
@@ -157,7 +148,8 @@ class SweepFolder:
         last = int(attempts[-1].name[8:]) if attempts else 0
         for attempt in itertools.count(last + 1):
             folder = self.checkpoints_of(number) / f"attempt-{attempt}"
-            folder.parent.mkdir(parents=True, exist_ok=True)
+            self.checkpoints.mkdir(exist_ok=True)  # without its parents, which are missing if the disk is away
+            folder.parent.mkdir(exist_ok=True)
             try:
                 folder.mkdir()
             except FileExistsError:
@@ -167,7 +159,7 @@ class SweepFolder:
 
     def delete_checkpoints(self, number: int) -> None:
         """Deletes the checkpoints of a trial. Files that cannot be deleted are left without an error."""
-        shutil.rmtree(self.checkpoints_of(number), ignore_errors=True)
+        delete_folder(self.checkpoints_of(number))
 
     # --- all of them ---
 
@@ -175,7 +167,7 @@ class SweepFolder:
     def files(self) -> tuple[Path, ...]:
         """All files with fixed names, whether they exist or not, except the driver's lock."""
         return (
-            *(self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
+            *(self.stop_request, self.journal, self.spool, self.spool_sent),
             *(self.plan, self.space, self.warm_start, self.best, self.trials, self.epochs, self.report),
         )
 
@@ -212,6 +204,10 @@ class SweepFolder:
 
     def write_plan(self, content: Mapping[str, Any]) -> None:
         _write_sealed(self.plan, content)
+
+    def add_to_plan(self, entries: Mapping[str, Any]) -> None:
+        """Adds entries to the plan's file, which must exist."""
+        patiently(lambda: _write_sealed(self.plan, {**unsealed(self.plan.read_bytes()), **entries}), self.plan)
 
     def read_warm_start(self, consequence: str) -> dict[str, Any]:
         """Returns the results of another sweep from which the samplers of this one learned first, or an empty mapping.
@@ -285,7 +281,7 @@ class Storage:
 
 
 def _write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, sealed(content, indent=2) + "\n")
+    patiently(lambda: write_atomically(path, sealed(content, indent=2) + "\n"), path)
 
 
 def _read_sealed(path: Path, consequence: str) -> dict[str, Any]:

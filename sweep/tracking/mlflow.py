@@ -29,6 +29,7 @@ from sweep.storage.events import (
     TrialEvent,
     TrialStarted,
 )
+from sweep.storage.patience import patiently
 from sweep.tracking.mlflow_runs import MAX_METRICS, STATUS_BY_STATE, MlflowRuns, shortened_param
 from sweep.tracking.names import ServerNames
 
@@ -96,7 +97,7 @@ class Tracker:
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join(seconds)
-        return sum(1 for _ in self._spool.read(self._sent))
+        return patiently(lambda: sum(1 for _ in self._spool.read(self._sent)), self._spool.path)
 
     def _work(self) -> None:
         pause = FIRST_PAUSE
