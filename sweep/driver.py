@@ -25,6 +25,7 @@ from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.cluster import cluster, count_slots, reservation_for, wanted_per_device
 from sweep.options import RunOptions, check_tracking_uri, seconds_of
+from sweep.patience import waiting_out
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price
 from sweep.plan.show import render
@@ -42,7 +43,6 @@ from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock
-from sweep.storage.patience import waiting_out
 from sweep.tracking.mlflow import Tracker
 from sweep.types import Halt
 from sweep.workers.nodes import mps_where_shared

@@ -19,7 +19,6 @@ from mmpkd.types import ConfigError, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
 from sweep.storage.layout import Storage
 from sweep.storage.lock import driver_of
-from sweep.storage.mlflow_database import repoint_artifacts
 from sweep.storage.reader import (
     END_STATES,
     Sweep,
@@ -29,6 +28,7 @@ from sweep.storage.reader import (
     how_to_continue,
     read_sweep,
 )
+from sweep.tracking.mlflow_database import repoint_artifacts
 
 HELP = """\
 usage: python -m sweep.status [NAME] [key=value ...]

@@ -41,8 +41,9 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"surrogate", "interrupt"},
-        {"storage.patience"},
+        {"surrogate", "interrupt", "transfer.addresses", "transfer.scratch"},
+        {"patience"},
+        {"storage.whole_files"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
         {"options", "pareto", "local_ray", "space"},
         {"cluster"},

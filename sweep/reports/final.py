@@ -16,6 +16,7 @@ from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
+from sweep.patience import patiently
 from sweep.plan.plan import Plan
 from sweep.reports.arms import ArmTotals, totals_by_arm
 from sweep.reports.choosing import with_estimates
@@ -25,7 +26,6 @@ from sweep.reports.tables import write_tables
 from sweep.search.searcher import Search
 from sweep.storage.events import FilesWritten, Spool, SweepClosed
 from sweep.storage.layout import SweepFolder
-from sweep.storage.patience import patiently
 from sweep.storage.records import comparable, picked
 from sweep.tracking.mlflow import Tracker
 from sweep.types import Record

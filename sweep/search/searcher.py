@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
+from sweep.patience import patiently
 from sweep.search.budget import reached_limit
 from sweep.search.proposals import Proposal
 from sweep.search.repeats import repeat_config
@@ -25,7 +26,6 @@ from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
 from sweep.storage.failures import StorageTrouble, failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.storage.patience import patiently
 from sweep.types import Halt, Job, Record, State
 
 FAILURES_TO_STOP: Final = 3  # if this many trials fail before any other result, the cause is not the configuration

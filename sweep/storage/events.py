@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from mmpkd.machine.checksums import DamagedError, objects_in, sealed, unsealed
+from sweep.patience import append
 from sweep.storage.layout import SweepFolder
-from sweep.storage.patience import append
 
 # Every event has the time at which it was appended, in seconds since 1970. Fields with a default were not written by
 # earlier versions.

@@ -10,8 +10,8 @@ from typing import Any, Final, Literal
 
 from mmpkd.machine.errors import error_chain, is_out_of_memory, with_fault
 from mmpkd.types import DivergedError, UserError
+from sweep.patience import patiently, shown_duration
 from sweep.storage.layout import SweepFolder
-from sweep.storage.patience import patiently, shown_duration
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
 FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # nothing can be written on any path

@@ -19,7 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.machine.checksums import KEY, DamagedError, checksum, objects_in, unsealed
-from sweep.storage.patience import append, patiently
+from sweep.patience import append, patiently
 
 # User attribute of a study: a mapping of `sweep` to the sweep's identity, and of `store` to the cohort's fingerprint.
 BELONGS: Final = "belongs"

@@ -9,29 +9,42 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import yaml
-
-from mmpkd.machine.checksums import DamagedError, sealed, unsealed
-from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
-from sweep.storage.patience import delete_folder, patiently
+from sweep.patience import delete_folder
+from sweep.storage.whole_files import add_sealed, read_resolved_space, read_sealed, write_sealed
+from sweep.transfer.addresses import Place
 
 BEST: Final = "best.yaml"
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The folder of one sweep."""
+    """The folder of one sweep.
+
+    Attributes:
+        path: the folder on this machine.
+        address: where copies of the files go, and where workers keep checkpoints and error files, if the sweep lies in
+            an object store.
+        needless: numbers of trials whose checkpoints are deleted there after the next copy (`transfer/mirror.py`).
+    """
 
     path: Path
+    address: Place | None = None
+    needless: deque[int] = field(default_factory=deque, compare=False, repr=False)
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.shared)
+
+    @property
+    def shared(self) -> Place:
+        """The sweep's place that every machine sees: the address, or this folder."""
+        return self.address or Place("", str(self.path))
 
     @property
     def name(self) -> str:
@@ -159,7 +172,10 @@ class SweepFolder:
 
     def delete_checkpoints(self, number: int) -> None:
         """Deletes the checkpoints of a trial. Files that cannot be deleted are left without an error."""
-        delete_folder(self.checkpoints_of(number))
+        if self.address:
+            self.needless.append(number)
+        else:
+            delete_folder(self.checkpoints_of(number))
 
     # --- all of them ---
 
@@ -200,14 +216,14 @@ class SweepFolder:
         Raises:
             UserError: the file is damaged, or cannot be read.
         """
-        return _read_sealed(self.plan, "and the command that began the sweep makes it anew")
+        return read_sealed(self.plan, "and the command that began the sweep makes it anew")
 
     def write_plan(self, content: Mapping[str, Any]) -> None:
-        _write_sealed(self.plan, content)
+        write_sealed(self.plan, content)
 
     def add_to_plan(self, entries: Mapping[str, Any]) -> None:
         """Adds entries to the plan's file, which must exist."""
-        patiently(lambda: _write_sealed(self.plan, {**unsealed(self.plan.read_bytes()), **entries}), self.plan)
+        add_sealed(self.plan, entries)
 
     def read_warm_start(self, consequence: str) -> dict[str, Any]:
         """Returns the results of another sweep from which the samplers of this one learned first, or an empty mapping.
@@ -218,10 +234,10 @@ class SweepFolder:
         Raises:
             UserError: the file is damaged, or cannot be read.
         """
-        return _read_sealed(self.warm_start, consequence)
+        return read_sealed(self.warm_start, consequence)
 
     def write_warm_start(self, content: Mapping[str, Any]) -> None:
-        _write_sealed(self.warm_start, content)
+        write_sealed(self.warm_start, content)
 
     def read_space(self) -> dict[str, Any]:
         """Returns the resolved search space. It is empty before the sweep's first start.
@@ -229,20 +245,7 @@ class SweepFolder:
         Raises:
             UserError: the file is damaged, or cannot be read.
         """
-        remedy = f"delete it (rm {self.space}), and the command that began the sweep writes it anew"
-        try:
-            content = yaml.safe_load(self.space.read_text())
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise UserError(f"{self.space}: cannot be read ({error.strerror})") from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{self.space}: is not YAML ({' '.join(str(error).split())}); {remedy}") from None
-        search = content.get("search") or {} if isinstance(content, dict) else None
-        counts = [search.get(name, 1) for name in ("trials", "repeats")] if isinstance(search, dict) else [""]
-        if not all(isinstance(count, int) for count in counts):
-            raise UserError(f"{self.space}: does not contain a search space; {remedy}")
-        return dict(content)
+        return read_resolved_space(self.space)
 
 
 @dataclass(frozen=True)
@@ -250,9 +253,10 @@ class Storage:
     """The folder of all sweeps, which `storage=` on the command line names."""
 
     path: Path
+    address: Place | None = None
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.address or self.path)
 
     @property
     def mlflow_database(self) -> Path:
@@ -265,7 +269,7 @@ class Storage:
         return self.path / "mlartifacts"
 
     def sweep(self, name: str) -> SweepFolder:
-        return SweepFolder(self.path / name)
+        return SweepFolder(self.path / name, self.address and self.address.child(name))
 
     def sweeps(self) -> list[SweepFolder]:
         """Returns the folders of all sweeps, ordered by name.
@@ -273,23 +277,11 @@ class Storage:
         Raises:
             UserError: the folder cannot be read.
         """
+        if self.address:
+            folders = map(self.sweep, self.address.names())
+            return [folder for folder in folders if folder.shared.child(folder.spool.name).exists()]
         try:
             paths = sorted(self.path.iterdir()) if self.path.exists() else []
         except OSError as error:
             raise UserError(f"{self}: cannot be read ({error.strerror}); name a folder with storage=DIR") from error
         return [folder for folder in map(SweepFolder, paths) if folder.exists()]
-
-
-def _write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    patiently(lambda: write_atomically(path, sealed(content, indent=2) + "\n"), path)
-
-
-def _read_sealed(path: Path, consequence: str) -> dict[str, Any]:
-    try:
-        return unsealed(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except DamagedError as error:
-        raise UserError(f"{path}: {error}; delete it (rm {path}), {consequence}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -11,8 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmpkd.types import UserError
+from sweep.patience import patiently
 from sweep.storage.layout import SweepFolder
-from sweep.storage.patience import patiently
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from sweep.options import redact_passwords
+from sweep.patience import patiently
 from sweep.storage.events import (
     EpochEnded,
     Event,
@@ -29,7 +30,6 @@ from sweep.storage.events import (
     TrialEvent,
     TrialStarted,
 )
-from sweep.storage.patience import patiently
 from sweep.tracking.mlflow_runs import MAX_METRICS, STATUS_BY_STATE, MlflowRuns, shortened_param
 from sweep.tracking.names import ServerNames
 

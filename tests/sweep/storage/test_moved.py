@@ -17,9 +17,9 @@ from sweep import status
 from sweep.reports import final
 from sweep.storage.events import FilesWritten, Spool, SweepBegan, SweepClosed, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.mlflow_database import repoint_artifacts
 from sweep.storage.reader import continue_command, read_sweep
 from sweep.tracking.mlflow import Tracker
+from sweep.tracking.mlflow_database import repoint_artifacts
 from tests.sweep.folders import make
 from tests.sweep.swept import numbers, swept
 from tests.sweep.tracking.test_mlflow import drain, runs

@@ -17,14 +17,14 @@ import optuna
 import pytest
 
 from mmpkd.types import UserError
+from sweep import patience
 from sweep.interrupt import deferred, requested, requests_end_the_driver
 from sweep.options import read_run_options, seconds_of
+from sweep.patience import append, patiently, waiting_out
 from sweep.search.searcher import Search
-from sweep.storage import patience
 from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialEnded, TrialStarted, read_events
 from sweep.storage.journal import Journal, find_damage, load_studies
 from sweep.storage.layout import SweepFolder
-from sweep.storage.patience import append, patiently, waiting_out
 from tests.sweep.fake import play_all
 from tests.sweep.swept import events, numbers, states, swept, untracked
 
