@@ -24,6 +24,7 @@ from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.cluster import cluster, count_slots, reservation_for, wanted_per_device
+from sweep.driver_status import this_driver
 from sweep.options import RunOptions, check_tracking_uri, seconds_of
 from sweep.patience import waiting_out
 from sweep.plan.plan import Plan
@@ -31,6 +32,7 @@ from sweep.plan.price import Price
 from sweep.plan.show import render
 from sweep.reports.final import finish
 from sweep.reports.progress import Progress
+from sweep.reports.watch import Watch
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
 from sweep.search.state import SweepState
@@ -41,9 +43,10 @@ from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_othe
 from sweep.storage.events import Spool, SweepBegan
 from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
-from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.tracking.mlflow import Tracker
+from sweep.transfer.mirror import Mirror
 from sweep.types import Halt
 from sweep.workers.nodes import mps_where_shared
 from sweep.workers.pricing import price_sweep
@@ -108,11 +111,12 @@ def run_sweep(
     Raises:
         UserError: the folder belongs to another sweep, or can no longer be written.
     """
-    with hold_driver_lock(options.folder):
+    folder = options.folder
+    with hold_driver_lock(folder), Mirror(folder, this_driver(), printer(console)) as mirror:
         try:
-            return _run_locked(space, planned, options, console, functions or FUNCTIONS)
+            return _run_locked(space, planned, options, mirror, console, functions or FUNCTIONS)
         except OSError as error:
-            problem = disk_problem(error, (options.folder.path, Path(options.storage), Path(options.cache)))
+            problem = disk_problem(error, (folder.path, options.all_sweeps.path, Path(options.cache)))
             if not problem:
                 raise
             if interrupt.requested():
@@ -125,41 +129,35 @@ def run_sweep(
             ) from error
 
 
-def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions) -> int:
-    search, spool, tracker = _open_sweep(space, planned, options, console, functions)
-    with waiting_out(seconds_of(options.patience) or 0.0, printer(console)):
-        return _run_opened(search, spool, tracker, planned, options, console, functions)
-
-
-def _run_opened(
-    search: Search,
-    spool: Spool,
-    tracker: Tracker,
-    planned: Plan,
-    options: RunOptions,
-    console: Console,
-    functions: SweepFunctions,
+def _run_locked(
+    space: Space, planned: Plan, options: RunOptions, mirror: Mirror, console: Console, functions: SweepFunctions
 ) -> int:
-    if search.remaining_trials and search.halt is None:
-        finished, trials = len(search.finished), search.space.search.trials
-        so_far = f", {finished} done before" if finished else ""
-        greeting = (
-            f"{options.name}: {trials} trials over {', '.join(search.space.arms)}{so_far}; files in {options.folder}"
-        )
-        console.print(greeting, highlight=False, soft_wrap=True)
-        try:
-            run_trials(search, planned, functions, options.folder, tracker, console)
-        except KeyboardInterrupt:
-            if interrupt.repeated() or not interrupt.requested():
-                raise
-            search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
-    elif not search.remaining_trials:
-        console.print(f"{options.name}: all {len(search.finished)} trials are done; trials=N with a higher N adds more")
-    return finish(search, planned, options, spool, tracker, console)
+    assert planned.example is not None
+    search, spool, tracker = _open_sweep(space, planned, options, mirror, console, functions)
+    mirror.begin()
+    patience = waiting_out(seconds_of(options.patience) or 0.0, printer(console))
+    with patience, Watch(search, tracker, options.folder, planned.example.cohort) as watch:
+        if search.remaining_trials and search.halt is None:
+            finished, trials = len(search.finished), search.space.search.trials
+            so_far = f", {finished} done before" if finished else ""
+            arms = ", ".join(search.space.arms)
+            greeting = f"{options.name}: {trials} trials over {arms}{so_far}; files in {options.folder}"
+            console.print(greeting, highlight=False, soft_wrap=True)
+            try:
+                run_trials(search, planned, functions, options.folder, tracker, watch, console)
+            except KeyboardInterrupt:
+                if interrupt.repeated() or not interrupt.requested():
+                    raise
+                search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
+        elif not search.remaining_trials:
+            num_done = len(search.finished)
+            console.print(f"{options.name}: all {num_done} trials are done; trials=N with a higher N adds more")
+        watch.end_trials()
+        return finish(search, planned, options, spool, tracker, console)
 
 
 def _open_sweep(
-    space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions
+    space: Space, planned: Plan, options: RunOptions, mirror: Mirror, console: Console, functions: SweepFunctions
 ) -> tuple[Search, Spool, Tracker]:
     """Begins a new sweep in its folder, or continues the sweep that an earlier driver began there.
 
@@ -167,7 +165,7 @@ def _open_sweep(
         UserError: the folder is damaged, or holds a sweep of another search space or of other data.
     """
     assert planned.example is not None
-    cohort, folder, storage = planned.example.cohort, options.folder, Storage(Path(options.storage))
+    cohort, folder, storage = planned.example.cohort, options.folder, options.all_sweeps
     cache = Path(options.cache).absolute()
     repairing = options.command + ("" if options.repair else " repair=true")
     before = check_folder(folder, options.repair, repairing)
@@ -204,7 +202,7 @@ def _open_sweep(
     patience = seconds_of(options.patience) or 0.0
     search = Search(space, state, folder, cache, store.path, store.num_folds, patience=patience)
     uri = check_tracking_uri(options.tracking_uri)
-    return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts)
+    return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts, mirror)
 
 
 def run_trials(
@@ -213,6 +211,7 @@ def run_trials(
     functions: SweepFunctions,
     folder: SweepFolder,
     tracker: Tracker,
+    watch: Watch,
     console: Console,
 ) -> None:
     """Runs trials on Ray until no trial is left or the search halts.
@@ -235,7 +234,8 @@ def run_trials(
                 halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
             doubled = reservation.doubled()
             search.devices, search.can_halve = reservation.devices, doubled is not None
-            with Progress(search, count_slots(reservation), console):
+            with Progress(search, count_slots(reservation), console) as progress:
+                watch.follow(progress)
                 run_tune(search, halving, functions.training, reservation, folder)
             if search.halt is None or search.halt.kind != "memory" or doubled is None:
                 break

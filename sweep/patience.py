@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import math
 import os
+import re
 import shutil
 import threading
 import time
@@ -91,7 +92,7 @@ def patiently(action: Callable[[], Result], path: Path) -> Result:
             if begun is None:
                 begun = time.monotonic()
                 _patience.show(
-                    f"paused: {error.filename}: cannot be read or written ({error.strerror}); it is tried again for "
+                    f"paused: {error.filename}: cannot be read or written ({_reason(error)}); it is tried again for "
                     f"at most {shown_duration(_patience.seconds)}, and nothing is lost meanwhile"
                 )
             if time.monotonic() - begun >= _patience.seconds:
@@ -154,10 +155,19 @@ def delete_folder(folder: Path) -> None:
     patiently(attempt, folder)
 
 
+def is_of_store(error: OSError) -> bool:
+    """Returns whether an object store refuses or does not answer. The errors of pyarrow about that have no number."""
+    return error.errno is None and re.search(r"\bAWS Error|google::cloud::Status", str(error)) is not None
+
+
 def _may_pass(error: OSError) -> bool:
     """Returns whether an error is worth waiting for: in the main thread, and while nobody asks the driver to end."""
     is_main = threading.current_thread() is threading.main_thread()
-    return is_main and error.errno in PASSING and not interrupt.requested()
+    return is_main and (error.errno in PASSING or is_of_store(error)) and not interrupt.requested()
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error).partition("\n")[0]
 
 
 def _wait(seconds: float) -> None:

@@ -45,9 +45,10 @@ FLOORS = {
         {"patience"},
         {"storage.whole_files"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
-        {"options", "pareto", "local_ray", "space"},
+        {"options", "pareto", "local_ray", "space", "driver_status"},
         {"cluster"},
         {"storage", "plan"},
+        {"transfer"},
         {"search", "workers", "tracking"},
         {"reports"},
         {"driver"},

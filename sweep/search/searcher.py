@@ -26,7 +26,7 @@ from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
 from sweep.storage.failures import StorageTrouble, failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.types import Halt, Job, Record, State
+from sweep.types import Halt, Job, Record, Scratch, State
 
 FAILURES_TO_STOP: Final = 3  # if this many trials fail before any other result, the cause is not the configuration
 
@@ -51,6 +51,7 @@ class Search(Searcher):
         store: the prepared cohort.
         num_folds: the number of folds into which the cohort's patients are divided.
         wait: whether Tune waits for every proposal. If False, Tune waits only when no trial is running.
+        scratch: the use that workers make of the disk of their node.
         patience: seconds for which trouble of the workers' disks is waited out.
     """
 
@@ -63,12 +64,13 @@ class Search(Searcher):
         store: Path,
         num_folds: int = 1,
         wait: bool = False,
+        scratch: Scratch | None = None,
         patience: float = math.inf,
     ):
         super().__init__()
         self.space, self.state = space, state
         self._folder, self._cache, self._store = folder, cache, store
-        self._num_folds, self._wait = num_folds, wait
+        self._num_folds, self._wait, self._scratch = num_folds, wait, scratch
         self.on_change: Callable[[], None] = lambda: None
         self.max_running = 1
         self.devices = 1.0
@@ -127,8 +129,12 @@ class Search(Searcher):
         self.state.interrupted += [trial.number for trial in self.running.values()]
         self.running.clear()
 
+    def warn(self, warning: str) -> None:
+        """Notes a warning for the user, which the display of progress shows once."""
+        self._warnings.append(warning)
+
     def take_warnings(self) -> list[str]:
-        """Returns the workers' new warnings for the user, each line once."""
+        """Returns the new warnings for the user, each line once."""
         warnings, self._warnings = list(dict.fromkeys(self._warnings)), []
         return warnings
 
@@ -225,8 +231,8 @@ class Search(Searcher):
 
     def _hand_out(self, trial_id: str, number: int, proposal: Proposal, config: TrialConfig) -> Job:
         self.running[trial_id] = self.state.hand_out(number, proposal, config, self.devices)
-        error_file = self._folder.error(number)
-        patiently(lambda: error_file.unlink(missing_ok=True), error_file)
+        error_file = self._folder.shared_error(number)
+        patiently(error_file.delete, Path(str(error_file)))
         self.on_change()
         stopping, repeat_of = self.space.search.early_stopping, self.state.studies.record(number).repeat_of
         return Job(
@@ -239,6 +245,7 @@ class Search(Searcher):
             folder=str(self._folder),
             cache=str(self._cache),
             store=str(self._store),
+            scratch=self._scratch,
         )
 
     def _record(self, trial: RunningTrial, result: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 
 from mmpkd.machine.errors import error_chain, is_out_of_memory, with_fault
 from mmpkd.types import DivergedError, UserError
-from sweep.patience import patiently, shown_duration
+from sweep.patience import is_of_store, patiently, shown_duration
 from sweep.storage.layout import SweepFolder
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
@@ -53,6 +53,8 @@ def disk_problem(error: Exception, places: Sequence[Path]) -> str:
     The disk counts as the cause if it is full, or if it is lost or refuses access for a path in one of `places`. Errors
     of sockets, or of a library's own files, do not count.
     """
+    if isinstance(error, OSError) and is_of_store(error):
+        return f"the object store refuses or does not answer ({str(error).partition(chr(10))[0]})"
     if not isinstance(error, OSError) or error.errno not in (*FULL_DISK, *LOST_DISK, *REFUSED_PATH):
         return ""
     if not isinstance(error.filename, str):
@@ -113,7 +115,10 @@ def failure_of(folder: SweepFolder, number: int, result: Mapping[str, Any]) -> t
     """
     if "error" in result:
         return result["cause"], result["error"]
-    path = folder.error(number)
-    text = patiently(lambda: path.read_text(errors="replace") if path.exists() else "", path)
-    cause, _, message = text.partition("\n\n")[0].partition(": ")
+    error_file = folder.shared_error(number)
+    try:
+        content = patiently(lambda: error_file.read_bytes() if error_file.exists() else b"", Path(str(error_file)))
+    except FileNotFoundError:
+        return "", ""
+    cause, _, message = content.decode(errors="replace").partition("\n\n")[0].partition(": ")
     return cause, message

@@ -9,6 +9,7 @@ spool the server has received; the next driver continues from there. Sending an 
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -32,11 +33,13 @@ from sweep.storage.events import (
 )
 from sweep.tracking.mlflow_runs import MAX_METRICS, STATUS_BY_STATE, MlflowRuns, shortened_param
 from sweep.tracking.names import ServerNames
+from sweep.transfer.mirror import Mirror
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 MAX_EVENTS: Final = 200  # number of events sent before the offset is written again
+COUNTED_BYTES: Final = 2**20  # of unsent events, of which every line is counted
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
 
 
@@ -49,14 +52,16 @@ class Tracker:
         sweep_id: identity that distinguishes this sweep from others of the same name on the same server.
         spool: the sweep's spool, from which events are read.
         artifacts: folder for files, used if the server has no artifact store of its own.
+        mirror: copies the spool to an object store, if the sweep lies there. Only copied events are sent. An event that
+            the next driver may not know would otherwise stay on the server, where another trial gets its number.
 
     Attributes:
         trouble: message of the last error; empty while there is no problem.
         runs: the MLflow runs of the sweep on the server.
     """
 
-    def __init__(self, uri: str, name: str, sweep_id: str, spool: Spool, artifacts: Path):
-        self._uri, self._spool = uri, spool
+    def __init__(self, uri: str, name: str, sweep_id: str, spool: Spool, artifacts: Path, mirror: Mirror | None = None):
+        self._uri, self._spool, self._mirror = uri, spool, mirror
         self._offset_file = spool.folder.spool_sent
         self._sent = self._read_offset()
         self._metric_names, self._param_names = ServerNames(), ServerNames()
@@ -94,10 +99,27 @@ class Tracker:
         Returns:
             The number of events that the server has not received.
         """
+        if self._mirror:
+            self._mirror.copy_now()
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join(seconds)
         return patiently(lambda: sum(1 for _ in self._spool.read(self._sent)), self._spool.path)
+
+    def lag(self) -> tuple[int, float | None]:
+        """Returns the number of events that the server has not received, and when the oldest of them happened. The
+        time is None if there is none.
+
+        Of more than `COUNTED_BYTES` of unsent events, the first are counted, and the number of all is estimated from
+        their mean size.
+        """
+        sent = self._sent
+        oldest = next((event.time for _, event in self._spool.read(sent)), None)
+        with self._spool.path.open("rb") as file:
+            unsent = os.fstat(file.fileno()).st_size - sent
+            file.seek(sent)
+            first = file.read(COUNTED_BYTES)
+        return round(first.count(b"\n") * max(unsent / max(len(first), 1), 1)), oldest
 
     def _work(self) -> None:
         pause = FIRST_PAUSE
@@ -122,7 +144,10 @@ class Tracker:
         self._open()
         points: dict[int, list[Metric]] = {}  # metrics by trial; the metrics of one trial are sent together
         offset = self._sent
+        limit = self._mirror.sendable if self._mirror else math.inf
         for count, (end, event) in enumerate(self._spool.read(self._sent), start=1):
+            if end > limit:
+                break
             offset = end
             if isinstance(event, EpochEnded):
                 points.setdefault(event.number, []).extend(self._points(event))

@@ -16,9 +16,20 @@ def default_scratch() -> Path:
     Raises:
         ConfigError: it cannot be made, or another user has made a file or a folder of this name.
     """
-    folder = Path(tempfile.gettempdir()) / f"mmpkd-{os.getuid()}"
+    return private_folder(Path(tempfile.gettempdir()))
+
+
+def private_folder(parent: Path) -> Path:
+    """Makes, unless it exists, and returns a folder below `parent` that only this user can enter, because copies hold
+    images of patients.
+
+    Raises:
+        ConfigError: it cannot be made, or another user has made a file or a folder of this name.
+    """
+    folder = parent / f"mmpkd-{os.getuid()}"
     advice = "name a folder on the disk of every machine with scratch=DIR"
     try:
+        parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(mode=0o700, exist_ok=True)
         known = folder.lstat()
     except OSError as error:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from pathlib import Path
 from typing import Final
+
+from sweep.transfer.addresses import Place
 
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a worker tries the next trial
 PROBE_BYTES: Final = 2**20  # so that a disk with only a few blocks left counts as full
@@ -23,18 +24,19 @@ class WorkerDisks:
     def __init__(self) -> None:
         self._failures = 0
 
-    def wait(self, folder: Path) -> None:
-        """Waits if the last trial failed, and then writes a file in the sweep's folder.
+    def wait(self, folder: Place) -> None:
+        """Waits if the last trial failed because of a disk, and then writes a file in the sweep's folder.
 
         Raises:
             OSError: the folder still cannot be written.
         """
         if self._failures:
             time.sleep(min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE))
-            with tempfile.TemporaryFile(dir=folder) as file:
-                file.write(bytes(PROBE_BYTES))
-                file.flush()
-                os.fsync(file.fileno())
+            if folder.is_local:  # in an object store, a trial begins with a write anyhow
+                with tempfile.TemporaryFile(dir=folder.local_path) as file:
+                    file.write(bytes(PROBE_BYTES))
+                    file.flush()
+                    os.fsync(file.fileno())
 
     def note_failure(self) -> None:
         self._failures += 1
