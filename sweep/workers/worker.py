@@ -111,8 +111,8 @@ class TrialWorker(tune.Trainable):
 
         A user's mistake, or a lack of memory, ends the trial but keeps the process. A disk that is full or away ends
         only this attempt: the driver hands the trial out again. Any other error may have damaged the process (CUDA).
-        Such an error is raised, so that Ray starts a new process; its traceback is in
-        the trial's error file. A failure without an error file means that the process itself died.
+        Such an error is raised, so that Ray starts a new process; its traceback is in the trial's error file. A failure
+        without an error file means that the process itself died.
         """
         number, folder = self.config["number"], SweepFolder.at(self.config["folder"])
         try:
@@ -122,13 +122,14 @@ class TrialWorker(tune.Trainable):
         except Exception as error:
             places = (folder.path, Path(self.config["cache"]))
             cause, message = cause_of(error, places), message_of(error, places)
-            with suppress(OSError):  # the error file may be unwritable, because the disk itself may be the problem
-                content = f"{cause}: {message}\n\n{traceback.format_exc()}"
-                folder.shared_error(number).write_bytes(content.encode())
-            if cause == "error" and not isinstance(error, UserError):
-                raise
             if cause == "storage":
                 self._disks.note_failure()
+            else:
+                with suppress(OSError):  # the disk may be away by now
+                    content = f"{cause}: {message}\n\n{traceback.format_exc()}"
+                    folder.shared_error(number).write_bytes(content.encode())
+            if cause == "error" and not isinstance(error, UserError):
+                raise
             # The training may save its last epoch, which must come before the driver deletes checkpoints.
             self._end_training(ended=cause not in ("storage", "memory"))
             return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._take_notes()}

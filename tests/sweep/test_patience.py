@@ -263,7 +263,7 @@ def test_a_driver_that_is_asked_to_end_while_the_disk_is_away_says_so(
         def unwritable(*arguments: Any) -> None:
             raise OSError(errno.EROFS, "Read-only file system", str(tmp_path / "runs" / "fake" / "trials.parquet"))
 
-        patch.setattr("sweep.reports.final.write_tables", unwritable)
+        patch.setattr("sweep.reports.results.write_tables", unwritable)
         _, text = swept(tmp_path, "trials=6", play=asked)
     assert "asked to end (SIGTERM) while " in text and "trials.parquet: cannot be read or written any more" in text
     assert "the same command continues" in text and "paused" not in text
