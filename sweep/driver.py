@@ -24,7 +24,9 @@ from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.cluster import cluster, reservation_for, wanted_per_device
-from sweep.options import RunOptions, check_tracking_uri
+from sweep.driver_status import this_driver
+from sweep.options import RunOptions, check_tracking_uri, seconds_of
+from sweep.patience import waiting_out
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price
 from sweep.plan.show import render
@@ -41,9 +43,10 @@ from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_othe
 from sweep.storage.events import Spool, SweepBegan
 from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
-from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.tracking.mlflow import Tracker
+from sweep.transfer.mirror import Mirror
 from sweep.types import Halt
 from sweep.workers.nodes import mps_where_shared
 from sweep.workers.pricing import price_sweep
@@ -108,23 +111,32 @@ def run_sweep(
     Raises:
         UserError: the folder belongs to another sweep, or can no longer be written.
     """
-    with hold_driver_lock(options.folder):
+    folder = options.folder
+    with hold_driver_lock(folder), Mirror(folder, this_driver(), printer(console)) as mirror:
         try:
-            return _run_locked(space, planned, options, console, functions or FUNCTIONS)
+            return _run_locked(space, planned, options, mirror, console, functions or FUNCTIONS)
         except OSError as error:
-            problem = disk_problem(error, (options.folder.path, Path(options.storage), Path(options.cache)))
+            problem = disk_problem(error, (folder.path, options.all_sweeps.path, Path(options.cache)))
             if not problem:
                 raise
+            if interrupt.requested():
+                line = f"asked to end ({interrupt.requested()}) while {problem}; tables and report may be old"
+                console.print(f"{line}; the same command continues", highlight=False, soft_wrap=True)
+                return 130
             raise UserError(
                 f"{problem}; the sweep stopped\n"
                 f"  Everything written before is whole. Repair this, then continue with:\n  {options.command}"
             ) from error
 
 
-def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions) -> int:
+def _run_locked(
+    space: Space, planned: Plan, options: RunOptions, mirror: Mirror, console: Console, functions: SweepFunctions
+) -> int:
     assert planned.example is not None
-    search, spool, tracker = _open_sweep(space, planned, options, console, functions)
-    with Watch(search, tracker, options.folder, planned.example.cohort) as watch:
+    search, spool, tracker = _open_sweep(space, planned, options, mirror, console, functions)
+    mirror.begin()
+    patience = waiting_out(seconds_of(options.patience) or 0.0, printer(console))
+    with patience, Watch(search, tracker, options.folder, planned.example.cohort) as watch:
         if search.remaining_trials and search.halt is None:
             finished, trials = len(search.finished), search.space.search.trials
             so_far = f", {finished} done before" if finished else ""
@@ -145,7 +157,7 @@ def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Conso
 
 
 def _open_sweep(
-    space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions
+    space: Space, planned: Plan, options: RunOptions, mirror: Mirror, console: Console, functions: SweepFunctions
 ) -> tuple[Search, Spool, Tracker]:
     """Begins a new sweep in its folder, or continues the sweep that an earlier driver began there.
 
@@ -153,7 +165,7 @@ def _open_sweep(
         UserError: the folder is damaged, or holds a sweep of another search space or of other data.
     """
     assert planned.example is not None
-    cohort, folder, storage = planned.example.cohort, options.folder, Storage(Path(options.storage))
+    cohort, folder, storage = planned.example.cohort, options.folder, options.all_sweeps
     cache = Path(options.cache).absolute()
     repairing = options.command + ("" if options.repair else " repair=true")
     before = check_folder(folder, options.repair, repairing)
@@ -187,9 +199,10 @@ def _open_sweep(
     write_atomically(folder.space, dumped)
 
     state = SweepState(space, planned.goals, studies, spool, folder, warm_start, before.lost)
-    search = Search(space, state, folder, cache, store.path, store.num_folds)
+    patience = seconds_of(options.patience) or 0.0
+    search = Search(space, state, folder, cache, store.path, store.num_folds, patience=patience)
     uri = check_tracking_uri(options.tracking_uri)
-    return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts)
+    return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts, mirror)
 
 
 def run_trials(
@@ -252,16 +265,15 @@ def _price_and_trials_per_device(
             return 1 if wanted == "auto" else wanted
         if price is not None:
             console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
-            folder.write_plan(folder.read_plan() | {"price": price.as_json()})
+            folder.add_to_plan({"price": price.as_json()})
             per_device = price.per_device
     return (per_device or 1) if wanted == "auto" else wanted
 
 
 def _store_per_device(folder: SweepFolder, per_device: int) -> None:
     """Stores the number of trials per device that the memory allows, with which the next driver begins."""
-    content = folder.read_plan()
-    if price := content.get("price"):
-        folder.write_plan(content | {"price": price | {"per_device": per_device}})
+    if price := folder.read_plan().get("price"):
+        folder.add_to_plan({"price": price | {"per_device": per_device}})
 
 
 def printer(console: Console) -> Callable[[str], None]:

@@ -17,14 +17,17 @@ from urllib.parse import quote as quote_in_uri
 from urllib.parse import unquote, urlsplit
 
 from mmpkd.command import dashed_words, expand_home, own_words
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
 from sweep.storage.layout import Storage, SweepFolder
+from sweep.transfer.addresses import place
+from sweep.transfer.scratch import default_scratch
 
 DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
 SWITCHES: Final = ("show", "schema", "plan", "extend", "repair")  # keys of sweep.run
-RUN_KEYS: Final = ("space", "name", "storage", "cache", "tracking", *SWITCHES)
+RUN_KEYS: Final = ("space", "name", "storage", "cache", "tracking", "patience", *SWITCHES)
 TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")  # known to MLflow
 
 
@@ -42,6 +45,7 @@ class RunOptions:
     storage: str = DEFAULT_STORAGE
     cache: str = DEFAULT_CACHE
     tracking: str = ""
+    patience: str = "24h"
     show: bool = False
     schema: bool = False
     plan: bool = False
@@ -51,17 +55,22 @@ class RunOptions:
     words: tuple[str, ...] = ()  # the whole command line, with passwords removed
 
     @property
+    def all_sweeps(self) -> Storage:
+        """The folder of all sweeps, with an absolute path."""
+        return storage_at(self.storage)
+
+    @property
     def folder(self) -> SweepFolder:
-        """The sweep's folder, as an absolute path."""
-        return Storage(Path(self.storage).absolute()).sweep(self.name)
+        """The sweep's folder, with an absolute path."""
+        return self.all_sweeps.sweep(self.name)
 
     @property
     def tracking_uri(self) -> str:
         """Address of the tracking server: the value of `tracking=`, else of MLFLOW_TRACKING_URI, else the SQLite file
         in the folder of all sweeps.
         """
-        default = sqlite_uri(Storage(Path(self.storage)).mlflow_database)
-        return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or default
+        named = self.tracking or os.environ.get("MLFLOW_TRACKING_URI")
+        return named or sqlite_uri(self.all_sweeps.mlflow_database)
 
     @property
     def command(self) -> str:
@@ -81,9 +90,10 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
             words are values of such keys.
     """
     defaults = {key: getattr(RunOptions, key) for key in RUN_KEYS} | dict.fromkeys(SWITCHES, "false")
-    values, overrides = own_words(words, defaults, leaves)
-    mistakes = []
+    values, overrides = own_words(words, defaults, leaves, addresses=("storage", "cache"))
+    mistakes = list[Mistake]()
     for key in ("storage", "cache"):
+        mistakes += address_mistakes(values[key], key)
         if not (path := str(Path(values[key]).absolute())).isprintable():
             problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
             mistakes.append(Mistake(key, f"{problem}; name another folder than {path!r}"))
@@ -92,21 +102,56 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         wanted = "letters, digits, '-', '_' and '.' only, at most 100"
         mistakes.append(Mistake("name", f"{wanted}, got {name!r}"))
     mistakes += _switch_mistakes(values, SWITCHES)
+    if seconds_of(values["patience"]) is None:
+        mistakes.append(Mistake("patience", f"a duration such as 30min, 12h or 7d, got {values['patience']!r}"))
     run_options = RunOptions(
         space=values["space"],
         name=name,
         storage=values["storage"],
         cache=values["cache"],
         tracking=values["tracking"],
+        patience=values["patience"],
         overrides=tuple(overrides),
         words=tuple(map(redact_passwords, words)),
         **{key: values[key] == "true" for key in SWITCHES},
     )
     try:
-        check_tracking_uri(run_options.tracking_uri)
+        if not address_mistakes(values["storage"], "storage"):
+            check_tracking_uri(run_options.tracking_uri)
     except ConfigError as error:
         mistakes += error.mistakes
     return run_options, mistakes
+
+
+def seconds_of(duration: str) -> float | None:
+    """Returns the seconds of a duration such as `90s`, `30min`, `12h` or `7d`, or None if the text is no duration."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h|d)", duration, re.ASCII)
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]] if match else None
+
+
+def address_mistakes(address: str, key: str) -> Sequence[Mistake]:
+    """Returns the mistakes in a path or an address. Nothing is read and no connection is made."""
+    try:
+        place(address, key)
+    except ConfigError as error:
+        return error.mistakes
+    return ()
+
+
+def storage_at(address: str) -> Storage:
+    """Returns the folder of all sweeps at a path or an address.
+
+    A driver keeps the files of sweeps in an object store in a folder of this machine whose name contains a hash of the
+    address.
+
+    Raises:
+        ConfigError: the address cannot be served, or the folder cannot be made.
+    """
+    where = place(address)
+    if where.is_local:
+        return Storage(where.local_path.absolute())
+    readable = re.sub(r"\W+", "-", where.path, flags=re.ASCII)[:50]
+    return Storage(default_scratch() / "sweeps" / f"{readable}-{fingerprint([str(where)])}", where)
 
 
 def run_command(words: Iterable[str]) -> str:

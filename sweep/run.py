@@ -13,6 +13,7 @@ from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import RUN_KEYS, read_run_options
 from sweep.space.loading import SHORTCUTS, shipped
 from sweep.space.space import PATHS_OF_SPACE, load_space
+from sweep.transfer.addresses import place
 
 HELP = """\
 usage: python -m sweep.run [space=NAME|FILE] [key=value ...]
@@ -29,6 +30,7 @@ finished trial; a higher trials= adds to it.
   storage=runs      folder of all sweeps
   cache=cache       folder of prepared images and teachers' outputs, shared by all sweeps
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
+  patience=24h      how long the sweep waits while the disk of STORAGE is full, read-only or away
   warm_start=SWEEP  begins with the results of another sweep of the same cohort, by name or folder
   extend=true       continues though the space has changed, with the earlier trials that lie in the new one
   repair=true       continues though the journal is damaged or has lost trials, without what is lost
@@ -101,6 +103,8 @@ def main(words: Sequence[str]) -> None:
     from sweep.driver import run_sweep, show_plan
     from sweep.storage.continuation import with_earlier_rules
 
+    for key, address in (("storage", options.storage), ("cache", options.cache)):
+        place(address, key).check(key)
     assert planned.example is not None
     refuse_too_many_cores(space.search, planned.example.threads)
     if options.plan:

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from mmpkd.types import UserError
-from sweep.storage.whole_files import read_resolved_space, read_sealed, write_sealed
-from sweep.transfer.addresses import Place, place
+from sweep.patience import delete_folder
+from sweep.storage.whole_files import add_sealed, read_resolved_space, read_sealed, write_sealed
+from sweep.transfer.addresses import Place, in_words, place
 
 BEST: Final = "best.yaml"
 CHECKPOINT: Final = "last.pt"  # written by mmpkd.checkpoint in the folder of an attempt
@@ -68,11 +69,6 @@ class SweepFolder:
         return self.path / "journal.log"
 
     @property
-    def journal_lock(self) -> Path:
-        """The lock file that Optuna puts beside its journal while it writes the journal."""
-        return self.path / "journal.log.lock"
-
-    @property
     def plan(self) -> Path:
         """Sealed JSON with the plan, the sweep's identity, and the number of extensions of its search space."""
         return self.path / "plan.json"
@@ -105,6 +101,11 @@ class SweepFolder:
         return self.path / "driver.lock"
 
     @property
+    def copies(self) -> Path:
+        """What the driver notes about the copies at the sweep's address (`transfer/mirror.py`)."""
+        return self.path / "copies.json"
+
+    @property
     def status(self) -> Path:
         """What the driver shows of itself while it runs, as sealed JSON; see `driver_status.py`."""
         return self.path / "status.json"
@@ -113,11 +114,6 @@ class SweepFolder:
     def stop_request(self) -> Path:
         """The file by which sweep.stop asks the driver to end. The driver removes the file."""
         return self.path / "stop"
-
-    @property
-    def tune_scratch(self) -> Path:
-        """The folder in which Ray Tune keeps snapshots while it runs. Nothing is restored from these snapshots."""
-        return self.path / "ray"
 
     # --- results for the user ---
 
@@ -150,6 +146,10 @@ class SweepFolder:
         """Returns the file with the cause, the message and the traceback of a failed trial."""
         return self.errors / f"{number}.txt"
 
+    def shared_error(self, number: int) -> Place:
+        """Returns the same file at the place that every machine sees."""
+        return self.shared.child(f"{self.errors.name}/{self.error(number).name}")
+
     # --- checkpoints ---
 
     @property
@@ -176,17 +176,20 @@ class SweepFolder:
         if self.address:
             self.needless.append(number)
         else:
-            shutil.rmtree(self.checkpoints_of(number), ignore_errors=True)
+            delete_folder(self.checkpoints_of(number))
 
     # --- all of them ---
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files with fixed names, whether they exist or not, except the driver's lock."""
-        return (
-            *(self.status, self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
-            *(self.plan, self.space, self.warm_start, self.best, self.trials, self.epochs, self.report),
-        )
+        return (self.status, self.stop_request, self.journal, self.spool, *self.whole_files)
+
+    @property
+    def whole_files(self) -> tuple[Path, ...]:
+        """Those of these files that are written anew as a whole and tell of trials."""
+        results = (self.epochs, self.trials, self.best, self.report)
+        return (self.plan, self.space, self.warm_start, self.spool_sent, *results)
 
     def file(self, name: str) -> Path:
         """Returns the path of the file of this name in this folder. If `name` is a path in another folder, only its
@@ -221,6 +224,10 @@ class SweepFolder:
 
     def write_plan(self, content: Mapping[str, Any]) -> None:
         write_sealed(self.plan, content)
+
+    def add_to_plan(self, entries: Mapping[str, Any]) -> None:
+        """Adds entries to the plan's file, which must exist."""
+        add_sealed(self.plan, entries)
 
     def read_warm_start(self, consequence: str) -> dict[str, Any]:
         """Returns the results of another sweep from which the samplers of this one learned first, or an empty mapping.
@@ -274,11 +281,12 @@ class Storage:
         Raises:
             UserError: the folder cannot be read.
         """
-        if self.address:
-            folders = map(self.sweep, self.address.names())
-            return [folder for folder in folders if folder.shared.child(folder.spool.name).exists()]
         try:
+            if self.address:
+                folders = map(self.sweep, self.address.names())
+                return [folder for folder in folders if folder.shared.child(folder.spool.name).exists()]
             paths = sorted(self.path.iterdir()) if self.path.exists() else []
         except OSError as error:
-            raise UserError(f"{self}: cannot be read ({error.strerror}); name a folder with storage=DIR") from error
+            problem = in_words(self.address, error) if self.address else f"{self}: cannot be read ({error.strerror})"
+            raise UserError(f"{problem}; name a folder with storage=DIR") from error
         return [folder for folder in map(SweepFolder, paths) if folder.exists()]

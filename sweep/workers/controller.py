@@ -23,7 +23,14 @@ REPLACED: Final = ("_maybe_add_actors", "_maybe_reuse_cached_actor")
 
 
 class SlotController(TuneController):
-    """Ray Tune's controller, which gives a free worker to the trial that has waited longest for a place."""
+    """Ray Tune's controller, which gives a free worker to the trial that has waited longest for a place.
+
+    Attributes:
+        more_to_come: function that returns whether the search has further trials. If it has none, a free worker has
+            nothing else to do, and may take a trial whose own worker is starting.
+    """
+
+    more_to_come: Callable[[], bool]
 
     def _maybe_add_actors(self) -> None:
         """Assigns free workers to waiting trials, and requests places for new trials.
@@ -34,15 +41,16 @@ class SlotController(TuneController):
         for trial in list(self._pending_trials_list):
             if not self._actor_cache.num_cached_objects:
                 break
-            if trial in self._pending_trials and trial in self._trial_to_actor:
+            if trial in self._pending_trials and trial in self._trial_to_actor and not self._is_starting(trial):
                 self._maybe_reuse_cached_actor(trial)
         super()._maybe_add_actors()
 
     def _maybe_reuse_cached_actor(self, trial: Trial) -> bool:
-        """Gives a free worker to a trial, unless the trial's own worker is starting. Returns whether the trial has a
-        worker.
+        """Gives a free worker to a trial, unless the trial's own worker is starting and there is more for the free one
+        to do. Returns whether the trial has a worker.
         """
-        return self._is_starting(trial) or bool(super()._maybe_reuse_cached_actor(trial))
+        is_left_alone = self._is_starting(trial) and self.more_to_come()
+        return is_left_alone or bool(super()._maybe_reuse_cached_actor(trial))
 
     def _is_starting(self, trial: Trial) -> bool:
         """Whether the trial has a place, and its own worker is starting there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,10 @@ class HaltableSearch(Protocol):
     placement: Placement
     on_change: Callable[[], None]
 
+    @property
+    def has_more(self) -> bool:
+        """Whether it has trials that it has not handed out."""
+
     def check_limits(self) -> None:
         """Halts the search if the budget is spent or the deadline has passed."""
 
@@ -55,7 +60,8 @@ def run_tune(
 ) -> None:
     """Runs trials until the search has none left or halts.
 
-    Tune needs a folder for snapshots. Nothing is restored from these snapshots, and the folder is deleted at the end.
+    Tune needs a folder for snapshots. Nothing is restored from these snapshots, and the folder, a temporary one on the
+    driver's machine, is deleted at the end.
 
     Args:
         scheduler: scheduler that decides after each epoch which trials go on. If None, all trials go on.
@@ -71,8 +77,7 @@ def run_tune(
     # Without this, Tune would start workers one by one, and a cluster would grow machine by machine.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(REQUESTS)
     heartbeat = Heartbeat(search, reservation, folder.stop_request, at_a_time)
-    scratch = folder.tune_scratch
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix="tune-"))  # not in the sweep's folder, whose disk may be away for a while
     worker = tune.with_parameters(TrialWorker, functions=functions, gpus=reservation.gpus)
     tuner = tune.Tuner(
         tune.with_resources(worker, {"cpu": reservation.cpus, "gpu": reservation.gpus}),
@@ -123,6 +128,7 @@ class Heartbeat(tune.Callback):
     def make_controller(self, **options: Any) -> SlotController:
         """Makes the controller of Tune's loop."""
         self._controller = SlotController(**options)
+        self._controller.more_to_come = lambda: self._search.has_more
         return self._controller
 
     def __getstate__(self) -> dict[str, Any]:
@@ -140,7 +146,7 @@ class Heartbeat(tune.Callback):
         self._next_check = time.monotonic() + 1
         self._search.max_running = trials_at_a_time(self._reservation, self._at_a_time, self._growth)
         self._search.check_limits()
-        if self._stop_request.exists() and self._search.halt is None:
+        if os.path.exists(self._stop_request) and self._search.halt is None:
             self._search.halt = Halt("requested", "asked to stop by sweep.stop")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

@@ -44,6 +44,7 @@ def made(kind: type[Any], *free: str) -> tuple[Any, dict[str, Trial], list[str]]
     """
     trials, removed = {name: Trial(name) for name in NAMES}, list[str]()
     tune = kind.__new__(kind)
+    tune.more_to_come = lambda: True
     tune._pending_trials, tune._running_trials = set(trials.values()), {Trial("running")}
     tune._pending_trials_list = list(trials.values())
     tune._resetting_trials = {trials["resetting"]}
@@ -73,6 +74,13 @@ def test_a_worker_that_is_starting_is_never_ended() -> None:
     assert tune._maybe_reuse_cached_actor(trials["starting"])
     assert not removed and tune._actor_cache.num_cached_objects == 1
     assert tune._trial_to_actor[trials["starting"]] == "worker of starting"
+
+
+def test_the_last_trials_do_not_wait_for_workers_that_are_starting() -> None:
+    tune, trials, removed = made(SlotController, "free")
+    tune.more_to_come = lambda: False
+    assert tune._maybe_reuse_cached_actor(trials["starting"])
+    assert tune._trial_to_actor[trials["starting"]] == "free" and removed == ["worker of starting"]
 
 
 def test_a_free_worker_goes_to_the_trial_that_has_waited_longest(monkeypatch: pytest.MonkeyPatch) -> None:
