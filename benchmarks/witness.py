@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport
 from sweep.storage.layout import SweepFolder
+from sweep.transfer.attempts import attempts_in
 from sweep.types import Job
 from sweep.workers.worker import TrainingFunctions
 
@@ -55,7 +56,7 @@ def logged(training: TrainingFunctions) -> TrainingFunctions:
             if epoch_report.epoch < epochs:
                 write_line("begins", epoch_report.epoch + 1)
 
-        earlier = [each for each in sweep.attempts(number) if each.name != folder.name]
+        earlier = [each for each in attempts_in(sweep.checkpoints_of(number)) if each.name != folder.name]
         write_line("found", max((_epochs_in(training, attempt) for attempt in earlier), default=0))
         write_line("begins", (0 if resume is None else len(training.read_history(resume, ""))) + 1)
         training.run(job, folder, resume, log_and_report)
@@ -122,7 +123,7 @@ class Watch:
                 kill.gone_after = now - kill.at
         with suppress(FileNotFoundError):
             for trial in (self._folder / "checkpoints").iterdir():
-                for attempt in SweepFolder(self._folder).attempts(int(trial.name))[:-1]:
+                for attempt in attempts_in(trial)[:-1]:
                     self._compare(attempt)
 
     def _compare(self, attempt: Path) -> None:

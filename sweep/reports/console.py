@@ -44,7 +44,7 @@ def print_summary(
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     console.print(f"\n{len(records)} trials: {counts or 'none finished'}", highlight=False)
     for record in [record for record in records if record.state == "failed"][:3]:
-        error_file = folder.error(record.number)
+        error_file = folder.shared_error(record.number)
         where = f" ({error_file})" if error_file.exists() else ""
         console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
     if totals:
@@ -56,7 +56,7 @@ def print_summary(
     best = picked(records, select)
     if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
-    if best and f"{select}_estimate" in best.metrics and not folder.saved_checkpoints(best.number):
+    if best and f"{select}_estimate" in best.metrics and not folder.keeps_checkpoints(best.number):
         # A trial keeps its student only if its observed scores are among the best when it ends.
         console.print(
             f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "

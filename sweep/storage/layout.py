@@ -13,13 +13,17 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from mmpkd.types import UserError
 from sweep.storage.whole_files import read_resolved_space, read_sealed, write_sealed
-from sweep.transfer.addresses import Place
+from sweep.transfer.addresses import Place, in_words, place
 
 BEST: Final = "best.yaml"
+CHECKPOINT: Final = "last.pt"  # written by mmpkd.checkpoint in the folder of an attempt
+ATTEMPT: Final = (
+    "attempt-"  # with its number, the name of an attempt at a trial in the folder of the trial's checkpoints
+)
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,12 @@ class SweepFolder:
     path: Path
     address: Place | None = None
     needless: deque[int] = field(default_factory=deque, compare=False, repr=False)
+
+    @classmethod
+    def at(cls, address: str) -> Self:
+        """Returns the folder of a sweep at a path or an address, as a worker sees it."""
+        at_address = place(address)
+        return cls(Path(at_address.path), None if at_address.is_local else at_address)
 
     def __str__(self) -> str:
         return str(self.shared)
@@ -95,6 +105,11 @@ class SweepFolder:
         return self.path / "driver.lock"
 
     @property
+    def copies(self) -> Path:
+        """What the driver notes about the copies at the sweep's address (`transfer/mirror.py`)."""
+        return self.path / "copies.json"
+
+    @property
     def status(self) -> Path:
         """What the driver shows of itself while it runs, as sealed JSON; see `driver_status.py`."""
         return self.path / "status.json"
@@ -140,6 +155,10 @@ class SweepFolder:
         """Returns the file with the cause, the message and the traceback of a failed trial."""
         return self.errors / f"{number}.txt"
 
+    def shared_error(self, number: int) -> Place:
+        """Returns the same file at the place that every machine sees."""
+        return self.shared.child(f"{self.errors.name}/{self.error(number).name}")
+
     # --- checkpoints ---
 
     @property
@@ -151,37 +170,15 @@ class SweepFolder:
         """Returns the folder of one trial's checkpoints."""
         return self.checkpoints / str(number)
 
-    def attempts(self, number: int) -> list[Path]:
-        """Returns the folders of all attempts at a trial, oldest first. Each start of the trial in a worker is an
-        attempt.
-        """
-        folders = [path for path in self.checkpoints_of(number).glob("attempt-*") if path.name[8:].isdecimal()]
-        return sorted(folders, key=lambda path: int(path.name[8:]))
+    @property
+    def shared_checkpoints(self) -> Place:
+        """The same folder at the place that every machine sees."""
+        return self.shared.child(self.checkpoints.name)
 
-    def saved_checkpoints(self, number: int) -> list[Path]:
-        """Returns the last checkpoint of each attempt at a trial, oldest attempt first. Attempts without a checkpoint
-        are left out.
-        """
-        checkpoints = [attempt / "last.pt" for attempt in self.attempts(number)]  # written by mmpkd.checkpoint
-        return [path for path in checkpoints if path.exists()]
-
-    def claim_attempt(self, number: int) -> Path:
-        """Makes and returns the folder of a new attempt at a trial.
-
-        Only the worker that makes the folder writes to it, and folders of earlier attempts are only read. The orphaned
-        worker of a dead driver therefore cannot overwrite checkpoints of the worker that took over its trial.
-        """
-        attempts = self.attempts(number)
-        last = int(attempts[-1].name[8:]) if attempts else 0
-        for attempt in itertools.count(last + 1):
-            folder = self.checkpoints_of(number) / f"attempt-{attempt}"
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
-            return folder
-        raise AssertionError("unreachable")
+    def keeps_checkpoints(self, number: int) -> bool:
+        """Whether a trial has a checkpoint."""
+        files = self.shared_checkpoints.child(str(number)).sizes()
+        return any(file.rpartition("/")[2] == CHECKPOINT for file in files)
 
     def delete_checkpoints(self, number: int) -> None:
         """Deletes the checkpoints of a trial. Files that cannot be deleted are left without an error."""
@@ -195,10 +192,13 @@ class SweepFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files with fixed names, whether they exist or not, except the driver's lock."""
-        return (
-            *(self.status, self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
-            *(self.plan, self.space, self.warm_start, self.best, self.trials, self.epochs, self.report),
-        )
+        return (self.status, self.stop_request, self.journal_lock, self.journal, self.spool, *self.whole_files)
+
+    @property
+    def whole_files(self) -> tuple[Path, ...]:
+        """Those of these files that are written anew as a whole and tell of trials."""
+        results = (self.epochs, self.trials, self.best, self.report)
+        return (self.plan, self.space, self.warm_start, self.spool_sent, *results)
 
     def file(self, name: str) -> Path:
         """Returns the path of the file of this name in this folder. If `name` is a path in another folder, only its
@@ -286,11 +286,12 @@ class Storage:
         Raises:
             UserError: the folder cannot be read.
         """
-        if self.address:
-            folders = map(self.sweep, self.address.names())
-            return [folder for folder in folders if folder.shared.child(folder.spool.name).exists()]
         try:
+            if self.address:
+                folders = map(self.sweep, self.address.names())
+                return [folder for folder in folders if folder.shared.child(folder.spool.name).exists()]
             paths = sorted(self.path.iterdir()) if self.path.exists() else []
         except OSError as error:
-            raise UserError(f"{self}: cannot be read ({error.strerror}); name a folder with storage=DIR") from error
+            problem = in_words(self.address, error) if self.address else f"{self}: cannot be read ({error.strerror})"
+            raise UserError(f"{problem}; name a folder with storage=DIR") from error
         return [folder for folder in map(SweepFolder, paths) if folder.exists()]
