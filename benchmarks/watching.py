@@ -105,9 +105,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         search = finished_search(Path(place), options.trials, options.epochs)
-        print(
-            f"{options.trials} trials of {options.epochs} epochs, spool {search._folder.spool.stat().st_size / 1e6:.1f} MB"
-        )
+        size = search._folder.spool.stat().st_size
+        print(f"{options.trials} trials of {options.epochs} epochs, a spool of {size / 1e6:.1f} MB")
         write_once(search)
         show(search, options.running)
 
