@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -23,7 +23,7 @@ from sweep.storage.layout import SweepFolder
 from sweep.types import Job
 from sweep.workers.worker import TrainingFunctions
 
-LOG: Final = "trained.log"  # in the sweep's folder, appended to by workers only
+LOG: Final = "trained.log"  # appended to by workers only
 PATIENCE: Final = 30.0  # seconds after a kill by which every process of the driver must have gone
 WRITE_SECONDS: Final = 1.0  # in which a small checkpoint is on disk, also on a busy machine
 
@@ -37,15 +37,20 @@ class Line(NamedTuple):
     pid: int
 
 
-def logged(training: TrainingFunctions) -> TrainingFunctions:
-    """Returns functions that also write to LOG when an attempt finds checkpoints, and when an epoch begins or ends."""
+def logged(training: TrainingFunctions, witness: Path | None = None) -> TrainingFunctions:
+    """Returns functions that also write to LOG when an attempt finds checkpoints, and when an epoch begins or ends.
+
+    Args:
+        witness: the folder of LOG; by default the sweep's folder.
+    """
 
     def run(job: Job, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
+        sweep = SweepFolder(Path(job["folder"]))
         epochs = TrialConfig.model_validate_json(job["trial"]).epochs
         number, attempt = folder.parent.name, folder.name.partition("-")[2]
 
         def write_line(word: str, epoch: int) -> None:
-            with (folder.parents[2] / LOG).open("a") as file:  # one short write in append mode: never torn
+            with ((witness or sweep.path) / LOG).open("a") as file:  # one short write in append mode: never torn
                 file.write(f"{time.time()} {word} {number} {attempt} {epoch} {os.getpid()}\n")
 
         def log_and_report(epoch_report: EpochReport) -> None:
@@ -54,7 +59,7 @@ def logged(training: TrainingFunctions) -> TrainingFunctions:
             if epoch_report.epoch < epochs:
                 write_line("begins", epoch_report.epoch + 1)
 
-        earlier = [attempt for attempt in SweepFolder(folder.parents[2]).attempts(int(number)) if attempt != folder]
+        earlier = [attempt for attempt in sweep.attempts(int(number)) if attempt != folder]
         write_line("found", max((_epochs_in(training, attempt) for attempt in earlier), default=0))
         write_line("begins", (0 if resume is None else len(training.read_history(resume, ""))) + 1)
         training.run(job, folder, resume, log_and_report)
@@ -220,6 +225,7 @@ def faults(
     kills: Sequence[Kill],
     epochs: Mapping[int, int],
     checkpoint_seconds: float = 0.0,
+    damaged: Container[int] = (),
 ) -> list[str]:
     """Whatever was lost, trained twice without need, resumed from the wrong place, or written by an orphan.
 
@@ -227,6 +233,7 @@ def faults(
         epochs: that each trial has, by its number, as trials.parquet says.
         checkpoint_seconds: how often trainings saved their state; 0: after every epoch, so that none that had ended may
             be trained again.
+        damaged: numbers of the trials whose newest checkpoint was damaged: they may train epochs again.
     """
     wrong = []
     told = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
@@ -246,10 +253,12 @@ def faults(
             for line in own
             if line.time > ended_at.get(number, float("inf"))
         ]
-        wrong += _faults_of_attempts(number, own)
+        wrong += _faults_of_attempts(number, own, number in damaged)
     lost: Counter[int] = Counter()
     for loss in losses_of(lines):
         lost[loss.number] += loss.epochs
+        if loss.number in damaged:
+            continue
         # The first end of an epoch after `checkpoint_seconds` is saved, and others end while that is written.
         if checkpoint_seconds == 0 or loss.seconds > checkpoint_seconds + loss.longest + WRITE_SECONDS:
             wrong.append(f"trial {loss.number}: {loss.epochs} epochs over {loss.seconds:.1f} s were lost")
@@ -260,7 +269,7 @@ def faults(
     return wrong
 
 
-def _faults_of_attempts(number: int, own: Sequence[Line]) -> Iterator[str]:
+def _faults_of_attempts(number: int, own: Sequence[Line], damaged: bool) -> Iterator[str]:
     attempts: dict[int, list[Line]] = defaultdict(list)
     for line in own:
         attempts[line.attempt].append(line)
@@ -272,7 +281,7 @@ def _faults_of_attempts(number: int, own: Sequence[Line]) -> Iterator[str]:
                 yield f"trial {number}: attempt {line.attempt} {line.word} epoch {line.epoch} after {attempt} had begun"
         known = max((line.epoch for line in earlier if line.word == "found"), default=0)
         begun = [line.epoch for line in rest if line.word == "begins"]
-        if first.word != "found" or first.epoch < known:
+        if first.word != "found" or (first.epoch < known and not damaged):
             yield f"trial {number}: attempt {attempt} found epoch {first.epoch}, after {known} had been found"
         if begun != list(range(first.epoch + 1, first.epoch + 1 + len(begun))):
             yield f"trial {number}: attempt {attempt} found epoch {first.epoch} and trained {begun}"

@@ -58,11 +58,14 @@ class Node:
     def wait(self) -> None:
         """Waits until the node has joined the cluster."""
         deadline = time.monotonic() + START_SECONDS
-        while b"Ray runtime started" not in self._log.read_bytes():
+        while not self.has_started():
             ended = self.process.poll() is not None
             if ended or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} has not started:\n{self._log.read_text()}")
             time.sleep(0.05)
+
+    def has_started(self) -> bool:
+        return b"Ray runtime started" in self._log.read_bytes()
 
     def kill(self) -> None:
         """Kills every process of the node at once, as a loss of power does."""
