@@ -238,6 +238,8 @@ def main() -> int:
         parser.error(f"unknown kinds: {', '.join(unknown)}; known: {', '.join(KINDS)}")
     console, chance, started = Console(width=140), random.Random(options.seed), time.monotonic()
     kinds, mounted = with_own_mounts(kinds, console)
+    if not kinds:
+        parser.error("no kind of faults is left")
     plan = schedule(kinds, options.faults, options.trials, chance)
     console.print(f"seed {options.seed}: " + "; ".join(f"{kind} after {due:.1f} trials" for due, kind in plan))
     folder = options.folder or Path(tempfile.mkdtemp(prefix="campaign-"))

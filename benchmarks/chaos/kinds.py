@@ -144,9 +144,11 @@ def diverge(rig: Rig, chance: random.Random) -> Injection | None:
 
 
 def _order(rig: Rig, chance: random.Random, order: str) -> Injection | None:
-    if not (flying := rig.in_flight()):
+    """Orders a trial to fail that is still in its first epoch: it cannot end before it obeys."""
+    beyond = {line.number for line in rig.lines() if line.word == "ends"}
+    if not (young := sorted(set(rig.in_flight()) - beyond)):
         return None
-    number = chance.choice(sorted(flying))
+    number = chance.choice(young)
     (rig.orders / f"{order}-{number}").touch()
     return Injection(f"trial {number}", (number,))
 
