@@ -89,18 +89,23 @@ def run(
             rig.look_after(trouble=False)
             if rig.complete or _stalled(rig):
                 return done
-            if len(rig.finished()) >= due:
+            if len(rig.finished()) < due:
+                rig.release()
+            else:
+                rig.hold(())
                 injection = KINDS[kind](rig, chance)
             time.sleep(0.2)
         fault = _follow(rig, kind, injection, limit)
         done.append(fault)
         seconds = "not by itself" if fault.last is None else f"{fault.first:.1f} s to {fault.last:.1f} s"
         console.print(f"{len(done)} of {len(plan)}: {kind}, {injection.text}: {seconds}", highlight=False)
+    rig.release()
     return done
 
 
 def _follow(rig: Rig, kind: str, injection: Injection, limit: float) -> Fault:
     at = time.time()
+    rig.hold(injection.hit)
     newest = {line.number: line.epoch for line in rig.lines() if line.word == "ends"}
     if injection.kills or injection.cuts:
         rig.watch.kills.append(as_kill(injection, at))

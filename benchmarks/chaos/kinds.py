@@ -144,11 +144,11 @@ def diverge(rig: Rig, chance: random.Random) -> Injection | None:
 
 
 def _order(rig: Rig, chance: random.Random, order: str) -> Injection | None:
-    """Orders a trial to fail that is still in its first epoch: it cannot end before it obeys."""
-    beyond = {line.number for line in rig.lines() if line.word == "ends"}
-    if not (young := sorted(set(rig.in_flight()) - beyond)):
+    """Orders the trial to fail that has the most epochs left: it must not end before it obeys."""
+    if not (flying := rig.in_flight()):
         return None
-    number = chance.choice(young)
+    epochs = {line.number: line.epoch for line in rig.lines() if line.word == "ends"}
+    number = min(sorted(flying), key=lambda number: epochs.get(number, 0))
     (rig.orders / f"{order}-{number}").touch()
     return Injection(f"trial {number}", (number,))
 

@@ -8,14 +8,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from benchmarks.chaos.driver import WITNESS
-from benchmarks.chaos.training import ORDERS, SECONDS, SPACE
+from benchmarks.chaos.training import HOLD, SPACE
 from benchmarks.witness import Line, Watch, events_of, lines_of
+from mmpkd.machine.files import write_atomically
 from sweep.storage.layout import Storage, SweepFolder
 from tests.sweep.nodes import LocalCluster, Node, free_port
 
@@ -24,7 +25,6 @@ NAME: Final = "campaign"  # of the sweep
 DISK: Final = 64 * 2**20  # bytes of the disk
 FEWEST_NODES: Final = 2
 SLOTS: Final = 2  # trials on a node
-PASSED_ON = {SECONDS, ORDERS, WITNESS}
 
 
 class Disk:
@@ -100,7 +100,13 @@ class Rig:
     """
 
     def __init__(
-        self, folder: Path, cluster: LocalCluster, disk: Disk, server: Server | None, trials: int, words: Sequence[str]
+        self,
+        folder: Path,
+        cluster: LocalCluster,
+        disk: Disk,
+        server: Server | None,
+        trials: int,
+        words: Sequence[str],
     ):
         self._folder, self.cluster, self.disk, self.server = folder, cluster, disk, server
         self.orders, self.witness = folder / "orders", folder
@@ -156,6 +162,13 @@ class Rig:
             self.by_hand.append(f"the driver ended with status {status}, and was started again: " + " | ".join(lines))
         self.ends_as_ordered = False
         self.driver = self._start_driver()
+
+    def hold(self, exempt: Collection[int]) -> None:
+        """Lets no trial end but those named, so that the trials last until all faults are done."""
+        write_atomically(self.orders / HOLD, " ".join(map(str, exempt)))
+
+    def release(self) -> None:
+        (self.orders / HOLD).unlink(missing_ok=True)
 
     def end(self) -> None:
         """Ends the driver and the tracking server."""

@@ -18,9 +18,11 @@ from mmpkd.types import ConfigError, DivergedError, EpochReport
 from sweep.types import Job
 from sweep.workers.worker import TrainingFunctions
 
-SECONDS: Final = "CHAOS_SECONDS"  # environment variable: how long an epoch takes
 ORDERS: Final = "CHAOS_ORDERS"  # environment variable: folder of the orders
+SECONDS: Final = "CHAOS_SECONDS"  # environment variable: how long an epoch takes
 RAISE, NAN = "raise", "nan"  # orders: the file ORDER-NUMBER makes a trial fail in every epoch from then on
+HOLD: Final = "hold"  # orders: while this file is there, only the trials that it lists may end
+HOLD_SECONDS: Final = 30.0  # longest time that a trial waits for that
 WEIGHTS: Final = 100_000  # bytes that stand for a student's weights in a checkpoint
 
 SPACE: Final = """
@@ -54,6 +56,9 @@ def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[
     for epoch in range(len(history) + 1, config.epochs + 1):
         began = time.time()
         time.sleep(float(os.environ[SECONDS]))
+        if epoch in (*job["rungs"], config.epochs):
+            while time.time() < began + HOLD_SECONDS and _is_held(orders, job["number"]):
+                time.sleep(0.1)
         if (orders / f"{RAISE}-{job['number']}").exists():
             raise ValueError("ordered to raise")
         if (orders / f"{NAN}-{job['number']}").exists():
@@ -64,6 +69,13 @@ def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[
         content = {"owner": owner, "reports": reports, "weights": random.Random(epoch).randbytes(WEIGHTS // 2).hex()}
         write_atomically(folder / "last.pt", sealed(content))
         report(history[-1])
+
+
+def _is_held(orders: Path, number: int) -> bool:
+    try:
+        return str(number) not in (orders / HOLD).read_text().split()
+    except FileNotFoundError:
+        return False
 
 
 def checkpoint_owner(config: TrialConfig, store: Path) -> str:

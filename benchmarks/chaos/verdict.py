@@ -21,7 +21,8 @@ GOAL: Final = "val/auroc"
 def lost_trials(folder: Path, orders: Path, trials: int) -> list[str]:
     """Returns what became of trials that are neither complete, nor stopped early, nor failed by order."""
     table = pd.read_parquet(folder / "trials.parquet")
-    ordered = {int(path.name.partition("-")[2]): CAUSES[path.name.partition("-")[0]] for path in orders.iterdir()}
+    names = [path.name.partition("-") for path in orders.iterdir()]
+    ordered = {int(number): CAUSES[order] for order, _, number in names if order in CAUSES}
     lost = [f"trial {number} is in no table" for number in sorted(set(range(trials)) - set(table["number"]))]
     for row in table.to_dict("records"):
         number, cause = row["number"], ordered.get(row["number"])
