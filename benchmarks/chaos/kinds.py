@@ -136,14 +136,14 @@ def add_node(rig: Rig, chance: random.Random) -> Injection | None:
 
 
 def raise_always(rig: Rig, chance: random.Random) -> Injection | None:
-    return _order(rig, chance, RAISE)
+    return _order(rig, RAISE)
 
 
 def diverge(rig: Rig, chance: random.Random) -> Injection | None:
-    return _order(rig, chance, NAN)
+    return _order(rig, NAN)
 
 
-def _order(rig: Rig, chance: random.Random, order: str) -> Injection | None:
+def _order(rig: Rig, order: str) -> Injection | None:
     """Orders the trial to fail that has the most epochs left: it must not end before it obeys."""
     if not (flying := rig.in_flight()):
         return None
