@@ -43,9 +43,11 @@ clean:  ## Remove .venv and tool caches; runs/ and cache/ stay
 
 # Redone when the requirements change. The stamp comes last, so an interrupted install is redone too.
 # uv trusts the machine's certificates, like pip: hospital networks often bring their own.
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt tests/sweep/moto.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.11 or newer found: install one, or name it with make PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt uv
 	$(BIN)/python -m uv pip install --quiet --compile-bytecode --system-certs --python $(BIN)/python --constraint constraints.txt --editable '.[sweep,dev]'
+	test -x .venv/moto/bin/python || $(PYTHON) -m venv .venv/moto
+	$(BIN)/python -m uv pip install --quiet --system-certs --python .venv/moto/bin/python --requirement tests/sweep/moto.txt
 	@touch $@

@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport
 from sweep.storage.layout import SweepFolder
+from sweep.transfer.attempts import attempts_in
 from sweep.types import Job
 from sweep.workers.worker import TrainingFunctions
 
@@ -45,9 +46,9 @@ def logged(training: TrainingFunctions, witness: Path | None = None) -> Training
     """
 
     def run(job: Job, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
-        sweep = SweepFolder(Path(job["folder"]))
         epochs = TrialConfig.model_validate_json(job["trial"]).epochs
-        number, attempt = folder.parent.name, folder.name.partition("-")[2]
+        number, attempt = job["number"], folder.name.partition("-")[2]
+        sweep = SweepFolder(Path(job["folder"]))
 
         def write_line(word: str, epoch: int) -> None:
             with ((witness or sweep.path) / LOG).open("a") as file:  # one short write in append mode: never torn
@@ -59,7 +60,8 @@ def logged(training: TrainingFunctions, witness: Path | None = None) -> Training
             if epoch_report.epoch < epochs:
                 write_line("begins", epoch_report.epoch + 1)
 
-        earlier = [attempt for attempt in sweep.attempts(int(number)) if attempt != folder]
+        attempts = {*attempts_in(sweep.checkpoints_of(number)), *attempts_in(folder.parent)}  # there, and on this disk
+        earlier = [each for each in attempts if each.name != folder.name]
         write_line("found", max((_epochs_in(training, attempt) for attempt in earlier), default=0))
         write_line("begins", (0 if resume is None else len(training.read_history(resume, ""))) + 1)
         training.run(job, folder, resume, log_and_report)
@@ -126,7 +128,7 @@ class Watch:
                 kill.gone_after = now - kill.at
         with suppress(FileNotFoundError):
             for trial in (self._folder / "checkpoints").iterdir():
-                for attempt in SweepFolder(self._folder).attempts(int(trial.name))[:-1]:
+                for attempt in attempts_in(trial)[:-1]:
                     self._compare(attempt)
 
     def _compare(self, attempt: Path) -> None:
@@ -226,6 +228,7 @@ def faults(
     epochs: Mapping[int, int],
     checkpoint_seconds: float = 0.0,
     damaged: Container[int] = (),
+    copied: bool = False,
 ) -> list[str]:
     """Whatever was lost, trained twice without need, resumed from the wrong place, or written by an orphan.
 
@@ -233,7 +236,9 @@ def faults(
         epochs: that each trial has, by its number, as trials.parquet says.
         checkpoint_seconds: how often trainings saved their state; 0: after every epoch, so that none that had ended may
             be trained again.
-        damaged: numbers of the trials whose newest checkpoint was damaged: they may train epochs again.
+        damaged: numbers of the trials whose newest checkpoint was damaged: they may train any epochs again.
+        copied: whether checkpoints lie on the disks of nodes and are copied every `checkpoint_seconds`, so that a lost
+            node takes the newest ones with it.
     """
     wrong = []
     told = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
@@ -253,7 +258,7 @@ def faults(
             for line in own
             if line.time > ended_at.get(number, float("inf"))
         ]
-        wrong += _faults_of_attempts(number, own, number in damaged)
+        wrong += _faults_of_attempts(number, own, copied or number in damaged)
     lost: Counter[int] = Counter()
     for loss in losses_of(lines):
         lost[loss.number] += loss.epochs
@@ -269,7 +274,7 @@ def faults(
     return wrong
 
 
-def _faults_of_attempts(number: int, own: Sequence[Line], damaged: bool) -> Iterator[str]:
+def _faults_of_attempts(number: int, own: Sequence[Line], may_lose: bool) -> Iterator[str]:
     attempts: dict[int, list[Line]] = defaultdict(list)
     for line in own:
         attempts[line.attempt].append(line)
@@ -281,7 +286,7 @@ def _faults_of_attempts(number: int, own: Sequence[Line], damaged: bool) -> Iter
                 yield f"trial {number}: attempt {line.attempt} {line.word} epoch {line.epoch} after {attempt} had begun"
         known = max((line.epoch for line in earlier if line.word == "found"), default=0)
         begun = [line.epoch for line in rest if line.word == "begins"]
-        if first.word != "found" or (first.epoch < known and not damaged):
+        if first.word != "found" or (first.epoch < known and not may_lose):
             yield f"trial {number}: attempt {attempt} found epoch {first.epoch}, after {known} had been found"
         if begun != list(range(first.epoch + 1, first.epoch + 1 + len(begun))):
             yield f"trial {number}: attempt {attempt} found epoch {first.epoch} and trained {begun}"

@@ -36,7 +36,7 @@ from mmpkd.teachers.input_leakage import warnings_before_fitting
 from mmpkd.training import stages
 from mmpkd.training.epoch import train_epoch
 from mmpkd.training.stages import Run
-from mmpkd.types import ConfigError, EpochReport
+from mmpkd.types import ConfigError, EpochReport, SharedCache
 
 HELP = """\
 python -m mmpkd.train config=FILE [key=value ...]
@@ -65,6 +65,7 @@ def train(
     store: Store | None = None,
     goals: Sequence[str] = USUAL_GOALS,
     complete: Collection[int] = (),
+    shared: SharedCache | None = None,
 ) -> list[EpochReport]:
     """Trains one student to the end, from the beginning or from a checkpoint.
 
@@ -82,6 +83,7 @@ def train(
         goals: the scores that are computed after every epoch, of `validation.GOALS`.
         complete: epochs, counted from 1, after which all scores are computed, and which are on disk before they are
             reported. The last epoch always is such an epoch.
+        shared: a cache that this machine shares with others; None if `cache` is the only one.
 
     Returns:
         The reports of all epochs, including those before a resumption.
@@ -95,7 +97,7 @@ def train(
     if mistakes := check(config, store.facts if store else facts(config.cohort)):
         raise ConfigError(mistakes)
     store = store or prepare(config.cohort, cache)
-    fitted = fit_teachers(config, store, cache)
+    fitted = fit_teachers(config, store, cache, shared)
     run = run_of(config, store, fitted, device)
     student, objectives, rows = run.student, run.objectives, run.rows
     val, reads = store.rows("val", config.cohort.fold), config.student.reads
@@ -115,7 +117,7 @@ def train(
     if resume is not None:
         progress, history = checkpoint.restore(resume, student, objectives, run.enter, identity)
     else:
-        progress = checkpoint.Progress(stages.recall(stage_files, student, objectives), 0)
+        progress = checkpoint.Progress(stages.recall(stage_files, student, objectives, shared), 0)
         run.enter(progress.stage)
 
     def state(epoch: int, seconds: float = 0.0) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def train(
         return checkpoint.state_of(student, objectives, run.optimizer, history, progress, owner, identity)
 
     with checkpoint.CheckpointWriter(folder, config.checkpoint_seconds) as writer:
-        earlier_seconds = train_to_last_stage(run, progress, stage_files, writer, state)
+        earlier_seconds = train_to_last_stage(run, progress, stage_files, writer, state, shared)
         for epoch in range(len(history), config.epochs):
             started, is_complete = time.perf_counter(), epoch + 1 in {*complete, config.epochs}
             writer.begin_epoch()
@@ -166,6 +168,7 @@ def train_to_last_stage(
     stage_files: Sequence[Path],
     writer: checkpoint.CheckpointWriter,
     state: Callable[[int, float], dict[str, Any]],
+    shared: SharedCache | None,
 ) -> float:
     """Trains the stages before the last, caches each, and enters the last one. Returns the seconds that these stages
     took, including earlier attempts, or 0 if there is a single stage.
@@ -185,7 +188,8 @@ def train_to_last_stage(
             seconds += time.perf_counter() - started
             writer.offer(partial(state, epoch + 1, seconds), must=epoch + 1 == run.stage.epochs)
         print(f"{name} ended with epoch {run.stage.epochs}, {seconds:.1f} s so far", file=sys.stderr)
-        stages.keep(stage_files[run.index], run.stages[: run.index + 1], run.student, run.objectives)
+        finished = run.stages[: run.index + 1]
+        stages.keep(stage_files[run.index], finished, run.student, run.objectives, shared)
         run.enter(run.index + 1)
         first = 0
     return seconds

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:  # for annotations only: reading the space of a sweep must not load torch
     from torch import Tensor
@@ -136,6 +137,21 @@ class EpochReport:
     seconds: float  # wall time of this epoch, validation included
     terms: Mapping[str, float]  # unweighted mean of each loss term over the epoch
     metrics: Mapping[str, float]  # the goals alone, unless the epoch is scored completely
+
+
+class SharedCache(Protocol):
+    """Interface to a cache that several machines share, for a training that works in a cache on its own machine.
+
+    An entry is a folder or a file of the cache. Its name is its path in the cache, such as `teachers/tabular-0123`.
+    """
+
+    def fetch(self, entry: str) -> Path | None:
+        """Returns a complete copy of an entry: the copy on this machine, or else a new copy of the shared entry.
+        Returns None if neither exists.
+        """
+
+    def publish(self, entry: str) -> None:
+        """Copies an entry that was made on this machine to the shared cache, unless it is there already."""
 
 
 class Mistake(NamedTuple):

@@ -21,7 +21,7 @@ from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
 from sweep.pareto import Contenders
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import hold_driver_lock, is_locked
-from sweep.storage.reader import Sweep, check_exists, read_sweep
+from sweep.storage.reader import Sweep, check_exists, is_running, read_sweep
 
 HELP = """\
 usage: python -m sweep.clean [NAME] [key=value ...]
@@ -81,7 +81,7 @@ def main(words: Sequence[str]) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     wastes: list[Waste] = []
     for folder in folders if not options["name"] else [storage.sweep(options["name"])]:
-        if is_locked(folder.driver_lock):
+        if is_running(folder):
             console.print(f"{folder.name} is running, and is not touched")
             continue
         wastes += _clean_sweep(folder, delete, console)

@@ -102,6 +102,11 @@ def cores_per_device() -> float:
     return max((machine.get("CPU", 0.0) / machine["GPU"] for machine in machines), default=largest_machine_cores())
 
 
+def living_machines() -> list[Mapping[str, float]]:
+    """Returns the resources of each machine of the cluster that is alive. Without a running Ray there is none."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
+
+
 def count_gpus() -> int:
     """Returns the number of GPUs in the cluster."""
     return int(ray.cluster_resources().get("GPU", 0))

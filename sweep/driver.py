@@ -30,6 +30,7 @@ from sweep.plan.price import Price
 from sweep.plan.show import render
 from sweep.reports.final import finish
 from sweep.reports.progress import Progress
+from sweep.reports.watch import Watch
 from sweep.search.halving import ArmHalving
 from sweep.search.searcher import Search
 from sweep.search.state import SweepState
@@ -121,21 +122,26 @@ def run_sweep(
 
 
 def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions) -> int:
+    assert planned.example is not None
     search, spool, tracker = _open_sweep(space, planned, options, console, functions)
-    if search.remaining_trials and search.halt is None:
-        finished, trials = len(search.finished), search.space.search.trials
-        so_far = f", {finished} done before" if finished else ""
-        greeting = f"{options.name}: {trials} trials over {', '.join(space.arms)}{so_far}; files in {options.folder}"
-        console.print(greeting, highlight=False, soft_wrap=True)
-        try:
-            run_trials(search, planned, functions, options.folder, tracker, console)
-        except KeyboardInterrupt:
-            if interrupt.repeated() or not interrupt.requested():
-                raise
-            search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
-    elif not search.remaining_trials:
-        console.print(f"{options.name}: all {len(search.finished)} trials are done; trials=N with a higher N adds more")
-    return finish(search, planned, options, spool, tracker, console)
+    with Watch(search, tracker, options.folder, planned.example.cohort) as watch:
+        if search.remaining_trials and search.halt is None:
+            finished, trials = len(search.finished), search.space.search.trials
+            so_far = f", {finished} done before" if finished else ""
+            arms = ", ".join(search.space.arms)
+            greeting = f"{options.name}: {trials} trials over {arms}{so_far}; files in {options.folder}"
+            console.print(greeting, highlight=False, soft_wrap=True)
+            try:
+                run_trials(search, planned, functions, options.folder, tracker, watch, console)
+            except KeyboardInterrupt:
+                if interrupt.repeated() or not interrupt.requested():
+                    raise
+                search.halt = Halt("requested", f"asked to end ({interrupt.requested()})")
+        elif not search.remaining_trials:
+            num_done = len(search.finished)
+            console.print(f"{options.name}: all {num_done} trials are done; trials=N with a higher N adds more")
+        watch.end_trials()
+        return finish(search, planned, options, spool, tracker, console)
 
 
 def _open_sweep(
@@ -192,6 +198,7 @@ def run_trials(
     functions: SweepFunctions,
     folder: SweepFolder,
     tracker: Tracker,
+    watch: Watch,
     console: Console,
 ) -> None:
     """Runs trials on Ray until no trial is left or the search halts.
@@ -214,7 +221,8 @@ def run_trials(
                 halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
             doubled = reservation.doubled()
             search.devices, search.can_halve = reservation.devices, doubled is not None
-            with Progress(search, count_slots(reservation), console):
+            with Progress(search, count_slots(reservation), console) as progress:
+                watch.follow(progress)
                 run_tune(search, halving, functions.training, reservation, folder)
             if search.halt is None or search.halt.kind != "memory" or doubled is None:
                 break

@@ -44,7 +44,7 @@ examples
   python -m sweep.run space=breast cohort.root=DIR trials=12 epochs=8 name=first-look
   RAY_ADDRESS=auto python -m sweep.run space=FILE search.trials_per_device=4     four to a GPU, on a cluster
 
-a sweep leaves in STORAGE/NAME
+a sweep leaves in STORAGE/NAME (the first three also every 10 minutes while it runs)
   report.html       the front, learning curves, what each parameter did
   best.yaml         the best configuration by search.select; python -m mmpkd.train config=best.yaml
   trials.parquet    a row a trial; epochs.parquet a row an epoch

@@ -17,9 +17,9 @@ from rich.table import Table
 from mmpkd.command import command_line, plain_console, warn
 from mmpkd.types import ConfigError, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
+from sweep.reports.details import PLAIN, age, driver_as_json, show_driver
 from sweep.storage.layout import Storage
 from sweep.storage.lock import driver_of
-from sweep.storage.mlflow_database import repoint_artifacts
 from sweep.storage.reader import (
     END_STATES,
     Sweep,
@@ -29,26 +29,30 @@ from sweep.storage.reader import (
     how_to_continue,
     read_sweep,
 )
+from sweep.tracking.mlflow_database import repoint_artifacts
 
 HELP = """\
 usage: python -m sweep.status [NAME] [key=value ...]
 
 Shows every sweep: how many trials have ended in which way, what they cost, and the best value of each
-goal. For a single sweep it also shows the arms and the command that continues the sweep. It only reads,
-with one exception: after the folder of all sweeps was moved, it points STORAGE/mlflow.db to the
-artifacts beside it.
+goal. For a single sweep it also shows the arms, what the driver says of itself (last sign of life,
+machines, running trials and the age of their reports, expected end), and the command that continues the
+sweep. It only reads, with one exception: after the folder of all sweeps was moved, it points
+STORAGE/mlflow.db to the artifacts beside it.
 
   NAME           one sweep; name=NAME means the same
   storage=runs   folder of all sweeps, as given to sweep.run
   json=true      prints the same as JSON, for a program
 
 columns
-  state          running: a driver runs it. finished: all its trials are done. stopped: the command
-                 that continues it goes on from its checkpoints. starting: it has no plan yet
+  state          running: a driver runs it. stalled: its driver has given no sign of life for a minute.
+                 finished: all its trials are done. stopped: the command that continues it goes on from
+                 its checkpoints. starting: a driver has begun and runs no trials yet
   trials         by how they ended; open: begun and not ended, so they run now or wait to be
                  continued. Trials on further seeds (search.repeats) are added to the number planned
   device hours   wall time of epochs x the share of a GPU held, or cores where there is no GPU. The
-                 sweep's value contains trials that extend=true has left behind; an arm's does not
+                 sweep's value contains trials that extend=true has left behind; an arm's does not. Below
+                 it stands the price by the plan
   best           observed, over complete trials; with search.repeats means over the seeds. Arms
                  that read another image at test (student.reads) count only in their own row
 
@@ -58,7 +62,6 @@ examples
   python -m sweep.status json=true | jq '.sweeps[] | select(.state == "running") | .name'
 """
 SHOWN_STATES: Final = (*END_STATES, "open")
-PLAIN: Final[Mapping[str, Any]] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
 
 
 def main(words: Sequence[str]) -> None:
@@ -120,12 +123,20 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
         "device_hours": count([*sweep.trials.values(), *sweep.left_behind.values()])["device_hours"],
         "left_behind": len(sweep.left_behind),
         "planned": sweep.search.get("trials"),
+        "planned_device_hours": sum(sweep.planned_hours.values()) or None,
+        "budget_device_hours": sweep.search.get("budget_device_hours"),
         "best": best(sweep, [number for number, trial in sweep.trials.items() if trial.arm not in sweep.references]),
         "arms": {
-            arm: {**count([sweep.trials[number] for number in numbers]), "best": best(sweep, numbers)}
+            arm: {
+                **count([sweep.trials[number] for number in numbers]),
+                "planned_device_hours": sweep.planned_hours.get(arm),
+                "best": best(sweep, numbers),
+            }
             for arm, numbers in arms.items()
         },
         "seconds_since_last_event": None if sweep.last_event is None else max(time.time() - sweep.last_event, 0.0),
+        "drivers": sweep.drivers,
+        "driver": driver_as_json(sweep.status),
         "continue": continue_command(sweep),
     }
 
@@ -161,12 +172,12 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console) -> None:
         arms.add_row(arm, *(str(arm_facts[state]) for state in SHOWN_STATES), *_cost_and_best(arm_facts))
     if facts["arms"]:
         console.print(arms)
+    show_driver(sweep, console)
     lines = how_to_continue(sweep)
     if sweep.running:
         stop = f"python -m sweep.stop {facts['name']} storage={quote(str(storage))}"
-        lines = [
-            f"run by {driver_of(sweep.folder) or 'a driver'}; these commands end it cleanly, and continue it later:"
-        ]
+        driver = driver_of(sweep.folder) or "a driver"
+        lines = [f"it is run by {driver}; these commands end it and continue it:"]
         lines += [f"  {stop}", *([f"  {facts['continue']}"] if facts["continue"] else [])]
     lines += _about_mlflow(storage.mlflow_database.absolute())
     lines += [
@@ -194,17 +205,13 @@ def _about_mlflow(file: Path) -> list[str]:
 
 def _cost_and_best(facts: Mapping[str, Any]) -> tuple[str, str]:
     hours = "?" if facts["device_hours"] is None else f"{facts['device_hours']:.3g}"
+    hours += f"\nof {facts['planned_device_hours']:.3g}" if facts["planned_device_hours"] else ""
     return hours, "\n".join(f"{goal} {value:.3f}" for goal, value in facts["best"].items()) or "-"
 
 
 def _age(facts: Mapping[str, Any]) -> str:
     seconds = facts["seconds_since_last_event"]
-    if seconds is None:
-        return "-"
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+    return "-" if seconds is None else age(seconds)
 
 
 if __name__ == "__main__":

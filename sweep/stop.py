@@ -13,8 +13,8 @@ from mmpkd.command import command_line
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options
 from sweep.storage.layout import Storage, SweepFolder
-from sweep.storage.lock import driver_of, is_locked
-from sweep.storage.reader import check_exists, how_to_continue, read_sweep
+from sweep.storage.lock import driver_of
+from sweep.storage.reader import check_exists, how_to_continue, is_running, read_sweep
 
 HELP = """\
 usage: python -m sweep.stop NAME [key=value ...]
@@ -53,13 +53,13 @@ def main(words: Sequence[str]) -> None:
     if options["name"]:
         mistakes += check_exists(options["name"], storage)
     else:
-        running = [folder.name for folder in storage.sweeps() if is_locked(folder.driver_lock)]
+        running = [folder.name for folder in storage.sweeps() if is_running(folder)]
         mistakes.append(Mistake("NAME", f"which sweep? running under {storage}: {', '.join(running) or 'none'}"))
     if mistakes:
         raise ConfigError(mistakes)
     folder = storage.sweep(options["name"])
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    if not is_locked(folder.driver_lock):
+    if not is_running(folder):
         console.print(f"{folder.name} is not running")
         console.print("\n".join(how_to_continue(read_sweep(folder))))
         return
@@ -102,7 +102,7 @@ def _wait_for_end(folder: SweepFolder, timeout: float, console: Console) -> bool
     if not console.is_terminal:
         console.print(request)
     with console.status(request) as status:
-        while is_locked(folder.driver_lock):
+        while is_running(folder):
             now = time.monotonic()
             if now - begun > timeout:
                 return False

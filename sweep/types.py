@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias, TypedDict
 
 from mmpkd.config import IMAGE
+from mmpkd.types import SharedCache
 
 Values: TypeAlias = Sequence[float]  # one value per goal, in the order of `search.maximize`; higher is better
 State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
@@ -24,9 +25,24 @@ class Job(TypedDict):
     trial: str  # the TrialConfig as JSON
     goals: list[str]
     rungs: list[int]  # the epochs at which the trial may be stopped early
-    folder: str  # folder of the sweep, which the driver and all workers can read
-    cache: str
+    folder: str  # path or address of the sweep's folder, which the driver and all workers can read
+    cache: str  # path or address of the cache
     store: str  # folder of the prepared cohort; a worker neither needs nor reads raw data
+    scratch: Scratch | None  # None: a worker reads the cache and writes the sweep's folder without copies on its disk
+
+
+class Scratch(TypedDict):
+    """The use that workers make of the disk of their node."""
+
+    folder: str  # the folder on every node; empty: a folder below the folder of temporary files
+    gigabytes: float  # most gigabytes (10^9 bytes) that copies of the cache may take; 0: half of the disk
+    sweep: str  # the sweep's identity, the name of its folder of checkpoints
+
+
+class PlacedJob(Job):
+    """A job whose `cache` and `store` are folders that its worker reads, perhaps copies on the disk of its node."""
+
+    shared: SharedCache | None  # the cache of which `cache` holds copies
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`cluster.yaml` against Ray's own schema, and against what Ray does not check. Offline."""
+"""The cluster files against Ray's own schema, and against what Ray does not check. Offline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-CLUSTER = yaml.safe_load((Path(__file__).parents[1] / "cluster.yaml").read_text())
+ROOT = Path(__file__).parents[1]
+OWN = yaml.safe_load((ROOT / "cluster.yaml").read_text())
+CLOUD = yaml.safe_load((ROOT / "cluster.cloud.yaml").read_text())
+BOTH = pytest.mark.parametrize("cluster", [OWN, CLOUD], ids=["cluster.yaml", "cluster.cloud.yaml"])
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 COMMAND_LISTS = (*STARTS, "setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
 
@@ -19,20 +22,14 @@ COMMAND_LISTS = (*STARTS, "setup_commands", "head_setup_commands", "worker_setup
 def problems(cluster: dict) -> list[str]:
     """Returns the mistakes that Ray accepts but we refuse."""
     result = []
-    for commands in STARTS:
-        starts = [command for command in cluster.get(commands, []) if re.search(r"\bray start\b", command)]
-        if not starts:
-            result.append(f"{commands}: none starts Ray, so its default would, without a token")
-        for command in starts:
-            if not re.search(r"RAY_AUTH_MODE=token \S*ray start", command):
-                result.append(f"{commands}: starts Ray without RAY_AUTH_MODE=token")
-            if "--disable-usage-stats" not in command:
-                result.append(f"{commands}: sends usage statistics")
-            if "ulimit -n" not in command:
-                result.append(f"{commands}: leaves the limit of open files as it is")
-            host = re.search(r"--dashboard-host[= ](\S+)", command)
-            if "--head" in command and (host is None or host[1] != "127.0.0.1"):
-                result.append(f"{commands}: the dashboard does not stay on 127.0.0.1")
+    for commands, kind in zip(STARTS, ("head", "worker"), strict=True):
+        starts = cluster.get(commands, [])
+        if not any(f"~/mmpkd/deploy/ray_node.sh {kind}" in command for command in starts):
+            result.append(f"{commands}: none starts Ray by ray_node.sh {kind}, so nothing sets token, ports and folder")
+        if not any("ray start" in command for command in starts):
+            result.append(f"{commands}: without the words 'ray start' Ray warns that it will not be started")
+        if any(re.search(r"(?<!echo \")\bray start --", command) for command in starts):
+            result.append(f"{commands}: starts Ray beside ray_node.sh")
     if "~/.ray/auth_token" not in cluster.get("file_mounts", {}):
         result.append("file_mounts: the token does not reach the machines")
     bound = cluster.get("max_workers", 2)
@@ -47,30 +44,31 @@ def problems(cluster: dict) -> list[str]:
     return result
 
 
-def test_ray_accepts_it():
-    validate_config(prepare_config(copy.deepcopy(CLUSTER)))
+@BOTH
+def test_ray_accepts_it(cluster):
+    validate_config(prepare_config(copy.deepcopy(cluster)))
 
 
 @pytest.mark.parametrize("misspelt", ["max_worker", "head_start_ray_command", "rsync_exlude"])
-def test_ray_would_refuse_a_misspelt_key(misspelt):
+@BOTH
+def test_ray_would_refuse_a_misspelt_key(cluster, misspelt):
     """Shows that the test above can fail: Ray's schema is present and strict."""
     with pytest.raises(Exception, match=misspelt):
-        validate_config(prepare_config({**copy.deepcopy(CLUSTER), misspelt: 1}))
+        validate_config(prepare_config({**copy.deepcopy(cluster), misspelt: 1}))
 
 
-def test_we_accept_it():
-    assert problems(CLUSTER) == []
+@BOTH
+def test_we_accept_it(cluster):
+    assert problems(cluster) == []
 
 
 @pytest.mark.parametrize(
     ("broken", "complaint"),
     [
-        ({"worker_start_ray_commands": ["ray start --address=x --disable-usage-stats"]}, "without RAY_AUTH_MODE"),
-        ({"worker_start_ray_commands": ["ray stop"]}, "none starts Ray"),
-        (
-            {"head_start_ray_commands": [CLUSTER["head_start_ray_commands"][-1].replace("127.0.0.1", "0.0.0.0")]},
-            "dashboard",
-        ),
+        ({"worker_start_ray_commands": ["ray start --address=x"]}, "by ray_node.sh worker"),
+        ({"worker_start_ray_commands": [*OWN["worker_start_ray_commands"], "ray start --address=x"]}, "beside"),
+        ({"head_start_ray_commands": ["~/mmpkd/deploy/ray_node.sh head"]}, "without the words 'ray start'"),
+        ({"head_start_ray_commands": ["ray stop"]}, "by ray_node.sh head"),
         ({"file_mounts": {}}, "token does not reach"),
         ({"max_workers": 3}, "0 to 3 of 2|2 to 3 of 2"),
         ({"min_workers": 3}, "3 to 2 of 2"),
@@ -85,20 +83,26 @@ def test_we_accept_it():
     ],
 )
 def test_we_refuse_mistakes_that_ray_accepts(broken, complaint):
-    assert any(re.search(complaint, problem) for problem in problems({**CLUSTER, **broken}))
+    assert any(re.search(complaint, problem) for problem in problems({**OWN, **broken}))
 
 
-def test_every_path_into_the_repository_exists():
-    """The start commands use the environment that `make install` builds."""
-    commands = [command for name in COMMAND_LISTS for command in CLUSTER.get(name, [])]
-    assert "make -C ~/mmpkd install" in commands
-    used = {path for command in commands for path in re.findall(r"~/mmpkd/(\S+)/bin/ray", command)}
-    assert used == {".venv"}
-    assert CLUSTER["file_mounts"]["~/mmpkd"] == "."
+@BOTH
+def test_every_path_into_the_repository_exists(cluster):
+    commands = [command for name in COMMAND_LISTS for command in cluster.get(name, [])]
+    assert any("make -C ~/mmpkd install" in command for command in commands)
+    used = {path for command in commands for path in re.findall(r"~/mmpkd/([\w./-]+)", command)}
+    assert {"deploy/environment.sh", "deploy/ray_node.sh"} <= used
+    assert [path for path in used if not (ROOT / path).exists()] == []
+    assert cluster["file_mounts"]["~/mmpkd"] == "."
 
 
 def test_no_address_is_real():
     documentation = ipaddress.ip_network("192.0.2.0/24")  # RFC 5737
-    provider = CLUSTER["provider"]
+    provider = OWN["provider"]
     for address in [provider["head_ip"], *provider["worker_ips"]]:
         assert ipaddress.ip_address(address) in documentation
+
+
+def test_key_is_not_the_one_that_opens_everything():
+    """Ray copies the key to the head, so it must not be the user's own."""
+    assert OWN["auth"]["ssh_private_key"] == "~/.ssh/mmpkd_cluster"

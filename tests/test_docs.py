@@ -200,8 +200,13 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         for inner in words[1:]:
             if " -- " in inner:
                 check_command(shlex.split(inner.partition(" -- ")[2]), monkeypatch)
+    elif words[0] in ("sbatch", "~/mmpkd/deploy/sweep.sh"):  # what follows the script is passed to sweep.run
+        script = next(index for index, word in enumerate(words) if word.endswith(".sh"))
+        assert (ROOT / words[script].removeprefix("~/mmpkd/")).is_file()
+        check_words("sweep.run", words[script + 1 :], monkeypatch)
     else:
-        assert words[0] in ("source", "export", "mlflow"), f"what is {words[0]}?"
+        known = ("source", "export", "mlflow", "ssh-keygen", "for")
+        assert words[0] in known, f"what is {words[0]}?"
 
 
 def check_words(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,11 +41,12 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"surrogate"},
+        {"surrogate", "storage.whole_files", "transfer.addresses", "transfer.scratch"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
-        {"options", "pareto", "interrupt", "local_ray", "space"},
+        {"options", "pareto", "interrupt", "local_ray", "space", "driver_status"},
         {"cluster"},
         {"storage", "plan"},
+        {"transfer"},
         {"search", "workers", "tracking"},
         {"reports"},
         {"driver"},

@@ -168,20 +168,21 @@ def stop_worker(rig: Rig, chance: random.Random) -> Injection | None:
 
 
 def corrupt_checkpoint(rig: Rig, chance: random.Random) -> Injection | None:
-    """Overwrites a part of a trial's newest checkpoint, and kills its worker, which would write a new one."""
+    """Overwrites a part of a trial's newest checkpoint, in the storage and on the disk of its node, and kills its
+    worker, which would write a new one.
+    """
     flying = rig.in_flight()
-    saved = {number: paths[-1] for number in flying if (paths := rig.sweep.saved_checkpoints(number))}
+    saved = {number: copies for number in flying if (copies := rig.newest_checkpoints(number))}
     if not saved:
         return None
     number = chance.choice(sorted(saved))
     os.kill(flying[number], signal.SIGKILL)
-    with saved[number].open("r+b") as file:
-        file.seek(chance.randrange(saved[number].stat().st_size // 2))
-        file.write(chance.randbytes(100))
-    family = {flying[number]: "a worker"}
-    return Injection(
-        f"{saved[number].parent.name} of trial {number}", (number,), kills=True, damages=True, family=family
-    )
+    for path in saved[number]:
+        with path.open("r+b") as file:
+            file.seek(chance.randrange(path.stat().st_size // 2))
+            file.write(chance.randbytes(100))
+    family, text = {flying[number]: "a worker"}, f"{saved[number][0].parent.name} of trial {number}"
+    return Injection(text, (number,), kills=True, damages=True, family=family)
 
 
 def take_tracking_away(rig: Rig, chance: random.Random) -> Injection | None:

@@ -17,7 +17,8 @@ from benchmarks.chaos.driver import WITNESS
 from benchmarks.chaos.training import HOLD, SPACE
 from benchmarks.witness import Line, Watch, events_of, lines_of
 from mmpkd.machine.files import write_atomically
-from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.layout import CHECKPOINT, Storage, SweepFolder
+from sweep.transfer.attempts import attempts_in
 from tests.sweep.nodes import LocalCluster, Node, free_port
 
 ROOT: Final = Path(__file__).parents[2]
@@ -198,8 +199,13 @@ class Rig:
         finished = self.finished()
         return {number: pid for number, pid in newest.items() if number not in finished and is_running(pid)}
 
-    def node_of(self, pid: int) -> Node | None:
-        return next((node for node in self.workers() if pid in node.processes()), None)
+    def newest_checkpoints(self, number: int) -> list[Path]:
+        """Returns the checkpoint of the newest attempt at a trial that has one: in the storage, and on nodes' disks."""
+        folders = [self.sweep.checkpoints_of(number), *self.cluster.folder.glob(f"disk-*/*/checkpoints/*/{number}")]
+        for attempt in reversed(attempts_in(folders[0])):
+            if paths := [path for folder in folders if (path := folder / attempt.name / CHECKPOINT).exists()]:
+                return paths
+        return []
 
     def workers(self) -> list[Node]:
         """Returns the living nodes without the head."""

@@ -15,6 +15,7 @@ from mmpkd.config import TrialConfig
 from mmpkd.machine.checksums import DamagedError, sealed, unsealed
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import ConfigError, DivergedError, EpochReport
+from sweep.transfer import checkpoints
 from sweep.types import Job
 from sweep.workers.worker import TrainingFunctions
 
@@ -23,6 +24,9 @@ SECONDS: Final = "CHAOS_SECONDS"  # environment variable: how long an epoch take
 RAISE, NAN = "raise", "nan"  # orders: the file ORDER-NUMBER makes a trial fail in every epoch from then on
 HOLD: Final = "hold"  # orders: while this file is there, only the trials that it lists may end
 HOLD_SECONDS: Final = 30.0  # longest time that a trial waits for that
+COPY_SECONDS: Final = (
+    3.0  # between copies of a checkpoint to the storage, as the trainings last seconds instead of hours
+)
 WEIGHTS: Final = 100_000  # bytes that stand for a student's weights in a checkpoint
 
 SPACE: Final = """
@@ -50,6 +54,7 @@ def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[
         ValueError: the trial is ordered to raise.
         DivergedError: the trial is ordered to diverge.
     """
+    checkpoints.COPY_SECONDS = COPY_SECONDS  # type: ignore[misc]
     config, orders = TrialConfig.model_validate_json(job["trial"]), Path(os.environ[ORDERS])
     owner = checkpoint_owner(config, Path(job["store"]))
     history = [] if resume is None else read_history(resume, owner)

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from benchmarks.chaos.training import NAN, RAISE
+from benchmarks.chaos.training import COPY_SECONDS, NAN, RAISE
 from benchmarks.interrupted import disagreements
 from benchmarks.witness import Kill, Line, attempts_of, events_of, faults
 
@@ -54,7 +54,9 @@ def wrong_epochs(
     """
     table = pd.read_parquet(folder / "trials.parquet")
     epochs = dict(zip(table["number"], table["epochs"], strict=True))
-    wrong = disagreements(folder, tracking, trials) + faults(folder, lines, kills, epochs, damaged=damaged)
+    wrong = disagreements(folder, tracking, trials) + faults(
+        folder, lines, kills, epochs, COPY_SECONDS, damaged, copied=True
+    )
     for number, count in _epochs_in_journal(folder):
         if count != epochs.get(number):
             wrong.append(f"trial {number}: the journal has {count} epochs, the table {epochs.get(number)}")

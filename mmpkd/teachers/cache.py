@@ -31,7 +31,7 @@ from mmpkd.teachers.controls import permute_between_patients
 from mmpkd.teachers.fitting import HEAD, HIDDEN, fit_and_predict, folds
 from mmpkd.teachers.quality import logit_quality, map_quality
 from mmpkd.teachers.teacher import ResolvedTeacher, Teacher
-from mmpkd.types import Needs, TeacherError, TeacherOutput
+from mmpkd.types import Needs, SharedCache, TeacherError, TeacherOutput
 
 VERSION = 2  # raise it when the outputs are assembled differently from the same fits
 REFIT = "delete that folder, and the teacher is fitted again"
@@ -88,7 +88,14 @@ class CachedOutputs:
         return replace(self, arrays={name: values[order] for name, values in self.arrays.items()})
 
 
-def cached_outputs(teacher: ResolvedTeacher, store: Store, fold: int, cache: Path, name: str = "") -> CachedOutputs:
+def cached_outputs(
+    teacher: ResolvedTeacher,
+    store: Store,
+    fold: int,
+    cache: Path,
+    name: str = "",
+    shared: SharedCache | None = None,
+) -> CachedOutputs:
     """Returns a teacher's outputs from the cache, and fits it first if necessary; see `fit_or_load`.
 
     Args:
@@ -106,7 +113,7 @@ def cached_outputs(teacher: ResolvedTeacher, store: Store, fold: int, cache: Pat
             np.save(folder / f"{key}.npy", values)
         return arrays
 
-    folder, manifest = fit_or_load(teacher, store, fold, cache, name, fill)
+    folder, manifest = fit_or_load(teacher, store, fold, cache, name, fill, shared)
     # Copy-on-write maps: all workers of a machine share the pages, and torch wants writable memory.
     try:
         tensors = {path.stem: torch.from_numpy(np.load(path, mmap_mode="c")) for path in sorted(folder.glob("*.npy"))}
@@ -126,6 +133,7 @@ def fit_or_load(
     cache: Path,
     name: str,
     fill: Callable[[Teacher, Path], Mapping[str, NDArray[np.float32]]],
+    shared: SharedCache | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Returns the cache folder of a fitted teacher and its manifest. Fits the teacher first if it is not there.
 
@@ -136,6 +144,8 @@ def fit_or_load(
     Args:
         fill: fits this teacher, writes the files that the cache keeps into the given folder, and returns its outputs
             for every sample as `fit_and_predict` does; their quality goes into the manifest.
+        shared: the cache that this machine shares with others. A teacher that lies there is copied from there, and a
+            teacher that is fitted is published there.
 
     Raises:
         TeacherError: the teacher cannot be fitted to these samples (the message names it); or its folder is damaged or
@@ -152,14 +162,16 @@ def fit_or_load(
         "samples": fingerprint(store.sample_ids.tolist()),  # the outputs are in this order
         "train": fingerprint(store.sample_ids[train].tolist()),
     }
-    folder = cache / "teachers" / f"{teacher.kind}-{fingerprint(identity)}"
+    entry = f"teachers/{teacher.kind}-{fingerprint(identity)}"
+    folder = (shared and shared.fetch(entry)) or cache / entry
     if folder.is_file():
         raise TeacherError(f"teacher {name!r}: {folder} is not a folder; {REFIT}")
     if not (folder / "manifest.json").exists():  # a finished cache may be read-only, so there is no lock before this
         with _locked(folder, name):
+            folder = (shared and shared.fetch(entry)) or folder
             if not (folder / "manifest.json").exists():
                 members = {
-                    key: cached_outputs(member, store, fold, cache, f"{name}/{key}")
+                    key: cached_outputs(member, store, fold, cache, f"{name}/{key}", shared)
                     for key, member in teacher.members.items()
                 }
                 started = time.perf_counter()
@@ -181,6 +193,8 @@ def fit_or_load(
                 (partial / "manifest.json").write_text(sealed(manifest, indent=1))
                 shutil.rmtree(folder, ignore_errors=True)  # without a manifest it is incomplete
                 os.replace(partial, folder)
+                if shared:
+                    shared.publish(entry)
                 for line in warnings(name, quality, teacher.teacher.LEAKAGE_REMEDY):
                     Console(stderr=True, soft_wrap=True, markup=False, emoji=False).print(
                         f"warning: {line}", highlight=False

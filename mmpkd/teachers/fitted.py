@@ -17,7 +17,7 @@ from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words
 from mmpkd.teachers import resolve, sized
 from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.online import online
-from mmpkd.types import Needs, TeacherOutput
+from mmpkd.types import Needs, SharedCache, TeacherOutput
 
 
 class FittedTeacher(Protocol):
@@ -76,12 +76,14 @@ def quality_lines(config: TrialConfig, teachers: Mapping[str, FittedTeacher]) ->
     return lines
 
 
-def fit_teachers(config: TrialConfig, store: Store, cache: Path) -> dict[str, FittedTeacher]:
+def fit_teachers(
+    config: TrialConfig, store: Store, cache: Path, shared: SharedCache | None = None
+) -> dict[str, FittedTeacher]:
     """Returns every teacher that an active objective uses, fitted or loaded from the cache."""
     fold, config, fitted = config.cohort.fold, sized(config, store.facts), dict[str, FittedTeacher]()
     for name in config.active_teachers():
         teacher = resolve(config.teachers[name])
         get = online if teacher.teacher.sees_view else cached_outputs
-        outputs: FittedTeacher = get(teacher, store, fold, cache, name)
+        outputs: FittedTeacher = get(teacher, store, fold, cache, name, shared)
         fitted[name] = outputs.shuffled(store, fold, config.seed) if teacher.control == "shuffled" else outputs
     return fitted

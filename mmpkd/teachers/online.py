@@ -22,7 +22,7 @@ from mmpkd.teachers.controls import permute_between_patients
 from mmpkd.teachers.fitting import NUM_FOLDS, fit_and_predict
 from mmpkd.teachers.teacher import ResolvedTeacher, Teacher, ViewTeacher
 from mmpkd.teachers.training import images_on
-from mmpkd.types import Needs, TeacherError, TeacherOutput
+from mmpkd.types import Needs, SharedCache, TeacherError, TeacherOutput
 
 NETWORK = "network."  # prefix of the names of weights in a file; the names of the file's other content follow
 ROWS, TABLE = "rows", "cells"
@@ -115,7 +115,14 @@ class Online:
         return replace(self, source_N=torch.from_numpy(source))
 
 
-def online(teacher: ResolvedTeacher, store: Store, fold: int, cache: Path, name: str = "") -> Online:
+def online(
+    teacher: ResolvedTeacher,
+    store: Store,
+    fold: int,
+    cache: Path,
+    name: str = "",
+    shared: SharedCache | None = None,
+) -> Online:
     """Returns a teacher that sees the student's view, from the cache, and fits it first if necessary.
 
     Args:
@@ -139,7 +146,7 @@ def online(teacher: ResolvedTeacher, store: Store, fold: int, cache: Path, name:
         np.save(folder / OFFSETS, offset_FK)
         return arrays
 
-    folder, manifest = fit_or_load(teacher, store, fold, cache, name, fill)
+    folder, manifest = fit_or_load(teacher, store, fold, cache, name, fill, shared)
     models = []
     for index in range(NUM_FOLDS + 1):
         try:

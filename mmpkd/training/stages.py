@@ -29,9 +29,10 @@ from mmpkd.teachers.fitted import FittedTeacher
 from mmpkd.teachers.training import content_hash
 from mmpkd.training.batches import StepInputs, TrainingSamples
 from mmpkd.training.stage_validation import concerned, part_of
-from mmpkd.types import ConfigError, DivergedError
+from mmpkd.types import ConfigError, DivergedError, SharedCache
 from mmpkd.weights import weights_of
 
+STAGES = "stages"  # folder in the cache
 ADDRESS = "."  # key of the address in a saved stage, beside the names of modules; no module has this name
 VERSION = 2  # raise it when a training of the same configuration gives other numbers
 
@@ -131,12 +132,19 @@ def addresses(config: TrialConfig, store: Store, outputs: Mapping[str, FittedTea
         )
         teacher_addresses = [outputs[name].address for name in teachers]
         identity = [VERSION, until.fingerprint(), teacher_addresses, pretrained, store.sample_ids.tolist()]
-        paths.append(cache / "stages" / f"{store.fingerprint}-{fingerprint(identity)}.pt")
+        paths.append(cache / STAGES / f"{store.fingerprint}-{fingerprint(identity)}.pt")
     return paths
 
 
-def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectives: nn.ModuleDict) -> None:
-    """Saves the modules of a training atomically, in their state after the given stages.
+def keep(
+    path: Path,
+    stages: Sequence[StageConfig],
+    student: nn.Module,
+    objectives: nn.ModuleDict,
+    shared: SharedCache | None = None,
+) -> None:
+    """Saves the modules of a training atomically, in their state after the given stages, and publishes the file in the
+    shared cache, if there is one.
 
     Raises:
         DivergedError: the last step left weights that are not finite.
@@ -153,31 +161,36 @@ def keep(path: Path, stages: Sequence[StageConfig], student: nn.Module, objectiv
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}.partial")  # two trials may save the same stage
     torch.save(content, partial)
     os.replace(partial, path)
+    if shared:
+        shared.publish(f"{STAGES}/{path.name}")
 
 
-def recall(paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict) -> int:
-    """Loads the modules in their state after the latest stage that has a file in the cache. Returns the number of
-    finished stages, which is 0 if the cache has a file for none of them.
+def recall(
+    paths: Sequence[Path], student: nn.Module, objectives: nn.ModuleDict, shared: SharedCache | None = None
+) -> int:
+    """Loads the modules in their state after the latest stage that has a file in the cache, or in the shared cache.
+    Returns the number of finished stages, which is 0 if there is a file for none of them.
 
     Raises:
         ConfigError: the file of the latest stage is damaged, or holds another stage.
     """
     for index in reversed(range(len(paths))):
-        if not paths[index].exists():
+        path = (shared and shared.fetch(f"{STAGES}/{paths[index].name}")) or paths[index]
+        if not path.exists():
             continue
         try:
-            require_whole_archive(paths[index])
-            state = torch.load(paths[index], map_location="cpu", weights_only=True)
-            if (address := state.pop(ADDRESS, paths[index].stem)) != paths[index].stem:
+            require_whole_archive(path)
+            state = torch.load(path, map_location="cpu", weights_only=True)
+            if (address := state.pop(ADDRESS, path.stem)) != path.stem:
                 raise DamagedError(f"it belongs to {address}")
             student.load_state_dict(state.pop(STUDENT))
             for label, values in state.items():
                 objectives[label].load_state_dict(values)
         except OSError as error:
-            raise ConfigError.at(str(paths[index]), f"cannot be read ({error.strerror})") from error
+            raise ConfigError.at(str(path), f"cannot be read ({error.strerror})") from error
         except Exception as error:  # torch raises errors of many types for damaged files
             why = str(error) if isinstance(error, DamagedError) else type(error).__name__
             problem = f"does not hold this finished stage ({why}); delete the file, and the stage is trained again"
-            raise ConfigError.at(str(paths[index]), problem) from error
+            raise ConfigError.at(str(path), problem) from error
         return index + 1
     return 0

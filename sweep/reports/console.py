@@ -56,7 +56,7 @@ def print_summary(
     best = picked(records, select)
     if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
-    if best and f"{select}_estimate" in best.metrics and not folder.saved_checkpoints(best.number):
+    if best and f"{select}_estimate" in best.metrics and not folder.keeps_checkpoints(best.number):
         # A trial keeps its student only if its observed scores are among the best when it ends.
         console.print(
             f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "

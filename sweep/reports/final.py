@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
-from contextlib import suppress
 from shlex import quote
 from typing import Final
 
 from rich.console import Console
 
 from mmpkd.command import warn
-from mmpkd.config import TrialConfig, dump_trial
-from mmpkd.machine.files import write_atomically
-from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
 from sweep.plan.plan import Plan
-from sweep.reports.arms import ArmTotals, totals_by_arm
-from sweep.reports.choosing import with_estimates
 from sweep.reports.console import print_summary
-from sweep.reports.html import write_report
-from sweep.reports.tables import write_tables
+from sweep.reports.results import planned_error, snapshot_of, write_results
 from sweep.search.searcher import Search
 from sweep.storage.events import FilesWritten, Spool, SweepClosed
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import comparable, picked
 from sweep.tracking.mlflow import Tracker
-from sweep.types import Record
 
 LIMIT_OPTIONS: Final = ("budget_device_hours=", "deadline=")
 
@@ -36,66 +26,33 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     """Writes the files of the sweep, sends the unsent events to MLflow, prints the result, and returns the exit
     status.
     """
+    assert planned.example is not None
+    folder, goals = options.folder, planned.goals
     with interrupt.deferred():
-        records = search.records()
-        if search.space.search.repeats == 1:  # means over seeds are compared as they are
-            records = with_estimates(records, search.space.arms, planned.goals)
-        shown = comparable(records, planned.goals, search.space.search.repeats)
-        totals = totals_by_arm(records, search.state.ledger)
-        best = _write_files(search, planned, options, spool, records, shown, totals)
+        snapshot = snapshot_of(search, goals, folder, planned.example.cohort)
+        results = write_results(snapshot)
+        _spool_end(search, planned, folder, spool)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials
     warn(search.take_warnings(), console)
-    error = planned_error(options.folder)
-    print_summary(console, shown, list(search.space.arms), planned.goals, config.select, options.folder, error, totals)
-    if further := len(records) - len(shown):
+    shown, arms, error = results.shown, list(search.space.arms), planned_error(folder)
+    print_summary(console, shown, arms, goals, config.select, folder, error, snapshot.totals)
+    if further := len(snapshot.records) - len(shown):
         note = f"{further} further runs repeat promising configurations on other seeds; the front has means over seeds"
         console.print(f"{note}, with errors over patients and seeds", highlight=False, soft_wrap=True)
     _print_tracking(_send_rest(tracker), tracker, options, console)
     for line in _reasons(search, _with_more_budget(options.command, search)):
         console.print(line, highlight=False, soft_wrap=True)
-    return 0 if best and done else 1 if search.all_failed or done else 130
+    return 0 if results.best and done else 1 if search.all_failed or done else 130
 
 
-def _write_files(
-    search: Search,
-    planned: Plan,
-    options: RunOptions,
-    spool: Spool,
-    records: Sequence[Record],
-    shown: Sequence[Record],
-    totals: Sequence[ArmTotals],
-) -> bool:
-    """Writes tables, best.yaml and report, records them in the spool, and returns whether there is a best trial."""
-    assert planned.example is not None
-    config, folder, goals = search.space.search, options.folder, planned.goals
-    write_tables(folder, records, spool, search.state.left_behind)
-    best = picked(shown, config.select)
-    if best:
-        cohort = {"cohort": planned.example.cohort}  # the data may have been moved since the trial began
-        write_atomically(
-            folder.best, dump_trial(TrialConfig.model_validate_json(best.config).model_copy(update=cohort))
-        )
-    else:
-        folder.best.unlink(missing_ok=True)  # best.yaml may hold a trial that an extension left behind
-    error = planned_error(folder)
-    write_report(folder, shown, list(search.space.arms), goals, config.select, error, totals)
+def _spool_end(search: Search, planned: Plan, folder: SweepFolder, spool: Spool) -> None:
+    """Records in the spool which files the tracking server shall receive, and how this driver ended."""
     files = [folder.space, folder.plan, folder.best]
     if planned.facts is not None and not planned.facts.credentialed:
         files += [folder.trials, folder.report]  # only settings of a credentialed cohort may leave the store
     spool.append(FilesWritten([path.name for path in files]))
     spool.append(SweepClosed("FAILED" if search.all_failed else "KILLED" if search.remaining_trials else "FINISHED"))
-    return best is not None
-
-
-def planned_error(folder: SweepFolder) -> float | None:
-    """Returns the expected standard error of AUROC on the validation patients, as the plan has stored it.
-    Returns None if the plan has none.
-    """
-    with suppress(UserError):  # the plan is damaged, which the next start reports
-        error: float | None = (folder.read_plan().get("price") or {}).get("auroc_error")
-        return error
-    return None
 
 
 def _send_rest(tracker: Tracker) -> int:

@@ -53,12 +53,14 @@ def write_report(
     select: str,
     auroc_error: float | None = None,
     totals: Sequence[ArmTotals] = (),
+    note: str = "",
 ) -> None:
     """Writes the report. The table of epochs must exist already, because the learning curves are drawn from that table.
 
     Args:
         auroc_error: standard error of AUROC that the plan states, or None; `console.resolution` uses it.
         totals: what each arm got. Without it the table of arms is left out.
+        note: a line for the head of the report, for example that the sweep still runs.
     """
     colours = {arm: COLOURS[index % len(COLOURS)] for index, arm in enumerate(arms)}
     complete = [record for record in records if record.state == "complete"]
@@ -70,7 +72,8 @@ def write_report(
         "seeds. All equal: every resampling of the patients gives the same score, so that its error is unknown. "
         "± ?: too few patients have a score."
     )
-    parts = [f'<p class="note">{counts}. {errors}</p>']
+    parts = [f"<p><strong>{escape(note)}</strong></p>"] if note else []
+    parts += [f'<p class="note">{counts}. {errors}</p>']
     if totals:
         parts += [f"<h2>Arms</h2>{_table(ARM_COLUMNS, [arm.cells() for arm in totals])}"]
     if complete:

@@ -85,14 +85,20 @@ class Progress:
             cells[arm] = [f"{goal} {record.metrics[goal]:.3f}" for goal, record in best.items() if record]
         return cells
 
-    def _left(self) -> str:
+    def seconds_left(self) -> float | None:
+        """Returns how many seconds the remaining trials take at the pace of this driver, or None if its trials have not
+        got far enough to say.
+        """
         done_here = len(self._search.finished) - self._done_before
         started = sum(trial.reported.epoch / trial.config.epochs for trial in list(self._search.running.values()))
         if done_here + started < 0.5:
-            return "time left: unknown yet"
+            return None
         seconds_per_trial = (time.monotonic() - self._since) / (done_here + started)
-        seconds = seconds_per_trial * max(self._search.remaining_trials - started, 0)
-        return f"about {clock(seconds)} left"
+        return seconds_per_trial * max(self._search.remaining_trials - started, 0)
+
+    def _left(self) -> str:
+        seconds = self.seconds_left()
+        return "time left: unknown yet" if seconds is None else f"about {clock(seconds)} left"
 
     def _drawn(self) -> Group:
         table = Table("arm", *(f"best {goal}" for goal in self._search.goals), box=None, pad_edge=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, Final
 
 import pandas as pd
 
 from mmpkd.machine.files import write_atomically
-from sweep.storage.events import EpochEnded, Spool
+from sweep.storage.events import EpochEnded, read_events
 from sweep.storage.layout import SweepFolder
 from sweep.types import Record
 
@@ -38,10 +39,13 @@ def trials_table(records: Sequence[Record]) -> pd.DataFrame:
     return _with_uniform_columns(table).astype({"repeat_of": "Int64"})
 
 
-def epochs_table(spool: Spool) -> pd.DataFrame:
-    """Returns a table with one row for each epoch of a trial: `EPOCH_COLUMNS`, metrics, and terms as `loss/<term>`."""
+def epochs_table(spool: Path) -> pd.DataFrame:
+    """Returns a table with one row for each epoch of a trial: `EPOCH_COLUMNS`, metrics, and terms as `loss/<term>`.
+
+    The spool is only read, so that this works while a driver appends to it.
+    """
     rows: dict[tuple[int, int], dict[str, Any]] = {}
-    for _, event in spool.read():
+    for _, event in read_events(spool):
         if isinstance(event, EpochEnded):
             row = {name: getattr(event, name) for name in EPOCH_COLUMNS}
             rows.setdefault((event.number, event.epoch), {**row, **event.measurements})
@@ -49,9 +53,7 @@ def epochs_table(spool: Spool) -> pd.DataFrame:
     return pd.DataFrame(ordered, columns=None if rows else list(EPOCH_COLUMNS))
 
 
-def write_tables(
-    folder: SweepFolder, records: Sequence[Record], spool: Spool, left_behind: Collection[int] = ()
-) -> None:
+def write_tables(folder: SweepFolder, records: Sequence[Record], left_behind: Collection[int] = ()) -> None:
     """Writes the table of trials and the table of epochs.
 
     Args:
@@ -59,7 +61,7 @@ def write_tables(
             table of epochs.
     """
     write_atomically(folder.trials, trials_table(records).to_parquet(index=False))
-    epochs = epochs_table(spool)
+    epochs = epochs_table(folder.spool)
     with suppress(Exception):  # there is no table yet, or it is damaged
         before = pd.read_parquet(folder.epochs)
         lost = before[before["number"].isin({record.number for record in records} - set(epochs["number"]))]

@@ -24,7 +24,7 @@ from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.types import Halt, Job, Record, State
+from sweep.types import Halt, Job, Record, Scratch, State
 
 FAILURES_TO_STOP: Final = 3  # if this many trials fail before any other result, the cause is not the configuration
 
@@ -49,6 +49,7 @@ class Search(Searcher):
         store: the prepared cohort.
         num_folds: the number of folds into which the cohort's patients are divided.
         wait: whether Tune waits for every proposal. If False, Tune waits only when no trial is running.
+        scratch: the use that workers make of the disk of their node.
     """
 
     def __init__(
@@ -60,11 +61,12 @@ class Search(Searcher):
         store: Path,
         num_folds: int = 1,
         wait: bool = False,
+        scratch: Scratch | None = None,
     ):
         super().__init__()
         self.space, self.state = space, state
         self._folder, self._cache, self._store = folder, cache, store
-        self._num_folds, self._wait = num_folds, wait
+        self._num_folds, self._wait, self._scratch = num_folds, wait, scratch
         self.on_change: Callable[[], None] = lambda: None
         self.max_running = 1
         self.devices = 1.0
@@ -122,8 +124,12 @@ class Search(Searcher):
         self.state.interrupted += [trial.number for trial in self.running.values()]
         self.running.clear()
 
+    def warn(self, warning: str) -> None:
+        """Notes a warning for the user, which the display of progress shows once."""
+        self._warnings.append(warning)
+
     def take_warnings(self) -> list[str]:
-        """Returns the workers' new warnings for the user, each line once."""
+        """Returns the new warnings for the user, each line once."""
         warnings, self._warnings = list(dict.fromkeys(self._warnings)), []
         return warnings
 
@@ -234,6 +240,7 @@ class Search(Searcher):
             folder=str(self._folder),
             cache=str(self._cache),
             store=str(self._store),
+            scratch=self._scratch,
         )
 
     def _receive_last(self, trial_id: str, result: Mapping[str, Any], error: bool) -> None:

@@ -8,9 +8,10 @@ driver is killed between two writes.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from mmpkd.config import TrialConfig
@@ -48,10 +49,17 @@ class Reported:
 
 @dataclass
 class RunningTrial:
+    """A trial that was given to a worker.
+
+    Attributes:
+        last_sign: when it last reported or, if it has not, when it was handed out; in seconds since 1970.
+    """
+
     number: int
     proposal: Proposal
     config: TrialConfig
     reported: Reported
+    last_sign: float = field(default_factory=time.time)
 
 
 class SweepState:
@@ -200,6 +208,7 @@ class SweepState:
         An epoch that the trial has reported before is neither recorded nor charged again: a trial that continues from a
         checkpoint reports its earlier epochs again, and trains those again that the checkpoint does not hold.
         """
+        trial.last_sign = time.time()
         for report in reports:
             epoch, seconds, metrics = report["epoch"], report["seconds"], report["metrics"]
             if epoch > trial.reported.epoch:

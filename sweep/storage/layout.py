@@ -9,28 +9,51 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
-import yaml
-
-from mmpkd.machine.checksums import DamagedError, sealed, unsealed
-from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
+from sweep.storage.whole_files import read_resolved_space, read_sealed, write_sealed
+from sweep.transfer.addresses import Place, place
 
 BEST: Final = "best.yaml"
+CHECKPOINT: Final = "last.pt"  # written by mmpkd.checkpoint in the folder of an attempt
+ATTEMPT: Final = (
+    "attempt-"  # with its number, the name of an attempt at a trial in the folder of the trial's checkpoints
+)
 
 
 @dataclass(frozen=True)
 class SweepFolder:
-    """The folder of one sweep."""
+    """The folder of one sweep.
+
+    Attributes:
+        path: the folder on this machine.
+        address: where copies of the files go, and where workers keep checkpoints and error files, if the sweep lies in
+            an object store.
+        needless: numbers of trials whose checkpoints are deleted there after the next copy (`transfer/mirror.py`).
+    """
 
     path: Path
+    address: Place | None = None
+    needless: deque[int] = field(default_factory=deque, compare=False, repr=False)
+
+    @classmethod
+    def at(cls, address: str) -> Self:
+        """Returns the folder of a sweep at a path or an address, as a worker sees it."""
+        at_address = place(address)
+        return cls(Path(at_address.path), None if at_address.is_local else at_address)
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.shared)
+
+    @property
+    def shared(self) -> Place:
+        """The sweep's place that every machine sees: the address, or this folder."""
+        return self.address or Place("", str(self.path))
 
     @property
     def name(self) -> str:
@@ -80,6 +103,11 @@ class SweepFolder:
     def driver_lock(self) -> Path:
         """The file that the sweep's driver keeps locked while it runs."""
         return self.path / "driver.lock"
+
+    @property
+    def status(self) -> Path:
+        """What the driver shows of itself while it runs, as sealed JSON; see `driver_status.py`."""
+        return self.path / "status.json"
 
     @property
     def stop_request(self) -> Path:
@@ -133,41 +161,22 @@ class SweepFolder:
         """Returns the folder of one trial's checkpoints."""
         return self.checkpoints / str(number)
 
-    def attempts(self, number: int) -> list[Path]:
-        """Returns the folders of all attempts at a trial, oldest first. Each start of the trial in a worker is an
-        attempt.
-        """
-        folders = [path for path in self.checkpoints_of(number).glob("attempt-*") if path.name[8:].isdecimal()]
-        return sorted(folders, key=lambda path: int(path.name[8:]))
+    @property
+    def shared_checkpoints(self) -> Place:
+        """The same folder at the place that every machine sees."""
+        return self.shared.child(self.checkpoints.name)
 
-    def saved_checkpoints(self, number: int) -> list[Path]:
-        """Returns the last checkpoint of each attempt at a trial, oldest attempt first. Attempts without a checkpoint
-        are left out.
-        """
-        checkpoints = [attempt / "last.pt" for attempt in self.attempts(number)]  # written by mmpkd.checkpoint
-        return [path for path in checkpoints if path.exists()]
-
-    def claim_attempt(self, number: int) -> Path:
-        """Makes and returns the folder of a new attempt at a trial.
-
-        Only the worker that makes the folder writes to it, and folders of earlier attempts are only read. The orphaned
-        worker of a dead driver therefore cannot overwrite checkpoints of the worker that took over its trial.
-        """
-        attempts = self.attempts(number)
-        last = int(attempts[-1].name[8:]) if attempts else 0
-        for attempt in itertools.count(last + 1):
-            folder = self.checkpoints_of(number) / f"attempt-{attempt}"
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                folder.mkdir()
-            except FileExistsError:
-                continue
-            return folder
-        raise AssertionError("unreachable")
+    def keeps_checkpoints(self, number: int) -> bool:
+        """Whether a trial has a checkpoint."""
+        files = self.shared_checkpoints.child(str(number)).sizes()
+        return any(file.rpartition("/")[2] == CHECKPOINT for file in files)
 
     def delete_checkpoints(self, number: int) -> None:
         """Deletes the checkpoints of a trial. Files that cannot be deleted are left without an error."""
-        shutil.rmtree(self.checkpoints_of(number), ignore_errors=True)
+        if self.address:
+            self.needless.append(number)
+        else:
+            shutil.rmtree(self.checkpoints_of(number), ignore_errors=True)
 
     # --- all of them ---
 
@@ -175,7 +184,7 @@ class SweepFolder:
     def files(self) -> tuple[Path, ...]:
         """All files with fixed names, whether they exist or not, except the driver's lock."""
         return (
-            *(self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
+            *(self.status, self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
             *(self.plan, self.space, self.warm_start, self.best, self.trials, self.epochs, self.report),
         )
 
@@ -208,10 +217,10 @@ class SweepFolder:
         Raises:
             UserError: the file is damaged, or cannot be read.
         """
-        return _read_sealed(self.plan, "and the command that began the sweep makes it anew")
+        return read_sealed(self.plan, "and the command that began the sweep makes it anew")
 
     def write_plan(self, content: Mapping[str, Any]) -> None:
-        _write_sealed(self.plan, content)
+        write_sealed(self.plan, content)
 
     def read_warm_start(self, consequence: str) -> dict[str, Any]:
         """Returns the results of another sweep from which the samplers of this one learned first, or an empty mapping.
@@ -222,10 +231,10 @@ class SweepFolder:
         Raises:
             UserError: the file is damaged, or cannot be read.
         """
-        return _read_sealed(self.warm_start, consequence)
+        return read_sealed(self.warm_start, consequence)
 
     def write_warm_start(self, content: Mapping[str, Any]) -> None:
-        _write_sealed(self.warm_start, content)
+        write_sealed(self.warm_start, content)
 
     def read_space(self) -> dict[str, Any]:
         """Returns the resolved search space. It is empty before the sweep's first start.
@@ -233,20 +242,7 @@ class SweepFolder:
         Raises:
             UserError: the file is damaged, or cannot be read.
         """
-        remedy = f"delete it (rm {self.space}), and the command that began the sweep writes it anew"
-        try:
-            content = yaml.safe_load(self.space.read_text())
-        except FileNotFoundError:
-            return {}
-        except OSError as error:
-            raise UserError(f"{self.space}: cannot be read ({error.strerror})") from error
-        except (UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{self.space}: is not YAML ({' '.join(str(error).split())}); {remedy}") from None
-        search = content.get("search") or {} if isinstance(content, dict) else None
-        counts = [search.get(name, 1) for name in ("trials", "repeats")] if isinstance(search, dict) else [""]
-        if not all(isinstance(count, int) for count in counts):
-            raise UserError(f"{self.space}: does not contain a search space; {remedy}")
-        return dict(content)
+        return read_resolved_space(self.space)
 
 
 @dataclass(frozen=True)
@@ -254,9 +250,10 @@ class Storage:
     """The folder of all sweeps, which `storage=` on the command line names."""
 
     path: Path
+    address: Place | None = None
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.address or self.path)
 
     @property
     def mlflow_database(self) -> Path:
@@ -269,7 +266,7 @@ class Storage:
         return self.path / "mlartifacts"
 
     def sweep(self, name: str) -> SweepFolder:
-        return SweepFolder(self.path / name)
+        return SweepFolder(self.path / name, self.address and self.address.child(name))
 
     def sweeps(self) -> list[SweepFolder]:
         """Returns the folders of all sweeps, ordered by name.
@@ -277,23 +274,11 @@ class Storage:
         Raises:
             UserError: the folder cannot be read.
         """
+        if self.address:
+            folders = map(self.sweep, self.address.names())
+            return [folder for folder in folders if folder.shared.child(folder.spool.name).exists()]
         try:
             paths = sorted(self.path.iterdir()) if self.path.exists() else []
         except OSError as error:
             raise UserError(f"{self}: cannot be read ({error.strerror}); name a folder with storage=DIR") from error
         return [folder for folder in map(SweepFolder, paths) if folder.exists()]
-
-
-def _write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, sealed(content, indent=2) + "\n")
-
-
-def _read_sealed(path: Path, consequence: str) -> dict[str, Any]:
-    try:
-        return unsealed(path.read_bytes())
-    except FileNotFoundError:
-        return {}
-    except DamagedError as error:
-        raise UserError(f"{path}: {error}; delete it (rm {path}), {consequence}") from None
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import fcntl
-import os
 import shutil
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from mmpkd.types import UserError
+from sweep.driver_status import this_driver
 from sweep.storage.layout import SweepFolder
 
 
@@ -48,7 +47,7 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
         try:
             try:
                 file.truncate(0)
-                file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+                file.write(f"{this_driver()}\n")
                 file.flush()
             except OSError as error:
                 raise _unwritable(folder, error) from error

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from mmpkd.near_names import near
 from mmpkd.types import Mistake, UserError
+from sweep.driver_status import DriverStatus, read_status
 from sweep.options import DEFAULT_STORAGE, redact_passwords, run_command
 from sweep.storage.events import (
     EpochEnded,
@@ -24,7 +25,7 @@ from sweep.storage.events import (
     read_events,
 )
 from sweep.storage.layout import Storage, SweepFolder
-from sweep.storage.lock import is_locked
+from sweep.storage.lock import driver_of, is_locked
 from sweep.storage.records import mean_values, runs_by_configuration
 
 END_STATES: Final = ("complete", "pruned", "failed")
@@ -71,6 +72,8 @@ class Sweep:
         closed: how the last driver ended: FINISHED, KILLED or FAILED. It is empty while a driver runs, or if the last
             driver died.
         last_event: time of the last event, in seconds since 1970.
+        drivers: number of drivers that have run the sweep, one after another.
+        status: what the last driver has shown of itself, or None if it has shown nothing.
         damaged: places of the damaged lines of the spool, which were skipped.
     """
 
@@ -83,6 +86,8 @@ class Sweep:
     left_behind: dict[int, Trial] = field(default_factory=dict)
     closed: str = ""
     last_event: float | None = None
+    drivers: int = 0
+    status: DriverStatus | None = None
     damaged: list[str] = field(default_factory=list)
 
     @property
@@ -103,9 +108,27 @@ class Sweep:
 
     @property
     def state(self) -> str:
-        if self.running:
+        """running, stalled (its driver has not given a sign of life for a minute), starting, finished or stopped."""
+        if not self.running:
+            return "finished" if self.closed == "FINISHED" else "stopped"
+        if self.status is None:  # an earlier version, which writes no status, may be running it
             return "running" if self.plan else "starting"
-        return "finished" if self.closed == "FINISHED" else "stopped"
+        if self.status.is_alive:
+            return "running"
+        is_of_this_driver = self.status.driver == driver_of(self.folder)
+        return "stalled" if is_of_this_driver and self.status.phase != "ended" else "starting"
+
+    @property
+    def has_died(self) -> bool:
+        """Whether the last driver is gone without having ended in good order, as far as this machine can see."""
+        return not self.running and self.status is not None and self.status.phase != "ended"
+
+    @property
+    def planned_hours(self) -> dict[str, float]:
+        """The price of each arm in device-hours, with early stopping, as the plan has it. Empty if the plan has no
+        price.
+        """
+        return {arm["arm"]: arm["hours_halving"] for arm in (self.plan.get("price") or {}).get("arms", ())}
 
     def results(self) -> dict[int, tuple[float, ...]]:
         """Returns the values of the goals for each configuration that completed on all its seeds, as means over the
@@ -131,6 +154,22 @@ def check_exists(name: str, storage: Storage) -> list[Mistake]:
     return [Mistake("name", problem if names else f"{problem}, nor any other; name another folder with storage=DIR")]
 
 
+def is_running(folder: SweepFolder) -> bool:
+    """Returns whether a driver runs the sweep.
+
+    Usually the driver's lock says so. A lock on another machine may be invisible, and a copy of a folder has no lock.
+    Then the driver runs if it has given a sign of life within the last minute.
+
+    Raises:
+        UserError: the lock file cannot be read.
+    """
+    if is_locked(folder.driver_lock):
+        return True
+    status = read_status(folder)
+    lock_is_visible = status is not None and status.is_of_this_machine and folder.driver_lock.exists()
+    return status is not None and status.is_alive and not lock_is_visible
+
+
 def read_sweep(folder: SweepFolder) -> Sweep:
     """Reads a sweep from its files. A driver may write to the files at the same time.
 
@@ -138,9 +177,9 @@ def read_sweep(folder: SweepFolder) -> Sweep:
         UserError: a file cannot be read.
     """
     try:
-        running = is_locked(folder.driver_lock)
+        running = is_running(folder)
         plan = folder.read_plan()
-        sweep = Sweep(folder, running, plan, folder.read_space().get("search") or {})
+        sweep = Sweep(folder, running, plan, folder.read_space().get("search") or {}, status=read_status(folder))
         for _, event in read_events(folder.spool, damaged=sweep.damaged):
             _add_event(sweep, event)
         numbers = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
@@ -155,6 +194,7 @@ def _add_event(sweep: Sweep, event: Event) -> None:
     match event:
         case SweepBegan():
             sweep.closed = ""
+            sweep.drivers += 1
             sweep.words = sweep.words if event.words is None else event.words
         case TrialStarted():
             first = event.tags.get("repeat_of")

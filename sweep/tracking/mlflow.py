@@ -9,6 +9,7 @@ spool the server has received; the next driver continues from there. Sending an 
 from __future__ import annotations
 
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 MAX_EVENTS: Final = 200  # number of events sent before the offset is written again
+COUNTED_BYTES: Final = 2**20  # of unsent events, of which every line is counted
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0  # seconds between two attempts
 
 
@@ -97,6 +99,21 @@ class Tracker:
         if self._thread.ident is not None:
             self._thread.join(seconds)
         return sum(1 for _ in self._spool.read(self._sent))
+
+    def lag(self) -> tuple[int, float | None]:
+        """Returns the number of events that the server has not received, and when the oldest of them happened. The
+        time is None if there is none.
+
+        Of more than `COUNTED_BYTES` of unsent events, the first are counted, and the number of all is estimated from
+        their mean size.
+        """
+        sent = self._sent
+        oldest = next((event.time for _, event in self._spool.read(sent)), None)
+        with self._spool.path.open("rb") as file:
+            unsent = os.fstat(file.fileno()).st_size - sent
+            file.seek(sent)
+            first = file.read(COUNTED_BYTES)
+        return round(first.count(b"\n") * max(unsent / max(len(first), 1), 1)), oldest
 
     def _work(self) -> None:
         pause = FIRST_PAUSE

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from sweep.options import sqlite_file
-from sweep.storage.mlflow_database import artifacts_uri, make_database, repoint_artifacts
+from sweep.tracking.mlflow_database import artifacts_uri, make_database, repoint_artifacts
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric, Param

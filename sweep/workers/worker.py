@@ -1,17 +1,10 @@
-"""Runs trainings in a Ray worker process: one training after another, each one epoch at a time.
-
-`mmpkd.train.train` is a loop with a callback, but Ray Tune asks for one epoch per call. The loop therefore runs in its
-own thread, which waits inside the callback until Tune asks for the next epoch. If a trial is stopped, the callback
-raises an exception that ends the thread, and the process serves the next trial.
-"""
+"""Runs trainings in a Ray worker process: one training after another, each one epoch at a time."""
 
 from __future__ import annotations
 
 import gc
 import math
-import queue
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -26,12 +19,15 @@ from mmpkd.machine.errors import error_chain, machine_fault
 from mmpkd.types import DivergedError, EpochReport, UserError
 from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
-from sweep.types import Job
+from sweep.transfer.checkpoints import Attempt
+from sweep.types import Job, PlacedJob
 from sweep.workers.nodes import enter_reserved_device
+from sweep.workers.placement import Placement
+from sweep.workers.training_thread import TrainingThread
 
 
 def run_training(
-    job: Job,
+    job: PlacedJob,
     folder: Path,
     resume: Path | None,
     report: Callable[[EpochReport], None],
@@ -49,7 +45,7 @@ def run_training(
         gc.freeze()  # without this, each collection between trials takes 0.3 s to visit the objects of the libraries
     config, store = TrialConfig.model_validate_json(job["trial"]), Store.open(Path(job["store"]))
     cache, goals, rungs = Path(job["cache"]), job["goals"], job["rungs"]
-    train(config, cache, folder, resume, report, store, goals=goals, complete=rungs)
+    train(config, cache, folder, resume, report, store, goals, rungs, job["shared"])
 
 
 def checkpoint_owner(config: TrialConfig, store: Path) -> str:
@@ -79,7 +75,7 @@ class TrainingFunctions:
     nothing.
     """
 
-    run: Callable[[Job, Path, Path | None, Callable[[EpochReport], None]], None] = run_training
+    run: Callable[[PlacedJob, Path, Path | None, Callable[[EpochReport], None]], None] = run_training
     checkpoint_owner: Callable[[TrialConfig, Path], str] = checkpoint_owner
     read_history: Callable[[Path, str], list[EpochReport]] = read_history
 
@@ -95,11 +91,13 @@ class TrialWorker(tune.Trainable):
         if gpus is not None:
             enter_reserved_device(gpus)
         self._functions = functions
+        self._placement: Placement | None = None
+        self._attempt: Attempt | None = None
         self._training: TrainingThread | None = None
         self._notes: list[str] = []  # lines for the user, sent with the next result
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self._end_training()
+        self._end_training(ended=True)
         return True  # after False, Ray Tune (2.60) fails the new trial and tells no searcher, so it is lost
 
     def cleanup(self) -> None:
@@ -125,7 +123,8 @@ class TrialWorker(tune.Trainable):
                 path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
             if cause == "error" and not isinstance(error, UserError):
                 raise
-            self._end_training()  # it may save its last epoch, which must come before the driver deletes checkpoints
+            # The training may save its last epoch, which must come before the driver deletes checkpoints.
+            self._end_training(ended=cause not in ("storage", "memory"))
             return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._take_notes()}
         last = reports[-1]
         done = last.epoch >= self._epochs
@@ -134,7 +133,7 @@ class TrialWorker(tune.Trainable):
         return {"epoch": last.epoch, "done": done, "reports": plain, "notes": self._take_notes(), **goals}
 
     def _take_notes(self) -> list[str]:
-        notes, self._notes = self._notes, []
+        notes, self._notes = self._notes + (self._placement.take_notes() if self._placement else []), []
         return notes
 
     def _next_reports(self) -> Sequence[EpochReport]:
@@ -144,23 +143,35 @@ class TrialWorker(tune.Trainable):
             reports = [self._training.advance()]
         _check_goals(reports[-1], self.config["goals"])
         if reports[-1].epoch >= self._epochs:
+            assert self._attempt is not None
             self._training.finish()
+            self._attempt.finish()
         return reports
 
     def _begin_training(self) -> Sequence[EpochReport]:
         """Begins an attempt at the trial in a new folder, and returns the reports in the checkpoint from which it
         resumes.
         """
-        job, folder = cast(Job, self.config), SweepFolder(Path(self.config["folder"]))
-        config = TrialConfig.model_validate_json(job["trial"])
+        self._placement = self._placement or Placement(cast(Job, self.config))
+        job = self._placement.placed(cast(Job, self.config))
+        config, checkpoints = TrialConfig.model_validate_json(job["trial"]), self._placement.checkpoints
         self._epochs = config.epochs
-        resume, reports = self._find_checkpoint(folder.saved_checkpoints(job["number"]), config)
-        attempt = folder.claim_attempt(job["number"])
-        self._training = TrainingThread(lambda report: self._functions.run(job, attempt, resume, report))
+        resume, reports = self._find_checkpoint(checkpoints.saved(job["number"]), config, Path(job["store"]))
+        attempt = self._attempt = checkpoints.begin(job["number"])
+
+        def run(report: Callable[[EpochReport], None]) -> None:
+            def report_and_send(epoch: EpochReport) -> None:
+                report(epoch)  # returns when the trial goes on
+                if epoch.epoch in job["rungs"]:
+                    attempt.send()
+
+            self._functions.run(job, attempt.folder, resume, report_and_send)
+
+        self._training = TrainingThread(run)
         return reports
 
     def _find_checkpoint(
-        self, checkpoints: Sequence[Path], config: TrialConfig
+        self, checkpoints: Sequence[Path], config: TrialConfig, store: Path
     ) -> tuple[Path | None, list[EpochReport]]:
         """Returns the checkpoint of exactly this training with the most epochs, and the reports in it. Returns None and
         an empty list if there is no such checkpoint.
@@ -168,7 +179,7 @@ class TrialWorker(tune.Trainable):
         Damaged checkpoints and checkpoints of another training are skipped, with a note for the user.
         """
         best: tuple[Path | None, list[EpochReport]] = (None, [])
-        owner = self._functions.checkpoint_owner(config, Path(self.config["store"])) if checkpoints else ""
+        owner = self._functions.checkpoint_owner(config, store) if checkpoints else ""
         problems = []
         for checkpoint in checkpoints:
             try:
@@ -184,90 +195,24 @@ class TrialWorker(tune.Trainable):
         self._notes += [f"{problem}; without it trial {self.config['number']} {begins}" for problem in problems]
         return best
 
-    def _end_training(self) -> None:
+    def _end_training(self, ended: bool = False) -> None:
+        """Ends the training, if there is one.
+
+        Args:
+            ended: whether the trial has ended. Otherwise another worker may continue it.
+        """
         if self._training is not None:
             self._training.stop()
             self._training = None
+        if self._attempt is not None:
+            self._attempt.close(ended)
+            self._attempt = None
+        if self._placement is not None and self._placement.cache is not None:
+            self._placement.cache.release()
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():
             torch.cuda.empty_cache()
-
-
-class TrainingThread:
-    """A training in a thread that advances one epoch at a time.
-
-    Args:
-        run: function that trains. Its argument is a callback, which it must call with the report of every epoch.
-    """
-
-    def __init__(self, run: Callable[[Callable[[EpochReport], None]], None]):
-        self._run = run
-        self._results: queue.SimpleQueue[EpochReport | BaseException | None] = queue.SimpleQueue()
-        self._go = threading.Semaphore(0)
-        self._stopped = False
-        self._thread = threading.Thread(target=self._work, name="training", daemon=True)
-
-    def advance(self) -> EpochReport:
-        """Trains one epoch and returns its report.
-
-        Raises:
-            RuntimeError: the training ended although another epoch was expected.
-            Exception: the training itself raised this exception, which is passed on.
-        """
-        if self._thread.ident is None:
-            self._thread.start()
-        else:
-            self._go.release()
-        result = self._results.get()
-        if isinstance(result, BaseException):
-            raise result
-        if result is None:
-            raise RuntimeError("training ended before its last epoch")
-        return result
-
-    def finish(self) -> None:
-        """Lets a training that has reported its last epoch run to its end, and waits for the end. If an earlier attempt
-        has reported it, this one may still have to export the student.
-        """
-        if self._thread.ident is None:
-            self._thread.start()
-        else:
-            self._go.release()
-        result = self._results.get()
-        self._thread.join()
-        if isinstance(result, BaseException):
-            raise result
-
-    def stop(self) -> None:
-        """Ends a training that waits between two epochs, by an exception in its thread. Does nothing if the training
-        has ended.
-        """
-        if self._thread.ident is not None:
-            self._stopped = True
-            self._go.release()
-            self._thread.join()
-
-    def _work(self) -> None:
-        try:
-            self._run(self._report)
-            self._results.put(None)
-        except _Stopped:
-            pass
-        except BaseException as error:
-            self._results.put(error)
-
-    def _report(self, report: EpochReport) -> None:
-        self._results.put(report)
-        self._go.acquire()
-        if self._stopped:
-            raise _Stopped
-
-
-class _Stopped(BaseException):
-    """Raised in the thread of a training to end it. Not a subclass of Exception, so that no handler in the training
-    catches it.
-    """
 
 
 def _check_goals(report: EpochReport, goals: Sequence[str]) -> None:

@@ -48,7 +48,7 @@ def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[
     and the one after which it is stopped. In epoch 2 a weight decay below 0.05 diverges, one below 0.1 meets a bug, and
     one below 0.2 ends its process, the first time."""
     config, store = TrialConfig.model_validate_json(job["trial"]), Path(job["store"])
-    assert store == Path(job["cache"]) / "store", "where the driver has prepared it"
+    assert store.name == "store", "where the driver has prepared it"
     history = [] if resume is None else read_history(resume)
     decay = config.optimizer.weight_decay
 
@@ -70,7 +70,7 @@ def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[
         is_saved = epoch in {*job["rungs"], config.epochs} or "FAKE_SPARSE" not in os.environ
         if is_saved:
             save()
-        with (folder.parents[2] / "trained.txt").open("a") as log:  # the epochs that were really trained
+        with (Path(job["folder"]) / "trained.txt").open("a") as log:  # the epochs that were really trained
             log.write(f"{folder.parent.name} {folder.name} {epoch}\n")
         try:
             report(history[-1])

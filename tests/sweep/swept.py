@@ -42,7 +42,7 @@ class Killed(BaseException):
 @pytest.fixture(autouse=True)
 def untracked(monkeypatch: pytest.MonkeyPatch) -> None:
     """MLflow takes seconds to import, and the spool holds what it would receive; a report takes half of each sweep."""
-    monkeypatch.setattr("sweep.reports.final.write_report", lambda *args: None)
+    monkeypatch.setattr("sweep.reports.results.write_report", lambda *args: None)
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.setattr(Tracker, "start", lambda self: None)
     monkeypatch.setattr(Tracker, "close", lambda self, seconds: 0)

@@ -21,7 +21,7 @@ from benchmarks.interrupted import disagreements
 from mmpkd import command
 from sweep import interrupt
 from sweep.interrupt import allowed_seconds, deferred, repeated, requested, requests_end_the_driver
-from sweep.reports import final
+from sweep.reports import final, results
 from sweep.search.searcher import Search
 from sweep.storage.events import Spool, SweepBegan, SweepClosed
 from sweep.storage.layout import SweepFolder
@@ -135,8 +135,8 @@ def test_finished_trials_are_written(stage: str, tmp_path: Path, monkeypatch: py
     """The request may come while trials run, or while tables and report are written."""
     for name in ("write_tables", "write_report"):
         if stage in name:
-            write = getattr(final, name)
-            monkeypatch.setattr(final, name, lambda *args, write=write: (send(), write(*args)))
+            write = getattr(results, name)
+            monkeypatch.setattr(results, name, lambda *args, write=write: (send(), write(*args)))
     search, text = swept(tmp_path, play=play_some_then(send if stage == "trials" else lambda: None))
     folder = tmp_path / "runs" / "fake"
     assert requested() == "SIGTERM" and "6 trials to go; this continues" in text

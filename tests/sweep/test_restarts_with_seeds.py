@@ -141,7 +141,7 @@ def test_values_costs_and_means_are_those_of_what_was_trained(driven: tuple[Mach
     handed = {job["number"]: TrialConfig.model_validate_json(job["trial"]) for job in machine.jobs}
     records = search.records()
     table = trials_table(records).set_index("number")
-    epochs = epochs_table(Spool(SweepFolder(machine.folder)))
+    epochs = epochs_table(SweepFolder(machine.folder).spool)
     for number, config in handed.items():
         row, own = table.loc[number], epochs[epochs["number"] == number]
         assert own["epoch"].tolist() == [1, 2, 3, 4]

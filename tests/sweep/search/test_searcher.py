@@ -363,7 +363,7 @@ def test_tables(opened: Opened, tmp_path: Path) -> None:
     search = opened("trials=4")
     play_all(search)
     records = search.records()
-    trials, epochs = trials_table(records), epochs_table(Spool(SweepFolder(tmp_path)))
+    trials, epochs = trials_table(records), epochs_table(SweepFolder(tmp_path).spool)
     assert trials["number"].tolist() == [0, 1, 2, 3]
     for column in ("arm", "state", "epochs", "seconds", "val/auroc_se", "none/optimizer.lr", "tabular/objectives"):
         assert column in trials

@@ -18,7 +18,7 @@ from mmpkd.types import UserError
 from sweep import status
 from sweep.clean import waste_of
 from sweep.options import read_run_options
-from sweep.reports import final
+from sweep.reports import results
 from sweep.reports.final import _print_tracking
 from sweep.status import as_json
 from sweep.storage.events import Spool, SweepBegan, TrialEnded, read_events
@@ -34,7 +34,8 @@ __all__ = ["dead", "left", "untracked"]  # fixtures
 
 WORDS = ("trials=8", "search.warm_start=taught")
 LINES = ("journal.log", "spool.jsonl", "space.yaml", "plan.json", "warm.json", "spool.sent", "driver.lock")
-RECORDS = ("best.yaml", "trials.parquet", "epochs.parquet", "report.html", "errors/0.txt", "stop", "journal.log.lock")
+RESULTS = ("best.yaml", "trials.parquet", "epochs.parquet", "report.html")
+RECORDS = (*RESULTS, "errors/0.txt", "stop", "journal.log.lock", "status.json")
 ACTIONS = ("delete it", "move it away", "repair=true", "name another folder")
 
 
@@ -43,7 +44,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep below `runs`, with every kind of file that a sweep can leave."""
     tmp_path = tmp_path_factory.mktemp("done")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(final, "write_report", lambda folder, *args: folder.report.write_text("<p>report</p>\n" * 9))
+        patch.setattr(results, "write_report", lambda folder, *args: folder.report.write_text("<p>report</p>\n" * 9))
         patch.setattr(Tracker, "start", lambda self: None)
         patch.setattr(Tracker, "close", lambda self, seconds: 0)
         swept(tmp_path, "trials=3", "name=taught")

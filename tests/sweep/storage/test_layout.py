@@ -105,18 +105,15 @@ def test_other_text_is_allowed(source: str) -> None:
     assert not any(spelled(text) for _, text in literals(source))
 
 
-def test_an_attempt_is_claimed_once_and_counts_on_from_the_highest(tmp_path: Path) -> None:
+def test_a_trial_keeps_checkpoints_until_they_are_deleted(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    assert folder.attempts(3) == [] and folder.saved_checkpoints(3) == []
-    assert [folder.claim_attempt(3).name for _ in range(2)] == ["attempt-1", "attempt-2"]
-    (folder.checkpoints_of(3) / "attempt-10").mkdir()
-    (folder.checkpoints_of(3) / "attempt-x").mkdir()
-    assert folder.claim_attempt(3).name == "attempt-11"
-    assert [path.name for path in folder.attempts(3)] == ["attempt-1", "attempt-2", "attempt-10", "attempt-11"]
-    (folder.attempts(3)[2] / "last.pt").touch()
-    assert folder.saved_checkpoints(3) == [tmp_path / "checkpoints" / "3" / "attempt-10" / "last.pt"]
+    attempt = folder.checkpoints_of(3) / "attempt-1"
+    attempt.mkdir(parents=True)
+    assert not folder.keeps_checkpoints(3)
+    (attempt / "last.pt").touch()
+    assert folder.keeps_checkpoints(3)
     folder.delete_checkpoints(3)
-    assert folder.attempts(3) == []
+    assert not folder.keeps_checkpoints(3) and not attempt.exists()
 
 
 def test_a_storage_lists_the_folders_in_which_a_sweep_began(tmp_path: Path) -> None:

@@ -14,12 +14,12 @@ from mlflow.tracking._tracking_service import utils
 
 from mmpkd.machine.checksums import fingerprint
 from sweep import status
-from sweep.reports import final
+from sweep.reports import results
 from sweep.storage.events import FilesWritten, Spool, SweepBegan, SweepClosed, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.mlflow_database import repoint_artifacts
 from sweep.storage.reader import continue_command, read_sweep
 from sweep.tracking.mlflow import Tracker
+from sweep.tracking.mlflow_database import repoint_artifacts
 from tests.sweep.folders import make
 from tests.sweep.swept import numbers, swept
 from tests.sweep.tracking.test_mlflow import drain, runs
@@ -28,7 +28,7 @@ from tests.sweep.tracking.test_mlflow import drain, runs
 @pytest.fixture(autouse=True)
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes half of each sweep; a page stands for it."""
-    monkeypatch.setattr(final, "write_report", lambda folder, *args: folder.report.write_text("a report"))
+    monkeypatch.setattr(results, "write_report", lambda folder, *args: folder.report.write_text("a report"))
     monkeypatch.setattr(os, "fsync", lambda file: None)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 

@@ -20,8 +20,10 @@ from mmpkd.types import DivergedError, EpochReport
 from sweep.space.search_config import SCORES
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.types import Job
-from sweep.workers.worker import TRAINING, TrainingFunctions, TrainingThread, TrialWorker, run_training
+from sweep.transfer.attempts import attempts_in
+from sweep.types import PlacedJob
+from sweep.workers.training_thread import TrainingThread
+from sweep.workers.worker import TRAINING, TrainingFunctions, TrialWorker, run_training
 from tests.sweep.fake import FAKE_TRAINING
 
 GOALS = ["val/auroc", "val/pointing"]
@@ -39,6 +41,8 @@ def job(folder: Path, number: int = 0, epochs: int = 3, decay: float = 0.5, seed
         "folder": str(folder),
         "cache": str(folder / "cache"),
         "store": str(folder / "cache" / "store"),
+        "scratch": None,
+        "shared": None,
     }
 
 
@@ -69,7 +73,7 @@ def test_a_worker_trains_on_the_prepared_store_and_never_reads_raw_data(
     reports: list[EpochReport] = []
     config = tiny_trial.model_copy(update={"epochs": 1, "teachers": {}, "objectives": {}})
     trial = {"trial": config.model_dump_json(), "cache": str(cache), "store": str(store.path)}
-    run_training(cast(Job, job(tmp_path) | trial), tmp_path, None, reports.append)
+    run_training(cast(PlacedJob, job(tmp_path) | trial), tmp_path, None, reports.append)
     assert [report.epoch for report in reports] == [1]
 
 
@@ -92,7 +96,7 @@ def test_a_rung_and_the_last_epoch_are_on_disk_before_they_are_reported(
         last = tmp_path / "last.pt"
         saved.append(len(TRAINING.read_history(last, "")) if last.exists() else 0)
 
-    run_training(cast(Job, job(tmp_path) | trial), tmp_path, None, look)
+    run_training(cast(PlacedJob, job(tmp_path) | trial), tmp_path, None, look)
     assert saved == [0, 2, 2, 4]
 
 
@@ -177,7 +181,7 @@ def test_an_attempt_writes_only_its_own_folder(tmp_path: Path) -> None:
     orphan.step()  # the orphan goes on after its driver has died
     orphan.step()
     assert (tmp_path / "checkpoints/0/attempt-2/last.pt").read_bytes() == before
-    assert [path.name for path in SweepFolder(tmp_path).attempts(0)] == ["attempt-1", "attempt-2"]
+    assert [path.name for path in attempts_in(SweepFolder(tmp_path).checkpoints_of(0))] == ["attempt-1", "attempt-2"]
     orphan.cleanup()
     successor.cleanup()
 
@@ -191,7 +195,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
     (torn / "last.pt").write_text("[[1, 1")
     third = worker_for(job(tmp_path))
     assert epochs_of(third.step()) == [1]
-    assert [path.name for path in SweepFolder(tmp_path).attempts(0)][-1] == "attempt-3"
+    assert [path.name for path in attempts_in(SweepFolder(tmp_path).checkpoints_of(0))][-1] == "attempt-3"
     third.cleanup()
 
 

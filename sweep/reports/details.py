@@ -1,0 +1,130 @@
+"""Shows for `python -m sweep.status` what the driver of a sweep has written to its status file."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from rich.console import Console
+from rich.table import Table
+
+from sweep.driver_status import DriverStatus
+from sweep.storage.reader import Sweep
+
+SHOWN_TRIALS: Final = 10  # running trials in the table
+LATE_SECONDS: Final = 30.0  # if Ray Tune's loop has given no numbers for so long, that is shown
+PLAIN: Final[Mapping[str, Any]] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
+
+
+def driver_as_json(status: DriverStatus | None) -> dict[str, Any] | None:
+    """Returns what a driver has said of itself as plain values for JSON, with ages in seconds beside its times."""
+    if status is None:
+        return None
+    now = time.time()
+    ages = {"last_sign": status.time, "observation": status.observed, "oldest_unsent_event": status.oldest_unsent}
+    ages |= {"results": status.results}
+    trials = [asdict(trial) | {"seconds_since_last_sign": _seconds(trial.last_sign, now)} for trial in status.trials]
+    content = asdict(status) | {"trials": trials}
+    return content | {f"seconds_since_{name}": at and _seconds(at, now) for name, at in ages.items()}
+
+
+def show_driver(sweep: Sweep, console: Console) -> None:
+    """Prints what the driver of a running sweep has said of itself, and its running trials; or that the driver is gone.
+    Prints nothing if the sweep has ended, or if its driver has not written a status.
+    """
+    status = sweep.status
+    if status is None or not (sweep.running or sweep.has_died):
+        return
+    for line in driver_lines(sweep, status):
+        console.print(line, highlight=False, soft_wrap=True)
+    if sweep.running and status.trials:
+        console.print("running trials, those with the oldest reports first:", highlight=False)
+        console.print(running_table(status))
+        more = status.running + status.starting + status.waiting - SHOWN_TRIALS
+        if more > 0:
+            console.print(f"and {more} more, which have reported since", highlight=False)
+
+
+def driver_lines(sweep: Sweep, status: DriverStatus) -> list[str]:
+    """Returns lines about a driver: its last sign of life, its cluster, its trials, what is spent, what is late."""
+    sign = f"last sign of life {age(status.age)}"
+    if sweep.has_died:
+        return [f"its driver ({status.driver}) is gone; {sign}"]
+    lines = [f"{status.driver}: {status.phase}, {sign}"]
+    if sweep.state == "stalled":
+        lines += ["it is stopped or hangs, or its machine or its storage is away; what follows is old"]
+    if sweep.drivers > 1:
+        lines += [f"this sweep was continued {sweep.drivers - 1} times"]
+    if status.nodes:
+        gpus = f", {status.gpus:g} GPUs" if status.gpus else ""
+        lines += [f"{status.nodes} machines, {status.cpus:g} cores{gpus}; trials: {_trials(status)}"]
+    lines += [_spent(sweep, status), _end(status), _late(status), _tracking(status), _results(status)]
+    lines += [f"waits: {status.trouble['storage']}"] if "storage" in status.trouble else []
+    return [lines[0], *(f"  {line}" for line in lines[1:] if line)]
+
+
+def running_table(status: DriverStatus) -> Table:
+    """Returns a table of the `SHOWN_TRIALS` running trials with the oldest reports, the oldest first."""
+    table = Table("trial", "arm", "epoch", "last report", **PLAIN)
+    for trial in status.trials[:SHOWN_TRIALS]:
+        since = age(_seconds(trial.last_sign, time.time()))
+        table.add_row(str(trial.number), trial.arm, f"{trial.epoch} of {trial.epochs}", since)
+    return table
+
+
+def age(seconds: float) -> str:
+    """Returns an age for a person to read, such as '12 min ago'."""
+    return f"{_duration(seconds)} ago"
+
+
+def _duration(seconds: float) -> str:
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _seconds(since: float, now: float) -> float:
+    return max(now - since, 0.0)
+
+
+def _trials(status: DriverStatus) -> str:
+    counts = {"running": status.running, "starting": status.starting, "waiting": status.waiting}
+    return ", ".join(f"{count} {state}" for state, count in counts.items() if count or state == "running")
+
+
+def _spent(sweep: Sweep, status: DriverStatus) -> str:
+    planned, budget = sum(sweep.planned_hours.values()), sweep.search.get("budget_device_hours")
+    bounds = [f"{planned:.3g} planned"] if planned else []
+    bounds += [f"a budget of {budget:.3g}"] if budget else []
+    return f"{status.device_hours:.3g} device-hours spent" + (f" of {' and '.join(bounds)}" if bounds else "")
+
+
+def _end(status: DriverStatus) -> str:
+    if status.expected_end is None:
+        return ""
+    left = status.expected_end - time.time()
+    clock = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.expected_end))
+    return f"expected end: {clock}" + (f", in {_duration(left)}" if left > 0 else "")
+
+
+def _late(status: DriverStatus) -> str:
+    if status.observed is None or status.time - status.observed < LATE_SECONDS:
+        return ""
+    return f"these numbers were noted {age(_seconds(status.observed, time.time()))}; since then the driver waits"
+
+
+def _tracking(status: DriverStatus) -> str:
+    if not status.unsent:
+        return ""
+    trouble = f": {status.trouble['tracking']}" if "tracking" in status.trouble else ""
+    oldest = age(_seconds(status.oldest_unsent or status.time, time.time()))
+    return f"tracking: {status.unsent} events not sent yet, the oldest from {oldest}{trouble}"
+
+
+def _results(status: DriverStatus) -> str:
+    trouble = f"not written at the last attempt ({status.trouble['results']})" if "results" in status.trouble else ""
+    written = f"as of {age(_seconds(status.results, time.time()))}" if status.results else ""
+    return f"tables and report: {'; '.join(filter(None, (trouble, written)))}" if trouble or written else ""

@@ -1,0 +1,58 @@
+"""Reads and writes whole files of a sweep: sealed JSON (JSON with a checksum), and the search space as YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mmpkd.machine.checksums import DamagedError, sealed, unsealed
+from mmpkd.machine.files import write_atomically
+from mmpkd.types import UserError
+
+
+def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
+    write_atomically(path, sealed(content, indent=2) + "\n")
+
+
+def read_sealed(path: Path, consequence: str) -> dict[str, Any]:
+    """Returns the content of a file of sealed JSON. It is empty if there is no file.
+
+    Args:
+        consequence: what happens once the user has deleted the damaged file, as the end of a sentence of the error.
+
+    Raises:
+        UserError: the file is damaged, or cannot be read.
+    """
+    try:
+        return unsealed(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except DamagedError as error:
+        raise UserError(f"{path}: {error}; delete it (rm {path}), {consequence}") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+
+
+def read_resolved_space(path: Path) -> dict[str, Any]:
+    """Returns a resolved search space. It is empty if there is no file.
+
+    Raises:
+        UserError: the file is damaged, or cannot be read.
+    """
+    remedy = f"delete it (rm {path}), and the command that began the sweep writes it anew"
+    try:
+        content = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: is not YAML ({' '.join(str(error).split())}); {remedy}") from None
+    search = content.get("search") or {} if isinstance(content, dict) else None
+    counts = [search.get(name, 1) for name in ("trials", "repeats")] if isinstance(search, dict) else [""]
+    if not all(isinstance(count, int) for count in counts):
+        raise UserError(f"{path}: does not contain a search space; {remedy}")
+    return dict(content)

@@ -1,0 +1,299 @@
+"""Files on a disk or in an object store, by path or by address: `runs`, `s3://bucket/runs`, `gs://bucket/runs`.
+
+A `Place` is a file or a folder at such an address. Amazon's protocol (S3) and Google's are spoken by pyarrow, all other
+schemes by packages of fsspec, which the user installs. An address never holds credentials, because every user of a
+machine can read its command lines. They come from the environment of each process, for example AWS_ACCESS_KEY_ID and
+AWS_SECRET_ACCESS_KEY.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+from urllib.parse import parse_qs, parse_qsl, urlsplit
+
+from pyarrow import fs
+
+from mmpkd.machine.files import write_atomically
+from mmpkd.near_names import near
+from mmpkd.types import ConfigError
+
+OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {  # what may follow the `?` of an address
+    "s3": ("endpoint_override", "region", "scheme"),
+    "gs": ("endpoint_override", "scheme"),
+}
+CREDENTIALS: Final[Mapping[str, str]] = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a file ~/.aws/credentials, or the role of a machine",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the service account of a machine",
+}
+FSSPEC_SCHEMES: Final = ("abfs", "az", "oci", "oss")  # object stores whose packages fsspec names if they are missing
+REFUSALS: Final = r"ACCESS_DENIED|FORBIDDEN|SIGNATURE|ACCESS_KEY|TOKEN|response code 403|PERMISSION_DENIED|OAuth2"
+SILENT_SECONDS: Final = 10  # after which a store counts as silent
+CHUNK_BYTES: Final = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Place:
+    """A file or a folder on a disk or in an object store.
+
+    A place can be pickled, and used in any process that has the credentials. If a store does not answer or refuses, the
+    methods raise an OSError, which `in_words` explains.
+
+    Attributes:
+        scheme: the scheme of the address. It is empty for a path on a disk.
+        path: the path on the disk, or the bucket and the key.
+        query: the options of the address without the `?`, such as 'region=eu-west-1'.
+    """
+
+    scheme: str
+    path: str
+    query: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.path}{self.query and '?' + self.query}" if self.scheme else self.path
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    @property
+    def bucket(self) -> str:
+        """The bucket of a place in an object store."""
+        return self.path.partition("/")[0]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the place is on a disk."""
+        return not self.scheme
+
+    @property
+    def local_path(self) -> Path:
+        """The path of a place that is on a disk."""
+        assert self.is_local, f"{self} is on no disk"
+        return Path(self.path)
+
+    def child(self, name: str) -> Place:
+        """Returns the place of this name below this one. The name may contain slashes."""
+        return replace(self, path=f"{self.path}/{name}")
+
+    # --- what is there ---
+
+    def exists(self) -> bool:
+        """Returns whether there is a file or a folder."""
+        return bool(self._type() != fs.FileType.NotFound)
+
+    def names(self) -> list[str]:
+        """Returns the names of the files and folders directly below this place, sorted. There are none if the place
+        does not exist.
+        """
+        selector = fs.FileSelector(self.path, allow_not_found=True)
+        return sorted(info.base_name for info in self._files.get_file_info(selector))
+
+    def sizes(self) -> dict[str, int]:
+        """Returns the size in bytes of every file below this place. The keys are paths relative to the place, sorted.
+        There are none if the place does not exist.
+        """
+        selector = fs.FileSelector(self.path, allow_not_found=True, recursive=True)
+        sizes = {info.path: info.size for info in self._files.get_file_info(selector) if info.is_file}
+        start = len(self.path.strip("/")) + 1
+        return {path.strip("/")[start:]: size for path, size in sorted(sizes.items())}
+
+    # --- files ---
+
+    def read_bytes(self) -> bytes:
+        """Returns the content of the file.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        with self._files.open_input_stream(self.path, compression=None) as stream:
+            content: bytes = stream.read()
+            return content
+
+    def write_bytes(self, content: bytes) -> None:
+        """Writes the file atomically: readers see the old content or the new, never a part of it."""
+        if self.is_local:
+            self.local_path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.local_path, content)
+            return
+        with self._files.open_output_stream(self.path, compression=None) as stream:
+            stream.write(content)
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copies a file from a disk of this machine to the file `name` below this place.
+
+        A reader sees an earlier copy or the new one, never a part of it. If the file cannot be read to its end, no copy
+        is left.
+        """
+        target = self.child(name)
+        if self.is_local:
+            _copy_atomically(path, target.local_path)
+            return
+        with path.open("rb") as source:
+            stream = target._files.open_output_stream(target.path, compression=None)
+            try:
+                shutil.copyfileobj(source, stream, CHUNK_BYTES)
+            except BaseException:
+                with suppress(OSError):  # pyarrow (25) cannot abandon an upload: what was sent becomes the file
+                    stream.close()
+                    target.delete()
+                raise
+            stream.close()
+
+    def download(self, name: str, path: Path) -> None:
+        """Copies the file `name` below this place to a file on a disk of this machine, atomically.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        source = self.child(name)
+        if self.is_local:
+            _copy_atomically(source.local_path, path)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.partial")
+        with source._files.open_input_stream(source.path, compression=None) as stream, beside.open("wb") as target:
+            shutil.copyfileobj(stream, target, CHUNK_BYTES)
+        os.replace(beside, path)
+
+    def delete(self) -> None:
+        """Deletes the file, or the folder with everything below it. Does nothing if it does not exist."""
+        with suppress(FileNotFoundError):
+            if self._type() == fs.FileType.Directory:
+                self._files.delete_dir(self.path)
+            else:
+                self._files.delete_file(self.path)
+
+    def check(self, key: str = "storage") -> None:
+        """Checks that the store of an address answers, accepts the credentials and has the bucket.
+
+        Args:
+            key: the key of the command line with this address, for the message.
+
+        Raises:
+            ConfigError: it does not.
+        """
+        if self.is_local:
+            return
+        try:
+            is_missing = self._files.get_file_info(self.bucket).type == fs.FileType.NotFound
+        except (OSError, ImportError, ValueError, TypeError) as error:  # fsspec raises the latter for options it lacks
+            raise ConfigError.at(key, in_words(self, error)) from None
+        if is_missing and self.scheme in OPTIONS:
+            raise ConfigError.at(key, f"{self}: there is no bucket {self.bucket!r}; make it, or name another")
+
+    def _type(self) -> fs.FileType:
+        return self._files.get_file_info(self.path).type
+
+    @property
+    def _files(self) -> fs.FileSystem:
+        return _file_system(self.scheme, self.bucket if self.scheme else "", self.query)
+
+
+def place(address: str | Path, key: str = "storage") -> Place:
+    """Returns the place at a path or an address. Nothing is read and no connection is made; `Place.check` does that.
+
+    Args:
+        key: the key of the command line with this address, for the message.
+
+    Raises:
+        ConfigError: it is neither a path nor an address that can be served.
+    """
+    text = str(address)
+    scheme, colon, after = text.partition(":")
+    if isinstance(address, Path) or not colon or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
+        return Place("", text)
+    scheme, shown = scheme.lower(), _without_userinfo(text)
+    name, _, query = after.lstrip("/").partition("?")
+    num_slashes, path = len(after) - len(after.lstrip("/")), name.strip("/")
+    is_known = scheme in OPTIONS or scheme in FSSPEC_SCHEMES
+    if num_slashes < 2 and not is_known:
+        return Place("", text)  # a folder with a colon in its name
+    if not is_known:
+        schemes = (*OPTIONS, *FSSPEC_SCHEMES)
+        raise ConfigError.at(key, f"{shown!r} begins with the unknown scheme {scheme!r}{near(scheme, schemes)}")
+    if num_slashes != 2 or not path:
+        raise ConfigError.at(key, f"{shown!r} names no bucket; write {scheme}://BUCKET/FOLDER")
+    if shown != text:
+        advice = f"give them in the environment ({CREDENTIALS.get(scheme, 'see the documentation of its package')})"
+        raise ConfigError.at(key, f"{shown!r} holds credentials, which other users can read in command lines; {advice}")
+    for option, _ in parse_qsl(query, keep_blank_values=True):
+        if option not in OPTIONS.get(scheme, ()):
+            problem = f"{scheme}://{path} has the unknown option {option!r}{near(option, OPTIONS.get(scheme, ()))}"
+            raise ConfigError.at(key, problem)
+    return Place(scheme, path, query)
+
+
+def in_words(place: Place, error: Exception) -> str:
+    """Returns a sentence that says why a store refuses or does not answer, and what to do."""
+    text = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if re.search(
+        r"ACCESS_DENIED|FORBIDDEN|SIGNATURE|ACCESS_KEY|TOKEN|HTTP response code 403|PERMISSION_DENIED|OAuth2", text
+    ):
+        return (
+            f"{place}: access is refused; check the credentials "
+            f"({CREDENTIALS.get(place.scheme, 'of its package')}) and what they may read and write"
+        )
+    if "NO_SUCH_BUCKET" in text:
+        return f"{place}: there is no bucket {place.bucket!r}; make it, or name another"
+    if re.search(r"NETWORK_CONNECTION|UNAVAILABLE|curl|resolv|[Tt]imed? ?out", text):
+        reason = re.split(r"Details: |CURL error |with a last message of ", text)[-1].strip(" )")
+        return f"{place}: the store does not answer ({reason}); check the address, the network and the region"
+    return f"{place}: {text}"
+
+
+def _without_userinfo(text: str) -> str:
+    """Returns an address without the part before the `@`, which may hold a user and a password."""
+    return re.sub(r"^([^:]*:/*)[^/?]*@", r"\1", text)
+
+
+def _copy_atomically(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f".{target.name}.partial")
+    shutil.copyfile(source, beside)
+    os.replace(beside, target)
+
+
+@lru_cache(maxsize=16)
+def _file_system(scheme: str, bucket: str, query: str) -> fs.FileSystem:
+    """Returns the file system of an address. It connects to a store when it is first used."""
+    options = {name: values[-1] for name, values in parse_qs(query).items()}
+    if not scheme:
+        return fs.LocalFileSystem()
+    if scheme == "s3":
+        return _s3(bucket, options)
+    if scheme == "gs":
+        patience = timedelta(seconds=SILENT_SECONDS)
+        return fs.GcsFileSystem(retry_time_limit=patience, **options)
+    import fsspec
+
+    return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))
+
+
+def _s3(bucket: str, options: dict[str, str]) -> fs.S3FileSystem:
+    """Returns the file system of an S3 store: Amazon's, or the one that the options or the environment name."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if "endpoint_override" not in options and endpoint:  # pyarrow (25) ignores these variables
+        parts = urlsplit(endpoint)
+        options = {"scheme": parts.scheme, "endpoint_override": parts.netloc} | options
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if "region" not in options:
+        is_amazon = "endpoint_override" not in options
+        options["region"] = region or (fs.resolve_s3_region(bucket) if is_amazon else "us-east-1")
+    # Small files are sent in a single request, and a silent store costs seconds, not minutes.
+    return fs.S3FileSystem(
+        connect_timeout=SILENT_SECONDS / 2,
+        request_timeout=SILENT_SECONDS,
+        retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=3),
+        allow_delayed_open=True,
+        **options,
+    )

@@ -1,0 +1,82 @@
+"""Where a worker reads the data of its trials, and where it writes their checkpoints.
+
+On one machine, that is the cache and the sweep's folder. In a cluster, it is the disk of the worker's node.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Final, cast
+
+from mmpkd.types import ConfigError, UserError
+from sweep.storage.layout import SweepFolder
+from sweep.transfer.addresses import place
+from sweep.transfer.checkpoints import Checkpoints
+from sweep.transfer.scratch import default_scratch, private_folder
+from sweep.transfer.staging import NodeCache
+from sweep.types import Job, PlacedJob, Scratch
+
+STORES: Final = "stores"  # folder of the cache, as in mmpkd.cohort.store, whose import takes a second
+
+
+class Placement:
+    """The folders of one worker on the disk of its node. They are chosen once, with the first trial.
+
+    Attributes:
+        cache: the copies of the shared cache; None if nothing is copied.
+    """
+
+    def __init__(self, job: Job):
+        self._folder, self._shared = SweepFolder.at(job["folder"]), place(job["cache"])
+        self._notes = list[str]()
+        settings = job.get("scratch")
+        scratch, self.cache, nearby = self._open(settings), None, None
+        if settings and scratch:
+            self.cache = NodeCache(self._shared, scratch / "cache", settings["gigabytes"])
+            nearby = scratch / self._folder.checkpoints.name / settings["sweep"]
+        self.checkpoints = Checkpoints(self._folder.shared_checkpoints, nearby)
+
+    def _open(self, scratch: Scratch | None) -> Path | None:
+        """Returns this user's folder on the disk of the node, or None if nothing is copied to it.
+
+        Raises:
+            UserError: the disk cannot be used, and without it the worker cannot read or write what lies in an object
+                store.
+        """
+        if scratch is None:
+            return None
+        try:
+            folder = private_folder(Path(scratch["folder"])) if scratch["folder"] else default_scratch()
+            if os.access(folder, os.W_OK):
+                return folder
+            raise ConfigError.at("scratch", f"{folder} cannot be written")
+        except ConfigError as error:
+            if self._folder.address or not self._shared.is_local:
+                raise UserError(f"{socket.gethostname()}: {error}") from error
+            node = socket.gethostname()
+            self._notes.append(f"{node}: {error}; until that is done, this node uses the shared folders directly")
+            return None
+
+    def placed(self, job: Job) -> PlacedJob:
+        """Returns the job with the folders that the worker's training reads. The prepared cohort is copied first, if it
+        is not on the node.
+
+        Raises:
+            UserError: the prepared cohort is not in the shared cache.
+            OSError: the shared cache cannot be read.
+        """
+        if self.cache is None:
+            return cast(PlacedJob, {**job, "shared": None})
+        entry = f"{STORES}/{Path(job['store']).name}"
+        store = self.cache.fetch(entry)
+        if store is None and not self._shared.is_local:
+            raise UserError(f"{self._shared.child(entry)}: the prepared cohort is not there; start the sweep again")
+        placed = {"store": str(store or job["store"]), "cache": str(self.cache.folder), "shared": self.cache}
+        return cast(PlacedJob, {**job, **placed})
+
+    def take_notes(self) -> list[str]:
+        """Returns new lines for the user."""
+        notes, self._notes = self._notes + (self.cache.take_notes() if self.cache else []), []
+        return notes
