@@ -144,11 +144,13 @@ def diverge(rig: Rig, chance: random.Random) -> Injection | None:
 
 
 def _order(rig: Rig, order: str) -> Injection | None:
-    """Orders the trial to fail that has the most epochs left: it must not end before it obeys."""
-    if not (flying := rig.in_flight()):
+    """Orders a trial to fail that has begun an epoch since no trial may end: it must not end before it obeys."""
+    newest = {line.number: line for line in rig.lines()}
+    lines = [newest[number] for number in rig.in_flight()]
+    held = [line for line in lines if line.word == "begins" and line.time > rig.held_since]
+    if not held:
         return None
-    epochs = {line.number: line.epoch for line in rig.lines() if line.word == "ends"}
-    number = min(sorted(flying), key=lambda number: epochs.get(number, 0))
+    number = min(held, key=lambda line: (line.epoch, line.number)).number
     (rig.orders / f"{order}-{number}").touch()
     return Injection(f"trial {number}", (number,))
 

@@ -95,6 +95,7 @@ class Rig:
         disk: the disk of the folder of all sweeps.
         trials: number of trials of the sweep.
         orders: folder of the orders to trainings.
+        held_since: when trials were last forbidden to end.
         restarts: how often a driver was started again.
         by_hand: what a person would have had to do.
         watch: sees the checkpoint folders and the processes of killed drivers.
@@ -125,6 +126,7 @@ class Rig:
         self.watch = Watch(self.sweep.path)
         self.log = folder / "driver.log"
         self.trials, self.restarts, self.by_hand = trials, 0, list[str]()
+        self.held_since = 0.0
         self._failed: list[Node] = []
         self.ends_as_ordered = False  # whether the driver was killed, or asked to end
         self.driver = self._start_driver()
@@ -166,6 +168,8 @@ class Rig:
 
     def hold(self, exempt: Collection[int]) -> None:
         """Lets no trial end but those named, so that the trials last until all faults are done."""
+        if not (self.orders / HOLD).exists():
+            self.held_since = time.time()
         write_atomically(self.orders / HOLD, " ".join(map(str, exempt)))
 
     def release(self) -> None:
