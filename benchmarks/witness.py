@@ -21,7 +21,7 @@ from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.attempts import attempts_in
-from sweep.types import Job
+from sweep.types import PlacedJob
 from sweep.workers.worker import TrainingFunctions
 
 LOG: Final = "trained.log"  # appended to by workers only
@@ -45,7 +45,7 @@ def logged(training: TrainingFunctions, witness: Path | None = None) -> Training
         witness: the folder of LOG; by default the sweep's folder.
     """
 
-    def run(job: Job, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
+    def run(job: PlacedJob, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
         epochs = TrialConfig.model_validate_json(job["trial"]).epochs
         number, attempt = job["number"], folder.name.partition("-")[2]
         sweep = SweepFolder(Path(job["folder"]))

@@ -16,7 +16,7 @@ from mmpkd.machine.checksums import DamagedError, sealed, unsealed
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import ConfigError, DivergedError, EpochReport
 from sweep.transfer import checkpoints
-from sweep.types import Job
+from sweep.types import PlacedJob
 from sweep.workers.worker import TrainingFunctions
 
 ORDERS: Final = "CHAOS_ORDERS"  # environment variable: folder of the orders
@@ -47,7 +47,7 @@ def metrics_of(config: TrialConfig, epoch: int) -> dict[str, float]:
     return {"val/auroc": auroc, "val/pointing": 0.1 + share * config.optimizer.lr + noise.gauss(0, 0.02)}
 
 
-def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
+def run_training(job: PlacedJob, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
     """Trains a trial and saves every epoch.
 
     Raises:
