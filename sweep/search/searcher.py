@@ -7,6 +7,7 @@ restarted in the same way if its worker dies.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,12 +18,13 @@ from ray.tune.search import Searcher
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
+from sweep.patience import patiently
 from sweep.search.budget import reached_limit
 from sweep.search.proposals import Proposal
 from sweep.search.repeats import repeat_config
 from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
-from sweep.storage.failures import failure_of
+from sweep.storage.failures import StorageTrouble, failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Halt, Job, Record, Scratch, State
 
@@ -50,6 +52,7 @@ class Search(Searcher):
         num_folds: the number of folds into which the cohort's patients are divided.
         wait: whether Tune waits for every proposal. If False, Tune waits only when no trial is running.
         scratch: the use that workers make of the disk of their node.
+        patience: seconds for which trouble of the workers' disks is waited out.
     """
 
     def __init__(
@@ -62,6 +65,7 @@ class Search(Searcher):
         num_folds: int = 1,
         wait: bool = False,
         scratch: Scratch | None = None,
+        patience: float = math.inf,
     ):
         super().__init__()
         self.space, self.state = space, state
@@ -76,6 +80,7 @@ class Search(Searcher):
         self.running: dict[str, RunningTrial] = {}
         self.exhausted: set[str] = set()
         self._warnings: list[str] = []  # warnings that are not shown yet
+        self._trouble = StorageTrouble(patience)
         self._deaths: Counter[int] = Counter()  # number of deaths of a trial's worker processes, by the trial's number
         self._ended: Counter[State] = Counter()  # number of trials that have ended under this driver
         self.check_limits()
@@ -154,8 +159,7 @@ class Search(Searcher):
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         with self._guarded():
-            self._warnings += result.get("notes", ())
-            self.state.record_epochs(self.running[trial_id], result["reports"], self.devices)
+            self._record(self.running[trial_id], result)
             self.check_limits()
             self.on_change()
 
@@ -227,7 +231,8 @@ class Search(Searcher):
 
     def _hand_out(self, trial_id: str, number: int, proposal: Proposal, config: TrialConfig) -> Job:
         self.running[trial_id] = self.state.hand_out(number, proposal, config, self.devices)
-        self._folder.shared_error(number).delete()
+        error_file = self._folder.shared_error(number)
+        patiently(error_file.delete, Path(str(error_file)))
         self.on_change()
         stopping, repeat_of = self.space.search.early_stopping, self.state.studies.record(number).repeat_of
         return Job(
@@ -243,16 +248,25 @@ class Search(Searcher):
             scratch=self._scratch,
         )
 
+    def _record(self, trial: RunningTrial, result: Mapping[str, Any]) -> None:
+        """Records the epochs and the notes in a result."""
+        self._warnings += result.get("notes", ())
+        if reports := result.get("reports", ()):
+            self.state.record_epochs(trial, reports, self.devices)
+            self._warnings += self._trouble.note_report(result.get("hostname", "a node"))
+
     def _receive_last(self, trial_id: str, result: Mapping[str, Any], error: bool) -> None:
         """Ends a trial with its last result. If its worker died, the trial is handed out again instead."""
         trial = self.running[trial_id]
-        self._warnings += result.get("notes", ())
-        self.state.record_epochs(trial, result.get("reports", ()), self.devices)
+        self._record(trial, result)
         cause, message = failure_of(self._folder, trial.number, result) if error or "error" in result else ("", "")
-        if cause in ("storage", "goal"):  # this trial is not the cause, and all other trials will meet the same problem
+        if cause == "goal":  # this trial is not the cause, and all other trials will meet the same problem
             raise UserError(message)
         if cause == "memory" and self.can_halve:
             self.halt = Halt("memory", message)
+        elif cause == "storage":
+            self._warnings += self._trouble.add(result.get("hostname", "a node"), message)
+            self._hand_back(trial_id)
         elif cause:
             self._end(trial_id, "failed", message, cause)
         elif error or not result.get("reports"):
@@ -267,8 +281,11 @@ class Search(Searcher):
         if deaths > self.space.search.max_failures:
             self._end(trial_id, "failed", f"its worker process died {deaths} times (out of memory?)", "worker")
             return
-        del self.running[trial_id]
-        self.state.interrupted.append(trial.number)
+        self._hand_back(trial_id)
+
+    def _hand_back(self, trial_id: str) -> None:
+        """Marks a running trial as interrupted, so that it is handed out again."""
+        self.state.interrupted.append(self.running.pop(trial_id).number)
 
     def _end(self, trial_id: str, state: State, error: str = "", cause: str = "") -> None:
         self.state.end(self.running[trial_id], state, error, cause)

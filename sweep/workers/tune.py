@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -51,7 +52,8 @@ def run_tune(
 ) -> None:
     """Runs trials until the search has none left or halts.
 
-    Tune needs a folder for snapshots. Nothing is restored from these snapshots, and the folder is deleted at the end.
+    Tune needs a folder for snapshots. Nothing is restored from these snapshots, and the folder, a temporary one on the
+    driver's machine, is deleted at the end.
 
     Args:
         scheduler: scheduler that decides after each epoch which trials go on. If None, all trials go on.
@@ -65,8 +67,7 @@ def run_tune(
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     # Without this, Tune would start workers one by one. The search itself limits the number of open trials.
     os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count_slots(reservation))
-    scratch = folder.tune_scratch
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = Path(tempfile.mkdtemp(prefix="tune-"))  # not in the sweep's folder, whose disk may be away for a while
     worker = tune.with_parameters(TrialWorker, functions=functions, gpus=reservation.gpus)
     tuner = tune.Tuner(
         tune.with_resources(worker, {"cpu": reservation.cpus, "gpu": reservation.gpus}),
@@ -124,7 +125,7 @@ class Heartbeat(tune.Callback):
         self._next_check = time.monotonic() + 1
         self._search.max_running = count_slots(self._reservation) + 1
         self._search.check_limits()
-        if self._stop_request.exists() and self._search.halt is None:
+        if os.path.exists(self._stop_request) and self._search.halt is None:
             self._search.halt = Halt("requested", "asked to stop by sweep.stop")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:

@@ -21,6 +21,7 @@ from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.checkpoints import Attempt
 from sweep.types import Job, PlacedJob
+from sweep.workers.disks import WorkerDisks
 from sweep.workers.nodes import enter_reserved_device
 from sweep.workers.placement import Placement
 from sweep.workers.training_thread import TrainingThread
@@ -91,6 +92,7 @@ class TrialWorker(tune.Trainable):
         if gpus is not None:
             enter_reserved_device(gpus)
         self._functions = functions
+        self._disks = WorkerDisks()
         self._placement: Placement | None = None
         self._attempt: Attempt | None = None
         self._training: TrainingThread | None = None
@@ -107,24 +109,31 @@ class TrialWorker(tune.Trainable):
         """Trains the next epoch and returns its report. The first step of a resumed trial returns all reports in its
         checkpoint.
 
-        A user's mistake, or a lack of memory or disk space, ends the trial but keeps the process. Any other error may
-        have damaged the process (CUDA). Such an error is raised, so that Ray starts a new process; its traceback is in
-        the trial's error file. A failure without an error file means that the process itself died.
+        A user's mistake, or a lack of memory, ends the trial but keeps the process. A disk that is full or away ends
+        only this attempt: the driver hands the trial out again. Any other error may have damaged the process (CUDA).
+        Such an error is raised, so that Ray starts a new process; its traceback is in the trial's error file. A failure
+        without an error file means that the process itself died.
         """
         number, folder = self.config["number"], SweepFolder.at(self.config["folder"])
         try:
+            if self._training is None:
+                self._disks.wait(folder.shared)
             reports = self._next_reports()
         except Exception as error:
             places = (folder.path, Path(self.config["cache"]))
             cause, message = cause_of(error, places), message_of(error, places)
-            with suppress(OSError):  # the error file may be unwritable, because the disk itself may be the problem
-                content = f"{cause}: {message}\n\n{traceback.format_exc()}"
-                folder.shared_error(number).write_bytes(content.encode())
+            if cause == "storage":
+                self._disks.note_failure()
+            else:
+                with suppress(OSError):  # the disk may be away by now
+                    content = f"{cause}: {message}\n\n{traceback.format_exc()}"
+                    folder.shared_error(number).write_bytes(content.encode())
             if cause == "error" and not isinstance(error, UserError):
                 raise
             # The training may save its last epoch, which must come before the driver deletes checkpoints.
             self._end_training(ended=cause not in ("storage", "memory"))
             return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._take_notes()}
+        self._disks.note_report()
         last = reports[-1]
         done = last.epoch >= self._epochs
         goals = {goal: last.metrics[goal] for goal in self.config["goals"]}
