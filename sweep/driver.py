@@ -47,7 +47,6 @@ from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
-from sweep.transfer.refusals import in_words
 from sweep.types import Halt
 from sweep.workers.nodes import mps_where_shared
 from sweep.workers.pricing import price_sweep
@@ -118,8 +117,6 @@ def run_sweep(
             return _run_locked(space, planned, options, mirror, console, functions or FUNCTIONS)
         except OSError as error:
             problem = disk_problem(error, (folder.path, options.all_sweeps.path, Path(options.cache)))
-            if not problem and "://" in str(error.filename):  # of an object store
-                problem = in_words(error)
             if not problem:
                 raise
             if interrupt.requested():

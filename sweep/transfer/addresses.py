@@ -32,8 +32,7 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {  # what may follow the `?` of 
     "gs": ("endpoint_override", "scheme"),
 }
 FSSPEC_SCHEMES: Final = ("abfs", "az", "oci", "oss")  # object stores whose packages fsspec names if they are missing
-SILENT_SECONDS: Final = 10  # after which a store counts as silent
-CHUNK_BYTES: Final = 8 * 2**20
+SILENT_SECONDS, CHUNK_BYTES = 10, 8 * 2**20  # a store is silent after these seconds; files are copied in such chunks
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
