@@ -23,7 +23,7 @@ from mmpkd.probe import stand_in
 from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
-from sweep.cluster import cluster, count_slots, reservation_for, wanted_per_device
+from sweep.cluster import cluster, reservation_for, wanted_per_device
 from sweep.driver_status import this_driver
 from sweep.options import RunOptions, check_tracking_uri, seconds_of
 from sweep.patience import waiting_out
@@ -240,9 +240,9 @@ def run_trials(
                 halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
             doubled = reservation.doubled()
             search.devices, search.can_halve = reservation.devices, doubled is not None
-            with Progress(search, count_slots(reservation), console) as progress:
+            with Progress(search, console) as progress:
                 watch.follow(progress)
-                run_tune(search, halving, functions.training, reservation, folder)
+                run_tune(search, halving, functions.training, reservation, folder, config.at_a_time)
             if search.halt is None or search.halt.kind != "memory" or doubled is None:
                 break
             console.print(

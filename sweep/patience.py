@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import shutil
 import threading
 import time
@@ -166,14 +165,14 @@ def delete_folder(folder: Path) -> None:
 
 
 def is_of_store(error: OSError) -> bool:
-    """Returns whether an object store refuses or does not answer. The errors of pyarrow about that have no number."""
-    return error.errno is None and re.search(r"\bAWS Error|google::cloud::Status", str(error)) is not None
+    """Returns whether an object store refuses or does not answer (see `transfer/refusals.py`)."""
+    return "://" in str(error.filename) and not isinstance(error, FileNotFoundError)
 
 
 def _may_pass(error: OSError) -> bool:
     """Returns whether an error is worth waiting for: in the main thread, and while nobody asks the driver to end."""
     is_main = threading.current_thread() is threading.main_thread()
-    return is_main and (error.errno in PASSING or is_of_store(error)) and not interrupt.requested()
+    return is_main and error.errno in PASSING and not interrupt.requested()
 
 
 def _reason(error: OSError) -> str:

@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -194,7 +194,7 @@ class Watch:
             nodes=len(machines),
             cpus=sum(machine.get("CPU", 0.0) for machine in machines),
             gpus=sum(machine.get("GPU", 0.0) for machine in machines),
-            running=len(trials),
+            **asdict(search.placement),
             trials=trials[:MAX_TRIALS],
             ended=len(search.finished),
             remaining=search.remaining_trials,
