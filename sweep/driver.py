@@ -23,7 +23,7 @@ from mmpkd.probe import stand_in
 from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
-from sweep.cluster import cluster, count_slots, reservation_for, wanted_per_device
+from sweep.cluster import cluster, reservation_for, wanted_per_device
 from sweep.driver_status import this_driver
 from sweep.options import RunOptions, check_tracking_uri, seconds_of
 from sweep.patience import waiting_out
@@ -39,7 +39,13 @@ from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.search.warm_start import load_warm_start
 from sweep.space.space import Space, dump_space
-from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space, with_earlier_rules
+from sweep.storage.continuation import (
+    leaves_of,
+    refuse_other_data,
+    refuse_other_space,
+    warn_of_other_rounding,
+    with_earlier_rules,
+)
 from sweep.storage.events import Spool, SweepBegan
 from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
@@ -174,7 +180,7 @@ def _open_sweep(
     extended = refuse_other_space(folder, space, options.extend)
     store = functions.prepare(cohort, cache)  # in the driver, so that the user sees its progress and its errors
     refuse_other_data(folder, before.store, store.fingerprint, cohort.root)
-    warn([*before.notes, *functions.leakage_warnings(planned, store)], console)
+    warn([*before.notes, *warn_of_other_rounding(folder, space), *functions.leakage_warnings(planned, store)], console)
     warm_start, warm_start_line = load_warm_start(space, planned.goals, folder, storage, store.fingerprint)
 
     sweep_id = before.sweep_id or uuid.uuid4().hex
@@ -234,9 +240,9 @@ def run_trials(
                 halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
             doubled = reservation.doubled()
             search.devices, search.can_halve = reservation.devices, doubled is not None
-            with Progress(search, count_slots(reservation), console) as progress:
+            with Progress(search, console) as progress:
                 watch.follow(progress)
-                run_tune(search, halving, functions.training, reservation, folder)
+                run_tune(search, halving, functions.training, reservation, folder, config.at_a_time)
             if search.halt is None or search.halt.kind != "memory" or doubled is None:
                 break
             console.print(

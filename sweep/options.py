@@ -98,7 +98,7 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
             words are values of such keys.
     """
     defaults = {key: getattr(RunOptions, key) for key in RUN_KEYS} | dict.fromkeys(SWITCHES, "false")
-    values, overrides = own_words(words, defaults, leaves)
+    values, overrides = own_words(words, defaults, leaves, addresses=("storage", "cache"))
     mistakes = list[Mistake]()
     for key in ("storage", "cache"):
         mistakes += address_mistakes(values[key], key)

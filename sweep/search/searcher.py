@@ -26,7 +26,7 @@ from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
 from sweep.storage.failures import StorageTrouble, failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.types import Halt, Job, Record, Scratch, State
+from sweep.types import Halt, Job, Placement, Record, Scratch, State
 
 FAILURES_TO_STOP: Final = 3  # if this many trials fail before any other result, the cause is not the configuration
 
@@ -37,7 +37,8 @@ class Search(Searcher):
 
     Attributes:
         running: the running trials, by Ray Tune's trial id.
-        max_running: the number of trials that may run at a time, plus one that waits for a place. The driver sets this.
+        max_running: the number of trials that may be open at a time, running or not. The driver sets this.
+        placement: where the open trials are. The driver sets this.
         devices: the share of a GPU that a trial holds, or its number of cores if it holds no GPU. The driver sets this.
         can_halve: whether the number of trials per device could be halved. The driver sets this.
         on_change: function that is called after every event, to update the display.
@@ -73,6 +74,7 @@ class Search(Searcher):
         self._num_folds, self._wait, self._scratch = num_folds, wait, scratch
         self.on_change: Callable[[], None] = lambda: None
         self.max_running = 1
+        self.placement = Placement()
         self.devices = 1.0
         self.can_halve = False
         self.halt: Halt | None = None
@@ -112,6 +114,11 @@ class Search(Searcher):
         """The number of trials that a driver still has to run, including the trials that are running."""
         waiting = len(self.state.interrupted) + len(self.state.repeats.pending)
         return waiting + self.remaining_configurations + len(self.running)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are trials that have not been handed out."""
+        return self.remaining_trials > len(self.running)
 
     def records(self) -> list[Record]:
         """Returns the finished trials, ordered by number."""
