@@ -23,6 +23,7 @@ from tests.rig.machines import (
     copy_code,
     log,
     on,
+    on_head,
     on_laptop,
     page_command,
     page_commands,
