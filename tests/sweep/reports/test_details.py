@@ -91,12 +91,8 @@ def test_a_second_driver_is_refused_where_locks_do_not_travel(
     if goes_on:
         signs = iter([read_status(folder), *(status_of(driver) for _ in range(100))])
         monkeypatch.setattr(driver_status, "read_status", lambda folder: next(signs))
-    with (
-        pytest.raises(UserError, match=r"another driver runs this sweep \(process 7 on")
-        if is_refused
-        else nullcontext(),
-        hold_driver_lock(folder),
-    ):
+    refusal = pytest.raises(UserError, match=r"another driver runs this sweep \(process 7 on")
+    with refusal if is_refused else nullcontext(), hold_driver_lock(folder):
         assert not is_refused
     assert not is_locked(folder.driver_lock)
 
