@@ -29,8 +29,8 @@ finished trial; a higher trials= adds to it.
   name=SPACE        the sweep's name; its files go to STORAGE/NAME
   trials=N          configurations to start, over all arms (search.trials of the space)
   budget_device_hours=H, deadline=WHEN   limits at which the sweep stops; a higher limit continues it
-  storage=runs      folder of all sweeps
-  cache=cache       folder of prepared images and teachers' outputs, shared by all sweeps
+  storage=runs      folder of all sweeps, or an address such as s3://BUCKET/runs
+  cache=cache       folder or address of prepared images and teachers' outputs, shared by all sweeps
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
   patience=24h      how long the sweep waits while the disk of STORAGE is full, read-only or away
   restarts=N        starts the driver again, at most N times, if it crashes; with RAY_ADDRESS 20, else 0
