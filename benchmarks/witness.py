@@ -56,7 +56,8 @@ def logged(training: TrainingFunctions) -> TrainingFunctions:
             if epoch_report.epoch < epochs:
                 write_line("begins", epoch_report.epoch + 1)
 
-        earlier = [each for each in attempts_in(sweep.checkpoints_of(number)) if each.name != folder.name]
+        trials = {sweep.checkpoints_of(number), folder.parent}  # in the storage, and on the disk of the node
+        earlier = [each for trial in trials for each in attempts_in(trial) if each.name != folder.name]
         write_line("found", max((_epochs_in(training, attempt) for attempt in earlier), default=0))
         write_line("begins", (0 if resume is None else len(training.read_history(resume, ""))) + 1)
         training.run(job, folder, resume, log_and_report)

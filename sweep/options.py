@@ -24,7 +24,7 @@ from sweep.storage.layout import Storage, SweepFolder
 DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
 SWITCHES: Final = ("show", "schema", "plan", "extend", "repair")  # keys of sweep.run
-RUN_KEYS: Final = ("space", "name", "storage", "cache", "tracking", *SWITCHES)
+RUN_KEYS: Final = ("space", "name", "storage", "cache", "scratch", "scratch_gb", "tracking", *SWITCHES)
 TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")  # known to MLflow
 
 
@@ -41,6 +41,8 @@ class RunOptions:
     name: str = ""
     storage: str = DEFAULT_STORAGE
     cache: str = DEFAULT_CACHE
+    scratch: str = ""
+    scratch_gb: str = ""
     tracking: str = ""
     show: bool = False
     schema: bool = False
@@ -54,6 +56,11 @@ class RunOptions:
     def folder(self) -> SweepFolder:
         """The sweep's folder, as an absolute path."""
         return Storage(Path(self.storage).absolute()).sweep(self.name)
+
+    @property
+    def scratch_gigabytes(self) -> float:
+        """The value of `scratch_gb=`, or 0 for half of the disk."""
+        return float(self.scratch_gb or 0)
 
     @property
     def tracking_uri(self) -> str:
@@ -83,7 +90,7 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
     defaults = {key: getattr(RunOptions, key) for key in RUN_KEYS} | dict.fromkeys(SWITCHES, "false")
     values, overrides = own_words(words, defaults, leaves)
     mistakes = []
-    for key in ("storage", "cache"):
+    for key in ("storage", "cache", "scratch"):
         if not (path := str(Path(values[key]).absolute())).isprintable():
             problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
             mistakes.append(Mistake(key, f"{problem}; name another folder than {path!r}"))
@@ -92,11 +99,16 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         wanted = "letters, digits, '-', '_' and '.' only, at most 100"
         mistakes.append(Mistake("name", f"{wanted}, got {name!r}"))
     mistakes += _switch_mistakes(values, SWITCHES)
+    gigabytes = values["scratch_gb"]
+    if gigabytes and not (re.fullmatch(r"\d+(\.\d+)?", gigabytes, re.ASCII) and float(gigabytes)):
+        mistakes.append(Mistake("scratch_gb", f"a number of gigabytes such as 500, got {gigabytes!r}"))
     run_options = RunOptions(
         space=values["space"],
         name=name,
         storage=values["storage"],
         cache=values["cache"],
+        scratch=values["scratch"],
+        scratch_gb=values["scratch_gb"],
         tracking=values["tracking"],
         overrides=tuple(overrides),
         words=tuple(map(redact_passwords, words)),

@@ -24,6 +24,7 @@ from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder
+from sweep.transfer.addresses import Place
 from sweep.types import Halt, Job, Record, Scratch, State
 
 FAILURES_TO_STOP: Final = 3  # if this many trials fail before any other result, the cause is not the configuration
@@ -45,7 +46,7 @@ class Search(Searcher):
 
     Args:
         folder: the folder of the sweep.
-        cache: the folder in which workers read and write the outputs of teachers.
+        cache: the cache in which workers read and write the outputs of teachers.
         store: the prepared cohort.
         num_folds: the number of folds into which the cohort's patients are divided.
         wait: whether Tune waits for every proposal. If False, Tune waits only when no trial is running.
@@ -57,7 +58,7 @@ class Search(Searcher):
         space: Space,
         state: SweepState,
         folder: SweepFolder,
-        cache: Path,
+        cache: Path | Place,
         store: Path,
         num_folds: int = 1,
         wait: bool = False,

@@ -14,7 +14,7 @@ from mmpkd.types import ConfigError, UserError
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.addresses import place
 from sweep.transfer.checkpoints import Checkpoints
-from sweep.transfer.scratch import default_scratch, private_folder
+from sweep.transfer.scratch import scratch_folder
 from sweep.transfer.staging import NodeCache
 from sweep.types import Job, PlacedJob, Scratch
 
@@ -48,7 +48,7 @@ class Placement:
         if scratch is None:
             return None
         try:
-            folder = private_folder(Path(scratch["folder"])) if scratch["folder"] else default_scratch()
+            folder = scratch_folder(scratch["folder"])
             if os.access(folder, os.W_OK):
                 return folder
             raise ConfigError.at("scratch", f"{folder} cannot be written")

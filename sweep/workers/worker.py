@@ -146,6 +146,7 @@ class TrialWorker(tune.Trainable):
             assert self._attempt is not None
             self._training.finish()
             self._attempt.finish()
+            self._attempt.close(ended=True)
         return reports
 
     def _begin_training(self) -> Sequence[EpochReport]:

@@ -110,14 +110,15 @@ class LocalCluster:
         )
 
     def start(self, name: str, words: list[str], wait: bool) -> Node:
-        log = self.folder / f"{name}.log"
+        log, disk = self.folder / f"{name}.log", self.folder / f"{name}-disk"
+        disk.mkdir()  # every node has copies and checkpoints of its own
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--temp-dir={self.folder}"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
         command += [f"--object-store-memory={80 * 2**20}", "--include-log-monitor=false", "--disable-usage-stats"]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command + words,
-                env=os.environ | dict(self.environment) | {NAME: name},
+                env=os.environ | dict(self.environment) | {NAME: name, "TMPDIR": str(disk)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
