@@ -19,9 +19,12 @@ from mmpkd.command import command_line
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
 from sweep.pareto import Contenders
-from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock, is_locked
-from sweep.storage.reader import Sweep, check_exists, is_running, read_sweep
+from sweep.storage.reader import Sweep, check_exists, read_sweep
+from sweep.transfer.addresses import Place, place
+from sweep.transfer.lease import hold_lease
+from sweep.transfer.views import fetch, is_running_there, view_of
 
 HELP = """\
 usage: python -m sweep.clean [NAME] [key=value ...]
@@ -55,7 +58,7 @@ HALF_WRITTEN: Final = (".partial", ".tmp")
 class Waste:
     """A file or a folder that is no longer needed. Its `size` is in bytes."""
 
-    path: Path
+    path: Path | Place
     reason: str
     size: int
 
@@ -66,14 +69,20 @@ def main(words: Sequence[str]) -> None:
         return
     defaults = {"name": "", "delete": "false", "storage": DEFAULT_STORAGE, "unused": "false", "cache": DEFAULT_CACHE}
     options, mistakes = read_sweep_options(words, defaults)
-    storage, delete = Storage(Path(options["storage"])), options["delete"] == "true"
+    storage, delete = view_of(options["storage"]), options["delete"] == "true"
     folders = storage.sweeps()
+    for folder in folders:
+        fetch(folder)
     if options["name"]:
         mistakes += check_exists(options["name"], storage)
     elif not folders:
         problem = f"no sweeps under {storage}, so it is unknown what is needed; name their folder with storage=DIR"
         mistakes.append(Mistake("storage", problem))
-    if options["unused"] == "true" and not Path(options["cache"]).is_dir():
+    cache = place(options["cache"], "cache")
+    if options["unused"] == "true" and not cache.is_local:
+        problem = f"{cache} lies in an object store; delete there with its own tools what is no longer needed"
+        mistakes.append(Mistake("cache", problem))
+    elif options["unused"] == "true" and not cache.local_path.is_dir():
         mistakes.append(Mistake("cache", f"there is no folder {options['cache']!r}; name the folder of the cache"))
     if mistakes:
         raise ConfigError(mistakes)
@@ -81,12 +90,13 @@ def main(words: Sequence[str]) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     wastes: list[Waste] = []
     for folder in folders if not options["name"] else [storage.sweep(options["name"])]:
-        if is_running(folder):
+        if is_running_there(folder):
             console.print(f"{folder.name} is running, and is not touched")
             continue
         wastes += _clean_sweep(folder, delete, console)
     if used is not None:
-        for waste in unused_in_cache(Path(options["cache"]), used):
+        for waste in unused_in_cache(cache.local_path, used):
+            assert isinstance(waste.path, Path)
             if not delete or _delete_cached(waste.path):
                 wastes.append(_listed(waste, console))
     total = f"{decimal(sum(waste.size for waste in wastes))} in {len(wastes)} places"
@@ -109,7 +119,7 @@ def _listed(waste: Waste, console: Console) -> Waste:
 def _clean_sweep(folder: SweepFolder, delete: bool, console: Console) -> list[Waste]:
     if not delete:
         return [_listed(waste, console) for waste in waste_of(read_sweep(folder))]
-    with hold_driver_lock(folder):  # while the lock is held, no driver starts and the files do not change
+    with hold_driver_lock(folder), hold_lease(folder, console.print):  # no driver starts, and the files do not change
         wastes = []
         for waste in waste_of(read_sweep(folder)):
             _delete(waste.path)
@@ -121,11 +131,15 @@ def waste_of(sweep: Sweep) -> list[Waste]:
     """Returns the files and folders of a sweep that are no longer needed, for a sweep that is not running."""
     folder = sweep.folder
     wastes: list[Waste] = []
+    there = set(folder.shared_checkpoints.names())
     for number in settled_numbers(sweep):
-        path = folder.checkpoints_of(number)
-        if path.is_dir():
+        if str(number) in there:
             reason = f"checkpoints of trial {number}, which is neither on the front nor among the best"
-            wastes.append(Waste(path, reason, size_of(path)))
+            checkpoints = folder.shared_checkpoints.child(str(number))
+            path = checkpoints.local_path if checkpoints.is_local else checkpoints
+            wastes.append(Waste(path, reason, sum(checkpoints.sizes().values())))
+    if folder.address:
+        return wastes
     if (scratch := folder.tune_scratch).is_dir():
         wastes.append(Waste(scratch, "scratch folder of a driver that was killed", size_of(scratch)))
     listed = {waste.path for waste in wastes}
@@ -261,16 +275,20 @@ def size_of(path: Path) -> int:
 
 
 @contextmanager
-def _deleting(path: Path) -> Iterator[None]:
+def _deleting(path: Path | Place) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"{path}: cannot be deleted ({error.strerror}); what is listed above is deleted") from error
+        raise UserError(
+            f"{path}: cannot be deleted ({error.strerror or error}); what is listed above is deleted"
+        ) from error
 
 
-def _delete(path: Path) -> None:
+def _delete(path: Path | Place) -> None:
     with _deleting(path):
-        if path.is_dir() and not path.is_symlink():
+        if isinstance(path, Place):
+            path.delete()
+        elif path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink()

@@ -23,6 +23,7 @@ from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.cluster import cluster, count_slots, reservation_for, wanted_per_device
+from sweep.driver_status import this_driver
 from sweep.options import RunOptions, check_tracking_uri
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price
@@ -40,9 +41,10 @@ from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_othe
 from sweep.storage.events import Spool, SweepBegan
 from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
-from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.tracking.mlflow import Tracker
+from sweep.transfer.mirror import Mirror
 from sweep.transfer.preparing import prepare_shared, use_of_scratch
 from sweep.types import Halt
 from sweep.workers.nodes import mps_where_shared
@@ -109,11 +111,12 @@ def run_sweep(
     Raises:
         UserError: the folder belongs to another sweep, or can no longer be written.
     """
-    with hold_driver_lock(options.folder):
+    folder = options.folder
+    with hold_driver_lock(folder), Mirror(folder, this_driver(), printer(console)) as mirror:
         try:
-            return _run_locked(space, planned, options, console, functions or FUNCTIONS)
+            return _run_locked(space, planned, options, mirror, console, functions or FUNCTIONS)
         except OSError as error:
-            problem = disk_problem(error, (options.folder.path, Path(options.storage), Path(options.cache)))
+            problem = disk_problem(error, (folder.path, options.all_sweeps.path, Path(options.cache)))
             if not problem:
                 raise
             raise UserError(
@@ -122,9 +125,12 @@ def run_sweep(
             ) from error
 
 
-def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions) -> int:
+def _run_locked(
+    space: Space, planned: Plan, options: RunOptions, mirror: Mirror, console: Console, functions: SweepFunctions
+) -> int:
     assert planned.example is not None
-    search, spool, tracker = _open_sweep(space, planned, options, console, functions)
+    search, spool, tracker = _open_sweep(space, planned, options, mirror, console, functions)
+    mirror.begin()
     with Watch(search, tracker, options.folder, planned.example.cohort) as watch:
         if search.remaining_trials and search.halt is None:
             finished, trials = len(search.finished), search.space.search.trials
@@ -146,7 +152,7 @@ def _run_locked(space: Space, planned: Plan, options: RunOptions, console: Conso
 
 
 def _open_sweep(
-    space: Space, planned: Plan, options: RunOptions, console: Console, functions: SweepFunctions
+    space: Space, planned: Plan, options: RunOptions, mirror: Mirror, console: Console, functions: SweepFunctions
 ) -> tuple[Search, Spool, Tracker]:
     """Begins a new sweep in its folder, or continues the sweep that an earlier driver began there.
 
@@ -154,7 +160,7 @@ def _open_sweep(
         UserError: the folder is damaged, or holds a sweep of another search space or of other data.
     """
     assert planned.example is not None
-    cohort, folder, storage = planned.example.cohort, options.folder, Storage(Path(options.storage))
+    cohort, folder, storage = planned.example.cohort, options.folder, options.all_sweeps
     repairing = options.command + ("" if options.repair else " repair=true")
     before = check_folder(folder, options.repair, repairing)
     folder.stop_request.unlink(missing_ok=True)
@@ -191,7 +197,7 @@ def _open_sweep(
     scratch = use_of_scratch(options, cache, sweep_id)
     search = Search(space, state, folder, cache, store.path, store.num_folds, scratch=scratch)
     uri = check_tracking_uri(options.tracking_uri)
-    return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts)
+    return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts, mirror)
 
 
 def run_trials(

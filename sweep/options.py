@@ -17,9 +17,12 @@ from urllib.parse import quote as quote_in_uri
 from urllib.parse import unquote, urlsplit
 
 from mmpkd.command import dashed_words, expand_home, own_words
+from mmpkd.machine.checksums import fingerprint
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
 from sweep.storage.layout import Storage, SweepFolder
+from sweep.transfer.addresses import place
+from sweep.transfer.scratch import default_scratch
 
 DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
@@ -53,9 +56,14 @@ class RunOptions:
     words: tuple[str, ...] = ()  # the whole command line, with passwords removed
 
     @property
+    def all_sweeps(self) -> Storage:
+        """The folder of all sweeps, with an absolute path."""
+        return storage_at(self.storage)
+
+    @property
     def folder(self) -> SweepFolder:
-        """The sweep's folder, as an absolute path."""
-        return Storage(Path(self.storage).absolute()).sweep(self.name)
+        """The sweep's folder, with an absolute path."""
+        return self.all_sweeps.sweep(self.name)
 
     @property
     def scratch_gigabytes(self) -> float:
@@ -67,8 +75,8 @@ class RunOptions:
         """Address of the tracking server: the value of `tracking=`, else of MLFLOW_TRACKING_URI, else the SQLite file
         in the folder of all sweeps.
         """
-        default = sqlite_uri(Storage(Path(self.storage)).mlflow_database)
-        return self.tracking or os.environ.get("MLFLOW_TRACKING_URI") or default
+        named = self.tracking or os.environ.get("MLFLOW_TRACKING_URI")
+        return named or sqlite_uri(self.all_sweeps.mlflow_database)
 
     @property
     def command(self) -> str:
@@ -89,8 +97,9 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
     """
     defaults = {key: getattr(RunOptions, key) for key in RUN_KEYS} | dict.fromkeys(SWITCHES, "false")
     values, overrides = own_words(words, defaults, leaves)
-    mistakes = []
+    mistakes = list[Mistake]()
     for key in ("storage", "cache", "scratch"):
+        mistakes += address_mistakes(values[key], key)
         if not (path := str(Path(values[key]).absolute())).isprintable():
             problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
             mistakes.append(Mistake(key, f"{problem}; name another folder than {path!r}"))
@@ -99,6 +108,8 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         wanted = "letters, digits, '-', '_' and '.' only, at most 100"
         mistakes.append(Mistake("name", f"{wanted}, got {name!r}"))
     mistakes += _switch_mistakes(values, SWITCHES)
+    if "://" in values["scratch"]:
+        mistakes.append(Mistake("scratch", f"a folder on the disk of every machine, got {values['scratch']!r}"))
     gigabytes = values["scratch_gb"]
     if gigabytes and not (re.fullmatch(r"\d+(\.\d+)?", gigabytes, re.ASCII) and float(gigabytes)):
         mistakes.append(Mistake("scratch_gb", f"a number of gigabytes such as 500, got {gigabytes!r}"))
@@ -115,10 +126,36 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         **{key: values[key] == "true" for key in SWITCHES},
     )
     try:
-        check_tracking_uri(run_options.tracking_uri)
+        if not address_mistakes(values["storage"], "storage"):
+            check_tracking_uri(run_options.tracking_uri)
     except ConfigError as error:
         mistakes += error.mistakes
     return run_options, mistakes
+
+
+def address_mistakes(address: str, key: str) -> Sequence[Mistake]:
+    """Returns the mistakes in a path or an address. Nothing is read and no connection is made."""
+    try:
+        place(address, key)
+    except ConfigError as error:
+        return error.mistakes
+    return ()
+
+
+def storage_at(address: str) -> Storage:
+    """Returns the folder of all sweeps at a path or an address.
+
+    A driver keeps the files of sweeps in an object store in a folder of this machine whose name contains a hash of the
+    address.
+
+    Raises:
+        ConfigError: the address cannot be served, or the folder cannot be made.
+    """
+    where = place(address)
+    if where.is_local:
+        return Storage(where.local_path.absolute())
+    readable = re.sub(r"\W+", "-", where.path, flags=re.ASCII)[:50]
+    return Storage(default_scratch() / "sweeps" / f"{readable}-{fingerprint([str(where)])}", where)
 
 
 def run_command(words: Iterable[str]) -> str:

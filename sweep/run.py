@@ -13,6 +13,7 @@ from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import RUN_KEYS, read_run_options
 from sweep.space.loading import SHORTCUTS, shipped
 from sweep.space.space import PATHS_OF_SPACE, load_space
+from sweep.transfer.addresses import place
 
 HELP = """\
 usage: python -m sweep.run [space=NAME|FILE] [key=value ...]
@@ -102,6 +103,8 @@ def main(words: Sequence[str]) -> None:
     from sweep.driver import run_sweep, show_plan
     from sweep.storage.continuation import with_earlier_rules
 
+    for key, address in (("storage", options.storage), ("cache", options.cache)):
+        place(address, key).check(key)
     assert planned.example is not None
     refuse_too_many_cores(space.search, planned.example.threads)
     if options.plan:

@@ -30,6 +30,7 @@ from sweep.storage.reader import (
     read_sweep,
 )
 from sweep.tracking.mlflow_database import repoint_artifacts
+from sweep.transfer.views import fetch, view_of
 
 HELP = """\
 usage: python -m sweep.status [NAME] [key=value ...]
@@ -69,7 +70,7 @@ def main(words: Sequence[str]) -> None:
         print(HELP, end="")
         return
     options, mistakes = read_sweep_options(words, {"name": "", "storage": DEFAULT_STORAGE, "json": "false"})
-    storage = Storage(Path(options["storage"]))
+    storage = view_of(options["storage"])
     folders = storage.sweeps()
     if options["name"]:
         mistakes += check_exists(options["name"], storage)
@@ -79,6 +80,7 @@ def main(words: Sequence[str]) -> None:
     sweeps, unread = [], []
     for folder in folders:
         try:
+            fetch(folder)
             sweeps.append(read_sweep(folder))
         except UserError as error:
             unread.append(str(error))
@@ -115,7 +117,7 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
     arms = {arm: [number for number, trial in sweep.trials.items() if trial.arm == arm] for arm in sweep.arms}
     return {
         "name": sweep.folder.name,
-        "folder": str(sweep.folder.path.absolute()),
+        "folder": str(sweep.folder.address or sweep.folder.path.absolute()),
         "space": sweep.plan.get("space"),
         "state": sweep.state,
         **count(list(sweep.trials.values())),
@@ -145,7 +147,7 @@ def show(sweeps: Sequence[Sweep], storage: Storage, console: Console) -> None:
     """Prints a table of sweeps. If there is only one sweep to show, prints its details, too."""
     if not sweeps:
         console.print(f"no sweeps under {storage}; start one, or name another folder with storage=DIR:", soft_wrap=True)
-        words = [] if storage.path == Path(DEFAULT_STORAGE) else [f"storage={storage}"]
+        words = [] if storage == Storage(Path(DEFAULT_STORAGE)) else [f"storage={storage}"]
         console.print("  " + " ".join(["python -m sweep.run", *map(quote, words)]), highlight=False, soft_wrap=True)
         return
     # One table column holds several values, so that the table fits a terminal 80 characters wide.

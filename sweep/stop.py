@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -12,9 +11,10 @@ from rich.console import Console
 from mmpkd.command import command_line
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options
-from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import driver_of
-from sweep.storage.reader import check_exists, how_to_continue, is_running, read_sweep
+from sweep.storage.reader import check_exists, how_to_continue, read_sweep
+from sweep.transfer.views import fetch, is_running_there, view_of
 
 HELP = """\
 usage: python -m sweep.stop NAME [key=value ...]
@@ -35,6 +35,7 @@ examples
   python -m sweep.stop breast storage=/shared/runs timeout=3600
 """
 POLL_SECONDS: Final = 0.2
+REMOTE_POLL_SECONDS: Final = 2.0  # if every look is a request to an object store
 LINE_SECONDS: Final = 10.0  # seconds between two lines if the output is not a terminal
 
 
@@ -49,18 +50,19 @@ def main(words: Sequence[str]) -> None:
         print(HELP, end="")
         return
     options, mistakes = read_sweep_options(words, {"name": "", "storage": DEFAULT_STORAGE, "timeout": "300"})
-    storage, timeout = Storage(Path(options["storage"])), _seconds(options["timeout"], mistakes)
+    storage, timeout = view_of(options["storage"]), _seconds(options["timeout"], mistakes)
     if options["name"]:
         mistakes += check_exists(options["name"], storage)
     else:
-        running = [folder.name for folder in storage.sweeps() if is_running(folder)]
+        running = [folder.name for folder in storage.sweeps() if is_running_there(folder)]
         mistakes.append(Mistake("NAME", f"which sweep? running under {storage}: {', '.join(running) or 'none'}"))
     if mistakes:
         raise ConfigError(mistakes)
     folder = storage.sweep(options["name"])
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
-    if not is_running(folder):
+    if not is_running_there(folder):
         console.print(f"{folder.name} is not running")
+        fetch(folder)
         console.print("\n".join(how_to_continue(read_sweep(folder))))
         return
     _request_stop(folder)
@@ -72,6 +74,7 @@ def main(words: Sequence[str]) -> None:
         )
         raise SystemExit(1)
     console.print(f"{folder.name} has stopped")
+    fetch(folder)
     console.print("\n".join(how_to_continue(read_sweep(folder))))
 
 
@@ -86,12 +89,12 @@ def _seconds(text: str, mistakes: list[Mistake]) -> float:
 
 
 def _request_stop(folder: SweepFolder) -> None:
-    path = folder.stop_request
+    file = folder.shared.child(folder.stop_request.name)
     try:
-        path.touch()  # the file stays empty, so that a reader never sees a half-written file
+        file.write_bytes(b"")
     except OSError as error:
         raise UserError(
-            f"{path}: cannot be written ({error.strerror}); stop the sweep on the machine where it was started"
+            f"{file}: cannot be written ({error.strerror or error}); stop the sweep on the machine where it was started"
         ) from error
 
 
@@ -102,7 +105,7 @@ def _wait_for_end(folder: SweepFolder, timeout: float, console: Console) -> bool
     if not console.is_terminal:
         console.print(request)
     with console.status(request) as status:
-        while is_running(folder):
+        while is_running_there(folder):
             now = time.monotonic()
             if now - begun > timeout:
                 return False
@@ -112,8 +115,8 @@ def _wait_for_end(folder: SweepFolder, timeout: float, console: Console) -> bool
             elif now - last_line > LINE_SECONDS:
                 console.print(line)
                 last_line = now
-            time.sleep(POLL_SECONDS)
-    folder.stop_request.unlink(missing_ok=True)  # it remains if the driver ended before it saw the request
+            time.sleep(REMOTE_POLL_SECONDS if folder.address else POLL_SECONDS)
+    folder.shared.child(folder.stop_request.name).delete()  # it remains if the driver ended before it saw the request
     return True
 
 

@@ -44,7 +44,7 @@ def print_summary(
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     console.print(f"\n{len(records)} trials: {counts or 'none finished'}", highlight=False)
     for record in [record for record in records if record.state == "failed"][:3]:
-        error_file = folder.error(record.number)
+        error_file = folder.shared_error(record.number)
         where = f" ({error_file})" if error_file.exists() else ""
         console.print(f"  trial {record.number} failed: {record.error}{where}", highlight=False, soft_wrap=True)
     if totals:

@@ -228,7 +228,7 @@ class Search(Searcher):
 
     def _hand_out(self, trial_id: str, number: int, proposal: Proposal, config: TrialConfig) -> Job:
         self.running[trial_id] = self.state.hand_out(number, proposal, config, self.devices)
-        self._folder.error(number).unlink(missing_ok=True)
+        self._folder.shared_error(number).delete()
         self.on_change()
         stopping, repeat_of = self.space.search.early_stopping, self.state.studies.record(number).repeat_of
         return Job(

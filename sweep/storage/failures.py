@@ -72,8 +72,9 @@ def failure_of(folder: SweepFolder, number: int, result: Mapping[str, Any]) -> t
     """
     if "error" in result:
         return result["cause"], result["error"]
-    path = folder.error(number)
-    if not path.exists():
+    try:
+        content = folder.shared_error(number).read_bytes().decode(errors="replace")
+    except FileNotFoundError:
         return "", ""
-    cause, _, message = path.read_text(errors="replace").partition("\n\n")[0].partition(": ")
+    cause, _, message = content.partition("\n\n")[0].partition(": ")
     return cause, message

@@ -87,7 +87,16 @@ def check_folder(folder: SweepFolder, repair: bool, command: str) -> CheckedFold
     reopened = {event.number for event in events if isinstance(event, TrialEnded)} & {
         number for number, finished in has_ended.items() if not finished
     }
-    if newly_lost := (lost - lost_before) | reopened:
+    newly_lost = (lost - lost_before) | reopened
+    if uncopied := _begun_after_the_last_copy(folder, newly_lost, traces):
+        notes.append(
+            f"{folder}: trials {_listed(uncopied)} began after the last copy of the journal, whose machine was lost; "
+            "others take their place"
+        )
+        newly_lost -= uncopied
+        for number in uncopied:
+            folder.delete_checkpoints(number)
+    if newly_lost:
         lines = _losses(folder, newly_lost - reopened, reopened, traces)
         if not repair:
             problem = "is older than other files of the sweep, or belongs to another sweep"
@@ -199,15 +208,23 @@ def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
     """Finds trials in files other than the journal: maps each trial's number to a file that mentions it."""
     traces: dict[int, str] = {}
     for place in (folder.checkpoints, folder.errors):
-        for path in sorted(place.iterdir()) if place.is_dir() else ():
-            if match := re.fullmatch(r"(\d+)(\.txt)?", path.name):
-                traces[int(match[1])] = f"{place.name}/{path.name}"
+        for name in folder.shared.child(place.name).names():
+            if match := re.fullmatch(r"(\d+)(\.txt)?", name):
+                traces[int(match[1])] = f"{place.name}/{name}"
     try:
         table = pd.read_parquet(folder.trials, columns=["number"])
         traces |= {int(number): folder.trials.name for number in table["number"]}
     except Exception:  # the table does not exist yet, or is damaged; it will be written again
         pass
     return traces | {event.number: folder.spool.name for event in events if isinstance(event, TrialEvent)}
+
+
+def _begun_after_the_last_copy(folder: SweepFolder, lost: set[int], traces: Mapping[int, str]) -> set[int]:
+    """Returns the lost trials that only workers have written of. If a sweep lies in an object store, its journal is a
+    copy and may lack them; see `transfer/mirror.py`.
+    """
+    by_workers = (f"{folder.checkpoints.name}/", f"{folder.errors.name}/")
+    return {number for number in lost if folder.address and traces.get(number, "").startswith(by_workers)}
 
 
 def _losses(folder: SweepFolder, lost: set[int], reopened: set[int], traces: Mapping[int, str]) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any, Final, Self
 
 from mmpkd.types import UserError
 from sweep.storage.whole_files import read_resolved_space, read_sealed, write_sealed
-from sweep.transfer.addresses import Place, place
+from sweep.transfer.addresses import Place, in_words, place
 
 BEST: Final = "best.yaml"
 CHECKPOINT: Final = "last.pt"  # written by mmpkd.checkpoint in the folder of an attempt
@@ -105,6 +105,11 @@ class SweepFolder:
         return self.path / "driver.lock"
 
     @property
+    def copies(self) -> Path:
+        """What the driver notes about the copies at the sweep's address (`transfer/mirror.py`)."""
+        return self.path / "copies.json"
+
+    @property
     def status(self) -> Path:
         """What the driver shows of itself while it runs, as sealed JSON; see `driver_status.py`."""
         return self.path / "status.json"
@@ -150,6 +155,10 @@ class SweepFolder:
         """Returns the file with the cause, the message and the traceback of a failed trial."""
         return self.errors / f"{number}.txt"
 
+    def shared_error(self, number: int) -> Place:
+        """Returns the same file at the place that every machine sees."""
+        return self.shared.child(f"{self.errors.name}/{self.error(number).name}")
+
     # --- checkpoints ---
 
     @property
@@ -183,10 +192,13 @@ class SweepFolder:
     @property
     def files(self) -> tuple[Path, ...]:
         """All files with fixed names, whether they exist or not, except the driver's lock."""
-        return (
-            *(self.status, self.stop_request, self.journal_lock, self.journal, self.spool, self.spool_sent),
-            *(self.plan, self.space, self.warm_start, self.best, self.trials, self.epochs, self.report),
-        )
+        return (self.status, self.stop_request, self.journal_lock, self.journal, self.spool, *self.whole_files)
+
+    @property
+    def whole_files(self) -> tuple[Path, ...]:
+        """Those of these files that are written anew as a whole and tell of trials."""
+        results = (self.epochs, self.trials, self.best, self.report)
+        return (self.plan, self.space, self.warm_start, self.spool_sent, *results)
 
     def file(self, name: str) -> Path:
         """Returns the path of the file of this name in this folder. If `name` is a path in another folder, only its
@@ -274,11 +286,12 @@ class Storage:
         Raises:
             UserError: the folder cannot be read.
         """
-        if self.address:
-            folders = map(self.sweep, self.address.names())
-            return [folder for folder in folders if folder.shared.child(folder.spool.name).exists()]
         try:
+            if self.address:
+                folders = map(self.sweep, self.address.names())
+                return [folder for folder in folders if folder.shared.child(folder.spool.name).exists()]
             paths = sorted(self.path.iterdir()) if self.path.exists() else []
         except OSError as error:
-            raise UserError(f"{self}: cannot be read ({error.strerror}); name a folder with storage=DIR") from error
+            problem = in_words(self.address, error) if self.address else f"{self}: cannot be read ({error.strerror})"
+            raise UserError(f"{problem}; name a folder with storage=DIR") from error
         return [folder for folder in map(SweepFolder, paths) if folder.exists()]

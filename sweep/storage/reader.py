@@ -7,7 +7,7 @@ access to the folder.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -218,12 +218,22 @@ def continue_command(sweep: Sweep) -> str | None:
     the file of the resolved space. Returns None if the sweep has neither such words nor this file.
     """
     folder, words = SweepFolder(sweep.folder.path.absolute()), sweep.words
+    if sweep.folder.address:  # the command may have to run on another machine, so the space's file is not looked for
+        return None if words is None else run_command(_at_address(words, sweep.folder))
     if words is None or not _leads_to(folder, words):
         if not sweep.search:
             return None
         kept = [word for word in words or () if _is_still_valid(word)]
         words = [f"space={folder.space}", f"name={folder.name}", f"storage={folder.path.parent}", *kept]
     return run_command(map(redact_passwords, words))
+
+
+def _at_address(words: Sequence[str], folder: SweepFolder) -> list[str]:
+    """Returns the words of an earlier command line for the address at which the sweep lies now."""
+    assert folder.address
+    storage = replace(folder.address, path=folder.address.path.removesuffix(f"/{folder.name}"))
+    kept = [word for word in words if not word.startswith(("storage=", "name="))]
+    return [*map(redact_passwords, kept), f"storage={storage}", f"name={folder.name}"]
 
 
 def how_to_continue(sweep: Sweep) -> list[str]:

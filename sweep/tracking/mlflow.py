@@ -32,6 +32,7 @@ from sweep.storage.events import (
 )
 from sweep.tracking.mlflow_runs import MAX_METRICS, STATUS_BY_STATE, MlflowRuns, shortened_param
 from sweep.tracking.names import ServerNames
+from sweep.transfer.mirror import Mirror
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -50,14 +51,16 @@ class Tracker:
         sweep_id: identity that distinguishes this sweep from others of the same name on the same server.
         spool: the sweep's spool, from which events are read.
         artifacts: folder for files, used if the server has no artifact store of its own.
+        mirror: copies the spool to an object store, if the sweep lies there. Only copied events are sent. An event that
+            the next driver may not know would otherwise stay on the server, where another trial gets its number.
 
     Attributes:
         trouble: message of the last error; empty while there is no problem.
         runs: the MLflow runs of the sweep on the server.
     """
 
-    def __init__(self, uri: str, name: str, sweep_id: str, spool: Spool, artifacts: Path):
-        self._uri, self._spool = uri, spool
+    def __init__(self, uri: str, name: str, sweep_id: str, spool: Spool, artifacts: Path, mirror: Mirror | None = None):
+        self._uri, self._spool, self._mirror = uri, spool, mirror
         self._offset_file = spool.folder.spool_sent
         self._sent = self._read_offset()
         self._metric_names, self._param_names = ServerNames(), ServerNames()
@@ -95,6 +98,8 @@ class Tracker:
         Returns:
             The number of events that the server has not received.
         """
+        if self._mirror:
+            self._mirror.copy_now()
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join(seconds)
@@ -138,7 +143,10 @@ class Tracker:
         self._open()
         points: dict[int, list[Metric]] = {}  # metrics by trial; the metrics of one trial are sent together
         offset = self._sent
+        limit = self._mirror.sendable if self._mirror else math.inf
         for count, (end, event) in enumerate(self._spool.read(self._sent), start=1):
+            if end > limit:
+                break
             offset = end
             if isinstance(event, EpochEnded):
                 points.setdefault(event.number, []).extend(self._points(event))

@@ -111,16 +111,15 @@ class TrialWorker(tune.Trainable):
         have damaged the process (CUDA). Such an error is raised, so that Ray starts a new process; its traceback is in
         the trial's error file. A failure without an error file means that the process itself died.
         """
-        number, folder = self.config["number"], SweepFolder(Path(self.config["folder"]))
+        number, folder = self.config["number"], SweepFolder.at(self.config["folder"])
         try:
             reports = self._next_reports()
         except Exception as error:
             places = (folder.path, Path(self.config["cache"]))
             cause, message = cause_of(error, places), message_of(error, places)
             with suppress(OSError):  # the error file may be unwritable, because the disk itself may be the problem
-                path = folder.error(number)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_text(f"{cause}: {message}\n\n{traceback.format_exc()}")
+                content = f"{cause}: {message}\n\n{traceback.format_exc()}"
+                folder.shared_error(number).write_bytes(content.encode())
             if cause == "error" and not isinstance(error, UserError):
                 raise
             # The training may save its last epoch, which must come before the driver deletes checkpoints.

@@ -1,0 +1,68 @@
+"""Shows sweeps in an object store to commands, as they show sweeps in a folder."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from mmpkd.types import UserError
+from sweep.storage.layout import Storage, SweepFolder
+from sweep.storage.reader import is_running
+from sweep.transfer.addresses import in_words, place
+
+
+def view_of(address: str) -> Storage:
+    """Returns the folder of all sweeps at a path or an address, for a command that reads it. For an address it is a
+    temporary folder of this process, into which `fetch` copies the files of a sweep.
+
+    Raises:
+        ConfigError: the address cannot be served.
+    """
+    where = place(address)
+    if where.is_local:
+        return Storage(where.local_path)
+    where.check()
+    folder = tempfile.mkdtemp(prefix="mmpkd-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Storage(Path(folder), where)
+
+
+def fetch(folder: SweepFolder, paths: Sequence[Path] = ()) -> bool:
+    """Copies files of a sweep from its address to its folder on this machine, and returns whether there are any. Does
+    nothing for a sweep in a folder.
+
+    Args:
+        paths: the files, without journal and spool; all files by default.
+
+    Raises:
+        UserError: the store does not answer, or refuses.
+    """
+    if not folder.address:
+        return False
+    try:
+        names = set(folder.address.names())
+        sizes = folder.address.child(folder.copies.name)
+        content = json.loads(sizes.read_bytes()) if folder.copies.name in names else {}
+        existing = [path for path in paths or folder.files if path.name in names]
+        for path in existing:
+            folder.address.download(path.name, path)
+            if path.name in content and content[path.name] < path.stat().st_size:
+                os.truncate(path, content[path.name])
+    except OSError as error:
+        raise UserError(in_words(folder.address, error)) from error
+    return bool(existing)
+
+
+def is_running_there(folder: SweepFolder) -> bool:
+    """Returns whether a driver runs the sweep, in a folder or at an address.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    fetch(folder, (folder.status,))
+    return is_running(folder)
