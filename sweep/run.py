@@ -29,7 +29,7 @@ finished trial; a higher trials= adds to it.
   budget_device_hours=H, deadline=WHEN   limits at which the sweep stops; a higher limit continues it
   storage=runs      folder of all sweeps
   cache=cache       folder of prepared images and teachers' outputs, shared by all sweeps
-  scratch=DIR       disk of every node of a cluster, for copies and checkpoints; scratch_gb=N limits the copies
+  scratch=DIR       every node's disk, for copies and checkpoints in a cluster; scratch_gb=N limits copies
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
   warm_start=SWEEP  begins with the results of another sweep of the same cohort, by name or folder
   extend=true       continues though the space has changed, with the earlier trials that lie in the new one
