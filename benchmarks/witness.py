@@ -10,7 +10,7 @@ import json
 import os
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -21,10 +21,10 @@ from mmpkd.config import TrialConfig
 from mmpkd.types import EpochReport
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.attempts import attempts_in
-from sweep.types import Job
+from sweep.types import PlacedJob
 from sweep.workers.worker import TrainingFunctions
 
-LOG: Final = "trained.log"  # in the sweep's folder, appended to by workers only
+LOG: Final = "trained.log"  # appended to by workers only
 PATIENCE: Final = 30.0  # seconds after a kill by which every process of the driver must have gone
 WRITE_SECONDS: Final = 1.0  # in which a small checkpoint is on disk, also on a busy machine
 
@@ -38,16 +38,20 @@ class Line(NamedTuple):
     pid: int
 
 
-def logged(training: TrainingFunctions) -> TrainingFunctions:
-    """Returns functions that also write to LOG when an attempt finds checkpoints, and when an epoch begins or ends."""
+def logged(training: TrainingFunctions, witness: Path | None = None) -> TrainingFunctions:
+    """Returns functions that also write to LOG when an attempt finds checkpoints, and when an epoch begins or ends.
 
-    def run(job: Job, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
+    Args:
+        witness: the folder of LOG; by default the sweep's folder.
+    """
+
+    def run(job: PlacedJob, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
         epochs = TrialConfig.model_validate_json(job["trial"]).epochs
         number, attempt = job["number"], folder.name.partition("-")[2]
         sweep = SweepFolder(Path(job["folder"]))
 
         def write_line(word: str, epoch: int) -> None:
-            with (sweep.path / LOG).open("a") as file:  # one short write in append mode: never torn
+            with ((witness or sweep.path) / LOG).open("a") as file:  # one short write in append mode: never torn
                 file.write(f"{time.time()} {word} {number} {attempt} {epoch} {os.getpid()}\n")
 
         def log_and_report(epoch_report: EpochReport) -> None:
@@ -56,8 +60,8 @@ def logged(training: TrainingFunctions) -> TrainingFunctions:
             if epoch_report.epoch < epochs:
                 write_line("begins", epoch_report.epoch + 1)
 
-        trials = {sweep.checkpoints_of(number), folder.parent}  # in the storage, and on the disk of the node
-        earlier = [each for trial in trials for each in attempts_in(trial) if each.name != folder.name]
+        attempts = {*attempts_in(sweep.checkpoints_of(number)), *attempts_in(folder.parent)}  # there, and on this disk
+        earlier = [each for each in attempts if each.name != folder.name]
         write_line("found", max((_epochs_in(training, attempt) for attempt in earlier), default=0))
         write_line("begins", (0 if resume is None else len(training.read_history(resume, ""))) + 1)
         training.run(job, folder, resume, log_and_report)
@@ -223,6 +227,8 @@ def faults(
     kills: Sequence[Kill],
     epochs: Mapping[int, int],
     checkpoint_seconds: float = 0.0,
+    damaged: Container[int] = (),
+    copied: bool = False,
 ) -> list[str]:
     """Whatever was lost, trained twice without need, resumed from the wrong place, or written by an orphan.
 
@@ -230,6 +236,9 @@ def faults(
         epochs: that each trial has, by its number, as trials.parquet says.
         checkpoint_seconds: how often trainings saved their state; 0: after every epoch, so that none that had ended may
             be trained again.
+        damaged: numbers of the trials whose newest checkpoint was damaged: they may train any epochs again.
+        copied: whether checkpoints lie on the disks of nodes and are copied every `checkpoint_seconds`, so that a lost
+            node takes the newest ones with it.
     """
     wrong = []
     told = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
@@ -249,10 +258,12 @@ def faults(
             for line in own
             if line.time > ended_at.get(number, float("inf"))
         ]
-        wrong += _faults_of_attempts(number, own)
+        wrong += _faults_of_attempts(number, own, copied or number in damaged)
     lost: Counter[int] = Counter()
     for loss in losses_of(lines):
         lost[loss.number] += loss.epochs
+        if loss.number in damaged:
+            continue
         # The first end of an epoch after `checkpoint_seconds` is saved, and others end while that is written.
         if checkpoint_seconds == 0 or loss.seconds > checkpoint_seconds + loss.longest + WRITE_SECONDS:
             wrong.append(f"trial {loss.number}: {loss.epochs} epochs over {loss.seconds:.1f} s were lost")
@@ -263,7 +274,7 @@ def faults(
     return wrong
 
 
-def _faults_of_attempts(number: int, own: Sequence[Line]) -> Iterator[str]:
+def _faults_of_attempts(number: int, own: Sequence[Line], may_lose: bool) -> Iterator[str]:
     attempts: dict[int, list[Line]] = defaultdict(list)
     for line in own:
         attempts[line.attempt].append(line)
@@ -275,7 +286,7 @@ def _faults_of_attempts(number: int, own: Sequence[Line]) -> Iterator[str]:
                 yield f"trial {number}: attempt {line.attempt} {line.word} epoch {line.epoch} after {attempt} had begun"
         known = max((line.epoch for line in earlier if line.word == "found"), default=0)
         begun = [line.epoch for line in rest if line.word == "begins"]
-        if first.word != "found" or first.epoch < known:
+        if first.word != "found" or (first.epoch < known and not may_lose):
             yield f"trial {number}: attempt {attempt} found epoch {first.epoch}, after {known} had been found"
         if begun != list(range(first.epoch + 1, first.epoch + 1 + len(begun))):
             yield f"trial {number}: attempt {attempt} found epoch {first.epoch} and trained {begun}"

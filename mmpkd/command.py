@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from mmpkd.machine.errors import error_chain, machine_fault, with_fault
 from mmpkd.types import ConfigError, Mistake, UserError
 
 Item = TypeVar("Item")
+ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://|(s3|gs|gcs|az|abfs):", re.IGNORECASE)
 
 
 @contextmanager
@@ -132,16 +134,18 @@ def expand_home(value: str) -> str:
 
 
 def own_words(
-    words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()
+    words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = (), addresses: Iterable[str] = ()
 ) -> tuple[dict[str, str], list[str]]:
     """Splits the words of a command line. Returns a value for each key of `defaults`, from its `key=value` word or else
     from `defaults`, and the remaining words in order.
 
     Args:
         known: further keys, suggested for a word that is written as an option.
+        addresses: keys whose value may be an address such as s3://bucket/folder.
 
     Raises:
-        ConfigError: words are written as options, `--key value`, so that it is unclear which value belongs to which.
+        ConfigError: words are written as options, `--key value`, so that it is unclear which value belongs to which; or
+            the folder of the results or of the cache is an address, which would become the name of a local folder.
     """
     if mistakes := [*dashed_words(words, defaults, known)]:
         raise ConfigError(mistakes)
@@ -152,4 +156,8 @@ def own_words(
             own[key] = expand_home(value)
         else:
             rest.append(word)
+    for key in {"out", "cache"} & set(own) - set(addresses):
+        if match := ADDRESS.match(own[key]):
+            problem = f"begins with {match[0]!r} like an address, and this command needs a folder on a disk"
+            raise ConfigError.at(key, f"{problem}; name one, such as {key}={defaults[key]}")
     return own, rest

@@ -44,7 +44,7 @@ sweep can still be continued afterwards.
 what is deleted of a sweep
   checkpoints of trials that have ended and are neither on the front nor among the four best by
   search.select (a killed driver, or a worker that outlived it, leaves them), files that a kill left
-  half-written, Ray Tune's scratch folder
+  half-written
 
 examples
   python -m sweep.clean
@@ -140,8 +140,6 @@ def waste_of(sweep: Sweep) -> list[Waste]:
             wastes.append(Waste(path, reason, sum(checkpoints.sizes().values())))
     if folder.address:
         return wastes
-    if (scratch := folder.tune_scratch).is_dir():
-        wastes.append(Waste(scratch, "scratch folder of a driver that was killed", size_of(scratch)))
     listed = {waste.path for waste in wastes}
     for path in half_written(folder.path):
         if not listed & set(path.parents):

@@ -23,6 +23,7 @@ from ray._private.services import canonicalize_bootstrap_address_or_die
 from mmpkd.machine.resources import cores
 from mmpkd.types import ConfigError, UserError
 from sweep import interrupt
+from sweep.autoscaling import Growth, read_growth
 from sweep.local_ray import make_socket_folder, one_line, start_ray
 from sweep.space.search_config import SearchConfig
 
@@ -68,9 +69,9 @@ def wanted_per_device(search: SearchConfig) -> int | Literal["auto"] | None:
     number is to be measured, or None if `search.cpus` and `search.gpus` set what a trial reserves.
 
     Only this function decides what happens if a space sets neither `trials_per_device` nor `gpus`: in a cluster with
-    GPUs the number is measured, otherwise a trial reserves cores.
+    GPUs, or with GPUs to come, the number is measured, otherwise a trial reserves cores.
     """
-    if search.trials_per_device is None and search.gpus is None and count_gpus():
+    if search.trials_per_device is None and search.gpus is None and expects_gpus():
         return "auto"
     return search.trials_per_device
 
@@ -84,32 +85,37 @@ def reservation_for(search: SearchConfig, threads: int, per_device: int | None) 
     """
     if per_device is None:
         return Reservation(search.cpus or float(threads), search.gpus or 0.0)
-    if count_gpus():
+    if expects_gpus():
         return Reservation(search.cpus or float(threads), 1 / per_device)
     return Reservation(largest_machine_cores() / per_device, 0.0)
 
 
 def largest_machine_cores() -> float:
     """Returns the number of cores of the largest machine in the cluster."""
-    return max((float(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]), default=1.0)
+    return max((machine["CPU"] for machine in living_machines() if machine.get("CPU")), default=1.0)
 
 
 def cores_per_device() -> float:
     """Returns the number of cores that a machine of the cluster has for each of its GPUs, at most. Without GPUs it is
     the number of cores of the largest machine.
     """
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    machines = [machine for machine in living_machines() if machine.get("GPU")]
     return max((machine.get("CPU", 0.0) / machine["GPU"] for machine in machines), default=largest_machine_cores())
+
+
+def expects_gpus() -> bool:
+    """Whether the cluster has GPUs, or its configuration says that machines with GPUs may join it."""
+    return bool(ray.cluster_resources().get("GPU", 0)) or configured_growth().has_gpus
+
+
+def configured_growth() -> Growth:
+    """Returns what the running cluster may become, as far as this machine knows."""
+    return read_growth(ray.get_runtime_context().gcs_address) if cluster_address() else Growth()
 
 
 def living_machines() -> list[Mapping[str, float]]:
     """Returns the resources of each machine of the cluster that is alive. Without a running Ray there is none."""
     return [node["Resources"] for node in ray.nodes() if node["Alive"]] if ray.is_initialized() else []
-
-
-def count_gpus() -> int:
-    """Returns the number of GPUs in the cluster."""
-    return int(ray.cluster_resources().get("GPU", 0))
 
 
 def count_slots(reservation: Reservation) -> int:
@@ -129,10 +135,37 @@ def count_slots(reservation: Reservation) -> int:
     return max(fitting, 1)
 
 
+def trials_at_a_time(reservation: Reservation, at_a_time: int | None, growth: Growth) -> int:
+    """Returns the number of trials that may be requested at once, running trials included.
+
+    It is `at_a_time` if that is set. Otherwise it is the number of trials that can run when the cluster is as large as
+    it is or may become, plus one that waits for a place, so that a free worker need not wait for a proposal. A cluster
+    that grows is thus asked for all its machines at once.
+
+    Raises:
+        ConfigError: see `count_slots`.
+    """
+    slots = count_slots(reservation)
+    return at_a_time or max(slots, count_future_slots(reservation, growth)) + 1
+
+
+def count_future_slots(reservation: Reservation, growth: Growth) -> int:
+    """Returns the number of trials that can run at the same time on all machines that may join the cluster. A machine
+    whose resources are not known counts as the largest machine that is there, and as one trial if none is there.
+    """
+    slots, machines = 0, growth.most
+    on_each = [
+        (_count_fitting(kind.resources, reservation) if kind.resources else count_machine_slots(reservation), kind.most)
+        for kind in growth.types
+    ]
+    for trials, most in sorted(on_each, reverse=True):
+        slots, machines = slots + trials * min(most, machines), machines - min(most, machines)
+    return slots
+
+
 def count_machine_slots(reservation: Reservation) -> int:
     """Returns the number of trials that can run at the same time on the largest machine of the cluster."""
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    on_largest = max((_count_fitting(machine, reservation) for machine in machines), default=1)
+    on_largest = max((_count_fitting(machine, reservation) for machine in living_machines()), default=1)
     return max(min(count_slots(reservation), on_largest), 1)
 
 

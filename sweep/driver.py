@@ -22,9 +22,10 @@ from mmpkd.probe import stand_in
 from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
-from sweep.cluster import cluster, count_slots, reservation_for, wanted_per_device
+from sweep.cluster import cluster, reservation_for, wanted_per_device
 from sweep.driver_status import this_driver
-from sweep.options import RunOptions, check_tracking_uri
+from sweep.options import RunOptions, check_tracking_uri, seconds_of
+from sweep.patience import waiting_out
 from sweep.plan.plan import Plan
 from sweep.plan.price import Price
 from sweep.plan.show import render
@@ -119,6 +120,10 @@ def run_sweep(
             problem = disk_problem(error, (folder.path, options.all_sweeps.path, Path(options.cache)))
             if not problem:
                 raise
+            if interrupt.requested():
+                line = f"asked to end ({interrupt.requested()}) while {problem}; tables and report may be old"
+                console.print(f"{line}; the same command continues", highlight=False, soft_wrap=True)
+                return 130
             raise UserError(
                 f"{problem}; the sweep stopped\n"
                 f"  Everything written before is whole. Repair this, then continue with:\n  {options.command}"
@@ -131,7 +136,8 @@ def _run_locked(
     assert planned.example is not None
     search, spool, tracker = _open_sweep(space, planned, options, mirror, console, functions)
     mirror.begin()
-    with Watch(search, tracker, options.folder, planned.example.cohort) as watch:
+    patience = waiting_out(seconds_of(options.patience) or 0.0, printer(console))
+    with patience, Watch(search, tracker, options.folder, planned.example.cohort) as watch:
         if search.remaining_trials and search.halt is None:
             finished, trials = len(search.finished), search.space.search.trials
             so_far = f", {finished} done before" if finished else ""
@@ -194,8 +200,8 @@ def _open_sweep(
     write_atomically(folder.space, dumped)
 
     state = SweepState(space, planned.goals, studies, spool, folder, warm_start, before.lost)
-    scratch = use_of_scratch(options, cache, sweep_id)
-    search = Search(space, state, folder, cache, store.path, store.num_folds, scratch=scratch)
+    scratch, patience = use_of_scratch(options, cache, sweep_id), seconds_of(options.patience) or 0.0
+    search = Search(space, state, folder, str(cache), store.path, store.num_folds, scratch=scratch, patience=patience)
     uri = check_tracking_uri(options.tracking_uri)
     return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts, mirror)
 
@@ -229,9 +235,9 @@ def run_trials(
                 halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
             doubled = reservation.doubled()
             search.devices, search.can_halve = reservation.devices, doubled is not None
-            with Progress(search, count_slots(reservation), console) as progress:
+            with Progress(search, console) as progress:
                 watch.follow(progress)
-                run_tune(search, halving, functions.training, reservation, folder)
+                run_tune(search, halving, functions.training, reservation, folder, config.at_a_time)
             if search.halt is None or search.halt.kind != "memory" or doubled is None:
                 break
             console.print(
@@ -260,16 +266,15 @@ def _price_and_trials_per_device(
             return 1 if wanted == "auto" else wanted
         if price is not None:
             console.print("\n".join(price.lines()), highlight=False, soft_wrap=True)
-            folder.write_plan(folder.read_plan() | {"price": price.as_json()})
+            folder.add_to_plan({"price": price.as_json()})
             per_device = price.per_device
     return (per_device or 1) if wanted == "auto" else wanted
 
 
 def _store_per_device(folder: SweepFolder, per_device: int) -> None:
     """Stores the number of trials per device that the memory allows, with which the next driver begins."""
-    content = folder.read_plan()
-    if price := content.get("price"):
-        folder.write_plan(content | {"price": price | {"per_device": per_device}})
+    if price := folder.read_plan().get("price"):
+        folder.add_to_plan({"price": price | {"per_device": per_device}})
 
 
 def printer(console: Console) -> Callable[[str], None]:

@@ -27,7 +27,10 @@ from sweep.transfer.scratch import default_scratch
 DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
 SWITCHES: Final = ("show", "schema", "plan", "extend", "repair")  # keys of sweep.run
-RUN_KEYS: Final = ("space", "name", "storage", "cache", "scratch", "scratch_gb", "tracking", *SWITCHES)
+RUN_KEYS: Final = (
+    *("space", "name", "storage", "cache", "scratch", "scratch_gb", "tracking", "patience"),
+    *SWITCHES,
+)
 TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")  # known to MLflow
 
 
@@ -47,6 +50,7 @@ class RunOptions:
     scratch: str = ""
     scratch_gb: str = ""
     tracking: str = ""
+    patience: str = "24h"
     show: bool = False
     schema: bool = False
     plan: bool = False
@@ -96,7 +100,7 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
             words are values of such keys.
     """
     defaults = {key: getattr(RunOptions, key) for key in RUN_KEYS} | dict.fromkeys(SWITCHES, "false")
-    values, overrides = own_words(words, defaults, leaves)
+    values, overrides = own_words(words, defaults, leaves, addresses=("storage", "cache"))
     mistakes = list[Mistake]()
     for key in ("storage", "cache", "scratch"):
         mistakes += address_mistakes(values[key], key)
@@ -113,6 +117,8 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
     gigabytes = values["scratch_gb"]
     if gigabytes and not (re.fullmatch(r"\d+(\.\d+)?", gigabytes, re.ASCII) and float(gigabytes)):
         mistakes.append(Mistake("scratch_gb", f"a number of gigabytes such as 500, got {gigabytes!r}"))
+    if seconds_of(values["patience"]) is None:
+        mistakes.append(Mistake("patience", f"a duration such as 30min, 12h or 7d, got {values['patience']!r}"))
     run_options = RunOptions(
         space=values["space"],
         name=name,
@@ -121,6 +127,7 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         scratch=values["scratch"],
         scratch_gb=values["scratch_gb"],
         tracking=values["tracking"],
+        patience=values["patience"],
         overrides=tuple(overrides),
         words=tuple(map(redact_passwords, words)),
         **{key: values[key] == "true" for key in SWITCHES},
@@ -131,6 +138,12 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
     except ConfigError as error:
         mistakes += error.mistakes
     return run_options, mistakes
+
+
+def seconds_of(duration: str) -> float | None:
+    """Returns the seconds of a duration such as `90s`, `30min`, `12h` or `7d`, or None if the text is no duration."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) ?(s|min|h|d)", duration, re.ASCII)
+    return float(match[1]) * {"s": 1, "min": 60, "h": 3600, "d": 86400}[match[2]] if match else None
 
 
 def address_mistakes(address: str, key: str) -> Sequence[Mistake]:

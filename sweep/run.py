@@ -31,6 +31,7 @@ finished trial; a higher trials= adds to it.
   cache=cache       folder of prepared images and teachers' outputs, shared by all sweeps
   scratch=DIR       every node's disk, for copies and checkpoints in a cluster; scratch_gb=N limits copies
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
+  patience=24h      how long the sweep waits while the disk of STORAGE is full, read-only or away
   warm_start=SWEEP  begins with the results of another sweep of the same cohort, by name or folder
   extend=true       continues though the space has changed, with the earlier trials that lie in the new one
   repair=true       continues though the journal is damaged or has lost trials, without what is lost

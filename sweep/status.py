@@ -173,13 +173,14 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console) -> None:
     for arm, arm_facts in facts["arms"].items():
         arms.add_row(arm, *(str(arm_facts[state]) for state in SHOWN_STATES), *_cost_and_best(arm_facts))
     if facts["arms"]:
+        console.print()
         console.print(arms)
     show_driver(sweep, console)
-    lines = how_to_continue(sweep)
+    lines = ["", *how_to_continue(sweep)]
     if sweep.running:
         stop = f"python -m sweep.stop {facts['name']} storage={quote(str(storage))}"
         driver = driver_of(sweep.folder) or "a driver"
-        lines = [f"it is run by {driver}; these commands end it and continue it:"]
+        lines = ["", f"it is run by {driver}; these commands end it and continue it:"]
         lines += [f"  {stop}", *([f"  {facts['continue']}"] if facts["continue"] else [])]
     lines += _about_mlflow(storage.mlflow_database.absolute())
     lines += [

@@ -46,6 +46,21 @@ class PlacedJob(Job):
 
 
 @dataclass(frozen=True)
+class Placement:
+    """Where the open trials of a sweep are.
+
+    Attributes:
+        running: the number of trials that have a worker.
+        starting: the number of trials that have a place, in which their worker is starting.
+        waiting: the number of trials that wait for a place.
+    """
+
+    running: int = 0
+    starting: int = 0
+    waiting: int = 0
+
+
+@dataclass(frozen=True)
 class Record:
     """A trial as the sweep's Optuna storage records it.
 

@@ -41,9 +41,11 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"surrogate", "storage.whole_files", "transfer.addresses", "transfer.scratch"},
+        {"surrogate", "interrupt", "transfer.addresses", "transfer.scratch"},
+        {"patience"},
+        {"storage.whole_files"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
-        {"options", "pareto", "interrupt", "local_ray", "space", "driver_status"},
+        {"options", "pareto", "local_ray", "autoscaling", "space", "driver_status"},
         {"cluster"},
         {"storage", "plan"},
         {"transfer"},

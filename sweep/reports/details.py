@@ -13,7 +13,7 @@ from rich.table import Table
 from sweep.driver_status import DriverStatus
 from sweep.storage.reader import Sweep
 
-SHOWN_TRIALS: Final = 10  # running trials in the table
+SHOWN_TRIALS: Final = 10  # open trials in the table
 LATE_SECONDS: Final = 30.0  # if Ray Tune's loop has given no numbers for so long, that is shown
 PLAIN: Final[Mapping[str, Any]] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
 
@@ -37,14 +37,14 @@ def show_driver(sweep: Sweep, console: Console) -> None:
     status = sweep.status
     if status is None or not (sweep.running or sweep.has_died):
         return
-    for line in driver_lines(sweep, status):
+    for line in ("", *driver_lines(sweep, status)):
         console.print(line, highlight=False, soft_wrap=True)
     if sweep.running and status.trials:
-        console.print("running trials, those with the oldest reports first:", highlight=False)
-        console.print(running_table(status))
+        console.print("\nopen trials, and how long ago each has reported or was handed out:", highlight=False)
+        console.print(trials_table(status))
         more = status.running + status.starting + status.waiting - SHOWN_TRIALS
         if more > 0:
-            console.print(f"and {more} more, which have reported since", highlight=False)
+            console.print(f"and {more} more, with later signs", highlight=False)
 
 
 def driver_lines(sweep: Sweep, status: DriverStatus) -> list[str]:
@@ -56,18 +56,19 @@ def driver_lines(sweep: Sweep, status: DriverStatus) -> list[str]:
     if sweep.state == "stalled":
         lines += ["it is stopped or hangs, or its machine or its storage is away; what follows is old"]
     if sweep.drivers > 1:
-        lines += [f"this sweep was continued {sweep.drivers - 1} times"]
+        lines += [f"it is driver {sweep.drivers} of this sweep"]
     if status.nodes:
         gpus = f", {status.gpus:g} GPUs" if status.gpus else ""
-        lines += [f"{status.nodes} machines, {status.cpus:g} cores{gpus}; trials: {_trials(status)}"]
+        machines = f"{status.nodes} machine{'s' * (status.nodes != 1)}"
+        lines += [f"{machines}, {status.cpus:g} cores{gpus}; trials: {_trials(status)}"]
     lines += [_spent(sweep, status), _end(status), _late(status), _tracking(status), _results(status)]
     lines += [f"waits: {status.trouble['storage']}"] if "storage" in status.trouble else []
     return [lines[0], *(f"  {line}" for line in lines[1:] if line)]
 
 
-def running_table(status: DriverStatus) -> Table:
-    """Returns a table of the `SHOWN_TRIALS` running trials with the oldest reports, the oldest first."""
-    table = Table("trial", "arm", "epoch", "last report", **PLAIN)
+def trials_table(status: DriverStatus) -> Table:
+    """Returns a table of the `SHOWN_TRIALS` open trials with the oldest reports, the oldest first."""
+    table = Table("trial", "arm", "epoch", "last sign", **PLAIN)
     for trial in status.trials[:SHOWN_TRIALS]:
         since = age(_seconds(trial.last_sign, time.time()))
         table.add_row(str(trial.number), trial.arm, f"{trial.epoch} of {trial.epochs}", since)
@@ -121,7 +122,8 @@ def _tracking(status: DriverStatus) -> str:
         return ""
     trouble = f": {status.trouble['tracking']}" if "tracking" in status.trouble else ""
     oldest = age(_seconds(status.oldest_unsent or status.time, time.time()))
-    return f"tracking: {status.unsent} events not sent yet, the oldest from {oldest}{trouble}"
+    events = f"{status.unsent} event{'s' * (status.unsent != 1)}"
+    return f"tracking: {events} not sent yet, the oldest from {oldest}{trouble}"
 
 
 def _results(status: DriverStatus) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from mmpkd.command import warn
 from sweep import interrupt
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
+from sweep.patience import patiently
 from sweep.plan.plan import Plan
 from sweep.reports.console import print_summary
 from sweep.reports.results import planned_error, snapshot_of, write_results
@@ -30,7 +31,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     folder, goals = options.folder, planned.goals
     with interrupt.deferred():
         snapshot = snapshot_of(search, goals, folder, planned.example.cohort)
-        results = write_results(snapshot)
+        results = patiently(lambda: write_results(snapshot), folder.report)
         _spool_end(search, planned, folder, spool)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials

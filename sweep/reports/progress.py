@@ -25,8 +25,8 @@ class Progress:
     events.
     """
 
-    def __init__(self, search: Search, slots: int, console: Console):
-        self._search, self._slots, self._console = search, slots, console
+    def __init__(self, search: Search, console: Console):
+        self._search, self._console = search, console
         self._since = time.monotonic()
         self._done_before = len(search.finished)
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -63,7 +63,9 @@ class Progress:
         return len(self._search.finished) > self._shown_done
 
     def line(self) -> str:
-        """Returns the numbers of trials done and running, the best score of each goal by arm, and the time left."""
+        """Returns the numbers of trials done, running, starting and waiting, the best score of each goal by arm, and
+        the time left.
+        """
         best = " | ".join(f"{arm} " + " ".join(cells) for arm, cells in self._best().items() if cells)
         return f"{self._counts()}{' | ' + best if best else ''} | {self._left()}"
 
@@ -71,9 +73,13 @@ class Progress:
         search = self._search
         states = Counter(record.state for record in search.finished.values())
         total = len(search.finished) + search.remaining_trials
-        running = min(len(search.running), self._slots)
         counts = ", ".join(f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state])
-        return f"{len(search.finished)}/{total} done{f' ({counts})' if counts else ''}, {running} running"
+        done = f"{len(search.finished)}/{total} done{f' ({counts})' if counts else ''}"
+        placement = search.placement
+        places = [f"{placement.running} running"]
+        places += [f"{placement.starting} starting"] if placement.starting else []
+        places += [f"{placement.waiting} waiting"] if placement.waiting else []
+        return ", ".join([done, *places])
 
     def _best(self) -> dict[str, list[str]]:
         cells: dict[str, list[str]] = {}

@@ -141,8 +141,8 @@ def planned_error(folder: SweepFolder) -> float | None:
 
 
 def main(driver: int) -> None:
-    """Writes the results of the snapshot on standard input. If that fails, prints the reason in a line and ends with
-    status 1.
+    """Writes the results of the snapshot on standard input, and prints the seconds of processor time that this took. If
+    it fails, prints the reason in a line on standard error and ends with status 1.
 
     Args:
         driver: process id of the driver, which has started this process.
@@ -157,6 +157,7 @@ def main(driver: int) -> None:
         write_results(pickle.load(sys.stdin.buffer), running=True, check=stop_without_driver)
     except OSError as error:
         sys.exit(f"{error.filename2 or error.filename or 'a file'} cannot be written ({error.strerror})")
+    print(time.process_time())
 
 
 if __name__ == "__main__":

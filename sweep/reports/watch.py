@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Final, Self
 
@@ -32,7 +32,7 @@ from sweep.tracking.mlflow import Tracker
 STATUS_SECONDS: Final = 5.0  # least time between two writes of the status file
 END_SECONDS: Final = 2.0  # time that the thread gets to end; it may wait for the storage
 RESULTS_SECONDS: Final = 600.0  # least time between the starts of two writes of tables and report
-RESULTS_SHARE: Final = 0.02  # largest share of the time in which they are written; the interval grows with their cost
+RESULTS_SHARE: Final = 0.02  # largest share of a core's time that this takes; the interval grows with its cost
 
 
 class ResultsWriter:
@@ -51,13 +51,14 @@ class ResultsWriter:
         self._waiting: Snapshot | None = None  # the copy that is written next
         self._process: subprocess.Popen[bytes] | None = None
         self._copied = 0.0  # when the records of the running process were copied
-        self._began, self._seconds = time.monotonic(), 0.0  # of the last process; at first, of this driver
+        self._began = time.monotonic()  # when the last process began; at first, when this driver did
+        self._cpu_seconds = 0.0  # of the last process
         self._closed = False
 
     @property
     def interval(self) -> float:
         """Seconds from the start of one write to the start of the next."""
-        return max(RESULTS_SECONDS, self._seconds / RESULTS_SHARE)
+        return max(RESULTS_SECONDS, self._cpu_seconds / RESULTS_SHARE)
 
     @property
     def is_due(self) -> bool:
@@ -98,18 +99,18 @@ class ResultsWriter:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "sweep.reports.results", str(os.getpid())],
                 stdin=copy,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,  # a few lines, which are read when the process has ended
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,  # both are a few lines, which are read when the process has ended
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "OMP_NUM_THREADS": "1"},
                 start_new_session=True,  # Ctrl-C reaches the driver alone, which then ends this process
             )
 
     def _note_end(self, process: subprocess.Popen[bytes]) -> None:
-        self._seconds = time.monotonic() - self._began
-        lines = process.communicate()[1].decode(errors="replace").strip().splitlines()
+        output, errors = process.communicate()
         if process.returncode == 0:
-            self.written, self.trouble = self._copied, ""
+            self.written, self.trouble, self._cpu_seconds = self._copied, "", float(output)
         else:
+            lines = errors.decode(errors="replace").strip().splitlines()
             self.trouble = lines[-1] if lines else f"their process ended with status {process.returncode}"
 
 
@@ -192,7 +193,7 @@ class Watch:
             nodes=len(machines),
             cpus=sum(machine.get("CPU", 0.0) for machine in machines),
             gpus=sum(machine.get("GPU", 0.0) for machine in machines),
-            running=len(trials),
+            **asdict(search.placement),
             trials=trials[:MAX_TRIALS],
             ended=len(search.finished),
             remaining=search.remaining_trials,

@@ -7,6 +7,7 @@ restarted in the same way if its worker dies.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,15 +18,15 @@ from ray.tune.search import Searcher
 
 from mmpkd.config import TrialConfig
 from mmpkd.types import UserError
+from sweep.patience import patiently
 from sweep.search.budget import reached_limit
 from sweep.search.proposals import Proposal
 from sweep.search.repeats import repeat_config
 from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
-from sweep.storage.failures import failure_of
+from sweep.storage.failures import StorageTrouble, failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.transfer.addresses import Place
-from sweep.types import Halt, Job, Record, Scratch, State
+from sweep.types import Halt, Job, Placement, Record, Scratch, State
 
 FAILURES_TO_STOP: Final = 3  # if this many trials fail before any other result, the cause is not the configuration
 
@@ -36,7 +37,8 @@ class Search(Searcher):
 
     Attributes:
         running: the running trials, by Ray Tune's trial id.
-        max_running: the number of trials that may run at a time, plus one that waits for a place. The driver sets this.
+        max_running: the number of trials that may be open at a time, running or not. The driver sets this.
+        placement: where the open trials are. The driver sets this.
         devices: the share of a GPU that a trial holds, or its number of cores if it holds no GPU. The driver sets this.
         can_halve: whether the number of trials per device could be halved. The driver sets this.
         on_change: function that is called after every event, to update the display.
@@ -51,6 +53,7 @@ class Search(Searcher):
         num_folds: the number of folds into which the cohort's patients are divided.
         wait: whether Tune waits for every proposal. If False, Tune waits only when no trial is running.
         scratch: the use that workers make of the disk of their node.
+        patience: seconds for which trouble of the workers' disks is waited out.
     """
 
     def __init__(
@@ -58,11 +61,12 @@ class Search(Searcher):
         space: Space,
         state: SweepState,
         folder: SweepFolder,
-        cache: Path | Place,
+        cache: Path | str,
         store: Path,
         num_folds: int = 1,
         wait: bool = False,
         scratch: Scratch | None = None,
+        patience: float = math.inf,
     ):
         super().__init__()
         self.space, self.state = space, state
@@ -70,6 +74,7 @@ class Search(Searcher):
         self._num_folds, self._wait, self._scratch = num_folds, wait, scratch
         self.on_change: Callable[[], None] = lambda: None
         self.max_running = 1
+        self.placement = Placement()
         self.devices = 1.0
         self.can_halve = False
         self.halt: Halt | None = None
@@ -77,6 +82,7 @@ class Search(Searcher):
         self.running: dict[str, RunningTrial] = {}
         self.exhausted: set[str] = set()
         self._warnings: list[str] = []  # warnings that are not shown yet
+        self._trouble = StorageTrouble(patience)
         self._deaths: Counter[int] = Counter()  # number of deaths of a trial's worker processes, by the trial's number
         self._ended: Counter[State] = Counter()  # number of trials that have ended under this driver
         self.check_limits()
@@ -108,6 +114,11 @@ class Search(Searcher):
         """The number of trials that a driver still has to run, including the trials that are running."""
         waiting = len(self.state.interrupted) + len(self.state.repeats.pending)
         return waiting + self.remaining_configurations + len(self.running)
+
+    @property
+    def has_more(self) -> bool:
+        """Whether there are trials that have not been handed out."""
+        return self.remaining_trials > len(self.running)
 
     def records(self) -> list[Record]:
         """Returns the finished trials, ordered by number."""
@@ -155,8 +166,7 @@ class Search(Searcher):
 
     def on_trial_result(self, trial_id: str, result: Mapping[str, Any]) -> None:
         with self._guarded():
-            self._warnings += result.get("notes", ())
-            self.state.record_epochs(self.running[trial_id], result["reports"], self.devices)
+            self._record(self.running[trial_id], result)
             self.check_limits()
             self.on_change()
 
@@ -228,7 +238,8 @@ class Search(Searcher):
 
     def _hand_out(self, trial_id: str, number: int, proposal: Proposal, config: TrialConfig) -> Job:
         self.running[trial_id] = self.state.hand_out(number, proposal, config, self.devices)
-        self._folder.shared_error(number).delete()
+        error_file = self._folder.shared_error(number)
+        patiently(error_file.delete, Path(str(error_file)))
         self.on_change()
         stopping, repeat_of = self.space.search.early_stopping, self.state.studies.record(number).repeat_of
         return Job(
@@ -244,16 +255,25 @@ class Search(Searcher):
             scratch=self._scratch,
         )
 
+    def _record(self, trial: RunningTrial, result: Mapping[str, Any]) -> None:
+        """Records the epochs and the notes in a result."""
+        self._warnings += result.get("notes", ())
+        if reports := result.get("reports", ()):
+            self.state.record_epochs(trial, reports, self.devices)
+            self._warnings += self._trouble.note_report(result.get("hostname", "a node"))
+
     def _receive_last(self, trial_id: str, result: Mapping[str, Any], error: bool) -> None:
         """Ends a trial with its last result. If its worker died, the trial is handed out again instead."""
         trial = self.running[trial_id]
-        self._warnings += result.get("notes", ())
-        self.state.record_epochs(trial, result.get("reports", ()), self.devices)
+        self._record(trial, result)
         cause, message = failure_of(self._folder, trial.number, result) if error or "error" in result else ("", "")
-        if cause in ("storage", "goal"):  # this trial is not the cause, and all other trials will meet the same problem
+        if cause == "goal":  # this trial is not the cause, and all other trials will meet the same problem
             raise UserError(message)
         if cause == "memory" and self.can_halve:
             self.halt = Halt("memory", message)
+        elif cause == "storage":
+            self._warnings += self._trouble.add(result.get("hostname", "a node"), message)
+            self._hand_back(trial_id)
         elif cause:
             self._end(trial_id, "failed", message, cause)
         elif error or not result.get("reports"):
@@ -268,8 +288,11 @@ class Search(Searcher):
         if deaths > self.space.search.max_failures:
             self._end(trial_id, "failed", f"its worker process died {deaths} times (out of memory?)", "worker")
             return
-        del self.running[trial_id]
-        self.state.interrupted.append(trial.number)
+        self._hand_back(trial_id)
+
+    def _hand_back(self, trial_id: str) -> None:
+        """Marks a running trial as interrupted, so that it is handed out again."""
+        self.state.interrupted.append(self.running.pop(trial_id).number)
 
     def _end(self, trial_id: str, state: State, error: str = "", cause: str = "") -> None:
         self.state.end(self.running[trial_id], state, error, cause)

@@ -10,7 +10,6 @@ the new space.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -62,8 +61,6 @@ class Studies:
     ):
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         cut_torn_line(folder.journal)  # a half-written line of a killed driver would damage the next line
-        with contextlib.suppress(FileNotFoundError):
-            folder.journal_lock.unlink()  # Optuna would wait for the lock that a killed driver left
         self._storage = JournalStorage(Journal(folder.journal))
         self._space, self._goals, self._generation = space, tuple(goals), generation
         for study in self._stored():

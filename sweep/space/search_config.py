@@ -101,4 +101,7 @@ class SearchConfig(Strict):
     trials_per_device: PerDevice = None
     cpus: Annotated[float, Field(gt=0)] | None = None  # cores reserved for a trial; `threads` of them by default
     gpus: Annotated[float, Field(ge=0, le=1)] | None = None  # share of a GPU reserved for a trial, and of its memory
+    # Most trials that are requested at once, running ones included. By default as many as the cluster has room for or
+    # may get room for by its configuration, and one more: see `trials_at_a_time` in `sweep/cluster.py`.
+    at_a_time: Positive | None = None
     max_failures: Annotated[int, Field(ge=0)] = 3  # how often a trial is tried again after its worker died

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from mmpkd.machine.checksums import DamagedError, objects_in, sealed, unsealed
+from sweep.patience import append
 from sweep.storage.layout import SweepFolder
 
 # Every event has the time at which it was appended, in seconds since 1970. Fields with a default were not written by
@@ -122,8 +123,7 @@ class Spool:
         content = {item.name: getattr(event, item.name) for item in fields(event) if item.name != "time"}
         known = {name: value for name, value in content.items() if value is not None}
         line = sealed({"event": NAMES[type(event)], "time": time.time(), **known})
-        with self.path.open("ab") as file:
-            file.write(line.encode() + b"\n")
+        append(self.path, line.encode() + b"\n")
 
     def read(self, start: int = 0) -> Iterator[tuple[int, Event]]:
         """Yields the events from byte `start` on, as `read_events` does."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from mmpkd.machine.errors import error_chain, is_out_of_memory, with_fault
 from mmpkd.types import DivergedError, UserError
+from sweep.patience import is_of_store, patiently, shown_duration
 from sweep.storage.layout import SweepFolder
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
 FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # nothing can be written on any path
 LOST_DISK: Final = (errno.EIO, errno.ESTALE)
+START_SECONDS: Final = 300.0  # how long trouble of all workers is waited out before any has reported an epoch
 REFUSED_PATH: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # errors that concern a single path
 
 
@@ -50,6 +53,8 @@ def disk_problem(error: Exception, places: Sequence[Path]) -> str:
     The disk counts as the cause if it is full, or if it is lost or refuses access for a path in one of `places`. Errors
     of sockets, or of a library's own files, do not count.
     """
+    if isinstance(error, OSError) and is_of_store(error):
+        return f"the object store refuses or does not answer ({str(error).partition(chr(10))[0]})"
     if not isinstance(error, OSError) or error.errno not in (*FULL_DISK, *LOST_DISK, *REFUSED_PATH):
         return ""
     if not isinstance(error.filename, str):
@@ -66,15 +71,54 @@ def disk_problem(error: Exception, places: Sequence[Path]) -> str:
     return f"{error.filename}: cannot be read or written any more ({error.strerror})"
 
 
+class StorageTrouble:
+    """The nodes whose workers have trouble with a disk. Their trials are handed out again. The sweep goes on as long
+    as some worker reports epochs.
+
+    Args:
+        patience: seconds for which the sweep goes on while no worker reports an epoch.
+    """
+
+    def __init__(self, patience: float):
+        self._patience = patience
+        self._has_reported = False  # whether a worker has reported an epoch to this driver
+        self._since: float | None = None  # time of the first trouble after the last report
+        self._nodes: dict[str, float] = {}  # nodes with trouble, and when it began
+
+    def add(self, node: str, message: str) -> list[str]:
+        """Notes that a worker handed its trial back. Returns lines for the user.
+
+        Raises:
+            UserError: no worker has reported an epoch for too long. Before the first report, too long is START_SECONDS,
+                because then the folder is probably not shared by the nodes.
+        """
+        now = time.monotonic()
+        self._since = now if self._since is None else self._since
+        if now - self._since >= (self._patience if self._has_reported else min(self._patience, START_SECONDS)):
+            raise UserError(message)
+        if node in self._nodes:
+            return []
+        self._nodes[node] = now
+        return [f"{message} on {node}; its trials are continued elsewhere, or there once it can be used again"]
+
+    def note_report(self, node: str) -> list[str]:
+        """Notes that a worker reported an epoch. Returns lines for the user."""
+        self._has_reported, self._since = True, None
+        if (begun := self._nodes.pop(node, None)) is None:
+            return []
+        return [f"{node} trains again, after {shown_duration(time.monotonic() - begun)}"]
+
+
 def failure_of(folder: SweepFolder, number: int, result: Mapping[str, Any]) -> tuple[str, str]:
     """Returns cause and message of a trial's failure. Both texts are empty if the worker process died without reporting
     them.
     """
     if "error" in result:
         return result["cause"], result["error"]
+    error_file = folder.shared_error(number)
     try:
-        content = folder.shared_error(number).read_bytes().decode(errors="replace")
+        content = patiently(lambda: error_file.read_bytes() if error_file.exists() else b"", Path(str(error_file)))
     except FileNotFoundError:
         return "", ""
-    cause, _, message = content.partition("\n\n")[0].partition(": ")
+    cause, _, message = content.decode(errors="replace").partition("\n\n")[0].partition(": ")
     return cause, message

@@ -9,7 +9,7 @@ checksum and are accepted unchecked.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -19,24 +19,37 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.machine.checksums import KEY, DamagedError, checksum, objects_in, unsealed
+from sweep.patience import append, patiently
 
 # User attribute of a study: a mapping of `sweep` to the sweep's identity, and of `store` to the cohort's fingerprint.
 BELONGS: Final = "belongs"
 
 
 class Journal(JournalFileBackend):
-    """Optuna's journal file with a checksum added to each line. Only one process at a time writes the file."""
+    """Optuna's journal file with a checksum added to each line.
+
+    Only one process at a time writes the file. It holds the lock of the sweep, so Optuna's own lock is not used.
+    """
 
     def __init__(self, path: Path):
-        self._last = last_checksum(path)
+        self._path, self._last = path, last_checksum(path)
         super().__init__(str(path))
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        sealed = []
+        last, lines = self._last, b""
         for log in logs:
-            self._last = checksum(json.dumps(log, separators=(",", ":")).encode(), self._last)
-            sealed.append(log | {KEY: self._last})
-        super().append_logs(sealed)
+            last = checksum(_compact(log), last)
+            lines += _compact(log | {KEY: last}) + b"\n"
+        append(self._path, lines, sync=True)
+        self._last = last  # only now, so that after a failure the memory still agrees with the file
+
+    def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:
+        read = super().read_logs
+        yield from patiently(lambda: list(read(log_number_from)), self._path)
+
+
+def _compact(log: Mapping[str, Any]) -> bytes:
+    return json.dumps(log, separators=(",", ":")).encode()
 
 
 @dataclass(frozen=True)

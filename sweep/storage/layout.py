@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from mmpkd.types import UserError
-from sweep.storage.whole_files import read_resolved_space, read_sealed, write_sealed
+from sweep.patience import delete_folder
+from sweep.storage.whole_files import add_sealed, read_resolved_space, read_sealed, write_sealed
 from sweep.transfer.addresses import Place, in_words, place
 
 BEST: Final = "best.yaml"
@@ -68,11 +69,6 @@ class SweepFolder:
         return self.path / "journal.log"
 
     @property
-    def journal_lock(self) -> Path:
-        """The lock file that Optuna puts beside its journal while it writes the journal."""
-        return self.path / "journal.log.lock"
-
-    @property
     def plan(self) -> Path:
         """Sealed JSON with the plan, the sweep's identity, and the number of extensions of its search space."""
         return self.path / "plan.json"
@@ -118,11 +114,6 @@ class SweepFolder:
     def stop_request(self) -> Path:
         """The file by which sweep.stop asks the driver to end. The driver removes the file."""
         return self.path / "stop"
-
-    @property
-    def tune_scratch(self) -> Path:
-        """The folder in which Ray Tune keeps snapshots while it runs. Nothing is restored from these snapshots."""
-        return self.path / "ray"
 
     # --- results for the user ---
 
@@ -185,14 +176,14 @@ class SweepFolder:
         if self.address:
             self.needless.append(number)
         else:
-            shutil.rmtree(self.checkpoints_of(number), ignore_errors=True)
+            delete_folder(self.checkpoints_of(number))
 
     # --- all of them ---
 
     @property
     def files(self) -> tuple[Path, ...]:
         """All files with fixed names, whether they exist or not, except the driver's lock."""
-        return (self.status, self.stop_request, self.journal_lock, self.journal, self.spool, *self.whole_files)
+        return (self.status, self.stop_request, self.journal, self.spool, *self.whole_files)
 
     @property
     def whole_files(self) -> tuple[Path, ...]:
@@ -233,6 +224,10 @@ class SweepFolder:
 
     def write_plan(self, content: Mapping[str, Any]) -> None:
         write_sealed(self.plan, content)
+
+    def add_to_plan(self, entries: Mapping[str, Any]) -> None:
+        """Adds entries to the plan's file, which must exist."""
+        add_sealed(self.plan, entries)
 
     def read_warm_start(self, consequence: str) -> dict[str, Any]:
         """Returns the results of another sweep from which the samplers of this one learned first, or an empty mapping.

@@ -5,11 +5,12 @@ from __future__ import annotations
 import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmpkd.types import UserError
 from sweep.driver_status import this_driver
+from sweep.patience import patiently
 from sweep.storage.layout import SweepFolder
 
 
@@ -29,7 +30,7 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
         if lock.is_dir():
             raise UserError(f"{lock}: the sweep needs a file there, and this is none; move it away")
         folder.path.mkdir(parents=True, exist_ok=True)
-        file = lock.open("a+", errors="replace")
+        file = patiently(lambda: lock.open("a+", errors="replace"), lock)
     except OSError as error:
         raise _unwritable(folder, error) from error
     with file:
@@ -53,8 +54,9 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
                 raise _unwritable(folder, error) from error
             yield
         finally:
-            if set(folder.path.iterdir()) == {lock}:
-                shutil.rmtree(folder.path, ignore_errors=True)
+            with suppress(OSError):  # the disk may be away
+                if set(folder.path.iterdir()) == {lock}:
+                    shutil.rmtree(folder.path)
 
 
 def is_locked(lock: Path) -> bool:

@@ -11,10 +11,20 @@ import yaml
 from mmpkd.machine.checksums import DamagedError, sealed, unsealed
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
+from sweep.patience import patiently
 
 
 def write_sealed(path: Path, content: Mapping[str, Any]) -> None:
-    write_atomically(path, sealed(content, indent=2) + "\n")
+    patiently(lambda: write_atomically(path, sealed(content, indent=2) + "\n"), path)
+
+
+def add_sealed(path: Path, entries: Mapping[str, Any]) -> None:
+    """Adds entries to a file of sealed JSON, which must exist."""
+
+    def add() -> None:  # reads at each attempt, because a disk that is away may hide the file
+        write_atomically(path, sealed({**unsealed(path.read_bytes()), **entries}, indent=2) + "\n")
+
+    patiently(add, path)
 
 
 def read_sealed(path: Path, consequence: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from sweep.options import redact_passwords
+from sweep.patience import patiently
 from sweep.storage.events import (
     EpochEnded,
     Event,
@@ -103,7 +104,7 @@ class Tracker:
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join(seconds)
-        return sum(1 for _ in self._spool.read(self._sent))
+        return patiently(lambda: sum(1 for _ in self._spool.read(self._sent)), self._spool.path)
 
     def lag(self) -> tuple[int, float | None]:
         """Returns the number of events that the server has not received, and when the oldest of them happened. The

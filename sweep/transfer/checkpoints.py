@@ -90,7 +90,8 @@ class Checkpoints:
 
 def _claim_folder(trial: Path) -> Place:
     """Makes the folder of a new attempt. Only one worker can make a folder of this name."""
-    trial.mkdir(parents=True, exist_ok=True)
+    trial.parent.mkdir(exist_ok=True)  # without its parents, which are missing if the disk is not mounted
+    trial.mkdir(exist_ok=True)
     while True:
         folder = trial / next_attempt([path.name for path in trial.iterdir()])
         with suppress(FileExistsError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,11 +18,13 @@ from ray.tune.schedulers import TrialScheduler
 from ray.tune.search import Searcher
 
 from sweep import interrupt
-from sweep.cluster import Reservation, count_slots
+from sweep.cluster import Reservation, configured_growth, trials_at_a_time
 from sweep.storage.layout import SweepFolder
-from sweep.types import Halt
+from sweep.types import Halt, Placement
+from sweep.workers.controller import SlotController, controller_made_by
 from sweep.workers.worker import TrainingFunctions, TrialWorker
 
+REQUESTS: Final = 10**6  # so many requests may wait at a time for Tune; the search itself has a lower limit
 SAVE_SECONDS: Final = 2.0  # time in which trials may end and save their epochs once the driver is asked to end
 
 
@@ -33,7 +36,12 @@ class HaltableSearch(Protocol):
     halt: Halt | None
     error: Exception | None  # the exception that broke the search
     max_running: int  # number of trials that may be open at a time
+    placement: Placement
     on_change: Callable[[], None]
+
+    @property
+    def has_more(self) -> bool:
+        """Whether it has trials that it has not handed out."""
 
     def check_limits(self) -> None:
         """Halts the search if the budget is spent or the deadline has passed."""
@@ -48,14 +56,17 @@ def run_tune(
     functions: TrainingFunctions,
     reservation: Reservation,
     folder: SweepFolder,
+    at_a_time: int | None = None,
 ) -> None:
     """Runs trials until the search has none left or halts.
 
-    Tune needs a folder for snapshots. Nothing is restored from these snapshots, and the folder is deleted at the end.
+    Tune needs a folder for snapshots. Nothing is restored from these snapshots, and the folder, a temporary one on the
+    driver's machine, is deleted at the end.
 
     Args:
         scheduler: scheduler that decides after each epoch which trials go on. If None, all trials go on.
         reservation: the cores and the share of a GPU that each trial reserves.
+        at_a_time: number of trials that may be requested at once; see `trials_at_a_time`.
 
     Raises:
         Exception: the exception that broke the search.
@@ -63,10 +74,10 @@ def run_tune(
             Ray, stay 'running' in the storage, and are continued by the next driver.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-    # Without this, Tune would start workers one by one. The search itself limits the number of open trials.
-    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(count_slots(reservation))
-    scratch = folder.tune_scratch
-    shutil.rmtree(scratch, ignore_errors=True)
+    # Without this, Tune would start workers one by one, and a cluster would grow machine by machine.
+    os.environ["TUNE_MAX_PENDING_TRIALS_PG"] = str(REQUESTS)
+    heartbeat = Heartbeat(search, reservation, folder.stop_request, at_a_time)
+    scratch = Path(tempfile.mkdtemp(prefix="tune-"))  # not in the sweep's folder, whose disk may be away for a while
     worker = tune.with_parameters(TrialWorker, functions=functions, gpus=reservation.gpus)
     tuner = tune.Tuner(
         tune.with_resources(worker, {"cpu": reservation.cpus, "gpu": reservation.gpus}),
@@ -82,17 +93,18 @@ def run_tune(
             name=scratch.name,
             storage_path=str(scratch.parent),
             verbose=0,
-            callbacks=[Heartbeat(search, reservation, folder.stop_request)],
+            callbacks=[heartbeat],
             stop=StopWhenHalted(search),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             failure_config=tune.FailureConfig(max_failures=0),  # the search itself repeats a trial whose worker died
         ),
     )
     try:
-        with interrupt.deferred():
+        with interrupt.deferred(), controller_made_by(heartbeat.make_controller):
             tuner.fit()
     finally:
         search.release_running()
+        search.placement = Placement()
         shutil.rmtree(scratch, ignore_errors=True)
         if search.error is not None:
             raise search.error
@@ -101,13 +113,23 @@ def run_tune(
 class Heartbeat(tune.Callback):
     """Ray Tune callback that runs around every step of Tune's loop.
 
-    It updates the display, and once a second it checks the limits of the search, a request to stop, and the size of the
-    cluster.
+    It notes where the open trials are and updates the display, and once a second it checks the limits of the search, a
+    request to stop, and the size of the cluster.
     """
 
-    def __init__(self, search: HaltableSearch, reservation: Reservation, stop_request: Path):
+    def __init__(
+        self, search: HaltableSearch, reservation: Reservation, stop_request: Path, at_a_time: int | None = None
+    ):
         self._search, self._reservation, self._stop_request = search, reservation, stop_request
+        self._at_a_time, self._growth = at_a_time, configured_growth()
+        self._controller: SlotController | None = None
         self._next_check = 0.0
+
+    def make_controller(self, **options: Any) -> SlotController:
+        """Makes the controller of Tune's loop."""
+        self._controller = SlotController(**options)
+        self._controller.more_to_come = lambda: self._search.has_more
+        return self._controller
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles this callback for its own restore, which is never used
@@ -122,12 +144,14 @@ class Heartbeat(tune.Callback):
         if time.monotonic() < self._next_check:
             return
         self._next_check = time.monotonic() + 1
-        self._search.max_running = count_slots(self._reservation) + 1
+        self._search.max_running = trials_at_a_time(self._reservation, self._at_a_time, self._growth)
         self._search.check_limits()
-        if self._stop_request.exists() and self._search.halt is None:
+        if os.path.exists(self._stop_request) and self._search.halt is None:
             self._search.halt = Halt("requested", "asked to stop by sweep.stop")
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        assert self._controller is not None, "Tune's loop belongs to the controller that this callback has made"
+        self._search.placement = self._controller.placement()
         self._search.on_change()
 
 

@@ -21,8 +21,9 @@ from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.checkpoints import Attempt
 from sweep.types import Job, PlacedJob
+from sweep.workers.disks import WorkerDisks
+from sweep.workers.node_disk import NodeDisk, reached
 from sweep.workers.nodes import enter_reserved_device
-from sweep.workers.placement import Placement
 from sweep.workers.training_thread import TrainingThread
 
 
@@ -91,7 +92,8 @@ class TrialWorker(tune.Trainable):
         if gpus is not None:
             enter_reserved_device(gpus)
         self._functions = functions
-        self._placement: Placement | None = None
+        self._disks = WorkerDisks()
+        self._node_disk: NodeDisk | None = None
         self._attempt: Attempt | None = None
         self._training: TrainingThread | None = None
         self._notes: list[str] = []  # lines for the user, sent with the next result
@@ -107,24 +109,31 @@ class TrialWorker(tune.Trainable):
         """Trains the next epoch and returns its report. The first step of a resumed trial returns all reports in its
         checkpoint.
 
-        A user's mistake, or a lack of memory or disk space, ends the trial but keeps the process. Any other error may
-        have damaged the process (CUDA). Such an error is raised, so that Ray starts a new process; its traceback is in
-        the trial's error file. A failure without an error file means that the process itself died.
+        A user's mistake, or a lack of memory, ends the trial but keeps the process. A disk that is full or away ends
+        only this attempt: the driver hands the trial out again. Any other error may have damaged the process (CUDA).
+        Such an error is raised, so that Ray starts a new process; its traceback is in the trial's error file. A failure
+        without an error file means that the process itself died.
         """
         number, folder = self.config["number"], SweepFolder.at(self.config["folder"])
         try:
+            if self._training is None:
+                self._disks.wait(folder.shared)
             reports = self._next_reports()
         except Exception as error:
-            places = (folder.path, Path(self.config["cache"]))
+            places = (folder.path, *(self._node_disk.places if self._node_disk else [Path(self.config["cache"])]))
             cause, message = cause_of(error, places), message_of(error, places)
-            with suppress(OSError):  # the error file may be unwritable, because the disk itself may be the problem
-                content = f"{cause}: {message}\n\n{traceback.format_exc()}"
-                folder.shared_error(number).write_bytes(content.encode())
+            if cause == "storage":
+                self._disks.note_failure()
+            else:
+                with suppress(OSError):  # the disk may be away by now
+                    content = f"{cause}: {message}\n\n{traceback.format_exc()}"
+                    folder.shared_error(number).write_bytes(content.encode())
             if cause == "error" and not isinstance(error, UserError):
                 raise
             # The training may save its last epoch, which must come before the driver deletes checkpoints.
             self._end_training(ended=cause not in ("storage", "memory"))
             return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._take_notes()}
+        self._disks.note_report()
         last = reports[-1]
         done = last.epoch >= self._epochs
         goals = {goal: last.metrics[goal] for goal in self.config["goals"]}
@@ -132,7 +141,7 @@ class TrialWorker(tune.Trainable):
         return {"epoch": last.epoch, "done": done, "reports": plain, "notes": self._take_notes(), **goals}
 
     def _take_notes(self) -> list[str]:
-        notes, self._notes = self._notes + (self._placement.take_notes() if self._placement else []), []
+        notes, self._notes = self._notes + (self._node_disk.take_notes() if self._node_disk else []), []
         return notes
 
     def _next_reports(self) -> Sequence[EpochReport]:
@@ -142,9 +151,10 @@ class TrialWorker(tune.Trainable):
             reports = [self._training.advance()]
         _check_goals(reports[-1], self.config["goals"])
         if reports[-1].epoch >= self._epochs:
-            assert self._attempt is not None
+            assert self._attempt is not None and self._node_disk is not None
             self._training.finish()
-            self._attempt.finish()
+            with reached(self._node_disk.storage):
+                self._attempt.finish()
             self._attempt.close(ended=True)
         return reports
 
@@ -152,12 +162,13 @@ class TrialWorker(tune.Trainable):
         """Begins an attempt at the trial in a new folder, and returns the reports in the checkpoint from which it
         resumes.
         """
-        self._placement = self._placement or Placement(cast(Job, self.config))
-        job = self._placement.placed(cast(Job, self.config))
-        config, checkpoints = TrialConfig.model_validate_json(job["trial"]), self._placement.checkpoints
+        self._node_disk = self._node_disk or NodeDisk(cast(Job, self.config))
+        job = self._node_disk.placed(cast(Job, self.config))
+        config, checkpoints = TrialConfig.model_validate_json(job["trial"]), self._node_disk.checkpoints
         self._epochs = config.epochs
-        resume, reports = self._find_checkpoint(checkpoints.saved(job["number"]), config, Path(job["store"]))
-        attempt = self._attempt = checkpoints.begin(job["number"])
+        with reached(self._node_disk.storage):
+            resume, reports = self._find_checkpoint(checkpoints.saved(job["number"]), config, Path(job["store"]))
+            attempt = self._attempt = checkpoints.begin(job["number"])
 
         def run(report: Callable[[EpochReport], None]) -> None:
             def report_and_send(epoch: EpochReport) -> None:
@@ -207,8 +218,8 @@ class TrialWorker(tune.Trainable):
         if self._attempt is not None:
             self._attempt.close(ended)
             self._attempt = None
-        if self._placement is not None and self._placement.cache is not None:
-            self._placement.cache.release()
+        if self._node_disk is not None and self._node_disk.cache is not None:
+            self._node_disk.cache.release()
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():

@@ -58,11 +58,14 @@ class Node:
     def wait(self) -> None:
         """Waits until the node has joined the cluster."""
         deadline = time.monotonic() + START_SECONDS
-        while b"Ray runtime started" not in self._log.read_bytes():
+        while not self.has_started():
             ended = self.process.poll() is not None
             if ended or time.monotonic() > deadline:
                 raise RuntimeError(f"{self.name} has not started:\n{self._log.read_text()}")
             time.sleep(0.05)
+
+    def has_started(self) -> bool:
+        return b"Ray runtime started" in self._log.read_bytes()
 
     def kill(self) -> None:
         """Kills every process of the node at once, as a loss of power does."""
@@ -110,15 +113,15 @@ class LocalCluster:
         )
 
     def start(self, name: str, words: list[str], wait: bool) -> Node:
-        log, disk = self.folder / f"{name}.log", self.folder / f"{name}-disk"
-        disk.mkdir()  # every node has copies and checkpoints of its own
+        log, disk = self.folder / f"{name}.log", self.folder / f"disk-{name}"
+        disk.mkdir()
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--temp-dir={self.folder}"]
         command += ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
         command += [f"--object-store-memory={80 * 2**20}", "--include-log-monitor=false", "--disable-usage-stats"]
         with log.open("wb") as output:
             process = subprocess.Popen(
                 command + words,
-                env=os.environ | dict(self.environment) | {NAME: name, "TMPDIR": str(disk)},
+                env=os.environ | dict(self.environment) | {NAME: name, "TMPDIR": str(disk)},  # a disk of its own
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -13,17 +13,21 @@ from typing import Any
 
 import pytest
 import ray
+import yaml
 
 from mmpkd.machine.resources import Allowance
 from mmpkd.types import ConfigError, UserError
 from sweep import cluster, local_ray
+from sweep.autoscaling import Growth, growth_of, read_growth
 from sweep.cluster import (
     Reservation,
     cores_per_device,
+    count_future_slots,
     count_machine_slots,
     count_slots,
     refuse_silent_cluster,
     refuse_too_many_cores,
+    trials_at_a_time,
     wanted_per_device,
 )
 from sweep.local_ray import LONGEST_SOCKET, make_socket_folder
@@ -183,22 +187,83 @@ def test_the_error_quotes_ray_on_another_version(monkeypatch: pytest.MonkeyPatch
 def test_trials_to_a_gpu_are_measured_unless_the_space_says_what_a_trial_reserves(
     search: dict[str, Any], gpus: int, wanted: int | str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cluster, "count_gpus", lambda: gpus)
+    monkeypatch.setattr(cluster, "expects_gpus", lambda: gpus > 0)
     assert wanted_per_device(SearchConfig(**search)) == wanted
 
 
 def test_shares_of_gpus_are_counted_on_each_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The larger machine has 8 cores and 2 GPUs. A trial with 0.6 of a GPU is alone on it; three of 0.3 share one."""
     machines = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 16.0}, {"CPU": 3.0, "GPU": 1.0}]
-    monkeypatch.setattr(ray, "nodes", lambda: [{"Alive": True, "Resources": machine} for machine in machines])
+    monkeypatch.setattr(cluster, "living_machines", lambda: machines)
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 27.0, "GPU": 3.0})
     assert count_slots(Reservation(1.0, 0.6)) == 3 and count_machine_slots(Reservation(1.0, 0.6)) == 2
     assert count_slots(Reservation(1.0, 0.3)) == 9 and count_machine_slots(Reservation(1.0, 0.3)) == 6
     assert count_machine_slots(Reservation(2.0, 0.3)) == 4, "the cores of the machine with GPUs"
     assert count_slots(Reservation(4.0, 0.0)) == 6 and count_machine_slots(Reservation(4.0, 0.0)) == 4
     assert cores_per_device() == 4.0, "eight cores for two GPUs"
-    machines[:] = [{"CPU": 8.0}, {"CPU": 16.0}]
+    machines[:] = [{"CPU": 8.0}, {"CPU": 16.0}, {}]
     assert cores_per_device() == 16.0
+    machines[:] = [{"node:__internal_head__": 1.0}]
+    assert cores_per_device() == 1.0, "a head without cores, before the first machine is there"
+
+
+# --- what a cluster may become ---
+
+# As `ray up` writes it: a head, four machines with two GPUs each, and ten with cores alone, but twelve in all.
+GROWING = """
+max_workers: 12
+head_node_type: head
+available_node_types:
+  head: {resources: {CPU: 4}, max_workers: 0}
+  gpu: {resources: {CPU: 8, GPU: 2, memory: 1000}, max_workers: 4}
+  cpu: {resources: {CPU: 4}, max_workers: 10}
+"""
+
+
+def test_trials_are_requested_for_all_machines_that_may_join(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with GPUs has room for four trials of half a GPU and two cores; the machines with cores alone have room
+    for none. Of trials with two cores, 4 x 4 fit on those with GPUs and 8 x 2 on eight more machines.
+    """
+    growth = growth_of(yaml.safe_load(GROWING))
+    machines: list[dict[str, float]] = [{"CPU": 4.0}]
+    monkeypatch.setattr(cluster, "living_machines", lambda: machines)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: machines[0])
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert growth.has_gpus
+    assert count_future_slots(Reservation(2.0, 0.5), growth) == 16
+    assert count_future_slots(Reservation(2.0, 0.0), growth) == 32
+    assert trials_at_a_time(Reservation(2.0, 0.5), None, growth) == 17, "one more waits for a place"
+    assert trials_at_a_time(Reservation(2.0, 0.5), 3, growth) == 3
+    assert trials_at_a_time(Reservation(2.0, 0.0), None, Growth()) == 3, "what is there"
+
+
+def test_a_machine_of_unknown_size_counts_as_the_largest_that_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As machines of one's own, which a file for `ray up` names by address alone."""
+    growth = growth_of({"max_workers": 3, "head_node_type": "local", "available_node_types": {"local": {}}})
+    assert growth == Growth(most=3), "the only kind is the head's, of which there is one"
+    growth = growth_of({"max_workers": 3, "available_node_types": {"local": {"resources": {}}}})
+    machines: list[dict[str, float]] = [{}]
+    monkeypatch.setattr(cluster, "living_machines", lambda: machines)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: machines[0])
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    assert not growth.has_gpus and count_future_slots(Reservation(1.0, 0.0), growth) == 3
+    machines[:] = [{"CPU": 4.0}]
+    assert count_future_slots(Reservation(1.0, 0.0), growth) == 12
+
+
+def test_the_file_is_the_one_of_this_clusters_autoscaler(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(GROWING)
+    for process, words in {
+        "12": ["python", "monitor.py", "--gcs-address=10.0.0.2:6379", f"--autoscaling-config={tmp_path}/another"],
+        "13": ["python", "monitor.py", "--gcs-address=10.0.0.1:6379"],
+        "14": ["python", "monitor.py", f"--autoscaling-config={tmp_path}/config.yaml", "--gcs-address=10.0.0.1:6379"],
+    }.items():
+        (tmp_path / process).mkdir()
+        (tmp_path / process / "cmdline").write_bytes("\0".join([*words, ""]).encode())
+    assert read_growth("10.0.0.1:6379", tmp_path) == growth_of(yaml.safe_load(GROWING))
+    assert read_growth("10.0.0.3:6379", tmp_path) == Growth()
+    (tmp_path / "config.yaml").write_text("max_workers: [")
+    assert read_growth("10.0.0.1:6379", tmp_path) == Growth(), "a file that cannot be read says nothing"
 
 
 # --- more cores than there are ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import shlex
+import socket
 import threading
 import time
 from collections import Counter
@@ -151,13 +152,28 @@ def failing_once(error: Callable[[], Exception]) -> SweepFunctions:
     return running(run)
 
 
-def test_a_worker_that_cannot_write_stops_the_sweep_and_fails_no_trial(tmp_path: Path) -> None:
+def test_a_trial_whose_worker_cannot_write_is_tried_again(tmp_path: Path) -> None:
     full = failing_once(lambda: OSError(errno.ENOSPC, "No space left on device", "last.pt"))
-    with pytest.raises(
-        UserError, match=r"last\.pt: cannot be read or written any more \(No space left on device\), in a worker"
-    ):
-        ran(tmp_path, "trials=6", functions=full)
-    assert ran(tmp_path, "trials=6", functions=full)[0] == 0
+    status, text = ran(tmp_path, "trials=6", functions=full)
+    assert status == 0 and states(tmp_path) == {"COMPLETE": 6}
+    host = socket.gethostname()
+    problem = f"last.pt: cannot be read or written any more (No space left on device), in a worker on {host}"
+    assert text.count(problem) == 1 and f"{host} trains again, after " in text
+    assert [path.name for path in sorted((tmp_path / "fake" / "checkpoints" / "2").glob("*"))] in (
+        [],
+        ["attempt-1", "attempt-2"],
+    )
+    assert not list((tmp_path / "fake" / "errors").glob("*"))
+
+
+def test_workers_that_cannot_write_end_the_sweep_after_the_patience_and_fail_no_trial(tmp_path: Path) -> None:
+    def run(*arguments: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "last.pt")
+
+    with pytest.raises(UserError, match=r"\(No space left on device\), in a worker"):
+        ran(tmp_path, "trials=6", "patience=3s", functions=running(run))
+    assert set(states(tmp_path)) == {"RUNNING"}
+    assert ran(tmp_path, "trials=6")[0] == 0
     assert states(tmp_path) == {"COMPLETE": 6}
 
 

@@ -209,7 +209,6 @@ def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
     for name, stand_in in {
         "cluster": contextlib.nullcontext,
         "reservation_for": lambda *_: Reservation(1.0, 0.0),
-        "count_slots": lambda _: 1,
         "mps_where_shared": lambda *_: contextlib.nullcontext(),
         "wanted_per_device": lambda _: None,
         "run_tune": run_tune,

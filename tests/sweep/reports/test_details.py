@@ -102,11 +102,11 @@ def test_a_running_sweep_in_80_columns(tmp_path: Path, capsys: pytest.CaptureFix
     assert any(line.startswith("  expected end: 20") and line.endswith(", in 3 h") for line in lines)
     assert "  tracking: 120 events not sent yet, the oldest from 3 min ago: ConnectionError: refused" in lines
     assert "not written at the last attempt (trials.parquet cannot be written (full)); as of 10 min ago" in text
-    table = lines[[line.split() for line in lines].index(["trial", "arm", "epoch", "last", "report"]) :][:12]
+    table = lines[[line.split() for line in lines].index(["trial", "arm", "epoch", "last", "sign"]) :][:12]
     rows = [line.split() for line in table[1:11]]
     assert rows[0] == ["0", "tabular", "3", "of", "8", "12", "min", "ago"]
     assert rows[9] == ["9", "tabular", "3", "of", "8", "3", "min", "ago"], "the oldest reports come first"
-    assert table[11] == "and 4 more, which have reported since"
+    assert table[11] == "and 4 more, with later signs"
     tables = [line for line in lines if not line.startswith(("  t", "  python", str(tmp_path)))]
     assert max(map(len, tables)) <= 80
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from optuna.storages.journal import JournalFileBackend
 
 from sweep.search.searcher import Search
 from sweep.storage.events import Spool, TrialEnded
+from sweep.storage.journal import Journal
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from tests.sweep.swept import (
@@ -37,7 +37,7 @@ class Killer:
 
     def __init__(self, patch: pytest.MonkeyPatch, at: int | None = None):
         self.count, self._at = 0, at
-        for owner, name in ((JournalFileBackend, "append_logs"), (Spool, "append"), (os, "replace")):
+        for owner, name in ((Journal, "append_logs"), (Spool, "append"), (os, "replace")):
             patch.setattr(owner, name, self._counted(getattr(owner, name)))
 
     def _counted(self, write: Callable[..., Any]) -> Callable[..., Any]:

@@ -167,6 +167,7 @@ def test_a_checkpoint_of_another_training_is_not_gone_on_from(
     tmp_path: Path, other: dict[str, Any], finished: bool
 ) -> None:
     """Of another trial, or of the first seed where this is a further one."""
+    (tmp_path / "there").mkdir()
     foreign = worker_for(job(tmp_path / "there", number=5, **other))
     for _ in range(3 if finished else 1):
         foreign.step()

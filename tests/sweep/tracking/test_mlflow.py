@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 from mlflow.store.entities.paged_list import PagedList
+from mlflow.store.tracking.rest_store import RestStore
+from mlflow.tracking._tracking_service.client import TrackingServiceClient
 from sqlalchemy.engine import make_url
 
 from mmpkd.types import ConfigError
@@ -366,3 +368,14 @@ def test_home_is_found_behind_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/researcher")
     options, _ = read_run_options(["storage=~/runs", "cache=~", "name=a"])
     assert (options.storage, options.cache) == ("/home/researcher/runs", "/home/researcher")
+
+
+def test_mlflow_does_not_print_the_password_of_its_server(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """At the end of a run MLflow prints its address, as it was given."""
+    client = TrackingServiceClient("http://user:hidden@127.0.0.1:9")
+    run = SimpleNamespace(info=SimpleNamespace(experiment_id="1", run_name="3 none"), data=SimpleNamespace(tags={}))
+    monkeypatch.setattr(RestStore, "get_run", lambda *_: run)
+    client._log_url("7")
+    assert capsys.readouterr().out == ""

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
+import subprocess
+import sys
 import tempfile
+import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,13 +16,15 @@ from typing import Any
 
 import pytest
 
+from mmpkd.types import UserError
 from sweep.options import storage_at
 from sweep.search.searcher import Search
 from sweep.storage.events import EpochEnded, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
 from sweep.transfer import addresses, lease
-from sweep.transfer.addresses import Place
+from sweep.transfer.addresses import Place, place
 from sweep.transfer.mirror import Mirror
+from sweep.transfer.views import fetch
 from tests.sweep.fake import play, play_all
 from tests.sweep.swept import events, numbers, swept, untracked
 
@@ -162,3 +169,140 @@ def test_no_moment_of_a_loss_loses_or_doubles_a_trial(
             break
         last += 1
     assert last > 20, "the machine was lost at many moments"
+
+
+def begun(folder: SweepFolder, lines: list[str]) -> Mirror:
+    return Mirror(folder, "process 1 on head", lines.append)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> SweepFolder:
+    """The folder of a sweep with a journal and a spool, at an address."""
+    path = tmp_path / "local" / "demo"
+    path.mkdir(parents=True)
+    return SweepFolder(path, Place("memory", "bucket/runs/demo"))
+
+
+def test_a_start_that_fails_leaves_no_trace(folder: SweepFolder) -> None:
+    with pytest.raises(UserError, match="no such space"), begun(folder, []):
+        raise UserError("no such space")
+    assert not list(folder.path.iterdir()) and folder.shared.sizes() == {}
+
+
+def test_while_the_store_is_away_the_sweep_goes_on(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr("sweep.transfer.mirror.BEAT_SECONDS", 0.01)
+    write = Place.write_bytes
+
+    def refuse(place: Place, content: bytes) -> None:
+        raise OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7, Could not connect")
+
+    with begun(folder, lines) as mirror:
+        folder.journal.write_bytes(b"1\n")
+        folder.spool.write_bytes(b"a\n")
+        mirror.begin()
+        monkeypatch.setattr(Place, "write_bytes", refuse)
+        folder.spool.write_bytes(b"a\nb\n")
+        mirror.copy_now()
+        assert mirror.sendable == 2, "MLflow is not sent what has not been copied"
+        wait_for(lambda: len(lines) == 1)
+        monkeypatch.setattr(Place, "write_bytes", write)
+        wait_for(lambda: len(lines) == 2)
+    assert lines[0].startswith("paused copies: memory://bucket/runs/demo: the store does not answer (")
+    assert lines[0].endswith("the sweep goes on, and copying is tried again")
+    assert lines[1] == "continued copies: memory://bucket/runs/demo can be used again"
+    assert folder.shared.child("spool.jsonl").read_bytes() == b"a\nb\n"
+
+
+def test_a_driver_whose_lease_is_taken_ends_and_writes_nothing_more(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines, requests = list[str](), list[str]()
+    monkeypatch.setattr("sweep.transfer.mirror.BEAT_SECONDS", 0.01)
+    monkeypatch.setattr("sweep.interrupt.record_request", requests.append)
+    with begun(folder, lines) as mirror:
+        folder.journal.write_bytes(b"1\n")
+        folder.spool.write_bytes(b"a\n")
+        mirror.begin()
+        folder.shared.child("driver.lock").write_bytes(b'{"token": "x", "driver": "process 2 on other"}')
+        wait_for(lambda: bool(requests))
+        folder.spool.write_bytes(b"a\nb\n")
+    assert requests == ["another driver has taken over"] and "(process 2 on other)" in lines[0]
+    assert folder.shared.child("spool.jsonl").read_bytes() == b"a\n"
+
+
+def test_journal_and_spool_are_cut_where_they_ended_together(folder: SweepFolder) -> None:
+    with begun(folder, []) as mirror:
+        folder.journal.write_bytes(b"1\n2\n3")  # a line is being written
+        folder.spool.write_bytes(b"a\n")
+        mirror.begin()
+    assert folder.shared.child("journal.log").read_bytes() == b"1\n2\n"
+    folder.shared.child("journal.log").write_bytes(b"1\n2\n3\n4\n")  # the machine was lost before the spool was written
+    other = SweepFolder(folder.path.with_name("other"), folder.address)
+    assert fetch(other)
+    assert other.journal.read_bytes() == b"1\n2\n" and other.spool.read_bytes() == b"a\n"
+
+
+def test_checkpoints_go_once_the_end_of_their_trial_is_copied(folder: SweepFolder) -> None:
+    for number in (1, 2):
+        folder.shared_checkpoints.child(f"{number}/attempt-1/last.pt").write_bytes(b"x")
+    with begun(folder, []) as mirror:
+        folder.journal.write_bytes(b"1\n")
+        folder.spool.write_bytes(b"a\n")
+        folder.delete_checkpoints(1)
+        folder.delete_checkpoints(7)  # has none
+        assert folder.shared_checkpoints.names() == ["1", "2"]
+        mirror.begin()
+        assert folder.shared_checkpoints.names() == ["2"] and not folder.needless
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+PROGRAM = """
+import os, signal, sys
+from pathlib import Path
+from sweep.tracking.mlflow import Tracker
+from sweep.transfer import mirror
+from tests.sweep.fake import play
+from tests.sweep.swept import swept
+mirror.COPY_SECONDS = 0.3
+Tracker.start, Tracker.close = lambda self: None, lambda self, seconds: 0
+
+def play_and_die(search):
+    for index in range(5):
+        play(search, str(index), search.suggest(str(index)))
+        print(index, flush=True)
+        if sys.stdin.readline() == "die\\n":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+swept(Path(sys.argv[1]), "trials=5", f"storage={sys.argv[2]}", play=play_and_die)
+"""
+
+
+def test_a_killed_driver_whose_disk_is_lost_goes_on_from_the_bucket(tmp_path: Path, bucket: str) -> None:
+    """A real kill -9 and a real S3 server. The second driver has the same words and an empty disk."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    words = [sys.executable, "-c", PROGRAM, str(tmp_path), f"{bucket}/runs"]
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
+    with subprocess.Popen(words, **pipes) as driver:
+        copies = place(f"{bucket}/runs/fake/spool.jsonl")
+        for index in range(3):
+            assert driver.stdout and driver.stdin and driver.stdout.readline() == f"{index}\n"
+            if index < 2:
+                wait_for(lambda: copies.exists() and copies.read_bytes().count(b'"end"') == index + 1)  # noqa: B023
+            driver.stdin.write("go on\n" if index < 2 else "die\n")
+            driver.stdin.flush()
+        assert driver.wait() == -signal.SIGKILL
+    lose_machine(tmp_path)
+    _, text = swept(tmp_path, "trials=5", f"storage={bucket}/runs")
+    assert "2 done before" in text or "3 done before" in text
+    folder = storage_at(f"{bucket}/runs").sweep("fake")
+    check_complete(folder, 5)
+    assert folder.shared.child("spool.jsonl").read_bytes() == folder.spool.read_bytes()
+    written = b"".join(folder.shared.child(name).read_bytes() for name in folder.shared.sizes())
+    assert b"planted" not in written, "no credentials in any file"
