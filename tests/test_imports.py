@@ -41,7 +41,8 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"surrogate", "interrupt", "transfer.addresses", "transfer.scratch"},
+        {"surrogate", "interrupt", "transfer.refusals", "transfer.scratch"},
+        {"transfer.addresses"},
         {"patience"},
         {"storage.whole_files"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
