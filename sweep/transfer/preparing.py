@@ -10,7 +10,9 @@ from mmpkd.config import CohortConfig
 from mmpkd.types import UserError
 from sweep.cluster import cluster_address
 from sweep.options import RunOptions
-from sweep.transfer.addresses import Place, in_words, place
+from sweep.patience import is_of_store
+from sweep.transfer.addresses import Place, place
+from sweep.transfer.refusals import in_words
 from sweep.transfer.scratch import scratch_folder
 from sweep.transfer.staging import NodeCache
 from sweep.types import Scratch
@@ -37,9 +39,9 @@ def prepare_shared(prepare: Callable[..., Store], cohort: CohortConfig, options:
             store = prepare(cohort, folder, shared=copies)
             copies.send(f"{STORES}/{store.path.name}")
         except OSError as error:
-            if copies.is_local_fault(error):
-                raise
-            raise UserError(in_words(cache, error)) from error
+            if is_of_store(error):
+                raise UserError(in_words(error)) from error
+            raise
     return store, cache
 
 

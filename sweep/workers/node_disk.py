@@ -5,17 +5,14 @@ On one machine, that is the cache and the sweep's folder. In a cluster, it is th
 
 from __future__ import annotations
 
-import errno
 import os
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final, cast
 
 from mmpkd.types import ConfigError, UserError
 from sweep.storage.layout import SweepFolder
-from sweep.transfer.addresses import Place, in_words, place
+from sweep.transfer.addresses import place
 from sweep.transfer.checkpoints import Checkpoints
 from sweep.transfer.scratch import scratch_folder
 from sweep.transfer.staging import NodeCache
@@ -24,34 +21,17 @@ from sweep.types import Job, PlacedJob, Scratch
 STORES: Final = "stores"  # folder of the cache, as in mmpkd.cohort.store, whose import takes a second
 
 
-@contextmanager
-def reached(where: Place) -> Iterator[None]:
-    """Context manager that gives an error of an object store the form of an error of a disk, which is waited out.
-
-    Raises:
-        OSError: the place cannot be read or written.
-    """
-    try:
-        yield
-    except OSError as error:
-        if where.is_local or error.errno is not None:
-            raise
-        raise OSError(errno.EIO, in_words(where, error), where.path) from error
-
-
 class NodeDisk:
     """The folders of one worker on the disk of its node. They are chosen once, with the first trial.
 
     Attributes:
         cache: the copies of the shared cache; None if nothing is copied.
         checkpoints: the checkpoints of the sweep's trials.
-        storage: the sweep's folder, which all machines see.
         places: the paths of the shared cache and of the folder on the disk of the node, by which errors are recognised.
     """
 
     def __init__(self, job: Job):
         self._folder, self._shared = SweepFolder.at(job["folder"]), place(job["cache"])
-        self.storage = self._folder.shared
         self._notes = list[str]()
         settings = job.get("scratch")
         scratch, self.cache, nearby = self._open(settings), None, None
@@ -93,8 +73,7 @@ class NodeDisk:
         if self.cache is None:
             return cast(PlacedJob, {**job, "shared": None})
         entry = f"{STORES}/{Path(job['store']).name}"
-        with reached(self._shared):
-            store = self.cache.fetch(entry)
+        store = self.cache.fetch(entry)
         if store is None and not self._shared.is_local:
             raise UserError(f"{self._shared.child(entry)}: the prepared cohort is not there; start the sweep again")
         placed = {"store": str(store or job["store"]), "cache": str(self.cache.folder), "shared": self.cache}

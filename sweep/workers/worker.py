@@ -22,7 +22,7 @@ from sweep.storage.layout import SweepFolder
 from sweep.transfer.checkpoints import Attempt
 from sweep.types import Job, PlacedJob
 from sweep.workers.disks import WorkerDisks
-from sweep.workers.node_disk import NodeDisk, reached
+from sweep.workers.node_disk import NodeDisk
 from sweep.workers.nodes import enter_reserved_device
 from sweep.workers.training_thread import TrainingThread
 
@@ -151,10 +151,9 @@ class TrialWorker(tune.Trainable):
             reports = [self._training.advance()]
         _check_goals(reports[-1], self.config["goals"])
         if reports[-1].epoch >= self._epochs:
-            assert self._attempt is not None and self._node_disk is not None
+            assert self._attempt is not None
             self._training.finish()
-            with reached(self._node_disk.storage):
-                self._attempt.finish()
+            self._attempt.finish()
             self._attempt.close(ended=True)
         return reports
 
@@ -166,9 +165,8 @@ class TrialWorker(tune.Trainable):
         job = self._node_disk.placed(cast(Job, self.config))
         config, checkpoints = TrialConfig.model_validate_json(job["trial"]), self._node_disk.checkpoints
         self._epochs = config.epochs
-        with reached(self._node_disk.storage):
-            resume, reports = self._find_checkpoint(checkpoints.saved(job["number"]), config, Path(job["store"]))
-            attempt = self._attempt = checkpoints.begin(job["number"])
+        resume, reports = self._find_checkpoint(checkpoints.saved(job["number"]), config, Path(job["store"]))
+        attempt = self._attempt = checkpoints.begin(job["number"])
 
         def run(report: Callable[[EpochReport], None]) -> None:
             def report_and_send(epoch: EpochReport) -> None:

@@ -11,12 +11,10 @@ from typing import Any
 import pytest
 
 from sweep.options import RunOptions
-from sweep.storage.failures import cause_of
-from sweep.storage.layout import SweepFolder
 from sweep.transfer import checkpoints
 from sweep.transfer.addresses import Place, place
 from sweep.transfer.preparing import prepare_shared, use_of_scratch
-from sweep.workers.node_disk import NodeDisk, reached
+from sweep.workers.node_disk import NodeDisk
 from sweep.workers.worker import TrainingFunctions, TrialWorker
 from tests.sweep.fake import FAKE_TRAINING
 from tests.sweep.transfer.test_staging import contents, write_entry
@@ -156,10 +154,3 @@ def test_a_cohort_for_a_cache_in_an_object_store_is_copied_there(
         assert store.path == near(tmp_path / node) / "cache" / STORE
     assert fetched == [None, near(tmp_path / "another head") / "cache" / STORE], "it is prepared once"
     assert set(cache.child(STORE).sizes()) == {"embedding.npy", "logits.npy", "manifest.json"}
-
-
-def test_an_object_store_that_is_away_counts_as_a_disk_that_is_away(tmp_path: Path) -> None:
-    store = Place("s3", "bucket/runs/demo")
-    with pytest.raises(OSError, match="bucket") as raised, reached(store):
-        raise OSError("When reading: AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7")
-    assert cause_of(raised.value, [SweepFolder.at("s3://bucket/runs/demo").path]) == "storage"
