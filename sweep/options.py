@@ -27,8 +27,9 @@ from sweep.transfer.scratch import default_scratch
 DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
 SWITCHES: Final = ("show", "schema", "plan", "extend", "repair")  # keys of sweep.run
+CLUSTER_RESTARTS: Final = 20  # restarts of a driver on a cluster, unless `restarts=` names another number
 RUN_KEYS: Final = (
-    *("space", "name", "storage", "cache", "scratch", "scratch_gb", "tracking", "patience"),
+    *("space", "name", "storage", "cache", "scratch", "scratch_gb", "tracking", "patience", "restarts"),
     *SWITCHES,
 )
 TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")  # known to MLflow
@@ -51,6 +52,7 @@ class RunOptions:
     scratch_gb: str = ""
     tracking: str = ""
     patience: str = "24h"
+    restarts: str = ""
     show: bool = False
     schema: bool = False
     plan: bool = False
@@ -58,6 +60,12 @@ class RunOptions:
     repair: bool = False
     overrides: tuple[str, ...] = ()
     words: tuple[str, ...] = ()  # the whole command line, with passwords removed
+
+    @property
+    def num_restarts(self) -> int:
+        """How often the driver is started again after a crash, at most."""
+        on_a_cluster = os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
+        return int(self.restarts) if self.restarts else CLUSTER_RESTARTS if on_a_cluster else 0
 
     @property
     def all_sweeps(self) -> Storage:
@@ -119,6 +127,8 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         mistakes.append(Mistake("scratch_gb", f"a number of gigabytes such as 500, got {gigabytes!r}"))
     if seconds_of(values["patience"]) is None:
         mistakes.append(Mistake("patience", f"a duration such as 30min, 12h or 7d, got {values['patience']!r}"))
+    if values["restarts"] and not re.fullmatch(r"\d{1,4}", values["restarts"], re.ASCII):
+        mistakes.append(Mistake("restarts", f"a number from 0 to 9999, got {values['restarts']!r}"))
     run_options = RunOptions(
         space=values["space"],
         name=name,
@@ -128,6 +138,7 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         scratch_gb=values["scratch_gb"],
         tracking=values["tracking"],
         patience=values["patience"],
+        restarts=values["restarts"],
         overrides=tuple(overrides),
         words=tuple(map(redact_passwords, words)),
         **{key: values[key] == "true" for key in SWITCHES},

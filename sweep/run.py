@@ -5,6 +5,7 @@ keys.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
 from mmpkd.command import command_line, plain_console, warn
@@ -13,6 +14,7 @@ from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import RUN_KEYS, read_run_options
 from sweep.space.loading import SHORTCUTS, shipped
 from sweep.space.space import PATHS_OF_SPACE, load_space
+from sweep.supervisor import follow_supervisor, supervise
 from sweep.transfer.addresses import place
 
 HELP = """\
@@ -32,6 +34,7 @@ finished trial; a higher trials= adds to it.
   scratch=DIR       every node's disk, for copies and checkpoints in a cluster; scratch_gb=N limits copies
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
   patience=24h      how long the sweep waits while the disk of STORAGE is full, read-only or away
+  restarts=N        starts the driver again, at most N times, if it crashes; with RAY_ADDRESS 20, else 0
   warm_start=SWEEP  begins with the results of another sweep of the same cohort, by name or folder
   extend=true       continues though the space has changed, with the earlier trials that lie in the new one
   repair=true       continues though the journal is damaged or has lost trials, without what is lost
@@ -83,6 +86,9 @@ def main(words: Sequence[str]) -> None:
 
         print(json.dumps(schema(), indent=2))
         return
+    trains = not (mistakes or options.schema or options.show or options.plan)
+    if trains and not follow_supervisor() and options.num_restarts:
+        exit_process(supervise([sys.executable, "-m", "sweep.run", *words], options.num_restarts))
     space, space_mistakes = load_space(options.space, options.overrides, RUN_KEYS)
     mistakes += space_mistakes
     if space is None:
