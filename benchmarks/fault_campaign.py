@@ -275,12 +275,12 @@ def main() -> int:
         for problem in problems:
             console.print(f"  {problem}", highlight=False, markup=False)
     passed = not any(wrong.values())
-    console.print(f"{len(faults)} faults, {seconds:.0f} s, {rig.restarts} drivers started again by the campaign")
+    console.print(f"{len(faults)} faults, {seconds:.0f} s, {rig.queued_again} times queued again after SIGTERM")
     console.print(f"verdict: {'pass' if passed else 'FAIL'}")
     if options.json:
         content = {"command": sys.argv, "seed": options.seed, "plan": plan, "faults": [vars(fault) for fault in faults]}
         content |= {"versions": {name: version(name) for name in ("ray", "optuna", "mlflow")}, "seconds": seconds}
-        content |= {"extra": extra, "wrong": wrong, "restarts": rig.restarts, "passed": passed}
+        content |= {"extra": extra, "wrong": wrong, "queued_again": rig.queued_again, "passed": passed}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if not passed and mounted:
         shutil.copytree(
