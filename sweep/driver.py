@@ -40,7 +40,13 @@ from sweep.search.state import SweepState
 from sweep.search.studies import Studies
 from sweep.search.warm_start import load_warm_start
 from sweep.space.space import Space, dump_space
-from sweep.storage.continuation import leaves_of, refuse_other_data, refuse_other_space, with_earlier_rules
+from sweep.storage.continuation import (
+    leaves_of,
+    refuse_other_data,
+    refuse_other_space,
+    warn_of_other_rounding,
+    with_earlier_rules,
+)
 from sweep.storage.events import Spool, SweepBegan
 from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
@@ -176,7 +182,7 @@ def _open_sweep(
     extended = refuse_other_space(folder, space, options.extend)
     store = functions.prepare(cohort, cache)  # in the driver, so that the user sees its progress and its errors
     refuse_other_data(folder, before.store, store.fingerprint, cohort.root)
-    warn([*before.notes, *functions.leakage_warnings(planned, store)], console)
+    warn([*before.notes, *warn_of_other_rounding(folder, space), *functions.leakage_warnings(planned, store)], console)
     warm_start, warm_start_line = load_warm_start(space, planned.goals, folder, storage, store.fingerprint)
 
     sweep_id = before.sweep_id or uuid.uuid4().hex

@@ -27,7 +27,8 @@ from sweep.transfer.scratch import default_scratch
 DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
 SWITCHES: Final = ("show", "schema", "plan", "extend", "repair")  # keys of sweep.run
-RUN_KEYS: Final = ("space", "name", "storage", "cache", "tracking", "patience", *SWITCHES)
+CLUSTER_RESTARTS: Final = 20  # restarts of a driver on a cluster, unless `restarts=` names another number
+RUN_KEYS: Final = ("space", "name", "storage", "cache", "tracking", "patience", "restarts", *SWITCHES)
 TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")  # known to MLflow
 
 
@@ -46,6 +47,7 @@ class RunOptions:
     cache: str = DEFAULT_CACHE
     tracking: str = ""
     patience: str = "24h"
+    restarts: str = ""
     show: bool = False
     schema: bool = False
     plan: bool = False
@@ -53,6 +55,12 @@ class RunOptions:
     repair: bool = False
     overrides: tuple[str, ...] = ()
     words: tuple[str, ...] = ()  # the whole command line, with passwords removed
+
+    @property
+    def num_restarts(self) -> int:
+        """How often the driver is started again after a crash, at most."""
+        on_a_cluster = os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
+        return int(self.restarts) if self.restarts else CLUSTER_RESTARTS if on_a_cluster else 0
 
     @property
     def all_sweeps(self) -> Storage:
@@ -104,6 +112,8 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
     mistakes += _switch_mistakes(values, SWITCHES)
     if seconds_of(values["patience"]) is None:
         mistakes.append(Mistake("patience", f"a duration such as 30min, 12h or 7d, got {values['patience']!r}"))
+    if values["restarts"] and not re.fullmatch(r"\d{1,4}", values["restarts"], re.ASCII):
+        mistakes.append(Mistake("restarts", f"a number from 0 to 9999, got {values['restarts']!r}"))
     run_options = RunOptions(
         space=values["space"],
         name=name,
@@ -111,6 +121,7 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         cache=values["cache"],
         tracking=values["tracking"],
         patience=values["patience"],
+        restarts=values["restarts"],
         overrides=tuple(overrides),
         words=tuple(map(redact_passwords, words)),
         **{key: values[key] == "true" for key in SWITCHES},

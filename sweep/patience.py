@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import math
 import os
-import re
 import shutil
 import threading
 import time
@@ -43,13 +42,20 @@ class _Patience:
     Attributes:
         seconds: the longest time to wait at a stretch.
         show: function that prints a line. None if nothing is waited for.
+        problem: why the driver waits at the moment; empty if it does not.
     """
 
     seconds: float = 0.0
     show: Callable[[str], None] | None = None
+    problem: str = ""
 
 
 _patience = _Patience()
+
+
+def current_problem() -> str:
+    """Returns why the driver waits for the disk at the moment. The text is empty if it does not wait."""
+    return _patience.problem
 
 
 @contextmanager
@@ -64,7 +70,7 @@ def waiting_out(seconds: float, show: Callable[[str], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        _patience.show = None
+        _patience.show, _patience.problem = None, ""
 
 
 def patiently(action: Callable[[], Result], path: Path) -> Result:
@@ -91,15 +97,18 @@ def patiently(action: Callable[[], Result], path: Path) -> Result:
                 raise
             if begun is None:
                 begun = time.monotonic()
+                _patience.problem = f"{error.filename}: cannot be read or written ({_reason(error)})"
+                longest = shown_duration(_patience.seconds)
                 _patience.show(
-                    f"paused: {error.filename}: cannot be read or written ({_reason(error)}); it is tried again for "
-                    f"at most {shown_duration(_patience.seconds)}, and nothing is lost meanwhile"
+                    f"paused: {_patience.problem}; it is tried again for at most {longest}, and nothing is lost "
+                    "meanwhile"
                 )
             if time.monotonic() - begun >= _patience.seconds:
                 _patience.show = None  # what fails later is not waited for, such as the tables at the end
                 raise
         else:
             if begun is not None and _patience.show is not None:
+                _patience.problem = ""
                 seconds = shown_duration(time.monotonic() - begun)
                 _patience.show(f"continued: {path.parent} can be used again, after {seconds}")
             return result
@@ -156,14 +165,14 @@ def delete_folder(folder: Path) -> None:
 
 
 def is_of_store(error: OSError) -> bool:
-    """Returns whether an object store refuses or does not answer. The errors of pyarrow about that have no number."""
-    return error.errno is None and re.search(r"\bAWS Error|google::cloud::Status", str(error)) is not None
+    """Returns whether an object store refuses or does not answer (see `transfer/refusals.py`)."""
+    return "://" in str(error.filename) and not isinstance(error, FileNotFoundError)
 
 
 def _may_pass(error: OSError) -> bool:
     """Returns whether an error is worth waiting for: in the main thread, and while nobody asks the driver to end."""
     is_main = threading.current_thread() is threading.main_thread()
-    return is_main and (error.errno in PASSING or is_of_store(error)) and not interrupt.requested()
+    return is_main and error.errno in PASSING and not interrupt.requested()
 
 
 def _reason(error: OSError) -> str:

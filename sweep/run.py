@@ -5,6 +5,7 @@ keys.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 
 from mmpkd.command import command_line, plain_console, warn
@@ -13,6 +14,7 @@ from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import RUN_KEYS, read_run_options
 from sweep.space.loading import SHORTCUTS, shipped
 from sweep.space.space import PATHS_OF_SPACE, load_space
+from sweep.supervisor import follow_supervisor, supervise
 from sweep.transfer.addresses import place
 
 HELP = """\
@@ -27,10 +29,11 @@ finished trial; a higher trials= adds to it.
   name=SPACE        the sweep's name; its files go to STORAGE/NAME
   trials=N          configurations to start, over all arms (search.trials of the space)
   budget_device_hours=H, deadline=WHEN   limits at which the sweep stops; a higher limit continues it
-  storage=runs      folder of all sweeps
-  cache=cache       folder of prepared images and teachers' outputs, shared by all sweeps
+  storage=runs      folder of all sweeps, or an address such as s3://BUCKET/runs
+  cache=cache       folder or address of prepared images and teachers' outputs, shared by all sweeps
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
   patience=24h      how long the sweep waits while the disk of STORAGE is full, read-only or away
+  restarts=N        starts the driver again, at most N times, if it crashes; with RAY_ADDRESS 20, else 0
   warm_start=SWEEP  begins with the results of another sweep of the same cohort, by name or folder
   extend=true       continues though the space has changed, with the earlier trials that lie in the new one
   repair=true       continues though the journal is damaged or has lost trials, without what is lost
@@ -82,6 +85,9 @@ def main(words: Sequence[str]) -> None:
 
         print(json.dumps(schema(), indent=2))
         return
+    trains = not (mistakes or options.schema or options.show or options.plan)
+    if trains and not follow_supervisor() and options.num_restarts:
+        exit_process(supervise([sys.executable, "-m", "sweep.run", *words], options.num_restarts))
     space, space_mistakes = load_space(options.space, options.overrides, RUN_KEYS)
     mistakes += space_mistakes
     if space is None:

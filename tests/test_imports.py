@@ -41,11 +41,12 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"surrogate", "interrupt", "transfer.addresses", "transfer.scratch"},
+        {"surrogate", "interrupt", "transfer.refusals", "transfer.scratch"},
+        {"transfer.addresses"},
         {"patience"},
         {"storage.whole_files"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
-        {"options", "pareto", "local_ray", "autoscaling", "space", "driver_status"},
+        {"options", "pareto", "local_ray", "autoscaling", "space", "driver_status", "supervisor"},
         {"cluster"},
         {"storage", "plan"},
         {"transfer"},

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from mmpkd.config import CohortConfig
+from sweep import patience
 from sweep.cluster import living_machines
 from sweep.driver_status import HEARTBEAT_SECONDS, MAX_TRIALS, DriverStatus, TrialStatus, this_driver, write_status
 from sweep.reports.progress import Progress
@@ -108,7 +109,7 @@ class ResultsWriter:
     def _note_end(self, process: subprocess.Popen[bytes]) -> None:
         output, errors = process.communicate()
         if process.returncode == 0:
-            self.written, self.trouble, self._cpu_seconds = self._copied, "", float(output)
+            self.written, self.trouble, self._cpu_seconds = self._copied, "", float(output.split()[-1])
         else:
             lines = errors.decode(errors="replace").strip().splitlines()
             self.trouble = lines[-1] if lines else f"their process ended with status {process.returncode}"
@@ -230,7 +231,11 @@ class Watch:
         noted, unsent, oldest = self._status, 0, None
         with suppress(OSError):  # the storage is away
             unsent, oldest = self._tracker.lag()
-        trouble = {"tracking": self._tracker.trouble, "results": self._writer.trouble}
+        trouble = {
+            "storage": patience.current_problem(),
+            "tracking": self._tracker.trouble,
+            "results": self._writer.trouble,
+        }
         status = replace(
             noted,
             time=time.time(),

@@ -170,6 +170,9 @@ def _search(content: Any, mistakes: list[Mistake]) -> SearchConfig:
     elif search.maximize and not unknown and search.select not in search.maximize:
         goals = ", ".join(search.maximize)
         mistakes.append(Mistake("search.select", f"{search.select} is not among the goals of search.maximize: {goals}"))
+    if search.trials_per_device is not None and search.gpus is not None:
+        problem = f"stands beside search.gpus={search.gpus:g}, and each says how many trials share a GPU"
+        mistakes.append(Mistake("search.trials_per_device", f"{problem}; set one of them to null"))
     return search
 
 

@@ -95,6 +95,20 @@ def refuse_other_space(folder: SweepFolder, space: Space, extend: bool = False) 
     )
 
 
+def warn_of_other_rounding(folder: SweepFolder, space: Space) -> list[str]:
+    """Returns a warning if new trials round their numbers in another way than those of the earlier drivers. The leaf
+    `execution` may change in a sweep, but compiled steps round otherwise than all others.
+    """
+    before, leaf = _earlier_leaves(folder), "execution"
+    was, now = (values.get(leaf, TrialConfig.model_fields[leaf].default) for values in (before, space.raw))
+    if not before or (was == "compile") == (now == "compile"):
+        return []
+    return [
+        f"execution was {was} and is now {now}: new trials are rounded in another way than earlier ones, so small "
+        f"differences between them may come from that; execution={was} continues as before"
+    ]
+
+
 def refuse_other_data(folder: SweepFolder, began: str, fingerprint: str, root: Path | None) -> None:
     """Checks that a sweep continues with the data with which it began, because its table may hold trials on one cohort
     only.

@@ -12,6 +12,7 @@ from mmpkd.machine.errors import error_chain, is_out_of_memory, with_fault
 from mmpkd.types import DivergedError, UserError
 from sweep.patience import is_of_store, patiently, shown_duration
 from sweep.storage.layout import SweepFolder
+from sweep.transfer.refusals import in_words
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
 FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # nothing can be written on any path
@@ -54,7 +55,7 @@ def disk_problem(error: Exception, places: Sequence[Path]) -> str:
     of sockets, or of a library's own files, do not count.
     """
     if isinstance(error, OSError) and is_of_store(error):
-        return f"the object store refuses or does not answer ({str(error).partition(chr(10))[0]})"
+        return in_words(error)
     if not isinstance(error, OSError) or error.errno not in (*FULL_DISK, *LOST_DISK, *REFUSED_PATH):
         return ""
     if not isinstance(error.filename, str):

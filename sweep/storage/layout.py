@@ -18,7 +18,8 @@ from typing import Any, Final, Self
 from mmpkd.types import UserError
 from sweep.patience import delete_folder
 from sweep.storage.whole_files import add_sealed, read_resolved_space, read_sealed, write_sealed
-from sweep.transfer.addresses import Place, in_words, place
+from sweep.transfer.addresses import Place, place
+from sweep.transfer.refusals import in_words
 
 BEST: Final = "best.yaml"
 CHECKPOINT: Final = "last.pt"  # written by mmpkd.checkpoint in the folder of an attempt
@@ -287,6 +288,6 @@ class Storage:
                 return [folder for folder in folders if folder.shared.child(folder.spool.name).exists()]
             paths = sorted(self.path.iterdir()) if self.path.exists() else []
         except OSError as error:
-            problem = in_words(self.address, error) if self.address else f"{self}: cannot be read ({error.strerror})"
+            problem = in_words(error) if self.address else f"{self}: cannot be read ({error.strerror})"
             raise UserError(f"{problem}; name a folder with storage=DIR") from error
         return [folder for folder in map(SweepFolder, paths) if folder.exists()]

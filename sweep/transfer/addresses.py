@@ -11,13 +11,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, TypeVar, cast
 from urllib.parse import parse_qs, parse_qsl, urlsplit
 
 from pyarrow import fs
@@ -25,27 +25,40 @@ from pyarrow import fs
 from mmpkd.machine.files import write_atomically
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError
+from sweep.transfer.refusals import CREDENTIALS, OF_PACKAGE, explained, in_words, no_bucket
 
 OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {  # what may follow the `?` of an address
     "s3": ("endpoint_override", "region", "scheme"),
     "gs": ("endpoint_override", "scheme"),
 }
-CREDENTIALS: Final[Mapping[str, str]] = {
-    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a file ~/.aws/credentials, or the role of a machine",
-    "gs": "GOOGLE_APPLICATION_CREDENTIALS, or the service account of a machine",
-}
 FSSPEC_SCHEMES: Final = ("abfs", "az", "oci", "oss")  # object stores whose packages fsspec names if they are missing
-REFUSALS: Final = r"ACCESS_DENIED|FORBIDDEN|SIGNATURE|ACCESS_KEY|TOKEN|response code 403|PERMISSION_DENIED|OAuth2"
-SILENT_SECONDS: Final = 10  # after which a store counts as silent
-CHUNK_BYTES: Final = 8 * 2**20
+SILENT_SECONDS, CHUNK_BYTES = 10, 8 * 2**20  # a store is silent after these seconds; files are copied in such chunks
+
+
+Method = TypeVar("Method", bound=Callable[..., Any])
+
+
+def _explains(method: Method) -> Method:
+    """Returns a method of `Place` that explains the errors of an object store."""
+
+    @wraps(method)
+    def explaining(place: Place, *arguments: Any) -> Any:
+        try:
+            return method(place, *arguments)
+        except OSError as error:
+            if place.is_local or error.errno is not None:  # of a file on a disk
+                raise
+            raise explained(error, str(place)) from error
+
+    return cast(Method, explaining)
 
 
 @dataclass(frozen=True)
 class Place:
     """A file or a folder on a disk or in an object store.
 
-    A place can be pickled, and used in any process that has the credentials. If a store does not answer or refuses, the
-    methods raise an OSError, which `in_words` explains.
+    A place can be pickled, and used in any process that has the credentials. If a store does not answer or refuses, its
+    methods raise an OSError with number, text and address (`refusals.explained`).
 
     Attributes:
         scheme: the scheme of the address. It is empty for a path on a disk.
@@ -87,10 +100,12 @@ class Place:
 
     # --- what is there ---
 
+    @_explains
     def exists(self) -> bool:
         """Returns whether there is a file or a folder."""
         return bool(self._type() != fs.FileType.NotFound)
 
+    @_explains
     def names(self) -> list[str]:
         """Returns the names of the files and folders directly below this place, sorted. There are none if the place
         does not exist.
@@ -98,6 +113,7 @@ class Place:
         selector = fs.FileSelector(self.path, allow_not_found=True)
         return sorted(info.base_name for info in self._files.get_file_info(selector))
 
+    @_explains
     def sizes(self) -> dict[str, int]:
         """Returns the size in bytes of every file below this place. The keys are paths relative to the place, sorted.
         There are none if the place does not exist.
@@ -109,6 +125,7 @@ class Place:
 
     # --- files ---
 
+    @_explains
     def read_bytes(self) -> bytes:
         """Returns the content of the file.
 
@@ -119,6 +136,7 @@ class Place:
             content: bytes = stream.read()
             return content
 
+    @_explains
     def write_bytes(self, content: bytes) -> None:
         """Writes the file atomically: readers see the old content or the new, never a part of it."""
         if self.is_local:
@@ -128,6 +146,7 @@ class Place:
         with self._files.open_output_stream(self.path, compression=None) as stream:
             stream.write(content)
 
+    @_explains
     def upload(self, path: Path, name: str) -> None:
         """Copies a file from a disk of this machine to the file `name` below this place.
 
@@ -149,6 +168,7 @@ class Place:
                 raise
             stream.close()
 
+    @_explains
     def download(self, name: str, path: Path) -> None:
         """Copies the file `name` below this place to a file on a disk of this machine, atomically.
 
@@ -165,6 +185,7 @@ class Place:
             shutil.copyfileobj(stream, target, CHUNK_BYTES)
         os.replace(beside, path)
 
+    @_explains
     def delete(self) -> None:
         """Deletes the file, or the folder with everything below it. Does nothing if it does not exist."""
         with suppress(FileNotFoundError):
@@ -187,9 +208,9 @@ class Place:
         try:
             is_missing = self._files.get_file_info(self.bucket).type == fs.FileType.NotFound
         except (OSError, ImportError, ValueError, TypeError) as error:  # fsspec raises the latter for options it lacks
-            raise ConfigError.at(key, in_words(self, error)) from None
+            raise ConfigError.at(key, in_words(explained(error, str(self)))) from None
         if is_missing and self.scheme in OPTIONS:
-            raise ConfigError.at(key, f"{self}: there is no bucket {self.bucket!r}; make it, or name another")
+            raise ConfigError.at(key, f"{self}: {no_bucket(self.bucket)}")
 
     def _type(self) -> fs.FileType:
         return self._files.get_file_info(self.path).type
@@ -215,40 +236,21 @@ def place(address: str | Path, key: str = "storage") -> Place:
     scheme, shown = scheme.lower(), _without_userinfo(text)
     name, _, query = after.lstrip("/").partition("?")
     num_slashes, path = len(after) - len(after.lstrip("/")), name.strip("/")
-    is_known = scheme in OPTIONS or scheme in FSSPEC_SCHEMES
-    if num_slashes < 2 and not is_known:
+    schemes = (*OPTIONS, *FSSPEC_SCHEMES)
+    if num_slashes < 2 and scheme not in schemes:
         return Place("", text)  # a folder with a colon in its name
-    if not is_known:
-        schemes = (*OPTIONS, *FSSPEC_SCHEMES)
+    if scheme not in schemes:
         raise ConfigError.at(key, f"{shown!r} begins with the unknown scheme {scheme!r}{near(scheme, schemes)}")
     if num_slashes != 2 or not path:
         raise ConfigError.at(key, f"{shown!r} names no bucket; write {scheme}://BUCKET/FOLDER")
     if shown != text:
-        advice = f"give them in the environment ({CREDENTIALS.get(scheme, 'see the documentation of its package')})"
+        advice = f"give them in the environment ({CREDENTIALS.get(scheme, OF_PACKAGE)})"
         raise ConfigError.at(key, f"{shown!r} holds credentials, which other users can read in command lines; {advice}")
     for option, _ in parse_qsl(query, keep_blank_values=True):
         if option not in OPTIONS.get(scheme, ()):
             problem = f"{scheme}://{path} has the unknown option {option!r}{near(option, OPTIONS.get(scheme, ()))}"
             raise ConfigError.at(key, problem)
     return Place(scheme, path, query)
-
-
-def in_words(place: Place, error: Exception) -> str:
-    """Returns a sentence that says why a store refuses or does not answer, and what to do."""
-    text = str(error).splitlines()[0] if str(error) else type(error).__name__
-    if re.search(
-        r"ACCESS_DENIED|FORBIDDEN|SIGNATURE|ACCESS_KEY|TOKEN|HTTP response code 403|PERMISSION_DENIED|OAuth2", text
-    ):
-        return (
-            f"{place}: access is refused; check the credentials "
-            f"({CREDENTIALS.get(place.scheme, 'of its package')}) and what they may read and write"
-        )
-    if "NO_SUCH_BUCKET" in text:
-        return f"{place}: there is no bucket {place.bucket!r}; make it, or name another"
-    if re.search(r"NETWORK_CONNECTION|UNAVAILABLE|curl|resolv|[Tt]imed? ?out", text):
-        reason = re.split(r"Details: |CURL error |with a last message of ", text)[-1].strip(" )")
-        return f"{place}: the store does not answer ({reason}); check the address, the network and the region"
-    return f"{place}: {text}"
 
 
 def _without_userinfo(text: str) -> str:
@@ -272,8 +274,7 @@ def _file_system(scheme: str, bucket: str, query: str) -> fs.FileSystem:
     if scheme == "s3":
         return _s3(bucket, options)
     if scheme == "gs":
-        patience = timedelta(seconds=SILENT_SECONDS)
-        return fs.GcsFileSystem(retry_time_limit=patience, **options)
+        return fs.GcsFileSystem(retry_time_limit=timedelta(seconds=SILENT_SECONDS), **options)
     import fsspec
 
     return fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem(scheme)))

@@ -18,7 +18,8 @@ from typing import Final
 from mmpkd.types import UserError
 from sweep.driver_status import this_driver
 from sweep.storage.layout import SweepFolder
-from sweep.transfer.addresses import Place, in_words
+from sweep.transfer.addresses import Place
+from sweep.transfer.refusals import in_words
 
 BEAT_SECONDS: Final = 10.0  # time between two beats
 LEASE_SECONDS: Final = 60.0  # a driver without a beat for so long is taken for dead
@@ -65,7 +66,7 @@ def hold_lease(folder: SweepFolder, show: Callable[[str], None]) -> Iterator[Non
     try:
         last = lease.take("", show)
     except OSError as error:
-        raise UserError(in_words(folder.address, error)) from error
+        raise UserError(in_words(error)) from error
     try:
         yield
     finally:

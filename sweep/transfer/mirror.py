@@ -27,8 +27,8 @@ from typing import Final, Self
 from mmpkd.types import UserError
 from sweep import interrupt
 from sweep.storage.layout import SweepFolder
-from sweep.transfer.addresses import in_words
 from sweep.transfer.lease import BEAT_SECONDS, Lease, LostLeaseError
+from sweep.transfer.refusals import in_words
 from sweep.transfer.views import fetch
 
 COPY_SECONDS: Final = 30.0  # least time between the starts of two copies
@@ -82,7 +82,7 @@ class Mirror:
             note.write_text(self._lease.token)
             folder.address.child(folder.stop_request.name).delete()
         except OSError as error:
-            raise UserError(in_words(folder.shared, error)) from error
+            raise UserError(in_words(error)) from error
         for thread in self._threads:
             thread.start()
         return self
@@ -112,7 +112,7 @@ class Mirror:
             try:
                 self._copy()
             except OSError as error:
-                raise UserError(in_words(self._folder.shared, error)) from error
+                raise UserError(in_words(error)) from error
             self._has_begun = True
 
     def copy_now(self) -> None:
@@ -140,7 +140,7 @@ class Mirror:
                 interrupt.record_request("another driver has taken over")
             except OSError as error:
                 if not self._troubles:
-                    problem = in_words(self._folder.shared, error)
+                    problem = in_words(error)
                     self._show(f"paused copies: {problem}; the sweep goes on, and copying is tried again")
                 self._troubles.add(name)
                 pause = min(2 * pause, LONGEST_PAUSE)
@@ -176,7 +176,7 @@ class Mirror:
             except OSError as error:
                 if time.monotonic() > deadline:
                     advice = "the same command on this machine copies it"
-                    problem = in_words(self._folder.shared, error)
+                    problem = in_words(error)
                     self._show(f"warning: {problem}; what is not copied yet is in {self._folder.path}, and {advice}")
                     raise
             time.sleep(1.0)

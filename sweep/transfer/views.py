@@ -13,7 +13,8 @@ from pathlib import Path
 from mmpkd.types import UserError
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.reader import is_running
-from sweep.transfer.addresses import in_words, place
+from sweep.transfer.addresses import place
+from sweep.transfer.refusals import in_words
 
 
 def view_of(address: str) -> Storage:
@@ -54,7 +55,7 @@ def fetch(folder: SweepFolder, paths: Sequence[Path] = ()) -> bool:
             if path.name in content and content[path.name] < path.stat().st_size:
                 os.truncate(path, content[path.name])
     except OSError as error:
-        raise UserError(in_words(folder.address, error)) from error
+        raise UserError(in_words(error)) from error
     return bool(existing)
 
 

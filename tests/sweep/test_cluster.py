@@ -180,7 +180,6 @@ def test_the_error_quotes_ray_on_another_version(monkeypatch: pytest.MonkeyPatch
         ({"gpus": 0}, 2, None),
         ({"gpus": 0.25}, 2, None),
         ({"trials_per_device": 3}, 2, 3),
-        ({"trials_per_device": 3, "gpus": 0.5}, 2, 3),
         ({"trials_per_device": "auto"}, 0, "auto"),
     ],
 )

@@ -60,9 +60,14 @@ class Trouble:
 
 @pytest.mark.parametrize("number", ERRORS)
 def test_an_append_is_tried_again_as_a_whole(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, lines = tmp_path / "spool.jsonl", list[str]()
+    path, lines, problems = tmp_path / "spool.jsonl", list[str](), list[str]()
     path.write_bytes(b"first\n")
-    with waiting_out(60, lines.append):
+
+    def show(line: str) -> None:
+        lines.append(line)
+        problems.append(patience.current_problem())
+
+    with waiting_out(60, show):
         Trouble(monkeypatch, number, times=3)
         append(path, b"second\n")
         append(path, b"third\n")
@@ -70,6 +75,7 @@ def test_an_append_is_tried_again_as_a_whole(number: int, tmp_path: Path, monkey
     assert len(lines) == 2, lines
     assert lines[0].startswith(f"paused: {path}: cannot be read or written ({os.strerror(number)})")
     assert lines[1].startswith(f"continued: {tmp_path} can be used again")
+    assert problems == [f"{path}: cannot be read or written ({os.strerror(number)})", ""]
 
 
 def test_a_file_that_a_missing_mount_hides_is_not_begun_anew(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from mmpkd.config import CohortConfig
-from sweep import driver
+from sweep import driver, patience
 from sweep.driver_status import MAX_TRIALS, DriverStatus, read_status, this_driver
 from sweep.reports import watch as watching
 from sweep.reports.results import snapshot_of, write_results
@@ -270,6 +270,21 @@ def test_a_status_that_cannot_be_written_is_tried_again(tmp_path: Path, monkeypa
         wait_for(folder.status.is_file)
 
     monkeypatch.setattr(watching, "STATUS_SECONDS", 0.5)
+    watched(tmp_path, monkeypatch, drive)
+
+
+def test_what_is_waited_for_is_in_the_status(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = SweepFolder(tmp_path / "runs" / "fake")
+
+    def drive(search: Search, watch: Watch) -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(patience._patience, "problem", "the disk is away")
+            watch._tracker.trouble = "ConnectionError: refused"
+            watch._write()
+        status = read_status(folder)
+        assert status is not None
+        assert status.trouble == {"storage": "the disk is away", "tracking": "ConnectionError: refused"}
+
     watched(tmp_path, monkeypatch, drive)
 
 

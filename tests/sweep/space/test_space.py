@@ -178,6 +178,17 @@ def test_each_mistake_of_the_search_is_said_once(file: Path, override: str, prob
     assert space is not None  # with a stand-in, so that the plan can go on
 
 
+def test_a_trial_reserves_its_share_of_a_gpu_in_one_way(file: Path):
+    assert refused(file, "search.gpus=0.5", "search.trials_per_device=auto") == [
+        (
+            "search.trials_per_device",
+            "stands beside search.gpus=0.5, and each says how many trials share a GPU; set one of them to null",
+        )
+    ]
+    for words in (["search.gpus=0.5"], ["search.gpus=0.5", "search.trials_per_device=2", "search.gpus=null"]):
+        assert load(file, *words).search.gpus in (0.5, None)
+
+
 def test_a_search_that_is_no_mapping_is_a_mistake(file: Path):
     (found,) = refused(file, "search=3")
     assert str(found).startswith("search: input should be a valid dictionary")

@@ -262,3 +262,18 @@ def test_a_sweep_is_extended_on_ray(tmp_path: Path) -> None:
     assert "extended: 2 of 3 earlier trials" in text and len(search.records()) == 4
     trained = (folder / "trained.txt").read_text().split("\n")[:-1]
     assert len(trained) == len(set(trained)) == 5 * 4, "three trials, and two more"
+
+
+# --- changes that need no extension ---
+
+
+def test_other_rounding_is_a_warning(tmp_path: Path) -> None:
+    change = "new trials are rounded in another way than earlier ones"
+    texts = [
+        swept(tmp_path, f"trials={2 + index}", *words)[1]
+        for index, words in enumerate([(), ("execution=graph",), ("execution=compile",), ("execution=eager",)])
+    ]
+    assert change not in texts[0] + texts[1], "graphs compute the same numbers"
+    assert f"warning: execution was graph and is now compile: {change}" in texts[2]
+    assert f"warning: execution was compile and is now eager: {change}" in texts[3]
+    assert "execution=compile continues as before" in texts[3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import socket
 import subprocess
@@ -12,6 +13,7 @@ import pytest
 from s3_server import call
 
 from mmpkd.types import ConfigError
+from sweep.patience import is_of_store
 from sweep.transfer.addresses import Place, place
 
 
@@ -133,6 +135,16 @@ def test_a_store_that_does_not_answer_is_named(bucket: str) -> None:
         address = f"s3://bucket/runs?endpoint_override=127.0.0.1:{silent.getsockname()[1]}&scheme=http"
         with pytest.raises(ConfigError, match=r"the store does not answer .*Could not connect to server"):
             place(address).check()
+
+
+def test_an_error_of_a_store_is_as_one_of_a_disk(bucket: str) -> None:
+    with pytest.raises(OSError, match="there is no bucket") as caught:
+        place("s3://elsewhere/runs/file").write_bytes(b"")
+    assert (caught.value.errno, caught.value.filename) == (errno.ENODEV, "s3://elsewhere/runs/file")
+    assert is_of_store(caught.value)
+    with pytest.raises(FileNotFoundError) as missing:
+        place(bucket).child("file").read_bytes()
+    assert not is_of_store(missing.value)
 
 
 def test_refused_credentials_are_named(bucket: str, s3: str) -> None:

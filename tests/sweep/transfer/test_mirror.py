@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -195,7 +196,7 @@ def test_while_the_store_is_away_the_sweep_goes_on(folder: SweepFolder, monkeypa
     write = Place.write_bytes
 
     def refuse(place: Place, content: bytes) -> None:
-        raise OSError("AWS Error NETWORK_CONNECTION during PutObject operation: curlCode: 7, Could not connect")
+        raise OSError(errno.ETIMEDOUT, "the store does not answer (Could not connect)", str(place))
 
     with begun(folder, lines) as mirror:
         folder.journal.write_bytes(b"1\n")
@@ -208,8 +209,8 @@ def test_while_the_store_is_away_the_sweep_goes_on(folder: SweepFolder, monkeypa
         wait_for(lambda: len(lines) == 1)
         monkeypatch.setattr(Place, "write_bytes", write)
         wait_for(lambda: len(lines) == 2)
-    assert lines[0].startswith("paused copies: memory://bucket/runs/demo: the store does not answer (")
-    assert lines[0].endswith("the sweep goes on, and copying is tried again")
+    assert lines[0].startswith("paused copies: memory://bucket/runs/demo/")
+    assert lines[0].endswith("does not answer (Could not connect); the sweep goes on, and copying is tried again")
     assert lines[1] == "continued copies: memory://bucket/runs/demo can be used again"
     assert folder.shared.child("spool.jsonl").read_bytes() == b"a\nb\n"
 
