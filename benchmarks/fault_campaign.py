@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import shutil
@@ -105,7 +104,6 @@ def run(
 
 
 def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) -> Fault:
-    rig.hold(injection.hit)
     newest = {line.number: line.epoch for line in rig.lines() if line.word == "ends"}
     if injection.kills or injection.cuts:
         rig.watch.kills.append(as_kill(injection, at))
@@ -121,33 +119,39 @@ def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) 
         if injection.recovered is not None:
             first = last = time.time() - since if injection.recovered() else None
             continue
-        goes_on = _first_news(rig, injection, newest, since)
+        begun = _begun_again(rig, injection, since)
+        rig.hold(begun)
+        goes_on = _first_news(rig, begun, newest, since)
         if set(goes_on) >= set(injection.hit):
             first, last = min(goes_on.values()) - since, max(goes_on.values()) - since
     if last is None:
-        rig.by_hand.append(f"{kind}, {injection.text}: the sweep did not go on within {limit:g} s")
+        until = "before its end" if rig.complete else f"within {limit:g} s"
+        rig.by_hand.append(f"{kind}, {injection.text}: the sweep did not go on {until}")
         injection.remedy()
     injection.clean()
     return Fault(kind, injection.text, at, injection.hit, injection.damages, first, last)
 
 
-def _first_news(rig: Rig, injection: Injection, newest: Mapping[int, int], since: float) -> dict[int, float]:
-    """Returns when the trials that have reported a new epoch, or ended, since a fault have first done so. A worker that
-    was killed may still be heard for a moment, so that its trial must first have begun a new attempt.
+def _begun_again(rig: Rig, injection: Injection, since: float) -> dict[int, float]:
+    """Returns from when on news of the trials that a fault disturbs count, by their numbers. A worker that was killed
+    may still be heard for a moment, so that its trial must first have begun a new attempt, or ended.
     """
-    begun = dict.fromkeys(injection.hit, since)
-    if injection.kills:
-        begun = {line.number: line.time for line in reversed(rig.lines()) if line.word == "found" and line.time > since}
+    if not injection.kills:
+        return dict.fromkeys(injection.hit, since)
+    begun = {event["number"]: event["time"] for event in rig.events() if event["event"] == "end"}
+    begun |= {line.number: line.time for line in reversed(rig.lines()) if line.word == "found" and line.time > since}
+    return {number: time for number, time in begun.items() if number in injection.hit}
+
+
+def _first_news(rig: Rig, begun: Mapping[int, float], newest: Mapping[int, int], since: float) -> dict[int, float]:
+    """Returns when trials have first reported a new epoch, or their end, after a fault."""
     times: dict[int, float] = {}
     for event in rig.events():
-        if event["event"] not in ("epoch", "end") or event["number"] not in injection.hit or event["time"] < since:
+        number = event.get("number", -1)
+        if number not in begun or number in times or event["time"] < max(begun[number], since):
             continue
-        number = event["number"]
-        is_new = event["event"] == "end" or (
-            event["epoch"] > newest.get(number, 0) and event["time"] > begun.get(number, math.inf)
-        )
-        if is_new:
-            times.setdefault(number, event["time"])
+        if event["event"] == "end" or (event["event"] == "epoch" and event["epoch"] > newest.get(number, 0)):
+            times[number] = event["time"]
     return times
 
 

@@ -7,7 +7,7 @@
 # Every OPTION goes on to `ray start`. cluster.yaml, cluster.cloud.yaml and slurm.sh start Ray by this file only.
 # The environment changes what is fixed here:
 #
-#   FIRST_PORT     20000   the cluster uses the ports FIRST_PORT to FIRST_PORT + 9 + WORKER_PORTS, the same on each machine
+#   FIRST_PORT     20000   the cluster uses FIRST_PORT to FIRST_PORT + 9 + WORKER_PORTS, the same on each machine
 #   WORKER_PORTS    1000   one for each process of Ray on a machine: trials, the driver, idle workers
 #   DASHBOARD_PORT  8265   on the head's loopback
 #   MLFLOW_PORT     5000   on the head's loopback
@@ -24,6 +24,7 @@ kind=${1:-}
 shift
 
 source "$here/environment.sh"
+source "$here/passwords.sh"                           # trials and MLflow's copies may need keys of an object store
 umask 077                                             # what Ray and its processes write is the user's own
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true         # every connection and every file of Ray counts
 
@@ -42,7 +43,7 @@ export AUTOSCALER_METRIC_PORT=65536 DASHBOARD_METRIC_PORT=65536
 
 common=(
     --disable-usage-stats
-    --object-store-memory=268435456                   # bytes; trials share little through Ray, which takes 30 % by itself
+    --object-store-memory=268435456                   # bytes; trials share little through Ray, which would take 30 %
     "--node-manager-port=$((FIRST_PORT + 1))"
     "--object-manager-port=$((FIRST_PORT + 2))"
     "--runtime-env-agent-port=$((FIRST_PORT + 3))"

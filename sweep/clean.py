@@ -35,7 +35,7 @@ sweep can still be continued afterwards.
 
   NAME           one sweep only; name=NAME means the same
   delete=true    deletes what is listed otherwise
-  storage=runs   folder of all sweeps, as given to sweep.run
+  storage=runs   folder or address of all sweeps, as given to sweep.run
   unused=true    the cache as well: prepared images, and outputs of teachers for them, of data on which
                  no sweep under storage= was run. Sweeps elsewhere, and mmpkd.train, are not considered;
                  they prepare again what they miss

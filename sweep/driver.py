@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +18,6 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.cohort.suspects import find_suspects_in, suspects_of
 from mmpkd.command import warn
-from mmpkd.config import CohortConfig
 from mmpkd.machine.files import write_atomically
 from mmpkd.probe import stand_in
 from mmpkd.teachers import input_leakage
@@ -53,7 +53,9 @@ from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
+from sweep.transfer.preparing import prepare_shared, use_of_scratch
 from sweep.types import Halt
+from sweep.workers.first_machine import wait_for_first_machine
 from sweep.workers.nodes import mps_where_shared
 from sweep.workers.pricing import price_sweep
 from sweep.workers.tune import run_tune
@@ -74,13 +76,14 @@ class SweepFunctions:
     """The parts of a sweep that take long or read the cohort. Tests and benchmarks pass in functions that are quick.
 
     Attributes:
-        prepare: prepares the cohort in a cache folder.
+        prepare: prepares the cohort in a cache folder. If the cache is an object store, it is given to this function as
+            the argument `shared`.
         leakage_warnings: returns a warning for each input of a teacher that reveals the labels.
         price: computes the price of the sweep, or returns None if the sweep has none.
         training: what a worker calls to train a trial.
     """
 
-    prepare: Callable[[CohortConfig, Path], Store] = prepare
+    prepare: Callable[..., Store] = prepare
     leakage_warnings: Callable[[Plan, Store], list[str]] = leakage_warnings
     price: Callable[[Space, Plan, float, Callable[[str], None]], Price | None] = price_sweep
     training: TrainingFunctions = TRAINING
@@ -172,13 +175,13 @@ def _open_sweep(
     """
     assert planned.example is not None
     cohort, folder, storage = planned.example.cohort, options.folder, options.all_sweeps
-    cache = Path(options.cache).absolute()
     repairing = options.command + ("" if options.repair else " repair=true")
     before = check_folder(folder, options.repair, repairing)
     folder.stop_request.unlink(missing_ok=True)
     space = with_earlier_rules(folder, space)
     extended = refuse_other_space(folder, space, options.extend)
-    store = functions.prepare(cohort, cache)  # in the driver, so that the user sees its progress and its errors
+    # In the driver, so that the user sees the progress and the errors of the preparation.
+    store, cache = prepare_shared(functions.prepare, cohort, options)
     refuse_other_data(folder, before.store, store.fingerprint, cohort.root)
     warn([*before.notes, *warn_of_other_rounding(folder, space), *functions.leakage_warnings(planned, store)], console)
     warm_start, warm_start_line = load_warm_start(space, planned.goals, folder, storage, store.fingerprint)
@@ -205,8 +208,8 @@ def _open_sweep(
     write_atomically(folder.space, dumped)
 
     state = SweepState(space, planned.goals, studies, spool, folder, warm_start, before.lost)
-    patience = seconds_of(options.patience) or 0.0
-    search = Search(space, state, folder, cache, store.path, store.num_folds, patience=patience)
+    scratch, patience = use_of_scratch(options, cache, sweep_id), seconds_of(options.patience) or 0.0
+    search = Search(space, state, folder, str(cache), store.path, store.num_folds, scratch=scratch, patience=patience)
     uri = check_tracking_uri(options.tracking_uri)
     return search, spool, Tracker(uri, options.name, sweep_id, spool, storage.mlflow_artifacts, mirror)
 
@@ -229,8 +232,11 @@ def run_trials(
     """
     assert planned.example is not None
     config, epochs, threads = search.space.search, planned.example.epochs, planned.example.threads
-    with cluster(), mps_where_shared(config, threads, printer(console)):
+    with ExitStack() as stack:
+        stack.enter_context(cluster())
         tracker.start()  # starts to import MLflow only now: while the workers start, not while Ray starts
+        wait_for_first_machine(config, threads, printer(console))
+        stack.enter_context(mps_where_shared(config, threads, printer(console)))
         per_device = _price_and_trials_per_device(search.space, planned, functions, folder, console)
         reservation = reservation_for(config, threads, per_device)
         while True:

@@ -16,12 +16,15 @@ from typing import Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from mmpkd.command import warn
 from mmpkd.machine.checksums import DamagedError, unsealed
 from sweep.storage.layout import SweepFolder
 from sweep.storage.whole_files import write_sealed
 
 HEARTBEAT_SECONDS: Final = 15.0  # longest time between two writes of a driver
 SILENT_SECONDS: Final = 60.0  # a driver that has not written for so long is silent: dead, stopped, or without storage
+WATCHED_SECONDS: Final = 2 * HEARTBEAT_SECONDS  # time in which a living driver writes at least once
+POLL_SECONDS: Final = 0.5
 MAX_TRIALS: Final = 500  # running trials that are listed; those with the oldest reports come first
 
 
@@ -130,3 +133,24 @@ def read_status(folder: SweepFolder) -> DriverStatus | None:
         return READER.validate_python(unsealed(folder.status.read_bytes()))
     except (OSError, DamagedError, ValidationError):
         return None
+
+
+def driver_elsewhere(folder: SweepFolder) -> str:
+    """Returns the driver on another machine that runs a sweep, by its signs of life. Returns an empty text if there is
+    none.
+
+    If the last sign is fresh, its driver may have died a moment ago. Then this waits for the next sign, for
+    `WATCHED_SECONDS` at most.
+    """
+    last = read_status(folder)
+    if last is None or last.is_of_this_machine or not last.is_alive:
+        return ""
+    about = f"{last.driver} gave a sign of life {last.age:.0f} s ago"
+    warn([f"{folder}: {about}; this start waits for up to {WATCHED_SECONDS:.0f} s to see whether it still runs"])
+    deadline = time.monotonic() + WATCHED_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+        status = read_status(folder)
+        if status is not None and status.time != last.time:
+            return status.driver if status.is_alive else ""
+    return ""

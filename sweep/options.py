@@ -28,7 +28,10 @@ DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
 SWITCHES: Final = ("show", "schema", "plan", "extend", "repair")  # keys of sweep.run
 CLUSTER_RESTARTS: Final = 20  # restarts of a driver on a cluster, unless `restarts=` names another number
-RUN_KEYS: Final = ("space", "name", "storage", "cache", "tracking", "patience", "restarts", *SWITCHES)
+RUN_KEYS: Final = (
+    *("space", "name", "storage", "cache", "scratch", "scratch_gb", "tracking", "patience", "restarts"),
+    *SWITCHES,
+)
 TRACKING_SCHEMES: Final = ("sqlite", "postgresql", "mysql", "mssql", "http", "https", "databricks")  # known to MLflow
 
 
@@ -45,6 +48,8 @@ class RunOptions:
     name: str = ""
     storage: str = DEFAULT_STORAGE
     cache: str = DEFAULT_CACHE
+    scratch: str = ""
+    scratch_gb: str = ""
     tracking: str = ""
     patience: str = "24h"
     restarts: str = ""
@@ -71,6 +76,11 @@ class RunOptions:
     def folder(self) -> SweepFolder:
         """The sweep's folder, with an absolute path."""
         return self.all_sweeps.sweep(self.name)
+
+    @property
+    def scratch_gigabytes(self) -> float:
+        """The value of `scratch_gb=`, or 0 for half of the disk."""
+        return float(self.scratch_gb or 0)
 
     @property
     def tracking_uri(self) -> str:
@@ -100,7 +110,7 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
     defaults = {key: getattr(RunOptions, key) for key in RUN_KEYS} | dict.fromkeys(SWITCHES, "false")
     values, overrides = own_words(words, defaults, leaves, addresses=("storage", "cache"))
     mistakes = list[Mistake]()
-    for key in ("storage", "cache"):
+    for key in ("storage", "cache", "scratch"):
         mistakes += address_mistakes(values[key], key)
         if not (path := str(Path(values[key]).absolute())).isprintable():
             problem = "line breaks, control characters and bytes that are no UTF-8 cannot be written to tables"
@@ -110,6 +120,11 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         wanted = "letters, digits, '-', '_' and '.' only, at most 100"
         mistakes.append(Mistake("name", f"{wanted}, got {name!r}"))
     mistakes += _switch_mistakes(values, SWITCHES)
+    if "://" in values["scratch"]:
+        mistakes.append(Mistake("scratch", f"a folder on the disk of every machine, got {values['scratch']!r}"))
+    gigabytes = values["scratch_gb"]
+    if gigabytes and not (re.fullmatch(r"\d+(\.\d+)?", gigabytes, re.ASCII) and float(gigabytes)):
+        mistakes.append(Mistake("scratch_gb", f"a number of gigabytes such as 500, got {gigabytes!r}"))
     if seconds_of(values["patience"]) is None:
         mistakes.append(Mistake("patience", f"a duration such as 30min, 12h or 7d, got {values['patience']!r}"))
     if values["restarts"] and not re.fullmatch(r"\d{1,4}", values["restarts"], re.ASCII):
@@ -119,6 +134,8 @@ def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[
         name=name,
         storage=values["storage"],
         cache=values["cache"],
+        scratch=values["scratch"],
+        scratch_gb=values["scratch_gb"],
         tracking=values["tracking"],
         patience=values["patience"],
         restarts=values["restarts"],

@@ -29,16 +29,16 @@ finished trial; a higher trials= adds to it.
   name=SPACE        the sweep's name; its files go to STORAGE/NAME
   trials=N          configurations to start, over all arms (search.trials of the space)
   budget_device_hours=H, deadline=WHEN   limits at which the sweep stops; a higher limit continues it
-  storage=runs      folder of all sweeps
-  cache=cache       folder of prepared images and teachers' outputs, shared by all sweeps
+  storage=runs      folder of all sweeps, or an address such as s3://BUCKET/runs
+  cache=cache       folder or address of prepared images and teachers' outputs, shared by all sweeps
+  scratch=DIR       every node's disk, for copies and checkpoints in a cluster; scratch_gb=N limits copies
   tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
   patience=24h      how long the sweep waits while the disk of STORAGE is full, read-only or away
   restarts=N        starts the driver again, at most N times, if it crashes; with RAY_ADDRESS 20, else 0
   warm_start=SWEEP  begins with the results of another sweep of the same cohort, by name or folder
   extend=true       continues though the space has changed, with the earlier trials that lie in the new one
   repair=true       continues though the journal is damaged or has lost trials, without what is lost
-  show=true         prints the space as a tree, and stops
-  schema=true       prints a JSON schema of space files, for editors, and stops
+  show=true, schema=true   print the space as a tree, or a JSON schema of space files for editors, and stop
   plan=true         checks every branch of the space, times some steps, prints the price, and stops
   any.other=value   replaces that leaf of the space: epochs=8  seed=1  cohort.root=DIR
                     optimizer.lr=3e-4  arms.none=false  'optimizer.lr={{log_uniform: [1e-4, 1e-2]}}'

@@ -42,7 +42,7 @@ sweep. It only reads, with one exception: after the folder of all sweeps was mov
 STORAGE/mlflow.db to the artifacts beside it.
 
   NAME           one sweep; name=NAME means the same
-  storage=runs   folder of all sweeps, as given to sweep.run
+  storage=runs   folder or address of all sweeps, as given to sweep.run
   json=true      prints the same as JSON, for a program
 
 columns

@@ -25,7 +25,7 @@ tracking server receives the rest. At the end it prints the command that continu
 ends only the waiting.
 
   NAME           the sweep; name=NAME means the same. python -m sweep.status lists all sweeps
-  storage=runs   folder of all sweeps, as given to sweep.run
+  storage=runs   folder or address of all sweeps, as given to sweep.run
   timeout=300    seconds to wait
 
 exit status: 0 stopped, or not running; 1 still running after the timeout; 2 a mistake, described above

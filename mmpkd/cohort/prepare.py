@@ -35,18 +35,19 @@ from mmpkd.cohort.suspects import Suspects, find_suspects
 from mmpkd.config import CohortConfig, validate
 from mmpkd.frames import Letterbox
 from mmpkd.machine.checksums import fingerprint, of_files, sealed
-from mmpkd.types import CohortError
+from mmpkd.types import CohortError, SharedCache
 
 WARNING: Final = "warning: "  # prefix of notes that are printed again whenever the store is opened
 TABLES_BYTES = 4096  # rough size of a sample's rows in the tables and the journal, in bytes
 
 
-def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> Store:
+def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None, shared: SharedCache | None = None) -> Store:
     """Returns the store of a cohort under `cache/stores`, and prepares it first if there is none.
 
     Args:
         depth: Depth with which the images are converted to 8 bits. It is the Depth of another cohort when a student of
             that cohort is tested on this one. None derives the Depth from this cohort's images.
+        shared: a cache that this machine shares with others, from which a store that lies there is copied.
 
     Raises:
         ConfigError: the reader is unknown, the root is missing, or the options do not fit.
@@ -57,7 +58,7 @@ def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None) -> St
     scan = scan_cohort(config, reader)
     identity = store_identity(config, reader, scan, depth)
     target = store_path(cache, identity)
-    is_known = target.exists()
+    is_known = bool(shared and shared.fetch(f"{STORES}/{target.name}")) or target.exists()
     if not is_known:
         with _store_lock(target):
             if not target.exists():

@@ -109,7 +109,7 @@ class ResultsWriter:
     def _note_end(self, process: subprocess.Popen[bytes]) -> None:
         output, errors = process.communicate()
         if process.returncode == 0:
-            self.written, self.trouble, self._cpu_seconds = self._copied, "", float(output)
+            self.written, self.trouble, self._cpu_seconds = self._copied, "", float(output.split()[-1])
         else:
             lines = errors.decode(errors="replace").strip().splitlines()
             self.trouble = lines[-1] if lines else f"their process ended with status {process.returncode}"

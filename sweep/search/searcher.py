@@ -48,7 +48,7 @@ class Search(Searcher):
 
     Args:
         folder: the folder of the sweep.
-        cache: the folder in which workers read and write the outputs of teachers.
+        cache: the cache in which workers read and write the outputs of teachers.
         store: the prepared cohort.
         num_folds: the number of folds into which the cohort's patients are divided.
         wait: whether Tune waits for every proposal. If False, Tune waits only when no trial is running.
@@ -61,7 +61,7 @@ class Search(Searcher):
         space: Space,
         state: SweepState,
         folder: SweepFolder,
-        cache: Path,
+        cache: Path | str,
         store: Path,
         num_folds: int = 1,
         wait: bool = False,

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mmpkd.types import UserError
-from sweep.driver_status import this_driver
+from sweep.driver_status import driver_elsewhere, this_driver
 from sweep.patience import patiently
 from sweep.storage.layout import SweepFolder
 
@@ -19,8 +19,9 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
     """Holds the lock that makes this process the only driver of a sweep. The sweep's folder is made if it does not
     exist.
 
-    The kernel releases the lock when the process ends, even after a kill. If nothing was written to a new folder, the
-    folder is removed again, so that a failed start leaves no trace.
+    The kernel releases the lock when the process ends, even after a kill. On some file systems locks do not travel
+    between machines. Therefore a driver on another machine that gives signs of life is refused too. If nothing was
+    written to a new folder, the folder is removed again, so that a failed start leaves no trace.
 
     Raises:
         UserError: another driver holds the lock, or the folder cannot be written.
@@ -38,13 +39,11 @@ def hold_driver_lock(folder: SweepFolder) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            driver = file.read().strip() or "another process"
-            raise UserError(
-                f"{folder}: another driver runs this sweep ({driver})\n"
-                "  wait for it, stop it there with Ctrl-C, or start another sweep with name=..."
-            ) from None
+            raise _second_driver(folder, file.read().strip() or "another process") from None
         except OSError as error:  # a file system without locks
             raise _unwritable(folder, error) from error
+        if not folder.address and (driver := driver_elsewhere(folder)):  # with an address, its lease decides
+            raise _second_driver(folder, driver)
         try:
             try:
                 file.truncate(0)
@@ -88,6 +87,13 @@ def driver_of(folder: SweepFolder) -> str:
         return folder.driver_lock.read_text(errors="replace").strip()
     except OSError:
         return ""
+
+
+def _second_driver(folder: SweepFolder, driver: str) -> UserError:
+    return UserError(
+        f"{folder}: another driver runs this sweep ({driver})\n"
+        "  wait for it, stop it there with Ctrl-C, or start another sweep with name=..."
+    )
 
 
 def _unwritable(folder: SweepFolder, error: OSError) -> UserError:

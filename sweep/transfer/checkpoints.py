@@ -157,6 +157,7 @@ class Attempt:
             return
         self._closed.set()
         if ended:
+            self._thread.join(STOP_SECONDS)  # a copy that is under way
             trial = self.folder.parent
             attempts = attempts_in(trial)
             earlier = attempts[: attempts.index(self.folder)] if self.folder in attempts else []

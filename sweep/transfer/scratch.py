@@ -19,6 +19,15 @@ def default_scratch() -> Path:
     return private_folder(Path(tempfile.gettempdir()))
 
 
+def scratch_folder(scratch: str) -> Path:
+    """Returns this user's folder below the folder that `scratch=` names, or else below the temporary folder.
+
+    Raises:
+        ConfigError: see `private_folder`.
+    """
+    return private_folder(Path(scratch).absolute()) if scratch else default_scratch()
+
+
 def private_folder(parent: Path) -> Path:
     """Makes, unless it exists, and returns a folder below `parent` that only this user can enter, because copies hold
     images of patients.

@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
-from mmpkd.types import UserError
 from sweep.transfer.addresses import Place
 from sweep.transfer.copies import (
     GIGABYTE,
@@ -70,15 +69,15 @@ class NodeCache:
         Returns None if neither exists. The copy stays until `release` is called.
 
         Raises:
-            UserError: the entry cannot be copied, and the shared cache is no folder from which it could be read.
-            OSError: the shared cache cannot be read.
+            OSError: the shared cache cannot be read; or the entry cannot be copied to this machine, and the shared
+                cache is no folder from which it could be read.
         """
         if entry in self._uncopied:
             return self._shared.child(entry).local_path
         try:
             return self._copied(entry)
         except OSError as error:
-            if not self._is_local_fault(error):
+            if not self.is_local_fault(error):
                 raise
             return self._read_in_place(entry, error)
 
@@ -88,16 +87,24 @@ class NodeCache:
         The manifest is copied last, and a folder without manifest is never used. An entry that cannot be published
         serves this machine alone, with a note.
         """
-        self._use(entry)
         try:
-            if entry in self._refused:
-                self._shared.child(entry).delete()
-                self._refused.discard(entry)
-            if not self._shared_sizes(entry):
-                self._upload(entry)
+            self.send(entry)
         except OSError as error:
             problem = f"{self._shared.child(entry)} cannot be written ({error.strerror or error})"
             self._note(f"{problem}; what was fitted serves this machine alone, and other machines fit it again")
+
+    def send(self, entry: str) -> None:
+        """Does the same as `publish`, but raises an error if the entry cannot be published.
+
+        Raises:
+            OSError: the shared cache cannot be written.
+        """
+        self._use(entry)
+        if entry in self._refused:
+            self._shared.child(entry).delete()
+            self._refused.discard(entry)
+        if not self._shared_sizes(entry):
+            self._upload(entry)
 
     def release(self) -> None:
         """Allows the copies to be removed. Processes that still read a removed copy keep its content in memory."""
@@ -188,7 +195,7 @@ class NodeCache:
         if entry not in self._used:
             self._used[entry] = shared_lock(beside(self.folder / entry, "used"))
 
-    def _is_local_fault(self, error: OSError) -> bool:
+    def is_local_fault(self, error: OSError) -> bool:
         """Whether the disk of this machine caused an error, and not the shared cache."""
         name = error.filename2 or error.filename
         if isinstance(name, str | bytes):
@@ -197,10 +204,10 @@ class NodeCache:
 
     def _read_in_place(self, entry: str, error: OSError) -> Path | None:
         """Returns the shared entry itself, after the disk of this machine has caused an error."""
-        problem = f"{self.folder}: {error.strerror or error}"
         if not self._shared.is_local:
-            node = socket.gethostname()
-            raise UserError(f"{node}: {problem}; name a larger disk of every node with scratch=DIR") from error
+            remedy = "name another disk of every node with scratch=DIR"
+            raise OSError(error.errno, f"{error.strerror or error}; {remedy}", str(self.folder)) from error
+        problem = f"{self.folder}: {error.strerror or error}"
         if not self._shared_sizes(entry):
             return None
         self._note(f"{problem}; {entry} is read from {self._shared}, which is slower. scratch=DIR names another disk")

@@ -24,8 +24,8 @@ from sweep.storage.layout import SweepFolder
 from sweep.transfer.checkpoints import Attempt
 from sweep.types import Job, PlacedJob
 from sweep.workers.disks import LONGEST_PAUSE, WorkerDisks
+from sweep.workers.node_disk import NodeDisk
 from sweep.workers.nodes import enter_reserved_device
-from sweep.workers.placement import Placement
 from sweep.workers.training_thread import TrainingThread
 
 
@@ -96,7 +96,7 @@ class TrialWorker(tune.Trainable):
         self._functions = functions
         self._disks = WorkerDisks()
         self._leaves = False  # whether this worker takes no trial any more
-        self._placement: Placement | None = None
+        self._node_disk: NodeDisk | None = None
         self._attempt: Attempt | None = None
         self._training: TrainingThread | None = None
         self._notes: list[str] = []  # lines for the user, sent with the next result
@@ -133,7 +133,7 @@ class TrialWorker(tune.Trainable):
                 self._disks.wait(folder.shared)
             reports = self._next_reports()
         except Exception as error:
-            places = (folder.path, Path(self.config["cache"]))
+            places = (folder.path, *(self._node_disk.places if self._node_disk else [Path(self.config["cache"])]))
             cause, message = cause_of(error, places), message_of(error, places)
             if cause == "storage":
                 self._disks.note_failure()
@@ -154,7 +154,7 @@ class TrialWorker(tune.Trainable):
         return {"epoch": last.epoch, "done": done, "reports": plain, "notes": self._take_notes(), **goals}
 
     def _take_notes(self) -> list[str]:
-        notes, self._notes = self._notes + (self._placement.take_notes() if self._placement else []), []
+        notes, self._notes = self._notes + (self._node_disk.take_notes() if self._node_disk else []), []
         return notes
 
     def _next_reports(self) -> Sequence[EpochReport]:
@@ -167,15 +167,16 @@ class TrialWorker(tune.Trainable):
             assert self._attempt is not None
             self._training.finish()
             self._attempt.finish()
+            self._attempt.close(ended=True)
         return reports
 
     def _begin_training(self) -> Sequence[EpochReport]:
         """Begins an attempt at the trial in a new folder, and returns the reports in the checkpoint from which it
         resumes.
         """
-        self._placement = self._placement or Placement(cast(Job, self.config))
-        job = self._placement.placed(cast(Job, self.config))
-        config, checkpoints = TrialConfig.model_validate_json(job["trial"]), self._placement.checkpoints
+        self._node_disk = self._node_disk or NodeDisk(cast(Job, self.config))
+        job = self._node_disk.placed(cast(Job, self.config))
+        config, checkpoints = TrialConfig.model_validate_json(job["trial"]), self._node_disk.checkpoints
         self._epochs = config.epochs
         resume, reports = self._find_checkpoint(checkpoints.saved(job["number"]), config, Path(job["store"]))
         attempt = self._attempt = checkpoints.begin(job["number"])
@@ -228,8 +229,8 @@ class TrialWorker(tune.Trainable):
         if self._attempt is not None:
             self._attempt.close(ended)
             self._attempt = None
-        if self._placement is not None and self._placement.cache is not None:
-            self._placement.cache.release()
+        if self._node_disk is not None and self._node_disk.cache is not None:
+            self._node_disk.cache.release()
         gc.collect()
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_initialized():

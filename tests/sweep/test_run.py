@@ -196,11 +196,12 @@ def test_a_killed_driver_loses_nothing_and_repeats_nothing(tmp_path: Path, monke
     """On the tests' own Ray, as on a cluster that outlives its driver; `benchmarks/interrupted.py` does it without."""
     monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
     _, options = loaded(tmp_path)
-    words = [f"space={options.space}", f"storage={tmp_path}", "search.early_stopping={reduction: 2}"]
+    words = [f"space={options.space}", f"storage={tmp_path}", f"scratch={tmp_path}"]
+    words += ["search.early_stopping={reduction: 2}"]
 
     command = [sys.executable, "-m", "tests.sweep.fake_run", *words, "trials=9"]
     watch = interrupt(lambda: subprocess.Popen(command), tmp_path / "fake", moments=[(0, 0), (3, 0.1)])
-    assert ran(tmp_path, words[-1], "trials=9", functions=replace(FAKE, training=logged(FAKE.training)))[0] == 0
+    assert ran(tmp_path, *words[2:], "trials=9", functions=replace(FAKE, training=logged(FAKE.training)))[0] == 0
 
     folder = tmp_path / "fake"
     table, lines = pd.read_parquet(folder / "trials.parquet"), lines_of(folder)

@@ -11,10 +11,13 @@ from typing import Any
 
 import pytest
 
+from mmpkd.types import UserError
+from sweep import driver_status
 from sweep import status as command
-from sweep.driver_status import SILENT_SECONDS, DriverStatus, TrialStatus, this_driver, write_status
+from sweep.driver_status import SILENT_SECONDS, DriverStatus, TrialStatus, read_status, this_driver, write_status
 from sweep.storage.events import Spool, SweepBegan, SweepClosed
 from sweep.storage.layout import SweepFolder
+from sweep.storage.lock import hold_driver_lock, is_locked
 from sweep.storage.reader import is_running, read_sweep
 from tests.sweep.folders import add, locked, make
 
@@ -72,6 +75,26 @@ def test_the_state_follows_from_lock_and_heartbeat(
 ) -> None:
     folder = begun(tmp_path, replace(status_of(driver, age), phase=phase))
     assert state(folder, held) == expected
+
+
+@pytest.mark.parametrize(
+    ("driver", "goes_on", "is_refused"),
+    [(ELSEWHERE, True, True), (ELSEWHERE, False, False), (this_driver(), True, False)],
+)
+def test_a_second_driver_is_refused_where_locks_do_not_travel(
+    driver: str, goes_on: bool, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The driver of another machine may also have died a moment ago. On this machine the lock decides."""
+    monkeypatch.setattr(driver_status, "WATCHED_SECONDS", 0.1)
+    monkeypatch.setattr(driver_status, "POLL_SECONDS", 0.01)
+    folder = begun(tmp_path, status_of(driver, 5.0))
+    if goes_on:
+        signs = iter([read_status(folder), *(status_of(driver) for _ in range(100))])
+        monkeypatch.setattr(driver_status, "read_status", lambda folder: next(signs))
+    refusal = pytest.raises(UserError, match=r"another driver runs this sweep \(process 7 on")
+    with refusal if is_refused else nullcontext(), hold_driver_lock(folder):
+        assert not is_refused
+    assert not is_locked(folder.driver_lock)
 
 
 def test_a_copy_without_a_lock_runs_by_its_heartbeat(tmp_path: Path) -> None:

@@ -59,8 +59,8 @@ def runs(address: str, name: str) -> dict[int, Any]:
     return dict(zip(numbers, found, strict=True))
 
 
-def drain(address: str, name: str, spool: Spool, seconds: float = 60) -> Tracker:
-    tracker = Tracker(address, name, f"id of {name}", spool, spool.path.parent / "mlartifacts")
+def drain(address: str, name: str, spool: Spool, seconds: float = 60, mirror: Any = None) -> Tracker:
+    tracker = Tracker(address, name, f"id of {name}", spool, spool.path.parent / "mlartifacts", mirror)
     tracker.start()
     tracker.left = tracker.close(seconds)  # type: ignore[attr-defined]
     return tracker
@@ -140,6 +140,25 @@ def test_the_next_driver_goes_on_where_the_last_one_stopped(tmp_path: Path, addr
         0: "FINISHED",
         1: "FINISHED",
     }
+
+
+def test_only_what_has_been_copied_to_the_store_is_sent(tmp_path: Path, address: str) -> None:
+    spool = Spool(SweepFolder(tmp_path))
+    spool.append(SweepBegan(id="x"))
+    tell_of(spool, 0, "complete")
+    copied = spool.path.stat().st_size
+    tell_of(spool, 1, "complete")
+    mirror: Any = SimpleNamespace(sendable=copied + 5, copy_now=lambda: None)  # in the middle of a line
+    drain(address, "copied", spool, mirror=mirror)
+    assert set(runs(address, "copied")) == {-1, 0}
+    assert int((tmp_path / "spool.sent").read_text().split()[0]) == copied
+
+    def copy_now() -> None:
+        mirror.sendable = spool.path.stat().st_size
+
+    mirror.copy_now = copy_now  # the last copy, before the tracker ends
+    drain(address, "copied", spool, mirror=mirror)
+    assert set(runs(address, "copied")) == {-1, 0, 1}
 
 
 def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None:

@@ -41,6 +41,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def storage(tmp_path: Path) -> Place:
+    (tmp_path / "shared").mkdir()
     return place(tmp_path / "shared" / "checkpoints")
 
 

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import pytest
 
 from mmpkd.machine.checksums import of_files, sealed
-from mmpkd.types import UserError
+from sweep.storage.failures import cause_of
 from sweep.transfer import copies
 from sweep.transfer.addresses import Place, place
 from sweep.transfer.staging import NodeCache
@@ -266,8 +266,11 @@ def test_without_room_and_without_a_shared_folder_the_user_learns_what_is_needed
     copy = NodeCache(store, tmp_path / "node").fetch(ENTRY)
     assert copy and contents(copy) == contents(shared)
     disk.free = copies.MARGIN_BYTES
-    with pytest.raises(UserError, match=r"no room for a copy .* name a larger disk of every node with scratch=DIR"):
+    with pytest.raises(
+        OSError, match=r"no room for a copy .* name another disk of every node with scratch=DIR"
+    ) as raised:
         NodeCache(store, tmp_path / "other").fetch(ENTRY)
+    assert cause_of(raised.value, [tmp_path / "runs"]) == "storage", "other nodes continue the trial"
 
 
 def test_a_copy_waits_for_the_process_that_makes_it(tmp_path: Path) -> None:

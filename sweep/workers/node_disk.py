@@ -14,18 +14,20 @@ from mmpkd.types import ConfigError, UserError
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.addresses import place
 from sweep.transfer.checkpoints import Checkpoints
-from sweep.transfer.scratch import default_scratch, private_folder
+from sweep.transfer.scratch import scratch_folder
 from sweep.transfer.staging import NodeCache
 from sweep.types import Job, PlacedJob, Scratch
 
 STORES: Final = "stores"  # folder of the cache, as in mmpkd.cohort.store, whose import takes a second
 
 
-class Placement:
+class NodeDisk:
     """The folders of one worker on the disk of its node. They are chosen once, with the first trial.
 
     Attributes:
         cache: the copies of the shared cache; None if nothing is copied.
+        checkpoints: the checkpoints of the sweep's trials.
+        places: the paths of the shared cache and of the folder on the disk of the node, by which errors are recognised.
     """
 
     def __init__(self, job: Job):
@@ -36,6 +38,7 @@ class Placement:
         if settings and scratch:
             self.cache = NodeCache(self._shared, scratch / "cache", settings["gigabytes"])
             nearby = scratch / self._folder.checkpoints.name / settings["sweep"]
+        self.places = [Path(self._shared.path), *([scratch] if scratch else [])]
         self.checkpoints = Checkpoints(self._folder.shared_checkpoints, nearby)
 
     def _open(self, scratch: Scratch | None) -> Path | None:
@@ -48,7 +51,7 @@ class Placement:
         if scratch is None:
             return None
         try:
-            folder = private_folder(Path(scratch["folder"])) if scratch["folder"] else default_scratch()
+            folder = scratch_folder(scratch["folder"])
             if os.access(folder, os.W_OK):
                 return folder
             raise ConfigError.at("scratch", f"{folder} cannot be written")
