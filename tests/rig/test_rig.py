@@ -7,6 +7,7 @@ from inside and outside, secrets are looked for, and the cluster is ended. It ta
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 import subprocess
 import time
@@ -35,8 +36,8 @@ from tests.rig.machines import (
 )
 
 ROOT = Path(__file__).parents[2]
-TRIALS, EPOCHS = 6, 30
-SECRETS = {"environment": "planted-environment-7f3a", "address": "planted-address-91cc", "key": "planted-key-05be"}
+TRIALS, EPOCHS = 6, 20
+SECRETS = {kind: secrets.token_hex(16) for kind in ("environment", "address", "key")}  # planted to be searched for
 OUTSIDE = "10.77.0.200"
 
 
