@@ -30,7 +30,7 @@ from sweep.storage.reader import (
     read_sweep,
 )
 from sweep.tracking.mlflow_database import repoint_artifacts
-from sweep.transfer.views import fetch, view_of
+from sweep.transfer.views import refresh, view_of
 
 HELP = """\
 usage: python -m sweep.status [NAME] [key=value ...]
@@ -80,7 +80,7 @@ def main(words: Sequence[str]) -> None:
     sweeps, unread = [], []
     for folder in folders:
         try:
-            fetch(folder)
+            refresh(folder)
             sweeps.append(read_sweep(folder))
         except UserError as error:
             unread.append(str(error))

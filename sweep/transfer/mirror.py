@@ -70,16 +70,17 @@ class Mirror:
         if not folder.address:
             return self
         try:
-            note = folder.copies
-            last_here = note.read_text() if note.exists() else ""  # its process is dead, since we hold its lock
-            last = self._lease.take(last_here, self._show)
-            if last != last_here or not last:  # a driver on another machine has written the copies
-                note.unlink(missing_ok=True)
+            note, token = folder.copies, self._lease.token
+            # The drivers of these leases worked in this folder, and are dead, since this process holds its lock.
+            leases = json.loads(note.read_text()) if note.exists() else []
+            note.write_text(json.dumps([*leases, token]))
+            if self._lease.take(leases, self._show) not in leases:  # another machine has written the copies
+                note.unlink()
                 for path in folder.files:
                     path.unlink(missing_ok=True)
-                if fetch(folder):
+                if fetch(folder, folder.files):
                     self._show(f"fetched the files of {folder}")
-            note.write_text(self._lease.token)
+            note.write_text(json.dumps([token]))
             folder.address.child(folder.stop_request.name).delete()
         except OSError as error:
             raise UserError(in_words(error)) from error
