@@ -22,7 +22,7 @@ from mmpkd.probe import stand_in
 from mmpkd.teachers import input_leakage
 from mmpkd.types import UserError
 from sweep import interrupt
-from sweep.cluster import cluster, reservation_for, wanted_per_device
+from sweep.cluster import cluster, cluster_address, reservation_for, wanted_per_device
 from sweep.driver_status import this_driver
 from sweep.options import RunOptions, check_tracking_uri, seconds_of
 from sweep.patience import waiting_out
@@ -56,6 +56,7 @@ from sweep.transfer.preparing import prepare_shared, use_of_scratch
 from sweep.types import Halt
 from sweep.workers.nodes import mps_where_shared
 from sweep.workers.pricing import price_sweep
+from sweep.workers.teachers import fit_teachers_first
 from sweep.workers.tune import run_tune
 from sweep.workers.worker import TRAINING, TrainingFunctions
 
@@ -234,6 +235,8 @@ def run_trials(
         tracker.start()  # starts to import MLflow only now: while the workers start, not while Ray starts
         per_device = _price_and_trials_per_device(search.space, planned, functions, folder, console)
         reservation = reservation_for(config, threads, per_device)
+        if cluster_address() and functions.training.use_teachers and not search.state.num_started:
+            fit_teachers_first(planned, search.places, reservation, console)
         while True:
             halving, stopping, studies = None, config.early_stopping, search.state.studies
             if stopping and (rungs := stopping.rungs(epochs)):
