@@ -1,7 +1,7 @@
 """At least 50 faults of many kinds in one sweep on a cluster: nothing lost, nothing twice, nobody asked.
 
     python benchmarks/fault_campaign.py [--faults 50] [--trials 40] [--nodes 3] [--seed 0] [--kinds KIND,KIND ...]
-                                        [--epochs 12] [--seconds 1] [--limit 120] [--folder DIR] [--json FILE]
+                                        [--epochs 12] [--seconds 1] [--limit 300] [--folder DIR] [--json FILE]
 
 A sweep of trivial trainings, which save real checkpoint files, runs on a cluster of `--nodes` nodes of two slots on
 this machine. Its driver is a process of its own, as a user starts it. Kinds and moments of the faults come from
@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -105,7 +105,6 @@ def run(
 
 
 def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) -> Fault:
-    rig.hold(injection.hit)
     newest = {line.number: line.epoch for line in rig.lines() if line.word == "ends"}
     if injection.kills or injection.cuts:
         rig.watch.kills.append(as_kill(injection, at))
@@ -121,33 +120,39 @@ def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) 
         if injection.recovered is not None:
             first = last = time.time() - since if injection.recovered() else None
             continue
-        goes_on = _first_news(rig, injection, newest, since)
+        begun = _begun_again(rig, injection, since)
+        rig.hold(begun)
+        goes_on = _first_news(rig, begun, newest, since)
         if set(goes_on) >= set(injection.hit):
             first, last = min(goes_on.values()) - since, max(goes_on.values()) - since
     if last is None:
-        rig.by_hand.append(f"{kind}, {injection.text}: the sweep did not go on within {limit:g} s")
+        until = "before its end" if rig.complete else f"within {limit:g} s"
+        rig.by_hand.append(f"{kind}, {injection.text}: the sweep did not go on {until}")
         injection.remedy()
     injection.clean()
     return Fault(kind, injection.text, at, injection.hit, injection.damages, first, last)
 
 
-def _first_news(rig: Rig, injection: Injection, newest: Mapping[int, int], since: float) -> dict[int, float]:
-    """Returns when the trials that have reported a new epoch, or ended, since a fault have first done so. A worker that
-    was killed may still be heard for a moment, so that its trial must first have begun a new attempt.
+def _begun_again(rig: Rig, injection: Injection, since: float) -> dict[int, float]:
+    """Returns from when on news of the trials that a fault disturbs count, by their numbers. A worker that was killed
+    may still be heard for a moment, so that its trial must first have begun a new attempt, or ended.
     """
-    begun = dict.fromkeys(injection.hit, since)
-    if injection.kills:
-        begun = {line.number: line.time for line in reversed(rig.lines()) if line.word == "found" and line.time > since}
+    if not injection.kills:
+        return dict.fromkeys(injection.hit, since)
+    begun = {event["number"]: event["time"] for event in rig.events() if event["event"] == "end"}
+    begun |= {line.number: line.time for line in reversed(rig.lines()) if line.word == "found" and line.time > since}
+    return {number: time for number, time in begun.items() if number in injection.hit}
+
+
+def _first_news(rig: Rig, begun: Mapping[int, float], newest: Mapping[int, int], since: float) -> dict[int, float]:
+    """Returns when trials have first reported a new epoch, or their end, after a fault."""
     times: dict[int, float] = {}
     for event in rig.events():
-        if event["event"] not in ("epoch", "end") or event["number"] not in injection.hit or event["time"] < since:
+        number = event.get("number", -1)
+        if number not in begun or number in times or event["time"] < max(begun[number], since):
             continue
-        number = event["number"]
-        is_new = event["event"] == "end" or (
-            event["epoch"] > newest.get(number, 0) and event["time"] > begun.get(number, math.inf)
-        )
-        if is_new:
-            times.setdefault(number, event["time"])
+        if event["event"] == "end" or (event["event"] == "epoch" and event["epoch"] > newest.get(number, 0)):
+            times[number] = event["time"]
     return times
 
 
@@ -234,10 +239,11 @@ def main() -> int:
     parser.add_argument("--kinds", default="", help="some of: " + ", ".join(KINDS))
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seconds", type=float, default=1.0, help="of an epoch")
-    parser.add_argument("--limit", type=float, default=120.0, help="seconds within which the sweep has to go on")
+    parser.add_argument("--limit", type=float, default=300.0, help="seconds within which the sweep has to go on")
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends the cluster too
     kinds = [kind.strip() for kind in options.kinds.split(",") if kind.strip()] or list(KINDS)
     if unknown := [kind for kind in kinds if kind not in KINDS]:
         parser.error(f"unknown kinds: {', '.join(unknown)}; known: {', '.join(KINDS)}")
@@ -271,12 +277,12 @@ def main() -> int:
         for problem in problems:
             console.print(f"  {problem}", highlight=False, markup=False)
     passed = not any(wrong.values())
-    console.print(f"{len(faults)} faults, {seconds:.0f} s, {rig.restarts} drivers started again by the campaign")
+    console.print(f"{len(faults)} faults, {seconds:.0f} s, {rig.queued_again} times queued again after SIGTERM")
     console.print(f"verdict: {'pass' if passed else 'FAIL'}")
     if options.json:
         content = {"command": sys.argv, "seed": options.seed, "plan": plan, "faults": [vars(fault) for fault in faults]}
         content |= {"versions": {name: version(name) for name in ("ray", "optuna", "mlflow")}, "seconds": seconds}
-        content |= {"extra": extra, "wrong": wrong, "restarts": rig.restarts, "passed": passed}
+        content |= {"extra": extra, "wrong": wrong, "queued_again": rig.queued_again, "passed": passed}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if not passed and mounted:
         shutil.copytree(

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -54,6 +55,7 @@ from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
 from sweep.transfer.preparing import prepare_shared, use_of_scratch
 from sweep.types import Halt
+from sweep.workers.first_machine import wait_for_first_machine
 from sweep.workers.nodes import mps_where_shared
 from sweep.workers.pricing import price_sweep
 from sweep.workers.teachers import fit_teachers_first
@@ -231,8 +233,11 @@ def run_trials(
     """
     assert planned.example is not None
     config, epochs, threads = search.space.search, planned.example.epochs, planned.example.threads
-    with cluster(), mps_where_shared(config, threads, printer(console)):
+    with ExitStack() as stack:
+        stack.enter_context(cluster())
         tracker.start()  # starts to import MLflow only now: while the workers start, not while Ray starts
+        wait_for_first_machine(config, threads, printer(console))
+        stack.enter_context(mps_where_shared(config, threads, printer(console)))
         per_device = _price_and_trials_per_device(search.space, planned, functions, folder, console)
         reservation = reservation_for(config, threads, per_device)
         if cluster_address() and functions.training.use_teachers and not search.state.num_started:

@@ -17,17 +17,20 @@ from sweep.transfer.addresses import place
 from sweep.transfer.refusals import in_words
 
 
-def view_of(address: str) -> Storage:
+def view_of(address: str, key: str = "storage") -> Storage:
     """Returns the folder of all sweeps at a path or an address, for a command that reads it. For an address it is a
     temporary folder of this process, into which `fetch` copies the files of a sweep.
+
+    Args:
+        key: the key of the command line or of the space with this address, for the message.
 
     Raises:
         ConfigError: the address cannot be served.
     """
-    where = place(address)
+    where = place(address, key)
     if where.is_local:
         return Storage(where.local_path)
-    where.check()
+    where.check(key)
     folder = tempfile.mkdtemp(prefix="mmpkd-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Storage(Path(folder), where)

@@ -29,6 +29,7 @@ from mmpkd.types import UserError
 from sweep.cluster import (
     ROUNDING,
     Reservation,
+    cluster_address,
     cores_per_device,
     count_machine_slots,
     count_slots,
@@ -41,6 +42,7 @@ from sweep.plan.price import Price, TimedConfig, compute_price
 from sweep.plan.timing import burden, cost_identity, extremes, mean_cost, throughput
 from sweep.space.search_config import SearchConfig
 from sweep.space.space import Space
+from sweep.workers.first_machine import has_room
 from sweep.workers.nodes import enter_reserved_device
 
 EPOCH_BATCHES: Final = 4  # number of full batches in an epoch that is timed
@@ -58,7 +60,7 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
         notify: function that is called with a line that names the configuration being timed.
 
     Raises:
-        UserError: no configuration could be timed. The message says why.
+        UserError: no configuration could be timed, or no machine is there yet. The message says why.
     """
     assert planned.example is not None and planned.facts is not None
     search, facts, threads = space.search, planned.facts, planned.example.threads
@@ -70,6 +72,8 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
     distinct = {cost_identity(config): config for configs in configs_by_arm.values() for config in configs}
     wanted, packing = wanted_per_device(search), None
     per_device = 1 if wanted == "auto" else wanted
+    if cluster_address() and not has_room(reservation_for(search, threads, per_device)):
+        raise UserError("no machine of the cluster has room for a trial yet; the next start of the sweep measures one")
     # A worker reports its peak memory so far, so the configuration with the largest burden comes last.
     every_config = sorted(distinct.values(), key=lambda config: burden(config, store.facts))
     if wanted == "auto":

@@ -36,7 +36,7 @@ from tests.rig.machines import (
 
 ROOT = Path(__file__).parents[2]
 TRIALS, EPOCHS = 6, 30
-SECRETS = {"environment": "planted-environment-7f3a", "address": "planted-address-91cc"}
+SECRETS = {"environment": "planted-environment-7f3a", "address": "planted-address-91cc", "key": "planted-key-05be"}
 OUTSIDE = "10.77.0.200"
 
 
@@ -92,6 +92,7 @@ def is_alive(host: str) -> bool:
 
 
 def test_the_first_steps_of_the_page_lead_to_a_cluster():
+    plant_keys()
     for command in page_commands():
         if "ray status" in command:
             break
@@ -150,6 +151,13 @@ def plant_secrets() -> None:
         f"MLFLOW_TRACKING_URI=http://planted:{SECRETS['address']}@127.0.0.1:5000\n"
     )
     on("head", "mkdir -p -m 700 ~/.mmpkd; umask 077; cat > ~/.mmpkd/environment", text=lines)
+
+
+def plant_keys() -> None:
+    """Puts a secret into the environment of the trials, as keys of an object store would be, before `ray up`."""
+    line = f"PLANTED_KEY={SECRETS['key']}\n"
+    for host in ("w1", "w2", "w3"):
+        on(host, "mkdir -p -m 700 ~/.mmpkd; umask 077; cat > ~/.mmpkd/environment", text=line)
 
 
 def jobs() -> str:

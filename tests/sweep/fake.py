@@ -51,6 +51,9 @@ def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[
     assert store.name == "store", "where the driver has prepared it"
     history = [] if resume is None else read_history(resume)
     decay = config.optimizer.weight_decay
+    if node := os.environ.get("TEST_NODE"):  # a cluster of `tests.sweep.nodes`
+        with (folder.parents[2] / "nodes.txt").open("a") as log:
+            log.write(f"{node} {os.getpid()}\n")
 
     def save() -> None:
         partial = folder / "last.partial"

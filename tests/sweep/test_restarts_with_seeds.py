@@ -210,6 +210,7 @@ def test_a_restarted_driver_ranks_against_what_earlier_ones_have_seen(
         "cluster": contextlib.nullcontext,
         "reservation_for": lambda *_: Reservation(1.0, 0.0),
         "mps_where_shared": lambda *_: contextlib.nullcontext(),
+        "wait_for_first_machine": lambda *_: None,
         "wanted_per_device": lambda _: None,
         "run_tune": run_tune,
     }.items():

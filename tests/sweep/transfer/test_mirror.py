@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from mmpkd.types import UserError
+from mmpkd.types import ConfigError, UserError
 from sweep.options import storage_at
 from sweep.search.searcher import Search
 from sweep.storage.events import EpochEnded, TrialEnded, TrialStarted
@@ -307,3 +307,15 @@ def test_a_killed_driver_whose_disk_is_lost_goes_on_from_the_bucket(tmp_path: Pa
     assert folder.shared.child("spool.jsonl").read_bytes() == folder.spool.read_bytes()
     written = b"".join(folder.shared.child(name).read_bytes() for name in folder.shared.sizes())
     assert b"planted" not in written, "no credentials in any file"
+
+
+@pytest.mark.parametrize("name", ["fake", f"{MEMORY}/fake"])
+def test_a_sweep_in_a_store_begins_with_the_results_of_another(tmp_path: Path, name: str) -> None:
+    swept(tmp_path, f"storage={MEMORY}", "trials=4")
+    lose_machine(tmp_path)
+    _, text = swept(tmp_path, f"storage={MEMORY}", "trials=2", "name=next", f"warm_start={name}")
+    assert "warm start: 4 of 4 results of fake fit this space" in text
+    with pytest.raises(ConfigError, match="is this sweep itself"):
+        swept(tmp_path, f"storage={MEMORY}", "trials=2", "name=other", f"warm_start={MEMORY}/other")
+    with pytest.raises(ConfigError, match=rf"there is no sweep in {MEMORY}/nothing"):
+        swept(tmp_path, f"storage={MEMORY}", "trials=2", "name=other", f"warm_start={MEMORY}/nothing")
