@@ -21,8 +21,7 @@ from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.checkpoints import Attempt
 from sweep.types import Job, PlacedJob
-from sweep.workers.disks import WorkerDisks
-from sweep.workers.node_disk import NodeDisk
+from sweep.workers.node_disk import NodeDisk, WorkerDisks
 from sweep.workers.nodes import enter_reserved_device
 from sweep.workers.training_thread import TrainingThread
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from sweep.cluster import Reservation
 from sweep.plan.plan import Plan, plan
 from sweep.space.space import load_space
+from sweep.teachers import fit_teachers_first, fixed_teachers
 from sweep.types import Places
-from sweep.workers.teachers import fit_teachers_first, fixed_teachers
 from tests.sweep.fake import fit_in_a_file
 
 SPACE = """
@@ -54,7 +54,10 @@ def test_teachers_without_sampled_values_are_fixed(planned: Plan) -> None:
 
 
 @pytest.mark.usefixtures("ray_session")
-def test_every_fixed_teacher_is_fitted_once_and_a_failure_is_left_to_the_trials(planned: Plan, tmp_path: Path) -> None:
+def test_every_fixed_teacher_is_fitted_once_and_a_failure_is_left_to_the_trials(
+    planned: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "auto")  # as in a cluster
     console = Console(file=io.StringIO(), width=120)
     places = Places(folder=str(tmp_path), cache="", store="", scratch=None)
     fit_teachers_first(planned, places, Reservation(1, 0), console, fit_in_a_file)

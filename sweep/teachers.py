@@ -17,7 +17,7 @@ from rich.console import Console
 
 from mmpkd.teachers import resolve, sized
 from mmpkd.teachers.teacher import ResolvedTeacher
-from sweep.cluster import Reservation
+from sweep.cluster import Reservation, cluster_address
 from sweep.plan.plan import Plan
 from sweep.types import Job, Places
 from sweep.workers.node_disk import NodeDisk
@@ -85,12 +85,12 @@ def _identity(teacher: ResolvedTeacher) -> tuple[str, str]:
 def fit_teachers_first(
     planned: Plan, places: Places, reservation: Reservation, console: Console, fit: Fit = fit_teacher
 ) -> None:
-    """Fits the fixed teachers of a plan as tasks that Ray spreads over the nodes. Each task has the cores and the share
-    of a GPU of a trial.
+    """Fits the fixed teachers of a plan as tasks that Ray spreads over the nodes of a cluster. Each task has the cores
+    and the share of a GPU of a trial.
 
     A teacher that cannot be fitted is left to the first trial that needs it, whose failure says why.
     """
-    teachers, example = fixed_teachers(planned), planned.example
+    teachers, example = fixed_teachers(planned) if cluster_address() else {}, planned.example
     if not teachers or example is None:
         return
     fold, threads = example.cohort.fold, example.threads
