@@ -59,7 +59,7 @@ def load_warm_start(
     kept = folder.read_warm_start(f"and today's results of {short_name} are read instead")
     if kept.get("from") != name:
         other = _other_sweep(name, storage)
-        fetch(other)
+        fetch(other, other.files)
         _check_other_sweep(other, name, folder, storage)
         kept = {"from": name, "results": _read_results(other, store)}
         folder.write_warm_start(kept)

@@ -1,6 +1,7 @@
 """Where a worker reads the data of its trials, and where it writes their checkpoints.
 
 On one machine, that is the cache and the sweep's folder. In a cluster, it is the disk of the worker's node.
+A worker whose disk is full, read-only or away waits before it tries the next trial.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from sweep.transfer.scratch import scratch_folder
 from sweep.transfer.staging import NodeCache
 from sweep.types import Job, PlacedJob, Places, Scratch
 
+STORES: Final = "stores"  # folder of the cache, as in mmpkd.cohort.store, whose import takes a second
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a worker tries the next trial
 PROBE_BYTES: Final = 2**20  # so that a disk with only a few blocks left counts as full
-STORES: Final = "stores"  # folder of the cache, as in mmpkd.cohort.store, whose import takes a second
 
 
 class NodeDisk:
