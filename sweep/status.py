@@ -125,13 +125,13 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
         "device_hours": count([*sweep.trials.values(), *sweep.left_behind.values()])["device_hours"],
         "left_behind": len(sweep.left_behind),
         "planned": sweep.search.get("trials"),
-        "planned_device_hours": sum(sweep.planned_hours.values()) or None,
+        "planned_device_hours": sweep.planned_hours,
         "budget_device_hours": sweep.search.get("budget_device_hours"),
         "best": best(sweep, [number for number, trial in sweep.trials.items() if trial.arm not in sweep.references]),
         "arms": {
             arm: {
                 **count([sweep.trials[number] for number in numbers]),
-                "planned_device_hours": sweep.planned_hours.get(arm),
+                "planned_device_hours": sweep.planned_hours_of(arm),
                 "best": best(sweep, numbers),
             }
             for arm, numbers in arms.items()
