@@ -99,9 +99,9 @@ class Mirror:
                 self._copy_last()
                 self._copy_status()
             self._lease.give_back()
-            if not self._folder.spool.exists():  # a start that failed leaves no trace
+            if set(self._folder.shared.sizes()) == {self._folder.driver_lock.name}:  # a start that failed
                 self._folder.copies.unlink()
-                self._folder.shared.delete()
+                self._folder.shared.delete()  # leaves no trace
 
     def begin(self) -> None:
         """Copies all files for the first time, and from then on at intervals. Must be called before the first trial.

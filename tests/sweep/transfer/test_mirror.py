@@ -197,6 +197,13 @@ def test_a_start_that_fails_leaves_no_trace(folder: SweepFolder) -> None:
     assert not list(folder.path.iterdir()) and folder.shared.sizes() == {}
 
 
+def test_a_start_that_fails_deletes_nothing_that_was_there(folder: SweepFolder) -> None:
+    folder.shared.child("checkpoints/1/attempt-1/last.pt").write_bytes(b"x")  # all other files are lost
+    with pytest.raises(UserError, match="no such space"), begun(folder, []):
+        raise UserError("no such space")
+    assert set(folder.shared.sizes()) == {"checkpoints/1/attempt-1/last.pt", "driver.lock"}
+
+
 def test_while_the_store_is_away_the_sweep_goes_on(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr("sweep.transfer.mirror.BEAT_SECONDS", 0.01)
