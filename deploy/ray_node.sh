@@ -24,6 +24,7 @@ kind=${1:-}
 shift
 
 source "$here/environment.sh"
+source "$here/passwords.sh"                           # trials and MLflow's copies may need keys of an object store
 umask 077                                             # what Ray and its processes write is the user's own
 ulimit -n "$(ulimit -Hn)" 2>/dev/null || true         # every connection and every file of Ray counts
 

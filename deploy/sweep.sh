@@ -6,9 +6,6 @@
 # example MLFLOW_TRACKING_URI or AWS_SECRET_ACCESS_KEY.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-if [ -e ~/.mmpkd/environment ]; then
-    chmod 600 ~/.mmpkd/environment
-    set -a; source ~/.mmpkd/environment; set +a
-fi
+source deploy/passwords.sh
 export MLFLOW_TRACKING_URI="${MLFLOW_TRACKING_URI:-http://127.0.0.1:${MLFLOW_PORT:-5000}}"
 exec .venv/bin/python -m sweep.run "$@"

@@ -24,7 +24,7 @@ from sweep.storage.lock import hold_driver_lock, is_locked
 from sweep.storage.reader import Sweep, check_exists, read_sweep
 from sweep.transfer.addresses import Place, place
 from sweep.transfer.lease import hold_lease
-from sweep.transfer.views import fetch, is_running_there, view_of
+from sweep.transfer.views import is_running_there, refresh, view_of
 
 HELP = """\
 usage: python -m sweep.clean [NAME] [key=value ...]
@@ -72,7 +72,7 @@ def main(words: Sequence[str]) -> None:
     storage, delete = view_of(options["storage"]), options["delete"] == "true"
     folders = storage.sweeps()
     for folder in folders:
-        fetch(folder)
+        refresh(folder)
     if options["name"]:
         mistakes += check_exists(options["name"], storage)
     elif not folders:

@@ -22,7 +22,7 @@ from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.transfer.addresses import place
-from sweep.transfer.scratch import default_scratch
+from sweep.transfer.scratch import scratch_folder
 
 DEFAULT_STORAGE: Final = "runs"  # folder of all sweeps
 DEFAULT_CACHE: Final = "cache"  # folder of prepared images and teachers' outputs
@@ -70,7 +70,7 @@ class RunOptions:
     @property
     def all_sweeps(self) -> Storage:
         """The folder of all sweeps, with an absolute path."""
-        return storage_at(self.storage)
+        return storage_at(self.storage, self.scratch)
 
     @property
     def folder(self) -> SweepFolder:
@@ -166,11 +166,14 @@ def address_mistakes(address: str, key: str) -> Sequence[Mistake]:
     return ()
 
 
-def storage_at(address: str) -> Storage:
+def storage_at(address: str, scratch: str = "") -> Storage:
     """Returns the folder of all sweeps at a path or an address.
 
     A driver keeps the files of sweeps in an object store in a folder of this machine whose name contains a hash of the
     address.
+
+    Args:
+        scratch: the value of `scratch=`.
 
     Raises:
         ConfigError: the address cannot be served, or the folder cannot be made.
@@ -179,7 +182,7 @@ def storage_at(address: str) -> Storage:
     if where.is_local:
         return Storage(where.local_path.absolute())
     readable = re.sub(r"\W+", "-", where.path, flags=re.ASCII)[:50]
-    return Storage(default_scratch() / "sweeps" / f"{readable}-{fingerprint([str(where)])}", where)
+    return Storage(scratch_folder(scratch) / "sweeps" / f"{readable}-{fingerprint([str(where)])}", where)
 
 
 def run_command(words: Iterable[str]) -> str:

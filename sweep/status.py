@@ -30,7 +30,7 @@ from sweep.storage.reader import (
     read_sweep,
 )
 from sweep.tracking.mlflow_database import repoint_artifacts
-from sweep.transfer.views import fetch, view_of
+from sweep.transfer.views import refresh, view_of
 
 HELP = """\
 usage: python -m sweep.status [NAME] [key=value ...]
@@ -80,7 +80,7 @@ def main(words: Sequence[str]) -> None:
     sweeps, unread = [], []
     for folder in folders:
         try:
-            fetch(folder)
+            refresh(folder)
             sweeps.append(read_sweep(folder))
         except UserError as error:
             unread.append(str(error))
@@ -125,13 +125,13 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
         "device_hours": count([*sweep.trials.values(), *sweep.left_behind.values()])["device_hours"],
         "left_behind": len(sweep.left_behind),
         "planned": sweep.search.get("trials"),
-        "planned_device_hours": sum(sweep.planned_hours.values()) or None,
+        "planned_device_hours": sweep.planned_hours,
         "budget_device_hours": sweep.search.get("budget_device_hours"),
         "best": best(sweep, [number for number, trial in sweep.trials.items() if trial.arm not in sweep.references]),
         "arms": {
             arm: {
                 **count([sweep.trials[number] for number in numbers]),
-                "planned_device_hours": sweep.planned_hours.get(arm),
+                "planned_device_hours": sweep.planned_hours_of(arm),
                 "best": best(sweep, numbers),
             }
             for arm, numbers in arms.items()

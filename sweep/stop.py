@@ -14,7 +14,7 @@ from sweep.options import DEFAULT_STORAGE, read_sweep_options
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import driver_of
 from sweep.storage.reader import check_exists, how_to_continue, read_sweep
-from sweep.transfer.views import fetch, is_running_there, view_of
+from sweep.transfer.views import is_running_there, refresh, view_of
 
 HELP = """\
 usage: python -m sweep.stop NAME [key=value ...]
@@ -62,7 +62,7 @@ def main(words: Sequence[str]) -> None:
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
     if not is_running_there(folder):
         console.print(f"{folder.name} is not running")
-        fetch(folder)
+        refresh(folder)
         console.print("\n".join(how_to_continue(read_sweep(folder))))
         return
     _request_stop(folder)
@@ -74,7 +74,7 @@ def main(words: Sequence[str]) -> None:
         )
         raise SystemExit(1)
     console.print(f"{folder.name} has stopped")
-    fetch(folder)
+    refresh(folder)
     console.print("\n".join(how_to_continue(read_sweep(folder))))
 
 

@@ -93,6 +93,15 @@ def test_a_worker_joins_the_head_on_the_same_ports(tmp_path):
     )  # `ray start` refuses them
 
 
+def test_trials_get_the_keys_of_the_storage(tmp_path):
+    (tmp_path / ".mmpkd").mkdir()
+    (tmp_path / ".mmpkd" / "environment").write_text("AWS_SECRET_ACCESS_KEY='hidden word'\n")
+    _, words, _ = start_node(tmp_path, "worker", "192.0.2.10", "--block")
+    assert "AWS_SECRET_ACCESS_KEY=hidden word" in words
+    assert stat.S_IMODE((tmp_path / ".mmpkd" / "environment").stat().st_mode) == 0o600
+    assert not any("hidden" in word for word in words[: words.index("--block") + 1])
+
+
 def test_a_folder_of_somebody_else_is_refused(tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "ray").symlink_to(tmp_path / "elsewhere")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from sweep.interrupt import exit_process, requests_end_the_driver
 from sweep.options import read_run_options
 from sweep.plan.plan import plan
 from sweep.space.space import load_space
+from sweep.supervisor import follow_supervisor, supervise
 
 WITNESS: Final = "CHAOS_WITNESS"  # environment variable: folder of the workers' own log of epochs
 
@@ -30,6 +32,8 @@ def prepare(config: CohortConfig, cache: Path) -> Any:
 @requests_end_the_driver()
 def main(words: Sequence[str]) -> None:
     options, mistakes = read_run_options(words)
+    if not follow_supervisor() and options.num_restarts:
+        exit_process(supervise([sys.executable, "-m", "benchmarks.chaos.driver", *words], options.num_restarts))
     space, space_mistakes = load_space(options.space, options.overrides)
     assert space is not None
     planned = plan(space, mistakes + space_mistakes)

@@ -49,24 +49,23 @@ class Injection:
 
 
 def kill_driver(rig: Rig, chance: random.Random) -> Injection | None:
-    flying = rig.in_flight()
-    if not flying:
+    flying, pid = rig.in_flight(), rig.driver_pid()
+    if not flying or pid is None:
         return None
-    family = dict(descendants(rig.driver.pid)) | dict.fromkeys(flying.values(), "a worker")
-    rig.ends_as_ordered = True
-    os.kill(rig.driver.pid, signal.SIGKILL)
-    return Injection(f"process {rig.driver.pid}", tuple(flying), kills=True, family=family)
+    family = dict(descendants(pid)) | dict.fromkeys(flying.values(), "a worker")
+    os.kill(pid, signal.SIGKILL)
+    return Injection(f"process {pid}", tuple(flying), kills=True, family=family)
 
 
 def terminate_group(rig: Rig, chance: random.Random) -> Injection | None:
     """As batch systems end a job, which they then queue again."""
-    flying = rig.in_flight()
-    if not flying:
+    flying, pid = rig.in_flight(), rig.driver_pid()
+    if not flying or pid is None:
         return None
-    family = dict(descendants(rig.driver.pid)) | dict.fromkeys(flying.values(), "a worker")
-    rig.ends_as_ordered = True
-    os.killpg(rig.driver.pid, signal.SIGTERM)
-    return Injection(f"group {rig.driver.pid}", tuple(flying), kills=True, family=family)
+    family = dict(descendants(rig.command.pid)) | dict.fromkeys(flying.values(), "a worker")
+    rig.asked_to_end = True
+    os.killpg(rig.command.pid, signal.SIGTERM)
+    return Injection(f"group {rig.command.pid}", tuple(flying), kills=True, family=family)
 
 
 def kill_worker(rig: Rig, chance: random.Random) -> Injection | None:

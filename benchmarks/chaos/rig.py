@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from benchmarks.chaos.driver import WITNESS
 from benchmarks.chaos.training import HOLD, SPACE
-from benchmarks.witness import Line, Watch, events_of, lines_of
+from benchmarks.witness import Line, Watch, descendants, events_of, lines_of
 from mmpkd.machine.files import write_atomically
 from sweep.storage.layout import CHECKPOINT, Storage, SweepFolder
 from sweep.transfer.attempts import attempts_in
@@ -25,6 +25,8 @@ ROOT: Final = Path(__file__).parents[2]
 NAME: Final = "campaign"  # of the sweep
 DISK: Final = 64 * 2**20  # bytes of the disk
 FEWEST_NODES: Final = 2
+MODULE: Final = "benchmarks.chaos.driver"
+ASKED_TO_END: Final = 130  # exit status of a driver
 SLOTS: Final = 2  # trials on a node
 
 
@@ -96,7 +98,8 @@ class Rig:
         trials: number of trials of the sweep.
         orders: folder of the orders to trainings.
         held_since: when trials were last forbidden to end.
-        restarts: how often a driver was started again.
+        queued_again: how often the sweep was started again after a request to end.
+        asked_to_end: whether the sweep was asked to end.
         by_hand: what a person would have had to do.
         watch: sees the checkpoint folders and the processes of killed drivers.
     """
@@ -125,22 +128,28 @@ class Rig:
         ]
         self.watch = Watch(self.sweep.path)
         self.log = folder / "driver.log"
-        self.trials, self.restarts, self.by_hand = trials, 0, list[str]()
+        self.trials, self.queued_again, self.by_hand = trials, 0, list[str]()
         self.held_since = 0.0
         self._failed: list[Node] = []
-        self.ends_as_ordered = False  # whether the driver was killed, or asked to end
-        self.driver = self._start_driver()
+        self.asked_to_end = False
+        self.command = self._start_driver()
 
     # --- the driver ---
 
     def _start_driver(self) -> subprocess.Popen[bytes]:
+        """Starts the command of the sweep, whose process is the supervisor of the driver."""
         with self.log.open("ab") as log:
             environment = {WITNESS: str(self.witness)}
-            return start([sys.executable, "-m", "benchmarks.chaos.driver", *self.words], log, environment)
+            return start([sys.executable, "-m", MODULE, *self.words], log, environment)
+
+    def driver_pid(self) -> int | None:
+        """Returns the process id of the driver. None while the supervisor waits before it starts a driver."""
+        children = descendants(self.command.pid) if self.command.poll() is None else ()
+        return next((pid for pid, _ in children), None)
 
     @property
     def complete(self) -> bool:
-        return self.driver.poll() == 0
+        return self.command.poll() == 0
 
     def look_after(self, trouble: bool) -> None:
         """Does what is due now and then.
@@ -153,18 +162,18 @@ class Rig:
         self._keep_driver(trouble)
 
     def _keep_driver(self, trouble: bool) -> None:
-        """Starts the driver again after a kill, as a supervisor does, and after a request to end, as a batch system
-        does that queues the job again. After any other end it does what a person would do, once the trouble is over.
+        """Starts the sweep again after a request to end, as a batch system does that queues the job again. After a kill
+        of the driver its supervisor does so. After any other end a person would, once the trouble is over.
         """
-        if (status := self.driver.poll()) in (None, 0) or (trouble and not self.ends_as_ordered):
+        if (status := self.command.poll()) in (None, 0) or (trouble and not self.asked_to_end):
             return
-        if self.ends_as_ordered:
-            self.restarts += 1
+        if self.asked_to_end and status == ASKED_TO_END:
+            self.queued_again += 1
         else:
             lines = self.log.read_text(errors="replace").strip().splitlines()[-6:]
-            self.by_hand.append(f"the driver ended with status {status}, and was started again: " + " | ".join(lines))
-        self.ends_as_ordered = False
-        self.driver = self._start_driver()
+            self.by_hand.append(f"the sweep ended with status {status}, and was started again: " + " | ".join(lines))
+        self.asked_to_end = False
+        self.command = self._start_driver()
 
     def hold(self, exempt: Collection[int]) -> None:
         """Lets no trial end but those named, so that the trials last until all faults are done."""
@@ -177,8 +186,11 @@ class Rig:
 
     def end(self) -> None:
         """Ends the driver and the tracking server."""
-        self.driver.kill()
-        self.driver.wait()
+        processes = [self.command.pid, *(pid for pid, _ in descendants(self.command.pid))]
+        for pid in processes:  # the supervisor first
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.command.wait()
         if self.server is not None:
             self.server.kill()
 

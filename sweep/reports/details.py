@@ -97,7 +97,7 @@ def _trials(status: DriverStatus) -> str:
 
 
 def _spent(sweep: Sweep, status: DriverStatus) -> str:
-    planned, budget = sum(sweep.planned_hours.values()), sweep.search.get("budget_device_hours")
+    planned, budget = sweep.planned_hours, sweep.search.get("budget_device_hours")
     bounds = [f"{planned:.3g} planned"] if planned else []
     bounds += [f"a budget of {budget:.3g}"] if budget else []
     return f"{status.device_hours:.3g} device-hours spent" + (f" of {' and '.join(bounds)}" if bounds else "")

@@ -24,7 +24,7 @@ from sweep.search.proposals import Proposal
 from sweep.search.repeats import repeat_config
 from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
-from sweep.storage.failures import StorageTrouble, failure_of
+from sweep.storage.failures import Deaths, StorageTrouble, failure_of
 from sweep.storage.layout import SweepFolder
 from sweep.types import Halt, Job, Placement, Record, Scratch, State
 
@@ -81,9 +81,9 @@ class Search(Searcher):
         self.error: Exception | None = None
         self.running: dict[str, RunningTrial] = {}
         self.exhausted: set[str] = set()
-        self._warnings: list[str] = []  # warnings that are not shown yet
+        self.warnings: list[str] = []  # warnings that are not shown yet
         self._trouble = StorageTrouble(patience)
-        self._deaths: Counter[int] = Counter()  # number of deaths of a trial's worker processes, by the trial's number
+        self.deaths = Deaths(space.search.max_failures)
         self._ended: Counter[State] = Counter()  # number of trials that have ended under this driver
         self.check_limits()
 
@@ -138,11 +138,11 @@ class Search(Searcher):
 
     def warn(self, warning: str) -> None:
         """Notes a warning for the user, which the display of progress shows once."""
-        self._warnings.append(warning)
+        self.warnings.append(warning)
 
     def take_warnings(self) -> list[str]:
         """Returns the new warnings for the user, each line once."""
-        warnings, self._warnings = list(dict.fromkeys(self._warnings)), []
+        warnings, self.warnings = list(dict.fromkeys(self.warnings)), []
         return warnings
 
     # --- Ray Tune's interface ---
@@ -257,10 +257,10 @@ class Search(Searcher):
 
     def _record(self, trial: RunningTrial, result: Mapping[str, Any]) -> None:
         """Records the epochs and the notes in a result."""
-        self._warnings += result.get("notes", ())
+        self.warnings += result.get("notes", ())
         if reports := result.get("reports", ()):
             self.state.record_epochs(trial, reports, self.devices)
-            self._warnings += self._trouble.note_report(result.get("hostname", "a node"))
+            self.warnings += self._trouble.note_report(result.get("hostname", "a node"))
 
     def _receive_last(self, trial_id: str, result: Mapping[str, Any], error: bool) -> None:
         """Ends a trial with its last result. If its worker died, the trial is handed out again instead."""
@@ -272,7 +272,10 @@ class Search(Searcher):
         if cause == "memory" and self.can_halve:
             self.halt = Halt("memory", message)
         elif cause == "storage":
-            self._warnings += self._trouble.add(result.get("hostname", "a node"), message)
+            self.warnings += self._trouble.add(result.get("hostname", "a node"), message)
+            self._hand_back(trial_id)
+        elif cause == "leaving":
+            self.warnings.append(message)
             self._hand_back(trial_id)
         elif cause:
             self._end(trial_id, "failed", message, cause)
@@ -282,13 +285,10 @@ class Search(Searcher):
             self._end(trial_id, "complete" if trial.reported.epoch >= trial.config.epochs else "pruned")
 
     def _receive_death(self, trial_id: str) -> None:
-        trial = self.running[trial_id]
-        self._deaths[trial.number] += 1
-        deaths = self._deaths[trial.number]
-        if deaths > self.space.search.max_failures:
-            self._end(trial_id, "failed", f"its worker process died {deaths} times (out of memory?)", "worker")
-            return
-        self._hand_back(trial_id)
+        if reason := self.deaths.add(self.running[trial_id].number, trial_id):
+            self._end(trial_id, "failed", reason, "worker")
+        else:
+            self._hand_back(trial_id)
 
     def _hand_back(self, trial_id: str) -> None:
         """Marks a running trial as interrupted, so that it is handed out again."""

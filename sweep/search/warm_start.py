@@ -27,6 +27,8 @@ from sweep.space.search_config import SCORES
 from sweep.space.space import Space
 from sweep.storage.journal import arm_and_generation, find_damage, load_studies
 from sweep.storage.layout import Storage, SweepFolder
+from sweep.transfer.addresses import place
+from sweep.transfer.views import fetch, view_of
 from sweep.types import Values
 
 KEY: Final = "search.warm_start"
@@ -53,9 +55,11 @@ def load_warm_start(
     name = space.search.warm_start
     if name is None:
         return [], ""
-    other = SweepFolder(Path(name)) if os.sep in name else storage.sweep(name)
-    kept = folder.read_warm_start(f"and today's results of {other.name} are read instead")
+    short_name = Path(name.partition("?")[0]).name
+    kept = folder.read_warm_start(f"and today's results of {short_name} are read instead")
     if kept.get("from") != name:
+        other = _other_sweep(name, storage)
+        fetch(other, other.files)
         _check_other_sweep(other, name, folder, storage)
         kept = {"from": name, "results": _read_results(other, store)}
         folder.write_warm_start(kept)
@@ -69,7 +73,23 @@ def load_warm_start(
     counts = Counter(proposal.arm for proposal, _ in known)
     by_arm = ", ".join(f"{arm} {counts[arm]}" for arm in space.arms)
     total = len(kept["results"])
-    return known, f"warm start: {len(known)} of {total} results of {other.name} fit this space ({by_arm})"
+    return known, f"warm start: {len(known)} of {total} results of {short_name} fit this space ({by_arm})"
+
+
+def _other_sweep(name: str, storage: Storage) -> SweepFolder:
+    """Returns the folder of the sweep of this name, or at this path or address. A sweep in an object store is read in
+    a temporary folder, because a driver may be running it on this machine.
+
+    Raises:
+        ConfigError: the address cannot be served.
+    """
+    if place(name, KEY).is_local:
+        if os.sep in name:
+            return SweepFolder(Path(name))
+        return view_of(str(storage)).sweep(name) if storage.address else storage.sweep(name)
+    address, question_mark, options = name.partition("?")
+    parent, _, last = address.rpartition("/")
+    return view_of(f"{parent}{question_mark}{options}", KEY).sweep(last)
 
 
 def _is_comparable(config: str, space: Space) -> bool:
@@ -89,7 +109,7 @@ def _check_other_sweep(other: SweepFolder, name: str, folder: SweepFolder, stora
     Raises:
         ConfigError: the other sweep does not exist, or is this sweep itself.
     """
-    if other.path.resolve() == folder.path.resolve():
+    if str(other) == str(folder) or other.path.resolve() == folder.path.resolve():
         raise ConfigError.at(KEY, f"{name!r} is this sweep itself; name another sweep, or give this one another name=")
     if not other.spool.is_file():
         hint = near(name, [sweep.name for sweep in storage.sweeps() if sweep.name != folder.name])

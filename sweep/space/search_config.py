@@ -51,10 +51,11 @@ def _false_to_none(value: object) -> object:
 
 
 def _name_or_absolute_path(value: str | None) -> str | None:
-    """Returns the name of a sweep unchanged, and makes a path absolute, because the next driver may run in another
-    folder.
+    """Returns the name or the address of a sweep unchanged, and makes a path absolute, because the next driver may run
+    in another folder.
     """
-    return os.path.abspath(os.path.expanduser(value)) if value and os.sep in value else value
+    is_path = value and os.sep in value and "://" not in value
+    return os.path.abspath(os.path.expanduser(value)) if value and is_path else value
 
 
 FalseToNone = BeforeValidator(_false_to_none, json_schema_input_type=EarlyStopping | Literal[False] | None)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,6 +18,7 @@ from sweep.transfer.refusals import in_words
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
 FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # nothing can be written on any path
 LOST_DISK: Final = (errno.EIO, errno.ESTALE)
+MAX_LOST_NODES: Final = 100  # a trial that loses more nodes than that fails, so that no trial runs for ever
 START_SECONDS: Final = 300.0  # how long trouble of all workers is waited out before any has reported an epoch
 REFUSED_PATH: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # errors that concern a single path
 
@@ -70,6 +72,38 @@ def disk_problem(error: Exception, places: Sequence[Path]) -> str:
     if not is_inside and error.errno not in FULL_DISK:
         return ""
     return f"{error.filename}: cannot be read or written any more ({error.strerror})"
+
+
+class Deaths:
+    """Counts how often the worker of each trial died, apart from the nodes that were lost with a trial.
+
+    Ray often knows that a node is lost only seconds after it knows that its workers are. Each count therefore looks
+    again at the nodes of all earlier deaths.
+
+    Args:
+        allowed: deaths after which a trial is tried again.
+
+    Attributes:
+        node_of: function that returns the id of the node of a trial, by Ray Tune's trial id; empty if it is not known.
+        lost_nodes: function that returns the ids of the nodes that were lost.
+    """
+
+    def __init__(self, allowed: int):
+        self._allowed = allowed
+        self._nodes: dict[int, list[str]] = defaultdict(list)  # the node of each death, by the trial's number
+        self.node_of: Callable[[str], str] = lambda trial_id: ""
+        self.lost_nodes: Callable[[], Collection[str]] = tuple
+
+    def add(self, number: int, trial_id: str) -> str:
+        """Counts a death, and returns why the trial is not tried again. The text is empty if it is."""
+        self._nodes[number].append(self.node_of(trial_id))
+        lost = set(self.lost_nodes())
+        num_lost = sum(node in lost for node in self._nodes[number])
+        deaths = len(self._nodes[number]) - num_lost
+        if deaths > self._allowed:
+            with_nodes = f", and {num_lost} times its node was lost" if num_lost else ""
+            return f"its worker process died {deaths} times (out of memory?){with_nodes}"
+        return f"its node was lost {num_lost} times" if num_lost > MAX_LOST_NODES else ""
 
 
 class StorageTrouble:

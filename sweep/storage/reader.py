@@ -124,11 +124,16 @@ class Sweep:
         return not self.running and self.status is not None and self.status.phase != "ended"
 
     @property
-    def planned_hours(self) -> dict[str, float]:
-        """The price of each arm in device-hours, with early stopping, as the plan has it. Empty if the plan has no
-        price.
+    def planned_hours(self) -> float | None:
+        """The price of the sweep in device-hours, with early stopping, as the plan has it. None if it has no price."""
+        return (self.plan.get("price") or {}).get("hours_halving")
+
+    def planned_hours_of(self, arm: str) -> float | None:
+        """Returns the price of an arm in device-hours. Returns None if the plan has none; earlier versions stored only
+        the price of the whole sweep.
         """
-        return {arm["arm"]: arm["hours_halving"] for arm in (self.plan.get("price") or {}).get("arms", ())}
+        prices = (self.plan.get("price") or {}).get("arms", ())
+        return next((price.get("hours_halving") for price in prices if price["arm"] == arm), None)
 
     def results(self) -> dict[int, tuple[float, ...]]:
         """Returns the values of the goals for each configuration that completed on all its seeds, as means over the

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Final
@@ -64,7 +64,7 @@ def hold_lease(folder: SweepFolder, show: Callable[[str], None]) -> Iterator[Non
         return
     lease = Lease(folder.address.child(folder.driver_lock.name), this_driver())
     try:
-        last = lease.take("", show)
+        last = lease.take((), show)
     except OSError as error:
         raise UserError(in_words(error)) from error
     try:
@@ -93,11 +93,11 @@ class Lease:
     def token(self) -> str:
         return self._holder.token
 
-    def take(self, dead: str, show: Callable[[str], None]) -> str:
+    def take(self, dead: Collection[str], show: Callable[[str], None]) -> str:
         """Takes the lease. Waits up to LEASE_SECONDS while another driver holds it and gives no beat.
 
         Args:
-            dead: token of a driver that is known to have died; its lease is taken at once.
+            dead: tokens of drivers that are known to have died; their leases are taken at once.
             show: prints a line.
 
         Returns:
@@ -108,7 +108,7 @@ class Lease:
             OSError: the store does not answer, or refuses.
         """
         last = self._read()
-        if last is not None and not last.has_ended and last.token != dead:
+        if last is not None and not last.has_ended and last.token not in dead:
             self._await_death(last, show)
         self._write()
         time.sleep(SETTLE_SECONDS)

@@ -70,16 +70,17 @@ class Mirror:
         if not folder.address:
             return self
         try:
-            note = folder.copies
-            last_here = note.read_text() if note.exists() else ""  # its process is dead, since we hold its lock
-            last = self._lease.take(last_here, self._show)
-            if last != last_here or not last:  # a driver on another machine has written the copies
-                note.unlink(missing_ok=True)
+            note, token = folder.copies, self._lease.token
+            # The drivers of these leases worked in this folder, and are dead, since this process holds its lock.
+            leases = json.loads(note.read_text()) if note.exists() else []
+            note.write_text(json.dumps([*leases, token]))
+            if self._lease.take(leases, self._show) not in leases:  # another machine has written the copies
+                note.unlink()
                 for path in folder.files:
                     path.unlink(missing_ok=True)
-                if fetch(folder):
+                if fetch(folder, folder.files):
                     self._show(f"fetched the files of {folder}")
-            note.write_text(self._lease.token)
+            note.write_text(json.dumps([token]))
             folder.address.child(folder.stop_request.name).delete()
         except OSError as error:
             raise UserError(in_words(error)) from error
@@ -98,9 +99,9 @@ class Mirror:
                 self._copy_last()
                 self._copy_status()
             self._lease.give_back()
-            if not self._folder.spool.exists():  # a start that failed leaves no trace
+            if set(self._folder.shared.sizes()) == {self._folder.driver_lock.name}:  # a start that failed
                 self._folder.copies.unlink()
-                self._folder.shared.delete()
+                self._folder.shared.delete()  # leaves no trace
 
     def begin(self) -> None:
         """Copies all files for the first time, and from then on at intervals. Must be called before the first trial.

@@ -17,28 +17,28 @@ from sweep.transfer.addresses import place
 from sweep.transfer.refusals import in_words
 
 
-def view_of(address: str) -> Storage:
+def view_of(address: str, key: str = "storage") -> Storage:
     """Returns the folder of all sweeps at a path or an address, for a command that reads it. For an address it is a
     temporary folder of this process, into which `fetch` copies the files of a sweep.
+
+    Args:
+        key: the key of the command line or of the space with this address, for the message.
 
     Raises:
         ConfigError: the address cannot be served.
     """
-    where = place(address)
+    where = place(address, key)
     if where.is_local:
         return Storage(where.local_path)
-    where.check()
+    where.check(key)
     folder = tempfile.mkdtemp(prefix="mmpkd-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Storage(Path(folder), where)
 
 
-def fetch(folder: SweepFolder, paths: Sequence[Path] = ()) -> bool:
+def fetch(folder: SweepFolder, paths: Sequence[Path]) -> bool:
     """Copies files of a sweep from its address to its folder on this machine, and returns whether there are any. Does
     nothing for a sweep in a folder.
-
-    Args:
-        paths: the files, without journal and spool; all files by default.
 
     Raises:
         UserError: the store does not answer, or refuses.
@@ -49,7 +49,7 @@ def fetch(folder: SweepFolder, paths: Sequence[Path] = ()) -> bool:
         names = set(folder.address.names())
         sizes = folder.address.child(folder.copies.name)
         content = json.loads(sizes.read_bytes()) if folder.copies.name in names else {}
-        existing = [path for path in paths or folder.files if path.name in names]
+        existing = [path for path in paths if path.name in names]
         for path in existing:
             folder.address.download(path.name, path)
             if path.name in content and content[path.name] < path.stat().st_size:
@@ -57,6 +57,11 @@ def fetch(folder: SweepFolder, paths: Sequence[Path] = ()) -> bool:
     except OSError as error:
         raise UserError(in_words(error)) from error
     return bool(existing)
+
+
+def refresh(folder: SweepFolder) -> None:
+    """Fetches the files from which `storage.reader` reads a sweep; raises like `fetch`."""
+    fetch(folder, (folder.status, folder.plan, folder.space, folder.spool))
 
 
 def is_running_there(folder: SweepFolder) -> bool:

@@ -19,9 +19,11 @@ from ray.tune.search import Searcher
 
 from sweep import interrupt
 from sweep.cluster import Reservation, configured_growth, trials_at_a_time
+from sweep.storage.failures import Deaths
 from sweep.storage.layout import SweepFolder
 from sweep.types import Halt, Placement
 from sweep.workers.controller import SlotController, controller_made_by
+from sweep.workers.watchdog import Watchdog, lost_nodes
 from sweep.workers.worker import TrainingFunctions, TrialWorker
 
 REQUESTS: Final = 10**6  # so many requests may wait at a time for Tune; the search itself has a lower limit
@@ -37,6 +39,8 @@ class HaltableSearch(Protocol):
     error: Exception | None  # the exception that broke the search
     max_running: int  # number of trials that may be open at a time
     placement: Placement
+    deaths: Deaths
+    warnings: list[str]  # lines that the display shows
     on_change: Callable[[], None]
 
     @property
@@ -113,8 +117,8 @@ def run_tune(
 class Heartbeat(tune.Callback):
     """Ray Tune callback that runs around every step of Tune's loop.
 
-    It notes where the open trials are and updates the display, and once a second it checks the limits of the search, a
-    request to stop, and the size of the cluster.
+    It notes where the open trials are and updates the display. Once a second it checks the limits of the search, a
+    request to stop, the size of the cluster, and whether workers hang.
     """
 
     def __init__(
@@ -123,6 +127,8 @@ class Heartbeat(tune.Callback):
         self._search, self._reservation, self._stop_request = search, reservation, stop_request
         self._at_a_time, self._growth = at_a_time, configured_growth()
         self._controller: SlotController | None = None
+        self._watchdog = Watchdog(lambda line: search.warnings.append(line))
+        search.deaths.node_of, search.deaths.lost_nodes = self._watchdog.node_of, lost_nodes
         self._next_check = 0.0
 
     def make_controller(self, **options: Any) -> SlotController:
@@ -146,6 +152,7 @@ class Heartbeat(tune.Callback):
         self._next_check = time.monotonic() + 1
         self._search.max_running = trials_at_a_time(self._reservation, self._at_a_time, self._growth)
         self._search.check_limits()
+        self._watchdog.look(trials)
         if os.path.exists(self._stop_request) and self._search.halt is None:
             self._search.halt = Halt("requested", "asked to stop by sweep.stop")
 

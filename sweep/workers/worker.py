@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gc
 import math
+import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,8 +23,7 @@ from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.checkpoints import Attempt
 from sweep.types import Job, PlacedJob
-from sweep.workers.disks import WorkerDisks
-from sweep.workers.node_disk import NodeDisk
+from sweep.workers.node_disk import LONGEST_PAUSE, NodeDisk, WorkerDisks
 from sweep.workers.nodes import enter_reserved_device
 from sweep.workers.training_thread import TrainingThread
 
@@ -93,6 +94,7 @@ class TrialWorker(tune.Trainable):
             enter_reserved_device(gpus)
         self._functions = functions
         self._disks = WorkerDisks()
+        self._leaves = False  # whether this worker takes no trial any more
         self._node_disk: NodeDisk | None = None
         self._attempt: Attempt | None = None
         self._training: TrainingThread | None = None
@@ -105,6 +107,10 @@ class TrialWorker(tune.Trainable):
     def cleanup(self) -> None:
         self._end_training()
 
+    def leave(self) -> None:
+        """Makes the worker hand its trial back, saved after the current epoch, and take no other."""
+        self._leaves = True
+
     def step(self) -> dict[str, Any]:
         """Trains the next epoch and returns its report. The first step of a resumed trial returns all reports in its
         checkpoint.
@@ -115,6 +121,12 @@ class TrialWorker(tune.Trainable):
         without an error file means that the process itself died.
         """
         number, folder = self.config["number"], SweepFolder.at(self.config["folder"])
+        if self._leaves:
+            if self._training is None:
+                time.sleep(LONGEST_PAUSE)  # holds its place, because Ray Tune (2.60) would give it the next trial
+            self._end_training()
+            message = f"{socket.gethostname()} is being drained; trial {number} is saved and continued elsewhere"
+            return {"done": True, "error": message, "cause": "leaving", "reports": [], "notes": self._take_notes()}
         try:
             if self._training is None:
                 self._disks.wait(folder.shared)

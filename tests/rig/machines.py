@@ -63,7 +63,7 @@ def process_1(host: str) -> str:
 
 def processes(host: str) -> list[str]:
     """Returns the command lines of the user's processes on a machine, without those of ssh and of this call."""
-    listed = rig("root", host, "ps -u 2000 -ww -o args=").splitlines()
+    listed = rig("root", host, "ps -u 2000 -ww -o args= || true").splitlines()
     return [line for line in listed if not line.startswith(("sshd:", "ssh:", "ps -u"))]
 
 

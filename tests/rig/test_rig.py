@@ -7,6 +7,7 @@ from inside and outside, secrets are looked for, and the cluster is ended. It ta
 from __future__ import annotations
 
 import re
+import secrets
 import shlex
 import subprocess
 import time
@@ -35,8 +36,8 @@ from tests.rig.machines import (
 )
 
 ROOT = Path(__file__).parents[2]
-TRIALS, EPOCHS = 6, 30
-SECRETS = {"environment": "planted-environment-7f3a", "address": "planted-address-91cc"}
+TRIALS, EPOCHS = 6, 20
+SECRETS = {kind: secrets.token_hex(16) for kind in ("environment", "address", "key")}  # planted to be searched for
 OUTSIDE = "10.77.0.200"
 
 
@@ -61,9 +62,10 @@ def machines() -> Iterator[None]:
 def in_background(command: str) -> Iterator[None]:
     """Runs a command line on the laptop as long as the block lasts."""
     log(f"laptop$ {command} &")
-    written = "cd checkout; source ~/mmpkd/.venv/bin/activate; echo $$ > ~/background; exec "
+    begin = "cd checkout; source ~/mmpkd/.venv/bin/activate; exec setsid bash -c"
+    written = f"{begin} {shlex.quote('echo $$ > ~/background; exec ' + command)}"
     process = subprocess.Popen(
-        ["bash", str(ROOT.parent / "shared" / "rig" / "cluster_rig.sh"), "in", "laptop", written + command],
+        ["bash", str(ROOT.parent / "shared" / "rig" / "cluster_rig.sh"), "in", "laptop", written],
         env={"RIG": str(FOLDER), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -72,7 +74,7 @@ def in_background(command: str) -> Iterator[None]:
     try:
         yield
     finally:
-        on("laptop", "kill $(cat ~/background) || true")
+        on("laptop", "kill -- -$(cat ~/background) || true")  # with its ssh, as Ctrl-C does
         process.wait(30)
 
 
@@ -92,6 +94,7 @@ def is_alive(host: str) -> bool:
 
 
 def test_the_first_steps_of_the_page_lead_to_a_cluster():
+    plant_keys()
     for command in page_commands():
         if "ray status" in command:
             break
@@ -150,6 +153,13 @@ def plant_secrets() -> None:
         f"MLFLOW_TRACKING_URI=http://planted:{SECRETS['address']}@127.0.0.1:5000\n"
     )
     on("head", "mkdir -p -m 700 ~/.mmpkd; umask 077; cat > ~/.mmpkd/environment", text=lines)
+
+
+def plant_keys() -> None:
+    """Puts a secret into the environment of the trials, as keys of an object store would be, before `ray up`."""
+    line = f"PLANTED_KEY={SECRETS['key']}\n"
+    for host in ("w1", "w2", "w3"):
+        on(host, "mkdir -p -m 700 ~/.mmpkd; umask 077; cat > ~/.mmpkd/environment", text=line)
 
 
 def jobs() -> str:
@@ -294,9 +304,16 @@ def test_secrets_stay_where_they_were_put():
 # --- Step 8 ---
 
 
+def no_process_is_left() -> bool:
+    """Returns whether the cluster's machines run nothing of the user's; prints what they run."""
+    left = {host: processes(host) for host in CLUSTER}
+    log(f"processes: { {host: [line[:80] for line in lines] for host, lines in left.items() if lines} }")
+    return not any(left.values())
+
+
 def test_ray_down_leaves_no_process():
     on_laptop(page_command("ray down"))
-    wait_until("no process is left", lambda: not any(processes(host) for host in CLUSTER), 75)
+    wait_until("no process is left", no_process_is_left, 75)
     assert on("head", "ls /shared/mlflow").split() == ["artifacts", "mlflow.db"]
 
 
@@ -337,7 +354,7 @@ def test_slurm_script_stops_in_good_order_is_queued_again_and_goes_on():
     log(job.read_text()[-1500:])
     assert job.read_text().endswith("status 130\n")
     assert (FOLDER / "shared" / "home" / "scontrol").read_text() == "scontrol requeue 4711\n"
-    wait_until("no process is left", lambda: not any(processes(host) for host in CLUSTER), 30)
+    wait_until("no process is left", no_process_is_left, 30)
     assert on("w3", "ls /tmp/mmpkd-2000-4711 2> /dev/null || echo removed") == "removed\n"
 
     log("the job runs again")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import shlex
+import signal
 import socket
 import threading
 import time
@@ -25,6 +27,7 @@ from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from sweep.types import Job
+from sweep.workers import watchdog
 from tests.sweep.fake_sweep import FAKE
 from tests.sweep.swept import events, untracked
 from tests.sweep.test_run import ran
@@ -175,6 +178,29 @@ def test_workers_that_cannot_write_end_the_sweep_after_the_patience_and_fail_no_
     assert set(states(tmp_path)) == {"RUNNING"}
     assert ran(tmp_path, "trials=6")[0] == 0
     assert states(tmp_path) == {"COMPLETE": 6}
+
+
+def test_a_worker_that_is_stopped_is_ended_and_its_trial_continued(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The worker stops after its first epoch, which `ray.kill` cannot end."""
+
+    def run(job: Job, folder: Path, resume: Path | None, report: Callable[[EpochReport], None]) -> None:
+        def report_and_stop(epoch: EpochReport) -> None:
+            report(epoch)
+            if folder.parent.name == "2" and folder.name == "attempt-1":
+                os.kill(os.getpid(), signal.SIGSTOP)
+
+        FAKE.training.run(cast(Any, job), folder, resume, report_and_stop)
+
+    for name, seconds in {"SHORTEST_SECONDS": 8.0, "EPOCHS": 0.0, "LOOK_SECONDS": 1.0}.items():
+        monkeypatch.setattr(watchdog, name, seconds)
+    begun = time.monotonic()
+    status, text = ran(tmp_path, "trials=6", functions=running(run))
+    assert status == 0 and states(tmp_path) == {"COMPLETE": 6} and trained_once(tmp_path)
+    assert text.count("trial 2 has not reported for 8 s (its longest epoch took ") == 1
+    assert "its worker is ended, and the trial is continued from its last checkpoint" in " ".join(text.split())
+    print(f"{time.monotonic() - begun:.0f} s")
 
 
 def test_out_of_memory_halves_the_trials_to_a_device_and_goes_on(tmp_path: Path) -> None:

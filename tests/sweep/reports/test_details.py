@@ -40,7 +40,7 @@ def begun(tmp_path: Path, status: DriverStatus) -> SweepFolder:
     add(spool, 0, "complete", 0.8, 0.4)
     add(spool, 1, "open", 0.7, 0.3, arm="tabular")
     arms = [{"arm": "none", "hours_halving": 1.0}, {"arm": "tabular", "hours_halving": 2.0}]
-    folder.write_plan(folder.read_plan() | {"price": {"arms": arms}})
+    folder.write_plan(folder.read_plan() | {"price": {"hours_halving": 3.0, "arms": arms}})
     folder.driver_lock.write_text(this_driver() + "\n")
     write_status(folder, status)
     return folder
@@ -175,6 +175,15 @@ def test_json_for_a_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert set(first) == {"number", "arm", "epoch", "epochs", "last_sign", "seconds_since_last_sign"}
     assert 12 * MINUTE + 5 <= first["seconds_since_last_sign"] < 14 * MINUTE
     assert sweep["driver"]["seconds_since_results"] is None and sweep["driver"]["trouble"] == {"tracking": "away"}
+
+
+def test_an_earlier_version_has_no_price_of_an_arm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = begun(tmp_path, status_of(ELSEWHERE))
+    price = {"hours_halving": 3.0, "arms": [{"arm": "none", "low": 0.1, "high": 0.2, "trials": 1.5}]}
+    folder.write_plan(folder.read_plan() | {"price": price})
+    (sweep,) = json.loads(shown(tmp_path, capsys, "json=true"))["sweeps"]
+    assert sweep["planned_device_hours"] == 3.0 and sweep["arms"]["none"]["planned_device_hours"] is None
+    assert "0 device-hours spent of 3 planned" in shown(tmp_path, capsys)
 
 
 def test_a_sweep_without_a_status_has_none_in_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -52,8 +52,8 @@ def driven(folder: SweepFolder, phase: str = "training") -> Mirror:
     mirror = Mirror(folder, "process 7 on head", lambda line: None)
     now = time.time()
     write_status(folder, DriverStatus("process 7 on head", began=now, time=now, phase=phase))
-    mirror._lease.take("", lambda line: None)
-    folder.copies.write_text(mirror._lease.token)
+    mirror._lease.take((), lambda line: None)
+    folder.copies.write_text(json.dumps([mirror._lease.token]))
     mirror._lease.give_back()
     return mirror
 

@@ -35,7 +35,7 @@ def lines() -> list[str]:
 def beating(file: Place, lines: list[str]) -> Iterator[Lease]:
     """A lease whose holder beats."""
     first, ending = Lease(file, "process 1 on head"), threading.Event()
-    first.take("", lines.append)
+    first.take((), lines.append)
 
     def beat() -> None:
         while not ending.wait(0.02):
@@ -50,16 +50,16 @@ def beating(file: Place, lines: list[str]) -> Iterator[Lease]:
 
 def test_a_second_driver_is_refused_while_the_first_beats(beating: Lease, file: Place, lines: list[str]) -> None:
     with pytest.raises(UserError, match=r"another driver runs this sweep \(process 1 on head\)"):
-        Lease(file, "process 2 on other").take("", lines.append)
+        Lease(file, "process 2 on other").take((), lines.append)
     assert lines == ["waits up to 0 s for a sign of life of the last driver (process 1 on head)"]
     beating.check()
 
 
 def test_a_silent_lease_is_taken_and_its_holder_notices(file: Place, lines: list[str]) -> None:
     first, second = Lease(file, "process 1 on head"), Lease(file, "process 2 on other")
-    first.take("", lines.append)
+    first.take((), lines.append)
     begun = time.monotonic()
-    assert second.take("", lines.append) == first.token
+    assert second.take((), lines.append) == first.token
     assert time.monotonic() - begun >= 0.2
     with pytest.raises(LostLeaseError, match="process 2 on other"):
         first.renew()
@@ -70,15 +70,15 @@ def test_a_silent_lease_is_taken_and_its_holder_notices(file: Place, lines: list
 
 def test_a_lease_that_was_given_back_is_taken_at_once(file: Place, lines: list[str]) -> None:
     first = Lease(file, "process 1 on head")
-    first.take("", lines.append)
+    first.take((), lines.append)
     first.give_back()
-    assert Lease(file, "process 2 on other").take("", lines.append) == first.token and not lines
+    assert Lease(file, "process 2 on other").take((), lines.append) == first.token and not lines
 
 
 def test_the_lease_of_a_driver_that_is_known_to_be_dead_is_taken_at_once(file: Place, lines: list[str]) -> None:
     first = Lease(file, "process 1 on head")
-    first.take("", lines.append)
-    assert Lease(file, "process 2 on head").take(first.token, lines.append) == first.token and not lines
+    first.take((), lines.append)
+    assert Lease(file, "process 2 on head").take([first.token], lines.append) == first.token and not lines
 
 
 def test_of_two_drivers_that_begin_together_one_goes_on(
@@ -92,21 +92,21 @@ def test_of_two_drivers_that_begin_together_one_goes_on(
 
     monkeypatch.setattr(time, "sleep", settle)
     with pytest.raises(LostLeaseError, match="process 2 on other"):
-        first.take("", lines.append)
+        first.take((), lines.append)
     second.check()
 
 
 def test_a_command_that_held_the_lease_leaves_it_in_the_name_of_the_last_driver(file: Place, lines: list[str]) -> None:
     first = Lease(file, "process 1 on head")
-    first.take("", lines.append)
+    first.take((), lines.append)
     first.give_back()
     folder = SweepFolder(Path("unused/demo"), Place("memory", "leases/demo"))
     with hold_lease(folder, lines.append), pytest.raises(LostLeaseError):
         first.check()
-    assert Lease(file, "process 3 on head").take("", lines.append) == first.token
+    assert Lease(file, "process 3 on head").take((), lines.append) == first.token
 
 
 def test_what_is_no_lease_holds_nothing(file: Place, lines: list[str]) -> None:
     for content in (b"", b"{", b"[]", b'{"token": "x"}'):
         file.write_bytes(content)
-        assert Lease(file, "process 2 on other").take("", lines.append) == "" and not lines
+        assert Lease(file, "process 2 on other").take((), lines.append) == "" and not lines

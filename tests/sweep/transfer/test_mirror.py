@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from mmpkd.types import UserError
+from mmpkd.types import ConfigError, UserError
 from sweep.options import storage_at
 from sweep.search.searcher import Search
 from sweep.storage.events import EpochEnded, TrialEnded, TrialStarted
@@ -47,6 +47,10 @@ def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 class MachineLost(BaseException):
     """Stands for the loss of the driver's machine."""
+
+
+def lost(*ignored: Any) -> None:
+    raise MachineLost
 
 
 def lose_machine(tmp_path: Path) -> None:
@@ -104,6 +108,9 @@ def test_the_same_machine_continues_with_what_it_did_after_its_last_copy(tmp_pat
         patch.setattr(Mirror, "_copy_last", lambda mirror: None)
         patch.setattr("sweep.transfer.lease.Lease.give_back", lambda lease: None)
         swept(tmp_path, f"storage={MEMORY}", play=dies)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MachineLost):
+        patch.setattr("sweep.transfer.lease.Lease.check", lost)  # the next driver is killed when it has taken the lease
+        swept(tmp_path, f"storage={MEMORY}")
     _, text = swept(tmp_path, f"storage={MEMORY}")
     assert "1 done before" in text and "fetched" not in text and "waits" not in text
     check_complete(storage_at(MEMORY).sweep("fake"), 8)
@@ -190,6 +197,13 @@ def test_a_start_that_fails_leaves_no_trace(folder: SweepFolder) -> None:
     assert not list(folder.path.iterdir()) and folder.shared.sizes() == {}
 
 
+def test_a_start_that_fails_deletes_nothing_that_was_there(folder: SweepFolder) -> None:
+    folder.shared.child("checkpoints/1/attempt-1/last.pt").write_bytes(b"x")  # all other files are lost
+    with pytest.raises(UserError, match="no such space"), begun(folder, []):
+        raise UserError("no such space")
+    assert set(folder.shared.sizes()) == {"checkpoints/1/attempt-1/last.pt", "driver.lock"}
+
+
 def test_while_the_store_is_away_the_sweep_goes_on(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr("sweep.transfer.mirror.BEAT_SECONDS", 0.01)
@@ -240,7 +254,7 @@ def test_journal_and_spool_are_cut_where_they_ended_together(folder: SweepFolder
     assert folder.shared.child("journal.log").read_bytes() == b"1\n2\n"
     folder.shared.child("journal.log").write_bytes(b"1\n2\n3\n4\n")  # the machine was lost before the spool was written
     other = SweepFolder(folder.path.with_name("other"), folder.address)
-    assert fetch(other)
+    assert fetch(other, other.files)
     assert other.journal.read_bytes() == b"1\n2\n" and other.spool.read_bytes() == b"a\n"
 
 
@@ -307,3 +321,15 @@ def test_a_killed_driver_whose_disk_is_lost_goes_on_from_the_bucket(tmp_path: Pa
     assert folder.shared.child("spool.jsonl").read_bytes() == folder.spool.read_bytes()
     written = b"".join(folder.shared.child(name).read_bytes() for name in folder.shared.sizes())
     assert b"planted" not in written, "no credentials in any file"
+
+
+@pytest.mark.parametrize("name", ["fake", f"{MEMORY}/fake"])
+def test_a_sweep_in_a_store_begins_with_the_results_of_another(tmp_path: Path, name: str) -> None:
+    swept(tmp_path, f"storage={MEMORY}", "trials=4")
+    lose_machine(tmp_path)
+    _, text = swept(tmp_path, f"storage={MEMORY}", "trials=2", "name=next", f"warm_start={name}")
+    assert "warm start: 4 of 4 results of fake fit this space" in text
+    with pytest.raises(ConfigError, match="is this sweep itself"):
+        swept(tmp_path, f"storage={MEMORY}", "trials=2", "name=other", f"warm_start={MEMORY}/other")
+    with pytest.raises(ConfigError, match=rf"there is no sweep in {MEMORY}/nothing"):
+        swept(tmp_path, f"storage={MEMORY}", "trials=2", "name=other", f"warm_start={MEMORY}/nothing")

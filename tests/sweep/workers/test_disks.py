@@ -15,7 +15,7 @@ import pytest
 from mmpkd.types import UserError
 from sweep.storage import failures
 from sweep.storage.failures import StorageTrouble
-from sweep.workers import disks
+from sweep.workers import node_disk
 from tests.sweep.fake import FAKE_TRAINING
 from tests.sweep.workers.test_worker import epochs_of, job, training_threads, worker_for
 
@@ -24,7 +24,7 @@ from tests.sweep.workers.test_worker import epochs_of, job, training_threads, wo
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses of workers, which take no time."""
     seconds: list[float] = []
-    monkeypatch.setattr(disks.time, "sleep", lambda pause: seconds.append(pause) if pause else None)
+    monkeypatch.setattr(node_disk.time, "sleep", lambda pause: seconds.append(pause) if pause else None)
     return seconds
 
 
