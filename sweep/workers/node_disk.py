@@ -19,7 +19,7 @@ from sweep.transfer.addresses import Place, place
 from sweep.transfer.checkpoints import Checkpoints
 from sweep.transfer.scratch import scratch_folder
 from sweep.transfer.staging import NodeCache
-from sweep.types import Job, PlacedJob, Scratch
+from sweep.types import Job, PlacedJob, Places, Scratch
 
 STORES: Final = "stores"  # folder of the cache, as in mmpkd.cohort.store, whose import takes a second
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a worker tries the next trial
@@ -35,10 +35,10 @@ class NodeDisk:
         places: the paths of the shared cache and of the folder on the disk of the node, by which errors are recognised.
     """
 
-    def __init__(self, job: Job):
-        self._folder, self._shared = SweepFolder.at(job["folder"]), place(job["cache"])
+    def __init__(self, places: Places):
+        self._folder, self._shared = SweepFolder.at(places["folder"]), place(places["cache"])
         self._notes = list[str]()
-        settings = job.get("scratch")
+        settings = places.get("scratch")
         scratch, self.cache, nearby = self._open(settings), None, None
         if settings and scratch:
             self.cache = NodeCache(self._shared, scratch / "cache", settings["gigabytes"])

@@ -75,14 +75,18 @@ def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
 class TrainingFunctions:
     """The functions by which a worker trains and reads checkpoints. Tests and benchmarks pass in functions that train
     nothing.
+
+    Attributes:
+        use_teachers: whether trainings use the teachers of the plan, which a cluster then fits before the first trial.
     """
 
     run: Callable[[PlacedJob, Path, Path | None, Callable[[EpochReport], None]], None] = run_training
     checkpoint_owner: Callable[[TrialConfig, Path], str] = checkpoint_owner
     read_history: Callable[[Path, str], list[EpochReport]] = read_history
+    use_teachers: bool = False
 
 
-TRAINING = TrainingFunctions()
+TRAINING = TrainingFunctions(use_teachers=True)
 
 
 class TrialWorker(tune.Trainable):
