@@ -78,8 +78,8 @@ echo "MLflow, from your machine: ssh -L 5000:127.0.0.1:$MLFLOW_PORT -J LOGIN_NOD
 # Bash runs a trap between two commands, so the driver runs in the background and `wait` is interrupted.
 requeue=
 driver=
-trap 'requeue=yes; kill -TERM "$driver" 2> /dev/null' USR1
-trap 'kill -TERM "$driver" 2> /dev/null' TERM INT
+trap 'requeue=yes; kill -TERM "$driver" 2> /dev/null || true' USR1
+trap 'kill -TERM "$driver" 2> /dev/null || true' TERM INT
 RAY_ADDRESS=$head:$FIRST_PORT .venv/bin/python -m sweep.run "$@" &
 driver=$!
 while true; do

@@ -51,6 +51,7 @@ from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
+from sweep.teachers import fit_teachers_first
 from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
 from sweep.transfer.preparing import prepare_shared, use_of_scratch
@@ -76,8 +77,7 @@ class SweepFunctions:
     """The parts of a sweep that take long or read the cohort. Tests and benchmarks pass in functions that are quick.
 
     Attributes:
-        prepare: prepares the cohort in a cache folder. If the cache is an object store, it is given to this function as
-            the argument `shared`.
+        prepare: prepares the cohort in a cache folder, of which `shared` is the source if it is given.
         leakage_warnings: returns a warning for each input of a teacher that reveals the labels.
         price: computes the price of the sweep, or returns None if the sweep has none.
         training: what a worker calls to train a trial.
@@ -101,8 +101,7 @@ def show_plan(space: Space, planned: Plan, console: Console) -> None:
     """
     assert planned.example is not None
     console.print(render(planned))
-    cohort = planned.example.cohort
-    tables = stand_in(cohort)
+    cohort, tables = planned.example.cohort, stand_in(planned.example.cohort)
     for note in tables.notes:
         console.print(note, highlight=False, soft_wrap=True)
     warn(input_leakage.leakage_warnings(find_suspects_in(tables), planned.teachers(), tables, cohort.fold), console)
@@ -180,8 +179,7 @@ def _open_sweep(
     folder.stop_request.unlink(missing_ok=True)
     space = with_earlier_rules(folder, space)
     extended = refuse_other_space(folder, space, options.extend)
-    # In the driver, so that the user sees the progress and the errors of the preparation.
-    store, cache = prepare_shared(functions.prepare, cohort, options)
+    store, cache = prepare_shared(functions.prepare, cohort, options)  # here, so that the user sees its progress
     refuse_other_data(folder, before.store, store.fingerprint, cohort.root)
     warn([*before.notes, *warn_of_other_rounding(folder, space), *functions.leakage_warnings(planned, store)], console)
     warm_start, warm_start_line = load_warm_start(space, planned.goals, folder, storage, store.fingerprint)
@@ -239,6 +237,8 @@ def run_trials(
         stack.enter_context(mps_where_shared(config, threads, printer(console)))
         per_device = _price_and_trials_per_device(search.space, planned, functions, folder, console)
         reservation = reservation_for(config, threads, per_device)
+        if functions.training.use_teachers and not search.state.num_started:
+            fit_teachers_first(planned, search.places, reservation, console)
         while True:
             halving, stopping, studies = None, config.early_stopping, search.state.studies
             if stopping and (rungs := stopping.rungs(epochs)):

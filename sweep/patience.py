@@ -1,6 +1,7 @@
 """Waits while the disk of a sweep's folder is full, read-only or away, and then tries again what has failed.
 
-Whatever a driver reads or writes in the sweep's folder goes through `patiently` or `append`. While `waiting_out` is
+Whatever a driver reads or writes in the sweep's folder goes through `patiently` or a
+`GrowingFile`. While `waiting_out` is
 open, a failure that may pass by itself does not end the driver: it waits, prints a line, tries again at growing
 intervals, and prints another line when the disk is back. Without an open `waiting_out`, for example when a sweep is
 started for the first time and in workers, every error is raised at once.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
+from mmpkd.types import UserError
 from sweep import interrupt
 
 # A disk that is full or read-only, a server that does not answer, a file system that is not mounted, a ticket that has
@@ -60,7 +62,7 @@ def current_problem() -> str:
 
 @contextmanager
 def waiting_out(seconds: float, show: Callable[[str], None]) -> Iterator[None]:
-    """A context manager. While it is open, `patiently` and `append` wait for the disk in the main thread.
+    """A context manager. While it is open, `patiently` and files that grow wait for the disk in the main thread.
 
     Args:
         seconds: the longest time to wait at a stretch. After it the error of the disk is raised.
@@ -116,35 +118,49 @@ def patiently(action: Callable[[], Result], path: Path) -> Result:
         pause = min(2 * pause, LONGEST_PAUSE)
 
 
-def append(path: Path, content: bytes, sync: bool = False) -> None:
-    """Appends to a file of the sweep, as a whole or not at all; waits for the disk as `patiently` does.
+class GrowingFile:
+    """A file of the sweep to which this process alone appends.
 
-    What a failed attempt has left is cut off before the next one. The file must exist: where a file system is not
-    mounted, a new file would be begun on the disk below.
-
-    Args:
-        sync: whether the content must have reached the disk when this function returns.
+    The file must exist: where a file system is not mounted, a new file would be begun on the disk below.
     """
-    begin: int | None = None  # size of the file before the first attempt
 
-    def attempt() -> None:
-        nonlocal begin
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
-        try:
-            size = os.fstat(file).st_size
-            if begin is None:
-                begin = size
-            elif size > begin:
-                os.ftruncate(file, begin)
-            written = 0
-            while written < len(content):  # a disk that becomes full takes a part
-                written += os.write(file, content[written:])
-            if sync:
-                os.fsync(file)
-        finally:
-            os.close(file)  # a server on the network may refuse the content only here
+    def __init__(self, path: Path):
+        self._path, self._end = path, path.stat().st_size
+        self._failed = b""  # content of the last append, if it failed
 
-    patiently(attempt, path)
+    def append(self, content: bytes, sync: bool = False) -> None:
+        """Appends as a whole or not at all; waits for the disk as `patiently` does. What a failed attempt has left is
+        cut off before the next one.
+
+        Args:
+            sync: whether the content must have reached the disk when this function returns.
+
+        Raises:
+            UserError: another process has appended. While this driver waited for a server, its lock may have expired,
+                and another driver may have gone on. Nothing of the other driver is cut off.
+        """
+
+        def attempt() -> None:
+            file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            try:
+                if (size := os.fstat(file).st_size) != self._end:
+                    if size < self._end or not self._failed.startswith(os.pread(file, size - self._end, self._end)):
+                        raise UserError(
+                            f"{self._path}: another process has written to this file, so this driver has ended\n"
+                            "  python -m sweep.status shows whether another driver runs this sweep; if there is none, "
+                            "the same command continues it"
+                        )
+                    os.ftruncate(file, self._end)
+                self._failed, written = content, 0
+                while written < len(content):  # a disk that becomes full takes a part
+                    written += os.write(file, content[written:])
+                if sync:
+                    os.fsync(file)
+            finally:
+                os.close(file)  # a server on the network may refuse the content only here
+
+        patiently(attempt, self._path)
+        self._end, self._failed = self._end + len(content), b""
 
 
 def delete_folder(folder: Path) -> None:

@@ -14,7 +14,16 @@ Values: TypeAlias = Sequence[float]  # one value per goal, in the order of `sear
 State: TypeAlias = Literal["running", "complete", "pruned", "failed"]
 
 
-class Job(TypedDict):
+class Places(TypedDict):
+    """Where workers find the files of a sweep."""
+
+    folder: str  # path or address of the sweep's folder, which the driver and all workers can read
+    cache: str  # path or address of the cache
+    store: str  # folder of the prepared cohort; a worker neither needs nor reads raw data
+    scratch: Scratch | None  # None: a worker reads the cache and writes the sweep's folder without copies on its disk
+
+
+class Job(Places):
     """A trial as the driver gives it to a worker. It holds only plain values, in which Ray Tune finds no search space
     of its own to resolve.
     """
@@ -25,10 +34,6 @@ class Job(TypedDict):
     trial: str  # the TrialConfig as JSON
     goals: list[str]
     rungs: list[int]  # the epochs at which the trial may be stopped early
-    folder: str  # path or address of the sweep's folder, which the driver and all workers can read
-    cache: str  # path or address of the cache
-    store: str  # folder of the prepared cohort; a worker neither needs nor reads raw data
-    scratch: Scratch | None  # None: a worker reads the cache and writes the sweep's folder without copies on its disk
 
 
 class Scratch(TypedDict):

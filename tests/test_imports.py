@@ -51,7 +51,7 @@ FLOORS = {
         {"storage", "plan"},
         {"transfer"},
         {"search", "workers", "tracking"},
-        {"reports"},
+        {"reports", "teachers"},
         {"driver"},
         {"run", "status", "stop", "clean"},
     ),

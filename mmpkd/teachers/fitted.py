@@ -17,6 +17,7 @@ from mmpkd.scoring.teacher_scores import by_teacher, in_words, score_in_words
 from mmpkd.teachers import resolve, sized
 from mmpkd.teachers.cache import cached_outputs
 from mmpkd.teachers.online import online
+from mmpkd.teachers.teacher import ResolvedTeacher
 from mmpkd.types import Needs, SharedCache, TeacherOutput
 
 
@@ -83,7 +84,15 @@ def fit_teachers(
     fold, config, fitted = config.cohort.fold, sized(config, store.facts), dict[str, FittedTeacher]()
     for name in config.active_teachers():
         teacher = resolve(config.teachers[name])
-        get = online if teacher.teacher.sees_view else cached_outputs
-        outputs: FittedTeacher = get(teacher, store, fold, cache, name, shared)
+        outputs = fit_teacher(teacher, store, fold, cache, name, shared)
         fitted[name] = outputs.shuffled(store, fold, config.seed) if teacher.control == "shuffled" else outputs
+    return fitted
+
+
+def fit_teacher(
+    teacher: ResolvedTeacher, store: Store, fold: int, cache: Path, name: str, shared: SharedCache | None = None
+) -> FittedTeacher:
+    """Returns a teacher, fitted or loaded from the cache; see `cache.fit_or_load`."""
+    get = online if teacher.teacher.sees_view else cached_outputs
+    fitted: FittedTeacher = get(teacher, store, fold, cache, name, shared)
     return fitted

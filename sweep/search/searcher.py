@@ -26,7 +26,7 @@ from sweep.search.state import RunningTrial, SweepState
 from sweep.space.space import Space
 from sweep.storage.failures import Deaths, StorageTrouble, failure_of
 from sweep.storage.layout import SweepFolder
-from sweep.types import Halt, Job, Placement, Record, Scratch, State
+from sweep.types import Halt, Job, Placement, Places, Record, Scratch, State
 
 FAILURES_TO_STOP: Final = 3  # if this many trials fail before any other result, the cause is not the configuration
 
@@ -70,8 +70,8 @@ class Search(Searcher):
     ):
         super().__init__()
         self.space, self.state = space, state
-        self._folder, self._cache, self._store = folder, cache, store
-        self._num_folds, self._wait, self._scratch = num_folds, wait, scratch
+        self._folder, self._num_folds, self._wait = folder, num_folds, wait
+        self.places = Places(folder=str(folder), cache=str(cache), store=str(store), scratch=scratch)
         self.on_change: Callable[[], None] = lambda: None
         self.max_running = 1
         self.placement = Placement()
@@ -242,18 +242,15 @@ class Search(Searcher):
         patiently(error_file.delete, Path(str(error_file)))
         self.on_change()
         stopping, repeat_of = self.space.search.early_stopping, self.state.studies.record(number).repeat_of
-        return Job(
-            number=number,
-            arm=proposal.arm,
-            repeat_of=repeat_of,
-            trial=config.model_dump_json(),
-            goals=list(self.goals),
-            rungs=stopping.rungs(config.epochs) if stopping and repeat_of is None else [],
-            folder=str(self._folder),
-            cache=str(self._cache),
-            store=str(self._store),
-            scratch=self._scratch,
-        )
+        return {
+            "number": number,
+            "arm": proposal.arm,
+            "repeat_of": repeat_of,
+            "trial": config.model_dump_json(),
+            "goals": list(self.goals),
+            "rungs": stopping.rungs(config.epochs) if stopping and repeat_of is None else [],
+            **self.places,
+        }
 
     def _record(self, trial: RunningTrial, result: Mapping[str, Any]) -> None:
         """Records the epochs and the notes in a result."""
@@ -275,7 +272,7 @@ class Search(Searcher):
             self.warnings += self._trouble.add(result.get("hostname", "a node"), message)
             self._hand_back(trial_id)
         elif cause == "leaving":
-            self.warnings.append(message)
+            self.warnings += [message] if message else []
             self._hand_back(trial_id)
         elif cause:
             self._end(trial_id, "failed", message, cause)

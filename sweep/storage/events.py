@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from mmpkd.machine.checksums import DamagedError, objects_in, sealed, unsealed
-from sweep.patience import append
+from sweep.patience import GrowingFile
 from sweep.storage.layout import SweepFolder
 
 # Every event has the time at which it was appended, in seconds since 1970. Fields with a default were not written by
@@ -117,13 +117,14 @@ class Spool:
         self.folder, self.path = folder, folder.spool
         self.path.touch()
         cut_torn_line(self.path)
+        self._file = GrowingFile(self.path)
 
     def append(self, event: Event) -> None:
         """Appends an event, stamped with the present time."""
         content = {item.name: getattr(event, item.name) for item in fields(event) if item.name != "time"}
         known = {name: value for name, value in content.items() if value is not None}
         line = sealed({"event": NAMES[type(event)], "time": time.time(), **known})
-        append(self.path, line.encode() + b"\n")
+        self._file.append(line.encode() + b"\n")
 
     def read(self, start: int = 0) -> Iterator[tuple[int, Event]]:
         """Yields the events from byte `start` on, as `read_events` does."""

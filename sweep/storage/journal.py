@@ -19,7 +19,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
 from mmpkd.machine.checksums import KEY, DamagedError, checksum, objects_in, unsealed
-from sweep.patience import append, patiently
+from sweep.patience import GrowingFile, patiently
 
 # User attribute of a study: a mapping of `sweep` to the sweep's identity, and of `store` to the cohort's fingerprint.
 BELONGS: Final = "belongs"
@@ -34,13 +34,14 @@ class Journal(JournalFileBackend):
     def __init__(self, path: Path):
         self._path, self._last = path, last_checksum(path)
         super().__init__(str(path))
+        self._file = GrowingFile(path)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         last, lines = self._last, b""
         for log in logs:
             last = checksum(_compact(log), last)
             lines += _compact(log | {KEY: last}) + b"\n"
-        append(self._path, lines, sync=True)
+        self._file.append(lines, sync=True)
         self._last = last  # only now, so that after a failure the memory still agrees with the file
 
     def read_logs(self, log_number_from: int) -> Generator[dict[str, Any], None, None]:

@@ -19,7 +19,7 @@ from sweep.transfer.addresses import Place, place
 from sweep.transfer.checkpoints import Checkpoints
 from sweep.transfer.scratch import scratch_folder
 from sweep.transfer.staging import NodeCache
-from sweep.types import Job, PlacedJob, Scratch
+from sweep.types import Job, PlacedJob, Places, Scratch
 
 STORES: Final = "stores"  # folder of the cache, as in mmpkd.cohort.store, whose import takes a second
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds before a worker tries the next trial
@@ -35,10 +35,10 @@ class NodeDisk:
         places: the paths of the shared cache and of the folder on the disk of the node, by which errors are recognised.
     """
 
-    def __init__(self, job: Job):
-        self._folder, self._shared = SweepFolder.at(job["folder"]), place(job["cache"])
+    def __init__(self, places: Places):
+        self._folder, self._shared = SweepFolder.at(places["folder"]), place(places["cache"])
         self._notes = list[str]()
-        settings = job.get("scratch")
+        settings = places.get("scratch")
         scratch, self.cache, nearby = self._open(settings), None, None
         if settings and scratch:
             self.cache = NodeCache(self._shared, scratch / "cache", settings["gigabytes"])
@@ -107,13 +107,22 @@ class WorkerDisks:
         Raises:
             OSError: the folder still cannot be written.
         """
-        if self._failures:
+        self.pause()
+        if self.has_failed and folder.is_local:  # in an object store, a trial begins with a write anyhow
+            with tempfile.TemporaryFile(dir=folder.local_path) as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last trial was handed back."""
+        return self._failures > 0
+
+    def pause(self) -> None:
+        """Waits if the last trial was handed back, twice as long as before that one."""
+        if self.has_failed:
             time.sleep(min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE))
-            if folder.is_local:  # in an object store, a trial begins with a write anyhow
-                with tempfile.TemporaryFile(dir=folder.local_path) as file:
-                    file.write(bytes(PROBE_BYTES))
-                    file.flush()
-                    os.fsync(file.fileno())
 
     def note_failure(self) -> None:
         self._failures += 1

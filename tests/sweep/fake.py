@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mmpkd.config import TrialConfig
-from mmpkd.types import ConfigError, DivergedError, EpochReport
+from mmpkd.types import ConfigError, DivergedError, EpochReport, TeacherError
 from sweep.transfer.addresses import place
-from sweep.types import Job
+from sweep.types import Job, Places
 from sweep.workers.worker import TrainingFunctions
 
 if TYPE_CHECKING:
@@ -95,6 +95,15 @@ def read_history(checkpoint: Path, owner: str = "") -> list[EpochReport]:
     if owner and written_owner != owner:
         raise ConfigError.at(str(checkpoint), "belongs to another configuration")
     return [EpochReport(*values) for values in reports]
+
+
+def fit_in_a_file(places: Places, name: str, teacher: Any, fold: int, threads: int) -> list[str]:
+    """Notes the name of a teacher as fitted, and fails for one teacher."""
+    with (Path(places["folder"]) / "fits.txt").open("a") as log:
+        log.write(f"{name}\n")
+    if name == "fixed/findings":
+        raise TeacherError("too few patients")
+    return []
 
 
 FAKE_TRAINING = TrainingFunctions(run_training, checkpoint_owner, read_history)

@@ -20,7 +20,7 @@ from mmpkd.types import UserError
 from sweep import patience
 from sweep.interrupt import deferred, requested, requests_end_the_driver
 from sweep.options import read_run_options, seconds_of
-from sweep.patience import append, patiently, waiting_out
+from sweep.patience import GrowingFile, patiently, waiting_out
 from sweep.search.searcher import Search
 from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialEnded, TrialStarted, read_events
 from sweep.storage.journal import Journal, find_damage, load_studies
@@ -69,8 +69,9 @@ def test_an_append_is_tried_again_as_a_whole(number: int, tmp_path: Path, monkey
 
     with waiting_out(60, show):
         Trouble(monkeypatch, number, times=3)
-        append(path, b"second\n")
-        append(path, b"third\n")
+        file = GrowingFile(path)
+        file.append(b"second\n")
+        file.append(b"third\n")
     assert path.read_bytes() == b"first\nsecond\nthird\n"
     assert len(lines) == 2, lines
     assert lines[0].startswith(f"paused: {path}: cannot be read or written ({os.strerror(number)})")
@@ -78,10 +79,60 @@ def test_an_append_is_tried_again_as_a_whole(number: int, tmp_path: Path, monkey
     assert problems == [f"{path}: cannot be read or written ({os.strerror(number)})", ""]
 
 
+def test_lines_of_another_driver_that_took_over_meanwhile_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, lines = tmp_path / "spool.jsonl", list[str]()
+    path.write_bytes(b"first\n")
+
+    def take_over(line: str) -> None:  # while this driver waits, its lock expires, and another driver goes on
+        lines.append(line)
+        path.write_bytes(b"first\nof another driver\n")
+
+    with waiting_out(60, take_over), pytest.raises(UserError, match=f"{path}: another process has written to this"):
+        Trouble(monkeypatch, errno.EIO, times=3)
+        GrowingFile(path).append(b"second\n")
+    assert path.read_bytes() == b"first\nof another driver\n" and len(lines) == 1
+
+
+def test_two_drivers_of_a_sweep_never_write_both(tmp_path: Path) -> None:
+    """Two that do not see the lock of each other, as on some file systems: the second write of the first is refused."""
+    folder = SweepFolder(tmp_path)
+    first = Spool(folder)
+    first.append(SweepBegan("a"))
+    second = Spool(folder)
+    second.append(SweepBegan("a"))
+    with pytest.raises(UserError, match="another process has written"):
+        first.append(TrialEnded(0, "complete", ""))
+    journals = [Journal(folder.journal), Journal(folder.journal)]
+    journals[1].append_logs([{"op_code": 0}])
+    with pytest.raises(UserError, match="another process has written"):
+        journals[0].append_logs([{"op_code": 0}])
+    second.append(TrialEnded(0, "complete", ""))
+    assert len(list(read_events(folder.spool))) == 3 and find_damage(folder.journal) is None
+
+
+def test_what_an_append_without_success_has_left_is_cut_off_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "spool.jsonl"
+    path.touch()
+    file = GrowingFile(path)
+    Trouble(monkeypatch, errno.ENOSPC, times=1)
+    with pytest.raises(OSError, match="No space left"):
+        file.append(b"first\n")
+    assert path.read_bytes() == b"fir"
+    file.append(b"second\n")
+    assert path.read_bytes() == b"second\n"
+
+
 def test_a_file_that_a_missing_mount_hides_is_not_begun_anew(tmp_path: Path) -> None:
     lines = list[str]()
+    (tmp_path / "spool.jsonl").touch()
+    file = GrowingFile(tmp_path / "spool.jsonl")
+    (tmp_path / "spool.jsonl").unlink()
     with waiting_out(0.05, lines.append), pytest.raises(FileNotFoundError):
-        append(tmp_path / "spool.jsonl", b"line\n")
+        file.append(b"line\n")
     assert not list(tmp_path.iterdir()) and len(lines) == 1
 
 
@@ -93,7 +144,7 @@ def test_patience_has_an_end_and_the_error_names_the_file(
     path.touch()
     trouble = Trouble(monkeypatch, errno.EROFS, times=10_000)
     with waiting_out(seconds, lines.append), pytest.raises(OSError, match="Read-only") as raised:
-        append(path, b"line\n")
+        GrowingFile(path).append(b"line\n")
     assert raised.value.filename == str(path)
     assert len(lines) == (seconds > 0) and (trouble.calls > 1) == (seconds > 0)
 
@@ -104,7 +155,7 @@ def test_without_a_sweep_at_work_and_in_threads_nothing_waits(tmp_path: Path, mo
 
     def fails() -> None:
         try:
-            append(path, b"line\n")
+            GrowingFile(path).append(b"line\n")
         except OSError as error:
             errors.append(error)
 
