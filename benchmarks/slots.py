@@ -94,10 +94,9 @@ def run_side(side: str, slots: int, trials: int, place: Path) -> list[Busy]:
     planned: Any = SimpleNamespace(goals=GOALS, facts=None, example=example, as_json=dict)
     console = Console(file=StringIO(), width=120)
     Tracker.start = lambda self: None  # type: ignore[method-assign]
-    Tracker.close = lambda self, seconds: 0  # type: ignore[assignment,method-assign]
+    Tracker.close = lambda self, seconds: 0  # type: ignore[method-assign]
     if side == "plain":
-        tune.SlotController = PlainController  # type: ignore[misc,assignment]
-        tune.REQUESTS = slots  # type: ignore[misc]
+        vars(tune).update(SlotController=PlainController, REQUESTS=slots)
     functions = replace(trivial_functions(), training=SlowFunctions(run_training))
     status = run_sweep(space, planned, options, console, functions)
     assert status == 0, console.file.getvalue()  # type: ignore[attr-defined]
@@ -156,6 +155,7 @@ def main() -> None:
             share, workers = busy_share(trials, slots, after), len({trial.pid for trial in trials})
             runs.append({"slots": slots, "side": side, "trials": len(trials), "workers": workers, "load": load})
             runs[-1] |= {"start_up": begins, "busy": share}
+            print(runs[-1], file=sys.stderr, flush=True)
             table.add_row(
                 *map(str, (slots, side, len(trials), workers)), f"{begins:.0f}", f"{share:.0%}", f"{load:.1f}"
             )

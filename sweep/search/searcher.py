@@ -272,7 +272,7 @@ class Search(Searcher):
             self.warnings += self._trouble.add(result.get("hostname", "a node"), message)
             self._hand_back(trial_id)
         elif cause == "leaving":
-            self.warnings.append(message)
+            self.warnings += [message] if message else []
             self._hand_back(trial_id)
         elif cause:
             self._end(trial_id, "failed", message, cause)

@@ -107,13 +107,22 @@ class WorkerDisks:
         Raises:
             OSError: the folder still cannot be written.
         """
-        if self._failures:
+        self.pause()
+        if self.has_failed and folder.is_local:  # in an object store, a trial begins with a write anyhow
+            with tempfile.TemporaryFile(dir=folder.local_path) as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the last trial was handed back."""
+        return self._failures > 0
+
+    def pause(self) -> None:
+        """Waits if the last trial was handed back, twice as long as before that one."""
+        if self.has_failed:
             time.sleep(min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE))
-            if folder.is_local:  # in an object store, a trial begins with a write anyhow
-                with tempfile.TemporaryFile(dir=folder.local_path) as file:
-                    file.write(bytes(PROBE_BYTES))
-                    file.flush()
-                    os.fsync(file.fileno())
 
     def note_failure(self) -> None:
         self._failures += 1

@@ -6,7 +6,6 @@ import gc
 import math
 import socket
 import sys
-import time
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -23,7 +22,7 @@ from sweep.storage.failures import GoalError, cause_of, message_of
 from sweep.storage.layout import SweepFolder
 from sweep.transfer.checkpoints import Attempt
 from sweep.types import Job, PlacedJob
-from sweep.workers.node_disk import LONGEST_PAUSE, NodeDisk, WorkerDisks
+from sweep.workers.node_disk import NodeDisk, WorkerDisks
 from sweep.workers.nodes import enter_reserved_device
 from sweep.workers.training_thread import TrainingThread
 
@@ -126,10 +125,10 @@ class TrialWorker(tune.Trainable):
         """
         number, folder = self.config["number"], SweepFolder.at(self.config["folder"])
         if self._leaves:
-            if self._training is None:
-                time.sleep(LONGEST_PAUSE)  # holds its place, because Ray Tune (2.60) would give it the next trial
+            message = "" if self._disks.has_failed else f"{socket.gethostname()} is being drained; its trials move"
+            self._disks.pause()  # holds its place, because Ray Tune (2.60) would give it the next trial at once
+            self._disks.note_failure()
             self._end_training()
-            message = f"{socket.gethostname()} is being drained; trial {number} is saved and continued elsewhere"
             return {"done": True, "error": message, "cause": "leaving", "reports": [], "notes": self._take_notes()}
         try:
             if self._training is None:

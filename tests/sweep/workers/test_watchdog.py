@@ -111,9 +111,10 @@ def test_a_worker_that_leaves_saves_its_trial_and_takes_no_other(
     assert epochs_of(worker.step()) == [1] and not list(tmp_path.rglob("last.pt"))
     worker.leave()
     result = worker.step()
-    assert result["cause"] == "leaving" and "trial 0 is saved and continued elsewhere" in result["error"]
+    assert result["cause"] == "leaving" and result["error"].endswith(" is being drained; its trials move")
     assert list(tmp_path.rglob("last.pt")) and pauses == []
-    assert worker.step()["cause"] == "leaving" and pauses == [60]
+    again = worker.step()
+    assert (again["cause"], again["error"]) == ("leaving", "") and pauses == [1], "one line is enough"
     successor = worker_for(job(tmp_path))
     assert epochs_of(successor.step()) == [1], "from the checkpoint"
     assert epochs_of(successor.step()) == [2]
