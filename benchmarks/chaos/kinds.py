@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Final
 
 from benchmarks.chaos.rig import FEWEST_NODES, SLOTS, Rig
 from benchmarks.chaos.training import NAN, RAISE
-from benchmarks.witness import Kill, descendants
+from benchmarks.witness import Kill, attempts_of, descendants
 from tests.sweep.nodes import Node
 
 
@@ -155,9 +157,17 @@ def _order(rig: Rig, order: str) -> Injection | None:
 
 
 def stop_worker(rig: Rig, chance: random.Random) -> Injection | None:
-    if not (flying := rig.in_flight()):
+    """Stops a worker that has reported, and whose epochs were short: from them follows how long silence is allowed."""
+    flying, attempts = rig.in_flight(), attempts_of(rig.lines())
+    regular = []
+    for number in sorted(flying):
+        lines = attempts[number][-1]
+        longest = max((after.time - before.time for before, after in pairwise(lines)), default=math.inf)
+        if any(line.word == "ends" for line in lines) and longest < SHORT_EPOCH:
+            regular.append(number)
+    if not regular:
         return None
-    number = chance.choice(sorted(flying))
+    number = chance.choice(regular)
     pid = flying[number]
     os.kill(pid, signal.SIGSTOP)
 
@@ -220,6 +230,7 @@ def fill_disk(rig: Rig, chance: random.Random) -> Injection | None:
 TRACKING: Final = "MLflow away"
 READ_ONLY, FULL = "storage read-only", "storage full"
 ON_DISK: Final = {READ_ONLY, FULL}  # kinds that need a disk of their own
+SHORT_EPOCH: Final = 20.0  # seconds
 Inject = Callable[[Rig, random.Random], Injection | None]  # returns None while there is nothing to do it to
 KINDS: Final[Mapping[str, Inject]] = {
     "driver killed": kill_driver,

@@ -23,7 +23,7 @@ ORDERS: Final = "CHAOS_ORDERS"  # environment variable: folder of the orders
 SECONDS: Final = "CHAOS_SECONDS"  # environment variable: how long an epoch takes
 RAISE, NAN = "raise", "nan"  # orders: the file ORDER-NUMBER makes a trial fail in every epoch from then on
 HOLD: Final = "hold"  # orders: while this file is there, only the trials that it lists may end
-HOLD_SECONDS: Final = 30.0  # longest time that a trial waits for that
+HOLD_SECONDS: Final = 80.0  # longest time that a trial waits for that; after 120 s a silent worker counts as hung
 COPY_SECONDS: Final = (
     3.0  # between copies of a checkpoint to the storage, as the trainings last seconds instead of hours
 )

@@ -166,7 +166,7 @@ class Watch:
             return
         self._status = self._observed(now)
         progress = (len(self._search.finished), self._search.state.ledger.total)
-        if self._writer.is_due and progress != self._progress:
+        if self._writer.is_due and (progress != self._progress or self._writer.trouble):
             self._progress = progress
             self._writer.write(snapshot_of(self._search, self._search.goals, self._folder, self._cohort))
         if (trouble := self._writer.trouble) and trouble != self._writer_trouble:

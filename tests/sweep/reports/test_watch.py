@@ -105,9 +105,12 @@ def test_nothing_is_written_again_where_nothing_has_happened(tmp_path: Path, mon
         play(search, "a", search.suggest("a"))
         watch.tick()
         watch.tick()
+        assert len(copies) == 1
+        watch._writer.trouble = "the disk is full"
+        watch.tick()
 
     watched(tmp_path, monkeypatch, drive)
-    assert [len(copy.records) for copy in copies] == [1]
+    assert [len(copy.records) for copy in copies] == [1, 1], "what failed is tried again"
 
 
 def test_a_reader_never_sees_a_part_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
