@@ -228,7 +228,7 @@ def test_results_that_are_not_copied_survive_a_start_elsewhere_that_copies_nothi
     monkeypatch.setattr("sweep.transfer.mirror.LAST_SECONDS", 0.0)
     with (
         monkeypatch.context() as patch,
-        pytest.raises(UserError, match="what is not copied yet is in .*, and the same command on this machine"),
+        pytest.raises(UserError, match=r"what is not copied yet is in .*, and the same command on this machine"),
         begun(folder, []) as mirror,
     ):
         folder.journal.write_bytes(b"1\n")
