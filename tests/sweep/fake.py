@@ -52,7 +52,7 @@ def run_training(job: Job, folder: Path, resume: Path | None, report: Callable[[
     history = [] if resume is None else read_history(resume)
     decay = config.optimizer.weight_decay
     if node := os.environ.get("TEST_NODE"):  # a cluster of `tests.sweep.nodes`
-        with (folder.parents[2] / "nodes.txt").open("a") as log:
+        with (Path(job["folder"]) / "nodes.txt").open("a") as log:  # the attempt may lie on the disk of the node
             log.write(f"{node} {os.getpid()}\n")
 
     def save() -> None:

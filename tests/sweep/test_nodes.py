@@ -60,6 +60,8 @@ def test_every_slot_of_a_cluster_that_changes_works(cluster: LocalCluster, tmp_p
         assert known.stdout.split()[-1] == "4", "what an autoscaler sees"
 
         small, large = cluster.add(cpus=1, wait=False), cluster.add(cpus=2, wait=False)
+        small.wait()
+        large.wait()
         eventually(lambda: len(set(trained(tmp_path / "fake"))) == 3, driver)
         assert sorted(node for node, _ in set(trained(tmp_path / "fake"))) == [small.name, large.name, large.name]
 
