@@ -45,8 +45,8 @@ def _explains(method: Method) -> Method:
     def explaining(place: Place, *arguments: Any) -> Any:
         try:
             return method(place, *arguments)
-        except OSError as error:
-            if place.is_local or error.errno is not None:  # of a file on a disk
+        except Exception as error:  # packages of fsspec raise errors of their own types
+            if place.is_local or getattr(error, "errno", None) is not None:  # of a file on a disk
                 raise
             raise explained(error, str(place)) from error
 
@@ -207,7 +207,7 @@ class Place:
             return
         try:
             is_missing = self._files.get_file_info(self.bucket).type == fs.FileType.NotFound
-        except (OSError, ImportError, ValueError, TypeError) as error:  # fsspec raises the latter for options it lacks
+        except Exception as error:  # also of a package that is missing, or that lacks an option
             raise ConfigError.at(key, in_words(explained(error, str(self)))) from None
         if is_missing and self.scheme in OPTIONS:
             raise ConfigError.at(key, f"{self}: {no_bucket(self.bucket)}")
@@ -254,8 +254,8 @@ def place(address: str | Path, key: str = "storage") -> Place:
 
 
 def _without_userinfo(text: str) -> str:
-    """Returns an address without the part before the `@`, which may hold a user and a password."""
-    return re.sub(r"^([^:]*:/*)[^/?]*@", r"\1", text)
+    """Returns an address without a user and a password, which may have slashes; no bucket's name has a colon."""
+    return re.sub(r"^([^:]*:/*)(?:[^/?:]*:.*|[^/?]*)@", r"\1", text)
 
 
 def _copy_atomically(source: Path, target: Path) -> None:

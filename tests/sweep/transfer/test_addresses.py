@@ -14,6 +14,7 @@ from s3_server import call
 
 from mmpkd.types import ConfigError
 from sweep.patience import is_of_store
+from sweep.transfer import addresses
 from sweep.transfer.addresses import Place, place
 
 
@@ -112,6 +113,7 @@ def test_paths_stay_paths(text: str) -> None:
         ("s3://bucket/runs?regoin=eu-west-1", ["unknown option 'regoin'", "did you mean 'region'"]),
         ("s3://bucket/runs?secret_key=planted", ["unknown option 'secret_key'"]),
         ("s3://key:planted@bucket/runs", ["'s3://bucket/runs' holds credentials", "AWS_SECRET_ACCESS_KEY"]),
+        ("s3://key:with/planted@bucket/runs", ["'s3://bucket/runs' holds credentials", "AWS_SECRET_ACCESS_KEY"]),
         ("s5://key:planted@bucket/runs", ["unknown scheme 's5'"]),
     ],
 )
@@ -155,6 +157,24 @@ def test_refused_credentials_are_named(bucket: str, s3: str) -> None:
         assert "planted" not in str(caught.value)
     finally:
         call("POST", f"http://{s3}/moto-api/reset-auth", b"inf")
+
+
+def test_errors_of_all_types_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages of fsspec raise errors of their own types, such as azure.core.exceptions.ServiceRequestError."""
+
+    class ServiceRequestError(Exception):
+        pass
+
+    class Silent:
+        def get_file_info(self, selected: object) -> object:
+            raise ServiceRequestError("Cannot connect to host")
+
+    monkeypatch.setattr(addresses, "_file_system", lambda *ignored: Silent())
+    with pytest.raises(OSError, match="Cannot connect to host") as caught:
+        place("az://container/runs").exists()
+    assert caught.value.filename == "az://container/runs" and is_of_store(caught.value)
+    with pytest.raises(ConfigError, match="storage: az://container/runs: Cannot connect to host"):
+        place("az://container/runs").check()
 
 
 def test_a_scheme_without_its_package_names_the_package() -> None:
