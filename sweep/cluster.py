@@ -19,7 +19,7 @@ import ray
 # Ray (2.60) documents no function for the address behind `auto` or `localhost:PORT`, and none for the token. Without
 # these two, `ray.init` would wait for up to minutes for a cluster that does not answer, or that refuses the token.
 from ray._private.services import canonicalize_bootstrap_address_or_die
-from ray._raylet import AuthenticationTokenLoader
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # a compiled module
 
 from mmpkd.machine.resources import cores
 from mmpkd.types import ConfigError, UserError
