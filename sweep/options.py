@@ -237,7 +237,8 @@ def check_tracking_uri(uri: str) -> str:
         wanted = (
             f"sqlite:///{Storage(Path(uri)).mlflow_database}" if not scheme else "sqlite:///FILE or http://HOST:PORT"
         )
-        raise ConfigError.at("tracking", f"{uri!r} is no address of a tracking server; write {wanted}")
+        problem = f"{redact_passwords(uri)!r} is no address of a tracking server; write {wanted}"
+        raise ConfigError.at("tracking", problem)
     if scheme == "sqlite":
         if "?" in uri or not sqlite_file(uri).name:
             wanted = "wanted is sqlite:///FILE, with %3F for a '?' in its path and %25 for a '%'"
@@ -266,4 +267,4 @@ def sqlite_file(uri: str) -> Path:
 
 def redact_passwords(text: str) -> str:
     """Returns the text with the password in every URL replaced."""
-    return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", text)
+    return re.sub(r"(://[^:/@]*):[^@\s]*@", r"\1:***@", text)

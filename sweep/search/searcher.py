@@ -269,7 +269,9 @@ class Search(Searcher):
         if cause == "memory" and self.can_halve:
             self.halt = Halt("memory", message)
         elif cause == "storage":
-            self.warnings += self._trouble.add(result.get("hostname", "a node"), message)
+            signs = [other.last_sign for other in self.running.values() if other is not trial]
+            num_waiting = self.placement.starting + self.placement.waiting
+            self.warnings += self._trouble.add(result.get("hostname", "a node"), message, signs, num_waiting)
             self._hand_back(trial_id)
         elif cause == "leaving":
             self.warnings += [message] if message else []

@@ -20,7 +20,7 @@ from sweep.storage.layout import SweepFolder
 CHANGEABLE_LEAVES: Final = (
     "cohort.root",
     *(f"search.{name}" for name in ("trials", "budget_device_hours", "deadline", "plateau")),
-    *(f"search.{name}" for name in ("cpus", "gpus", "trials_per_device", "max_failures")),
+    *(f"search.{name}" for name in ("cpus", "gpus", "trials_per_device", "at_a_time", "max_failures")),
     *TrialConfig.INERT,
 )
 # Trials that differ in one of these leaves or in the cohort cannot be compared, so even extend=true forbids a change.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -17,10 +17,13 @@ from sweep.transfer.refusals import in_words
 
 Cause = Literal["diverged", "goal", "memory", "storage", "error"]
 FULL_DISK: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # nothing can be written on any path
-LOST_DISK: Final = (errno.EIO, errno.ESTALE)
+LOST_DISK: Final = (errno.EIO, errno.ESTALE, errno.ENOLCK, errno.EREMOTEIO, errno.ENODEV)
 MAX_LOST_NODES: Final = 100  # a trial that loses more nodes than that fails, so that no trial runs for ever
 START_SECONDS: Final = 300.0  # how long trouble of all workers is waited out before any has reported an epoch
 REFUSED_PATH: Final = (errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR)  # errors that concern a single path
+# Errors of a network file system whose server or process (sshfs, s3fs) is away, and of sockets, which have no path.
+LOST_SERVER: Final = (errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EKEYEXPIRED)
+ERRNOS: Final = (*FULL_DISK, *LOST_DISK, *REFUSED_PATH, *LOST_SERVER)
 
 
 class GoalError(UserError):
@@ -58,10 +61,10 @@ def disk_problem(error: Exception, places: Sequence[Path]) -> str:
     """
     if isinstance(error, OSError) and is_of_store(error):
         return in_words(error)
-    if not isinstance(error, OSError) or error.errno not in (*FULL_DISK, *LOST_DISK, *REFUSED_PATH):
+    if not isinstance(error, OSError) or error.errno not in ERRNOS:
         return ""
     if not isinstance(error.filename, str):
-        if error.errno in REFUSED_PATH:
+        if error.errno in (*REFUSED_PATH, *LOST_SERVER):
             return ""
         disks = ", ".join(map(str, places))
         return (
@@ -120,16 +123,23 @@ class StorageTrouble:
         self._since: float | None = None  # time of the first trouble after the last report
         self._nodes: dict[str, float] = {}  # nodes with trouble, and when it began
 
-    def add(self, node: str, message: str) -> list[str]:
+    def add(self, node: str, message: str, last_signs: Iterable[float] = (), num_waiting: int = 0) -> list[str]:
         """Notes that a worker handed its trial back. Returns lines for the user.
+
+        Args:
+            last_signs: when each of the other open trials was handed out or has last reported, in seconds since 1970.
+            num_waiting: the number of open trials that have no worker yet.
 
         Raises:
             UserError: no worker has reported an epoch for too long. Before the first report, too long is START_SECONDS,
-                because then the folder is probably not shared by the nodes.
+                because then the folder is probably not shared by the nodes, unless another worker still trains its
+                first epoch.
         """
         now = time.monotonic()
         self._since = now if self._since is None else self._since
-        if now - self._since >= (self._patience if self._has_reported else min(self._patience, START_SECONDS)):
+        others_train = sum(time.time() - sign >= START_SECONDS for sign in last_signs) > num_waiting
+        is_shared = self._has_reported or others_train
+        if now - self._since >= (self._patience if is_shared else min(self._patience, START_SECONDS)):
             raise UserError(message)
         if node in self._nodes:
             return []

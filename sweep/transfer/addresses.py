@@ -33,8 +33,6 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {  # what may follow the `?` of 
 }
 FSSPEC_SCHEMES: Final = ("abfs", "az", "oci", "oss")  # object stores whose packages fsspec names if they are missing
 SILENT_SECONDS, CHUNK_BYTES = 10, 8 * 2**20  # a store is silent after these seconds; files are copied in such chunks
-
-
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -45,10 +43,12 @@ def _explains(method: Method) -> Method:
     def explaining(place: Place, *arguments: Any) -> Any:
         try:
             return method(place, *arguments)
-        except OSError as error:
-            if place.is_local or error.errno is not None:  # of a file on a disk
-                raise
-            raise explained(error, str(place)) from error
+        except Exception as error:  # packages of fsspec raise errors of their own types
+            if not place.is_local and getattr(error, "errno", None) is None:  # otherwise of a file on a disk
+                raise explained(error, str(place)) from error
+            if isinstance(error, OSError):  # pyarrow (25) names no file
+                error.filename = error.filename or str(place)
+            raise
 
     return cast(Method, explaining)
 
@@ -98,8 +98,6 @@ class Place:
         """Returns the place of this name below this one. The name may contain slashes."""
         return replace(self, path=f"{self.path}/{name}")
 
-    # --- what is there ---
-
     @_explains
     def exists(self) -> bool:
         """Returns whether there is a file or a folder."""
@@ -122,8 +120,6 @@ class Place:
         sizes = {info.path: info.size for info in self._files.get_file_info(selector) if info.is_file}
         start = len(self.path.strip("/")) + 1
         return {path.strip("/")[start:]: size for path, size in sorted(sizes.items())}
-
-    # --- files ---
 
     @_explains
     def read_bytes(self) -> bytes:
@@ -150,14 +146,17 @@ class Place:
     def upload(self, path: Path, name: str) -> None:
         """Copies a file from a disk of this machine to the file `name` below this place.
 
-        A reader sees an earlier copy or the new one, never a part of it. If the file cannot be read to its end, no copy
-        is left.
+        A reader sees an earlier copy or the new one, never a part of it. The file is read to its end first, so that a
+        disk that fails does not cost the earlier copy. If it still breaks off, no copy is left.
         """
         target = self.child(name)
         if self.is_local:
             _copy_atomically(path, target.local_path)
             return
         with path.open("rb") as source:
+            while source.read(CHUNK_BYTES):
+                pass
+            source.seek(0)
             stream = target._files.open_output_stream(target.path, compression=None)
             try:
                 shutil.copyfileobj(source, stream, CHUNK_BYTES)
@@ -207,7 +206,7 @@ class Place:
             return
         try:
             is_missing = self._files.get_file_info(self.bucket).type == fs.FileType.NotFound
-        except (OSError, ImportError, ValueError, TypeError) as error:  # fsspec raises the latter for options it lacks
+        except Exception as error:  # also of a package that is missing, or that lacks an option
             raise ConfigError.at(key, in_words(explained(error, str(self)))) from None
         if is_missing and self.scheme in OPTIONS:
             raise ConfigError.at(key, f"{self}: {no_bucket(self.bucket)}")
@@ -254,8 +253,8 @@ def place(address: str | Path, key: str = "storage") -> Place:
 
 
 def _without_userinfo(text: str) -> str:
-    """Returns an address without the part before the `@`, which may hold a user and a password."""
-    return re.sub(r"^([^:]*:/*)[^/?]*@", r"\1", text)
+    """Returns an address without a user and a password, which may have slashes; no bucket's name has a colon."""
+    return re.sub(r"^([^:]*:/*)(?:[^/?:]*:.*|[^/?]*)@", r"\1", text)
 
 
 def _copy_atomically(source: Path, target: Path) -> None:

@@ -5,7 +5,7 @@ only be replaced as a whole. A thread copies what has changed. The copies are as
 would have left the files, even if the machine is lost while they are written:
 
 - Journal and spool are cut where they ended at one moment. A small object, which is written after them, holds their
-  sizes. Whoever fetches them cuts what is longer.
+  sizes and says which driver wrote them. Whoever fetches them cuts what is longer.
 - All other files were read before that moment, and are written after the sizes. They mention no trial that the journal
   lacks.
 - MLflow receives only events that have been copied, and checkpoints are deleted only after the end of their trial has
@@ -18,7 +18,7 @@ import json
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,8 @@ COPY_SECONDS: Final = 30.0  # least time between the starts of two copies
 COPY_SHARE: Final = 0.05  # largest share of the time in which files are copied; the interval grows with their size
 LONGEST_PAUSE: Final = 20.0  # seconds between two attempts while the store is away
 LAST_SECONDS: Final = 60.0  # for which a driver that ends tries to copy the files a last time
+
+WRITER: Final = "by"  # key of the writer's token beside the sizes of the copies
 
 Version = tuple[int, int, int]  # a file's number, size, and time of the last change
 
@@ -74,7 +76,8 @@ class Mirror:
             # The drivers of these leases worked in this folder, and are dead, since this process holds its lock.
             leases = json.loads(note.read_text()) if note.exists() else []
             note.write_text(json.dumps([*leases, token]))
-            if self._lease.take(leases, self._show) not in leases:  # another machine has written the copies
+            self._lease.take(leases, self._show)
+            if not self._are_newer_here(leases):
                 note.unlink()
                 for path in folder.files:
                     path.unlink(missing_ok=True)
@@ -96,12 +99,28 @@ class Mirror:
         self._ending.set()
         with suppress(OSError, LostLeaseError):
             if self._has_begun:
-                self._copy_last()
+                self._copy_last(fails=error is None and not interrupt.requested())
                 self._copy_status()
             self._lease.give_back()
             if set(self._folder.shared.sizes()) == {self._folder.driver_lock.name}:  # a start that failed
                 self._folder.copies.unlink()
                 self._folder.shared.delete()  # leaves no trace
+
+    def _are_newer_here(self, tokens: Collection[str]) -> bool:
+        """Returns whether the files in this folder continue the copies: the driver that wrote the copies worked here,
+        and nothing has been removed here since. A driver elsewhere that has held the lease but copied nothing does not
+        count.
+
+        Args:
+            tokens: tokens of the drivers that worked in this folder.
+        """
+        try:
+            copies = json.loads(self._folder.shared.child(self._folder.copies.name).read_bytes())
+        except FileNotFoundError:
+            return False
+        files = self._folder.journal, self._folder.spool
+        are_whole = all(path.exists() and path.stat().st_size >= copies[path.name] for path in files)
+        return are_whole and copies.get(WRITER) in tokens
 
     def begin(self) -> None:
         """Copies all files for the first time, and from then on at intervals. Must be called before the first trial.
@@ -169,7 +188,13 @@ class Mirror:
         if self._has_begun and time.monotonic() - self._begun >= interval:
             self._copy()
 
-    def _copy_last(self) -> None:
+    def _copy_last(self, fails: bool) -> None:
+        """Copies what has changed, after the last trial.
+
+        Args:
+            fails: whether the command fails if that is impossible. A batch system would otherwise take a sweep for
+                complete whose results are on the disk of a machine that it is about to give away.
+        """
         deadline = time.monotonic() + interrupt.allowed_seconds(LAST_SECONDS)
         while True:
             try:
@@ -177,8 +202,10 @@ class Mirror:
             except OSError as error:
                 if time.monotonic() > deadline:
                     advice = "the same command on this machine copies it"
-                    problem = in_words(error)
-                    self._show(f"warning: {problem}; what is not copied yet is in {self._folder.path}, and {advice}")
+                    problem = f"{in_words(error)}; what is not copied yet is in {self._folder.path}, and {advice}"
+                    if fails:
+                        raise UserError(problem) from error
+                    self._show(f"warning: {problem}")
                     raise
             time.sleep(1.0)
 
@@ -205,14 +232,16 @@ class Mirror:
             if (sizes := {folder.journal.name: len(journal), folder.spool.name: len(spool)}) != self._sizes:
                 folder.shared.child(folder.journal.name).write_bytes(journal)
                 folder.shared.child(folder.spool.name).write_bytes(spool)
-                folder.shared.child(folder.copies.name).write_bytes(json.dumps(sizes).encode())
+                folder.shared.child(folder.copies.name).write_bytes(
+                    json.dumps({**sizes, WRITER: self._lease.token}).encode()
+                )
                 self._sizes = sizes
             for path, (content, version) in others.items():
                 target = folder.shared.child(path.name)
-                if content is None:
-                    target.delete()
-                else:
+                if content is not None:
                     target.write_bytes(content)
+                elif path == folder.best:  # only this file is ever removed; others may have been cleaned from a disk
+                    target.delete()
                 self._versions[path] = version
             self._delete_checkpoints(needless)
             self._seconds = time.monotonic() - self._begun

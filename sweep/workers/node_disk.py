@@ -99,7 +99,7 @@ class WorkerDisks:
     """
 
     def __init__(self) -> None:
-        self._failures = 0
+        self._pause = 0.0  # seconds before the next trial
 
     def wait(self, folder: Place) -> None:
         """Waits if the last trial failed because of a disk, and then writes a file in the sweep's folder.
@@ -117,15 +117,15 @@ class WorkerDisks:
     @property
     def has_failed(self) -> bool:
         """Whether the last trial was handed back."""
-        return self._failures > 0
+        return self._pause > 0
 
     def pause(self) -> None:
         """Waits if the last trial was handed back, twice as long as before that one."""
         if self.has_failed:
-            time.sleep(min(FIRST_PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE))
+            time.sleep(self._pause)
 
     def note_failure(self) -> None:
-        self._failures += 1
+        self._pause = min(max(2 * self._pause, FIRST_PAUSE), LONGEST_PAUSE)
 
     def note_report(self) -> None:
-        self._failures = 0
+        self._pause = 0.0

@@ -28,6 +28,11 @@ class TrainingThread:
         self._stopped = False
         self._thread = threading.Thread(target=self._work, name="training", daemon=True)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether the training has been started."""
+        return self._thread.ident is not None
+
     def advance(self) -> EpochReport:
         """Trains one epoch and returns its report.
 
@@ -35,7 +40,7 @@ class TrainingThread:
             RuntimeError: the training ended although another epoch was expected.
             Exception: the training itself raised this exception, which is passed on.
         """
-        if self._thread.ident is None:
+        if not self.has_begun:
             self._thread.start()
         else:
             self._go.release()
@@ -50,7 +55,7 @@ class TrainingThread:
         """Lets a training that has reported its last epoch run to its end, and waits for the end. If an earlier attempt
         has reported it, this one may still have to export the student.
         """
-        if self._thread.ident is None:
+        if not self.has_begun:
             self._thread.start()
         else:
             self._go.release()
@@ -63,7 +68,7 @@ class TrainingThread:
         """Ends a training that waits between two epochs, by an exception in its thread. Does nothing if the training
         has ended.
         """
-        if self._thread.ident is not None:
+        if self.has_begun:
             self._stopped = True
             self._go.release()
             self._thread.join()

@@ -20,15 +20,17 @@ import ray
 # Ray (2.60) documents no function that returns the node and the process of an actor, nor one for nodes being drained.
 from ray._private import state as ray_state
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # a compiled module
+from ray.exceptions import RayError
 from ray.tune.experiment import Trial
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sweep.patience import shown_duration
 
 EPOCHS: Final = 5.0  # a trial hangs if it has not reported for so many of its longest epochs, ...
-SHORTEST_SECONDS: Final = 120.0  # ... and for so long,
-# or for so long before its first report: it imports libraries, waits for teachers, and compiles. Each time a trial is
-# ended before its first report, it gets twice the time, so that a slow start is no endless loop.
+# ... and for so long: after the last epoch come all scores, the export of the student, and copies to a slow storage
+SHORTEST_SECONDS: Final = 600.0
+# or for so long before its worker has trained an epoch: it imports libraries, waits for teachers, and compiles. Each
+# time a trial is ended before that, it gets twice the time, so that a slow start is no endless loop.
 FIRST_SECONDS: Final = 3600.0
 LOOK_SECONDS: Final = 5.0  # seconds between two looks
 LONGEST_STEP: Final = 15.0  # if the driver itself paused for longer between two looks, the pause does not count
@@ -40,13 +42,16 @@ class _Watched:
 
     Attributes:
         results: the number of results of its worker so far.
-        longest: seconds of its longest step.
+        has_trained: whether its worker has trained an epoch. The first result of a resumed trial only repeats what its
+            checkpoint holds.
+        longest: seconds of its longest epoch or step.
         silent: seconds since its last result, or since it began.
     """
 
     node: str
     process: int
     results: int = 0
+    has_trained: bool = False
     longest: float = 0.0
     silent: float = 0.0
 
@@ -95,17 +100,18 @@ class Watchdog:
     def _judge(self, trial: Trial, entry: _Watched, elapsed: float) -> None:
         result = trial.run_metadata.last_result or {}
         if (results := result.get("iterations_since_restore", 0)) != entry.results:
-            longest = max(entry.longest, result.get("time_this_iter_s", 0.0))
-            entry.results, entry.longest, entry.silent = results, longest, 0.0
+            epochs = [report["seconds"] for report in result.get("reports", ())]
+            entry.longest = max(entry.longest, result.get("time_this_iter_s", 0.0), *epochs)
+            entry.has_trained = entry.has_trained or result.get("has_trained", False)
+            entry.results, entry.silent = results, 0.0
             return
         entry.silent += elapsed
         number = trial.config["number"]
-        allowed = max(EPOCHS * entry.longest, SHORTEST_SECONDS) if results else FIRST_SECONDS
-        if not results:
-            allowed *= 2 ** self._slow_starts[number]
+        shortest = SHORTEST_SECONDS if entry.has_trained else FIRST_SECONDS * 2 ** self._slow_starts[number]
+        allowed = max(EPOCHS * entry.longest, shortest)
         if entry.silent < allowed:
             return
-        self._slow_starts[number] += not results
+        self._slow_starts[number] += not entry.has_trained
         entry.silent = 0.0  # if the kill does not come through, it is tried again after the same time
         timing = f"its longest epoch took {shown_duration(entry.longest)}" if results else "since it began"
         self._warn(
@@ -132,9 +138,14 @@ def lost_nodes() -> set[str]:
 
 
 def draining_nodes() -> set[str]:
-    """Returns the ids of the nodes that are about to be taken away (`ray drain-node`)."""
-    client = GcsClient(address=ray.get_runtime_context().gcs_address)
-    return set(client.get_draining_nodes(timeout=LOOK_SECONDS))
+    """Returns the ids of the nodes that are about to be taken away (`ray drain-node`). There are none while the head
+    does not answer; it is asked again at the next look.
+    """
+    try:
+        client = GcsClient(address=ray.get_runtime_context().gcs_address)
+        return set(client.get_draining_nodes(timeout=LOOK_SECONDS))
+    except (RayError, OSError):
+        return set()
 
 
 def kill_worker(process: int) -> None:

@@ -150,10 +150,10 @@ class TrialWorker(tune.Trainable):
             return {"done": True, "error": message, "cause": cause, "reports": [], "notes": self._take_notes()}
         self._disks.note_report()
         last = reports[-1]
-        done = last.epoch >= self._epochs
         goals = {goal: last.metrics[goal] for goal in self.config["goals"]}
         plain = [{**asdict(report), "checkpoint": None} for report in reports]
-        return {"epoch": last.epoch, "done": done, "reports": plain, "notes": self._take_notes(), **goals}
+        facts = {"done": last.epoch >= self._epochs, "has_trained": self._training and self._training.has_begun}
+        return {"epoch": last.epoch, "reports": plain, "notes": self._take_notes(), **facts, **goals}
 
     def _take_notes(self) -> list[str]:
         notes, self._notes = self._notes + (self._node_disk.take_notes() if self._node_disk else []), []

@@ -128,7 +128,10 @@ def test_a_start_that_fails_leaves_no_folder(tmp_path: Path) -> None:
 def test_a_name_of_a_different_space_is_refused(tmp_path: Path) -> None:
     space, _ = loaded(tmp_path)
     (tmp_path / "space.yaml").write_text(dump_space(space))
-    for words in (("trials=99", "search.cpus=0.5", "cohort.root=/moved"), ("checkpoint_seconds=5",)):
+    for words in (
+        ("trials=99", "search.cpus=0.5", "search.at_a_time=9", "cohort.root=/moved"),
+        ["checkpoint_seconds=5"],
+    ):
         assert not refuse_other_space(SweepFolder(tmp_path), loaded(tmp_path, *words)[0])
     changed, _ = loaded(tmp_path, "optimizer.lr=0.01", "epochs=5", "arms.none=false")
     with pytest.raises(UserError) as error:

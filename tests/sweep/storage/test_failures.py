@@ -35,6 +35,9 @@ def denied(path: str) -> OSError:
         (FileNotFoundError(errno.ENOENT, "No such file", "{cache}/store/images.npy"), "storage"),
         (OSError(errno.EROFS, "Read-only file system", "/scratch/x"), "storage"),
         (OSError(errno.EDQUOT, "Disk quota exceeded"), "storage"),
+        (OSError(errno.ENOTCONN, "Transport endpoint is not connected", "{folder}/checkpoints/0"), "storage"),  # sshfs
+        (TimeoutError(errno.ETIMEDOUT, "Connection timed out", "{cache}/store/images.npy"), "storage"),  # a soft mount
+        (TimeoutError(errno.ETIMEDOUT, "Connection timed out"), "error"),  # of a socket
         (denied("/home/somebody/.netrc"), "error"),
         (FileNotFoundError(errno.ENOENT, "No such file", "/usr/lib/libcuda.so"), "error"),
         (PermissionError(errno.EPERM, "Operation not permitted"), "error"),  # of a socket or a process

@@ -235,7 +235,11 @@ def test_a_sqlite_file_is_found_from_anywhere(tmp_path: Path, monkeypatch: pytes
 
 def test_passwords_are_not_shown() -> None:
     assert redact_passwords("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
+    assert redact_passwords("tracking=mysql://me:sec/ret@host/db") == "tracking=mysql://me:***@host/db"
     assert redact_passwords("http://host:5000") == "http://host:5000"
+    assert redact_passwords("http://host:5000/a b@c") == "http://host:5000/a b@c"
+    with pytest.raises(ConfigError, match=r"'postgres://me:\*\*\*@host/db' is no address"):  # of postgresql
+        check_tracking_uri("postgres://me:sec/ret@host/db")
 
 
 def test_a_torn_line_goes_and_whole_ones_stay(tmp_path: Path) -> None:

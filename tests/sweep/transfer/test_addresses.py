@@ -8,12 +8,14 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from s3_server import call
 
 from mmpkd.types import ConfigError
 from sweep.patience import is_of_store
+from sweep.transfer import addresses
 from sweep.transfer.addresses import Place, place
 
 
@@ -75,6 +77,35 @@ def test_a_copy_that_breaks_off_is_not_left(bucket: str, tmp_path: Path, monkeyp
     assert place(bucket).names() == []
 
 
+def test_a_disk_that_fails_does_not_cost_the_earlier_copy(bucket: str) -> None:
+    class Failing:
+        """A file whose second part cannot be read."""
+
+        def __init__(self) -> None:
+            self.reads = iter([b"half", OSError(errno.EIO, "Input/output error", "last.pt")])
+
+        def open(self, mode: str) -> Any:
+            return self
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *ignored: object) -> None:
+            pass
+
+        def read(self, length: int) -> bytes:
+            content = next(self.reads)
+            if isinstance(content, OSError):
+                raise content
+            return content
+
+    folder = place(bucket).child("runs/disk")
+    folder.child("last.pt").write_bytes(b"earlier")
+    with pytest.raises(OSError, match="Input/output error"):
+        folder.upload(cast(Path, Failing()), "last.pt")
+    assert folder.child("last.pt").read_bytes() == b"earlier"
+
+
 def test_a_place_works_in_another_process(bucket: str) -> None:
     pickled = pickle.dumps(place(bucket).child("runs"))
     assert b"planted" not in pickled
@@ -112,6 +143,7 @@ def test_paths_stay_paths(text: str) -> None:
         ("s3://bucket/runs?regoin=eu-west-1", ["unknown option 'regoin'", "did you mean 'region'"]),
         ("s3://bucket/runs?secret_key=planted", ["unknown option 'secret_key'"]),
         ("s3://key:planted@bucket/runs", ["'s3://bucket/runs' holds credentials", "AWS_SECRET_ACCESS_KEY"]),
+        ("s3://key:with/planted@bucket/runs", ["'s3://bucket/runs' holds credentials", "AWS_SECRET_ACCESS_KEY"]),
         ("s5://key:planted@bucket/runs", ["unknown scheme 's5'"]),
     ],
 )
@@ -144,7 +176,7 @@ def test_an_error_of_a_store_is_as_one_of_a_disk(bucket: str) -> None:
     assert is_of_store(caught.value)
     with pytest.raises(FileNotFoundError) as missing:
         place(bucket).child("file").read_bytes()
-    assert not is_of_store(missing.value)
+    assert not is_of_store(missing.value) and missing.value.filename == f"{bucket}/file"
 
 
 def test_refused_credentials_are_named(bucket: str, s3: str) -> None:
@@ -155,6 +187,24 @@ def test_refused_credentials_are_named(bucket: str, s3: str) -> None:
         assert "planted" not in str(caught.value)
     finally:
         call("POST", f"http://{s3}/moto-api/reset-auth", b"inf")
+
+
+def test_errors_of_all_types_are_explained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packages of fsspec raise errors of their own types, such as azure.core.exceptions.ServiceRequestError."""
+
+    class ServiceRequestError(Exception):
+        pass
+
+    class Silent:
+        def get_file_info(self, selected: object) -> object:
+            raise ServiceRequestError("Cannot connect to host")
+
+    monkeypatch.setattr(addresses, "_file_system", lambda *ignored: Silent())
+    with pytest.raises(OSError, match="Cannot connect to host") as caught:
+        place("az://container/runs").exists()
+    assert caught.value.filename == "az://container/runs" and is_of_store(caught.value)
+    with pytest.raises(ConfigError, match="storage: az://container/runs: Cannot connect to host"):
+        place("az://container/runs").check()
 
 
 def test_a_scheme_without_its_package_names_the_package() -> None:

@@ -105,7 +105,7 @@ def test_the_same_machine_continues_with_what_it_did_after_its_last_copy(tmp_pat
         raise MachineLost
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(MachineLost):
-        patch.setattr(Mirror, "_copy_last", lambda mirror: None)
+        patch.setattr(Mirror, "_copy_last", lambda mirror, fails: None)
         patch.setattr("sweep.transfer.lease.Lease.give_back", lambda lease: None)
         swept(tmp_path, f"storage={MEMORY}", play=dies)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(MachineLost):
@@ -204,14 +204,76 @@ def test_a_start_that_fails_deletes_nothing_that_was_there(folder: SweepFolder) 
     assert set(folder.shared.sizes()) == {"checkpoints/1/attempt-1/last.pt", "driver.lock"}
 
 
+def run(folder: SweepFolder, content: bytes, lines: list[str] | None = None) -> None:
+    """Stands for a driver that appends to journal and spool, and copies them."""
+    with begun(folder, [] if lines is None else lines) as mirror:
+        for path in (folder.journal, folder.spool):
+            path.write_bytes((path.read_bytes() if path.exists() else b"") + content)
+        mirror.begin()
+
+
+def on_another_machine(folder: SweepFolder) -> SweepFolder:
+    path = folder.path.parents[1] / "other" / folder.name
+    path.mkdir(parents=True)
+    return SweepFolder(path, folder.address)
+
+
+def refuse(place: Place, content: bytes) -> None:
+    raise OSError(errno.ETIMEDOUT, "the store does not answer (Could not connect)", str(place))
+
+
+def test_results_that_are_not_copied_survive_a_start_elsewhere_that_copies_nothing(
+    folder: SweepFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sweep.transfer.mirror.LAST_SECONDS", 0.0)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(UserError, match=r"what is not copied yet is in .*, and the same command on this machine"),
+        begun(folder, []) as mirror,
+    ):
+        folder.journal.write_bytes(b"1\n")
+        folder.spool.write_bytes(b"a\n")
+        mirror.begin()
+        folder.spool.write_bytes(b"a\nb\n")
+        patch.setattr(Place, "write_bytes", refuse)
+    with pytest.raises(UserError, match="no such data"), begun(on_another_machine(folder), []):
+        raise UserError("no such data")
+    run(folder, b"3\n")
+    assert folder.spool.read_bytes() == folder.shared.child("spool.jsonl").read_bytes() == b"a\nb\n3\n"
+
+
+def test_a_start_that_is_killed_before_it_fetches_does_not_bring_old_files_back(folder: SweepFolder) -> None:
+    run(folder, b"1\n")
+    run(on_another_machine(folder), b"2\n")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MachineLost):
+        patch.setattr("sweep.transfer.lease.Lease.check", lost)
+        run(folder, b"lost\n")
+    run(folder, b"3\n")
+    assert folder.spool.read_bytes() == folder.shared.child("spool.jsonl").read_bytes() == b"1\n2\n3\n"
+
+
+@pytest.mark.parametrize("name", ["journal.log", "spool.jsonl"])
+def test_files_that_a_cleaner_has_removed_here_are_fetched(folder: SweepFolder, name: str) -> None:
+    run(folder, b"1\n")
+    (folder.path / name).unlink()
+    run(folder, b"2\n")
+    assert folder.shared.child(name).read_bytes() == b"1\n2\n"
+
+
+def test_copies_stay_if_a_cleaner_removes_a_file_here(folder: SweepFolder) -> None:
+    with begun(folder, []) as mirror:
+        for path in (folder.journal, folder.spool, folder.plan, folder.best):
+            path.write_bytes(b"1\n")
+        mirror.begin()
+        folder.plan.unlink()
+        folder.best.unlink()  # no trial is the best any more
+    assert folder.shared.child("plan.json").exists() and not folder.shared.child("best.yaml").exists()
+
+
 def test_while_the_store_is_away_the_sweep_goes_on(folder: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
     monkeypatch.setattr("sweep.transfer.mirror.BEAT_SECONDS", 0.01)
     write = Place.write_bytes
-
-    def refuse(place: Place, content: bytes) -> None:
-        raise OSError(errno.ETIMEDOUT, "the store does not answer (Could not connect)", str(place))
-
     with begun(folder, lines) as mirror:
         folder.journal.write_bytes(b"1\n")
         folder.spool.write_bytes(b"a\n")

@@ -69,6 +69,14 @@ def test_a_worker_takes_no_trial_before_it_can_write(
     worker.cleanup()
 
 
+def test_a_pause_has_an_end_after_days(pauses: list[float]) -> None:
+    disks = node_disk.WorkerDisks()
+    for _ in range(2000):
+        disks.note_failure()
+        disks.pause()
+    assert pauses[-1] == 60
+
+
 def test_a_folder_whose_disk_is_not_mounted_is_not_begun_on_the_disk_below(tmp_path: Path) -> None:
     worker = worker_for(job(tmp_path / "shared" / "runs" / "fake"))
     result = worker.step()
@@ -115,6 +123,20 @@ def test_trouble_of_all_workers_ends_after_the_patience(has_reported: bool, cloc
     clock.now += 1
     with pytest.raises(UserError, match="away"):
         trouble.add("a", "away")
+
+
+def test_a_long_first_epoch_elsewhere_outlasts_a_node_without_the_folder(clock: Clock) -> None:
+    """The first epoch of a healthy node waits for teachers. Trials without a worker are silent for as long."""
+    trouble, begun = StorageTrouble(7200), time.time() - failures.START_SECONDS
+    trouble.add("b", "away", [begun, begun], num_waiting=1)
+    clock.now += failures.START_SECONDS
+    assert trouble.add("b", "away", [begun, begun], num_waiting=1) == []
+    for last_signs in ([begun], [begun, time.time()]):  # only the waiting one, or a trial that a worker has just got
+        with pytest.raises(UserError, match="away"):
+            trouble.add("b", "away", last_signs, num_waiting=1)
+    clock.now += 7200
+    with pytest.raises(UserError, match="away"):
+        trouble.add("b", "away", [begun, begun], num_waiting=1)
 
 
 def test_as_long_as_one_worker_reports_the_others_may_wait_for_ever(clock: Clock) -> None:

@@ -16,7 +16,7 @@ from ray.tune.experiment import Trial
 
 from sweep.storage.failures import MAX_LOST_NODES, Deaths
 from sweep.workers import watchdog
-from sweep.workers.watchdog import FIRST_SECONDS, SHORTEST_SECONDS, Watchdog, kill_worker
+from sweep.workers.watchdog import EPOCHS, FIRST_SECONDS, SHORTEST_SECONDS, Watchdog, kill_worker
 from tests.sweep.workers.test_worker import epochs_of, job, worker_for
 
 # --- the rule, without Ray ---
@@ -56,11 +56,16 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Watched:
     return Watched(monkeypatch)
 
 
-def report(trial: Any, results: int, seconds: float) -> None:
-    trial.run_metadata.last_result = {"iterations_since_restore": results, "time_this_iter_s": seconds}
+def report(trial: Any, results: int, seconds: float, epochs: tuple[float, ...] = (), has_trained: bool = True) -> None:
+    trial.run_metadata.last_result = {
+        "iterations_since_restore": results,
+        "time_this_iter_s": seconds,
+        "reports": [{"seconds": seconds} for seconds in epochs],
+        "has_trained": has_trained,
+    }
 
 
-@pytest.mark.parametrize(("longest", "allowed"), [(2.0, SHORTEST_SECONDS), (60.0, 300.0), (600.0, 3000.0)])
+@pytest.mark.parametrize(("longest", "allowed"), [(2.0, SHORTEST_SECONDS), (180.0, 900.0), (600.0, 3000.0)])
 def test_a_trial_hangs_after_five_of_its_longest_epochs(watched: Watched, longest: float, allowed: float) -> None:
     silent, other = watched.trial(3), watched.trial(4)
     for results, seconds in ((1, longest), (2, longest / 2)):
@@ -81,6 +86,23 @@ def test_a_slow_start_gets_more_time_at_each_attempt(watched: Watched) -> None:
         assert len(watched.killed) == attempt
         watched.pass_time(10, trial)
         assert len(watched.killed) == attempt + 1
+
+
+def test_a_resumed_trial_gets_the_time_of_a_start_and_of_its_epochs(watched: Watched) -> None:
+    """Its first result, after two seconds, only repeats the two epochs of 20 min that its checkpoint holds."""
+    trial = watched.trial(7)
+    report(trial, 1, 2.0, (1200.0, 1100.0), has_trained=False)
+    watched.pass_time(EPOCHS * 1200, trial)
+    assert watched.killed == []
+    watched.pass_time(10, trial)
+    assert watched.killed == [7]
+    quick = watched.trial(8)
+    report(quick, 1, 2.0, (1.0,), has_trained=False)
+    watched.pass_time(FIRST_SECONDS - 5, quick)
+    assert watched.killed == [7], "it may have to wait for a teacher"
+    report(quick, 2, 1900.0, (1.0,))
+    watched.pass_time(EPOCHS * 1900 - 5, quick)
+    assert watched.killed == [7]
 
 
 def test_a_pause_of_the_driver_is_no_silence_of_its_workers(watched: Watched) -> None:
@@ -116,8 +138,9 @@ def test_a_worker_that_leaves_saves_its_trial_and_takes_no_other(
     again = worker.step()
     assert (again["cause"], again["error"]) == ("leaving", "") and pauses == [1], "one line is enough"
     successor = worker_for(job(tmp_path))
-    assert epochs_of(successor.step()) == [1], "from the checkpoint"
-    assert epochs_of(successor.step()) == [2]
+    repeated, trained = successor.step(), successor.step()
+    assert epochs_of(repeated) == [1] and not repeated["has_trained"], "from the checkpoint"
+    assert epochs_of(trained) == [2] and trained["has_trained"]
     successor.cleanup()
 
 
