@@ -16,9 +16,10 @@ from typing import Final, Literal
 import grpc
 import ray
 
-# Ray (2.60) documents no function that returns the address behind `auto`, or the one that `localhost:PORT` becomes.
-# Without this private function a cluster that does not answer would be noticed after minutes, inside `ray.init`.
+# Ray (2.60) documents no function for the address behind `auto` or `localhost:PORT`, and none for the token. Without
+# these two, `ray.init` would wait for up to minutes for a cluster that does not answer, or that refuses the token.
 from ray._private.services import canonicalize_bootstrap_address_or_die
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]  # a compiled module
 
 from mmpkd.machine.resources import cores
 from mmpkd.types import ConfigError, UserError
@@ -180,9 +181,8 @@ def refuse_too_many_cores(search: SearchConfig, threads: int) -> None:
     """Checks, before Ray is started, that this process may use the cores that a trial reserves.
 
     Raises:
-        ConfigError: this process may use fewer cores than a trial reserves. The message says how many it may use, and
-            what limits them. If RAY_ADDRESS names a cluster, nothing is checked, because the cluster knows its own
-            cores.
+        ConfigError: this process may use fewer cores than a trial reserves. The message says what limits them. If
+            RAY_ADDRESS names a cluster, nothing is checked, because the cluster knows its own cores.
     """
     if cluster_address() or search.trials_per_device is not None:
         return
@@ -249,8 +249,7 @@ def _join() -> None:
     except Exception as error:
         raise UserError(
             f"RAY_ADDRESS={cluster_address()}: the Ray cluster there cannot be used ({one_line(error)}).\n"
-            "  Both sides need the same versions of Ray and Python and the same token (~/.ray/auth_token); "
-            "without RAY_ADDRESS the sweep runs on this machine alone."
+            "  Both sides need the same versions of Ray and Python; without RAY_ADDRESS it runs on this machine alone."
         ) from error
 
 
@@ -259,8 +258,8 @@ def refuse_silent_cluster() -> None:
     process.
 
     Raises:
-        UserError: the cluster does not answer within ANSWER_SECONDS, or the address is not the address of a Ray
-            cluster.
+        UserError: the cluster does not answer within ANSWER_SECONDS or refuses the token, or the address is not the
+            address of a Ray cluster.
     """
     address = cluster_address()
     if not address:
@@ -285,16 +284,17 @@ def refuse_silent_cluster() -> None:
 
 
 def _ask_head(address: str, head: str, advice: str) -> None:
+    token = tuple(AuthenticationTokenLoader.instance().get_token_for_http_header().items())  # () without the mode
     with grpc.insecure_channel(head) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=ANSWER_SECONDS)
-            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", timeout=ANSWER_SECONDS)
+            channel.unary_unary("/ray.rpc.NodeInfoGcsService/CheckAlive")(b"", ANSWER_SECONDS, token)
         except grpc.FutureTimeoutError as error:
             problem = f"nothing at {head} answered as a Ray cluster does within {ANSWER_SECONDS:g} s"
             raise UserError(f"RAY_ADDRESS={address}: {problem}. {advice}") from error
         except grpc.RpcError as error:
-            code = error.code()
-            if code == grpc.StatusCode.UNAUTHENTICATED:
-                return  # the cluster answers but refuses the token; Ray's own message about that is better
-            problem = f"what answers at {head} is not the head of a Ray cluster ({code.name})"
+            problem = f"what answers at {head} is not the head of a Ray cluster ({error.code().name})"
+            if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+                problem = f"the cluster asks for its token, and this process sends {'another' if token else 'none'}"
+                advice = "Set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the head; or unset RAY_ADDRESS"
             raise UserError(f"RAY_ADDRESS={address}: {problem}. {advice}") from error

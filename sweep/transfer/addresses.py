@@ -33,8 +33,6 @@ OPTIONS: Final[Mapping[str, tuple[str, ...]]] = {  # what may follow the `?` of 
 }
 FSSPEC_SCHEMES: Final = ("abfs", "az", "oci", "oss")  # object stores whose packages fsspec names if they are missing
 SILENT_SECONDS, CHUNK_BYTES = 10, 8 * 2**20  # a store is silent after these seconds; files are copied in such chunks
-
-
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
@@ -46,9 +44,11 @@ def _explains(method: Method) -> Method:
         try:
             return method(place, *arguments)
         except Exception as error:  # packages of fsspec raise errors of their own types
-            if place.is_local or getattr(error, "errno", None) is not None:  # of a file on a disk
-                raise
-            raise explained(error, str(place)) from error
+            if not place.is_local and getattr(error, "errno", None) is None:  # otherwise of a file on a disk
+                raise explained(error, str(place)) from error
+            if isinstance(error, OSError):  # pyarrow (25) names no file
+                error.filename = error.filename or str(place)
+            raise
 
     return cast(Method, explaining)
 
@@ -98,8 +98,6 @@ class Place:
         """Returns the place of this name below this one. The name may contain slashes."""
         return replace(self, path=f"{self.path}/{name}")
 
-    # --- what is there ---
-
     @_explains
     def exists(self) -> bool:
         """Returns whether there is a file or a folder."""
@@ -122,8 +120,6 @@ class Place:
         sizes = {info.path: info.size for info in self._files.get_file_info(selector) if info.is_file}
         start = len(self.path.strip("/")) + 1
         return {path.strip("/")[start:]: size for path, size in sorted(sizes.items())}
-
-    # --- files ---
 
     @_explains
     def read_bytes(self) -> bytes:
@@ -150,14 +146,17 @@ class Place:
     def upload(self, path: Path, name: str) -> None:
         """Copies a file from a disk of this machine to the file `name` below this place.
 
-        A reader sees an earlier copy or the new one, never a part of it. If the file cannot be read to its end, no copy
-        is left.
+        A reader sees an earlier copy or the new one, never a part of it. The file is read to its end first, so that a
+        disk that fails does not cost the earlier copy. If it still breaks off, no copy is left.
         """
         target = self.child(name)
         if self.is_local:
             _copy_atomically(path, target.local_path)
             return
         with path.open("rb") as source:
+            while source.read(CHUNK_BYTES):
+                pass
+            source.seek(0)
             stream = target._files.open_output_stream(target.path, compression=None)
             try:
                 shutil.copyfileobj(source, stream, CHUNK_BYTES)

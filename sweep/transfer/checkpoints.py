@@ -193,7 +193,9 @@ class Attempt:
                 if path.suffix == ".partial" or path.name.startswith(".") or self._sent.get(path.name) == _stamp(path):
                     continue
                 if self._target.is_local and not self._target.exists():
-                    self._is_over = self._target.local_path.parents[1].exists()  # otherwise the whole storage is away
+                    # Otherwise the whole storage is away. If it has just come back, the attempt is there again.
+                    is_there = self._target.local_path.parents[1].exists()
+                    self._is_over = is_there and not self._target.exists()
                     if self._is_over:
                         return
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._target))

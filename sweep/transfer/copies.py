@@ -28,7 +28,8 @@ GIGABYTE: Final = 10**9
 
 
 def make_room(folder: Path, needed: int, gigabytes: float) -> None:
-    """Removes the copies in a folder that were used least recently, until there is room for `needed` bytes.
+    """Removes what processes have left that were killed while they copied, and then the copies in a folder that were
+    used least recently, until there is room for `needed` bytes.
 
     Args:
         folder: the folder of all copies. It has one folder for each kind of entry.
@@ -37,6 +38,11 @@ def make_room(folder: Path, needed: int, gigabytes: float) -> None:
     Raises:
         OSError: there is not enough room even without the copies that no process uses.
     """
+    for kind in folder.iterdir():
+        for path in [*kind.glob(".*.partial"), *kind.glob(".*.removed")]:
+            with locked(beside(kind / path.stem[1:], "copying"), wait=False) as is_left:
+                if is_left:
+                    remove(path)
     capacity = gigabytes * GIGABYTE or CAPACITY * shutil.disk_usage(folder).total
     paths = [path for kind in folder.iterdir() for path in kind.iterdir() if not path.name.startswith(".")]
     sizes = {path: _size(path) for path in paths if path.suffix not in (".lock", ".partial")}

@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,6 +143,18 @@ def test_a_port_of_ray_that_is_not_the_heads_is_an_error(monkeypatch: pytest.Mon
     (node,) = ray.nodes()
     monkeypatch.setenv("RAY_ADDRESS", f"{node['NodeManagerAddress']}:{node['NodeManagerPort']}")
     with pytest.raises(UserError, match="is not the head of a Ray cluster"):
+        refuse_silent_cluster()
+
+
+@pytest.mark.parametrize(("token", "sent"), [("", "none"), ("of another cluster", "another")])
+@pytest.mark.usefixtures("ray_session")
+def test_a_cluster_that_refuses_the_token_is_an_error(token: str, sent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused at once, before the cohort is prepared, and the message names the variable that is missing."""
+    headers = {"authorization": f"Bearer {token}"} if token else {}
+    loader = SimpleNamespace(get_token_for_http_header=lambda: headers)
+    monkeypatch.setattr(cluster, "AuthenticationTokenLoader", SimpleNamespace(instance=lambda: loader))
+    monkeypatch.setenv("RAY_ADDRESS", ray.get_runtime_context().gcs_address)
+    with pytest.raises(UserError, match=rf"for its token, and this process sends {sent}\. Set RAY_AUTH_MODE=token"):
         refuse_silent_cluster()
 
 

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from s3_server import call
@@ -74,6 +75,35 @@ def test_a_copy_that_breaks_off_is_not_left(bucket: str, tmp_path: Path, monkeyp
     with pytest.raises(OSError, match="the disk is gone"):
         place(bucket).upload(tmp_path / "source", "last.pt")
     assert place(bucket).names() == []
+
+
+def test_a_disk_that_fails_does_not_cost_the_earlier_copy(bucket: str) -> None:
+    class Failing:
+        """A file whose second part cannot be read."""
+
+        def __init__(self) -> None:
+            self.reads = iter([b"half", OSError(errno.EIO, "Input/output error", "last.pt")])
+
+        def open(self, mode: str) -> Any:
+            return self
+
+        def __enter__(self) -> Any:
+            return self
+
+        def __exit__(self, *ignored: object) -> None:
+            pass
+
+        def read(self, length: int) -> bytes:
+            content = next(self.reads)
+            if isinstance(content, OSError):
+                raise content
+            return content
+
+    folder = place(bucket).child("runs/disk")
+    folder.child("last.pt").write_bytes(b"earlier")
+    with pytest.raises(OSError, match="Input/output error"):
+        folder.upload(cast(Path, Failing()), "last.pt")
+    assert folder.child("last.pt").read_bytes() == b"earlier"
 
 
 def test_a_place_works_in_another_process(bucket: str) -> None:
@@ -146,7 +176,7 @@ def test_an_error_of_a_store_is_as_one_of_a_disk(bucket: str) -> None:
     assert is_of_store(caught.value)
     with pytest.raises(FileNotFoundError) as missing:
         place(bucket).child("file").read_bytes()
-    assert not is_of_store(missing.value)
+    assert not is_of_store(missing.value) and missing.value.filename == f"{bucket}/file"
 
 
 def test_refused_credentials_are_named(bucket: str, s3: str) -> None:

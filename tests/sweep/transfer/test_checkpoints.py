@@ -154,6 +154,19 @@ def test_a_target_that_stays_away_is_an_error_only_at_the_end(
     attempt.close(ended=False)
 
 
+def test_a_storage_that_comes_back_while_it_is_looked_at_gets_the_checkpoint(
+    near: Checkpoints, storage: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The folder of the attempt is missing, and a moment later the storage is mounted again."""
+    attempt, answers, exists = near.begin(3), [False], Place.exists
+    attempt._closed.set()
+    attempt._thread.join()
+    (attempt.folder / CHECKPOINT).write_bytes(b"epochs")
+    monkeypatch.setattr(Place, "exists", lambda place: answers.pop() if answers else exists(place))
+    attempt.finish(30.0)
+    assert answers == [] and storage.child(f"3/{attempt.folder.name}/{CHECKPOINT}").read_bytes() == b"epochs"
+
+
 def test_a_copy_is_never_half_there(near: Checkpoints, storage: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     attempt = near.begin(NUMBER)
     write(attempt, "epoch 1")

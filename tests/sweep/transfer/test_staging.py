@@ -210,6 +210,16 @@ def test_the_copy_that_was_used_least_recently_is_removed_first(tmp_path: Path, 
     assert [(tmp_path / "node" / name).exists() for name in names] == [True, True, False, True]
 
 
+def test_what_a_killed_copy_has_left_makes_room(tmp_path: Path, disk: SimpleNamespace) -> None:
+    write_entry(tmp_path / "shared")
+    for ending in ("partial", "removed"):
+        (tmp_path / "node" / "stores" / f".cohort-02.{ending}").mkdir(parents=True)
+    with copies.locked(tmp_path / "node" / "stores" / ".cohort-03.copying"):
+        (tmp_path / "node" / "stores" / ".cohort-03.partial").mkdir()
+        assert NodeCache(place(tmp_path / "shared"), tmp_path / "node").fetch(ENTRY) is not None
+    assert [path.name for path in (tmp_path / "node" / "stores").iterdir() if path.is_dir()] == [".cohort-03.partial"]
+
+
 def test_a_copy_in_use_is_never_removed(tmp_path: Path, disk: SimpleNamespace) -> None:
     names = [f"teachers/tabular-{number}" for number in range(3)]
     for name in names:
