@@ -121,7 +121,10 @@ def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) 
             first = last = time.time() - since if injection.recovered() else None
             continue
         begun = _begun_again(rig, injection, since)
-        rig.hold(begun)
+        others = sorted(set(rig.in_flight()) - set(injection.hit))
+        rig.hold(
+            {*begun, *others[: len(injection.hit) - len(begun)]}
+        )  # a trial without a place waits for one that ends
         goes_on = _first_news(rig, begun, newest, since)
         if set(goes_on) >= set(injection.hit):
             first, last = min(goes_on.values()) - since, max(goes_on.values()) - since
