@@ -231,7 +231,7 @@ def fill_disk(rig: Rig, chance: random.Random) -> Injection | None:
 TRACKING: Final = "MLflow away"
 READ_ONLY, FULL = "storage read-only", "storage full"
 ON_DISK: Final = {READ_ONLY, FULL}  # kinds that need a disk of their own
-SHORT_EPOCH: Final = 20.0  # seconds
+SHORT_EPOCH: Final = 35.0  # seconds
 Inject = Callable[[Rig, random.Random], Injection | None]  # returns None while there is nothing to do it to
 KINDS: Final[Mapping[str, Inject]] = {
     "driver killed": kill_driver,

@@ -24,7 +24,7 @@ SECONDS: Final = "CHAOS_SECONDS"  # environment variable: how long an epoch take
 RAISE, NAN = "raise", "nan"  # orders: the file ORDER-NUMBER makes a trial fail in every epoch from then on
 HOLD: Final = "hold"  # orders: while this file is there, only the trials that it lists go on at their own pace
 # Longest time that an epoch of the other trials takes then. A worker counts as hung after 120 s without a report.
-SLOW_SECONDS: Final = 15.0
+SLOW_SECONDS: Final = 30.0
 HOLD_SECONDS: Final = 80.0  # ... if it may be the last epoch of the trial
 COPY_SECONDS: Final = (
     3.0  # between copies of a checkpoint to the storage, as the trainings last seconds instead of hours
