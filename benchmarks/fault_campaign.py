@@ -1,7 +1,7 @@
 """At least 50 faults of many kinds in one sweep on a cluster: nothing lost, nothing twice, nobody asked.
 
     python benchmarks/fault_campaign.py [--faults 50] [--trials 40] [--nodes 3] [--seed 0] [--kinds KIND,KIND ...]
-                                        [--epochs 12] [--seconds 1] [--limit 300] [--folder DIR] [--json FILE]
+                                        [--epochs 20] [--seconds 1] [--limit 300] [--folder DIR] [--json FILE]
 
 A sweep of trivial trainings, which save real checkpoint files, runs on a cluster of `--nodes` nodes of two slots on
 this machine. Its driver is a process of its own, as a user starts it. Kinds and moments of the faults come from
@@ -237,7 +237,7 @@ def main() -> int:
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default="", help="some of: " + ", ".join(KINDS))
-    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=1.0, help="of an epoch")
     parser.add_argument("--limit", type=float, default=300.0, help="seconds within which the sweep has to go on")
     parser.add_argument("--folder", type=Path)
@@ -256,12 +256,11 @@ def main() -> int:
     folder = options.folder or Path(tempfile.mkdtemp(prefix="campaign-"))
     folder.mkdir(parents=True, exist_ok=True)
     environment = {SECONDS: str(options.seconds), ORDERS: str(folder / "orders")}
-    words = [f"epochs={options.epochs}"]
     with local_cluster(os.environ.__setitem__, environment) as cluster:
         rig = None
         try:
             disk, server = Disk(folder / "storage", mounted), Server(folder / "server") if TRACKING in kinds else None
-            rig = Rig(folder, cluster, disk, server, options.trials, words)
+            rig = Rig(folder, cluster, disk, server, options.trials, options.epochs)
             rig.start_nodes(options.nodes)
             faults = run(rig, plan, chance, options.limit, console)
             left = finish(rig)

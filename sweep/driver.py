@@ -233,7 +233,7 @@ def run_trials(
     with ExitStack() as stack:
         stack.enter_context(cluster())
         tracker.start()  # starts to import MLflow only now: while the workers start, not while Ray starts
-        wait_for_first_machine(config, threads, printer(console))
+        wait_for_first_machine(config, threads, folder.stop_request, printer(console))
         stack.enter_context(mps_where_shared(config, threads, printer(console)))
         per_device = _price_and_trials_per_device(search.space, planned, functions, folder, console)
         reservation = reservation_for(config, threads, per_device)

@@ -1,8 +1,7 @@
 """Waits while the disk of a sweep's folder is full, read-only or away, and then tries again what has failed.
 
-Whatever a driver reads or writes in the sweep's folder goes through `patiently` or a
-`GrowingFile`. While `waiting_out` is
-open, a failure that may pass by itself does not end the driver: it waits, prints a line, tries again at growing
+Whatever a driver reads or writes in the sweep's folder goes through `patiently` or a `GrowingFile`. While `waiting_out`
+is open, a failure that may pass by itself does not end the driver: it waits, prints a line, tries again at growing
 intervals, and prints another line when the disk is back. Without an open `waiting_out`, for example when a sweep is
 started for the first time and in workers, every error is raised at once.
 """

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from mmpkd.command import command_line, plain_console, warn
 from mmpkd.types import ConfigError
 from sweep.interrupt import exit_process, requests_end_the_driver
-from sweep.options import RUN_KEYS, read_run_options
+from sweep.options import RUN_KEYS, read_run_options, seconds_of
 from sweep.space.loading import SHORTCUTS, shipped
 from sweep.space.space import PATHS_OF_SPACE, load_space
 from sweep.supervisor import follow_supervisor, supervise
@@ -87,7 +87,8 @@ def main(words: Sequence[str]) -> None:
         return
     trains = not (mistakes or options.schema or options.show or options.plan)
     if trains and not follow_supervisor() and options.num_restarts:
-        exit_process(supervise([sys.executable, "-m", "sweep.run", *words], options.num_restarts))
+        command, patience = [sys.executable, "-m", "sweep.run", *words], seconds_of(options.patience) or 0.0
+        exit_process(supervise(command, options.num_restarts, options.folder.path, patience))
     space, space_mistakes = load_space(options.space, options.overrides, RUN_KEYS)
     mistakes += space_mistakes
     if space is None:

@@ -17,7 +17,7 @@ from mmpkd.command import command_line
 from mmpkd.config import CohortConfig
 from sweep.driver import SweepFunctions, run_sweep
 from sweep.interrupt import exit_process, requests_end_the_driver
-from sweep.options import read_run_options
+from sweep.options import read_run_options, seconds_of
 from sweep.plan.plan import plan
 from sweep.space.space import load_space
 from sweep.supervisor import follow_supervisor, supervise
@@ -33,7 +33,11 @@ def prepare(config: CohortConfig, cache: Path) -> Any:
 def main(words: Sequence[str]) -> None:
     options, mistakes = read_run_options(words)
     if not follow_supervisor() and options.num_restarts:
-        exit_process(supervise([sys.executable, "-m", "benchmarks.chaos.driver", *words], options.num_restarts))
+        command, patience = (
+            [sys.executable, "-m", "benchmarks.chaos.driver", *words],
+            seconds_of(options.patience) or 0.0,
+        )
+        exit_process(supervise(command, options.num_restarts, options.folder.path, patience))
     space, space_mistakes = load_space(options.space, options.overrides)
     assert space is not None
     planned = plan(space, mistakes + space_mistakes)

@@ -145,10 +145,11 @@ def diverge(rig: Rig, chance: random.Random) -> Injection | None:
 
 
 def _order(rig: Rig, order: str) -> Injection | None:
-    """Orders a trial to fail that has begun an epoch since no trial may end: it must not end before it obeys."""
+    """Orders a trial to fail that cannot end before it obeys: its epoch is not its last, or it is held back in it."""
     newest = {line.number: line for line in rig.lines()}
     lines = [newest[number] for number in rig.in_flight()]
-    held = [line for line in lines if line.word == "begins" and line.time > rig.held_since]
+    begun = [line for line in lines if line.word == "begins"]
+    held = [line for line in begun if line.epoch not in rig.stops or line.time > rig.held_since]
     if not held:
         return None
     number = min(held, key=lambda line: (line.epoch, line.number)).number

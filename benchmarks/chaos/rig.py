@@ -17,6 +17,7 @@ from benchmarks.chaos.driver import WITNESS
 from benchmarks.chaos.training import HOLD, SPACE
 from benchmarks.witness import Line, Watch, descendants, events_of, lines_of
 from mmpkd.machine.files import write_atomically
+from sweep.space.search_config import EarlyStopping
 from sweep.storage.layout import CHECKPOINT, Storage, SweepFolder
 from sweep.transfer.attempts import attempts_in
 from tests.sweep.nodes import LocalCluster, Node, free_port
@@ -97,7 +98,8 @@ class Rig:
         disk: the disk of the folder of all sweeps.
         trials: number of trials of the sweep.
         orders: folder of the orders to trainings.
-        held_since: when trials were last forbidden to end.
+        stops: the epochs after which a trial may end.
+        held_since: since when trials are held back.
         queued_again: how often the sweep was started again after a request to end.
         asked_to_end: whether the sweep was asked to end.
         by_hand: what a person would have had to do.
@@ -111,7 +113,7 @@ class Rig:
         disk: Disk,
         server: Server | None,
         trials: int,
-        words: Sequence[str],
+        epochs: int,
     ):
         self._folder, self.cluster, self.disk, self.server = folder, cluster, disk, server
         self.orders, self.witness = folder / "orders", folder
@@ -124,8 +126,9 @@ class Rig:
             *(f"{key}={value}" for key, value in places.items()),
             f"tracking={self.tracking}",
             f"trials={trials}",
-            *words,
+            f"epochs={epochs}",
         ]
+        self.stops = {*EarlyStopping().rungs(epochs), epochs}
         self.watch = Watch(self.sweep.path)
         self.log = folder / "driver.log"
         self.trials, self.queued_again, self.by_hand = trials, 0, list[str]()
@@ -176,7 +179,7 @@ class Rig:
         self.command = self._start_driver()
 
     def hold(self, exempt: Collection[int]) -> None:
-        """Lets no trial end but those named, so that the trials last until all faults are done."""
+        """Slows down all trials but those named, so that the trials last until all faults are done."""
         if not (self.orders / HOLD).exists():
             self.held_since = time.time()
         write_atomically(self.orders / HOLD, " ".join(map(str, exempt)))

@@ -22,8 +22,10 @@ from sweep.workers.worker import TrainingFunctions
 ORDERS: Final = "CHAOS_ORDERS"  # environment variable: folder of the orders
 SECONDS: Final = "CHAOS_SECONDS"  # environment variable: how long an epoch takes
 RAISE, NAN = "raise", "nan"  # orders: the file ORDER-NUMBER makes a trial fail in every epoch from then on
-HOLD: Final = "hold"  # orders: while this file is there, only the trials that it lists may end
-HOLD_SECONDS: Final = 80.0  # longest time that a trial waits for that; after 120 s a silent worker counts as hung
+HOLD: Final = "hold"  # orders: while this file is there, only the trials that it lists go on at their own pace
+# Longest time that an epoch of the other trials takes then. A worker counts as hung after 120 s without a report.
+SLOW_SECONDS: Final = 15.0
+HOLD_SECONDS: Final = 80.0  # ... if it may be the last epoch of the trial
 COPY_SECONDS: Final = (
     3.0  # between copies of a checkpoint to the storage, as the trainings last seconds instead of hours
 )
@@ -32,7 +34,7 @@ WEIGHTS: Final = 100_000  # bytes that stand for a student's weights in a checkp
 SPACE: Final = """
 cohort: {reader: synthetic}
 optimizer: {lr: {log_uniform: [1e-4, 1e-1]}, weight_decay: {uniform: [0.2, 1]}}
-epochs: 12
+epochs: 20
 arms:
   none: {}
   tabular: {teachers: {findings: {kind: tabular}}, objectives: {logits: {}}}
@@ -61,9 +63,9 @@ def run_training(job: PlacedJob, folder: Path, resume: Path | None, report: Call
     for epoch in range(len(history) + 1, config.epochs + 1):
         began = time.time()
         time.sleep(float(os.environ[SECONDS]))
-        if epoch in (*job["rungs"], config.epochs):
-            while time.time() < began + HOLD_SECONDS and _is_held(orders, job["number"]):
-                time.sleep(0.1)
+        longest = HOLD_SECONDS if epoch in (*job["rungs"], config.epochs) else SLOW_SECONDS
+        while time.time() < began + longest and _is_held(orders, job["number"]):
+            time.sleep(0.1)
         if (orders / f"{RAISE}-{job['number']}").exists():
             raise ValueError("ordered to raise")
         if (orders / f"{NAN}-{job['number']}").exists():

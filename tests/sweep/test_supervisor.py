@@ -42,9 +42,10 @@ with requests_end_the_driver():
 """
 SUPERVISOR = """
 import sys
+from pathlib import Path
 from sweep import supervisor
 supervisor.FIRST_PAUSE = 0.05
-sys.exit(supervisor.supervise(sys.argv[2:], int(sys.argv[1])))
+sys.exit(supervisor.supervise(sys.argv[2:], int(sys.argv[1]), Path(sys.argv[-1]), 0.0))
 """
 
 
@@ -73,13 +74,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_driver_that_ends_by_itself_is_not_started_again(
     status: str, command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
-    assert supervise(command(status, "0"), 5) == int(status) and len(starts(tmp_path)) == 1
+    assert supervise(command(status, "0"), 5, tmp_path, 0.0) == int(status) and len(starts(tmp_path)) == 1
 
 
 def test_a_driver_that_crashes_is_started_again_until_it_ends(
     command: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert supervise(command("-9", "-11", "134", "0"), 5) == 0 and len(starts(tmp_path)) == 4
+    assert supervise(command("-9", "-11", "134", "0"), 5, tmp_path, 0.0) == 0 and len(starts(tmp_path)) == 4
     lines = capfd.readouterr().err.splitlines()
     assert [line.partition(" in ")[0] for line in lines] == [
         "the driver has died (signal 9) and is started again",
@@ -92,7 +93,7 @@ def test_a_driver_that_crashes_is_started_again_until_it_ends(
 def test_the_number_of_restarts_is_bounded(
     command: Callable[..., list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    assert supervise(command("-9", "-9", "-9", "0"), 2) == 137 and len(starts(tmp_path)) == 3
+    assert supervise(command("-9", "-9", "-9", "0"), 2, tmp_path, 0.0) == 137 and len(starts(tmp_path)) == 3
     assert "no restarts are left; the same command continues the sweep" in capfd.readouterr().err
 
 
@@ -154,7 +155,45 @@ def test_a_signal_in_a_pause_ends_the_command(
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 60.0)
     monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
-    assert supervise(command("-9", "0"), 5) == 130 and len(starts(tmp_path)) == 1
+    assert supervise(command("-9", "0"), 5, tmp_path, 0.0) == 130 and len(starts(tmp_path)) == 1
+
+
+def test_a_restart_waits_for_the_disk_of_the_sweep(
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """The disk is away when the driver dies, and is back after two looks."""
+    sweep, away = tmp_path / "sweep", tmp_path / "away"
+    sweep.mkdir()
+    pauses = []
+
+    def wait(signals: object, seconds: float) -> bool:
+        assert len(starts(tmp_path)) == 1, "no driver is started meanwhile"
+        pauses.append(seconds)
+        if len(pauses) == 1:
+            sweep.rename(away)
+        elif len(pauses) == 3:
+            away.rename(sweep)
+        return False
+
+    monkeypatch.setattr(supervisor._Signals, "wait", wait)
+    assert supervise(command("-9", "0"), 5, sweep, 60.0) == 0 and len(starts(tmp_path)) == 2
+    assert pauses == [0.01, 5.0, 5.0]
+    lines = capfd.readouterr().err.splitlines()
+    assert [line for line in lines if "cannot be written" in line] == [
+        f"paused: {sweep}: cannot be written (No such file or directory); the driver waits for its disk for at most "
+        "60 s"
+    ]
+
+
+def test_the_patience_of_a_restart_ends(command: Callable[..., list[str]], tmp_path: Path) -> None:
+    """The driver that is started then says what is wrong with the disk."""
+    (tmp_path / "sweep").write_text("a file, in which nothing can be written")
+    signals = supervisor._Signals(tmp_path / "sweep")
+    signals.folder_was_there = True
+    assert signals.wait_for_disk(0.05) is False
 
 
 @pytest.mark.parametrize(
