@@ -140,7 +140,7 @@ def driver_elsewhere(folder: SweepFolder) -> str:
     """Returns the driver on another machine that runs a sweep, by its signs of life. Returns an empty text if there is
     none.
 
-    If the last sign is fresh, its driver may have died a moment ago. If it is old, the clock of its machine may be slow.
+    If the last sign is fresh, its driver may have died a moment ago. If it is old, the clock of its machine may lag.
     Both are seen by waiting for the next sign, for `WATCHED_SECONDS` at most.
     """
     last = read_status(folder)
