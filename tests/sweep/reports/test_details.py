@@ -80,19 +80,24 @@ def test_the_state_follows_from_lock_and_heartbeat(
 
 
 @pytest.mark.parametrize(
-    ("driver", "goes_on", "is_refused"),
-    [(ELSEWHERE, True, True), (ELSEWHERE, False, False), (HERE, True, False)],
+    ("driver", "age", "goes_on", "is_refused"),
+    [
+        (ELSEWHERE, 5.0, True, True),
+        (ELSEWHERE, 5 * MINUTE, True, True),  # the clock of its machine is slow
+        (ELSEWHERE, 5.0, False, False),
+        (HERE, 5.0, True, False),
+    ],
 )
 def test_a_second_driver_is_refused_where_locks_do_not_travel(
-    driver: str, goes_on: bool, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    driver: str, age: float, goes_on: bool, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver of another machine may also have died a moment ago. On this machine the lock decides."""
     monkeypatch.setattr(driver_status, "WATCHED_SECONDS", 0.1)
     monkeypatch.setattr(driver_status, "POLL_SECONDS", 0.01)
     driver = this_driver() if driver == HERE else driver
-    folder = begun(tmp_path, status_of(driver, 5.0))
+    folder = begun(tmp_path, status_of(driver, age))
     if goes_on:
-        signs = iter([read_status(folder), *(status_of(driver) for _ in range(100))])
+        signs = iter([read_status(folder), *(status_of(driver, age - 1) for _ in range(100))])
         monkeypatch.setattr(driver_status, "read_status", lambda folder: next(signs))
     refusal = pytest.raises(UserError, match=r"another driver runs this sweep \(process 7 on")
     with refusal if is_refused else nullcontext(), hold_driver_lock(folder):
