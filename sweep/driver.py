@@ -186,7 +186,7 @@ def _open_sweep(
 
     sweep_id = before.sweep_id or uuid.uuid4().hex
     spool = Spool(folder)
-    spool.append(SweepBegan(sweep_id, list(options.words)))
+    spool.append(SweepBegan(sweep_id, list(options.words), options.cluster))
     earlier_plan = folder.read_plan()
     generation = earlier_plan.get("generation", 0) + extended
     identity = {"sweep": sweep_id, "store": store.fingerprint}
@@ -233,7 +233,7 @@ def run_trials(
     with ExitStack() as stack:
         stack.enter_context(cluster())
         tracker.start()  # starts to import MLflow only now: while the workers start, not while Ray starts
-        wait_for_first_machine(config, threads, printer(console))
+        wait_for_first_machine(config, threads, folder.stop_request, printer(console))
         stack.enter_context(mps_where_shared(config, threads, printer(console)))
         per_device = _price_and_trials_per_device(search.space, planned, functions, folder, console)
         reservation = reservation_for(config, threads, per_device)

@@ -24,6 +24,7 @@ from sweep.storage.whole_files import write_sealed
 HEARTBEAT_SECONDS: Final = 15.0  # longest time between two writes of a driver
 SILENT_SECONDS: Final = 60.0  # a driver that has not written for so long is silent: dead, stopped, or without storage
 WATCHED_SECONDS: Final = 2 * HEARTBEAT_SECONDS  # time in which a living driver writes at least once
+MAX_SKEW: Final = 3600.0  # seconds by which the clocks of two machines are expected to differ at most
 POLL_SECONDS: Final = 0.5
 MAX_TRIALS: Final = 500  # running trials that are listed; those with the oldest reports come first
 
@@ -139,11 +140,11 @@ def driver_elsewhere(folder: SweepFolder) -> str:
     """Returns the driver on another machine that runs a sweep, by its signs of life. Returns an empty text if there is
     none.
 
-    If the last sign is fresh, its driver may have died a moment ago. Then this waits for the next sign, for
-    `WATCHED_SECONDS` at most.
+    If the last sign is fresh, its driver may have died a moment ago. If it is old, the clock of its machine may lag.
+    Both are seen by waiting for the next sign, for `WATCHED_SECONDS` at most.
     """
     last = read_status(folder)
-    if last is None or last.is_of_this_machine or not last.is_alive:
+    if last is None or last.is_of_this_machine or last.phase == "ended" or last.age > MAX_SKEW:
         return ""
     about = f"{last.driver} gave a sign of life {last.age:.0f} s ago"
     warn([f"{folder}: {about}; this start waits for up to {WATCHED_SECONDS:.0f} s to see whether it still runs"])
@@ -152,5 +153,5 @@ def driver_elsewhere(folder: SweepFolder) -> str:
         time.sleep(POLL_SECONDS)
         status = read_status(folder)
         if status is not None and status.time != last.time:
-            return status.driver if status.is_alive else ""
+            return status.driver if status.phase != "ended" else ""
     return ""

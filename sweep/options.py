@@ -64,8 +64,7 @@ class RunOptions:
     @property
     def num_restarts(self) -> int:
         """How often the driver is started again after a crash, at most."""
-        on_a_cluster = os.environ.get("RAY_ADDRESS", "").strip() not in ("", "local")
-        return int(self.restarts) if self.restarts else CLUSTER_RESTARTS if on_a_cluster else 0
+        return int(self.restarts) if self.restarts else CLUSTER_RESTARTS if self.cluster else 0
 
     @property
     def all_sweeps(self) -> Storage:
@@ -93,7 +92,13 @@ class RunOptions:
     @property
     def command(self) -> str:
         """The command line that continues this sweep."""
-        return run_command(self.words)
+        return run_command(self.words, self.cluster)
+
+    @property
+    def cluster(self) -> str:
+        """The address of the Ray cluster; empty if the sweep runs on this machine alone."""
+        address = os.environ.get("RAY_ADDRESS", "").strip()
+        return "" if address == "local" else address
 
 
 def read_run_options(words: Sequence[str], leaves: Iterable[str] = ()) -> tuple[RunOptions, list[Mistake]]:
@@ -185,9 +190,14 @@ def storage_at(address: str, scratch: str = "") -> Storage:
     return Storage(scratch_folder(scratch) / "sweeps" / f"{readable}-{fingerprint([str(where)])}", where)
 
 
-def run_command(words: Iterable[str]) -> str:
-    """Returns the command line that runs `sweep.run` with these words, quoted for a shell."""
-    return " ".join(["python -m sweep.run", *map(quote, words)])
+def run_command(words: Iterable[str], cluster: str = "") -> str:
+    """Returns the command line that runs `sweep.run` with these words, quoted for a shell.
+
+    Args:
+        cluster: address of the Ray cluster on which the sweep runs; empty for one machine.
+    """
+    on_cluster = [f"RAY_ADDRESS={quote(cluster)}"] if cluster else []
+    return " ".join([*on_cluster, "python -m sweep.run", *map(quote, words)])
 
 
 # --- sweep.status, sweep.stop, sweep.clean ---

@@ -56,7 +56,7 @@ def driver_lines(sweep: Sweep, status: DriverStatus) -> list[str]:
     if sweep.state == "stalled":
         lines += ["it is stopped or hangs, or its machine or its storage is away; what follows is old"]
     if sweep.drivers > 1:
-        lines += [f"it is driver {sweep.drivers} of this sweep"]
+        lines += [f"the sweep's driver has been started {sweep.drivers} times"]
     if status.nodes:
         gpus = f", {status.gpus:g} GPUs" if status.gpus else ""
         machines = f"{status.nodes} machine{'s' * (status.nodes != 1)}"

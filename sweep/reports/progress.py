@@ -76,7 +76,8 @@ class Progress:
         counts = ", ".join(f"{states[state]} {state}" for state in ("complete", "pruned", "failed") if states[state])
         done = f"{len(search.finished)}/{total} done{f' ({counts})' if counts else ''}"
         placement = search.placement
-        places = [f"{placement.running} running"]
+        running = min(placement.running, len(search.running))  # a worker whose trial is done may still be there
+        places = [f"{running} running"]
         places += [f"{placement.starting} starting"] if placement.starting else []
         places += [f"{placement.waiting} waiting"] if placement.waiting else []
         return ", ".join([done, *places])

@@ -157,6 +157,8 @@ def main(driver: int) -> None:
         write_results(pickle.load(sys.stdin.buffer), running=True, check=stop_without_driver)
     except OSError as error:
         sys.exit(f"{error.filename2 or error.filename or 'a file'} cannot be written ({error.strerror})")
+    except Exception as error:  # its text may quote a table, and everybody who sees the folder reads the reason
+        sys.exit(f"{type(error).__name__}, a bug in this program")
     print(time.process_time())
 
 

@@ -24,10 +24,16 @@ from sweep.storage.layout import SweepFolder
 
 @dataclass(frozen=True)
 class SweepBegan:
-    """A driver began or continued the sweep. `words` are the words of its command line."""
+    """A driver began or continued the sweep.
+
+    Attributes:
+        words: the words of its command line.
+        cluster: the RAY_ADDRESS of its environment; empty if it ran on one machine.
+    """
 
     id: str
     words: list[str] | None = None
+    cluster: str = ""
     time: float = field(default=0.0, kw_only=True)
 
 

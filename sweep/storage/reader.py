@@ -67,6 +67,7 @@ class Sweep:
         plan: content of the plan's file. It is empty until the first start has written the file.
         search: the section `search` of the space. It is empty until the first start has written the space.
         words: the command line with which a driver was last started.
+        cluster: the address of the Ray cluster on which it was last started; empty for one machine.
         trials: the trials of the present space, by number.
         left_behind: trials of an earlier space that the present space does not contain.
         closed: how the last driver ended: FINISHED, KILLED or FAILED. It is empty while a driver runs, or if the last
@@ -82,6 +83,7 @@ class Sweep:
     plan: Mapping[str, Any]
     search: Mapping[str, Any]
     words: list[str] | None = None
+    cluster: str = ""
     trials: dict[int, Trial] = field(default_factory=dict)
     left_behind: dict[int, Trial] = field(default_factory=dict)
     closed: str = ""
@@ -201,6 +203,7 @@ def _add_event(sweep: Sweep, event: Event) -> None:
             sweep.closed = ""
             sweep.drivers += 1
             sweep.words = sweep.words if event.words is None else event.words
+            sweep.cluster = event.cluster
         case TrialStarted():
             first = event.tags.get("repeat_of")
             trial = sweep.trials.setdefault(event.number, Trial(event.number, event.arm))
@@ -224,13 +227,13 @@ def continue_command(sweep: Sweep) -> str | None:
     """
     folder, words = SweepFolder(sweep.folder.path.absolute()), sweep.words
     if sweep.folder.address:  # the command may have to run on another machine, so the space's file is not looked for
-        return None if words is None else run_command(_at_address(words, sweep.folder))
+        return None if words is None else run_command(_at_address(words, sweep.folder), sweep.cluster)
     if words is None or not _leads_to(folder, words):
         if not sweep.search:
             return None
         kept = [word for word in words or () if _is_still_valid(word)]
         words = [f"space={folder.space}", f"name={folder.name}", f"storage={folder.path.parent}", *kept]
-    return run_command(map(redact_passwords, words))
+    return run_command(map(redact_passwords, words), sweep.cluster)
 
 
 def _at_address(words: Sequence[str], folder: SweepFolder) -> list[str]:

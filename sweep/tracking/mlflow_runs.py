@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -74,6 +75,9 @@ class MlflowRuns:
             Exception: the server cannot be reached. The caller may call `open` again later.
         """
         from mlflow.tracking import MlflowClient  # this import takes six seconds, while the first trials run
+
+        # A full disk would otherwise fill the console with a traceback for each attempt. The tracker keeps the error.
+        logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 
         artifacts = (self._artifacts / self._name).absolute().as_uri()
         if urlsplit(self._uri).scheme == "sqlite":

@@ -242,9 +242,10 @@ def place(address: str | Path, key: str = "storage") -> Place:
         raise ConfigError.at(key, f"{shown!r} begins with the unknown scheme {scheme!r}{near(scheme, schemes)}")
     if num_slashes != 2 or not path:
         raise ConfigError.at(key, f"{shown!r} names no bucket; write {scheme}://BUCKET/FOLDER")
-    if shown != text:
+    if shown != text or "@" in query:
         advice = f"give them in the environment ({CREDENTIALS.get(scheme, OF_PACKAGE)})"
-        raise ConfigError.at(key, f"{shown!r} holds credentials, which other users can read in command lines; {advice}")
+        problem = f"{shown.partition('?')[0]!r} holds credentials, which other users can read in command lines"
+        raise ConfigError.at(key, f"{problem}; {advice}")
     for option, _ in parse_qsl(query, keep_blank_values=True):
         if option not in OPTIONS.get(scheme, ()):
             problem = f"{scheme}://{path} has the unknown option {option!r}{near(option, OPTIONS.get(scheme, ()))}"

@@ -202,7 +202,10 @@ class Attempt:
                 # The training may replace the file at any time; the link keeps its present content.
                 link = path.with_name(f".{path.name}.sent")
                 link.unlink(missing_ok=True)
-                os.link(path, link)
+                try:
+                    os.link(path, link)
+                except OSError:  # a disk without links
+                    shutil.copy2(path, link)
                 stamp = _stamp(link)
                 self._target.upload(link, path.name)
                 link.unlink()

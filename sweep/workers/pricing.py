@@ -89,6 +89,7 @@ def price_sweep(space: Space, planned: Plan, seconds: float, notify: Notify) -> 
         for arm, configs in configs_by_arm.items()
     }
     slots, teachers = count_slots(reservation), stopwatch.teacher_seconds
+    slots = min(slots, search.at_a_time or slots)
     return compute_price(
         space, store, timed_by_arm, reservation.devices, slots, teachers, planned.goals, per_device, packing
     )

@@ -13,6 +13,7 @@ import pytest
 from mmpkd.machine.checksums import sealed
 from mmpkd.types import ConfigError
 from sweep import clean, status, stop
+from sweep.options import read_run_options
 from sweep.storage.events import EpochEnded, SweepBegan, SweepClosed, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
@@ -165,6 +166,21 @@ def test_the_command_that_continues(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir("/")  # from here the words of the first start would begin another sweep
     moved = f"python -m sweep.run {resolved} 'tracking=http://me:***@host'".replace("plain", "breast")
     assert continue_command(breast) == moved
+
+
+def test_the_command_that_continues_a_sweep_of_a_cluster(tmp_path: Path) -> None:
+    """Without the address, it would run the sweep on one machine."""
+    spool = make(tmp_path / "runs" / "breast")
+    spool.append(SweepBegan("x", ["space=breast", f"storage={tmp_path / 'runs'}"], cluster="10.0.0.1:20000"))
+    command = continue_command(read_sweep(spool.folder))
+    assert command == f"RAY_ADDRESS=10.0.0.1:20000 python -m sweep.run space=breast storage={tmp_path / 'runs'}"
+
+
+@pytest.mark.parametrize(("address", "prefix"), [("auto", "RAY_ADDRESS=auto "), ("local", ""), ("", "")])
+def test_the_command_that_the_driver_prints(address: str, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    options, _ = read_run_options(["space=demo", "trials=3"])
+    assert options.command == f"{prefix}python -m sweep.run space=demo trials=3"
 
 
 def test_brackets_in_a_path_are_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,6 +22,7 @@ from sweep.storage.reader import is_running, read_sweep
 from tests.sweep.folders import add, locked, make
 
 ELSEWHERE = "process 7 on another-machine"
+HERE = "this process"  # its number differs between the processes that run the tests
 MINUTE = 60.0
 
 
@@ -59,11 +60,11 @@ def state(folder: SweepFolder, held: bool) -> str:
 @pytest.mark.parametrize(
     ("driver", "age", "phase", "held", "expected"),
     [
-        (this_driver(), 0, "training", True, "running"),
-        (this_driver(), 5 * MINUTE, "training", True, "stalled"),
-        (this_driver(), 0, "training", False, "stopped"),  # killed a moment ago
-        (this_driver(), 5 * MINUTE, "training", False, "stopped"),
-        (this_driver(), 0, "ended", False, "stopped"),
+        (HERE, 0, "training", True, "running"),
+        (HERE, 5 * MINUTE, "training", True, "stalled"),
+        (HERE, 0, "training", False, "stopped"),  # killed a moment ago
+        (HERE, 5 * MINUTE, "training", False, "stopped"),
+        (HERE, 0, "ended", False, "stopped"),
         (ELSEWHERE, 5 * MINUTE, "training", True, "starting"),  # the lock is another driver's
         (ELSEWHERE, 0, "training", False, "running"),  # its lock cannot be seen from here
         (ELSEWHERE, 0, "ended", False, "stopped"),
@@ -73,23 +74,30 @@ def state(folder: SweepFolder, held: bool) -> str:
 def test_the_state_follows_from_lock_and_heartbeat(
     driver: str, age: float, phase: str, held: bool, expected: str, tmp_path: Path
 ) -> None:
+    driver = this_driver() if driver == HERE else driver
     folder = begun(tmp_path, replace(status_of(driver, age), phase=phase))
     assert state(folder, held) == expected
 
 
 @pytest.mark.parametrize(
-    ("driver", "goes_on", "is_refused"),
-    [(ELSEWHERE, True, True), (ELSEWHERE, False, False), (this_driver(), True, False)],
+    ("driver", "age", "goes_on", "is_refused"),
+    [
+        (ELSEWHERE, 5.0, True, True),
+        (ELSEWHERE, 5 * MINUTE, True, True),  # the clock of its machine is slow
+        (ELSEWHERE, 5.0, False, False),
+        (HERE, 5.0, True, False),
+    ],
 )
 def test_a_second_driver_is_refused_where_locks_do_not_travel(
-    driver: str, goes_on: bool, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    driver: str, age: float, goes_on: bool, is_refused: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The driver of another machine may also have died a moment ago. On this machine the lock decides."""
     monkeypatch.setattr(driver_status, "WATCHED_SECONDS", 0.1)
     monkeypatch.setattr(driver_status, "POLL_SECONDS", 0.01)
-    folder = begun(tmp_path, status_of(driver, 5.0))
+    driver = this_driver() if driver == HERE else driver
+    folder = begun(tmp_path, status_of(driver, age))
     if goes_on:
-        signs = iter([read_status(folder), *(status_of(driver) for _ in range(100))])
+        signs = iter([read_status(folder), *(status_of(driver, age - 1) for _ in range(100))])
         monkeypatch.setattr(driver_status, "read_status", lambda folder: next(signs))
     refusal = pytest.raises(UserError, match=r"another driver runs this sweep \(process 7 on")
     with refusal if is_refused else nullcontext(), hold_driver_lock(folder):

@@ -196,6 +196,12 @@ def test_a_process_without_its_driver_writes_nothing(copied: Any) -> None:
     )
 
 
+def test_the_text_of_a_bug_is_not_shown_to_all_who_see_the_folder() -> None:
+    command = [sys.executable, "-m", "sweep.reports.results", str(os.getpid())]
+    done = subprocess.run(command, input=pickle.dumps("row of a patient"), capture_output=True)
+    assert (done.returncode, done.stderr) == (1, b"AttributeError, a bug in this program\n")
+
+
 def test_the_process_loads_no_engine() -> None:
     code = """if True:
         import sys

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -195,6 +197,19 @@ def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, m
     assert tracker.close(60) == 0
     run = runs(address, "away")[0]
     assert len(MlflowClient(address).get_metric_history(run.info.run_id, "val/auroc")) == 5
+
+
+def test_a_database_that_fails_prints_no_traceback(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A full disk fails every attempt, and MLflow (3.17) prints each error on its own."""
+    spool, uri = Spool(SweepFolder(tmp_path)), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    spool.append(SweepBegan(id="x"))
+    drain(uri, "full", spool)
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as database:
+        database.execute("DROP TABLE latest_metrics")
+    tell_of(spool, 0, "complete", epochs=1)
+    tracker = drain(uri, "full", spool, seconds=2)
+    assert "no such table" in tracker.trouble
+    assert capsys.readouterr().err == ""
 
 
 def test_what_a_server_did_not_get_stays_and_is_counted(tmp_path: Path) -> None:

@@ -143,6 +143,7 @@ def test_paths_stay_paths(text: str) -> None:
         ("s3://bucket/runs?regoin=eu-west-1", ["unknown option 'regoin'", "did you mean 'region'"]),
         ("s3://bucket/runs?secret_key=planted", ["unknown option 'secret_key'"]),
         ("s3://key:planted@bucket/runs", ["'s3://bucket/runs' holds credentials", "AWS_SECRET_ACCESS_KEY"]),
+        ("s3://bucket/runs?endpoint_override=me:planted@host", ["'s3://bucket/runs' holds credentials"]),
         ("s3://key:with/planted@bucket/runs", ["'s3://bucket/runs' holds credentials", "AWS_SECRET_ACCESS_KEY"]),
         ("s5://key:planted@bucket/runs", ["unknown scheme 's5'"]),
     ],

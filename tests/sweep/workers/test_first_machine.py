@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from sweep import interrupt
 from sweep.space.search_config import SearchConfig
 from sweep.workers import first_machine
 from sweep.workers.first_machine import has_room, wait_for_first_machine
 
+NO_REQUEST = Path("no-request")
 HEAD: Mapping[str, float] = {"node:__internal_head__": 1.0}
 
 
@@ -42,14 +45,14 @@ class Growing:
 
 def test_a_machine_is_awaited_if_trials_per_gpu_are_to_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, notes = Growing(monkeypatch, {"CPU": 8.0, "GPU": 1.0}, gpus_come=True), list[str]()
-    wait_for_first_machine(SearchConfig(), 2, notes.append)
+    wait_for_first_machine(SearchConfig(), 2, NO_REQUEST, notes.append)
     assert cluster.requests == [[{"CPU": 2.0, "GPU": 1.0}]] and cluster.removed == 1
     assert notes == ["waits for the first machine of the cluster: a trial wants 2 cores and a GPU"]
 
 
 def test_a_machine_is_awaited_if_trials_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     cluster, notes = Growing(monkeypatch, {"CPU": 8.0}, gpus_come=False), list[str]()
-    wait_for_first_machine(SearchConfig(trials_per_device=4), 1, notes.append)
+    wait_for_first_machine(SearchConfig(trials_per_device=4), 1, NO_REQUEST, notes.append)
     assert cluster.requests == [[{"CPU": 1.0}]] and len(notes) == 1
 
 
@@ -58,8 +61,20 @@ def test_no_machine_is_awaited_if_the_space_says_what_a_trial_reserves(
     search: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster = Growing(monkeypatch, {"CPU": 8.0, "GPU": 1.0}, gpus_come=True)
-    wait_for_first_machine(SearchConfig(**search), 1, pytest.fail)
+    wait_for_first_machine(SearchConfig(**search), 1, NO_REQUEST, pytest.fail)
     assert not cluster.requests
+
+
+@pytest.mark.parametrize("name", ["", "another driver has taken over"])
+def test_a_driver_that_waits_can_be_asked_to_end(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By sweep.stop, or by a thread that has lost the lease of the sweep."""
+    cluster = Growing(monkeypatch, {"CPU": 8.0, "GPU": 1.0}, gpus_come=True)
+    monkeypatch.setattr(interrupt, "_request", interrupt._Request(name))
+    if not name:
+        (tmp_path / "stop").touch()
+    with pytest.raises(KeyboardInterrupt):
+        wait_for_first_machine(SearchConfig(), 2, tmp_path / "stop", lambda line: None)
+    assert cluster.removed == 1 and interrupt.requested() == (name or "sweep.stop")
 
 
 def test_room_is_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
