@@ -28,7 +28,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-import ray
 from ray._private.authentication.authentication_token_setup import (
     enable_token_auth_by_default,
     ensure_token_if_auth_enabled,
@@ -145,7 +144,6 @@ def local_cluster(
         setenv: function that sets an environment variable, such as that of pytest's `monkeypatch`.
         environment: further variables of the environment of every node.
     """
-    assert not ray.is_initialized(), "this process is connected to another cluster"
     folder = Path(tempfile.mkdtemp(prefix="n-", dir="/tmp"))
     enable_token_auth_by_default()  # as `ray.init` does for a new cluster; sets RAY_AUTH_MODE for all children
     ensure_token_if_auth_enabled()

@@ -252,6 +252,7 @@ def test_defaults_of_the_search_are_explicit():
         "early_stopping": {"grace": None, "reduction": 3},
         "cpus": None,
         "gpus": None,
+        "at_a_time": None,
         "max_failures": 3,
     }
     assert SearchConfig.model_validate({"early_stopping": {}}).early_stopping == EarlyStopping()

@@ -20,7 +20,7 @@ from sweep.storage.events import SweepBegan
 from sweep.storage.layout import SweepFolder
 from sweep.transfer import lease
 from sweep.transfer.addresses import place
-from sweep.transfer.mirror import Mirror
+from sweep.transfer.mirror import WRITER, Mirror
 from tests.sweep.folders import add, make
 
 TYPOS = ["s3:/bucket/runs", "s3:bucket/runs", "s4://bucket/runs", "s3://", "s3://key:planted@bucket/runs"]
@@ -54,6 +54,8 @@ def driven(folder: SweepFolder, phase: str = "training") -> Mirror:
     write_status(folder, DriverStatus("process 7 on head", began=now, time=now, phase=phase))
     mirror._lease.take((), lambda line: None)
     folder.copies.write_text(json.dumps([mirror._lease.token]))
+    earlier = {folder.journal.name: 0, folder.spool.name: 0, WRITER: mirror._lease.token}  # of empty files
+    folder.shared.child(folder.copies.name).write_bytes(json.dumps(earlier).encode())
     mirror._lease.give_back()
     return mirror
 
