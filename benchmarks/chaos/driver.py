@@ -21,7 +21,9 @@ from sweep.options import read_run_options, seconds_of
 from sweep.plan.plan import plan
 from sweep.space.space import load_space
 from sweep.supervisor import follow_supervisor, supervise
+from sweep.workers import watchdog
 
+SILENT_SECONDS: Final = 100.0  # a sweep allows 600 s; epochs that are held back take 80 s at most
 WITNESS: Final = "CHAOS_WITNESS"  # environment variable: folder of the workers' own log of epochs
 
 
@@ -38,6 +40,7 @@ def main(words: Sequence[str]) -> None:
             seconds_of(options.patience) or 0.0,
         )
         exit_process(supervise(command, options.num_restarts, options.folder.path, patience))
+    watchdog.SHORTEST_SECONDS = SILENT_SECONDS  # type: ignore[misc]
     space, space_mistakes = load_space(options.space, options.overrides)
     assert space is not None
     planned = plan(space, mistakes + space_mistakes)

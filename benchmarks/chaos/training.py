@@ -23,7 +23,7 @@ ORDERS: Final = "CHAOS_ORDERS"  # environment variable: folder of the orders
 SECONDS: Final = "CHAOS_SECONDS"  # environment variable: how long an epoch takes
 RAISE, NAN = "raise", "nan"  # orders: the file ORDER-NUMBER makes a trial fail in every epoch from then on
 HOLD: Final = "hold"  # orders: while this file is there, only the trials that it lists go on at their own pace
-# Longest time that an epoch of the other trials takes then. A worker counts as hung after 120 s without a report.
+# Longest time that an epoch of the other trials takes then. A worker counts as hung after 100 s without a report.
 SLOW_SECONDS: Final = 30.0
 HOLD_SECONDS: Final = 80.0  # ... if it may be the last epoch of the trial
 COPY_SECONDS: Final = (
