@@ -97,6 +97,19 @@ def test_a_complete_trial_waits_until_its_student_has_arrived(near: Checkpoints,
     assert not attempt.folder.exists()
 
 
+def test_the_disk_of_a_node_need_not_know_links(
+    near: Checkpoints, storage: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*ignored: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    attempt = near.begin(NUMBER)
+    write(attempt, "student", "student.safetensors")
+    attempt.finish(seconds=0.0)
+    assert content(storage, name="student.safetensors") == "student"
+
+
 def test_a_trial_that_is_stopped_sends_its_last_checkpoint(near: Checkpoints, storage: Place) -> None:
     attempt = near.begin(NUMBER)
     write(attempt, "epoch 1")
