@@ -130,6 +130,7 @@ class Heartbeat(tune.Callback):
         self._watchdog = Watchdog(lambda line: search.warnings.append(line))
         search.deaths.node_of, search.deaths.lost_nodes = self._watchdog.node_of, lost_nodes
         self._next_check = 0.0
+        self._machines: dict[str, str] = {}  # addresses of the cluster's machines, by the ids of their nodes
 
     def make_controller(self, **options: Any) -> SlotController:
         """Makes the controller of Tune's loop."""
@@ -152,9 +153,16 @@ class Heartbeat(tune.Callback):
         self._next_check = time.monotonic() + 1
         self._search.max_running = trials_at_a_time(self._reservation, self._at_a_time, self._growth)
         self._search.check_limits()
+        self._warn_of_lost_machines()
         self._watchdog.look(trials)
         if os.path.exists(self._stop_request) and self._search.halt is None:
             self._search.halt = Halt("requested", "asked to stop by sweep.stop")
+
+    def _warn_of_lost_machines(self) -> None:
+        machines = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+        for node in self._machines.keys() - machines.keys():
+            self._search.warnings.append(f"lost machine {self._machines[node]}; its trials are continued on others")
+        self._machines = machines
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         assert self._controller is not None, "Tune's loop belongs to the controller that this callback has made"

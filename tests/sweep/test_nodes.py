@@ -75,6 +75,7 @@ def test_every_slot_of_a_cluster_that_changes_works(cluster: LocalCluster, tmp_p
         before = len(trained(tmp_path / "fake"))
         eventually(lambda: len(trained(tmp_path / "fake")) > before + 20, driver)
         assert {node for node, _ in trained(tmp_path / "fake")[before:]} <= {small.name, late.name}
+        eventually(lambda: b"lost machine" in (tmp_path / "driver.log").read_bytes(), driver)
         Path(str(folder.stop_request)).touch()
         driver.wait(WAIT_SECONDS)
         assert "stopped: asked to stop by sweep.stop" in (tmp_path / "driver.log").read_text()
