@@ -116,8 +116,8 @@ class Mirror:
         """
         try:
             copies = json.loads(self._folder.shared.child(self._folder.copies.name).read_bytes())
-        except FileNotFoundError:
-            return False
+        except FileNotFoundError:  # nothing was copied yet, or somebody has deleted the copies
+            return bool(tokens)
         files = self._folder.journal, self._folder.spool
         are_whole = all(path.exists() and path.stat().st_size >= copies[path.name] for path in files)
         return are_whole and copies.get(WRITER) in tokens
