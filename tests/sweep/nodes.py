@@ -35,6 +35,7 @@ from ray._private.authentication.authentication_token_setup import (
 
 NAME: Final = "TEST_NODE"  # the environment variable in which every worker finds the name of its node
 START_SECONDS: Final = 60.0  # time within which a node has to start on a busy machine
+START_TRIES: Final = 3
 # Ray looks for lost nodes every second instead of every few seconds, and a node is lost after three misses.
 HEALTH: Final = {
     "health_check_initial_delay_ms": 1000,
@@ -106,10 +107,22 @@ class LocalCluster:
     def add(self, cpus: float = 1, gpus: int = 0, wait: bool = True) -> Node:
         """Starts a node with so many cores and GPUs, which need not exist. Returns once it has joined the cluster, or
         at once if `wait` is false.
+
+        Ray (2.60) gives up a node that needs more than 30 s to start, as it may on a busy machine. Another node is then
+        started.
         """
-        return self.start(
-            f"node-{len(self.nodes)}", [f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"], wait
-        )
+        words = [f"--address={self.address}", f"--num-cpus={cpus}", f"--num-gpus={gpus}"]
+        for tries_left in reversed(range(START_TRIES)):
+            node = self.start(f"node-{len(self.nodes)}", words, wait=False)
+            try:
+                if wait:
+                    node.wait()
+                return node
+            except RuntimeError:
+                node.kill()
+                if not tries_left:
+                    raise
+        raise AssertionError("unreachable")
 
     def start(self, name: str, words: list[str], wait: bool) -> Node:
         log, disk = self.folder / f"{name}.log", self.folder / f"disk-{name}"
