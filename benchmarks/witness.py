@@ -105,6 +105,7 @@ class Kill:
     at: float  # time.time()
     family: dict[int, str] = field(default_factory=dict)  # pid -> command, of those still alive
     gone_after: float = 0.0  # seconds until the last of them was seen no more
+    allowed: float = PATIENCE  # seconds within which they must have gone
 
 
 class Watch:
@@ -147,10 +148,10 @@ class Watch:
         Returns:
             What is left.
         """
-        while any(kill.family and time.time() - kill.at < PATIENCE for kill in self.kills):
+        while any(kill.family and time.time() - kill.at < kill.allowed for kill in self.kills):
             self.look()
             time.sleep(0.1)
-        late = [kill for kill in self.kills if kill.family or kill.gone_after > PATIENCE]
+        late = [kill for kill in self.kills if kill.family or kill.gone_after > kill.allowed]
         return [f"{kill.family or 'some'} outlived the driver by {kill.gone_after:.0f} s" for kill in late]
 
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from benchmarks.chaos.rig import FEWEST_NODES, SLOTS, Rig
 from benchmarks.chaos.training import NAN, RAISE
-from benchmarks.witness import Kill, attempts_of, descendants
+from benchmarks.witness import PATIENCE, Kill, attempts_of, descendants
 from tests.sweep.nodes import Node
 
 
@@ -34,6 +34,7 @@ class Injection:
         cuts: whether an epoch may be cut off without that, so that it is begun a second time.
         damages: whether epochs that have ended may be lost.
         family: commands of the processes that must end with it, by process id.
+        allowed: seconds within which they must end.
     """
 
     text: str
@@ -48,6 +49,7 @@ class Injection:
     cuts: bool = False
     damages: bool = False
     family: dict[int, str] = field(default_factory=dict)
+    allowed: float = PATIENCE
 
 
 def kill_driver(rig: Rig, chance: random.Random) -> Injection | None:
@@ -121,7 +123,7 @@ def remove_node(rig: Rig, chance: random.Random) -> Injection | None:
         return None
     node, processes, hit = busy
     node.process.terminate()
-    return Injection(node.name, hit, kills=True, family=processes)
+    return Injection(node.name, hit, kills=True, family=processes, allowed=DRAIN_SECONDS + PATIENCE)
 
 
 def add_node(rig: Rig, chance: random.Random) -> Injection | None:
@@ -232,6 +234,7 @@ TRACKING: Final = "MLflow away"
 READ_ONLY, FULL = "storage read-only", "storage full"
 ON_DISK: Final = {READ_ONLY, FULL}  # kinds that need a disk of their own
 SHORT_EPOCH: Final = 35.0  # seconds
+DRAIN_SECONDS: Final = 30.0  # for which Ray (2.60) lets the workers of a node go on that is asked to end
 Inject = Callable[[Rig, random.Random], Injection | None]  # returns None while there is nothing to do it to
 KINDS: Final[Mapping[str, Inject]] = {
     "driver killed": kill_driver,
@@ -252,4 +255,4 @@ KINDS: Final[Mapping[str, Inject]] = {
 
 
 def as_kill(injection: Injection, at: float) -> Kill:
-    return Kill(0, 0.0, 0, injection.hit, at, dict(injection.family))
+    return Kill(0, 0.0, 0, injection.hit, at, dict(injection.family), allowed=injection.allowed)
