@@ -112,9 +112,9 @@ def test_firewall_of_the_page_closes_the_machines():
         assert {22, 20000, 20001} <= {*scan("head")["head"]}  # shows that the scan below would find them
         for host in CLUSTER:
             rig("root", host, "cat > /tmp/firewall.nft; nft -f /tmp/firewall.nft", text=rules)
-        found = scan(*CLUSTER)
-        log(f"ports that answer to a machine outside the cluster: {found}")
-        assert found == {host: [22] for host in CLUSTER}
+        open_ports = scan(*CLUSTER)
+        log(f"ports that answer to a machine outside the cluster: {open_ports}")
+        assert open_ports == {host: [22] for host in CLUSTER}
 
 
 @contextmanager
@@ -266,12 +266,12 @@ def test_every_port_of_the_page_refuses_without_the_token():
     workers = {port for port in open_ports if port > 20009}
     table = {int(port) for port, (reach, _) in ports_of_the_page().items() if "cluster" in reach and port.isdigit()}
     assert table == open_ports - workers
-    asked = {
+    answers_by_host = {
         "the head from w1": knock("w1", ADDRESSES["head"], sorted(open_ports)),
         "w1 from w3": knock("w3", ADDRESSES["w1"], sorted(port for _, port in listening("w1") if port > 20000)),
         "the dashboard on the head": knock("head", "127.0.0.1", [8265]),
     }
-    for where, answers in asked.items():
+    for where, answers in answers_by_host.items():
         log(f"{where}: {answers}")
         for port, answer in answers.items():
             assert re.match("401|403|UNAUTHENTICATED", answer), f"{where}, port {port}: {answer}"

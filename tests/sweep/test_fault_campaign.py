@@ -67,14 +67,14 @@ def test_the_verdict_notices_what_is_lost_or_doubled(campaign: Path, tmp_path: P
     assert trained_twice(folder, [*lines, last], epochs) == [f"trial {number} was trained to its end more than once"]
 
     fewer = [line for line in lines if line != last]
-    said = wrong_epochs(folder, tracking, fewer, [], set(range(TRIALS)), TRIALS)
-    assert f"trial {number}: epochs [1, 2, 3, 4, 5] were trained, the table says {EPOCHS}" in said
+    mistakes = wrong_epochs(folder, tracking, fewer, [], set(range(TRIALS)), TRIALS)
+    assert f"trial {number}: epochs [1, 2, 3, 4, 5] were trained, the table says {EPOCHS}" in mistakes
 
     table.loc[table["number"] == number, "epochs"] = EPOCHS - 1
     table.to_parquet(folder / "trials.parquet")
-    said = wrong_epochs(folder, tracking, lines, [], set(range(TRIALS)), TRIALS)
-    assert f"trial {number}: the journal has {EPOCHS} epochs, the table {EPOCHS - 1}" in said
-    assert f"trial {number}: MLflow has epochs [1, 2, 3, 4, 5, 6], the table {EPOCHS - 1}" in said
+    mistakes = wrong_epochs(folder, tracking, lines, [], set(range(TRIALS)), TRIALS)
+    assert f"trial {number}: the journal has {EPOCHS} epochs, the table {EPOCHS - 1}" in mistakes
+    assert f"trial {number}: MLflow has epochs [1, 2, 3, 4, 5, 6], the table {EPOCHS - 1}" in mistakes
 
     assert not lost_trials(folder, campaign / "orders", TRIALS)
     table[table["number"] != number].to_parquet(folder / "trials.parquet")
