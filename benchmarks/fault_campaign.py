@@ -55,7 +55,7 @@ class Fault:
     """A fault and what followed.
 
     Attributes:
-        at: when it began, as `time.time()`.
+        at, until: when it began and ended, as `time.time()`.
         hit: numbers of the trials that it disturbed.
         first, last: seconds until the first and until every trial of `hit` reported a new epoch; None: not by itself.
     """
@@ -63,6 +63,7 @@ class Fault:
     kind: str
     text: str
     at: float
+    until: float
     hit: tuple[int, ...]
     damages: bool
     first: float | None
@@ -84,7 +85,7 @@ def run(
     """Does every fault of the plan, and waits after each until the sweep goes on, `limit` seconds at most."""
     done: list[Fault] = []
     for due, kind in plan:
-        injection, at = None, 0.0
+        injection = None
         while injection is None:
             rig.look_after(trouble=False)
             if rig.complete or _stalled(rig):
@@ -93,10 +94,9 @@ def run(
                 rig.release()
             else:
                 rig.hold(())
-                at = time.time()
                 injection = KINDS[kind](rig, chance)
             time.sleep(0.2)
-        fault = _follow(rig, kind, injection, at, limit)
+        fault = _follow(rig, kind, injection, limit)
         done.append(fault)
         seconds = "not by itself" if fault.last is None else f"{fault.first:.1f} s to {fault.last:.1f} s"
         console.print(f"{len(done)} of {len(plan)}: {kind}, {injection.text}: {seconds}", highlight=False)
@@ -104,7 +104,8 @@ def run(
     return done
 
 
-def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) -> Fault:
+def _follow(rig: Rig, kind: str, injection: Injection, limit: float) -> Fault:
+    at = time.time()  # after the fault was done: a trial that it disturbed may have begun meanwhile
     newest = {line.number: line.epoch for line in rig.lines() if line.word == "ends"}
     if injection.kills or injection.cuts:
         rig.watch.kills.append(as_kill(injection, at))
@@ -133,7 +134,7 @@ def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) 
         rig.by_hand.append(f"{kind}, {injection.text}: the sweep did not go on {until}")
         injection.remedy()
     injection.clean()
-    return Fault(kind, injection.text, at, injection.hit, injection.damages, first, last)
+    return Fault(kind, injection.text, at, since, injection.hit, injection.damages, first, last)
 
 
 def _begun_again(rig: Rig, injection: Injection, since: float) -> dict[int, float]:
@@ -205,8 +206,9 @@ def judge(rig: Rig, faults: Sequence[Fault], planned: int, trials: int, left: Se
     table = pd.read_parquet(folder / "trials.parquet")
     epochs = dict(zip(table["number"], table["epochs"], strict=True))
     damaged = {number for fault in faults if fault.damages for number in fault.hit}
+    troubles = [(fault.at, fault.until) for fault in faults if fault.kind in ON_DISK]
     missing = planned - len(faults)
-    wrong = wrong_epochs(folder, rig.tracking, lines, rig.watch.kills, damaged, trials) + rig.watch.written
+    wrong = wrong_epochs(folder, rig.tracking, lines, rig.watch.kills, damaged, trials, troubles) + rig.watch.written
     return {
         "trials lost": lost_trials(folder, rig.orders, trials),
         "trials trained twice to the end": trained_twice(folder, lines, epochs),

@@ -198,15 +198,28 @@ class Loss:
     """Epochs that had ended in one attempt and that its successor had to train again.
 
     Attributes:
-        seconds: from the end of the first of these epochs to the end of the last one.
+        first, last: when the first of these epochs and the last one ended, as `time.time()`.
         longest: seconds of the longest epoch of the attempt, with the time until the next one began.
     """
 
     number: int
     attempt: int
     epochs: int
-    seconds: float
+    first: float
+    last: float
     longest: float
+
+    @property
+    def seconds(self) -> float:
+        return self.last - self.first
+
+    def seconds_within(self, intervals: Sequence[tuple[float, float]]) -> float:
+        """Returns how many of its seconds lie in any of the intervals."""
+        seconds, counted = 0.0, self.first
+        for begin, end in sorted(intervals):
+            seconds += max(0.0, min(end, self.last) - max(begin, counted))
+            counted = max(end, counted)
+        return seconds
 
 
 def losses_of(lines: Sequence[Line]) -> list[Loss]:
@@ -218,7 +231,7 @@ def losses_of(lines: Sequence[Line]) -> list[Loss]:
             if lost:
                 times = [before[0].time, *(line.time for line in ends)]
                 longest = max(later - earlier for earlier, later in pairwise(times))
-                losses.append(Loss(number, before[0].attempt, len(lost), max(lost) - min(lost), longest))
+                losses.append(Loss(number, before[0].attempt, len(lost), min(lost), max(lost), longest))
     return losses
 
 
@@ -230,6 +243,7 @@ def faults(
     checkpoint_seconds: float = 0.0,
     damaged: Container[int] = (),
     copied: bool = False,
+    without_copies: Sequence[tuple[float, float]] = (),
 ) -> list[str]:
     """Whatever was lost, trained twice without need, resumed from the wrong place, or written by an orphan.
 
@@ -240,6 +254,7 @@ def faults(
         damaged: numbers of the trials whose newest checkpoint was damaged: they may train any epochs again.
         copied: whether checkpoints lie on the disks of nodes and are copied every `checkpoint_seconds`, so that a lost
             node takes the newest ones with it.
+        without_copies: intervals in which none could be copied, as `time.time()`.
     """
     wrong = []
     told = Counter((one["number"], one["epoch"]) for one in events_of(folder) if one["event"] == "epoch")
@@ -266,7 +281,8 @@ def faults(
         if loss.number in damaged:
             continue
         # The first end of an epoch after `checkpoint_seconds` is saved, and others end while that is written.
-        if checkpoint_seconds == 0 or loss.seconds > checkpoint_seconds + loss.longest + WRITE_SECONDS:
+        allowed = checkpoint_seconds + loss.longest + WRITE_SECONDS + loss.seconds_within(without_copies)
+        if checkpoint_seconds == 0 or loss.seconds > allowed:
             wrong.append(f"trial {loss.number}: {loss.epochs} epochs over {loss.seconds:.1f} s were lost")
     for number, extra in extra_epochs(lines).items():
         most = sum(opened_at[number] < kill.at < ended_at.get(number, float("inf")) for kill in kills)

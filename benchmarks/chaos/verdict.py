@@ -13,6 +13,7 @@ import pandas as pd
 from benchmarks.chaos.training import COPY_SECONDS, NAN, RAISE
 from benchmarks.interrupted import disagreements
 from benchmarks.witness import Kill, Line, attempts_of, events_of, faults
+from sweep.transfer.checkpoints import CHECK_SECONDS, LONGEST_PAUSE
 
 CAUSES: Final = {RAISE: "error", NAN: "diverged"}  # of a trial that fails, by the order to fail
 GOAL: Final = "val/auroc"
@@ -45,17 +46,27 @@ def trained_twice(folder: Path, lines: Sequence[Line], epochs: Mapping[int, int]
 
 
 def wrong_epochs(
-    folder: Path, tracking: str, lines: Sequence[Line], kills: Sequence[Kill], damaged: set[int], trials: int
+    folder: Path,
+    tracking: str,
+    lines: Sequence[Line],
+    kills: Sequence[Kill],
+    damaged: set[int],
+    trials: int,
+    troubles: Sequence[tuple[float, float]] = (),
 ) -> list[str]:
     """Returns what the workers' log, Optuna, the tables and MLflow do not say alike.
 
     Args:
         damaged: numbers of the trials whose newest checkpoint was damaged.
+        troubles: intervals in which the storage could not be written, as `time.time()`.
     """
+    without_copies = [
+        (begin, end + min(LONGEST_PAUSE, CHECK_SECONDS + end - begin)) for begin, end in troubles
+    ]  # each pause between two tries is twice as long as the one before
     table = pd.read_parquet(folder / "trials.parquet")
     epochs = dict(zip(table["number"], table["epochs"], strict=True))
     wrong = disagreements(folder, tracking, trials) + faults(
-        folder, lines, kills, epochs, COPY_SECONDS, damaged, copied=True
+        folder, lines, kills, epochs, COPY_SECONDS, damaged, copied=True, without_copies=without_copies
     )
     for number, count in _epochs_in_journal(folder):
         if count != epochs.get(number):

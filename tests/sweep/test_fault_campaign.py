@@ -17,7 +17,7 @@ from rich.console import Console
 
 from benchmarks.chaos.verdict import lost_trials, trained_twice, wrong_epochs
 from benchmarks.fault_campaign import SHARE, schedule, with_own_mounts
-from benchmarks.witness import lines_of
+from benchmarks.witness import Loss, lines_of
 
 ROOT = Path(__file__).parents[2]
 FAULTS, TRIALS, EPOCHS = 8, 12, 6
@@ -83,6 +83,12 @@ def test_the_verdict_notices_what_is_lost_or_doubled(campaign: Path, tmp_path: P
     assert any(
         "failed: ValueError: ordered to raise" in line for line in lost_trials(folder, tmp_path / "no orders", 0)
     )
+
+
+def test_seconds_of_a_loss_in_which_nothing_could_be_copied() -> None:
+    loss = Loss(number=0, attempt=1, epochs=3, first=10.0, last=20.0, longest=1.0)
+    assert loss.seconds_within([]) == loss.seconds_within([(0, 9), (21, 30)]) == 0
+    assert loss.seconds_within([(17, 30), (5, 12), (11, 13)]) == 2 + 1 + 3
 
 
 def test_a_seed_decides_kinds_and_moments() -> None:

@@ -25,6 +25,7 @@ from sweep.search.searcher import Search
 from sweep.storage.events import EpochEnded, Spool, SweepBegan, TrialEnded, TrialStarted, read_events
 from sweep.storage.journal import Journal, find_damage, load_studies
 from sweep.storage.layout import SweepFolder
+from tests.patched import patch_within
 from tests.sweep.fake import play_all
 from tests.sweep.swept import events, numbers, states, swept, untracked
 
@@ -45,7 +46,7 @@ class Trouble:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int, times: int, begins: int = 1):
         self.calls, self._error, self._bad = 0, number, range(begins, begins + times)
         self._write = os.write
-        monkeypatch.setattr(os, "write", self)
+        patch_within(monkeypatch, patience, os, write=self)
 
     def __call__(self, file: int, content: bytes) -> int:
         self.calls += 1
@@ -194,7 +195,7 @@ def test_a_signal_ends_the_waiting(is_deferred: bool, tmp_path: Path, monkeypatc
             os.kill(os.getpid(), signal.SIGTERM)
 
     with requests_end_the_driver(), waiting_out(60, lines.append), monkeypatch.context() as patch:
-        patch.setattr(time, "sleep", sleep)
+        patch_within(patch, patience, time, sleep=sleep)
         with pytest.raises(KeyboardInterrupt):
             if is_deferred:
                 with deferred():

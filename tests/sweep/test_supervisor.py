@@ -15,6 +15,7 @@ import pytest
 from sweep import supervisor
 from sweep.options import read_run_options
 from sweep.supervisor import supervise
+from tests.patched import patch_within
 
 # A driver that notes its starts, and ends as the line of its number in the file `ends` says.
 DRIVER = """
@@ -154,7 +155,7 @@ def test_a_signal_in_a_pause_ends_the_command(
     command: Callable[..., list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(supervisor, "FIRST_PAUSE", 60.0)
-    monkeypatch.setattr(supervisor.time, "sleep", lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
+    patch_within(monkeypatch, supervisor, time, sleep=lambda seconds: os.kill(os.getpid(), signal.SIGTERM))
     assert supervise(command("-9", "0"), 5, tmp_path, 0.0) == 130 and len(starts(tmp_path)) == 1
 
 

@@ -21,6 +21,7 @@ from sweep.storage.layout import SweepFolder
 from sweep.transfer import lease
 from sweep.transfer.addresses import place
 from sweep.transfer.mirror import WRITER, Mirror
+from tests.patched import patch_within
 from tests.sweep.folders import add, make
 
 TYPOS = ["s3:/bucket/runs", "s3:bucket/runs", "s4://bucket/runs", "s3://", "s3://key:planted@bucket/runs"]
@@ -96,7 +97,7 @@ def test_stop_reaches_a_driver_through_the_bucket(
             os.sched_yield()
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stop.time, "sleep", end_when_asked)  # type: ignore[attr-defined]
+            patch_within(patch, stop, time, sleep=end_when_asked)
             stop.main(["breast", f"storage={bucket}/runs"])
     assert "breast has stopped" in capsys.readouterr().out
     assert not folder.shared.child("stop").exists()

@@ -14,6 +14,7 @@ from sweep.storage.layout import SweepFolder
 from sweep.transfer import lease
 from sweep.transfer.addresses import Place
 from sweep.transfer.lease import Lease, LostLeaseError, hold_lease
+from tests.patched import patch_within
 
 
 @pytest.fixture
@@ -87,10 +88,10 @@ def test_of_two_drivers_that_begin_together_one_goes_on(
     first, second = Lease(file, "process 1 on head"), Lease(file, "process 2 on other")
 
     def settle(seconds: float) -> None:
-        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        patch_within(monkeypatch, lease, time, sleep=lambda seconds: None)
         second._write()  # it saw no lease either
 
-    monkeypatch.setattr(time, "sleep", settle)
+    patch_within(monkeypatch, lease, time, sleep=settle)
     with pytest.raises(LostLeaseError, match="process 2 on other"):
         first.take((), lines.append)
     second.check()

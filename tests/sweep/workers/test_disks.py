@@ -16,6 +16,7 @@ from mmpkd.types import UserError
 from sweep.storage import failures
 from sweep.storage.failures import StorageTrouble
 from sweep.workers import node_disk
+from tests.patched import patch_within
 from tests.sweep.fake import FAKE_TRAINING
 from tests.sweep.workers.test_worker import epochs_of, job, training_threads, worker_for
 
@@ -24,7 +25,7 @@ from tests.sweep.workers.test_worker import epochs_of, job, training_threads, wo
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses of workers, which take no time."""
     seconds: list[float] = []
-    monkeypatch.setattr(node_disk.time, "sleep", lambda pause: seconds.append(pause) if pause else None)
+    patch_within(monkeypatch, node_disk, time, sleep=seconds.append)
     return seconds
 
 
@@ -90,7 +91,7 @@ def test_a_folder_whose_disk_is_not_mounted_is_not_begun_on_the_disk_below(tmp_p
 class Clock:
     def __init__(self, monkeypatch: pytest.MonkeyPatch):
         self.now = 1000.0
-        monkeypatch.setattr(time, "monotonic", lambda: self.now)
+        patch_within(monkeypatch, failures, time, monotonic=lambda: self.now)
 
 
 @pytest.fixture

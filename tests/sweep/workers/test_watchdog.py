@@ -15,8 +15,9 @@ import pytest
 from ray.tune.experiment import Trial
 
 from sweep.storage.failures import MAX_LOST_NODES, Deaths
-from sweep.workers import watchdog
+from sweep.workers import node_disk, watchdog
 from sweep.workers.watchdog import EPOCHS, FIRST_SECONDS, SHORTEST_SECONDS, Watchdog, kill_worker
+from tests.patched import patch_within
 from tests.sweep.workers.test_worker import epochs_of, job, worker_for
 
 # --- the rule, without Ray ---
@@ -128,7 +129,7 @@ def test_a_worker_that_leaves_saves_its_trial_and_takes_no_other(
 ) -> None:
     pauses = list[float]()
     monkeypatch.setenv("FAKE_SPARSE", "")
-    monkeypatch.setattr(time, "sleep", lambda seconds: pauses.append(seconds) if seconds else None)
+    patch_within(monkeypatch, node_disk, time, sleep=pauses.append)
     worker = worker_for(job(tmp_path) | {"rungs": []})
     assert epochs_of(worker.step()) == [1] and not list(tmp_path.rglob("last.pt"))
     worker.leave()
