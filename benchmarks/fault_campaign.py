@@ -85,7 +85,7 @@ def run(
     """Does every fault of the plan, and waits after each until the sweep goes on, `limit` seconds at most."""
     done: list[Fault] = []
     for due, kind in plan:
-        injection = None
+        injection, at = None, 0.0
         while injection is None:
             rig.look_after(trouble=False)
             if rig.complete or _stalled(rig):
@@ -94,9 +94,10 @@ def run(
                 rig.release()
             else:
                 rig.hold(())
+                at = time.time()
                 injection = KINDS[kind](rig, chance)
             time.sleep(0.2)
-        fault = _follow(rig, kind, injection, limit)
+        fault = _follow(rig, kind, injection, at, limit)
         done.append(fault)
         seconds = "not by itself" if fault.last is None else f"{fault.first:.1f} s to {fault.last:.1f} s"
         console.print(f"{len(done)} of {len(plan)}: {kind}, {injection.text}: {seconds}", highlight=False)
@@ -104,11 +105,11 @@ def run(
     return done
 
 
-def _follow(rig: Rig, kind: str, injection: Injection, limit: float) -> Fault:
-    at = time.time()  # after the fault was done: a trial that it disturbed may have begun meanwhile
+def _follow(rig: Rig, kind: str, injection: Injection, at: float, limit: float) -> Fault:
     newest = {line.number: line.epoch for line in rig.lines() if line.word == "ends"}
     if injection.kills or injection.cuts:
-        rig.watch.kills.append(as_kill(injection, at))
+        # A trial that it disturbed may have begun while the fault was being done.
+        rig.watch.kills.append(as_kill(injection, time.time()))
     while time.time() < at + injection.seconds:
         rig.look_after(trouble=True)
         injection.keep()
