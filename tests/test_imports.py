@@ -41,7 +41,7 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"surrogate", "interrupt", "transfer.refusals", "transfer.scratch"},
+        {"surrogate", "interrupt", "arm_styles", "transfer.refusals", "transfer.scratch"},
         {"transfer.addresses"},
         {"patience"},
         {"storage.whole_files"},
