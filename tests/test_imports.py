@@ -31,7 +31,7 @@ FLOORS = {
         {"training.stage_validation"},
         {"training.batches"},
         {"training.stages"},
-        {"build", "checkpoint", "export", "scoring.validation"},
+        {"build", "checkpoint", "export.student_file", "scoring.validation"},
         {"training.step"},
         {"training.execution"},
         {"training.epoch"},
