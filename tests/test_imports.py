@@ -49,7 +49,7 @@ FLOORS = {
         {"options", "pareto", "local_ray", "autoscaling", "space", "driver_status", "supervisor"},
         {"cluster"},
         {"storage", "plan"},
-        {"transfer"},
+        {"transfer", "tracking.trial_run"},
         {"search", "workers", "tracking"},
         {"reports", "teachers"},
         {"driver"},
