@@ -39,10 +39,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds 
 from benchmarks import campaign
 from benchmarks.campaign import source_hash, told, versions, write
 from benchmarks.repertoire import LOGITS
-from mmpkd import export
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TeacherConfig, TrialConfig
+from mmpkd.export import student_file
 from mmpkd.machine.files import read_yaml
 from mmpkd.scoring.stats import Floats, Interval, macro, patient_weights, weighted_auroc, weighted_mean
 from mmpkd.scoring.subgroups import REPLICATES, interval
@@ -90,7 +90,7 @@ def one(config: TrialConfig, cache: Path) -> Seen:
     """One run in a worker: what the exported student of the last epoch makes of each validation sample."""
     with tempfile.TemporaryDirectory() as folder:
         reports = train(config, cache, Path(folder))
-        student = export.read(Path(folder)).student
+        student = student_file.read(Path(folder)).student
     store, fold = prepare(config.cohort, cache), config.cohort.fold
     rows, cpu = store.rows("val", fold), torch.device("cpu")
     evaluate = Evaluator(store, rows, config.evaluation, student.grid, cpu, store.rows("train", fold))

@@ -36,11 +36,12 @@ from rich.table import Table
 sys.path.insert(0, str(Path(__file__).parents[1]))  # run as a script, it finds itself
 from benchmarks import campaign
 from benchmarks.campaign import source_hash, told, versions, write
-from mmpkd import checkpoint, export
+from mmpkd import checkpoint
 from mmpkd.build import build
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TrialConfig
+from mmpkd.export import student_file
 from mmpkd.machine.files import read_yaml
 from mmpkd.scoring.stats import Interval, paired_interval
 from mmpkd.scoring.validation import Evaluator
@@ -75,7 +76,7 @@ def one(config: TrialConfig, cache: Path) -> dict[str, float]:
         if config.student.reads == (IMAGE,):
             clinic = Path(shutil.copytree(store.path, folder / "clinic"))
             shutil.rmtree(clinic / "views")
-            store, student = Store.open(clinic), export.read(folder / "run").student
+            store, student = Store.open(clinic), student_file.read(folder / "run").student
         else:  # a reference is not exported
             student, _ = build(config, store.facts, {})
             student.load_state_dict(checkpoint.read(folder / "run" / checkpoint.NAME)["student"])

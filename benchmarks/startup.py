@@ -39,7 +39,10 @@ MARKS: Final = "STARTUP_MARKS"  # environment variable that names the folder of 
 BEGINS, REPORTS, LOOP = "first epoch begins", "reports", "Tune's loop begins"
 FIRST, NEXT = "UNTIL THE FIRST EPOCH", "FROM ONE TRIAL TO THE NEXT"
 # The functions that a worker calls before the first epoch, by the module in whose namespace they are looked up.
-IN_WORKER: Final = {"mmpkd.train": ("check", "fit_teachers", "build", "Evaluator"), "mmpkd.export": ("write",)}
+IN_WORKER: Final = {
+    "mmpkd.train": ("check", "fit_teachers", "build", "Evaluator"),
+    "mmpkd.export.student_file": ("write",),
+}
 
 Line = Mapping[str, Any]  # what happened or ended, when (at), how long it took (seconds), CPU-seconds of its process
 Row = tuple[float, float]  # seconds and CPU-seconds

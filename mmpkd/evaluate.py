@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from rich.table import Table
 
-from mmpkd import command, export
+from mmpkd import command
 from mmpkd.cohort import splits
 from mmpkd.cohort.decode import depth_of
 from mmpkd.cohort.formats.bit_depths import contrast_options
@@ -21,7 +21,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
-from mmpkd.export import Card, Exported, source_of, tempered
+from mmpkd.export.student_file import Card, Exported, read, source_of, tempered
 from mmpkd.machine.files import overridden, read_yaml, write_atomically
 from mmpkd.near_names import near
 from mmpkd.scoring import classify, subgroups
@@ -88,7 +88,7 @@ def main(words: Sequence[str]) -> None:
             mistakes.append(Mistake(key, f"wanted {' or '.join(filter(None, allowed))}, got {own[key]!r}"))
     if mistakes:
         raise ConfigError(mistakes)
-    exported = export.read(Path(own["model"]))
+    exported = read(Path(own["model"]))
     stated = {word.partition("=")[0] for word in overrides}  # only on the command line: a file may serve other purposes
     wanted_size, size = content["cohort"].get("image_size"), exported.card.image_size
     if wanted_size not in (None, size) and "cohort.image_size" in stated:

@@ -13,7 +13,7 @@ from mmpkd.cohort.decode import Appearance, read_image
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.formats.masks import FEW_VALUES, two_valued_mask
 from mmpkd.cohort.formats.nifti import is_nifti, read_slices
-from mmpkd.export import Card
+from mmpkd.export.student_file import Card
 
 OTHER_FILES = re.compile(
     r"\.(csv|tsv|txt|md|rst|log|jsonl?|xml|html?|ya?ml|toml|ini|cfg|parquet|feather|xlsx?|ods|pdf|docx?|py|ipynb|sh|db"

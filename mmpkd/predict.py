@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from rich.progress import track
 
-from mmpkd import command, export
+from mmpkd import command
 from mmpkd.cohort.decode import Appearance, measure_appearance, to_8_bit, to_stored_square
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.remarks import nearly_black_or_white
+from mmpkd.export import student_file
 from mmpkd.frames import Letterbox
 from mmpkd.input_images import WARNINGS, is_no_image, read_input_image, warnings_of
 from mmpkd.machine.errors import machine_fault
@@ -105,7 +106,7 @@ class Predictor:
     """
 
     def __init__(self, path: Path | str) -> None:
-        exported = export.read(Path(path))
+        exported = student_file.read(Path(path))
         self.student, self.card = exported.student, exported.card
         self._probabilities = exported.probabilities
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,12 +20,13 @@ from typing import Any
 
 import torch
 
-from mmpkd import checkpoint, command, export, fit
+from mmpkd import checkpoint, command, fit
 from mmpkd.build import announcements, build, check, needed, paths_of_params, single_steps
 from mmpkd.cohort import facts
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TrialConfig, dump_trial, load_trial
+from mmpkd.export import student_file
 from mmpkd.machine import recording
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
@@ -139,9 +140,9 @@ def train(
         # The last epoch is scored completely, but a training that is resumed at its end has no epoch left.
         logits_NK, map_NRhw = evaluate.scored or evaluate.predict(run.answerer)
         labels = evaluate.target_NK, evaluate.known_NK
-        card = export.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *labels)
-        card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=export.slices_of(store))
-        export.write(folder, run.answerer, card, store.digests())
+        card = student_file.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *labels)
+        card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=student_file.slices_of(store))
+        student_file.write(folder, run.answerer, card, store.digests())
     return history
 
 
@@ -257,7 +258,7 @@ def main(words: Sequence[str]) -> None:
     if complete and partly:
         console.print(f"epochs {partly[0]} to {partly[-1]} were trained before scores=every and have the goals alone;")
         console.print("another out= trains and scores them again")
-    console.print(f"every epoch is in {metrics}; the student is in {folder / export.NAME}")
+    console.print(f"every epoch is in {metrics}; the student is in {folder / student_file.NAME}")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmpkd import checkpoint, export
+from mmpkd import checkpoint
 from mmpkd.cohort import leakage
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
+from mmpkd.export import student_file
 from mmpkd.frames import run_lengths
 from mmpkd.scoring.validation import BASELINES
 from mmpkd.teachers.input_leakage import warnings_before_fitting
@@ -43,7 +44,7 @@ Samples = pd.DataFrame
 class Outcome(NamedTuple):
     metrics: dict[str, float]
     weights: dict[str, torch.Tensor]  # of the student
-    card: export.Card
+    card: student_file.Card
     cache: Path
 
     def answers(self) -> dict[str, torch.Tensor]:
@@ -77,7 +78,7 @@ def outcome(config: TrialConfig, store: Store, folder: Path) -> Outcome:
     BASELINES.clear()  # they are kept by the fingerprint of a cohort, and an altered one keeps its fingerprint
     metrics = dict(train(config, folder / "cache", folder / "out", store=store)[-1].metrics)
     weights = checkpoint.read(folder / "out" / checkpoint.NAME)["student"]
-    return Outcome(metrics, weights, export.read(folder / "out").card, folder / "cache")
+    return Outcome(metrics, weights, student_file.read(folder / "out").card, folder / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +205,7 @@ def test_regions_influence_only_the_scores_of_maps(
     """Those of training images are the yardstick `prior`; those of validation images are what is scored, and what
     the thresholds of maps are chosen by. Of one part all regions are a single pixel here."""
     changed: dict[str, set[str]] = {}
-    cards: dict[str, export.Card] = {}
+    cards: dict[str, student_file.Card] = {}
     for part, rows in {"train": store.rows("train", 1), "val": store.rows("val", 1)}.items():
         folder = copied(store, tmp_path / part / "store")
         here = store.sample_ids[rows]

@@ -31,7 +31,7 @@ FLOORS = {
         {"training.stage_validation"},
         {"training.batches"},
         {"training.stages"},
-        {"build", "checkpoint", "export", "scoring.validation"},
+        {"build", "checkpoint", "export.student_file", "scoring.validation"},
         {"training.step"},
         {"training.execution"},
         {"training.epoch"},
@@ -41,7 +41,7 @@ FLOORS = {
         {"evaluate", "predict", "probe"},
     ),
     "sweep": (
-        {"surrogate", "interrupt", "transfer.refusals", "transfer.scratch"},
+        {"surrogate", "interrupt", "arm_styles", "transfer.refusals", "transfer.scratch"},
         {"transfer.addresses"},
         {"patience"},
         {"storage.whole_files"},

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import average_precision_score, brier_score_loss
 
 from mmpkd.cohort.store import Store
-from mmpkd.export import Card
+from mmpkd.export.student_file import Card
 from mmpkd.scoring import classify, stats
 from mmpkd.scoring.baselines import BASELINES
 from mmpkd.scoring.grouping import groups

@@ -10,13 +10,13 @@ import pytest
 import torch
 from skimage.exposure import equalize_adapthist
 
-from mmpkd import export
 from mmpkd.cohort import facts
 from mmpkd.cohort.__main__ import main
 from mmpkd.cohort.decode import Clahe, Depth, decode, depth_of, read_depth, to_stored_square
 from mmpkd.cohort.facts import BadSample, RawImage
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, StudentConfig, TrialConfig, WindowConfig, validate
+from mmpkd.export import student_file
 from mmpkd.predict import Predictor
 from mmpkd.student import build_student
 from mmpkd.types import CohortError, ConfigError
@@ -99,12 +99,12 @@ def test_an_exported_student_reads_new_images_like_its_training_images(root: Pat
     student = drawn(build_student(sizes, 15, 1, 1), 0.2)
     trial = TrialConfig(cohort=cohort, student=sizes)
     logits_NK = np.linspace(-1, 1, 30)[:, None]
-    card = export.card_of(trial, store.facts, store.manifest, student, logits_NK, store.target_NK, store.known_NK)
-    model = Predictor(export.write(tmp_path, student, card, store.digests()))
+    card = student_file.card_of(trial, store.facts, store.manifest, student, logits_NK, store.target_NK, store.known_NK)
+    model = Predictor(student_file.write(tmp_path, student, card, store.digests()))
     assert model.card.depth == Depth(16, (-160.0, 239.0), Clahe(0.03, 2))
     with torch.inference_mode():
         logits = model.student(torch.tensor(store.image_NCHW[:1]).to(model.device).float() / 255).logits_BK
-    wanted = export.read(tmp_path).probabilities(logits.cpu().numpy())
+    wanted = student_file.read(tmp_path).probabilities(logits.cpu().numpy())
     message = model(root / "images" / str(store.sample_ids[0])).probabilities
     assert list(message.values()) == pytest.approx(wanted[0].tolist(), abs=1e-6)
     plain = prepare(config(root), tmp_path / "cache")

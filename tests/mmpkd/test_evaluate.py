@@ -13,11 +13,12 @@ import yaml
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 
-from mmpkd import evaluate, export, predict
+from mmpkd import evaluate, predict
 from mmpkd.cohort.decode import Depth, depth_of
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig, TrialConfig
 from mmpkd.evaluate import main
+from mmpkd.export import student_file
 from mmpkd.train import train
 from mmpkd.types import CohortError, ConfigError, UserError
 from tests.mmpkd import cohort_fixtures
@@ -141,19 +142,19 @@ def test_folds_of_the_own_and_of_another_cohort(tmp_path: Path, capsys: pytest.C
 
 def test_the_own_data_set_with_other_options_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Other options give other folds, whose validation patients may have trained the student."""
-    monkeypatch.setattr(evaluate, "source_of", lambda manifest: export.read(Path(words[0][6:])).card.source)
+    monkeypatch.setattr(evaluate, "source_of", lambda manifest: student_file.read(Path(words[0][6:])).card.source)
     with pytest.raises(ConfigError, match="prepared with other options or from other files"):
         main([*words, "cohort.params.seed=9"])
 
 
 def test_shared_images_are_refused(words: list[str], tiny_cohort: CohortConfig, cache: Path, tmp_path: Path) -> None:
     """A copied study with an edited cell is another data set by its files, but has the same pictures."""
-    known = export.read(Path(words[0][6:]))
+    known = student_file.read(Path(words[0][6:]))
     assert np.isin(prepare(tiny_cohort, cache).digests(), known.seen).all()
     other = tiny_cohort.model_copy(update={"params": {**tiny_cohort.params, "seed": 9}})
     assert not np.isin(prepare(other, cache).digests(), known.seen).any()
     seen = np.append(known.seen, prepare(other, cache).digests()[:2])
-    model = export.write(tmp_path, known.student, known.card, seen)
+    model = student_file.write(tmp_path, known.student, known.card, seen)
     with pytest.raises(ConfigError, match="2 of its 102 images are images of the student's own cohort as well"):
         main([f"model={model}", *words[1:], "cohort.params.seed=9"])
 

@@ -14,12 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from mmpkd import export
 from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.readers.synthetic import Synthetic, SyntheticParams
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
+from mmpkd.export import student_file
 from mmpkd.predict import Predictor, file_names, headings, main, picture_names
 from mmpkd.train import train
 from mmpkd.types import CohortError, ConfigError, lay_out
@@ -33,7 +33,7 @@ def model(tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPat
     folder = tmp_path_factory.mktemp("trained")
     train(tiny_trial, cache, folder)
     alone = tmp_path_factory.mktemp("alone")
-    return (folder / export.NAME).rename(alone / export.NAME)
+    return (folder / student_file.NAME).rename(alone / student_file.NAME)
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def test_predictions_for_files_agree_with_those_for_the_store(
     store = prepare(tiny_trial.cohort, cache)
     with torch.inference_mode():
         logits = predictor.student(torch.tensor(store.image_NCHW[:1]).float() / 255).logits_BK
-    wanted = export.read(model).probabilities(logits.numpy())[0]
+    wanted = student_file.read(model).probabilities(logits.numpy())[0]
     message = predictor(images / "0.png")
     assert list(message.probabilities.values()) == pytest.approx(wanted.tolist(), abs=1e-6)
     assert message.called["pattern"] == (["lamellar", "columnar", "reticular"][int(wanted.argmax())],)
@@ -181,7 +181,7 @@ def test_predictions_for_a_volume_agree_with_those_for_the_store(volumes: tuple[
     assert predictor.card.slices == (0.2, 0.5, 0.9)
     with torch.inference_mode():
         logits = predictor.student(torch.tensor(store.image_NCHW).to(predictor.device).float() / 255).logits_BK
-    wanted = export.read(trained).probabilities(logits.cpu().numpy())
+    wanted = student_file.read(trained).probabilities(logits.cpu().numpy())
     for row in (0, 31):
         message = predictor(root / "images" / str(store.sample_ids[row]))
         assert list(message.probabilities.values()) == pytest.approx(wanted[row].tolist(), abs=1e-6)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmpkd import checkpoint, export, weights
+from mmpkd import checkpoint, weights
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig, dump_trial, load_trial
+from mmpkd.export import student_file
 from mmpkd.machine.resources import Allowance
 from mmpkd.scoring.validation import USUAL_GOALS
 from mmpkd.train import main, train
@@ -83,7 +84,7 @@ def test_the_export_holds_the_answers_of_the_last_epoch(
 ) -> None:
     """The uninterrupted run exports what its last epoch scored; a run that resumes at its end computes it again."""
     train(tiny_trial, cache, tmp_path, whole[0] / "3.pt")
-    ours, theirs = (weights.metadata(folder / export.NAME) for folder in (tmp_path, whole[0]))
+    ours, theirs = (weights.metadata(folder / student_file.NAME) for folder in (tmp_path, whole[0]))
     assert ours == theirs and any("map_threshold" in value for value in ours.values())
 
 

@@ -18,7 +18,7 @@ from mmpkd.cohort.formats.nifti import read_nifti
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.readers.radpath import AGE, CLASS, ID
 from mmpkd.config import CohortConfig
-from mmpkd.export import slices_of
+from mmpkd.export.student_file import slices_of
 from mmpkd.types import CohortError, ConfigError
 from tests.mmpkd.cohort.radpath_trees import (
     BRAIN,

@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.facts import Column, Facts
 from mmpkd.cohort.store import Store
-from mmpkd.export import Card
+from mmpkd.export.student_file import Card
 from mmpkd.scoring import classify, grouping, stats, subgroups
 from mmpkd.scoring.subgroups import Predictions
 from mmpkd.types import ConfigError, Task, lay_out

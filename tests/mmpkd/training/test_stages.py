@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmpkd import checkpoint, export
+from mmpkd import checkpoint
 from mmpkd.build import check
 from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import EvaluationConfig, TrialConfig
+from mmpkd.export import student_file
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.scoring.validation import Evaluator
 from mmpkd.teachers.fitted import fit_teachers
@@ -233,13 +234,14 @@ def test_a_guided_student_needs_no_superior_image(
     clinic = Store.open(copy)
     with pytest.raises(CohortError, match="the further image 'superior' has been deleted"):
         clinic.view("superior")
-    student = export.read(tmp_path / "run").student
+    student = student_file.read(tmp_path / "run").student
     rows, cpu = clinic.rows("val"), torch.device("cpu")
     found = Evaluator(clinic, rows, EvaluationConfig(), student.grid, cpu, clinic.rows("train"))(student)
     assert found == {name: history[-1].metrics[name] for name in found}
-    evaluator, card = Evaluator(clinic, rows, EvaluationConfig(), student.grid, cpu), export.read(tmp_path / "run").card
+    evaluator = Evaluator(clinic, rows, EvaluationConfig(), student.grid, cpu)
+    card = student_file.read(tmp_path / "run").card
     (task,), known = card.tasks, (evaluator.target_NK, evaluator.known_NK)
-    calibrated = export.fit_temperature(evaluator.predict(student)[0], *known, task)
+    calibrated = student_file.fit_temperature(evaluator.predict(student)[0], *known, task)
     assert card.temperature[task.name] == pytest.approx(calibrated), "from the logits of the head"
     head = fit_teachers(config, store, cache)["scan"].head
     assert head is not None and student.head is not None
@@ -262,7 +264,7 @@ def test_a_reference_reads_what_it_names_and_is_not_exported(
     rows = batch.rows_B.numpy()
     for channel, pixels in enumerate((run.store.view("superior"), run.store.image_NCHW)):
         assert np.array_equal((batch.image_BCHW[:, channel] * 255).round().numpy(), pixels[rows, 0])
-    assert len(train(both, cache, tmp_path)) == 2 and not (tmp_path / export.NAME).exists()
+    assert len(train(both, cache, tmp_path)) == 2 and not (tmp_path / student_file.NAME).exists()
     assert both.fingerprint() != staged(tiny_trial, **nothing).fingerprint()
 
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mmpkd import checkpoint, export
+from mmpkd import checkpoint
 from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
-from mmpkd.export import Exported, best_threshold, fit_temperature
+from mmpkd.export import student_file
+from mmpkd.export.student_file import Exported, best_threshold, fit_temperature
 from mmpkd.train import train
 from mmpkd.types import ConfigError, lay_out
 
@@ -31,7 +32,7 @@ def folder(tiny_trial: TrialConfig, cache: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture(scope="module")
 def exported(folder: Path) -> Exported:
-    return export.read(folder)
+    return student_file.read(folder)
 
 
 def test_the_exported_student_predicts_like_the_trained_student(
@@ -52,7 +53,7 @@ def test_the_exported_student_predicts_like_the_trained_student(
 
 
 def test_the_file_holds_weights_and_no_sample(folder: Path, tiny_trial: TrialConfig, cache: Path) -> None:
-    content = (folder / export.NAME).read_bytes()
+    content = (folder / student_file.NAME).read_bytes()
     store = prepare(tiny_trial.cohort, cache)
     assert store.sample_ids[0].encode() not in content
     assert not [name for name in store.facts.columns if f'"{name}"'.encode() in content]
@@ -79,7 +80,7 @@ def test_threshold_by_hand() -> None:
 def test_files_without_an_exported_student_are_refused(folder: Path, tmp_path: Path) -> None:
     def message(path: Path) -> str:
         with pytest.raises(ConfigError) as caught:
-            export.read(path)
+            student_file.read(path)
         return str(caught.value)
 
     assert "no exported student at" in message(tmp_path)
@@ -88,9 +89,9 @@ def test_files_without_an_exported_student_are_refused(folder: Path, tmp_path: P
         assert f"{name} is a configuration, not a student; train it first: {train}" in message(tmp_path / name)
     assert "last.pt is the checkpoint from which a training continues" in message(folder / "last.pt")
     torn = tmp_path / "torn.safetensors"
-    torn.write_bytes((folder / export.NAME).read_bytes()[:1000])
+    torn.write_bytes((folder / student_file.NAME).read_bytes()[:1000])
     assert "not a readable safetensors file" in message(torn)
-    weights = load_file(folder / export.NAME)
+    weights = load_file(folder / student_file.NAME)
     bare = tmp_path / "bare.safetensors"
     save_file(weights, bare)
     assert "has no card" in message(bare)
@@ -98,7 +99,7 @@ def test_files_without_an_exported_student_are_refused(folder: Path, tmp_path: P
     assert "has format 9" in message(bare)
     save_file(weights, bare, {"format": "1", "card": "{}"})
     assert "has a damaged card" in message(bare)
-    content = (folder / export.NAME).read_bytes()
+    content = (folder / student_file.NAME).read_bytes()
     begin = 8 + int.from_bytes(content[:8], "little")
     for place in (begin, (begin + len(content)) // 2, len(content) - 1, content.index(b"temperature") + 30):
         changed = bytearray(content)
@@ -108,12 +109,12 @@ def test_files_without_an_exported_student_are_refused(folder: Path, tmp_path: P
     bare.unlink()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / export.NAME).write_bytes((folder / export.NAME).read_bytes())
+        (tmp_path / name / student_file.NAME).write_bytes((folder / student_file.NAME).read_bytes())
     assert "holds 2 exported students" in message(tmp_path)
 
 
 def test_pixel_statistics_are_exported(exported: Exported, tmp_path: Path) -> None:
     card = replace(exported.card, mean=(0.4,), std=(0.2,))
-    read = export.read(export.write(tmp_path, exported.student, card, exported.seen))
+    read = student_file.read(student_file.write(tmp_path, exported.student, card, exported.seen))
     assert read.card == card and read.student.mean.item() == pytest.approx(0.4)
     assert read.student.std.item() == pytest.approx(0.2)
