@@ -46,6 +46,7 @@ FLOORS = {
         {"patience"},
         {"storage.whole_files"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
+        {"selection"},  # a space states the rule
         {"options", "pareto", "local_ray", "autoscaling", "space", "driver_status", "supervisor"},
         {"cluster"},
         {"storage", "plan"},

@@ -22,6 +22,7 @@ from sweep.search.imputation import Imputation
 from sweep.search.proposals import ArmSampler, Proposal, SamplerThread
 from sweep.search.repeats import PendingRepeat, Repeats
 from sweep.search.studies import Studies
+from sweep.selection import rule_of
 from sweep.space.space import Space
 from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
@@ -99,7 +100,7 @@ class SweepState:
         self.interrupted: list[int] = []
         self.awaiting_seeds: dict[int, Proposal] = {}
         # References have a front of their own, so that none of them displaces a trial that can be chosen.
-        select = self.goals.index(space.search.select)
+        select = self.goals.index(rule_of(space.search.select).maximize)
         self._contenders = {is_reference: Contenders(select) for is_reference in (False, True)}
         self._reported: dict[int, Reported] = defaultdict(Reported)  # by number, as the spool has it
         self._announced: set[int] = set()  # numbers of trials with a TrialStarted event in the spool
