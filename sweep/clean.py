@@ -19,6 +19,7 @@ from mmpkd.command import command_line
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_CACHE, DEFAULT_STORAGE, read_sweep_options
 from sweep.pareto import Contenders
+from sweep.selection import rule_of
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock, is_locked
 from sweep.storage.reader import Sweep, check_exists, read_sweep
@@ -155,7 +156,7 @@ def settled_numbers(sweep: Sweep) -> list[int]:
     for one of the goals of the present space can also still join the front.
     """
     results, goals = sweep.results(), sweep.goals
-    select = sweep.search.get("select")
+    select = rule_of(sweep.search.get("select", "")).maximize
     position = goals.index(select) if select in goals else 0
     contenders = {is_reference: Contenders(position) for is_reference in (False, True)}
     for number, values in results.items():

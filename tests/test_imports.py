@@ -42,15 +42,16 @@ FLOORS = {
         {"export"},  # a student in formats of other software
     ),
     "sweep": (
-        {"surrogate", "interrupt", "transfer.refusals", "transfer.scratch"},
+        {"surrogate", "interrupt", "arm_styles", "transfer.refusals", "transfer.scratch"},
         {"transfer.addresses"},
         {"patience"},
         {"storage.whole_files"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
+        {"selection"},  # a space states the rule
         {"options", "pareto", "local_ray", "autoscaling", "space", "driver_status", "supervisor"},
         {"cluster"},
         {"storage", "plan"},
-        {"transfer"},
+        {"transfer", "tracking.trial_run"},
         {"search", "workers", "tracking"},
         {"reports", "teachers"},
         {"driver"},

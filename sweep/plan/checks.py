@@ -14,6 +14,7 @@ from mmpkd.cohort.facts import Facts
 from mmpkd.config import CohortConfig, TrialConfig, validate
 from mmpkd.types import CohortError, ConfigError, Mistake, TaskKind, lay_out
 from sweep.plan.findings import Findings, is_below
+from sweep.selection import rule_of
 from sweep.space.search_config import SCORES, SearchConfig
 from sweep.space.space import Space
 
@@ -104,8 +105,9 @@ def _stand_in_facts(config: TrialConfig, task: tuple[str, TaskKind, Sequence[str
 
 def goals_of(search: SearchConfig, facts: Facts | None, findings: Findings) -> tuple[str, ...]:
     """Returns the goals of the sweep: `search.maximize` if it is set, otherwise all goals that the cohort can score."""
+    selected = rule_of(search.select).goals
     if facts is None:
-        return search.maximize or (search.select,)
+        return search.maximize or tuple(selected)
     has = {"": True, "ROIs": bool(facts.roi_labels), "several images of a patient": facts.several_images}
     possible = [goal for goal, needs in SCORES.items() if has[needs]]
     for goal in search.maximize or ():
@@ -115,11 +117,11 @@ def goals_of(search: SearchConfig, facts: Facts | None, findings: Findings) -> t
     if search.maximize is not None:
         return search.maximize
     default = goals(facts)
-    if search.select not in default:
-        problem = f"{search.select} is not among the goals of this cohort: {', '.join(default)}"
-        if search.select in possible:
-            others = [goal for goal in default if goal.startswith("val/auroc") != search.select.startswith("val/auroc")]
-            problem += f"; name them: search.maximize=[{', '.join([search.select, *others])}]"
+    for selected_goal in [goal for goal in selected if goal not in default]:
+        problem = f"{selected_goal} is not among the goals of this cohort: {', '.join(default)}"
+        if selected_goal in possible:
+            others = [goal for goal in default if goal.startswith("val/auroc") != selected_goal.startswith("val/auroc")]
+            problem += f"; name them: search.maximize=[{', '.join([selected_goal, *others])}]"
         findings.append("search.select", problem)
     return default
 

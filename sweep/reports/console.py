@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
-from mmpkd.scoring.stats import SMALLEST_ERROR, is_all_equal
+from mmpkd.scoring.stats import is_all_equal
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
 from sweep.reports.choosing import choices_in_words, with_estimate
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
+from sweep.selection import Selection, best_first, error_of, rule_of
 from sweep.storage.layout import BEST, SweepFolder
-from sweep.storage.records import best_first, best_of, compared_metric, front_of, picked
+from sweep.storage.records import best_of, compared_metric, front_of, picked
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
@@ -28,7 +29,7 @@ def print_summary(
     records: Sequence[Record],
     arms: Sequence[str],
     goals: Sequence[str],
-    select: str,
+    select: str | Selection,
     folder: SweepFolder,
     auroc_error: float | None = None,
     totals: Sequence[ArmTotals] = (),
@@ -56,7 +57,7 @@ def print_summary(
     best = picked(records, select)
     if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
-    if best and f"{select}_estimate" in best.metrics and not folder.keeps_checkpoints(best.number):
+    if best and f"{rule_of(select).maximize}_estimate" in best.metrics and not folder.keeps_checkpoints(best.number):
         # A trial keeps its student only if its observed scores are among the best when it ends.
         console.print(
             f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "
@@ -82,7 +83,7 @@ def arms_table(totals: Sequence[ArmTotals]) -> Table:
     return table
 
 
-def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> Table:
+def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str | Selection) -> Table:
     """Returns a table of the trials on the Pareto front. Below them are the picked trial, if a tie has kept it off the
     front, and the best trial of each arm that has no trial on the front. The trials on the front are ordered by the
     goal `select`, best first.
@@ -92,8 +93,10 @@ def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[
     """
     sampled_column = Column("sampled", overflow="fold")  # a name that fills the column must not hide its value
     table = Table("trial", "arm", *goals, TEACHER_COLUMN, sampled_column, title="Front", title_justify="left")
-    for record in best_first(front_of(records, goals), compared_metric(records, select)):
-        table.add_row(*cells(record, goals), sampled(record))
+    chosen = picked(records, select)
+    for record in best_first(front_of(records, goals), compared_metric(records, rule_of(select).maximize)):
+        mark = f"({BEST}) " if record is chosen and rule_of(select).of else ""  # without a limit it is the first row
+        table.add_row(*cells(record, goals), f"{mark}{sampled(record)}")
     table.add_section()
     for record in off_front(records, arms, goals, select):
         table.add_row(*cells(record, goals), f"({off_front_label(record, records, select)}) {sampled(record)}")
@@ -108,7 +111,9 @@ def cells(record: Record, goals: Sequence[str]) -> list[str]:
     return [str(record.number), record.arm, *scores, teachers_in_words(record)]
 
 
-def off_front(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> list[Record]:
+def off_front(
+    records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str | Selection
+) -> list[Record]:
     """Returns the picked trial if it is not on the front, and the best complete trial, by `select`, of each further arm
     that has no trial on the front.
     """
@@ -120,7 +125,7 @@ def off_front(records: Sequence[Record], arms: Sequence[str], goals: Sequence[st
     return [*chosen, *(record for record in best_of_arms if record)]
 
 
-def off_front_label(record: Record, records: Sequence[Record], select: str) -> str:
+def off_front_label(record: Record, records: Sequence[Record], select: str | Selection) -> str:
     """Returns why a trial that is not on the front is shown."""
     if record is picked(records, select):
         return f"{BEST}: best {select}, not on the front"
@@ -175,16 +180,6 @@ def with_error(record: Record, goal: str) -> str:
     if error is None:
         return f"{score} (all equal)" if _is_all_equal(record, goal) else f"{score} ± ?"
     return f"{score} ± {error:.3f}"
-
-
-def error_of(record: Record, goal: str) -> float | None:
-    """Returns the standard error of a score, or None if the patients allow no estimate.
-
-    A standard error of 0, up to rounding, means that every resampling of the patients gives the same score. The
-    standard error is then unknown, not small.
-    """
-    error = record.metrics.get(f"{goal}_se", math.nan)
-    return error if math.isfinite(error) and error > SMALLEST_ERROR else None
 
 
 def _is_all_equal(record: Record, goal: str) -> bool:

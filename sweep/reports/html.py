@@ -16,7 +16,6 @@ from sweep.reports.choosing import choices_in_words
 from sweep.reports.console import (
     TEACHER_COLUMN,
     cells,
-    error_of,
     few_patients,
     image_blind_scores,
     off_front,
@@ -27,6 +26,7 @@ from sweep.reports.console import (
     without_complete,
 )
 from sweep.reports.teachers import teacher_warnings
+from sweep.selection import Selection, error_of
 from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import best_of, compared_metric, front_of, picked
 from sweep.types import Record
@@ -50,7 +50,7 @@ def write_report(
     records: Sequence[Record],
     arms: Sequence[str],
     goals: Sequence[str],
-    select: str,
+    select: str | Selection,
     auroc_error: float | None = None,
     totals: Sequence[ArmTotals] = (),
     note: str = "",
@@ -113,13 +113,16 @@ def _html(figure: go.Figure) -> str:
     return text
 
 
-def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str) -> str:
-    marked = select if picked(records, select) else ""
+def _best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str | Selection) -> str:
+    chosen = picked(records, select)
+    marked = select if chosen else ""
     best = [(f"best {goal}{f' ({BEST})' * (goal == marked)}", best_of(records, goal)) for goal in goals]
+    if chosen and marked not in goals:
+        best.append((f"{BEST}: best {select}", chosen))
     best += [
         (off_front_label(record, records, select), record)
         for record in off_front(records, arms, goals, select)
-        if record is not picked(records, select)  # the picked trial already has a row
+        if record is not chosen  # the picked trial already has a row
     ]
     rows = []
     for label, record in best:

@@ -24,6 +24,7 @@ from sweep.reports.arms import ArmTotals, totals_by_arm
 from sweep.reports.choosing import with_estimates
 from sweep.reports.html import write_report
 from sweep.reports.tables import write_tables
+from sweep.selection import Selection
 from sweep.space.grammar import Node
 from sweep.storage.layout import SweepFolder
 from sweep.storage.records import comparable, picked
@@ -51,7 +52,7 @@ class Snapshot:
     records: Sequence[Record]
     arms: Mapping[str, Node]
     goals: Sequence[str]
-    select: str
+    select: str | Selection
     repeats: int
     totals: Sequence[ArmTotals]
     left_behind: Sequence[int]

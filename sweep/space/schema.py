@@ -20,6 +20,7 @@ from mmpkd.config import CohortConfig, EvaluationConfig, ObjectiveConfig, Strict
 from mmpkd.objectives import OBJECTIVES
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.teachers import TEACHERS
+from sweep.selection import Selection
 from sweep.space import grammar
 from sweep.space.grammar import RANGES, WORDS
 from sweep.space.loading import shipped
@@ -58,6 +59,7 @@ class _SchemaBuilder:
             TrialConfig,
             SearchConfig,
             EvaluationConfig,
+            Selection,
             *(model for model, _, _ in KINDS),
             *dict.fromkeys(params),
         ]
@@ -76,7 +78,13 @@ class _SchemaBuilder:
             ]
         self._name_kinds(EvaluationConfig, "map", MAPS)
         search = self._models[self._names[SearchConfig]]["properties"]
-        search["select"]["enum"] = list(SCORES)
+        for alternative in _alternatives(search["select"]):
+            if alternative.get("type") == "string":
+                alternative["enum"] = list(SCORES)
+        rule = self._models[self._names[Selection]]["properties"]
+        for alternative in [*_alternatives(rule["maximize"]), *_alternatives(rule["of"])]:
+            if alternative["type"] == "string":
+                alternative["enum"] = list(SCORES)
         for alternative in _alternatives(search["maximize"]):
             if alternative["type"] == "array":
                 alternative["items"]["enum"] = list(SCORES)

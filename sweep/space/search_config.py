@@ -12,6 +12,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from mmpkd.config import Positive, Strict
 from sweep.search.samplers import SAMPLERS
+from sweep.selection import Select
 
 # The scores that a sweep can maximise (higher is better for all) and what the cohort must have for each.
 SCORES: Final = {
@@ -85,7 +86,8 @@ class SearchConfig(Strict):
     """How to search a space. The sampler's seed is not set here; it is the `seed` of the trials."""
 
     maximize: Annotated[tuple[str, ...], Field(min_length=1)] | None = None  # val/auroc; with ROIs val/pointing too
-    select: str = "val/auroc"  # the goal by which best.yaml is the best; in a tie the trial with the lowest number
+    # The rule that chooses the trial of best.yaml: a goal, or a Selection. In a tie the lowest number is chosen.
+    select: Select = "val/auroc"
     trials: Positive = 32  # number of configurations, over all arms
     budget_device_hours: Annotated[float, Field(gt=0)] | None = None  # wall time x GPUs (or cores) of all trials
     deadline: datetime | None = None  # no trial runs later; local time unless it names a zone

@@ -26,6 +26,7 @@ from omegaconf import OmegaConf
 from mmpkd.config import TrialConfig, validate
 from mmpkd.near_names import near, near_path, paths_of
 from mmpkd.types import ConfigError, Mistake
+from sweep.selection import rule_of
 from sweep.space.draw import BoundsChooser, draw, leaf_name
 from sweep.space.grammar import REFERENCE, Fixed, Node, OneOf, Tree, distributions, lay_over, lone_word, parse
 from sweep.space.loading import SHORTCUTS, override, read, resolved
@@ -165,11 +166,12 @@ def _search(content: Any, mistakes: list[Mistake]) -> SearchConfig:
         search = SearchConfig(**{key: value for key, value in content.items() if key not in broken} if usable else {})
     unknown = [goal for goal in search.maximize or () if goal not in SCORES]
     mistakes += [Mistake("search.maximize", f"no score {goal!r} to maximise{near(goal, SCORES)}") for goal in unknown]
-    if search.select not in SCORES:
-        mistakes.append(Mistake("search.select", f"no score {search.select!r}{near(search.select, SCORES)}"))
-    elif search.maximize and not unknown and search.select not in search.maximize:
-        goals = ", ".join(search.maximize)
-        mistakes.append(Mistake("search.select", f"{search.select} is not among the goals of search.maximize: {goals}"))
+    for goal in rule_of(search.select).goals:
+        if goal not in SCORES:
+            mistakes.append(Mistake("search.select", f"no score {goal!r}{near(goal, SCORES)}"))
+        elif search.maximize and not unknown and goal not in search.maximize:
+            goals = ", ".join(search.maximize)
+            mistakes.append(Mistake("search.select", f"{goal} is not among the goals of search.maximize: {goals}"))
     if search.trials_per_device is not None and search.gpus is not None:
         problem = f"stands beside search.gpus={search.gpus:g}, and each says how many trials share a GPU"
         mistakes.append(Mistake("search.trials_per_device", f"{problem}; set one of them to null"))

@@ -15,6 +15,7 @@ from typing import Protocol, TypeVar
 
 from mmpkd.scoring.stats import SMALLEST_ERROR
 from sweep.pareto import admit
+from sweep.selection import Choice, Selection, best_first, choose, rule_of
 from sweep.types import Record, Values
 
 
@@ -183,27 +184,28 @@ def front_of(records: Sequence[Record], goals: Sequence[str]) -> list[Record]:
     return best_first([record for record in records if record.number in front], metrics[0])
 
 
-def best_first(records: Iterable[Record], metric: str) -> list[Record]:
-    """Returns the records ordered by one metric, best first. Records that are equal in this metric are ordered by
-    number.
-    """
-    return sorted(records, key=lambda record: (-record.metrics[metric], record.number))
+def choice_of(records: Sequence[Record], select: str | Selection) -> Choice | None:
+    """Returns the complete trial that a rule chooses, with the reasons, or None if no trial is complete.
 
+    The trial may be off the front: a tie is decided by the lowest number, and an equal trial may be better in another
+    goal. Estimates are compared if there are any (see `compared_metric`). A reference is chosen only if all complete
+    trials are references.
 
-def best_of(records: Sequence[Record], goal: str) -> Record | None:
-    """Returns the complete trial that is best by one goal. Of several trials that are equal in this goal, it returns
-    the trial with the lowest number. Estimates are compared if there are any (see `compared_metric`).
-
-    No other goal decides a tie, because the other score of the trial would then be the best of several scores, and
-    higher by luck. The trial is therefore not on the front if an equal trial is better in another goal. A reference is
-    returned only if all complete trials are references.
+    Args:
+        select: the rule, or a goal, which stands for the rule that maximises it.
     """
     complete = [record for record in records if record.state == "complete"]
-    return next(iter(best_first(candidates(records) or complete, compared_metric(records, goal))), None)
+    return choose(candidates(records) or complete, rule_of(select), lambda goal: compared_metric(records, goal))
 
 
-def picked(records: Sequence[Record], select: str) -> Record | None:
-    """Returns the trial to be written to best.yaml: the best trial by `select`, or None if the best trial is a
+def best_of(records: Sequence[Record], select: str | Selection) -> Record | None:
+    """Returns the complete trial that is best by one goal or that a rule chooses; see `choice_of`."""
+    choice = choice_of(records, select)
+    return None if choice is None else choice.trial
+
+
+def picked(records: Sequence[Record], select: str | Selection) -> Record | None:
+    """Returns the trial to be written to best.yaml: the trial that `select` chooses, or None if that trial is a
     reference.
     """
     best = best_of(records, select)

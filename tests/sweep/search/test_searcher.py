@@ -22,10 +22,11 @@ from sweep.search.proposals import ArmSampler
 from sweep.search.searcher import FAILURES_TO_STOP, Search
 from sweep.search.state import SweepState
 from sweep.search.studies import Studies
+from sweep.selection import best_first
 from sweep.space.space import load_space
 from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialEvent, TrialStarted
 from sweep.storage.layout import SweepFolder
-from sweep.storage.records import best_first, best_of, front_of
+from sweep.storage.records import best_of, front_of
 from tests.sweep.fake import SPACE, metrics_of, play, play_all, report
 from tests.sweep.swept import events
 
@@ -83,7 +84,7 @@ def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path
             ],
             {"near_label": "BIRADS, pathology"},
         ),
-        (["control=shuffled"], {"shuffled": "findings"}),
+        (["control=shuffled"], {"control": "findings"}),
     ],
 )
 def test_teachers_that_read_near_labels_or_are_shuffled_are_tagged(

@@ -171,6 +171,8 @@ def test_what_the_command_takes_fits(validator: Draft7Validator, tmp_path: Path,
         "search.early_stopping={grace: 0}",
         "search.maximize=[val/auroc, val/pointng]",
         "search.select=auroc",
+        "search.select={maximize: auroc}",
+        "search.select={maximize: val/pointing, within: 2se, of: val/auroc}",
         "search.sampler=tep",
     ],
 )
