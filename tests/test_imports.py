@@ -53,8 +53,8 @@ FLOORS = {
         {"transfer"},
         {"search", "workers", "tracking"},
         {"reports", "teachers"},
-        {"driver"},
-        {"run", "status", "stop", "clean"},
+        {"driver", "picking"},
+        {"run", "status", "stop", "clean", "pick"},
     ),
 }
 HEIGHT = {
