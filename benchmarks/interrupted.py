@@ -68,7 +68,7 @@ from mmpkd.machine.resources import cores
 SPACE = ("space=demo", "name=interrupted", "epochs=8")
 COHORT = ("cohort.params.train=400", "cohort.params.val=100", "cohort.params.test=12")
 LOADED = ("mmpkd.train", "sweep.driver")  # by every driver
-FINAL = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+FINAL = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 AT_A_TIME = 2  # trials
 SHARE = 0.8  # of the trials, by which all kills are due: the last ones must find something to kill
 TELLS_STATE, FINISHED = 6, (1, 2, 3)  # in Optuna's journal: the operation, and complete, pruned, failed

@@ -186,7 +186,7 @@ def _open_sweep(
 
     sweep_id = before.sweep_id or uuid.uuid4().hex
     spool = Spool(folder)
-    spool.append(SweepBegan(sweep_id, list(options.words), options.cluster))
+    spool.append(SweepBegan(sweep_id, list(options.words), options.cluster, list(planned.goals)))
     earlier_plan = folder.read_plan()
     generation = earlier_plan.get("generation", 0) + extended
     identity = {"sweep": sweep_id, "store": store.fingerprint}

@@ -46,7 +46,7 @@ PAGES = [
     if not HISTORY & {path.stem, *path.relative_to(ROOT).parts}
 ]
 COMMANDS = ("run", "status", "stop", "clean")  # of sweep
-VERBS = ("cohort", "train", "evaluate", "predict")  # of mmpkd
+VERBS = ("cohort", "train", "evaluate", "predict", "export")  # of mmpkd
 MODULES = (*(f"sweep.{name}" for name in COMMANDS), *(f"mmpkd.{name}" for name in VERBS))
 
 
@@ -209,6 +209,10 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert words[0] in known, f"what is {words[0]}?"
 
 
+def command_module(name: str) -> ModuleType:
+    return importlib.import_module(f"{name}.__main__" if name in ("mmpkd.cohort", "mmpkd.export") else name)
+
+
 def check_words(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Reads the words as the command does, and fails where it would refuse them; runs nothing."""
     words = [re.sub(r"=DIR\b", "=.", word.replace("=FILE", "=file.yaml")) for word in words]
@@ -219,7 +223,7 @@ def check_words(name: str, words: list[str], monkeypatch: pytest.MonkeyPatch) ->
             minimal = "cohort: {reader: synthetic, image_size: 48}\n"
             Path(value).write_text(minimal if key == "space" else dump_trial(TrialConfig(**yaml.safe_load(minimal))))
     words = [re.sub(r"=(search_spaces/)", f"={ROOT}/search_spaces/", word) for word in words]
-    command = importlib.import_module("mmpkd.cohort.__main__" if name == "mmpkd.cohort" else name)
+    command = command_module(name)
     if "--help" in words:
         command.main(words)
     elif name == "sweep.run":
@@ -265,7 +269,7 @@ def check_own_words(command: ModuleType, name: str, words: list[str], monkeypatc
     own, others = given["own"], given["others"]
     if name == "mmpkd.train":
         load_trial(Path(own["config"]), others)
-    elif name == "mmpkd.predict":
+    elif name in ("mmpkd.predict", "mmpkd.export"):
         assert others == []
     else:
         content = read_yaml(Path(own["config"])) if own.get("config") else {}
@@ -421,7 +425,7 @@ def test_messages_that_pages_quote_are_those_of_the_program() -> None:
 
 @pytest.mark.parametrize("name", MODULES)
 def test_the_page_of_commands_has_every_word_of_the_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    command = importlib.import_module("mmpkd.cohort.__main__" if name == "mmpkd.cohort" else name)
+    command = command_module(name)
     command.main(["--help"])
     help_text = capsys.readouterr().out
     section = (DOCS / "commands.md").read_text().partition(f"\n## {name}\n")[2].partition("\n## ")[0]

@@ -1,1 +1,1 @@
-"""A trained student as one file (`student_file.py`), and that student in the formats of other software."""
+"""A trained student as one file (`student_file`), and in the formats of other software (`formats`)."""

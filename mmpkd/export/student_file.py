@@ -215,7 +215,7 @@ def read(path: Path) -> Exported:
     Raises:
         ConfigError: the path leads to no exported student, or to several.
     """
-    file = _find(path)
+    file = find(path)
     try:
         with safe_open(file, "pt") as opened:
             metadata = opened.metadata() or {}
@@ -263,7 +263,7 @@ def _checksum(card: str, weights: Mapping[str, torch.Tensor]) -> str:
     return f"{crc:08x}"
 
 
-def _find(path: Path) -> Path:
+def find(path: Path) -> Path:
     if path.suffix.lower() in (".yaml", ".yml"):
         train = f"python -m mmpkd.train config={path}"
         raise ConfigError.at("model", f"{path} is a configuration, not a student; train it first: {train}")

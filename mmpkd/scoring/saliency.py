@@ -224,7 +224,8 @@ def _shares(row_BN: Tensor, student: Student) -> Tensor:
     """Converts a row over all tokens to a map (B, 1, h, w) over the patches alone, scaled to sum to 1."""
     row_BP = row_BN[:, student.num_prefix :]
     row_BP = row_BP / row_BP.sum(dim=1, keepdim=True).clamp(min=1e-30)  # the CLS token may attend to itself alone
-    return row_BP.view(len(row_BP), 1, *student.grid)
+    map_Bhw: Tensor = row_BP.unflatten(1, student.grid)  # leaves the batch free, as an export to ONNX needs
+    return map_Bhw[:, None]
 
 
 def _rolled(matrix_BNN: Sequence[Tensor]) -> Tensor:

@@ -33,7 +33,7 @@ from sweep.search.choosers import NotInSpace, OptunaChooser, ReplayChooser
 from sweep.search.samplers import SAMPLERS
 from sweep.search.samplers.random import Random
 from sweep.space.design import SpaceFillingDesign, random_points
-from sweep.space.draw import Drawn, draw, leaf_name
+from sweep.space.draw import Drawn, draw, leaf_name, value_at
 from sweep.space.encoding import encode
 from sweep.space.grammar import Choice, Node, Range, spots
 from sweep.space.space import Space
@@ -96,23 +96,6 @@ def redraw(
     if any(drawn.values[name] != value for name, value in chosen.items() if not isinstance(value, str)):
         return None  # for example 2.7 for a leaf that is a whole number in this space
     return Proposal(arm, drawn, redrawn, chosen, chooser.distributions, internal)
-
-
-def resolved_values(drawn: Drawn) -> dict[str, Any]:
-    """Returns each sampled value twice: under the name of its leaf, and under its path in the TrialConfig."""
-    values: dict[str, Any] = dict(drawn.values)
-    for path in drawn.places.values():
-        value = value_at(drawn.config, path)
-        if value is not None and not isinstance(value, dict):
-            values[path] = json.dumps(value) if isinstance(value, list) else value
-    return values
-
-
-def value_at(config: Any, path: str) -> Any:
-    """Returns the value at a dotted path in nested mappings, or None if the path does not exist."""
-    for key in path.split(".") if path else ():
-        config = config.get(key) if isinstance(config, dict) else None
-    return config
 
 
 class ArmSampler:

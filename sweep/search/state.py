@@ -15,17 +15,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mmpkd.config import TrialConfig
-from mmpkd.teachers import resolve
+from sweep.arm_styles import arm_styles
 from sweep.pareto import Contenders
 from sweep.search.budget import Ledger, Plateau
 from sweep.search.imputation import Imputation
-from sweep.search.proposals import ArmSampler, Proposal, SamplerThread, resolved_values
+from sweep.search.proposals import ArmSampler, Proposal, SamplerThread
 from sweep.search.repeats import PendingRepeat, Repeats
 from sweep.search.studies import Studies
 from sweep.selection import rule_of
 from sweep.space.space import Space
 from sweep.storage.events import EpochEnded, Spool, TrialEnded, TrialStarted
 from sweep.storage.layout import SweepFolder
+from sweep.tracking.trial_run import params_of, run_name, tags_of
 from sweep.types import Ending, Record, State, Values
 
 
@@ -88,6 +89,7 @@ class SweepState:
         lost: Collection[int] = (),
     ):
         arms = list(space.arms)
+        self._colours = {arm: style.colour for arm, style in arm_styles(arms).items()}
         self.goals, self.studies, self._spool, self._folder = tuple(goals), studies, spool, folder
         self.ledger = Ledger(space.shares, space.search.equal)
         self.plateau = Plateau(arms, goals, space.search.plateau)
@@ -198,9 +200,19 @@ class SweepState:
         """
         if number not in self._announced:
             self._announced.add(number)
-            tags = _tags(config, self.studies.record(number).repeat_of)
-            params = resolved_values(proposal.drawn)
-            self._spool.append(TrialStarted(number, proposal.arm, params, tags, devices))
+            arm, drawn, record = proposal.arm, proposal.drawn, self.studies.record(number)
+            self._spool.append(
+                TrialStarted(
+                    number,
+                    arm,
+                    params_of(drawn, config),
+                    tags_of(config, record.repeat_of),
+                    devices,
+                    run_name(number, arm, drawn, record.repeat_of, record.turn),
+                    self._colours.get(arm, ""),
+                    record.config,
+                )
+            )
         return RunningTrial(number, proposal, config, self._reported[number])
 
     def record_epochs(self, trial: RunningTrial, reports: Sequence[Mapping[str, Any]], devices: float) -> None:
@@ -237,7 +249,9 @@ class SweepState:
 
     def spool_end(self, record: Record) -> None:
         """Writes the end of a trial to the spool."""
-        self._spool.append(TrialEnded(record.number, record.state, record.error, record.cause))
+        errors = {name: record.metrics[name] for name in map("{}_se".format, self.goals) if name in record.metrics}
+        scores = {**errors, "device_hours": record.device_seconds / 3600}
+        self._spool.append(TrialEnded(record.number, record.state, record.error, record.cause, scores))
 
     def _settle(self, record: Record) -> dict[int, Values | None]:
         """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.
@@ -273,18 +287,3 @@ class SweepState:
         for needless_number in needless:
             self._folder.delete_checkpoints(needless_number)
         return settled
-
-
-def _tags(config: TrialConfig, repeat_of: int | None) -> dict[str, str]:
-    """Returns the tags of a trial for its MLflow run.
-
-    The tags name the earlier trial that has the same configuration, if this trial runs it on a further seed; the
-    columns and report sections that nearly state the label, if a teacher reads any; and the teachers with shuffled
-    outputs.
-    """
-    teachers = {name: resolve(config.teachers[name]) for name in config.active_teachers()}
-    columns = {column for teacher in teachers.values() for column in teacher.near_label_inputs}
-    tags = {"near_label": ", ".join(sorted(columns))} if columns else {}
-    if shuffled := [name for name, teacher in teachers.items() if teacher.control]:
-        tags["shuffled"] = ", ".join(shuffled)
-    return tags if repeat_of is None else tags | {"repeat_of": str(repeat_of)}

@@ -52,6 +52,13 @@ def leaf_name(arm: str, path: str) -> str:
     return f"{arm}/{path}" if path else arm
 
 
+def value_at(config: Any, path: str) -> Any:
+    """Returns the value at a dotted path in nested mappings, or None if the path does not exist."""
+    for key in path.split(".") if path else ():
+        config = config.get(key) if isinstance(config, dict) else None
+    return config
+
+
 def draw(node: Node, chooser: Chooser, arm: str) -> Drawn:
     """Draws one configuration of an arm. The chooser decides only the leaves that exist in the drawn branches."""
     drawing = _Drawing(chooser, arm)

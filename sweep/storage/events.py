@@ -29,11 +29,13 @@ class SweepBegan:
     Attributes:
         words: the words of its command line.
         cluster: the RAY_ADDRESS of its environment; empty if it ran on one machine.
+        goals: the scores that the sweep maximises; None if an earlier version began it.
     """
 
     id: str
     words: list[str] | None = None
     cluster: str = ""
+    goals: list[str] | None = None
     time: float = field(default=0.0, kw_only=True)
 
 
@@ -42,9 +44,13 @@ class TrialStarted:
     """A trial was given to a worker for the first time.
 
     Attributes:
-        params: the drawn values by leaf name.
+        params: the drawn values by their path in the configuration, and fixed settings that people compare. Earlier
+            versions wrote the drawn values by leaf name, too.
         tags: the tags of the trial's run in the tracking server.
         devices: the share of a GPU that the trial holds, or its number of cores if it holds no GPU.
+        name: the name of the trial's run, which says what the trial is.
+        colour: the colour of its arm.
+        config: the TrialConfig as JSON.
     """
 
     number: int
@@ -52,6 +58,9 @@ class TrialStarted:
     params: Mapping[str, Any]
     tags: Mapping[str, str]
     devices: float | None = None
+    name: str = ""
+    colour: str = ""
+    config: str = ""
     time: float = field(default=0.0, kw_only=True)
 
 
@@ -78,12 +87,18 @@ class EpochEnded:
 
 @dataclass(frozen=True)
 class TrialEnded:
-    """A trial ended, with the state complete, pruned or failed."""
+    """A trial ended, with the state complete, pruned or failed.
+
+    Attributes:
+        scores: what is known of a trial only at its end: its cost in `device_hours`, and `<goal>_se`, the standard
+            error of a goal. None if an earlier version ended it.
+    """
 
     number: int
     state: str
     error: str
     cause: str = ""
+    scores: Mapping[str, float] | None = None
     time: float = field(default=0.0, kw_only=True)
 
 

@@ -20,19 +20,9 @@ from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from sweep.options import redact_passwords
 from sweep.patience import patiently
-from sweep.storage.events import (
-    EpochEnded,
-    Event,
-    FilesWritten,
-    Spool,
-    SweepBegan,
-    SweepClosed,
-    TrialEnded,
-    TrialEvent,
-    TrialStarted,
-)
-from sweep.tracking.mlflow_runs import MAX_METRICS, STATUS_BY_STATE, MlflowRuns, shortened_param
-from sweep.tracking.names import ServerNames
+from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded, TrialEvent
+from sweep.tracking.mlflow_runs import MAX_METRICS, MlflowRuns
+from sweep.tracking.sender import EventSender
 from sweep.transfer.mirror import Mirror
 
 if TYPE_CHECKING:
@@ -64,11 +54,11 @@ class Tracker:
         self._uri, self._spool, self._mirror = uri, spool, mirror
         self._offset_file = spool.folder.spool_sent
         self._sent = self._read_offset()
-        self._metric_names, self._param_names = ServerNames(), ServerNames()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self.trouble = ""
         self.runs = MlflowRuns(uri, name, sweep_id, artifacts)
+        self._sender = EventSender(self.runs, spool.folder)
 
     @property
     def refused(self) -> list[str]:
@@ -150,13 +140,13 @@ class Tracker:
                 break
             offset = end
             if isinstance(event, EpochEnded):
-                points.setdefault(event.number, []).extend(self._points(event))
+                points.setdefault(event.number, []).extend(self._sender.points(event))
                 if len(points[event.number]) > MAX_METRICS // 2:
                     break
                 continue
             if isinstance(event, TrialEvent) and event.number in points:
                 self.runs.log_metrics(self.runs.run(event.number), points.pop(event.number))
-            self._send_event(event)
+            self._sender.send(event)
             if count >= MAX_EVENTS:
                 break
         for number, metrics in points.items():
@@ -176,68 +166,9 @@ class Tracker:
             self._sent = 0  # another server, or an older copy of its file, has this address now
 
     def _sent_events(self) -> Iterator[Event]:
-        """Yields the events that earlier drivers have sent. While it does so, it maps the names in these events to
-        server names again in the same order, so that each name gets the same server name as before.
-        """
+        """Yields the events that earlier drivers have sent, and notes what later events depend on."""
         for end, event in self._spool.read():
             if end > self._sent:
                 return
-            self._server_names(event)
+            self._sender.note(event)
             yield event
-
-    def _send_event(self, event: Event) -> None:
-        milliseconds, runs = int(event.time * 1000), self.runs
-        sweep_run = runs.run(None)
-        match event:
-            case SweepBegan():
-                runs.set_running(sweep_run)
-            case TrialStarted():
-                run = runs.run(event.number, event.arm, milliseconds)
-                self._send_params(run, event)
-                for key, value in event.tags.items():
-                    runs.set_tag(run, key, value)
-            case TrialEnded():
-                run = runs.run(event.number)
-                runs.set_tag(run, "outcome", event.state)
-                if event.error:
-                    # For a bug only the kind is sent, because the text of an exception may quote a table; see errors/.
-                    is_bug = event.cause == "error" and ": " in event.error
-                    runs.set_tag(run, "error", event.error.partition(": ")[0] if is_bug else event.error)
-                runs.set_ended(run, STATUS_BY_STATE[event.state], milliseconds)
-            case FilesWritten():
-                for path in map(self._spool.folder.file, event.paths):  # the folder may have moved
-                    if path.is_file():
-                        runs.log_file(sweep_run, path)
-            case SweepClosed():
-                runs.set_ended(sweep_run, event.status, milliseconds)
-
-    def _server_names(self, event: Event) -> dict[str, str]:
-        """Returns the server's name for each metric of an epoch, or for each parameter of a started trial."""
-        if isinstance(event, EpochEnded):
-            return {name: self._metric_names.of(name) for name in _measurements(event)}
-        return {name: self._param_names.of(name) for name in event.params} if isinstance(event, TrialStarted) else {}
-
-    def _points(self, event: EpochEnded) -> list[Metric]:
-        """Returns the finite values of an epoch as MLflow metrics. NaN means an undefined score; NaN is kept only in
-        the tables.
-        """
-        from mlflow.entities import Metric
-
-        names, milliseconds = self._server_names(event), int(event.time * 1000)
-        return [
-            Metric(names[name], float(value), milliseconds, event.epoch)
-            for name, value in _measurements(event).items()
-            if math.isfinite(value) and names[name] not in self.runs.refused_metrics
-        ]
-
-    def _send_params(self, run: str, event: TrialStarted) -> None:
-        from mlflow.entities import Param
-
-        names = self._server_names(event)
-        params = [Param(names[name], shortened_param(str(value))) for name, value in event.params.items()]
-        self.runs.log_params(run, params)
-
-
-def _measurements(event: EpochEnded) -> dict[str, float]:
-    """Returns all values of an epoch by name: metrics, terms of the loss as `loss/<term>`, and seconds."""
-    return {**event.measurements, "seconds": event.seconds}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -28,7 +28,9 @@ os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it prints the a
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 
-STATUS_BY_STATE: Final = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
+# MLflow shows KILLED with the cross of a failure, and early stopping is none.
+STATUS_BY_STATE: Final = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
+END_STATUSES: Final = (*STATUS_BY_STATE.values(), "KILLED")  # earlier versions gave KILLED to pruned trials
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 1000, 100, 6000, 5000  # MLflow's limits for one call
 PERMANENT_ERRORS: Final = (
     "INVALID_PARAMETER_VALUE",
@@ -120,15 +122,15 @@ class MlflowRuns:
                     parent = parent if deleted else run.info.run_id
                 elif not deleted or int(number) not in self.by_number:
                     self.by_number[int(number)] = run.info.run_id
-                    has_ended = deleted or run.info.status in STATUS_BY_STATE.values()
+                    has_ended = deleted or run.info.status in END_STATUSES
                     self.ended |= {int(number)} if has_ended else set()
             token = page.token
             if not token:
                 return parent
 
-    def run(self, number: int | None, arm: str = "", milliseconds: int | None = None) -> str:
+    def run(self, number: int | None, arm: str = "", milliseconds: int | None = None, name: str = "") -> str:
         """Returns the run id of a trial, and creates the run if it does not exist. For `number` None returns the parent
-        run.
+        run. `name` is the name of a created run, which is its number and arm by default.
         """
         if number is None:
             return self._parent
@@ -139,7 +141,7 @@ class MlflowRuns:
                 "arm": arm,
                 "mlflow.parentRunId": self._parent,
             }
-            name = f"{number} {arm}"
+            name = name or f"{number} {arm}"
             run = self._opened.create_run(self._experiment, start_time=milliseconds, tags=tags, run_name=name)
             self.by_number[number] = run.info.run_id
         return self.by_number[number]
@@ -148,12 +150,19 @@ class MlflowRuns:
         for start in range(0, len(metrics), MAX_METRICS):
             self._log_accepted(run, metrics=metrics[start : start + MAX_METRICS])
 
-    def log_params(self, run: str, params: Sequence[Param]) -> None:
+    def log_params(self, run: str, values: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, value) for name, value in values.items()]
         for start in range(0, len(params), MAX_PARAMS):
             self._log_accepted(run, params=params[start : start + MAX_PARAMS])
 
-    def set_tag(self, run: str, key: str, value: str) -> None:
-        self._call(lambda: self._opened.set_tag(run, key, value[:MAX_TAG_LENGTH]))
+    def set_tags(self, run: str, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self._set_tag(run, name, value)
+
+    def _set_tag(self, run: str, name: str, value: str) -> None:
+        self._call(lambda: self._opened.set_tag(run, name, value[:MAX_TAG_LENGTH]))
 
     def set_running(self, run: str) -> None:
         self._call(lambda: self._opened.update_run(run, status="RUNNING"))

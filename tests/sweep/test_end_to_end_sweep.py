@@ -150,9 +150,11 @@ def test_mlflow_holds_every_trial_epoch_and_value(swept: Swept) -> None:
         assert run.data.tags.get("repeat_of") == (None if pd.isna(row["repeat_of"]) else str(row["repeat_of"]))
         assert float(run.data.params["optimizer.lr"]) == row[f"{row['arm']}/optimizer.lr"]
         epochs = swept.epochs[swept.epochs["number"] == number].set_index("epoch")
-        expected = epochs.drop(columns=["number", "arm"]).dropna(axis=1, how="all")
-        assert set(run.data.metrics) == set(expected)
-        assert run.data.metrics == pytest.approx(expected.ffill().loc[2].to_dict())
-        for name in ("val/auroc", "loss/task", "seconds"):
+        losses = [name for name in epochs if name.startswith("loss/")]
+        expected = epochs[["val/auroc", "val/pointing", *losses]].dropna(axis=1, how="all")
+        errors = epochs[["val/auroc_se", "val/pointing_se"]].loc[2].dropna().to_dict()
+        at_end = {**errors, "device_hours": row["device_hours"]}
+        assert run.data.metrics == pytest.approx({**expected.loc[2].to_dict(), **at_end})
+        for name in ("val/auroc", "loss/task"):
             history = client.get_metric_history(run.info.run_id, name)
             assert [(point.step, point.value) for point in history] == list(expected[name].items())

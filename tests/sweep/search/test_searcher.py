@@ -84,7 +84,7 @@ def test_every_trial_has_one_number_and_one_final_state(opened: Opened, tmp_path
             ],
             {"near_label": "BIRADS, pathology"},
         ),
-        (["control=shuffled"], {"shuffled": "findings"}),
+        (["control=shuffled"], {"control": "findings"}),
     ],
 )
 def test_teachers_that_read_near_labels_or_are_shuffled_are_tagged(

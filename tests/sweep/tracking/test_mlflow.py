@@ -40,14 +40,16 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def tell_of(spool: Spool, number: int, state: str, epochs: int = 2) -> None:
-    params, tags = {"none/optimizer.lr": 0.1, "optimizer.lr": 0.1}, {"near_label": "BIRADS"} if number == 1 else {}
-    spool.append(TrialStarted(number=number, arm="none", params=params, tags=tags))
+    params, tags = {"optimizer.lr": 0.1, "epochs": 2}, {"near_label": "BIRADS"} if number == 1 else {}
+    name, colour = f"{number} none lr=0.1", "#0072B2"
+    spool.append(TrialStarted(number=number, arm="none", params=params, tags=tags, name=name, colour=colour))
     for epoch in range(1, epochs + 1):
-        metrics = {"val/auroc": 0.5 + epoch / 10, "val/auroc/dx/ä (b)": 0.25, "val/pixel_ap": math.nan}
-        said = {"epoch": epoch, "seconds": 1.5, "metrics": metrics, "terms": {"task": 2.0}}
+        metrics = {"val/auroc": 0.5 + epoch / 10, "val/auroc_chance": 0.5, "val/pixel_ap": math.nan}
+        said = {"epoch": epoch, "seconds": 1.5, "metrics": metrics, "terms": {"task": 2.0, "ä (b)": 0.25}}
         spool.append(EpochEnded(number=number, arm="none", **said))
     if state != "running":
-        spool.append(TrialEnded(number=number, state=state, error="a bug" if state == "failed" else ""))
+        scores, error = {"val/auroc_se": 0.03, "device_hours": 0.5}, "a bug" if state == "failed" else ""
+        spool.append(TrialEnded(number=number, state=state, error=error, scores=scores))
 
 
 def runs(address: str, name: str) -> dict[int, Any]:
@@ -99,15 +101,16 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
     assert parent.info.status == "FINISHED"
     assert [(run.info.status, run.data.tags["outcome"]) for _, run in sorted(found.items())] == [
         ("FINISHED", "complete"),
-        ("KILLED", "pruned"),
+        ("FINISHED", "pruned"),
         ("FAILED", "failed"),
     ]
     assert found[2].data.tags["error"] == "a bug"
     assert [run.data.tags.get("near_label") for _, run in sorted(found.items())] == [None, "BIRADS", None]
     assert {run.data.tags["mlflow.parentRunId"] for run in found.values()} == {parent.info.run_id}
-    assert found[0].data.params == {"none/optimizer.lr": "0.1", "optimizer.lr": "0.1"}
-    # NaN ('no such case') is left out; a name that MLflow does not take is bent, not dropped.
-    last = {"val/auroc": 0.7, "val/auroc/dx/ä _b_-5569f4": 0.25, "loss/task": 2.0, "seconds": 1.5}
+    assert found[0].data.params == {"optimizer.lr": "0.1", "epochs": "2"}
+    assert (found[1].info.run_name, found[1].data.tags["mlflow.runColor"]) == ("1 none lr=0.1", "#0072B2")
+    # Baselines are left out, and NaN ('no such case'); a name that MLflow does not take is bent, not dropped.
+    last = {"val/auroc": 0.7, "loss/ä _b_-4ba897": 0.25, "loss/task": 2.0, "val/auroc_se": 0.03, "device_hours": 0.5}
     assert found[0].data.metrics == pytest.approx(last)
     history = MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")
     assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.7)]
@@ -322,7 +325,7 @@ def test_a_long_sweep_is_told_whole_and_in_its_order(tmp_path: Path, monkeypatch
         ]
         assert [one for one in own if one[0] == "create"] == [("create", str(number))]
         assert ("tag", str(number), "outcome", states[number % 3]) in own
-        assert own[-1] == ("end", str(number), ("FINISHED", "KILLED", "FAILED")[number % 3])
+        assert own[-1] == ("end", str(number), ("FINISHED", "FINISHED", "FAILED")[number % 3])
         assert sum(one[0] == "param" for one in own) == 2
     long = [one[3] for one in told if one[:3] == ("metric", "300", "val/auroc")]
     assert long == list(range(1, 701))

@@ -1,0 +1,111 @@
+"""Writes a student in the format of other software, and compares what was written with the student before it counts."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mmpkd.command import make_folder
+from mmpkd.export import student_file, to_onnx, to_timm
+from mmpkd.export.student_file import Exported
+from mmpkd.scoring.stats import Floats
+from mmpkd.types import ConfigError, UserError
+
+NUM_IMAGES = 4  # random images on which the export is compared with the student
+TOLERANCE = 1e-5  # largest difference of a probability
+
+
+class Format(NamedTuple):
+    """A format of other software.
+
+    write: writes the files for a student, which was read from the given file, to an existing folder.
+    probabilities: computes N x K probabilities of stored squares (N x C x S x S uint8) with the files in the folder.
+    libraries: modules that both need, and that an installation may lack.
+    extra: the part of this package's installation that brings these libraries.
+    """
+
+    write: Callable[[Exported, Path, Path], None]
+    probabilities: Callable[[Exported, Path, NDArray[np.uint8]], Floats]
+    libraries: tuple[str, ...] = ()
+    extra: str = ""
+
+
+FORMATS: Mapping[str, Format] = {
+    "timm": Format(to_timm.write, to_timm.probabilities),
+    "onnx": Format(to_onnx.write, to_onnx.probabilities, ("onnx", "onnxruntime", "onnxscript"), "export"),
+}
+
+
+def export(model: Path, to: str, out: Path) -> float:
+    """Writes a student to a new folder in a format of `FORMATS`. The folder appears once all its files are written and
+    give the student's probabilities for random images.
+
+    Args:
+        model: see `student_file.read`.
+
+    Returns:
+        The largest difference between a probability of the export and of the student.
+
+    Raises:
+        ConfigError: no student at `model`, or a damaged one; the format cannot hold this student, or a library is
+            missing; `out` holds files.
+        UserError: the export does not give the student's probabilities.
+    """
+    kind = FORMATS[to]
+    file = student_file.find(model)
+    exported = student_file.read(file)
+    if missing := [name for name in kind.libraries if find_spec(name) is None]:
+        install = f"python -m pip install --editable '.[{kind.extra}]'"
+        problem = f"{to} needs {', '.join(missing)}, which this Python lacks"
+        raise ConfigError.at("to", f"{problem}; in the folder of this software, install with: {install}")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        free = next(path for path in _free_names(out, to) if not path.exists())
+        given = "a folder with files in it" if out.is_dir() else "a file"
+        problem = f"{out} is {given}, and an export gets a new folder of its own"
+        command = f"python -m mmpkd.export model={model} to={to} out={free}"
+        raise ConfigError.at("out", f"{problem}; write it to another: {command}")
+    make_folder(out.parent)
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by an export that was killed
+    make_folder(partial)
+    try:
+        kind.write(exported, file, partial)
+        difference = _difference(exported, kind, partial)
+        os.replace(partial, out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return difference
+
+
+def _free_names(out: Path, to: str) -> Iterator[Path]:
+    """Yields names for a folder instead of `out`."""
+    yield out.with_name(f"{out.name}-{to}")
+    yield from (out.with_name(f"{out.name}-{to}-{count}") for count in itertools.count(2))
+
+
+def _difference(exported: Exported, kind: Format, folder: Path) -> float:
+    """Returns the largest difference of a probability between the written files and the student.
+
+    Raises:
+        UserError: it is larger than `TOLERANCE`, or not a number.
+    """
+    card = exported.card
+    shape = (NUM_IMAGES, card.channels, card.image_size, card.image_size)
+    pixels_NCHW = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    with torch.inference_mode():
+        logits_NK = exported.student(torch.from_numpy(pixels_NCHW).float() / 255).logits_BK
+    own_NK = exported.probabilities(logits_NK.numpy())
+    difference = float(np.abs(kind.probabilities(exported, folder, pixels_NCHW) - own_NK).max())
+    if not difference <= TOLERANCE:
+        problem = f"the exported files give other probabilities than the student, by up to {difference:.2g}"
+        raise UserError(f"{problem}\n  nothing was written; report this with the versions of torch and timm")
+    return difference
