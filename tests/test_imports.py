@@ -56,8 +56,8 @@ FLOORS = {
         {"reports", "teachers"},
         {"summary"},
         {"reports.final"},
-        {"driver"},
-        {"run", "status", "stop", "clean"},
+        {"driver", "picking"},
+        {"run", "status", "stop", "clean", "pick"},
     ),
 }
 HEIGHT = {

@@ -11,6 +11,7 @@ the new space.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import optuna
@@ -25,7 +26,7 @@ from sweep.search.proposals import Proposal, redraw
 from sweep.space.draw import draw
 from sweep.space.space import Space
 from sweep.storage.events import cut_torn_line
-from sweep.storage.journal import BELONGS, Journal, arm_and_generation, study_name
+from sweep.storage.journal import BELONGS, Journal, arm_and_generation, load_studies, study_name
 from sweep.storage.layout import SweepFolder
 from sweep.types import Arrival, Ending, Record, State, Values
 
@@ -257,6 +258,20 @@ class Studies:
     def _rungs(self, number: int) -> dict[int, list[Any]]:
         attributes = self._trials[number][1].user_attrs
         return {int(name.removeprefix(RUNG)): entry for name, entry in attributes.items() if name.startswith(RUNG)}
+
+
+def read_records(journal: Path, generation: int) -> list[Record]:
+    """Returns every trial of a generation of studies, ordered by number. Nothing is written, so that this works while a
+    driver writes the journal.
+    """
+    studies = [(*arm_and_generation(study.study_name), study) for study in load_studies(journal)]
+    records = [
+        _record(frozen.user_attrs["number"], arm, frozen)
+        for arm, study_generation, study in studies
+        if study_generation == generation
+        for frozen in study.get_trials(deepcopy=False)
+    ]
+    return sorted(records, key=lambda record: record.number)
 
 
 def _attributes(ending: Ending) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from sweep.transfer.refusals import in_words
 
 BEST: Final = "best.yaml"
 CHECKPOINT: Final = "last.pt"  # written by mmpkd.checkpoint in the folder of an attempt
-ATTEMPT: Final = (
-    "attempt-"  # with its number, the name of an attempt at a trial in the folder of the trial's checkpoints
-)
+STUDENT: Final = "student.safetensors"  # written by mmpkd.export there, after the last epoch
+PICKED_CONFIG, PICKED_CARD = "config.yaml", "card.md"  # beside a copy of STUDENT in the folder of a picked trial
+ATTEMPT: Final = "attempt-"  # with a number, the name of an attempt at a trial in the folder of its checkpoints
 
 
 @dataclass(frozen=True)
@@ -150,6 +150,11 @@ class SweepFolder:
     def shared_error(self, number: int) -> Place:
         """Returns the same file at the place that every machine sees."""
         return self.shared.child(f"{self.errors.name}/{self.error(number).name}")
+
+    @property
+    def picked(self) -> Path:
+        """The folder of the picked trials (`sweep.pick`), which has a folder for each under its number."""
+        return self.path / "picked"
 
     # --- checkpoints ---
 

@@ -1,4 +1,4 @@
-"""Tests sweep.status and sweep.stop on folders as sweeps leave them, and command lines of these and of sweep.clean."""
+"""Tests sweep.status and sweep.stop on folders as sweeps leave them, and the command lines of all commands but run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from mmpkd.machine.checksums import sealed
 from mmpkd.types import ConfigError
-from sweep import clean, status, stop
+from sweep import clean, pick, status, stop
 from sweep.options import read_run_options
 from sweep.storage.events import EpochEnded, SweepBegan, SweepClosed, TrialEnded
 from sweep.storage.layout import SweepFolder
@@ -30,7 +30,7 @@ def as_json(capsys: pytest.CaptureFixture[str], storage: Path, *words: str) -> d
 # --- words ---
 
 
-@pytest.mark.parametrize("command", [status, stop, clean])
+@pytest.mark.parametrize("command", [status, stop, clean, pick])
 def test_help_shows_usage_and_examples(command: Any, capsys: pytest.CaptureFixture[str]) -> None:
     command.main(["--help"])
     text = capsys.readouterr().out
@@ -38,7 +38,7 @@ def test_help_shows_usage_and_examples(command: Any, capsys: pytest.CaptureFixtu
     assert len(text.splitlines()) <= 40 and max(map(len, text.splitlines())) <= 110
 
 
-@pytest.mark.parametrize("command", [status, stop, clean])
+@pytest.mark.parametrize("command", [status, stop, clean, pick])
 def test_all_mistakes_are_shown_together_with_near_names(command: Any, tmp_path: Path) -> None:
     make(tmp_path / "breast")
     with pytest.raises(ConfigError) as caught:

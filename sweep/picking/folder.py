@@ -1,0 +1,137 @@
+"""Writes the folder of a picked trial: configuration, student and model card."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mmpkd.config import TrialConfig
+from mmpkd.export import student_file
+from mmpkd.export.student_file import Card
+from mmpkd.machine.files import write_atomically
+from mmpkd.types import ConfigError, UserError
+from sweep.storage.layout import CHECKPOINT, PICKED_CARD, PICKED_CONFIG, STUDENT, SweepFolder
+from sweep.transfer.addresses import Place
+from sweep.transfer.attempts import attempts_in_order
+from sweep.transfer.refusals import in_words
+
+
+@dataclass(frozen=True)
+class PickedFolder:
+    """The folder of one picked trial, which a person takes away as a whole."""
+
+    path: Path
+
+    @property
+    def config(self) -> Path:
+        """The configuration, which `mmpkd.train config=` reproduces."""
+        return self.path / PICKED_CONFIG
+
+    @property
+    def student(self) -> Path:
+        return self.path / STUDENT
+
+    @property
+    def card(self) -> Path:
+        return self.path / PICKED_CARD
+
+    def trained(self, config: TrialConfig) -> Path:
+        """Returns the folder in which `mmpkd.train` with the command of `training_words` works."""
+        return self.path / f"{self.config.stem}-{config.fingerprint()}"
+
+    def training_words(self, cache: str) -> list[str]:
+        """Returns the words of the `mmpkd.train` command that trains the student again."""
+        return [f"config={self.config}", f"out={self.path}", *([f"cache={cache}"] if cache else [])]
+
+
+def kept_student(folder: SweepFolder, number: int) -> Place | None:
+    """Returns the folder of the last attempt at a trial that has left a student in the sweep's storage, or None.
+
+    Raises:
+        UserError: the storage cannot be read.
+    """
+    trial = folder.shared_checkpoints.child(str(number))
+    try:
+        files = trial.sizes()
+    except OSError as error:
+        raise UserError(in_words(error) if folder.address else f"{trial}: cannot be read ({error.strerror})") from error
+    attempts = attempts_in_order({file.partition("/")[0] for file in files})
+    return next((trial.child(attempt) for attempt in reversed(attempts) if f"{attempt}/{STUDENT}" in files), None)
+
+
+def read_card(student: Path, config: TrialConfig, number: int) -> Card:
+    """Returns the card in the file of a student, and checks that the student is whole and that of this configuration.
+
+    Raises:
+        UserError: it is not.
+    """
+    again = "add train=true, which trains exactly the same student again"
+    try:
+        card = student_file.read(student).card
+    except ConfigError as error:
+        raise UserError(f"the student of trial {number} is damaged; {again}\n  {error.mistakes[0].problem}") from error
+    if card.trial != config.fingerprint():
+        problem = f"was trained with another configuration ({card.trial}, wanted {config.fingerprint()})"
+        raise UserError(f"the student of trial {number} {problem}; {again}")
+    return card
+
+
+def adopt_trained(folder: PickedFolder, config: TrialConfig) -> None:
+    """Moves up the student that a finished `mmpkd.train` has left in the folder, and deletes the checkpoint beside it.
+    The metrics of the training stay where they are.
+    """
+    trained = folder.trained(config)
+    if (trained / STUDENT).is_file():
+        os.replace(trained / STUDENT, folder.student)
+        (trained / CHECKPOINT).unlink(missing_ok=True)
+
+
+def differing(folder: PickedFolder, config: str, student: Path | None) -> list[str]:
+    """Returns the names of the files of a picked folder whose content is not the given one. A missing file does not
+    differ.
+
+    Args:
+        student: the file of the student, or None if there is none to compare.
+    """
+    names = [PICKED_CONFIG] if folder.config.is_file() and folder.config.read_text() != config else []
+    if student is not None and folder.student.is_file() and not _is_same(student, folder.student):
+        names.append(STUDENT)
+    return names
+
+
+def _is_same(student: Path, other: Path) -> bool:
+    """Returns whether two files hold the same student. Their bytes may differ, because safetensors (0.8) writes the
+    entries of its header in any order. A damaged student differs from every other.
+    """
+    try:
+        first, second = student_file.read(student), student_file.read(other)
+    except ConfigError:
+        return False
+    weights, others = first.student.state_dict(), second.student.state_dict()
+    return first.card == second.card and all(torch.equal(weights[name], others[name]) for name in weights)
+
+
+def publish(folder: PickedFolder, config: str, student: Path | None, card: str, replace: bool) -> None:
+    """Writes the files of a picked folder. A reader sees the whole folder or none of it; if it exists already, each
+    file is written atomically.
+
+    Args:
+        student: the file of the student, which is moved; None leaves a student that is there.
+        replace: whether a student that is there is another one, which is deleted if there is no new one.
+    """
+    staging = PickedFolder(folder.path.with_name(f".{folder.path.name}.partial"))
+    shutil.rmtree(staging.path, ignore_errors=True)  # a kill may have left it
+    target = folder if folder.path.exists() else staging
+    target.path.mkdir(parents=True, exist_ok=True)
+    if student is not None:
+        os.replace(student, target.student)
+    elif replace:
+        target.student.unlink(missing_ok=True)
+    write_atomically(target.config, config)
+    write_atomically(target.card, card)
+    if target is staging:
+        os.replace(staging.path, folder.path)
