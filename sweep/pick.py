@@ -164,6 +164,7 @@ def write(
     if card is None and training:
         train.main(target.training_words(_cache_of(trials)))
         adopt_trained(target, config)
+        console.print(f"the student is moved to {target.student}", soft_wrap=True)
         card = read_card(target.student, config, number)
         publish(target, text, None, model_card(trials, picked, config, card), replace=False)
     elif same:
@@ -208,7 +209,9 @@ def _say_what_next(trials: Candidates, target: PickedFolder, trained: bool, comm
     if not trained:
         line("the sweep has not kept this student; this trains exactly the same one, and train=true does it here:")
         line(f"  {join(['python', '-m', 'mmpkd.train', *target.training_words(_cache_of(trials))])}")
-        line("then the same pick command takes it over")
+        line("then this takes it over:")
+        line(f"  {command}")
+        return
     student = quote(str(target.student))
     line(f"apply it to images:\n  python -m mmpkd.predict model={student} images=FOLDER")
     line(f"export it:\n  python -m mmpkd.export model={student} to=timm|onnx|mlflow|hub out=DIR")

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 from mmpkd.config import TrialConfig
 from mmpkd.export import student_file
 from mmpkd.export.student_file import Card
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import ConfigError, UserError
-from sweep.storage.layout import PICKED_CARD, PICKED_CONFIG, STUDENT, SweepFolder
+from sweep.storage.layout import CHECKPOINT, PICKED_CARD, PICKED_CONFIG, STUDENT, SweepFolder
 from sweep.transfer.addresses import Place
 from sweep.transfer.attempts import attempts_in_order
 from sweep.transfer.refusals import in_words
@@ -80,11 +81,13 @@ def read_card(student: Path, config: TrialConfig, number: int) -> Card:
 
 
 def adopt_trained(folder: PickedFolder, config: TrialConfig) -> None:
-    """Takes over the student that a finished `mmpkd.train` has left in the folder, and deletes its other files."""
+    """Moves up the student that a finished `mmpkd.train` has left in the folder, and deletes the checkpoint beside it.
+    The metrics of the training stay where they are.
+    """
     trained = folder.trained(config)
     if (trained / STUDENT).is_file():
         os.replace(trained / STUDENT, folder.student)
-        shutil.rmtree(trained)
+        (trained / CHECKPOINT).unlink(missing_ok=True)
 
 
 def differing(folder: PickedFolder, config: str, student: Path | None) -> list[str]:
@@ -95,9 +98,21 @@ def differing(folder: PickedFolder, config: str, student: Path | None) -> list[s
         student: the file of the student, or None if there is none to compare.
     """
     names = [PICKED_CONFIG] if folder.config.is_file() and folder.config.read_text() != config else []
-    if student is not None and folder.student.is_file() and not filecmp.cmp(student, folder.student, shallow=False):
+    if student is not None and folder.student.is_file() and not _is_same(student, folder.student):
         names.append(STUDENT)
     return names
+
+
+def _is_same(student: Path, other: Path) -> bool:
+    """Returns whether two files hold the same student. Their bytes may differ, because safetensors (0.8) writes the
+    entries of its header in any order. A damaged student differs from every other.
+    """
+    try:
+        first, second = student_file.read(student), student_file.read(other)
+    except ConfigError:
+        return False
+    weights, others = first.student.state_dict(), second.student.state_dict()
+    return first.card == second.card and all(torch.equal(weights[name], others[name]) for name in weights)
 
 
 def publish(folder: PickedFolder, config: str, student: Path | None, card: str, replace: bool) -> None:

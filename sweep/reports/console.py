@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from shlex import quote
 from typing import Any
 
@@ -71,6 +72,11 @@ def print_summary(
         console.print(f"warning: {warning}", highlight=False)
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
+    if best:
+        parent = replace(folder.shared, path=folder.shared.path.removesuffix(f"/{folder.name}"))
+        out = " out=DIR" * (folder.address is not None)
+        take = f"python -m sweep.pick {folder.name} storage={quote(str(parent))} trial={best.number}{out}"
+        console.print(f"take a student, with its model card:\n  {take}", highlight=False, soft_wrap=True)
 
 
 def arms_table(totals: Sequence[ArmTotals]) -> Table:

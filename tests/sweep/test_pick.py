@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,16 +10,12 @@ from typing import Any
 
 import pandas as pd
 import pytest
-import torch
 import yaml
 
 from mmpkd import train
-from mmpkd.cohort.decode import Depth
-from mmpkd.config import CohortConfig, StudentConfig, TrialConfig, load_trial
+from mmpkd.config import CohortConfig, TrialConfig, load_trial
 from mmpkd.export import student_file
-from mmpkd.export.student_file import Card
-from mmpkd.student import build_student
-from mmpkd.types import ConfigError, UserError, lay_out
+from mmpkd.types import ConfigError, UserError
 from sweep import pick
 from sweep.picking.candidates import Candidates, read_candidates
 from sweep.picking.words import pick as picked_of
@@ -31,57 +26,17 @@ from sweep.selection import Selection
 from sweep.space.space import Space, load_space
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import Sweep
-from sweep.tracking.mlflow import Tracker
 from sweep.types import Record
 from tests.sweep.folders import driven
-from tests.sweep.swept import swept
+from tests.sweep.picked_sweep import picked_sweep, write_student
 
 GOALS = ("val/auroc", "val/pointing")
 RULE = ["by=val/pointing", "within=1se", "of=val/auroc"]
-TASKS = lay_out([("malignant", "binary", ("benign", "malignant"))])
-TINY = StudentConfig(pretrained=False, patch_size=4, embed_dim=8, depth=1, num_heads=2)
-
-
-def write_student(folder: Path, config: TrialConfig) -> None:
-    """Writes a tiny student with the card of a configuration."""
-    card = Card(
-        model=TINY.model_dump(mode="json", exclude={"reads"}),
-        mean=(0.5,),
-        std=(0.25,),
-        tasks=TASKS,
-        channels=1,
-        image_size=8,
-        depth=Depth(),
-        map="cls_attention",
-        temperature={"malignant": 1.0},
-        threshold={"malignant/malignant": 0.5},
-        map_threshold={},
-        source="s",
-        cohort="c",
-        fold=0,
-        trial=config.fingerprint(),
-        credentialed=False,
-    )
-    folder.mkdir(parents=True, exist_ok=True)
-    student_file.write(folder, build_student(TINY, 8, 1, 1), card, torch.zeros(3, dtype=torch.int64).numpy())
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished sweep of eight trials, whose kept trials have students."""
-    tmp_path = tmp_path_factory.mktemp("picked")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweep.reports.results.write_report", lambda *args: None)
-        patch.setattr(os, "fsync", lambda file: None)
-        patch.setattr(Tracker, "start", lambda self: None)
-        patch.setattr(Tracker, "close", lambda self, seconds: 0)
-        swept(tmp_path)
-    folder = SweepFolder(tmp_path / "runs" / "fake")
-    for record in read_records(folder.journal, 0):
-        if folder.keeps_checkpoints(record.number):
-            attempt = folder.checkpoints_of(record.number) / "attempt-1"
-            write_student(attempt, TrialConfig.model_validate_json(record.config))
-    return tmp_path / "runs"
+    return picked_sweep(tmp_path_factory.mktemp("picked"))
 
 
 @pytest.fixture
@@ -218,7 +173,7 @@ def test_a_student_that_was_not_kept_is_trained_by_the_printed_command(
     monkeypatch.setattr(train, "main", trains)
     pick.main([*words, "train=true"])
     assert calls == [{"config": f"{folder}/config.yaml", "out": str(folder)}]
-    assert sorted(path.name for path in folder.iterdir()) == ["card.md", "config.yaml", "student.safetensors"]
+    assert [path.parent for path in folder.rglob("student.safetensors")] == [folder], "moved up"
     assert "no student yet" not in (folder / "card.md").read_text()
     pick.main(words)
     assert len(calls) == 1 and (folder / "student.safetensors").exists()
@@ -230,9 +185,13 @@ def test_a_student_that_the_user_has_trained_is_taken_over(runs: Path) -> None:
     pick.main(words)
     folder = runs / "fake" / "picked" / str(number)
     config = load_trial(folder / "config.yaml")
-    write_student(folder / f"config-{config.fingerprint()}", config)
+    trained = folder / f"config-{config.fingerprint()}"
+    write_student(trained, config)
+    for name in ("last.pt", "metrics.json"):
+        (trained / name).touch()
     pick.main(words)
-    assert sorted(path.name for path in folder.iterdir()) == ["card.md", "config.yaml", "student.safetensors"]
+    assert [path.parent for path in folder.rglob("student.safetensors")] == [folder]
+    assert [path.name for path in trained.iterdir()] == ["metrics.json"], "the checkpoint is not needed any more"
 
 
 @pytest.mark.parametrize("damage", ["torn", "another"])
