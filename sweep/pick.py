@@ -20,12 +20,13 @@ from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options
 from sweep.picking.candidates import Candidates, read_candidates
 from sweep.picking.card import model_card
-from sweep.picking.folder import PickedFolder, adopt_trained, differing, kept_student, publish, read_card
+from sweep.picking.folder import PickedFolder, adopt_trained, differing, publish, read_card
 from sweep.picking.words import Pick, neighbours, pick, reasons, without_lead
 from sweep.reports.console import image_blind_scores
 from sweep.selection import Selection
 from sweep.storage.layout import STUDENT, SweepFolder
 from sweep.storage.reader import check_exists
+from sweep.transfer.attempts import kept_student
 from sweep.transfer.views import view_of
 
 HELP = """\
