@@ -14,6 +14,10 @@ from urllib.parse import unquote, urlsplit
 from sweep.options import sqlite_uri
 from sweep.storage.layout import Storage
 
+# Columns, by table, with addresses below the artifact folder of an experiment: of runs, and of models that were logged
+# to them and registered.
+ADDRESSES = {"runs": "artifact_uri", "logged_models": "artifact_location", "model_versions": "storage_location"}
+
 
 def make_database(path: Path, name: str, connect: Callable[[str], object]) -> None:
     """Makes the file atomically, unless it exists: the file is filled under a temporary name and then moved to `path`.
@@ -59,7 +63,8 @@ def repoint_artifacts(path: Path) -> None:
     if not path.exists():
         return
     with closing(sqlite3.connect(path, timeout=20)) as connection, connection:
-        if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'").fetchall():
+        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if "experiments" not in tables:
             return  # an empty file, in which MLflow has not made its tables yet
         experiments = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
         for number, name, stored_uri in experiments:
@@ -70,8 +75,9 @@ def repoint_artifacts(path: Path) -> None:
             if stored.is_dir() and (not beside.is_dir() or stored.samefile(beside)):
                 continue
             connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (uri, number))
-            connection.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-                (uri, len(stored_uri) + 1, number, len(stored_uri) + 1, f"{stored_uri}/"),
-            )
+            for table in tables & ADDRESSES.keys():
+                column = ADDRESSES[table]
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (uri, len(stored_uri) + 1, len(stored_uri) + 1, f"{stored_uri}/"),
+                )
