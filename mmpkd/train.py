@@ -27,6 +27,7 @@ from mmpkd.cohort.prepare import prepare
 from mmpkd.cohort.store import Store
 from mmpkd.config import IMAGE, TrialConfig, dump_trial, load_trial
 from mmpkd.export import student_file
+from mmpkd.export.origin import origin_of
 from mmpkd.machine import recording
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
@@ -142,7 +143,8 @@ def train(
         labels = evaluate.target_NK, evaluate.known_NK
         card = student_file.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *labels)
         card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=student_file.slices_of(store))
-        student_file.write(folder, run.answerer, card, store.digests())
+        origin = origin_of(config, store, history[-1].metrics)
+        student_file.write(folder, run.answerer, card, store.digests(), origin)
     return history
 
 

@@ -25,7 +25,7 @@ FLOORS = {
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas"},
         {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
-        {"images", "scoring.saliency", "scoring.patients", "scoring.baselines"},
+        {"images", "export.origin", "scoring.saliency", "scoring.patients", "scoring.baselines"},
         {"scoring.forward"},
         {"teachers"},
         {"training.stage_validation"},

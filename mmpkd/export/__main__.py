@@ -10,23 +10,28 @@ from mmpkd.export.formats import FORMATS, export
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake
 
-HELP = """python -m mmpkd.export model=FILE|FOLDER to=timm|onnx [out=DIR]
+HELP = """python -m mmpkd.export model=FILE|FOLDER to=timm|onnx|mlflow|hub [out=DIR]
 
-Writes an exported student in the format of other software, which then gives the same probabilities without this
-package.
+Writes an exported student in the format of other software, which then gives the same probabilities.
 
-  model=FILE    student.safetensors, as mmpkd.train writes it; or a folder that holds one
-  to=timm       plain weights and a config.json, for timm.create_model("local-dir:DIR", pretrained=True); the model
-                returns logits, and README.md says how probabilities follow from them
-  to=onnx       one graph, model.onnx: pixels in [0, 1] in, calibrated probabilities and the attention map out
+  model=FILE    student.safetensors, as mmpkd.train and sweep.pick write it; or a folder that holds one
+  to=timm       plain weights and a config.json, for timm.create_model("local-dir:DIR", pretrained=True)
+  to=onnx       one graph: pixels in [0, 1] in, calibrated probabilities and the attention map out
+  to=mlflow     a model for mlflow models serve --env-manager local --model-uri DIR: an image as base64 or by
+                its path in, calibrated probabilities by label out
+  to=hub        what to=timm writes, with the preprocessing as JSON and a model card, for the Hugging Face Hub
   out=DIR       the new folder                                            [runs/export/FORMAT]
 
 The folder appears once its files give the same probabilities as the student for some random images, to 1e-5.
-Formats differ in what they hold:
+Its README.md has the commands or the Python code that apply it to an image.
 
-            letterbox          probabilities      map      a guided student
-  timm      code in README     code in README     no       refused
-  onnx      code in README     yes                yes      yes
+            reads an image by    probabilities from    map    a guided student    runs without mmpkd
+  timm      code in README       code in README        no     refused             yes
+  onnx      code in README       the graph             yes    yes                 yes
+  mlflow    the model            the model             no     yes                 with a copy of it in the model
+  hub       code in README       code in README        no     refused             yes
+
+onnx refuses a student whose map is computed from gradients. docs/commands.md has the details.
 """
 
 

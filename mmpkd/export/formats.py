@@ -10,17 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from mmpkd.command import make_folder
-from mmpkd.export import student_file, to_onnx, to_timm
+from mmpkd.export import student_file, to_hub, to_mlflow, to_onnx, to_timm
 from mmpkd.export.student_file import Exported
-from mmpkd.scoring.stats import Floats
 from mmpkd.types import ConfigError, UserError
 
-NUM_IMAGES = 4  # random images on which the export is compared with the student
 TOLERANCE = 1e-5  # largest difference of a probability
 
 
@@ -28,20 +22,23 @@ class Format(NamedTuple):
     """A format of other software.
 
     write: writes the files for a student, which was read from the given file, to an existing folder.
-    probabilities: computes N x K probabilities of stored squares (N x C x S x S uint8) with the files in the folder.
+    compare: loads the files in the folder, and returns the largest difference between their probabilities and those of
+        the student, which was read from the given file, for random images.
     libraries: modules that both need, and that an installation may lack.
     extra: the part of this package's installation that brings these libraries.
     """
 
     write: Callable[[Exported, Path, Path], None]
-    probabilities: Callable[[Exported, Path, NDArray[np.uint8]], Floats]
+    compare: Callable[[Exported, Path, Path], float]
     libraries: tuple[str, ...] = ()
     extra: str = ""
 
 
 FORMATS: Mapping[str, Format] = {
-    "timm": Format(to_timm.write, to_timm.probabilities),
-    "onnx": Format(to_onnx.write, to_onnx.probabilities, ("onnx", "onnxruntime", "onnxscript"), "export"),
+    "timm": Format(to_timm.write, to_timm.compare),
+    "onnx": Format(to_onnx.write, to_onnx.compare, ("onnx", "onnxruntime", "onnxscript"), "export"),
+    "mlflow": Format(to_mlflow.write, to_mlflow.compare, ("mlflow",), "sweep"),
+    "hub": Format(to_hub.write, to_timm.compare),
 }
 
 
@@ -79,7 +76,10 @@ def export(model: Path, to: str, out: Path) -> float:
     make_folder(partial)
     try:
         kind.write(exported, file, partial)
-        difference = _difference(exported, kind, partial)
+        difference = kind.compare(exported, file, partial)
+        if not difference <= TOLERANCE:  # also if it is not a number
+            problem = f"the exported files give other probabilities than the student, by up to {difference:.2g}"
+            raise UserError(f"{problem}\n  nothing was written; report this with the versions of torch and timm")
         os.replace(partial, out)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -90,22 +90,3 @@ def _free_names(out: Path, to: str) -> Iterator[Path]:
     """Yields names for a folder instead of `out`."""
     yield out.with_name(f"{out.name}-{to}")
     yield from (out.with_name(f"{out.name}-{to}-{count}") for count in itertools.count(2))
-
-
-def _difference(exported: Exported, kind: Format, folder: Path) -> float:
-    """Returns the largest difference of a probability between the written files and the student.
-
-    Raises:
-        UserError: it is larger than `TOLERANCE`, or not a number.
-    """
-    card = exported.card
-    shape = (NUM_IMAGES, card.channels, card.image_size, card.image_size)
-    pixels_NCHW = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
-    with torch.inference_mode():
-        logits_NK = exported.student(torch.from_numpy(pixels_NCHW).float() / 255).logits_BK
-    own_NK = exported.probabilities(logits_NK.numpy())
-    difference = float(np.abs(kind.probabilities(exported, folder, pixels_NCHW) - own_NK).max())
-    if not difference <= TOLERANCE:
-        problem = f"the exported files give other probabilities than the student, by up to {difference:.2g}"
-        raise UserError(f"{problem}\n  nothing was written; report this with the versions of torch and timm")
-    return difference

@@ -2,8 +2,9 @@
 
 The file is a safetensors file. Its metadata state as JSON how the student is built, what its logits mean, how raw
 pixels become its input, and what was fitted on the validation patients: a temperature for each task and a threshold
-for each label. A guided student includes its guide, and the classifier of its teacher if this classifier computes the
-logits. The file holds nothing else that is privileged, and no path and no sample of the cohort.
+for each label; and its training in numbers (`origin`). A guided student includes its guide, and the classifier of its
+teacher if this classifier computes the logits. The file holds nothing else that is privileged, and no path and no
+sample of the cohort.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from mmpkd.cohort.formats.nifti import is_nifti
 from mmpkd.cohort.readers.table.params import TableParams
 from mmpkd.cohort.store import Store
 from mmpkd.config import StudentConfig, TrialConfig
+from mmpkd.export.origin import Origin
 from mmpkd.fit import task_loss
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.objectives.guidance import Guided
@@ -74,11 +76,13 @@ class Exported:
     seen: digests of all images of the training cohort, whatever their part (see `Store.digests`). With them an external
         test detects images that both cohorts share. A digest reveals nothing about an image to a person who does not
         have the image.
+    origin: what the file states about the training; None in files of earlier versions.
     """
 
     student: Student
     card: Card
     seen: NDArray[np.int64]
+    origin: Origin | None = None
 
     def probabilities(self, logits_NK: NDArray[Any]) -> Floats:
         """Returns N x K calibrated probabilities: softmax or sigmoid of the logits over the temperature of the task."""
@@ -191,7 +195,7 @@ def best_threshold(probability_N: Floats, target_N: NDArray[Any]) -> float:
     return (threshold + float(lower.max())) / 2 if lower.size else threshold
 
 
-def write(folder: Path, student: Student, card: Card, seen: NDArray[np.int64]) -> Path:
+def write(folder: Path, student: Student, card: Card, seen: NDArray[np.int64], origin: Origin | None = None) -> Path:
     """Writes `folder/student.safetensors` atomically."""
     path = folder / NAME
     partial = path.with_suffix(".partial")
@@ -201,7 +205,10 @@ def write(folder: Path, student: Student, card: Card, seen: NDArray[np.int64]) -
     if not card.slices:
         del content["slices"]  # keeps the file as it was before slices existed
     text = json.dumps(content)
-    partial.write_bytes(save(weights, {"format": str(FORMAT), "card": text, "crc": _checksum(text, weights)}))
+    metadata = {"format": str(FORMAT), "card": text, "crc": _checksum(text, weights)}
+    if origin is not None:  # beside the card, so that earlier versions, which know no such key, read the file as well
+        metadata |= {"origin": origin.dump(), "origin_crc": _checksum(origin.dump(), {})}
+    partial.write_bytes(save(weights, metadata))
     os.replace(partial, path)
     return path
 
@@ -229,7 +236,11 @@ def read(path: Path) -> Exported:
         given = f"format {metadata['format']}" if "format" in metadata else "no card"
         wanted = f"an exported student of format {FORMAT}, as mmpkd.train writes it after its last epoch"
         raise ConfigError.at("model", f"{file} has {given}; wanted {wanted}")
-    if "crc" in metadata and metadata["crc"] != _checksum(metadata.get("card", ""), weights):  # none in older files
+    checksums = {"crc": ("card", weights), "origin_crc": ("origin", {})}  # older files lack the last or both
+    if any(
+        key in metadata and metadata[key] != _checksum(metadata.get(text, ""), tensors)
+        for key, (text, tensors) in checksums.items()
+    ):
         problem = f"{file} is damaged: its card or its weights do not match its checksum"
         advice = "replace it by an undamaged copy, or repeat the mmpkd.train command that made it"
         raise ConfigError.at("model", f"{problem}; {advice}")
@@ -247,11 +258,12 @@ def read(path: Path) -> Exported:
         if card.head is not None:
             student.head = Guided.empty(student.dim, num_logits=tasks[-1].columns.stop, **card.head)
         seen = weights.pop(SEEN).numpy()
+        origin = Origin.load(metadata["origin"]) if "origin" in metadata else None
         student.load_state_dict(weights)
     except (LookupError, TypeError, ValueError, RuntimeError, AssertionError, ConfigError) as error:
         raise ConfigError.at("model", f"{file} has a damaged card ({type(error).__name__})") from error
     student.mean, student.std = (torch.tensor(values).view(1, -1, 1, 1) for values in (card.mean, card.std))
-    return Exported(student.eval(), card, seen)
+    return Exported(student.eval(), card, seen, origin)
 
 
 def _checksum(card: str, weights: Mapping[str, torch.Tensor]) -> str:

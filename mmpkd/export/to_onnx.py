@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from mmpkd.export.comparison import difference, random_squares
 from mmpkd.export.student_file import Exported
 from mmpkd.export.usage import calibration_of, image_notes, imports_code, preprocessing_of, reading_code
 from mmpkd.scoring.saliency import MAPS
-from mmpkd.scoring.stats import Floats
 from mmpkd.types import ConfigError, UserError
 
 GRAPH, README = "model.onnx", "README.md"
@@ -55,7 +54,7 @@ def write(exported: Exported, source: Path, folder: Path) -> None:
     if MAPS[card.map].per_label:
         others = ", ".join(name for name, kind in MAPS.items() if not kind.per_label)
         problem = f"the map of this student, {card.map}, is computed from gradients, which an ONNX graph does not hold"
-        advice = f"train the configuration again with another evaluation.map ({others})"
+        advice = f"write to=mlflow, or train the configuration again with another evaluation.map ({others})"
         raise ConfigError.at("to", f"{problem}; {advice}")
     image_BCHW = torch.rand(2, card.channels, card.image_size, card.image_size)
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in exported.student.state_dict().values())
@@ -73,7 +72,7 @@ def write(exported: Exported, source: Path, folder: Path) -> None:
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         problem = f"torch {torch.__version__} cannot export {card.model['model']} to ONNX: {reason}"
-        raise UserError(f"{problem}\n  choose another format, such as to=timm") from error
+        raise UserError(f"{problem}\n  choose another format, such as to=mlflow") from error
     assert program is not None
     described = {"calibration": calibration_of(card), "image": preprocessing_of(card), "map": card.map}
     program.model.metadata_props.update({f"mmpkd.{key}": json.dumps(value) for key, value in described.items()})
@@ -113,18 +112,20 @@ print(json.dumps(dict(zip(calibration["names"], probabilities[0].tolist()))))
 """
 
 
-def probabilities(exported: Exported, folder: Path, pixels_NCHW: NDArray[np.uint8]) -> Floats:
-    """Returns N x K probabilities of the written graph for stored squares. The maps are compared as well.
+def compare(exported: Exported, source: Path, folder: Path) -> float:
+    """Runs the written graph, and returns the largest difference of a probability for random images.
 
     Raises:
         UserError: the graph's map differs from the student's.
     """
     import onnxruntime
 
+    pixels_NCHW = random_squares(exported.card)
     image_NCHW = pixels_NCHW.astype(np.float32) / 255
     session = onnxruntime.InferenceSession(folder / GRAPH, providers=["CPUExecutionProvider"])
     probability_NK, map_NRhw = session.run(None, {"image": image_NCHW})
     _, own_NRhw = MAPS[exported.card.map]()(exported.student, torch.from_numpy(image_NCHW), ())
-    if (difference := float(np.abs(map_NRhw - own_NRhw.numpy()).max())) > TOLERANCE:
-        raise UserError(f"the map of the ONNX graph differs from the student's by {difference:.2g}; it is not written")
-    return np.asarray(probability_NK, np.float64)
+    map_difference = float(np.abs(map_NRhw - own_NRhw.numpy()).max())
+    if not map_difference <= TOLERANCE:
+        raise UserError(f"the map of the ONNX graph differs from the student's by {map_difference:.2g}: not written")
+    return difference(exported, pixels_NCHW, probability_NK)

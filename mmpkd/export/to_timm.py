@@ -10,15 +10,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from mmpkd.export.comparison import difference, random_squares
 from mmpkd.export.student_file import Exported
 from mmpkd.export.usage import calibration_of, image_notes, imports_code, label_names, preprocessing_of, reading_code
-from mmpkd.scoring.stats import Floats
 from mmpkd.types import ConfigError
 
 WEIGHTS, CONFIG, README = "model.safetensors", "config.json", "README.md"
@@ -46,7 +44,7 @@ def write_model(exported: Exported, folder: Path, to: str) -> None:
     if card.head is not None:
         head = "guidance.joint" if card.head["joint"] else "guidance.superior"
         problem = f"this student is guided: {head} computes its logits, and plain timm weights cannot hold that head"
-        raise ConfigError.at("to", f"{problem}; write to=onnx instead of to={to}")
+        raise ConfigError.at("to", f"{problem}; write to=onnx or to=mlflow instead of to={to}")
     weights = {name: tensor.detach().contiguous().clone() for name, tensor in student.model.state_dict().items()}
     save_file(weights, folder / WEIGHTS, {"format": "pt"})
     num_logits = card.tasks[-1].columns.stop
@@ -115,10 +113,11 @@ print(json.dumps(dict(zip(calibration["names"], probabilities))))
 """
 
 
-def probabilities(exported: Exported, folder: Path, pixels_NCHW: NDArray[np.uint8]) -> Floats:
-    """Returns N x K probabilities of the written files for stored squares, computed without the student's weights."""
+def compare(exported: Exported, source: Path, folder: Path) -> float:
+    """Loads the written files with timm, and returns the largest difference of a probability for random images."""
     model = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     mean, std = (torch.tensor(values).view(1, -1, 1, 1) for values in (exported.card.mean, exported.card.std))
+    pixels_NCHW = random_squares(exported.card)
     with torch.inference_mode():
         logits_NK = model((torch.from_numpy(pixels_NCHW).float() / 255 - mean) / std)
-    return exported.probabilities(logits_NK.numpy())
+    return difference(exported, pixels_NCHW, exported.probabilities(logits_NK.numpy()))

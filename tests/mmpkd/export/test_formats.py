@@ -55,7 +55,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("to", ["timm", "onnx"])
+@pytest.mark.parametrize("to", ["timm", "onnx", "hub"])
 def test_an_export_gives_the_students_probabilities_without_this_package(
     to: str, students: dict[str, Path], image: Path, tmp_path: Path
 ) -> None:
@@ -72,10 +72,14 @@ def test_an_export_gives_the_students_probabilities_without_this_package(
         assert np.allclose(list(given.values()), list(wanted.values()), rtol=0, atol=1e-5), name
 
 
-@pytest.mark.parametrize("name", GUIDED)
-def test_plain_weights_cannot_hold_a_guided_student(name: str, students: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=f"guided: guidance.{name} computes its logits.*write to=onnx instead"):
-        main([f"model={students[name]}", "to=timm", f"out={tmp_path / 'out'}"])
+@pytest.mark.parametrize(("name", "to"), [("joint", "timm"), ("superior", "hub")])
+def test_plain_weights_cannot_hold_a_guided_student(
+    name: str, to: str, students: dict[str, Path], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ConfigError, match=f"guided: guidance.{name} computes its logits.*write to=onnx or to=mlflow instead"
+    ):
+        main([f"model={students[name]}", f"to={to}", f"out={tmp_path / 'out'}"])
     assert not [*tmp_path.iterdir()]
 
 
@@ -103,7 +107,7 @@ def test_an_export_with_other_probabilities_is_not_written(
     students: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for shift in (2e-5, np.nan):
-        shifted = Format(FORMATS["timm"].write, lambda *given, by=shift: FORMATS["timm"].probabilities(*given) + by)
+        shifted = Format(FORMATS["timm"].write, lambda *given, by=shift: FORMATS["timm"].compare(*given) + by)
         monkeypatch.setattr(formats, "FORMATS", {"timm": shifted})
         with pytest.raises(UserError, match="give other probabilities than the student"):
             formats.export(students["binary"], "timm", tmp_path / "out")

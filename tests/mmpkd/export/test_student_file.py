@@ -60,6 +60,27 @@ def test_the_file_holds_weights_and_no_sample(folder: Path, tiny_trial: TrialCon
     assert str(cache).encode() not in content
 
 
+def test_the_file_states_its_training_in_numbers(
+    exported: Exported, folder: Path, tiny_trial: TrialConfig, cache: Path, tmp_path: Path
+) -> None:
+    origin, store = exported.origin, prepare(tiny_trial.cohort, cache)
+    assert origin is not None
+    rows = {part: store.rows(part) for part in ("train", "val")}
+    assert origin.images == {"train": 60, "val": 30} == {part: len(row) for part, row in rows.items()}
+    assert origin.patients == {part: len(set(store.patient_ids[row])) for part, row in rows.items()}
+    assert (origin.reader, origin.teachers, origin.objectives) == ("synthetic", ("tabular",), ("features", "logits"))
+    last = checkpoint.read(folder / "last.pt")["history"][-1]["metrics"]
+    wanted = {name: value for name, value in last.items() if name.startswith("val/")}
+    assert origin.scores.keys() == wanted.keys() and origin.scores["val/auroc"] == wanted["val/auroc"]
+    content = (folder / student_file.NAME).read_bytes()
+    place = content.index(b'reader\\": \\"synthetic') + 15
+    (tmp_path / student_file.NAME).write_bytes(content[:place] + b"x" + content[place + 1 :])
+    with pytest.raises(ConfigError, match="is damaged"):
+        student_file.read(tmp_path)
+    older = student_file.read(student_file.write(tmp_path, exported.student, exported.card, exported.seen))
+    assert older.origin is None and older.card == exported.card
+
+
 def test_temperature_by_hand() -> None:
     """Logits of 2 are right in three of four cases: sigmoid(2 / T) = 3/4, so T = 2 / ln 3."""
     logits_NK = np.array([[2.0, 0, 0]] * 4 + [[-2.0, 0, 0]] * 4)

@@ -1,0 +1,66 @@
+"""What an exported student states about its training: data, protocol and scores, for the card that goes with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from mmpkd.cohort.store import Store
+from mmpkd.config import TrialConfig
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The training of a student in numbers. It names no patient, no file, no column and no teacher's input.
+
+    scores: the metrics of the last epoch under `val/`, with standard errors and the scores of baselines.
+    """
+
+    reader: str
+    patients: Mapping[str, int]  # number of patients in the parts `train` and `val`
+    images: Mapping[str, int]
+    teachers: tuple[str, ...]  # kinds of the teachers of the active objectives
+    objectives: tuple[str, ...]  # kinds of the active objectives
+    pretrained: bool  # whether the training began from pretrained weights
+    epochs: int
+    seed: int
+    scores: Mapping[str, float]
+
+    def dump(self) -> str:
+        """Returns the values as JSON, which `load` reads."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def load(cls, text: str) -> Origin:
+        """Returns the values that `dump` wrote.
+
+        Raises:
+            TypeError, ValueError, LookupError: the text is not such JSON.
+        """
+        content = json.loads(text)
+        kinds = {key: tuple(content[key]) for key in ("teachers", "objectives")}
+        return cls(**{**content, **kinds})
+
+
+def origin_of(config: TrialConfig, store: Store, metrics: Mapping[str, float]) -> Origin:
+    """Returns the origin of a student that was trained by `config` on `store`.
+
+    Args:
+        metrics: the complete metrics of the last epoch.
+    """
+    rows = {"train": store.rows("train", config.cohort.fold), "val": store.rows("val", config.cohort.fold)}
+    kinds = [objective.kind for objective in config.active_objectives().values()]
+    return Origin(
+        reader=config.cohort.reader,
+        patients={part: len(np.unique(store.patient_N[row])) for part, row in rows.items()},
+        images={part: len(row) for part, row in rows.items()},
+        teachers=tuple(sorted({config.teachers[name].kind for name in config.active_teachers()})),
+        objectives=tuple(sorted({kind for kind in kinds if kind})),
+        pretrained=config.student.pretrained,
+        epochs=config.epochs,
+        seed=config.seed,
+        scores={name: float(value) for name, value in metrics.items() if name.startswith("val/")},
+    )

@@ -1,0 +1,162 @@
+"""`mlflow models serve` answers from an exported model with the student's numbers, by its own copy of the package."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+from exported_students import BINARY, MULTICLASS, MULTILABEL, write_student
+from PIL import Image
+
+from mmpkd.cohort.decode import Depth
+from mmpkd.export import to_mlflow
+from mmpkd.export.__main__ import main
+from mmpkd.predict import Predictor
+
+SECONDS = 120  # within which the server must answer
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("image") / "case.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (41, 67, 3), np.uint8)).save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of a guided student with two tasks."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    write_student(folder / "student", MULTILABEL, joint=True)
+    main([f"model={folder / 'student'}", "to=mlflow", f"out={folder / 'model'}"])
+    return folder / "model"
+
+
+@pytest.fixture(scope="module")
+def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of `mlflow models serve`, in processes where a package of the same name on the path is broken."""
+    folder = tmp_path_factory.mktemp("server")
+    (folder / "mmpkd").mkdir()
+    (folder / "mmpkd" / "__init__.py").write_text("raise ImportError('not the copy beside the student')")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["models", "serve", "--env-manager", "local", "--model-uri", str(model), "--port", str(port)]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # where MLflow looks for uvicorn
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlflow", *command],
+        cwd=folder,
+        env=os.environ | {"PATH": path, "PYTHONPATH": str(folder)},
+        stdout=(folder / "log").open("wb"),
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    try:
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + SECONDS
+        while not _answers(address):
+            assert process.poll() is None and time.monotonic() < deadline, (folder / "log").read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(30)
+
+
+def _answers(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/ping", timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _ask(address: str, row: dict[str, str]) -> tuple[int, Any]:
+    """Returns the status and the content of the answer to a row."""
+    content = json.dumps({"dataframe_records": [row]}).encode()
+    request = urllib.request.Request(f"{address}/invocations", content, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_the_server_gives_the_students_probabilities(server: str, model: Path, image: Path) -> None:
+    wanted = Predictor(model)(image).probabilities
+    for row in ({"image": base64.b64encode(image.read_bytes()).decode()}, {"path": str(image)}):
+        status, answer = _ask(server, row)
+        assert status == 200 and list(answer["predictions"][0]) == list(wanted)
+        assert answer["predictions"][0] == pytest.approx(wanted, rel=0, abs=1e-5)
+
+
+def test_the_server_says_what_is_amiss_with_a_row(server: str, image: Path) -> None:
+    text = base64.b64encode(b"no image").decode()
+    for row, problem in (
+        ({"image": text}, "row 0: the image is not"),
+        ({"path": f"{image}.tif"}, "row 0: the image"),
+        ({"path": str(image), "image": text}, "row 0: wanted either 'image', the content of a file, or 'path'"),
+        ({"picture": text}, "no row has a column 'image' or 'path'"),
+    ):
+        status, answer = _ask(server, row)
+        assert status == 400 and problem in answer["message"], answer
+
+
+def test_nothing_of_this_machine_is_in_the_model(model: Path) -> None:
+    here = [str(Path(__file__).parents[3]), str(model.parent), sys.prefix]
+    for path in (path for path in model.rglob("*") if path.is_file() and "code" not in path.relative_to(model).parts):
+        assert not [folder for folder in here if folder.encode() in path.read_bytes()], path
+    pins = (model / "requirements.txt").read_text().split()
+    assert f"timm=={to_mlflow.metadata.version('timm')}" in pins and not [pin for pin in pins if "+" in pin]
+    assert not [*model.rglob("__pycache__")]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "channels", "depth"),
+    [(BINARY, 1, Depth()), (MULTICLASS, 3, Depth()), (MULTILABEL, 1, Depth(16, (500.0, 30000.0)))],
+)
+def test_bytes_and_paths_give_the_students_probabilities(
+    tasks: Any, channels: int, depth: Depth, image: Path, tmp_path: Path
+) -> None:
+    """The loaded object alone; what MLflow adds is tested above."""
+    file = write_student(tmp_path / "student", tasks, channels, depth=depth)
+    if depth.bits == 16:
+        image = tmp_path / "deep.png"
+        Image.fromarray(np.random.default_rng(1).integers(0, 40_000, (30, 50)).astype(np.uint16)).save(image)
+    wanted = Predictor(file)(image).probabilities
+    served = to_mlflow._load_pyfunc(str(file))
+    for rows in ({"image": [image.read_bytes()]}, {"path": [str(image)]}):
+        assert served.predict(pd.DataFrame(rows)).to_dict("records") == [wanted]
+
+
+def test_a_student_is_logged_to_its_run_and_registered(model: Path, image: Path, tmp_path: Path) -> None:
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    try:
+        client = mlflow.MlflowClient()
+        experiment = client.create_experiment("sweep", artifact_location=(tmp_path / "artifacts").as_uri())
+        run = client.create_run(experiment).info.run_id
+        client.set_terminated(run, "FINISHED")
+        address = to_mlflow.log(model, run, registered_as="sweep")
+        (version,) = client.search_model_versions("name='sweep'")
+        assert (version.run_id, version.source) == (run, address)
+        (logged,) = client.search_logged_models([experiment])
+        assert logged.source_run_id == run and client.get_run(run).info.status == "FINISHED"
+        copy = mlflow.artifacts.download_artifacts("models:/sweep/1")
+    finally:
+        mlflow.set_tracking_uri(before)
+    assert Predictor(copy)(image).probabilities == Predictor(model)(image).probabilities
