@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from rich.table import Table
 
+from mmpkd.export.model_card import BASELINE_NAMES
 from sweep.picking.candidates import Candidates
 from sweep.reports.choosing import choices_in_words, optimism
 from sweep.reports.console import with_error
@@ -19,12 +19,6 @@ from sweep.types import Record
 
 NUM_BESIDE = 2  # trials before and after the picked trial in the table
 BASELINE_ARM = "none"
-BASELINES: Final = {  # suffix of the metric: a map that has not looked at the image
-    "chance": "by chance",
-    "content": "avoiding the padding",
-    "centre": "at the centre",
-    "prior": "mean training ROI",
-}
 
 
 @dataclass(frozen=True)
@@ -170,9 +164,9 @@ def without_lead(trial: Record, goals: Iterable[str]) -> list[str]:
     """Returns a line for each goal in which a map that has not looked at the image scores as high as the trial."""
     lines = []
     for goal in goals:
-        scores = {name: trial.metrics[f"{goal}_{name}"] for name in BASELINES if f"{goal}_{name}" in trial.metrics}
+        scores = {name: trial.metrics[f"{goal}_{name}"] for name in BASELINE_NAMES if f"{goal}_{name}" in trial.metrics}
         if scores and (highest := max(scores.values())) >= trial.metrics[goal]:
             name = max(scores, key=lambda name: scores[name])
-            where = f"the {highest:.3f} that a map reaches without looking at the image ({BASELINES[name]})"
+            where = f"the {highest:.3f} that a map reaches without looking at the image ({BASELINE_NAMES[name]})"
             lines.append(f"{goal} {trial.metrics[goal]:.3f} is not above {where}")
     return lines

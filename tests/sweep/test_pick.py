@@ -110,8 +110,8 @@ def test_the_card_states_data_choice_scores_baselines_and_limits(runs: Path) -> 
     row = scores(runs).loc[number]
     for text in (
         f"# Student of trial {number} of the sweep fake",
-        "fold 0 validates, the test part is sealed",
-        "malignant (binary): benign, malignant",
+        "fold 0 was the validation part, and the test part was not read",
+        "`malignant` (binary): benign, malignant",
         f"| `val/pointing` | {row['val/pointing']:.3f} ± 0.030 | 0.062 | 0.125 |",
         "one of 8 trials (8 complete, 0 pruned, 0 failed)".capitalize(),
         "supervised by ROIs",
@@ -125,7 +125,7 @@ def test_a_score_below_a_map_that_has_not_looked_is_named(runs: Path, capsys: py
     number = int(scores(runs)["val/pointing"].idxmin())
     assert scores(runs)["val/pointing"].min() < 0.125, "the score at the centre"
     pick.main(["fake", f"storage={runs}", f"trial={number}"])
-    warning = "is not above the 0.125 that a map reaches without looking at the image (at the centre)"
+    warning = "is not above the 0.125 that a map reaches without looking at the image (map of the centre)"
     assert warning in " ".join(capsys.readouterr().out.split())
     assert warning in (runs / "fake" / "picked" / str(number) / "card.md").read_text()
 
