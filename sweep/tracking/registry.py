@@ -71,6 +71,10 @@ def register(uri: str, name: str, sweep_id: str, number: int, student: Path, des
     shown = redact_passwords(uri)
     try:
         if is_local(uri):
+            if not sqlite_file(uri).is_file():  # MLflow would make one
+                raise UserError(
+                    f"there is no file {sqlite_file(uri)}; name the sweep's server with MLFLOW_TRACKING_URI"
+                )
             repoint_artifacts(sqlite_file(uri))
         client = MlflowClient(tracking_uri=uri)
         if (experiment := client.get_experiment_by_name(name)) is None:

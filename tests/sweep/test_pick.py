@@ -235,6 +235,7 @@ def test_a_damaged_student_is_refused_and_train_mends_it(
         ("by=val/pointing of=val/auroc", ["of: of without within: a limit is within=1se of=GOAL, both or neither"]),
         ("within=1se of=val/auroc", ["by: missing: within and of limits a choice; write by=GOAL, such as val/auroc"]),
         ("trial=3 by=val/auroc", ["trial: names the trial already; leave out by"]),
+        ("register=yes", ["register: true or false, got 'yes'"]),
         (
             "by=val/pointing within=2se of=val/auroc train=yes",
             [
