@@ -1,6 +1,4 @@
-"""Runs one driver's part of a sweep: it locks the sweep's folder, prepares the cohort, runs trials and writes
-results.
-"""
+"""Runs one driver's part of a sweep: locks the sweep's folder, prepares the cohort, runs trials, writes results."""
 
 from __future__ import annotations
 
@@ -46,11 +44,12 @@ from sweep.storage.continuation import (
     warn_of_other_rounding,
     with_earlier_rules,
 )
-from sweep.storage.events import Spool, SweepBegan
+from sweep.storage.events import Spool
 from sweep.storage.failures import disk_problem
 from sweep.storage.integrity import check_folder
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
+from sweep.summary import beginning
 from sweep.teachers import fit_teachers_first
 from sweep.tracking.mlflow import Tracker
 from sweep.transfer.mirror import Mirror
@@ -186,7 +185,7 @@ def _open_sweep(
 
     sweep_id = before.sweep_id or uuid.uuid4().hex
     spool = Spool(folder)
-    spool.append(SweepBegan(sweep_id, list(options.words), options.cluster, list(planned.goals)))
+    spool.append(beginning(sweep_id, options, planned, store.fingerprint))
     earlier_plan = folder.read_plan()
     generation = earlier_plan.get("generation", 0) + extended
     identity = {"sweep": sweep_id, "store": store.fingerprint}

@@ -15,6 +15,7 @@ from rich.console import Console
 from mmpkd import train
 from mmpkd.command import command_line, plain_console, written_to
 from mmpkd.config import TrialConfig, dump_trial
+from mmpkd.export.student_file import Exported
 from mmpkd.near_names import mistake_of, paths_of
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, redact_passwords, sqlite_file, storage_at
@@ -96,8 +97,9 @@ def main(words: Sequence[str]) -> None:
     show(trials, picked, console)
     target = PickedFolder(Path(options["out"] or folder.picked / str(picked.trial.number)))
     with written_to(target.path.parent):
-        write(trials, picked, target, join(["python", "-m", "sweep.pick", *words]), options, console)
-    if target.student.is_file() and options["register"] != "false":
+        student = write(trials, picked, target, join(["python", "-m", "sweep.pick", *words]), options, console)
+    is_private = student is not None and student.card.credentialed
+    if student is not None and (options["register"] == "true" or (options["register"] == AUTO and not is_private)):
         _register(trials, picked, target, storage, options["register"] == "true", console)
 
 
@@ -143,11 +145,14 @@ def show(trials: Candidates, picked: Pick, console: Console) -> None:
 
 def write(
     trials: Candidates, picked: Pick, target: PickedFolder, command: str, options: Mapping[str, str], console: Console
-) -> None:
+) -> Exported | None:
     """Writes the folder of a picked trial, trains its student if that is wanted and needed, and says how to use it.
 
     Args:
         command: the command line of this process.
+
+    Returns:
+        The student, or None if it is not trained yet.
 
     Raises:
         UserError: the student is damaged, or the folder holds something else.
@@ -164,8 +169,7 @@ def write(
         if not replace:
             adopt_trained(target, config)
         same = target.student.is_file() and not replace
-        there = student or (target.student if same else None)
-        exported = read_student(there, config, number) if there else None
+        exported = _read(student or target.student, config, number, training, console) if student or same else None
         publish(target, text, student, card_of(trials, picked, config, exported), replace)
     finally:
         copy.unlink(missing_ok=True)
@@ -178,6 +182,7 @@ def write(
     elif same:
         console.print("it was picked before, with the same configuration and student; its card is written anew")
     _say_what_next(trials, target, trained=exported is not None, command=command, console=console)
+    return exported
 
 
 def _copied(
@@ -186,27 +191,43 @@ def _copied(
     """Copies the student that the sweep has kept, and returns the copy, or None if it has kept none.
 
     Raises:
-        UserError: the student is damaged, and is not to be trained again.
+        UserError: the student cannot be read, or is damaged and not to be trained again.
     """
     if (attempt := kept_student(folder, number)) is None:
         return None
     copy.parent.mkdir(parents=True, exist_ok=True)
-    attempt.download(STUDENT, copy)
     try:
-        read_student(copy, config, number)
+        attempt.download(STUDENT, copy)
+    except FileNotFoundError:  # a driver has just deleted it
+        return None
+    except PermissionError as error:
+        raise UserError(f"{attempt.child(STUDENT)}: cannot be read ({error.strerror}); ask its owner") from error
+    return copy if _read(copy, config, number, training, console) else None
+
+
+def _read(file: Path, config: TrialConfig, number: int, training: bool, console: Console) -> Exported | None:
+    """Returns the student in a file. If it is damaged and is to be trained again, warns and returns None.
+
+    Raises:
+        UserError: the student is damaged, and is not to be trained again.
+    """
+    try:
+        return read_student(file, config, number)
     except UserError as error:
         if not training:
             raise
         console.print(f"warning: {error}")
         return None
-    return copy
 
 
 def _register(
     trials: Candidates, picked: Pick, target: PickedFolder, storage: Storage, is_wanted: bool, console: Console
 ) -> None:
-    """Registers the student in MLflow. Unless that `is_wanted`, a tracking server is left alone, because others see it,
-    and a failure is only a warning.
+    """Registers the student in MLflow.
+
+    Args:
+        is_wanted: whether the user asked for it. Otherwise a tracking server is left alone, because others see it, and
+            a failure is only a warning.
     """
     sweep = trials.sweep
     where = storage_at(str(storage)) if storage.address else storage

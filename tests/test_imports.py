@@ -42,7 +42,7 @@ FLOORS = {
         {"export"},  # a student in formats of other software
     ),
     "sweep": (
-        {"surrogate", "interrupt", "arm_styles", "transfer.refusals", "transfer.scratch"},
+        {"surrogate", "interrupt", "arm_styles", "provenance", "transfer.refusals", "transfer.scratch"},
         {"transfer.addresses"},
         {"patience"},
         {"storage.whole_files"},
@@ -54,6 +54,8 @@ FLOORS = {
         {"transfer", "tracking.trial_run"},
         {"search", "workers", "tracking"},
         {"reports", "teachers"},
+        {"summary"},
+        {"reports.final"},
         {"driver", "picking"},
         {"run", "status", "stop", "clean", "pick"},
     ),

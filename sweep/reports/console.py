@@ -19,7 +19,14 @@ from sweep.reports.choosing import choices_in_words, with_estimate
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.selection import Selection, best_first, error_of, rule_of
 from sweep.storage.layout import BEST, SweepFolder
-from sweep.storage.records import best_of, compared_metric, front_of, picked
+from sweep.storage.records import (
+    IMAGE_BLIND,
+    best_of,
+    compared_metric,
+    front_of,
+    image_blind_scores_of,
+    picked,
+)
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
@@ -150,25 +157,16 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
     The line states two kinds of reference scores: the scores of localisation maps that ignore the image, and the
     highest score that a map with one value for each patch of the student can reach.
     """
-    kinds = {
-        "chance": "by chance",
-        "content": "by avoiding the padding",
-        "centre": "by pointing at the centre",
-        "prior": "by the mean training ROI",
-    }
     lines = []
     for goal in goals:
         best = best_of(records, goal)
-        if best is None or f"{goal}_chance" not in best.metrics:
+        scores = image_blind_scores_of(best, goal) if best else {}
+        if best is None or "chance" not in scores:
             continue
-        scores = [
-            f"{best.metrics[f'{goal}_{name}']:.3f} {source}"
-            for name, source in kinds.items()
-            if f"{goal}_{name}" in best.metrics
-        ]
+        shown = ", ".join(f"{score:.3f} {IMAGE_BLIND[name]}" for name, score in scores.items())
         highest = best.metrics.get(f"{goal}_max")
         bound = "" if highest is None else f"; no map on its patches can score above {highest:.3f}"
-        lines.append(f"{goal} without looking at the image: {', '.join(scores)}{bound}")
+        lines.append(f"{goal} without looking at the image: {shown}{bound}")
     return lines
 
 

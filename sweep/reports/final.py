@@ -18,6 +18,7 @@ from sweep.reports.results import planned_error, snapshot_of, write_results
 from sweep.search.searcher import Search
 from sweep.storage.events import FilesWritten, Spool, SweepClosed
 from sweep.storage.layout import SweepFolder
+from sweep.summary import summarize
 from sweep.tracking.mlflow import Tracker
 
 LIMIT_OPTIONS: Final = ("budget_device_hours=", "deadline=")
@@ -32,6 +33,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     with interrupt.deferred():
         snapshot = snapshot_of(search, goals, folder, planned.example.cohort)
         results = patiently(lambda: write_results(snapshot), folder.report)
+        spool.append(summarize(snapshot, results.shown, options.command))
         _spool_end(search, planned, folder, spool)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials

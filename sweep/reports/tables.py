@@ -64,8 +64,11 @@ def write_tables(folder: SweepFolder, records: Sequence[Record], left_behind: Co
     epochs = epochs_table(folder.spool)
     with suppress(Exception):  # there is no table yet, or it is damaged
         before = pd.read_parquet(folder.epochs)
-        lost = before[before["number"].isin({record.number for record in records} - set(epochs["number"]))]
-        if len(lost):  # the spool was lost, and only the old table still holds these epochs
+        reached = {record.number: record.epochs for record in records}
+        in_spool = set(zip(epochs["number"], epochs["epoch"], strict=True))
+        pairs = zip(before["number"], before["epoch"], strict=True)
+        lost = before[[pair not in in_spool and pair[1] <= reached.get(pair[0], 0) for pair in pairs]]
+        if len(lost):  # the spool, or a part of it, was lost, and only the old table still holds these epochs
             epochs = pd.concat([lost, epochs]).sort_values(["number", "epoch"])
     epochs = epochs[~epochs["number"].isin(left_behind)]
     write_atomically(folder.epochs, epochs.to_parquet(index=False))

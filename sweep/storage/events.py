@@ -30,12 +30,19 @@ class SweepBegan:
         words: the words of its command line.
         cluster: the RAY_ADDRESS of its environment; empty if it ran on one machine.
         goals: the scores that the sweep maximises; None if an earlier version began it.
+        user: the name of the user who started the driver.
+        commit: the git commit of the code; empty if it is not known.
+        data: the data set as `name` (its reader), `fingerprint` and `images` (their number). It names no path and holds
+            nothing of a patient.
     """
 
     id: str
     words: list[str] | None = None
     cluster: str = ""
     goals: list[str] | None = None
+    user: str = ""
+    commit: str = ""
+    data: Mapping[str, Any] | None = None
     time: float = field(default=0.0, kw_only=True)
 
 
@@ -111,6 +118,34 @@ class FilesWritten:
 
 
 @dataclass(frozen=True)
+class TrialFilesWritten:
+    """The tracking server shall receive files of a trial. The paths are relative to the sweep's folder."""
+
+    number: int
+    paths: list[str]
+    time: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True)
+class SweepSummarized:
+    """A driver summarised the results of the sweep.
+
+    Attributes:
+        ended: the number of trials that had ended.
+        description: what the sweep's run in the tracking server says, in Markdown.
+        metrics: the best scores by goal and arm, and the cost.
+        marks: the tags that a trial has because of its place among the others, by the number of the trial. A trial that
+            is not named has none of these tags any more.
+    """
+
+    ended: int
+    description: str
+    metrics: Mapping[str, float]
+    marks: Mapping[str, Mapping[str, str]]
+    time: float = field(default=0.0, kw_only=True)
+
+
+@dataclass(frozen=True)
 class SweepClosed:
     """A driver ended, with the status FINISHED, KILLED (trials are left to run) or FAILED."""
 
@@ -119,13 +154,15 @@ class SweepClosed:
 
 
 TrialEvent: TypeAlias = TrialStarted | EpochEnded | TrialEnded
-Event: TypeAlias = SweepBegan | TrialEvent | FilesWritten | SweepClosed
+Event: TypeAlias = SweepBegan | TrialEvent | FilesWritten | TrialFilesWritten | SweepSummarized | SweepClosed
 CLASSES: Final[Mapping[str, type[Event]]] = {  # event classes by their name in the spool
     "sweep": SweepBegan,
     "start": TrialStarted,
     "epoch": EpochEnded,
     "end": TrialEnded,
     "files": FilesWritten,
+    "trial_files": TrialFilesWritten,
+    "summary": SweepSummarized,
     "close": SweepClosed,
 }
 NAMES: Final = {kind: name for name, kind in CLASSES.items()}

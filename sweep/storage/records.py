@@ -11,12 +11,20 @@ import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from mmpkd.scoring.stats import SMALLEST_ERROR
 from sweep.pareto import admit
 from sweep.selection import Choice, Selection, best_first, choose, rule_of
 from sweep.types import Record, Values
+
+# Localisation maps that ignore the image, by the ending of their score's name, such as `val/pointing_chance`.
+IMAGE_BLIND: Final = {
+    "chance": "by chance",
+    "content": "by avoiding the padding",
+    "centre": "by pointing at the centre",
+    "prior": "by the mean training ROI",
+}
 
 
 class Run(Protocol):
@@ -210,3 +218,11 @@ def picked(records: Sequence[Record], select: str | Selection) -> Record | None:
     """
     best = best_of(records, select)
     return None if best is None or best.reference else best
+
+
+def image_blind_scores_of(record: Record, goal: str) -> dict[str, float]:
+    """Returns the scores that maps which ignore the image reach by a goal on the same patients, by the name of the map
+    in `IMAGE_BLIND`. There are none for a goal that scores no map.
+    """
+    metrics = {name: f"{goal}_{name}" for name in IMAGE_BLIND}
+    return {name: record.metrics[metric] for name, metric in metrics.items() if metric in record.metrics}

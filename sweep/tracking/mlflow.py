@@ -4,6 +4,9 @@ Only the driver writes to MLflow. A thread reads the spool (the file of events) 
 unreachable server neither delays the sweep nor loses an event. A file beside the spool notes how many bytes of the
 spool the server has received; the next driver continues from there. Sending an event twice does no harm; see
 `mlflow_runs.py`.
+
+Files follow the records, and how far they have come is noted as a number of its own. They may go to another place than
+the records, and where that place is away, the records still arrive.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from sweep.options import redact_passwords
 from sweep.patience import patiently
 from sweep.storage.events import EpochEnded, Event, Spool, TrialEnded, TrialEvent
 from sweep.tracking.mlflow_runs import MAX_METRICS, MlflowRuns
-from sweep.tracking.sender import EventSender
+from sweep.tracking.sender import EventSender, has_files
 from sweep.transfer.mirror import Mirror
 
 if TYPE_CHECKING:
@@ -53,7 +56,7 @@ class Tracker:
     def __init__(self, uri: str, name: str, sweep_id: str, spool: Spool, artifacts: Path, mirror: Mirror | None = None):
         self._uri, self._spool, self._mirror = uri, spool, mirror
         self._offset_file = spool.folder.spool_sent
-        self._sent = self._read_offset()
+        self._sent, self._files_sent = self._read_offsets()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="tracking", daemon=True)
         self.trouble = ""
@@ -65,19 +68,21 @@ class Tracker:
         """Messages about records that the server will never accept."""
         return self.runs.refused
 
-    def _read_offset(self) -> int:
-        """Returns the number of bytes of the spool that this server has received. Returns 0 if the noted number belongs
-        to another server.
+    def _read_offsets(self) -> tuple[int, int]:
+        """Returns the numbers of bytes of the spool whose records, and whose files, this server has received. They are
+        0 if the noted numbers belong to another server. Earlier versions noted one number for both.
         """
         try:
-            offset, server = self._offset_file.read_text().split()
+            offset, server, *of_files = self._offset_file.read_text().split()
+            sent, files_sent = int(offset), int((of_files or [offset])[0])
             with self._spool.path.open("rb") as file:
-                file.seek(max(int(offset) - 1, 0))
-                ends_a_line = file.read(1) == b"\n"
+                for position in filter(None, (sent, files_sent)):
+                    file.seek(max(position - 1, 0))
+                    if file.read(1) != b"\n":
+                        return 0, 0
         except (OSError, ValueError):
-            return 0
-        is_same_server = server == fingerprint([self._uri, int(offset)])
-        return int(offset) if is_same_server and ends_a_line else 0
+            return 0, 0
+        return (sent, files_sent) if server == fingerprint([self._uri, sent]) else (0, 0)
 
     def start(self) -> None:
         if self._thread.ident is None:
@@ -94,7 +99,11 @@ class Tracker:
         self._ending.set()
         if self._thread.ident is not None:
             self._thread.join(seconds)
-        return patiently(lambda: sum(1 for _ in self._spool.read(self._sent)), self._spool.path)
+        return patiently(self._num_unsent, self._spool.path)
+
+    def _num_unsent(self) -> int:
+        events = self._spool.read(min(self._sent, self._files_sent))
+        return sum(end > self._sent or (end > self._files_sent and has_files(event)) for end, event in events)
 
     def lag(self) -> tuple[int, float | None]:
         """Returns the number of events that the server has not received, and when the oldest of them happened. The
@@ -152,10 +161,25 @@ class Tracker:
         for number, metrics in points.items():
             self.runs.log_metrics(self.runs.run(number), metrics)
         if offset == self._sent:
-            return True
-        self._sent = offset
-        write_atomically(self._offset_file, f"{offset} {fingerprint([self._uri, offset])}\n")
+            return self._send_files()
+        self._note_sent(offset, self._files_sent)
         return False
+
+    def _send_files(self) -> bool:
+        """Sends the next files of events whose records are sent, and returns whether all of them are now sent."""
+        for end, event in self._spool.read(self._files_sent):
+            if end > self._sent:
+                return True
+            if has_files(event):
+                self._sender.send_files(event)
+                self._note_sent(self._sent, end)
+                return False  # records come first
+            self._files_sent = end
+        return True
+
+    def _note_sent(self, offset: int, of_files: int) -> None:
+        self._sent, self._files_sent = offset, of_files
+        write_atomically(self._offset_file, f"{offset} {fingerprint([self._uri, offset])} {of_files}\n")
 
     def _open(self) -> None:
         if self.runs.is_open:
@@ -163,7 +187,9 @@ class Tracker:
         self.runs.open()
         sent_events = list(self._sent_events())
         if any(isinstance(event, TrialEnded) and event.number not in self.runs.ended for event in sent_events):
-            self._sent = 0  # another server, or an older copy of its file, has this address now
+            # Another server, or an older copy of its file, has this address now.
+            self._sent = self._files_sent = 0
+            self._sender = EventSender(self.runs, self._spool.folder)
 
     def _sent_events(self) -> Iterator[Event]:
         """Yields the events that earlier drivers have sent, and notes what later events depend on."""

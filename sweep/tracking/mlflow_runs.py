@@ -6,6 +6,7 @@ once.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -157,9 +158,29 @@ class MlflowRuns:
         for start in range(0, len(params), MAX_PARAMS):
             self._log_accepted(run, params=params[start : start + MAX_PARAMS])
 
+    def log_data_set(self, run: str, name: str, fingerprint: str, profile: Mapping[str, object]) -> None:
+        """Notes the data set that a run has used. It has no address, because a path would name places of a hospital."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        context = InputTag("mlflow.data.context", "training and validation")
+        data = Dataset(name, fingerprint, "prepared cohort", json.dumps({"reader": name}), None, json.dumps(profile))
+        self._call(lambda: self._opened.log_inputs(run, [DatasetInput(data, [context])]))
+
     def set_tags(self, run: str, values: Mapping[str, str]) -> None:
+        """Sets the tags that are not empty."""
         for name, value in values.items():
-            self._set_tag(run, name, value)
+            if value:
+                self._set_tag(run, name, value)
+
+    def delete_tag(self, run: str, name: str) -> None:
+        """Deletes a tag, which need not exist."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._opened.delete_tag(run, name)
+        except MlflowException as error:
+            if error.error_code not in PERMANENT_ERRORS:
+                raise
 
     def _set_tag(self, run: str, name: str, value: str) -> None:
         self._call(lambda: self._opened.set_tag(run, name, value[:MAX_TAG_LENGTH]))
@@ -169,6 +190,10 @@ class MlflowRuns:
 
     def set_ended(self, run: str, status: str, milliseconds: int) -> None:
         self._call(lambda: self._opened.set_terminated(run, status=status, end_time=milliseconds))
+
+    def log_text(self, run: str, text: str, name: str) -> None:
+        """Stores a text as the artifact `name`."""
+        self._call(lambda: self._opened.log_text(run, text, name))
 
     def log_file(self, run: str, path: Path) -> None:
         self._call(lambda: self._opened.log_artifact(run, str(path)))

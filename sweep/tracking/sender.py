@@ -7,9 +7,12 @@ report.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
+
+import yaml
 
 from sweep.space.search_config import SCORES
 from sweep.storage.events import (
@@ -18,6 +21,7 @@ from sweep.storage.events import (
     FilesWritten,
     SweepBegan,
     SweepClosed,
+    SweepSummarized,
     TrialEnded,
     TrialStarted,
 )
@@ -28,20 +32,25 @@ from sweep.tracking.names import ServerNames
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-COLOUR: Final = "mlflow.runColor"  # MLflow's tag
+COLOUR, NOTE, USER = "mlflow.runColor", "mlflow.note.content", "mlflow.user"  # MLflow's tags
+COMMIT: Final = "mlflow.source.git.commit"
+CONFIG: Final = "config.yaml"  # a trial's artifact, with which mmpkd.train repeats the training
+GRADIENT_SHARE: Final = "gradient_share/"  # a term that no loss has: how a stage begins, which the tables hold
 
 
 class EventSender:
-    """Sends events to the runs of a sweep, in the order of the spool."""
+    """Sends events to the runs of a sweep, in the order of the spool: the records of an event, and its files."""
 
     def __init__(self, runs: MlflowRuns, folder: SweepFolder):
         self._runs, self._folder = runs, folder
         self._metric_names, self._param_names = ServerNames(), ServerNames()
         self._goals: frozenset[str] = frozenset(SCORES)  # an earlier version does not name the sweep's goals
+        self._marks: dict[str, Mapping[str, str]] = {}  # of the last summary, by the number of the trial
 
     def note(self, event: Event) -> None:
-        """Notes what later events depend on: the goals, and the server's names of metrics and parameters. An event that
-        an earlier driver has sent is only noted, so that each name gets the same server name as before.
+        """Notes what later events depend on: the goals, the marks of trials, and the server's names of metrics and
+        parameters. An event that an earlier driver has sent is only noted, so that each name gets the same server name
+        as before.
         """
         match event:
             case SweepBegan() if event.goals is not None:
@@ -50,39 +59,66 @@ class EventSender:
                 self._server_metrics(self._measurements(event))
             case TrialStarted():
                 self._server_params(event.params)
+            case SweepSummarized():
+                self._marks = dict(event.marks)
 
     def points(self, event: EpochEnded) -> list[Metric]:
         """Returns the goals and the terms of the loss of an epoch as MLflow metrics."""
         return self._metrics(self._measurements(event), event.time, event.epoch)
 
     def send(self, event: Event) -> None:
-        """Sends an event that is not the end of an epoch."""
-        self.note(event)
+        """Sends the records of an event that is not the end of an epoch."""
         milliseconds, runs = int(event.time * 1000), self._runs
-        sweep_run = runs.run(None)
+        sweep_run, marks = runs.run(None), self._marks
+        self.note(event)
         match event:
             case SweepBegan():
                 runs.set_running(sweep_run)
+                runs.set_tags(sweep_run, {USER: event.user, COMMIT: event.commit})
+                if event.data is not None:
+                    profile = {"images": event.data["images"]}
+                    runs.log_data_set(sweep_run, event.data["name"], event.data["fingerprint"], profile)
             case TrialStarted():
-                colour = {COLOUR: event.colour} if event.colour else {}
                 run = runs.run(event.number, event.arm, milliseconds, event.name)
                 runs.log_params(run, self._server_params(event.params))
-                runs.set_tags(run, {**event.tags, **colour})
+                runs.set_tags(run, {**event.tags, COLOUR: event.colour})
             case TrialEnded():
                 run = runs.run(event.number)
                 runs.log_metrics(run, self._metrics(event.scores or {}, event.time, 0))
-                runs.set_tags(run, {"outcome": event.state, **_error_tag(event)})
+                runs.set_tags(run, {"outcome": event.state, "error": _shown_error(event)})
                 runs.set_ended(run, STATUS_BY_STATE[event.state], milliseconds)
-            case FilesWritten():
-                for path in map(self._folder.file, event.paths):  # the folder may have moved
-                    if path.is_file():
-                        runs.log_file(sweep_run, path)
+            case SweepSummarized():
+                runs.log_metrics(sweep_run, self._metrics(event.metrics, event.time, event.ended))
+                runs.set_tags(sweep_run, {NOTE: event.description})
+                self._change_marks(marks)
             case SweepClosed():
                 runs.set_ended(sweep_run, event.status, milliseconds)
 
+    def send_files(self, event: Event) -> None:
+        """Sends the files of an event. Files that no longer exist are left out."""
+        runs = self._runs
+        match event:
+            case TrialStarted() if event.config:
+                runs.log_text(runs.run(event.number), yaml.safe_dump(json.loads(event.config), sort_keys=False), CONFIG)
+            case FilesWritten():
+                for path in map(self._folder.file, event.paths):  # the folder may have moved
+                    if path.is_file():
+                        runs.log_file(runs.run(None), path)
+
+    def _change_marks(self, before: Mapping[str, Mapping[str, str]]) -> None:
+        """Gives trials the tags of the last summary, and takes away the tags of the summary before it."""
+        for number in sorted({*before, *self._marks}, key=int):
+            old, new = before.get(number, {}), self._marks.get(number, {})
+            run = self._runs.run(int(number))
+            self._runs.set_tags(run, {name: value for name, value in new.items() if old.get(name) != value})
+            for name in old.keys() - new.keys():
+                self._runs.delete_tag(run, name)
+
     def _measurements(self, event: EpochEnded) -> dict[str, float]:
+        """Returns the goals and the terms of the loss by the names that people see."""
         goals = {name: value for name, value in event.metrics.items() if name in self._goals}
-        return {**goals, **{f"loss/{name}": value for name, value in event.terms.items()}}
+        terms = {name: value for name, value in event.terms.items() if not name.startswith(GRADIENT_SHARE)}
+        return {**goals, **{f"loss/{name}": value for name, value in terms.items()}}
 
     def _metrics(self, values: Mapping[str, float], time: float, step: int) -> list[Metric]:
         """Returns the finite values as MLflow metrics. NaN means an undefined score; NaN is kept only in the tables."""
@@ -103,11 +139,14 @@ class EventSender:
         return {self._param_names.of(name): shortened_param(str(value)) for name, value in params.items()}
 
 
-def _error_tag(event: TrialEnded) -> dict[str, str]:
-    """Returns the tag with the error of a failed trial. For a bug it holds only the kind, because the text of an
-    exception may quote a table; the folder `errors` has the text.
+def has_files(event: Event) -> bool:
+    """Returns whether `send_files` sends files of the event."""
+    return isinstance(event, FilesWritten) or (isinstance(event, TrialStarted) and bool(event.config))
+
+
+def _shown_error(event: TrialEnded) -> str:
+    """Returns the error of a failed trial. Of a bug it returns only the kind, because the text of an exception may
+    quote a table; the folder `errors` has the text.
     """
-    if not event.error:
-        return {}
     is_bug = event.cause == "error" and ": " in event.error
-    return {"error": event.error.partition(": ")[0] if is_bug else event.error}
+    return event.error.partition(": ")[0] if is_bug else event.error

@@ -30,7 +30,6 @@ def params_of(drawn: Drawn, config: TrialConfig) -> dict[str, Any]:
         "seed": config.seed,
         "student.model": config.student.model,
         "cohort.image_size": config.cohort.image_size,
-        "cohort.fold": config.cohort.fold,
     }
     labels: dict[str, Any] = {}
     for name, place in drawn.places.items():

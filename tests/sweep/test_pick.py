@@ -221,6 +221,24 @@ def test_a_damaged_student_is_refused_and_train_mends_it(
     assert (runs / "fake" / "picked" / str(number) / "student.safetensors").exists()
 
 
+def test_a_damaged_copy_is_refused_and_train_mends_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = without_student(runs)
+    words = ["fake", f"storage={runs}", f"trial={number}"]
+    pick.main(words)
+    folder = runs / "fake" / "picked" / str(number)
+    (folder / "student.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="is damaged; add train=true"):
+        pick.main(words)
+
+    def trains(words: list[str]) -> None:
+        config = load_trial(folder / "config.yaml")
+        write_student(folder / f"config-{config.fingerprint()}", config)
+
+    monkeypatch.setattr(train, "main", trains)
+    pick.main([*words, "train=true"])
+    assert student_file.read(folder).card.trial == load_trial(folder / "config.yaml").fingerprint()
+
+
 @pytest.mark.parametrize(
     ("words", "mistakes"),
     [

@@ -26,6 +26,7 @@ from sweep.storage.events import (
     Spool,
     SweepBegan,
     SweepClosed,
+    SweepSummarized,
     TrialEnded,
     TrialStarted,
     cut_torn_line,
@@ -115,6 +116,85 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
     history = MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")
     assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.7)]
     assert [file.path for file in MlflowClient(address).list_artifacts(parent.info.run_id)] == ["report.html"]
+
+
+def summary(marks: dict[str, dict[str, str]], ended: int = 2) -> SweepSummarized:
+    return SweepSummarized(ended, "**The answer**", {"best/val/auroc/none": 0.7}, marks)
+
+
+def test_the_run_of_the_sweep_says_what_came_of_it(tmp_path: Path, address: str) -> None:
+    spool = Spool(SweepFolder(tmp_path))
+    data = {"name": "breast_lesions_usg", "fingerprint": "7df6a475749447d6", "images": 252}
+    spool.append(SweepBegan(id="x", goals=["val/auroc"], user="ann", commit="abc+changes", data=data))
+    tell_of(spool, 0, "complete")
+    spool.append(summary({"0": {"front": "yes"}}))
+    assert not drain(address, "said", spool).refused
+    parent = runs(address, "said")[-1]
+    tags = {name: parent.data.tags[name] for name in ("mlflow.note.content", "mlflow.user", "mlflow.source.git.commit")}
+    assert list(tags.values()) == ["**The answer**", "ann", "abc+changes"]
+    history = MlflowClient(address).get_metric_history(parent.info.run_id, "best/val/auroc/none")
+    assert [(point.step, point.value) for point in history] == [(2, 0.7)]
+    (used,) = parent.inputs.dataset_inputs
+    assert (used.dataset.name, used.dataset.digest) == ("breast_lesions_usg", "7df6a475749447d6")
+    assert json.loads(used.dataset.profile) == {"images": 252}
+
+
+def test_only_the_goals_of_the_sweep_are_sent(tmp_path: Path, address: str) -> None:
+    spool = Spool(SweepFolder(tmp_path))
+    spool.append(SweepBegan(id="x", goals=["val/auroc"]))
+    spool.append(TrialStarted(number=0, arm="none", params={}, tags={}))
+    metrics, terms = {"val/auroc": 0.7, "val/pointing": 0.2}, {"task": 1.0, "gradient_share/task": 0.5}
+    spool.append(EpochEnded(number=0, arm="none", epoch=1, seconds=1.0, metrics=metrics, terms=terms))
+    drain(address, "goals", spool)
+    assert runs(address, "goals")[0].data.metrics == {"val/auroc": 0.7, "loss/task": 1.0}
+
+
+def test_trials_that_leave_the_front_lose_their_tags(tmp_path: Path, address: str) -> None:
+    spool = Spool(SweepFolder(tmp_path))
+    spool.append(SweepBegan(id="x"))
+    for number in range(3):
+        tell_of(spool, number, "complete", epochs=1)
+    spool.append(summary({"0": {"front": "yes", "best": "val/auroc"}, "1": {"front": "yes"}}))
+    drain(address, "front", spool)
+    spool = Spool(SweepFolder(tmp_path))  # the next driver
+    last = {"1": {"front": "yes", "best": "val/auroc"}, "2": {"front": "yes"}}
+    spool.append(summary(last))
+    assert not drain(address, "front", spool).refused
+
+    def marks(server: str) -> dict[str, dict[str, str]]:
+        kept: dict[str, dict[str, str]] = {}
+        for number, run in runs(server, "front").items():
+            tags = {name: value for name, value in run.data.tags.items() if name in ("front", "best")}
+            kept |= {str(number): tags} if tags else {}
+        return kept
+
+    assert marks(address) == last
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    drain(other, "front", spool)  # another server gets the same from the beginning
+    assert marks(other) == last
+
+
+def test_a_trial_keeps_its_config_also_if_artifacts_were_away(
+    tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Artifacts may lie on another server. Where it is away, the scores still arrive."""
+    spool, log_text = Spool(SweepFolder(tmp_path)), MlflowClient.log_text
+    spool.append(SweepBegan(id="x"))
+    spool.append(TrialStarted(number=0, arm="none", params={}, tags={}, config='{"epochs": 2, "seed": 0}'))
+    spool.append(EpochEnded(number=0, arm="none", epoch=1, seconds=1.0, metrics={"val/auroc": 0.7}, terms={}))
+
+    def away(*arguments: Any) -> None:
+        raise ConnectionError("no bucket")
+
+    monkeypatch.setattr(MlflowClient, "log_text", away)
+    tracker = drain(address, "away-files", spool, seconds=3)
+    assert tracker.left == 1 and "no bucket" in tracker.trouble  # type: ignore[attr-defined]
+    run = runs(address, "away-files")[0]
+    assert run.data.metrics == {"val/auroc": 0.7}
+    monkeypatch.setattr(MlflowClient, "log_text", log_text)
+    assert drain(address, "away-files", spool).left == 0  # type: ignore[attr-defined]
+    path = Path(MlflowClient(address).download_artifacts(run.info.run_id, "config.yaml"))
+    assert path.read_text() == "epochs: 2\nseed: 0\n"
 
 
 def test_saying_it_all_again_changes_nothing(tmp_path: Path, address: str) -> None:

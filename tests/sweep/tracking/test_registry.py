@@ -39,7 +39,7 @@ def test_a_student_is_registered_once_and_moves_with_the_folder(tmp_path: Path) 
     assert register(uri, "fake", "the id", 4, student, "# A card") == ("1", False)
     with pytest.raises(UserError, match=r"has no run of trial 7; the same sweep\.run command sends it"):
         register(uri, "fake", "the id", 7, student, "")
-    with pytest.raises(UserError, match="there is no file .*absent.db; name the sweep's server"):
+    with pytest.raises(UserError, match=r"there is no file .*absent\.db; name the sweep's server"):
         register(sqlite_uri(tmp_path / "absent.db"), "fake", "the id", 4, student, "")
     with pytest.raises(UserError, match="has no experiment 'other'"):
         register(uri, "other", "the id", 4, student, "")

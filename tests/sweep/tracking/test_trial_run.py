@@ -100,7 +100,6 @@ def test_each_drawn_value_is_a_parameter_once_under_its_path(tmp_path: Path) -> 
         "seed": 0,
         "student.model": "vit_tiny_patch16_224",
         "cohort.image_size": 48,
-        "cohort.fold": 0,
         "optimizer.lr": 1e-4,
         "optimizer.weight_decay": "absent",
         "objectives": "logits",

@@ -1,0 +1,184 @@
+"""Summarises a sweep for its run in the tracking server: what it shows of its arms, its best trials, its origin.
+
+A sweep compares the best of many trials on patients by whom they were chosen. The summary says what that shows and what
+it does not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Final
+
+from sweep.options import RunOptions
+from sweep.plan.plan import Plan
+from sweep.provenance import code_commit, library_versions, user_name
+from sweep.reports.choosing import choices_in_words
+from sweep.reports.console import cells, image_blind_scores, resolution, sampled, with_error, without_complete
+from sweep.reports.results import Snapshot, planned_error
+from sweep.reports.teachers import teacher_warnings
+from sweep.selection import error_of
+from sweep.storage.events import SweepBegan, SweepSummarized
+from sweep.storage.layout import BEST
+from sweep.storage.records import IMAGE_BLIND, best_of, front_of, image_blind_scores_of, picked
+from sweep.types import Record
+
+BASELINE: Final = "none"  # the arm without a teacher, with which the others are compared
+MAX_SETTINGS: Final = 160  # characters of the settings of a trial in the table
+
+
+def beginning(sweep_id: str, options: RunOptions, planned: Plan, store: str) -> SweepBegan:
+    """Returns the event with which a driver begins. It says who runs which code on which data.
+
+    Args:
+        store: the fingerprint of the prepared cohort.
+    """
+    assert planned.example is not None
+    images = planned.facts.num_samples if planned.facts else None
+    return SweepBegan(
+        sweep_id,
+        list(options.words),
+        options.cluster,
+        goals=list(planned.goals),
+        user=user_name(),
+        commit=code_commit(),
+        data={"name": planned.example.cohort.reader, "fingerprint": store, "images": images},
+    )
+
+
+def summarize(snapshot: Snapshot, shown: Sequence[Record], command: str) -> SweepSummarized:
+    """Returns the summary of a sweep.
+
+    Args:
+        shown: the configurations that may be compared, with means over seeds (see `results.Results`).
+        command: the command line that continues the sweep.
+    """
+    goals, arms = snapshot.goals, list(snapshot.arms)
+    metrics: dict[str, float] = {}
+    for goal in goals:
+        for name in ("", *arms):
+            best = best_of([record for record in shown if name in ("", record.arm)], goal)
+            if best is not None:
+                metrics["/".join(filter(None, ["best", goal, name]))] = best.metrics[goal]
+    metrics["device_hours"] = sum(arm.device_hours for arm in snapshot.totals)
+    paragraphs = [
+        _progress(snapshot),
+        *_answer(shown, arms, goals),
+        _table_of_best(snapshot, shown),
+        *_bullets("What limits this", _notes(snapshot, shown)),
+        *_bullets("How it was made", _origin(snapshot)),
+        f"```\n{command}\n```",
+    ]
+    description = "\n\n".join(filter(None, paragraphs))
+    return SweepSummarized(len(snapshot.records), description, metrics, marks_of(snapshot, shown))
+
+
+def marks_of(snapshot: Snapshot, shown: Sequence[Record]) -> dict[str, dict[str, str]]:
+    """Returns the tags that trials have because of their place among the others, by the number of the trial: `front` is
+    'yes' on the Pareto front, and `best` names the goals in which the trial is the best, and best.yaml.
+    """
+    marks: dict[str, dict[str, str]] = {}
+    for record in front_of(shown, snapshot.goals):
+        marks.setdefault(str(record.number), {})["front"] = "yes"
+    named = [(goal, best_of(shown, goal)) for goal in snapshot.goals] + [(BEST, picked(shown, snapshot.select))]
+    for name, best in named:
+        if best is not None:
+            tags = marks.setdefault(str(best.number), {})
+            tags["best"] = ", ".join(filter(None, [tags.get("best"), name]))
+    return marks
+
+
+def _progress(snapshot: Snapshot) -> str:
+    states = Counter(record.state for record in snapshot.records)
+    counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none has ended"
+    hours = sum(arm.device_hours for arm in snapshot.totals)
+    to_go = f", {snapshot.remaining} to go" if snapshot.remaining else ""
+    return f"{len(snapshot.records)} trials have ended ({counts}{to_go}) in {hours:.3g} device-hours."
+
+
+def _answer(shown: Sequence[Record], arms: Sequence[str], goals: Sequence[str]) -> list[str]:
+    """Returns what the sweep shows of each arm and goal, as far as a sweep can show it."""
+    lines = []
+    for goal in goals:
+        best = {arm: best_of([record for record in shown if record.arm == arm], goal) for arm in arms}
+        complete = {arm: record for arm, record in best.items() if record is not None}
+        baseline = complete.get(BASELINE)
+        lines += [_compared(record, baseline, goal) for arm, record in complete.items() if arm != BASELINE]
+        if baseline is not None and len(complete) == 1:
+            lines.append(_compared(baseline, None, goal))
+        overall = best_of(shown, goal)
+        if overall is not None and (scores := image_blind_scores_of(overall, goal)):
+            name = max(scores, key=lambda name: scores[name])
+            what = f"the best map that ignores the image ({scores[name]:.3f} {IMAGE_BLIND[name]})"
+            is_above = overall.metrics[goal] > scores[name]
+            lines.append(f"**{goal}**: {'the best trial is above' if is_above else 'no trial is above'} {what}.")
+    if not lines:
+        return []
+    caution = (
+        "Each score is the best of several on the patients by whom it was chosen, so it is too high by luck. A sweep "
+        "finds settings; whether arms differ needs further seeds and other patients."
+    )
+    return ["\n".join(f"- {line}" for line in lines), caution]
+
+
+def _compared(record: Record, baseline: Record | None, goal: str) -> str:
+    """Returns a sentence on the best trial of an arm, compared with the best trial of the baseline."""
+    subject = f"**{goal}**: the best of {record.arm} is {with_error(record, goal)} (trial {record.number})"
+    if baseline is None:
+        return f"{subject}."
+    difference = record.metrics[goal] - baseline.metrics[goal]
+    errors = [error for error in (error_of(record, goal), error_of(baseline, goal)) if error is not None]
+    verdict = "and its error is not known"
+    if errors:
+        size = "within" if abs(difference) <= max(errors) else "more than"
+        verdict = f"{size} one standard error"
+    return (
+        f"{subject}, that of {BASELINE} {with_error(baseline, goal)} (trial {baseline.number}): {difference:+.3f}, "
+        f"{verdict}."
+    )
+
+
+def _table_of_best(snapshot: Snapshot, shown: Sequence[Record]) -> str:
+    """Returns a Markdown table of the best trial by each goal, the trial of best.yaml and the best of each arm."""
+    goals = snapshot.goals
+    named = [(f"best {goal}", best_of(shown, goal)) for goal in goals] + [(BEST, picked(shown, snapshot.select))]
+    for arm in snapshot.arms:
+        named.append((f"best of {arm}", best_of([record for record in shown if record.arm == arm], snapshot.select)))
+    rows: dict[int, tuple[list[str], Record]] = {}
+    for name, best in named:
+        if best is not None:
+            rows.setdefault(best.number, ([], best))[0].append(name)
+    if not rows:
+        return ""
+    lines = [["", "trial", "arm", *goals, "teacher, on validation", "drawn"]]
+    lines += [[", ".join(names), *cells(record, goals), _settings(record)] for names, record in rows.values()]
+    table = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |" for line in lines]
+    return "\n".join([table[0], "|" + "---|" * len(lines[0]), *table[1:]])
+
+
+def _settings(record: Record) -> str:
+    text = sampled(record)
+    return text if len(text) <= MAX_SETTINGS else f"{text[: MAX_SETTINGS - 1]}…"
+
+
+def _notes(snapshot: Snapshot, shown: Sequence[Record]) -> list[str]:
+    goals, arms = snapshot.goals, list(snapshot.arms)
+    return [
+        *image_blind_scores(shown, goals),
+        *choices_in_words(shown, goals),
+        *teacher_warnings(shown, arms),
+        *without_complete(shown, arms),
+        *resolution(shown, goals, planned_error(snapshot.folder)),
+    ]
+
+
+def _origin(snapshot: Snapshot) -> list[str]:
+    plan, reader, commit = snapshot.folder.read_plan(), snapshot.cohort.reader, code_commit()
+    images = f", {plan['samples']} images" if plan.get("samples") else ""
+    data = f"data set {reader}, prepared with fingerprint {plan.get('store', 'unknown')}{images}"
+    versions = ", ".join(f"{name} {number}" for name, number in library_versions().items())
+    return [data, *([f"code at commit {commit}"] if commit else []), versions]
+
+
+def _bullets(title: str, lines: Sequence[str]) -> list[str]:
+    return [f"### {title}", "\n".join(f"- {line.rstrip('.')}." for line in lines)] if lines else []
