@@ -9,14 +9,18 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from sweep.options import sqlite_uri
 from sweep.storage.layout import Storage
 
-# Columns, by table, with addresses below the artifact folder of an experiment: of runs, and of models that were logged
-# to them and registered.
-ADDRESSES = {"runs": "artifact_uri", "logged_models": "artifact_location", "model_versions": "storage_location"}
+# Tables and columns with addresses of artifacts below that of their experiment.
+LOCATIONS: Final = (
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 
 
 def make_database(path: Path, name: str, connect: Callable[[str], object]) -> None:
@@ -63,8 +67,7 @@ def repoint_artifacts(path: Path) -> None:
     if not path.exists():
         return
     with closing(sqlite3.connect(path, timeout=20)) as connection, connection:
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if "experiments" not in tables:
+        if not connection.execute("SELECT name FROM sqlite_master WHERE name = 'experiments'").fetchall():
             return  # an empty file, in which MLflow has not made its tables yet
         experiments = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
         for number, name, stored_uri in experiments:
@@ -75,8 +78,7 @@ def repoint_artifacts(path: Path) -> None:
             if stored.is_dir() and (not beside.is_dir() or stored.samefile(beside)):
                 continue
             connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (uri, number))
-            for table in tables & ADDRESSES.keys():
-                column = ADDRESSES[table]
+            for table, column in LOCATIONS:
                 connection.execute(
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
                     (uri, len(stored_uri) + 1, len(stored_uri) + 1, f"{stored_uri}/"),

@@ -8,21 +8,18 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
-import mlflow
 import pytest
-from exported_students import BINARY, write_student
 from mlflow import MlflowClient
 from mlflow.tracking._tracking_service import utils
 
-from mmpkd.export import to_mlflow
 from mmpkd.machine.checksums import fingerprint
 from sweep import status
 from sweep.reports import results
 from sweep.storage.events import FilesWritten, Spool, SweepBegan, SweepClosed, TrialEnded, TrialStarted
-from sweep.storage.layout import STUDENT, SweepFolder
+from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import continue_command, read_sweep
 from sweep.tracking.mlflow import Tracker
-from sweep.tracking.mlflow_database import artifacts_uri, repoint_artifacts
+from sweep.tracking.mlflow_database import repoint_artifacts
 from tests.sweep.folders import make
 from tests.sweep.swept import numbers, swept
 from tests.sweep.tracking.test_mlflow import drain, runs
@@ -107,30 +104,6 @@ def test_going_on_after_a_move_needs_no_look_before(
     spool.append(FilesWritten(paths=["report.html"]))
     drain(f"sqlite:///{new / 'mlflow.db'}", "again", spool)
     assert artifacts(new / "mlflow.db", "again") == {"report.html": b"second"}
-    assert not old.exists()
-
-
-def test_a_students_model_is_loaded_from_its_new_place(
-    tmp_path: Path, tables: bytes, another_process: Callable[[], None]
-) -> None:
-    old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    (old / "mlflow.db").write_bytes(tables)
-    file, before = write_student(tmp_path / "student", BINARY), mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{old / 'mlflow.db'}")
-    try:
-        client = MlflowClient()
-        run = client.create_run(client.create_experiment("fake", artifacts_uri(old / "mlflow.db", "fake"))).info.run_id
-        to_mlflow.log(file, run, registered_as="fake")
-        old.rename(new)
-        another_process()
-        mlflow.set_tracking_uri(f"sqlite:///{new / 'mlflow.db'}")
-        repoint_artifacts(new / "mlflow.db")
-        for address in ("models:/fake/1", f"runs:/{run}/student"):
-            copy = mlflow.artifacts.download_artifacts(address)
-            assert (Path(copy) / "data" / STUDENT).read_bytes() == file.read_bytes()
-    finally:
-        mlflow.set_tracking_uri(before)
     assert not old.exists()
 
 
