@@ -110,8 +110,8 @@ def test_the_card_states_data_choice_scores_baselines_and_limits(runs: Path) -> 
     row = scores(runs).loc[number]
     for text in (
         f"# Student of trial {number} of the sweep fake",
-        "fold 0 validates, the test part is sealed",
-        "malignant (binary): benign, malignant",
+        "fold 0 was the validation part, and the test part was not read",
+        "`malignant` (binary): benign, malignant",
         f"| `val/pointing` | {row['val/pointing']:.3f} ± 0.030 | 0.062 | 0.125 |",
         "one of 8 trials (8 complete, 0 pruned, 0 failed)".capitalize(),
         "supervised by ROIs",
@@ -125,7 +125,7 @@ def test_a_score_below_a_map_that_has_not_looked_is_named(runs: Path, capsys: py
     number = int(scores(runs)["val/pointing"].idxmin())
     assert scores(runs)["val/pointing"].min() < 0.125, "the score at the centre"
     pick.main(["fake", f"storage={runs}", f"trial={number}"])
-    warning = "is not above the 0.125 that a map reaches without looking at the image (at the centre)"
+    warning = "is not above the 0.125 that a map reaches without looking at the image (map of the centre)"
     assert warning in " ".join(capsys.readouterr().out.split())
     assert warning in (runs / "fake" / "picked" / str(number) / "card.md").read_text()
 
@@ -221,6 +221,24 @@ def test_a_damaged_student_is_refused_and_train_mends_it(
     assert (runs / "fake" / "picked" / str(number) / "student.safetensors").exists()
 
 
+def test_a_damaged_copy_is_refused_and_train_mends_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = without_student(runs)
+    words = ["fake", f"storage={runs}", f"trial={number}"]
+    pick.main(words)
+    folder = runs / "fake" / "picked" / str(number)
+    (folder / "student.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match="is damaged; add train=true"):
+        pick.main(words)
+
+    def trains(words: list[str]) -> None:
+        config = load_trial(folder / "config.yaml")
+        write_student(folder / f"config-{config.fingerprint()}", config)
+
+    monkeypatch.setattr(train, "main", trains)
+    pick.main([*words, "train=true"])
+    assert student_file.read(folder).card.trial == load_trial(folder / "config.yaml").fingerprint()
+
+
 @pytest.mark.parametrize(
     ("words", "mistakes"),
     [
@@ -235,6 +253,7 @@ def test_a_damaged_student_is_refused_and_train_mends_it(
         ("by=val/pointing of=val/auroc", ["of: of without within: a limit is within=1se of=GOAL, both or neither"]),
         ("within=1se of=val/auroc", ["by: missing: within and of limits a choice; write by=GOAL, such as val/auroc"]),
         ("trial=3 by=val/auroc", ["trial: names the trial already; leave out by"]),
+        ("register=yes", ["register: true or false, got 'yes'"]),
         (
             "by=val/pointing within=2se of=val/auroc train=yes",
             [
