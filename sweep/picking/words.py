@@ -9,11 +9,10 @@ from rich.table import Table
 
 from mmpkd.export.model_card import BASELINE_NAMES
 from sweep.picking.candidates import Candidates
-from sweep.reports.choosing import choices_in_words, optimism
+from sweep.reports.choosing import choices_in_words, optimism, supervision
 from sweep.reports.console import with_error
 from sweep.reports.details import PLAIN
 from sweep.selection import ONE_ERROR, Choice, Selection, best_first
-from sweep.space.search_config import SCORES
 from sweep.storage.records import best_of, candidates, choice_of, compared_metric
 from sweep.types import Record
 
@@ -118,7 +117,7 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
             lines.append("the standard error of that best score is unknown, so only trials that equal it are compared")
     if compared_metric(trials.shown, rule.maximize) != rule.maximize:
         lines.append("estimated means are compared where there are any, and not the observed scores")
-    lines += supervision(rule)
+    lines += [f"warning: {line}" for line in supervision(rule)]
     if trial.control:
         lines.append(f"warning: the outputs of its teachers {trial.control} are shuffled: it is a control")
     return [*lines, *luck(trials, picked)]
@@ -127,17 +126,6 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
 def _kind_of_error(best: Record) -> str:
     over = "patients and seeds" if best.metrics.get("seeds", 1) > 1 else "validation patients"
     return f"the standard error (over {over})"
-
-
-def supervision(rule: Selection) -> list[str]:
-    """Returns a warning if the rule reads a score of ROIs."""
-    of_rois = [goal for goal in rule.goals if SCORES.get(goal) == "ROIs"]
-    if not of_rois:
-        return []
-    names = " and ".join(of_rois)
-    return [
-        f"warning: {names} reads the ROIs, so choosing by it makes the localisation supervised by ROIs; report that"
-    ]
 
 
 def luck(trials: Candidates, picked: Pick) -> list[str]:
