@@ -140,12 +140,15 @@ def luck(trials: Candidates, picked: Pick) -> list[str]:
         ]
         text = "its scores are too high by luck as far as they led to the choice: up to " + ", ".join(amounts)
         return [f"{text}, the expected luck of the best trial by that goal"] if amounts else []
-    goal, eligible = picked.rule.maximize, picked.choice.eligible
-    if len(eligible) == 1 or picked.rule.of is None:  # a single goal has chosen it
-        return choices_in_words(trials.shown, [picked.rule.of or goal])
+    goal, limit, eligible = picked.rule.maximize, picked.rule.of, picked.choice.eligible
+    if len(eligible) == 1 or limit is None:  # a single goal has chosen it
+        return choices_in_words(trials.shown, [limit or goal])
     is_bound = not {f"{goal}_luck", f"{goal}_seed_se"} & set(picked.trial.metrics)
     amount = f"{'up to ' * is_bound}{max(optimism(eligible, goal), 0.0):.3f}"
-    return [f"its {goal}, the best of {len(eligible)}, is expected to be {amount} too high by luck"]
+    return [
+        f"its {goal}, the best of {len(eligible)}, is expected to be {amount} too high by luck; its {limit}, which is "
+        f"nearly the best, up to {max(optimism(trials.shown, limit), 0.0):.3f}, as the best"
+    ]
 
 
 def without_lead(trial: Record, goals: Iterable[str]) -> list[str]:

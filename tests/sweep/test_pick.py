@@ -406,6 +406,9 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
         "of the best, 1.000 (all equal) of trial 0"
     )
     assert "is unknown, so only trials that equal it are compared" in lines[1]
+    # If the scores 0.1 and 0.3 are noise alone, the best of them is 0.1 above its mean.
+    assert "its val/pointing, the best of 2, is expected to be up to 0.100 too high by luck" in lines[-1]
+    assert "its val/auroc, which is nearly the best, up to 0.00" in lines[-1], "no score exceeds 1"
     seeds = [replace(record, metrics={**record.metrics, "seeds": 3.0}) for record in COMPLETE]
     found = by_hand(space, seeds)
     assert "0.020 is the standard error (over patients and seeds) of that best score" in reasons(
