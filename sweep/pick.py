@@ -15,17 +15,20 @@ from rich.console import Console
 from mmpkd import train
 from mmpkd.command import command_line, plain_console, written_to
 from mmpkd.config import TrialConfig, dump_trial
+from mmpkd.export.student_file import Exported
 from mmpkd.near_names import mistake_of, paths_of
 from mmpkd.types import ConfigError, Mistake, UserError
-from sweep.options import DEFAULT_STORAGE, read_sweep_options
+from sweep.options import DEFAULT_STORAGE, read_sweep_options, redact_passwords, sqlite_file, storage_at
 from sweep.picking.candidates import Candidates, read_candidates
-from sweep.picking.card import model_card
-from sweep.picking.folder import PickedFolder, adopt_trained, differing, kept_student, publish, read_card
+from sweep.picking.card import card_of
+from sweep.picking.folder import PickedFolder, adopt_trained, differing, publish, read_student
 from sweep.picking.words import Pick, neighbours, pick, reasons, without_lead
 from sweep.reports.console import image_blind_scores
 from sweep.selection import Selection
-from sweep.storage.layout import STUDENT, SweepFolder
+from sweep.storage.layout import STUDENT, Storage, SweepFolder
 from sweep.storage.reader import check_exists
+from sweep.tracking.registry import is_local, register, tracking_uri
+from sweep.transfer.attempts import kept_student
 from sweep.transfer.views import view_of
 
 HELP = """\
@@ -46,6 +49,8 @@ the rule of the sweep (search.select) picks.
   train=true     trains the student again where the sweep has not kept it, with the command that is
                  printed otherwise
   replace=true   replaces a folder that holds another configuration or student
+  register=true  logs the student to the trial's run in MLflow and registers it under the sweep's name.
+                 Without it, this is done where the sweep is tracked in a file; register=false: nowhere
 
 it writes
   config.yaml           the configuration; python -m mmpkd.train config= reproduces it
@@ -57,9 +62,10 @@ examples
   python -m sweep.pick breast trial=12
   python -m sweep.pick breast by=val/pointing within=1se of=val/auroc
 """
+AUTO: Final = "auto"
 DEFAULTS: Final[Mapping[str, str]] = {
     **{key: "" for key in ("name", "trial", "by", "within", "of", "out")},
-    **{"storage": DEFAULT_STORAGE, "train": "false", "replace": "false"},
+    **{"storage": DEFAULT_STORAGE, "train": "false", "replace": "false", "register": AUTO},
 }
 
 
@@ -76,6 +82,8 @@ def main(words: Sequence[str]) -> None:
         names = ", ".join(folder.name for folder in storage.sweeps())
         mistakes.append(Mistake("NAME", f"which sweep? under {storage}: {names or 'none'}"))
     number, rule = _choice_of_words(options, mistakes)
+    if options["register"] not in (AUTO, "true", "false"):
+        mistakes.append(Mistake("register", f"true or false, got {options['register']!r}"))
     if storage.address and not options["out"]:
         problem = "a student is used from a disk, and the sweep lies in an object store"
         mistakes.append(Mistake("out", f"{problem}; name a folder to write with out=DIR"))
@@ -90,7 +98,10 @@ def main(words: Sequence[str]) -> None:
     show(trials, picked, console)
     target = PickedFolder(Path(options["out"] or folder.picked / str(picked.trial.number)))
     with written_to(target.path.parent):
-        write(trials, picked, target, join(["python", "-m", "sweep.pick", *words]), options, console)
+        student = write(trials, picked, target, join(["python", "-m", "sweep.pick", *words]), options, console)
+    is_private = student is not None and student.card.credentialed
+    if student is not None and (options["register"] == "true" or (options["register"] == AUTO and not is_private)):
+        _register(trials, picked, target, storage, options["register"] == "true", console)
 
 
 def _choice_of_words(options: Mapping[str, str], mistakes: list[Mistake]) -> tuple[int | None, Selection | None]:
@@ -135,11 +146,14 @@ def show(trials: Candidates, picked: Pick, console: Console) -> None:
 
 def write(
     trials: Candidates, picked: Pick, target: PickedFolder, command: str, options: Mapping[str, str], console: Console
-) -> None:
+) -> Exported | None:
     """Writes the folder of a picked trial, trains its student if that is wanted and needed, and says how to use it.
 
     Args:
         command: the command line of this process.
+
+    Returns:
+        The student, or None if it is not trained yet.
 
     Raises:
         UserError: the student is damaged, or the folder holds something else.
@@ -156,20 +170,20 @@ def write(
         if not replace:
             adopt_trained(target, config)
         same = target.student.is_file() and not replace
-        there = student or (target.student if same else None)
-        card = read_card(there, config, number) if there else None
-        publish(target, text, student, model_card(trials, picked, config, card), replace)
+        exported = _read(student or target.student, config, number, training, console) if student or same else None
+        publish(target, text, student, card_of(trials, picked, config, exported), replace)
     finally:
         copy.unlink(missing_ok=True)
-    if card is None and training:
+    if exported is None and training:
         train.main(target.training_words(_cache_of(trials)))
         adopt_trained(target, config)
         console.print(f"the student is moved to {target.student}", soft_wrap=True)
-        card = read_card(target.student, config, number)
-        publish(target, text, None, model_card(trials, picked, config, card), replace=False)
+        exported = read_student(target.student, config, number)
+        publish(target, text, None, card_of(trials, picked, config, exported), replace=False)
     elif same:
         console.print("it was picked before, with the same configuration and student; its card is written anew")
-    _say_what_next(trials, target, trained=card is not None, command=command, console=console)
+    _say_what_next(trials, target, trained=exported is not None, command=command, console=console)
+    return exported
 
 
 def _copied(
@@ -178,20 +192,67 @@ def _copied(
     """Copies the student that the sweep has kept, and returns the copy, or None if it has kept none.
 
     Raises:
-        UserError: the student is damaged, and is not to be trained again.
+        UserError: the student cannot be read, or is damaged and not to be trained again.
     """
     if (attempt := kept_student(folder, number)) is None:
         return None
     copy.parent.mkdir(parents=True, exist_ok=True)
-    attempt.download(STUDENT, copy)
     try:
-        read_card(copy, config, number)
+        attempt.download(STUDENT, copy)
+    except FileNotFoundError:  # a driver has just deleted it
+        return None
+    except PermissionError as error:
+        raise UserError(f"{attempt.child(STUDENT)}: cannot be read ({error.strerror}); ask its owner") from error
+    return copy if _read(copy, config, number, training, console) else None
+
+
+def _read(file: Path, config: TrialConfig, number: int, training: bool, console: Console) -> Exported | None:
+    """Returns the student in a file. If it is damaged and is to be trained again, warns and returns None.
+
+    Raises:
+        UserError: the student is damaged, and is not to be trained again.
+    """
+    try:
+        return read_student(file, config, number)
     except UserError as error:
         if not training:
             raise
         console.print(f"warning: {error}")
         return None
-    return copy
+
+
+def _register(
+    trials: Candidates, picked: Pick, target: PickedFolder, storage: Storage, is_wanted: bool, console: Console
+) -> None:
+    """Registers the student in MLflow.
+
+    Args:
+        is_wanted: whether the user asked for it. Otherwise a tracking server is left alone, because others see it, and
+            a failure is only a warning.
+    """
+    sweep = trials.sweep
+    where = storage_at(str(storage)) if storage.address else storage
+    try:
+        uri = tracking_uri(sweep.words or (), where)
+        if not is_wanted and not (is_local(uri) and sqlite_file(uri).is_file()):
+            return
+        console.print("\nMLflow: registering the student")  # importing MLflow takes seconds
+        name, number = sweep.folder.name, picked.trial.number
+        version, is_new = register(
+            uri, name, sweep.plan.get("sweep", ""), number, target.student, target.card.read_text()
+        )
+    except UserError as error:
+        if is_wanted:
+            raise
+        console.print(f"warning: {error}", soft_wrap=True)
+        return
+    state = "registered" if is_new else "registered already"
+    console.print(f"{state} in MLflow as version {version} of the model {name}; serve it:")
+    console.print(
+        f"  MLFLOW_TRACKING_URI={quote(redact_passwords(uri))} mlflow models serve --env-manager local "
+        f"--model-uri models:/{name}/{version}",
+        soft_wrap=True,
+    )
 
 
 def _cache_of(trials: Candidates) -> str:

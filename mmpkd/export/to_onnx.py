@@ -7,6 +7,9 @@ that is what ONNX runtimes on all devices take; 8-bit pixels are divided by 255.
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -60,15 +63,16 @@ def write(exported: Exported, source: Path, folder: Path) -> None:
     num_bytes = sum(tensor.numel() * tensor.element_size() for tensor in exported.student.state_dict().values())
     path = folder / GRAPH
     try:
-        program = torch.onnx.export(
-            Graph(exported).eval(),
-            (image_BCHW,),
-            dynamo=True,
-            input_names=["image"],
-            output_names=["probabilities", "map"],
-            dynamic_shapes={"image": {0: "batch"}},
-            verbose=False,
-        )
+        with _without_notes():
+            program = torch.onnx.export(
+                Graph(exported).eval(),
+                (image_BCHW,),
+                dynamo=True,
+                input_names=["image"],
+                output_names=["probabilities", "map"],
+                dynamic_shapes={"image": {0: "batch"}},
+                verbose=False,
+            )
     except torch.onnx.OnnxExporterError as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         problem = f"torch {torch.__version__} cannot export {card.model['model']} to ONNX: {reason}"
@@ -80,6 +84,18 @@ def write(exported: Exported, source: Path, folder: Path) -> None:
     onnx.checker.check_model(path)
     title = f"# A student in the format ONNX: {card.model['model']}"
     (folder / README).write_text(f"{title}\n\n{image_notes(card)}\n\n{_code_text(exported)}", encoding="utf-8")
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """A context without the notes of ONNX Script's optimiser about operators that it leaves as they are."""
+    logger = logging.getLogger("onnxscript")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _code_text(exported: Exported) -> str:

@@ -11,13 +11,10 @@ import torch
 
 from mmpkd.config import TrialConfig
 from mmpkd.export import student_file
-from mmpkd.export.student_file import Card
+from mmpkd.export.student_file import Exported
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import ConfigError, UserError
-from sweep.storage.layout import CHECKPOINT, PICKED_CARD, PICKED_CONFIG, STUDENT, SweepFolder
-from sweep.transfer.addresses import Place
-from sweep.transfer.attempts import attempts_in_order
-from sweep.transfer.refusals import in_words
+from sweep.storage.layout import CHECKPOINT, PICKED_CARD, PICKED_CONFIG, STUDENT
 
 
 @dataclass(frozen=True)
@@ -48,36 +45,22 @@ class PickedFolder:
         return [f"config={self.config}", f"out={self.path}", *([f"cache={cache}"] if cache else [])]
 
 
-def kept_student(folder: SweepFolder, number: int) -> Place | None:
-    """Returns the folder of the last attempt at a trial that has left a student in the sweep's storage, or None.
-
-    Raises:
-        UserError: the storage cannot be read.
-    """
-    trial = folder.shared_checkpoints.child(str(number))
-    try:
-        files = trial.sizes()
-    except OSError as error:
-        raise UserError(in_words(error) if folder.address else f"{trial}: cannot be read ({error.strerror})") from error
-    attempts = attempts_in_order({file.partition("/")[0] for file in files})
-    return next((trial.child(attempt) for attempt in reversed(attempts) if f"{attempt}/{STUDENT}" in files), None)
-
-
-def read_card(student: Path, config: TrialConfig, number: int) -> Card:
-    """Returns the card in the file of a student, and checks that the student is whole and that of this configuration.
+def read_student(student: Path, config: TrialConfig, number: int) -> Exported:
+    """Returns the student in a file, and checks that it is whole and that of this configuration.
 
     Raises:
         UserError: it is not.
     """
     again = "add train=true, which trains exactly the same student again"
     try:
-        card = student_file.read(student).card
+        exported = student_file.read(student)
     except ConfigError as error:
         raise UserError(f"the student of trial {number} is damaged; {again}\n  {error.mistakes[0].problem}") from error
-    if card.trial != config.fingerprint():
-        problem = f"was trained with another configuration ({card.trial}, wanted {config.fingerprint()})"
+    trained = exported.card.trial
+    if trained != config.fingerprint():
+        problem = f"was trained with another configuration ({trained}, wanted {config.fingerprint()})"
         raise UserError(f"the student of trial {number} {problem}; {again}")
-    return card
+    return exported
 
 
 def adopt_trained(folder: PickedFolder, config: TrialConfig) -> None:

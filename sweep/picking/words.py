@@ -4,27 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
 
 from rich.table import Table
 
+from mmpkd.export.model_card import BASELINE_NAMES
 from sweep.picking.candidates import Candidates
-from sweep.reports.choosing import choices_in_words, optimism, with_estimate
+from sweep.reports.choosing import choices_in_words, optimism, supervision
 from sweep.reports.console import with_error
 from sweep.reports.details import PLAIN
 from sweep.selection import ONE_ERROR, Choice, Selection, best_first
-from sweep.space.search_config import SCORES
 from sweep.storage.records import best_of, candidates, choice_of, compared_metric
 from sweep.types import Record
 
 NUM_BESIDE = 2  # trials before and after the picked trial in the table
 BASELINE_ARM = "none"
-BASELINES: Final = {  # suffix of the metric: a map that has not looked at the image
-    "chance": "by chance",
-    "content": "avoiding the padding",
-    "centre": "at the centre",
-    "prior": "mean training ROI",
-}
 
 
 @dataclass(frozen=True)
@@ -79,12 +72,18 @@ def neighbours(trials: Candidates, picked: Pick) -> Table:
     table = Table("trial", "arm", *goals, "", **PLAIN)
     shown = ordered if picked.trial in ordered else [*ordered, picked.trial]
     for record in [record for record in shown if record.number in marks]:
-        scores = [with_estimate(record, goal, with_error(record, goal)) for goal in goals]
+        scores = [_score(record, goal) for goal in goals]
         outside = [] if record.number in eligible else ["outside the limit"]
         style = "bold" if record.number == picked.trial.number else None
         remarks = ", ".join([*marks[record.number], *outside])
         table.add_row(str(record.number), record.arm, *scores, remarks, style=style)
     return table
+
+
+def _score(record: Record, goal: str) -> str:
+    """Returns a score with its standard error and, in a second line, the estimate of its mean, if there is one."""
+    estimate = record.metrics.get(f"{goal}_estimate")
+    return with_error(record, goal) + ("" if estimate is None else f"\nestimated {estimate:.3f}")
 
 
 def reasons(trials: Candidates, picked: Pick) -> list[str]:
@@ -108,15 +107,17 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
         if len(choice.eligible) == 1:
             lines.append(f"{name} is the only one of {num_compared} complete trials whose {limit}")
         else:
-            those = f"the {len(choice.eligible)} of {num_compared} complete trials whose {limit}"
-            lines.append(f"{name} has the best {rule.maximize} of {those}")
+            within = f"the {len(choice.eligible)} of" if len(choice.eligible) < num_compared else "all"
+            lines.append(
+                f"{name} has the best {rule.maximize} of {within} {num_compared} complete trials whose {limit}"
+            )
         if rule.within == ONE_ERROR and choice.tolerance:
             lines.append(f"{choice.tolerance:.3f} is {_kind_of_error(choice.best)} of that best score")
         elif rule.within == ONE_ERROR:
             lines.append("the standard error of that best score is unknown, so only trials that equal it are compared")
     if compared_metric(trials.shown, rule.maximize) != rule.maximize:
         lines.append("estimated means are compared where there are any, and not the observed scores")
-    lines += supervision(rule)
+    lines += [f"warning: {line}" for line in supervision(rule)]
     if trial.control:
         lines.append(f"warning: the outputs of its teachers {trial.control} are shuffled: it is a control")
     return [*lines, *luck(trials, picked)]
@@ -125,17 +126,6 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
 def _kind_of_error(best: Record) -> str:
     over = "patients and seeds" if best.metrics.get("seeds", 1) > 1 else "validation patients"
     return f"the standard error (over {over})"
-
-
-def supervision(rule: Selection) -> list[str]:
-    """Returns a warning if the rule reads a score of ROIs."""
-    of_rois = [goal for goal in rule.goals if SCORES.get(goal) == "ROIs"]
-    if not of_rois:
-        return []
-    names = " and ".join(of_rois)
-    return [
-        f"warning: {names} reads the ROIs, so choosing by it makes the localisation supervised by ROIs; report that"
-    ]
 
 
 def luck(trials: Candidates, picked: Pick) -> list[str]:
@@ -150,21 +140,24 @@ def luck(trials: Candidates, picked: Pick) -> list[str]:
         ]
         text = "its scores are too high by luck as far as they led to the choice: up to " + ", ".join(amounts)
         return [f"{text}, the expected luck of the best trial by that goal"] if amounts else []
-    goal, eligible = picked.rule.maximize, picked.choice.eligible
-    if len(eligible) == 1 or picked.rule.of is None:  # a single goal has chosen it
-        return choices_in_words(trials.shown, [picked.rule.of or goal])
+    goal, limit, eligible = picked.rule.maximize, picked.rule.of, picked.choice.eligible
+    if len(eligible) == 1 or limit is None:  # a single goal has chosen it
+        return choices_in_words(trials.shown, [limit or goal])
     is_bound = not {f"{goal}_luck", f"{goal}_seed_se"} & set(picked.trial.metrics)
     amount = f"{'up to ' * is_bound}{max(optimism(eligible, goal), 0.0):.3f}"
-    return [f"its {goal}, the best of {len(eligible)}, is expected to be {amount} too high by luck"]
+    return [
+        f"its {goal}, the best of {len(eligible)}, is expected to be {amount} too high by luck; its {limit}, which is "
+        f"nearly the best, up to {max(optimism(trials.shown, limit), 0.0):.3f}, as the best"
+    ]
 
 
 def without_lead(trial: Record, goals: Iterable[str]) -> list[str]:
     """Returns a line for each goal in which a map that has not looked at the image scores as high as the trial."""
     lines = []
     for goal in goals:
-        scores = {name: trial.metrics[f"{goal}_{name}"] for name in BASELINES if f"{goal}_{name}" in trial.metrics}
+        scores = {name: trial.metrics[f"{goal}_{name}"] for name in BASELINE_NAMES if f"{goal}_{name}" in trial.metrics}
         if scores and (highest := max(scores.values())) >= trial.metrics[goal]:
             name = max(scores, key=lambda name: scores[name])
-            where = f"the {highest:.3f} that a map reaches without looking at the image ({BASELINES[name]})"
+            where = f"the {highest:.3f} that a map reaches without looking at the image ({BASELINE_NAMES[name]})"
             lines.append(f"{goal} {trial.metrics[goal]:.3f} is not above {where}")
     return lines

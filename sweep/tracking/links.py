@@ -26,7 +26,7 @@ MACHINE_LEARNING: Final[Mapping[str, str]] = {"workflowType": "machine_learning"
 LOCAL_SERVER: Final = "http://127.0.0.1:5000"  # where `mlflow ui` serves by default
 TAG_COLUMNS: Final = ("arm", "outcome", "front", "best", "reference", "control")
 NAME_COLUMN, DATE_COLUMN = "attributes.`Run Name`", "runDateAndNestInfo"  # the columns that are always shown
-NAME_WIDTH, METRIC_WIDTH, TAG_WIDTH = 270, 105, 85  # pixels; with these, the outcome is seen without scrolling
+NAME_WIDTH, DATE_WIDTH, METRIC_WIDTH, TAG_WIDTH = 240, 115, 95, 80  # pixels; narrow, so that outcomes are seen at once
 OPENING: Final = "A sweep of hyperparameters."  # begins the description of an experiment
 
 
@@ -38,27 +38,26 @@ class View:
         key: names the view in links and in the tag of the experiment.
         name: what people read in the list of views.
         filter: the filter of the table.
-        goal: the metric by which the runs are sorted, best first.
-        metrics: the metrics that are shown beside the tags of a trial.
+        goals: the goals in the order of their columns. The runs are sorted by the first, best first.
     """
 
     key: str
     name: str
     filter: str
-    goal: str
-    metrics: tuple[str, ...]
+    goals: tuple[str, ...]
 
     def tag(self, milliseconds: int) -> str:
         """Returns the value of the experiment's tag. `milliseconds` is when the view was made, since 1970."""
-        widths = {f"metrics.`{metric}`": METRIC_WIDTH for metric in self.metrics}
-        widths |= {f"tags.`{tag}`": TAG_WIDTH for tag in TAG_COLUMNS}
+        scores = {f"metrics.`{goal}`": METRIC_WIDTH for goal in self.goals}
+        tags = {f"tags.`{tag}`": TAG_WIDTH for tag in TAG_COLUMNS}
+        columns = {**scores, **tags, f"metrics.`{self.goals[0]}_se`": METRIC_WIDTH}
         state = {
             "searchFilter": self.filter,
-            "orderByKey": f"metrics.`{self.goal}`",
+            "orderByKey": f"metrics.`{self.goals[0]}`",
             "orderByAsc": False,
-            "selectedColumns": list(widths),
-            "columnOrder": [NAME_COLUMN, *widths, DATE_COLUMN],
-            "columnWidths": {NAME_COLUMN: NAME_WIDTH, **widths},
+            "selectedColumns": list(columns),
+            "columnOrder": [NAME_COLUMN, DATE_COLUMN, *columns],
+            "columnWidths": {NAME_COLUMN: NAME_WIDTH, DATE_COLUMN: DATE_WIDTH, **columns},
         }
         view = {"name": self.name, "createdAt": milliseconds, "updatedAt": milliseconds, "state": json.dumps(state)}
         return json.dumps(view)
@@ -74,9 +73,8 @@ def views_of(sweep_run: str, goals: Sequence[str]) -> list[View]:
     trials = f"tags.`mlflow.parentRunId` = '{sweep_run}'"
 
     def view(name: str, goal: str, condition: str) -> View:
-        metrics = (goal, f"{goal}_se", *(other for other in goals if other != goal))
         key = re.sub(r"[^\w]+", "-", f"{sweep_run[:8]}-{name}", flags=re.ASCII)
-        return View(key, name, condition, goal, metrics)
+        return View(key, name, condition, (goal, *(other for other in goals if other != goal)))
 
     by_goal = [view(f"trials by {goal}", goal, trials) for goal in goals]
     return [*by_goal, *(view("Pareto front", goal, f"{trials} AND tags.front = 'yes'") for goal in goals[:1])]

@@ -9,10 +9,18 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from sweep.options import sqlite_uri
 from sweep.storage.layout import Storage
+
+# Tables and columns with addresses of artifacts below that of their experiment.
+LOCATIONS: Final = (
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"),
+)
 
 
 def make_database(path: Path, name: str, connect: Callable[[str], object]) -> None:
@@ -70,8 +78,8 @@ def repoint_artifacts(path: Path) -> None:
             if stored.is_dir() and (not beside.is_dir() or stored.samefile(beside)):
                 continue
             connection.execute("UPDATE experiments SET artifact_location = ? WHERE experiment_id = ?", (uri, number))
-            connection.execute(
-                "UPDATE runs SET artifact_uri = ? || substr(artifact_uri, ?) "
-                "WHERE experiment_id = ? AND substr(artifact_uri, 1, ?) = ?",
-                (uri, len(stored_uri) + 1, number, len(stored_uri) + 1, f"{stored_uri}/"),
-            )
+            for table, column in LOCATIONS:
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (uri, len(stored_uri) + 1, len(stored_uri) + 1, f"{stored_uri}/"),
+                )

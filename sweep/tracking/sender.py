@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import math
+import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import yaml
@@ -23,6 +26,7 @@ from sweep.storage.events import (
     SweepClosed,
     SweepSummarized,
     TrialEnded,
+    TrialFilesWritten,
     TrialStarted,
 )
 from sweep.storage.layout import SweepFolder
@@ -113,6 +117,16 @@ class EventSender:
                 for path in map(self._folder.file, event.paths):  # the folder may have moved
                     if path.is_file():
                         runs.log_file(runs.run(None), path)
+            case TrialFilesWritten():
+                for name in event.paths:
+                    self._send_trial_file(event.number, name)
+
+    def _send_trial_file(self, number: int, name: str) -> None:
+        with tempfile.TemporaryDirectory() as temporary:
+            path = Path(temporary) / Path(name).name
+            with suppress(FileNotFoundError):  # a trial that left the front keeps no student
+                self._folder.shared.download(name, path)
+                self._runs.log_file(self._runs.run(number), path)
 
     def _change_marks(self, before: Mapping[str, Mapping[str, str]]) -> None:
         """Gives trials the tags of the last summary, and takes away the tags of the summary before it."""
@@ -150,7 +164,9 @@ class EventSender:
 
 def has_files(event: Event) -> bool:
     """Returns whether `send_files` sends files of the event."""
-    return isinstance(event, FilesWritten) or (isinstance(event, TrialStarted) and bool(event.config))
+    return isinstance(event, FilesWritten | TrialFilesWritten) or (
+        isinstance(event, TrialStarted) and bool(event.config)
+    )
 
 
 def _shown_error(event: TrialEnded) -> str:

@@ -35,7 +35,7 @@ def test_a_saved_view_is_what_the_front_end_reads() -> None:
     ]
     assert state["selectedColumns"][:5] == shown
     assert set(state["columnOrder"]) - set(state["selectedColumns"]) == {"attributes.`Run Name`", "runDateAndNestInfo"}
-    assert set(state["columnWidths"]) <= set(state["columnOrder"])
+    assert set(state["columnWidths"]) == set(state["columnOrder"])
 
 
 def test_each_page_has_a_link() -> None:
