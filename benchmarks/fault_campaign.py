@@ -1,6 +1,6 @@
 """At least 50 faults of many kinds in one sweep on a cluster: nothing lost, nothing twice, nobody asked.
 
-    python benchmarks/fault_campaign.py [--faults 50] [--trials 40] [--nodes 3] [--seed 0] [--kinds KIND,KIND ...]
+    python benchmarks/fault_campaign.py [--faults 50] [--trials 200] [--nodes 3] [--seed 0] [--kinds KIND,KIND ...]
                                         [--epochs 20] [--seconds 1] [--limit 300] [--folder DIR] [--json FILE]
 
 A sweep of trivial trainings, which save real checkpoint files, runs on a cluster of `--nodes` nodes of two slots on
@@ -239,7 +239,7 @@ def with_own_mounts(kinds: Sequence[str], console: Console) -> tuple[list[str], 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--faults", type=int, default=50)
-    parser.add_argument("--trials", type=int, default=40)
+    parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--nodes", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kinds", default="", help="some of: " + ", ".join(KINDS))
