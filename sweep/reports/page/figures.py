@@ -98,9 +98,8 @@ def curve_figures(epochs: pd.DataFrame, records: Sequence[Record], goals: Sequen
     complete = [record for record in records if record.state == "complete"]
     charts = []
     for goal in goals:
-        groups = [
-            (str(arm), int(number), rows) for (arm, number), rows in epochs.groupby(["arm", "number"], sort=False)
-        ]
+        by_trial = epochs.groupby(["arm", "number"], sort=False)
+        groups = [(str(rows["arm"].iloc[0]), int(rows["number"].iloc[0]), rows) for _, rows in by_trial]
         groups.sort(key=lambda group: _highest(group[2][goal]))  # the best are painted last, on top
         groups = groups[-MAX_SHOWN:]
         groups.sort(key=lambda group: group[1] not in pruned)
