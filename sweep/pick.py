@@ -21,13 +21,14 @@ from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, redact_passwords, sqlite_file, storage_at
 from sweep.picking.candidates import Candidates, read_candidates
 from sweep.picking.card import card_of
-from sweep.picking.folder import PickedFolder, adopt_trained, differing, kept_student, publish, read_student
+from sweep.picking.folder import PickedFolder, adopt_trained, differing, publish, read_student
 from sweep.picking.words import Pick, neighbours, pick, reasons, without_lead
 from sweep.reports.console import image_blind_scores
 from sweep.selection import Selection
 from sweep.storage.layout import STUDENT, Storage, SweepFolder
 from sweep.storage.reader import check_exists
 from sweep.tracking.registry import is_local, register, tracking_uri
+from sweep.transfer.attempts import kept_student
 from sweep.transfer.views import view_of
 
 HELP = """\

@@ -36,7 +36,7 @@ FLOORS = {
         {"training.execution"},
         {"training.epoch"},
         {"train"},
-        {"scoring.grouping"},
+        {"scoring.grouping", "scoring.pictures"},
         {"scoring.subgroups", "input_images"},
         {"evaluate", "predict", "probe"},
         {"export"},  # a student in formats of other software
@@ -54,7 +54,7 @@ FLOORS = {
         {"transfer", "tracking.trial_run"},
         {"search", "workers", "tracking"},
         {"reports", "teachers"},
-        {"summary"},
+        {"summary", "front_files"},
         {"reports.final"},
         {"driver", "picking"},
         {"run", "status", "stop", "clean", "pick"},

@@ -14,10 +14,7 @@ from mmpkd.export import student_file
 from mmpkd.export.student_file import Exported
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import ConfigError, UserError
-from sweep.storage.layout import CHECKPOINT, PICKED_CARD, PICKED_CONFIG, STUDENT, SweepFolder
-from sweep.transfer.addresses import Place
-from sweep.transfer.attempts import attempts_in_order
-from sweep.transfer.refusals import in_words
+from sweep.storage.layout import CHECKPOINT, PICKED_CARD, PICKED_CONFIG, STUDENT
 
 
 @dataclass(frozen=True)
@@ -46,21 +43,6 @@ class PickedFolder:
     def training_words(self, cache: str) -> list[str]:
         """Returns the words of the `mmpkd.train` command that trains the student again."""
         return [f"config={self.config}", f"out={self.path}", *([f"cache={cache}"] if cache else [])]
-
-
-def kept_student(folder: SweepFolder, number: int) -> Place | None:
-    """Returns the folder of the last attempt at a trial that has left a student in the sweep's storage, or None.
-
-    Raises:
-        UserError: the storage cannot be read.
-    """
-    trial = folder.shared_checkpoints.child(str(number))
-    try:
-        files = trial.sizes()
-    except OSError as error:
-        raise UserError(in_words(error) if folder.address else f"{trial}: cannot be read ({error.strerror})") from error
-    attempts = attempts_in_order({file.partition("/")[0] for file in files})
-    return next((trial.child(attempt) for attempt in reversed(attempts) if f"{attempt}/{STUDENT}" in files), None)
 
 
 def read_student(student: Path, config: TrialConfig, number: int) -> Exported:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from shlex import quote
 from typing import Final
 
@@ -10,15 +11,16 @@ from rich.console import Console
 
 from mmpkd.command import warn
 from sweep import interrupt
+from sweep.front_files import spool_files
 from sweep.options import RunOptions, check_tracking_uri, redact_passwords, sqlite_file
 from sweep.patience import patiently
 from sweep.plan.plan import Plan
 from sweep.reports.console import print_summary
 from sweep.reports.results import planned_error, snapshot_of, write_results
 from sweep.search.searcher import Search
-from sweep.storage.events import FilesWritten, Spool, SweepClosed
-from sweep.storage.layout import SweepFolder
+from sweep.storage.events import FilesWritten, Spool, SweepClosed, SweepSummarized
 from sweep.summary import summarize
+from sweep.tracking.links import as_lines, server_of
 from sweep.tracking.mlflow import Tracker
 
 LIMIT_OPTIONS: Final = ("budget_device_hours=", "deadline=")
@@ -33,8 +35,7 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     with interrupt.deferred():
         snapshot = snapshot_of(search, goals, folder, planned.example.cohort)
         results = patiently(lambda: write_results(snapshot), folder.report)
-        spool.append(summarize(snapshot, results.shown, options.command))
-        _spool_end(search, planned, folder, spool)
+        _spool_end(search, planned, summarize(snapshot, results.shown, options.command), spool)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials
     warn(search.take_warnings(), console)
@@ -49,11 +50,19 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     return 0 if results.best and done else 1 if search.all_failed or done else 130
 
 
-def _spool_end(search: Search, planned: Plan, folder: SweepFolder, spool: Spool) -> None:
-    """Records in the spool which files the tracking server shall receive, and how this driver ended."""
+def _spool_end(search: Search, planned: Plan, summary: SweepSummarized, spool: Spool) -> None:
+    """Records in the spool what came of the sweep, which files the tracking server shall receive, and how this driver
+    ended.
+    """
+    folder = spool.folder
+    spool.append(summary)
     files = [folder.space, folder.plan, folder.best]
     if planned.facts is not None and not planned.facts.credentialed:
-        files += [folder.trials, folder.report]  # only settings of a credentialed cohort may leave the store
+        assert planned.example is not None
+        files += [folder.trials, folder.report]  # only settings and scores of a credentialed cohort may leave
+        if not interrupt.requested():  # overlays take seconds, which a driver that shall end does not have
+            store, fold = Path(search.places["store"]), planned.example.cohort.fold
+            search.warnings += spool_files(spool, map(int, summary.marks), store, fold)
     spool.append(FilesWritten([path.name for path in files]))
     spool.append(SweepClosed("FAILED" if search.all_failed else "KILLED" if search.remaining_trials else "FINISHED"))
 
@@ -125,11 +134,15 @@ def _print_tracking(num_unsent: int, tracker: Tracker, options: RunOptions, cons
     if tracker.refused:
         summary = f"{len(tracker.refused)} records, the first: {tracker.refused[0]}"
         console.print(f"warning: MLflow refused {summary}", highlight=False, soft_wrap=True)
+    pages = as_lines(tracker.pages(server_of(address)))
     if address.startswith("http"):
-        console.print(f"runs in MLflow: {address}", highlight=False, soft_wrap=True)
+        lines = [f"runs in MLflow: {address}", *pages]
     else:
-        console.print(
-            f"runs in MLflow, experiment {options.name}:\n  mlflow ui --backend-store-uri {quote(address)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        lines = [
+            f"runs in MLflow, experiment {options.name}:",
+            f"  mlflow ui --backend-store-uri {quote(address)}",
+            *(["then open in a browser:"] if pages else []),
+            *pages,
+        ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)

@@ -8,7 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-from sweep.storage.layout import ATTEMPT
+from mmpkd.types import UserError
+from sweep.storage.layout import ATTEMPT, STUDENT, SweepFolder
+from sweep.transfer.addresses import Place
+from sweep.transfer.refusals import in_words
 
 NAME: Final = re.compile(rf"{ATTEMPT}(\d+)(-\w+)?")
 
@@ -34,3 +37,18 @@ def next_attempt(names: Iterable[str], unique: bool = False) -> str:
     attempts = attempts_in_order(names)
     match = NAME.fullmatch(attempts[-1]) if attempts else None
     return f"{ATTEMPT}{int(match[1]) + 1 if match else 1}{f'-{uuid.uuid4().hex[:8]}' if unique else ''}"
+
+
+def kept_student(folder: SweepFolder, number: int) -> Place | None:
+    """Returns the folder of the last attempt at a trial that has left a student in the sweep's storage, or None.
+
+    Raises:
+        UserError: the storage cannot be read.
+    """
+    trial = folder.shared_checkpoints.child(str(number))
+    try:
+        files = trial.sizes()
+    except OSError as error:
+        raise UserError(in_words(error) if folder.address else f"{trial}: cannot be read ({error.strerror})") from error
+    attempts = attempts_in_order({file.partition("/")[0] for file in files})
+    return next((trial.child(attempt) for attempt in reversed(attempts) if f"{attempt}/{STUDENT}" in files), None)

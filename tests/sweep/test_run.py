@@ -23,6 +23,7 @@ from sweep import driver
 from sweep.driver import SweepFunctions, run_sweep
 from sweep.options import RunOptions, read_run_options
 from sweep.plan.plan import plan
+from sweep.reports import final
 from sweep.run import main
 from sweep.space.space import Space, dump_space, load_space
 from sweep.storage.continuation import refuse_other_space
@@ -243,6 +244,7 @@ def test_credentialed_cohorts_keep_their_tables(tmp_path: Path, monkeypatch: pyt
     assert planned.facts is not None
     planned = replace(planned, facts=replace(planned.facts, credentialed=True))
     monkeypatch.setattr(driver, "run_trials", lambda *args: None)
+    monkeypatch.setattr(final, "spool_files", lambda *args: pytest.fail("students and overlays stay, too"))
     run_sweep(space, planned, options, Console(file=io.StringIO()), FAKE)
     (event,) = events(options.folder.path, FilesWritten)
     assert event.paths == ["space.yaml", "plan.json", "best.yaml"]

@@ -1,0 +1,59 @@
+"""Collects the files of a sweep's best trials for their runs in the tracking server: the student, and overlays of its
+map on validation images.
+"""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from mmpkd.cohort.store import Store
+from mmpkd.export import student_file
+from mmpkd.scoring.pictures import example_rows, overlay_sheet
+from mmpkd.types import UserError
+from sweep.storage.events import Spool, TrialFilesWritten
+from sweep.storage.layout import OVERLAYS, STUDENT
+from sweep.transfer.addresses import Place
+from sweep.transfer.attempts import kept_student
+
+
+def spool_files(spool: Spool, numbers: Iterable[int], store: Path, fold: int) -> list[str]:
+    """Records in the spool the student and the overlays of each of these trials that keeps its student, unless an
+    earlier driver has recorded them. Writes overlays that are missing.
+
+    Args:
+        store: the prepared cohort, which must not be credentialed.
+        fold: its validation fold.
+
+    Returns:
+        A line for each trial whose files could not be read or written.
+    """
+    folder, problems = spool.folder, list[str]()
+    recorded = {(event.number, *event.paths) for _, event in spool.read() if isinstance(event, TrialFilesWritten)}
+    for number in numbers:
+        try:
+            attempt = kept_student(folder, number)
+            if attempt is None:
+                continue
+            if not (overlays := attempt.child(OVERLAYS)).exists():
+                overlays.write_bytes(_overlays(attempt, store, fold))
+        except (OSError, UserError) as error:  # a damaged student must not keep a sweep from ending
+            problems.append(f"MLflow gets neither student nor overlays of trial {number}: {error}")
+            continue
+        paths = [f"{folder.checkpoints.name}/{number}/{attempt.name}/{name}" for name in (STUDENT, OVERLAYS)]
+        if (number, *paths) not in recorded:
+            spool.append(TrialFilesWritten(number, paths))
+    return problems
+
+
+def _overlays(attempt: Place, store: Path, fold: int) -> bytes:
+    """Returns overlays of the student's map on validation images as a PNG file."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / STUDENT
+        attempt.download(STUDENT, path)
+        exported = student_file.read(path)
+    opened, content = Store.open(store), io.BytesIO()
+    overlay_sheet(exported, opened, example_rows(opened, fold)).save(content, "PNG")
+    return content.getvalue()
