@@ -110,6 +110,7 @@ def test_the_server_says_what_is_amiss_with_a_row(server: str, image: Path) -> N
     for row, problem in (
         ({"image": text}, "row 0: the image is not"),
         ({"path": f"{image}.tif"}, "row 0: the image"),
+        ({"path": ""}, "row 0: the image"),
         ({"path": str(image), "image": text}, "row 0: wanted either 'image', the content of a file, or 'path'"),
         ({"picture": text}, "no row has a column 'image' or 'path'"),
     ):
