@@ -18,6 +18,7 @@ from mmpkd.command import command_line, plain_console, warn
 from mmpkd.types import ConfigError, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
 from sweep.reports.details import PLAIN, age, driver_as_json, show_driver
+from sweep.reports.progress import score_of_trial
 from sweep.storage.layout import Storage
 from sweep.storage.lock import driver_of
 from sweep.storage.reader import (
@@ -112,9 +113,21 @@ def best(sweep: Sweep, numbers: Sequence[int]) -> dict[str, float]:
     return {goal: max(values) for goal, values in zip(sweep.goals, zip(*results, strict=True), strict=True)}
 
 
+def best_trials(sweep: Sweep, numbers: Sequence[int]) -> dict[str, int]:
+    """Returns for each goal which of the configurations with these numbers has its best value: the number of the
+    configuration's first trial. Of equal configurations it is the earliest.
+    """
+    chosen = set(numbers)
+    results = {number: values for number, values in sweep.results().items() if number in chosen}
+    if not results:
+        return {}
+    return {goal: max(results, key=lambda number: results[number][at]) for at, goal in enumerate(sweep.goals)}
+
+
 def as_json(sweep: Sweep) -> dict[str, Any]:
     """Returns everything that is known about a sweep, as plain values for JSON."""
     arms = {arm: [number for number, trial in sweep.trials.items() if trial.arm == arm] for arm in sweep.arms}
+    compared = [number for number, trial in sweep.trials.items() if trial.arm not in sweep.references]
     return {
         "name": sweep.folder.name,
         "folder": str(sweep.folder.address or sweep.folder.path.absolute()),
@@ -127,12 +140,14 @@ def as_json(sweep: Sweep) -> dict[str, Any]:
         "planned": sweep.search.get("trials"),
         "planned_device_hours": sweep.planned_hours,
         "budget_device_hours": sweep.search.get("budget_device_hours"),
-        "best": best(sweep, [number for number, trial in sweep.trials.items() if trial.arm not in sweep.references]),
+        "best": best(sweep, compared),
+        "best_trials": best_trials(sweep, compared),
         "arms": {
             arm: {
                 **count([sweep.trials[number] for number in numbers]),
                 "planned_device_hours": sweep.planned_hours_of(arm),
                 "best": best(sweep, numbers),
+                "best_trials": best_trials(sweep, numbers),
             }
             for arm, numbers in arms.items()
         },
@@ -153,10 +168,11 @@ def show(sweeps: Sequence[Sweep], storage: Storage, console: Console) -> None:
     # One table column holds several values, so that the table fits a terminal 80 characters wide.
     table = Table("sweep\nits space", "state\nlast event", "trials", "device\nhours", "best", **PLAIN)
     table.columns[0].overflow = "fold"  # names are never cut off
+    table.columns[4].no_wrap = True
     for sweep in sweeps:
         facts = as_json(sweep)
         counts = [f"{facts[state]} {state}" for state in SHOWN_STATES if facts[state]] or ["none"]
-        trials = ", ".join(counts[:2]) + (f",\n{', '.join(counts[2:])}" if counts[2:] else "")
+        trials = ",\n".join(counts)
         planned = f" of {facts['planned']}" if facts["planned"] else ""
         name, state = f"{facts['name']}\n{facts['space'] or '-'}", f"{facts['state']}\n{_age(facts)}"
         table.add_row(name, state, f"{trials}{planned}", *_cost_and_best(facts))
@@ -209,7 +225,9 @@ def _about_mlflow(file: Path) -> list[str]:
 def _cost_and_best(facts: Mapping[str, Any]) -> tuple[str, str]:
     hours = "?" if facts["device_hours"] is None else f"{facts['device_hours']:.3g}"
     hours += f"\nof {facts['planned_device_hours']:.3g}" if facts["planned_device_hours"] else ""
-    return hours, "\n".join(f"{goal} {value:.3f}" for goal, value in facts["best"].items()) or "-"
+    trials = facts["best_trials"]
+    scores = [f"{goal} {score_of_trial(value, trials[goal])}" for goal, value in facts["best"].items()]
+    return hours, "\n".join(scores) or "-"
 
 
 def _age(facts: Mapping[str, Any]) -> str:

@@ -85,6 +85,8 @@ def test_counts_hours_and_best_by_hand(tmp_path: Path, capsys: pytest.CaptureFix
     assert sweep["device_hours"] == pytest.approx(4 * 2 * 900 * 0.5 / 3600)
     assert sweep["best"] == {"val/auroc": 0.9, "val/pointing": 0.4}
     assert sweep["arms"]["tabular"]["best"] == {"val/auroc": 0.9, "val/pointing": 0.2}
+    assert sweep["best_trials"] == {"val/auroc": 1, "val/pointing": 0}
+    assert sweep["arms"]["tabular"]["best_trials"] == {"val/auroc": 1, "val/pointing": 1}
     assert sweep["arms"]["none"]["device_hours"] == pytest.approx(0.5)
     assert 0 <= sweep["seconds_since_last_event"] < 60
 
