@@ -245,8 +245,7 @@ def run_trials(
                 halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
             doubled = reservation.doubled()
             search.devices, search.can_halve = reservation.devices, doubled is not None
-            total = len(search.finished) + search.remaining_trials
-            priced = wall_seconds(folder.read_plan().get("price"), search.remaining_trials / max(total, 1))
+            priced = wall_seconds(folder.read_plan().get("price"), len(search.finished), search.remaining_trials)
             with Progress(search, console, priced) as progress:
                 watch.follow(progress)
                 run_tune(search, halving, functions.training, reservation, folder, config.at_a_time)

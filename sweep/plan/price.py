@@ -198,15 +198,12 @@ def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
     return int(images + len(teachers) * facts.num_samples * store.target_NK.shape[1] * 4)
 
 
-def wall_seconds(stored: Mapping[str, Any] | None, part: float) -> float | None:
-    """Returns how many seconds a part of a sweep's trials takes by the price that its plan stores. Returns None if the
-    plan has no price.
-
-    Args:
-        part: the share of the trials, from 0 to 1.
+def wall_seconds(stored: Mapping[str, Any] | None, num_ended: int, num_remaining: int) -> float | None:
+    """Returns how many seconds the remaining trials of a sweep take by the price that its plan stores. Returns None if
+    the plan has no price.
     """
-    hours = (stored or {}).get("wall_hours")
-    return None if hours is None else hours * 3600 * part
+    hours, total = (stored or {}).get("wall_hours"), num_ended + num_remaining
+    return None if hours is None or not total else hours * 3600 * num_remaining / total
 
 
 def _device_seconds(

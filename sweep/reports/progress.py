@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpkd.command import warn
+from sweep.reports.details import score_of_trial
 from sweep.search.searcher import Search
 from sweep.storage.records import best_of, over_seeds
 
@@ -125,11 +126,6 @@ class Progress:
         for arm, scores in self._best().items():
             table.add_row(arm, *(scores.get(goal, "-") for goal in self._search.goals))
         return Group(Text(f"{self._counts()}, {self._left()}"), table)
-
-
-def score_of_trial(score: float, number: int) -> str:
-    """Returns a score and the trial that has it, such as '0.600 (trial 1)'."""
-    return f"{score:.3f} (trial {number})"
 
 
 def clock(seconds: float) -> str:

@@ -238,3 +238,44 @@ def test_stop_gives_up_after_the_timeout(tmp_path: Path, capsys: pytest.CaptureF
     output = capsys.readouterr().out
     assert "still runs after 0.3 s (process 7 on a-machine)" in output and "the same command waits again" in output
     assert "breast/stop" in files(tmp_path), "the request remains"
+
+
+# --- status, watched ---
+
+
+def test_a_watched_sweep_reads_only_what_is_new(tmp_path: Path) -> None:
+    spool = make(tmp_path / "breast")
+    add(spool, 0, "complete", 0.8, 0.4)
+    folder = SweepFolder(tmp_path / "breast")
+    first = read_sweep(folder)
+    assert first.read_to == spool.path.stat().st_size
+    content = spool.path.read_bytes()
+    spool.path.write_bytes(b"x" * (len(content) - 1) + b"\n")  # it would be damage if it were read again
+    add(spool, 1, "pruned", 0.9, 0.2)
+    again = read_sweep(folder, first)
+    assert [(number, trial.state) for number, trial in again.trials.items()] == [(0, "complete"), (1, "pruned")]
+    assert again.drivers == 1 and not again.damaged
+    spool.path.write_bytes(content)  # shorter: another spool, which is read from its beginning
+    assert list(read_sweep(folder, again).trials) == [0]
+
+
+def test_without_a_terminal_a_watched_sweep_is_a_line_for_each_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make(tmp_path / "breast")
+    add(spool, 0, "complete", 0.8, 0.4)
+    pauses = iter([lambda: None, lambda: add(spool, 1, "pruned", 0.9, 0.2)])
+
+    def sleep(seconds: float) -> None:
+        step = next(pauses, None)
+        if step is None:
+            raise KeyboardInterrupt  # as Ctrl-C does, which ends the command without an error
+        step()
+
+    monkeypatch.setattr(status.time, "sleep", sleep)
+    status.main(["breast", f"storage={tmp_path}", "watch=true"])
+    lines = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    best = "best val/auroc 0.800 (trial 0); best val/pointing 0.400 (trial 0)"
+    assert lines == [f"breast: stopped; 1 complete of 8; {best}", f"breast: stopped; 1 complete, 1 pruned of 8; {best}"]
+    with pytest.raises(ConfigError, match="leave out json=true"):
+        status.main(["breast", f"storage={tmp_path}", "watch=true", "json=true"])
