@@ -9,11 +9,10 @@ from rich.table import Table
 
 from mmpkd.export.model_card import BASELINE_NAMES
 from sweep.picking.candidates import Candidates
-from sweep.reports.choosing import choices_in_words, optimism
+from sweep.reports.choosing import choices_in_words, optimism, supervision
 from sweep.reports.console import with_error
 from sweep.reports.details import PLAIN
 from sweep.selection import ONE_ERROR, Choice, Selection, best_first
-from sweep.space.search_config import SCORES
 from sweep.storage.records import best_of, candidates, choice_of, compared_metric
 from sweep.types import Record
 
@@ -106,7 +105,8 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
         limit = f"{rule.of} is within {choice.tolerance:.3f} of the best, {with_error(choice.best, rule.of)} of trial "
         limit += str(choice.best.number)
         if len(choice.eligible) == 1:
-            lines.append(f"{name} is the only one of {num_compared} complete trials whose {limit}")
+            alone = f"and no other of {num_compared} complete trials is within {choice.tolerance:.3f} of it"
+            lines.append(f"{name} has the best {rule.of}, {with_error(trial, rule.of)}, {alone}")
         else:
             within = f"the {len(choice.eligible)} of" if len(choice.eligible) < num_compared else "all"
             lines.append(
@@ -118,7 +118,7 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
             lines.append("the standard error of that best score is unknown, so only trials that equal it are compared")
     if compared_metric(trials.shown, rule.maximize) != rule.maximize:
         lines.append("estimated means are compared where there are any, and not the observed scores")
-    lines += supervision(rule)
+    lines += [f"warning: {line}" for line in supervision(rule)]
     if trial.control:
         lines.append(f"warning: the outputs of its teachers {trial.control} are shuffled: it is a control")
     return [*lines, *luck(trials, picked)]
@@ -127,17 +127,6 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
 def _kind_of_error(best: Record) -> str:
     over = "patients and seeds" if best.metrics.get("seeds", 1) > 1 else "validation patients"
     return f"the standard error (over {over})"
-
-
-def supervision(rule: Selection) -> list[str]:
-    """Returns a warning if the rule reads a score of ROIs."""
-    of_rois = [goal for goal in rule.goals if SCORES.get(goal) == "ROIs"]
-    if not of_rois:
-        return []
-    names = " and ".join(of_rois)
-    return [
-        f"warning: {names} reads the ROIs, so choosing by it makes the localisation supervised by ROIs; report that"
-    ]
 
 
 def luck(trials: Candidates, picked: Pick) -> list[str]:
@@ -152,12 +141,15 @@ def luck(trials: Candidates, picked: Pick) -> list[str]:
         ]
         text = "its scores are too high by luck as far as they led to the choice: up to " + ", ".join(amounts)
         return [f"{text}, the expected luck of the best trial by that goal"] if amounts else []
-    goal, eligible = picked.rule.maximize, picked.choice.eligible
-    if len(eligible) == 1 or picked.rule.of is None:  # a single goal has chosen it
-        return choices_in_words(trials.shown, [picked.rule.of or goal])
+    goal, limit, eligible = picked.rule.maximize, picked.rule.of, picked.choice.eligible
+    if len(eligible) == 1 or limit is None:  # a single goal has chosen it
+        return choices_in_words(trials.shown, [limit or goal])
     is_bound = not {f"{goal}_luck", f"{goal}_seed_se"} & set(picked.trial.metrics)
     amount = f"{'up to ' * is_bound}{max(optimism(eligible, goal), 0.0):.3f}"
-    return [f"its {goal}, the best of {len(eligible)}, is expected to be {amount} too high by luck"]
+    return [
+        f"its {goal}, the best of {len(eligible)}, is expected to be {amount} too high by luck; its {limit}, which is "
+        f"nearly the best, up to {max(optimism(trials.shown, limit), 0.0):.3f}, as the best"
+    ]
 
 
 def without_lead(trial: Record, goals: Iterable[str]) -> list[str]:

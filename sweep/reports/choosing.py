@@ -14,8 +14,10 @@ from typing import Final
 
 import numpy as np
 
+from sweep.selection import Selection, rule_of
 from sweep.space.encoding import encode
 from sweep.space.grammar import Node
+from sweep.space.search_config import SCORES
 from sweep.storage.records import best_of, candidates
 from sweep.surrogate import Floats, Surrogate, fit
 from sweep.types import Record
@@ -212,6 +214,14 @@ def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[st
                 f"compared, {reason}"
             )
     return lines
+
+
+def supervision(select: str | Selection) -> list[str]:
+    """Returns a warning if the rule that chooses a trial reads scores of ROIs."""
+    of_rois = [goal for goal in rule_of(select).goals if SCORES.get(goal) == "ROIs"]
+    names, verb = " and ".join(of_rois), "reads" if len(of_rois) == 1 else "read"
+    problem = f"{names} {verb} the ROIs, so choosing by it makes the localisation supervised by ROIs; report that"
+    return [problem] if of_rois else []
 
 
 def _arms_without_estimates(compared: Sequence[Record], goal: str) -> str:

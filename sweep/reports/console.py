@@ -15,7 +15,7 @@ from rich.table import Column, Table
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import is_all_equal
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
-from sweep.reports.choosing import choices_in_words, with_estimate
+from sweep.reports.choosing import choices_in_words, supervision, with_estimate
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.selection import Selection, best_first, error_of, rule_of
 from sweep.storage.layout import BEST, SweepFolder
@@ -75,6 +75,7 @@ def print_summary(
         )
     unresolved = resolution(records, goals, auroc_error)
     general = [*teacher_warnings(records, arms), *without_complete(records, arms), *few_patients(records)]
+    general += supervision(select) if best else []
     for warning in [*general, *unresolved]:
         console.print(f"warning: {warning}", highlight=False)
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]

@@ -20,6 +20,7 @@ from sweep.reports.results import planned_error, snapshot_of, write_results
 from sweep.search.searcher import Search
 from sweep.storage.events import FilesWritten, Spool, SweepClosed, SweepSummarized
 from sweep.summary import summarize
+from sweep.tracking.links import as_lines, server_of
 from sweep.tracking.mlflow import Tracker
 
 LIMIT_OPTIONS: Final = ("budget_device_hours=", "deadline=")
@@ -133,11 +134,15 @@ def _print_tracking(num_unsent: int, tracker: Tracker, options: RunOptions, cons
     if tracker.refused:
         summary = f"{len(tracker.refused)} records, the first: {tracker.refused[0]}"
         console.print(f"warning: MLflow refused {summary}", highlight=False, soft_wrap=True)
+    pages = as_lines(tracker.pages(server_of(address)))
     if address.startswith("http"):
-        console.print(f"runs in MLflow: {address}", highlight=False, soft_wrap=True)
+        lines = [f"runs in MLflow: {address}", *pages]
     else:
-        console.print(
-            f"runs in MLflow, experiment {options.name}:\n  mlflow ui --backend-store-uri {quote(address)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        lines = [
+            f"runs in MLflow, experiment {options.name}:",
+            f"  mlflow ui --backend-store-uri {quote(address)}",
+            *(["then open in a browser:"] if pages else []),
+            *pages,
+        ]
+    for line in lines:
+        console.print(line, highlight=False, soft_wrap=True)

@@ -84,6 +84,10 @@ class Tracker:
             return 0, 0
         return (sent, files_sent) if server == fingerprint([self._uri, sent]) else (0, 0)
 
+    def pages(self, server: str) -> dict[str, str]:
+        """Returns the links to the server's pages of the sweep. There are none if the server was never reached."""
+        return self._sender.pages(server)
+
     def start(self) -> None:
         if self._thread.ident is None:
             self._thread.start()

@@ -10,6 +10,7 @@ import json
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -33,6 +34,7 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
 STATUS_BY_STATE: Final = {"complete": "FINISHED", "pruned": "FINISHED", "failed": "FAILED"}
 END_STATUSES: Final = (*STATUS_BY_STATE.values(), "KILLED")  # earlier versions gave KILLED to pruned trials
 MAX_METRICS, MAX_PARAMS, MAX_PARAM_LENGTH, MAX_TAG_LENGTH = 1000, 100, 6000, 5000  # MLflow's limits for one call
+NOTE: Final = "mlflow.note.content"  # the tag with the description of a run or an experiment
 PERMANENT_ERRORS: Final = (
     "INVALID_PARAMETER_VALUE",
     "BAD_REQUEST",
@@ -69,6 +71,11 @@ class MlflowRuns:
     @property
     def is_open(self) -> bool:
         return self._client is not None
+
+    @property
+    def experiment(self) -> str:
+        """MLflow's id of the experiment; empty before `open`."""
+        return self._experiment
 
     def open(self) -> None:
         """Finds the experiment and the runs of the sweep. If they do not exist, creates the experiment and the parent
@@ -171,6 +178,16 @@ class MlflowRuns:
         for name, value in values.items():
             if value:
                 self._set_tag(run, name, value)
+
+    def set_experiment_tags(self, values: Mapping[str, str]) -> None:
+        for name, value in values.items():
+            self._call(partial(self._opened.set_experiment_tag, self._experiment, name, value))
+
+    def describe_experiment(self, text: str, opening: str) -> None:
+        """Sets the description of the experiment, unless it has one with another opening, written by a person."""
+        present = self._opened.get_experiment(self._experiment).tags.get(NOTE, opening)
+        if present.startswith(opening):
+            self.set_experiment_tags({NOTE: text})
 
     def delete_tag(self, run: str, name: str) -> None:
         """Deletes a tag, which need not exist."""

@@ -30,13 +30,14 @@ from sweep.storage.events import (
     TrialStarted,
 )
 from sweep.storage.layout import SweepFolder
-from sweep.tracking.mlflow_runs import STATUS_BY_STATE, MlflowRuns, shortened_param
+from sweep.tracking.links import OPENING, as_markdown, experiment_description, experiment_tags, pages_of
+from sweep.tracking.mlflow_runs import NOTE, STATUS_BY_STATE, MlflowRuns, shortened_param
 from sweep.tracking.names import ServerNames
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
 
-COLOUR, NOTE, USER = "mlflow.runColor", "mlflow.note.content", "mlflow.user"  # MLflow's tags
+COLOUR, USER = "mlflow.runColor", "mlflow.user"  # MLflow's tags
 COMMIT: Final = "mlflow.source.git.commit"
 CONFIG: Final = "config.yaml"  # a trial's artifact, with which mmpkd.train repeats the training
 GRADIENT_SHARE: Final = "gradient_share/"  # a term that no loss has: how a stage begins, which the tables hold
@@ -48,7 +49,7 @@ class EventSender:
     def __init__(self, runs: MlflowRuns, folder: SweepFolder):
         self._runs, self._folder = runs, folder
         self._metric_names, self._param_names = ServerNames(), ServerNames()
-        self._goals: frozenset[str] = frozenset(SCORES)  # an earlier version does not name the sweep's goals
+        self._goals: tuple[str, ...] = tuple(SCORES)  # an earlier version does not name the sweep's goals
         self._marks: dict[str, Mapping[str, str]] = {}  # of the last summary, by the number of the trial
 
     def note(self, event: Event) -> None:
@@ -58,13 +59,18 @@ class EventSender:
         """
         match event:
             case SweepBegan() if event.goals is not None:
-                self._goals = frozenset(event.goals)
+                self._goals = tuple(event.goals)
             case EpochEnded():
                 self._server_metrics(self._measurements(event))
             case TrialStarted():
                 self._server_params(event.params)
             case SweepSummarized():
                 self._marks = dict(event.marks)
+
+    def pages(self, server: str = "") -> dict[str, str]:
+        """Returns the links to MLflow's pages of the sweep; see `pages_of`. There are none before the runs are open."""
+        sweep_run = self._runs.run(None)
+        return pages_of(self._runs.experiment, sweep_run, self._goals, server) if sweep_run else {}
 
     def points(self, event: EpochEnded) -> list[Metric]:
         """Returns the goals and the terms of the loss of an epoch as MLflow metrics."""
@@ -79,6 +85,9 @@ class EventSender:
             case SweepBegan():
                 runs.set_running(sweep_run)
                 runs.set_tags(sweep_run, {USER: event.user, COMMIT: event.commit})
+                if event.goals is not None:
+                    runs.set_experiment_tags(experiment_tags(sweep_run, event.goals, milliseconds))
+                    runs.describe_experiment(experiment_description(self.pages()), OPENING)
                 if event.data is not None:
                     profile = {"images": event.data["images"]}
                     runs.log_data_set(sweep_run, event.data["name"], event.data["fingerprint"], profile)
@@ -93,7 +102,7 @@ class EventSender:
                 runs.set_ended(run, STATUS_BY_STATE[event.state], milliseconds)
             case SweepSummarized():
                 runs.log_metrics(sweep_run, self._metrics(event.metrics, event.time, event.ended))
-                runs.set_tags(sweep_run, {NOTE: event.description})
+                runs.set_tags(sweep_run, {NOTE: f"{as_markdown(self.pages())}\n\n{event.description}"})
                 self._change_marks(marks)
             case SweepClosed():
                 runs.set_ended(sweep_run, event.status, milliseconds)

@@ -14,6 +14,7 @@ from mmpkd.export import student_file
 from mmpkd.export.student_file import Card
 from mmpkd.student import build_student
 from mmpkd.types import lay_out
+from sweep.search.searcher import Search
 from sweep.search.studies import read_records
 from sweep.storage.layout import SweepFolder
 from sweep.tracking.mlflow import Tracker
@@ -49,15 +50,20 @@ def write_student(folder: Path, config: TrialConfig) -> None:
 
 def picked_sweep(tmp_path: Path) -> Path:
     """Runs a sweep of eight trials, and returns the folder of all sweeps. The sweep is called `fake`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sweep.reports.results.write_report", lambda *args: None)
-        patch.setattr(os, "fsync", lambda file: None)
-        patch.setattr(Tracker, "start", lambda self: None)
-        patch.setattr(Tracker, "close", lambda self, seconds: 0)
-        swept(tmp_path)
+    run_sweep(tmp_path)
     folder = SweepFolder(tmp_path / "runs" / "fake")
     for record in read_records(folder.journal, 0):
         if folder.keeps_checkpoints(record.number):
             attempt = folder.checkpoints_of(record.number) / "attempt-1"
             write_student(attempt, TrialConfig.model_validate_json(record.config))
     return tmp_path / "runs"
+
+
+def run_sweep(tmp_path: Path, *words: str) -> tuple[Search, str]:
+    """Runs a sweep of fake trainings without a report and without MLflow; see `swept`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sweep.reports.results.write_report", lambda *args: None)
+        patch.setattr(os, "fsync", lambda file: None)
+        patch.setattr(Tracker, "start", lambda self: None)
+        patch.setattr(Tracker, "close", lambda self, seconds: 0)
+        return swept(tmp_path, *words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sweep.storage.events import EpochEnded, SweepBegan, SweepClosed, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.storage.reader import continue_command, read_sweep
+from tests.patched import patch_within
 from tests.sweep.folders import GOALS, add, driven, files, locked, make
 
 
@@ -272,7 +274,7 @@ def test_without_a_terminal_a_watched_sweep_is_a_line_for_each_change(
             raise KeyboardInterrupt  # as Ctrl-C does, which ends the command without an error
         step()
 
-    monkeypatch.setattr(status.time, "sleep", sleep)
+    patch_within(monkeypatch, status, time, sleep=sleep)
     status.main(["breast", f"storage={tmp_path}", "watch=true"])
     lines = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
     best = "best val/auroc 0.800 (trial 0); best val/pointing 0.400 (trial 0)"

@@ -28,7 +28,7 @@ from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import Sweep
 from sweep.types import Record
 from tests.sweep.folders import driven
-from tests.sweep.picked_sweep import picked_sweep, write_student
+from tests.sweep.picked_sweep import picked_sweep, run_sweep, write_student
 
 GOALS = ("val/auroc", "val/pointing")
 RULE = ["by=val/pointing", "within=1se", "of=val/auroc"]
@@ -221,6 +221,65 @@ def test_a_damaged_student_is_refused_and_train_mends_it(
     assert (runs / "fake" / "picked" / str(number) / "student.safetensors").exists()
 
 
+def test_the_space_may_state_the_rule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rule = "search.select={maximize: val/pointing, within: 1se, of: val/auroc}"
+    _, text = run_sweep(tmp_path, rule)
+    number = chosen_by_hand(tmp_path / "runs")
+    record = next(record for record in read_records(tmp_path / "runs/fake/journal.log", 0) if record.number == number)
+    best = load_trial(tmp_path / "runs" / "fake" / "best.yaml")
+    assert best.fingerprint() == TrialConfig.model_validate_json(record.config).fingerprint()
+    assert "choosing by it makes the localisation supervised by ROIs" in " ".join(text.split())
+    pick.main(["fake", f"storage={tmp_path / 'runs'}"])
+    assert [path.name for path in (tmp_path / "runs" / "fake" / "picked").iterdir()] == [str(number)]
+
+
+@pytest.mark.parametrize(
+    ("words", "uri", "registers"),
+    [
+        ("", "", True),
+        ("register=false", "", False),
+        ("", "http://host:5000", False),
+        ("register=true", "http://host:5000", True),
+    ],
+)
+def test_a_student_is_registered_in_a_file_and_on_a_server_if_asked(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, words: str, uri: str, registers: bool
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    (runs / "mlflow.db").touch()
+    calls = []
+
+    def register(*arguments: Any) -> tuple[str, bool]:
+        calls.append(arguments)
+        return "1", True
+
+    monkeypatch.setattr(pick, "register", register)
+    number = kept(runs)[0]
+    pick.main(["fake", f"storage={runs}", f"trial={number}", *words.split()])
+    student = runs / "fake" / "picked" / str(number) / "student.safetensors"
+    wanted = uri or f"sqlite:///{runs / 'mlflow.db'}"
+    assert [(call[0], call[1], call[3], call[4]) for call in calls] == [(wanted, "fake", number, student)] * registers
+
+
+def test_a_credentialed_student_is_registered_only_if_asked(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs / "mlflow.db").touch()
+    calls: list[Any] = []
+
+    def register(*arguments: Any) -> tuple[str, bool]:
+        calls.append(arguments)
+        return "1", True
+
+    monkeypatch.setattr(pick, "register", register)
+    number = kept(runs)[0]
+    folder = SweepFolder(runs / "fake").checkpoints_of(number) / "attempt-1"
+    read = student_file.read(folder)
+    student_file.write(folder, read.student, replace(read.card, credentialed=True), read.seen)
+    pick.main(["fake", f"storage={runs}", f"trial={number}"])
+    assert not calls
+    pick.main(["fake", f"storage={runs}", f"trial={number}", "register=true"])
+    assert len(calls) == 1
+
+
 def test_a_damaged_copy_is_refused_and_train_mends_it(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     number = without_student(runs)
     words = ["fake", f"storage={runs}", f"trial={number}"]
@@ -347,6 +406,9 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
         "of the best, 1.000 (all equal) of trial 0"
     )
     assert "is unknown, so only trials that equal it are compared" in lines[1]
+    # If the scores 0.1 and 0.3 are noise alone, the best of them is 0.1 above its mean.
+    assert "its val/pointing, the best of 2, is expected to be up to 0.100 too high by luck" in lines[-1]
+    assert "its val/auroc, which is nearly the best, up to 0.00" in lines[-1], "no score exceeds 1"
     seeds = [replace(record, metrics={**record.metrics, "seeds": 3.0}) for record in COMPLETE]
     found = by_hand(space, seeds)
     assert "0.020 is the standard error (over patients and seeds) of that best score" in reasons(
@@ -357,8 +419,9 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
 def test_only_one_trial_within_the_limit_is_named_as_such(space: Space) -> None:
     found = by_hand(space, [trial(0, 0.9, 0.1), trial(1, 0.8, 0.9)])
     rule = Selection(maximize="val/pointing", within=0.01, of="val/auroc")
-    assert reasons(found, picked_of(found, rule, None))[0].startswith(
-        "trial 0 of arm none is the only one of 2 complete"
+    assert reasons(found, picked_of(found, rule, None))[0] == (
+        "trial 0 of arm none has the best val/auroc, 0.900 ± 0.020, and no other of 2 complete trials is within 0.010 "
+        "of it"
     )
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from sweep.reports.details import as_json
-from sweep.reports.html import write_report
+from sweep.reports.page.page import write_report
 from sweep.search.searcher import Search
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep

@@ -131,7 +131,9 @@ def test_the_run_of_the_sweep_says_what_came_of_it(tmp_path: Path, address: str)
     assert not drain(address, "said", spool).refused
     parent = runs(address, "said")[-1]
     tags = {name: parent.data.tags[name] for name in ("mlflow.note.content", "mlflow.user", "mlflow.source.git.commit")}
-    assert list(tags.values()) == ["**The answer**", "ann", "abc+changes"]
+    links = "Open [trials by val/auroc](#/experiments/"
+    assert tags["mlflow.note.content"].startswith(links) and tags["mlflow.note.content"].endswith("\n\n**The answer**")
+    assert list(tags.values())[1:] == ["ann", "abc+changes"]
     history = MlflowClient(address).get_metric_history(parent.info.run_id, "best/val/auroc/none")
     assert [(point.step, point.value) for point in history] == [(2, 0.7)]
     (used,) = parent.inputs.dataset_inputs

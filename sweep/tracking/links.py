@@ -1,0 +1,126 @@
+"""Links to the pages of MLflow that show a sweep, and the saved views behind them.
+
+MLflow (3.17) opens an experiment on a page for chat models unless the link holds `workflowType=machine_learning`. No
+tag of the experiment and no option of the server changes that, but the description of the experiment stands on each of
+its pages and may hold links.
+
+Only a saved view chooses which columns the table of runs shows. The front-end keeps a saved view as a tag of the
+experiment: the tag is named `mlflow.sharedViewState.` and the key of the view, and its value is JSON with a name, a
+time and the state of the table as JSON text. A link names the view by its key. If the link also holds a filter or an
+order, the front-end ignores the view.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlencode, urlsplit
+
+VIEW_TAG: Final = "mlflow.sharedViewState."
+# MLflow 3.17 does not read this tag; its front-end can be built to read it, and then opens the experiment on its runs.
+KIND: Final[Mapping[str, str]] = {"mlflow.experimentKind": "custom_model_development"}
+MACHINE_LEARNING: Final[Mapping[str, str]] = {"workflowType": "machine_learning"}
+LOCAL_SERVER: Final = "http://127.0.0.1:5000"  # where `mlflow ui` serves by default
+TAG_COLUMNS: Final = ("arm", "outcome", "front", "best", "reference", "control")
+NAME_COLUMN, DATE_COLUMN = "attributes.`Run Name`", "runDateAndNestInfo"  # the columns that are always shown
+NAME_WIDTH, DATE_WIDTH, METRIC_WIDTH, TAG_WIDTH = 240, 115, 95, 80  # pixels; narrow, so that outcomes are seen at once
+OPENING: Final = "A sweep of hyperparameters."  # begins the description of an experiment
+
+
+@dataclass(frozen=True)
+class View:
+    """A saved view of the table of runs.
+
+    Attributes:
+        key: names the view in links and in the tag of the experiment.
+        name: what people read in the list of views.
+        filter: the filter of the table.
+        goals: the goals in the order of their columns. The runs are sorted by the first, best first.
+    """
+
+    key: str
+    name: str
+    filter: str
+    goals: tuple[str, ...]
+
+    def tag(self, milliseconds: int) -> str:
+        """Returns the value of the experiment's tag. `milliseconds` is when the view was made, since 1970."""
+        scores = {f"metrics.`{goal}`": METRIC_WIDTH for goal in self.goals}
+        tags = {f"tags.`{tag}`": TAG_WIDTH for tag in TAG_COLUMNS}
+        columns = {**scores, **tags, f"metrics.`{self.goals[0]}_se`": METRIC_WIDTH}
+        state = {
+            "searchFilter": self.filter,
+            "orderByKey": f"metrics.`{self.goals[0]}`",
+            "orderByAsc": False,
+            "selectedColumns": list(columns),
+            "columnOrder": [NAME_COLUMN, DATE_COLUMN, *columns],
+            "columnWidths": {NAME_COLUMN: NAME_WIDTH, DATE_COLUMN: DATE_WIDTH, **columns},
+        }
+        view = {"name": self.name, "createdAt": milliseconds, "updatedAt": milliseconds, "state": json.dumps(state)}
+        return json.dumps(view)
+
+
+def views_of(sweep_run: str, goals: Sequence[str]) -> list[View]:
+    """Returns the saved views of a sweep: all trials by each goal, and the trials on the Pareto front.
+
+    Args:
+        sweep_run: MLflow's id of the sweep's own run, whose nested runs are the trials.
+        goals: the scores that the sweep maximises.
+    """
+    trials = f"tags.`mlflow.parentRunId` = '{sweep_run}'"
+
+    def view(name: str, goal: str, condition: str) -> View:
+        key = re.sub(r"[^\w]+", "-", f"{sweep_run[:8]}-{name}", flags=re.ASCII)
+        return View(key, name, condition, (goal, *(other for other in goals if other != goal)))
+
+    by_goal = [view(f"trials by {goal}", goal, trials) for goal in goals]
+    return [*by_goal, *(view("Pareto front", goal, f"{trials} AND tags.front = 'yes'") for goal in goals[:1])]
+
+
+def experiment_tags(sweep_run: str, goals: Sequence[str], milliseconds: int) -> dict[str, str]:
+    """Returns the tags of the experiment: its kind, and the sweep's saved views."""
+    return {**KIND, **{f"{VIEW_TAG}{view.key}": view.tag(milliseconds) for view in views_of(sweep_run, goals)}}
+
+
+def pages_of(experiment: str, sweep_run: str, goals: Sequence[str], server: str = "") -> dict[str, str]:
+    """Returns the links to the pages of a sweep by what a page shows: each saved view, and the sweep's own run.
+
+    Args:
+        experiment: MLflow's id of the experiment.
+        server: the address of the server. Without it, a link leads from one page of MLflow to another.
+    """
+    runs = f"{server}#/experiments/{experiment}/runs"
+    pages = {
+        view.name: f"{runs}?{urlencode({'viewStateShareKey': view.key, **MACHINE_LEARNING})}"
+        for view in views_of(sweep_run, goals)
+    }
+    return {**pages, "the sweep itself": f"{runs}/{sweep_run}?{urlencode(MACHINE_LEARNING)}"}
+
+
+def experiment_description(pages: Mapping[str, str]) -> str:
+    """Returns the description of the experiment, in Markdown. It begins with `OPENING`."""
+    return f"{OPENING} {as_markdown(pages)}"
+
+
+def as_markdown(pages: Mapping[str, str]) -> str:
+    """Returns the links as one line of Markdown."""
+    return "Open " + " · ".join(f"[{name}]({link})" for name, link in pages.items())
+
+
+def as_lines(pages: Mapping[str, str]) -> list[str]:
+    """Returns one line for each link, for a terminal."""
+    width = max(map(len, pages), default=0)
+    return [f"  {name.ljust(width)}  {link}" for name, link in pages.items()]
+
+
+def server_of(address: str) -> str:
+    """Returns where a browser finds MLflow's pages: at the address of a server, without a password, or else where
+    `mlflow ui` serves a database by default.
+    """
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https"):
+        return f"{LOCAL_SERVER}/"
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}/"

@@ -1,0 +1,84 @@
+"""Links to MLflow's pages and saved views, as its front-end expects them, and the filters that the docs name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from mlflow import MlflowClient
+
+from sweep.storage.events import Spool, SweepBegan
+from sweep.storage.layout import SweepFolder
+from sweep.tracking.links import as_lines, as_markdown, pages_of, server_of, views_of
+from sweep.tracking.mlflow import Tracker
+
+RUN = "0123456789abcdef0123456789abcdef"
+GOALS = ["val/auroc", "val/pointing"]
+
+
+def test_a_saved_view_is_what_the_front_end_reads() -> None:
+    """The names of its keys are those of `Save view` in MLflow 3.17."""
+    view = views_of(RUN, GOALS)[1]
+    content = json.loads(view.tag(1700000000000))
+    state = json.loads(content.pop("state"))
+    assert content == {"name": "trials by val/pointing", "createdAt": 1700000000000, "updatedAt": 1700000000000}
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/pointing`", False)
+    assert state["searchFilter"] == f"tags.`mlflow.parentRunId` = '{RUN}'"
+    shown = [
+        "metrics.`val/pointing`",
+        "metrics.`val/pointing_se`",
+        "metrics.`val/auroc`",
+        "tags.`arm`",
+        "tags.`outcome`",
+    ]
+    assert state["selectedColumns"][:5] == shown
+    assert set(state["columnOrder"]) - set(state["selectedColumns"]) == {"attributes.`Run Name`", "runDateAndNestInfo"}
+    assert set(state["columnWidths"]) == set(state["columnOrder"])
+
+
+def test_each_page_has_a_link() -> None:
+    pages = pages_of("7", RUN, GOALS, "https://lab.example/mlflow/")
+    assert list(pages) == ["trials by val/auroc", "trials by val/pointing", "Pareto front", "the sweep itself"]
+    link = urlsplit(pages["Pareto front"])
+    path, _, query = link.fragment.partition("?")
+    assert (link.netloc, link.path, path) == ("lab.example", "/mlflow/", "/experiments/7/runs")
+    assert parse_qs(query) == {"viewStateShareKey": ["01234567-Pareto-front"], "workflowType": ["machine_learning"]}
+    assert pages["the sweep itself"].endswith(f"#/experiments/7/runs/{RUN}?workflowType=machine_learning")
+    assert as_markdown({"a": "#/x", "b c": "#/y"}) == "Open [a](#/x) · [b c](#/y)"
+    assert as_lines({"a": "#/x", "b c": "#/y"}) == ["  a    #/x", "  b c  #/y"]
+
+
+@pytest.mark.parametrize(
+    ("address", "server"),
+    [
+        ("sqlite:////tmp/mlflow.db", "http://127.0.0.1:5000/"),
+        ("postgresql://ann:***@db/mlflow", "http://127.0.0.1:5000/"),
+        ("https://ann:***@lab.example:8443/mlflow/", "https://lab.example:8443/mlflow/"),
+        ("http://10.0.0.7:5000", "http://10.0.0.7:5000/"),
+    ],
+)
+def test_where_a_browser_finds_the_pages(address: str, server: str) -> None:
+    assert server_of(address) == server
+
+
+def test_the_experiment_keeps_its_views_and_a_description_of_a_person(tmp_path: Path) -> None:
+    """A second driver changes nothing but the time, and a description that a person wrote stays."""
+    uri, spool = f"sqlite:///{tmp_path / 'mlflow.db'}", Spool(SweepFolder(tmp_path))
+
+    def experiment_tags() -> dict[str, str]:
+        spool.append(SweepBegan(id="x", goals=GOALS))
+        tracker = Tracker(uri, "linked", "x", spool, tmp_path / "mlartifacts")
+        tracker.start()
+        assert tracker.close(60) == 0 and not tracker.refused
+        return dict(MlflowClient(uri).get_experiment(tracker.runs.experiment).tags)
+
+    first = experiment_tags()
+    assert first["mlflow.experimentKind"] == "custom_model_development"
+    assert first["mlflow.note.content"].startswith("A sweep of hyperparameters. Open [trials by val/auroc](#/exper")
+    assert sum(name.startswith("mlflow.sharedViewState.") for name in first) == 3
+    client = MlflowClient(uri)
+    client.set_experiment_tag(client.get_experiment_by_name("linked").experiment_id, "mlflow.note.content", "by hand")
+    second = experiment_tags()
+    assert second.keys() == first.keys() and second["mlflow.note.content"] == "by hand"
