@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from sweep.reports.html import write_report
+from sweep.reports.page.page import write_report
 from sweep.search.searcher import Search
 from sweep.status import as_json
 from sweep.storage.layout import SweepFolder
