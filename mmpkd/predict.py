@@ -85,17 +85,21 @@ class Prediction:
 
     def overlays(self) -> list[Image.Image]:
         """Returns an overlay of at most `MAX_SIDE` pixels per map; the map is scaled by its minimum and maximum."""
-        base = np.asarray(Image.fromarray(self.image).convert("RGB"), np.float32)
         overlays = []
         for map_hw in self.map_Rhw:
-            heat_HW = self.letterbox.original_map(map_hw)
-            heat_HW = (heat_HW - heat_HW.min()) / max(float(np.ptp(heat_HW)), 1e-12)
-            colour_HWC = 255 * COLOURS(heat_HW)[..., :3]
-            alpha_HW1 = ALPHA * heat_HW[..., None]
-            picture = Image.fromarray(((1 - alpha_HW1) * base + alpha_HW1 * colour_HWC).round().astype(np.uint8))
+            picture = overlay(self.image, self.letterbox.original_map(map_hw))
             picture.thumbnail((MAX_SIDE, MAX_SIDE))
             overlays.append(picture)
         return overlays
+
+
+def overlay(image: NDArray[np.uint8], heat_HW: NDArray[np.float32]) -> Image.Image:
+    """Returns an image (H x W or H x W x 3, 8 bits) under a map, which is scaled by its minimum and maximum."""
+    base_HWC = np.asarray(Image.fromarray(image).convert("RGB"), np.float32)
+    heat_HW = (heat_HW - heat_HW.min()) / max(float(np.ptp(heat_HW)), 1e-12)
+    colour_HWC = 255 * COLOURS(heat_HW)[..., :3]
+    alpha_HW1 = ALPHA * heat_HW[..., None]
+    return Image.fromarray(((1 - alpha_HW1) * base_HWC + alpha_HW1 * colour_HWC).round().astype(np.uint8))
 
 
 class Predictor:
