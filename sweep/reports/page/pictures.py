@@ -80,7 +80,9 @@ def pictures(
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in columns)
     lines = zip(*(cells for _, cells in columns), strict=True)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
-    return f'<div class="pictures"><table class="plain"><tr>{head}</tr>{body}</table></div>{_note(" ".join(notes))}'
+    width = f"max-width:{SIDE * len(columns)}px"
+    drawing = f'<table class="plain"><tr>{head}</tr>{body}</table>'
+    return f'<div class="pictures" style="{width}">{drawing}</div>{_note(" ".join(notes))}'
 
 
 def _best_kept(

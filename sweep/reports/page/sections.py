@@ -92,7 +92,7 @@ def table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td data-name="{escape(name, quote=True)}"{EMPTY_CELL * (cell == EMPTY)}>{escape(cell)}</td>'
+            f'<td data-name="{escape(name, quote=True)}"{EMPTY_CELL * (cell in ("", EMPTY))}>{escape(cell)}</td>'
             for name, cell in zip(names, line, strict=True)
         )
         + "</tr>"

@@ -48,6 +48,7 @@ dl.bars dt {{ font-weight: 400; }} dl.bars i {{ display: inline-block; height: .
   body {{ font-size: 10pt; max-width: none; margin: 0; padding: 0; }}
   h2, h3 {{ break-after: avoid; }} tr {{ break-inside: avoid; }} table {{ font-size: 8.5pt; }}
   .charts {{ grid-template-columns: 1fr 1fr; }}
+  .pictures table {{ max-width: 110mm; }}
 }}
 </style></head><body><h1>{name}</h1>
 {body}
