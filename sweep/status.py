@@ -29,7 +29,8 @@ from sweep.storage.reader import (
     how_to_continue,
     read_sweep,
 )
-from sweep.tracking.mlflow_database import repoint_artifacts
+from sweep.tracking.links import as_lines, pages_of, server_of
+from sweep.tracking.mlflow_database import repoint_artifacts, sweep_run
 from sweep.transfer.views import refresh, view_of
 
 HELP = """\
@@ -182,7 +183,7 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console) -> None:
         driver = driver_of(sweep.folder) or "a driver"
         lines = ["", f"it is run by {driver}; these commands end it and continue it:"]
         lines += [f"  {stop}", *([f"  {facts['continue']}"] if facts["continue"] else [])]
-    lines += _about_mlflow(storage.mlflow_database.absolute())
+    lines += _about_mlflow(storage.mlflow_database.absolute(), facts["name"], sweep.goals)
     lines += [
         f"warning: {sweep.folder.spool}: {place} is damaged and skipped; an event in it is not counted here"
         for place in sweep.damaged
@@ -191,19 +192,22 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console) -> None:
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _about_mlflow(file: Path) -> list[str]:
-    """Returns lines that say how to view the runs in the MLflow file beside the sweeps. Returns no lines if there is no
-    such file.
+def _about_mlflow(file: Path, name: str, goals: Sequence[str]) -> list[str]:
+    """Returns lines that say how to view a sweep's runs in the MLflow file beside the sweeps. Returns no lines if there
+    is no such file.
     """
     if not file.is_file():
         return []
     try:
         repoint_artifacts(file)
+        ids = sweep_run(file, name)
     except sqlite3.Error as error:
         return [
             f"warning: {file}: MLflow may not find its artifacts ({error}); check whether it is damaged or read-only"
         ]
-    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(sqlite_uri(file))}"]
+    uri = sqlite_uri(file)
+    pages = as_lines(pages_of(*ids, goals, server_of(uri))) if ids else []
+    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(uri)}", *pages]
 
 
 def _cost_and_best(facts: Mapping[str, Any]) -> tuple[str, str]:
