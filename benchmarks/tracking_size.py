@@ -1,11 +1,11 @@
 """Bytes in MLflow's SQLite file for each trial and epoch.
 
-    python benchmarks/tracking_size.py [--trials 60] [--epochs 30] [--before DIR] [--keep DIR] [--json FILE]
+    python benchmarks/tracking_size.py [--trials 60] [--epochs 30] [--complete] [--before DIR] [--keep DIR]
 
 A search draws trials from the space of the demo, and this file plays Ray Tune's part: each trial reports the metrics
 that a training of the demo reports, four trials at a time, and early stopping ends two of three at a third of their
-epochs. The tracker then sends the spool to an SQLite file. The size of a file without a trial is taken off. With
-`--before` the same is done with the code in another checkout of this repository.
+epochs, or none with `--complete`. The tracker then sends the spool to an SQLite file. The size of a file without a
+trial is taken off. With `--before` the same is done with the code in another checkout of this repository.
 
 No training runs, so the values are random numbers of full precision, as measured values are.
 """
@@ -56,13 +56,13 @@ def report(job: dict[str, Any], epoch: int, last: int, chance: random.Random) ->
     }
 
 
-def play(search: Any, epochs: int) -> int:
+def play(search: Any, epochs: int, complete: bool) -> int:
     """Plays Ray Tune's part until all trials have ended, and returns how many epochs they had."""
     chance, running, handed_out, total = random.Random(0), deque[tuple[str, Any, int, int]](), 0, 0
     search.max_running, search._wait = 4, True
     while True:
         while len(running) < 4 and isinstance(job := search.suggest(f"trial-{handed_out}"), dict):
-            last = epochs if handed_out % 3 == 0 else -(-epochs // 3)
+            last = epochs if complete or handed_out % 3 == 0 else -(-epochs // 3)
             running.append((f"trial-{handed_out}", job, 1, last))
             handed_out += 1
         if not running:
@@ -77,7 +77,7 @@ def play(search: Any, epochs: int) -> int:
             running.append((trial_id, job, epoch + 1, last))
 
 
-def measure(trials: int, epochs: int, place: Path) -> dict[str, float]:
+def measure(trials: int, epochs: int, complete: bool, place: Path) -> dict[str, float]:
     """Runs a sweep with the `sweep` that Python imports, and returns its figures."""
     from sweep.options import sqlite_uri
     from sweep.search.searcher import Search
@@ -106,7 +106,8 @@ def measure(trials: int, epochs: int, place: Path) -> dict[str, float]:
         return spool
 
     os.fsync = lambda file: None
-    words = [f"trials={trials}", f"epochs={epochs}", "search.sampler=random", "search.early_stopping={reduction: 3}"]
+    stopping = "search.early_stopping=false" if complete else "search.early_stopping={reduction: 3}"
+    words = [f"trials={trials}", f"epochs={epochs}", "search.sampler=random", stopping]
     space, mistakes = load_space("demo", words)
     assert space is not None and not mistakes
     spool = spool_in("empty")
@@ -115,7 +116,7 @@ def measure(trials: int, epochs: int, place: Path) -> dict[str, float]:
     spool = spool_in("sweep")
     state = SweepState(space, GOALS, Studies(spool.folder, space, GOALS), spool, spool.folder)
     search = Search(space, state, spool.folder, place / "cache", place / "store")
-    num_epochs = play(search, epochs)
+    num_epochs = play(search, epochs, complete)
     assert search.error is None, search.error
     spool.append(SweepClosed("FINISHED"))
     spool_bytes = spool.path.stat().st_size
@@ -133,13 +134,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=60)
     parser.add_argument("--epochs", type=int, default=30)
+    parser.add_argument("--complete", action="store_true")
     parser.add_argument("--before", type=Path)
     parser.add_argument("--keep", type=Path, help="folder for the files, which are deleted otherwise")
-    parser.add_argument("--json", type=Path)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        (options.child / "figures.json").write_text(json.dumps(measure(options.trials, options.epochs, options.child)))
+        measured = measure(options.trials, options.epochs, options.complete, options.child)
+        (options.child / "figures.json").write_text(json.dumps(measured))
         return
     checkouts = {"now": Path(__file__).parents[1]} | ({"before": options.before.resolve()} if options.before else {})
     figures: dict[str, dict[str, float]] = {}
@@ -148,15 +150,13 @@ def main() -> None:
             place = (options.keep or Path(temporary)) / name
             place.mkdir(parents=True)
             words = ["--trials", options.trials, "--epochs", options.epochs, "--child", place]
-            command = [sys.executable, __file__, *map(str, words)]
+            command = [sys.executable, __file__, *map(str, words), *["--complete"][: options.complete]]
             subprocess.run(command, check=True, env={**os.environ, "PYTHONPATH": str(code)}, cwd=code)
             figures[name] = json.loads((place / "figures.json").read_text())
             print(name, ", ".join(f"{key}: {value:,.0f}" for key, value in figures[name].items()), flush=True)
     if options.before:
         key = "bytes a trial and epoch"
         print(f"{key}, now / before: {figures['now'][key] / figures['before'][key]:.3f}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
 
 
 if __name__ == "__main__":

@@ -14,16 +14,15 @@ from sweep.options import RunOptions
 from sweep.plan.plan import Plan
 from sweep.provenance import code_commit, library_versions, user_name
 from sweep.reports.choosing import choices_in_words
-from sweep.reports.console import cells, image_blind_scores, resolution, sampled, with_error, without_complete
+from sweep.reports.console import cells, image_blind_scores, resolution, sampled, without_complete
+from sweep.reports.page.answer import CAUTION, sentences
 from sweep.reports.results import Snapshot, planned_error
 from sweep.reports.teachers import teacher_warnings
-from sweep.selection import error_of
 from sweep.storage.events import SweepBegan, SweepSummarized
 from sweep.storage.layout import BEST
-from sweep.storage.records import IMAGE_BLIND, best_of, front_of, image_blind_scores_of, picked
+from sweep.storage.records import best_of, front_of, picked
 from sweep.types import Record
 
-BASELINE: Final = "none"  # the arm without a teacher, with which the others are compared
 MAX_SETTINGS: Final = 160  # characters of the settings of a trial in the table
 
 
@@ -98,44 +97,8 @@ def _progress(snapshot: Snapshot) -> str:
 
 def _answer(shown: Sequence[Record], arms: Sequence[str], goals: Sequence[str]) -> list[str]:
     """Returns what the sweep shows of each arm and goal, as far as a sweep can show it."""
-    lines = []
-    for goal in goals:
-        best = {arm: best_of([record for record in shown if record.arm == arm], goal) for arm in arms}
-        complete = {arm: record for arm, record in best.items() if record is not None}
-        baseline = complete.get(BASELINE)
-        lines += [_compared(record, baseline, goal) for arm, record in complete.items() if arm != BASELINE]
-        if baseline is not None and len(complete) == 1:
-            lines.append(_compared(baseline, None, goal))
-        overall = best_of(shown, goal)
-        if overall is not None and (scores := image_blind_scores_of(overall, goal)):
-            name = max(scores, key=lambda name: scores[name])
-            what = f"the best map that ignores the image ({scores[name]:.3f} {IMAGE_BLIND[name]})"
-            is_above = overall.metrics[goal] > scores[name]
-            lines.append(f"**{goal}**: {'the best trial is above' if is_above else 'no trial is above'} {what}.")
-    if not lines:
-        return []
-    caution = (
-        "Each score is the best of several on the patients by whom it was chosen, so it is too high by luck. A sweep "
-        "finds settings; whether arms differ needs further seeds and other patients."
-    )
-    return ["\n".join(f"- {line}" for line in lines), caution]
-
-
-def _compared(record: Record, baseline: Record | None, goal: str) -> str:
-    """Returns a sentence on the best trial of an arm, compared with the best trial of the baseline."""
-    subject = f"**{goal}**: the best of {record.arm} is {with_error(record, goal)} (trial {record.number})"
-    if baseline is None:
-        return f"{subject}."
-    difference = record.metrics[goal] - baseline.metrics[goal]
-    errors = [error for error in (error_of(record, goal), error_of(baseline, goal)) if error is not None]
-    verdict = "and its error is not known"
-    if errors:
-        size = "within" if abs(difference) <= max(errors) else "more than"
-        verdict = f"{size} one standard error"
-    return (
-        f"{subject}, that of {BASELINE} {with_error(baseline, goal)} (trial {baseline.number}): {difference:+.3f}, "
-        f"{verdict}."
-    )
+    lines = [f"- **{goal}**: {line}" for goal, line in sentences(shown, arms, goals)]
+    return ["\n".join(lines), CAUTION] if lines else []
 
 
 def _table_of_best(snapshot: Snapshot, shown: Sequence[Record]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -65,7 +65,8 @@ def export(model: Path, to: str, out: Path) -> float:
         problem = f"{to} needs {', '.join(missing)}, which this Python lacks"
         raise ConfigError.at("to", f"{problem}; in the folder of this software, install with: {install}")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        free = next(path for path in _free_names(out, to) if not path.exists())
+        names = (out.with_name(f"{out.name}-{count}") for count in itertools.count(2))
+        free = next(path for path in names if not path.exists())
         given = "a folder with files in it" if out.is_dir() else "a file"
         problem = f"{out} is {given}, and an export gets a new folder of its own"
         command = f"python -m mmpkd.export model={model} to={to} out={free}"
@@ -84,9 +85,3 @@ def export(model: Path, to: str, out: Path) -> float:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return difference
-
-
-def _free_names(out: Path, to: str) -> Iterator[Path]:
-    """Yields names for a folder instead of `out`."""
-    yield out.with_name(f"{out.name}-{to}")
-    yield from (out.with_name(f"{out.name}-{to}-{count}") for count in itertools.count(2))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
@@ -34,15 +34,19 @@ class Origin:
         return json.dumps(asdict(self))
 
     @classmethod
-    def load(cls, text: str) -> Origin:
-        """Returns the values that `dump` wrote.
+    def load(cls, text: str) -> Origin | None:
+        """Returns the values that `dump` wrote, or None if a version wrote them that states less. Further values are
+        ignored: what a student states about its training must not keep anyone from using it.
 
         Raises:
             TypeError, ValueError, LookupError: the text is not such JSON.
         """
         content = json.loads(text)
+        names = {field.name for field in fields(cls)}
+        if not names <= content.keys():
+            return None
         kinds = {key: tuple(content[key]) for key in ("teachers", "objectives")}
-        return cls(**{**content, **kinds})
+        return cls(**{name: content[name] for name in names} | kinds)
 
 
 def origin_of(config: TrialConfig, store: Store, metrics: Mapping[str, float]) -> Origin:

@@ -194,7 +194,8 @@ class Served:
                 problem = f"row {count}: wanted either {IMAGE!r}, the content of a file, or {PATH!r}, where it lies"
                 raise MlflowException.invalid_parameter_value(problem)
             try:
-                table.append(self.predictor(path).probabilities if path else self._probabilities(content))
+                is_path = isinstance(path, str)
+                table.append(self.predictor(path).probabilities if is_path else self._probabilities(content))
             except BadSample as error:
                 raise MlflowException.invalid_parameter_value(f"row {count}: the image {error.reason}") from error
         return pd.DataFrame(table, columns=self.predictor.names)

@@ -22,7 +22,7 @@ from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep.reports.arms import ArmTotals, totals_by_arm
 from sweep.reports.choosing import with_estimates
-from sweep.reports.html import write_report
+from sweep.reports.page.page import write_report
 from sweep.reports.tables import write_tables
 from sweep.selection import Selection
 from sweep.space.grammar import Node

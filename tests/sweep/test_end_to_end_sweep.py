@@ -19,6 +19,7 @@ from mmpkd.config import TrialConfig, load_trial
 from mmpkd.train import train
 from sweep import driver
 from sweep.run import main
+from sweep.storage.layout import SweepFolder
 from tests import colour_cohort
 from tests.colour_cohort import LABELS
 from tests.mmpkd.teacher_fixtures import FUSED, IMAGE, TEXT
@@ -144,15 +145,16 @@ def test_mlflow_holds_every_trial_epoch_and_value(swept: Swept) -> None:
     parent = runs.pop(None)
     assert parent.info.status == "FINISHED"
     assert sorted(map(int, runs)) == swept.trials.index.tolist()
+    goals = SweepFolder(swept.folder).read_plan()["goals"]
     for number, row in swept.trials.iterrows():
         run = runs[str(number)]
         assert run.info.status == "FINISHED" and run.data.tags["mlflow.parentRunId"] == parent.info.run_id
         assert run.data.tags.get("repeat_of") == (None if pd.isna(row["repeat_of"]) else str(row["repeat_of"]))
         assert float(run.data.params["optimizer.lr"]) == row[f"{row['arm']}/optimizer.lr"]
         epochs = swept.epochs[swept.epochs["number"] == number].set_index("epoch")
-        losses = [name for name in epochs if name.startswith("loss/")]
-        expected = epochs[["val/auroc", "val/pointing", *losses]].dropna(axis=1, how="all")
-        errors = epochs[["val/auroc_se", "val/pointing_se"]].loc[2].dropna().to_dict()
+        losses = [name for name in epochs if name.startswith("loss/") and "gradient_share" not in name]
+        expected = epochs[[*goals, *losses]].dropna(axis=1, how="all")
+        errors = epochs[[f"{goal}_se" for goal in goals]].loc[2].dropna().to_dict()
         at_end = {**errors, "device_hours": row["device_hours"]}
         assert run.data.metrics == pytest.approx({**expected.loc[2].to_dict(), **at_end})
         for name in ("val/auroc", "loss/task"):

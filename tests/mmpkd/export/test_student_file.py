@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from mmpkd.cohort.decode import Depth
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import TrialConfig
 from mmpkd.export import student_file
+from mmpkd.export.origin import Origin
 from mmpkd.export.student_file import Exported, best_threshold, fit_temperature
 from mmpkd.train import train
 from mmpkd.types import ConfigError, lay_out
@@ -79,6 +81,10 @@ def test_the_file_states_its_training_in_numbers(
         student_file.read(tmp_path)
     older = student_file.read(student_file.write(tmp_path, exported.student, exported.card, exported.seen))
     assert older.origin is None and older.card == exported.card
+    stated = json.loads(origin.dump())
+    assert Origin.load(json.dumps(stated | {"later": 1})) == origin
+    del stated["pretrained"]
+    assert Origin.load(json.dumps(stated)) is None
 
 
 def test_temperature_by_hand() -> None:

@@ -13,10 +13,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import mlflow
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -24,7 +25,7 @@ from exported_students import BINARY, MULTICLASS, MULTILABEL, write_student
 from PIL import Image
 
 from mmpkd.cohort.decode import Depth
-from mmpkd.export import to_mlflow
+from mmpkd.export import student_file, to_mlflow
 from mmpkd.export.__main__ import main
 from mmpkd.predict import Predictor
 
@@ -109,6 +110,7 @@ def test_the_server_says_what_is_amiss_with_a_row(server: str, image: Path) -> N
     for row, problem in (
         ({"image": text}, "row 0: the image is not"),
         ({"path": f"{image}.tif"}, "row 0: the image"),
+        ({"path": ""}, "row 0: the image"),
         ({"path": str(image), "image": text}, "row 0: wanted either 'image', the content of a file, or 'path'"),
         ({"picture": text}, "no row has a column 'image' or 'path'"),
     ):
@@ -143,20 +145,15 @@ def test_bytes_and_paths_give_the_students_probabilities(
         assert served.predict(pd.DataFrame(rows)).to_dict("records") == [wanted]
 
 
-def test_a_student_is_logged_to_its_run_and_registered(model: Path, image: Path, tmp_path: Path) -> None:
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    try:
-        client = mlflow.MlflowClient()
-        experiment = client.create_experiment("sweep", artifact_location=(tmp_path / "artifacts").as_uri())
-        run = client.create_run(experiment).info.run_id
-        client.set_terminated(run, "FINISHED")
-        address = to_mlflow.log(model, run, registered_as="sweep")
-        (version,) = client.search_model_versions("name='sweep'")
-        assert (version.run_id, version.source) == (run, address)
-        (logged,) = client.search_logged_models([experiment])
-        assert logged.source_run_id == run and client.get_run(run).info.status == "FINISHED"
-        copy = mlflow.artifacts.download_artifacts("models:/sweep/1")
-    finally:
-        mlflow.set_tracking_uri(before)
-    assert Predictor(copy)(image).probabilities == Predictor(model)(image).probabilities
+def test_a_volume_may_be_sent_as_well(tmp_path: Path) -> None:
+    """Its bytes say that it is one; slices of a volume are what the student was trained on."""
+    exported = student_file.read(write_student(tmp_path / "student", BINARY, channels=3))
+    sliced = student_file.write(
+        tmp_path, exported.student, replace(exported.card, slices=(0.3, 0.5, 0.7)), exported.seen
+    )
+    served, voxels = to_mlflow._load_pyfunc(str(sliced)), np.random.default_rng(0).random((20, 24, 16)) * 1000
+    for ending in (".nii", ".nii.gz"):
+        nibabel.save(nibabel.Nifti1Image(voxels.astype(np.int16), np.eye(4)), tmp_path / f"scan{ending}")
+        content = (tmp_path / f"scan{ending}").read_bytes()
+        wanted = Predictor(sliced)(tmp_path / f"scan{ending}").probabilities
+        assert served.predict(pd.DataFrame({"image": [content]})).to_dict("records") == [wanted]

@@ -28,7 +28,7 @@ from sweep.reports.console import (
     with_error,
 )
 from sweep.reports.final import planned_error
-from sweep.reports.html import write_report
+from sweep.reports.page.page import write_report
 from sweep.reports.progress import clock
 from sweep.reports.tables import trials_table
 from sweep.reports.teachers import teacher_warnings
@@ -65,7 +65,12 @@ def reported(folder: Path, records: Sequence[Record], arms: Sequence[str], goals
     sweep.path.mkdir(exist_ok=True)
     pd.DataFrame(epochs, columns=columns).to_parquet(sweep.epochs)
     write_report(sweep, records, arms, goals, "val/auroc")
-    return sweep.report.read_text()
+    return cells_alone(sweep.report.read_text())
+
+
+def cells_alone(page: str) -> str:
+    """Returns a page without the names of columns that each cell carries for phones."""
+    return re.sub(r'<td data-name="[^"]*">', "<td>", page)
 
 
 def summed_up(folder: Path, records: Sequence[Record], arms: Sequence[str]) -> str:
@@ -114,7 +119,9 @@ def test_console_and_report_say_what_each_arm_got(tmp_path: Path) -> None:
     reported(tmp_path, RECORDS, ARMS)  # writes the table of epochs
     sweep = SweepFolder(tmp_path / "my & sweep")
     write_report(sweep, RECORDS, ARMS, GOALS, "val/auroc", totals=totals)
-    assert "<td>tabular</td><td>3</td><td>1</td><td>1</td><td>1</td><td>0.0478</td>" in sweep.report.read_text()
+    assert "<td>tabular</td><td>3</td><td>1</td><td>1</td><td>1</td><td>0.0478</td>" in cells_alone(
+        sweep.report.read_text()
+    )
 
 
 def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) -> None:
@@ -150,7 +157,7 @@ def test_the_report_shows_estimates_where_they_are_compared(tmp_path: Path) -> N
     page = reported(tmp_path, records, ARMS)
     assert "best val/auroc (best.yaml)</td><td>2</td><td>tabular</td><td>0.880 ± 0.020, estimated 0.870 ± 0.015" in page
     assert "the score of a trial that is chosen in this way is on average 0.010 too high by luck" in page
-    assert "val\\u002fauroc, as compared" in page and "val\\u002fpointing, as compared" not in page
+    assert ">val/auroc, as compared</text>" in page and ">val/pointing, as compared" not in page
 
 
 def test_what_reads_another_image_at_test_is_named_so(tmp_path: Path) -> None:
@@ -184,8 +191,8 @@ def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
     assert image_blind_scores(known, GOALS) == [padding + prior]
     assert line in summed_up(tmp_path, RECORDS, ARMS)
     page = reported(tmp_path, RECORDS, ARMS)
-    assert page.index("Best by each goal") < page.index(line) < page.index("<h2>Front")
-    assert "val\\u002fpointing by chance" in page and "val\\u002fauroc by chance" not in page
+    assert page.index("<h2>The answer") < page.index("<h2>Best trials") < page.index(line) < page.index("<h2>Front")
+    assert "<title>val/pointing 0.062 by chance</title>" in page and "<title>val/auroc 0" not in page
 
 
 def test_the_resolution_of_the_validation_set() -> None:
@@ -258,8 +265,7 @@ def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tupl
     assert ("best val/auroc (best.yaml)" in page) and page.count("(best.yaml)") == 1
     assert ("best val/pointing" in page) == (len(goals) == 2)
     assert "Learning curves" in page and "Parameters of none" in page
-    assert "src=" not in page.partition("</script>")[2], "nothing is fetched"
-    assert 'src="http' not in page
+    assert "<script" not in page and "http" not in page and "src=" not in page, "nothing is fetched"
     references = [replace(one, config='{"student": {"reads": ["superior"]}}') for one in RECORDS]
     assert "(best.yaml)" not in reported(tmp_path, references, ARMS, goals), "there is none"
 

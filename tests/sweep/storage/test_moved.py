@@ -48,10 +48,10 @@ def another_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return utils._artifact_repos_cache.clear
 
 
-def artifacts(database: Path, name: str) -> dict[str, bytes]:
-    """What a person sees of a sweep's run, by the file's own address."""
+def artifacts(database: Path, name: str, number: int = -1) -> dict[str, bytes]:
+    """What a person sees of a sweep's run, or of a trial's, by the file's own address."""
     client = MlflowClient(f"sqlite:///{database}")
-    run = runs(f"sqlite:///{database}", name)[-1].info.run_id
+    run = runs(f"sqlite:///{database}", name)[number].info.run_id
     row = [file.path for file in client.list_artifacts(run)]
     return {path: Path(client.download_artifacts(run, path)).read_bytes() for path in row}
 
@@ -96,6 +96,7 @@ def test_going_on_after_a_move_needs_no_look_before(
     spool.append(SweepBegan(id="x"))
     (old / "report.html").write_text("first")
     spool.append(FilesWritten(paths=[str(old / "report.html")]))  # as earlier versions wrote it
+    spool.append(TrialStarted(number=0, arm="none", params={}, tags={}, config='{"epochs": 4}'))
     drain(f"sqlite:///{old / 'mlflow.db'}", "again", spool)
     old.rename(new)
     another_process()
@@ -104,7 +105,31 @@ def test_going_on_after_a_move_needs_no_look_before(
     spool.append(FilesWritten(paths=["report.html"]))
     drain(f"sqlite:///{new / 'mlflow.db'}", "again", spool)
     assert artifacts(new / "mlflow.db", "again") == {"report.html": b"second"}
+    assert artifacts(new / "mlflow.db", "again", 0) == {"config.yaml": b"epochs: 4\n"}, "sent before the move"
     assert not old.exists()
+
+
+def test_a_copied_database_shows_the_artifacts_that_are_there(
+    tmp_path: Path, tables: bytes, another_process: Callable[[], None]
+) -> None:
+    """Alone it shows those at the old place. Beside a copy of the artifacts it shows the copy."""
+    old, new = tmp_path / "old", tmp_path / "new"
+    old.mkdir()
+    (old / "mlflow.db").write_bytes(tables)
+    spool = Spool(SweepFolder(old))
+    spool.append(SweepBegan(id="x"))
+    spool.append(TrialStarted(number=0, arm="none", params={}, tags={}, config='{"epochs": 4}'))
+    drain(f"sqlite:///{old / 'mlflow.db'}", "copied-file", spool)
+    new.mkdir()
+    shutil.copy(old / "mlflow.db", new)
+    repoint_artifacts(new / "mlflow.db")
+    assert artifacts(new / "mlflow.db", "copied-file", 0) == {"config.yaml": b"epochs: 4\n"}
+
+    shutil.copytree(old / "mlartifacts", new / "mlartifacts")
+    repoint_artifacts(new / "mlflow.db")
+    shutil.rmtree(old)
+    another_process()
+    assert artifacts(new / "mlflow.db", "copied-file", 0) == {"config.yaml": b"epochs: 4\n"}
 
 
 def test_the_command_that_continues_leads_to_the_new_place(tmp_path: Path) -> None:
