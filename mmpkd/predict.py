@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import csv
-import itertools
 import os
-import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -26,29 +23,37 @@ from mmpkd.cohort.facts import BadSample
 from mmpkd.cohort.remarks import nearly_black_or_white
 from mmpkd.export import student_file
 from mmpkd.frames import Letterbox
-from mmpkd.input_images import WARNINGS, is_no_image, read_input_image, warnings_of
+from mmpkd.input_images import WARNINGS, input_images, read_input_image, spacing_of, warnings_of
 from mmpkd.machine.errors import machine_fault
 from mmpkd.near_names import near
+from mmpkd.scoring import overlays
+from mmpkd.scoring.overlays import file_names, picture_names
 from mmpkd.scoring.patients import patients_of
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.types import CohortError, ConfigError, Mistake, Task
 
-HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [out=DIR] [overlays=false] [patients=FILE]
+HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [pattern=GLOB] [out=DIR] [overlays=false]
+                        [table=FILE]
 
 Applies an exported student to images. It reads the images and nothing else: no table, no report, no second scan.
 
   model=FILE       student.safetensors, as mmpkd.train writes it; or a folder that holds one
   images=PATH      an image (docs/formats.md), or a folder that is searched with all its subfolders; of a NIfTI volume,
                    the slices that the student was trained on
+  pattern=GLOB     of a folder, only files whose names match, e.g. 'case???.png'; a pattern with / is compared with the
+                   path below the folder
   out=DIR          the folder for predictions.csv and overlays/              [runs/predict]
   overlays=false   writes no pictures                                        [true]
-  patients=FILE    a CSV with the columns image (as in predictions.csv) and patient; aggregates the images of a patient
+  table=FILE       a CSV with the columns image (as in predictions.csv) and patient; aggregates the images of a patient
 
 predictions.csv has one row per image: the calibrated probability of each label (its temperature is fitted on the
 validation patients) and the decision for each task: the likeliest class, or the labels above their validation
 thresholds (in a column named after the task; `image called` for a task named `image`). The column `warning` is filled
 for an image that is unlike the training images, or like a mask.
-With patients=FILE, predictions_by_patient.csv has one row per patient: the mean probability over the patient's images
+A picture in overlays/ shows the image, its overlay, the probabilities and the scale of the map's colours, which run
+from the lowest to the highest value in this image. It has a ruler if the file states the spacing of its pixels (DICOM,
+NIfTI).
+With table=FILE, predictions_by_patient.csv has one row per patient: the mean probability over the patient's images
 and the decision from it; the thresholds were chosen on single images.
 The images should have the form of the training images: the same kind, bit depth and orientation.
 From Python:
@@ -57,10 +62,8 @@ From Python:
     model = Predictor("runs/train/best-0123456789abcdef")
     print(model("case.png").probabilities)
 """
-COLOURS = matplotlib.colormaps["inferno"]
 TABLE, BY_PATIENT = "predictions.csv", "predictions_by_patient.csv"
-ALPHA = 0.6  # opacity of the map over its image at its maximum
-MAX_SIDE = 1024  # pixels, longest side of an overlay
+NAMED = 3  # labels of a task that the text below an overlay names
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class Prediction:
     image: the image at its own size, 8 bits, H x W or H x W x 3.
     look: brightness of the image in the window of the student.
     warnings: keys of `mmpkd.input_images.WARNINGS` that apply to the image.
+    spacing: distance of neighbouring columns of the image in millimetres; None if its file does not state it.
     """
 
     probabilities: dict[str, float]
@@ -82,24 +86,20 @@ class Prediction:
     letterbox: Letterbox
     look: Appearance
     warnings: tuple[str, ...] = ()
+    spacing: float | None = None
 
     def overlays(self) -> list[Image.Image]:
-        """Returns an overlay of at most `MAX_SIDE` pixels per map; the map is scaled by its minimum and maximum."""
-        overlays = []
-        for map_hw in self.map_Rhw:
-            picture = overlay(self.image, self.letterbox.original_map(map_hw))
-            picture.thumbnail((MAX_SIDE, MAX_SIDE))
-            overlays.append(picture)
-        return overlays
+        """Returns the overlay of each map, see `mmpkd.scoring.overlays.overlay`."""
+        return [overlays.overlay(self.image, self.letterbox.original_map(map_hw)) for map_hw in self.map_Rhw]
 
+    def pictures(self, lines: Sequence[str]) -> list[Image.Image]:
+        """Returns for each map the image beside its overlay, see `mmpkd.scoring.overlays.beside`.
 
-def overlay(image: NDArray[np.uint8], heat_HW: NDArray[np.float32]) -> Image.Image:
-    """Returns an image (H x W or H x W x 3, 8 bits) under a map, which is scaled by its minimum and maximum."""
-    base_HWC = np.asarray(Image.fromarray(image).convert("RGB"), np.float32)
-    heat_HW = (heat_HW - heat_HW.min()) / max(float(np.ptp(heat_HW)), 1e-12)
-    colour_HWC = 255 * COLOURS(heat_HW)[..., :3]
-    alpha_HW1 = ALPHA * heat_HW[..., None]
-    return Image.fromarray(((1 - alpha_HW1) * base_HWC + alpha_HW1 * colour_HWC).round().astype(np.uint8))
+        `lines` has a line for each task. A picture has all of them, or that of its task if each task has a map.
+        """
+        texts = [[line] for line in lines] if len(self.map_Rhw) > 1 else [lines]
+        pairs = zip(self.overlays(), texts, strict=True)
+        return [overlays.beside(self.image, overlaid, text, self.spacing) for overlaid, text in pairs]
 
 
 class Predictor:
@@ -143,11 +143,24 @@ class Predictor:
             letterbox,
             brightness,
             warnings_of(raw, path.name, card, brightness),
+            spacing_of(path),
         )
 
     def called(self, probabilities: dict[str, float]) -> dict[str, tuple[str, ...]]:
         """Returns the decision of each task from calibrated probabilities, see `Prediction`."""
         return {task.name: self._called(task, probabilities) for task in self.card.tasks}
+
+    def lines(self, prediction: Prediction) -> list[str]:
+        """Returns a line for each task: its likeliest labels with their probabilities, and what is called."""
+        lines = []
+        for task in self.card.tasks:
+            probability = {name: prediction.probabilities[f"{task.name}/{name}"] for name in task.logit_names}
+            likeliest = sorted(probability, key=lambda name: -probability[name])
+            shown = ", ".join(f"{name} {probability[name]:.3f}" for name in likeliest[:NAMED])
+            more = f", and {len(likeliest) - NAMED} less likely" if len(likeliest) > NAMED else ""
+            called = ", ".join(prediction.called[task.name]) or "none"
+            lines.append(f"{task.name}: {shown}{more}; called: {called}")
+        return lines
 
     def _called(self, task: Task, probabilities: dict[str, float]) -> tuple[str, ...]:
         full_names = {name: f"{task.name}/{name}" for name in task.logit_names}
@@ -162,7 +175,7 @@ def main(words: Sequence[str]) -> None:
     if not words or {"-h", "--help"} & set(words):
         print(HELP)
         return
-    defaults = {"model": "", "images": "", "out": "runs/predict", "overlays": "true", "patients": ""}
+    defaults = {"model": "", "images": "", "pattern": "", "out": "runs/predict", "overlays": "true", "table": ""}
     own, others = command.own_words(words, defaults)
     mistakes = [Mistake(word, f"not an option of this command{near(word.partition('=')[0], own)}") for word in others]
     mistakes += [Mistake(key, f"missing: write {key}=...; see --help") for key in ("model", "images") if not own[key]]
@@ -171,13 +184,9 @@ def main(words: Sequence[str]) -> None:
     if mistakes:
         raise ConfigError(mistakes)
     root, out = Path(own["images"]), Path(own["out"])
-    candidates = [root] if root.is_file() else sorted(path for path in root.rglob("*") if path.is_file())
-    files = candidates if root.is_file() else [path for path in candidates if not is_no_image(path)]
-    skipped = sorted(set(candidates).difference(files))
-    if not files:
-        raise ConfigError.at("images", f"no {'image' if skipped else 'file'} at {root.absolute()}")
+    files, skipped = input_images(root, own["pattern"])
     name_of = {path: (path.relative_to(root) if root.is_dir() else Path(path.name)).as_posix() for path in files}
-    patients = patients_of(Path(own["patients"]), name_of.values()) if own["patients"] else {}
+    patients = patients_of(Path(own["table"]), name_of.values()) if own["table"] else {}
     model, console = Predictor(own["model"]), command.plain_console(stderr=True, soft_wrap=True)
     endings = file_names([task.name for task in model.card.tasks])
     bad, looks = [], []
@@ -208,7 +217,7 @@ def main(words: Sequence[str]) -> None:
             if patients:
                 by_patient.setdefault(patients[name], []).append(prediction.probabilities)
             if own["overlays"] == "true":
-                _save_overlays(prediction, out / "overlays" / pictures_of[name], endings)
+                _save_overlays(prediction, model.lines(prediction), out / "overlays" / pictures_of[name], endings)
     if skipped:
         kinds = ", ".join(sorted({path.suffix.lower() or path.name for path in skipped}))
         counted = f"{len(skipped)} file{'s' * (len(skipped) > 1)}"
@@ -229,28 +238,6 @@ def main(words: Sequence[str]) -> None:
     print(f"{len(files) - len(bad)} images: {out / TABLE}{pictures}")
     if bad:
         sys.exit(1)
-
-
-def picture_names(images: Sequence[str]) -> dict[str, str]:
-    """Returns for each image the file name of its overlay, without `.png`: `a` for the image `a.png`. If two names
-    would be equal, as for `a` and `a.png`, all names keep the endings of the images."""
-    short = {image: image[:-4] if image.lower().endswith(".png") else image for image in images}
-    is_one_to_one = len({name.casefold() for name in short.values()}) == len(short)
-    return short if is_one_to_one else {image: image for image in images}
-
-
-def file_names(names: Sequence[str]) -> list[str]:
-    """Returns one text for each name, which can be a part of a file name. No two texts are equal, even if case is
-    ignored."""
-    parts: list[str] = []
-    for name in names:
-        part = readable = re.sub(r"[^\w\-. ]", "-", name)[:100]
-        for count in itertools.count(2):
-            if part.casefold() not in {earlier.casefold() for earlier in parts}:
-                break
-            part = f"{readable}-{count}"
-        parts.append(part)
-    return parts
 
 
 def headings(own: Sequence[str], model: Predictor) -> list[str]:
@@ -285,10 +272,10 @@ def _write_patients(
     os.replace(partial, out / BY_PATIENT)
 
 
-def _save_overlays(prediction: Prediction, path: Path, endings: Sequence[str]) -> None:
+def _save_overlays(prediction: Prediction, lines: Sequence[str], path: Path, endings: Sequence[str]) -> None:
     """Writes the overlay of each map; with several maps, `endings` tell their file names apart."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = prediction.overlays()
+    pictures = prediction.pictures(lines)
     for ending, picture in zip(endings, pictures, strict=False):
         name = f"{path.name}.{ending}.png" if len(pictures) > 1 else f"{path.name}.png"
         picture.save(path.with_name(name))

@@ -26,7 +26,7 @@ from sweep.driver_status import this_driver
 from sweep.options import RunOptions, check_tracking_uri, seconds_of
 from sweep.patience import waiting_out
 from sweep.plan.plan import Plan
-from sweep.plan.price import Price
+from sweep.plan.price import Price, wall_seconds
 from sweep.plan.show import render
 from sweep.reports.final import finish
 from sweep.reports.progress import Progress
@@ -245,7 +245,8 @@ def run_trials(
                 halving = ArmHalving(arms, search.goals, rungs, stopping.reduction, past, studies.record_arrival)
             doubled = reservation.doubled()
             search.devices, search.can_halve = reservation.devices, doubled is not None
-            with Progress(search, console) as progress:
+            priced = wall_seconds(folder.read_plan().get("price"), len(search.finished), search.remaining_trials)
+            with Progress(search, console, priced) as progress:
                 watch.follow(progress)
                 run_tune(search, halving, functions.training, reservation, folder, config.at_a_time)
             if search.halt is None or search.halt.kind != "memory" or doubled is None:

@@ -64,9 +64,9 @@ def summarize(snapshot: Snapshot, shown: Sequence[Record], command: str) -> Swee
         _progress(snapshot),
         *_answer(shown, arms, goals),
         _table_of_best(snapshot, shown),
-        *_bullets("What limits this", _notes(snapshot, shown)),
         *_bullets("How it was made", _origin(snapshot)),
         f"```\n{command}\n```",
+        *_bullets("What limits this", _notes(snapshot, shown)),  # last, because MLflow cuts a long text
     ]
     description = "\n\n".join(filter(None, paragraphs))
     return SweepSummarized(len(snapshot.records), description, metrics, marks_of(snapshot, shown))

@@ -22,7 +22,7 @@ FLOORS = {
         {"types", "machine.checksums"},
         {"machine.resources", "machine.files", "machine.recording", "near_names"},
         {"machine.errors"},
-        {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas"},
+        {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
         {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
         {"images", "export.origin", "scoring.saliency", "scoring.patients", "scoring.baselines"},

@@ -140,12 +140,12 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as opened:
             rows = list(csv.DictReader(opened))
     except OSError as error:
-        raise ConfigError.at("patients", f"{path} cannot be read: {error.strerror}") from None
+        raise ConfigError.at("table", f"{path} cannot be read: {error.strerror}") from None
     rows = [{normalise_name(str(key)): cell for key, cell in row.items()} for row in rows]
     columns = list(rows[0]) if rows else []
     if missing := [name for name in ("image", "patient") if name not in columns]:
         held = ", ".join(map(str, columns)) or "none"
-        raise ConfigError.at("patients", f"{path} lacks the column {' and '.join(missing)}; its columns are {held}")
+        raise ConfigError.at("table", f"{path} lacks the column {' and '.join(missing)}; its columns are {held}")
     listed: dict[str, set[str]] = {}
     for row in rows:
         patient = (row["patient"] or "").strip()
@@ -153,15 +153,15 @@ def patients_of(path: Path, images: Iterable[str]) -> dict[str, str]:
     patients = {patient for names in listed.values() for patient in names}
     if groups := group_spellings(patients):
         problem = f"{path} spells {len(groups)} of its patients in several ways, which {DIFFERENCE}"
-        raise ConfigError.at("patients", f"{problem}; write each in one way")
+        raise ConfigError.at("table", f"{problem}; write each in one way")
     if num_unnamed := sum(is_scientific(name) or normalise_name(name) in UNNAMED for name in patients):
         problem = f"{path} has {num_unnamed} patients named by a word for a missing name, or in scientific notation"
-        raise ConfigError.at("patients", f"{problem}; give the names of the patients, and write numbers in full")
+        raise ConfigError.at("table", f"{problem}; give the names of the patients, and write numbers in full")
     names = list(images)
     unclear = [name for name in names if len(listed.get(name, ())) != 1]
     if unclear:
         count = len(listed.get(unclear[0], ())) or "no"
         more = f"; this is so for {len(unclear) - 1} other images" if len(unclear) > 1 else ""
         problem = f"{path} gives image {unclear[0]} {count} patient{'s' * (count != 'no')}{more}"
-        raise ConfigError.at("patients", f"{problem}; give each image one patient, by its path below images=")
+        raise ConfigError.at("table", f"{problem}; give each image one patient, by its path below images=")
     return {name: next(iter(listed[name])) for name in names}

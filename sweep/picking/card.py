@@ -21,13 +21,15 @@ def card_of(trials: Candidates, picked: Pick, config: TrialConfig, student: Expo
     Args:
         student: the student, or None if it is not trained yet.
     """
+    # A student's file states the scores of this student, and those of earlier versions state none.
+    are_stated = student is not None and student.origin is not None and "seeds" not in picked.trial.metrics
     waiting = "There is no student yet. It is trained from the configuration beside this card."
     parts = [
         f"# Student of trial {picked.trial.number} of the sweep {trials.sweep.folder.name}",
         model_card.model_card(student) if student else waiting,
         "## Choice",
         _items([*_sweep_in_words(trials, picked, config), *reasons(trials, picked)]),
-        _scores(trials, picked),
+        *([] if are_stated else [_scores(trials, picked)]),
         *(f"**{line}.**" for line in without_lead(picked.trial, trials.goals)),
     ]
     return "\n\n".join(parts) + "\n"

@@ -105,7 +105,8 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
         limit = f"{rule.of} is within {choice.tolerance:.3f} of the best, {with_error(choice.best, rule.of)} of trial "
         limit += str(choice.best.number)
         if len(choice.eligible) == 1:
-            lines.append(f"{name} is the only one of {num_compared} complete trials whose {limit}")
+            alone = f"and no other of {num_compared} complete trials is within {choice.tolerance:.3f} of it"
+            lines.append(f"{name} has the best {rule.of}, {with_error(trial, rule.of)}, {alone}")
         else:
             within = f"the {len(choice.eligible)} of" if len(choice.eligible) < num_compared else "all"
             lines.append(

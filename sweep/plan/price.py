@@ -91,11 +91,13 @@ class Price:
     def lines(self) -> list[str]:
         """Returns the price as a few lines of text for a console."""
         total = sum(arm.trials for arm in self.arms)
+        at_a_time = f"{self.slots} trial{'s' * (self.slots != 1)} at a time"
         shared = "the number of trials" if self.equal == "trials" else "the device-hours"
         lines = [
-            f"price: {self.hours:.3g} device-hours for {total} trials at full length{_stopped(self)} "
-            f"(about {_clock(self.wall_hours * 3600)} of epochs with {self.slots} at a time; starting Ray and workers, "
-            f"some seconds each, and fitting teachers come on top); {self.num_steps} steps timed",
+            f"price: about {_clock(self.wall_hours * 3600)}, {at_a_time}",
+            f"  {self.hours:.3g} device-hours for {total} trials at full length{_stopped(self)}; "
+            f"{self.num_steps} steps timed",
+            "  starting Ray and workers, some seconds each, and fitting teachers come on top",
             f"  arms share {shared} (search.equal={self.equal}); each gets:",
             *(
                 f"    {arm.arm}: {arm.trials} trials of {_span(arm.low, arm.high)} device-seconds, "
@@ -194,6 +196,14 @@ def cache_bytes(store: StandIn, configs: Sequence[TrialConfig]) -> int:
     images = facts.num_samples * facts.channels * facts.image_size**2 * (1 + len(facts.views))
     teachers = {config.teachers[name].model_dump_json() for config in configs for name in config.active_teachers()}
     return int(images + len(teachers) * facts.num_samples * store.target_NK.shape[1] * 4)
+
+
+def wall_seconds(stored: Mapping[str, Any] | None, num_ended: int, num_remaining: int) -> float | None:
+    """Returns how many seconds the remaining trials of a sweep take by the price that its plan stores. Returns None if
+    the plan has no price.
+    """
+    hours, total = (stored or {}).get("wall_hours"), num_ended + num_remaining
+    return None if hours is None or not total else hours * 3600 * num_remaining / total
 
 
 def _device_seconds(

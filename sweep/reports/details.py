@@ -1,9 +1,12 @@
-"""Shows for `python -m sweep.status` what the driver of a sweep has written to its status file."""
+"""The facts of a sweep for `python -m sweep.status`: its counts, costs and best scores, and what its driver has written
+to its status file.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -11,11 +14,77 @@ from rich.console import Console
 from rich.table import Table
 
 from sweep.driver_status import DriverStatus
-from sweep.storage.reader import Sweep
+from sweep.storage.reader import END_STATES, Sweep, Trial, continue_command
 
 SHOWN_TRIALS: Final = 10  # open trials in the table
+SHOWN_STATES: Final = (*END_STATES, "open")
 LATE_SECONDS: Final = 30.0  # if Ray Tune's loop has given no numbers for so long, that is shown
 PLAIN: Final[Mapping[str, Any]] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
+
+
+def count(trials: Sequence[Trial]) -> dict[str, Any]:
+    """Returns the number of trials in each state, and the device-hours of the trials. The device-hours are None if the
+    devices of a trial are unknown.
+    """
+    states = Counter(trial.state for trial in trials)
+    seconds = [seconds for trial in trials for seconds in trial.device_seconds.values()]
+    known = [value for value in seconds if value is not None]
+    hours = sum(known) / 3600 if len(known) == len(seconds) else None
+    return {**{state: states[state] for state in SHOWN_STATES}, "device_hours": hours}
+
+
+def best(sweep: Sweep, numbers: Sequence[int]) -> dict[str, float]:
+    """Returns the best value of each goal among the configurations with these numbers."""
+    chosen = set(numbers)
+    results = [values for number, values in sweep.results().items() if number in chosen]
+    if not results:
+        return {}
+    return {goal: max(values) for goal, values in zip(sweep.goals, zip(*results, strict=True), strict=True)}
+
+
+def best_trials(sweep: Sweep, numbers: Sequence[int]) -> dict[str, int]:
+    """Returns for each goal which of the configurations with these numbers has its best value: the number of the
+    configuration's first trial. Of equal configurations it is the earliest.
+    """
+    chosen = set(numbers)
+    results = {number: values for number, values in sweep.results().items() if number in chosen}
+    if not results:
+        return {}
+    return {goal: max(results, key=lambda number: results[number][at]) for at, goal in enumerate(sweep.goals)}
+
+
+def as_json(sweep: Sweep) -> dict[str, Any]:
+    """Returns everything that is known about a sweep, as plain values for JSON."""
+    arms = {arm: [number for number, trial in sweep.trials.items() if trial.arm == arm] for arm in sweep.arms}
+    compared = [number for number, trial in sweep.trials.items() if trial.arm not in sweep.references]
+    return {
+        "name": sweep.folder.name,
+        "folder": str(sweep.folder.address or sweep.folder.path.absolute()),
+        "space": sweep.plan.get("space"),
+        "state": sweep.state,
+        **count(list(sweep.trials.values())),
+        # Device-hours of the whole sweep, counted in the same way as for search.budget_device_hours.
+        "device_hours": count([*sweep.trials.values(), *sweep.left_behind.values()])["device_hours"],
+        "left_behind": len(sweep.left_behind),
+        "planned": sweep.search.get("trials"),
+        "planned_device_hours": sweep.planned_hours,
+        "budget_device_hours": sweep.search.get("budget_device_hours"),
+        "best": best(sweep, compared),
+        "best_trials": best_trials(sweep, compared),
+        "arms": {
+            arm: {
+                **count([sweep.trials[number] for number in numbers]),
+                "planned_device_hours": sweep.planned_hours_of(arm),
+                "best": best(sweep, numbers),
+                "best_trials": best_trials(sweep, numbers),
+            }
+            for arm, numbers in arms.items()
+        },
+        "seconds_since_last_event": None if sweep.last_event is None else max(time.time() - sweep.last_event, 0.0),
+        "drivers": sweep.drivers,
+        "driver": driver_as_json(sweep.status),
+        "continue": continue_command(sweep),
+    }
 
 
 def driver_as_json(status: DriverStatus | None) -> dict[str, Any] | None:
@@ -73,6 +142,11 @@ def trials_table(status: DriverStatus) -> Table:
         since = age(_seconds(trial.last_sign, time.time()))
         table.add_row(str(trial.number), trial.arm, f"{trial.epoch} of {trial.epochs}", since)
     return table
+
+
+def score_of_trial(score: float, number: int) -> str:
+    """Returns a score and the trial that has it, such as '0.600 (trial 1)'."""
+    return f"{score:.3f} (trial {number})"
 
 
 def age(seconds: float) -> str:

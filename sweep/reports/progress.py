@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpkd.command import warn
+from sweep.reports.details import score_of_trial
 from sweep.search.searcher import Search
 from sweep.storage.records import best_of, over_seeds
 
@@ -23,10 +24,14 @@ LINE_SECONDS = 10.0  # seconds between two lines if there is no terminal
 class Progress:
     """The display of progress. The search calls `tick` after every event; Ray Tune's loop calls `tick` between
     events.
+
+    Args:
+        priced_seconds: how long the remaining trials take by the price of the sweep, or None if it has no price. It is
+            shown until the trials of this driver have got far enough to say better.
     """
 
-    def __init__(self, search: Search, console: Console):
-        self._search, self._console = search, console
+    def __init__(self, search: Search, console: Console, priced_seconds: float | None = None):
+        self._search, self._console, self._priced_seconds = search, console, priced_seconds
         self._since = time.monotonic()
         self._done_before = len(search.finished)
         self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
@@ -63,11 +68,15 @@ class Progress:
         return len(self._search.finished) > self._shown_done
 
     def line(self) -> str:
-        """Returns the numbers of trials done, running, starting and waiting, the best score of each goal by arm, and
-        the time left.
+        """Returns the numbers of trials done, running, starting and waiting, the best score of each goal by arm with
+        the trial that has it, and the time left.
         """
-        best = " | ".join(f"{arm} " + " ".join(cells) for arm, cells in self._best().items() if cells)
-        return f"{self._counts()}{' | ' + best if best else ''} | {self._left()}"
+        bests = [
+            f"{arm}: {', '.join(f'best {goal} {score}' for goal, score in scores.items())}"
+            for arm, scores in self._best().items()
+            if scores
+        ]
+        return " | ".join([self._counts(), *bests, self._left()])
 
     def _counts(self) -> str:
         search = self._search
@@ -82,25 +91,30 @@ class Progress:
         places += [f"{placement.waiting} waiting"] if placement.waiting else []
         return ", ".join([done, *places])
 
-    def _best(self) -> dict[str, list[str]]:
-        cells: dict[str, list[str]] = {}
+    def _best(self) -> dict[str, dict[str, str]]:
+        """Returns for each arm the best score of each goal with its trial, such as '0.600 (trial 1)'."""
+        scores: dict[str, dict[str, str]] = {}
         search = self._search
         done = over_seeds(list(search.finished.values()), search.space.search.repeats)
         for arm in search.space.arms:
             records = [record for record in done if record.arm == arm]
             best = {goal: best_of(records, goal) for goal in search.goals}
-            cells[arm] = [f"{goal} {record.metrics[goal]:.3f}" for goal, record in best.items() if record]
-        return cells
+            scores[arm] = {
+                goal: score_of_trial(record.metrics[goal], record.number) for goal, record in best.items() if record
+            }
+        return scores
 
     def seconds_left(self) -> float | None:
-        """Returns how many seconds the remaining trials take at the pace of this driver, or None if its trials have not
-        got far enough to say.
+        """Returns how many seconds the remaining trials take: at the pace of this driver or, until its trials have got
+        far enough to say, by the price. Returns None if neither is known, or if they take longer than the price says.
         """
         done_here = len(self._search.finished) - self._done_before
         started = sum(trial.reported.epoch / trial.config.epochs for trial in list(self._search.running.values()))
+        elapsed = time.monotonic() - self._since
         if done_here + started < 0.5:
-            return None
-        seconds_per_trial = (time.monotonic() - self._since) / (done_here + started)
+            left = -1.0 if self._priced_seconds is None else self._priced_seconds - elapsed
+            return left if left > 0 else None
+        seconds_per_trial = elapsed / (done_here + started)
         return seconds_per_trial * max(self._search.remaining_trials - started, 0)
 
     def _left(self) -> str:
@@ -109,8 +123,8 @@ class Progress:
 
     def _drawn(self) -> Group:
         table = Table("arm", *(f"best {goal}" for goal in self._search.goals), box=None, pad_edge=False)
-        for arm, cells in self._best().items():
-            table.add_row(arm, *([cell.rpartition(" ")[2] for cell in cells] or ["-"] * len(self._search.goals)))
+        for arm, scores in self._best().items():
+            table.add_row(arm, *(scores.get(goal, "-") for goal in self._search.goals))
         return Group(Text(f"{self._counts()}, {self._left()}"), table)
 
 

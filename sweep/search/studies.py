@@ -10,11 +10,13 @@ the new space.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.samplers import RandomSampler
 from optuna.storages import JournalStorage
 from optuna.study import Study, StudyDirection
@@ -73,6 +75,9 @@ class Studies:
         for study in self._studies.values():
             if identity and BELONGS not in study.user_attrs:
                 study.set_user_attr(BELONGS, dict(identity))
+            if study.metric_names is None:  # optuna-dashboard shows them; earlier versions wrote none
+                with warnings.catch_warnings(action="ignore", category=ExperimentalWarning):
+                    study.set_metric_names(list(self._goals))
         self._trials: dict[int, tuple[str, FrozenTrial]] = {}
         for arm, study in self._studies.items():
             for frozen in study.get_trials(deepcopy=False):

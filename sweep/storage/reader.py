@@ -76,6 +76,7 @@ class Sweep:
         drivers: number of drivers that have run the sweep, one after another.
         status: what the last driver has shown of itself, or None if it has shown nothing.
         damaged: places of the damaged lines of the spool, which were skipped.
+        read_to: the byte of the spool up to which its events were read.
     """
 
     folder: SweepFolder
@@ -91,6 +92,7 @@ class Sweep:
     drivers: int = 0
     status: DriverStatus | None = None
     damaged: list[str] = field(default_factory=list)
+    read_to: int = 0
 
     @property
     def goals(self) -> list[str]:
@@ -177,8 +179,12 @@ def is_running(folder: SweepFolder) -> bool:
     return status is not None and status.is_alive and not lock_is_visible
 
 
-def read_sweep(folder: SweepFolder) -> Sweep:
+def read_sweep(folder: SweepFolder, earlier: Sweep | None = None) -> Sweep:
     """Reads a sweep from its files. A driver may write to the files at the same time.
+
+    Args:
+        earlier: the sweep as it was read before. Of the spool only what was appended since then is read. The earlier
+            sweep must not be used afterwards.
 
     Raises:
         UserError: a file cannot be read.
@@ -187,8 +193,19 @@ def read_sweep(folder: SweepFolder) -> Sweep:
         running = is_running(folder)
         plan = folder.read_plan()
         sweep = Sweep(folder, running, plan, folder.read_space().get("search") or {}, status=read_status(folder))
-        for _, event in read_events(folder.spool, damaged=sweep.damaged):
+        size = folder.spool.stat().st_size if folder.spool.exists() else 0
+        if earlier is not None and 0 < earlier.read_to <= size:  # a shorter spool is another one
+            fresh, trials = sweep, dict(sorted({**earlier.trials, **earlier.left_behind}.items()))
+            sweep = replace(earlier, running=running, plan=plan, search=fresh.search, status=fresh.status)
+            sweep.trials, sweep.left_behind = trials, {}
+        damaged: list[str] = []
+        begin = sweep.read_to
+        for end, event in read_events(folder.spool, begin, damaged):
             _add_event(sweep, event)
+            sweep.read_to = end
+        # Lines are counted from `begin`, so that only the first reading knows their numbers.
+        places = [place.partition("(")[2].rstrip(")") if begin else place for place in damaged]
+        sweep.damaged += [place for place in places if not any(place in known for known in sweep.damaged)]
         numbers = [number for number in plan.get("left_behind", ()) if number in sweep.trials]
         sweep.left_behind = {number: sweep.trials.pop(number) for number in numbers}
     except OSError as error:

@@ -20,7 +20,7 @@ from mmpkd.cohort.readers.synthetic import Synthetic, SyntheticParams
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
 from mmpkd.export import student_file
-from mmpkd.predict import Predictor, file_names, headings, main, picture_names
+from mmpkd.predict import Predictor, headings, main
 from mmpkd.train import train
 from mmpkd.types import CohortError, ConfigError, lay_out
 from tests.mmpkd.cohort.radpath_trees import LPS, SHAPE, nifti, volume
@@ -102,7 +102,7 @@ def test_several_images_of_a_patient_become_a_single_row(model: Path, images: Pa
     table, out = tmp_path / "patients.csv", tmp_path / "out"
     table.write_text("image,patient\n0.png,p1\n1.png,p2\n2.png,p1\ndeeper/wide.png,p1\ntorn.png,p2\n")
     with pytest.raises(SystemExit, match="1"):
-        main([f"model={model}", f"images={images}", f"out={out}", "overlays=false", f"patients={table}"])
+        main([f"model={model}", f"images={images}", f"out={out}", "overlays=false", f"table={table}"])
     rows = {row["image"]: row for row in csv.DictReader((out / "predictions.csv").open())}
     patients = list(csv.DictReader((out / "predictions_by_patient.csv").open()))
     text = [(entry["patient"], entry["images"], entry["left_out"]) for entry in patients]
@@ -113,6 +113,23 @@ def test_several_images_of_a_patient_become_a_single_row(model: Path, images: Pa
         assert float(patients[0][f"pattern/{name}"]) == pytest.approx(value, abs=2e-6)
     assert patients[0]["pattern"] == max(mean, key=lambda name: mean[name])
     assert patients[1]["pattern"] == rows["1.png"]["pattern"]
+
+
+def test_a_pattern_chooses_files(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def predicted(pattern: str) -> list[str]:
+        words = [f"model={model}", f"images={images}", f"pattern={pattern}", "overlays=false"]
+        main([*words, f"out={tmp_path / 'out'}"])
+        with (tmp_path / "out" / "predictions.csv").open() as opened:
+            return [row["image"] for row in csv.DictReader(opened)]
+
+    assert predicted("[01].png") == ["0.png", "1.png"]
+    assert predicted("w*") == predicted("deeper/*.png") == ["deeper/wide.png"]
+    assert capsys.readouterr().err == ""  # files that do not match are not reported as skipped
+    for pattern, problem in (("*_a.png", "none of 7 files below .* matches '.*'; one of them is 0.png"), ("*.csv", "")):
+        with pytest.raises(ConfigError, match=problem or "images: no image at"):
+            predicted(pattern)
+    with pytest.raises(ConfigError, match="pattern: chooses files of a folder"):
+        main([f"model={model}", f"images={images / '0.png'}", "pattern=*.png"])
 
 
 @pytest.mark.parametrize("name", ["cases.csv", "cases.xlsx", "t1.json", "notes.TXT", "a.parquet", "a.yaml", "._0.png"])
@@ -134,11 +151,14 @@ def test_files_that_are_not_images_are_skipped(
 def test_unusual_images_are_reported(
     model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An image in colour, and masks: plain, with lossy edges, and of several regions."""
+    """An image in colour, one without contrast, and masks: plain, with lossy edges, and of several regions."""
     folder, rng = tmp_path / "in", np.random.default_rng(0)
     folder.mkdir()
     shutil.copy(images / "0.png", folder / "plain.png")
     Image.fromarray(rng.integers(0, 256, (40, 40, 3), np.uint8)).save(folder / "photo.png")
+    gradient = np.linspace(100, 106.9, 80) + rng.uniform(-0.05, 0.05, (80, 80))  # 7 values
+    gradient[:20, 0] = np.linspace(30, 250, 20)  # marks of 20 further values in 0.3 % of the pixels
+    Image.fromarray(gradient.astype(np.uint8)).save(folder / "flat.png")
     mask = np.zeros((80, 80), np.uint8)
     mask[20:50, 30:60] = 255
     Image.fromarray(mask).save(folder / "mask.png")
@@ -147,13 +167,13 @@ def test_unusual_images_are_reported(
     Image.fromarray(mask).save(folder / "regions.png")
     main([f"model={model}", f"images={folder}", f"out={tmp_path / 'out'}", "overlays=false"])
     text = capsys.readouterr().err
-    assert "warning: 1 of 5 images are in colour, and the student sees only their brightness" in text
-    assert "warning: 3 of 5 images hold only two values, or hardly more: are they masks?" in text
+    assert "warning: 1 of 6 images are in colour, and the student sees only their brightness" in text
+    assert "warning: 3 of 6 images hold only two values, or hardly more: are they masks? Leave them out with" in text
+    assert "warning: 1 of 6 images vary by fewer than 8 of 255 grey levels all over" in text
     rows = {row["image"]: row["warning"] for row in csv.DictReader((tmp_path / "out" / "predictions.csv").open())}
     like_a_mask = "hardly more than two values"
-    assert rows == {"plain.png": "", "photo.png": "in colour"} | dict.fromkeys(
-        ("mask.png", "lossy.jpg", "regions.png"), like_a_mask
-    )
+    unusual = {"plain.png": "", "photo.png": "in colour", "flat.png": "hardly any contrast"}
+    assert rows == unusual | dict.fromkeys(("mask.png", "lossy.jpg", "regions.png"), like_a_mask)
     assert Predictor(model)(folder / "mask.png").warnings == (like_a_mask,)
 
 
@@ -193,6 +213,7 @@ def test_pictures_and_masks_are_reported_for_a_student_of_volumes(
 ) -> None:
     predictor = Predictor(volumes[2])
     assert predictor(images / "0.png").warnings == ("no volume",)
+    assert predictor(images / "0.png").spacing is None
     for name, mask in (("tumour.nii", volume() > 500), ("regions.nii.gz", volume() // 400)):
         written = nifti(mask.astype(np.int16))
         (tmp_path / name).write_bytes(gzip.compress(written) if name.endswith("gz") else written)
@@ -206,17 +227,15 @@ def test_a_student_of_pictures_refuses_a_volume(model: Path, tmp_path: Path) -> 
         Predictor(model)(tmp_path / "t1.nii.gz")
 
 
-@pytest.mark.parametrize(
-    ("images", "pictures"),
-    [
-        (["a.png", "b.PNG", "c.jpg", "d/a.png"], ["a", "b", "c.jpg", "d/a"]),
-        (["a", "a.png"], ["a", "a.png"]),
-        (["a.jpg", "a.jpg.png", "c.png"], ["a.jpg", "a.jpg.png", "c.png"]),
-        (["a.png", "a.PNG"], ["a.png", "a.PNG"]),
-    ],
-)
-def test_every_image_has_its_own_picture_name(images: list[str], pictures: list[str]) -> None:
-    assert picture_names(images) == dict(zip(images, pictures, strict=True))
+def test_a_picture_states_the_probabilities_of_each_task(model: Path, images: Path) -> None:
+    predictor = Predictor(model)
+    message = predictor(images / "0.png")
+    order = sorted(message.probabilities.items(), key=lambda item: -item[1])
+    listed = ", ".join(f"{name.removeprefix('pattern/')} {value:.3f}" for name, value in order)
+    assert predictor.lines(message) == [f"pattern: {listed}; called: {message.called['pattern'][0]}"]
+    several = replace(message, map_Rhw=np.repeat(message.map_Rhw, 2, axis=0))
+    both, (first, second) = message.pictures(["a", "b"]), several.pictures(["a", "b"])
+    assert len(both) == 1 and both[0].height > first.height == second.height  # two lines of text, and one
 
 
 def row_labels(row: dict[str, str]) -> list[str]:
@@ -240,13 +259,6 @@ def test_mistakes_are_reported_together(model: Path, tmp_path: Path) -> None:
     assert "images: missing: write images=" in message and "overlays: true or false, got 'no'" in message
     with pytest.raises(ConfigError, match="images: no file at"):
         main([f"model={model}", f"images={tmp_path / 'nowhere'}"])
-
-
-def test_every_task_has_a_picture_of_its_own() -> None:
-    names = ["size/<5 mm", "size/>5 mm", "size--5 mm", "Edema", "edema", "../up", "a/b", "a-b-2", "a-b"]
-    parts = file_names(names)
-    assert len({part.casefold() for part in parts}) == len(names) and not any("/" in part for part in parts)
-    assert parts[3] == "Edema" and parts[6] == "a-b" and file_names(["dx"]) == ["dx"]
 
 
 @pytest.mark.parametrize("names", [("image",), ("images", "patient"), ("image", "image called"), ("left_out",)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from sweep.storage.events import EpochEnded, SweepBegan, SweepClosed, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.lock import hold_driver_lock
 from sweep.storage.reader import continue_command, read_sweep
+from tests.patched import patch_within
 from tests.sweep.folders import GOALS, add, driven, files, locked, make
 
 
@@ -85,6 +87,8 @@ def test_counts_hours_and_best_by_hand(tmp_path: Path, capsys: pytest.CaptureFix
     assert sweep["device_hours"] == pytest.approx(4 * 2 * 900 * 0.5 / 3600)
     assert sweep["best"] == {"val/auroc": 0.9, "val/pointing": 0.4}
     assert sweep["arms"]["tabular"]["best"] == {"val/auroc": 0.9, "val/pointing": 0.2}
+    assert sweep["best_trials"] == {"val/auroc": 1, "val/pointing": 0}
+    assert sweep["arms"]["tabular"]["best_trials"] == {"val/auroc": 1, "val/pointing": 1}
     assert sweep["arms"]["none"]["device_hours"] == pytest.approx(0.5)
     assert 0 <= sweep["seconds_since_last_event"] < 60
 
@@ -236,3 +240,44 @@ def test_stop_gives_up_after_the_timeout(tmp_path: Path, capsys: pytest.CaptureF
     output = capsys.readouterr().out
     assert "still runs after 0.3 s (process 7 on a-machine)" in output and "the same command waits again" in output
     assert "breast/stop" in files(tmp_path), "the request remains"
+
+
+# --- status, watched ---
+
+
+def test_a_watched_sweep_reads_only_what_is_new(tmp_path: Path) -> None:
+    spool = make(tmp_path / "breast")
+    add(spool, 0, "complete", 0.8, 0.4)
+    folder = SweepFolder(tmp_path / "breast")
+    first = read_sweep(folder)
+    assert first.read_to == spool.path.stat().st_size
+    content = spool.path.read_bytes()
+    spool.path.write_bytes(b"x" * (len(content) - 1) + b"\n")  # it would be damage if it were read again
+    add(spool, 1, "pruned", 0.9, 0.2)
+    again = read_sweep(folder, first)
+    assert [(number, trial.state) for number, trial in again.trials.items()] == [(0, "complete"), (1, "pruned")]
+    assert again.drivers == 1 and not again.damaged
+    spool.path.write_bytes(content)  # shorter: another spool, which is read from its beginning
+    assert list(read_sweep(folder, again).trials) == [0]
+
+
+def test_without_a_terminal_a_watched_sweep_is_a_line_for_each_change(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = make(tmp_path / "breast")
+    add(spool, 0, "complete", 0.8, 0.4)
+    pauses = iter([lambda: None, lambda: add(spool, 1, "pruned", 0.9, 0.2)])
+
+    def sleep(seconds: float) -> None:
+        step = next(pauses, None)
+        if step is None:
+            raise KeyboardInterrupt  # as Ctrl-C does, which ends the command without an error
+        step()
+
+    patch_within(monkeypatch, status, time, sleep=sleep)
+    status.main(["breast", f"storage={tmp_path}", "watch=true"])
+    lines = [line.partition(" ")[2] for line in capsys.readouterr().out.splitlines()]
+    best = "best val/auroc 0.800 (trial 0); best val/pointing 0.400 (trial 0)"
+    assert lines == [f"breast: stopped; 1 complete of 8; {best}", f"breast: stopped; 1 complete, 1 pruned of 8; {best}"]
+    with pytest.raises(ConfigError, match="leave out json=true"):
+        status.main(["breast", f"storage={tmp_path}", "watch=true", "json=true"])

@@ -419,8 +419,9 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
 def test_only_one_trial_within_the_limit_is_named_as_such(space: Space) -> None:
     found = by_hand(space, [trial(0, 0.9, 0.1), trial(1, 0.8, 0.9)])
     rule = Selection(maximize="val/pointing", within=0.01, of="val/auroc")
-    assert reasons(found, picked_of(found, rule, None))[0].startswith(
-        "trial 0 of arm none is the only one of 2 complete"
+    assert reasons(found, picked_of(found, rule, None))[0] == (
+        "trial 0 of arm none has the best val/auroc, 0.900 ± 0.020, and no other of 2 complete trials is within 0.010 "
+        "of it"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -46,6 +47,22 @@ def read_size(root: Path, file: str) -> tuple[int, int]:
         BadSample: the file is missing, or is not a DICOM file with an image.
     """
     return _size(_read(root, file, stop_before_pixels=True), file)
+
+
+def read_spacing(root: Path, file: str) -> float | None:
+    """Returns the distance of neighbouring columns in millimetres, from the element Pixel Spacing (DICOM PS3.3,
+    10.7.1.3), or None if the file does not state it. Imager Pixel Spacing is not used, because it is measured at the
+    detector and not in the patient.
+
+    Raises:
+        BadSample: the file is missing, or is not a DICOM file.
+    """
+    data = _read(root, file, stop_before_pixels=True)
+    try:
+        spacing = float(data.PixelSpacing[1])
+    except Exception:  # it is missing, or damaged: elements are decoded on access, which may raise any exception
+        return None
+    return spacing if 0 < spacing < math.inf else None
 
 
 def unit_of(root: Path, file: str) -> Unit:

@@ -79,6 +79,19 @@ def read_volume(root: Path, file: str) -> tuple[np.ndarray, np.ndarray]:
     return voxels.reshape(voxels.shape[:3]), upright.affine
 
 
+def read_spacing(root: Path, file: str) -> float | None:
+    """Returns the distance of neighbouring columns of an axial slice in millimetres, from a file that `read_volume` can
+    read, or None if its header does not state millimetres."""
+    import nibabel  # few cohorts hold volumes
+
+    image = nibabel.load(root / file)
+    assert isinstance(image, nibabel.Nifti1Image)
+    if image.header.get_xyzt_units()[0] != "mm":  # type: ignore[no-untyped-call]
+        return None
+    to_right = int(np.flatnonzero(nibabel.io_orientation(image.affine)[:, 0] == 0)[0])  # type: ignore[no-untyped-call]
+    return float(np.linalg.norm(image.affine[:3, to_right]))
+
+
 def is_nifti(file: str) -> bool:
     """Returns whether the suffix of a file is one of NIfTI."""
     return file.lower().endswith((".nii", ".nii.gz"))

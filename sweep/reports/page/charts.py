@@ -107,7 +107,10 @@ class Axis:
         return low - margin, high + margin
 
     def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.is_log else value
+        """Returns a value on the axis's scale. The lower end of an error bar may be below 0, which no logarithm has."""
+        if not self.is_log:
+            return value
+        return math.log10(value) if value > 0 else -math.inf
 
 
 def _is_number(value: Any) -> bool:

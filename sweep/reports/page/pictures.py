@@ -135,7 +135,7 @@ def _picture(store: Store, row: int, map_hw: NDArray[np.float32] | None) -> str:
     """Returns an image without its padding, under a map if there is one, with its regions outlined."""
     from PIL import Image
 
-    from mmpkd.predict import overlay
+    from mmpkd.scoring.overlays import overlay
 
     image_CHW = np.array(store.image_NCHW[row])
     image = image_CHW[0] if len(image_CHW) == 1 else np.ascontiguousarray(image_CHW[:3].transpose(1, 2, 0))

@@ -31,7 +31,7 @@ from sweep.plan.expectations import (
 )
 from sweep.plan.packing import Packing
 from sweep.plan.plan import plan
-from sweep.plan.price import Price, TimedConfig, compute_price, epoch_seconds
+from sweep.plan.price import Price, TimedConfig, compute_price, epoch_seconds, wall_seconds
 from sweep.plan.timing import burden, cost_identity, extremes, mean_cost, throughput
 from sweep.search.halving import Rung
 from sweep.space.search_config import SearchConfig
@@ -174,7 +174,9 @@ def test_arms_that_share_device_hours_get_trials_by_their_costs(file: Path, stor
     assert stopped.hours_halving == pytest.approx(12 * each / 3600 * expected / 18)
     assert stopped.arms[0].hours_halving == pytest.approx(6 * each / 3600 * expected_epochs(6, 9, [3], 3) / 9)
     text = "\n".join(stopped.lines())
-    assert "at a time; starting Ray and workers, some seconds each, and fitting teachers come on top)" in text
+    assert text.startswith(f"price: about {stopped.wall_hours * 3600:.0f} s, 2 trials at a time\n")
+    assert wall_seconds(stopped.as_json(), 6, 2) == pytest.approx(stopped.wall_hours * 900)
+    assert wall_seconds(None, 6, 2) is None
     assert (
         "  arms share the device-hours (search.equal=hours); each gets:\n    none: 6 trials of 9.79 device-sec" in text
     )

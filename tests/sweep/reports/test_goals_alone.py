@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
+from sweep.reports.details import as_json
 from sweep.reports.page.page import write_report
 from sweep.search.searcher import Search
-from sweep.status import as_json
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import read_sweep
 from tests.sweep.fake import report

@@ -19,8 +19,8 @@ from sweep import status
 from sweep.clean import waste_of
 from sweep.options import read_run_options
 from sweep.reports import results
+from sweep.reports.details import as_json
 from sweep.reports.final import _print_tracking
-from sweep.status import as_json
 from sweep.storage.events import Spool, SweepBegan, TrialEnded, read_events
 from sweep.storage.failures import failure_of
 from sweep.storage.layout import SweepFolder

@@ -12,8 +12,8 @@ import pytest
 from optuna.trial import TrialState
 
 from sweep.clean import waste_of
+from sweep.reports.details import as_json
 from sweep.search.searcher import Search
-from sweep.status import as_json
 from sweep.storage.events import EpochEnded, TrialEnded
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import how_to_continue, read_sweep
