@@ -142,7 +142,8 @@ def _picture(store: Store, row: int, map_hw: NDArray[np.float32] | None) -> str:
     picture = Image.fromarray(image).convert("RGB")
     if map_hw is not None:
         size = (picture.width, picture.height)
-        picture = overlay(image, np.asarray(Image.fromarray(map_hw).resize(size, Image.Resampling.BILINEAR)))
+        heat_HW = np.asarray(Image.fromarray(map_hw).resize(size, Image.Resampling.BILINEAR))
+        picture = overlay(image, heat_HW).resize(size)  # the overlay of a large image is smaller than the image
     roi = Image.fromarray(store.roi_mask(np.array([row]))[0].any(axis=0))
     top, left, bottom, right = store.content_box_N4[row].tolist()
     scale = SIDE / max(bottom - top, right - left)
