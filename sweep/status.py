@@ -24,7 +24,8 @@ from sweep.reports.details import PLAIN, SHOWN_STATES, age, as_json, score_of_tr
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import driver_of
 from sweep.storage.reader import Sweep, check_exists, how_to_continue, read_sweep
-from sweep.tracking.mlflow_database import repoint_artifacts
+from sweep.tracking.links import as_lines, pages_of, server_of
+from sweep.tracking.mlflow_database import repoint_artifacts, sweep_run
 from sweep.transfer.views import refresh, view_of
 
 HELP = """\
@@ -94,7 +95,7 @@ def main(words: Sequence[str]) -> None:
     if options["json"] == "true":
         print(json.dumps({"sweeps": [as_json(sweep) for sweep in sweeps], "unread": unread}, indent=2))
         return
-    show(sweeps, storage, console, _about_mlflow(storage.mlflow_database.absolute()))
+    show(sweeps, storage, console, _about_mlflow(storage.mlflow_database.absolute(), sweeps))
     warn(unread, console)
 
 
@@ -207,19 +208,22 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console, about_mlflow
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _about_mlflow(file: Path) -> list[str]:
-    """Returns lines that say how to view the runs in the MLflow file beside the sweeps. Returns no lines if there is no
-    such file.
+def _about_mlflow(file: Path, sweeps: Sequence[Sweep] = ()) -> list[str]:
+    """Returns lines that say how to view the runs in the MLflow file beside the sweeps, with links if there is one
+    sweep. Returns no lines if there is no such file.
     """
     if not file.is_file():
         return []
     try:
         repoint_artifacts(file)
+        ids = sweep_run(file, sweeps[0].folder.name) if len(sweeps) == 1 else None
     except sqlite3.Error as error:
         return [
             f"warning: {file}: MLflow may not find its artifacts ({error}); check whether it is damaged or read-only"
         ]
-    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(sqlite_uri(file))}"]
+    uri = sqlite_uri(file)
+    pages = as_lines(pages_of(*ids, sweeps[0].goals, server_of(uri))) if ids else []
+    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(uri)}", *pages]
 
 
 def _cost_and_best(facts: Mapping[str, Any]) -> tuple[str, str]:
