@@ -205,7 +205,7 @@ def check_command(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         assert (ROOT / words[script].removeprefix("~/mmpkd/")).is_file()
         check_words("sweep.run", words[script + 1 :], monkeypatch)
     else:
-        known = ("source", "export", "mlflow", "ssh-keygen", "for")
+        known = ("source", "export", "mlflow", "ssh-keygen", "for", "cp", "uvx")
         assert words[0] in known, f"what is {words[0]}?"
 
 
