@@ -94,7 +94,7 @@ def main(words: Sequence[str]) -> None:
     if wanted_size not in (None, size) and "cohort.image_size" in stated:
         raise ConfigError.at("cohort.image_size", f"the student sees {size} pixels, not {wanted_size}: leave it out")
     config, cache = validate(CohortConfig, {**content["cohort"], "image_size": size}, "cohort"), Path(own["cache"])
-    store, depth = prepare(config, cache), exported.card.depth
+    store, depth = prepare(config, cache, folds=False), exported.card.depth
     if not is_own(store, exported.card) and contrast_options(config):
         unused = "cohort.window and cohort.clahe are not used: images are prepared as for the training of the student"
         for key in ("window", "clahe"):
@@ -102,7 +102,7 @@ def main(words: Sequence[str]) -> None:
                 raise ConfigError.at(f"cohort.{key}", f"{unused}; leave it out")
         command.warn([f"{unused}, {depth}"])
     if not is_own(store, exported.card) and depth_of(store.manifest) != depth:
-        store = prepare(config, cache, depth)  # with the window of the student, as in predict
+        store = prepare(config, cache, depth, folds=False)  # with the window of the student, as in predict
     for key in ("within", "roi"):
         if own[key] != defaults[key] and not store.facts.roi_labels:
             raise ConfigError.at(key, "the cohort has no regions, so this option has no effect; leave it out")

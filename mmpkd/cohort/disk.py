@@ -86,3 +86,12 @@ def explain_full_disk(partial: Path, needed_bytes: int) -> Iterator[None]:
             f"needed {needed_bytes / MEGABYTE:.1f} MB, free {free / MEGABYTE:.1f} MB. Nothing was left behind. "
             "Free some space (or raise the quota), or put the cache elsewhere with cache=DIR"
         ) from None
+
+
+def keep_rows(path: Path, array: np.memmap, rows: np.ndarray) -> None:
+    """Replaces the array file `path` by one that holds only the given rows of `array`, in this order."""
+    kept = allocate(path.with_name(f"kept-{path.name}"), (len(rows), *array.shape[1:]))
+    for new, old in enumerate(rows):
+        kept[new] = array[old]
+    kept.flush()
+    os.replace(path.with_name(f"kept-{path.name}"), path)

@@ -24,7 +24,7 @@ from rich.console import Console
 
 from mmpkd.cohort import READERS, reader_for, splits
 from mmpkd.cohort.decode import Depth
-from mmpkd.cohort.disk import allocate, explain_full_disk
+from mmpkd.cohort.disk import allocate, explain_full_disk, keep_rows
 from mmpkd.cohort.facts import ADMITTED, BadSample, Facts, Reader, Scan
 from mmpkd.cohort.formats.bit_depths import DEPTHS, apply_contrast, contrast_options, find_depths, read_noted_depths
 from mmpkd.cohort.journal import JOURNAL, Entry, decode_all, read_journal
@@ -41,13 +41,17 @@ WARNING: Final = "warning: "  # prefix of notes that are printed again whenever 
 TABLES_BYTES = 4096  # rough size of a sample's rows in the tables and the journal, in bytes
 
 
-def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None, shared: SharedCache | None = None) -> Store:
+def prepare(
+    config: CohortConfig, cache: Path, depth: Depth | None = None, shared: SharedCache | None = None, folds: bool = True
+) -> Store:
     """Returns the store of a cohort under `cache/stores`, and prepares it first if there is none.
 
     Args:
         depth: Depth with which the images are converted to 8 bits. It is the Depth of another cohort when a student of
             that cohort is tested on this one. None derives the Depth from this cohort's images.
         shared: a cache that this machine shares with others, from which a store that lies there is copied.
+        folds: whether the cohort is refused if its patients are too few for folds. If not, all of it is then one
+            part, test, and nothing can be trained on it.
 
     Raises:
         ConfigError: the reader is unknown, the root is missing, or the options do not fit.
@@ -57,6 +61,9 @@ def prepare(config: CohortConfig, cache: Path, depth: Depth | None = None, share
     reader = reader_for(config)
     scan = scan_cohort(config, reader)
     identity = store_identity(config, reader, scan, depth)
+    if not folds and not store_path(cache, identity).exists() and splits.cannot_deal(scan):
+        scan = replace(scan, samples=scan.samples.assign(split="test"))
+        identity = store_identity(config, reader, scan, depth, is_one_part=True)
     target = store_path(cache, identity)
     is_known = bool(shared and shared.fetch(f"{STORES}/{target.name}")) or target.exists()
     if not is_known:
@@ -92,7 +99,9 @@ def _is_readable(reader: Reader, sample: str) -> bool:
     return True
 
 
-def store_identity(config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | None = None) -> dict[str, Any]:
+def store_identity(
+    config: CohortConfig, reader: Reader, scan: Scan, depth: Depth | None = None, is_one_part: bool = False
+) -> dict[str, Any]:
     """Returns everything that determines the content of a store, and a fingerprint of all of this."""
     identity = {
         "schema": SCHEMA,
@@ -102,6 +111,7 @@ def store_identity(config: CohortConfig, reader: Reader, scan: Scan, depth: Dept
         "image_size": config.image_size,
         "source": source_fingerprint(config.root, scan),
         **({} if depth is None else {"depth": depth}),
+        **({"is_one_part": True} if is_one_part else {}),
         **({} if not (contrast := contrast_options(config)) else {"contrast": contrast}),
     }
     return {**identity, "fingerprint": fingerprint(identity)}
@@ -169,7 +179,7 @@ def _build_store(
         (partial / JOURNAL).unlink()
         if bad:
             for name, array in zip(names, arrays, strict=True):
-                _keep_rows(partial / name, array, np.flatnonzero(good))
+                keep_rows(partial / name, array, np.flatnonzero(good))
         manifest = {
             **identity,
             "facts": asdict(facts),
@@ -204,15 +214,6 @@ def _can_continue(partial: Path, names: list[str], shape: tuple[int, ...]) -> bo
     min_bytes = int(np.prod(shape))
     files = [partial / name for name in names]
     return bool(read_noted_depths(partial)) and all(file.exists() and file.stat().st_size > min_bytes for file in files)
-
-
-def _keep_rows(path: Path, array: np.memmap, rows: np.ndarray) -> None:
-    """Replaces the array file `path` by one that holds only the given rows of `array`, in this order."""
-    kept = allocate(path.with_name(f"kept-{path.name}"), (len(rows), *array.shape[1:]))
-    for new, old in enumerate(rows):
-        kept[new] = array[old]
-    kept.flush()
-    os.replace(path.with_name(f"kept-{path.name}"), path)
 
 
 def _write_tables(

@@ -52,6 +52,18 @@ def assign(scan: Scan) -> pd.Series:
     return folds.where(training, split)
 
 
+def cannot_deal(scan: Scan) -> bool:
+    """Returns whether a cohort without an official split has too few patients for folds: fewer patients than parts, or
+    a part in which a task has only one class."""
+    if "split" in scan.samples:
+        return False
+    try:
+        check(assign(scan), scan.samples["patient"], scan.labels, scan.tasks)
+    except CohortError:
+        return True
+    return False
+
+
 def has_folds(split: Iterable[str]) -> bool:
     """Returns whether a split has folds, one of which `cohort.fold` chooses for validation."""
     return any(part.startswith(FOLD) for part in set(split))

@@ -138,6 +138,18 @@ def test_folds_of_the_own_and_of_another_cohort(tmp_path: Path, capsys: pytest.C
     (folder,) = (tmp_path / "out").glob("*-val-fold2")
     assert pd.read_csv(folder / "predictions.csv")["sample"].tolist() == store.sample_ids[store.rows("val", 2)].tolist()
     assert json.loads((folder / "evaluation.json").read_text())["fold"] == 2
+    for num_patients, reason in ((3, "3 patients cannot be dealt into 5 parts"), (8, "has one class in part")):
+        name = f"of{num_patients}"  # too small for folds, which scores of the whole cohort do not need
+        cohort_fixtures.write_cohort(tmp_path / name, cohort_fixtures.cases(num_patients))
+        for path in (tmp_path / name / "images").iterdir():
+            Image.fromarray(np.asarray(Image.open(path)) + 1).save(path)
+        small = cohort_fixtures.config(tmp_path / name)
+        (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump({"cohort": small.model_dump(mode="json")}))
+        for _ in range(2):  # the second time with the store of the first
+            main([*words, f"config={tmp_path / name}.yaml"])
+            assert f"table, part all: {2 * num_patients} samples of {num_patients} patients" in capsys.readouterr().out
+        with pytest.raises(CohortError, match=reason):  # also after the evaluation, whose store nothing else reads
+            prepare(small, tmp_path / "cache")
 
 
 def test_the_own_data_set_with_other_options_is_refused(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,7 @@ import pytest
 from scipy.special import logit, softmax
 
 from mmpkd.scoring import classify, stats
-from mmpkd.scoring.patients import by_patient, patients_of, rarer_class, warn_of_few
+from mmpkd.scoring.patients import auroc_of_patients, by_patient, patients_of, rarer_class, warn_of_few
 from mmpkd.types import ConfigError, lay_out
 
 BINARY = lay_out([("cancer", "binary", ("no", "yes"))])
@@ -40,6 +40,20 @@ def test_multiclass_probabilities_are_the_mean_of_softmaxes() -> None:
     wanted = [softmax(logits[:2], axis=1).mean(axis=0), np.full(3, 1 / 3)]
     np.testing.assert_allclose(classify.probabilities(result.logits_PK, CLASSES), wanted)
     assert result.target_PK.tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+def test_with_one_image_of_each_patient_the_auroc_is_that_of_images() -> None:
+    """Three positives and three negatives; 7 of the 9 pairs are in order. With a second image of patient 0, the mean of
+    whose probabilities (0.9 + 0.1) / 2 = 0.5 lies below those of two negatives, 5 pairs are."""
+    logits = column(logit([0.9, 0.65, 0.3, 0.6, 0.55, 0.2]).tolist())
+    target, patients = column([1, 1, 1, 0, 0, 0]), np.arange(6)
+    of_images = classify.score(logits, target, all_known(logits), BINARY)
+    scores = auroc_of_patients(logits, target, all_known(logits), BINARY, patients)
+    assert scores["auroc_patient"] == of_images["auroc"] == pytest.approx(7 / 9)
+    assert scores["auroc_patient_se"] == pytest.approx(of_images["auroc_se"]) and scores["auroc_patient_mixed"] == 0
+    logits, target = np.r_[logits, column([logit(0.1)])], np.r_[target, column([1])]
+    scores = auroc_of_patients(logits, target, all_known(logits), BINARY, np.r_[patients, 0])
+    assert scores["auroc_patient"] == pytest.approx(5 / 9)
 
 
 def test_disagreeing_images_exclude_the_patient_from_that_label_only() -> None:
