@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from textwrap import wrap
 
 from mmpkd.command import command_line, plain_console, warn
 from mmpkd.types import ConfigError
@@ -20,49 +21,67 @@ from sweep.transfer.addresses import place
 HELP = """\
 usage: python -m sweep.run [space=NAME|FILE] [key=value ...]
 
-Draws configurations from a search space, trains them, and keeps those that classify and localise
-best. The same command again continues a sweep that was stopped or killed, and never repeats a
-finished trial; a higher trials= adds to it.
+Draws configurations from a search space, trains them, and keeps those that
+classify and localise best. The same command again continues a sweep that was
+stopped or killed, and never repeats a finished trial; a higher trials= adds to
+it.
 
-  space=demo        {spaces},
-                    or the path of a .yaml file
+  space=demo        {spaces}
   name=SPACE        the sweep's name; its files go to STORAGE/NAME
-  trials=N          configurations to start, over all arms (search.trials of the space)
-  budget_device_hours=H, deadline=WHEN   limits at which the sweep stops; a higher limit continues it
+  trials=N          configurations to start, over all arms (search.trials)
+  budget_device_hours=H, deadline=WHEN   limits at which the sweep stops; a
+                    higher limit continues it
   storage=runs      folder of all sweeps, or an address such as s3://BUCKET/runs
-  cache=cache       folder or address of prepared images and teachers' outputs, shared by all sweeps
-  scratch=DIR       every node's disk, for copies and checkpoints in a cluster; scratch_gb=N limits copies
-  tracking=URI      MLflow; MLFLOW_TRACKING_URI, or else sqlite:///STORAGE/mlflow.db
-  patience=24h      how long the sweep waits while the disk of STORAGE is full, read-only or away
-  restarts=N        starts the driver again, at most N times, if it crashes; with RAY_ADDRESS 20, else 0
-  warm_start=SWEEP  begins with the results of another sweep of the same cohort, by name or folder
-  extend=true       continues though the space has changed, with the earlier trials that lie in the new one
-  repair=true       continues though the journal is damaged or has lost trials, without what is lost
-  show=true, schema=true   print the space as a tree, or a JSON schema of space files for editors, and stop
-  plan=true         checks every branch of the space, times some steps, prints the price, and stops
-  any.other=value   replaces that leaf of the space: epochs=8  seed=1  cohort.root=DIR
-                    optimizer.lr=3e-4  arms.none=false  'optimizer.lr={{log_uniform: [1e-4, 1e-2]}}'
+  cache=cache       folder or address of prepared images and teachers' outputs,
+                    shared by all sweeps
+  scratch=DIR       every node's disk, for copies and checkpoints in a cluster;
+                    scratch_gb=N limits copies
+  tracking=URI      MLflow; MLFLOW_TRACKING_URI, or sqlite:///STORAGE/mlflow.db
+  patience=24h      how long the sweep waits while the disk of STORAGE is full,
+                    read-only or away
+  restarts=N        starts the driver again, at most N times, if it crashes;
+                    with RAY_ADDRESS 20, else 0
+  warm_start=SWEEP  begins with the results of another sweep of the same cohort,
+                    by name or folder
+  extend=true       continues though the space has changed, with the earlier
+                    trials that lie in the new one
+  repair=true       continues though the journal is damaged or has lost trials,
+                    without what is lost
+  show=true, schema=true   print the space as a tree, or a JSON schema of space
+                    files for editors, and stop
+  plan=true         checks every branch of the space, times some steps, prints
+                    the price, and stops
+  any.other=value   replaces that leaf of the space: epochs=8  seed=1
+                    cohort.root=DIR  optimizer.lr=3e-4  arms.none=false
+                    'optimizer.lr={{log_uniform: [1e-4, 1e-2]}}'
+                    docs/search_spaces.md has a table of all keys with their
+                    defaults, such as search.at_a_time and search.repeats
 
 examples
-  python -m sweep.run                                          the demo, minutes on two cores
+  python -m sweep.run                       the demo, minutes on two cores
   python -m sweep.run space=breast cohort.root=DIR plan=true
-  python -m sweep.run space=breast cohort.root=DIR trials=12 epochs=8 name=first-look
-  RAY_ADDRESS=auto python -m sweep.run space=FILE search.trials_per_device=4     four to a GPU, on a cluster
+  python -m sweep.run space=breast cohort.root=DIR trials=12 name=first-look
+  RAY_ADDRESS=auto python -m sweep.run space=FILE search.trials_per_device=4
+                                            four to a GPU, on a cluster
 
-a sweep leaves in STORAGE/NAME (the first three also every 10 minutes while it runs)
+a sweep leaves in STORAGE/NAME (the first three also every 10 minutes)
   report.html       the front, learning curves, what each parameter did
-  best.yaml         the best configuration by search.select; python -m mmpkd.train config=best.yaml
+  best.yaml         the best configuration by search.select; for
+                    python -m mmpkd.train config=best.yaml
   trials.parquet    a row a trial; epochs.parquet a row an epoch
-  space.yaml, plan.json, journal.log (Optuna), checkpoints of the best trials, errors/ of failed trials
+  space.yaml, plan.json, journal.log (Optuna), checkpoints of the best trials,
+                    errors/ of failed trials
 
-Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end it in good order within about ten seconds, and
-the same command continues. A running trial trains again what it trained since its last checkpoint: at most
-checkpoint_seconds [60] and an epoch. A second Ctrl-C ends the sweep at once.
-Without RAY_ADDRESS it uses the cores and the memory that taskset, control groups (containers) or the batch
-system allow; Ray's sockets go below TMPDIR if its path is short, else below /tmp, or below RAY_TMPDIR.
+Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU end it in good order
+within about ten seconds, and the same command continues. A running trial trains
+again what it trained since its last checkpoint: at most checkpoint_seconds [60]
+and an epoch. A second Ctrl-C ends the sweep at once.
+Without RAY_ADDRESS it uses the cores and the memory that taskset, control
+groups (containers) or the batch system allow; Ray's sockets go below TMPDIR if
+its path is short, else below /tmp, or below RAY_TMPDIR.
 
-exit status: 0 done; 1 no trial succeeded; 2 a mistake, shown above; 130 stopped before the end (by a signal
-or by sweep.stop), the same command continues
+exit status: 0 done; 1 no trial succeeded; 2 a mistake, shown above; 130 stopped
+before the end (by a signal or by sweep.stop), the same command continues
 """
 
 
@@ -77,7 +96,8 @@ def main(words: Sequence[str]) -> None:
         UserError: the user made mistakes. The command then ends with status 2.
     """
     if {"--help", "-h", "help"} & set(words):
-        print(HELP.format(spaces=", ".join(shipped())), end="")
+        spaces = wrap(f"{', '.join(shipped())}, or the path of a .yaml file", 60)
+        print(HELP.format(spaces=f"\n{' ' * 20}".join(spaces)), end="")
         return
     options, mistakes = read_run_options(words, (*SHORTCUTS, *PATHS_OF_SPACE))
     if options.schema and not mistakes:

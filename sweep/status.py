@@ -24,40 +24,49 @@ from sweep.reports.details import PLAIN, SHOWN_STATES, age, as_json, score_of_tr
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import driver_of
 from sweep.storage.reader import Sweep, check_exists, how_to_continue, read_sweep
-from sweep.tracking.mlflow_database import repoint_artifacts
+from sweep.tracking.links import as_lines, pages_of, server_of
+from sweep.tracking.mlflow_database import repoint_artifacts, sweep_run
 from sweep.transfer.views import refresh, view_of
 
 HELP = """\
 usage: python -m sweep.status [NAME] [key=value ...]
 
-Shows every sweep: how many trials have ended in which way, what they cost, and the best value of each
-goal. For a single sweep it also shows the arms, what the driver says of itself (last sign of life,
-machines, running trials and the age of their reports, expected end), and the command that continues the
-sweep. It only reads, with one exception: after the folder of all sweeps was moved, it points
-STORAGE/mlflow.db to the artifacts beside it.
+Shows every sweep: how many trials have ended in which way, what they cost, and
+the best value of each goal. For a single sweep it also shows the arms, what the
+driver says of itself (last sign of life, machines, running trials and the age
+of their reports, expected end), and the command that continues the sweep. It
+only reads, with one exception: after the folder of all sweeps was moved, it
+points STORAGE/mlflow.db to the artifacts beside it.
 
   NAME           one sweep; name=NAME means the same
   storage=runs   folder or address of all sweeps, as given to sweep.run
   json=true      prints the same as JSON, for a program
-  watch=true     shows the same until Ctrl-C, refreshed every 2 s (30 s for an address);
-                 where the output is no terminal, prints a line when something has changed
+  watch=true     shows the same until Ctrl-C, refreshed every 2 s (30 s for an
+                 address); where the output is no terminal, prints a line when
+                 something has changed
 
 columns
-  state          running: a driver runs it. stalled: its driver has given no sign of life for a minute.
-                 finished: all its trials are done. stopped: the command that continues it goes on from
-                 its checkpoints. starting: a driver has begun and runs no trials yet
-  trials         by how they ended; open: begun and not ended, so they run now or wait to be
-                 continued. Trials on further seeds (search.repeats) are added to the number planned
-  device hours   wall time of epochs x the share of a GPU held, or cores where there is no GPU. The
-                 sweep's value contains trials that extend=true has left behind; an arm's does not. Below
-                 it stands the price by the plan
-  best           observed, over complete trials; with search.repeats means over the seeds. Arms
-                 that read another image at test (student.reads) count only in their own row
+  state          running: a driver runs it. stalled: its driver has given no
+                 sign of life for a minute. finished: all its trials are done.
+                 stopped: the command that continues it goes on from its
+                 checkpoints. starting: a driver has begun and runs no trials
+                 yet
+  trials         by how they ended; open: begun and not ended, so they run now
+                 or wait to be continued. Trials on further seeds
+                 (search.repeats) are added to the number planned
+  device hours   wall time of epochs x the share of a GPU held, or cores where
+                 there is no GPU. The sweep's value contains trials left behind
+                 by extend=true; an arm's does not. Below it stands the price by
+                 the plan
+  best           of each goal, with the trial that has it; observed, over
+                 complete trials; with search.repeats means over the seeds. Arms
+                 that read another image at test (student.reads) count only in
+                 their own row
 
 examples
   python -m sweep.status
   python -m sweep.status breast storage=/shared/runs
-  python -m sweep.status json=true | jq '.sweeps[] | select(.state == "running") | .name'
+  python -m sweep.status json=true | jq '.sweeps[].state'
 """
 WATCH_SECONDS: Final = 2.0  # between two readings with watch=true
 REMOTE_WATCH_SECONDS: Final = 30.0  # the same for an address, where a driver leaves copies as seldom
@@ -86,7 +95,7 @@ def main(words: Sequence[str]) -> None:
     if options["json"] == "true":
         print(json.dumps({"sweeps": [as_json(sweep) for sweep in sweeps], "unread": unread}, indent=2))
         return
-    show(sweeps, storage, console, _about_mlflow(storage.mlflow_database.absolute()))
+    show(sweeps, storage, console, _about_mlflow(storage.mlflow_database.absolute(), sweeps))
     warn(unread, console)
 
 
@@ -199,19 +208,22 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console, about_mlflow
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _about_mlflow(file: Path) -> list[str]:
-    """Returns lines that say how to view the runs in the MLflow file beside the sweeps. Returns no lines if there is no
-    such file.
+def _about_mlflow(file: Path, sweeps: Sequence[Sweep] = ()) -> list[str]:
+    """Returns lines that say how to view the runs in the MLflow file beside the sweeps, with links if there is one
+    sweep. Returns no lines if there is no such file.
     """
     if not file.is_file():
         return []
     try:
         repoint_artifacts(file)
+        ids = sweep_run(file, sweeps[0].folder.name) if len(sweeps) == 1 else None
     except sqlite3.Error as error:
         return [
             f"warning: {file}: MLflow may not find its artifacts ({error}); check whether it is damaged or read-only"
         ]
-    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(sqlite_uri(file))}"]
+    uri = sqlite_uri(file)
+    pages = as_lines(pages_of(*ids, sweeps[0].goals, server_of(uri))) if ids else []
+    return [f"runs in MLflow: mlflow ui --backend-store-uri {quote(uri)}", *pages]
 
 
 def _cost_and_best(facts: Mapping[str, Any]) -> tuple[str, str]:

@@ -22,6 +22,7 @@ from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep.reports.arms import ArmTotals, totals_by_arm
 from sweep.reports.choosing import with_estimates
+from sweep.reports.page.ended import ended
 from sweep.reports.page.page import write_report
 from sweep.reports.tables import write_tables
 from sweep.selection import Selection
@@ -46,6 +47,7 @@ class Snapshot:
         cohort: the cohort as the driver was given it; the data may have been moved since a trial began.
         remaining: the number of trials that have not ended.
         time: when the copy was made, in seconds since 1970.
+        store: folder of the prepared cohort.
     """
 
     folder: SweepFolder
@@ -59,6 +61,7 @@ class Snapshot:
     cohort: CohortConfig
     remaining: int
     time: float
+    store: str
 
     @property
     def progress(self) -> str:
@@ -96,6 +99,7 @@ def snapshot_of(search: Search, goals: Sequence[str], folder: SweepFolder, cohor
         cohort=cohort,
         remaining=search.remaining_trials,
         time=time.time(),
+        store=search.places["store"],
     )
 
 
@@ -127,7 +131,9 @@ def write_results(snapshot: Snapshot, running: bool = False, check: Callable[[],
     note = snapshot.progress if running else ""
     error = planned_error(folder)
     check()
-    write_report(folder, shown, list(snapshot.arms), goals, select, error, snapshot.totals, note)
+    arms = list(snapshot.arms)
+    at_end = None if running else ended(folder, snapshot.store, shown, arms, select)
+    write_report(folder, shown, arms, goals, select, error, snapshot.totals, note, at_end)
     return Results(shown, best)
 
 

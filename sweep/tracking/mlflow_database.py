@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from sweep.options import sqlite_uri
 from sweep.storage.layout import Storage
+from sweep.tracking.links import VIEW_TAG
 
 # Tables and columns with addresses of artifacts below that of their experiment.
 LOCATIONS: Final = (
@@ -52,6 +53,24 @@ def make_database(path: Path, name: str, connect: Callable[[str], object]) -> No
 def artifacts_uri(path: Path, name: str) -> str:
     """Returns the address of a sweep's artifact folder, which lies beside the SQLite file that tracks the sweep."""
     return (Storage(path.parent).mlflow_artifacts / name).absolute().as_uri()
+
+
+def sweep_run(path: Path, name: str) -> tuple[str, str] | None:
+    """Returns the ids of a sweep's experiment and of its newest own run, as the SQLite file of MLflow names them.
+    Returns None if they are not in the file, or if the experiment has no saved views.
+
+    Raises:
+        sqlite3.Error: the file is damaged.
+    """
+    with closing(sqlite3.connect(path, timeout=20)) as connection:
+        rows = connection.execute(
+            "SELECT experiments.experiment_id, runs.run_uuid FROM experiments JOIN runs USING (experiment_id) "
+            "WHERE experiments.name = ? AND runs.lifecycle_stage = 'active' "
+            "AND EXISTS (SELECT 1 FROM experiment_tags WHERE experiment_tags.experiment_id = runs.experiment_id "
+            "AND experiment_tags.key LIKE ? || substr(runs.run_uuid, 1, 8) || '-%') ORDER BY runs.start_time DESC",
+            (name, VIEW_TAG),
+        ).fetchall()
+    return (str(rows[0][0]), rows[0][1]) if rows else None
 
 
 def repoint_artifacts(path: Path) -> None:

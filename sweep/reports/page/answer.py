@@ -24,9 +24,10 @@ CAUTION: Final = (
 INTERVALS: Final = (
     "Intervals are 95 % (1.96 standard errors over validation patients, and over seeds where there are several). Those "
     "of differences take both scores as independent; they are usually too wide, because the patients are the same. "
-    "They leave out the luck of choosing the best of several trials. The verdict on an arm needs fresh seeds and the "
-    "test part, which this sweep has not read."
+    "They leave out the luck of choosing the best of several trials."
 )
+VERDICT: Final = "The verdict on an arm needs fresh seeds and the test part, which a sweep does not read."
+EMPTY: Final = "-"  # in a table
 
 
 def best_of_arm(records: Sequence[Record], arm: str, goal: str) -> Record | None:
@@ -92,14 +93,16 @@ def rows(records: Sequence[Record], arms: Sequence[str], goal: str) -> list[list
     for arm in sorted(arms, key=lambda arm: arm != BASELINE):
         best = best_of_arm(records, arm, goal)
         if best is None:
-            lines.append([f"best of {arm}", "-", "no complete trial", *["-"] * (3 if scores else 2)])
+            lines.append([f"best of {arm}", EMPTY, "no complete trial", *[EMPTY] * (3 if scores else 2)])
             continue
         score, error = best.metrics[goal], error_of(best, goal)
-        against = "-" if best is baseline or baseline is None else _difference(best, baseline, goal)
+        against = EMPTY if best is baseline or baseline is None else _difference(best, baseline, goal)
         above = [f"{score - max(scores.values()):+.3f}"] if scores else []
         interval = _interval(score, error, most=1.0)
         lines.append([f"best of {arm}", str(best.number), f"{score:.3f}", interval, against, *above])
-    lines += [[f"no image: {IMAGE_BLIND[name]}", "-", f"{score:.3f}", "-", "-", "-"] for name, score in scores.items()]
+    lines += [
+        [f"no image: {IMAGE_BLIND[name]}", EMPTY, f"{score:.3f}", EMPTY, EMPTY, EMPTY] for name, score in scores.items()
+    ]
     return lines
 
 

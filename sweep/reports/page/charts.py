@@ -43,10 +43,12 @@ class Axis:
     Attributes:
         title: the name of what it shows.
         values: the values that must fit on it. Values that are not finite are left out.
+        is_parameter: whether it shows a parameter, which may get a logarithmic scale. Scores never get one.
     """
 
     title: str
     values: Sequence[Any]
+    is_parameter: bool = False
 
     @property
     def categories(self) -> list[str]:
@@ -57,9 +59,15 @@ class Axis:
 
     @property
     def is_log(self) -> bool:
-        """Whether the values are positive numbers that span more than a factor of 20."""
+        """Whether the values are positive numbers of a parameter that span more than a factor of 20."""
         finite = self._finite
-        return not self.categories and bool(finite) and min(finite) > 0 and max(finite) > 20 * min(finite)
+        return (
+            self.is_parameter
+            and not self.categories
+            and bool(finite)
+            and min(finite) > 0
+            and max(finite) > 20 * min(finite)
+        )
 
     @property
     def _finite(self) -> list[float]:
@@ -99,7 +107,10 @@ class Axis:
         return low - margin, high + margin
 
     def _scaled(self, value: float) -> float:
-        return math.log10(value) if self.is_log else value
+        """Returns a value on the axis's scale. The lower end of an error bar may be below 0, which no logarithm has."""
+        if not self.is_log:
+            return value
+        return math.log10(value) if value > 0 else -math.inf
 
 
 def _is_number(value: Any) -> bool:

@@ -32,7 +32,7 @@ def front_figures(records: Sequence[Record], goals: Sequence[str], styles: Style
     complete = [record for record in records if record.state == "complete"]
     pairs: list[tuple[str | None, str]] = list(itertools.combinations(goals, 2)) or [(None, goals[0])]
     charts = "".join(f"<figure>{_front(records, complete, x, y, goals, styles)}</figure>" for x, y in pairs)
-    entries = _arm_entries(styles) + _pruned_entry(records) + [("large, outlined: on the front", "#000", "", "")]
+    entries = _arm_entries(styles) + _pruned_entry(records) + [("large, outlined: on the front", "#000", "", "circle")]
     return f'{legend(entries + _blind_entries(complete, goals))}<div class="charts">{charts}</div>'
 
 
@@ -144,7 +144,7 @@ def effect_figures(records: Sequence[Record], arm: str, goals: Sequence[str], st
         if len(set(map(str, values))) < 2:
             continue
         y_axis = Axis(goal, [*(record.metrics[goal] for record in with_name), *blind.values()])
-        chart = Chart(Axis(short[name.partition("/")[2]], values), y_axis)
+        chart = Chart(Axis(short[name.partition("/")[2]], values, is_parameter=True), y_axis)
         for kind, value in blind.items():
             chart.level(value, "y", BLIND_DASHES[kind], f"{goal} {value:.3f} {IMAGE_BLIND[kind]}")
         for record in with_name:
@@ -172,7 +172,7 @@ def parallel_figure(records: Sequence[Record], arm: str, goals: Sequence[str], s
     shown = [record for record in shown if _is_scored(record, goals)]
     shown.sort(key=lambda record: (record.state == "complete", record.number in best))
     short = shortest([name.partition("/")[2] for name in names])
-    axes = [Axis(short[name.partition("/")[2]], [record.sampled[name] for record in shown]) for name in names]
+    axes = [Axis(short[name.partition("/")[2]], [record.sampled[name] for record in shown], True) for name in names]
     axes += [Axis(goal, [record.metrics[goal] for record in shown]) for goal in goals]
     lines = []
     for record in shown:

@@ -98,7 +98,7 @@ def write_report(
         num_complete = sum(record.arm == arm for record in complete)
         few = f"Effects of parameters are shown from {MIN_POINTS} complete trials on; this arm has {num_complete}."
         body = "".join(drawn) or f'<p class="note">{few}</p>'
-        method = "Importances are Optuna's, by the functional ANOVA of a random forest; they sum to 1."
+        method = "Importances are Optuna's, by the mean decrease of impurity in a random forest; they sum to 1."
         body += f'<p class="note">{method}</p>' if any(shares.values()) else ""
         parts += [f"<h2>Parameters of {escape(arm)}</h2>{body}"] if num_complete else []
     parts += [f"<h2>Arms</h2>{arms_table(totals)}"] if totals else []

@@ -9,12 +9,13 @@ from typing import Final
 from sweep.provenance import code_commit, library_versions
 from sweep.reports.arms import ARM_COLUMNS, ArmTotals
 from sweep.reports.console import TEACHER_COLUMN, cells, off_front, off_front_label, sampled
-from sweep.reports.page.answer import BASELINE, CAUTION, INTERVALS, columns, rows, sentences
+from sweep.reports.page.answer import BASELINE, CAUTION, EMPTY, INTERVALS, VERDICT, columns, rows, sentences
 from sweep.selection import Selection, best_first, rule_of
 from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import IMAGE_BLIND, best_of, compared_metric, front_of, image_blind_scores_of, picked
 from sweep.types import Record
 
+EMPTY_CELL: Final = ' class="empty"'  # a phone leaves such a cell out
 PROTOCOL: Final = (
     "Trials were chosen by their scores on validation patients. Splits go by patient. Students see images only; "
     "regions of interest and privileged columns are used for scores and by teachers."
@@ -27,7 +28,8 @@ def answer(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str])
         f"<li><strong>{escape(goal)}</strong>: {escape(line)}</li>" for goal, line in sentences(records, arms, goals)
     ]
     tables = [table(columns(goal, records), rows(records, arms, goal)) for goal in goals]
-    return f'<ul class="answer">{"".join(lines)}</ul><p>{CAUTION}</p>{"".join(tables)}<p class="note">{INTERVALS}</p>'
+    words = f'<ul class="answer">{"".join(lines)}</ul><p>{CAUTION} {VERDICT}</p>'
+    return f'{words}{"".join(tables)}<p class="note">{INTERVALS}</p>'
 
 
 def best_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str | Selection) -> str:
@@ -90,7 +92,7 @@ def table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     body = "".join(
         "<tr>"
         + "".join(
-            f'<td data-name="{escape(name, quote=True)}">{escape(cell)}</td>'
+            f'<td data-name="{escape(name, quote=True)}"{EMPTY_CELL * (cell in ("", EMPTY))}>{escape(cell)}</td>'
             for name, cell in zip(names, line, strict=True)
         )
         + "</tr>"
@@ -123,6 +125,6 @@ def _blind_rows(records: Sequence[Record], goals: Sequence[str], before: int) ->
     lines = []
     for name, text in IMAGE_BLIND.items():
         if any(name in each for each in scores.values()):
-            shown = [f"{each[name]:.3f}" if name in each else "-" for each in scores.values()]
-            lines.append([*(["-"] * (before - 1)), f"no image: {text}", *shown, "-", "-"])
+            shown = [f"{each[name]:.3f}" if name in each else EMPTY for each in scores.values()]
+            lines.append([f"no image: {text}", *([EMPTY] * (before - 1)), *shown, EMPTY, EMPTY])
     return lines

@@ -13,7 +13,7 @@ p.note, figcaption {{ color: #555; font-size: .9em; }}
 ul.answer {{ background: #f2f6fa; padding: .8em 1em .8em 2em; border-left: 4px solid #0072B2; }}
 table {{ border-collapse: collapse; width: 100%; margin: 1em 0; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; padding: .3em .8em .3em 0; border-bottom: 1px solid #ddd; vertical-align: top;
-  overflow-wrap: anywhere; min-width: 3em; }}
+  overflow-wrap: anywhere; min-width: 3em; }} th {{ overflow-wrap: normal; }}
 figure {{ margin: 0; break-inside: avoid; }}
 svg {{ width: 100%; height: auto; display: block; }}
 svg text {{ font: 13px system-ui, sans-serif; fill: #333; }} svg text.title {{ font-weight: 600; }}
@@ -40,6 +40,7 @@ dl.bars dt {{ font-weight: 400; }} dl.bars i {{ display: inline-block; height: .
   table:not(.plain) td::before {{ content: attr(data-name); color: #555; }}
   table:not(.plain) td[data-name=""] {{ grid-template-columns: 1fr; font-weight: 600; }}
   table:not(.plain) td[data-name=""]::before {{ display: none; }}
+  table:not(.plain) td.empty {{ display: none; }}
   dl {{ grid-template-columns: 1fr; }} dl.bars {{ grid-template-columns: 45% 1fr; }}
 }}
 @media print {{
@@ -47,6 +48,7 @@ dl.bars dt {{ font-weight: 400; }} dl.bars i {{ display: inline-block; height: .
   body {{ font-size: 10pt; max-width: none; margin: 0; padding: 0; }}
   h2, h3 {{ break-after: avoid; }} tr {{ break-inside: avoid; }} table {{ font-size: 8.5pt; }}
   .charts {{ grid-template-columns: 1fr 1fr; }}
+  .pictures table {{ max-width: 110mm; }}
 }}
 </style></head><body><h1>{name}</h1>
 {body}

@@ -1,0 +1,147 @@
+"""What a person sees of a sweep in `mlflow ui`, through the links that the end of `sweep.run` prints."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+from sweep.options import sqlite_uri
+from sweep.storage.events import EpochEnded, Spool, SweepBegan, SweepClosed, SweepSummarized, TrialEnded, TrialStarted
+from sweep.storage.layout import SweepFolder
+from sweep.tracking.mlflow import Tracker
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, ConsoleMessage, Page
+
+GOALS: Final = ["val/auroc", "val/pointing"]
+AUROC: Final = {0: 0.62, 1: 0.71, 2: 0.55, 3: 0.68}  # of the last epoch of each trial
+POINTING: Final = {0: 0.31, 1: 0.12, 2: 0.25, 3: 0.4}
+STATES: Final = {0: "complete", 1: "complete", 2: "pruned", 3: "complete"}
+ANSWER: Final = "**val/auroc**: the best of tabular is 0.71.\n\n| trial | val/auroc |\n|---|---|\n| 1 | 0.71 |"
+OWN_PROBE: Final = "/users/current"  # MLflow's own page asks for a user, and its server without accounts answers 404
+SECONDS: Final = 60_000  # milliseconds that the browser waits at most for anything
+
+
+def write_sweep(folder: Path) -> Spool:
+    """Writes a spool of four trials, as a sweep with two arms leaves it."""
+    folder.mkdir(parents=True)
+    spool = Spool(SweepFolder(folder))
+    spool.append(SweepBegan(id="a1", words=[], goals=GOALS, user="ann"))
+    for number, state in STATES.items():
+        arm = ("none", "tabular")[number % 2]
+        name, config = f"{number} {arm} lr=0.{number}", f'{{"epochs": 2, "seed": {number}}}'
+        params = {"optimizer.lr": number / 10, "epochs": 2}
+        spool.append(
+            TrialStarted(number=number, arm=arm, params=params, tags={}, name=name, colour="#0072B2", config=config)
+        )
+        for epoch in (1, 2):
+            goals = {"val/auroc": AUROC[number] - 0.1 * (2 - epoch), "val/pointing": POINTING[number]}
+            spool.append(
+                EpochEnded(number=number, arm=arm, epoch=epoch, seconds=1.0, metrics=goals, terms={"task": 1 / epoch})
+            )
+        spool.append(TrialEnded(number=number, state=state, error="", scores={"val/auroc_se": 0.03}))
+    spool.append(SweepSummarized(4, ANSWER, {"best/val/auroc": 0.71}, {"1": {"front": "yes"}, "3": {"front": "yes"}}))
+    spool.append(SweepClosed("FINISHED"))
+    return spool
+
+
+@pytest.fixture(scope="module")
+def pages(browser: Browser, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """Links into a running `mlflow ui`, by what they show."""
+    root = tmp_path_factory.mktemp("runs")
+    uri = sqlite_uri(root / "mlflow.db")
+    tracker = Tracker(uri, "demo", "a1", write_sweep(root / "demo"), root / "mlartifacts")
+    tracker.start()
+    assert tracker.close(60) == 0 and not tracker.refused
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port), "--workers", "1"]
+    log = (root / "server.log").open("wb")
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=root)
+    try:
+        _wait_for(f"http://127.0.0.1:{port}/health", server, root / "server.log")
+        yield tracker.pages(f"http://127.0.0.1:{port}/")
+    finally:
+        server.terminate()
+        server.wait(20)
+        log.close()
+
+
+def _wait_for(address: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    while True:
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.2)
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A new page, 1440 x 800 pixels. The test fails if it, or a page that it opens, logs an error."""
+    errors: list[str] = []
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type == "error" and not message.location["url"].endswith(OWN_PROBE):
+            errors.append(message.text)
+
+    with browser.new_context(viewport={"width": 1440, "height": 800}) as context:
+        context.set_default_timeout(SECONDS)
+        context.on("console", note)
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        yield context.new_page()
+    assert not errors
+
+
+def rows_of(page: Page) -> list[list[str]]:
+    """Returns the cells of the table of runs that are on the screen: name, goals, arm and outcome, row by row."""
+    page.locator(".ag-pinned-left-cols-container").get_by_text("1 tabular lr=0.1").wait_for()
+    names = page.locator(".ag-pinned-left-cols-container .ag-row a").all_inner_texts()
+    columns = ["metrics.`val/auroc`", "metrics.`val/pointing`", "tags.`arm`", "tags.`outcome`"]
+    cells = [page.locator(f'.ag-center-cols-container [col-id="{column}"]').all_inner_texts() for column in columns]
+    return [list(row) for row in zip(names, *cells, strict=True)]
+
+
+def test_the_printed_link_shows_goals_arm_and_outcome_and_leads_to_a_config(page: Page, pages: dict[str, str]) -> None:
+    page.goto(pages["trials by val/auroc"])
+    assert rows_of(page) == [
+        ["1 tabular lr=0.1", "0.71", "0.12", "tabular", "complete"],
+        ["3 tabular lr=0.3", "0.68", "0.4", "tabular", "complete"],
+        ["0 none lr=0.0", "0.62", "0.31", "none", "complete"],
+        ["2 none lr=0.2", "0.55", "0.25", "none", "pruned"],
+    ]
+    page.get_by_role("link", name="1 tabular lr=0.1").click()
+    page.get_by_role("tab", name="Artifacts").click()
+    page.get_by_text("config.yaml").first.click()
+    page.get_by_text("seed: 1").wait_for()
+
+
+def test_the_page_where_mlflow_opens_an_experiment_leads_to_its_trials(page: Page, pages: dict[str, str]) -> None:
+    """MLflow decides for a page for chat models; on the first visit it asks there for a click of its own."""
+    page.goto(pages["the sweep itself"].partition("/runs/")[0])
+    page.get_by_role("button", name="Got it").click()
+    with page.expect_popup() as trials:  # MLflow opens the links of a description in a new tab
+        page.get_by_role("link", name="trials by val/pointing").click()
+    assert [row[2] for row in rows_of(trials.value)] == ["0.4", "0.31", "0.25", "0.12"]
+
+
+def test_the_description_of_the_sweep_is_readable(page: Page, pages: dict[str, str]) -> None:
+    page.goto(pages["the sweep itself"])
+    description = page.get_by_test_id("note-editor-preview-content").last
+    description.get_by_role("cell", name="0.71").wait_for()
+    assert description.locator("strong").inner_text() == "val/auroc"
+    with page.expect_popup() as front:
+        description.get_by_role("link", name="Pareto front").click()
+    assert [row[0] for row in rows_of(front.value)] == ["1 tabular lr=0.1", "3 tabular lr=0.3"]

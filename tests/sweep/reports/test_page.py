@@ -1,0 +1,137 @@
+"""The parts of the report: its answer, its charts and its pictures."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sweep.arm_styles import arm_styles
+from sweep.reports.page.answer import columns, rows, sentences
+from sweep.reports.page.charts import Axis, Chart, legend, parallel
+from sweep.reports.page.ended import ended
+from sweep.reports.page.figures import _staircase, effect_figures, front_figures, parallel_figure
+from sweep.reports.page.importance import importances
+from sweep.reports.page.pictures import _outline, pictures
+from sweep.reports.page.sections import best_table, front_table
+from sweep.storage.layout import SweepFolder
+from tests.sweep.reports.test_html import ARMS, GOALS, RECORDS, cells_alone, record
+
+PRIOR = {"val/pointing_prior": 0.5}
+BLIND = [replace(each, metrics={**each.metrics, **PRIOR}) for each in RECORDS]
+MANY = [
+    replace(record(number, 0.5 + 0.04 * number, 0.3), sampled={"none/lr": 10.0**-number, "none/kind": "ab"[number % 2]})
+    for number in range(8)
+]
+
+
+def test_the_answer_compares_each_arm_with_none_and_with_maps_that_ignore_the_image() -> None:
+    """Differences: 0.89 - 0.90 and 0.30 - 0.24. 1.96 x the root of 0.02² + 0.02² is 0.0554, of 0.05² + 0.05² 0.1386."""
+    assert rows(RECORDS, ("tabular", "none"), "val/auroc") == [
+        ["best of none", "1", "0.900", "0.861 to 0.939", "-"],
+        ["best of tabular", "2", "0.890", "0.851 to 0.929", "-0.010, -0.065 to +0.045"],
+    ]
+    table = rows(BLIND, ARMS, "val/pointing")
+    assert table[1] == ["best of tabular", "2", "0.300", "0.202 to 0.398", "+0.060, -0.079 to +0.199", "-0.200"]
+    assert [row[:3] for row in table[2:]] == [
+        ["no image: by chance", "-", "0.062"],
+        ["no image: by pointing at the centre", "-", "0.125"],
+        ["no image: by the mean training ROI", "-", "0.500"],
+    ]
+    for records, goal in ((RECORDS, "val/auroc"), (BLIND, "val/pointing"), ([], "val/pointing")):
+        assert {len(row) for row in rows(records, ARMS, goal)} == {len(columns(goal, records))}, "one cell a column"
+
+
+def test_the_answer_says_where_no_student_beats_what_ignores_the_image() -> None:
+    line = "no trial is above the best map that ignores the image (0.500 by the mean training ROI)."
+    assert ("val/pointing", line) in sentences(BLIND, ARMS, GOALS)
+    line = "the best trial is above the best map that ignores the image (0.125 by pointing at the centre)."
+    assert ("val/pointing", line) in sentences(RECORDS, ARMS, GOALS)
+    assert sentences([], ARMS, GOALS) == []
+
+
+def test_the_best_without_a_teacher_always_has_a_row_and_so_have_maps_that_ignore_the_image() -> None:
+    records = [record(1, 0.7, 0.5), record(2, 0.8, 0.1), record(3, 0.9, 0.6, "tabular"), record(4, 0.6, 0.7)]
+    for page in (best_table(records, ARMS, GOALS, "val/auroc"), best_table(RECORDS, ARMS, GOALS, "val/auroc")):
+        assert len(re.findall(r"<td>best (?:of )?none[,<]", cells_alone(page))) == 1
+        assert 'class="empty">-</td><td data-name="val/pointing">0.062</td>' in page
+    assert ">no image: by chance<" in front_table(records, GOALS, "val/auroc")
+
+
+def test_arms_differ_in_marker_and_dash_and_pruned_trials_are_grey() -> None:
+    styles = arm_styles(ARMS)
+    page = front_figures(RECORDS, GOALS, styles)
+    markers = re.findall(r'scale\(1\.6\)" d="([^"]+)" fill="(#\w+)"', page)
+    assert len(set(markers)) == 2, "trials 1 and 2 are on the front"
+    assert re.search(r'fill="#c4c4c4"[^>]*><title>trial 4, tabular, pruned', page)
+    assert "trial 5" not in page, "which failed"
+    for goals in (GOALS[:1], (*GOALS, "val/auroc_se")):
+        assert front_figures(RECORDS, goals, styles).count("<figure>") == {1: 1, 3: 3}[len(goals)]
+    key = legend([("a", "#000", "dash", "")])
+    assert 'stroke-dasharray="7 4"' in key
+
+
+def test_effects_are_drawn_only_from_enough_trials() -> None:
+    style = arm_styles(ARMS)["none"]
+    page = effect_figures(MANY, "none", GOALS, style)
+    assert page.count("<figure>") == 4 and ">1e-05</text>" in page, "the rate has a logarithmic axis"
+    assert effect_figures(MANY[:7], "none", GOALS, style) == "" == parallel_figure(MANY[:7], "none", GOALS, style)
+    lines = parallel_figure([*MANY, replace(MANY[0], number=9, state="pruned")], "none", GOALS, style)
+    assert "trial 9, pruned" in lines and lines.count('class="title"') == 4
+
+
+def test_importances_are_those_of_optuna() -> None:
+    shares = importances(MANY, "none", "val/auroc")
+    assert list(shares) == ["lr", "kind"] and sum(shares.values()) == pytest.approx(1), "the score falls with the rate"
+    assert importances(MANY[:7], "none", "val/auroc") == {} == importances(MANY, "none", "val/pointing")
+
+
+def test_axes() -> None:
+    assert Axis("score", [0.0, 1.0]).ticks() == [
+        (pytest.approx(0.05 / 1.1 + share / 1.1), label) for share, label in ((0, "0"), (0.5, "0.5"), (1, "1"))
+    ]
+    assert not Axis("score", [0.01, 1.0]).is_log and Axis("rate", [0.01, 1.0], is_parameter=True).is_log
+    assert Axis("kind", ["a", 2, "a"]).categories == ["a", "2"] and Axis("kind", ["a", "b"]).share("b") == 0.75
+    assert Axis("equal", [3.0, 3.0]).ticks() == [(0.5, "3")] and Axis("none", []).ticks()
+    chart = Chart(Axis("<x>", [1, 2]), Axis("y", [1.0, float("nan")]))
+    chart.line([1, 2], [1.0, float("nan")], "#000", "solid", "a <line>", 1)
+    assert "nan" not in chart.svg() and "&lt;x&gt;" in chart.svg() and "a &lt;line&gt;" in chart.svg()
+    assert "<x>" not in parallel([Axis("<x>", [1, 2])], [([1], "#000", 1.0, "a")])
+
+
+def test_the_line_of_the_front_bounds_what_it_dominates() -> None:
+    assert _staircase([(1.0, 5.0), (2.0, 3.0)]) == [(1.0, 5.0), (1.0, 3.0), (2.0, 3.0)]
+    assert _staircase([]) == []
+
+
+def test_a_region_is_outlined_where_it_touches_its_outside() -> None:
+    roi = np.zeros((5, 5), bool)
+    roi[1:4, 1:4] = True
+    edge = roi.copy()
+    edge[2, 2] = False
+    assert (_outline(roi) == edge).all()
+    assert (_outline(np.ones((3, 3), bool)).sum()) == 8, "the border of the image counts as outside"
+
+
+def test_no_picture_of_a_credentialed_cohort_and_a_reason_where_students_are_gone(tmp_path: Path) -> None:
+    def store(credentialed: bool) -> Any:
+        return SimpleNamespace(facts=SimpleNamespace(credentialed=credentialed))
+
+    folder = SweepFolder(tmp_path)
+    shown = pictures(store(True), folder, RECORDS, ARMS, "val/auroc")
+    assert "credentialed" in shown and "<img" not in shown
+    shown = pictures(store(False), folder, RECORDS, (*ARMS, "text"), "val/auroc")
+    for line in ("No student of none is kept.", "No student of tabular is kept.", "No trial of text is complete."):
+        assert line in shown
+
+
+def test_a_report_is_written_where_pictures_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "sweep").mkdir()
+    shown = ended(SweepFolder(tmp_path / "sweep"), str(tmp_path / "store"), RECORDS, ARMS, "val/auroc")
+    assert "could not be read" in shown.pictures and str(tmp_path) not in shown.pictures
