@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 COLOURS = matplotlib.colormaps["inferno"]
 ALPHA = 0.6  # opacity of the map over its image at its maximum
 MAX_SIDE = 1024  # pixels, longest side of an overlay
-MIN_SIDE = 320  # pixels, longest side of either panel of a picture
+MIN_SIDE = 420  # pixels, longest side of either panel of a picture, and the width that the text below it needs
 GAP, LINE = 12, 22  # pixels between things, and height of a line of text
 BAR = (140, 12)  # pixels, width and height of the scale of colours
 MAX_RULER = 1 / 3  # largest length of the ruler, as a share of a panel's width

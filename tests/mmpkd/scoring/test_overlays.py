@@ -76,10 +76,11 @@ def test_rulers_have_round_lengths(longest: float, length: float) -> None:
 
 
 def test_the_scale_runs_through_the_colours_of_the_map() -> None:
-    image = np.zeros((400, 400), np.uint8)
+    image = np.zeros((500, 300), np.uint8)
     picture = np.asarray(beside(image, Image.fromarray(image).convert("RGB"), [], None))
+    assert (picture[500:, -GAP // 2 :] == 255).all()  # the words beside the scale are not cut off
     wanted_W3 = (255 * COLOURS(np.linspace(0, 1, BAR[0]))[:, :3]).round().astype(np.uint8)
-    row = picture[400 + GAP + 3 + BAR[1] // 2]
+    row = picture[500 + GAP + 3 + BAR[1] // 2]
     matches = [(row[start : start + BAR[0]] == wanted_W3).all() for start in range(len(row) - BAR[0] + 1)]
     assert sum(map(bool, matches)) == 1
 

@@ -44,6 +44,7 @@ def words(tmp_path: Path, cache: Path) -> list[str]:
 def nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     """No Ray, no trial, no end: what is said must be said before them."""
     monkeypatch.setattr(driver, "cluster", lambda *_: nullcontext())
+    monkeypatch.setattr(driver, "mps_where_shared", lambda *_: nullcontext())  # asks Ray for its devices
     price = SimpleNamespace(lines=lambda: ["price"])
     monkeypatch.setattr(driver, "FUNCTIONS", replace(driver.FUNCTIONS, price=lambda *_: price))
     monkeypatch.setattr(driver, "run_trials", lambda *_: None)
