@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,14 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from mmpkd.config import CohortConfig, TrialConfig
 from tests import colour_cohort
 
+LONGEST = ("test_known_answer.py", "test_fault_campaign.py", "test_nodes.py", "test_mirror.py")
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@cache
+def uses_ray(file: Path) -> bool:
+    """Returns whether tests of a file need the Ray that all of them share."""
+    return "ray_session" in file.read_text()
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -29,9 +37,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     class OneRay(LoadFileScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file: str = super()._split_scope(nodeid)
-            return "ray" if "ray_session" in (config.rootpath / file).read_text() else file
+            return "ray" if uses_ray(config.rootpath / file) else file
 
     return OneRay(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the files first that take longest, so that at the end no core waits for one of them."""
+    items.sort(key=lambda item: item.path.name not in LONGEST and not uses_ray(item.path))
 
 
 @pytest.fixture(scope="session")
