@@ -74,8 +74,8 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     for word in ("usage:", "demo, ", "trials=N", "cohort.root", "plan=true", "best.yaml", "examples"):
         assert word in text
-    assert len(text.splitlines()) <= 45, "one screen"
-    assert max(map(len, text.splitlines())) <= 110
+    assert len(text.splitlines()) <= 66, "one printed page"
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_an_unknown_space_is_one_screen_and_status_2() -> None:

@@ -36,7 +36,7 @@ def snapshot(tmp_path: Path, records: Sequence[Record], remaining: int = 0) -> S
     totals = [ArmTotals(arm, 2, 2, 0, 0, 0.75) for arm in ("none", "tabular")]
     arms = {arm: Tree("", {}) for arm in ("none", "tabular")}
     cohort = CohortConfig(reader="breast_lesions_usg", root=Path("/hospital/ann"))
-    return Snapshot(folder, records, arms, GOALS, "val/auroc", 1, totals, [], cohort, remaining, 0.0)
+    return Snapshot(folder, records, arms, GOALS, "val/auroc", 1, totals, [], cohort, remaining, 0.0, "")
 
 
 def test_scores_and_marks_by_hand(tmp_path: Path) -> None:

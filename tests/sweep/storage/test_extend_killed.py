@@ -117,7 +117,7 @@ def test_copies_of_a_killed_extension_are_no_part_of_the_next(dead: tuple[Path, 
     expected = outcome(folder)
     shutil.rmtree(folder)
     shutil.copytree(tmp_path / "saved", folder)
-    killed(tmp_path, 10, "trials=9", from_lr(low), "extend=true")
+    killed(tmp_path, 12, "trials=9", from_lr(low), "extend=true")
     assert sum(sum(counts.values()) for name, counts in states(folder).items() if " 1" in name) > 3
     swept(tmp_path, *other)
     assert outcome(folder) == expected
