@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from html import escape
 from typing import Any, Final
 
@@ -50,14 +51,14 @@ class Axis:
     values: Sequence[Any]
     is_parameter: bool = False
 
-    @property
+    @cached_property
     def categories(self) -> list[str]:
         """The categories, ordered by first appearance; empty if all values are numbers."""
         if all(_is_number(value) for value in self.values):
             return []
         return list(dict.fromkeys(str(value) for value in self.values))
 
-    @property
+    @cached_property
     def is_log(self) -> bool:
         """Whether the values are positive numbers of a parameter that span more than a factor of 20."""
         finite = self._finite
@@ -69,7 +70,7 @@ class Axis:
             and max(finite) > 20 * min(finite)
         )
 
-    @property
+    @cached_property
     def _finite(self) -> list[float]:
         return [float(value) for value in self.values if _is_number(value) and math.isfinite(value)]
 
@@ -99,7 +100,7 @@ class Axis:
         numbers = [(first + index) * step for index in range(count)]
         return [(self.share(number), f"{number:.6g}") for number in numbers]
 
-    @property
+    @cached_property
     def _ends(self) -> tuple[float, float]:
         scaled = [self._scaled(value) for value in self._finite] or [0.0, 1.0]
         low, high = min(scaled), max(scaled)

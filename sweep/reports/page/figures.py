@@ -18,6 +18,7 @@ from sweep.types import Record
 
 MIN_POINTS: Final = 8  # complete trials of an arm from which the effect of a parameter can be seen at all
 MAX_SHOWN: Final = 300  # curves in a chart, and points or lines of an arm; they keep the page small
+EFFECT_POINTS: Final = 3000  # points in all charts of effects of a page, about 0.8 MB
 BLIND_DASHES: Final = {"chance": "dot", "content": "dashdot", "centre": "dash", "prior": "solid"}
 
 Styles = Mapping[str, ArmStyle]
@@ -129,16 +130,22 @@ def _highest(values: pd.Series) -> float:
     return highest if math.isfinite(highest) else -math.inf
 
 
-def effect_figures(records: Sequence[Record], arm: str, goals: Sequence[str], style: ArmStyle) -> str:
+def effect_figures(
+    records: Sequence[Record], arm: str, goals: Sequence[str], style: ArmStyle, points: int = EFFECT_POINTS
+) -> str:
     """Returns a chart of each goal against each sampled parameter of an arm that at least `MIN_POINTS` complete trials
     have. Empty if there is no such parameter.
+
+    Args:
+        points: about how many points the charts of the arm may have. Beyond that, they show every n-th trial.
     """
-    of_arm = _evenly([record for record in records if record.arm == arm and record.state == "complete"])
+    of_arm = [record for record in records if record.arm == arm and record.state == "complete"]
     names = [name for name in _names(of_arm) if sum(name in record.sampled for record in of_arm) >= MIN_POINTS]
     short = shortest([name.partition("/")[2] for name in names])
+    limit = max(points // max(len(names) * len(goals), 1), MIN_POINTS)
     charts = []
     for name, goal in itertools.product(names, goals):
-        with_name = [record for record in of_arm if name in record.sampled]
+        with_name = _evenly([record for record in of_arm if name in record.sampled], limit)
         blind = _blind(of_arm, goal)
         values = [record.sampled[name] for record in with_name]
         if len(set(map(str, values))) < 2:
@@ -154,7 +161,10 @@ def effect_figures(records: Sequence[Record], arm: str, goals: Sequence[str], st
             chart.point(at, record.metrics[goal], style.colour, style.marker, text, (0.0, error), False)
         charts.append(f"<figure>{chart.svg()}</figure>")
     entries = _blind_entries(of_arm, goals)
-    return f'{legend(entries) if entries else ""}<div class="charts small">{"".join(charts)}</div>' if charts else ""
+    note = f'<p class="note">At most {limit} trials a chart, at equal distances.</p>' if len(of_arm) > limit else ""
+    return (
+        f'{note}{legend(entries) if entries else ""}<div class="charts small">{"".join(charts)}</div>' if charts else ""
+    )
 
 
 def parallel_figure(records: Sequence[Record], arm: str, goals: Sequence[str], style: ArmStyle) -> str:
@@ -196,9 +206,9 @@ def _names(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(name for record in records for name in record.sampled))
 
 
-def _evenly(records: Sequence[Record]) -> list[Record]:
-    """Returns at most `MAX_SHOWN` of the records, at equal distances."""
-    step = max(math.ceil(len(records) / MAX_SHOWN), 1)
+def _evenly(records: Sequence[Record], limit: int = MAX_SHOWN) -> list[Record]:
+    """Returns at most `limit` of the records, at equal distances."""
+    step = max(math.ceil(len(records) / limit), 1)
     return list(records[::step])
 
 

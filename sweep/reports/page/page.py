@@ -13,7 +13,14 @@ from sweep.arm_styles import arm_styles
 from sweep.reports.arms import ArmTotals
 from sweep.reports.choosing import choices_in_words
 from sweep.reports.console import few_patients, image_blind_scores, resolution, without_complete
-from sweep.reports.page.figures import MIN_POINTS, curve_figures, effect_figures, front_figures, parallel_figure
+from sweep.reports.page.figures import (
+    EFFECT_POINTS,
+    MIN_POINTS,
+    curve_figures,
+    effect_figures,
+    front_figures,
+    parallel_figure,
+)
 from sweep.reports.page.importance import importances
 from sweep.reports.page.sections import answer, arms_table, bars, best_table, front_table, origin
 from sweep.reports.page.style import PAGE
@@ -93,7 +100,7 @@ def write_report(
         drawn = [
             *(f"<h3>Importance for {escape(goal)}</h3>{bars(each)}" for goal, each in shares.items() if each),
             parallel_figure(records, arm, goals, styles[arm]),
-            effect_figures(records, arm, goals, styles[arm]),
+            effect_figures(records, arm, goals, styles[arm], EFFECT_POINTS // len(arms)),
         ]
         num_complete = sum(record.arm == arm for record in complete)
         few = f"Effects of parameters are shown from {MIN_POINTS} complete trials on; this arm has {num_complete}."

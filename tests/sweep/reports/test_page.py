@@ -81,6 +81,8 @@ def test_effects_are_drawn_only_from_enough_trials() -> None:
     page = effect_figures(MANY, "none", GOALS, style)
     assert page.count("<figure>") == 4 and ">1e-05</text>" in page, "the rate has a logarithmic axis"
     assert effect_figures(MANY[:7], "none", GOALS, style) == "" == parallel_figure(MANY[:7], "none", GOALS, style)
+    few = effect_figures(MANY * 3, "none", GOALS, style, points=32)
+    assert few.count("<title>trial") == 4 * 8 and "At most 8 trials a chart" in few, "which keeps the page small"
     lines = parallel_figure([*MANY, replace(MANY[0], number=9, state="pruned")], "none", GOALS, style)
     assert "trial 9, pruned" in lines and lines.count('class="title"') == 4
 
