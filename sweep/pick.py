@@ -206,7 +206,10 @@ def _copied(
         return None
     except PermissionError as error:
         raise UserError(f"{attempt.child(STUDENT)}: cannot be read ({error.strerror}); ask its owner") from error
-    return copy if _read(copy, config, number, training, console) else None
+    try:
+        return copy if _read(copy, config, number, training, console) else None
+    except UserError as error:  # it names the copy, which is deleted
+        raise UserError(str(error).replace(str(copy), str(attempt.child(STUDENT)))) from error
 
 
 def _read(file: Path, config: TrialConfig, number: int, training: bool, console: Console) -> Exported | None:

@@ -106,7 +106,7 @@ def differing(folder: PickedFolder, config: str, student: Path | None) -> list[s
     Args:
         student: the file of the student, or None if there is none to compare.
     """
-    names = [PICKED_CONFIG] if folder.config.is_file() and folder.config.read_text() != config else []
+    names = [PICKED_CONFIG] if folder.config.is_file() and folder.config.read_bytes() != config.encode() else []
     if student is not None and folder.student.is_file() and not _is_same(student, folder.student):
         names.append(STUDENT)
     return names

@@ -463,3 +463,16 @@ def test_the_present_folder_may_be_the_picked_folder(runs: Path, monkeypatch: py
     for out, problem in (("/", "root of the disk"), ("card.md", "card.md is a file; name a folder")):
         with pytest.raises(ConfigError, match=problem):
             pick.main(["fake", f"storage={runs}", f"out={out}"])
+
+
+def test_a_damaged_student_and_a_damaged_configuration_are_named(runs: Path) -> None:
+    number = kept(runs)[0]
+    words, picked = ["fake", f"storage={runs}", f"trial={number}"], runs / "fake" / "picked" / str(number)
+    picked.mkdir(parents=True)
+    (picked / "config.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"holds another config\.yaml"):
+        pick.main(words)
+    (student,) = runs.glob(f"fake/checkpoints/{number}/*/student.safetensors")
+    student.write_bytes(student.read_bytes()[:100])
+    with pytest.raises(UserError, match=rf"{student} is not a readable safetensors file"):
+        pick.main(words)
