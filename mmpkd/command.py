@@ -86,6 +86,19 @@ def make_folder(path: Path) -> None:
         raise ConfigError.at("out", f"the folder {path.absolute()} cannot be made: {error.strerror}") from error
 
 
+def named_folder(text: str) -> Path:
+    """Returns the folder that `out=` names, with a name of its own where the text is `.` or ends in `..`.
+
+    Raises:
+        ConfigError: it is the root of the disk, which has no name.
+    """
+    path = Path(text)
+    path = path if path.name not in ("", "..") else path.resolve()
+    if not path.name:
+        raise ConfigError.at("out", f"{path} is the root of the disk; name a folder below it")
+    return path
+
+
 @contextmanager
 def written_to(folder: Path) -> Iterator[None]:
     """Turns disk errors into messages while results are written to a folder.

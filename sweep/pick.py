@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from mmpkd import train
-from mmpkd.command import command_line, plain_console, written_to
+from mmpkd.command import command_line, named_folder, plain_console, written_to
 from mmpkd.config import TrialConfig, dump_trial
 from mmpkd.export.student_file import Exported
 from mmpkd.near_names import mistake_of, paths_of
@@ -21,7 +21,7 @@ from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, redact_passwords, sqlite_file, storage_at
 from sweep.picking.candidates import Candidates, read_candidates
 from sweep.picking.card import card_of
-from sweep.picking.folder import PickedFolder, adopt_trained, differing, publish, read_student
+from sweep.picking.folder import PickedFolder, adopt_trained, alone_in, differing, publish, read_student
 from sweep.picking.words import Pick, neighbours, pick, reasons, without_lead
 from sweep.reports.console import image_blind_scores
 from sweep.selection import Selection
@@ -87,6 +87,8 @@ def main(words: Sequence[str]) -> None:
     if storage.address and not options["out"]:
         problem = "a student is used from a disk, and the sweep lies in an object store"
         mistakes.append(Mistake("out", f"{problem}; name a folder to write with out=DIR"))
+    if options["out"] and Path(options["out"]).is_file():
+        mistakes.append(Mistake("out", f"{options['out']} is a file; name a folder to write with out=DIR"))
     if mistakes:
         raise ConfigError(mistakes)
     folder = storage.sweep(options["name"])
@@ -96,7 +98,7 @@ def main(words: Sequence[str]) -> None:
     picked = pick(trials, rule or trials.rule, number)
     console = plain_console(highlight=False)
     show(trials, picked, console)
-    target = PickedFolder(Path(options["out"] or folder.picked / str(picked.trial.number)))
+    target = PickedFolder(named_folder(options["out"] or str(folder.picked / str(picked.trial.number))))
     with written_to(target.path.parent):
         student = write(trials, picked, target, join(["python", "-m", "sweep.pick", *words]), options, console)
     is_private = student is not None and student.card.credentialed
@@ -156,24 +158,25 @@ def write(
         The student, or None if it is not trained yet.
 
     Raises:
-        UserError: the student is damaged, or the folder holds something else.
+        UserError: the student is damaged, the folder holds something else, or another process writes there.
     """
     config, number = trials.config_of(picked.trial), picked.trial.number
     text, training = dump_trial(config), options["train"] == "true"
     replace = options["replace"] == "true" and target.path.exists()
     copy = target.path.with_name(f".{target.path.name}.{STUDENT}.partial")
-    try:
-        student = _copied(trials.sweep.folder, number, config, copy, training, console)
-        if (names := differing(target, text, student)) and not replace:
-            problem = f"{target.path} holds another {' and another '.join(names)} than that of trial {number}"
-            raise UserError(f"{problem}; this replaces it:\n  {command} replace=true")
-        if not replace:
-            adopt_trained(target, config)
-        same = target.student.is_file() and not replace
-        exported = _read(student or target.student, config, number, training, console) if student or same else None
-        publish(target, text, student, card_of(trials, picked, config, exported), replace)
-    finally:
-        copy.unlink(missing_ok=True)
+    with alone_in(target.path.parent):
+        try:
+            student = _copied(trials.sweep.folder, number, config, copy, training, console)
+            if (names := differing(target, text, student)) and not replace:
+                problem = f"{target.path} holds another {' and another '.join(names)} than that of trial {number}"
+                raise UserError(f"{problem}; this replaces it:\n  {command} replace=true")
+            if not replace:
+                adopt_trained(target, config)
+            same = target.student.is_file() and not replace
+            exported = _read(student or target.student, config, number, training, console) if student or same else None
+            publish(target, text, student, card_of(trials, picked, config, exported), replace)
+        finally:
+            copy.unlink(missing_ok=True)
     if exported is None and training:
         train.main(target.training_words(_cache_of(trials)))
         adopt_trained(target, config)
@@ -203,7 +206,10 @@ def _copied(
         return None
     except PermissionError as error:
         raise UserError(f"{attempt.child(STUDENT)}: cannot be read ({error.strerror}); ask its owner") from error
-    return copy if _read(copy, config, number, training, console) else None
+    try:
+        return copy if _read(copy, config, number, training, console) else None
+    except UserError as error:  # it names the copy, which is deleted
+        raise UserError(str(error).replace(str(copy), str(attempt.child(STUDENT)))) from error
 
 
 def _read(file: Path, config: TrialConfig, number: int, training: bool, console: Console) -> Exported | None:

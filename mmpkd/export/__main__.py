@@ -48,7 +48,7 @@ def main(words: Sequence[str]) -> None:
         mistakes.append(Mistake("to", f"no format {own['to']!r}{near(own['to'], FORMATS)}; wanted {wanted}"))
     if mistakes:
         raise ConfigError(mistakes)
-    out = Path(own["out"] or f"runs/export/{own['to']}")
+    out = command.named_folder(own["out"] or f"runs/export/{own['to']}")
     with command.written_to(out.parent):
         difference = export(Path(own["model"]), own["to"], out)
     print(f"{out}: gives the student's probabilities, to {difference:.1g}; {out / 'README.md'} shows how to use it")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +48,29 @@ class PickedFolder:
         return [f"config={self.config}", f"out={self.path}", *([f"cache={cache}"] if cache else [])]
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """A context in which no other `sweep.pick` copies files into a folder, which is made if it does not exist. A disk
+    without locks gives no such protection.
+
+    Raises:
+        UserError: another one does so now.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            problem = f"another sweep.pick writes to {folder} at this moment"
+            raise UserError(f"{problem}; wait until it has ended, then run the same command again") from error
+        except OSError:
+            pass  # the disk has no locks
+        yield
+    finally:
+        os.close(opened)
+
+
 def read_student(student: Path, config: TrialConfig, number: int) -> Exported:
     """Returns the student in a file, and checks that it is whole and that of this configuration.
 
@@ -80,7 +106,7 @@ def differing(folder: PickedFolder, config: str, student: Path | None) -> list[s
     Args:
         student: the file of the student, or None if there is none to compare.
     """
-    names = [PICKED_CONFIG] if folder.config.is_file() and folder.config.read_text() != config else []
+    names = [PICKED_CONFIG] if folder.config.is_file() and folder.config.read_bytes() != config.encode() else []
     if student is not None and folder.student.is_file() and not _is_same(student, folder.student):
         names.append(STUDENT)
     return names

@@ -18,6 +18,7 @@ from mmpkd.export import student_file
 from mmpkd.types import ConfigError, UserError
 from sweep import pick
 from sweep.picking.candidates import Candidates, read_candidates
+from sweep.picking.folder import alone_in
 from sweep.picking.words import pick as picked_of
 from sweep.picking.words import reasons
 from sweep.reports.tables import trials_table
@@ -441,3 +442,37 @@ def test_the_records_are_those_that_the_driver_wrote(made: Path) -> None:
     known = pd.read_parquet(made / "fake" / "trials.parquet")
     assert table["number"].tolist() == list(range(8)) == known["number"].tolist()
     pd.testing.assert_series_equal(table["val/pointing"], known["val/pointing"])
+
+
+def test_two_picks_at_once_do_not_disturb_each_other(runs: Path) -> None:
+    number = kept(runs)[0]
+    words, folder = ["fake", f"storage={runs}", f"trial={number}"], runs / "fake" / "picked"
+    with alone_in(folder), pytest.raises(UserError, match=r"another sweep\.pick writes to .* wait until it has ended"):
+        pick.main(words)
+    assert list(folder.iterdir()) == []
+    pick.main(words)
+    assert [path.name for path in folder.iterdir()] == [str(number)]
+
+
+def test_the_present_folder_may_be_the_picked_folder(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (runs / "taken_away").mkdir()
+    monkeypatch.chdir(runs / "taken_away")
+    pick.main(["fake", f"storage={runs}", "out=."])
+    names = sorted(path.name for path in (runs / "taken_away").iterdir())
+    assert names == ["card.md", "config.yaml", "student.safetensors"]
+    for out, problem in (("/", "root of the disk"), ("card.md", "card.md is a file; name a folder")):
+        with pytest.raises(ConfigError, match=problem):
+            pick.main(["fake", f"storage={runs}", f"out={out}"])
+
+
+def test_a_damaged_student_and_a_damaged_configuration_are_named(runs: Path) -> None:
+    number = kept(runs)[0]
+    words, picked = ["fake", f"storage={runs}", f"trial={number}"], runs / "fake" / "picked" / str(number)
+    picked.mkdir(parents=True)
+    (picked / "config.yaml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"holds another config\.yaml"):
+        pick.main(words)
+    (student,) = runs.glob(f"fake/checkpoints/{number}/*/student.safetensors")
+    student.write_bytes(student.read_bytes()[:100])
+    with pytest.raises(UserError, match=rf"{student} is not a readable safetensors file"):
+        pick.main(words)

@@ -130,6 +130,16 @@ def test_a_folder_with_files_is_left_alone(students: dict[str, Path], tmp_path: 
         main([*words[:2], f"out={out / 'config.json'}"])
 
 
+def test_the_present_folder_is_named_in_full_where_it_holds_files(
+    students: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "note.txt").write_text("of the user")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/here is a folder with files in it.* out={tmp_path}/here-2"):
+        main([f"model={students['binary']}", "to=timm", "out=."])
+
+
 def test_mistakes_are_clear(students: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"(?s)form=onnx: not an option.*model: missing.*to: no format 'onx'.*onnx"):
         main(["form=onnx", "to=onx"])
