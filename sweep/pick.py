@@ -281,7 +281,7 @@ def _say_what_next(trials: Candidates, target: PickedFolder, trained: bool, comm
         return
     student = quote(str(target.student))
     line(f"apply it to images:\n  python -m mmpkd.predict model={student} images=FOLDER")
-    line(f"export it:\n  python -m mmpkd.export model={student} to=timm|onnx|mlflow|hub out=DIR")
+    line(f"export it to=timm, onnx, mlflow or hub:\n  python -m mmpkd.export model={student} to=onnx")
 
 
 if __name__ == "__main__":

@@ -121,8 +121,8 @@ by its path, so it should be open to trusted clients only.
 
 ```sh
 mlflow models serve --env-manager local --model-uri FOLDER --port 5001
-curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' \\
-  -d '{{"dataframe_records": [{{"{IMAGE}": "'$(base64 -w0 case.png)'"}}]}}'
+echo '{{"dataframe_records": [{{"{IMAGE}": "'$(base64 -w0 case.png)'"}}]}}' |
+  curl http://127.0.0.1:5001/invocations -H 'Content-Type: application/json' --data-binary @-
 ```
 
 `--env-manager local` uses the Python of the command; `requirements.txt` pins what it needs. From Python:
