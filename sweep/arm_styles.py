@@ -1,4 +1,4 @@
-"""How each arm of a sweep looks, in MLflow, in the report and on the terminal: its colour, dash and marker."""
+"""How each arm of a sweep looks, in MLflow and in the report: its colour, dash and marker."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Final
 
 # The colours of Okabe and Ito, which colour-blind readers can distinguish, without their yellow, which is faint on
 # white. The numbers of colours, dashes and markers differ, so that two arms of one colour differ in the others.
+# `sweep/reports/page/charts.py` draws the dashes and markers.
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-DASHES: Final = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")  # as Plotly names them
+DASHES: Final = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 MARKERS: Final = ("circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "star-triangle-up")
 
 
@@ -19,8 +20,8 @@ class ArmStyle:
 
     Attributes:
         colour: a colour such as '#0072B2'.
-        dash: Plotly's name of the dash of its lines.
-        marker: Plotly's name of the symbol of its points.
+        dash: the name of the dash of its lines, one of `DASHES`.
+        marker: the name of the symbol of its points, one of `MARKERS`.
     """
 
     colour: str

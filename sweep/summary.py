@@ -79,12 +79,16 @@ def marks_of(snapshot: Snapshot, shown: Sequence[Record]) -> dict[str, dict[str,
     marks: dict[str, dict[str, str]] = {}
     for record in front_of(shown, snapshot.goals):
         marks.setdefault(str(record.number), {})["front"] = "yes"
-    named = [(goal, best_of(shown, goal)) for goal in snapshot.goals] + [(BEST, picked(shown, snapshot.select))]
-    for name, best in named:
+    for name, best in _best_trials(snapshot, shown):
         if best is not None:
             tags = marks.setdefault(str(best.number), {})
             tags["best"] = ", ".join(filter(None, [tags.get("best"), name]))
     return marks
+
+
+def _best_trials(snapshot: Snapshot, shown: Sequence[Record]) -> list[tuple[str, Record | None]]:
+    """Returns the best trial by each goal, and the trial of best.yaml, each with the name of what it is best in."""
+    return [(goal, best_of(shown, goal)) for goal in snapshot.goals] + [(BEST, picked(shown, snapshot.select))]
 
 
 def _progress(snapshot: Snapshot) -> str:
@@ -104,7 +108,7 @@ def _answer(shown: Sequence[Record], arms: Sequence[str], goals: Sequence[str]) 
 def _table_of_best(snapshot: Snapshot, shown: Sequence[Record]) -> str:
     """Returns a Markdown table of the best trial by each goal, the trial of best.yaml and the best of each arm."""
     goals = snapshot.goals
-    named = [(f"best {goal}", best_of(shown, goal)) for goal in goals] + [(BEST, picked(shown, snapshot.select))]
+    named = [(name if name == BEST else f"best {name}", best) for name, best in _best_trials(snapshot, shown)]
     for arm in snapshot.arms:
         named.append((f"best of {arm}", best_of([record for record in shown if record.arm == arm], snapshot.select)))
     rows: dict[int, tuple[list[str], Record]] = {}

@@ -30,18 +30,18 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(60):
         arm = ARMS[number % len(ARMS)]
         state = "pruned" if number % 7 == 5 else "complete"
-        one = record(number, 0.5 + 0.007 * (number * 37 % 60), 0.2 + 0.01 * (number * 11 % 60), arm, state)
+        trial = record(number, 0.5 + 0.007 * (number * 37 % 60), 0.2 + 0.01 * (number * 11 % 60), arm, state)
         values = {f"{arm}/objectives.logits.params.value_{place}": 10.0 ** -(number * place % 7) for place in range(10)}
-        metrics = {**one.metrics, "val/pointing_prior": 0.9}
-        records.append(replace(one, sampled=values, metrics=metrics))
+        metrics = {**trial.metrics, "val/pointing_prior": 0.9}
+        records.append(replace(trial, sampled=values, metrics=metrics))
     epochs = [
         {
-            "number": one.number,
-            "arm": one.arm,
+            "number": trial.number,
+            "arm": trial.arm,
             "epoch": epoch,
-            **{goal: one.metrics[goal] - 0.01 * (9 - epoch) for goal in GOALS},
+            **{goal: trial.metrics[goal] - 0.01 * (9 - epoch) for goal in GOALS},
         }
-        for one in records
+        for trial in records
         for epoch in range(10)
     ]
     pd.DataFrame(epochs).to_parquet(folder.epochs)

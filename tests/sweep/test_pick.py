@@ -380,9 +380,9 @@ COMPLETE = [trial(0, 0.9, 0.1), trial(9, 0.89, 0.3)]
     ],
 )
 def test_a_trial_that_cannot_be_picked_says_why(space: Space, changes: dict[str, Any], problem: str) -> None:
-    found = by_hand(space, [*COMPLETE, trial(4, 0.8, 0.2, **changes)])
+    sweep_trials = by_hand(space, [*COMPLETE, trial(4, 0.8, 0.2, **changes)])
     with pytest.raises(ConfigError) as error:
-        found.trial(4)
+        sweep_trials.trial(4)
     (mistake,) = error.value.mistakes
     assert mistake.path == "trial" and mistake.problem.startswith(problem)
     assert "pick a complete trial" not in mistake.problem or mistake.problem.endswith("such as 0 or 9")
@@ -400,8 +400,8 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
     perfect = [trial(0, 1.0, 0.1), trial(1, 1.0, 0.3), trial(2, 0.99, 0.9)]
     for record in perfect:
         record.metrics["val/auroc_se"] = 0.0  # type: ignore[index]
-    found = by_hand(space, perfect)
-    lines = reasons(found, picked_of(found, rule, None))
+    sweep_trials = by_hand(space, perfect)
+    lines = reasons(sweep_trials, picked_of(sweep_trials, rule, None))
     assert lines[0] == (
         "trial 1 of arm none has the best val/pointing of the 2 of 3 complete trials whose val/auroc is within 0.000 "
         "of the best, 1.000 (all equal) of trial 0"
@@ -411,16 +411,16 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
     assert "its val/pointing, the best of 2, is expected to be up to 0.100 too high by luck" in lines[-1]
     assert "its val/auroc, which is nearly the best, up to 0.00" in lines[-1], "no score exceeds 1"
     seeds = [replace(record, metrics={**record.metrics, "seeds": 3.0}) for record in COMPLETE]
-    found = by_hand(space, seeds)
+    sweep_trials = by_hand(space, seeds)
     assert "0.020 is the standard error (over patients and seeds) of that best score" in reasons(
-        found, picked_of(found, rule, None)
+        sweep_trials, picked_of(sweep_trials, rule, None)
     )
 
 
 def test_only_one_trial_within_the_limit_is_named_as_such(space: Space) -> None:
-    found = by_hand(space, [trial(0, 0.9, 0.1), trial(1, 0.8, 0.9)])
+    sweep_trials = by_hand(space, [trial(0, 0.9, 0.1), trial(1, 0.8, 0.9)])
     rule = Selection(maximize="val/pointing", within=0.01, of="val/auroc")
-    assert reasons(found, picked_of(found, rule, None))[0] == (
+    assert reasons(sweep_trials, picked_of(sweep_trials, rule, None))[0] == (
         "trial 0 of arm none has the best val/auroc, 0.900 ± 0.020, and no other of 2 complete trials is within 0.010 "
         "of it"
     )

@@ -88,5 +88,5 @@ def test_the_scale_runs_through_the_colours_of_the_map() -> None:
 def test_long_text_is_wrapped_and_makes_the_picture_higher() -> None:
     image = np.zeros((50, 50), np.uint8)
     overlaid = Image.fromarray(image).convert("RGB")
-    one, many = (beside(image, overlaid, ["finding 0.123, " * count], None) for count in (1, 20))
-    assert many.width == one.width and many.height > one.height
+    short, long = (beside(image, overlaid, ["finding 0.123, " * count], None) for count in (1, 20))
+    assert long.width == short.width and long.height > short.height

@@ -13,7 +13,8 @@ import torch
 from mmpkd.cohort.prepare import prepare
 from mmpkd.config import CohortConfig
 from mmpkd.scoring import pictures
-from mmpkd.scoring.pictures import ALPHA, OUTLINE, TILE, example_rows, overlay_sheet
+from mmpkd.scoring.overlays import ALPHA, COLOURS
+from mmpkd.scoring.pictures import OUTLINE, TILE, example_rows, overlay_sheet
 
 
 def test_the_same_images_are_shown_with_outlines_and_the_map(
@@ -27,7 +28,14 @@ def test_the_same_images_are_shown_with_outlines_and_the_map(
         rows.tolist() == [val[0], val[(len(val) - 1) // 2], val[-1]] and store.roi_mask(rows).any(axis=(1, 2, 3)).all()
     )
     map_NRhw = torch.tensor([[1.0, 0.0]]).expand(2, 2).expand(3, 1, 2, 2)
-    monkeypatch.setitem(pictures.MAPS, "by hand", lambda: lambda student, pixels, columns: (None, map_NRhw))  # type: ignore[arg-type]
+
+    class ByHand:
+        per_label = False
+
+        def __call__(self, *arguments: Any) -> tuple[None, torch.Tensor]:
+            return None, map_NRhw
+
+    monkeypatch.setitem(pictures.MAPS, "by hand", ByHand)  # type: ignore[arg-type]
     exported: Any = SimpleNamespace(
         student=torch.nn.Identity(), card=SimpleNamespace(map="by hand", tasks=store.facts.tasks)
     )
@@ -41,5 +49,5 @@ def test_the_same_images_are_shown_with_outlines_and_the_map(
         right = ~outline & (np.arange(TILE) > 0.8 * TILE)
         assert (shown[right] == under[right]).all()
         left = ~outline & (np.arange(TILE) < 0.2 * TILE)
-        hottest = 255 * np.array(pictures.COLOURS(1.0)[:3])
+        hottest = 255 * np.array(COLOURS(1.0)[:3])
         assert np.abs(under[left] - ((1 - ALPHA) * shown[left] + ALPHA * hottest)).max() <= 0.5 + 1e-6

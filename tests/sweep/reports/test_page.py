@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmpkd.scoring.pictures import outline
 from sweep.arm_styles import arm_styles
 from sweep.reports.page.answer import columns, rows, sentences
 from sweep.reports.page.charts import Axis, Chart, legend, parallel
 from sweep.reports.page.ended import ended
 from sweep.reports.page.figures import _staircase, effect_figures, front_figures, parallel_figure
 from sweep.reports.page.importance import importances
-from sweep.reports.page.pictures import _outline, pictures
+from sweep.reports.page.pictures import pictures
 from sweep.reports.page.sections import best_table, front_table
 from sweep.storage.layout import SweepFolder
 from tests.sweep.reports.test_html import ARMS, GOALS, RECORDS, cells_alone, record
@@ -116,8 +117,8 @@ def test_a_region_is_outlined_where_it_touches_its_outside() -> None:
     roi[1:4, 1:4] = True
     edge = roi.copy()
     edge[2, 2] = False
-    assert (_outline(roi) == edge).all()
-    assert (_outline(np.ones((3, 3), bool)).sum()) == 8, "the border of the image counts as outside"
+    assert (outline(roi) == edge).all()
+    assert (outline(np.ones((3, 3), bool)).sum()) == 8, "the border of the image counts as outside"
 
 
 def test_no_picture_of_a_credentialed_cohort_and_a_reason_where_students_are_gone(tmp_path: Path) -> None:

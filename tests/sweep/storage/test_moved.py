@@ -48,6 +48,15 @@ def another_process(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return utils._artifact_repos_cache.clear
 
 
+def begun(folder: Path, tables: bytes) -> Spool:
+    """Makes the folder of a sweep that has begun, beside an MLflow file. Returns its spool."""
+    folder.mkdir()
+    (folder / "mlflow.db").write_bytes(tables)
+    spool = Spool(SweepFolder(folder))
+    spool.append(SweepBegan(id="x"))
+    return spool
+
+
 def artifacts(database: Path, name: str, number: int = -1) -> dict[str, bytes]:
     """What a person sees of a sweep's run, or of a trial's, by the file's own address."""
     client = MlflowClient(f"sqlite:///{database}")
@@ -90,10 +99,7 @@ def test_going_on_after_a_move_needs_no_look_before(
     tmp_path: Path, tables: bytes, another_process: Callable[[], None]
 ) -> None:
     old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    (old / "mlflow.db").write_bytes(tables)
-    spool = Spool(SweepFolder(old))
-    spool.append(SweepBegan(id="x"))
+    spool = begun(old, tables)
     (old / "report.html").write_text("first")
     spool.append(FilesWritten(paths=[str(old / "report.html")]))  # as earlier versions wrote it
     spool.append(TrialStarted(number=0, arm="none", params={}, tags={}, config='{"epochs": 4}'))
@@ -114,10 +120,7 @@ def test_a_copied_database_shows_the_artifacts_that_are_there(
 ) -> None:
     """Alone it shows those at the old place. Beside a copy of the artifacts it shows the copy."""
     old, new = tmp_path / "old", tmp_path / "new"
-    old.mkdir()
-    (old / "mlflow.db").write_bytes(tables)
-    spool = Spool(SweepFolder(old))
-    spool.append(SweepBegan(id="x"))
+    spool = begun(old, tables)
     spool.append(TrialStarted(number=0, arm="none", params={}, tags={}, config='{"epochs": 4}'))
     drain(f"sqlite:///{old / 'mlflow.db'}", "copied-file", spool)
     new.mkdir()

@@ -46,8 +46,8 @@ def tell_of(spool: Spool, number: int, state: str, epochs: int = 2) -> None:
     spool.append(TrialStarted(number=number, arm="none", params=params, tags=tags, name=name, colour=colour))
     for epoch in range(1, epochs + 1):
         metrics = {"val/auroc": 0.5 + epoch / 10, "val/auroc_chance": 0.5, "val/pixel_ap": math.nan}
-        said = {"epoch": epoch, "seconds": 1.5, "metrics": metrics, "terms": {"task": 2.0, "ä (b)": 0.25}}
-        spool.append(EpochEnded(number=number, arm="none", **said))
+        report = {"epoch": epoch, "seconds": 1.5, "metrics": metrics, "terms": {"task": 2.0, "ä (b)": 0.25}}
+        spool.append(EpochEnded(number=number, arm="none", **report))
     if state != "running":
         scores, error = {"val/auroc_se": 0.03, "device_hours": 0.5}, "a bug" if state == "failed" else ""
         spool.append(TrialEnded(number=number, state=state, error=error, scores=scores))
