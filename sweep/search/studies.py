@@ -265,11 +265,7 @@ class Studies:
 
 
 def records_of(studies: Iterable[Study], generation: int) -> list[Record]:
-    """Returns every trial of a generation of studies, ordered by number.
-
-    Args:
-        studies: the studies of a journal, see `storage.journal.load_studies`.
-    """
+    """Returns every trial of one generation among the studies of a journal, ordered by number."""
     named = [(*arm_and_generation(study.study_name), study) for study in studies]
     records = [
         _record(frozen.user_attrs["number"], arm, frozen)
