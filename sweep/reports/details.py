@@ -203,10 +203,11 @@ def score_of_trial(score: float, number: int) -> str:
 
 def age(seconds: float) -> str:
     """Returns an age for a person to read, such as '12 min ago'."""
-    return f"{_duration(seconds)} ago"
+    return f"{duration(seconds)} ago"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns a duration for a person to read, such as '12 min'."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
@@ -234,7 +235,7 @@ def _end(status: DriverStatus) -> str:
         return ""
     left = status.expected_end - time.time()
     clock = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.expected_end))
-    when = f"{clock}, in about {_duration(left)}" if left > 0 else clock
+    when = f"{clock}, in about {duration(left)}" if left > 0 else clock
     return f"expected end: {when}" + f" ({status.expected_by})" * bool(status.expected_by)
 
 
