@@ -222,7 +222,11 @@ def picked(records: Sequence[Record], select: str | Selection) -> Record | None:
 
 def image_blind_scores_of(record: Record, goal: str) -> dict[str, float]:
     """Returns the scores that maps which ignore the image reach by a goal on the same patients, by the name of the map
-    in `IMAGE_BLIND`. There are none for a goal that scores no map.
+    in `IMAGE_BLIND`. There are none for a goal that scores no map. A map that avoids the padding is left out where it
+    scores as chance does, because the images have no padding.
     """
-    metrics = {name: f"{goal}_{name}" for name in IMAGE_BLIND}
-    return {name: record.metrics[metric] for name, metric in metrics.items() if metric in record.metrics}
+    known = {name: record.metrics.get(f"{goal}_{name}", math.nan) for name in IMAGE_BLIND}
+    scores = {name: score for name, score in known.items() if math.isfinite(score)}
+    if scores.get("content") == scores.get("chance"):
+        scores.pop("content", None)
+    return scores
