@@ -273,3 +273,16 @@ def _close_in_words(close: Sequence[float], num_others: int) -> str:
     if not any(close):
         return f"{who} equal{'s' if len(close) == 1 else ''}"
     return f"{who} {'is' if len(close) == 1 else 'are'} within one standard error ({max(close):.3f}) of"
+
+
+def clock(seconds: float) -> str:
+    """Returns a duration for a person to read, such as '2 h 05 min', '3 min 20 s' or '40 s'."""
+    minutes, seconds_left = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes:02d} min"
+        if hours
+        else f"{minutes} min {seconds_left:02d} s"
+        if minutes
+        else f"{seconds_left} s"
+    )

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mmpkd.command import warn
+from sweep.reports.console import clock
 from sweep.reports.details import score_of_trial
 from sweep.search.searcher import Search
 from sweep.storage.records import best_of, over_seeds
@@ -126,16 +127,3 @@ class Progress:
         for arm, scores in self._best().items():
             table.add_row(arm, *(scores.get(goal, "-") for goal in self._search.goals))
         return Group(Text(f"{self._counts()}, {self._left()}"), table)
-
-
-def clock(seconds: float) -> str:
-    """Returns a duration for a person to read, such as '2 h 05 min', '3 min 20 s' or '40 s'."""
-    minutes, seconds_left = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return (
-        f"{hours} h {minutes:02d} min"
-        if hours
-        else f"{minutes} min {seconds_left:02d} s"
-        if minutes
-        else f"{seconds_left} s"
-    )
