@@ -23,10 +23,10 @@ def commands(name: str, storage: str, records: Sequence[Record], goals: Sequence
             trials.setdefault(record.number, []).append(words)
     lines = [(f"Trial {number}, {' and '.join(words)}:", f"trial={number}") for number, words in trials.items()]
     of = rule_of(select).of or rule_of(select).maximize
-    for goal in goals:
-        rule = Selection(maximize=goal, within=ONE_ERROR, of=of) if goal != of else None
-        if rule is not None and (record := picked(records, rule)):
-            lines.append((f"Trial {record.number}, best {rule}:", f"by={goal} within={ONE_ERROR} of={of}"))
+    for limited in (Selection(maximize=goal, within=ONE_ERROR, of=of) for goal in goals if goal != of):
+        if record := picked(records, limited):
+            choice = f"by={limited.maximize} within={ONE_ERROR} of={of}"
+            lines.append((f"Trial {record.number}, best {limited}:", choice))
     return "".join(
         f"<p>{escape(words)}</p><pre>{escape(pick_command(name, storage, choice))}</pre>" for words, choice in lines
     )
