@@ -22,6 +22,7 @@ FLOORS = {
         {"types", "machine.checksums"},
         {"machine.resources", "machine.files", "machine.recording", "near_names"},
         {"machine.errors"},
+        {"machine.new_folder"},
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
         {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
@@ -36,8 +37,8 @@ FLOORS = {
         {"training.execution"},
         {"training.epoch"},
         {"train"},
-        {"scoring.grouping", "scoring.pictures"},
-        {"scoring.subgroups", "input_images"},
+        {"scoring.grouping", "scoring.pictures", "export.usage"},
+        {"scoring.subgroups", "prediction"},
         {"evaluate", "predict", "probe"},
         {"export"},  # a student in formats of other software
     ),
