@@ -23,9 +23,8 @@ from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import Card, Exported, read, source_of, tempered
 from mmpkd.machine.files import overridden, read_yaml, write_atomically
-from mmpkd.near_names import near
 from mmpkd.scoring import classify, subgroups
-from mmpkd.scoring.grouping import MIN_PATIENTS, fold_notes, groupings, reason_not_compared, values_of
+from mmpkd.scoring.grouping import fold_notes, groupings, reason_not_compared, values_of
 from mmpkd.scoring.patients import by_patient
 from mmpkd.scoring.subgroups import REPLICATES, ClassWeights, Predictions, aligned, by_group, by_label, by_region
 from mmpkd.scoring.validation import Evaluator, Labels
@@ -50,8 +49,7 @@ scores of every image.
   cohort.KEY=..   any leaf of a cohort, as for mmpkd.cohort; instead of config=
                   cohort.reader=NAME cohort.root=DIR, except for a table
   part=all        all, train, val or test; val for the student's own cohort
-  groups=A,B      columns that define groups
-                  [columns named after sex, age, density or view]
+  groups=A,B      columns of groups [those named after sex, age, density, view]
   class_weights=balanced   average precision and Brier score as if both classes
                   were equally frequent [equal]
   within=foreground   localisation within the breast alone [content]
@@ -59,14 +57,12 @@ scores of every image.
   out=DIR         the parent of the folder [runs/evaluate]
   cache=DIR       the folder of stores [cache]
 
-Intervals cover 95 %. Of the cohort that the student was trained on, only the
-validation part is scored, on which its temperatures and thresholds were chosen.
-docs/commands.md has the details.
+Of the student's own cohort only the validation part is scored, on which its
+thresholds were chosen. Intervals cover 95 %. docs/commands.md has the details.
 
 examples
   python -m mmpkd.evaluate model=runs/train/best-0123 config=other.yaml
-  python -m mmpkd.evaluate model=student.safetensors groups=age \\
-    cohort.reader=chexlocalize cohort.root=DIR
+  python -m mmpkd.evaluate model=DIR cohort.reader=derm7pt cohort.root=DIR
 """
 
 
@@ -83,7 +79,7 @@ def main(words: Sequence[str]) -> None:
     if not isinstance(content["cohort"], dict):
         advice = f"write keys that begin with cohort., e.g. cohort.reader={content['cohort']}; or config=FILE"
         raise ConfigError.at("cohort", f"is not a section; {advice}")
-    mistakes = [Mistake(key, f"not an option of this command{near(key, own)}") for key in content if key != "cohort"]
+    mistakes = command.unknown_words([key for key in content if key != "cohort"], own)
     mistakes += [] if own["model"] else [Mistake("model", "missing: write model=FILE; see --help")]
     within, roi = (get_args(EvaluationConfig.model_fields[key].annotation) for key in ("within", "roi"))
     choices = {"part": ("", *PARTS), "class_weights": get_args(ClassWeights), "within": within, "roi": roi}
