@@ -65,11 +65,12 @@ def print_summary(
     best = picked(records, select)
     if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
-    if best and f"{rule_of(select).maximize}_estimate" in best.metrics and not folder.keeps_checkpoints(best.number):
+    is_estimated = best and any(f"{goal}_estimate" in best.metrics for goal in rule_of(select).goals)
+    if best and is_estimated and not folder.keeps_checkpoints(best.number):
         # A trial keeps its student only if its observed scores are among the best when it ends.
         console.print(
-            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "
-            f"python -m mmpkd.train config={quote(str(folder.best))}",
+            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again "
+            f"({clock(best.seconds)} in the sweep): python -m mmpkd.train config={quote(str(folder.best))}",
             highlight=False,
             soft_wrap=True,
         )
