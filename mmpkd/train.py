@@ -32,6 +32,7 @@ from mmpkd.machine import recording
 from mmpkd.machine.checksums import fingerprint
 from mmpkd.machine.files import write_atomically
 from mmpkd.machine.resources import thread_warnings
+from mmpkd.scoring import classify
 from mmpkd.scoring.validation import USUAL_GOALS, Evaluator
 from mmpkd.teachers.fitted import FittedTeacher, fit_teachers, quality_lines
 from mmpkd.teachers.input_leakage import warnings_before_fitting
@@ -143,7 +144,9 @@ def train(
         labels = evaluate.target_NK, evaluate.known_NK
         card = student_file.card_of(config, store.facts, store.manifest, run.answerer, logits_NK, *labels)
         card = replace(card, map_threshold=evaluate.thresholds(map_NRhw), slices=student_file.slices_of(store))
-        origin = origin_of(config, store, history[-1].metrics)
+        calibrated_NK = student_file.tempered(logits_NK, card.tasks, card.temperature)
+        calibrated = classify.score(calibrated_NK, *labels, card.tasks)
+        origin = origin_of(config, store, history[-1].metrics, calibrated)
         student_file.write(folder, run.answerer, card, store.digests(), origin)
     return history
 

@@ -49,8 +49,7 @@ def main(words: Sequence[str]) -> None:
     if mistakes:
         raise ConfigError(mistakes)
     out = command.named_folder(own["out"] or f"runs/export/{own['to']}")
-    with command.written_to(out.parent):
-        difference = export(Path(own["model"]), own["to"], out)
+    difference = export(Path(own["model"]), own["to"], out)
     print(f"{out}: gives the student's probabilities, to {difference:.1g}; {out / 'README.md'} shows how to use it")
 
 

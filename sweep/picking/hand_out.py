@@ -17,7 +17,7 @@ from sweep.picking.candidates import Candidates
 from sweep.picking.card import card_of
 from sweep.picking.folder import PickedFolder, adopt_trained, alone_in, differing, publish, read_student
 from sweep.picking.words import Pick
-from sweep.reports.console import clock
+from sweep.reports.details import duration
 from sweep.storage.layout import STUDENT, SweepFolder
 from sweep.transfer.addresses import Place
 from sweep.transfer.attempts import kept_student
@@ -129,7 +129,7 @@ def _say_what_next(
     line(f"\nfiles in {target.path}: {names}")
     if not trained:
         line(f"{NOT_KEPT}; this trains exactly the same one, and train=true does it here:")
-        line(f"(the training took {clock(trial.seconds)} in the sweep)")
+        line(f"(the training took {duration(trial.seconds)} in the sweep)")
         line(f"  {join(['python', '-m', 'mmpkd.train', *target.training_words(_cache_of(trials))])}")
         line("then this takes it over:")
         line(f"  {command}")
