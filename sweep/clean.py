@@ -45,8 +45,8 @@ afterwards.
   cache=cache    folder of the cache, as given to sweep.run
 
 what is deleted of a sweep
-  checkpoints of trials that have ended and are neither on the front nor among
-  the four best by search.select (a killed driver, or a worker that outlived it,
+  checkpoints of trials that have ended and are neither on the front nor near
+  the choice of search.select (a killed driver, or a worker that outlived it,
   leaves them), files that a kill left half-written
 
 examples
@@ -151,16 +151,16 @@ def waste_of(sweep: Sweep) -> list[Waste]:
 
 
 def settled_numbers(sweep: Sweep) -> list[int]:
-    """Returns the numbers of the ended trials that are neither on the Pareto front nor among the best by
-    `search.select`, and can no longer become so. References are compared among themselves.
+    """Returns the numbers of the ended trials that are neither on the Pareto front nor near the choice of
+    `search.select` (see `pareto.Contenders`), and can no longer become so. References are compared among themselves.
 
     A configuration that waits for runs on further seeds can still join the front. A configuration that lacks a value
     for one of the goals of the present space can also still join the front.
     """
     results, goals = sweep.results(), sweep.goals
-    select = rule_of(sweep.search.get("select", "")).maximize
-    position = goals.index(select) if select in goals else 0
-    contenders = {is_reference: Contenders(position) for is_reference in (False, True)}
+    select = rule_of(sweep.search.get("select", "")).goals
+    positions = [goals.index(goal) for goal in select] if set(select) <= set(goals) else [0]
+    contenders = {is_reference: Contenders(positions) for is_reference in (False, True)}
     for number, values in results.items():
         contenders[sweep.trials[number].arm in sweep.references].add(number, values)
     kept = contenders[False].numbers | contenders[True].numbers
