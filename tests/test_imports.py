@@ -57,7 +57,7 @@ FLOORS = {
         {"search", "workers", "tracking"},
         {"reports", "teachers"},
         {"summary", "front_files"},
-        {"reports.final"},
+        {"reports.final", "interim"},
         {"driver", "picking"},
         {"run", "status", "stop", "clean", "pick"},
     ),
