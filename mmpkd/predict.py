@@ -22,7 +22,6 @@ from mmpkd.export.usage import label_names
 from mmpkd.frames import Letterbox
 from mmpkd.machine.errors import machine_fault
 from mmpkd.machine.new_folder import new_folder, refuse_taken
-from mmpkd.near_names import near
 from mmpkd.prediction.files import TABLE, called, cells, headings, open_table, save_pictures, write_patients
 from mmpkd.prediction.input_images import input_images, read_input_image, spacing_of, warnings_in_words, warnings_of
 from mmpkd.scoring import overlays
@@ -31,37 +30,49 @@ from mmpkd.scoring.patients import patients_of
 from mmpkd.scoring.saliency import MAPS
 from mmpkd.types import CohortError, ConfigError, Mistake
 
-HELP = """python -m mmpkd.predict model=FILE images=FILE|FOLDER [pattern=GLOB] [out=DIR] [overlays=false]
-                        [table=FILE]
+HELP = """\
+usage: python -m mmpkd.predict model=FILE images=FILE|FOLDER [key=value ...]
 
-Applies an exported student to images. It reads the images and nothing else: no table, no report, no second scan.
+Applies an exported student to images. It reads the images and nothing else: no
+table, no report, no second scan. The images should have the form of the
+training images: the same kind, bit depth and orientation.
 
-  model=FILE       student.safetensors, as mmpkd.train writes it; or a folder that holds one
-  images=PATH      an image (docs/formats.md), or a folder that is searched with all its subfolders; of a NIfTI volume,
-                   the slices that the student was trained on
-  pattern=GLOB     of a folder, only files whose names match, e.g. 'case???.png'; a pattern with / is compared with the
-                   path below the folder
-  out=DIR          the new folder for predictions.csv and overlays/          [runs/predict]
-  overlays=false   writes no pictures                                        [true]
-  table=FILE       a CSV with the columns image (as in predictions.csv) and patient; aggregates the images of a patient
+  model=FILE      student.safetensors of mmpkd.train, or a folder that holds one
+  images=PATH     an image (docs/formats.md), or a folder that is searched with
+                  all its subfolders; of a NIfTI volume, the slices that the
+                  student was trained on
+  pattern=GLOB    of a folder, only files whose names match, e.g. 'case???.png';
+                  a pattern with / is compared with the path below the folder
+  out=DIR         the new folder for predictions.csv and overlays/
+                  [runs/predict]
+  overlays=false  writes no pictures [true]
+  table=FILE      a CSV with the columns image (as in predictions.csv) and
+                  patient; aggregates the images of a patient
 
-predictions.csv has one row per image: the calibrated probability of each label (its temperature is fitted on the
-validation patients) and the decision for each task: the likeliest class, or the labels above their validation
-thresholds (in a column named after the task; `image called` for a task named `image`).
-The column `warning` names what was noticed: colour where the student sees only brightness, grey where it was trained on
-colour, a picture where it was trained on volumes, two values or hardly more (a mask), hardly any contrast, nearly black
-or nearly white. Nothing else is checked: an image of another organ or machine gets probabilities without a warning.
-A picture in overlays/ shows the image, its overlay, the probabilities, any warning and the scale of the map's colours,
-which run from the lowest to the highest value in this image. It has a ruler if the file states the spacing of its
-pixels (DICOM, NIfTI).
-With table=FILE, predictions_by_patient.csv has one row per patient: the mean probability over the patient's images
-and the decision from it; the thresholds were chosen on single images.
-The images should have the form of the training images: the same kind, bit depth and orientation.
-From Python:
+predictions.csv has a row an image: the calibrated probability of each label
+(its temperature is fitted on the validation patients) and the decision for each
+task: the likeliest class, or the labels above their validation thresholds (in a
+column named after the task; `image called` for a task named `image`).
+The column `warning` names what was noticed: colour where the student sees only
+brightness, grey where it was trained on colour, a picture where it was trained
+on volumes, two values or hardly more (a mask), hardly any contrast, nearly
+black or nearly white. Nothing else is checked: an image of another organ or
+machine gets probabilities without a warning.
+A picture in overlays/ shows the image, its overlay, the probabilities, any
+warning and the scale of the map's colours, which run from the lowest to the
+highest value in this image. It has a ruler if the file states the spacing of
+its pixels (DICOM, NIfTI).
+With table=FILE, predictions_by_patient.csv has a row a patient: the mean
+probability over the patient's images and the decision from it; the thresholds
+were chosen on single images.
 
+examples
+  python -m mmpkd.predict model=runs/demo/picked/12 images=scans
+  python -m mmpkd.predict model=student.safetensors images=scan.png out=DIR
+  from Python:
     from mmpkd.predict import Predictor
-    model = Predictor("runs/train/best-0123456789abcdef")
-    print(model("case.png").probabilities)
+    model = Predictor("runs/demo/picked/12")
+    print(model("scan.png").probabilities)
 """
 OVERLAYS = "overlays"  # the folder of the pictures
 NAMED = 3  # labels of a task that the text below an overlay names
@@ -146,7 +157,7 @@ class Predictor:
         )
 
     def lines(self, prediction: Prediction) -> list[str]:
-        """Returns a line for each task: its likeliest labels with their probabilities, and what is called."""
+        """Returns a line for each task: its likeliest labels with their probabilities, and the decision."""
         lines = []
         for task in self.card.tasks:
             probability = {name: prediction.probabilities[f"{task.name}/{name}"] for name in task.logit_names}
@@ -154,18 +165,18 @@ class Predictor:
             shown = ", ".join(f"{name} {probability[name]:.3f}" for name in likeliest[:NAMED])
             more = f", and {len(likeliest) - NAMED} less likely" if len(likeliest) > NAMED else ""
             decision = ", ".join(prediction.called[task.name]) or "none"
-            lines.append(f"{task.name}: {shown}{more}; called: {decision}")
+            lines.append(f"{task.name}: {shown}{more}; decision: {decision}")
         return lines
 
 
 def main(words: Sequence[str]) -> None:
     """Runs the command line; see HELP."""
-    if not words or {"-h", "--help"} & set(words):
-        print(HELP)
+    if not words or command.asks_for_help(words):
+        print(HELP, end="")
         return
     defaults = {"model": "", "images": "", "pattern": "", "out": "runs/predict", "overlays": "true", "table": ""}
     own, others = command.own_words(words, defaults)
-    mistakes = [Mistake(word, f"not an option of this command{near(word.partition('=')[0], own)}") for word in others]
+    mistakes = command.unknown_words(others, own)
     mistakes += [Mistake(key, f"missing: write {key}=...; see --help") for key in ("model", "images") if not own[key]]
     if own["overlays"] not in ("true", "false"):
         mistakes.append(Mistake("overlays", f"true or false, got {own['overlays']!r}"))

@@ -249,7 +249,7 @@ def test_a_picture_states_the_probabilities_of_each_task(model: Path, images: Pa
     message = predictor(images / "0.png")
     order = sorted(message.probabilities.items(), key=lambda item: -item[1])
     listed = ", ".join(f"{name.removeprefix('pattern/')} {value:.3f}" for name, value in order)
-    assert predictor.lines(message) == [f"pattern: {listed}; called: {message.called['pattern'][0]}"]
+    assert predictor.lines(message) == [f"pattern: {listed}; decision: {message.called['pattern'][0]}"]
     several = replace(message, map_Rhw=np.repeat(message.map_Rhw, 2, axis=0))
     both, (first, second) = message.pictures(["a", "b"]), several.pictures(["a", "b"])
     assert len(both) == 1 and both[0].height > first.height == second.height  # two lines of text, and one
