@@ -227,7 +227,7 @@ class MlflowRuns:
             place = self._opened.get_run(run).info.artifact_uri
             artifacts = get_artifact_repository(place, tracking_uri=self._uri)
             for name in names:
-                artifacts.delete_artifacts(name)
+                artifacts.delete_artifacts(name)  # type: ignore[no-untyped-call]
 
         try:
             self._call(delete)
