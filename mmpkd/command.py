@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -59,6 +60,23 @@ def plain_console(**options: Any) -> Console:
     """Returns a console that prints all text literally. By default, rich would read `[/b]`, `[b]` and `:x:` as markup
     and emoji."""
     return Console(markup=False, emoji=False, **options)
+
+
+def wrapped(text: str, width: int, indent: str = "", hanging: str = "  ") -> list[str]:
+    """Returns a text in lines of at most `width` characters, broken at blanks only; a longer word has its own line.
+
+    Args:
+        indent: precedes the first line.
+        hanging: precedes the others, after `indent`.
+    """
+    return wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def progress_bar(items: Sequence[Item], name: str) -> Iterable[Item]:

@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, ValidationError, model_validator
 from mmpkd.config import Strict
 from mmpkd.near_names import mistake_of, paths_of
 from mmpkd.scoring.stats import SMALLEST_ERROR
+from mmpkd.types import ConfigError
 from sweep.types import Record
 
 ONE_ERROR: Final = "1se"
@@ -77,6 +78,18 @@ class Selection(Strict):
         return f"{self.maximize} within {limit} of the best {self.of}"
 
 
+def read_selection(content: Mapping[str, Any]) -> Selection:
+    """Returns the rule that a mapping states.
+
+    Raises:
+        ConfigError: it has mistakes. One that concerns several keys has no path.
+    """
+    try:
+        return Selection.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError([mistake_of(details, "", paths_of(Selection)) for details in error.errors()]) from error
+
+
 def _as_rule(value: object) -> object:
     """Returns a goal as it is, and a mapping as a Selection.
 
@@ -88,10 +101,9 @@ def _as_rule(value: object) -> object:
     if not isinstance(value, Mapping):
         raise ValueError(f"wants a goal, or {{maximize: GOAL, within: {ONE_ERROR}, of: GOAL}}")
     try:
-        return Selection.model_validate(value)
-    except ValidationError as error:
-        mistakes = [mistake_of(details, "", paths_of(Selection)) for details in error.errors()]
-        raise ValueError("; ".join(f"{path}: {problem}" if path else problem for path, problem in mistakes)) from None
+        return read_selection(value)
+    except ConfigError as error:
+        raise ValueError("; ".join(map(str, error.mistakes))) from None
 
 
 # A goal alone stands for the rule that maximises it.

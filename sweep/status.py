@@ -20,7 +20,15 @@ from rich.text import Text
 from mmpkd.command import command_line, plain_console, warn
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
-from sweep.reports.details import PLAIN, SHOWN_STATES, age, as_json, score_of_trial, show_driver
+from sweep.reports.details import (
+    PLAIN,
+    SHOWN_STATES,
+    age,
+    as_json,
+    image_blind_lines,
+    score_of_trial,
+    show_driver,
+)
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import driver_of
 from sweep.storage.reader import Sweep, check_exists, how_to_continue, read_sweep
@@ -192,6 +200,8 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console, about_mlflow
     if facts["arms"]:
         console.print()
         console.print(arms)
+    for line in image_blind_lines(sweep):
+        console.print(line, highlight=False)
     show_driver(sweep, console)
     lines = ["", *how_to_continue(sweep)]
     if sweep.running:

@@ -43,8 +43,8 @@ FLOORS = {
     ),
     "sweep": (
         {"surrogate", "interrupt", "arm_styles", "provenance", "transfer.refusals", "transfer.scratch"},
-        {"transfer.addresses"},
-        {"patience"},
+        {"transfer.addresses", "verdict.inference"},
+        {"patience", "verdict.power"},
         {"storage.whole_files"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
         {"selection"},  # a space states the rule

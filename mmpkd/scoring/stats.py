@@ -121,6 +121,13 @@ def delong_error(influence_N: Floats) -> float:
     return error if error > SMALLEST_ERROR else float("nan")
 
 
+def auroc_variance(area: float, positives: int, negatives: int) -> float:
+    """Returns the expected variance of an AUROC over samples of two classes (Hanley & McNeil 1982, equation 1)."""
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = (positives - 1) * (first - area**2) + (negatives - 1) * (second - area**2)
+    return (area * (1 - area) + spread) / (positives * negatives)
+
+
 def logit_interval(value: float, error: float) -> Interval:
     """Returns the 95 % interval of a value between 0 and 1 that is symmetric on the logit scale.
 

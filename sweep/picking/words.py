@@ -118,6 +118,7 @@ def reasons(trials: Candidates, picked: Pick) -> list[str]:
             lines.append("the standard error of that best score is unknown, so only trials that equal it are compared")
     if compared_metric(trials.shown, rule.maximize) != rule.maximize:
         lines.append("estimated means are compared where there are any, and not the observed scores")
+    lines += [f"warning: the sweep's journal has lost trials, and {line}" for line in trials.lost]
     lines += [f"warning: {line}" for line in supervision(rule)]
     if trial.control:
         lines.append(f"warning: the outputs of its teachers {trial.control} are shuffled: it is a control")

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from mmpkd.cohort.store import Store
+from mmpkd.scoring.stats import auroc_variance
 
 
 def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
@@ -90,15 +91,13 @@ def auroc_error(store: Store, fold: int, repeats: int = 1) -> float:
 
 
 def _auroc_error_on(store: Store, rows: NDArray[np.int64]) -> float:
-    area, errors = 0.75, []
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    errors = []
     for target_N, known_N in zip(store.target_NK[rows].T, store.known_NK[rows].T, strict=True):
         patients = store.patient_N[rows]
         positive = len(np.unique(patients[known_N & (target_N == 1)]))
         negative = len(np.unique(patients[known_N & (target_N == 0)]))
         if positive and negative:
-            spread = (positive - 1) * (first - area**2) + (negative - 1) * (second - area**2)
-            errors.append(math.sqrt((area * (1 - area) + spread) / (positive * negative)))
+            errors.append(math.sqrt(auroc_variance(0.75, positive, negative)))
     return _error_of_average(errors)
 
 

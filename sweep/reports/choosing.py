@@ -14,11 +14,12 @@ from typing import Final
 
 import numpy as np
 
+from sweep.reports.details import against_image_blind
 from sweep.selection import Selection, rule_of
 from sweep.space.encoding import encode
 from sweep.space.grammar import Node
 from sweep.space.search_config import SCORES
-from sweep.storage.records import best_of, candidates
+from sweep.storage.records import best_of, candidates, image_blind_scores_of
 from sweep.surrogate import Floats, Surrogate, fit
 from sweep.types import Record
 
@@ -213,6 +214,20 @@ def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[st
                 f"{subject}, the best of {len(compared)}, is expected to be up to {amount}; observed scores are "
                 f"compared, {reason}"
             )
+    return lines
+
+
+def image_blind_verdict(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
+    """Returns a line for each localisation goal: whether a trial beats the maps that ignore the image, and whether that
+    may be luck.
+    """
+    compared = {record.number: record for record in candidates(records)}
+    lines = []
+    for goal in goals:
+        blind_of = {number: image_blind_scores_of(record, goal) for number, record in compared.items()}
+        luck = max(optimism(records, goal), 0.0) if len(compared) > 1 and any(blind_of.values()) else None
+        score_of = {number: record.metrics[goal] for number, record in compared.items()}
+        lines += against_image_blind(goal, score_of, blind_of, luck)
     return lines
 
 

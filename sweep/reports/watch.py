@@ -18,13 +18,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, replace
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 from mmpkd.config import CohortConfig
 from sweep import patience
 from sweep.cluster import living_machines
 from sweep.driver_status import HEARTBEAT_SECONDS, MAX_TRIALS, DriverStatus, TrialStatus, this_driver, write_status
-from sweep.reports.progress import Progress
+from sweep.reports.progress import Progress, TimeLeft
 from sweep.reports.results import Snapshot, snapshot_of
 from sweep.search.searcher import Search
 from sweep.storage.layout import SweepFolder
@@ -133,7 +133,7 @@ class Watch:
         self._progress = (len(search.finished), search.state.ledger.total)  # of the results that were last written
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="watch", daemon=True)
-        self._seconds_left: Callable[[], float | None] = lambda: None
+        self._time_left: Callable[[], TimeLeft | None] = lambda: None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -151,7 +151,7 @@ class Watch:
 
     def follow(self, progress: Progress) -> None:
         """Begins to note what there is to show whenever the search changes, beside the display of progress."""
-        self._seconds_left = progress.seconds_left
+        self._time_left = progress.time_left
 
         def on_change() -> None:
             progress.tick()
@@ -200,22 +200,23 @@ class Watch:
             remaining=search.remaining_trials,
             device_hours=ledger.total / 3600,
             arms={arm: seconds / 3600 for arm, seconds in ledger.spent.items()},
-            expected_end=self._expected_end(now),
+            **self._expectation(now),
         )
 
-    def _expected_end(self, now: float) -> float | None:
-        """Returns when the sweep ends: with its last trial at the present pace, when its budget is spent at the present
-        pace, or at its deadline, whichever comes first.
+    def _expectation(self, now: float) -> dict[str, Any]:
+        """Returns when the sweep ends, and on what this rests: with its last trial, when its budget is spent at the
+        present pace, or at its deadline, whichever comes first.
         """
         config, ledger = self._search.space.search, self._search.state.ledger
-        ends = [config.deadline.timestamp()] if config.deadline else []
-        if (seconds := self._seconds_left()) is not None:
-            ends.append(now + seconds)
+        ends = [(config.deadline.timestamp(), "by its deadline")] if config.deadline else []
+        if left := self._time_left():
+            ends.append((now + left.seconds, left.basis))
         spent = ledger.total - self._spent_before
         if config.budget_device_hours is not None and spent > 0:
             unspent = max(config.budget_device_hours * 3600 - ledger.total, 0.0)
-            ends.append(now + unspent / spent * (now - self._status.began))
-        return min(ends, default=None)
+            ends.append((now + unspent / spent * (now - self._status.began), "when its budget is spent"))
+        end, basis = min(ends, default=(None, ""))
+        return {"expected_end": end, "expected_by": basis}
 
     def _work(self) -> None:
         while not self._ending.wait(1.0):

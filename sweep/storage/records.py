@@ -220,9 +220,15 @@ def picked(records: Sequence[Record], select: str | Selection) -> Record | None:
     return None if best is None or best.reference else best
 
 
-def image_blind_scores_of(record: Record, goal: str) -> dict[str, float]:
+def image_blind_scores_of(record: Run, goal: str) -> dict[str, float]:
     """Returns the scores that maps which ignore the image reach by a goal on the same patients, by the name of the map
     in `IMAGE_BLIND`. There are none for a goal that scores no map.
     """
+    return image_blind_means([record], goal)
+
+
+def image_blind_means(runs: Sequence[Run], goal: str) -> dict[str, float]:
+    """Returns what `image_blind_scores_of` returns, as means over the runs of one configuration."""
     metrics = {name: f"{goal}_{name}" for name in IMAGE_BLIND}
-    return {name: record.metrics[metric] for name, metric in metrics.items() if metric in record.metrics}
+    known = [name for name, metric in metrics.items() if all(metric in run.metrics for run in runs)]
+    return dict(zip(known, mean_values(runs, [metrics[name] for name in known]), strict=True))

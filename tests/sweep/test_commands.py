@@ -126,6 +126,20 @@ def test_the_best_of_several_seeds_is_their_mean_once_all_are_complete(
     assert sweep["best"] == pytest.approx({"val/auroc": 0.7, "val/pointing": 0.3})
 
 
+def test_whether_a_trial_beats_maps_that_ignore_the_image(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The mean over two seeds counts, and no arm that reads another image at test."""
+    spool = make(tmp_path / "breast", repeats=2, references=["superior"])
+    for number, pointing, arm, of in ((0, 0.4, "none", None), (1, 0.6, "none", 0), (2, 0.9, "superior", None)):
+        add(spool, number, "complete", 0.8, pointing, arm, of)
+    for number, prior in ((0, 0.3), (1, 0.5)):
+        metrics = {"val/auroc": 0.8, "val/pointing": 0.4 + 0.2 * number, "val/pointing_prior": prior}
+        spool.append(EpochEnded(number=number, arm="none", epoch=2, seconds=1.0, metrics=metrics, terms={}))
+    status.main([f"storage={tmp_path}"])
+    output = " ".join(capsys.readouterr().out.split())
+    line = "val/pointing: the only trial beats the maps that ignore the image; the best, trial 0, has 0.500, and 0.400"
+    assert f"{line} is reached by the mean training ROI" in output
+
+
 def test_an_arm_that_reads_another_image_at_test_is_not_best(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,9 +22,10 @@ from sweep.picking.folder import alone_in
 from sweep.picking.words import pick as picked_of
 from sweep.picking.words import reasons
 from sweep.reports.tables import trials_table
-from sweep.search.studies import read_records
+from sweep.search.studies import records_of
 from sweep.selection import Selection
 from sweep.space.space import Space, load_space
+from sweep.storage.journal import load_studies
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import Sweep
 from sweep.types import Record
@@ -58,6 +59,11 @@ def chosen_by_hand(runs: Path) -> int:
     return int(eligible["val/pointing"].idxmax())
 
 
+def record_of(runs: Path, number: int) -> Record:
+    records = records_of(load_studies(runs / "fake" / "journal.log"), 0)
+    return next(record for record in records if record.number == number)
+
+
 def kept(runs: Path) -> list[int]:
     return sorted(int(path.parts[-3]) for path in runs.glob("fake/checkpoints/*/*/student.safetensors"))
 
@@ -78,7 +84,9 @@ def test_the_choice_its_folder_and_the_commands_that_use_it(runs: Path, capsys: 
     assert "0.020 is the standard error (over validation patients) of that best score" in flat
     assert "choosing by it makes the localisation supervised by ROIs" in flat and "too high by luck" in flat
     assert f"python -m mmpkd.predict model={folder}/student.safetensors images=FOLDER" in flat
-    record = next(record for record in read_records(runs / "fake" / "journal.log", 0) if record.number == number)
+    record = next(
+        record for record in records_of(load_studies(runs / "fake" / "journal.log"), 0) if record.number == number
+    )
     assert load_trial(folder / "config.yaml").fingerprint() == student_file.read(folder).card.trial
     assert load_trial(folder / "config.yaml") == TrialConfig.model_validate_json(record.config)
 
@@ -226,7 +234,7 @@ def test_the_space_may_state_the_rule(tmp_path: Path, monkeypatch: pytest.Monkey
     rule = "search.select={maximize: val/pointing, within: 1se, of: val/auroc}"
     _, text = run_sweep(tmp_path, rule)
     number = chosen_by_hand(tmp_path / "runs")
-    record = next(record for record in read_records(tmp_path / "runs/fake/journal.log", 0) if record.number == number)
+    record = record_of(tmp_path / "runs", number)
     best = load_trial(tmp_path / "runs" / "fake" / "best.yaml")
     assert best.fingerprint() == TrialConfig.model_validate_json(record.config).fingerprint()
     assert "choosing by it makes the localisation supervised by ROIs" in " ".join(text.split())
@@ -430,15 +438,39 @@ def test_a_missing_and_a_damaged_journal(runs: Path) -> None:
     folder = SweepFolder(runs / "fake")
     content = folder.journal.read_bytes()
     folder.journal.write_bytes(content.replace(b"0.5", b"0.6", 1))
-    with pytest.raises(UserError, match=r"journal\.log: line .* repair the sweep first"):
+    with pytest.raises(UserError, match=r"journal\.log: line .*; put an undamaged copy of it back, or run"):
         read_candidates(folder)
     folder.journal.unlink()
     with pytest.raises(UserError, match=r"journal\.log is missing, and it holds the trials"):
         read_candidates(folder)
 
 
+@pytest.mark.parametrize("evidence", ["spool.jsonl", "trials.parquet"])
+def test_a_journal_that_was_cut_short_is_not_picked_from_in_silence(
+    runs: Path, evidence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its last quarter, in the middle of a line, the journal reads like that of a shorter sweep."""
+    folder = SweepFolder(runs / "fake")
+    content = folder.journal.read_bytes()
+    folder.journal.write_bytes(content[: len(content) * 3 // 4])
+    for path in {folder.spool, folder.trials} - {folder.path / evidence}:
+        path.unlink()
+    records = records_of(load_studies(folder.journal), 0)
+    complete = [record.number for record in records if record.state == "complete"]
+    assert complete and len(complete) < 8
+    lost = next(number for number in range(8) if number not in {record.number for record in records})
+    with pytest.raises(UserError) as error:
+        pick.main(["fake", f"storage={runs}"])
+    message = str(error.value)
+    assert f"{folder.journal} has lost trials" in message and f"it does not know trials {lost}" in message
+    assert evidence in message and " repair=true\n" in message and not folder.picked.exists()
+    pick.main(["fake", f"storage={runs}", f"trial={complete[0]}"])
+    assert "warning: the sweep's journal has lost trials" in " ".join(capsys.readouterr().out.split())
+    assert "the sweep's journal has lost trials" in (folder.picked / str(complete[0]) / "card.md").read_text().lower()
+
+
 def test_the_records_are_those_that_the_driver_wrote(made: Path) -> None:
-    table = trials_table(read_records(made / "fake" / "journal.log", 0))
+    table = trials_table(records_of(load_studies(made / "fake" / "journal.log"), 0))
     known = pd.read_parquet(made / "fake" / "trials.parquet")
     assert table["number"].tolist() == list(range(8)) == known["number"].tolist()
     pd.testing.assert_series_equal(table["val/pointing"], known["val/pointing"])

@@ -17,9 +17,10 @@ from rich.console import Console
 
 from mmpkd.command import plain_console
 from sweep.reports.arms import totals_by_arm
+from sweep.reports.choosing import image_blind_verdict, optimism
 from sweep.reports.console import (
     few_patients,
-    front_table,
+    front_lines,
     image_blind_scores,
     print_summary,
     resolution,
@@ -29,7 +30,6 @@ from sweep.reports.console import (
 )
 from sweep.reports.final import planned_error
 from sweep.reports.page.page import write_report
-from sweep.reports.progress import clock
 from sweep.reports.tables import trials_table
 from sweep.reports.teachers import teacher_warnings
 from sweep.search.budget import Ledger
@@ -80,19 +80,16 @@ def summed_up(folder: Path, records: Sequence[Record], arms: Sequence[str]) -> s
     return text
 
 
-def said(*shown: Any) -> str:
-    console = Console(file=io.StringIO(), width=200)
-    console.print(*shown)
-    text: str = console.file.getvalue()  # type: ignore[attr-defined]
-    return text
+def front(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str, width: int = 200) -> str:
+    return "\n".join(front_lines(records, arms, goals, select, width))
 
 
 def test_the_front_has_only_complete_trials_with_their_errors() -> None:
-    text = said(front_table(RECORDS, ARMS, GOALS, "val/auroc"))
+    text = front(RECORDS, ARMS, GOALS, "val/auroc")
     assert "0.900 ± 0.020" in text and "0.300 ± 0.050" in text
     assert "0.950" not in text and "0.800" not in text
     assert text.index("0.900") < text.index("0.890"), "best by the selecting goal first"
-    text = said(front_table(RECORDS, ARMS, GOALS, "val/pointing"))
+    text = front(RECORDS, ARMS, GOALS, "val/pointing")
     assert text.index("0.890") < text.index("0.900")
 
 
@@ -126,11 +123,19 @@ def test_console_and_report_say_what_each_arm_got(tmp_path: Path) -> None:
 
 def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) -> None:
     records = [record(1, 0.9, 0.5, "tabular"), record(2, 0.7, 0.3), record(3, 0.8, 0.2), record(4, 0.6, 0.4)]
-    rows = [line for line in said(front_table(records, ARMS, GOALS, "val/auroc")).splitlines() if "±" in line]
-    assert len(rows) == 2 and "0.900" in rows[0]
-    assert re.match(r"\W+3 \W+none .*0\.800 ± 0\.020.*\(best of none, not on the front\) lr=0\.001", rows[1])
-    assert "0.600" in said(front_table(records, ARMS, GOALS, "val/pointing")), "by the selecting goal"
-    assert "not on the front" not in said(front_table(RECORDS, ARMS, GOALS, "val/auroc"))
+    assert front(records, ARMS, GOALS, "val/auroc", width=50).splitlines() == [
+        "Front",
+        "trial  arm      val/auroc      val/pointing",
+        "1      tabular  0.900 ± 0.020  0.500 ± 0.050",
+        "       lr=0.1, objectives=soft <b>",
+        "3      none     0.800 ± 0.020  0.200 ± 0.050",
+        "       (best of none, not on the front)",
+        "       lr=0.001, objectives=soft <b>",
+    ]
+    narrow = front(records, ARMS, GOALS, "val/auroc", width=24).split()
+    assert narrow == front(records, ARMS, GOALS, "val/auroc").split(), "lines are broken between words only"
+    assert "0.600" in front(records, ARMS, GOALS, "val/pointing"), "by the selecting goal"
+    assert "not on the front" not in front(RECORDS, ARMS, GOALS, "val/auroc")
 
     page = reported(tmp_path, records, (*ARMS, "text"))
     assert re.search(r"best of none, not on the front</td><td>3</td><td>none</td><td>0\.800", page)
@@ -141,9 +146,10 @@ def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) ->
 
 def test_the_picked_trial_is_shown_where_a_tie_keeps_it_off_the_front(tmp_path: Path) -> None:
     records = [record(1, 0.9, 0.2), record(2, 0.9, 0.5, "tabular"), record(3, 0.7, 0.3)]
-    rows = [line for line in said(front_table(records, ARMS, GOALS, "val/auroc")).splitlines() if "±" in line]
-    assert len(rows) == 2 and re.match(r"\W+2 ", rows[0])
-    assert re.match(r"\W+1 \W+none .*\(best\.yaml: best val/auroc, not on the front\)", rows[1])
+    lines = front(records, ARMS, GOALS, "val/auroc").splitlines()
+    rows = [number for number, line in enumerate(lines) if "±" in line]
+    assert [lines[number].split()[0] for number in rows] == ["2", "1"]
+    assert lines[rows[1] + 1].strip() == "(best.yaml: best val/auroc, not on the front)"
     page = reported(tmp_path, records, ARMS)
     assert "best val/auroc (best.yaml)</td><td>1</td>" in page and "not on the front" not in page
 
@@ -165,7 +171,7 @@ def test_what_reads_another_image_at_test_is_named_so(tmp_path: Path) -> None:
     reference = replace(record(1, 0.9, 0.5, "superior"), config=reads)
     records = [reference, record(2, 0.895, 0.3), record(3, 0.85, 0.2)]
     marked = "best of superior, which reads another image at test"
-    assert marked in said(front_table(records, ("none", "superior"), GOALS, "val/auroc"))
+    assert marked in front(records, ("none", "superior"), GOALS, "val/auroc")
     assert marked in reported(tmp_path, records, ("none", "superior"))
     assert resolution(records, GOALS) == [], "it is not among the others, nor the best that they are held against"
     told = "no best.yaml: every complete trial reads another image at test"
@@ -186,10 +192,19 @@ def test_what_maps_score_that_do_not_look(tmp_path: Path) -> None:
     assert image_blind_scores(RECORDS, GOALS[:1]) == [] == image_blind_scores([], GOALS)
     more = {"val/pointing_content": 0.1, "val/pointing_prior": 0.3, "val/pointing_max": 0.875}
     known = [replace(one, metrics={**one.metrics, **more}) for one in RECORDS]
-    prior = ", 0.300 by the mean training ROI; no map on its patches can score above 0.875"
+    prior = ", 0.300 by the mean training ROI; with patches of this size, no map can score above 0.875"
     padding = line.replace("chance,", "chance, 0.100 by avoiding the padding,")
     assert image_blind_scores(known, GOALS) == [padding + prior]
-    assert line in summed_up(tmp_path, RECORDS, ARMS)
+    beaten = "val/pointing: 3 of 3 trials beat the maps that ignore the image; the best, trial 2, has 0.300, "
+    beaten += "and 0.125 is reached by pointing at the centre"
+    unbeaten = "val/pointing: no trial beats the maps that ignore the image: the best trial, 2, has 0.300, "
+    unbeaten += "and 0.300 is reached by the mean training ROI"
+    assert image_blind_verdict(RECORDS, GOALS) == [beaten] and image_blind_verdict(known, GOALS) == [unbeaten]
+    close = [replace(one, metrics={**one.metrics, "val/pointing_prior": 0.29}) for one in RECORDS]
+    assert "1 of 3 trials beats" in (verdict := image_blind_verdict(close, GOALS)[0])
+    luck = optimism(close, "val/pointing")
+    assert luck > 0.01 and verdict.endswith(f"; the difference is within the luck in the best score ({luck:.3f})")
+    assert line in (text := summed_up(tmp_path, RECORDS, ARMS)) and beaten in text
     page = reported(tmp_path, RECORDS, ARMS)
     assert page.index("<h2>The answer") < page.index("<h2>Best trials") < page.index(line) < page.index("<h2>Front")
     assert "<title>val/pointing 0.062 by chance</title>" in page and "<title>val/auroc 0" not in page
@@ -219,7 +234,7 @@ def test_a_perfect_score_is_held_against_what_so_many_patients_can_tell(tmp_path
     (imperfect,) = resolution(records[1:], goal, auroc_error=0.05)
     assert imperfect.startswith("1 of the 2 other complete trials is within one standard error (0.050) of the best")
     page = reported(tmp_path, records, ARMS)
-    assert "1.000 (all equal)" in said(front_table(records, ARMS, GOALS, "val/auroc")) and "1.000 (all equal)" in page
+    assert "1.000 (all equal)" in front(records, ARMS, GOALS, "val/auroc") and "1.000 (all equal)" in page
     assert "1.000 ± 0.000" not in page
 
 
@@ -272,10 +287,6 @@ def test_the_report_is_one_file_that_shows_both_ways(tmp_path: Path, goals: tupl
 
 def test_a_report_of_nothing(tmp_path: Path) -> None:
     assert "0 complete" in reported(tmp_path, [], ARMS)
-
-
-def test_clock() -> None:
-    assert [clock(seconds) for seconds in (9.4, 61, 7265)] == ["9 s", "1 min 01 s", "2 h 01 min"]
 
 
 def test_a_teacher_that_states_the_label_is_named_in_summary_and_report(tmp_path: Path) -> None:

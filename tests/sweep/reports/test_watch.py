@@ -20,6 +20,7 @@ from mmpkd.config import CohortConfig
 from sweep import driver, patience
 from sweep.driver_status import MAX_TRIALS, DriverStatus, read_status, this_driver
 from sweep.reports import watch as watching
+from sweep.reports.progress import TimeLeft
 from sweep.reports.results import snapshot_of, write_results
 from sweep.reports.watch import ResultsWriter, Watch
 from sweep.search.searcher import Search
@@ -258,12 +259,13 @@ def test_only_the_oldest_of_many_trials_are_listed(tmp_path: Path, monkeypatch: 
 def test_the_end_is_expected_by_pace_budget_or_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def drive(search: Search, watch: Watch) -> None:
         now = watch._status.began + 100
-        assert watch._expected_end(now) is None
-        watch._seconds_left = lambda: 900.0
-        assert watch._expected_end(now) == now + 900
+        assert watch._expectation(now) == {"expected_end": None, "expected_by": ""}
+        watch._time_left = lambda: TimeLeft(900.0, 600.0, 1200.0, "by the price")
+        assert watch._expectation(now) == {"expected_end": now + 900, "expected_by": "by the price"}
         search.state.ledger.spend("none", 360.0)  # in 100 s
         search.space.search.__dict__["budget_device_hours"] = 0.2  # 720 s, of which half is spent
-        assert watch._expected_end(now) == pytest.approx(now + 100)
+        expected = watch._expectation(now)
+        assert expected == {"expected_end": pytest.approx(now + 100), "expected_by": "when its budget is spent"}
 
     watched(tmp_path, monkeypatch, drive)
 
