@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from shlex import quote
 from typing import Any
 
@@ -16,6 +15,7 @@ from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import is_all_equal
 from sweep.reports.arms import ArmTotals, arms_table
 from sweep.reports.choosing import choices_in_words, image_blind_verdict, supervision, with_estimate
+from sweep.reports.page.commands import pick_command, storage_of
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.selection import Selection, best_first, error_of, rule_of
 from sweep.storage.layout import BEST, SweepFolder
@@ -85,9 +85,7 @@ def print_summary(
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
     if best:
-        parent = replace(folder.shared, path=folder.shared.path.removesuffix(f"/{folder.name}"))
-        out = " out=DIR" * (folder.address is not None)
-        take = f"python -m sweep.pick {folder.name} storage={quote(str(parent))} trial={best.number}{out}"
+        take = pick_command(folder.name, storage_of(folder), f"trial={best.number}")
         console.print(f"take a student, with its model card:\n  {take}", highlight=False, soft_wrap=True)
 
 

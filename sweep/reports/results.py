@@ -22,6 +22,7 @@ from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
 from sweep.reports.arms import ArmTotals, totals_by_arm
 from sweep.reports.choosing import with_estimates
+from sweep.reports.page.commands import storage_of
 from sweep.reports.page.ended import ended
 from sweep.reports.page.page import write_report
 from sweep.reports.tables import write_tables
@@ -48,6 +49,7 @@ class Snapshot:
         remaining: the number of trials that have not ended.
         time: when the copy was made, in seconds since 1970.
         store: folder of the prepared cohort.
+        storage: folder or address of all sweeps, which commands in the report name.
     """
 
     folder: SweepFolder
@@ -62,6 +64,7 @@ class Snapshot:
     remaining: int
     time: float
     store: str
+    storage: str
 
     @property
     def progress(self) -> str:
@@ -100,6 +103,7 @@ def snapshot_of(search: Search, goals: Sequence[str], folder: SweepFolder, cohor
         remaining=search.remaining_trials,
         time=time.time(),
         store=search.places["store"],
+        storage=storage_of(folder if folder.address else SweepFolder(folder.path.absolute())),
     )
 
 
@@ -133,7 +137,7 @@ def write_results(snapshot: Snapshot, running: bool = False, check: Callable[[],
     check()
     arms = list(snapshot.arms)
     at_end = None if running else ended(folder, snapshot.store, shown, arms, select)
-    write_report(folder, shown, arms, goals, select, error, snapshot.totals, note, at_end)
+    write_report(folder, shown, arms, goals, select, error, snapshot.totals, note, at_end, snapshot.storage)
     return Results(shown, best)
 
 

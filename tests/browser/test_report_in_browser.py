@@ -68,7 +68,7 @@ def test_nothing_overflows_and_nothing_is_fetched(browser: Browser, report: Path
     assert messages == [] and [url for url in requests if not url.startswith("data:")] == [report.as_uri()]
     first = page.locator("h2").first
     assert first.inner_text() == "The answer" and first.bounding_box()["y"] < 300  # type: ignore[index]
-    assert "no trial is above the best map that ignores the image" in page.locator("ul.answer").inner_text()
+    assert "no trial is above what is reached without looking at the image" in page.locator("ul.answer").inner_text()
     assert page.locator("thead").first.is_visible() == (width == 1280), "a phone shows rows as cards"
     assert page.locator("svg").count() > 20 and page.locator("dl.bars").count() == 2 * len(ARMS)
     page.close()

@@ -20,6 +20,11 @@ MIN_POINTS: Final = 8  # complete trials of an arm from which the effect of a pa
 MAX_SHOWN: Final = 300  # curves in a chart, and points or lines of an arm; they keep the page small
 EFFECT_POINTS: Final = 3000  # points in all charts of effects of a page, about 0.8 MB
 BLIND_DASHES: Final = {"chance": "dot", "content": "dashdot", "centre": "dash", "prior": "solid"}
+LAST_DASH: Final = "longdash"
+LAST_COUNTS: Final = (
+    "A trial has the scores of its last epoch, on all pages and in all tables. A higher score of an earlier epoch does "
+    "not count: choosing the epoch by its score would add luck."
+)
 
 Styles = Mapping[str, ArmStyle]
 
@@ -94,9 +99,12 @@ def _staircase(ends: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 
 def curve_figures(epochs: pd.DataFrame, records: Sequence[Record], goals: Sequence[str], styles: Styles) -> str:
-    """Returns a chart of each goal against the epoch, with a line for each trial. Pruned trials are grey."""
+    """Returns a chart of each goal against the epoch, with a line for each trial and a vertical line at the last epoch,
+    which counts. Pruned trials are grey.
+    """
     pruned = {record.number for record in records if record.state == "pruned"}
     complete = [record for record in records if record.state == "complete"]
+    last = sorted({record.epochs for record in complete})
     charts = []
     for goal in goals:
         by_trial = epochs.groupby(["arm", "number"], sort=False)
@@ -110,6 +118,8 @@ def curve_figures(epochs: pd.DataFrame, records: Sequence[Record], goals: Sequen
         chart = Chart(Axis("epoch", numbers), Axis(goal, values))
         for name, value in blind.items():
             chart.level(value, "y", BLIND_DASHES[name], f"{goal} {value:.3f} {IMAGE_BLIND[name]}")
+        for epoch in last:
+            chart.level(epoch, "x", LAST_DASH, f"epoch {epoch} is the last, and its scores count")
         for arm, number, rows in groups:
             style = styles.get(arm)
             colour = GREY if number in pruned or style is None else style.colour
@@ -120,8 +130,10 @@ def curve_figures(epochs: pd.DataFrame, records: Sequence[Record], goals: Sequen
         charts.append(f"<figure>{chart.svg()}</figure>")
     entries = [(arm, style.colour, style.dash, "") for arm, style in styles.items()]
     entries += [("pruned", GREY, "solid", "")] if pruned else []
+    entries += [(f"epoch {epoch}, the last, whose scores count", "#555", LAST_DASH, "") for epoch in last]
     limit = len(epochs.groupby(["arm", "number"])) > MAX_SHOWN
-    note = f'<p class="note">The {MAX_SHOWN} trials with the highest scores.</p>' if limit else ""
+    shown = f" Shown are the {MAX_SHOWN} trials with the highest scores." if limit else ""
+    note = f'<p class="note">{LAST_COUNTS}{shown}</p>'
     return f'{legend(entries + _blind_entries(complete, goals))}{note}<div class="charts">{"".join(charts)}</div>'
 
 
@@ -230,9 +242,11 @@ def _blind(complete: Sequence[Record], goal: str) -> dict[str, float]:
 
 
 def _blind_entries(complete: Sequence[Record], goals: Sequence[str]) -> list[tuple[str, str, str, str]]:
-    """Returns the entries of a legend for the grey lines of maps that ignore the image."""
+    """Returns the entries of a legend for the grey lines of maps that ignore the image. The page's first table has
+    their scores.
+    """
     return [
-        (f"{goal} {value:.3f} {IMAGE_BLIND[name]}", "#555", BLIND_DASHES[name], "")
+        (f"{goal} {IMAGE_BLIND[name]}", "#555", BLIND_DASHES[name], "")
         for goal in goals
-        for name, value in _blind(complete, goal).items()
+        for name in _blind(complete, goal)
     ]

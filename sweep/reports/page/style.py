@@ -13,7 +13,10 @@ p.note, figcaption {{ color: #555; font-size: .9em; }}
 ul.answer {{ background: #f2f6fa; padding: .8em 1em .8em 2em; border-left: 4px solid #0072B2; }}
 table {{ border-collapse: collapse; width: 100%; margin: 1em 0; font-variant-numeric: tabular-nums; }}
 th, td {{ text-align: left; padding: .3em .8em .3em 0; border-bottom: 1px solid #ddd; vertical-align: top;
-  overflow-wrap: anywhere; min-width: 3em; }} th {{ overflow-wrap: normal; }}
+  min-width: 3em; }}
+td[data-name="sampled"], td[data-name^="teacher"] {{ overflow-wrap: anywhere; min-width: 8em; }}
+pre {{ background: #f6f6f6; padding: .5em .8em; white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; }}
+nav {{ line-height: 1.8; }} h4 {{ margin: 1em 0 .3em; }}
 figure {{ margin: 0; break-inside: avoid; }}
 svg {{ width: 100%; height: auto; display: block; }}
 svg text {{ font: 13px system-ui, sans-serif; fill: #333; }} svg text.title {{ font-weight: 600; }}
@@ -38,12 +41,14 @@ dl.bars dt {{ font-weight: 400; }} dl.bars i {{ display: inline-block; height: .
   table:not(.plain) tr {{ display: block; border-bottom: 2px solid #bbb; padding: .4em 0; }}
   table:not(.plain) td {{ display: grid; grid-template-columns: 40% 1fr; gap: .6em; border: 0; padding: .1em 0; }}
   table:not(.plain) td::before {{ content: attr(data-name); color: #555; }}
-  table:not(.plain) td[data-name=""] {{ grid-template-columns: 1fr; font-weight: 600; }}
+  table:not(.plain) td:first-child {{ font-weight: 600; }}
+  table:not(.plain) td[data-name=""] {{ grid-template-columns: 1fr; }}
   table:not(.plain) td[data-name=""]::before {{ display: none; }}
   table:not(.plain) td.empty {{ display: none; }}
   dl {{ grid-template-columns: 1fr; }} dl.bars {{ grid-template-columns: 45% 1fr; }}
 }}
 @media print {{
+  nav {{ display: none; }}
   @page {{ size: A4; margin: 14mm; }}
   body {{ font-size: 10pt; max-width: none; margin: 0; padding: 0; }}
   h2, h3 {{ break-after: avoid; }} tr {{ break-inside: avoid; }} table {{ font-size: 8.5pt; }}

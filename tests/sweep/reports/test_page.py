@@ -11,19 +11,21 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mmpkd.export.model_card import _scores
 from mmpkd.scoring.pictures import outline
 from sweep.arm_styles import arm_styles
 from sweep.reports.page.answer import columns, rows, sentences
 from sweep.reports.page.charts import Axis, Chart, legend, parallel
+from sweep.reports.page.commands import commands
 from sweep.reports.page.ended import ended
 from sweep.reports.page.figures import _staircase, effect_figures, front_figures, parallel_figure
 from sweep.reports.page.importance import importances
 from sweep.reports.page.pictures import pictures
-from sweep.reports.page.sections import best_table, front_table
+from sweep.reports.page.sections import trials_table
 from sweep.storage.layout import SweepFolder
 from tests.sweep.reports.test_html import ARMS, GOALS, RECORDS, cells_alone, record
 
-PRIOR = {"val/pointing_prior": 0.5}
+PRIOR = {"val/pointing_prior": 0.5, "val/pointing_max": 0.875}
 BLIND = [replace(each, metrics={**each.metrics, **PRIOR}) for each in RECORDS]
 MANY = [
     replace(record(number, 0.5 + 0.04 * number, 0.3), sampled={"none/lr": 10.0**-number, "none/kind": "ab"[number % 2]})
@@ -32,36 +34,61 @@ MANY = [
 
 
 def test_the_answer_compares_each_arm_with_none_and_with_maps_that_ignore_the_image() -> None:
-    """Differences: 0.89 - 0.90 and 0.30 - 0.24. 1.96 x the root of 0.02² + 0.02² is 0.0554, of 0.05² + 0.05² 0.1386."""
+    """Differences: 0.89 - 0.90 and 0.30 - 0.24. 1.96 x the root of 0.02² + 0.02² is 0.0554, of 0.05² + 0.05² 0.1386.
+    On the logit scale, 0.30 is -0.847, and 1.96 x 0.05 / 0.21 is 0.467: -1.314 and -0.381, which are 0.212 and 0.406.
+    """
     assert rows(RECORDS, ("tabular", "none"), "val/auroc") == [
-        ["best of none", "1", "0.900", "0.861 to 0.939", "-"],
-        ["best of tabular", "2", "0.890", "0.851 to 0.929", "-0.010, -0.065 to +0.045"],
+        ["best of none", "1", "0.900", "0.853 to 0.933"],
+        ["best of tabular", "2", "0.890", "0.844 to 0.924"],
     ]
     table = rows(BLIND, ARMS, "val/pointing")
-    assert table[1] == ["best of tabular", "2", "0.300", "0.202 to 0.398", "+0.060, -0.079 to +0.199", "-0.200"]
+    assert table[1] == ["best of tabular", "2", "0.300", "0.212 to 0.406", "-0.200"]
     assert [row[:3] for row in table[2:]] == [
         ["no image: by chance", "-", "0.062"],
         ["no image: by pointing at the centre", "-", "0.125"],
         ["no image: by the mean training ROI", "-", "0.500"],
+        ["best possible map on the student's patches", "-", "0.875"],
     ]
     for records, goal in ((RECORDS, "val/auroc"), (BLIND, "val/pointing"), ([], "val/pointing")):
         assert {len(row) for row in rows(records, ARMS, goal)} == {len(columns(goal, records))}, "one cell a column"
+    subject = "the best of tabular differs from the best of none by"
+    unclear = "0 is in the interval: this sweep does not tell the two apart."
+    assert sentences(RECORDS, ARMS, GOALS)[:2] == [
+        ("val/auroc", f"{subject} -0.010 (95 % interval -0.065 to +0.045), and {unclear}"),
+        ("val/pointing", f"{subject} +0.060 (95 % interval -0.079 to +0.199), and {unclear}"),
+    ]
 
 
 def test_the_answer_says_where_no_student_beats_what_ignores_the_image() -> None:
-    line = "no trial is above the best map that ignores the image (0.500 by the mean training ROI)."
+    line = "no trial is above what is reached without looking at the image, by the mean training ROI."
     assert ("val/pointing", line) in sentences(BLIND, ARMS, GOALS)
-    line = "the best trial is above the best map that ignores the image (0.125 by pointing at the centre)."
-    assert ("val/pointing", line) in sentences(RECORDS, ARMS, GOALS)
+    line = "the best trial is above what is reached without looking at the image, by pointing at the centre, and so is"
+    assert sentences(RECORDS, ARMS, GOALS)[2] == ("val/pointing", f"{line} its whole 95 % interval.")
     assert sentences([], ARMS, GOALS) == []
 
 
-def test_the_best_without_a_teacher_always_has_a_row_and_so_have_maps_that_ignore_the_image() -> None:
+def test_report_and_model_card_give_one_interval_of_a_score() -> None:
+    scores = {"val/auroc": 0.89, "val/auroc_se": 0.02}
+    origin: Any = SimpleNamespace(scores=scores, patients={"val": 50})
+    assert "| AUROC | 0.890 | 0.844 to 0.924 |" in _scores(origin)
+    assert rows(RECORDS, ARMS, "val/auroc")[1][3] == "0.844 to 0.924"
+
+
+def test_the_best_without_a_teacher_always_has_a_row_and_commands_pick_the_best() -> None:
     records = [record(1, 0.7, 0.5), record(2, 0.8, 0.1), record(3, 0.9, 0.6, "tabular"), record(4, 0.6, 0.7)]
-    for page in (best_table(records, ARMS, GOALS, "val/auroc"), best_table(RECORDS, ARMS, GOALS, "val/auroc")):
-        assert len(re.findall(r"<td>best (?:of )?none[,<]", cells_alone(page))) == 1
-        assert 'class="empty">-</td><td data-name="val/pointing">0.062</td>' in page
-    assert ">no image: by chance<" in front_table(records, GOALS, "val/auroc")
+    for page in (trials_table(records, ARMS, GOALS, "val/auroc"), trials_table(RECORDS, ARMS, GOALS, "val/auroc")):
+        assert len(re.findall(r"<td>[^<]*best of none[,<]", cells_alone(page))) == 1
+        assert "no image" not in page, "the answer has these rows"
+    page = commands("a b", "/runs", RECORDS, GOALS, "val/auroc")
+    assert re.findall("<p>(.*?)</p><pre>(.*?)</pre>", page) == [
+        ("Trial 1, best.yaml and best val/auroc:", "python -m sweep.pick &#x27;a b&#x27; storage=/runs trial=1"),
+        ("Trial 2, best val/pointing:", "python -m sweep.pick &#x27;a b&#x27; storage=/runs trial=2"),
+        (
+            "Trial 2, best val/pointing within one standard error of the best val/auroc:",
+            "python -m sweep.pick &#x27;a b&#x27; storage=/runs by=val/pointing within=1se of=val/auroc",
+        ),
+    ]
+    assert commands("a", "s3://b/runs", RECORDS, GOALS, "val/auroc").count(" out=DIR</pre>") == 3
 
 
 def test_arms_differ_in_marker_and_dash_and_pruned_trials_are_grey() -> None:
