@@ -36,7 +36,7 @@ FLOORS = {
         {"training.execution"},
         {"training.epoch"},
         {"train"},
-        {"scoring.grouping", "scoring.pictures"},
+        {"scoring.grouping", "scoring.pictures", "scoring.replicates"},
         {"scoring.subgroups", "input_images"},
         {"evaluate", "predict", "probe"},
         {"export"},  # a student in formats of other software
@@ -52,12 +52,13 @@ FLOORS = {
         {"cluster"},
         {"storage", "plan"},
         {"transfer", "tracking.trial_run"},
-        {"search", "workers", "tracking"},
+        {"search", "workers", "tracking", "students"},
         {"reports", "teachers"},
         {"summary", "front_files"},
         {"reports.final"},
         {"driver", "picking"},
-        {"run", "status", "stop", "clean", "pick"},
+        {"verdict"},
+        {"run", "status", "stop", "clean", "pick", "confirm"},
     ),
 }
 HEIGHT = {

@@ -11,8 +11,6 @@ import io
 import time
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -21,13 +19,11 @@ from PIL import Image
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
-from mmpkd.export import student_file
-from mmpkd.export.student_file import Exported
 from mmpkd.scoring.pictures import OUTLINE, as_picture, example_rows, outline, student_maps, under_map
-from mmpkd.types import UserError
 from sweep.selection import Selection, best_first, rule_of
-from sweep.storage.layout import STUDENT, SweepFolder
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import candidates, compared_metric
+from sweep.students import read_student
 from sweep.transfer.attempts import kept_student
 from sweep.types import Record
 
@@ -52,17 +48,17 @@ def pictures(
     is kept stands for the arm.
     """
     if store.facts.credentialed:
-        return _note("The cohort is credentialed, so the report has no pictures of it.")
+        return note("The cohort is credentialed, so the report has no pictures of it.")
     kept = [(arm, *_best_kept(folder, records, arm, select)) for arm in arms][:MAX_STUDENTS]
     folds = {_config(record).cohort.fold for _, record, _ in kept if record is not None}
     notes = [line for _, _, line in kept if line]
     if not folds:
-        return _note(" ".join(["No arm has a student that is kept.", *notes]))
+        return note(" ".join(["No arm has a student that is kept.", *notes]))
     fold = min(folds)
     rows = example_rows(store, fold, NUM_IMAGES)
     if not any(store.rois(int(row)) for row in rows):
-        return _note("No validation image has a region, so there is nothing to compare maps with.")
-    columns = [("image", [_picture(store, int(row), None) for row in rows])]
+        return note("No validation image has a region, so there is nothing to compare maps with.")
+    columns = [("image", [picture(store, int(row), None) for row in rows])]
     begin = time.monotonic()
     for arm, record, _ in kept:
         if record is None:
@@ -72,16 +68,24 @@ def pictures(
         elif time.monotonic() - begin > SECONDS:
             notes.append(f"No time was left for {arm}: pictures get {SECONDS:.0f} s.")
         else:
-            maps = student_maps(_read(folder, record), store, rows, _config(record).student.reads)
-            drawn = [_picture(store, int(row), map_hw) for row, map_hw in zip(rows, maps, strict=True)]
+            maps = student_maps(read_student(folder, record.number), store, rows, _config(record).student.reads)
+            drawn = [picture(store, int(row), map_hw) for row, map_hw in zip(rows, maps, strict=True)]
             columns.append((f"{arm}, trial {record.number}", drawn))
     notes.insert(0, LEGEND)
+    return picture_table(columns) + note(" ".join(notes))
+
+
+def picture_table(columns: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """Returns a table of pictures as HTML.
+
+    Args:
+        columns: for each column its head and its pictures as HTML.
+    """
     head = "".join(f"<th>{escape(name)}</th>" for name, _ in columns)
     lines = zip(*(cells for _, cells in columns), strict=True)
     body = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in line)}</tr>" for line in lines)
     width = f"max-width:{SIDE * len(columns)}px"
-    drawing = f'<table class="plain"><tr>{head}</tr>{body}</table>'
-    return f'<div class="pictures" style="{width}">{drawing}</div>{_note(" ".join(notes))}'
+    return f'<div class="pictures" style="{width}"><table class="plain"><tr>{head}</tr>{body}</table></div>'
 
 
 def _best_kept(
@@ -103,16 +107,7 @@ def _config(record: Record) -> TrialConfig:
     return TrialConfig.model_validate_json(record.config)
 
 
-def _read(folder: SweepFolder, record: Record) -> Exported:
-    place = kept_student(folder, record.number)
-    if place is None:
-        raise UserError(f"the student of trial {record.number} is gone; train it again with sweep.pick")
-    with TemporaryDirectory() as scratch:
-        place.download(STUDENT, Path(scratch) / STUDENT)
-        return student_file.read(Path(scratch) / STUDENT)
-
-
-def _picture(store: Store, row: int, map_hw: NDArray[np.float32] | None) -> str:
+def picture(store: Store, row: int, map_hw: NDArray[np.float32] | None) -> str:
     """Returns an image without its padding, under a map if there is one, with its regions outlined."""
     image = as_picture(np.array(store.image_NCHW[row]))
     picture = Image.fromarray(image).convert("RGB")
@@ -135,5 +130,5 @@ def _tag(picture: Image.Image, text: str) -> str:
     return f'<img alt="{text}" src="data:image/jpeg;base64,{code}">'
 
 
-def _note(text: str) -> str:
+def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
