@@ -11,7 +11,7 @@ from typing import Final
 
 from rich.console import Console
 
-from mmpkd.command import command_line, named_folder, plain_console, written_to
+from mmpkd.command import asks_for_help, command_line, named_folder, plain_console, written_to
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, redact_passwords, sqlite_file, storage_at
 from sweep.picking.candidates import Candidates, read_candidates
@@ -26,29 +26,36 @@ from sweep.tracking.registry import is_local, register, tracking_uri
 from sweep.transfer.views import view_of
 
 HELP = """\
-usage: python -m sweep.pick NAME [trial=N | by=GOAL [within=X of=GOAL]] [key=value ...]
+usage: python -m sweep.pick NAME [trial=N | by=GOAL [within=X of=GOAL]]
+                            [key=value ...]
 
-Picks one trial of a sweep, shows it beside its neighbours with standard errors, and says why it is
-picked. Writes a folder with its configuration, its student and a model card. Without trial= and by=
-the rule of the sweep (search.select) picks.
+Picks one trial of a sweep, shows it beside its neighbours with standard errors,
+and says why it is picked. Writes a folder with its configuration, its student
+and a model card. Without trial= and by= the rule of the sweep (search.select)
+picks.
 
   NAME           the sweep; name=NAME means the same
   trial=N        the trial of this number
   by=GOAL        the best trial by this score, such as val/pointing
-  within=X       only among trials whose score by of= is within X of the best: a number such as 0.01, or
-                 1se, one standard error of that best score (Breiman et al. 1984)
+  within=X       only among trials whose score by of= is within X of the best: a
+                 number such as 0.01, or 1se, one standard error of that best
+                 score (Breiman et al. 1984)
   of=GOAL        the score of within=
   storage=runs   folder or address of all sweeps, as given to sweep.run
-  out=DIR        the folder to write; STORAGE/NAME/picked/N by default. A sweep in an object store needs it
-  train=true     trains the student again where the sweep has not kept it, with the command that is
-                 printed otherwise
+  out=DIR        the folder to write [STORAGE/NAME/picked/N]; a sweep in an
+                 object store needs it
+  train=true     trains the student again where the sweep has not kept it, with
+                 the command that is printed otherwise
   replace=true   replaces a folder that holds another configuration or student
-  register=true  logs the student to the trial's run in MLflow and registers it under the sweep's name.
-                 Without it, this is done where the sweep is tracked in a file; register=false: nowhere
+  register=true  logs the student to the trial's run in MLflow and registers it
+                 under the sweep's name. Without it, this is done where the
+                 sweep is tracked in a file; register=false: nowhere
 
 it writes
-  config.yaml           the configuration; python -m mmpkd.train config= reproduces it
-  student.safetensors   the student, for mmpkd.predict, mmpkd.evaluate and mmpkd.export
+  config.yaml           the configuration; python -m mmpkd.train config=
+                        reproduces it
+  student.safetensors   the student, for mmpkd.predict, mmpkd.evaluate and
+                        mmpkd.export
   card.md               data, protocol, scores, baselines and limits
 
 examples
@@ -65,7 +72,7 @@ DEFAULTS: Final[Mapping[str, str]] = {
 
 def main(words: Sequence[str]) -> None:
     """Runs the command line; see HELP."""
-    if {"--help", "-h", "help"} & set(words):
+    if asks_for_help(words):
         print(HELP, end="")
         return
     options, mistakes = read_sweep_options(words, DEFAULTS)

@@ -15,6 +15,7 @@ from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import is_all_equal
 from sweep.reports.arms import ArmTotals, arms_table
 from sweep.reports.choosing import choices_in_words, image_blind_verdict, supervision, with_estimate
+from sweep.reports.details import duration
 from sweep.reports.page.commands import pick_command, storage_of
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.selection import Selection, best_first, error_of, rule_of
@@ -69,11 +70,12 @@ def print_summary(
     best = picked(records, select)
     if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
-    if best and f"{rule_of(select).maximize}_estimate" in best.metrics and not folder.keeps_checkpoints(best.number):
+    is_estimated = best and any(f"{goal}_estimate" in best.metrics for goal in rule_of(select).goals)
+    if best and is_estimated and not folder.keeps_checkpoints(best.number):
         # A trial keeps its student only if its observed scores are among the best when it ends.
         console.print(
-            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "
-            f"python -m mmpkd.train config={quote(str(folder.best))}",
+            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again "
+            f"({duration(best.seconds)} in the sweep): python -m mmpkd.train config={quote(str(folder.best))}",
             highlight=False,
             soft_wrap=True,
         )

@@ -30,8 +30,16 @@ from sweep.storage.events import (
     TrialStarted,
 )
 from sweep.storage.layout import SweepFolder
-from sweep.tracking.links import OPENING, as_markdown, experiment_description, experiment_tags, pages_of
-from sweep.tracking.mlflow_runs import NOTE, STATUS_BY_STATE, MlflowRuns, shortened_param
+from sweep.tracking.links import (
+    CONFIG,
+    OPENING,
+    as_markdown,
+    experiment_description,
+    experiment_tags,
+    pages_of,
+    with_addresses,
+)
+from sweep.tracking.mlflow_runs import MAX_TAG_LENGTH, NOTE, STATUS_BY_STATE, MlflowRuns, shortened_param
 from sweep.tracking.names import ServerNames
 
 if TYPE_CHECKING:
@@ -39,7 +47,6 @@ if TYPE_CHECKING:
 
 COLOUR, USER = "mlflow.runColor", "mlflow.user"  # MLflow's tags
 COMMIT: Final = "mlflow.source.git.commit"
-CONFIG: Final = "config.yaml"  # a trial's artifact, with which mmpkd.train repeats the training
 GRADIENT_SHARE: Final = "gradient_share/"  # a term that no loss has: how a stage begins, which the tables hold
 
 
@@ -102,7 +109,7 @@ class EventSender:
                 runs.set_ended(run, STATUS_BY_STATE[event.state], milliseconds)
             case SweepSummarized():
                 runs.log_metrics(sweep_run, self._metrics(event.metrics, event.time, event.ended))
-                runs.set_tags(sweep_run, {NOTE: f"{as_markdown(self.pages())}\n\n{event.description}"})
+                runs.set_tags(sweep_run, {NOTE: self._description(event.description)})
                 self._change_marks(marks)
             case SweepClosed():
                 runs.set_ended(sweep_run, event.status, milliseconds)
@@ -127,6 +134,17 @@ class EventSender:
             with suppress(FileNotFoundError):  # a trial that left the front keeps no student
                 self._folder.shared.download(name, path)
                 self._runs.log_file(self._runs.run(number), path)
+
+    def _description(self, text: str) -> str:
+        """Returns the description of the sweep's run with the addresses of the server's pages. The links to the views
+        stand below its first paragraph, which is the answer. What the server cannot hold is left out line by line.
+        """
+        answer, _, further = text.partition("\n\n")
+        parts = filter(None, (answer, as_markdown(self.pages()), further))
+        lines = with_addresses("\n\n".join(parts), self._runs.experiment, self._runs.by_number.get).split("\n")
+        while len("\n".join(lines)) > MAX_TAG_LENGTH:
+            lines.pop()
+        return "\n".join(lines)
 
     def _change_marks(self, before: Mapping[str, Mapping[str, str]]) -> None:
         """Gives trials the tags of the last summary, and takes away the tags of the summary before it."""

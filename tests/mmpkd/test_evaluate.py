@@ -223,12 +223,13 @@ def test_evaluate_and_predict_use_the_same_window(tiny_trial: TrialConfig, tmp_p
     content = tiny_trial.model_dump() | {"cohort": own, "objectives": {}, "teachers": {}, "epochs": 1}
     train(TrialConfig.model_validate(content), tmp_path / "cache", tmp_path / "run")
     (tmp_path / "other.yaml").write_text(yaml.safe_dump({"cohort": other.model_dump(mode="json")}))
-    words = [f"model={tmp_path / 'run'}", f"out={tmp_path / 'out'}"]
-    main([*words, f"config={tmp_path / 'other.yaml'}", f"cache={tmp_path / 'cache'}"])
-    predict.main([*words, f"images={tmp_path / 'other' / 'images'}", "overlays=false"])
-    (folder,) = (path for path in (tmp_path / "out").iterdir() if path.is_dir())
+    model, out = f"model={tmp_path / 'run'}", f"out={tmp_path / 'out'}"
+    main([model, out, f"config={tmp_path / 'other.yaml'}", f"cache={tmp_path / 'cache'}"])
+    predicting = [model, f"out={tmp_path / 'new'}", f"images={tmp_path / 'other' / 'images'}"]
+    predict.main([*predicting, "overlays=false"])
+    (folder,) = (tmp_path / "out").iterdir()
     evaluated = pd.read_csv(folder / "predictions.csv").set_index("sample")["malignant/malignant"]
-    predicted = pd.read_csv(tmp_path / "out" / "predictions.csv").set_index("image")["malignant/malignant"]
+    predicted = pd.read_csv(tmp_path / "new" / "predictions.csv").set_index("image")["malignant/malignant"]
     assert evaluated.nunique() > 20
     np.testing.assert_allclose(predicted.loc[evaluated.index], evaluated, atol=2e-6)
 

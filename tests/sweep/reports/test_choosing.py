@@ -234,7 +234,7 @@ def test_a_chosen_trial_without_its_student_is_named(tmp_path: Path) -> None:
         return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
 
     line = "the student of trial 1 is not kept, because better scores were observed"
-    assert f"{line}; to train it again: python -m mmpkd.train config={folder.best}" in summary()
+    assert f"{line}; to train it again (1 s in the sweep): python -m mmpkd.train config={folder.best}" in summary()
     (folder.checkpoints_of(1) / "attempt-1").mkdir(parents=True)
     (folder.checkpoints_of(1) / "attempt-1" / "last.pt").touch()
     assert "the student of" not in summary()

@@ -24,12 +24,12 @@ from sweep.reports.progress import TimeLeft
 from sweep.reports.results import snapshot_of, write_results
 from sweep.reports.watch import ResultsWriter, Watch
 from sweep.search.searcher import Search
-from sweep.storage.events import EpochEnded, Spool, SweepBegan
+from sweep.storage.events import EpochEnded, Spool, SweepBegan, SweepSummarized
 from sweep.storage.layout import SweepFolder
 from sweep.tracking.mlflow import COUNTED_BYTES, Tracker
 from sweep.types import Placement
 from tests.sweep.fake import play, report
-from tests.sweep.swept import swept
+from tests.sweep.swept import events, swept
 
 COHORT = CohortConfig(reader="synthetic")
 
@@ -89,11 +89,25 @@ def test_tables_and_report_appear_while_a_sweep_runs(tmp_path: Path, monkeypatch
         assert len(pd.read_parquet(folder.epochs)) == 3 * 4 + 2
         assert "optimizer" in yaml.safe_load(folder.best.read_text())
         status = wait_for(lambda: (seen := read_status(folder)) and seen.results and seen)
+        watch.tick()
+        (summary,) = events(folder.path, SweepSummarized)
+        assert summary.ended == 3 and "3 trials have ended (3 complete, 5 to go)" in summary.description
+        assert "python -m sweep.run" in summary.description and summary.metrics["best/val/auroc"] and summary.marks
         assert not status.trouble and status.ended == 3 and status.remaining == 5
         search.release_running()
 
     watched(tmp_path, monkeypatch, drive)
     assert "still running" not in folder.report.read_text(), "the driver writes the results when it ends"
+    assert len(events(folder.path, SweepSummarized)) == 2
+
+
+def test_a_summary_is_recorded_where_the_best_or_a_tenth_of_the_trials_is_new() -> None:
+    before = SweepSummarized(20, "20", {"best/val/auroc": 0.9, "device_hours": 1.0}, {"3": {"front": "yes"}})
+    assert before.is_news(None)
+    assert not SweepSummarized(22, "22", {**before.metrics, "device_hours": 2.0}, before.marks).is_news(before)
+    assert SweepSummarized(23, "23", before.metrics, before.marks).is_news(before)
+    assert SweepSummarized(21, "21", {**before.metrics, "best/val/auroc": 0.91}, before.marks).is_news(before)
+    assert SweepSummarized(21, "21", before.metrics, {"20": {"front": "yes"}}).is_news(before)
 
 
 def test_nothing_is_written_again_where_nothing_has_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,7 +200,7 @@ def test_the_interval_grows_with_the_cost(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_process_without_its_driver_writes_nothing(copied: Any) -> None:
-    command = [sys.executable, "-m", "sweep.reports.results", "1"]
+    command = [sys.executable, "-m", "sweep.interim", "1"]
     done = subprocess.run(command, input=pickle.dumps(copied), capture_output=True)
     assert done.returncode == 1 and done.stderr == b"the driver has ended\n"
     assert not copied.folder.trials.exists()
@@ -198,7 +212,7 @@ def test_a_process_without_its_driver_writes_nothing(copied: Any) -> None:
 
 
 def test_the_text_of_a_bug_is_not_shown_to_all_who_see_the_folder() -> None:
-    command = [sys.executable, "-m", "sweep.reports.results", str(os.getpid())]
+    command = [sys.executable, "-m", "sweep.interim", str(os.getpid())]
     done = subprocess.run(command, input=pickle.dumps("row of a patient"), capture_output=True)
     assert (done.returncode, done.stderr) == (1, b"AttributeError, a bug in this program\n")
 
@@ -206,7 +220,7 @@ def test_the_text_of_a_bug_is_not_shown_to_all_who_see_the_folder() -> None:
 def test_the_process_loads_no_engine() -> None:
     code = """if True:
         import sys
-        import sweep.reports.results
+        import sweep.interim
         loaded = {"ray", "torch", "optuna", "mlflow"} & set(sys.modules)
         assert not loaded, loaded
     """

@@ -119,7 +119,8 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
 
 
 def summary(marks: dict[str, dict[str, str]], ended: int = 2) -> SweepSummarized:
-    return SweepSummarized(ended, "**The answer**", {"best/val/auroc/none": 0.7}, marks)
+    answer = "**The answer** by [trial 0](trial:0) ([config.yaml](trial:0/config.yaml)), not [trial 9](trial:9)"
+    return SweepSummarized(ended, f"{answer}\n\nMore", {"best/val/auroc/none": 0.7}, marks)
 
 
 def test_the_run_of_the_sweep_says_what_came_of_it(tmp_path: Path, address: str) -> None:
@@ -131,8 +132,12 @@ def test_the_run_of_the_sweep_says_what_came_of_it(tmp_path: Path, address: str)
     assert not drain(address, "said", spool).refused
     parent = runs(address, "said")[-1]
     tags = {name: parent.data.tags[name] for name in ("mlflow.note.content", "mlflow.user", "mlflow.source.git.commit")}
-    links = "Open [trials by val/auroc](#/experiments/"
-    assert tags["mlflow.note.content"].startswith(links) and tags["mlflow.note.content"].endswith("\n\n**The answer**")
+    answer, links, further = tags["mlflow.note.content"].split("\n\n")
+    page = f"#/experiments/{parent.info.experiment_id}/runs/{runs(address, 'said')[0].info.run_id}"
+    config = f"{page}/artifacts/config.yaml?workflowType=machine_learning"
+    trial = f"[trial 0]({page}?workflowType=machine_learning)"
+    assert answer == f"**The answer** by {trial} ([config.yaml]({config})), not trial 9"
+    assert links.startswith("Open [trials by val/auroc](#/experiments/") and further == "More"
     assert list(tags.values())[1:] == ["ann", "abc+changes"]
     history = MlflowClient(address).get_metric_history(parent.info.run_id, "best/val/auroc/none")
     assert [(point.step, point.value) for point in history] == [(2, 0.7)]
