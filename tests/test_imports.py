@@ -38,7 +38,8 @@ FLOORS = {
         {"training.epoch"},
         {"train"},
         {"scoring.grouping", "scoring.pictures", "scoring.replicates", "export.usage"},
-        {"scoring.subgroups", "prediction"},
+        {"scoring.subgroups"},
+        {"prediction"},
         {"evaluate", "predict", "probe"},
         {"export"},  # a student in formats of other software
     ),
