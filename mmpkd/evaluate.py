@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
 
 from mmpkd import command
 from mmpkd.cohort import splits
@@ -22,7 +20,8 @@ from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import Card, Exported, read, source_of, tempered
-from mmpkd.machine.files import overridden, read_yaml, write_atomically
+from mmpkd.machine.files import overridden, read_yaml
+from mmpkd.prediction.evaluation_tables import print_tables, write_tables
 from mmpkd.scoring import classify, subgroups
 from mmpkd.scoring.grouping import fold_notes, groupings, reason_not_compared, values_of
 from mmpkd.scoring.patients import by_patient
@@ -31,12 +30,6 @@ from mmpkd.scoring.validation import Evaluator, Labels
 from mmpkd.types import ConfigError, Mistake
 
 PARTS = ("all", "train", "val", "test")
-TITLES = {  # each title states how the numbers differ from those of a training under the same name
-    "labels": "labels: balanced_accuracy at the student's thresholds, chosen on its validation (in training: at 0.5)",
-    "labels_by_patient": "labels_by_patient: from the mean probability over a patient's images; otherwise as labels",
-    "regions": "regions: in the frame of the original images (in training: in the stored squares)",
-    "groups": "groups: pointing is the mean over images of the mean over their labels (in regions: over labels)",
-}
 HELP = """\
 usage: python -m mmpkd.evaluate model=FILE config=FILE [key=value ...]
 
@@ -117,12 +110,15 @@ def main(words: Sequence[str]) -> None:
     tables = evaluate(exported, store, rows, weights, regions, columns)
     part_name = part if not fold else f"{part}-fold{fold}"
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part_name}"
-    record = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
+    fitted_here = is_own(store, exported.card)
+    record: dict[str, Any] = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint}
+    record |= {"part": part, "fold": fold, "samples": len(rows), "replicates": REPLICATES}
+    record["fitted_on_these_patients"] = fitted_here
     with command.written_to(folder):
-        _write(folder, tables, {**record, "fold": fold, "samples": len(rows), "replicates": REPLICATES})
+        write_tables(folder, tables, record)
     which = f"{store.manifest['reader']}, part {part}" + (f", fold {fold}" if fold is not None else "")
     title = f"{which}: {len(rows)} samples of {len(np.unique(store.patient_N[rows]))} patients"
-    _print(tables, title, {**TITLES, "regions": f"{TITLES['regions']}; within={own['within']}, roi={own['roi']}"})
+    print_tables(tables, title, regions, fitted_here)
     command.warn(subgroups.few_patients(exported.card, store, rows))
     compared = set(tables["groups"]["column"]) if "groups" in tables else set()
     lines = [reason_not_compared(name) for name in columns if name not in compared]
@@ -258,41 +254,6 @@ def evaluate(
     values = values_of(store, columns).iloc[rows]
     tables["groups"] = by_group(predicted, values, store.patient_N[rows], pointing_N)
     return {name: table for name, table in tables.items() if len(table)}
-
-
-def _write(folder: Path, tables: Mapping[str, pd.DataFrame], record: Mapping[str, Any]) -> None:
-    """Writes every table as CSV, and the record of the evaluation last: a folder with evaluation.json is complete."""
-    command.make_folder(folder)
-    for old in (folder / "evaluation.json", *folder.glob("*.csv")):
-        old.unlink(missing_ok=True)
-    for name, table in tables.items():
-        write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
-    write_atomically(folder / "evaluation.json", json.dumps(record, indent=1))
-
-
-def _print(tables: Mapping[str, pd.DataFrame], title: str, titles: Mapping[str, str]) -> None:
-    console = command.plain_console()
-    console = console if console.is_terminal else command.plain_console(width=130)  # a file has no width
-    console.print(title, highlight=False, soft_wrap=True)
-    for name in titles:
-        if name not in tables:
-            continue
-        table = tables[name]
-        columns = [str(column) for column in table if not str(column).endswith(("_low", "_high"))]
-        printed = Table(*columns, title=titles[name])
-        for _, row in table.iterrows():
-            printed.add_row(*(_cell(row, column) for column in columns))
-        console.print(printed)
-
-
-def _cell(row: pd.Series, name: str) -> str:
-    value = row[name]
-    if not isinstance(value, float):
-        return str(value)
-    if np.isnan(value):
-        return "-"
-    interval = f" [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" if f"{name}_low" in row else ""
-    return f"{value:.3f}{interval}"
 
 
 if __name__ == "__main__":
