@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from itertools import zip_longest
 from pathlib import Path
+from textwrap import wrap
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -18,6 +19,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from mmpkd.machine.errors import error_chain, machine_fault, with_fault
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake, UserError
 
 Item = TypeVar("Item")
@@ -59,6 +61,23 @@ def plain_console(**options: Any) -> Console:
     """Returns a console that prints all text literally. By default, rich would read `[/b]`, `[b]` and `:x:` as markup
     and emoji."""
     return Console(markup=False, emoji=False, **options)
+
+
+def wrapped(text: str, width: int, indent: str = "", hanging: str = "  ") -> list[str]:
+    """Returns a text in lines of at most `width` characters, broken at blanks only; a longer word has its own line.
+
+    Args:
+        indent: precedes the first line.
+        hanging: precedes the others, after `indent`.
+    """
+    return wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent + hanging,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def progress_bar(items: Sequence[Item], name: str) -> Iterable[Item]:
@@ -121,6 +140,29 @@ def written_to(folder: Path) -> Iterator[None]:
             raise
         advice = "the files written so far are complete; repair this, then run the same command again to continue"
         raise UserError(f"{problem}\n  {advice}") from error
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Returns whether a command line asks for the help of the command."""
+    return bool({"--help", "-h", "help"} & set(words))
+
+
+def unknown_words(words: Iterable[str], options: Iterable[str]) -> list[Mistake]:
+    """Returns a mistake for each of these words, none of which is an option of the command, with the nearest option."""
+    names = list(options)
+    return [Mistake(word, f"not an option of this command{near(word.partition('=')[0], names)}") for word in words]
+
+
+def misspelt_words(words: Iterable[str], options: Iterable[str], leaves: Iterable[str]) -> list[Mistake]:
+    """Returns a mistake for each word `key=value` whose key is no leaf of a configuration and is near an option of the
+    command. It is used where such a word would be read as a leaf.
+
+    Args:
+        leaves: the top-level keys of the configuration.
+    """
+    names, top = list(options), set(leaves)
+    unknown = [word for word in words if word.partition("=")[0].partition(".")[0] not in top]
+    return [mistake for mistake in unknown_words(unknown, names) if "did you mean" in mistake.problem]
 
 
 def dashed_words(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:

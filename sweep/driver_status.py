@@ -66,6 +66,7 @@ class DriverStatus:
         device_hours: device-hours spent by all trials.
         arms: device-hours spent by the trials of each arm.
         expected_end: when the sweep will end at its present pace or by its limits, or None if that is unknown.
+        expected_by: what `expected_end` rests on, in words, such as "by the pace so far".
         unsent: number of events that the tracking server has not received.
         oldest_unsent: when the oldest of them happened, or None.
         trouble: what the driver waits for, by place, such as "tracking", "storage" or "results".
@@ -89,6 +90,7 @@ class DriverStatus:
     device_hours: float = 0.0
     arms: Mapping[str, float] = field(default_factory=dict)
     expected_end: float | None = None
+    expected_by: str = ""
     unsent: int = 0
     oldest_unsent: float | None = None
     trouble: Mapping[str, str] = field(default_factory=dict)

@@ -19,10 +19,12 @@ from pydantic import BeforeValidator, ValidationError, model_validator
 
 from mmpkd.config import Strict
 from mmpkd.near_names import mistake_of, paths_of
-from mmpkd.scoring.stats import SMALLEST_ERROR
+from mmpkd.scoring.stats import SMALLEST_ERROR, is_all_equal
+from mmpkd.types import ConfigError
 from sweep.types import Record
 
 ONE_ERROR: Final = "1se"
+LEAST_SHOWN: Final = 0.0005  # a smaller standard error would be shown as 0.000
 ROUNDING: Final = 1e-9  # scores that differ by less count as equal where they are compared with a limit
 
 
@@ -77,6 +79,18 @@ class Selection(Strict):
         return f"{self.maximize} within {limit} of the best {self.of}"
 
 
+def read_selection(content: Mapping[str, Any]) -> Selection:
+    """Returns the rule that a mapping states.
+
+    Raises:
+        ConfigError: it has mistakes. One that concerns several keys has no path.
+    """
+    try:
+        return Selection.model_validate(content)
+    except ValidationError as error:
+        raise ConfigError([mistake_of(details, "", paths_of(Selection)) for details in error.errors()]) from error
+
+
 def _as_rule(value: object) -> object:
     """Returns a goal as it is, and a mapping as a Selection.
 
@@ -88,10 +102,9 @@ def _as_rule(value: object) -> object:
     if not isinstance(value, Mapping):
         raise ValueError(f"wants a goal, or {{maximize: GOAL, within: {ONE_ERROR}, of: GOAL}}")
     try:
-        return Selection.model_validate(value)
-    except ValidationError as error:
-        mistakes = [mistake_of(details, "", paths_of(Selection)) for details in error.errors()]
-        raise ValueError("; ".join(f"{path}: {problem}" if path else problem for path, problem in mistakes)) from None
+        return read_selection(value)
+    except ConfigError as error:
+        raise ValueError("; ".join(map(str, error.mistakes))) from None
 
 
 # A goal alone stands for the rule that maximises it.
@@ -162,3 +175,14 @@ def error_of(record: Record, goal: str) -> float | None:
     """
     error = record.metrics.get(f"{goal}_se", math.nan)
     return error if math.isfinite(error) and error > SMALLEST_ERROR else None
+
+
+def score_in_words(score: float, error: float) -> str:
+    """Returns a score and its standard error, such as '0.912 ± 0.031'.
+
+    If the standard error is unknown, the text says '1.000 (all equal)', where every resampling of the patients gives
+    this score, or else '0.750 ± ?'.
+    """
+    if math.isfinite(error) and error > SMALLEST_ERROR:
+        return f"{score:.3f} ± {error:.3f}" if error >= LEAST_SHOWN else f"{score:.3f} ± <0.001"
+    return f"{score:.3f} (all equal)" if is_all_equal(score, error) else f"{score:.3f} ± ?"

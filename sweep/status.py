@@ -17,10 +17,18 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mmpkd.command import command_line, plain_console, warn
+from mmpkd.command import asks_for_help, command_line, plain_console, warn
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
-from sweep.reports.details import PLAIN, SHOWN_STATES, age, as_json, score_of_trial, show_driver
+from sweep.reports.details import (
+    PLAIN,
+    SHOWN_STATES,
+    age,
+    as_json,
+    image_blind_lines,
+    score_of_trial,
+    show_driver,
+)
 from sweep.storage.layout import Storage, SweepFolder
 from sweep.storage.lock import driver_of
 from sweep.storage.reader import Sweep, check_exists, how_to_continue, read_sweep
@@ -73,7 +81,7 @@ REMOTE_WATCH_SECONDS: Final = 30.0  # the same for an address, where a driver le
 
 
 def main(words: Sequence[str]) -> None:
-    if {"--help", "-h", "help"} & set(words):
+    if asks_for_help(words):
         print(HELP, end="")
         return
     defaults = {"name": "", "storage": DEFAULT_STORAGE, "json": "false", "watch": "false"}
@@ -192,6 +200,8 @@ def _show_details(sweep: Sweep, storage: Storage, console: Console, about_mlflow
     if facts["arms"]:
         console.print()
         console.print(arms)
+    for line in image_blind_lines(sweep):
+        console.print(line, highlight=False)
     show_driver(sweep, console)
     lines = ["", *how_to_continue(sweep)]
     if sweep.running:

@@ -22,6 +22,7 @@ FLOORS = {
         {"types", "machine.checksums"},
         {"machine.resources", "machine.files", "machine.recording", "near_names"},
         {"machine.errors"},
+        {"machine.new_folder"},
         {"config", "fit", "frames", "command", "scoring.stats", "scoring.formulas", "scoring.overlays"},
         {"scoring.attainable", "scoring.regions", "scoring.teacher_scores", "weights"},
         {"cohort", "student", "objectives", "scoring.classify", "scoring.localize", "augment"},
@@ -36,15 +37,16 @@ FLOORS = {
         {"training.execution"},
         {"training.epoch"},
         {"train"},
-        {"scoring.grouping", "scoring.pictures"},
-        {"scoring.subgroups", "input_images"},
+        {"scoring.grouping", "scoring.pictures", "export.usage"},
+        {"scoring.subgroups"},
+        {"prediction"},
         {"evaluate", "predict", "probe"},
         {"export"},  # a student in formats of other software
     ),
     "sweep": (
         {"surrogate", "interrupt", "arm_styles", "provenance", "transfer.refusals", "transfer.scratch"},
-        {"transfer.addresses"},
-        {"patience"},
+        {"transfer.addresses", "verdict.inference"},
+        {"patience", "verdict.power"},
         {"storage.whole_files"},
         {"types", "storage.layout", "search.samplers"},  # a space names samplers
         {"selection"},  # a space states the rule
@@ -55,7 +57,7 @@ FLOORS = {
         {"search", "workers", "tracking"},
         {"reports", "teachers"},
         {"summary", "front_files"},
-        {"reports.final"},
+        {"reports.final", "interim"},
         {"driver", "picking"},
         {"run", "status", "stop", "clean", "pick"},
     ),
@@ -216,7 +218,7 @@ def test_mmpkd_loads_nothing_of_the_engine_and_a_training_nothing_that_few_train
     ("modules", "heavy"),
     [
         (["sweep.status", "sweep.stop"], {"ray", "torch", "optuna", "mlflow", "pandas"}),
-        (["sweep.space.space", "sweep.reports.results"], {"ray", "torch", "optuna", "mlflow"}),
+        (["sweep.space.space", "sweep.interim"], {"ray", "torch", "optuna", "mlflow"}),
     ],
 )
 def test_what_only_reads_a_sweep_loads_no_engine(modules, heavy):

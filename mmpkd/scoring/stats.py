@@ -121,6 +121,13 @@ def delong_error(influence_N: Floats) -> float:
     return error if error > SMALLEST_ERROR else float("nan")
 
 
+def auroc_variance(area: float, positives: int, negatives: int) -> float:
+    """Returns the expected variance of an AUROC over samples of two classes (Hanley & McNeil 1982, equation 1)."""
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = (positives - 1) * (first - area**2) + (negatives - 1) * (second - area**2)
+    return (area * (1 - area) + spread) / (positives * negatives)
+
+
 def logit_interval(value: float, error: float) -> Interval:
     """Returns the 95 % interval of a value between 0 and 1 that is symmetric on the logit scale.
 
@@ -131,6 +138,15 @@ def logit_interval(value: float, error: float) -> Interval:
         return Interval(value, float("nan"), float("nan"))
     half = NORMAL_95 * error / (value * (1 - value))
     return Interval(value, float(expit(logit(value) - half)), float(expit(logit(value) + half)))
+
+
+def normal_interval(value: float, error: float) -> Interval:
+    """Returns the 95 % interval of a value of any size, such as a difference of two scores, from its standard error.
+
+    It is symmetric, with `NORMAL_95` standard errors on each side. The ends are NaN if the error is unknown.
+    """
+    half = NORMAL_95 * error if np.isfinite(error) else float("nan")
+    return Interval(value, value - half, value + half)
 
 
 def weighted_mean(value_NL: Floats, weight_RN: Floats) -> Floats:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,15 @@ from mmpkd.config import CohortConfig, TrialConfig, validate
 from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.reports.choosing import with_estimates
-from sweep.search.studies import read_records
+from sweep.search.studies import records_of
 from sweep.selection import Selection, rule_of
 from sweep.space.search_config import SCORES
 from sweep.space.space import Space, load_space
-from sweep.storage.journal import find_damage
+from sweep.storage.integrity import losses_for_reader
+from sweep.storage.journal import find_damage, load_studies
 from sweep.storage.layout import SweepFolder
-from sweep.storage.reader import Sweep, continue_command, read_sweep
+from sweep.storage.losses import listed, read_traces
+from sweep.storage.reader import END_STATES, Sweep, continue_command, read_sweep
 from sweep.storage.records import candidates, comparable
 from sweep.transfer.views import fetch
 from sweep.types import Record
@@ -34,6 +37,7 @@ class Candidates:
         shown: the configurations that may be compared, with estimates or with means over seeds.
         goals: the goals of the sweep, and further scores that every complete trial has.
         cohort: the cohort as the last driver was given it; the data may have been moved since a trial began.
+        lost: lines on trials that the sweep's journal has lost, so that they are not among the records.
     """
 
     sweep: Sweep
@@ -42,6 +46,7 @@ class Candidates:
     shown: Sequence[Record]
     goals: Sequence[str]
     cohort: CohortConfig
+    lost: Sequence[str] = ()
 
     @property
     def rule(self) -> Selection:
@@ -53,12 +58,26 @@ class Candidates:
         return TrialConfig.model_validate_json(record.config).model_copy(update={"cohort": self.cohort})
 
     def unknown_goals(self, rule: Mapping[str, str]) -> list[Mistake]:
-        """Returns a mistake for each goal of the command line that no trial has, by its key."""
-        return [
-            Mistake(key, f"the sweep has no score {goal!r}{near(goal, self.goals)}")
-            for key, goal in rule.items()
-            if goal and goal not in self.goals
-        ]
+        """Returns a mistake for each goal of the command line that not every complete trial has, by its key."""
+        mistakes = []
+        for key, goal in rule.items():
+            if goal and goal not in self.goals:
+                lacking = {record.number for record in candidates(self.shown) if not _has(record, goal)}
+                problem = f"the sweep has no score {goal!r}"
+                if len(lacking) < len(candidates(self.shown)):
+                    problem = f"not every complete trial has {goal} (trials {listed(lacking)} lack it)"
+                mistakes.append(Mistake(key, f"{problem}{near(goal, self.goals)}"))
+        return mistakes
+
+    def refuse_losses(self) -> None:
+        """Checks that the journal has lost no trial, because a rule that compares the others may choose another one.
+
+        Raises:
+            UserError: it has, and no driver runs that would know better.
+        """
+        if self.lost and not self.sweep.running:
+            alone = "trial=N picks a complete trial by its number all the same"
+            raise UserError(f"{_loss(self.sweep, self.lost)}\n{alone}")
 
     def trial(self, number: int) -> Record:
         """Returns a complete trial by its number.
@@ -122,21 +141,56 @@ def read_candidates(folder: SweepFolder) -> Candidates:
         raise ConfigError(mistakes)
     if space is None or not sweep.plan:
         raise UserError(f"{folder} has no plan yet, so no trial has begun; wait, or start the sweep again")
+    journal = folder.shared.child(folder.journal.name)
     if not folder.journal.exists():
-        raise UserError(f"{folder.journal} is missing, and it holds the trials; put a copy of it back")
+        raise UserError(f"{journal} is missing, and it holds the trials; put a copy of it back")
+    known = {**sweep.trials, **sweep.left_behind}
+    traces = read_traces(folder, {number: trial.state in END_STATES for number, trial in known.items()})
     if (damage := find_damage(folder.journal)) is not None:
-        raise UserError(f"{folder.journal}: {damage}; repair the sweep first: run its own command again")
-    records = read_records(folder.journal, sweep.plan.get("generation", 0))
+        raise UserError(f"{journal}: {damage}; put an undamaged copy of it back{_or_repair(sweep)}")
+    studies = load_studies(folder.journal)
+    lost = losses_for_reader(folder, sweep.plan, studies, traces)
+    records = records_of(studies, sweep.plan.get("generation", 0))
     complete = candidates(records)
+    if lost and not complete:
+        raise UserError(_loss(sweep, lost))
     if not complete:
         raise UserError(f"{folder} has no complete trial yet, so there is nothing to pick; {_how_many(sweep)}")
-    further = [score for score in SCORES if all(score in record.metrics for record in complete)]
+    further = [
+        score for score in SCORES if all(math.isfinite(record.metrics.get(score, math.nan)) for record in complete)
+    ]
     goals = list(dict.fromkeys([*sweep.goals, *further]))
     repeats = space.search.repeats
     compared = with_estimates(records, space.arms, goals) if repeats == 1 else records
     shown = comparable(compared, sweep.goals, repeats)
     cohort: Any = space.raw.get("cohort")
-    return Candidates(sweep, space, records, shown, goals, validate(CohortConfig, cohort, "cohort"))
+    return Candidates(sweep, space, records, shown, goals, validate(CohortConfig, cohort, "cohort"), lost)
+
+
+def _has(record: Record, score: str) -> bool:
+    return math.isfinite(record.metrics.get(score, math.nan))
+
+
+def _loss(sweep: Sweep, lost: Sequence[str]) -> str:
+    """Returns the message that a journal has lost trials, and what to do.
+
+    Args:
+        lost: lines on the lost trials.
+    """
+    journal = sweep.folder.shared.child(sweep.folder.journal.name)
+    problem = f"{journal} has lost trials, and one of them may be the one to pick"
+    lines = "".join(f"\n  {line}" for line in lost)
+    return f"{problem}{lines}\nput the newest copy of it back{_or_repair(sweep)}"
+
+
+def _or_repair(sweep: Sweep) -> str:
+    """Returns the command that continues a sweep without what is lost, as the end of a message, if it is known."""
+    command = continue_command(sweep)
+    return (
+        ""
+        if command is None
+        else f", or run this command, which continues without what is lost:\n  {command} repair=true"
+    )
 
 
 def _how_many(sweep: Sweep) -> str:

@@ -71,21 +71,23 @@ def alone_in(folder: Path) -> Iterator[None]:
         os.close(opened)
 
 
-def read_student(student: Path, config: TrialConfig, number: int) -> Exported:
+def read_student(student: Path, config: TrialConfig, number: int, remedy: str) -> Exported:
     """Returns the student in a file, and checks that it is whole and that of this configuration.
+
+    Args:
+        remedy: what follows if it is not, as the end of a sentence of the error.
 
     Raises:
         UserError: it is not.
     """
-    again = "add train=true, which trains exactly the same student again"
     try:
         exported = student_file.read(student)
     except ConfigError as error:
-        raise UserError(f"the student of trial {number} is damaged; {again}\n  {error.mistakes[0].problem}") from error
+        raise UserError(f"the student of trial {number} is damaged; {remedy}\n  {error.mistakes[0].problem}") from error
     trained = exported.card.trial
     if trained != config.fingerprint():
         problem = f"was trained with another configuration ({trained}, wanted {config.fingerprint()})"
-        raise UserError(f"the student of trial {number} {problem}; {again}")
+        raise UserError(f"the student of trial {number} {problem}; {remedy}\n  {student}")
     return exported
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.special import ndtr
 
 from mmpkd.cohort.store import Store
+from mmpkd.scoring.stats import auroc_variance
 
 
 def expected_epochs(trials: float, epochs: int, rungs: Sequence[int], reduction: int) -> float:
@@ -48,6 +49,21 @@ def expected_front(trials: float, goals: int) -> float:
     for _ in range(goals - 1):
         maxima = np.cumsum(maxima / np.arange(1, count + 1))
     return float(np.sum(maxima / np.arange(1, count + 1)))
+
+
+def expected_behind(trials: float, goals: int, width: int) -> float:
+    """Returns the expected number of trials behind the Pareto front of one or two independent goals that fewer than
+    `width` others dominate.
+
+    With one goal these are the best without the first. With two goals, fewer than `width` of the j - 1 trials that are
+    better in the first goal than the j-th are better in the second with probability min(1, width/j), because its rank
+    in the second goal among these j is uniform. The front is the case of a width of 1.
+    """
+    count = max(round(trials), 1)
+    if goals == 1:
+        return float(min(width, count) - 1)
+    ranks = np.arange(1, count + 1)
+    return float(np.sum(np.minimum(1, width / ranks) - 1 / ranks))
 
 
 def expected_maximum(draws: int) -> float:
@@ -90,15 +106,13 @@ def auroc_error(store: Store, fold: int, repeats: int = 1) -> float:
 
 
 def _auroc_error_on(store: Store, rows: NDArray[np.int64]) -> float:
-    area, errors = 0.75, []
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    errors = []
     for target_N, known_N in zip(store.target_NK[rows].T, store.known_NK[rows].T, strict=True):
         patients = store.patient_N[rows]
         positive = len(np.unique(patients[known_N & (target_N == 1)]))
         negative = len(np.unique(patients[known_N & (target_N == 0)]))
         if positive and negative:
-            spread = (positive - 1) * (first - area**2) + (negative - 1) * (second - area**2)
-            errors.append(math.sqrt((area * (1 - area) + spread) / (positive * negative)))
+            errors.append(math.sqrt(auroc_variance(0.75, positive, negative)))
     return _error_of_average(errors)
 
 

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from rich.table import Table
+
 from sweep.search.budget import Ledger
 from sweep.types import Record
 
@@ -54,3 +56,13 @@ def totals_by_arm(records: Sequence[Record], ledger: Ledger) -> list[ArmTotals]:
         )
         for arm, started in ledger.started.items()
     ]
+
+
+def arms_table(totals: Sequence[ArmTotals]) -> Table:
+    """Returns a table of what each arm got: configurations by how they ended, and device-hours."""
+    table = Table(*ARM_COLUMNS, title="Arms", title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for arm in totals:
+        table.add_row(*arm.cells())
+    return table

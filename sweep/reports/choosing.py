@@ -14,11 +14,12 @@ from typing import Final
 
 import numpy as np
 
+from sweep.reports.details import against_image_blind
 from sweep.selection import Selection, rule_of
 from sweep.space.encoding import encode
 from sweep.space.grammar import Node
 from sweep.space.search_config import SCORES
-from sweep.storage.records import best_of, candidates
+from sweep.storage.records import best_of, candidates, image_blind_scores_of
 from sweep.surrogate import Floats, Surrogate, fit
 from sweep.types import Record
 
@@ -185,9 +186,10 @@ def _groups(compared: Sequence[Record], goal: str) -> Iterator[tuple[Floats, flo
 
 def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
     """Returns a line for each goal that states how far the best score is expected to be too high, and whether estimates
-    or observed scores are compared.
+    or observed scores are compared. Where observed scores are compared, a last line gives the reasons.
     """
     compared, lines = candidates(records), []
+    without_model: dict[str, list[str]] = {}  # goals by the arms in which their scores have no estimates
     for goal in goals:
         best = best_of(records, goal)
         if best is None or len(compared) < 2:
@@ -209,10 +211,25 @@ def choices_in_words(records: Sequence[Record], goals: Sequence[str]) -> list[st
             count = sum(f"{goal}_seed_se" in record.metrics for record in compared)
             lines.append(f"{subject}, the best of {count} means over seeds, is expected to be {amount}")
         else:
-            lines.append(
-                f"{subject}, the best of {len(compared)}, is expected to be up to {amount}; observed scores are "
-                f"compared, {reason}"
-            )
+            lines.append(f"{subject}, the best of {len(compared)}, is expected to be up to {amount}")
+            without_model.setdefault(without, []).append(goal)
+    if without_model:
+        reasons = "; ".join(f"{' and '.join(of_goals)} in {arms}" for arms, of_goals in without_model.items())
+        lines.append(f"observed scores are compared, because no model predicts them well enough: {reasons}")
+    return lines
+
+
+def image_blind_verdict(records: Sequence[Record], goals: Sequence[str]) -> list[str]:
+    """Returns a line for each localisation goal: whether a trial beats the maps that ignore the image, and whether that
+    may be luck.
+    """
+    compared = {record.number: record for record in candidates(records)}
+    lines = []
+    for goal in goals:
+        blind_of = {number: image_blind_scores_of(record, goal) for number, record in compared.items()}
+        luck = max(optimism(records, goal), 0.0) if len(compared) > 1 and any(blind_of.values()) else None
+        score_of = {number: record.metrics[goal] for number, record in compared.items()}
+        lines += against_image_blind(goal, score_of, blind_of, luck)
     return lines
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from shlex import quote
 from typing import Any
 
 from rich.console import Console
-from rich.table import Column, Table
 
+from mmpkd.command import wrapped
 from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import is_all_equal
-from sweep.reports.arms import ARM_COLUMNS, ArmTotals
-from sweep.reports.choosing import choices_in_words, supervision, with_estimate
+from sweep.reports.arms import ArmTotals, arms_table
+from sweep.reports.choosing import choices_in_words, image_blind_verdict, supervision, with_estimate
+from sweep.reports.details import duration
+from sweep.reports.page.commands import pick_command, storage_of
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
-from sweep.selection import Selection, best_first, error_of, rule_of
+from sweep.selection import Selection, best_first, error_of, rule_of, score_in_words
 from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import (
     IMAGE_BLIND,
@@ -30,6 +31,7 @@ from sweep.storage.records import (
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
+ALL_EQUAL = "the score is the same whichever validation patients are drawn, so it has no standard error"
 
 
 def print_summary(
@@ -59,17 +61,20 @@ def print_summary(
     if totals:
         console.print(arms_table(totals))
     if states["complete"]:
-        console.print(front_table(records, arms, goals, select))
-    for line in [*choices_in_words(records, goals), *image_blind_scores(records, goals)]:
+        for line in front_lines(records, arms, goals, select, console.width):
+            console.print(line, highlight=False, soft_wrap=True)
+    blind = [*image_blind_scores(records, goals), *image_blind_verdict(records, goals)]
+    for line in [*choices_in_words(records, goals), *blind]:
         console.print(line, highlight=False)
     best = picked(records, select)
     if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
-    if best and f"{rule_of(select).maximize}_estimate" in best.metrics and not folder.keeps_checkpoints(best.number):
+    is_estimated = best and any(f"{goal}_estimate" in best.metrics for goal in rule_of(select).goals)
+    if best and is_estimated and not folder.keeps_checkpoints(best.number):
         # A trial keeps its student only if its observed scores are among the best when it ends.
         console.print(
-            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "
-            f"python -m mmpkd.train config={quote(str(folder.best))}",
+            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again "
+            f"({duration(best.seconds)} in the sweep): python -m mmpkd.train config={quote(str(folder.best))}",
             highlight=False,
             soft_wrap=True,
         )
@@ -81,40 +86,46 @@ def print_summary(
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
     if best:
-        parent = replace(folder.shared, path=folder.shared.path.removesuffix(f"/{folder.name}"))
-        out = " out=DIR" * (folder.address is not None)
-        take = f"python -m sweep.pick {folder.name} storage={quote(str(parent))} trial={best.number}{out}"
+        take = pick_command(folder.name, storage_of(folder), f"trial={best.number}")
         console.print(f"take a student, with its model card:\n  {take}", highlight=False, soft_wrap=True)
 
 
-def arms_table(totals: Sequence[ArmTotals]) -> Table:
-    """Returns a table of what each arm got: configurations by how they ended, and device-hours."""
-    table = Table(*ARM_COLUMNS, title="Arms", title_justify="left")
-    for column in table.columns[1:]:
-        column.justify = "right"
-    for arm in totals:
-        table.add_row(*arm.cells())
-    return table
-
-
-def front_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str | Selection) -> Table:
+def front_lines(
+    records: Sequence[Record], arms: Sequence[str], goals: Sequence[str], select: str | Selection, width: int
+) -> list[str]:
     """Returns a table of the trials on the Pareto front. Below them are the picked trial, if a tie has kept it off the
     front, and the best trial of each arm that has no trial on the front. The trials on the front are ordered by the
     goal `select`, best first.
 
-    The table shows each score with its standard error and, where there is one, the estimate of its mean; and for each
-    trial the scores of its teachers.
+    The row of a trial has its scores with their standard errors. Lines below it, of at most `width` characters
+    and broken between words, say why it is shown, its estimated means, its teachers' scores and its settings.
     """
-    sampled_column = Column("sampled", overflow="fold")  # a name that fills the column must not hide its value
-    table = Table("trial", "arm", *goals, TEACHER_COLUMN, sampled_column, title="Front", title_justify="left")
     chosen = picked(records, select)
-    for record in best_first(front_of(records, goals), compared_metric(records, rule_of(select).maximize)):
-        mark = f"({BEST}) " if record is chosen and rule_of(select).of else ""  # without a limit it is the first row
-        table.add_row(*cells(record, goals), f"{mark}{sampled(record)}")
-    table.add_section()
-    for record in off_front(records, arms, goals, select):
-        table.add_row(*cells(record, goals), f"({off_front_label(record, records, select)}) {sampled(record)}")
-    return table
+    front = best_first(front_of(records, goals), compared_metric(records, rule_of(select).maximize))
+    is_marked = bool(rule_of(select).of)  # without a limit it is the first row
+    marks = {record.number: BEST if record is chosen and is_marked else "" for record in front}
+    others = off_front(records, arms, goals, select)
+    marks |= {record.number: off_front_label(record, records, select) for record in others}
+    heads = ["trial", "arm", *goals]
+    rows = [
+        [str(record.number), record.arm, *(with_error(record, goal) for goal in goals)] for record in [*front, *others]
+    ]
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    heads, *rows = [[cell.ljust(size) for cell, size in zip(row, widths, strict=True)] for row in [heads, *rows]]
+    lines = ["Front", *wrapped("  ".join(heads), width)]
+    for record, row in zip([*front, *others], rows, strict=True):
+        estimates = [f"{goal} {with_estimate(record, goal, '')}" for goal in goals]
+        teachers = teachers_in_words(record)
+        below = [
+            f"({marks[record.number]})" if marks[record.number] else "",
+            ", ".join(text.replace(" , ", " ") for text in estimates if "estimated" in text),
+            f"{TEACHER_COLUMN}: {teachers}" if teachers else "",
+            sampled(record),
+        ]
+        lines += wrapped("  ".join(row), width)
+        lines += [line for text in below if text for line in wrapped(text, width, " " * (widths[0] + 2))]
+    footnote = f"all equal: {ALL_EQUAL}"
+    return lines + wrapped(footnote, width) * any("(all equal)" in line for line in lines)
 
 
 def cells(record: Record, goals: Sequence[str]) -> list[str]:
@@ -166,25 +177,19 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
             continue
         shown = ", ".join(f"{score:.3f} {IMAGE_BLIND[name]}" for name, score in scores.items())
         highest = best.metrics.get(f"{goal}_max")
-        bound = "" if highest is None else f"; no map on its patches can score above {highest:.3f}"
+        bound = "" if highest is None else f"; with patches of this size, no map can score above {highest:.3f}"
         lines.append(f"{goal} without looking at the image: {shown}{bound}")
     return lines
 
 
 def with_error(record: Record, goal: str) -> str:
-    """Returns a score and its standard error, such as '0.912 ± 0.031'.
+    """Returns a score with its standard error, if it can have one; see `score_in_words`.
 
     The standard error of a trial is over validation patients, and that of a mean over seeds is over patients and seeds
-    (see `records.error_of_mean`). If it is unknown, the text says '1.000 (all equal)', where every resampling of the
-    patients gives this score, or else '0.750 ± ?'.
+    (see `records.error_of_mean`).
     """
-    score = f"{record.metrics[goal]:.3f}"
-    if f"{goal}_se" not in record.metrics:
-        return score
-    error = error_of(record, goal)
-    if error is None:
-        return f"{score} (all equal)" if _is_all_equal(record, goal) else f"{score} ± ?"
-    return f"{score} ± {error:.3f}"
+    score, error = record.metrics[goal], record.metrics.get(f"{goal}_se")
+    return f"{score:.3f}" if error is None else score_in_words(score, error)
 
 
 def _is_all_equal(record: Record, goal: str) -> bool:

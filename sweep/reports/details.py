@@ -15,10 +15,16 @@ from rich.table import Table
 
 from sweep.driver_status import DriverStatus
 from sweep.storage.reader import END_STATES, Sweep, Trial, continue_command
+from sweep.storage.records import IMAGE_BLIND, image_blind_means, mean_values
 
 SHOWN_TRIALS: Final = 10  # open trials in the table
 SHOWN_STATES: Final = (*END_STATES, "open")
 LATE_SECONDS: Final = 30.0  # if Ray Tune's loop has given no numbers for so long, that is shown
+PHASES: Final = {
+    "starting": "prepares data and price before the first trial",
+    "training": "runs trials",
+    "ending": "writes the results",
+}
 PLAIN: Final[Mapping[str, Any]] = {"box": None, "padding": (0, 2, 0, 0), "pad_edge": False}
 
 
@@ -121,7 +127,8 @@ def driver_lines(sweep: Sweep, status: DriverStatus) -> list[str]:
     sign = f"last sign of life {age(status.age)}"
     if sweep.has_died:
         return [f"its driver ({status.driver}) is gone; {sign}"]
-    lines = [f"{status.driver}: {status.phase}, {sign}"]
+    doing = PHASES.get(status.phase, status.phase)
+    lines = [f"{status.driver}: {doing}; {sign}"]
     if sweep.state == "stalled":
         lines += ["it is stopped or hangs, or its machine or its storage is away; what follows is old"]
     if sweep.drivers > 1:
@@ -144,6 +151,51 @@ def trials_table(status: DriverStatus) -> Table:
     return table
 
 
+def image_blind_lines(sweep: Sweep) -> list[str]:
+    """Returns a line for each localisation goal: whether a trial beats the maps that ignore the image. Arms that read
+    another image at test do not count.
+    """
+    runs = {
+        number: members
+        for number, members in sweep.completed().items()
+        if members[0].arm not in sweep.references and sweep.goals
+    }
+    lines = []
+    for goal in sweep.goals:
+        blind = {number: image_blind_means(members, goal) for number, members in runs.items()}
+        lines += against_image_blind(goal, {number: mean_values(runs[number], [goal])[0] for number in runs}, blind)
+    return lines
+
+
+def against_image_blind(
+    goal: str, score_of: Mapping[int, float], blind_of: Mapping[int, Mapping[str, float]], luck: float | None = None
+) -> list[str]:
+    """Returns a line that says whether a trial beats the maps that ignore the image, and which trial is the best.
+    Returns no line for a goal that scores no map.
+
+    Args:
+        score_of: the score of each trial, by its number.
+        blind_of: what the maps that ignore the image score on the patients of each trial, by the name of the map.
+        luck: by how much the best score is expected to exceed its mean, or None if that is unknown.
+    """
+    highest = {number: max(blind.values()) for number, blind in blind_of.items() if blind}
+    if not highest:
+        return []
+    best = max(highest, key=lambda number: score_of[number])
+    score, level = score_of[best], highest[best]
+    name = max(blind_of[best], key=lambda name: blind_of[best][name])
+    maps = "the maps that ignore the image"
+    count = sum(score_of[number] > highest[number] for number in highest)
+    if score <= level:
+        line = f"no trial beats {maps}: the best trial, {best}, has {score:.3f}, and {level:.3f} is reached"
+        return [f"{goal}: {line} {IMAGE_BLIND[name]}"]
+    who = f"{count} of {len(highest)} trials beat{'s' * (count == 1)}" if len(highest) > 1 else "the only trial beats"
+    line = f"{who} {maps}; the best, trial {best}, has {score:.3f}, and {level:.3f} is reached {IMAGE_BLIND[name]}"
+    if luck is not None and score - level <= luck:
+        line += f"; the difference is within the luck in the best score ({luck:.3f})"
+    return [f"{goal}: {line}"]
+
+
 def score_of_trial(score: float, number: int) -> str:
     """Returns a score and the trial that has it, such as '0.600 (trial 1)'."""
     return f"{score:.3f} (trial {number})"
@@ -151,10 +203,11 @@ def score_of_trial(score: float, number: int) -> str:
 
 def age(seconds: float) -> str:
     """Returns an age for a person to read, such as '12 min ago'."""
-    return f"{_duration(seconds)} ago"
+    return f"{duration(seconds)} ago"
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Returns a duration for a person to read, such as '12 min'."""
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.0f} {unit}"
@@ -182,7 +235,8 @@ def _end(status: DriverStatus) -> str:
         return ""
     left = status.expected_end - time.time()
     clock = time.strftime("%Y-%m-%d %H:%M", time.localtime(status.expected_end))
-    return f"expected end: {clock}" + (f", in {_duration(left)}" if left > 0 else "")
+    when = f"{clock}, in about {duration(left)}" if left > 0 else clock
+    return f"expected end: {when}" + f" ({status.expected_by})" * bool(status.expected_by)
 
 
 def _late(status: DriverStatus) -> str:

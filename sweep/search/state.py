@@ -100,7 +100,7 @@ class SweepState:
         self.interrupted: list[int] = []
         self.awaiting_seeds: dict[int, Proposal] = {}
         # References have a front of their own, so that none of them displaces a trial that can be chosen.
-        select = self.goals.index(rule_of(space.search.select).maximize)
+        select = [self.goals.index(goal) for goal in rule_of(space.search.select).goals]
         self._contenders = {is_reference: Contenders(select) for is_reference in (False, True)}
         self._reported: dict[int, Reported] = defaultdict(Reported)  # by number, as the spool has it
         self._announced: set[int] = set()  # numbers of trials with a TrialStarted event in the spool
@@ -256,7 +256,8 @@ class SweepState:
     def _settle(self, record: Record) -> dict[int, Values | None]:
         """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.
 
-        A trial keeps its checkpoints if it is on the front or among the best by `search.select`, or may become so.
+        A trial keeps its checkpoints if it is on the front or near the choice of `search.select` (see
+        `pareto.Contenders`), or may become so.
 
         Returns:
             The number of the configuration that the trial settles, mapped to the values that the sampler learns from

@@ -11,8 +11,7 @@ the new space.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import optuna
@@ -28,7 +27,7 @@ from sweep.search.proposals import Proposal, redraw
 from sweep.space.draw import draw
 from sweep.space.space import Space
 from sweep.storage.events import cut_torn_line
-from sweep.storage.journal import BELONGS, Journal, arm_and_generation, load_studies, study_name
+from sweep.storage.journal import BELONGS, Journal, arm_and_generation, study_name
 from sweep.storage.layout import SweepFolder
 from sweep.types import Arrival, Ending, Record, State, Values
 
@@ -265,14 +264,12 @@ class Studies:
         return {int(name.removeprefix(RUNG)): entry for name, entry in attributes.items() if name.startswith(RUNG)}
 
 
-def read_records(journal: Path, generation: int) -> list[Record]:
-    """Returns every trial of a generation of studies, ordered by number. Nothing is written, so that this works while a
-    driver writes the journal.
-    """
-    studies = [(*arm_and_generation(study.study_name), study) for study in load_studies(journal)]
+def records_of(studies: Iterable[Study], generation: int) -> list[Record]:
+    """Returns every trial of one generation among the studies of a journal, ordered by number."""
+    named = [(*arm_and_generation(study.study_name), study) for study in studies]
     records = [
         _record(frozen.user_attrs["number"], arm, frozen)
-        for arm, study_generation, study in studies
+        for arm, study_generation, study in named
         if study_generation == generation
         for frozen in study.get_trials(deepcopy=False)
     ]

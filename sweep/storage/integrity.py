@@ -8,22 +8,18 @@ the files of the earlier trials would be mistaken for files of the new trials.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
-
-import pandas as pd
+from typing import Any
 
 from mmpkd.machine.files import write_atomically
 from mmpkd.types import UserError
-from sweep.storage.events import Event, SweepBegan, TrialEnded, TrialEvent, read_events
+from sweep.storage.events import SweepBegan, TrialEnded, TrialEvent, read_events
 from sweep.storage.journal import BELONGS, arm_and_generation, find_damage, load_studies
 from sweep.storage.layout import SweepFolder
-
-MAX_LISTED_TRIALS: Final = 10
+from sweep.storage.losses import Traces, begun_after_the_last_copy, find_losses, listed, read_traces
 
 
 @dataclass(frozen=True)
@@ -69,35 +65,29 @@ def check_folder(folder: SweepFolder, repair: bool, command: str) -> CheckedFold
         write_atomically(journal, damage.kept)
         notes.append(f"{journal}: line {damage.line} {damage.problem}; {loss} (the file as it was: {copies})")
     studies = load_studies(journal)
-    has_ended = {
-        trial.user_attrs["number"]: trial.state.is_finished()
-        for study in sorted(studies, key=lambda study: arm_and_generation(study.study_name)[1])
-        for trial in study.get_trials(deepcopy=False)
-    }
+    has_begun = any(study.get_trials(deepcopy=False) for study in studies)
     damaged = list[str]()
     events = [event for _, event in read_events(folder.spool, damaged=damaged)]
-    notes += _notes_on_spool(folder, damaged, bool(has_ended))
-    sweep_id = _identity(folder, plan, studies, events)
-    _refuse_lost_plan(folder, plan, studies, bool(has_ended))
-    if has_ended and not plan:
+    notes += _notes_on_spool(folder, damaged, has_begun)
+    sweep_id = _identity(folder, plan, studies, {event.id for event in events if isinstance(event, SweepBegan)})
+    _refuse_lost_plan(folder, plan, studies, has_begun)
+    if has_begun and not plan:
         notes.append(f"{folder.plan} is missing, and is written anew")
     lost_before = set(plan.get("lost", ()))
-    traces = _traces(folder, events)
-    lost = {number for number in traces if number not in has_ended} | lost_before
-    reopened = {event.number for event in events if isinstance(event, TrialEnded)} & {
-        number for number, finished in has_ended.items() if not finished
-    }
-    newly_lost = (lost - lost_before) | reopened
-    if uncopied := _begun_after_the_last_copy(folder, newly_lost, traces):
+    in_spool = {event.number: False for event in events if isinstance(event, TrialEvent)}
+    in_spool |= {event.number: True for event in events if isinstance(event, TrialEnded)}
+    losses = find_losses(studies, read_traces(folder, in_spool))
+    lost = losses.unknown | lost_before
+    losses = losses.without(lost_before - losses.reopened)
+    if uncopied := begun_after_the_last_copy(folder, losses):
         notes.append(
-            f"{folder}: trials {_listed(uncopied)} began after the last copy of the journal, whose machine was lost; "
+            f"{folder}: trials {listed(uncopied)} began after the last copy of the journal, whose machine was lost; "
             "others take their place"
         )
-        newly_lost -= uncopied
+        losses = losses.without(uncopied)
         for number in uncopied:
             folder.delete_checkpoints(number)
-    if newly_lost:
-        lines = _losses(folder, newly_lost - reopened, reopened, traces)
+    if lines := losses.lines():
         if not repair:
             problem = "is older than other files of the sweep, or belongs to another sweep"
             raise UserError(
@@ -146,8 +136,30 @@ def _notes_on_spool(folder: SweepFolder, damaged: Sequence[str], has_begun: bool
     return [f"{folder.spool}: {place} is damaged and skipped; {loss}" for place in damaged]
 
 
-def _identity(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], events: Sequence[Event]) -> str:
+def losses_for_reader(
+    folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], traces: Traces
+) -> list[str]:
+    """Returns lines on the trials that the journal has lost, without those that a repair has given up. A command that
+    only reads calls this, also while a driver runs.
+
+    Args:
+        studies: the Optuna studies of the journal.
+        traces: what the other files hold of trials, read before the journal.
+
+    Raises:
+        UserError: journal and plan belong to different sweeps, or the plan is older than the journal.
+    """
+    _identity(folder, plan, studies, set())
+    _refuse_lost_plan(folder, plan, studies, has_begun=True)
+    losses = find_losses(studies, traces).without(set(plan.get("lost", ())))
+    return losses.without(begun_after_the_last_copy(folder, losses)).lines()
+
+
+def _identity(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[Any], spooled: set[str]) -> str:
     """Returns the sweep's identity. It is empty if no file has an identity yet.
+
+    Args:
+        spooled: the identities in the spool.
 
     Raises:
         UserError: two files belong to different sweeps.
@@ -155,7 +167,7 @@ def _identity(folder: SweepFolder, plan: Mapping[str, Any], studies: Sequence[An
     identities: dict[Path, set[str]] = {
         folder.journal: {study.user_attrs[BELONGS]["sweep"] for study in studies if BELONGS in study.user_attrs},
         folder.plan: {plan["sweep"]} if "sweep" in plan else set(),
-        folder.spool: {event.id for event in events if isinstance(event, SweepBegan)},
+        folder.spool: spooled,
     }
     named = [(path, identity) for path, members in identities.items() for identity in sorted(members)]
     votes = Counter(identity for _, identity in named)
@@ -202,47 +214,6 @@ def _refuse_lost_plan(folder: SweepFolder, plan: Mapping[str, Any], studies: Seq
                 f"{generation} times, and this file says which space it is in; put the newest copy back, or "
                 f"{other_sweep}"
             )
-
-
-def _traces(folder: SweepFolder, events: Sequence[Event]) -> dict[int, str]:
-    """Finds trials in files other than the journal: maps each trial's number to a file that mentions it."""
-    traces: dict[int, str] = {}
-    for place in (folder.checkpoints, folder.errors):
-        for name in folder.shared.child(place.name).names():
-            if match := re.fullmatch(r"(\d+)(\.txt)?", name):
-                traces[int(match[1])] = f"{place.name}/{name}"
-    try:
-        table = pd.read_parquet(folder.trials, columns=["number"])
-        traces |= {int(number): folder.trials.name for number in table["number"]}
-    except Exception:  # the table does not exist yet, or is damaged; it will be written again
-        pass
-    return traces | {event.number: folder.spool.name for event in events if isinstance(event, TrialEvent)}
-
-
-def _begun_after_the_last_copy(folder: SweepFolder, lost: set[int], traces: Mapping[int, str]) -> set[int]:
-    """Returns the lost trials that only workers have written of. If a sweep lies in an object store, its journal is a
-    copy and may lack them; see `transfer/mirror.py`.
-    """
-    by_workers = (f"{folder.checkpoints.name}/", f"{folder.errors.name}/")
-    return {number for number in lost if folder.address and traces.get(number, "").startswith(by_workers)}
-
-
-def _losses(folder: SweepFolder, lost: set[int], reopened: set[int], traces: Mapping[int, str]) -> list[str]:
-    """Returns up to two lines: one on trials that the journal does not know, and one on ended trials that the journal
-    has as running.
-    """
-    lines = []
-    if lost:
-        files = ", ".join(sorted({traces[number] for number in lost})[:3])
-        lines.append(f"it does not know trials {_listed(lost)}, which are in {files}")
-    if reopened:
-        lines.append(f"trials {_listed(reopened)} have ended by {folder.spool.name}, and still run by the journal")
-    return lines
-
-
-def _listed(numbers: set[int]) -> str:
-    shown = ", ".join(map(str, sorted(numbers)[:MAX_LISTED_TRIALS]))
-    return f"{shown} and {len(numbers) - MAX_LISTED_TRIALS} more" if len(numbers) > MAX_LISTED_TRIALS else shown
 
 
 def _changed_by_repair(folder: SweepFolder) -> tuple[Path, ...]:

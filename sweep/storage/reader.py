@@ -118,7 +118,7 @@ class Sweep:
         if self.status is None:  # an earlier version, which writes no status, may be running it
             return "running" if self.plan else "starting"
         if self.status.is_alive:
-            return "running"
+            return "starting" if self.status.phase == "starting" else "running"
         is_of_this_driver = self.status.driver == driver_of(self.folder)
         return "stalled" if is_of_this_driver and self.status.phase != "ended" else "starting"
 
@@ -139,19 +139,22 @@ class Sweep:
         prices = (self.plan.get("price") or {}).get("arms", ())
         return next((price.get("hours_halving") for price in prices if price["arm"] == arm), None)
 
+    def completed(self) -> dict[int, list[Trial]]:
+        """Returns the runs of each configuration that completed on all its seeds, by the number of its first trial."""
+        complete = [
+            trial
+            for trial in self.trials.values()
+            if trial.state == "complete" and all(goal in trial.metrics for goal in self.goals)
+        ]
+        return dict(sorted(runs_by_configuration(complete, at_least=self.search.get("repeats", 1)).items()))
+
     def results(self) -> dict[int, tuple[float, ...]]:
         """Returns the values of the goals for each configuration that completed on all its seeds, as means over the
         seeds.
         """
         if not self.goals:
             return {}
-        complete = [
-            trial
-            for trial in self.trials.values()
-            if trial.state == "complete" and all(goal in trial.metrics for goal in self.goals)
-        ]
-        runs = runs_by_configuration(complete, at_least=self.search.get("repeats", 1))
-        return {number: mean_values(members, self.goals) for number, members in sorted(runs.items())}
+        return {number: mean_values(members, self.goals) for number, members in self.completed().items()}
 
 
 def check_exists(name: str, storage: Storage) -> list[Mistake]:

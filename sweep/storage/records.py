@@ -220,9 +220,20 @@ def picked(records: Sequence[Record], select: str | Selection) -> Record | None:
     return None if best is None or best.reference else best
 
 
-def image_blind_scores_of(record: Record, goal: str) -> dict[str, float]:
+def image_blind_scores_of(record: Run, goal: str) -> dict[str, float]:
     """Returns the scores that maps which ignore the image reach by a goal on the same patients, by the name of the map
-    in `IMAGE_BLIND`. There are none for a goal that scores no map.
+    in `IMAGE_BLIND`. There are none for a goal that scores no map. A map that avoids the padding is left out where it
+    scores as chance does, because the images have no padding.
     """
-    metrics = {name: f"{goal}_{name}" for name in IMAGE_BLIND}
-    return {name: record.metrics[metric] for name, metric in metrics.items() if metric in record.metrics}
+    return image_blind_means([record], goal)
+
+
+def image_blind_means(runs: Sequence[Run], goal: str) -> dict[str, float]:
+    """Returns what `image_blind_scores_of` returns, as means over the runs of one configuration."""
+    scores = {
+        name: statistics.fmean(run.metrics.get(f"{goal}_{name}", math.nan) for run in runs) for name in IMAGE_BLIND
+    }
+    known = {name: score for name, score in scores.items() if math.isfinite(score)}
+    if known.get("content") == known.get("chance"):
+        known.pop("content", None)
+    return known

@@ -15,7 +15,8 @@ from mmpkd.export.student_file import Card
 from mmpkd.student import build_student
 from mmpkd.types import lay_out
 from sweep.search.searcher import Search
-from sweep.search.studies import read_records
+from sweep.search.studies import records_of
+from sweep.storage.journal import load_studies
 from sweep.storage.layout import SweepFolder
 from sweep.tracking.mlflow import Tracker
 from tests.sweep.swept import swept
@@ -52,7 +53,7 @@ def picked_sweep(tmp_path: Path) -> Path:
     """Runs a sweep of eight trials, and returns the folder of all sweeps. The sweep is called `fake`."""
     run_sweep(tmp_path)
     folder = SweepFolder(tmp_path / "runs" / "fake")
-    for record in read_records(folder.journal, 0):
+    for record in records_of(load_studies(folder.journal), 0):
         if folder.keeps_checkpoints(record.number):
             attempt = folder.checkpoints_of(record.number) / "attempt-1"
             write_student(attempt, TrialConfig.model_validate_json(record.config))

@@ -19,12 +19,13 @@ from mmpkd.types import ConfigError, UserError
 from sweep import pick
 from sweep.picking.candidates import Candidates, read_candidates
 from sweep.picking.folder import alone_in
+from sweep.picking.words import not_told_apart, reasons
 from sweep.picking.words import pick as picked_of
-from sweep.picking.words import reasons
 from sweep.reports.tables import trials_table
-from sweep.search.studies import read_records
+from sweep.search.studies import records_of
 from sweep.selection import Selection
 from sweep.space.space import Space, load_space
+from sweep.storage.journal import load_studies
 from sweep.storage.layout import SweepFolder
 from sweep.storage.reader import Sweep
 from sweep.types import Record
@@ -58,6 +59,11 @@ def chosen_by_hand(runs: Path) -> int:
     return int(eligible["val/pointing"].idxmax())
 
 
+def record_of(runs: Path, number: int) -> Record:
+    records = records_of(load_studies(runs / "fake" / "journal.log"), 0)
+    return next(record for record in records if record.number == number)
+
+
 def kept(runs: Path) -> list[int]:
     return sorted(int(path.parts[-3]) for path in runs.glob("fake/checkpoints/*/*/student.safetensors"))
 
@@ -78,7 +84,9 @@ def test_the_choice_its_folder_and_the_commands_that_use_it(runs: Path, capsys: 
     assert "0.020 is the standard error (over validation patients) of that best score" in flat
     assert "choosing by it makes the localisation supervised by ROIs" in flat and "too high by luck" in flat
     assert f"python -m mmpkd.predict model={folder}/student.safetensors images=FOLDER" in flat
-    record = next(record for record in read_records(runs / "fake" / "journal.log", 0) if record.number == number)
+    record = next(
+        record for record in records_of(load_studies(runs / "fake" / "journal.log"), 0) if record.number == number
+    )
     assert load_trial(folder / "config.yaml").fingerprint() == student_file.read(folder).card.trial
     assert load_trial(folder / "config.yaml") == TrialConfig.model_validate_json(record.config)
 
@@ -94,7 +102,7 @@ def test_the_table_fits_80_columns_and_has_the_neighbours(
     rows = [int(line.split()[0]) for line in table if line[:1].isdigit()]
     assert rows == [number for number in ordered if number in rows], "best pointing first"
     assert {chosen_by_hand(runs), int(scores(runs)["val/auroc"].idxmax()), ordered[0]} <= set(rows)
-    assert "±" in "".join(table) and "this one" in "".join(table)
+    assert "±" in "".join(table) and "picked" in "".join(table)
 
 
 def test_without_words_the_rule_of_the_sweep_picks(runs: Path) -> None:
@@ -226,7 +234,7 @@ def test_the_space_may_state_the_rule(tmp_path: Path, monkeypatch: pytest.Monkey
     rule = "search.select={maximize: val/pointing, within: 1se, of: val/auroc}"
     _, text = run_sweep(tmp_path, rule)
     number = chosen_by_hand(tmp_path / "runs")
-    record = next(record for record in read_records(tmp_path / "runs/fake/journal.log", 0) if record.number == number)
+    record = record_of(tmp_path / "runs", number)
     best = load_trial(tmp_path / "runs" / "fake" / "best.yaml")
     assert best.fingerprint() == TrialConfig.model_validate_json(record.config).fingerprint()
     assert "choosing by it makes the localisation supervised by ROIs" in " ".join(text.split())
@@ -403,7 +411,8 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
     sweep_trials = by_hand(space, perfect)
     lines = reasons(sweep_trials, picked_of(sweep_trials, rule, None))
     assert lines[0] == (
-        "trial 1 of arm none has the best val/pointing of the 2 of 3 complete trials whose val/auroc is within 0.000 "
+        "trial 1 of arm none is picked because it has the best val/pointing of the 2 of 3 complete trials whose "
+        "val/auroc is within 0.000 "
         "of the best, 1.000 (all equal) of trial 0"
     )
     assert "is unknown, so only trials that equal it are compared" in lines[1]
@@ -417,12 +426,33 @@ def test_the_reasons_for_an_unknown_error_and_for_a_mean_over_seeds(space: Space
     )
 
 
+def test_trials_that_are_not_told_apart_are_named(space: Space) -> None:
+    """The error of val/pointing is 0.05, that of val/auroc 0.02, and later 0.031 by the plan."""
+    records = [trial(0, 0.9, 0.1), trial(1, 0.89, 0.30), trial(2, 0.885, 0.26), trial(3, 0.86, 0.28)]
+    sweep_trials = by_hand(space, records)
+
+    def lines(rule: Selection, number: int | None = None) -> list[str]:
+        return not_told_apart(sweep_trials, picked_of(sweep_trials, rule, number))
+
+    rule = Selection(maximize="val/pointing", within="1se", of="val/auroc")
+    differ = "which differs by no more than a standard error"
+    assert lines(rule) == [f"val/pointing does not tell trial 1 from trial 2, {differ}"], "3 is outside the limit"
+    auroc, differ = Selection(maximize="val/auroc"), "from trials 1, 2, which differ by no more than a standard error"
+    assert lines(auroc) == [f"val/auroc does not tell trial 0 {differ}"]
+    assert lines(auroc, 3) == []
+    sweep_trials.sweep.plan = {**sweep_trials.sweep.plan, "price": {"auroc_error": 0.031}}
+    assert lines(auroc, 3) == [f"val/auroc does not tell trial 3 {differ}"]
+    records[0].metrics["val/auroc_se"] = 0.002  # type: ignore[index]
+    advice = "within=0.031 also compares trials that may be as good on other patients"
+    assert advice in "\n".join(reasons(sweep_trials, picked_of(sweep_trials, rule, None)))
+
+
 def test_only_one_trial_within_the_limit_is_named_as_such(space: Space) -> None:
     sweep_trials = by_hand(space, [trial(0, 0.9, 0.1), trial(1, 0.8, 0.9)])
     rule = Selection(maximize="val/pointing", within=0.01, of="val/auroc")
     assert reasons(sweep_trials, picked_of(sweep_trials, rule, None))[0] == (
-        "trial 0 of arm none has the best val/auroc, 0.900 ± 0.020, and no other of 2 complete trials is within 0.010 "
-        "of it"
+        "trial 0 of arm none is picked because it has the best val/auroc, 0.900 ± 0.020, and no other of 2 complete "
+        "trials is within 0.010 of it"
     )
 
 
@@ -430,15 +460,39 @@ def test_a_missing_and_a_damaged_journal(runs: Path) -> None:
     folder = SweepFolder(runs / "fake")
     content = folder.journal.read_bytes()
     folder.journal.write_bytes(content.replace(b"0.5", b"0.6", 1))
-    with pytest.raises(UserError, match=r"journal\.log: line .* repair the sweep first"):
+    with pytest.raises(UserError, match=r"journal\.log: line .*; put an undamaged copy of it back, or run"):
         read_candidates(folder)
     folder.journal.unlink()
     with pytest.raises(UserError, match=r"journal\.log is missing, and it holds the trials"):
         read_candidates(folder)
 
 
+@pytest.mark.parametrize("evidence", ["spool.jsonl", "trials.parquet"])
+def test_a_journal_that_was_cut_short_is_not_picked_from_in_silence(
+    runs: Path, evidence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without its last quarter, in the middle of a line, the journal reads like that of a shorter sweep."""
+    folder = SweepFolder(runs / "fake")
+    content = folder.journal.read_bytes()
+    folder.journal.write_bytes(content[: len(content) * 3 // 4])
+    for path in {folder.spool, folder.trials} - {folder.path / evidence}:
+        path.unlink()
+    records = records_of(load_studies(folder.journal), 0)
+    complete = [record.number for record in records if record.state == "complete"]
+    assert complete and len(complete) < 8
+    lost = next(number for number in range(8) if number not in {record.number for record in records})
+    with pytest.raises(UserError) as error:
+        pick.main(["fake", f"storage={runs}"])
+    message = str(error.value)
+    assert f"{folder.journal} has lost trials" in message and f"it does not know trials {lost}" in message
+    assert evidence in message and " repair=true\n" in message and not folder.picked.exists()
+    pick.main(["fake", f"storage={runs}", f"trial={complete[0]}"])
+    assert "warning: the sweep's journal has lost trials" in " ".join(capsys.readouterr().out.split())
+    assert "the sweep's journal has lost trials" in (folder.picked / str(complete[0]) / "card.md").read_text().lower()
+
+
 def test_the_records_are_those_that_the_driver_wrote(made: Path) -> None:
-    table = trials_table(read_records(made / "fake" / "journal.log", 0))
+    table = trials_table(records_of(load_studies(made / "fake" / "journal.log"), 0))
     known = pd.read_parquet(made / "fake" / "trials.parquet")
     assert table["number"].tolist() == list(range(8)) == known["number"].tolist()
     pd.testing.assert_series_equal(table["val/pointing"], known["val/pointing"])

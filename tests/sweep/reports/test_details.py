@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from contextlib import nullcontext
 from dataclasses import replace
@@ -61,6 +62,7 @@ def state(folder: SweepFolder, held: bool) -> str:
     ("driver", "age", "phase", "held", "expected"),
     [
         (HERE, 0, "training", True, "running"),
+        (HERE, 0, "starting", True, "starting"),
         (HERE, 5 * MINUTE, "training", True, "stalled"),
         (HERE, 0, "training", False, "stopped"),  # killed a moment ago
         (HERE, 5 * MINUTE, "training", False, "stopped"),
@@ -124,13 +126,13 @@ def test_a_running_sweep_in_80_columns(tmp_path: Path, capsys: pytest.CaptureFix
     trouble = {"tracking": "ConnectionError: refused", "results": "trials.parquet cannot be written (full)"}
     status = status_of(ELSEWHERE, device_hours=0.75, trouble=trouble, unsent=120, results=time.time() - 10 * MINUTE)
     times = {"expected_end": time.time() + 3 * 3600 + 1, "oldest_unsent": time.time() - 3 * MINUTE}
-    begun(tmp_path, replace(status, **times))
+    begun(tmp_path, replace(status, expected_by="by price and pace", **times))
     text = shown(tmp_path, capsys)
     lines = text.splitlines()
-    assert f"{ELSEWHERE}: training, last sign of life 0 s ago" in lines
+    assert any(line.startswith(f"{ELSEWHERE}: runs trials; last sign of life ") for line in lines)
     assert "  3 machines, 24 cores, 6 GPUs; trials: 12 running, 2 waiting" in lines
     assert "  0.75 device-hours spent of 3 planned" in lines
-    assert any(line.startswith("  expected end: 20") and line.endswith(", in 3 h") for line in lines)
+    assert re.search(r"^  expected end: 20[-: 0-9]*, in about 3 h \(by price and pace\)$", text, re.MULTILINE)
     assert "  tracking: 120 events not sent yet, the oldest from 3 min ago: ConnectionError: refused" in lines
     assert "not written at the last attempt (trials.parquet cannot be written (full)); as of 10 min ago" in text
     table = lines[[line.split() for line in lines].index(["trial", "arm", "epoch", "last", "sign"]) :][:12]
@@ -146,7 +148,7 @@ def test_a_stalled_sweep_says_since_when(tmp_path: Path, capsys: pytest.CaptureF
     folder = begun(tmp_path, status_of(this_driver(), 12 * MINUTE))
     with locked(folder.driver_lock):
         text = shown(tmp_path, capsys)
-    assert "stalled" in text and f"{this_driver()}: training, last sign of life 12 min ago" in text
+    assert "stalled" in text and f"{this_driver()}: runs trials; last sign of life 12 min ago" in text
     assert "it is stopped or hangs" in text and "python -m sweep.stop breast" in text
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from io import StringIO
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from sweep.reports.progress import Progress
+from sweep.reports import progress as progress_module
+from sweep.reports.progress import Progress, span
 from sweep.types import Placement, Record
+from tests.patched import patch_within
 
 
 def test_a_trial_that_is_done_is_not_counted_as_running() -> None:
@@ -34,17 +38,40 @@ def searched(*scores: tuple[float, float], priced: float | None = None, epoch: i
     return Progress(search, Console(file=StringIO()), priced)
 
 
-def test_each_best_score_names_its_trial() -> None:
+def test_each_best_score_names_its_trial_once_in_80_columns() -> None:
     """'none val/auroc 0.600 val/pointing 0.050' read as one trial, and no trial had both."""
-    line = searched((0.6, 0.01), (0.5, 0.05)).line()
-    assert "none: best val/auroc 0.600 (trial 1), best val/pointing 0.050 (trial 2)" in line
-    assert "tabular" not in line
+    progress = searched((0.6, 0.01), (0.5, 0.05), priced=720.0)
+    bests = "  none: best val/auroc 0.600 (trial 1), best val/pointing 0.050 (trial 2)"
+    counts = "2/4 done (2 complete), 1 running | about 8 to 18 min left, by the price"
+    assert progress.lines() == [counts, bests]
+    assert progress.lines() == [counts], "bests that have not changed"
+    long = Progress(searched()._search, Console(file=StringIO(), width=30)).lines()
+    assert long == ["0/2 done, 1 running"]
 
 
-def test_the_price_gives_the_time_left_until_epochs_do() -> None:
-    before = searched(priced=1000.0).seconds_left()
-    assert before is not None and 900 < before <= 1000
-    assert searched().seconds_left() is None
-    assert searched(priced=0.0).seconds_left() is None, "it takes longer than the price says"
-    half = searched(priced=1000.0, epoch=2).seconds_left()
-    assert half is not None and half < 100, "half of a trial is done, so its own pace counts"
+def test_the_time_left_moves_from_the_price_to_the_pace_without_a_jump(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A price of 10 s for each of 10 trials, which then take 30 s each."""
+    progress = searched(priced=100.0)
+    search: Any = progress._search
+    search.running, progress._priced_trials = {}, 10
+    estimates = list[float]()
+    for done in range(10):
+        patch_within(monkeypatch, progress_module, time, monotonic=lambda now=30.0 * done: now)
+        search.finished, search.remaining_trials = dict.fromkeys(range(done)), 10 - done
+        left = progress.time_left()
+        assert left is not None and left.low < left.seconds < left.high
+        estimates.append(left.seconds)
+    assert estimates[:2] == [100.0, 90.0], "the price, also while nothing but the first report is known"
+    assert estimates[3:5] == pytest.approx([7 * (10 + 60) / 3, 6 * (10 + 90) / 4])
+
+
+def test_without_a_price_the_time_left_is_unknown_until_half_a_trial_is_done() -> None:
+    assert searched().time_left() is None and searched(epoch=2).time_left() is None
+    done = searched(priced=5.0)
+    done._search.remaining_trials = 0  # type: ignore[misc]
+    assert done.time_left() is None
+
+
+def test_a_range_has_one_unit() -> None:
+    ranges = [(9.4, 31), (61, 121), (240, 260), (3700, 7265)]
+    assert [span(*ends) for ends in ranges] == ["9 to 31 s", "1.0 to 2.0 min", "4 min", "1.0 to 2.0 h"]

@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from sweep.reports.console import front_table
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
 from sweep.types import Record
-from tests.sweep.reports.test_html import ARMS, GOALS, record, reported, said, summed_up
+from tests.sweep.reports.test_html import ARMS, GOALS, front, record, reported, summed_up
 
 NONE = record(1, 0.70, 0.20)
 
@@ -34,7 +33,7 @@ TEACHERS = {"findings": {"kind": "tabular"}}
 
 def test_a_good_teacher_is_shown_and_not_warned_of(tmp_path: Path) -> None:
     good = taught(scored(0.912), TEACHERS)
-    assert "findings 0.912 ± 0.040" in said(front_table([NONE, good], ARMS, GOALS, "val/auroc"))
+    assert "findings 0.912 ± 0.040" in front([NONE, good], ARMS, GOALS, "val/auroc")
     assert "findings 0.912 ± 0.040" in reported(tmp_path, [NONE, good], ARMS)
     assert teacher_warnings([NONE, good], ARMS) == []
 

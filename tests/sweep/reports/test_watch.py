@@ -20,16 +20,18 @@ import yaml
 from mmpkd.config import CohortConfig
 from sweep import driver, patience
 from sweep.driver_status import MAX_TRIALS, DriverStatus, read_status, this_driver
+from sweep.interim import main
 from sweep.reports import watch as watching
-from sweep.reports.results import main, snapshot_of, write_results
+from sweep.reports.progress import TimeLeft
+from sweep.reports.results import snapshot_of, write_results
 from sweep.reports.watch import ResultsWriter, Watch
 from sweep.search.searcher import Search
-from sweep.storage.events import EpochEnded, Spool, SweepBegan
+from sweep.storage.events import EpochEnded, Spool, SweepBegan, SweepSummarized
 from sweep.storage.layout import SweepFolder
 from sweep.tracking.mlflow import COUNTED_BYTES, Tracker
 from sweep.types import Placement
 from tests.sweep.fake import play, report
-from tests.sweep.swept import swept
+from tests.sweep.swept import events, swept
 
 COHORT = CohortConfig(reader="synthetic")
 
@@ -89,11 +91,25 @@ def test_tables_and_report_appear_while_a_sweep_runs(tmp_path: Path, monkeypatch
         assert len(pd.read_parquet(folder.epochs)) == 3 * 4 + 2
         assert "optimizer" in yaml.safe_load(folder.best.read_text())
         status = wait_for(lambda: (seen := read_status(folder)) and seen.results and seen)
+        watch.tick()
+        (summary,) = events(folder.path, SweepSummarized)
+        assert summary.ended == 3 and "3 trials have ended (3 complete, 5 to go)" in summary.description
+        assert "python -m sweep.run" in summary.description and summary.metrics["best/val/auroc"] and summary.marks
         assert not status.trouble and status.ended == 3 and status.remaining == 5
         search.release_running()
 
     watched(tmp_path, monkeypatch, drive)
     assert "still running" not in folder.report.read_text(), "the driver writes the results when it ends"
+    assert len(events(folder.path, SweepSummarized)) == 2
+
+
+def test_a_summary_is_recorded_where_the_best_or_a_tenth_of_the_trials_is_new() -> None:
+    before = SweepSummarized(20, "20", {"best/val/auroc": 0.9, "device_hours": 1.0}, {"3": {"front": "yes"}})
+    assert before.is_news(None)
+    assert not SweepSummarized(22, "22", {**before.metrics, "device_hours": 2.0}, before.marks).is_news(before)
+    assert SweepSummarized(23, "23", before.metrics, before.marks).is_news(before)
+    assert SweepSummarized(21, "21", {**before.metrics, "best/val/auroc": 0.91}, before.marks).is_news(before)
+    assert SweepSummarized(21, "21", before.metrics, {"20": {"front": "yes"}}).is_news(before)
 
 
 def test_nothing_is_written_again_where_nothing_has_happened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,12 +267,13 @@ def test_only_the_oldest_of_many_trials_are_listed(tmp_path: Path, monkeypatch: 
 def test_the_end_is_expected_by_pace_budget_or_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def drive(search: Search, watch: Watch) -> None:
         now = watch._status.began + 100
-        assert watch._expected_end(now) is None
-        watch._seconds_left = lambda: 900.0
-        assert watch._expected_end(now) == now + 900
+        assert watch._expectation(now) == {"expected_end": None, "expected_by": ""}
+        watch._time_left = lambda: TimeLeft(900.0, 600.0, 1200.0, "by the price")
+        assert watch._expectation(now) == {"expected_end": now + 900, "expected_by": "by the price"}
         search.state.ledger.spend("none", 360.0)  # in 100 s
         search.space.search.__dict__["budget_device_hours"] = 0.2  # 720 s, of which half is spent
-        assert watch._expected_end(now) == pytest.approx(now + 100)
+        expected = watch._expectation(now)
+        assert expected == {"expected_end": pytest.approx(now + 100), "expected_by": "when its budget is spent"}
 
     watched(tmp_path, monkeypatch, drive)
 

@@ -1,0 +1,114 @@
+"""Power and numbers of patients against published values, simulation and numbers worked by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.special import ndtri
+from scipy.stats import nct
+from scipy.stats import t as student_t
+
+from mmpkd.scoring.stats import auroc_variance
+from sweep.verdict.inference import SeedScores, contrast
+from sweep.verdict.power import (
+    Design,
+    expected_patient_variance,
+    patients_needed,
+    power,
+    smallest_difference,
+    too_few_patients,
+    too_little_power,
+)
+
+DESIGN = Design(patients=300, counted=120, patient_variance=0.0004, seeds=5, seed_variance=(0.0009, 0.0009))
+
+
+def test_two_samples_of_64_have_the_power_of_cohens_table() -> None:
+    """Cohen (1988), table 2.3.5: a difference of half a standard deviation is found in 80 % of tests with 64 a side."""
+    cohen = Design(patients=100, counted=100, patient_variance=0.0, seeds=64, seed_variance=(1.0, 1.0))
+    assert power(0.5, cohen) == pytest.approx(0.80, abs=0.005)
+    assert smallest_difference(cohen, power(0.5, cohen)) == pytest.approx(0.5, abs=1e-4)
+    assert power(-0.5, cohen) == power(0.5, cohen)
+    assert power(0.0, cohen) == pytest.approx(0.05, abs=1e-5)
+    assert power(0.5, cohen) == pytest.approx(nct.sf(student_t.ppf(0.975, 126), 126, 0.5 * 32**0.5), abs=1e-4)
+    assert power(0.5, cohen, level=0.99) < 0.6
+
+
+def test_power_agrees_with_simulated_contrasts() -> None:
+    random = np.random.default_rng(0)
+    claims = []
+    for _ in range(1000):
+        patient_R = random.normal(0, DESIGN.patient_variance**0.5, 120)  # as many degrees as there are patients
+        value_AK = 0.8 + np.array([[0.06], [0.0]]) + random.normal(0, 0.03, (2, 5))
+        value_AK[0] += random.normal(0, DESIGN.patient_variance**0.5)
+        shifts = patient_R[:, None], 0.0
+        arms = [
+            SeedScores(value_K, np.zeros((120, 5)) + shift) for value_K, shift in zip(value_AK, shifts, strict=True)
+        ]
+        claims.append(contrast(*arms, patients=DESIGN.counted).p < 0.05)
+    # 2,000 tests know a share to 1.1 %
+    assert np.mean(claims) == pytest.approx(power(0.06, DESIGN), abs=0.035)
+
+
+def test_the_number_of_patients_by_hand() -> None:
+    """If patients are the only luck and many, n = (1.96 + 0.84)² of the variance of a patient over the difference²."""
+    design = replace(DESIGN, seed_variance=(0.0, 0.0), counted=300, patient_variance=4 / 300)
+    by_hand = (ndtri(0.975) + ndtri(0.8)) ** 2 * 4 / 0.1**2
+    needed = patients_needed(0.1, design)
+    assert needed is not None and needed == pytest.approx(by_hand, rel=0.001)
+    assert power(0.1, design.with_patients(needed)) >= 0.8 > power(0.1, design.with_patients(needed - 1))
+
+
+def test_where_seeds_are_the_luck_no_number_of_patients_is_enough() -> None:
+    assert patients_needed(0.01, DESIGN) is None
+    assert "so more seeds are needed" in too_little_power(0.01, DESIGN)
+
+
+def test_power_falls_with_every_kind_of_luck() -> None:
+    worse = [
+        replace(DESIGN, seed_variance=(0.0018, 0.0009)),
+        replace(DESIGN, search_variance=0.0004),
+        replace(DESIGN, seeds=3),
+        DESIGN.with_patients(100),
+    ]
+    assert all(power(0.06, design) < power(0.06, DESIGN) - 0.05 for design in worse)
+    assert DESIGN.with_patients(100).counted == 40
+
+
+def test_the_design_of_a_contrast_has_its_error() -> None:
+    random = np.random.default_rng(0)
+    arms = [SeedScores(random.normal(0.8, 0.03, 5), random.normal(0.8, 0.03, (200, 5))) for _ in range(2)]
+    seen = contrast(*arms, patients=40)
+    design = Design.seen_in(seen, patients=100, counted=40, seeds=5)
+    again = design.patient_variance + sum(design.seed_variance) / 5
+    assert again == pytest.approx(seen.standard_error**2)
+    assert sum(replace(design, seeds=10).seed_variance) == pytest.approx(10 * sum(seen.seed_variance) / 2)
+
+
+def test_the_expected_error_of_an_auroc_is_that_of_the_published_example() -> None:
+    """Hanley and McNeil 1982: an area of 0.893 with 51 abnormal and 58 normal images has a standard error of 0.032."""
+    assert auroc_variance(0.893, 51, 58) ** 0.5 == pytest.approx(0.032, abs=0.0006)
+    assert expected_patient_variance(0.893, 51, 58, correlation=0.0) == pytest.approx(2 * auroc_variance(0.893, 51, 58))
+    assert expected_patient_variance(0.893, 51, 58, 0.5) == pytest.approx(auroc_variance(0.893, 51, 58))
+
+
+def test_an_unknown_variance_is_refused() -> None:
+    for variance in (float("nan"), 0.0):
+        with pytest.raises(ValueError, match="have to be known"):
+            power(0.1, replace(DESIGN, patient_variance=variance, seed_variance=(0.0, 0.0)))
+
+
+def test_the_sentences() -> None:
+    assert too_few_patients(10) == ""
+    assert too_few_patients(1).startswith("The rarer class has 1 patient; with fewer than 10")
+    assert too_little_power(0.08, DESIGN) == ""
+    small = Design(patients=60, counted=24, patient_variance=0.003, seeds=5, seed_variance=(0.0009, 0.0009))
+    sentence = too_little_power(0.08, small)
+    needed = patients_needed(0.08, small, 0.5)
+    assert sentence == (
+        "With 60 patients and 5 seeds, a true difference of 0.08 is shown with a chance of "
+        f"{power(0.08, small):.0%} only. About {needed} patients would be needed for a chance of 50%."
+    )
+    assert needed is not None and 60 < needed < 200
