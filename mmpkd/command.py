@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from mmpkd.machine.errors import error_chain, machine_fault, with_fault
+from mmpkd.near_names import near
 from mmpkd.types import ConfigError, Mistake, UserError
 
 Item = TypeVar("Item")
@@ -139,6 +140,29 @@ def written_to(folder: Path) -> Iterator[None]:
             raise
         advice = "the files written so far are complete; repair this, then run the same command again to continue"
         raise UserError(f"{problem}\n  {advice}") from error
+
+
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Returns whether a command line asks for the help of the command."""
+    return bool({"--help", "-h", "help"} & set(words))
+
+
+def unknown_words(words: Iterable[str], options: Iterable[str]) -> list[Mistake]:
+    """Returns a mistake for each of these words, none of which is an option of the command, with the nearest option."""
+    names = list(options)
+    return [Mistake(word, f"not an option of this command{near(word.partition('=')[0], names)}") for word in words]
+
+
+def misspelt_words(words: Iterable[str], options: Iterable[str], leaves: Iterable[str]) -> list[Mistake]:
+    """Returns a mistake for each word `key=value` whose key is no leaf of a configuration and is near an option of the
+    command. It is used where such a word would be read as a leaf.
+
+    Args:
+        leaves: the top-level keys of the configuration.
+    """
+    names, top = list(options), set(leaves)
+    unknown = [word for word in words if word.partition("=")[0].partition(".")[0] not in top]
+    return [mistake for mistake in unknown_words(unknown, names) if "did you mean" in mistake.problem]
 
 
 def dashed_words(words: Sequence[str], defaults: Mapping[str, str], known: Iterable[str] = ()) -> Iterator[Mistake]:

@@ -143,7 +143,7 @@ def _run_locked(
     search, spool, tracker = _open_sweep(space, planned, options, mirror, console, functions)
     mirror.begin()
     patience = waiting_out(seconds_of(options.patience) or 0.0, printer(console))
-    with patience, Watch(search, tracker, options.folder, planned.example.cohort) as watch:
+    with patience, Watch(search, tracker, spool, planned.example.cohort, options.command) as watch:
         if search.remaining_trials and search.halt is None:
             finished, trials = len(search.finished), search.space.search.trials
             so_far = f", {finished} done before" if finished else ""

@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mmpkd.command import command_line, plain_console, warn
+from mmpkd.command import asks_for_help, command_line, plain_console, warn
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.options import DEFAULT_STORAGE, read_sweep_options, sqlite_uri
 from sweep.reports.details import (
@@ -81,7 +81,7 @@ REMOTE_WATCH_SECONDS: Final = 30.0  # the same for an address, where a driver le
 
 
 def main(words: Sequence[str]) -> None:
-    if {"--help", "-h", "help"} & set(words):
+    if asks_for_help(words):
         print(HELP, end="")
         return
     defaults = {"name": "", "storage": DEFAULT_STORAGE, "json": "false", "watch": "false"}

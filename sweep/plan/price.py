@@ -19,8 +19,9 @@ from mmpkd.probe import Cost, StandIn
 from mmpkd.scoring.patients import FEW_PATIENTS, rarer_class, warn_of_few
 from sweep.pareto import NUM_BEST
 from sweep.plan.dealing import deal_trials, luck_warnings
-from sweep.plan.expectations import auroc_error, expected_epochs, expected_front, validation_folds
+from sweep.plan.expectations import auroc_error, expected_behind, expected_epochs, expected_front, validation_folds
 from sweep.plan.packing import Packing
+from sweep.selection import rule_of
 from sweep.space.draw import branches, count_branches
 from sweep.space.search_config import Equal
 from sweep.space.space import Space
@@ -153,7 +154,8 @@ def compute_price(
         complete += count * part
     hours, hours_halving = sum(arm.hours for arm in arms), sum(arm.hours_halving for arm in arms)
     largest = max(costs, key=lambda cost: cost.memory_bytes)
-    checkpoints = slots + min(expected_front(complete, len(goals)) + NUM_BEST - 1, complete)  # the best is on the front
+    behind = expected_behind(complete, len(rule_of(search.select).goals), NUM_BEST)
+    checkpoints = slots + min(expected_front(complete, len(goals)) + behind, complete)
     error = auroc_error(store, example.cohort.fold, search.repeats)
     return Price(
         arms=tuple(arms),

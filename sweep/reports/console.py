@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from shlex import quote
 from typing import Any
 
@@ -16,8 +15,10 @@ from mmpkd.scoring.patients import FEW_PATIENTS, few_in_words
 from mmpkd.scoring.stats import is_all_equal
 from sweep.reports.arms import ArmTotals, arms_table
 from sweep.reports.choosing import choices_in_words, image_blind_verdict, supervision, with_estimate
+from sweep.reports.details import duration
+from sweep.reports.page.commands import pick_command, storage_of
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
-from sweep.selection import Selection, best_first, error_of, rule_of
+from sweep.selection import Selection, best_first, error_of, rule_of, score_in_words
 from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import (
     IMAGE_BLIND,
@@ -30,7 +31,6 @@ from sweep.storage.records import (
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
-LEAST_SHOWN = 0.0005  # a smaller standard error would be shown as 0.000
 ALL_EQUAL = "the score is the same whichever validation patients are drawn, so it has no standard error"
 
 
@@ -69,11 +69,12 @@ def print_summary(
     best = picked(records, select)
     if states["complete"] and best is None:
         console.print(f"no {folder.best.name}: every complete trial reads another image at test", highlight=False)
-    if best and f"{rule_of(select).maximize}_estimate" in best.metrics and not folder.keeps_checkpoints(best.number):
+    is_estimated = best and any(f"{goal}_estimate" in best.metrics for goal in rule_of(select).goals)
+    if best and is_estimated and not folder.keeps_checkpoints(best.number):
         # A trial keeps its student only if its observed scores are among the best when it ends.
         console.print(
-            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again: "
-            f"python -m mmpkd.train config={quote(str(folder.best))}",
+            f"the student of trial {best.number} is not kept, because better scores were observed; to train it again "
+            f"({duration(best.seconds)} in the sweep): python -m mmpkd.train config={quote(str(folder.best))}",
             highlight=False,
             soft_wrap=True,
         )
@@ -85,9 +86,7 @@ def print_summary(
     written = [path.name for path in (folder.report, folder.best, folder.trials, folder.epochs) if path.exists()]
     console.print(f"files in {folder}: {', '.join(written)}", soft_wrap=True)
     if best:
-        parent = replace(folder.shared, path=folder.shared.path.removesuffix(f"/{folder.name}"))
-        out = " out=DIR" * (folder.address is not None)
-        take = f"python -m sweep.pick {folder.name} storage={quote(str(parent))} trial={best.number}{out}"
+        take = pick_command(folder.name, storage_of(folder), f"trial={best.number}")
         console.print(f"take a student, with its model card:\n  {take}", highlight=False, soft_wrap=True)
 
 
@@ -184,19 +183,13 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
 
 
 def with_error(record: Record, goal: str) -> str:
-    """Returns a score and its standard error, such as '0.912 ± 0.031'.
+    """Returns a score with its standard error, if it can have one; see `score_in_words`.
 
     The standard error of a trial is over validation patients, and that of a mean over seeds is over patients and seeds
-    (see `records.error_of_mean`). If it is unknown, the text says '1.000 (all equal)', where every resampling of the
-    patients gives this score, or else '0.750 ± ?'.
+    (see `records.error_of_mean`).
     """
-    score = f"{record.metrics[goal]:.3f}"
-    if f"{goal}_se" not in record.metrics:
-        return score
-    error = error_of(record, goal)
-    if error is None:
-        return f"{score} (all equal)" if _is_all_equal(record, goal) else f"{score} ± ?"
-    return f"{score} ± {error:.3f}" if error >= LEAST_SHOWN else f"{score} ± <0.001"
+    score, error = record.metrics[goal], record.metrics.get(f"{goal}_se")
+    return f"{score:.3f}" if error is None else score_in_words(score, error)
 
 
 def _is_all_equal(record: Record, goal: str) -> bool:

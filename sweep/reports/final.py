@@ -33,9 +33,9 @@ def finish(search: Search, planned: Plan, options: RunOptions, spool: Spool, tra
     assert planned.example is not None
     folder, goals = options.folder, planned.goals
     with interrupt.deferred():
-        snapshot = snapshot_of(search, goals, folder, planned.example.cohort)
+        snapshot = snapshot_of(search, goals, folder, planned.example.cohort, options.command)
         results = patiently(lambda: write_results(snapshot), folder.report)
-        _spool_end(search, planned, summarize(snapshot, results.shown, options.command), spool)
+        _spool_end(search, planned, summarize(snapshot, results.shown), spool)
     config, at_limit = search.space.search, search.halt is not None and search.halt.kind == "limit"
     done = at_limit or not search.remaining_trials
     warn(search.take_warnings(), console)

@@ -24,6 +24,7 @@ from sweep.cluster import Reservation
 from sweep.plan.dealing import luck_warnings
 from sweep.plan.expectations import (
     auroc_error,
+    expected_behind,
     expected_epochs,
     expected_front,
     expected_maximum,
@@ -113,6 +114,10 @@ def test_expected_epochs_agree_with_simulated_rungs(goals: int) -> None:
 def test_fronts_by_hand() -> None:
     assert expected_front(3, 1) == pytest.approx(1 + 1 / 2 + 1 / 3)
     assert expected_front(3, 2) == pytest.approx(1 + (1 + 1 / 2) / 2 + (1 + 1 / 2 + 1 / 3) / 3)
+    assert expected_behind(9, 1, 4) == 3, "the four best without the first"
+    # Of three trials of two goals, the second and third by one goal are on the front with probabilities 1/2 and 1/3,
+    # and at most one other is better in both with probabilities 1 and 2/3.
+    assert expected_behind(3, 2, 2) == pytest.approx(1 / 2 + 1 / 3)
 
 
 def test_the_error_of_auroc_by_hand(store: StandIn) -> None:
