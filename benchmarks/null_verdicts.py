@@ -15,9 +15,10 @@ resamplings of patients, finalists, contrasts and claims come from the functions
 3. The chosen ones run on further seeds (`seeds`, and 10 with more than 300 patients) and are tested on patients of
    whom no choice has seen anything. AUROC and pointing are the two primary contrasts.
 
-There are as many test patients as validation patients, and 40 % of them are positive. A planted difference is added to
-the true AUROC of every configuration of the treated arm. The power beforehand comes from pilot verdicts without a
-difference: their mean variances over validation patients, seeds and search.
+There are as many test patients as validation patients, and 40 % of them are positive. A planted difference is
+subtracted from the true AUROC of every student of the reference arm. The power beforehand comes from pilot verdicts
+without a difference: each computes it from its variances over validation patients, seeds and search, and the mean is
+taken.
 
 Columns: `claims` is the share of verdicts with any false claim, after Holm, with its 95 % interval (Clopper and
 Pearson); `seeds only` is the same if the luck of the search is left out; `1 SE` and `1.96 x sqrt 2 SE` are the shares
@@ -105,7 +106,8 @@ class Scores:
     def students(self, configuration_T: NDArray[np.int64], seeds: int, random: np.random.Generator) -> Floats:
         """Returns true scores of new students of T configurations, shape (T, seeds, goals)."""
         drawn_TK = random.integers(0, self.deviation_CMG.shape[1], (len(configuration_T), seeds))
-        return self.mean_CG[configuration_T][:, None] + self.deviation_CMG[configuration_T[:, None], drawn_TK]
+        true_TKG = self.mean_CG[configuration_T][:, None] + self.deviation_CMG[configuration_T[:, None], drawn_TK]
+        return np.clip(true_TKG, [1 - HIGHEST, -np.inf], [HIGHEST, np.inf])
 
 
 def scores_of(name: str, seed: int) -> Scores:
@@ -153,7 +155,7 @@ class Part:
             + OF_CONFIGURATION**0.5 * effect_GNT1
             + (1 - SHARED - OF_CONFIGURATION) ** 0.5 * own_GNTK
         )
-        apart_TK = 2**0.5 * ndtri(np.clip(true_TKG[..., 0], 1 - HIGHEST, HIGHEST))
+        apart_TK = 2**0.5 * ndtri(true_TKG[..., 0])
         output_NTK = self.positive_N1[..., None] * apart_TK + spread_GNTK[0]
         pointing_NTK = true_TKG[..., 1] + POINTING_SD * spread_GNTK[1]
         return output_NTK.reshape(len(self.positive_N1), -1), pointing_NTK.reshape(len(self.positive_N1), -1)
@@ -178,7 +180,7 @@ class Setting:
 
     Attributes:
         patients: number of validation patients and of test patients.
-        difference: of the true AUROC, planted in the treated arm.
+        difference: of the true AUROC, subtracted from that of every student of the reference arm.
         judged_before: whether the tested students are compared on validation patients, too.
     """
 
@@ -233,8 +235,8 @@ def simulate(scores: Scores, setting: Setting, random: np.random.Generator) -> V
     """Simulates two sweeps and their confirmation."""
     validation = Part(setting.patients, REPLICATES if setting.judged_before else 0, random)
     test = Part(setting.patients, REPLICATES, random)
-    treated = confirmed(scores, setting, setting.difference, validation, test, random)
-    reference = confirmed(scores, setting, 0.0, validation, test, random)
+    treated = confirmed(scores, setting, 0.0, validation, test, random)
+    reference = confirmed(scores, setting, -setting.difference, validation, test, random)
 
     def contrasts(part: str, with_luck: bool = True) -> dict[str, Contrast]:
         counted, result = (setting.rarer, setting.patients), {}
@@ -291,25 +293,14 @@ def claims(contrasts: Mapping[str, Contrast], rarer: int) -> list[str]:
 
 
 def power_beforehand(pilots: Sequence[Verdict], setting: Setting) -> float:
-    """Returns the power that is expected after the mean variances of some contrasts on validation patients.
+    """Returns the mean of the powers that are computed after contrasts on validation patients.
 
     Holm's first step decides about a difference of a single goal among two, so the level is 0.975.
     """
-    before = [pilot.before["auroc"] for pilot in pilots]
-    variances = {
-        name: np.mean([getattr(each, name) for each in before], axis=0)
-        for name in ("patient_variance", "seed_variance", "search_variance")
-    }
-    design = Design(
-        setting.patients,
-        setting.rarer,
-        float(variances["patient_variance"]),
-        setting.seeds,
-        tuple((setting.seeds * variances["seed_variance"]).tolist()),
-        float(variances["search_variance"].sum()),
-        2 * (setting.finalists - 1),
-    )
-    return power(setting.difference, design, level=1 - 0.05 / len(GOALS))
+    designs = [
+        Design.seen_in(pilot.before["auroc"], setting.patients, setting.rarer, setting.seeds) for pilot in pilots
+    ]
+    return float(np.mean([power(setting.difference, design, level=1 - 0.05 / len(GOALS)) for design in designs]))
 
 
 def share(events: Sequence[bool]) -> list[float]:
