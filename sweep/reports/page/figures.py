@@ -229,7 +229,8 @@ def parallel_figure(
         is_pruned, is_best = record.state == "pruned", record.number in best
         text = f"trial {record.number}{', pruned' if is_pruned else ''}: {_scores(record, goals)}"
         lines.append((values, "#c4c4c4" if is_pruned else style.colour, 3.0 if is_best else 1.0, text))
-    note = "Thick: the best trial by each goal. Grey: pruned trials, with the scores of their last epoch."
+    note = "Thick: the best trial by each goal."
+    note += " Grey: pruned trials, with the scores of their last epoch." if pruned else ""
     note += f" About {most} trials, at equal distances." if len(others) > most else ""
     return f'<p class="note">{note}</p><figure class="wide">{parallel(axes, lines)}</figure>'
 
