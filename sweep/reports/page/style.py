@@ -17,7 +17,8 @@ th, td {{ text-align: left; padding: .3em .8em .3em 0; border-bottom: 1px solid 
 td[data-name="sampled"], td[data-name^="teacher"] {{ overflow-wrap: anywhere; }}
 td[data-name="sampled"] {{ min-width: 16em; }} td[data-name^="teacher"] {{ min-width: 8em; }}
 p:has(+ pre) {{ margin: .6em 0 .2em; }}
-pre {{ background: #f6f6f6; margin: 0; padding: .5em .8em; white-space: pre-wrap; overflow-wrap: anywhere; user-select: all; }}
+pre {{ background: #f6f6f6; margin: 0; padding: .5em .8em; white-space: pre-wrap; overflow-wrap: anywhere;
+  user-select: all; }}
 nav {{ line-height: 1.6; }} nav + h2 {{ margin-top: .8em; }} h4 {{ margin: 1em 0 .3em; }}
 figure {{ margin: 0; break-inside: avoid; }}
 svg {{ width: 100%; height: auto; display: block; }}
