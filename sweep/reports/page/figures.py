@@ -27,8 +27,8 @@ MAX_BARS: Final = 100  # trials in a chart that all have error bars; in a fuller
 BLIND_DASHES: Final = {"chance": "dot", "content": "dashdot", "centre": "dash", "prior": "solid"}
 LAST_DASH: Final = "longdash"
 LAST_COUNTS: Final = (
-    "The scores of a trial are those of its last epoch. A higher score of an earlier epoch does not count: choosing the "
-    "epoch by its score would add luck."
+    "The scores of a trial are those of its last epoch. A higher score of an earlier epoch does not count: choosing "
+    "the epoch by its score would add luck."
 )
 
 Styles = Mapping[str, ArmStyle]
