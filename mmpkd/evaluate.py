@@ -11,7 +11,6 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import NDArray
-from rich.table import Table
 
 from mmpkd import command
 from mmpkd.cohort import splits
@@ -271,18 +270,17 @@ def _write(folder: Path, tables: Mapping[str, pd.DataFrame], record: Mapping[str
 
 
 def _print(tables: Mapping[str, pd.DataFrame], title: str, titles: Mapping[str, str]) -> None:
-    console = command.plain_console()
-    console = console if console.is_terminal else command.plain_console(width=130)  # a file has no width
-    console.print(title, highlight=False, soft_wrap=True)
+    console = command.plain_console(highlight=False)
+    console.print(title, soft_wrap=True)
     for name in titles:
         if name not in tables:
             continue
         table = tables[name]
         columns = [str(column) for column in table if not str(column).endswith(("_low", "_high"))]
-        printed = Table(*columns, title=titles[name])
-        for _, row in table.iterrows():
-            printed.add_row(*(_cell(row, column) for column in columns))
-        console.print(printed)
+        rows = [[_cell(row, column) for column in columns] for _, row in table.iterrows()]
+        num_keys = sum(isinstance(table[column].iloc[0], str) for column in columns)
+        lines = command.table_lines(columns, rows, console.width, num_keys)
+        console.print("\n".join(["", *command.wrapped(titles[name], console.width), *lines]), soft_wrap=True)
 
 
 def _cell(row: pd.Series, name: str) -> str:
@@ -291,8 +289,10 @@ def _cell(row: pd.Series, name: str) -> str:
         return str(value)
     if np.isnan(value):
         return "-"
-    interval = f" [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" if f"{name}_low" in row else ""
-    return f"{value:.3f}{interval}"
+    if f"{name}_low" not in row:
+        return f"{value:.3f}"
+    low, high = row[f"{name}_low"], row[f"{name}_high"]
+    return f"{value:.3f} [unknown]" if np.isnan([low, high]).any() else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":
