@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -21,7 +20,8 @@ from mmpkd.cohort.store import Part, Store
 from mmpkd.cohort.suspects import suspects_of
 from mmpkd.config import CohortConfig, EvaluationConfig, validate
 from mmpkd.export.student_file import Card, Exported, read, source_of, tempered
-from mmpkd.machine.files import overridden, read_yaml, write_atomically
+from mmpkd.machine.files import overridden, read_yaml
+from mmpkd.prediction.evaluation_tables import print_tables, write_tables
 from mmpkd.scoring import classify, subgroups
 from mmpkd.scoring.grouping import fold_notes, groupings, reason_not_compared, values_of
 from mmpkd.scoring.patients import by_patient
@@ -30,12 +30,6 @@ from mmpkd.scoring.validation import Evaluator, Labels
 from mmpkd.types import ConfigError, Mistake
 
 PARTS = ("all", "train", "val", "test")
-TITLES = {  # each title states how the numbers differ from those of a training under the same name
-    "labels": "labels: balanced_accuracy at the student's thresholds, chosen on its validation (in training: at 0.5)",
-    "labels_by_patient": "labels_by_patient: from the mean probability over a patient's images; otherwise as labels",
-    "regions": "regions: in the frame of the original images (in training: in the stored squares)",
-    "groups": "groups: pointing is the mean over images of the mean over their labels (in regions: over labels)",
-}
 HELP = """\
 usage: python -m mmpkd.evaluate model=FILE config=FILE [key=value ...]
 
@@ -116,12 +110,15 @@ def main(words: Sequence[str]) -> None:
     tables = evaluate(exported, store, rows, weights, regions, columns)
     part_name = part if not fold else f"{part}-fold{fold}"
     folder = Path(own["out"]) / f"{exported.card.trial}-{store.fingerprint}-{part_name}"
-    record = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint, "part": part}
+    fitted_here = is_own(store, exported.card)
+    record: dict[str, Any] = {"words": list(words), "student": exported.card.trial, "cohort": store.fingerprint}
+    record |= {"part": part, "fold": fold, "samples": len(rows), "replicates": REPLICATES}
+    record["fitted_on_these_patients"] = fitted_here
     with command.written_to(folder):
-        _write(folder, tables, {**record, "fold": fold, "samples": len(rows), "replicates": REPLICATES})
+        write_tables(folder, tables, record)
     which = f"{store.manifest['reader']}, part {part}" + (f", fold {fold}" if fold is not None else "")
     title = f"{which}: {len(rows)} samples of {len(np.unique(store.patient_N[rows]))} patients"
-    _print(tables, title, {**TITLES, "regions": f"{TITLES['regions']}; within={own['within']}, roi={own['roi']}"})
+    print_tables(tables, title, regions, fitted_here)
     command.warn(subgroups.few_patients(exported.card, store, rows))
     compared = set(tables["groups"]["column"]) if "groups" in tables else set()
     lines = [reason_not_compared(name) for name in columns if name not in compared]
@@ -257,42 +254,6 @@ def evaluate(
     values = values_of(store, columns).iloc[rows]
     tables["groups"] = by_group(predicted, values, store.patient_N[rows], pointing_N)
     return {name: table for name, table in tables.items() if len(table)}
-
-
-def _write(folder: Path, tables: Mapping[str, pd.DataFrame], record: Mapping[str, Any]) -> None:
-    """Writes every table as CSV, and the record of the evaluation last: a folder with evaluation.json is complete."""
-    command.make_folder(folder)
-    for old in (folder / "evaluation.json", *folder.glob("*.csv")):
-        old.unlink(missing_ok=True)
-    for name, table in tables.items():
-        write_atomically(folder / f"{name}.csv", table.to_csv(index=False))
-    write_atomically(folder / "evaluation.json", json.dumps(record, indent=1))
-
-
-def _print(tables: Mapping[str, pd.DataFrame], title: str, titles: Mapping[str, str]) -> None:
-    console = command.plain_console(highlight=False)
-    console.print(title, soft_wrap=True)
-    for name in titles:
-        if name not in tables:
-            continue
-        table = tables[name]
-        columns = [str(column) for column in table if not str(column).endswith(("_low", "_high"))]
-        rows = [[_cell(row, column) for column in columns] for _, row in table.iterrows()]
-        num_keys = sum(isinstance(table[column].iloc[0], str) for column in columns)
-        lines = command.table_lines(columns, rows, console.width, num_keys)
-        console.print("\n".join(["", *command.wrapped(titles[name], console.width), *lines]), soft_wrap=True)
-
-
-def _cell(row: pd.Series, name: str) -> str:
-    value = row[name]
-    if not isinstance(value, float):
-        return str(value)
-    if np.isnan(value):
-        return "-"
-    if f"{name}_low" not in row:
-        return f"{value:.3f}"
-    low, high = row[f"{name}_low"], row[f"{name}_high"]
-    return f"{value:.3f} [unknown]" if np.isnan([low, high]).any() else f"{value:.3f} [{low:.3f}, {high:.3f}]"
 
 
 if __name__ == "__main__":

@@ -37,8 +37,9 @@ FLOORS = {
         {"training.execution"},
         {"training.epoch"},
         {"train"},
-        {"scoring.grouping", "scoring.pictures", "export.usage"},
-        {"scoring.subgroups", "prediction"},
+        {"scoring.grouping", "scoring.pictures", "scoring.replicates", "export.usage"},
+        {"scoring.subgroups"},
+        {"prediction"},
         {"evaluate", "predict", "probe"},
         {"export"},  # a student in formats of other software
     ),
@@ -53,12 +54,13 @@ FLOORS = {
         {"cluster"},
         {"storage", "plan"},
         {"transfer", "tracking.trial_run"},
-        {"search", "workers", "tracking"},
+        {"search", "workers", "tracking", "students"},
         {"reports", "teachers"},
         {"summary", "front_files"},
         {"reports.final", "interim"},
         {"driver", "picking"},
-        {"run", "status", "stop", "clean", "pick"},
+        {"verdict"},
+        {"run", "status", "stop", "clean", "pick", "confirm"},
     ),
 }
 HEIGHT = {

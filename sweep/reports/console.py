@@ -19,7 +19,7 @@ from sweep.reports.choosing import choices_in_words, how_to_read, image_blind_ve
 from sweep.reports.details import duration
 from sweep.reports.page.commands import pick_command, storage_of
 from sweep.reports.teachers import teacher_warnings, teachers_in_words
-from sweep.selection import Selection, best_first, error_of, rule_of
+from sweep.selection import Selection, best_first, error_of, rule_of, score_in_words
 from sweep.storage.layout import BEST, SweepFolder
 from sweep.storage.records import (
     IMAGE_BLIND,
@@ -32,7 +32,6 @@ from sweep.storage.records import (
 from sweep.types import Record
 
 TEACHER_COLUMN = "teacher, on validation"
-LEAST_SHOWN = 0.0005  # a smaller standard error would be shown as 0.000
 ALL_EQUAL = "the score is the same whichever validation patients are drawn, so it has no standard error"
 
 
@@ -183,19 +182,13 @@ def image_blind_scores(records: Sequence[Record], goals: Sequence[str]) -> list[
 
 
 def with_error(record: Record, goal: str) -> str:
-    """Returns a score and its standard error, such as '0.912 ± 0.031'.
+    """Returns a score with its standard error, if it can have one; see `score_in_words`.
 
     The standard error of a trial is over validation patients, and that of a mean over seeds is over patients and seeds
-    (see `records.error_of_mean`). If it is unknown, the text says '1.000 (all equal)', where every resampling of the
-    patients gives this score, or else '0.750 ± ?'.
+    (see `records.error_of_mean`).
     """
-    score = f"{record.metrics[goal]:.3f}"
-    if f"{goal}_se" not in record.metrics:
-        return score
-    error = error_of(record, goal)
-    if error is None:
-        return f"{score} (all equal)" if _is_all_equal(record, goal) else f"{score} ± ?"
-    return f"{score} ± {error:.3f}" if error >= LEAST_SHOWN else f"{score} ± <0.001"
+    score, error = record.metrics[goal], record.metrics.get(f"{goal}_se")
+    return f"{score:.3f}" if error is None else score_in_words(score, error)
 
 
 def _is_all_equal(record: Record, goal: str) -> bool:

@@ -136,7 +136,7 @@ def write_results(snapshot: Snapshot, running: bool = False, check: Callable[[],
     error = planned_error(folder)
     check()
     arms = list(snapshot.arms)
-    at_end = None if running else ended(folder, snapshot.store, shown, arms, select)
+    at_end = None if running else ended(folder, snapshot.store, shown, arms, goals, select)
     write_report(folder, shown, arms, goals, select, error, snapshot.totals, note, at_end, snapshot.storage)
     return Results(shown, best)
 

@@ -68,11 +68,10 @@ def test_the_description_answers_and_cautions(tmp_path: Path) -> None:
         "0.582 without the image, by the mean training ROI",
     ]
     assert progress == "3 trials have ended (3 complete, 5 to go) in 1.5 device-hours."
-    differs = "the best of tabular differs from the best of none by"
-    luck = "but it leaves out the luck of choosing the best."
-    assert f"- **val/auroc**: {differs} +0.030 (95 % interval -0.025 to +0.085), and 0 is in the interval" in text
-    interval = "(95 % interval +0.061 to +0.339); the whole interval is above 0"
-    assert f"- **val/pointing**: {differs} +0.200 {interval}, {luck}" in text
+    unclear = "is not told apart from the best of none, because 0 is in the interval."
+    assert f"- **val/auroc**: the best of tabular (+0.030; 95 % interval -0.025 to +0.085) {unclear}" in text
+    above = "is above the best of none, and 0 is below the interval; the interval leaves out the luck"
+    assert f"- **val/pointing**: the best of tabular (+0.200; 95 % interval +0.061 to +0.339) {above}" in text
     blind = "no trial is above what is reached without looking at the image, by the mean training ROI"
     assert f"- **val/pointing**: {blind}." in text and "too high by luck" in text and "0.582 by the mean" in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -92,7 +91,8 @@ def test_unknown_errors_are_no_difference_and_no_trial_is_no_answer(tmp_path: Pa
     )
     unknown = [replace(one, metrics={"val/auroc": 0.9, "val/pointing": 0.1}) for one in close]
     text = summarize(snapshot(tmp_path, unknown), unknown).description
-    assert "by +0.000; a standard error is not known, so nothing can be said of the difference." in text
+    reason = "because a standard error is not known"
+    assert f"the best of tabular (+0.000) is not told apart from the best of none, {reason}." in text
     nothing = summarize(snapshot(tmp_path, []), [])
     assert nothing.description.startswith("No trial is complete.\n\n0 trials have ended (none has ended)")
     assert "|" not in nothing.description

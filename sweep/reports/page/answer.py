@@ -7,7 +7,7 @@ prove it. The words say so.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from mmpkd.scoring.stats import Interval, logit_interval, normal_interval
@@ -49,7 +49,8 @@ def sentences(records: Sequence[Record], arms: Sequence[str], goals: Sequence[st
         if baseline is None or len(complete) == 1:
             lines += [(goal, _alone(arm)) for arm in complete]
         else:
-            lines += [(goal, _compared(record, baseline, goal)) for arm, record in complete.items() if arm != BASELINE]
+            others = {arm: record for arm, record in complete.items() if arm != BASELINE}
+            lines += [(goal, line) for line in _compared(others, baseline, goal)]
         lines += [(goal, line) for line in _without_the_image(records, goal)]
     return lines
 
@@ -60,17 +61,34 @@ def _alone(arm: str) -> str:
     return f"{arm} cannot be compared, because no trial of {other} is complete."
 
 
-def _compared(record: Record, baseline: Record, goal: str) -> str:
-    """Returns a sentence on the best trial of an arm, compared with the best trial of the baseline."""
-    difference = _difference(record, baseline, goal)
-    subject = f"the best of {record.arm} differs from the best of {BASELINE} by {difference.mean:+.3f}"
-    if math.isnan(difference.low):
-        return f"{subject}; a standard error is not known, so nothing can be said of the difference."
-    interval = f"(95 % interval {_in_words(difference, sign='+')})"
-    if difference.low <= 0 <= difference.high:
-        return f"{subject} {interval}, and 0 is in the interval: this sweep does not tell the two apart."
-    side = "above" if difference.low > 0 else "below"
-    return f"{subject} {interval}; the whole interval is {side} 0, but it leaves out the luck of choosing the best."
+def _compared(best: Mapping[str, Record], baseline: Record, goal: str) -> list[str]:
+    """Returns sentences that compare the best trial of each arm with the best trial of the baseline, one for all arms
+    of which the same can be said.
+    """
+    luck = "the interval leaves out the luck of choosing the best"
+    ends = {
+        "above": f"above the best of {BASELINE}, and 0 is below the interval; {luck}",
+        "below": f"below the best of {BASELINE}, and 0 is above the interval; {luck}",
+        "unclear": f"not told apart from the best of {BASELINE}, because 0 is in the interval",
+        "unknown": f"not told apart from the best of {BASELINE}, because a standard error is not known",
+    }
+    groups: dict[str, list[str]] = {name: [] for name in ends}
+    for arm, record in best.items():
+        difference = _difference(record, baseline, goal)
+        if math.isnan(difference.low):
+            groups["unknown"].append(f"{arm} ({difference.mean:+.3f})")
+            continue
+        group = "above" if difference.low > 0 else "below" if difference.high < 0 else "unclear"
+        groups[group].append(f"{arm} ({difference.mean:+.3f}; 95 % interval {_in_words(difference, sign='+')})")
+    return [
+        f"the best of {_listed(arms)} {'is' if len(arms) == 1 else 'are'} {ends[group]}."
+        for group, arms in groups.items()
+        if arms
+    ]
+
+
+def _listed(words: Sequence[str]) -> str:
+    return " and of ".join(filter(None, [", of ".join(words[:-1]), words[-1]]))
 
 
 def _difference(record: Record, baseline: Record, goal: str) -> Interval:

@@ -14,11 +14,11 @@ from mmpkd.machine.files import write_atomically
 from sweep.arm_styles import ArmStyle, arm_styles
 from sweep.reports.arms import ArmTotals
 from sweep.reports.choosing import choices_in_words
-from sweep.reports.console import few_patients, resolution, without_complete
+from sweep.reports.console import few_patients, resolution, shortest, without_complete
 from sweep.reports.page.commands import commands, storage_of
 from sweep.reports.page.figures import (
-    EFFECT_POINTS,
     MIN_POINTS,
+    PARALLEL_LINES,
     curve_figures,
     effect_figures,
     front_figures,
@@ -38,7 +38,9 @@ ERRORS: Final = (
     "All equal: every resampling of the patients gives the same score, so that its error is unknown. "
     "± ?: too few patients have a score."
 )
-AT_THE_END: Final = "Pictures of where the students look, importances of parameters and the command come at the end."
+AT_THE_END: Final = (
+    "Pictures of where the students look, importances of parameters and the command of the sweep follow at the end."
+)
 IMPORTANCES: Final = "Importances are Optuna's, by the mean decrease of impurity in a random forest; they sum to 1."
 
 
@@ -105,7 +107,8 @@ def write_report(
         parts["Where the students look"] = ended.pictures
     if len(epochs) and goals:
         parts["Learning curves"] = curve_figures(epochs, records, goals, styles)
-    parts["What parameters do"] = _parameters(records, arms, goals, styles, ended is not None)
+    if goals:
+        parts["What parameters do"] = _parameters(records, arms, goals, styles, ended is not None)
     parts["Arms"] = arms_table(totals) if totals else ""
     parts["How it was made"] = origin(folder, records, totals, ended.facts if ended else {})
     parts = {title: body for title, body in parts.items() if body}
@@ -149,11 +152,20 @@ def _parameters(
     parts, without = [], []
     for arm in arms:
         shares = {goal: importances(records, arm, goal) for goal in goals} if is_ended else {}
+        summed = {
+            name: sum(each.get(name, 0.0) for each in shares.values()) for each in shares.values() for name in each
+        }
+        short = shortest([name.partition("/")[2] for name in summed])
         drawn = "".join(
             [
-                *(f"<h4>Importance for {escape(goal)}</h4>{bars(each)}" for goal, each in shares.items() if each),
-                parallel_figure(records, arm, goals, styles[arm]),
-                effect_figures(records, arm, goals, styles[arm], EFFECT_POINTS // len(arms)),
+                *(
+                    f"<h4>Importance for {escape(goal)}</h4>"
+                    f"{bars({short[name.partition('/')[2]]: share for name, share in each.items()})}"
+                    for goal, each in shares.items()
+                    if each
+                ),
+                parallel_figure(records, arm, goals, styles[arm], PARALLEL_LINES // len(arms)),
+                effect_figures(records, arm, goals, styles[arm], summed, len(arms)),
             ]
         )
         num_complete = sum(record.arm == arm and record.state == "complete" for record in records)

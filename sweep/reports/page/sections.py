@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
@@ -48,11 +49,14 @@ def trials_table(records: Sequence[Record], arms: Sequence[str], goals: Sequence
         reasons = [f"{BEST}: best {select}"] if record is chosen else []
         of_goals = [goal for goal in goals if record is best[goal]]
         reasons += [f"best {goal}" for goal in of_goals if record is not chosen or goal != select]
-        reasons += [f"best of {record.arm}"] if record is of_baseline or (record in others and not reasons) else []
+        reasons += ["best of the arm"] if record is of_baseline or (record in others and not reasons) else []
         off = "reads another image at test" if record.reference else "not on the front"
         reasons.append("on the front" if record in front else off)
         lines.append([", ".join(reasons), *cells(record, goals), sampled(record)])
-    return table(["", "trial", "arm", *goals, TEACHER_COLUMN, "sampled"], lines)
+    names, teacher = ["", "trial", "arm", *goals, TEACHER_COLUMN, "sampled"], 3 + len(goals)
+    if not any(line[teacher] for line in lines):  # its empty column would narrow the others
+        names, *lines = ([*line[:teacher], *line[teacher + 1 :]] for line in [names, *lines])
+    return table(names, lines)
 
 
 def arms_table(totals: Sequence[ArmTotals]) -> str:
@@ -97,8 +101,8 @@ def table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _unbroken(cell: str) -> str:
-    """Returns a cell as HTML in which no line breaks between a score and its error."""
-    return escape(cell).replace(" ± ", "&nbsp;±&nbsp;")
+    """Returns a cell as HTML in which no line breaks between a score and its error, or inside an interval."""
+    return re.sub(r" ± | to (?=[+-]?\d)", lambda match: match[0].replace(" ", "&nbsp;"), escape(cell))
 
 
 def bars(shares: Mapping[str, float]) -> str:

@@ -138,7 +138,7 @@ def test_an_arm_that_is_not_on_the_front_still_shows_its_best(tmp_path: Path) ->
     assert "not on the front" not in front(RECORDS, ARMS, GOALS, "val/auroc")
 
     page = reported(tmp_path, records, (*ARMS, "text"))
-    assert re.search(r"best of none, not on the front</td><td>3</td><td>none</td><td>0\.800", page)
+    assert re.search(r"best of the arm, not on the front</td><td>3</td><td>none</td><td>0\.800", page)
     line = "arm text has no complete trial, so it cannot be compared"
     assert line in page and line in summed_up(tmp_path, records, (*ARMS, "text"))
     assert "has no complete trial" not in summed_up(tmp_path, records, ARMS)
@@ -151,7 +151,7 @@ def test_the_picked_trial_is_shown_where_a_tie_keeps_it_off_the_front(tmp_path: 
     assert [lines[number].split()[0] for number in rows] == ["2", "1"]
     assert lines[rows[1] + 1].strip() == "(best.yaml: best val/auroc, not on the front)"
     page = reported(tmp_path, records, ARMS)
-    assert "best.yaml: best val/auroc, best of none, not on the front</td><td>1</td>" in page
+    assert "best.yaml: best val/auroc, best of the arm, not on the front</td><td>1</td>" in page
     assert "best val/pointing, on the front</td><td>2</td>" in page
 
 
@@ -175,7 +175,7 @@ def test_what_reads_another_image_at_test_is_named_so(tmp_path: Path) -> None:
     marked = "best of superior, which reads another image at test"
     assert marked in front(records, ("none", "superior"), GOALS, "val/auroc")
     page = reported(tmp_path, records, ("none", "superior"))
-    assert "best of superior, reads another image at test</td>" in page
+    assert "best of the arm, reads another image at test</td>" in page
     assert resolution(records, GOALS) == [], "it is not among the others, nor the best that they are held against"
     told = "no best.yaml: every complete trial reads another image at test"
     assert told in summed_up(tmp_path, [reference], ("superior",)) and told not in summed_up(tmp_path, records, ARMS)

@@ -25,6 +25,7 @@ from sweep.reports.page.sections import trials_table
 from sweep.storage.layout import SweepFolder
 from tests.sweep.reports.test_html import ARMS, GOALS, RECORDS, cells_alone, record
 
+SIDES = (("above", "below"), ("below", "above"))
 PRIOR = {"val/pointing_prior": 0.5, "val/pointing_max": 0.875}
 BLIND = [replace(each, metrics={**each.metrics, **PRIOR}) for each in RECORDS]
 MANY = [
@@ -51,11 +52,19 @@ def test_the_answer_compares_each_arm_with_none_and_with_maps_that_ignore_the_im
     ]
     for records, goal in ((RECORDS, "val/auroc"), (BLIND, "val/pointing"), ([], "val/pointing")):
         assert {len(row) for row in rows(records, ARMS, goal)} == {len(columns(goal, records))}, "one cell a column"
-    subject = "the best of tabular differs from the best of none by"
-    unclear = "0 is in the interval: this sweep does not tell the two apart."
+    unclear = "is not told apart from the best of none, because 0 is in the interval."
     assert sentences(RECORDS, ARMS, GOALS)[:2] == [
-        ("val/auroc", f"{subject} -0.010 (95 % interval -0.065 to +0.045), and {unclear}"),
-        ("val/pointing", f"{subject} +0.060 (95 % interval -0.079 to +0.199), and {unclear}"),
+        ("val/auroc", f"the best of tabular (-0.010; 95 % interval -0.065 to +0.045) {unclear}"),
+        ("val/pointing", f"the best of tabular (+0.060; 95 % interval -0.079 to +0.199) {unclear}"),
+    ]
+    many = [*RECORDS[:2], record(7, 0.80, 0.3, "b"), record(8, 0.97, 0.3, "c"), record(9, 0.91, 0.3, "d")]
+    luck = "the interval leaves out the luck of choosing the best."
+    both = "tabular (-0.010; 95 % interval -0.065 to +0.045) and of d (+0.010; 95 % interval -0.045 to +0.065)"
+    above, below = (f"{where} the best of none, and 0 is {other} the interval" for where, other in SIDES)
+    assert [line for _, line in sentences(many, ("none", "tabular", *"bcd"), GOALS[:1])] == [
+        f"the best of c (+0.070; 95 % interval +0.015 to +0.125) is {above}; {luck}",
+        f"the best of b (-0.100; 95 % interval -0.155 to -0.045) is {below}; {luck}",
+        f"the best of {both} are {unclear.removeprefix('is ')}",
     ]
 
 
@@ -77,7 +86,7 @@ def test_report_and_model_card_give_one_interval_of_a_score() -> None:
 def test_the_best_without_a_teacher_always_has_a_row_and_commands_pick_the_best() -> None:
     records = [record(1, 0.7, 0.5), record(2, 0.8, 0.1), record(3, 0.9, 0.6, "tabular"), record(4, 0.6, 0.7)]
     for page in (trials_table(records, ARMS, GOALS, "val/auroc"), trials_table(RECORDS, ARMS, GOALS, "val/auroc")):
-        assert len(re.findall(r"<td>[^<]*best of none[,<]", cells_alone(page))) == 1
+        assert len(re.findall(r"<td>[^<]*best of the arm[,<][^/]*/td><td>\d</td><td>none<", cells_alone(page))) == 1
         assert "no image" not in page, "the answer has these rows"
     page = commands("a b", "/runs", RECORDS, GOALS, "val/auroc")
     assert re.findall("<p>(.*?)</p><pre>(.*?)</pre>", page) == [
@@ -106,18 +115,21 @@ def test_arms_differ_in_marker_and_dash_and_pruned_trials_are_grey() -> None:
 
 def test_effects_are_drawn_only_from_enough_trials() -> None:
     style = arm_styles(ARMS)["none"]
-    page = effect_figures(MANY, "none", GOALS, style)
+    page = effect_figures(MANY, "none", GOALS, style, {})
     assert page.count("<figure>") == 4 and ">1e-05</text>" in page, "the rate has a logarithmic axis"
-    assert effect_figures(MANY[:7], "none", GOALS, style) == "" == parallel_figure(MANY[:7], "none", GOALS, style)
-    few = effect_figures(MANY * 3, "none", GOALS, style, points=32)
-    assert few.count("<title>trial") == 4 * 8 and "At most 8 trials a chart" in few, "which keeps the page small"
+    assert effect_figures(MANY[:7], "none", GOALS, style, {}) == "" == parallel_figure(MANY[:7], "none", GOALS, style)
+    few = effect_figures(MANY * 40, "none", GOALS, style, {"none/lr": 1.0}, num_arms=30)
+    assert few.count("<figure>") == 2 and few.count("<title>trial") == 2 * 32, "which keeps the page small"
+    assert "The effects of 1 of 2 parameters. At most 33 trials a chart" in few and ">lr</text>" in few
     lines = parallel_figure([*MANY, replace(MANY[0], number=9, state="pruned")], "none", GOALS, style)
     assert "trial 9, pruned" in lines and lines.count('class="title"') == 4
 
 
 def test_importances_are_those_of_optuna() -> None:
     shares = importances(MANY, "none", "val/auroc")
-    assert list(shares) == ["lr", "kind"] and sum(shares.values()) == pytest.approx(1), "the score falls with the rate"
+    assert list(shares) == ["none/lr", "none/kind"] and sum(shares.values()) == pytest.approx(1), (
+        "the score falls with the rate"
+    )
     assert importances(MANY[:7], "none", "val/auroc") == {} == importances(MANY, "none", "val/pointing")
 
 
@@ -153,15 +165,16 @@ def test_no_picture_of_a_credentialed_cohort_and_a_reason_where_students_are_gon
         return SimpleNamespace(facts=SimpleNamespace(credentialed=credentialed))
 
     folder = SweepFolder(tmp_path)
-    shown = pictures(store(True), folder, RECORDS, ARMS, "val/auroc")
+    shown = pictures(store(True), folder, RECORDS, ARMS, GOALS, "val/auroc")
     assert "credentialed" in shown and "<img" not in shown
-    shown = pictures(store(False), folder, RECORDS, (*ARMS, "text"), "val/auroc")
-    for line in ("No student of none is kept.", "No student of tabular is kept.", "No trial of text is complete."):
-        assert line in shown
+    shown = pictures(store(False), folder, RECORDS, (*ARMS, "text"), GOALS, "val/auroc")
+    for title in ("best of none by val/auroc", "best of tabular by val/auroc", "best val/pointing"):
+        assert f"No student of {title} is kept." in shown
+    assert "No trial of text is complete." in shown
 
 
 def test_a_report_is_written_where_pictures_cannot_be(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     (tmp_path / "sweep").mkdir()
-    shown = ended(SweepFolder(tmp_path / "sweep"), str(tmp_path / "store"), RECORDS, ARMS, "val/auroc")
+    shown = ended(SweepFolder(tmp_path / "sweep"), str(tmp_path / "store"), RECORDS, ARMS, GOALS, "val/auroc")
     assert "could not be read" in shown.pictures and str(tmp_path) not in shown.pictures
