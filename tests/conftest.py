@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from functools import cache
 from pathlib import Path
@@ -45,6 +46,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Puts the files first that take longest, so that at the end no core waits for one of them."""
     items.sort(key=lambda item: item.path.name not in LONGEST and not uses_ray(item.path))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def frozen() -> None:
+    """Keeps what libraries and earlier files have left out of each collection of garbage.
+
+    A worker of a sweep collects after every trial, which otherwise takes half a second.
+    """
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

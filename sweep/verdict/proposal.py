@@ -10,12 +10,15 @@ import numpy as np
 
 from mmpkd.cohort.store import Store
 from mmpkd.near_names import near
+from mmpkd.scoring.stats import SMALLEST_ERROR
 from mmpkd.types import ConfigError, Mistake, UserError
 from sweep.picking.candidates import Candidates
+from sweep.selection import best_first
 from sweep.space.search_config import SCORES
 from sweep.storage.records import candidates
 from sweep.verdict import finalists, phases
 from sweep.verdict.folder import ConfirmationFolder
+from sweep.verdict.power import CORRELATION, Design
 from sweep.verdict.protocol import MIN_SEEDS, Protocol, Wanted, read_protocol, refuse_changes
 
 REFERENCE: Final = "none"
@@ -125,3 +128,29 @@ def frozen(trials: Candidates, wanted: Wanted, folder: ConfirmationFolder, store
         problem = f"{folder.protocol} was frozen for the prepared cohort {protocol.cohort}, which is now"
         raise UserError(f"{problem} {store.fingerprint}; put the data back, or {new}")
     return protocol
+
+
+def expected_design(protocol: Protocol, trials: Candidates, store: Store, goal: str, spread: float) -> Design | None:
+    """Returns what is expected of the comparison of two arms on the test part, before anything has run.
+
+    The error over patients is that of the best validation score of the reference, scaled to the number of test
+    patients. Nothing of the test part is read but the number of its patients.
+
+    Args:
+        spread: assumed standard deviation of a score over seeds.
+
+    Returns:
+        The design, or None if no trial of the reference has a standard error.
+    """
+    scored = [record for record in trials.records if record.arm == protocol.reference and record.state == "complete"]
+    known = [record for record in scored if record.metrics.get(f"{goal}_se", 0.0) > SMALLEST_ERROR]
+    if not known:
+        return None
+    best = best_first(known, goal)[0]
+    validation = len(np.unique(store.patient_N[store.rows("val", trials.cohort.fold)]))
+    share = protocol.test_patients / validation
+    counted = protocol.test_patients
+    if goal != protocol.localisation and (rarer := best.metrics.get("val/auroc_rarer_class")):
+        counted = max(round(rarer * share), 2)
+    variance = 2 * (1 - CORRELATION) * best.metrics[f"{goal}_se"] ** 2 / share
+    return Design(protocol.test_patients, counted, variance, len(protocol.seeds), (spread**2, spread**2))

@@ -45,7 +45,7 @@ from sweep.verdict.protocol import Protocol, Wanted, freeze, frozen_at
 from sweep.verdict.results.page import page_of
 from sweep.verdict.results.pictures import pictures
 from sweep.verdict.results.record import Circumstances, content_of, dumped
-from sweep.verdict.results.show import show_price, show_protocol, show_verdict
+from sweep.verdict.results.show import show_power, show_price, show_protocol, show_verdict
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,7 @@ def confirm(
         freeze(protocol, folder)
     show_protocol(protocol, folder, others, is_frozen or not is_plan, console)
     show_price(protocol, trials, console)
+    show_power(protocol, trials, store, console)
     if is_plan:
         return 0
     confirmation = Confirmation(trials, folder, protocol, store, words, console)

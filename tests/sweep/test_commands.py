@@ -72,16 +72,6 @@ def test_a_mistake_is_status_2_without_traceback(tmp_path: Path) -> None:
     assert "timeout: expected a number of seconds above 0, got 'soon'" in done.stderr and "which sweep?" in done.stderr
 
 
-def test_status_and_stop_load_no_engine() -> None:
-    code = """if True:
-        import sys
-        import sweep.status, sweep.stop
-        loaded = {"ray", "torch", "optuna", "mlflow", "pandas"} & set(sys.modules)
-        assert not loaded, loaded
-    """
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
 # --- status ---
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Final
 
 from rich.console import Console
 
+from mmpkd.cohort.store import Store
 from sweep.picking.candidates import Candidates
 from sweep.verdict.answer import Verdict, needed, sentence
 from sweep.verdict.folder import ConfirmationFolder
 from sweep.verdict.ledger import SHOWN_DIGITS, Opening
+from sweep.verdict.power import USUAL_POWER, smallest_difference
+from sweep.verdict.proposal import expected_design
 from sweep.verdict.protocol import Protocol
+
+SPREADS: Final = (0.0, 0.02, 0.05)  # standard deviations over seeds for which the power is shown before any has run
 
 
 def show_protocol(
@@ -55,6 +61,20 @@ def show_price(protocol: Protocol, trials: Candidates, console: Console) -> None
     console.print(f"price: about {sum(hours):.3g} device-hours, as the trials of the sweep took")
     for (words, _, _), of_phase in zip(phases, hours, strict=True):
         console.print(f"  {words}: {of_phase:.3g}", soft_wrap=True)
+
+
+def show_power(protocol: Protocol, trials: Candidates, store: Store, console: Console) -> None:
+    """Prints what difference the test part can show with the planned seeds."""
+    seeds = len(protocol.seeds)
+    console.print(
+        f"{protocol.test_patients} test patients and {seeds} seeds show, in {USUAL_POWER:.0%} of tests, a difference of"
+    )
+    for goal in protocol.goals():
+        cells = []
+        for spread in SPREADS:
+            design = expected_design(protocol, trials, store, goal, spread)
+            cells += [] if design is None else [f"{smallest_difference(design):.3f} if seeds scatter by {spread:g}"]
+        console.print(f"  {goal}: {', '.join(cells) or 'not known, as no trial has a standard error'}", soft_wrap=True)
 
 
 def _device_seconds(trials: Candidates, arm: str) -> float:
