@@ -161,7 +161,7 @@ def _page(
     show(sweeps, storage, page, about_mlflow)
     warn(unread, page)
     assert isinstance(page.file, io.StringIO)
-    lines = Text.from_ansi(page.file.getvalue()).wrap(console, console.width)
+    lines = list(Text.from_ansi(page.file.getvalue()).wrap(console, console.width))
     if (left_out := len(lines) - (console.height - 1)) > 0:  # a row is the cursor's
         note = f"{left_out + 1} more lines: use a taller terminal, or leave out watch=true"
         lines[console.height - 2 :] = [Text(note)]
