@@ -27,8 +27,7 @@ from sweep.types import Record
 
 ERRORS: Final = (
     "Bars and ± are one standard error over validation patients; those of means over seeds are over patients and "
-    "seeds. "
-    "All equal: every resampling of the patients gives the same score, so that its error is unknown. "
+    "seeds. All equal: every resampling of the patients gives the same score, so that its error is unknown. "
     "± ?: too few patients have a score."
 )
 AT_THE_END: Final = (

@@ -185,7 +185,8 @@ def test_pictures_are_of_the_best_kept_student_of_each_arm_and_of_the_best_point
         (7, "trial 7: best val/pointing"),
     ]
     assert notes == ["The student of trial 1, best of none by val/auroc, is not kept; the next best stands for it."]
-    students, _ = _students(SweepFolder(tmp_path), RECORDS, ARMS, GOALS, "val/auroc")
+    students, notes = _students(SweepFolder(tmp_path), RECORDS, (*ARMS, *"bcdefg"), GOALS, "val/auroc")
+    assert notes[0] == "Only the first 7 of 8 arms have pictures."
     assert students[1][1] == "trial 2: best of tabular by val/auroc, best val/pointing"
 
 
