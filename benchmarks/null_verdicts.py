@@ -16,9 +16,8 @@ resamplings of patients, finalists, contrasts and claims come from the functions
    whom no choice has seen anything. AUROC and pointing are the two primary contrasts.
 
 There are as many test patients as validation patients, and 40 % of them are positive. A planted difference is
-subtracted from the true AUROC of every student of the reference arm. The power beforehand comes from pilot verdicts
-without a difference: each computes it from its variances over validation patients, seeds and search, and the mean is
-taken.
+subtracted from the true AUROC of every student of the reference arm. The power beforehand is computed from the mean
+variances over validation patients, seeds and search of pilot verdicts without a difference.
 
 Columns: `claims` is the share of verdicts with any false claim, after Holm, with its 95 % interval (Clopper and
 Pearson); `seeds only` is the same if the luck of the search is left out; `1 SE` and `1.96 x sqrt 2 SE` are the shares
@@ -293,14 +292,21 @@ def claims(contrasts: Mapping[str, Contrast], rarer: int) -> list[str]:
 
 
 def power_beforehand(pilots: Sequence[Verdict], setting: Setting) -> float:
-    """Returns the mean of the powers that are computed after contrasts on validation patients.
+    """Returns the power that is expected after the mean variances of some contrasts on validation patients.
 
     Holm's first step decides about a difference of a single goal among two, so the level is 0.975.
     """
-    designs = [
-        Design.seen_in(pilot.before["auroc"], setting.patients, setting.rarer, setting.seeds) for pilot in pilots
-    ]
-    return float(np.mean([power(setting.difference, design, level=1 - 0.05 / len(GOALS)) for design in designs]))
+    before = [pilot.before["auroc"] for pilot in pilots]
+    treated, reference = np.mean([each.seed_variance for each in before], axis=0) * setting.seeds
+    design = Design(
+        setting.patients,
+        setting.rarer,
+        float(np.mean([each.patient_variance for each in before])),
+        setting.seeds,
+        (float(treated), float(reference)),
+        float(np.mean([sum(each.search_variance) for each in before])),
+    )
+    return power(setting.difference, design, level=1 - 0.05 / len(GOALS))
 
 
 def share(events: Sequence[bool]) -> list[float]:
