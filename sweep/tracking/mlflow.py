@@ -188,7 +188,8 @@ class Tracker:
     def _open(self) -> None:
         if self.runs.is_open:
             return
-        self.runs.open()
+        began = next((int(event.time * 1000) for _, event in self._spool.read()), None)
+        self.runs.open(began)  # a server that gets the spool later shows when the sweep began, too
         sent_events = list(self._sent_events())
         if any(isinstance(event, TrialEnded) and event.number not in self.runs.ended for event in sent_events):
             # Another server, or an older copy of its file, has this address now.

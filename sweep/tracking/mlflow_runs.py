@@ -77,9 +77,12 @@ class MlflowRuns:
         """MLflow's id of the experiment; empty before `open`."""
         return self._experiment
 
-    def open(self) -> None:
+    def open(self, milliseconds: int | None = None) -> None:
         """Finds the experiment and the runs of the sweep. If they do not exist, creates the experiment and the parent
         run.
+
+        Args:
+            milliseconds: when the sweep began, since 1970; None if the parent run begins now.
 
         Raises:
             Exception: the server cannot be reached. The caller may call `open` again later.
@@ -105,7 +108,8 @@ class MlflowRuns:
         parent = self._find_runs(client)
         if not parent:
             tags = {"sweep.id": self._sweep_id}
-            parent = client.create_run(self._experiment, tags=tags, run_name=self._name).info.run_id
+            run = client.create_run(self._experiment, start_time=milliseconds, tags=tags, run_name=self._name)
+            parent = run.info.run_id
         self._parent, self._client = parent, client
 
     def _find_runs(self, client: MlflowClient) -> str:
@@ -214,6 +218,24 @@ class MlflowRuns:
 
     def log_file(self, run: str, path: Path) -> None:
         self._call(lambda: self._opened.log_artifact(run, str(path)))
+
+    def delete_files(self, run: str, names: Sequence[str]) -> None:
+        """Deletes artifacts of a run, which need not exist. An artifact store that deletes nothing keeps them."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        def delete() -> None:
+            place = self._opened.get_run(run).info.artifact_uri
+            artifacts = get_artifact_repository(place, tracking_uri=self._uri)
+            for name in names:
+                artifacts.delete_artifacts(name)  # type: ignore[no-untyped-call]
+
+        try:
+            self._call(delete)
+        except (NotImplementedError, OSError) as error:
+            is_refusal = isinstance(error, NotImplementedError) or getattr(error, "response", None) is not None
+            if not is_refusal:  # the store is away
+                raise
+            self.refused.append(f"deletion of {', '.join(names)}: {type(error).__name__} {error}".rstrip())
 
     @property
     def _opened(self) -> MlflowClient:

@@ -41,7 +41,7 @@ class Design:
     seeds: int
     seed_variance: tuple[float, float]
     search_variance: float = 0.0
-    search_degrees: int = 2
+    search_degrees: int = 4  # of two arms with three finalists each
 
     @classmethod
     def seen_in(cls, contrast: Contrast, patients: int, counted: int, seeds: int) -> Design:

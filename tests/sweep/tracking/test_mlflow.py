@@ -111,8 +111,8 @@ def test_a_sweep_in_mlflow(tmp_path: Path, address: str) -> None:
     assert found[0].data.params == {"optimizer.lr": "0.1", "epochs": "2"}
     assert (found[1].info.run_name, found[1].data.tags["mlflow.runColor"]) == ("1 none lr=0.1", "#0072B2")
     # Baselines are left out, and NaN ('no such case'); a name that MLflow does not take is bent, not dropped.
-    last = {"val/auroc": 0.7, "loss/ä _b_-4ba897": 0.25, "loss/task": 2.0, "val/auroc_se": 0.03, "device_hours": 0.5}
-    assert found[0].data.metrics == pytest.approx(last)
+    last = {"val/auroc": 0.7, "loss/ä _b_-4ba897": 0.25, "loss/task": 2.0, "device_hours": 0.5}
+    assert found[0].data.metrics == pytest.approx(last) and found[0].data.tags["val/auroc"] == "0.700 ± 0.030"
     history = MlflowClient(address).get_metric_history(found[0].info.run_id, "val/auroc")
     assert [(point.step, point.value) for point in history] == [(1, 0.6), (2, 0.7)]
     assert [file.path for file in MlflowClient(address).list_artifacts(parent.info.run_id)] == ["report.html"]
@@ -141,6 +141,8 @@ def test_the_run_of_the_sweep_says_what_came_of_it(tmp_path: Path, address: str)
     assert list(tags.values())[1:] == ["ann", "abc+changes"]
     history = MlflowClient(address).get_metric_history(parent.info.run_id, "best/val/auroc/none")
     assert [(point.step, point.value) for point in history] == [(2, 0.7)]
+    (event, *_) = (event for _, event in spool.read())
+    assert parent.info.start_time == int(event.time * 1000), "when the sweep began, not when it was sent"
     (used,) = parent.inputs.dataset_inputs
     assert (used.dataset.name, used.dataset.digest) == ("breast_lesions_usg", "7df6a475749447d6")
     assert json.loads(used.dataset.profile) == {"images": 252}
@@ -261,6 +263,24 @@ def test_another_server_is_told_everything(tmp_path: Path, address: str) -> None
     drain(other, "moved-on", spool)
     statuses = {number: run.info.status for number, run in runs(other, "moved-on").items() if number >= 0}
     assert statuses == {0: "RUNNING"}
+
+
+def test_scores_of_a_trial_that_two_drivers_ran_and_scores_without_an_error(tmp_path: Path, address: str) -> None:
+    spool = Spool(SweepFolder(tmp_path))
+    spool.append(SweepBegan(id="x", goals=["val/auroc", "val/pointing"]))
+    for number, auroc in enumerate((0.7, 1.0)):
+        spool.append(TrialStarted(number=number, arm="none", params={}, tags={}))
+        metrics = {"val/auroc": auroc, "val/pointing": math.nan}
+        spool.append(EpochEnded(number=number, arm="none", epoch=1, seconds=1.0, metrics=metrics, terms={}))
+    drain(address, "two drivers", spool)
+    spool = Spool(SweepFolder(tmp_path))
+    for number, error in enumerate((0.0301, math.nan)):
+        scores = {"val/auroc_se": error, "val/pointing_se": math.nan}
+        spool.append(TrialEnded(number=number, state="complete", error="", scores=scores))
+    assert not drain(address, "two drivers", spool).refused
+    tags = [runs(address, "two drivers")[number].data.tags for number in range(2)]
+    assert [of_trial.get("val/auroc") for of_trial in tags] == ["0.700 ± 0.030", "1.000 (all equal)"]
+    assert not any("val/pointing" in of_trial for of_trial in tags), "no score, no tag"
 
 
 def test_a_server_that_comes_back_misses_nothing(tmp_path: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
