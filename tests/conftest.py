@@ -17,7 +17,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 from mmpkd.config import CohortConfig, TrialConfig
 from tests import colour_cohort
 
-LONGEST = ("test_known_answer.py", "test_fault_campaign.py", "test_nodes.py", "test_mirror.py")
+LONGEST = ("test_known_answer.py", "test_fault_campaign.py", "test_nodes.py", "test_mirror.py", "test_gpu_packing.py")
+LONGEST += ("test_end_to_end_influence.py", "test_gpu_benchmark.py", "test_export_formats.py", "test_mlflow_pages.py")
 REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
 
 
