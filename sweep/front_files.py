@@ -5,16 +5,15 @@ map on validation images.
 from __future__ import annotations
 
 import io
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
 from mmpkd.cohort.store import Store
-from mmpkd.export import student_file
 from mmpkd.scoring.pictures import example_rows, overlay_sheet
 from mmpkd.types import UserError
 from sweep.storage.events import Spool, SweepSummarized, TrialFilesWritten
 from sweep.storage.layout import OVERLAYS, STUDENT
+from sweep.students import read_student_of
 from sweep.transfer.addresses import Place
 from sweep.transfer.attempts import kept_student
 
@@ -55,10 +54,6 @@ def spool_files(spool: Spool, numbers: Iterable[int], store: Path, fold: int) ->
 
 def _overlays(attempt: Place, store: Path, fold: int) -> bytes:
     """Returns overlays of the student's map on validation images as a PNG file."""
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / STUDENT
-        attempt.download(STUDENT, path)
-        exported = student_file.read(path)
-    opened, content = Store.open(store), io.BytesIO()
+    exported, opened, content = read_student_of(attempt), Store.open(store), io.BytesIO()
     overlay_sheet(exported, opened, example_rows(opened, fold)).save(content, "PNG")
     return content.getvalue()

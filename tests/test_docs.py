@@ -45,7 +45,7 @@ PAGES = [
     for path in (ROOT / "README.md", *sorted(DOCS.rglob("*.md")))
     if not HISTORY & {path.stem, *path.relative_to(ROOT).parts}
 ]
-COMMANDS = ("run", "status", "stop", "clean", "pick")  # of sweep
+COMMANDS = ("run", "status", "stop", "clean", "pick", "confirm")  # of sweep
 VERBS = ("cohort", "train", "evaluate", "predict", "export")  # of mmpkd
 MODULES = (*(f"sweep.{name}" for name in COMMANDS), *(f"mmpkd.{name}" for name in VERBS))
 

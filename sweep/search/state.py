@@ -105,6 +105,7 @@ class SweepState:
         self._reported: dict[int, Reported] = defaultdict(Reported)  # by number, as the spool has it
         self._announced: set[int] = set()  # numbers of trials with a TrialStarted event in the spool
         self._lost = set(lost)
+        self._keeps_all = space.search.keep == "all"
         for proposal, values in known:  # before this sweep's own trials, as when the sweep began
             self.samplers.add_trial(proposal, values)
         self._restore()
@@ -257,7 +258,7 @@ class SweepState:
         """Adds a finished trial to the sweep's results, and deletes the checkpoints that are no longer needed.
 
         A trial keeps its checkpoints if it is on the front or near the choice of `search.select` (see
-        `pareto.Contenders`), or may become so.
+        `pareto.Contenders`), or may become so. With `search.keep=all` every complete trial keeps them.
 
         Returns:
             The number of the configuration that the trial settles, mapped to the values that the sampler learns from
@@ -286,5 +287,6 @@ class SweepState:
             if learned is not None:
                 self._imputation.add_values(arm, learned)
         for needless_number in needless:
-            self._folder.delete_checkpoints(needless_number)
+            if not (self._keeps_all and self.finished[needless_number].state == "complete"):
+                self._folder.delete_checkpoints(needless_number)
         return settled

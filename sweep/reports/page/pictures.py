@@ -11,8 +11,6 @@ import io
 import time
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Final
 
 import numpy as np
@@ -21,14 +19,12 @@ from PIL import Image
 
 from mmpkd.cohort.store import Store
 from mmpkd.config import TrialConfig
-from mmpkd.export import student_file
-from mmpkd.export.student_file import Exported
 from mmpkd.scoring.pictures import OUTLINE, as_picture, example_rows, outline, student_maps, under_map
-from mmpkd.types import UserError
 from sweep.selection import Selection, best_first, rule_of
 from sweep.space.search_config import SCORES
-from sweep.storage.layout import STUDENT, SweepFolder
+from sweep.storage.layout import SweepFolder
 from sweep.storage.records import candidates, compared_metric
+from sweep.students import read_student
 from sweep.transfer.attempts import kept_student
 from sweep.types import Record
 
@@ -63,16 +59,16 @@ def pictures(
     stands for an arm or a goal. Its column names it.
     """
     if store.facts.credentialed:
-        return _note(CREDENTIALED)
+        return note(CREDENTIALED)
     students, notes = _students(folder, records, arms, goals, select)
     if not students:
-        return _note(" ".join(["No arm has a student that is kept.", *notes]))
+        return note(" ".join(["No arm has a student that is kept.", *notes]))
     fold = min(_config(record).cohort.fold for record, _ in students)
     rows = example_rows(store, fold, NUM_IMAGES)
     if not any(store.rois(int(row)) for row in rows):
-        return _note("No validation image has a region, so there is nothing to compare maps with.")
-    side = min(SIDE, PAGE_WIDTH // (1 + len(students)))
-    columns = [("image", [_picture(store, int(row), None, side) for row in rows])]
+        return note("No validation image has a region, so there is nothing to compare maps with.")
+    side = side_of(len(students))
+    columns = [("image", [picture(store, int(row), None, side) for row in rows])]
     begin = time.monotonic()
     for record, title in students:
         if _config(record).cohort.fold != fold:
@@ -80,16 +76,31 @@ def pictures(
         elif time.monotonic() - begin > SECONDS:
             notes.append(f"No time was left for trial {record.number}: pictures get {SECONDS:.0f} s.")
         else:
-            maps = student_maps(_read(folder, record), store, rows, _config(record).student.reads)
-            drawn = [_picture(store, int(row), map_hw, side) for row, map_hw in zip(rows, maps, strict=True)]
+            maps = student_maps(read_student(folder, record.number), store, rows, _config(record).student.reads)
+            drawn = [picture(store, int(row), map_hw, side) for row, map_hw in zip(rows, maps, strict=True)]
             columns.append((title, drawn))
+    return note(" ".join([LEGEND, *notes])) + picture_table(columns, side)
+
+
+def side_of(num_students: int) -> int:
+    """Returns the longer side of a picture in pixels, if a row has the image alone and one for each student."""
+    return min(SIDE, PAGE_WIDTH // (1 + num_students))
+
+
+def picture_table(columns: Sequence[tuple[str, Sequence[str]]], side: int) -> str:
+    """Returns a table of pictures as HTML.
+
+    Args:
+        columns: for each column its title and its pictures as HTML.
+        side: the longer side of a picture in pixels.
+    """
     head = "".join(f"<th>{escape(title)}</th>" for title, _ in columns)
     named = [[f'<td data-name="{escape(title, quote=True)}">{cell}</td>' for cell in cells] for title, cells in columns]
     body = "".join(f"<tr>{''.join(line)}</tr>" for line in zip(*named, strict=True))
     on_a_phone = 2 if len(columns) in (2, 4) else 3  # pictures beside each other
     width = f"max-width:{side * len(columns)}px;--on-a-phone:{on_a_phone}"
     drawing = f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
-    return f'{_note(" ".join([LEGEND, *notes]))}<div class="pictures" style="{width}">{drawing}</div>'
+    return f'<div class="pictures" style="{width}">{drawing}</div>'
 
 
 def _students(
@@ -100,10 +111,11 @@ def _students(
     """
     chosen = rule_of(select).maximize
     of_regions = [goal for goal in goals if SCORES.get(goal) == "ROIs"]
-    wanted = [(f"best of {arm} by {chosen}", [arm], chosen) for arm in arms[: MAX_STUDENTS - len(of_regions)]]
+    most = MAX_STUDENTS - len(of_regions)
+    wanted = [(f"best of {arm} by {chosen}", [arm], chosen) for arm in arms[:most]]
     wanted += [(f"best {goal}", list(arms), goal) for goal in of_regions]
     titles: dict[int, str] = {}
-    notes = []
+    notes = [f"Only the first {most} of {len(arms)} arms have pictures."] if len(arms) > most else []
     for title, among, goal in wanted:
         metric = compared_metric(records, goal)
         trials = [each for each in candidates(records) if each.arm in among and metric in each.metrics]
@@ -128,16 +140,7 @@ def _config(record: Record) -> TrialConfig:
     return TrialConfig.model_validate_json(record.config)
 
 
-def _read(folder: SweepFolder, record: Record) -> Exported:
-    place = kept_student(folder, record.number)
-    if place is None:
-        raise UserError(f"the student of trial {record.number} is gone; train it again with sweep.pick")
-    with TemporaryDirectory() as scratch:
-        place.download(STUDENT, Path(scratch) / STUDENT)
-        return student_file.read(Path(scratch) / STUDENT)
-
-
-def _picture(store: Store, row: int, map_hw: NDArray[np.float32] | None, side: int) -> str:
+def picture(store: Store, row: int, map_hw: NDArray[np.float32] | None, side: int) -> str:
     """Returns an image without its padding, under a map if there is one, with its regions outlined.
 
     Args:
@@ -164,5 +167,5 @@ def _tag(picture: Image.Image, text: str) -> str:
     return f'<img alt="{text}" src="data:image/jpeg;base64,{code}">'
 
 
-def _note(text: str) -> str:
+def note(text: str) -> str:
     return f'<p class="note">{escape(text)}</p>'
