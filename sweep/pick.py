@@ -4,6 +4,7 @@ options.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import join, quote
@@ -85,21 +86,19 @@ def main(words: Sequence[str]) -> None:
     number, rule = _choice_of_words(options, mistakes)
     if options["register"] not in (AUTO, "true", "false"):
         mistakes.append(Mistake("register", f"true or false, got {options['register']!r}"))
-    if storage.address and not options["out"]:
-        problem = "a student is used from a disk, and the sweep lies in an object store; name a folder for it:"
-        command = _command([*words, f"out=picked/{options['name'] or 'NAME'}"])
-        mistakes.append(Mistake("out", f"{problem}\n    {command}"))
-    if options["out"] and Path(options["out"]).is_file():
-        mistakes.append(Mistake("out", f"{options['out']} is a file; name a folder to write with out=DIR"))
+    if (obstacle := _obstacle(storage, options)) and not any(mistake.path == "name" for mistake in mistakes):
+        others = [word for word in words if not word.startswith("out=")]
+        command = _command([*others, f"out=picked/{options['name'] or 'NAME'}"])
+        mistakes.append(Mistake("out", f"{obstacle}; name a folder for it:\n    {command}"))
     if mistakes:
         raise ConfigError(mistakes)
     folder = storage.sweep(options["name"])
     trials = read_candidates(folder)
     if unknown := trials.unknown_goals({"by": options["by"], "of": options["of"]}):
         raise ConfigError(unknown)
-    picked = pick(trials, rule or trials.rule, number)
     if number is None:
         trials.refuse_losses()
+    picked = pick(trials, rule or trials.rule, number)
     console = plain_console(highlight=False)
     show(trials, picked, console)
     target = PickedFolder(named_folder(options["out"] or str(folder.picked / str(picked.trial.number))))
@@ -108,6 +107,17 @@ def main(words: Sequence[str]) -> None:
     is_private = student is not None and student.card.credentialed
     if student is not None and (options["register"] == "true" or (options["register"] == AUTO and not is_private)):
         _register(trials, picked, target, storage, options["register"] == "true", console)
+
+
+def _obstacle(storage: Storage, options: Mapping[str, str]) -> str:
+    """Returns why the picked folder cannot be where the words put it, or an empty text."""
+    if not options["out"] and storage.address:
+        return "a student is used from a disk, and the sweep lies in an object store"
+    target = Path(options["out"]) if options["out"] else storage.sweep(options["name"]).picked
+    if os.path.lexists(target) and not target.is_dir():
+        return f"{target} is no folder"
+    above = next(path for path in (target.absolute(), *target.absolute().parents) if path.exists())
+    return "" if above.is_dir() and os.access(above, os.W_OK) else f"{above} cannot be written"
 
 
 def _command(words: Sequence[str]) -> str:

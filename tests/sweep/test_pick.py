@@ -514,7 +514,13 @@ def test_the_present_folder_may_be_the_picked_folder(runs: Path, monkeypatch: py
     pick.main(["fake", f"storage={runs}", "out=."])
     names = sorted(path.name for path in (runs / "taken_away").iterdir())
     assert names == ["card.md", "config.yaml", "student.safetensors"]
-    for out, problem in (("/", "root of the disk"), ("card.md", "card.md is a file; name a folder")):
+    Path("lost").symlink_to("nowhere")
+    for out, problem in (
+        ("/", "root of the disk"),
+        ("card.md", r"card\.md is no folder; name a folder for it:\n    python -m sweep\.pick fake .* out=picked/fake"),
+        ("lost", "lost is no folder"),
+        ("card.md/below", r"card\.md cannot be written"),
+    ):
         with pytest.raises(ConfigError, match=problem):
             pick.main(["fake", f"storage={runs}", f"out={out}"])
 
